@@ -1,0 +1,69 @@
+"""Lifelong model editing as a plugin to EasyEdit: GRACE, and the loops to trust it by.
+
+Importing this package makes ``import easyeditor`` work on today's Python and registers the plugin's
+methods with EasyEdit as soon as EasyEdit is imported. Nothing else happens at import; public names
+load when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from easyedit_lifelong import bridge
+from easyedit_lifelong.errors import LifelongError
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "GraceHyperParams": "easyedit_lifelong.methods.grace.config",
+    "apply_grace_to_model": "easyedit_lifelong.methods.grace.editor",
+    "PluginHyperParams": "easyedit_lifelong.hyperparams",
+    "EditMethod": "easyedit_lifelong.registry",
+    "DatasetReader": "easyedit_lifelong.registry",
+    "TrackerType": "easyedit_lifelong.registry",
+    "EditRequest": "easyedit_lifelong.data.request",
+    "Probe": "easyedit_lifelong.data.request",
+    "read_requests": "easyedit_lifelong.data.readers",
+    "load_model": "easyedit_lifelong.models.load",
+    "run_lifelong": "easyedit_lifelong.lifelong.loop",
+    "prompt_lengths": "easyedit_lifelong.models.positions",
+    "get_plugins": "easyedit_lifelong.plugins",
+    "hookimpl": "easyedit_lifelong.hookspecs",
+}
+
+if TYPE_CHECKING:
+    from easyedit_lifelong.data.readers import read_requests
+    from easyedit_lifelong.data.request import EditRequest, Probe
+    from easyedit_lifelong.hookspecs import hookimpl
+    from easyedit_lifelong.hyperparams import PluginHyperParams
+    from easyedit_lifelong.lifelong.loop import run_lifelong
+    from easyedit_lifelong.methods.grace.config import GraceHyperParams
+    from easyedit_lifelong.methods.grace.editor import apply_grace_to_model
+    from easyedit_lifelong.models.load import load_model
+    from easyedit_lifelong.models.positions import prompt_lengths
+    from easyedit_lifelong.plugins import get_plugins
+    from easyedit_lifelong.registry import DatasetReader, EditMethod, TrackerType
+
+__all__ = [
+    "DatasetReader", "EditMethod", "EditRequest", "GraceHyperParams", "LifelongError", "PluginHyperParams",
+    "Probe", "TrackerType", "apply_grace_to_model", "get_plugins", "hookimpl", "load_model", "prompt_lengths",
+    "read_requests", "run_lifelong",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name at its first use."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names, loaded or not."""
+    return sorted({*globals(), *_LAZY})
+
+
+bridge.install()

@@ -1,0 +1,102 @@
+"""Find EasyEdit without importing it, and say how to get it."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+from easyedit_lifelong.errors import EasyEditMissingError
+
+PACKAGE = "easyeditor"
+RELEASE = "easyeditor==0.0.1.dev0"
+REPOSITORY = "https://github.com/zjunlp/EasyEdit"
+
+RELEASE_2023 = "release-2023"
+MAIN = "main"
+UNKNOWN = "unknown"
+
+# Files that only one flavour has, relative to the package's folder.
+_MARKS = ((MAIN, "util/device.py"), (RELEASE_2023, "editors/singleton_editor.py"))
+
+
+class BridgeFinder:
+    """Base class of our own finder, by which it is told apart from the others."""
+
+
+@dataclass(frozen=True)
+class EasyEditInfo:
+    """The EasyEdit that ``import easyeditor`` gives.
+
+    Attributes:
+        flavour: ``"release-2023"``, ``"main"``, or ``"unknown"`` for one that is neither.
+        version: the installed distribution's version; None for a checkout.
+        folder: the package's folder.
+    """
+
+    flavour: str
+    version: str | None
+    folder: Path
+
+
+def find_easyedit() -> EasyEditInfo | None:
+    """Return which EasyEdit there is, or None. Imports nothing."""
+    spec = find_spec(PACKAGE)
+    if spec is None or not spec.origin:
+        return None
+    folder = Path(spec.origin).parent
+    flavour = next((name for name, mark in _MARKS if (folder / mark).is_file()), UNKNOWN)
+    return EasyEditInfo(flavour, _version(folder), folder)
+
+
+def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+    """Return what all finders but ours find, in their order."""
+    for finder in sys.meta_path:
+        find = getattr(finder, "find_spec", None)
+        if find is None or isinstance(finder, BridgeFinder):
+            continue
+        spec = find(name, path, target)
+        if spec is not None:
+            return spec
+    return None
+
+
+def install_hint() -> str:
+    """Return how to get either flavour of EasyEdit, ready to print."""
+    return (
+        "EasyEdit (the package 'easyeditor') isn't there. Install the release:\n"
+        f"    pip install --no-deps {RELEASE}\n"
+        "or use the current main branch:\n"
+        f"    git clone {REPOSITORY}\n"
+        "    export PYTHONPATH=$PWD/EasyEdit:$PYTHONPATH"
+    )
+
+
+def require_easyedit() -> EasyEditInfo:
+    """Return which EasyEdit there is.
+
+    Raises:
+        EasyEditMissingError: there is none; the message says how to get it.
+    """
+    info = find_easyedit()
+    if info is None:
+        raise missing_error()
+    return info
+
+
+def missing_error() -> EasyEditMissingError:
+    """Return the error that says that EasyEdit is missing."""
+    error = EasyEditMissingError(install_hint())
+    error.name = PACKAGE
+    return error
+
+
+def _version(folder: Path) -> str | None:
+    """Return the version of the distribution that installed this very folder."""
+    for distribution in metadata.distributions(name=PACKAGE):
+        if Path(str(distribution.locate_file(PACKAGE))).resolve() == folder.resolve():
+            return distribution.version
+    return None

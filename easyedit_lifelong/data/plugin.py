@@ -1,0 +1,17 @@
+"""The dataset formats that come with this package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from easyedit_lifelong.data.readers import read_counterfact, read_json, read_zsre
+from easyedit_lifelong.hookspecs import hookimpl
+from easyedit_lifelong.registry import DatasetReader
+
+
+@hookimpl
+def register_readers(register: Callable[[DatasetReader], None]) -> None:
+    """Register zsRE, CounterFact and plain JSON."""
+    register(DatasetReader("zsre", read_zsre, "MEND's zsRE (src, alt, answers, rephrase, loc, loc_ans), by EasyEdit's loader"))
+    register(DatasetReader("counterfact", read_counterfact, "EasyEdit's CounterFact, by EasyEdit's loader"))
+    register(DatasetReader("json", read_json, "JSON list or JSON Lines in EasyEdit's request fields"))

@@ -1,0 +1,183 @@
+"""The one request type that everything in this package takes, validated on the way in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from easyedit_lifelong.errors import DataError, did_you_mean
+
+NO_ANSWER = "<|endoftext|>"
+"""EasyEdit's default ground truth; it means that none was given."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A question about the edited model, and its answer."""
+
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """One fact to edit, and what to ask about it.
+
+    Attributes:
+        case_id: unique in a run.
+        prompt: the text that the answer follows.
+        target_new: the answer that the model shall give.
+        subject: what the fact is about, as it stands in the prompt.
+        ground_truth: the answer that is true, or was before.
+        rephrase_prompts: other wordings of the prompt (generality).
+        locality: facts that must not change, by name of the probe set (locality).
+        portability: what follows from the edit, by name of the probe set (portability).
+        source: file and record that it was read from, for messages.
+    """
+
+    case_id: int | str
+    prompt: str
+    target_new: str
+    subject: str | None = None
+    ground_truth: str | None = None
+    rephrase_prompts: tuple[str, ...] = ()
+    locality: Mapping[str, tuple[Probe, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    portability: Mapping[str, tuple[Probe, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    source: str = field(default="", compare=False, repr=False)
+
+    @property
+    def where(self) -> str:
+        """Where this request comes from, for messages."""
+        return f"{self.source} (case {self.case_id})" if self.source else f"case {self.case_id}"
+
+    @classmethod
+    def from_dict(cls, record: Any, where: str, case_id: int | str | None = None) -> EditRequest:
+        """Validate a record in EasyEdit's request fields.
+
+        Besides ``prompt`` and ``target_new``, these are read when present: ``case_id``, ``subject``,
+        ``ground_truth`` (text, or a list of which the first counts), ``rephrase_prompt`` (text or
+        list), ``locality`` and ``portability`` (``{name: {"prompt": …, "ground_truth": …}}``), and
+        the flat ``locality_prompt``/``locality_ground_truth`` of EasyEdit's datasets.
+
+        Args:
+            record: the record.
+            where: what to call it in messages, e.g. ``"facts.json, record 3"``.
+            case_id: the id if the record has none.
+
+        Raises:
+            DataError: a field is missing or can't be used.
+        """
+        if not isinstance(record, Mapping):
+            raise DataError(f"{where}: must be an object with the fields of a request, not {_kind(record)}")
+        reader = _Reader(record, where)
+        subject = reader.text("subject", optional=True)
+        prompt = reader.text("prompt")
+        locality = reader.probes("locality")
+        flat = reader.flat_probe("locality")
+        if flat and "neighborhood" not in locality:
+            locality["neighborhood"] = flat
+        portability = reader.probes("portability")
+        flat = reader.flat_probe("portability")
+        if flat and "one_hop" not in portability:
+            portability["one_hop"] = flat
+        return cls(
+            case_id=reader.case_id(case_id),
+            prompt=prompt,
+            target_new=reader.text("target_new").strip(),
+            subject=subject,
+            ground_truth=reader.answer(),
+            rephrase_prompts=reader.texts("rephrase_prompt"),
+            locality=MappingProxyType(locality),
+            portability=MappingProxyType(portability),
+            source=where,
+        )
+
+
+def as_requests(records: Iterable[Any]) -> list[EditRequest]:
+    """Validate a list of requests as EasyEdit passes them to an apply function.
+
+    Raises:
+        DataError: a request can't be used; the message says which, and which field.
+    """
+    return [
+        record if isinstance(record, EditRequest) else EditRequest.from_dict(record, f"request {i}", case_id=i)
+        for i, record in enumerate(records)
+    ]
+
+
+class _Reader:
+    """Reads a record's fields, raising with the record's place and the field's name."""
+
+    def __init__(self, record: Mapping[str, Any], where: str) -> None:
+        self.record, self.where = record, where
+
+    def fail(self, name: str, problem: str) -> DataError:
+        return DataError(f"{self.where}, field {name!r}: {problem}")
+
+    def text(self, name: str, *, optional: bool = False) -> Any:
+        value = self.record.get(name)
+        if value is None:
+            if optional:
+                return None
+            raise self.fail(name, f"is missing.{did_you_mean(name, set(self.record) - {name})}")
+        return self.checked(name, value)
+
+    def checked(self, name: str, value: Any) -> str:
+        if not isinstance(value, str):
+            raise self.fail(name, f"must be text, not {_kind(value)}")
+        if not value.strip():
+            raise self.fail(name, "is empty. Give it text or remove the record.")
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        value = self.record.get(name)
+        if value is None or value == []:
+            return ()
+        return tuple(self.checked(name, item) for item in (value if isinstance(value, list) else [value]))
+
+    def case_id(self, default: int | str | None) -> int | str:
+        value = self.record.get("case_id", default)
+        if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
+            raise self.fail("case_id", f"must be a whole number or text, not {_kind(value)}")
+        return value
+
+    def answer(self) -> str | None:
+        value = self.record.get("ground_truth")
+        if isinstance(value, list):
+            value = value[0] if value else None
+        if value is None or value == NO_ANSWER:
+            return None
+        return self.checked("ground_truth", value).strip()
+
+    def flat_probe(self, kind: str) -> tuple[Probe, ...]:
+        if self.record.get(f"{kind}_prompt") is None:
+            return ()
+        prompt = self.text(f"{kind}_prompt")
+        return (Probe(prompt, self.text(f"{kind}_ground_truth").strip()),)
+
+    def probes(self, kind: str) -> dict[str, tuple[Probe, ...]]:
+        sets = self.record.get(kind) or {}
+        if not isinstance(sets, Mapping):
+            raise self.fail(kind, f"must map names to prompts and answers, not {_kind(sets)}")
+        return {str(name): self.probe_set(f"{kind}.{name}", probes) for name, probes in sets.items()}
+
+    def probe_set(self, name: str, probes: Any) -> tuple[Probe, ...]:
+        if not isinstance(probes, Mapping) or not {"prompt", "ground_truth"} <= set(probes):
+            raise self.fail(name, "needs 'prompt' and 'ground_truth'")
+        prompts, answers = probes["prompt"], probes["ground_truth"]
+        prompts = prompts if isinstance(prompts, list) else [prompts]
+        answers = answers if isinstance(answers, list) and len(answers) == len(prompts) else [answers]
+        if len(prompts) != len(answers):
+            raise self.fail(name, f"has {len(prompts)} prompts and {len(answers)} answers")
+        pairs = []
+        for prompt, answer in zip(prompts, answers, strict=True):
+            first = answer[0] if isinstance(answer, list) and answer else answer
+            pairs.append(Probe(self.checked(name + ".prompt", prompt), self.checked(name + ".ground_truth", first)))
+        return tuple(pairs)
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number", bool: "true/false"}
+    return "nothing" if value is None else names.get(type(value), type(value).__name__)

@@ -1,0 +1,148 @@
+"""Ask a model many questions at once: what it says when forced along an answer, and when free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GenerationConfig
+
+from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, pad_rows
+from easyedit_lifelong.models.modes import evaluating
+from easyedit_lifelong.models.positions import prompt_lengths
+
+
+@dataclass(frozen=True)
+class Forced:
+    """A model's choices along a given answer (teacher forcing).
+
+    Attributes:
+        chosen: the model's most probable token at each of the answer's positions.
+        target: the answer's tokens.
+        nll: mean negative log-likelihood of the answer, in nats per token.
+    """
+
+    chosen: tuple[int, ...]
+    target: tuple[int, ...]
+    nll: float
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the answer's tokens that the model would choose itself."""
+        return sum(c == t for c, t in zip(self.chosen, self.target, strict=True)) / len(self.target)
+
+    @property
+    def exact(self) -> bool:
+        """Whether it would choose every one of them."""
+        return self.chosen == self.target
+
+    def agreement(self, other: Forced) -> float:
+        """Share of positions at which two models choose the same token (locality)."""
+        return sum(a == b for a, b in zip(self.chosen, other.chosen, strict=True)) / len(self.chosen)
+
+
+class Scorer:
+    """Scores questions in batches of similar length.
+
+    Neither the batch nor its padding changes an answer, edited model or not.
+
+    Args:
+        tokenizer: the model's.
+        tokens_per_batch: how many tokens, padding included, go through the model together.
+    """
+
+    def __init__(self, tokenizer: Any, tokens_per_batch: int = 512) -> None:
+        self.tokenizer, self.tokens_per_batch = tokenizer, tokens_per_batch
+        self._encoded: dict[tuple[str, str], EncodedPair] = {}
+
+    def encode(self, prompt: str, answer: str) -> EncodedPair:
+        """Return a question's tokens, encoding it once."""
+        key = (prompt, answer)
+        if key not in self._encoded:
+            self._encoded[key] = encode_pair(self.tokenizer, prompt, answer)
+        return self._encoded[key]
+
+    @torch.no_grad()
+    def forced(self, model: Any, questions: Sequence[tuple[str, str]]) -> list[Forced]:
+        """Score prompts with their answers under teacher forcing, in the order given."""
+        pairs = [self.encode(prompt, answer) for prompt, answer in questions]
+        scores: list[Forced | None] = [None] * len(pairs)
+        with evaluating(model):
+            for batch in self._batches([len(pair.tokens) for pair in pairs]):
+                rows = [pairs[i] for i in batch]
+                for i, score in zip(batch, self._force(model, rows), strict=True):
+                    scores[i] = score
+        return [score for score in scores if score is not None]
+
+    def _force(self, model: Any, pairs: Sequence[EncodedPair]) -> Iterator[Forced]:
+        # Padding on the right: causal attention never sees it, and positions need no correction.
+        ids, mask = pad_rows([pair.tokens for pair in pairs], self._pad, "right", _input_device(model))
+        lengths = [len(pair.prompt) for pair in pairs]
+        with prompt_lengths(model, lengths):
+            logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        for row, pair in enumerate(pairs):
+            span = slice(len(pair.prompt) - 1, len(pair.tokens) - 1)
+            answer = logits[row, span].float()
+            target = torch.tensor(pair.target, device=answer.device)
+            chosen = tuple(answer.argmax(dim=-1).tolist())
+            yield Forced(chosen, tuple(pair.target), F.cross_entropy(answer, target).item())
+
+    @torch.no_grad()
+    def generate(self, model: Any, prompts: Sequence[str], new_tokens: Sequence[int] | int) -> list[str]:
+        """Let the model continue prompts greedily.
+
+        Args:
+            model: the model.
+            prompts: what it continues.
+            new_tokens: how many tokens to add at most, for all or for each.
+
+        Returns:
+            The continuations alone, special tokens left out.
+        """
+        limits = [new_tokens] * len(prompts) if isinstance(new_tokens, int) else list(new_tokens)
+        rows = [list(self.tokenizer(prompt)["input_ids"]) for prompt in prompts]
+        texts = [""] * len(prompts)
+        with evaluating(model):
+            for batch in self._batches([len(row) + limit for row, limit in zip(rows, limits, strict=True)]):
+                ids, mask = pad_rows([rows[i] for i in batch], self._pad, "left", _input_device(model))
+                eos = getattr(model.generation_config, "eos_token_id", None)
+                config = GenerationConfig(
+                    max_new_tokens=max(limits[i] for i in batch), do_sample=False,
+                    pad_token_id=self._pad, eos_token_id=self.tokenizer.eos_token_id if eos is None else eos,
+                )  # fmt: skip
+                output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+                for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
+                    texts[i] = self.tokenizer.decode(row[: limits[i]], skip_special_tokens=True)
+        return texts
+
+    def answer_tokens(self, prompt: str, answer: str) -> int:
+        """Count an answer's tokens."""
+        return len(self.encode(prompt, answer).target)
+
+    @property
+    def _pad(self) -> int:
+        return self.tokenizer.pad_token_id or 0
+
+    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+        """Group indices so that similar lengths go together."""
+        batch: list[int] = []
+        for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
+            if batch and lengths[batch[0]] * (len(batch) + 1) > self.tokens_per_batch:
+                yield batch
+                batch = []
+            batch.append(index)
+        if batch:
+            yield batch
+
+
+def starts_with_answer(text: str, answer: str) -> bool:
+    """Whether a free generation begins with the answer (leading space apart)."""
+    return text.lstrip().startswith(answer.strip())
+
+
+def _input_device(model: Any) -> torch.device:
+    return model.get_input_embeddings().weight.device

@@ -1,0 +1,241 @@
+"""Hyperparameter files: EasyEdit's YAML, read strictly.
+
+EasyEdit hands a YAML's keys to a dataclass: a mistyped key is a ``TypeError`` and a mistyped value
+surfaces an hour into the run. Here every problem of a file is reported at once, by name, before
+anything else happens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import yaml
+
+from easyedit_lifelong.errors import HyperParameterError, did_you_mean
+
+Params = TypeVar("Params", bound="PluginHyperParams")
+
+
+@dataclass(kw_only=True)
+class PluginHyperParams:
+    """What every editing method's hyperparameters have in common.
+
+    Subclasses are keyword-only dataclasses that set :attr:`ALG_NAME`; see docs/plugins.md.
+
+    Attributes:
+        model_name: a model's name, folder or GGUF file, or a loaded ``(model, tokenizer)`` pair.
+        alg_name: EasyEdit's name of the method.
+        device: CUDA index, ``cpu``, ``cuda:0``, ``mps``; ``None`` or ``auto`` for the best there is.
+        model_parallel: spread the model over all devices.
+        dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``.
+        trust_remote_code: run code that comes with the checkpoint.
+        batch_size: EasyEdit's number of requests per batch.
+        max_length: EasyEdit's limit, in tokens, on what its own scoring feeds.
+        seed: everything random in the method comes from this.
+    """
+
+    ALG_NAME: ClassVar[str] = ""
+    ALIASES: ClassVar[Mapping[str, Mapping[Any, Any]]] = {}
+    """Other spellings of a field's values, by field."""
+    CHOICES: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
+    """The values that a field can take, by field."""
+    AT_LEAST: ClassVar[Mapping[str, float]] = {"batch_size": 1, "max_length": 1}
+    """The smallest value that a field can take, by field."""
+    ABOVE_ZERO: ClassVar[tuple[str, ...]] = ()
+    """Fields that must be greater than zero."""
+
+    model_name: Any
+    alg_name: str = ""
+    device: int | str | None = None
+    model_parallel: bool = False
+    dtype: str | None = None
+    trust_remote_code: bool = False
+    batch_size: int = 1
+    max_length: int = 40
+    seed: int = 0
+
+    source: str = field(default="", repr=False, compare=False, metadata={"internal": True})
+    """The file these were read from, for messages."""
+
+    def __post_init__(self) -> None:
+        """Bring values into their types and check them.
+
+        Raises:
+            HyperParameterError: some value can't be used; the message lists every one that can't.
+        """
+        self.alg_name = self.alg_name or self.ALG_NAME
+        problems: list[str] = []
+        hints = typing.get_type_hints(type(self))
+        for item in dataclasses.fields(self):
+            value = getattr(self, item.name)
+            value = _aliased(value, self.ALIASES.get(item.name, {}))
+            try:
+                value = _coerce(value, hints[item.name])
+            except (TypeError, ValueError):
+                problems.append(f"{item.name}: {value!r} is not {_describe(hints[item.name])}")
+                continue
+            setattr(self, item.name, value)
+            problems += self._out_of_range(item.name, value)
+        if self.ALG_NAME and self.alg_name != self.ALG_NAME:
+            problems.append(f"alg_name: {self.alg_name!r} is another method; this class is for {self.ALG_NAME!r}")
+        problems += self.check()
+        if problems:
+            self._fail(problems)
+
+    def check(self) -> list[str]:
+        """Return what is wrong with these values together; overridden by methods."""
+        return []
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the values by name, as a YAML file would hold them (EasyEdit's ``to_dict``)."""
+        return {
+            item.name: getattr(self, item.name)
+            for item in dataclasses.fields(self)
+            if not item.metadata.get("internal")
+        }
+
+    @classmethod
+    def from_hparams(cls: type[Params], hparams_name_or_path: str | Path) -> Params:
+        """Read a hyperparameter file.
+
+        Args:
+            hparams_name_or_path: a YAML or JSON file; ``.yaml`` may be left out, as in EasyEdit. A
+                name like ``GRACE/gpt2-xl`` that isn't a file is looked for among those that come
+                with this package.
+
+        Raises:
+            HyperParameterError: the file isn't there or can't be used; the message names the file,
+                every field that is wrong, and what it could have been.
+        """
+        path = find_hparams(hparams_name_or_path)
+        values = read_hparams_file(path)
+        known = {item.name for item in dataclasses.fields(cls) if not item.metadata.get("internal")}
+        problems = [f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in values if key not in known]
+        problems += [
+            f"{item.name}: missing"
+            for item in dataclasses.fields(cls)
+            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING and item.name not in values
+        ]
+        if problems:
+            raise HyperParameterError(f"{path}: " + "; ".join(problems))
+        return cls(**values, source=str(path))
+
+    def _out_of_range(self, name: str, value: Any) -> list[str]:
+        if name in self.CHOICES and value not in self.CHOICES[name]:
+            choices = [str(choice) for choice in self.CHOICES[name]]
+            return [f"{name}: {value!r} isn't one of {', '.join(choices)}.{did_you_mean(str(value), choices)}"]
+        if value is None:
+            return []
+        if name in self.AT_LEAST and value < self.AT_LEAST[name]:
+            return [f"{name}: {value} is less than {self.AT_LEAST[name]:g}"]
+        if name in self.ABOVE_ZERO and not value > 0:
+            return [f"{name}: {value} must be greater than 0"]
+        return []
+
+    def _fail(self, problems: list[str]) -> typing.NoReturn:
+        where = f"{self.source}: " if self.source else f"{type(self).__name__}: "
+        raise HyperParameterError(where + "; ".join(problems))
+
+
+def hparams_folders() -> list[Path]:
+    """Return the folders of the hyperparameter files that come with this package."""
+    here = Path(__file__).resolve().parent
+    return [folder for folder in (here / "hparams", here.parent / "hparams") if folder.is_dir()]
+
+
+def find_hparams(name_or_path: str | Path) -> Path:
+    """Return the file that a name or path means.
+
+    Raises:
+        HyperParameterError: there is none; the message suggests the closest that there is.
+    """
+    path = Path(name_or_path).expanduser()
+    candidates = [path] if path.suffix in {".yaml", ".yml", ".json"} else [path, path.with_name(path.name + ".yaml")]
+    for base in [Path(), *hparams_folders()]:
+        for candidate in candidates:
+            if (base / candidate).is_file():
+                return base / candidate
+    shipped = [
+        str(file.relative_to(folder).with_suffix("")) for folder in hparams_folders() for file in sorted(folder.rglob("*.yaml"))
+    ]
+    raise HyperParameterError(
+        f"{name_or_path}: no such hyperparameter file.{did_you_mean(str(path.with_suffix('')), shipped)} "
+        f"Shipped with this package: {', '.join(shipped) or 'none'}."
+    )
+
+
+def read_hparams_file(path: Path) -> dict[str, Any]:
+    """Return a hyperparameter file's values by name, strings like ``5e-1`` as numbers.
+
+    Raises:
+        HyperParameterError: the file isn't YAML, or isn't a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise HyperParameterError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise HyperParameterError(f"{path}: must hold hyperparameters as 'name: value' lines")
+    return {key: _number(value) for key, value in values.items()}
+
+
+def _number(value: Any) -> Any:
+    """Read YAML 1.1's blind spot: ``1e-3`` (no dot) is a string to it."""
+    if isinstance(value, str):
+        try:
+            return float(value) if any(c in value for c in ".eE") else value
+        except ValueError:
+            return value
+    return value
+
+
+def _aliased(value: Any, aliases: Mapping[Any, Any]) -> Any:
+    if isinstance(value, str) and value.strip().lower() in {"none", "null"}:
+        value = None
+    return aliases.get(value, value) if isinstance(value, (str, type(None))) else value
+
+
+def _coerce(value: Any, hint: Any) -> Any:
+    """Return the value as the hinted type, if that loses nothing.
+
+    Raises:
+        TypeError: it isn't of that type.
+        ValueError: it isn't of that type.
+    """
+    if hint is Any:
+        return value
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _coerce(value, option)
+            except (TypeError, ValueError):
+                continue
+        raise TypeError
+    if origin is list:
+        if isinstance(value, str) or not isinstance(value, (list, tuple)):
+            raise TypeError
+        return [_coerce(item, arguments[0]) for item in value]
+    if hint is type(None) and value is None:
+        return value
+    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+        return value
+    raise TypeError
+
+
+def _describe(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    if typing.get_origin(hint) is list:
+        return "a list"
+    options = typing.get_args(hint) or (hint,)
+    return " or ".join(names.get(option, str(option)) for option in options)

@@ -1,0 +1,1 @@
+"""Lifelong editing methods."""

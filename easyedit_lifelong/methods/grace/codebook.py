@@ -1,0 +1,251 @@
+"""GRACE's codebook: keys, values, deferral radii and labels (arXiv 2211.11031, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Label = tuple[int, ...]
+Undo = Callable[[], None]
+
+_SPLIT_GAP = 1e-5
+"""The authors' code leaves this much between the two radii of a split."""
+
+_TENSORS = ("_keys", "_values", "_radii")
+
+_ROUNDING = 4e-6
+"""Float32 rounding of an activation, relative to its norm, as batch and padding change."""
+
+
+class Decision(Enum):
+    """What an edit does to the codebook (the paper's algorithm 1)."""
+
+    ADD = "add"
+    EXPAND = "expand"
+    SPLIT = "split"
+    COVERED = "covered"
+    SUPERSEDE = "supersede"
+
+
+@dataclass(frozen=True)
+class Match:
+    """The key nearest to a query.
+
+    Attributes:
+        index: which key; -1 if there are none.
+        distance: how far it is, in units of the distance function.
+    """
+
+    index: int
+    distance: float
+
+
+class Codebook(nn.Module):
+    """Keys with values, deferral radii and labels.
+
+    Keys, values and radii are float32 whatever the model's dtype, live on the device of the layer
+    that they belong to, and are part of the model's ``state_dict``. Storage doubles when it is full,
+    so that adding a key doesn't copy all the others.
+
+    Args:
+        key_size: width of a key.
+        value_size: width of a value.
+        eps: radius that a new key starts with.
+        dist_fn: ``euc`` or ``cos``.
+        eps_expand: ``coverage`` or ``moving_average``.
+        device: where to keep it.
+    """
+
+    def __init__(
+        self,
+        key_size: int,
+        value_size: int,
+        *,
+        eps: float,
+        dist_fn: str = "euc",
+        eps_expand: str = "coverage",
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.eps, self.dist_fn, self.eps_expand = eps, dist_fn, eps_expand
+        self.labels: list[Label] = []
+        self._keys = torch.empty(0, key_size, device=device)
+        self._values = torch.empty(0, value_size, device=device)
+        self._radii = torch.empty(0, device=device)
+
+    def __len__(self) -> int:
+        """Count the keys."""
+        return len(self.labels)
+
+    @property
+    def keys(self) -> Tensor:
+        """The keys, shape ``(n, key_size)``."""
+        return self._keys[: len(self)]
+
+    @property
+    def values(self) -> Tensor:
+        """The values, shape ``(n, value_size)``."""
+        return self._values[: len(self)]
+
+    @property
+    def radii(self) -> Tensor:
+        """The deferral radii, shape ``(n,)``."""
+        return self._radii[: len(self)]
+
+    def distances(self, queries: Tensor) -> Tensor:
+        """Return the distance of every query to every key, shape ``(batch, n)``, in float32.
+
+        Differences are taken directly, not through ``|a|^2 - 2ab + |b|^2``: that loses all digits
+        just where it matters, at a query that is its own key.
+        """
+        queries = queries.float()
+        if self.dist_fn == "cos":
+            return 1 - nn.functional.cosine_similarity(queries.unsqueeze(1), self.keys.unsqueeze(0), dim=-1)
+        return torch.cdist(queries, self.keys, compute_mode="donot_use_mm_for_euclid_dist")
+
+    def nearest(self, query: Tensor) -> Match:
+        """Return the key nearest to one query of shape ``(key_size,)``."""
+        if not len(self):
+            return Match(-1, float("inf"))
+        distance, index = self.distances(query.unsqueeze(0)).squeeze(0).min(dim=0)
+        return Match(int(index), float(distance))
+
+    def lookup(self, queries: Tensor) -> Tensor:
+        """Return which key answers each query: its index, or -1 where the query is deferred.
+
+        The nearest key answers if the query is within its radius, give or take rounding: a radius
+        that was grown out to a query must hold that query in any batch.
+
+        Args:
+            queries: shape ``(batch, key_size)``, any dtype.
+
+        Returns:
+            Indices, shape ``(batch,)``.
+        """
+        if not len(self):
+            return torch.full((len(queries),), -1, device=queries.device)
+        distance, index = self.distances(queries).min(dim=1)
+        return torch.where(distance <= self.radii[index] + self._rounding(queries), index, -1)
+
+    def decide(self, query: Tensor, label: Label) -> tuple[Decision, Match]:
+        """Return what entering this edit would do, and the nearest key (algorithm 1).
+
+        No key within ``eps`` plus the nearest key's radius: add one. Otherwise, with the same
+        label: expand the radius if the query is outside. With another label: split the distance.
+
+        Splitting halves the distance, which leaves a radius of nothing when the very same prompt is
+        edited again. There the later edit takes the earlier one's place; the paper doesn't treat
+        this case.
+        """
+        match = self.nearest(query)
+        if match.index < 0:
+            return Decision.ADD, match
+        radius = float(self.radii[match.index])
+        if match.distance > self.eps + radius:
+            return Decision.ADD, match
+        if self.labels[match.index] == label:
+            return (Decision.EXPAND if match.distance > radius else Decision.COVERED), match
+        same_query = match.distance <= max(float(self._rounding(query.unsqueeze(0))), 2 * _SPLIT_GAP)
+        return (Decision.SUPERSEDE if same_query else Decision.SPLIT), match
+
+    def _rounding(self, queries: Tensor) -> Tensor:
+        scale = queries.float().norm(dim=1) if self.dist_fn == "euc" else queries.new_ones(len(queries), dtype=torch.float32)
+        return _ROUNDING * scale
+
+    def enter(self, query: Tensor, label: Label, value: Tensor) -> tuple[Decision, int, Undo]:
+        """Enter an edit whose value has been trained.
+
+        Args:
+            query: the edit's query, shape ``(key_size,)``.
+            label: its target's tokens.
+            value: its trained value, shape ``(value_size,)``.
+
+        Returns:
+            What was done, the index of the key that now answers the query, and what undoes it.
+        """
+        decision, match = self.decide(query, label)
+        nearest = match.index
+        if decision in (Decision.ADD, Decision.SPLIT):
+            undo = self._restorer(nearest if decision is Decision.SPLIT else None)
+            half = match.distance / 2
+            if decision is Decision.SPLIT:
+                self._radii[nearest] = half - _SPLIT_GAP
+            return decision, self._append(query, label, value, half if decision is Decision.SPLIT else self.eps), undo
+        undo = self._restorer(nearest)
+        self._values[nearest] = value.float()
+        self.labels[nearest] = label
+        if decision is Decision.EXPAND:
+            if self.eps_expand == "moving_average":
+                self._keys[nearest] = (self._keys[nearest] + query.float()) / 2
+            self._radii[nearest] = match.distance
+        return decision, nearest, undo
+
+    def _append(self, query: Tensor, label: Label, value: Tensor, radius: float) -> int:
+        index = len(self)
+        if index == len(self._keys):
+            self._reserve(max(16, 2 * index))
+        self._keys[index], self._values[index], self._radii[index] = query.float(), value.float(), radius
+        self.labels.append(label)
+        return index
+
+    def _reserve(self, capacity: int) -> None:
+        for name in _TENSORS:
+            old = getattr(self, name)
+            new = torch.empty(capacity, *old.shape[1:], device=old.device)
+            new[: len(self)] = old[: len(self)]
+            setattr(self, name, new)
+
+    def _restorer(self, index: int | None) -> Undo:
+        """Return what takes back every change made from now on to one key and to the keys' number."""
+        length = len(self)
+        if index is not None:
+            label = self.labels[index]
+            row = [getattr(self, name)[index].clone() for name in _TENSORS]
+
+        def undo() -> None:
+            del self.labels[length:]
+            if index is not None:
+                self.labels[index] = label
+                for name, before in zip(_TENSORS, row, strict=True):
+                    tensor = getattr(self, name)  # perhaps on another device by now
+                    tensor[index] = before.to(tensor.device)
+
+        return undo
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
+        """Follow the model to another device, but never to another dtype."""
+        for name in _TENSORS:
+            tensor = getattr(self, name)
+            setattr(self, name, tensor.to(fn(tensor).device))
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        for name in ("keys", "values", "radii"):
+            destination[prefix + name] = getattr(self, name).clone()
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, _metadata: Any, strict: bool, missing_keys: list[str], *_: Any
+    ) -> None:
+        missing = [prefix + name for name in ("keys", "values", "radii") if prefix + name not in state_dict]
+        if missing:
+            missing_keys += missing if strict else []
+            return
+        loaded = [state_dict[prefix + name].float() for name in ("keys", "values", "radii")]
+        device = self._keys.device
+        # Labels aren't tensors; a key without one matches no later edit's label.
+        self.labels = (self.labels + [()] * len(loaded[0]))[: len(loaded[0])]
+        self._keys, self._values, self._radii = (tensor.to(device).clone() for tensor in loaded)
+
+
+def as_label(token_ids: Sequence[int]) -> Label:
+    """Return the label of a target: its tokens.
+
+    (The authors' code compares the means of the token ids, which takes permutations, and much else,
+    for the same answer.)
+    """
+    return tuple(int(token) for token in token_ids)

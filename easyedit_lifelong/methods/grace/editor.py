@@ -1,0 +1,224 @@
+"""Apply GRACE to a model: EasyEdit's apply function, and the editor behind it."""
+
+from __future__ import annotations
+
+import copy as copying
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from easyedit_lifelong.data.request import EditRequest, as_requests
+from easyedit_lifelong.errors import DataError, EditError
+from easyedit_lifelong.methods.grace.codebook import Codebook, Decision, Undo, as_label
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.layer import GraceAdaptor
+from easyedit_lifelong.methods.grace.replay import Replay
+from easyedit_lifelong.methods.grace.training import initial_value, train_value
+from easyedit_lifelong.methods.result import EditResult
+from easyedit_lifelong.methods.rollback import Rollback
+from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
+from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.modes import dropping_out, evaluating
+from easyedit_lifelong.models.modules import find_module
+
+LOG = logging.getLogger(__name__)
+
+_EDITORS = "_easyedit_lifelong_grace"
+
+
+def apply_grace_to_model(
+    model: Any,
+    tok: Any,
+    requests: Sequence[Any],
+    hparams: GraceHyperParams,
+    copy: bool = False,
+    return_orig_weights: bool = True,
+    keep_original_weight: bool = False,
+    **kwargs: Any,
+) -> tuple[Any, Rollback[EditResult]]:
+    """Edit a model with GRACE, one request after the other.
+
+    A model that already carries GRACE edits on the same layer gets further ones in the same codebook.
+
+    Args:
+        model: a causal language model. It is edited in place, and its weights are never touched.
+        tok: its tokenizer.
+        requests: requests in EasyEdit's fields, or :class:`EditRequest` objects.
+        hparams: GRACE's hyperparameters.
+        copy: edit a copy of the model instead.
+        return_orig_weights: taken for EasyEdit's sake; the way back is always returned.
+        keep_original_weight: whether walking the rollback's ``.items()`` undoes the edits, as
+            EasyEdit's 2023 release means it. Calling the rollback always does.
+        **kwargs: EasyEdit passes other methods' arguments to every method; they are ignored.
+
+    Returns:
+        The edited model, and a :class:`Rollback` whose ``results`` hold what was done per request.
+
+    Raises:
+        DataError: a request can't be used.
+        ModelError: the model has no such layer.
+        EditError: an edit failed. Then none of these requests has been applied.
+    """
+    valid = as_requests(requests)
+    if copy:
+        model = copying.deepcopy(model)
+    editor = GraceEditor.on(model, tok, hparams)
+    results, undo = editor.edit(valid)
+    return model, Rollback(undo, on_items=keep_original_weight, results=results)
+
+
+class GraceEditor:
+    """Enters edits into the codebook of one layer. Get it with :meth:`on`.
+
+    Args:
+        model: the model to edit.
+        tokenizer: its tokenizer.
+        hparams: GRACE's hyperparameters.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> None:
+        self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
+        self.path, layer = find_module(model, hparams.inner_params[0])
+        self.adaptor = GraceAdaptor(model, layer, hparams.replacement)
+        self._undos: list[Undo] = []
+        self._shortcuts: bool | None = None
+
+    @classmethod
+    def on(cls, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> GraceEditor:
+        """Return the editor of the model's layer that the hyperparameters name.
+
+        Raises:
+            ModelError: there is no such layer.
+            EditError: the layer carries edits made with other settings of the codebook.
+        """
+        path, _ = find_module(model, hparams.inner_params[0])
+        editors: dict[str, GraceEditor] = model.__dict__.setdefault(_EDITORS, {})
+        if path not in editors:
+            editors[path] = cls(model, tokenizer, hparams)
+            return editors[path]
+        editor = editors[path]
+        for name in ("eps", "dist_fn", "eps_expand", "replacement"):
+            before, now = getattr(editor.hparams, name), getattr(hparams, name)
+            if before != now:
+                raise EditError(
+                    f"{path} carries GRACE edits made with {name}={before!r}; they can't be continued with "
+                    f"{name}={now!r}. Roll them back first, or name another layer in inner_params."
+                )
+        editor.tokenizer, editor.hparams = tokenizer, hparams
+        return editor
+
+    @property
+    def codebook(self) -> Codebook | None:
+        """The codebook, once there is an edit."""
+        return self.adaptor.codebook
+
+    def edit(self, requests: Sequence[EditRequest]) -> tuple[list[EditResult], Undo]:
+        """Apply requests in order, all or none.
+
+        Returns:
+            What was done per request, and what undoes just these edits (once no later one is left).
+
+        Raises:
+            DataError: a request can't be used.
+            EditError: an edit failed.
+        """
+        mark = len(self._undos)
+        try:
+            pairs = [self._encode(request) for request in requests]
+            with evaluating(self.model):
+                results = [self._edit_one(request, pair) for request, pair in zip(requests, pairs, strict=True)]
+        except BaseException:
+            self._undo_to(mark)
+            raise
+        return results, self._undoer(mark, len(self._undos))
+
+    def _edit_one(self, request: EditRequest, pair: EncodedPair) -> EditResult:
+        began = time.perf_counter()
+        hparams, identity = self.hparams, f"{request.prompt}\x00{request.target_new}"
+        copies = hparams.num_pert if hparams.val_train == "adv" else 1
+        replay = self._replay([pair] * copies)
+        query, output = replay.query[0], replay.output[0]
+        if not torch.isfinite(query).all():
+            raise EditError(f"{request.where}: the model's activations at {self.path} are NaN or infinite")
+        codebook = self.codebook if self.codebook is not None else self._new_codebook(query, output)
+        label = as_label(pair.target)
+        decision, match = codebook.decide(query, label)
+        if decision in (Decision.EXPAND, Decision.COVERED):
+            start = codebook.values[match.index]
+        else:
+            start = initial_value(hparams, output, identity)
+        try:
+            with dropping_out(self.model, hparams.dropout):
+                trained = train_value(replay, start, hparams, identity)
+        except EditError as error:
+            raise EditError(f"{request.where}: {error}") from error
+        if self.codebook is None:
+            self.adaptor.install(codebook)
+        decision, index, undo = codebook.enter(query, label, trained.value)
+        self._undos.append(undo)
+        return EditResult(
+            case_id=request.case_id, steps=trained.steps, loss=trained.loss, learned=trained.learned,
+            seconds=time.perf_counter() - began,
+            detail={
+                "decision": decision.value, "key": index, "radius": float(codebook.radii[index]),
+                "nearest_distance": match.distance if match.index >= 0 else None, "n_keys": len(codebook),
+            },
+        )  # fmt: skip
+
+    def _replay(self, pairs: list[EncodedPair]) -> Replay:
+        def build(shortcuts: bool) -> Replay:
+            return Replay(
+                self.model, self.adaptor, self.path, pairs, self.tokenizer.pad_token_id or 0, shortcuts=shortcuts
+            )  # fmt: skip
+
+        if self._shortcuts is not None:
+            return build(self._shortcuts)
+        # The first edit finds out whether this architecture can be replayed in part.
+        try:
+            replay = build(True)
+            self._shortcuts = not replay.is_partial or replay.agrees()
+        except (AttributeError, IndexError, RuntimeError, TypeError) as error:
+            LOG.debug("replaying %s in part failed: %s", type(self.model).__name__, error)
+            self._shortcuts = False
+        if self._shortcuts:
+            return replay
+        LOG.info("%s can't be replayed in part; values are trained on the whole model", type(self.model).__name__)
+        return build(False)
+
+    def _new_codebook(self, query: torch.Tensor, output: torch.Tensor) -> Codebook:
+        return Codebook(
+            len(query), len(output), eps=self.hparams.eps, dist_fn=self.hparams.dist_fn,
+            eps_expand=self.hparams.eps_expand, device=output.device,
+        )  # fmt: skip
+
+    def _encode(self, request: EditRequest) -> EncodedPair:
+        pair = encode_pair(self.tokenizer, request.prompt, request.target_new)
+        limit = context_length(self.model)
+        if limit is not None and len(pair.tokens) > limit:
+            raise DataError(
+                f"{request.where}, field 'prompt': prompt and target have {len(pair.tokens)} tokens, the "
+                f"model's context is {limit}. Shorten the prompt or leave the record out."
+            )
+        return pair
+
+    def _undoer(self, begin: int, end: int) -> Undo:
+        def undo() -> None:
+            if len(self._undos) > end:
+                raise EditError("later GRACE edits of this layer are still in place; roll those back first")
+            self._undo_to(begin)
+
+        return undo
+
+    def _undo_to(self, mark: int) -> None:
+        while len(self._undos) > mark:
+            self._undos.pop()()
+        if not self._undos:
+            self.adaptor.detach()
+            self.model.__dict__.get(_EDITORS, {}).pop(self.path, None)
+            if not self.model.__dict__.get(_EDITORS, True):
+                del self.model.__dict__[_EDITORS]
+
+

@@ -1,0 +1,176 @@
+"""Run only the part of a model that a GRACE value can change, again and again.
+
+A value replaces the edited layer's output from one token on. Everything before that is constant
+while the value is trained: the blocks below the layer, and, for the tokens to the left, the keys and
+values of every block. Both are computed once. A replay is the model's own forward pass with the
+lower blocks standing in for themselves (they return what they returned before) and the tokens to the
+left in a frozen cache, so masks, rotary angles, norms and head are the model's own, whatever its
+family. The first replay is checked against the full pass; where they differ, or the model has no
+list of blocks, the full pass is used instead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from easyedit_lifelong.methods.grace.layer import GraceAdaptor, Trial
+from easyedit_lifelong.models.anatomy import anatomy_of
+from easyedit_lifelong.models.encoding import EncodedPair, pad_rows, position_ids
+
+LOG = logging.getLogger(__name__)
+
+
+class FrozenPrefix(DynamicCache):
+    """A cache of the tokens to the left that passes read but don't grow."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        """Return a layer's cached keys and values with the pass's own behind them."""
+        layer = self.layers[layer_idx]
+        return (
+            torch.cat([layer.keys, key_states], dim=-2),
+            torch.cat([layer.values, value_states], dim=-2),
+        )
+
+
+class Replay:
+    """Logits at the target tokens of a few requests, as a function of the layer's values.
+
+    Args:
+        model: the model, in evaluation mode.
+        adaptor: on the edited layer.
+        layer_path: the layer's path in the model.
+        pairs: prompt and target of each row.
+        pad: the padding token's id.
+        shortcuts: whether to try to replay less than the whole model.
+
+    Attributes:
+        query: the layer's input at each prompt's last token, ``(rows, key_size)``.
+        output: the layer's output there, ``(rows, value_size)``.
+        targets: target token ids, ``(rows, longest target)``; -100 behind the shorter ones.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        adaptor: GraceAdaptor,
+        layer_path: str,
+        pairs: Sequence[EncodedPair],
+        pad: int,
+        *,
+        shortcuts: bool = True,
+    ) -> None:
+        self.model, self.adaptor = model, adaptor
+        device = model.get_input_embeddings().weight.device
+        prompts, prompt_mask = pad_rows([pair.prompt for pair in pairs], pad, "left", device)
+        # The last target token is only ever predicted, never read.
+        answers, answer_mask = pad_rows([pair.target for pair in pairs], pad, "right", device)
+        self.targets = answers.masked_fill(answer_mask == 0, -100)
+        self._ids = torch.cat([prompts, answers[:, :-1]], dim=1)
+        self._mask = torch.cat([prompt_mask, answer_mask[:, :-1]], dim=1)
+        self._end = prompts.shape[1] - 1
+        anatomy = anatomy_of(model) if shortcuts else None
+        block = anatomy.block_of(layer_path) if anatomy else None
+        # Only replace_last leaves the tokens to the left of the last prompt token alone.
+        self._start = self._end if block is not None and adaptor.replacement == "replace_last" else 0
+        self._blocks: list[nn.Module] = list(anatomy.blocks)[:block] if anatomy and block else []
+        self._boundary: Any = None
+        self._prefix: FrozenPrefix | None = None
+        self.query, self.output, self._unedited = self._record()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether a replay runs less than the whole model."""
+        return bool(self._blocks) or self._start > 0
+
+    def logits(self, values: Tensor) -> Tensor:
+        """Return the logits that predict the target tokens, with these values in place.
+
+        Args:
+            values: shape ``(rows, value_size)``.
+
+        Returns:
+            Shape ``(rows, longest target, vocabulary)``; differentiable in the values.
+        """
+        with self.adaptor.trying(Trial(values, self._end - self._start)), self._standing_in():
+            return self._forward(self._prefix)
+
+    def agrees(self) -> bool:
+        """Whether a replay with the layer's own output in place equals the full pass."""
+        with torch.no_grad(), self._standing_in(), self.adaptor.trying(Trial(None, self._end - self._start)):
+            replayed = self._forward(self._prefix)
+        real = self.targets != -100
+        scale = self._unedited[real].abs().max().clamp(min=1.0)
+        # Half-precision models round differently when fewer tokens are computed together.
+        tolerance = 1e-3 if replayed.dtype == torch.float32 or replayed.dtype == torch.float64 else 5e-2
+        return bool((replayed[real] - self._unedited[real]).abs().max() <= tolerance * scale)
+
+    def _record(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute what is constant, and the layer's query and output on the way."""
+        with torch.no_grad():
+            if self._start:
+                cache = FrozenPrefix(config=self.model.config)
+                # A plain DynamicCache collects; FrozenPrefix then serves what it collected.
+                collected = DynamicCache(config=self.model.config)
+                self._call(self._ids[:, : self._start], self._mask[:, : self._start], collected, keep=1)
+                cache.layers = collected.layers
+                self._prefix = cache
+            trial = Trial(None, self._end - self._start)
+            with self.adaptor.trying(trial), self._recording_boundary():
+                unedited = self._forward(self._prefix)
+        assert trial.query is not None and trial.output is not None
+        return trial.query, trial.output, unedited
+
+    def _forward(self, prefix: FrozenPrefix | None) -> Tensor:
+        width = self.targets.shape[1]
+        return self._call(self._ids[:, self._start :], self._mask, prefix, keep=width)[:, -width:]
+
+    def _call(self, ids: Tensor, mask: Tensor, cache: Any, keep: int) -> Tensor:
+        accepted = inspect.signature(self.model.forward).parameters
+        extra: dict[str, Any] = {}
+        if "position_ids" in accepted:
+            extra["position_ids"] = position_ids(mask)[:, -ids.shape[1] :]
+        if "logits_to_keep" in accepted:
+            extra["logits_to_keep"] = keep
+        if cache is not None:
+            extra["past_key_values"] = cache
+        output = self.model(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **extra)
+        return output.logits
+
+    @contextlib.contextmanager
+    def _recording_boundary(self) -> Iterator[None]:
+        """Keep what the block below the edited one returns in the pass inside."""
+        if not self._blocks:
+            yield
+            return
+
+        def record(_: nn.Module, __: Any, output: Any) -> None:
+            self._boundary = output
+
+        handle = self._blocks[-1].register_forward_hook(record)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+    @contextlib.contextmanager
+    def _standing_in(self) -> Iterator[None]:
+        """Let the lower blocks return what the last of them returned, without computing."""
+
+        def stand_in(*_: Any, **__: Any) -> Any:
+            return self._boundary
+
+        for block in self._blocks:
+            block.__dict__["forward"] = stand_in
+        try:
+            yield
+        finally:
+            for block in self._blocks:
+                del block.__dict__["forward"]

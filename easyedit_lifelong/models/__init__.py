@@ -1,0 +1,1 @@
+"""Load any Hugging Face causal language model and know its parts."""

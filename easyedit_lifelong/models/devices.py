@@ -1,0 +1,67 @@
+"""One rule for what a device setting means, shared by our code and by the bridge to EasyEdit."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+
+from easyedit_lifelong.errors import DeviceError
+
+LOG = logging.getLogger(__name__)
+
+
+def resolve_device(device: int | str | torch.device | None = None) -> torch.device:
+    """Turn a hyperparameter file's ``device`` into a device of this machine.
+
+    ``None`` and ``"auto"`` mean the best one there is. A bare number is EasyEdit's way to write a
+    CUDA index; since every EasyEdit YAML carries one, it means the CPU on a machine without CUDA.
+
+    Args:
+        device: CUDA index, ``"auto"``, or anything :class:`torch.device` takes.
+
+    Returns:
+        The device, with an index where CUDA is meant.
+
+    Raises:
+        DeviceError: the device isn't there; the message lists what is.
+    """
+    if isinstance(device, torch.device):
+        device = str(device)
+    if device is None or device == "auto" or device == "":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    text = str(device).strip()
+    if text.isdigit():
+        if not torch.cuda.is_available():
+            LOG.info("device: %s names a CUDA device; there is none, using the CPU", text)
+            return torch.device("cpu")
+        text = f"cuda:{text}"
+    try:
+        resolved = torch.device(text)
+    except RuntimeError:
+        raise DeviceError(f"device: {device!r} is not a device. Use one of: {_available()}.") from None
+    if not _is_here(resolved):
+        raise DeviceError(f"device: {device!r} isn't on this machine. Use one of: {_available()}.")
+    if resolved.type == "cuda" and resolved.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return resolved
+
+
+def available_devices() -> list[str]:
+    """Name the devices that a model can be put on here."""
+    devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return [*devices, "cpu"]
+
+
+def _available() -> str:
+    return ", ".join(["auto", *available_devices()])
+
+
+def _is_here(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
+    return device.type in {"cpu", "meta"} or device.type in available_devices()

@@ -1,0 +1,250 @@
+"""Where the prompt ends, in every row of every forward pass.
+
+GRACE looks its codebook up at each row's last prompt token, and must do so whatever the padding
+side, the batch, or the use of a KV cache. An editor's layer sees activations only, so one tracker
+per model watches the model's own ``forward`` and ``generate`` and publishes, for the pass under way,
+the column of each row's last prompt token. Every editor on the model shares it.
+
+What the last prompt token is:
+
+- inside :func:`prompt_lengths`, what the caller said (teacher-forced scoring);
+- during ``generate``, the last real token of the prompt that ``generate`` was given. Columns are
+  counted in absolute terms, so a pass finds it whether it feeds the whole sequence (no cache), the
+  prompt in chunks, or one new token (then it isn't in the window, and nothing is looked up);
+- with ``labels``, the token before the first that isn't -100;
+- else the last real token of the row, or nothing if the pass continues a cache.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import types
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from easyedit_lifelong.errors import EditError
+
+_ATTRIBUTE = "_easyedit_lifelong_positions"
+_IGNORE = -100
+
+
+@dataclass
+class Generation:
+    """One call of ``generate``: its prompts' ends, and what each layer decided about them.
+
+    Attributes:
+        ends: absolute column of each prompt's last real token, shape ``(batch,)``.
+        decisions: what a layer wants to remember between passes, by layer.
+    """
+
+    ends: Tensor
+    decisions: dict[int, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Window:
+    """The pass under way.
+
+    Attributes:
+        ends: column, within this pass, of each row's last prompt token; -1 where this pass doesn't
+            hold it. Shape ``(batch,)``.
+        generation: the call of ``generate`` that this pass belongs to, if any.
+    """
+
+    ends: Tensor
+    generation: Generation | None
+
+
+class PositionTracker:
+    """Publishes :attr:`window` while the model it is attached to computes.
+
+    Get it with :meth:`attach`; it counts its users and goes with the last one's :meth:`detach`.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.window: Window | None = None
+        self._generation: Generation | None = None
+        self._lengths: Tensor | None = None
+        self._users = 0
+        self._depth = 0
+        self._handles: list[Any] = []
+
+    @classmethod
+    def attach(cls, model: nn.Module) -> PositionTracker:
+        """Return the model's tracker, putting one on the model if it has none."""
+        tracker = cls.of(model)
+        if tracker is None:
+            tracker = cls(model)
+            tracker._install()
+        tracker._users += 1
+        return tracker
+
+    @classmethod
+    def of(cls, model: nn.Module) -> PositionTracker | None:
+        """Return the model's tracker, if it has one."""
+        return model.__dict__.get(_ATTRIBUTE)
+
+    def detach(self) -> None:
+        """Release one use; with the last one, the model is as it was before the first."""
+        self._users -= 1
+        if self._users > 0:
+            return
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self.model.__dict__.pop("generate", None)
+        self.model.__dict__.pop(_ATTRIBUTE, None)
+
+    def _install(self) -> None:
+        self.model.__dict__[_ATTRIBUTE] = self
+        # Some callers go to the inner model, past the language-model head; its forward counts too.
+        inner = getattr(self.model, "base_model", None)
+        watched = [self.model] if inner is None or inner is self.model else [self.model, inner]
+        for module in watched:
+            self._handles.append(module.register_forward_pre_hook(self._before_forward, with_kwargs=True))
+            self._handles.append(module.register_forward_hook(self._after_forward, always_call=True))
+        if hasattr(self.model, "generate"):
+            # On the instance, so that the class, and every other model of it, stays as it is.
+            self.model.__dict__["generate"] = types.MethodType(_generate, self.model)
+
+    @contextlib.contextmanager
+    def given_lengths(self, lengths: Sequence[int] | Tensor) -> Iterator[None]:
+        """Take the first ``lengths[i]`` real tokens of row i as its prompt in the passes inside."""
+        before, self._lengths = self._lengths, torch.as_tensor(lengths)
+        try:
+            yield
+        finally:
+            self._lengths = before
+
+    @contextlib.contextmanager
+    def generating(self, ends: Tensor) -> Iterator[None]:
+        """Take the passes inside for one call of ``generate`` on prompts that end at ``ends``."""
+        before, self._generation = self._generation, Generation(ends)
+        try:
+            yield
+        finally:
+            self._generation = before
+
+    def _before_forward(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._depth += 1
+        if self._depth > 1:
+            return  # the outer forward knows more (labels), and has said it
+        tokens = kwargs.get("input_ids", args[0] if args else None)
+        if tokens is None:
+            tokens = kwargs.get("inputs_embeds")
+        if not isinstance(tokens, Tensor):
+            self.window = None
+            return
+        batch, length = tokens.shape[:2]
+        past = _cached_length(kwargs.get("past_key_values"))
+        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
+        real = _real_tokens(mask, batch, past + length, tokens.device)
+        if self._lengths is not None:
+            ends = _column_of_token(real, self._lengths.to(tokens.device))
+        elif self._generation is not None:
+            ends = _repeat(self._generation.ends.to(tokens.device), batch)
+        elif past:
+            ends = torch.full((batch,), -1, device=tokens.device)
+        else:
+            ends = _ends_before_labels(kwargs.get("labels"), real)
+        ends = ends - past
+        inside = (ends >= 0) & (ends < length)
+        self.window = Window(torch.where(inside, ends, -1), self._generation)
+
+    def _after_forward(self, *_: Any) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            self.window = None
+
+
+@contextlib.contextmanager
+def prompt_lengths(model: Any, lengths: Sequence[int] | Tensor) -> Iterator[None]:
+    """Say how many real tokens of each row are its prompt, for the forward passes inside.
+
+    Teacher-forced scoring feeds prompt and answer together; this is how an edited model learns
+    where the one ends. Models that carry no edit ignore it.
+
+    Args:
+        model: any model, edited or not.
+        lengths: number of prompt tokens of each row (padding not counted), shape ``(batch,)``.
+    """
+    tracker = PositionTracker.of(model) if isinstance(model, nn.Module) else None
+    with tracker.given_lengths(lengths) if tracker else contextlib.nullcontext():
+        yield
+
+
+def _generate(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """``generate`` of the model's class, with the prompts' ends known to the editors on it."""
+    tracker = PositionTracker.of(self)
+    original = type(self).generate
+    prompts = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs", kwargs.get("inputs_embeds")))
+    if tracker is None or not isinstance(prompts, Tensor):
+        return original(self, *args, **kwargs)
+    mask = kwargs.get("attention_mask")
+    if mask is None and not prompts.is_floating_point():
+        mask = _mask_from_padding(prompts, self)
+    real = _real_tokens(mask, prompts.shape[0], prompts.shape[1], prompts.device)
+    with tracker.generating(_last_real(real)):
+        return original(self, *args, **kwargs)
+
+
+def _mask_from_padding(prompts: Tensor, model: Any) -> Tensor | None:
+    """Infer the mask as ``generate`` does: padding shows if its token differs from end-of-text."""
+    config = getattr(model, "generation_config", None)
+    pad, eos = getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None)
+    ends = eos if isinstance(eos, (list, tuple)) else [eos]
+    return prompts.ne(pad) if pad is not None and pad not in ends else None
+
+
+def _cached_length(cache: Any) -> int:
+    if cache is None:
+        return 0
+    if hasattr(cache, "get_seq_length"):
+        return int(cache.get_seq_length())
+    return int(cache[0][0].shape[-2])
+
+
+def _real_tokens(mask: Any, batch: int, length: int, device: torch.device) -> Tensor:
+    """Return which columns hold real tokens, shape ``(batch, length)``, cached columns included."""
+    if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape == (batch, length):
+        return mask.to(device).bool()
+    return torch.ones(batch, length, dtype=torch.bool, device=device)
+
+
+def _last_real(real: Tensor) -> Tensor:
+    columns = torch.arange(real.shape[1], device=real.device)
+    return torch.where(real, columns, -1).amax(dim=1)
+
+
+def _column_of_token(real: Tensor, count: Tensor) -> Tensor:
+    """Return the column of each row's ``count``-th real token, -1 where a row has fewer."""
+    reached = (real.long().cumsum(dim=1) == count.unsqueeze(1)) & real
+    return torch.where(reached.any(dim=1), reached.long().argmax(dim=1), -1)
+
+
+def _ends_before_labels(labels: Any, real: Tensor) -> Tensor:
+    last = _last_real(real)
+    if not isinstance(labels, Tensor) or labels.shape != real.shape:
+        return last
+    answered = labels != _IGNORE
+    before = answered.long().argmax(dim=1) - 1
+    # Labels from the first real token on (plain language modelling) mark no prompt.
+    has_prompt = answered.any(dim=1) & (before >= 0) & real.gather(1, before.clamp(min=0).unsqueeze(1)).squeeze(1)
+    return torch.where(has_prompt, before, last)
+
+
+def _repeat(ends: Tensor, batch: int) -> Tensor:
+    """Repeat each prompt's end for its beams or samples, as ``generate`` repeats its rows."""
+    if batch == len(ends):
+        return ends
+    if batch % len(ends):
+        raise EditError(
+            f"generate() runs {batch} rows for {len(ends)} prompts; where each prompt ends can't be told. "
+            "This decoding mode is not supported on an edited model."
+        )
+    return ends.repeat_interleave(batch // len(ends))

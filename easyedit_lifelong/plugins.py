@@ -1,0 +1,87 @@
+"""The plugin manager: built-in plugins first, then entry points of the group ``easyedit_lifelong``."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from typing import Any
+
+import pluggy
+
+from easyedit_lifelong import hookspecs
+from easyedit_lifelong.errors import PluginError
+from easyedit_lifelong.registry import DatasetReader, EditMethod, Registry, TrackerType
+
+LOG = logging.getLogger(__name__)
+
+BUILT_IN = (
+    "easyedit_lifelong.methods.grace.plugin",
+    "easyedit_lifelong.data.plugin",
+    "easyedit_lifelong.reporting.plugin",
+)
+
+
+@dataclass
+class Plugins:
+    """Everything that plugins have registered, and the plugins that could not be loaded."""
+
+    manager: pluggy.PluginManager
+    methods: Registry[EditMethod] = field(default_factory=lambda: Registry("editing method"))
+    readers: Registry[DatasetReader] = field(default_factory=lambda: Registry("dataset format"))
+    trackers: Registry[TrackerType] = field(default_factory=lambda: Registry("tracker"))
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def add(self, plugin: Any, name: str) -> None:
+        """Register a plugin (a module or object with hook implementations) under a name.
+
+        Raises:
+            PluginError: the plugin's name, or a name that it registers, is taken.
+        """
+        try:
+            self.manager.register(plugin, name=name)
+        except ValueError as error:
+            raise PluginError(f"plugin {name!r} can't be registered: {error}") from error
+        others = [other for other in self.manager.get_plugins() if other is not plugin]
+        for hook, registry in (
+            ("register_methods", self.methods),
+            ("register_readers", self.readers),
+            ("register_trackers", self.trackers),
+        ):
+
+            def register(entry: Any, registry: Registry[Any] = registry) -> None:
+                registry.add(entry, name)
+
+            self.manager.subset_hook_caller(hook, others)(register=register)
+
+    def method_for(self, hparams: Any) -> EditMethod | None:
+        """Return the method whose hyperparameter class this is an instance of, if any."""
+        return next((m for m in self.methods if isinstance(hparams, m.hparams_class)), None)
+
+
+@cache
+def get_plugins() -> Plugins:
+    """Return this process's plugins, loading them at the first call.
+
+    A third-party plugin that fails to import is left out with a warning (and listed by ``doctor``)
+    rather than taking everything else down with it; one that claims a name already taken raises.
+
+    Raises:
+        PluginError: two plugins registered the same name.
+    """
+    manager = pluggy.PluginManager(hookspecs.PROJECT)
+    manager.add_hookspecs(hookspecs)
+    plugins = Plugins(manager)
+    for module in BUILT_IN:
+        plugins.add(importlib.import_module(module), module)
+    for entry_point in metadata.entry_points(group=hookspecs.PROJECT):
+        try:
+            plugin = entry_point.load()
+        except Exception as error:  # a stranger's code: anything can come out of it
+            plugins.broken[entry_point.name] = f"{type(error).__name__}: {error}"
+            LOG.warning("plugin %r could not be loaded: %s", entry_point.name, error)
+            continue
+        plugins.add(plugin, entry_point.name)
+    return plugins

@@ -1,0 +1,123 @@
+"""What a plugin can register: editing methods, dataset readers and result trackers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from easyedit_lifelong.errors import PluginError, did_you_mean
+
+if TYPE_CHECKING:
+    from easyedit_lifelong.data.request import EditRequest
+
+
+class Tracker(Protocol):
+    """Receives a run's results while they come in."""
+
+    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Record the metrics that belong to the given number of edits."""
+
+    def close(self) -> None:
+        """Flush and release whatever the tracker holds."""
+
+
+@dataclass(frozen=True)
+class EditMethod:
+    """An editing method, as ``BaseEditor`` and the loops use it.
+
+    Attributes:
+        name: EasyEdit's ``alg_name``.
+        hparams_class: the method's hyperparameter class. Dispatch is on this type, so a method of
+            the same name that comes with EasyEdit keeps working for its own class.
+        apply: ``apply(model, tok, requests, hparams, copy=, return_orig_weights=,
+            keep_original_weight=, **kw) -> (edited_model, rollback)``.
+        batchable: whether EasyEdit's ``batch_edit`` may hand it several requests at once.
+    """
+
+    name: str
+    hparams_class: type
+    apply: Callable[..., tuple[Any, Any]]
+    batchable: bool = False
+
+
+@dataclass(frozen=True)
+class DatasetReader:
+    """A dataset format: ``read(path)`` yields validated requests, in the file's order."""
+
+    name: str
+    read: Callable[[Path], Iterable[EditRequest]]
+    description: str = ""
+
+
+@dataclass(frozen=True)
+class TrackerType:
+    """A result tracker: ``create(run_folder, config)`` returns one for a run."""
+
+    name: str
+    create: Callable[[Path, Mapping[str, Any]], Tracker]
+    description: str = ""
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+Entry = TypeVar("Entry", bound=_Named)
+
+
+class Registry(Generic[Entry]):
+    """Entries of one kind by name, each with the plugin it came from.
+
+    Args:
+        kind: what an entry is called in messages, e.g. ``"editing method"``.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, tuple[Entry, str]] = {}
+
+    def add(self, entry: Entry, plugin: str) -> None:
+        """Register an entry.
+
+        Raises:
+            PluginError: the name is taken; the message names both plugins.
+        """
+        if entry.name in self._entries:
+            first = self._entries[entry.name][1]
+            raise PluginError(
+                f"{self.kind} {entry.name!r} is registered twice: by plugin {first!r} and by plugin "
+                f"{plugin!r}. Rename one of them or uninstall one of the two plugins."
+            )
+        self._entries[entry.name] = (entry, plugin)
+
+    def get(self, name: str) -> Entry:
+        """Return the entry of that name.
+
+        Raises:
+            PluginError: there is none; the message lists what there is.
+        """
+        if name not in self._entries:
+            raise PluginError(
+                f"no {self.kind} is called {name!r}.{did_you_mean(name, self._entries)} "
+                f"Known: {', '.join(sorted(self._entries)) or 'none'}."
+            )
+        return self._entries[name][0]
+
+    def origin(self, name: str) -> str:
+        """Return the name of the plugin that registered an entry."""
+        return self._entries[name][1]
+
+    def __iter__(self):
+        """Iterate over the entries in the order of their registration."""
+        return (entry for entry, _ in self._entries.values())
+
+    def __contains__(self, name: object) -> bool:
+        """Tell whether an entry of that name is registered."""
+        return name in self._entries
+
+    def __len__(self) -> int:
+        """Count the entries."""
+        return len(self._entries)

@@ -1,0 +1,58 @@
+"""Tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from easyedit_lifelong.evaluation.metrics import METRICS
+from easyedit_lifelong.plugins import get_plugins
+
+_ORDER = (
+    "ES", "ERR", "TRR", "TRR_before", "reliability", "reliability_before", "generality", "generality_before",
+    "locality", "portability", "generation_match", "generation_match_rephrase",
+)  # fmt: skip
+
+
+def score_table(console: Console, metrics: Mapping[str, float], title: str) -> None:
+    """Print scores with how each was taken and what it means."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("metric")
+    table.add_column("score", justify="right")
+    table.add_column("kind")
+    table.add_column("what it is", overflow="fold")
+    for name in _ORDER:
+        if name in metrics:
+            table.add_row(name, f"{metrics[name]:.3f}", METRICS[name].kind, METRICS[name].meaning)
+    console.print(table)
+
+
+def answer_table(console: Console, rows: Iterable[Sequence[str]], headers: Sequence[str], title: str) -> None:
+    """Print answers side by side."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for header in headers:
+        table.add_column(header, overflow="fold")
+    for row in rows:
+        # Generated text can hold newlines, and brackets that rich would take for markup.
+        table.add_row(*(" ".join(cell.split()).replace("[", "\\[") for cell in row))
+    console.print(table)
+
+
+def plugin_table() -> None:
+    """Print every registered method, dataset format and tracker, and where each comes from."""
+    plugins = get_plugins()
+    console = Console()
+    table = Table(box=None, pad_edge=False)
+    for header in ("kind", "name", "from plugin", "what it is"):
+        table.add_column(header, overflow="fold")
+    for method in plugins.methods:
+        doc = (method.hparams_class.__doc__ or "").strip().splitlines()
+        table.add_row("method", method.name, plugins.methods.origin(method.name), doc[0] if doc else "")
+    for registry, kind in ((plugins.readers, "format"), (plugins.trackers, "tracker")):
+        for entry in registry:
+            table.add_row(kind, entry.name, registry.origin(entry.name), entry.description)
+    for name, problem in plugins.broken.items():
+        table.add_row("[red]broken[/red]", name, "entry point", problem)
+    console.print(table)

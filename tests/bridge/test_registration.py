@@ -1,0 +1,114 @@
+"""What stands in ``ALG_DICT``, and EasyEdit's lists of names."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from conftest import Toy, ToyHyperParams
+
+from easyedit_lifelong.bridge import base_editor, install
+from easyedit_lifelong.bridge.registration import dispatcher
+from easyedit_lifelong.errors import EditError, HyperParameterError
+from easyedit_lifelong.registry import EditMethod
+
+
+@dataclass
+class TheirHyperParams:
+    """Hyperparameters of EasyEdit's own method."""
+
+
+def apply(*args: Any, **kwargs: Any) -> Any:
+    """Return what the method was given."""
+    return "ours", args, kwargs
+
+
+OURS = EditMethod("NAME", ToyHyperParams, apply)
+
+
+def test_dispatch_is_on_the_type() -> None:
+    dispatch = dispatcher(OURS, lambda *args, **kwargs: ("theirs", args, kwargs), keep_original_weight=False)
+    ours = ToyHyperParams("model")
+    assert dispatch("m", "t", [1], ours, copy=False) == ("ours", ("m", "t", [1], ours), {"copy": False})
+    theirs = TheirHyperParams()
+    given = dispatch("m", "t", [1], theirs, keep_original_weight=False)
+    assert given == ("theirs", ("m", "t", [1], theirs), {"keep_original_weight": False})
+
+
+def test_subclasses_of_our_hyperparameters_are_ours() -> None:
+    class Derived(ToyHyperParams):
+        pass
+
+    assert dispatcher(OURS, None, keep_original_weight=False)("m", "t", [1], Derived("model"))[0] == "ours"
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_main_needs_the_way_back(keep: bool) -> None:
+    dispatch = dispatcher(OURS, None, keep_original_weight=keep)
+    given = dispatch("m", "t", [1], ToyHyperParams("model"), keep_original_weight=False)[2]
+    assert given["keep_original_weight"] is keep
+
+
+def test_hyperparameters_of_nobody() -> None:
+    with pytest.raises(HyperParameterError, match="must be a ToyHyperParams, not a TheirHyperParams"):
+        dispatcher(OURS, None, keep_original_weight=False)("m", "t", [1], TheirHyperParams())
+
+
+def test_everyone_shares_the_dictionary(easyeditor: Any, toy: Toy) -> None:
+    algorithms = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
+    assert algorithms is importlib.import_module("easyeditor.editors.editor").ALG_DICT
+    assert {"FT", "TOY", "GRACE"} <= set(algorithms)
+
+
+def test_registering_again_changes_nothing(easyeditor: Any, toy: Toy) -> None:
+    algorithms = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
+    editor_init = easyeditor.BaseEditor.__init__
+    before = dict(algorithms)
+    install()
+    assert algorithms == before
+    assert easyeditor.BaseEditor.__init__ is editor_init
+
+
+def test_a_name_of_easyedits_keeps_its_own(
+    easyeditor: Any, add_method: Callable[..., EditMethod], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    algorithms = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
+    monkeypatch.setitem(algorithms, "KN", lambda *args, **kwargs: "theirs")
+    add_method(EditMethod("KN", ToyHyperParams, apply))
+    assert algorithms["KN"](None, None, [{}], TheirHyperParams()) == "theirs"
+    assert algorithms["KN"](None, None, [{}], ToyHyperParams("x"))[0] == "ours"
+
+
+def test_batchable(easyeditor: Any, toy: Toy, add_method: Callable[..., EditMethod]) -> None:
+    editors = importlib.import_module("easyeditor.editors.batch_editor")
+    add_method(EditMethod("SINGLE", type("SingleHyperParams", (), {}), apply))
+    test = editors.BatchEditor.is_batchable_method
+    assert [test(name) for name in ("TOY", "SINGLE", "FT", "KN")] == [True, False, True, False]
+
+
+def test_singleton(release: Any, toy: Toy, add_method: Callable[..., EditMethod]) -> None:
+    editors = importlib.import_module("easyeditor.editors.singleton_editor")
+    add_method(EditMethod("SINGLE", type("SingleHyperParams", (), {}), apply))
+    test = editors.SingletonEditor.is_singleton_method
+    assert [test(name) for name in ("TOY", "SINGLE", "FT", "KN")] == [False, True, False, True]
+
+
+def test_their_method_gets_no_batch(easyeditor: Any) -> None:
+    dispatch = dispatcher(EditMethod("KN", ToyHyperParams, apply), lambda *a, **k: "theirs", keep_original_weight=True)
+    assert dispatch(None, None, [{}], TheirHyperParams()) == "theirs"
+    with pytest.raises(EditError, match="EasyEdit's own KN edits one request at a time"):
+        dispatch(None, None, [{}, {}], TheirHyperParams())
+
+
+def test_base_editor(easyeditor: Any) -> None:
+    assert base_editor() is easyeditor.BaseEditor
+
+
+def test_main_keeps_its_own_grace(main: Any) -> None:
+    module = importlib.import_module("easyeditor.models.grace.grace_main")
+    entry = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT["GRACE"]
+    assert entry is not module.apply_grace_to_model
+    assert module.apply_grace_to_model in [cell.cell_contents for cell in entry.__closure__]

@@ -1,0 +1,168 @@
+"""The rewriting rules, on small pieces of source."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import pytest
+
+from easyedit_lifelong.bridge.placeholders import MissingPackageError, Placeholder, importing
+from easyedit_lifelong.bridge.rewrite import RUNTIME, defined_names, rewrite
+from easyedit_lifelong.bridge.runtime import Runtime
+
+
+def run(source: str, **names: Any) -> dict[str, Any]:
+    """Execute a rewritten module on a machine without CUDA, and return its namespace."""
+    namespace: dict[str, Any] = {"__name__": "easyeditor.piece", **names}
+    namespace[RUNTIME] = Runtime(namespace)
+    with importing():
+        exec(compile(rewrite(source), "piece.py", "exec"), namespace)
+    return namespace
+
+
+@pytest.fixture(autouse=True)
+def _no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with two CUDA devices."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+
+
+class Recorder:
+    """Something that can be moved."""
+
+    device = "cpu"
+
+    def to(self, device: Any) -> Any:
+        """Return where it was moved to."""
+        return device
+
+    def cuda(self, index: int = 0) -> str:
+        """Return that it was moved to CUDA."""
+        return f"real cuda {index}"
+
+
+@pytest.mark.parametrize("expression", [
+    'f"cuda:{x}"', '"cuda:" + str(x)', 'y.to(f"cuda:{x}")', 'y.to("cuda")', "y.cuda()", "y.to(device)",
+    "y.to(h.device)",
+])  # fmt: skip
+@pytest.mark.parametrize("x", [0, "0", 3])
+def test_cuda_means_the_cpu_without_cuda(expression: str, x: Any) -> None:
+    class H:
+        device = x
+
+    assert run(f"result = {expression}", x=x, y=Recorder(), device=x, h=H)["result"] == "cpu"
+
+
+@pytest.mark.parametrize(("x", "device"), [(1, "cuda:1"), ("cuda:1", "cuda:1"), ("cpu", "cpu")])
+def test_a_device_that_is_there_is_kept(two_gpus: None, x: Any, device: str) -> None:
+    assert run('result = f"cuda:{x}"', x=x)["result"] == device
+
+
+def test_a_device_that_is_not_there(two_gpus: None) -> None:
+    with pytest.raises(ValueError, match=r"cuda:0, cuda:1, cpu"):
+        run('result = f"cuda:{x}"', x=7)
+
+
+@pytest.mark.parametrize("device", ["cpu", None, "cuda:0", True])
+def test_to_leaves_whole_devices_alone(device: Any) -> None:
+    assert run("result = y.to(device)", y=Recorder(), device=device)["result"] is device
+
+
+@pytest.mark.parametrize("source", [
+    'result = f"cuda:{x}:{x}"', 'result = f"on cuda:{x}"', "result = y.cuda(1)", 'result = y.to("cpu")',
+    "result = x.split(':')[1]",
+])  # fmt: skip
+def test_what_is_not_a_device_stays(source: str) -> None:
+    assert ast.dump(rewrite(source)) == ast.dump(ast.parse(source))
+
+
+@pytest.mark.parametrize(("device", "index"), [("cpu", "cpu"), ("cuda:1", "1"), ("mps", "mps")])
+def test_index_of_a_device(device: str, index: str) -> None:
+    class Model:
+        pass
+
+    Model.device = device  # type: ignore[attr-defined]
+    assert run("result = str(model.device).split(':')[1]", model=Model)["result"] == index
+
+
+@pytest.mark.parametrize(("statement", "name"), [
+    ("import no_such_package", "no_such_package"),
+    ("import no_such_package.part", "no_such_package"),
+    ("import no_such_package.part as part", "part"),
+    ("from no_such_package import thing", "thing"),
+    ("from no_such_package.part import thing as other", "other"),
+])  # fmt: skip
+def test_missing_package(statement: str, name: str) -> None:
+    namespace = run(statement)
+    assert isinstance(namespace[name], Placeholder)
+    with pytest.raises(MissingPackageError, match="pip install no_such_package") as caught:
+        namespace[name]()
+    assert caught.value.package == "no_such_package"
+
+
+def test_only_what_is_missing_is_replaced() -> None:
+    namespace = run("import json, no_such_package\nfrom yaml import safe_load, no_such_name, nodes")
+    import json
+
+    import yaml
+
+    assert namespace["json"] is json
+    assert namespace["safe_load"] is yaml.safe_load
+    assert namespace["nodes"] is yaml.nodes
+    with pytest.raises(MissingPackageError, match="no_such_name.*doesn't provide it.*another version"):
+        namespace["no_such_name"]()
+
+
+def test_a_real_top_level_survives_a_missing_part() -> None:
+    import yaml
+
+    assert run("import yaml.no_such_part")["yaml"] is yaml
+
+
+def test_handled_imports_stay() -> None:
+    source = "try:\n    import no_such_package\nexcept ImportError:\n    no_such_package = None"
+    assert run(source)["no_such_package"] is None
+    with pytest.raises(ModuleNotFoundError):
+        run("def f():\n    import no_such_package")["f"]()
+
+
+@pytest.mark.parametrize("source", [
+    "logging.basicConfig(level=1)", "seed_everything(42)", "torch.manual_seed(1)", "os.environ['X_TEST'] = '1'",
+])  # fmt: skip
+def test_side_effects_of_importing_are_dropped(source: str) -> None:
+    run(source)  # each would be a NameError if it ran
+
+
+def test_side_effects_inside_functions_stay() -> None:
+    seeds: list[int] = []
+    run("def f():\n    seed_everything(42)", seed_everything=seeds.append)["f"]()
+    assert seeds == [42]
+
+
+def test_line_numbers_stay() -> None:
+    source = 'import no_such_package\n\n\nx = (\n    f"cuda:{y}"\n)\n'
+    with pytest.raises(NameError) as caught:
+        run(source)
+    assert caught.traceback[-1].lineno + 1 == 5
+
+
+def test_future_imports_and_docstring_stay() -> None:
+    namespace = run('"""Doc."""\nfrom __future__ import annotations\nimport no_such_package\ndef f(x: nope): ...')
+    assert namespace["__doc__"] == "Doc."
+
+
+def test_defined_names() -> None:
+    source = "import a.b\nfrom c import d as e, f\nfrom g import *\nx, (y, z) = 1, (2, 3)\nw: int = 1\ndef h(): i = 1\n"
+    assert defined_names(source + "class J: k = 1") == ["a", "e", "f", "x", "y", "z", "w", "h", "J"]
