@@ -16,7 +16,9 @@ from easyedit_lifelong.errors import LifelongError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
     arguments = build_parser().parse_args(argv)
-    logging.basicConfig(level=logging.DEBUG if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(
+        level=logging.DEBUG if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s"
+    )
     try:
         return arguments.run(arguments)
     except LifelongError as error:
@@ -37,7 +39,9 @@ def build_parser() -> argparse.ArgumentParser:
     common.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    demo = commands.add_parser("demo", parents=[common], help="edit SmolLM2-135M with sample facts, and show the effect")
+    demo = commands.add_parser(
+        "demo", parents=[common], help="edit SmolLM2-135M with sample facts, and show the effect"
+    )
     demo.add_argument("--edits", type=_positive, default=50, help="how many facts to edit (default 50)")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="where results go (default runs/demo)")
     demo.set_defaults(run=_demo)
@@ -48,7 +52,9 @@ def build_parser() -> argparse.ArgumentParser:
     plugins = commands.add_parser("plugins", parents=[common], help="list methods, dataset formats and trackers")
     plugins.set_defaults(run=_plugins)
 
-    lifelong = commands.add_parser("lifelong", parents=[common], help="edit a model with a stream of facts, keeping score")
+    lifelong = commands.add_parser(
+        "lifelong", parents=[common], help="edit a model with a stream of facts, keeping score"
+    )
     _add_lifelong_arguments(lifelong)
     lifelong.set_defaults(run=_lifelong)
     return parser

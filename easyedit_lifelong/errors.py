@@ -43,7 +43,7 @@ class PluginError(LifelongError, ValueError):
     """A plugin is broken, or two plugins claim the same name."""
 
 
-class EasyEditMissingError(LifelongError, ImportError):
+class EasyEditMissingError(LifelongError, ModuleNotFoundError):
     """EasyEdit (``easyeditor``) is needed and isn't there, or can't be imported."""
 
 

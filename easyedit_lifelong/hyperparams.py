@@ -116,11 +116,15 @@ class PluginHyperParams:
         path = find_hparams(hparams_name_or_path)
         values = read_hparams_file(path)
         known = {item.name for item in dataclasses.fields(cls) if not item.metadata.get("internal")}
-        problems = [f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in values if key not in known]
+        problems = [
+            f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in values if key not in known
+        ]
         problems += [
             f"{item.name}: missing"
             for item in dataclasses.fields(cls)
-            if item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING and item.name not in values
+            if item.default is dataclasses.MISSING
+            and item.default_factory is dataclasses.MISSING
+            and item.name not in values
         ]
         if problems:
             raise HyperParameterError(f"{path}: " + "; ".join(problems))
@@ -162,7 +166,9 @@ def find_hparams(name_or_path: str | Path) -> Path:
             if (base / candidate).is_file():
                 return base / candidate
     shipped = [
-        str(file.relative_to(folder).with_suffix("")) for folder in hparams_folders() for file in sorted(folder.rglob("*.yaml"))
+        str(file.relative_to(folder).with_suffix(""))
+        for folder in hparams_folders()
+        for file in sorted(folder.rglob("*.yaml"))
     ]
     raise HyperParameterError(
         f"{name_or_path}: no such hyperparameter file.{did_you_mean(str(path.with_suffix('')), shipped)} "

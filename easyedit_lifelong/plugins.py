@@ -44,7 +44,7 @@ class Plugins:
             self.manager.register(plugin, name=name)
         except ValueError as error:
             raise PluginError(f"plugin {name!r} can't be registered: {error}") from error
-        others = [other for other in self.manager.get_plugins() if other is not plugin]
+        others = [other for _, other in self.manager.list_name_plugin() if other is not plugin]
         for hook, registry in (
             ("register_methods", self.methods),
             ("register_readers", self.readers),

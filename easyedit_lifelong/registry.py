@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -110,7 +110,7 @@ class Registry(Generic[Entry]):
         """Return the name of the plugin that registered an entry."""
         return self._entries[name][1]
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[Entry]:
         """Iterate over the entries in the order of their registration."""
         return (entry for entry, _ in self._entries.values())
 

@@ -67,8 +67,6 @@ def _read(path: str | Path, dataset: str) -> tuple[list[Mapping[str, Any]], list
 
 
 def _request(index: int, record: Mapping[str, Any]) -> dict[str, Any]:
-    request = {
-        key: value for key, value in record.items() if key in _FIELDS or key.startswith(_PORTABILITY)
-    }
+    request = {key: value for key, value in record.items() if key in _FIELDS or key.startswith(_PORTABILITY)}
     request.setdefault("case_id", index)
     return request

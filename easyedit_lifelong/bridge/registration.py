@@ -27,16 +27,24 @@ _MARK = "_easyedit_lifelong"
 def connect(package: ModuleType) -> None:
     """Register all methods with an imported EasyEdit. Doing it again adds what is new.
 
+    Args:
+        package: the imported package ``easyeditor``. One that isn't built like EasyEdit is left
+            alone, with a warning: importing it is still its user's good right.
+
     Raises:
         PluginError: the plugins contradict each other.
     """
     from easyedit_lifelong.plugins import get_plugins
 
     name = package.__name__
-    editor_class = importlib.import_module(f"{name}.editors.editor").BaseEditor
+    try:
+        editor_class = importlib.import_module(f"{name}.editors.editor").BaseEditor
+        algorithms = importlib.import_module(f"{name}.util.alg_dict").ALG_DICT
+    except (ImportError, AttributeError) as error:
+        LOG.warning("%s isn't an EasyEdit that can be extended: %s", getattr(package, "__file__", name), error)
+        return
     # EasyEdit main restores after each edit unless told otherwise, and never says so in advance.
     restores = "sequential_edit" in inspect.signature(editor_class.edit).parameters
-    algorithms = importlib.import_module(f"{name}.util.alg_dict").ALG_DICT
 
     def entry(method: EditMethod) -> Callable[..., Any]:
         present = algorithms.get(method.name)

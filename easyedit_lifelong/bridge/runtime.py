@@ -88,8 +88,11 @@ class Runtime:
                 self._bind(bound, module, name, name_error)
 
     def _bind(self, bound: str, module: str, name: str | None, error: BaseException) -> None:
-        self._namespace[bound] = placeholders.for_import(module, name, error)
-        LOG.debug("%s: placeholder for %s: %s", self._namespace.get("__name__"), bound, error)
+        from easyedit_lifelong.bridge.stand_ins import STAND_INS
+
+        stand_in = STAND_INS.get((module, name or ""))
+        self._namespace[bound] = stand_in or placeholders.for_import(module, name, error)
+        LOG.debug("%s: %s isn't there: %s", self._namespace.get("__name__"), bound, error)
 
 
 def _take(source: Any, module: str, name: str) -> Any:

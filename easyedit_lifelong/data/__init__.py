@@ -1,0 +1,1 @@
+"""Requests, dataset readers and sample facts."""

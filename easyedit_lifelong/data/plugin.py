@@ -12,6 +12,10 @@ from easyedit_lifelong.registry import DatasetReader
 @hookimpl
 def register_readers(register: Callable[[DatasetReader], None]) -> None:
     """Register zsRE, CounterFact and plain JSON."""
-    register(DatasetReader("zsre", read_zsre, "MEND's zsRE (src, alt, answers, rephrase, loc, loc_ans), by EasyEdit's loader"))
+    register(
+        DatasetReader(
+            "zsre", read_zsre, "MEND's zsRE (src, alt, answers, rephrase, loc, loc_ans), by EasyEdit's loader"
+        )
+    )
     register(DatasetReader("counterfact", read_counterfact, "EasyEdit's CounterFact, by EasyEdit's loader"))
     register(DatasetReader("json", read_json, "JSON list or JSON Lines in EasyEdit's request fields"))

@@ -11,9 +11,15 @@ from easyedit_lifelong import bridge
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, did_you_mean
 
-
 _ZSRE_TEXTS = ("src", "alt", "rephrase", "loc", "loc_ans")
-_COUNTERFACT_TEXTS = ("prompt", "target_new", "ground_truth", "rephrase_prompt", "locality_prompt", "locality_ground_truth")
+_COUNTERFACT_TEXTS = (
+    "prompt",
+    "target_new",
+    "ground_truth",
+    "rephrase_prompt",
+    "locality_prompt",
+    "locality_ground_truth",
+)
 
 
 def read_zsre(path: Path) -> list[EditRequest]:

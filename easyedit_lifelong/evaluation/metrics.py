@@ -32,15 +32,36 @@ METRICS = {
     for spec in (
         MetricSpec("ES", "teacher-forced", "edit success: share of target tokens chosen, right after the edit", _GRACE),
         MetricSpec("ERR", "teacher-forced", "edit retention rate: the same for all past edits, at the end", _GRACE),
-        MetricSpec("TRR", "teacher-forced", "test retention rate: share of true answers' tokens chosen, held-out prompts", _GRACE),
+        MetricSpec(
+            "TRR",
+            "teacher-forced",
+            "test retention rate: share of true answers' tokens chosen, held-out prompts",
+            _GRACE,
+        ),
         MetricSpec("TRR_before", "teacher-forced", "TRR of the unedited model"),
-        MetricSpec("reliability", "teacher-forced", "share of target tokens chosen on the edits' prompts, at the end", _EASYEDIT),
-        MetricSpec("generality", "teacher-forced", "share of target tokens chosen on rephrased prompts, at the end", _EASYEDIT),
-        MetricSpec("locality", "teacher-forced", "share of tokens chosen as the unedited model chooses, locality prompts", _EASYEDIT),
-        MetricSpec("portability", "teacher-forced", "share of answer tokens chosen on what follows from the edits", _EASYEDIT),
+        MetricSpec(
+            "reliability",
+            "teacher-forced",
+            "share of target tokens chosen on the edits' prompts, at the end",
+            _EASYEDIT,
+        ),
+        MetricSpec(
+            "generality", "teacher-forced", "share of target tokens chosen on rephrased prompts, at the end", _EASYEDIT
+        ),
+        MetricSpec(
+            "locality",
+            "teacher-forced",
+            "share of tokens chosen as the unedited model chooses, locality prompts",
+            _EASYEDIT,
+        ),
+        MetricSpec(
+            "portability", "teacher-forced", "share of answer tokens chosen on what follows from the edits", _EASYEDIT
+        ),
         MetricSpec("reliability_before", "teacher-forced", "reliability of the unedited model"),
         MetricSpec("generality_before", "teacher-forced", "generality of the unedited model"),
-        MetricSpec("generation_match", "generated", "share of edits whose greedy continuation begins with the target", _MIRAGE),
+        MetricSpec(
+            "generation_match", "generated", "share of edits whose greedy continuation begins with the target", _MIRAGE
+        ),
         MetricSpec("generation_match_rephrase", "generated", "the same on rephrased prompts", _MIRAGE),
     )
 }

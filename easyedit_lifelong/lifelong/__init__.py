@@ -1,0 +1,1 @@
+"""Loops that edit a model for long, and the folders they write."""

@@ -136,7 +136,7 @@ def run_lifelong(
             if folder:
                 folder.journal(entry)
             last = done == len(requests)
-            if entry["status"] == "edited" and (state.counts["edited"] % eval_every == 0) or last:
+            if (entry["status"] == "edited" and (state.counts["edited"] % eval_every == 0)) or last:
                 _score_all(state, board, folder, reporting, generated=last)
             if progress:
                 progress.edited(done, _latest(state))

@@ -44,9 +44,7 @@ class Scoreboard:
         retention: held-out facts (TRR).
     """
 
-    def __init__(
-        self, scorer: Scorer, model: Any, requests: Sequence[EditRequest], retention: Sequence[Probe]
-    ) -> None:
+    def __init__(self, scorer: Scorer, model: Any, requests: Sequence[EditRequest], retention: Sequence[Probe]) -> None:
         self.scorer = scorer
         self.retention = [(probe.prompt, probe.answer) for probe in retention]
         questions = Questions.about(requests)

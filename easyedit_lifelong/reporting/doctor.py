@@ -53,7 +53,9 @@ def render(findings: Sequence[Finding]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings:
-        mark = "[green]ok[/green]" if finding.ok else "[red]missing[/red]" if finding.required else "[yellow]note[/yellow]"
+        mark = (
+            "[green]ok[/green]" if finding.ok else "[red]missing[/red]" if finding.required else "[yellow]note[/yellow]"
+        )
         table.add_row(mark, finding.what, finding.state)
     console.print(table)
     for finding in findings:

@@ -38,7 +38,7 @@ def load_hparams(name_or_path: str | Path) -> Any:
 def load_for(hparams: PluginHyperParams) -> tuple[Any, Any]:
     """Return the model and tokenizer that hyperparameters name."""
     if not isinstance(hparams.model_name, str):
-        return tuple(hparams.model_name)  # type: ignore[return-value]
+        return tuple(hparams.model_name)
     return load_model(
         hparams.model_name, hparams.device, hparams.dtype,
         model_parallel=hparams.model_parallel, trust_remote_code=hparams.trust_remote_code,

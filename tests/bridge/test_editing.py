@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Toy, ToyHyperParams, make_pair
 
 from easyedit_lifelong.registry import EditMethod
+
+from .toys import Toy, ToyHyperParams, make_pair
 
 PROMPT = "The capital of France is"
 FT = {

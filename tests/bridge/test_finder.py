@@ -90,7 +90,9 @@ def test_installing_twice_adds_one_finder() -> None:
 
 
 def test_missing_easyedit(python: Callable[..., str]) -> None:
-    out = python(HIDE + """
+    out = python(
+        HIDE
+        + """
 import importlib.util
 import easyedit_lifelong
 from easyedit_lifelong import errors
@@ -104,7 +106,8 @@ for call in (importing, require_easyedit, base_editor):
     except errors.EasyEditMissingError as error:
         print(isinstance(error, ImportError), error.name, "--no-deps easyeditor==0.0.1.dev0" in str(error),
               "https://github.com/zjunlp/EasyEdit" in str(error))
-""")
+"""
+    )
     assert out.splitlines() == ["None None"] + ["True easyeditor True True"] * 3
 
 
@@ -164,7 +167,8 @@ def test_a_failing_submodule_does_not_spread(python: Callable[..., str], checkou
         extra="from .broken import *\nfrom .broken import Late, Never\nclass Child(Late): pass\nkept = 1\n",
         broken="first = 1\nraise RuntimeError('too old')\ndef Late(): ...\n",
     )
-    out = python("""
+    out = python(
+        """
         import easyedit_lifelong, easyeditor
         print(easyeditor.first, easyeditor.kept)
         for use in (easyeditor.Late, easyeditor.Never, easyeditor.Child):
@@ -172,7 +176,9 @@ def test_a_failing_submodule_does_not_spread(python: Callable[..., str], checkou
                 use()
             except ImportError as error:
                 print(error)
-    """, root)
+    """,
+        root,
+    )
     lines = out.splitlines()
     assert lines[0] == "1 1"
     assert len(lines) == 4
@@ -181,13 +187,16 @@ def test_a_failing_submodule_does_not_spread(python: Callable[..., str], checkou
 
 def test_a_failing_core_is_an_error(python: Callable[..., str], checkout: Callable[..., Path]) -> None:
     root = checkout(util__alg_dict="raise RuntimeError('no methods')")
-    out = python("""
+    out = python(
+        """
         import easyedit_lifelong
         try:
             import easyeditor
         except easyedit_lifelong.errors.EasyEditMissingError as error:
             print(error)
-    """, root)
+    """,
+        root,
+    )
     assert "can't be imported: RuntimeError: no methods" in out
     assert str(root) in out
 
@@ -198,12 +207,15 @@ def test_flavour_of_a_stranger(python: Callable[..., str], checkout: Callable[..
 
 
 def test_easyedit_imported_first(python: Callable[..., str], checkout: Callable[..., Path]) -> None:
-    out = python("""
+    out = python(
+        """
         import easyeditor
         assert not easyeditor.ALG_DICT
         import easyedit_lifelong
         print(sorted(easyeditor.ALG_DICT))
-    """, checkout())
+    """,
+        checkout(),
+    )
     assert "GRACE" in out
 
 
@@ -211,5 +223,11 @@ def test_methods_that_need_a_missing_package_say_so(release: Any) -> None:
     hparams = importlib.import_module("easyeditor.models.ft_api.ft_api_main")
     if not isinstance(hparams.openai, Placeholder):
         pytest.skip("openai is installed")
-    with pytest.raises(MissingPackageError, match="FT-Api.* pip install openai"):
+    with pytest.raises(MissingPackageError, match=r"FT-Api.* pip install openai"):
         hparams.openai.File.create()
+
+
+def test_another_package_of_that_name_is_left_alone(python: Callable[..., str], tmp_path: Path) -> None:
+    (tmp_path / "easyeditor.py").write_text("mine = 1")
+    assert python("import easyedit_lifelong, easyeditor; print(easyeditor.mine)", tmp_path) == "1"
+    assert python("import easyeditor, easyedit_lifelong; print(easyeditor.mine)", tmp_path) == "1"

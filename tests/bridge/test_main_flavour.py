@@ -1,6 +1,6 @@
 """The same tests with a checkout of EasyEdit's main branch in place of the release.
 
-    EASYEDIT_MAIN=/path/to/EasyEdit pytest tests/bridge/test_main_flavour.py
+EASYEDIT_MAIN=/path/to/EasyEdit pytest tests/bridge/test_main_flavour.py
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.skipif(not CHECKOUT, reason="EASYEDIT_MAIN doesn't name
 
 
 @pytest.mark.parametrize("file", [
-    "test_finder.py", "test_placeholders.py", "test_registration.py", "test_datasets.py", "test_editing.py",
-    "test_main_grace.py",
+    "test_finder.py", "test_placeholders.py", "test_scoring.py", "test_registration.py", "test_datasets.py",
+    "test_editing.py", "test_main_grace.py",
 ])  # fmt: skip
 def test_with_main(file: str) -> None:
     root = Path(easyedit_lifelong.__file__).parent.parent

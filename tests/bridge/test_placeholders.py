@@ -30,7 +30,7 @@ def higher() -> Placeholder:
     lambda p: 1 in p, lambda p: p.__enter__(),
 ])  # fmt: skip
 def test_use_says_what_to_install(higher: Placeholder, use: Any) -> None:
-    with pytest.raises(MissingPackageError, match="EasyEdit's MEND needs it. Run: pip install higher$") as caught:
+    with pytest.raises(MissingPackageError, match=r"EasyEdit's MEND needs it\. Run: pip install higher$") as caught:
         use(higher)
     assert isinstance(caught.value, LifelongError)
     assert isinstance(caught.value, ImportError)

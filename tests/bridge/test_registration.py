@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from conftest import Toy, ToyHyperParams
 
 from easyedit_lifelong.bridge import base_editor, install
 from easyedit_lifelong.bridge.registration import dispatcher
 from easyedit_lifelong.errors import EditError, HyperParameterError
 from easyedit_lifelong.registry import EditMethod
+
+from .toys import Toy, ToyHyperParams
 
 
 @dataclass

@@ -121,7 +121,7 @@ def test_only_what_is_missing_is_replaced() -> None:
     assert namespace["json"] is json
     assert namespace["safe_load"] is yaml.safe_load
     assert namespace["nodes"] is yaml.nodes
-    with pytest.raises(MissingPackageError, match="no_such_name.*doesn't provide it.*another version"):
+    with pytest.raises(MissingPackageError, match=r"no_such_name.*doesn't provide it.*another version"):
         namespace["no_such_name"]()
 
 

@@ -154,7 +154,11 @@ class Codebook(nn.Module):
         return (Decision.SUPERSEDE if same_query else Decision.SPLIT), match
 
     def _rounding(self, queries: Tensor) -> Tensor:
-        scale = queries.float().norm(dim=1) if self.dist_fn == "euc" else queries.new_ones(len(queries), dtype=torch.float32)
+        scale = (
+            queries.float().norm(dim=1)
+            if self.dist_fn == "euc"
+            else queries.new_ones(len(queries), dtype=torch.float32)
+        )
         return _ROUNDING * scale
 
     def enter(self, query: Tensor, label: Label, value: Tensor) -> tuple[Decision, int, Undo]:

@@ -70,7 +70,7 @@ class GraceHyperParams(PluginHyperParams):
     eps_expand: str = "coverage"
     num_pert: int = 8
     dropout: float = 0.0
-    stop_loss: float = 0.02
+    stop_loss: float = 0.05
 
     def check(self) -> list[str]:
         """Return what is wrong with these values together."""

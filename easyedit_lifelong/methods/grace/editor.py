@@ -220,5 +220,3 @@ class GraceEditor:
             self.model.__dict__.get(_EDITORS, {}).pop(self.path, None)
             if not self.model.__dict__.get(_EDITORS, True):
                 del self.model.__dict__[_EDITORS]
-
-

@@ -121,10 +121,10 @@ class GraceAdaptor:
             if window.generation is not None:
                 window.generation.decisions[id(self)] = fired
         else:
-            fired = self._remembered(window, len(inputs))
-            if fired is None:
+            remembered = self._remembered(window, len(inputs))
+            if remembered is None:
                 return None
-            ends = torch.full_like(fired, -1)
+            fired, ends = remembered, torch.full_like(remembered, -1)
         if not (fired >= 0).any():
             return None
         columns = self._columns(ends, output) & (fired >= 0).view(-1, 1, 1)

@@ -24,6 +24,7 @@ from transformers import DynamicCache
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor, Trial
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair, pad_rows, position_ids
+from easyedit_lifelong.models.linear import few_token_linears
 
 LOG = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ class Replay:
         # Only replace_last leaves the tokens to the left of the last prompt token alone.
         self._start = self._end if block is not None and adaptor.replacement == "replace_last" else 0
         self._blocks: list[nn.Module] = list(anatomy.blocks)[:block] if anatomy and block else []
+        self._replayed = [*list(anatomy.blocks)[block:], anatomy.head] if anatomy and block is not None else []
         self._boundary: Any = None
         self._prefix: FrozenPrefix | None = None
         self.query, self.output, self._unedited = self._record()
@@ -99,12 +101,17 @@ class Replay:
         Returns:
             Shape ``(rows, longest target, vocabulary)``; differentiable in the values.
         """
-        with self.adaptor.trying(Trial(values, self._end - self._start)), self._standing_in():
+        with self.adaptor.trying(Trial(values, self._end - self._start)), self._standing_in(), self._fast():
             return self._forward(self._prefix)
 
     def agrees(self) -> bool:
         """Whether a replay with the layer's own output in place equals the full pass."""
-        with torch.no_grad(), self._standing_in(), self.adaptor.trying(Trial(None, self._end - self._start)):
+        with (
+            torch.no_grad(),
+            self._standing_in(),
+            self._fast(),
+            self.adaptor.trying(Trial(None, self._end - self._start)),
+        ):
             replayed = self._forward(self._prefix)
         real = self.targets != -100
         scale = self._unedited[real].abs().max().clamp(min=1.0)
@@ -143,6 +150,9 @@ class Replay:
             extra["past_key_values"] = cache
         output = self.model(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **extra)
         return output.logits
+
+    def _fast(self) -> contextlib.AbstractContextManager[None]:
+        return few_token_linears(module for module in self._replayed if module is not None)
 
     @contextlib.contextmanager
     def _recording_boundary(self) -> Iterator[None]:
