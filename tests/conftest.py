@@ -39,7 +39,11 @@ FAMILIES: dict[str, tuple[PretrainedConfig, str]] = {
     "llama": (LlamaConfig(**_SHAPE), "model.layers[2].mlp.down_proj.weight"),
     "qwen2": (Qwen2Config(**_SHAPE), "model.layers[2].mlp.down_proj.weight"),
     "mistral": (MistralConfig(**_SHAPE, sliding_window=4), "model.layers[2].mlp.down_proj.weight"),
-    "gemma2": (Gemma2Config(**_SHAPE, head_dim=8, sliding_window=4), "model.layers[2].mlp.down_proj.weight"),
+    # Gemma 2 normalises what its MLP returns, so a value has to come after that norm to have its full say.
+    "gemma2": (
+        Gemma2Config(**_SHAPE, head_dim=8, sliding_window=4),
+        "model.layers[2].post_feedforward_layernorm.weight",
+    ),
 }
 """Each family's tiny configuration, and a layer to edit."""
 
@@ -49,9 +53,11 @@ def build_model(family: str, dtype: torch.dtype = torch.float32) -> Any:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(FAMILIES[family][0]).to(dtype).eval()
     with torch.no_grad():
+        # The default initialisation is so small that a model gives one answer to everything.
         for parameter in model.parameters():
-            if parameter.dim() > 1:  # the default initialisation is so small that every answer is the same
+            if parameter.dim() > 1:
                 parameter.mul_(8)
+        model.get_output_embeddings().weight.mul_(4)
     return model
 
 

@@ -44,6 +44,6 @@ def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
 
 
 def _shorten(children: list[str]) -> str:
-    if len(children) > 8 and all(child.isdigit() for child in children):
+    if len(children) > 2 and all(child.isdigit() for child in children):
         return f"{children[0]} to {children[-1]}"
     return ", ".join(children) or "no layers inside"

@@ -58,7 +58,7 @@ class GraceAdaptor:
 
     def install(self, codebook: Codebook) -> None:
         """Put a codebook on the layer."""
-        self.codebook = codebook
+        self.codebook = codebook.train(self.layer.training)
         self.layer.add_module(CHILD, codebook)
 
     def uninstall(self) -> None:

@@ -25,6 +25,7 @@ from easyedit_lifelong.methods.grace.layer import GraceAdaptor, Trial
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair, pad_rows, position_ids
 from easyedit_lifelong.models.linear import few_token_linears
+from easyedit_lifelong.models.positions import prompt_lengths
 
 LOG = logging.getLogger(__name__)
 
@@ -76,6 +77,7 @@ class Replay:
         self.targets = answers.masked_fill(answer_mask == 0, -100)
         self._ids = torch.cat([prompts, answers[:, :-1]], dim=1)
         self._mask = torch.cat([prompt_mask, answer_mask[:, :-1]], dim=1)
+        self._prompt_lengths = [len(pair.prompt) for pair in pairs]
         self._end = prompts.shape[1] - 1
         anatomy = anatomy_of(model) if shortcuts else None
         block = anatomy.block_of(layer_path) if anatomy else None
@@ -148,8 +150,9 @@ class Replay:
             extra["logits_to_keep"] = keep
         if cache is not None:
             extra["past_key_values"] = cache
-        output = self.model(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **extra)
-        return output.logits
+        # The pass over the tokens to the left must not take its last one for the end of a prompt.
+        with prompt_lengths(self.model, self._prompt_lengths):
+            return self.model(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **extra).logits
 
     def _fast(self) -> contextlib.AbstractContextManager[None]:
         return few_token_linears(module for module in self._replayed if module is not None)

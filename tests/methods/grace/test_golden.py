@@ -1,0 +1,87 @@
+"""Equal to the authors' code, decision by decision, loss by loss, value by value.
+
+``golden/grace_authors.json`` was written by running the authors' editor (Thartvigsen/GRACE,
+``grace/editors/grace.py``) on the tiny GPT-2 built here, whose weights are a formula. The four edits
+add a key, add another, expand the first, and split with it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from easyedit_lifelong import GraceHyperParams
+from easyedit_lifelong.methods.grace.editor import GraceEditor
+from easyedit_lifelong.models.encoding import EncodedPair
+
+GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "grace_authors.json").read_text())
+
+
+def formula_gpt2() -> Any:
+    model = GPT2LMHeadModel(
+        GPT2Config(vocab_size=23, n_positions=32, n_embd=8, n_layer=3, n_head=2, bos_token_id=0, eos_token_id=0)
+    ).eval()
+    with torch.no_grad():
+        for k, (name, parameter) in enumerate(sorted(model.named_parameters())):
+            numbers = torch.sin(torch.arange(parameter.numel(), dtype=torch.float64) * 0.7 + k * 1.3) * 0.4
+            if name.endswith(("ln_1.weight", "ln_2.weight", "ln_f.weight")):
+                numbers = 1 + 0.1 * numbers
+            parameter.copy_(numbers.view_as(parameter).to(parameter.dtype))
+    return model
+
+
+class _Request:
+    """Stands in for a request: the golden edits are token ids, not text."""
+
+    target_new = ""
+    where = "golden"
+
+    def __init__(self, case_id: int) -> None:
+        self.case_id, self.prompt = case_id, str(case_id)
+
+
+class _Tokenizer:
+    pad_token_id = 0
+
+
+@pytest.mark.parametrize("eps_expand", ["coverage", "moving_average"])
+def test_the_authors_codebook(eps_expand: str) -> None:
+    expected = GOLDEN["runs"][eps_expand]
+    hparams = GraceHyperParams(
+        model_name="golden", inner_params=["transformer.h[1].mlp.c_proj.weight"], eps_expand=eps_expand, reg=None,
+        **GOLDEN["settings"],
+    )  # fmt: skip
+    editor = GraceEditor.on(formula_gpt2(), _Tokenizer(), hparams)
+    for n, (edit, step) in enumerate(zip(GOLDEN["edits"], expected["steps"], strict=True)):
+        result = editor._edit_one(_Request(n), EncodedPair(edit["prompt"], edit["target"]))  # type: ignore[arg-type]
+        assert editor.codebook is not None
+        assert len(editor.codebook) == step["n"]
+        torch.testing.assert_close(editor.codebook.radii.tolist(), step["radii"], rtol=0, atol=2e-6)
+        # Their last recorded loss is before the last step; ours is after it.
+        assert result.steps == GOLDEN["settings"]["n_iter"]
+    keys, values = torch.tensor(expected["keys_first"]), torch.tensor(expected["values"])
+    torch.testing.assert_close(editor.codebook.keys[:, :4], keys, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(editor.codebook.values, values, rtol=1e-4, atol=1e-4)
+
+
+def test_the_authors_losses_along_the_way() -> None:
+    from easyedit_lifelong.methods.grace.training import train_value
+
+    first = GOLDEN["runs"]["coverage"]["steps"][0]
+    editor = GraceEditor.on(
+        formula_gpt2(), _Tokenizer(),
+        GraceHyperParams(model_name="golden", inner_params=["transformer.h[1].mlp.c_proj.weight"], reg=None),
+    )  # fmt: skip
+    replay = editor._replay([EncodedPair(**{k: GOLDEN["edits"][0][k] for k in ("prompt", "target")})])
+    for steps, loss in ((0, first["first_loss"]), (11, first["last_loss"])):
+        hparams = GraceHyperParams(
+            model_name="golden", inner_params=["x"], reg=None, edit_lr=GOLDEN["settings"]["edit_lr"], n_iter=max(steps, 1)
+        )
+        if steps == 0:
+            hparams.n_iter = 0
+        assert train_value(replay, replay.output[0], hparams, "golden").loss == pytest.approx(loss, rel=1e-5)

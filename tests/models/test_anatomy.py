@@ -1,0 +1,116 @@
+"""The parts of a model, told from its module tree."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import FAMILIES, build_model
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.pytorch_utils import Conv1D
+
+from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
+from easyedit_lifelong.models.modules import find_module
+
+# family: (blocks, final norm, tied)
+EXPECTED = {
+    "gpt2": ("transformer.h", "transformer.ln_f", True),
+    "gptj": ("transformer.h", "transformer.ln_f", False),
+    "llama": ("model.layers", "model.norm", False),
+    "qwen2": ("model.layers", "model.norm", False),
+    "mistral": ("model.layers", "model.norm", False),
+    "gemma2": ("model.layers", "model.norm", True),
+}
+
+
+def test_every_family(family: str) -> None:
+    model = build_model(family)
+    blocks, norm, tied = EXPECTED[family]
+    anatomy = anatomy_of(model)
+    assert anatomy is not None
+    assert anatomy.blocks_path == blocks
+    assert anatomy.blocks is model.get_submodule(blocks)
+    assert len(anatomy.blocks) == 4
+    assert anatomy.final_norm is model.get_submodule(norm)
+    assert anatomy.head is model.lm_head
+    assert anatomy.tied is tied
+
+
+def test_the_edited_layer_lies_in_its_block(family: str) -> None:
+    model = build_model(family)
+    anatomy = anatomy_of(model)
+    path, layer = find_module(model, FAMILIES[family][1])
+    assert anatomy is not None
+    assert anatomy.block_of(path) == 2
+    assert layer in list(anatomy.blocks[2].modules())
+
+
+def test_what_lies_in_no_block(llama: nn.Module) -> None:
+    anatomy = anatomy_of(llama)
+    assert anatomy is not None
+    for path in ("lm_head", "model.norm", "model.layers", "model.layersx.2.mlp", ""):
+        assert anatomy.block_of(path) is None
+    assert anatomy.block_of("model.layers.3") == 3
+
+
+def test_a_stack_of_twelve_counts_past_nine() -> None:
+    config = type(FAMILIES["llama"][0])(**{**FAMILIES["llama"][0].to_dict(), "num_hidden_layers": 12})
+    with torch.device("meta"):
+        anatomy = anatomy_of(AutoModelForCausalLM.from_config(config))
+    assert anatomy is not None
+    assert anatomy.block_of("model.layers.11.mlp.down_proj") == 11
+    assert anatomy.block_of("model.layers.1.mlp.down_proj") == 1
+
+
+class Decoys(nn.Module):
+    """Unknown to any list of names: a stack, a bigger list of experts inside, and a list of other things."""
+
+    def __init__(self, depth: int = 3) -> None:
+        super().__init__()
+        self.adapters = nn.ModuleList([nn.Linear(99, 99) for _ in range(2)])
+        self.trunk = nn.Module()
+        self.trunk.cells = nn.ModuleList([self._block() for _ in range(depth)])
+        self.trunk.out_rmsnorm = nn.LayerNorm(4)
+        self.mixed = nn.ModuleList([nn.Linear(4, 4), nn.LayerNorm(4)])
+        self.config = type("Config", (), {"num_hidden_layers": depth})()
+
+    @staticmethod
+    def _block() -> nn.Module:
+        block = nn.Module()
+        block.experts = nn.ModuleList([nn.Linear(4, 4) for _ in range(8)])
+        return block
+
+
+def test_an_unknown_architecture() -> None:
+    model = Decoys()
+    anatomy = anatomy_of(model)
+    assert anatomy is not None
+    assert anatomy.blocks_path == "trunk.cells"
+    assert anatomy.final_norm is model.trunk.out_rmsnorm
+    assert anatomy.head is None
+    assert anatomy.tied is False
+
+
+def test_a_model_without_blocks() -> None:
+    assert anatomy_of(nn.Sequential(nn.Linear(2, 2), nn.Tanh())) is None
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(3, 5), Conv1D(5, 3)])
+def test_a_projection_is_measured_the_same_either_way_round(layer: nn.Module) -> None:
+    assert projection_shape(layer) == (3, 5)
+    assert layer(torch.zeros(1, 3)).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("gpt2", (32, 128)), ("gptj", (128, 32)), ("llama", (48, 32)), ("gemma2", (48, 32))],
+)
+def test_projections_of_real_families(name: str, shape: tuple[int, int]) -> None:
+    model = build_model(name)
+    assert projection_shape(find_module(model, FAMILIES[name][1])[1]) == shape
+
+
+@pytest.mark.parametrize("module", [nn.LayerNorm(3), nn.Tanh(), nn.Conv2d(1, 1, 1)])
+def test_what_is_no_projection(module: nn.Module) -> None:
+    with pytest.raises(TypeError, match=type(module).__name__):
+        projection_shape(module)

@@ -1,0 +1,85 @@
+"""What a device setting means, on machines that have it and machines that don't."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from easyedit_lifelong.errors import DeviceError
+from easyedit_lifelong.models.devices import available_devices, resolve_device
+
+
+@pytest.fixture
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with nothing but a CPU."""
+    _machine(monkeypatch, gpus=0, mps=False)
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with two CUDA devices, the second one current."""
+    _machine(monkeypatch, gpus=2, mps=False)
+
+
+def _machine(monkeypatch: pytest.MonkeyPatch, gpus: int, mps: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: gpus - 1)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("setting", [None, "auto", "", "cpu", 0, "0", 3, torch.device("cpu")])
+def test_without_a_gpu_it_is_the_cpu(setting: Any) -> None:
+    """Also for a bare number: every EasyEdit YAML has one."""
+    assert resolve_device(setting) == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(
+    ("setting", "device"),
+    [
+        (None, "cuda:1"), ("auto", "cuda:1"), ("cuda", "cuda:1"), (0, "cuda:0"), ("0", "cuda:0"), (" 1 ", "cuda:1"),
+        ("cuda:0", "cuda:0"), (torch.device("cuda", 0), "cuda:0"), (torch.device("cuda"), "cuda:1"), ("cpu", "cpu"),
+    ],
+)  # fmt: skip
+def test_with_gpus(setting: Any, device: str) -> None:
+    assert resolve_device(setting) == torch.device(device)
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("setting", ["cuda", "cuda:0", "mps", torch.device("cuda", 0)])
+def test_a_device_that_is_not_there(setting: Any) -> None:
+    with pytest.raises(DeviceError, match=r"isn't on this machine. Use one of: auto, cpu\.") as caught:
+        resolve_device(setting)
+    assert str(setting) in str(caught.value)
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("setting", [2, "2", "cuda:2"])
+def test_a_gpu_too_many(setting: Any) -> None:
+    """A number is forgiven only where there is no CUDA at all."""
+    with pytest.raises(DeviceError, match=r"Use one of: auto, cuda:0, cuda:1, cpu\."):
+        resolve_device(setting)
+
+
+@pytest.mark.usefixtures("bare")
+@pytest.mark.parametrize("setting", ["gpu", "cuda:x", -1, "-1", "CUDA 0", "none of these"])
+def test_what_is_no_device(setting: Any) -> None:
+    with pytest.raises(DeviceError, match="is not a device") as caught:
+        resolve_device(setting)
+    assert repr(setting) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+    _machine(monkeypatch, gpus=0, mps=True)
+    assert resolve_device("auto") == torch.device("mps")
+    assert available_devices() == ["mps", "cpu"]
+
+
+def test_an_error_is_a_value_error_too() -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        resolve_device("nowhere")

@@ -1,0 +1,102 @@
+"""Prompts and answers as token rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.models.encoding import encode_pair, pad_rows, position_ids
+
+
+class Letters:
+    """One token per character; "is" and what follows it can merge; can begin every text with a token."""
+
+    def __init__(self, merges: tuple[str, ...] = (), begin: int | None = None) -> None:
+        self.merges, self.begin = merges, begin
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        ids, at = [], 0
+        while at < len(text):
+            merge = next((m for m in self.merges if text.startswith(m, at)), text[at])
+            ids.append(ord(merge) if len(merge) == 1 else 1000 + self.merges.index(merge))
+            at += len(merge)
+        return {"input_ids": ([self.begin] if self.begin is not None and add_special_tokens else []) + ids}
+
+
+def _text(ids: list[int]) -> str:
+    return "".join(map(chr, ids))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "target", "prompt_text", "target_text"),
+    [
+        ("a b", "c", "a b", " c"),  # one space between, and it is the answer's
+        ("a b", " c", "a b", " c"),  # not two
+        ("a b ", "c", "a b ", "c"),
+        ("a b\n", "c", "a b\n", "c"),
+    ],
+)
+def test_one_space_between_prompt_and_answer(prompt: str, target: str, prompt_text: str, target_text: str) -> None:
+    pair = encode_pair(Letters(), prompt, target)
+    assert (_text(pair.prompt), _text(pair.target)) == (prompt_text, target_text)
+    assert pair.tokens == pair.prompt + pair.target
+
+
+def test_a_token_across_the_border_does_not_change_the_prompt() -> None:
+    """Joined, "b c" is one token; but when generating, the model is given the prompt's own tokens."""
+    pair = encode_pair(Letters(merges=("b c",)), "a b", "c")
+    assert (_text(pair.prompt), _text(pair.target)) == ("a b", " c")
+
+
+def test_the_beginning_token_stands_once_and_is_the_prompts() -> None:
+    for merges in ((), ("b c",)):
+        pair = encode_pair(Letters(merges=merges, begin=1), "a b", "c")
+        assert pair.prompt == [1, *map(ord, "a b")]
+        assert pair.target == [ord(" "), ord("c")]
+
+
+def test_whole_words(tokenizer: Any) -> None:
+    pair = encode_pair(tokenizer, "the capital of France is", "Rome city")
+    assert tokenizer.convert_ids_to_tokens(pair.prompt) == ["the", "capital", "of", "France", "is"]
+    assert tokenizer.convert_ids_to_tokens(pair.target) == ["Rome", "city"]
+
+
+@pytest.mark.parametrize(("prompt", "target", "name"), [("", "c", "prompt"), ("a", "", "target")])
+def test_no_tokens_is_an_error_that_says_of_what(tokenizer: Any, prompt: str, target: str, name: str) -> None:
+    with pytest.raises(DataError, match=f"the {name} of .* has no tokens"):
+        encode_pair(tokenizer, prompt, target)
+
+
+def test_padding_on_either_side() -> None:
+    rows = [[5], [6, 7, 8]]
+    ids, mask = pad_rows(rows, 9, "left")
+    assert ids.tolist() == [[9, 9, 5], [6, 7, 8]]
+    assert mask.tolist() == [[0, 0, 1], [1, 1, 1]]
+    ids, mask = pad_rows(rows, 9, "right")
+    assert ids.tolist() == [[5, 9, 9], [6, 7, 8]]
+    assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
+
+
+def test_positions_count_real_tokens() -> None:
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]])
+    positions = position_ids(mask)
+    assert positions[0, 2:].tolist() == [0, 1]
+    assert positions[1].tolist() == [0, 1, 2, 3]
+    assert positions[2, :2].tolist() == [0, 1]
+    assert positions.min() >= 0, "a position table has no negative rows"
+
+
+@given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=8), min_size=1, max_size=5))
+def test_the_mask_gives_the_rows_back(rows: list[list[int]]) -> None:
+    """The padding token may well occur in a row: only the mask says what is real."""
+    for side in ("left", "right"):
+        ids, mask = pad_rows(rows, 0, side)
+        assert [ids[i][mask[i].bool()].tolist() for i in range(len(rows))] == rows
+        assert [position_ids(mask)[i][mask[i].bool()].tolist() for i in range(len(rows))] == [
+            list(range(len(row))) for row in rows
+        ]

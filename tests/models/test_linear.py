@@ -1,0 +1,152 @@
+"""The few-token product is the linear layer's own, and is gone afterwards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from easyedit_lifelong.models.linear import few_token_linears
+
+
+def _layer(inputs: int = 24, outputs: int = 40, bias: bool = True, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
+    torch.manual_seed(inputs * 1000 + outputs)
+    return kind(inputs, outputs, bias=bias)
+
+
+def _both(layer: nn.Linear, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Return the output and the input's gradient, without and with the context."""
+    results = []
+    for modules in ([], [layer]):
+        at = x.detach().clone().requires_grad_(True)
+        with few_token_linears(modules):
+            out = layer(at)
+            weights = torch.linspace(-1, 1, out.numel()).view_as(out)
+            (grad,) = torch.autograd.grad((out * weights).sum(), at)
+        results.append((out.detach(), grad))
+    return results
+
+
+def _assert_same(layer: nn.Linear, x: torch.Tensor) -> None:
+    (plain, plain_grad), (fast, fast_grad) = _both(layer, x)
+    assert fast.shape == plain.shape
+    torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(fast_grad, plain_grad, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("rows", range(1, 13))
+def test_equal_to_the_layer_for_any_number_of_rows(rows: int, bias: bool) -> None:
+    torch.manual_seed(rows)
+    _assert_same(_layer(bias=bias), torch.randn(rows, 24))
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2), (1, 5), (2, 2), (3, 4), (2, 1, 3)])
+def test_equal_to_the_layer_in_more_dimensions(shape: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    _assert_same(_layer(), torch.randn(*shape, 24))
+
+
+def test_one_vector() -> None:
+    torch.manual_seed(0)
+    _assert_same(_layer(), torch.randn(24))
+
+
+def test_an_input_that_is_not_contiguous() -> None:
+    torch.manual_seed(0)
+    _assert_same(_layer(), torch.randn(24, 3).t())
+    _assert_same(_layer(), torch.randn(4, 2, 24).transpose(0, 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 40), st.booleans())
+def test_equal_to_the_layer_for_any_size(rows: int, inputs: int, outputs: int, bias: bool) -> None:
+    torch.manual_seed(rows)
+    _assert_same(_layer(inputs, outputs, bias), torch.randn(rows, inputs))
+
+
+def test_only_the_input_gets_a_gradient() -> None:
+    layer, x = _layer(), torch.randn(2, 24, requires_grad=True)
+    with few_token_linears([layer]):
+        layer(x).sum().backward()
+        layer(torch.randn(12, 24, requires_grad=True)).sum().backward()
+    assert x.grad is not None
+    assert layer.weight.grad is None
+    assert layer.bias.grad is None
+
+
+def test_the_layer_keeps_its_hooks_inside() -> None:
+    layer, seen = _layer(), []
+    layer.register_forward_hook(lambda *_: seen.append("after"))
+    layer.register_forward_pre_hook(lambda *_: seen.append("before"))
+    with few_token_linears([layer]):
+        layer(torch.randn(2, 24))
+    assert seen == ["before", "after"]
+
+
+class Subclass(nn.Linear):
+    """Does more than a linear layer: adapters and quantised layers look like this."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + 100
+
+
+def test_what_is_not_a_plain_float32_linear_is_left_alone() -> None:
+    subclass = _layer(kind=Subclass)
+    half, double = _layer().to(torch.bfloat16), _layer().double()
+    patched = _layer()
+    patched.forward = lambda x: x  # type: ignore[method-assign]
+    x = torch.randn(2, 24)
+    outputs = [subclass(x), half(x.bfloat16()), double(x.double())]
+    with few_token_linears([nn.ModuleList([subclass, half, double, patched])]):
+        inside = [subclass(x), half(x.bfloat16()), double(x.double())]
+        assert patched(x) is x
+    assert all(torch.equal(a, b) for a, b in zip(outputs, inside, strict=True))
+    assert "forward" in patched.__dict__, "somebody else's forward was taken away"
+
+
+def _patched(model: nn.Module) -> list[str]:
+    return [path for path, module in model.named_modules() if "forward" in module.__dict__]
+
+
+def test_every_linear_inside_is_found_and_restored(llama: Any) -> None:
+    with few_token_linears([llama.model.layers[3], llama.lm_head]):
+        inside = _patched(llama)
+    assert {path.rpartition(".")[2] for path in inside} == {
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head",
+    }  # fmt: skip
+    assert all(path.startswith(("model.layers.3.", "lm_head")) for path in inside)
+    assert _patched(llama) == []
+
+
+def test_restored_even_on_an_exception(llama: Any) -> None:
+    class Interrupt(Exception):
+        pass
+
+    with pytest.raises(Interrupt), few_token_linears([llama]):
+        assert _patched(llama)
+        raise Interrupt
+    assert _patched(llama) == []
+
+
+def test_contexts_nest_and_a_layer_may_be_named_twice() -> None:
+    layer, x = _layer(), torch.randn(2, 24)
+    with few_token_linears([layer, layer]):
+        with few_token_linears([layer]):
+            layer(x)
+        assert "forward" in layer.__dict__, "the inner context took the outer one's work away"
+    assert "forward" not in layer.__dict__
+
+
+def test_a_whole_model_says_the_same(family: str) -> None:
+    from conftest import build_model
+
+    model, ids = build_model(family), torch.tensor([[5, 6, 7]])
+    plain = model(input_ids=ids).logits
+    with few_token_linears([model]):
+        fast = model(input_ids=ids).logits
+    torch.testing.assert_close(fast, plain, rtol=1e-4, atol=1e-3)

@@ -1,0 +1,274 @@
+"""Models and tokenizers by name, folder and file; and what is neither."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from conftest import build_model, build_tokenizer
+
+from easyedit_lifelong.errors import DeviceError, ModelError
+from easyedit_lifelong.models import smollm2
+from easyedit_lifelong.models.load import (
+    context_length,
+    load_model,
+    model_label,
+    prepare_tokenizer,
+    resolve_dtype,
+)
+
+
+def _message(name: Any, **options: Any) -> str:
+    """Load what can't be loaded; return the message, which must be one line."""
+    with pytest.raises(ModelError) as caught:
+        load_model(name, "cpu", **options)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ------------------------------------------------------------------ what loads
+
+
+def test_a_folder(checkpoint: Path) -> None:
+    model, tokenizer = load_model(checkpoint, "cpu")
+    reference = build_model("llama")
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), reference.parameters(), strict=True))
+    assert not model.training
+    assert model.dtype == torch.float32
+    assert tokenizer("the capital")["input_ids"] == build_tokenizer()("the capital")["input_ids"]
+
+
+@pytest.mark.parametrize("spelling", [str, lambda path: f"{path}/", lambda path: path.parent / "." / path.name])
+def test_other_spellings_of_a_folder(checkpoint: Path, spelling: Any) -> None:
+    assert load_model(spelling(checkpoint), "cpu")[0].config.hidden_size == 32
+
+
+def test_a_folder_relative_to_where_one_is(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(checkpoint.parent)
+    assert load_model(checkpoint.name, "cpu")[0].config.hidden_size == 32
+    monkeypatch.setenv("HOME", str(checkpoint.parent))
+    assert load_model(f"~/{checkpoint.name}", "cpu")[0].config.hidden_size == 32
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (None, torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16), ("fp16", torch.float16),
+        (torch.bfloat16, torch.bfloat16), ("auto", torch.bfloat16),
+    ],
+)  # fmt: skip
+def test_dtypes(tmp_path: Path, dtype: Any, expected: torch.dtype) -> None:
+    """Float32 unless asked for: a half-precision checkpoint is no reason to edit in half precision."""
+    build_model("llama", torch.bfloat16).save_pretrained(tmp_path)
+    build_tokenizer().save_pretrained(tmp_path)
+    assert load_model(tmp_path, "cpu", dtype)[0].dtype == expected
+
+
+def test_every_family_comes_ready_to_pad(family: str, tmp_path: Path) -> None:
+    """No padding token, padding on the right: as GPT-2's and Llama's tokenizers come."""
+    build_model(family).save_pretrained(tmp_path)
+    tokenizer = build_tokenizer()
+    tokenizer.pad_token, tokenizer.padding_side = None, "right"
+    tokenizer.save_pretrained(tmp_path)
+    model, tokenizer = load_model(tmp_path, "cpu")
+    assert tokenizer.padding_side == "left"
+    assert tokenizer.pad_token == tokenizer.eos_token == "</s>"
+    assert model.generation_config.pad_token_id is not None
+    assert model.get_input_embeddings().num_embeddings == 64, "padding must not grow the embeddings"
+
+
+def test_a_padding_token_of_ones_own_is_kept(checkpoint: Path) -> None:
+    assert load_model(checkpoint, "cpu")[1].pad_token == "<pad>"
+
+
+def test_the_code_of_a_checkpoint_is_not_run_unasked(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def load(_: Any, **options: Any) -> Any:
+        asked.append(options["trust_remote_code"])
+        return build_model("llama")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
+    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: build_tokenizer())
+    load_model(checkpoint, "cpu")
+    load_model(checkpoint, "cpu", trust_remote_code=True)
+    assert asked == [False, True]
+
+
+def test_all_devices_at_once(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    original = transformers.AutoModelForCausalLM.from_pretrained
+
+    def load(source: Any, **options: Any) -> Any:
+        asked.append(options.pop("device_map"))
+        return original(source, **options)
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
+    load_model(checkpoint, "cuda:7", model_parallel=True)  # where to put it is then not ours to say
+    load_model(checkpoint, "cpu")
+    assert asked == ["auto", None]
+
+
+# ------------------------------------------------------------------ what doesn't
+
+
+def test_a_device_that_is_not_there_is_said_before_anything_loads(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r"cuda:99.*Use one of"):
+        load_model(tmp_path / "nothing here", "cuda:99")
+
+
+def test_an_unknown_dtype_is_said_before_anything_loads(tmp_path: Path) -> None:
+    message = _message(tmp_path / "nothing here", dtype="int8")
+    assert "dtype: 'int8'" in message
+    assert "bfloat16" in message
+
+
+@pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "~/nothing", "a/b/c"])
+def test_a_folder_that_is_not_there(name: str) -> None:
+    assert _message(name) == f"{name}: no such folder. model_name must be a model's name, folder or GGUF file."
+
+
+def test_a_folder_that_is_no_model(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("hello")
+    assert str(tmp_path) in _message(tmp_path)
+    assert "config.json" in _message(tmp_path)
+
+
+def test_a_file_that_is_no_model(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    path.write_bytes(b"x")
+    assert str(path) in _message(path)
+
+
+def test_a_name_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError("nobody/nothing is not a local folder and is not a valid model identifier\n\nIf this is …")
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
+    message = _message("nobody/nothing")
+    assert message.startswith("nobody/nothing: can't load a causal language model from there: nobody/nothing is not")
+    assert "checkpoint folder" in message
+
+
+@pytest.fixture
+def broken(checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the checkpoint, for a test to break."""
+    return Path(shutil.copytree(checkpoint, tmp_path / "model"))
+
+
+def test_a_broken_config(broken: Path) -> None:
+    (broken / "config.json").write_text("{")
+    assert str(broken) in _message(broken)
+
+
+def test_an_unknown_architecture(broken: Path) -> None:
+    (broken / "config.json").write_text('{"model_type": "perceptron9000"}')
+    assert "perceptron9000" in _message(broken)
+
+
+def test_a_model_that_is_no_causal_language_model(broken: Path) -> None:
+    (broken / "config.json").write_text('{"model_type": "vit"}')
+    assert "can't load a causal language model" in _message(broken)
+
+
+def test_missing_weights(broken: Path) -> None:
+    (broken / "model.safetensors").unlink()
+    assert str(broken) in _message(broken)
+
+
+@pytest.mark.parametrize("size", [0, 5, 1000])
+def test_truncated_weights(broken: Path, size: int) -> None:
+    """What an interrupted download leaves."""
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:size])
+    assert str(broken) in _message(broken)
+
+
+def test_weights_of_another_shape(broken: Path) -> None:
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps({**config, "hidden_size": 64, "head_dim": 16}))
+    assert str(broken) in _message(broken)
+
+
+def test_a_model_without_a_tokenizer(broken: Path) -> None:
+    for file in broken.glob("tokenizer*"):
+        file.unlink()
+    message = _message(broken)
+    assert str(broken) in message
+    assert "tokenizer" in message
+
+
+def test_a_broken_tokenizer(broken: Path) -> None:
+    (broken / "tokenizer.json").write_text("{")
+    assert "tokenizer" in _message(broken)
+
+
+def test_a_gguf_file_that_is_not_there(tmp_path: Path) -> None:
+    assert _message(tmp_path / "model.gguf").startswith(f"{tmp_path / 'model.gguf'}: no such file")
+
+
+@pytest.mark.parametrize("content", [b"", b"this is not GGUF", b"GGUF", b"GGUF\x03\x00\x00\x00" + b"\xff" * 40])
+def test_a_gguf_file_that_is_none(tmp_path: Path, content: bytes) -> None:
+    pytest.importorskip("gguf")
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    assert str(path) in _message(path)
+
+
+def test_gguf_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(smollm2.importlib.util, "find_spec", lambda name: None)
+    assert "pip install gguf" in _message(tmp_path / "model.gguf")
+
+
+def test_a_gguf_file_loads_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.gguf"
+    path.write_bytes(b"GGUF")
+    tokenizer = build_tokenizer()
+    tokenizer.padding_side = "right"
+    monkeypatch.setattr(smollm2, "read_gguf", lambda gguf: (build_model("llama").train(), tokenizer))
+    model, tokenizer = load_model(path, "cpu", "bfloat16")
+    assert model.dtype == torch.bfloat16
+    assert not model.training
+    assert tokenizer.padding_side == "left"
+
+
+# ------------------------------------------------------------------ the parts
+
+
+def test_the_unknown_token_pads_where_there_is_no_end_of_text() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token = None
+    prepare_tokenizer(tokenizer)
+    assert tokenizer.pad_token == "<unk>"
+
+
+def test_nothing_to_pad_with() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.pad_token = tokenizer.eos_token = tokenizer.unk_token = None
+    with pytest.raises(ModelError, match=r"no token to pad with. Set tokenizer\.pad_token"):
+        prepare_tokenizer(tokenizer)
+
+
+def test_context_lengths(family: str) -> None:
+    assert context_length(build_model(family)) == 64
+
+
+def test_no_context_length() -> None:
+    assert context_length(torch.nn.Linear(1, 1)) is None
+
+
+def test_labels(checkpoint: Path) -> None:
+    assert model_label(load_model(checkpoint, "cpu")[0]) == str(checkpoint)
+    assert model_label(build_model("gpt2")) == "GPT2LMHeadModel"
+
+
+def test_an_unknown_dtype() -> None:
+    with pytest.raises(ModelError, match="dtype: 'float8'"):
+        resolve_dtype("float8")

