@@ -1,0 +1,77 @@
+"""Every hyperparameter file that ships, against the real model's shape (on the meta device)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPTJConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
+
+from easyedit_lifelong import GraceHyperParams
+from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
+from easyedit_lifelong.models.modules import find_module
+
+FOLDER = Path(__file__).parents[1] / "hparams"
+
+CONFIGS: dict[str, PretrainedConfig] = {
+    "smollm2-135m": LlamaConfig(
+        hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+        vocab_size=49152, tie_word_embeddings=True,
+    ),
+    "gpt2-xl": GPT2Config(n_embd=1600, n_layer=48, n_head=25),
+    "gpt-j-6b": GPTJConfig(n_embd=4096, n_layer=28, n_head=16, rotary_dim=64, vocab_size=50400),
+    "llama-7b": LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32),
+    "llama3.2-3b": LlamaConfig(
+        hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24, num_key_value_heads=8,
+        vocab_size=128256, tie_word_embeddings=True,
+    ),
+    "qwen2.5-7b": Qwen2Config(
+        hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4,
+        vocab_size=152064,
+    ),
+    "mistral-7b": MistralConfig(
+        hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8
+    ),
+}  # fmt: skip
+
+# (inputs, outputs) of the layer that each file names: what a key and a value measure there.
+SHAPES = {
+    "smollm2-135m": (1536, 576), "gpt2-xl": (1600, 6400), "gpt-j-6b": (16384, 4096), "llama-7b": (11008, 4096),
+    "llama3.2-3b": (8192, 3072), "qwen2.5-7b": (18944, 3584), "mistral-7b": (14336, 4096),
+}  # fmt: skip
+
+
+def test_every_file_has_a_real_architecture_to_be_checked_against() -> None:
+    assert {file.stem for file in (FOLDER / "GRACE").glob("*.yaml")} == set(CONFIGS) == set(SHAPES)
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_grace_file_names_a_layer_of_the_right_shape(name: str) -> None:
+    hparams = GraceHyperParams.from_hparams(FOLDER / "GRACE" / f"{name}.yaml")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(CONFIGS[name])
+    path, layer = find_module(model, hparams.inner_params[0])
+    assert projection_shape(layer) == SHAPES[name]
+    anatomy = anatomy_of(model)
+    assert anatomy is not None
+    assert len(anatomy.blocks) == CONFIGS[name].num_hidden_layers
+    assert anatomy.tied == bool(CONFIGS[name].tie_word_embeddings)
+    assert anatomy.final_norm is not None
+    block = anatomy.block_of(path)
+    # In the last block a value can reach the first token of an answer only.
+    assert block is not None
+    assert block < len(anatomy.blocks) - 1
+
+
+def test_shipped_files_are_found_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert GraceHyperParams.from_hparams("GRACE/gpt2-xl").inner_params == ["transformer.h[35].mlp.c_fc.weight"]
