@@ -31,7 +31,7 @@ find_python() {
 
 install() {
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" ||
-        fail "installing failed (pip's own message is above). Check the network and the free disk space, then run this again; it goes on where it stopped."
+        fail "installing failed (pip's own message is above). Check the network and the free disk space, then run this again."
 }
 
 # What set-up depends on. As long as this doesn't change, set-up is skipped and no network is needed.

@@ -1,0 +1,224 @@
+"""Dataset files, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from easyedit_lifelong.bridge import find_easyedit
+from easyedit_lifelong.data.readers import read_counterfact, read_json, read_requests, read_zsre
+from easyedit_lifelong.data.request import Probe
+from easyedit_lifelong.errors import DataError
+
+needs_easyedit = pytest.mark.skipif(
+    find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"
+)
+
+PLAIN = [{"prompt": f"question {n}", "target_new": f"answer {n}"} for n in range(3)]
+ZSRE = {
+    "subject": "Finland", "src": "What is the capital of Finland?", "pred": "x", "rephrase": "Finland's capital?",
+    "alt": "Tampere", "answers": ["Helsinki"], "loc": "nq question: who wrote it", "loc_ans": "Charlotte", "cond": "…",
+}  # fmt: skip
+COUNTERFACT = {
+    "case_id": 4, "subject": "Cairo", "prompt": "The river of Cairo is the", "target_new": "Congo",
+    "ground_truth": "Nile", "rephrase_prompt": "Cairo's river is", "locality_prompt": "London's river is",
+    "locality_ground_truth": "Thames",
+}  # fmt: skip
+
+
+def _write(folder: Path, content: Any, name: str = "facts.json") -> Path:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def _message(path: Path, read: Any = read_json) -> str:
+    with pytest.raises(DataError) as caught:
+        read_requests(path, read)
+    message = str(caught.value)
+    assert message.startswith(str(path)), "a message names the file"
+    assert "\n" not in message
+    return message[len(str(path)) :]
+
+
+# ------------------------------------------------------------------ JSON and JSON Lines
+
+
+def test_a_list(tmp_path: Path) -> None:
+    requests = read_requests(_write(tmp_path, PLAIN), read_json)
+    assert [(r.case_id, r.prompt, r.target_new) for r in requests] == [
+        (n, f"question {n}", f"answer {n}") for n in range(3)
+    ]
+    assert requests[2].where == f"{tmp_path / 'facts.json'}, record 2 (case 2)"
+
+
+def test_lines(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps(record) for record in PLAIN)
+    path = _write(tmp_path, "\n" + lines.replace("\n", "\n\n") + "\n", "facts.jsonl")
+    assert [r.prompt for r in read_requests(path, read_json)] == ["question 0", "question 1", "question 2"]
+
+
+def test_lines_end_where_json_lines_end(tmp_path: Path) -> None:
+    """Unicode has more line breaks than JSON Lines; unescaped, they are part of the text."""
+    text = "a\u2028b\u0085c\u2029d"
+    record = json.dumps({"prompt": text, "target_new": "x"}, ensure_ascii=False)
+    path = _write(tmp_path, f"{record}\r\n{record}\n", "facts.jsonl")
+    assert [r.prompt for r in read_requests(path, read_json)] == [text, text]
+
+
+def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    _write(tmp_path, PLAIN)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert len(read_requests("~/facts.json", read_json)) == 3
+
+
+@given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=4))
+def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, facts: list[tuple[str, str]]) -> None:
+    facts = [("q" + prompt, "a" + target) for prompt, target in facts]
+    records = [{"prompt": prompt, "target_new": target} for prompt, target in facts]
+    folder = tmp_path_factory.mktemp("facts")
+    expected = [(prompt, target.strip()) for prompt, target in facts]
+    for ascii_only in (True, False):
+        whole = folder / "facts.json"
+        whole.write_bytes(json.dumps(records, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
+        lines = folder / "facts.jsonl"
+        lines.write_bytes(b"\n".join(json.dumps(r, ensure_ascii=ascii_only).encode() for r in records))
+        for path in (whole, lines):
+            assert [(r.prompt, r.target_new) for r in read_requests(path, read_json)] == expected
+
+
+# ------------------------------------------------------------------ bad files
+
+
+@pytest.mark.parametrize("name", ["nothing.json", "."])
+def test_no_file(tmp_path: Path, name: str) -> None:
+    assert _message(tmp_path / name) == ": no such data file"
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("", "not valid JSON: Expecting value (line 1, column 1)"),
+        ('[\n{"prompt": "p",}\n]', "not valid JSON"),
+        ('[{"prompt": "p", "target_new": "t"}', "not valid JSON: Expecting ',' delimiter (line 1, column"),
+        ("{}", "must hold a list of records"),
+        ("5", "must hold a list of records"),
+        ("null", "must hold a list of records"),
+        ("[]", "holds no records"),
+        ("[5]", "record 0: must be an object"),
+        ('[{"prompt": "p", "target_new": "t"}, []]', "record 1: must be an object"),
+    ],
+)
+def test_bad_json(tmp_path: Path, content: str, says: str) -> None:
+    assert says in _message(_write(tmp_path, content))
+
+
+def test_lines_in_a_file_that_is_not_called_so(tmp_path: Path) -> None:
+    """The likeliest mistake of all deserves the way out."""
+    lines = "\n".join(json.dumps(record) for record in PLAIN)
+    message = _message(_write(tmp_path, lines, "facts.json"))
+    assert "not valid JSON" in message
+    assert ".jsonl" in message
+
+
+def test_a_bad_line(tmp_path: Path) -> None:
+    path = _write(tmp_path, json.dumps(PLAIN[0]) + '\n\n{"prompt": \n', "facts.jsonl")
+    assert ", line 3: not valid JSON" in _message(path)
+
+
+@pytest.mark.parametrize("name", ["facts.json", "facts.jsonl"])
+def test_not_text(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b'[{"prompt": "caf\xe9"}]')
+    assert "is not UTF-8 text" in _message(tmp_path / name)
+
+
+def test_a_bad_record_is_named(tmp_path: Path) -> None:
+    path = _write(tmp_path, [*PLAIN, {"prompt": "p", "target_new": ""}])
+    assert _message(path) == ", record 3, field 'target_new': is empty. Give it text or remove the record."
+
+
+@pytest.mark.parametrize(
+    ("ids", "second", "first"),
+    [([5, 6, 5], "record 2 (case 5)", "record 0"), ([1, None], "record 1 (case 1)", "record 0")],
+)
+def test_a_case_id_used_twice(tmp_path: Path, ids: list[Any], second: str, first: str) -> None:
+    """Also where one is given and the other is the record's index."""
+    records = [{**PLAIN[0], **({"case_id": case_id} if case_id is not None else {})} for case_id in ids]
+    message = _message(_write(tmp_path, records))
+    assert f"{second}, field 'case_id'" in message
+    assert first in message.partition("used before")[2]
+
+
+def test_a_reader_that_yields(tmp_path: Path) -> None:
+    """A plugin's reader may be a generator."""
+    path = _write(tmp_path, PLAIN)
+    assert len(read_requests(path, lambda p: iter(read_json(p)))) == 3
+    assert "holds no records" in _message(path, lambda p: iter(()))
+
+
+# ------------------------------------------------------------------ the benchmarks' forms
+
+
+@needs_easyedit
+def test_zsre(tmp_path: Path) -> None:
+    first, second = read_requests(_write(tmp_path, [ZSRE, {**ZSRE, "subject": "Suomi"}]), read_zsre)
+    assert (first.prompt, first.target_new, first.ground_truth) == (ZSRE["src"], "Tampere", "Helsinki")
+    assert (first.subject, second.subject) == ("Finland", "Suomi"), "the 2023 loader drops it"
+    assert first.rephrase_prompts == (ZSRE["rephrase"],)
+    ((probe,),) = first.locality.values()
+    assert probe.answer == "Charlotte"
+    assert "who wrote it" in probe.prompt
+    assert (first.case_id, second.case_id) == (0, 1)
+
+
+@needs_easyedit
+def test_counterfact(tmp_path: Path) -> None:
+    (request,) = read_requests(_write(tmp_path, [COUNTERFACT]), read_counterfact)
+    assert (request.case_id, request.subject, request.ground_truth) == (4, "Cairo", "Nile")
+    assert (request.prompt, request.target_new) == (COUNTERFACT["prompt"], "Congo")
+    assert request.rephrase_prompts == (COUNTERFACT["rephrase_prompt"],)
+    assert dict(request.locality) == {"neighborhood": (Probe("London's river is", "Thames"),)}
+
+
+@pytest.mark.parametrize(
+    ("read", "good", "name"),
+    [(read_zsre, ZSRE, name) for name in ("src", "alt", "rephrase", "loc", "loc_ans")]
+    + [(read_counterfact, COUNTERFACT, name) for name in COUNTERFACT if name not in ("case_id", "subject")],
+)  # fmt: skip
+def test_fields_of_the_benchmarks(tmp_path: Path, read: Any, good: dict[str, Any], name: str) -> None:
+    """EasyEdit's loaders would say KeyError, or leave the record out without a word."""
+    for bad in ("", "  ", None, 5, ["x"]):
+        message = _message(_write(tmp_path, [good, {**good, "case_id": 5, name: bad}]), read)
+        assert message.startswith(f", record 1, field {name!r}: ")
+    without = {key: value for key, value in good.items() if key != name}
+    assert f"record 1, field {name!r}: is missing." in _message(_write(tmp_path, [good, without]), read)
+
+
+@pytest.mark.parametrize("answers", [None, [], "Helsinki", [5], [None]])
+def test_zsre_without_a_true_answer(tmp_path: Path, answers: Any) -> None:
+    message = _message(_write(tmp_path, [{**ZSRE, "answers": answers}]), read_zsre)
+    assert "record 0, field 'answers'" in message
+
+
+def test_zsre_with_another_kind_of_locality(tmp_path: Path) -> None:
+    message = _message(_write(tmp_path, [{**ZSRE, "loc": "who wrote it"}]), read_zsre)
+    assert "record 0, field 'loc': must contain 'nq question: '" in message
+
+
+@pytest.mark.parametrize("read", [read_zsre, read_counterfact])
+def test_a_benchmark_file_of_another_kind(tmp_path: Path, read: Any) -> None:
+    assert "record 0: must be an object" in _message(_write(tmp_path, [5]), read)
+    assert "must hold a list" in _message(_write(tmp_path, {"a": 1}), read)
+    assert "record 0, field" in _message(_write(tmp_path, PLAIN), read)
+
+
+@needs_easyedit
+def test_portability_of_counterfact(tmp_path: Path) -> None:
+    record = {**COUNTERFACT, "portability_prompt": "One hop", "portability_ground_truth": "away"}
+    (request,) = read_requests(_write(tmp_path, [record]), read_counterfact)
+    assert dict(request.portability) == {"one_hop": (Probe("One hop", "away"),)}

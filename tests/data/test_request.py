@@ -1,0 +1,210 @@
+"""One record, one request; or one clear line about what is wrong with it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from easyedit_lifelong.data.request import EditRequest, Probe, as_requests
+from easyedit_lifelong.errors import DataError
+
+GOOD: dict[str, Any] = {"prompt": "The capital of France is", "target_new": "Rome"}
+
+
+def _read(**fields: Any) -> EditRequest:
+    return EditRequest.from_dict({**GOOD, **fields}, "facts.json, record 3", case_id=3)
+
+
+def _message(record: Any) -> str:
+    with pytest.raises(DataError) as caught:
+        EditRequest.from_dict(record, "facts.json, record 3", case_id=3)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_the_least_there_can_be() -> None:
+    request = _read()
+    assert (request.case_id, request.prompt, request.target_new) == (3, GOOD["prompt"], "Rome")
+    assert request.subject is request.ground_truth is None
+    assert request.rephrase_prompts == ()
+    assert dict(request.locality) == dict(request.portability) == {}
+    assert request.where == "facts.json, record 3 (case 3)"
+
+
+def test_every_field() -> None:
+    request = _read(
+        case_id="q17", subject="France", ground_truth="Paris", rephrase_prompt=["a", "b"],
+        locality={"near": {"prompt": "p", "ground_truth": "a"}, "far": {"prompt": ["q", "r"], "ground_truth": ["b", "c"]}},
+        portability={"hop": {"prompt": "s", "ground_truth": "d"}},
+    )  # fmt: skip
+    assert request.case_id == "q17"
+    assert (request.subject, request.ground_truth) == ("France", "Paris")
+    assert request.rephrase_prompts == ("a", "b")
+    assert request.locality == {"near": (Probe("p", "a"),), "far": (Probe("q", "b"), Probe("r", "c"))}
+    assert request.portability == {"hop": (Probe("s", "d"),)}
+
+
+def test_flat_probes_as_easyedits_datasets_have_them() -> None:
+    request = _read(
+        locality_prompt="p", locality_ground_truth=" a ", portability_prompt="q", portability_ground_truth="b"
+    )
+    assert request.locality == {"neighborhood": (Probe("p", "a"),)}
+    assert request.portability == {"one_hop": (Probe("q", "b"),)}
+
+
+def test_a_flat_probe_joins_the_named_ones() -> None:
+    named = {"near": {"prompt": "p", "ground_truth": "a"}}
+    request = _read(locality=named, locality_prompt="q", locality_ground_truth="b")
+    assert request.locality == {"near": (Probe("p", "a"),), "neighborhood": (Probe("q", "b"),)}
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [("Paris", "Paris"), (["Paris", "Paname"], "Paris"), ([], None), (None, None), ("<|endoftext|>", None)],
+)
+def test_ground_truths(value: Any, answer: str | None) -> None:
+    """EasyEdit fills in <|endoftext|> where there is none."""
+    assert _read(ground_truth=value).ground_truth == answer
+
+
+def test_the_target_loses_its_spaces_and_the_prompt_keeps_them() -> None:
+    """One answer is one answer, however it is spaced; a prompt is the user's."""
+    request = _read(prompt="Q: x\nA: ", target_new="  Rome ")
+    assert (request.prompt, request.target_new) == ("Q: x\nA: ", "Rome")
+
+
+@pytest.mark.parametrize("answer", [["Paris", "Paname"], [["Paris", "Paname"]], "Paris"])
+def test_probe_answers_may_come_with_aliases(answer: Any) -> None:
+    request = _read(locality={"near": {"prompt": "p", "ground_truth": answer}})
+    assert request.locality["near"] == (Probe("p", "Paris"),)
+
+
+def test_nobody_can_change_it() -> None:
+    request = _read(locality_prompt="p", locality_ground_truth="a")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        request.prompt = "other"  # type: ignore[misc]
+    with pytest.raises(TypeError):
+        request.locality["more"] = ()  # type: ignore[index]
+
+
+# ------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize("record", [None, 5, "text", ["prompt"], True])
+def test_what_is_no_record(record: Any) -> None:
+    assert _message(record).startswith("facts.json, record 3: must be an object")
+
+
+@pytest.mark.parametrize("name", ["prompt", "target_new"])
+def test_a_missing_field(name: str) -> None:
+    record = {key: value for key, value in GOOD.items() if key != name}
+    assert _message(record) == f"facts.json, record 3, field {name!r}: is missing."
+    assert _message({**GOOD, name: None}) == f"facts.json, record 3, field {name!r}: is missing."
+
+
+@pytest.mark.parametrize(("typo", "name"), [("promt", "prompt"), ("target", "target_new"), ("taget_new", "target_new")])
+def test_a_mistyped_field(typo: str, name: str) -> None:
+    record = {typo if key == name else key: value for key, value in GOOD.items()}
+    assert f"field {name!r}: is missing. Did you mean {typo!r}?" in _message(record)
+
+
+@pytest.mark.parametrize("name", ["prompt", "target_new", "subject", "ground_truth", "rephrase_prompt"])
+@pytest.mark.parametrize("empty", ["", "  ", "\n\t"])
+def test_an_empty_text(name: str, empty: str) -> None:
+    assert _message({**GOOD, name: empty}) == (
+        f"facts.json, record 3, field {name!r}: is empty. Give it text or remove the record."
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"), [(5, "a number"), (2.5, "a number"), (True, "true/false"), ({"a": 1}, "an object")]
+)
+@pytest.mark.parametrize("name", ["prompt", "target_new", "subject", "ground_truth", "rephrase_prompt"])
+def test_a_value_of_another_type(name: str, value: Any, kind: str) -> None:
+    """A year is easily left without its quotes; str() of it would hide a mistyped column."""
+    assert f"field {name!r}: must be text, not {kind}" in _message({**GOOD, name: value})
+
+
+def test_lists_where_one_text_belongs() -> None:
+    assert "field 'prompt': must be text, not a list" in _message({**GOOD, "prompt": ["a"]})
+    assert "field 'target_new': must be text, not a list" in _message({**GOOD, "target_new": ["a"]})
+
+
+def test_a_bad_item_of_a_list() -> None:
+    assert "field 'rephrase_prompt': must be text, not nothing" in _message({**GOOD, "rephrase_prompt": ["a", None]})
+
+
+@pytest.mark.parametrize("case_id", [True, 1.5, [], {}, "", None])
+def test_a_case_id_of_another_type(case_id: Any) -> None:
+    assert "field 'case_id': must be a whole number or text" in _message({**GOOD, "case_id": case_id})
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"locality": "text"}, "field 'locality': must map names to prompts and answers, not text"),
+        ({"locality": [1]}, "field 'locality': must map names to prompts and answers, not a list"),
+        ({"locality": 0}, "field 'locality': must map names to prompts and answers, not a number"),
+        ({"locality": {"near": "text"}}, "field 'locality.near': needs 'prompt' and 'ground_truth'"),
+        ({"locality": {"near": {"prompt": "p"}}}, "field 'locality.near': needs 'prompt' and 'ground_truth'"),
+        ({"portability": {"hop": {"prompt": "", "ground_truth": "a"}}}, "field 'portability.hop.prompt': is empty"),
+        ({"portability": {"hop": {"prompt": "p", "ground_truth": 4}}}, "'portability.hop.ground_truth': must be text"),
+        (
+            {"locality": {"near": {"prompt": ["p", "q"], "ground_truth": ["a", "b", "c"]}}},
+            "field 'locality.near': has 2 prompts and",
+        ),
+        ({"locality_prompt": "p"}, "field 'locality_ground_truth': is missing"),
+        ({"locality_prompt": 3, "locality_ground_truth": "a"}, "field 'locality_prompt': must be text"),
+    ],
+)
+def test_bad_probes(fields: dict[str, Any], says: str) -> None:
+    assert says in _message({**GOOD, **fields})
+
+
+def test_two_prompts_and_three_answers_are_counted_rightly() -> None:
+    probes = {"near": {"prompt": ["p", "q"], "ground_truth": ["a", "b", "c"]}}
+    assert "has 2 prompts and 3 answers" in _message({**GOOD, "locality": probes})
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=4,
+)
+_FIELDS = ["case_id", "prompt", "target_new", "subject", "ground_truth", "rephrase_prompt", "locality", "portability"]
+_FIELDS += ["locality_prompt", "locality_ground_truth"]
+
+
+@given(st.dictionaries(st.sampled_from(_FIELDS), _VALUES) | _VALUES)
+def test_anything_is_a_request_or_a_data_error(record: Any) -> None:
+    """Whatever JSON holds: never a traceback of ours, and never a half-valid request."""
+    if isinstance(record, dict):
+        record = {**GOOD, **record}
+    try:
+        request = EditRequest.from_dict(record, "here", case_id=0)
+    except DataError as error:
+        assert str(error).startswith("here")
+        return
+    assert request.prompt.strip()
+    assert request.target_new.strip() == request.target_new != ""
+    probes = [p for sets in (request.locality, request.portability) for group in sets.values() for p in group]
+    assert all(isinstance(p.prompt, str) and isinstance(p.answer, str) for p in probes)
+
+
+# ------------------------------------------------------------------ lists, as an apply function gets them
+
+
+def test_a_list_mixes_records_and_requests() -> None:
+    ready = _read(case_id=9)
+    first, second, third = as_requests([GOOD, ready, {**GOOD, "case_id": "x"}])
+    assert (first.case_id, third.case_id) == (0, "x")
+    assert second is ready
+
+
+def test_a_bad_record_of_a_list_is_named() -> None:
+    with pytest.raises(DataError, match="request 1, field 'target_new': is missing"):
+        as_requests([GOOD, {"prompt": "p"}])

@@ -1,0 +1,94 @@
+"""The facts that come with the package."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from easyedit_lifelong.bridge import find_easyedit
+from easyedit_lifelong.data.readers import read_counterfact, read_requests, read_zsre
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.data.samples import COUNTERFACT, RETENTION, ZSRE, retention_probes
+
+pytestmark = pytest.mark.skipif(
+    find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"
+)
+
+CATEGORIES = {"people", "places", "works", "organisations", "science"}
+
+
+@pytest.fixture(scope="module")
+def requests() -> list[EditRequest]:
+    """Every sample edit."""
+    return read_requests(COUNTERFACT, read_counterfact) + read_requests(ZSRE, read_zsre)
+
+
+def _prompts(request: EditRequest) -> list[str]:
+    probes = [probe.prompt for group in request.locality.values() for probe in group]
+    return [request.prompt, *request.rephrase_prompts, *probes]
+
+
+def test_there_are_enough(requests: list[EditRequest]) -> None:
+    assert len(requests) >= 120
+    assert len(retention_probes()) >= 30
+    assert min(len(read_requests(COUNTERFACT, read_counterfact)), len(read_requests(ZSRE, read_zsre))) >= 50
+
+
+def test_each_has_everything(requests: list[EditRequest]) -> None:
+    for request in requests:
+        assert request.subject, request.where
+        assert request.ground_truth, request.where
+        assert request.rephrase_prompts, request.where
+        assert any(request.locality.values()), request.where
+
+
+def test_the_target_is_not_the_truth(requests: list[EditRequest]) -> None:
+    for request in requests:
+        assert request.ground_truth is not None
+        assert request.target_new.lower() != request.ground_truth.lower(), request.where
+        assert request.target_new.lower() not in request.prompt.lower(), request.where
+
+
+def test_the_subject_stands_in_the_prompts(requests: list[EditRequest]) -> None:
+    for request in requests:
+        assert request.subject is not None
+        for prompt in (request.prompt, *request.rephrase_prompts):
+            assert request.subject in prompt, request.where
+
+
+def test_no_two_share_a_prompt(requests: list[EditRequest]) -> None:
+    counts = Counter(prompt for request in requests for prompt in _prompts(request))
+    counts.update(probe.prompt for probe in retention_probes())
+    assert [prompt for prompt, count in counts.items() if count > 1] == []
+
+
+def test_no_subject_is_edited_twice(requests: list[EditRequest]) -> None:
+    counts = Counter(request.subject for request in requests)
+    assert [subject for subject, count in counts.items() if count > 1] == []
+
+
+def test_held_out_prompts_name_no_edited_subject(requests: list[EditRequest]) -> None:
+    """Else an edit that did its work would be counted as damage."""
+    subjects = {request.subject for request in requests if request.subject}
+    held_out = [probe.prompt for probe in retention_probes()]
+    held_out += [probe.prompt for request in requests for group in request.locality.values() for probe in group]
+    named = [(prompt, subject) for prompt in held_out for subject in subjects if f" {subject} " in f" {prompt} "]
+    assert named == []
+
+
+@pytest.mark.parametrize("path", [COUNTERFACT, ZSRE])
+def test_categories_take_turns(path: Path) -> None:
+    """So that the first fifty, which the demo edits, are a mix as well."""
+    categories = [record["category"] for record in json.loads(path.read_text(encoding="utf-8"))]
+    assert set(categories) == set(categories[:10]) == CATEGORIES
+    assert all(count >= 8 for count in Counter(categories[:50]).values())
+
+
+@pytest.mark.parametrize("path", [COUNTERFACT, ZSRE, RETENTION])
+def test_texts_have_no_spaces_at_their_ends(path: Path) -> None:
+    """A prompt that ends in a space is tokenised differently."""
+    texts = [text for record in json.loads(path.read_text(encoding="utf-8")) for text in record.values()]
+    assert [text for text in texts if isinstance(text, str) and (text != text.strip() or "  " in text)] == []
