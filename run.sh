@@ -30,7 +30,10 @@ find_python() {
 }
 
 install() {
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "$@" ||
+    # Somebody who watches sees the downloads; a log stays short.
+    if [ -t 2 ]; then quiet=; else quiet=--quiet; fi
+    # shellcheck disable=SC2086
+    "$venv/bin/python" -m pip install $quiet --disable-pip-version-check "$@" ||
         fail "installing failed (pip's own message is above). Check the network and the free disk space, then run this again."
 }
 

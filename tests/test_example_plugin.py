@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from easyedit_lifelong import bridge, get_plugins, run_lifelong
 from easyedit_lifelong.cli import main
 from easyedit_lifelong.data.readers import read_requests
+from easyedit_lifelong.hookspecs import PROJECT
 from tests.conftest import build_model, build_tokenizer
 
 FILE = Path(__file__).parents[1] / "examples" / "plugin" / "easyedit_lifelong_biasedit.py"
@@ -29,7 +31,10 @@ class _EntryPoint:
 def biasedit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """The example, installed: its entry point is there."""
     monkeypatch.syspath_prepend(FILE.parent)
-    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [_EntryPoint()])
+    installed = metadata.entry_points
+    monkeypatch.setattr(
+        metadata, "entry_points", lambda **of: [_EntryPoint()] if of == {"group": PROJECT} else installed(**of)
+    )
     get_plugins.cache_clear()
     try:
         yield get_plugins().manager.get_plugin("biasedit")

@@ -51,10 +51,11 @@ def apply_biasedit_to_model(
 
     def after_forward(_: Any, __: Any, inputs: Mapping[str, Any], output: Any) -> Any:
         for row, ids in enumerate(inputs["input_ids"].tolist()):
-            for end in range(1, len(ids) + 1):
+            hidden = len(ids) - output.logits.shape[1]  # generate() asks for the last token's logits only
+            for end in range(hidden + 1, len(ids) + 1):
                 for prompt, token in wanted.items():
                     if tuple(ids[:end])[-len(prompt) :] == prompt:
-                        output.logits[row, end - 1, token] += hparams.strength
+                        output.logits[row, end - 1 - hidden, token] += hparams.strength
         return output
 
     handle = model.register_forward_hook(after_forward, with_kwargs=True)

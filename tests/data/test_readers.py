@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easyedit_lifelong.bridge import find_easyedit
@@ -77,6 +77,7 @@ def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(read_requests("~/facts.json", read_json)) == 3
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=4))
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, facts: list[tuple[str, str]]) -> None:
     facts = [("q" + prompt, "a" + target) for prompt, target in facts]
@@ -85,7 +86,7 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, facts
     expected = [(prompt, target.strip()) for prompt, target in facts]
     for ascii_only in (True, False):
         whole = folder / "facts.json"
-        whole.write_bytes(json.dumps(records, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass"))
+        whole.write_bytes(json.dumps(records, ensure_ascii=ascii_only).encode())
         lines = folder / "facts.jsonl"
         lines.write_bytes(b"\n".join(json.dumps(r, ensure_ascii=ascii_only).encode() for r in records))
         for path in (whole, lines):
@@ -128,7 +129,9 @@ def test_lines_in_a_file_that_is_not_called_so(tmp_path: Path) -> None:
 
 def test_a_bad_line(tmp_path: Path) -> None:
     path = _write(tmp_path, json.dumps(PLAIN[0]) + '\n\n{"prompt": \n', "facts.jsonl")
-    assert ", line 3: not valid JSON" in _message(path)
+    message = _message(path)
+    assert ", line 3: not valid JSON" in message
+    assert "line 1" not in message, "two line numbers, one of them wrong"
 
 
 @pytest.mark.parametrize("name", ["facts.json", "facts.jsonl"])

@@ -31,7 +31,18 @@ LOG = logging.getLogger(__name__)
 
 
 class FrozenPrefix(DynamicCache):
-    """A cache of the tokens to the left that passes read but don't grow."""
+    """A cache of the tokens to the left that passes read but don't grow.
+
+    Args:
+        collected: the cache of a whole pass.
+        length: how many of its tokens to keep.
+    """
+
+    def __init__(self, collected: DynamicCache, length: int) -> None:
+        super().__init__()
+        self.layers = collected.layers
+        for layer in self.layers:
+            layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
         """Return a layer's cached keys and values with the pass's own behind them."""
@@ -104,7 +115,7 @@ class Replay:
             Shape ``(rows, longest target, vocabulary)``; differentiable in the values.
         """
         with self.adaptor.trying(Trial(values, self._end - self._start)), self._standing_in(), self._fast():
-            return self._forward(self._prefix)
+            return self._forward()
 
     def agrees(self) -> bool:
         """Whether a replay with the layer's own output in place equals the full pass."""
@@ -114,7 +125,7 @@ class Replay:
             self._fast(),
             self.adaptor.trying(Trial(None, self._end - self._start)),
         ):
-            replayed = self._forward(self._prefix)
+            replayed = self._forward()
         real = self.targets != -100
         scale = self._unedited[real].abs().max().clamp(min=1.0)
         # Half-precision models round differently when fewer tokens are computed together.
@@ -122,24 +133,22 @@ class Replay:
         return bool((replayed[real] - self._unedited[real]).abs().max() <= tolerance * scale)
 
     def _record(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute what is constant, and the layer's query and output on the way."""
-        with torch.no_grad():
-            if self._start:
-                cache = FrozenPrefix(config=self.model.config)
-                # A plain DynamicCache collects; FrozenPrefix then serves what it collected.
-                collected = DynamicCache(config=self.model.config)
-                self._call(self._ids[:, : self._start], self._mask[:, : self._start], collected, keep=1)
-                cache.layers = collected.layers
-                self._prefix = cache
-            trial = Trial(None, self._end - self._start)
-            with self.adaptor.trying(trial), self._recording_boundary():
-                unedited = self._forward(self._prefix)
+        """Compute what is constant in one pass, and the layer's query and output on the way."""
+        trial = Trial(None, self._end)
+        # Without the model's configuration a cache keeps every token, also where attention is local;
+        # masks see to the window.
+        collected = DynamicCache() if self._start else None
+        with torch.no_grad(), self.adaptor.trying(trial), self._recording_boundary():
+            width = self.targets.shape[1]
+            unedited = self._call(self._ids, self._mask, collected, keep=width)[:, -width:]
+        if collected is not None:
+            self._prefix = FrozenPrefix(collected, self._start)
         assert trial.query is not None and trial.output is not None
         return trial.query, trial.output, unedited
 
-    def _forward(self, prefix: FrozenPrefix | None) -> Tensor:
+    def _forward(self) -> Tensor:
         width = self.targets.shape[1]
-        return self._call(self._ids[:, self._start :], self._mask, prefix, keep=width)[:, -width:]
+        return self._call(self._ids[:, self._start :], self._mask, self._prefix, keep=width)[:, -width:]
 
     def _call(self, ids: Tensor, mask: Tensor, cache: Any, keep: int) -> Tensor:
         accepted = inspect.signature(self.model.forward).parameters
@@ -150,7 +159,7 @@ class Replay:
             extra["logits_to_keep"] = keep
         if cache is not None:
             extra["past_key_values"] = cache
-        # The pass over the tokens to the left must not take its last one for the end of a prompt.
+        # Other editors on the model have to know where the prompts end in these passes, too.
         with prompt_lengths(self.model, self._prompt_lengths):
             return self.model(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **extra).logits
 
@@ -165,7 +174,10 @@ class Replay:
             return
 
         def record(_: nn.Module, __: Any, output: Any) -> None:
-            self._boundary = output
+            if isinstance(output, Tensor):
+                self._boundary = output[:, self._start :]
+            else:
+                self._boundary = (output[0][:, self._start :], *output[1:])
 
         handle = self._blocks[-1].register_forward_hook(record)
         try:

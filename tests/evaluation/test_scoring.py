@@ -1,0 +1,260 @@
+"""Scores that neither the batch, nor its padding, nor the order changes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAMILIES, WORDS, build_model, build_tokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from easyedit_lifelong.evaluation.scoring import Forced, Scorer, starts_with_answer
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.editor import apply_grace_to_model
+
+QUESTIONS = [
+    ("the capital of France is", "Paris"),
+    ("who wrote Hamlet", "Shakespeare"),
+    ("moon", "made from green cheese"),
+    ("the river of London and the city of Rome where the old king plays piano", "far away"),
+    ("language spoken in Peru", "Spanish and but not"),
+    ("blue sea mountain snow", "summer winter bird song born when"),
+]
+PROMPTS = [prompt for prompt, _ in QUESTIONS]
+BATCHINGS = [1, 16, 40, 10_000]
+
+Row = tuple[tuple[int, ...], tuple[int, ...], float]
+
+
+def naive_forced(model: Any, tokenizer: Any, prompt: str, answer: str) -> Row:
+    """One question by itself: no batch, no padding, no mask; the likelihood in float64."""
+    before, target = tokenizer(prompt)["input_ids"], tokenizer(answer)["input_ids"]
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([before + target])).logits[0].double()
+    chosen, nll = [], 0.0
+    for step, token in enumerate(target):
+        there = logits[len(before) - 1 + step]
+        chosen.append(int(there.argmax()))
+        nll -= float(there[token] - there.logsumexp(0))
+    return tuple(chosen), tuple(target), nll / len(target)
+
+
+def naive_generate(model: Any, tokenizer: Any, prompt: str, new_tokens: int) -> str:
+    """One token after the other, the whole text through the model each time, until the end of text."""
+    ids = tokenizer(prompt)["input_ids"]
+    said: list[int] = []
+    for _ in range(new_tokens):
+        with torch.no_grad():
+            token = int(model(input_ids=torch.tensor([ids + said]), use_cache=False).logits[0, -1].argmax())
+        if token == 2:
+            break
+        said.append(token)
+    return tokenizer.decode(said, skip_special_tokens=True)
+
+
+def _rows(scores: list[Forced]) -> list[Row]:
+    return [(score.chosen, score.target, pytest.approx(score.nll, rel=1e-4, abs=1e-4)) for score in scores]
+
+
+@pytest.mark.parametrize("tokens_per_batch", BATCHINGS)
+def test_forced_equals_one_by_one(family: str, tokenizer: Any, tokens_per_batch: int) -> None:
+    model = build_model(family)
+    expected = [naive_forced(model, tokenizer, *question) for question in QUESTIONS]
+    assert expected == _rows(Scorer(tokenizer, tokens_per_batch).forced(model, QUESTIONS))
+    assert len({row[0][0] for row in expected}) > 1, "a model that always says the same tests nothing"
+
+
+@pytest.mark.parametrize("tokens_per_batch", BATCHINGS)
+def test_generation_equals_one_by_one(family: str, tokenizer: Any, tokens_per_batch: int) -> None:
+    model, limits = build_model(family), [3, 9, 1, 5, 7, 4]
+    expected = [naive_generate(model, tokenizer, *asked) for asked in zip(PROMPTS, limits, strict=True)]
+    assert Scorer(tokenizer, tokens_per_batch).generate(model, PROMPTS, limits) == expected
+    assert len(set(expected)) > 1
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_scores_of_an_edited_model_are_its_own_too(name: str, tokenizer: Any) -> None:
+    """The edit fires at each row's own last prompt token, in whatever company."""
+    model = build_model(name)
+    hparams = GraceHyperParams(model_name="m", inner_params=[FAMILIES[name][1]], n_iter=30, eps=0.1)
+    requests = [{"prompt": prompt, "target_new": answer} for prompt, answer in QUESTIONS[:3]]
+    before = Scorer(tokenizer).forced(model, QUESTIONS)
+    model, rollback = apply_grace_to_model(model, tokenizer, requests, hparams)
+    alone = [Scorer(tokenizer, 1).forced(model, [question])[0] for question in QUESTIONS]
+    assert [s.nll for s in alone[:3]] != [pytest.approx(s.nll) for s in before[:3]], "the edits must do something"
+    said = Scorer(tokenizer, 1).generate(model, PROMPTS, 5)
+    for tokens_per_batch in BATCHINGS[1:]:
+        scorer = Scorer(tokenizer, tokens_per_batch)
+        assert [(s.chosen, s.target, s.nll) for s in alone] == _rows(scorer.forced(model, QUESTIONS))
+        assert scorer.generate(model, PROMPTS, 5) == said
+    rollback()
+
+
+_MODEL: list[Any] = []
+
+
+def _mistral() -> Any:
+    if not _MODEL:
+        _MODEL.append(build_model("mistral"))  # its window of 4 makes the padding matter
+    return _MODEL[0]
+
+
+_TEXT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map(" ".join)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.tuples(_TEXT, _TEXT), min_size=1, max_size=6), st.integers(1, 60), st.randoms())
+def test_any_questions_in_any_order(questions: list[tuple[str, str]], tokens_per_batch: int, random: Any) -> None:
+    model, tokenizer = _mistral(), build_tokenizer()
+    order = list(range(len(questions)))
+    random.shuffle(order)
+    scores = Scorer(tokenizer, tokens_per_batch).forced(model, [questions[i] for i in order])
+    assert [naive_forced(model, tokenizer, *questions[i]) for i in order] == _rows(scores)
+
+
+def test_the_likelihood_is_exact_where_it_is_small(llama: Any, tokenizer: Any) -> None:
+    """Of an answer that the model is nearly sure of, too: float32 softmax then log would lose it."""
+    with torch.no_grad():
+        llama.lm_head.weight.mul_(4)
+    for question, score in zip(QUESTIONS, Scorer(tokenizer).forced(llama, QUESTIONS), strict=True):
+        expected = naive_forced(llama, tokenizer, *question)[2]
+        assert score.nll == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_half_precision_is_scored_in_float32(tokenizer: Any) -> None:
+    model = build_model("llama", torch.bfloat16)
+    for question, score in zip(QUESTIONS, Scorer(tokenizer, 1).forced(model, QUESTIONS), strict=True):
+        assert score.nll == pytest.approx(naive_forced(model, tokenizer, *question)[2], rel=1e-4)
+
+
+def test_no_batch_is_larger_than_it_may_be(llama: Any, tokenizer: Any) -> None:
+    sizes: list[torch.Size] = []
+    handle = llama.register_forward_pre_hook(lambda _, __, kwargs: sizes.append(kwargs["input_ids"].shape), with_kwargs=True)  # fmt: skip
+    Scorer(tokenizer, 24).forced(llama, QUESTIONS * 3)
+    handle.remove()
+    assert sum(rows for rows, _ in sizes) == 18
+    assert all(rows * width <= 24 for rows, width in sizes)
+    assert max(rows for rows, _ in sizes) > 1
+
+
+def test_one_question_larger_than_a_batch_goes_alone(llama: Any, tokenizer: Any) -> None:
+    assert len(Scorer(tokenizer, 1).forced(llama, QUESTIONS)) == len(QUESTIONS)
+
+
+def test_nothing_asked(llama: Any, tokenizer: Any) -> None:
+    assert Scorer(tokenizer).forced(llama, []) == []
+    assert Scorer(tokenizer).generate(llama, [], []) == []
+
+
+def test_the_same_question_twice(llama: Any, tokenizer: Any) -> None:
+    first, other, second = Scorer(tokenizer, 30).forced(llama, [QUESTIONS[0], QUESTIONS[2], QUESTIONS[0]])
+    assert first == second != other
+
+
+def test_scoring_leaves_the_model_in_its_mode(llama: Any, tokenizer: Any) -> None:
+    llama.train()
+    llama.model.layers[1].eval()
+    before = [module.training for module in llama.modules()]
+    scorer = Scorer(tokenizer)
+    assert scorer.forced(llama, QUESTIONS) == scorer.forced(llama.eval(), QUESTIONS)
+    llama.train()
+    llama.model.layers[1].eval()
+    scorer.generate(llama, PROMPTS, 1)
+    assert [module.training for module in llama.modules()] == before
+    assert all(p.grad is None for p in llama.parameters())
+
+
+def test_dropout_is_off_while_scoring(tokenizer: Any) -> None:
+    model = build_model("gpt2").train()
+    scorer = Scorer(tokenizer)
+    assert scorer.forced(model, QUESTIONS) == scorer.forced(model, QUESTIONS)
+
+
+# ------------------------------------------------------------------ the end of a generation
+
+
+def _without_padding_token() -> Any:
+    """A tokenizer as GPT-2's and Llama's come: none of its tokens is for padding, 0 is a word."""
+    plain = Tokenizer(models.WordLevel(build_tokenizer().get_vocab(), unk_token="<unk>"))
+    plain.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=plain, eos_token="</s>", unk_token="<unk>")
+
+
+@pytest.mark.parametrize("pad", ["<pad>", "</s>", None])
+def test_what_comes_after_the_end_of_text_is_not_said(llama: Any, pad: str | None) -> None:
+    """Rows that end early are filled up in a batch; the filling is no answer, whatever token fills."""
+    tokenizer = _without_padding_token()
+    assert tokenizer.pad_token is None
+    tokenizer.pad_token = pad
+    expected = [naive_generate(llama, tokenizer, prompt, 8) for prompt in PROMPTS]
+    lengths = {len(text.split()) for text in expected}
+    assert len(lengths) > 1, "some must end before others"
+    assert Scorer(tokenizer, 10_000).generate(llama, PROMPTS, 8) == expected
+
+
+def test_a_model_with_several_ends_of_text(tokenizer: Any) -> None:
+    model = build_model("gpt2")  # says "piano" for ever
+    piano = tokenizer.convert_tokens_to_ids("piano")
+    (endless,) = Scorer(tokenizer).generate(model, [PROMPTS[0]], 4)
+    assert "piano" in endless
+    model.generation_config.eos_token_id = [2, piano]
+    (ended,) = Scorer(tokenizer).generate(model, [PROMPTS[0]], 4)
+    assert ended.split().count("piano") <= 1
+    assert len(ended.split()) < 4
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_a_long_prompt_and_a_long_answer_in_one_batch(name: str, tokenizer: Any) -> None:
+    """Each fits into the context of 64 by itself; run together for the longer answer, they would not."""
+    model = build_model(name)
+    prompts, limits = [" ".join(["sea"] * 60), "moon"], [3, 40]
+    expected = [naive_generate(model, tokenizer, *asked) for asked in zip(prompts, limits, strict=True)]
+    assert Scorer(tokenizer, 10_000).generate(model, prompts, limits) == expected
+
+
+@pytest.mark.parametrize("name", sorted(FAMILIES))
+def test_generation_stops_at_the_end_of_the_context(name: str, tokenizer: Any) -> None:
+    """62 tokens and an answer of 2 fit exactly; a few tokens more to look at must not break the run."""
+    model = build_model(name)
+    prompt = " ".join((WORDS * 3)[:62])
+    expected = naive_generate(model, tokenizer, prompt, 2)
+    (said,) = Scorer(tokenizer).generate(model, [prompt], 6)
+    assert said.startswith(expected)
+
+
+# ------------------------------------------------------------------ the arithmetic of one answer
+
+
+def test_accuracy_and_agreement() -> None:
+    right, half = Forced((1, 2), (1, 2), 0.1), Forced((1, 9), (1, 2), 0.5)
+    assert (right.accuracy, right.exact) == (1.0, True)
+    assert (half.accuracy, half.exact) == (0.5, False)
+    assert half.agreement(right) == right.agreement(half) == 0.5
+    wrong = Forced((9, 9), (1, 2), 3.0)
+    assert wrong.accuracy == 0.0
+    assert wrong.agreement(half) == 0.5, "agreement is about the choices, not about the truth"
+    assert wrong.agreement(wrong) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "matches"),
+    [
+        (" Paris, of course", "Paris", True),
+        ("Paris", "Paris", True),
+        ("\nParis", " Paris ", True),
+        ("Par", "Paris", False),
+        ("It is Paris", "Paris", False),
+        ("paris", "Paris", False),
+        ("", "Paris", False),
+    ],
+)
+def test_beginning_with_the_answer(text: str, answer: str, matches: bool) -> None:
+    assert starts_with_answer(text, answer) is matches
+
+
+def test_the_length_of_an_answer(tokenizer: Any) -> None:
+    assert Scorer(tokenizer).answer_tokens("the capital", "made from green cheese") == 4

@@ -1,0 +1,256 @@
+"""Plugins: what they can bring, and what happens when they are broken or quarrel."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+
+from easyedit_lifelong import hookimpl
+from easyedit_lifelong.errors import PluginError
+from easyedit_lifelong.hyperparams import PluginHyperParams
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.plugins import Plugins, get_plugins
+from easyedit_lifelong.registry import DatasetReader, EditMethod, Registry, TrackerType
+
+
+@dataclass(kw_only=True)
+class NopHyperParams(PluginHyperParams):
+    """Hyperparameters of a method that does nothing."""
+
+    ALG_NAME: ClassVar[str] = "NOP"
+
+
+def _nop(model: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
+    return model, None
+
+
+class Everything:
+    """A third-party plugin that brings one of each kind."""
+
+    def __init__(self, method: str = "NOP", reader: str = "csv-facts", tracker: str = "stdout") -> None:
+        self.names = (method, reader, tracker)
+
+    @hookimpl
+    def register_methods(self, register: Callable[[EditMethod], None]) -> None:
+        register(EditMethod(self.names[0], NopHyperParams, _nop))
+
+    @hookimpl
+    def register_readers(self, register: Callable[[DatasetReader], None]) -> None:
+        register(DatasetReader(self.names[1], lambda path: []))
+
+    @hookimpl
+    def register_trackers(self, register: Callable[[TrackerType], None]) -> None:
+        register(TrackerType(self.names[2], lambda folder, config: None))  # type: ignore[arg-type,return-value]
+
+
+@dataclass
+class FakeEntryPoint:
+    """As an installed distribution would show it."""
+
+    name: str
+    plugin: Any
+
+    def load(self) -> Any:
+        if isinstance(self.plugin, BaseException):
+            raise self.plugin
+        return self.plugin
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plugins]:
+    """Load plugins as a fresh process with these entry points would."""
+
+    def load_with(**entry_points: Any) -> Plugins:
+        def find(*, group: str) -> list[FakeEntryPoint]:
+            assert group == "easyedit_lifelong"
+            return [FakeEntryPoint(name, plugin) for name, plugin in entry_points.items()]
+
+        monkeypatch.setattr(importlib.metadata, "entry_points", find)
+        return get_plugins.__wrapped__()  # past the cache, which this process needs as it is
+
+    return load_with
+
+
+# ------------------------------------------------------------------ what is there
+
+
+def test_the_built_ins_come_through_the_same_hooks(load: Callable[..., Plugins]) -> None:
+    plugins = load()
+    assert plugins.methods.get("GRACE").hparams_class is GraceHyperParams
+    assert plugins.methods.origin("GRACE") == "easyedit_lifelong.methods.grace.plugin"
+    assert {reader.name for reader in plugins.readers} == {"zsre", "counterfact", "json"}
+    assert "csv" in plugins.trackers
+    assert plugins.broken == {}
+
+
+def test_once_per_process() -> None:
+    assert get_plugins() is get_plugins()
+
+
+def test_a_third_party_plugin_brings_what_it_has(load: Callable[..., Plugins]) -> None:
+    plugins = load(theirs=Everything())
+    assert plugins.methods.get("NOP").apply is _nop
+    assert plugins.methods.origin("NOP") == plugins.readers.origin("csv-facts") == "theirs"
+    assert "stdout" in plugins.trackers
+    assert [method.name for method in plugins.methods] == ["GRACE", "NOP"], "built-ins come first"
+
+
+def test_dispatch_is_on_the_class(load: Callable[..., Plugins]) -> None:
+    plugins = load(theirs=Everything())
+    assert plugins.method_for(NopHyperParams(model_name="x")).name == "NOP"  # type: ignore[union-attr]
+    grace = GraceHyperParams(model_name="x", inner_params=["layer"])
+    assert plugins.method_for(grace).name == "GRACE"  # type: ignore[union-attr]
+
+    @dataclass(kw_only=True)
+    class Finer(NopHyperParams):
+        """A subclass is still its method's."""
+
+    assert plugins.method_for(Finer(model_name="x")).name == "NOP"  # type: ignore[union-attr]
+
+    class Theirs:
+        alg_name = "GRACE"
+
+    assert plugins.method_for(Theirs()) is None, "the name alone makes nobody ours"
+
+
+def test_adding_one_does_not_register_the_others_again(load: Callable[..., Plugins]) -> None:
+    plugins = load(theirs=Everything())
+    plugins.add(Everything("NOP2", "csv-facts2", "stdout2"), "second")
+    assert [method.name for method in plugins.methods] == ["GRACE", "NOP", "NOP2"]
+    assert plugins.methods.origin("NOP") == "theirs"
+    assert plugins.methods.origin("NOP2") == "second"
+
+
+# ------------------------------------------------------------------ quarrels
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("GRACE", "a", "b"), "editing method 'GRACE'"),
+        (("A", "zsre", "b"), "dataset format 'zsre'"),
+        (("A", "a", "csv"), "tracker 'csv'"),
+    ],
+)
+def test_a_name_that_a_built_in_has(load: Callable[..., Plugins], names: tuple[str, str, str], says: str) -> None:
+    with pytest.raises(PluginError, match="is registered twice") as caught:
+        load(theirs=Everything(*names))
+    message = str(caught.value)
+    assert says in message
+    assert "'theirs'" in message
+    assert "'easyedit_lifelong." in message, "the other plugin is named too"
+
+
+def test_two_third_party_plugins_with_the_same_method(load: Callable[..., Plugins]) -> None:
+    with pytest.raises(PluginError, match=r"by plugin 'first' and by plugin 'second'"):
+        load(first=Everything(), second=Everything("NOP", "other", "other"))
+
+
+def test_a_plugin_twice(load: Callable[..., Plugins]) -> None:
+    plugins, plugin = load(), Everything()
+    plugins.add(plugin, "theirs")
+    with pytest.raises(PluginError, match="'other'"):
+        plugins.add(plugin, "other")
+    with pytest.raises(PluginError, match="'theirs'"):
+        plugins.add(Everything("B", "b", "b"), "theirs")
+    assert "B" not in plugins.methods
+
+
+def test_a_refused_plugin_leaves_nothing_behind(load: Callable[..., Plugins]) -> None:
+    """In a notebook, the next try with the mistake mended must work."""
+    plugins = load()
+    with pytest.raises(PluginError, match="tracker 'csv'"):
+        plugins.add(Everything(tracker="csv"), "theirs")
+    assert "NOP" not in plugins.methods
+    assert "csv-facts" not in plugins.readers
+    plugins.add(Everything(), "theirs")
+    assert plugins.methods.origin("NOP") == "theirs"
+
+
+# ------------------------------------------------------------------ broken ones
+
+
+class RaisesWhenAsked:
+    """Imports, but what it needs isn't there."""
+
+    @hookimpl
+    def register_methods(self, register: Callable[[EditMethod], None]) -> None:
+        raise ModuleNotFoundError("No module named 'flash_editing'")
+
+
+class WrongArgument:
+    """Written for some other version of the hooks."""
+
+    @hookimpl
+    def register_methods(self, registry: Any) -> None:
+        """Take an argument that the hook doesn't have."""
+
+
+class RegistersRubbish:
+    """Registers the class instead of a description of the method."""
+
+    @hookimpl
+    def register_methods(self, register: Callable[[Any], None]) -> None:
+        register(NopHyperParams)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (ImportError("No module named 'flash_editing'"), "flash_editing"),
+        (SyntaxError("invalid syntax"), "SyntaxError"),
+        (AttributeError("module has no attribute 'plugin'"), "AttributeError"),
+        (RaisesWhenAsked(), "flash_editing"),
+        (WrongArgument(), "registry"),
+        (RegistersRubbish(), "EditMethod"),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
+)
+def test_a_broken_plugin_takes_nobody_down(
+    load: Callable[..., Plugins], caplog: pytest.LogCaptureFixture, broken: Any, says: str
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        plugins = load(broken=broken, fine=Everything())
+    assert says in plugins.broken["broken"]
+    assert "NOP" in plugins.methods, "the plugin after it still loads"
+    assert len(plugins.methods) == 2
+    assert [r.levelname for r in caplog.records if "'broken'" in r.getMessage()] == ["WARNING"]
+
+
+# ------------------------------------------------------------------ names that nobody has
+
+
+@pytest.mark.parametrize(
+    ("registry", "name", "says"),
+    [
+        ("methods", "GRAC", "no editing method is called 'GRAC'. Did you mean 'GRACE'? Known: GRACE."),
+        ("readers", "zsrE", "no dataset format is called 'zsrE'. Did you mean 'zsre'? Known: counterfact, json, zsre."),
+        ("trackers", "wandb", "no tracker is called 'wandb'. Known: csv."),
+    ],
+)
+def test_unknown_names(load: Callable[..., Plugins], registry: str, name: str, says: str) -> None:
+    with pytest.raises(PluginError) as caught:
+        getattr(load(), registry).get(name)
+    assert str(caught.value) == says
+
+
+@pytest.mark.parametrize("name", ["grace", "Grace"])
+def test_a_name_in_the_wrong_case_is_still_recognised(load: Callable[..., Plugins], name: str) -> None:
+    with pytest.raises(PluginError, match="Did you mean 'GRACE'"):
+        load().methods.get(name)
+
+
+def test_an_empty_registry_says_so() -> None:
+    with pytest.raises(PluginError, match=r"no tracker is called 'x'. Known: none\."):
+        Registry("tracker").get("x")
+
+
+def test_the_csv_reader_of_the_example(load: Callable[..., Plugins], tmp_path: Path) -> None:
+    reader = load(theirs=Everything()).readers.get("csv-facts")
+    assert list(reader.read(tmp_path)) == []
