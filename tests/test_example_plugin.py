@@ -54,7 +54,13 @@ def test_its_method_format_and_tracker_in_a_lifelong_run(biasedit: Any, tmp_path
     requests = read_requests(data, get_plugins().readers.get("tsv").read)
     hparams = biasedit.BiasEditHyperParams(model_name="tiny")
     result = run_lifelong(
-        build_model("llama"), build_tokenizer(), requests, hparams, retention=[], out=tmp_path / "run", trackers=["last"]
+        build_model("llama"),
+        build_tokenizer(),
+        requests,
+        hparams,
+        retention=[],
+        out=tmp_path / "run",
+        trackers=["last"],
     )
     assert result.metrics["ERR"] == 1.0
     assert result.metrics["generation_match"] == 1.0

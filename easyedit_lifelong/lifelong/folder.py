@@ -16,6 +16,24 @@ SCHEMA_VERSION = 1
 CONFIG, JOURNAL, METRICS, SUMMARY = "config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json"
 
 
+def check_free(path: Path | str) -> Path:
+    """Return the path if a run can be written there, without touching it.
+
+    Raises:
+        RunError: it holds another run, or isn't a folder.
+    """
+    path = Path(path).expanduser()
+    if path.exists() and not path.is_dir():
+        raise RunError(f"{path}: is a file; --out must name a folder")
+    held = [name for name in (CONFIG, JOURNAL, METRICS, SUMMARY) if (path / name).exists()]
+    if held:
+        raise RunError(
+            f"{path}: holds another run ({', '.join(held)}), which won't be overwritten. "
+            "Choose another folder with --out, or delete this one."
+        )
+    return path
+
+
 class RunFolder:
     """Writes a run's files. Lines of the journal are on disk before :meth:`journal` returns.
 
@@ -27,17 +45,11 @@ class RunFolder:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path).expanduser()
+        self.path = check_free(path)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.path}: can't make this folder: {error.strerror}") from error
-        held = [name for name in (CONFIG, JOURNAL, METRICS, SUMMARY) if (self.path / name).exists()]
-        if held:
-            raise RunError(
-                f"{self.path}: holds another run ({', '.join(held)}), which won't be overwritten. "
-                "Choose another folder with --out, or delete this one."
-            )
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write what the run was asked to do."""

@@ -6,6 +6,7 @@ can't be told is None, and whoever needs it takes the slow road through the whol
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,41 @@ def anatomy_of(model: Any) -> Anatomy | None:
     embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
     tied = head is not None and embeddings is not None and head.weight is embeddings.weight
     return Anatomy(path, blocks, norms[-1] if norms else None, head, tied)
+
+
+@dataclass(frozen=True)
+class Mlp:
+    """The projections of a block's MLP, by their names in the block.
+
+    Attributes:
+        inputs: from the model's width to the MLP's (two of them where the MLP is gated).
+        output: from the MLP's width back to the model's; its inputs are MEMIT's keys.
+    """
+
+    inputs: tuple[str, ...]
+    output: str
+
+
+def mlp_of(block: nn.Module) -> Mlp | None:
+    """Return a block's MLP projections, or None where there isn't one plain MLP.
+
+    They are told by their shapes: of the projections back to the block's width, the MLP's is the
+    widest, and its partners beside it have that width for output.
+    """
+    shapes = {}
+    for name, module in block.named_modules():
+        with contextlib.suppress(TypeError):
+            shapes[name] = projection_shape(module)
+    if not shapes:
+        return None
+    output = max(shapes, key=lambda name: shapes[name][0])
+    width, model_width = shapes[output]
+    beside = output.rpartition(".")[0]
+    inputs = tuple(
+        name for name, shape in shapes.items() if shape == (model_width, width) and name.rpartition(".")[0] == beside
+    )
+    rivals = [name for name, shape in shapes.items() if shape == (width, model_width)]
+    return Mlp(inputs, output) if inputs and rivals == [output] else None
 
 
 def projection_shape(module: nn.Module) -> tuple[int, int]:

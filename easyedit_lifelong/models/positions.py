@@ -18,6 +18,7 @@ What the last prompt token is:
 from __future__ import annotations
 
 import contextlib
+import inspect
 import types
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -130,11 +131,13 @@ class PositionTracker:
         finally:
             self._generation = before
 
-    def _before_forward(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._depth += 1
         if self._depth > 1:
             return  # the outer forward knows more (labels), and has said it
-        tokens = kwargs.get("input_ids", args[0] if args else None)
+        if args:  # families order their positional arguments differently
+            kwargs = {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
+        tokens = kwargs.get("input_ids")
         if tokens is None:
             tokens = kwargs.get("inputs_embeds")
         if not isinstance(tokens, Tensor):
@@ -142,8 +145,7 @@ class PositionTracker:
             return
         batch, length = tokens.shape[:2]
         past = _cached_length(kwargs.get("past_key_values"))
-        mask = kwargs.get("attention_mask", args[1] if len(args) > 1 else None)
-        real = _real_tokens(mask, batch, past + length, tokens.device)
+        real = _real_tokens(kwargs.get("attention_mask"), batch, past + length, tokens.device)
         if self._lengths is not None:
             ends = _column_of_token(real, self._lengths.to(tokens.device))
         elif self._generation is not None:

@@ -13,7 +13,7 @@ from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import Probe
 from easyedit_lifelong.errors import DataError, HyperParameterError
 from easyedit_lifelong.hyperparams import PluginHyperParams, find_hparams, read_hparams_file
-from easyedit_lifelong.lifelong.folder import RunFolder
+from easyedit_lifelong.lifelong.folder import check_free
 from easyedit_lifelong.lifelong.loop import run_lifelong
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
@@ -96,7 +96,7 @@ def lifelong_session(
         plugins.trackers.get(tracker)
     requests = read_requests(data, reader.read)[:edits]
     held_out = read_retention(retention) if retention else None
-    RunFolder(out)
+    check_free(out)
     console.print(f"{hparams.alg_name} on {hparams.model_name}: {len(requests)} edits from {data}", highlight=False)
     language_model, tokenizer = load_for(hparams)
     with edit_progress(console, len(requests)) as progress:

@@ -19,6 +19,7 @@ from easyedit_lifelong.methods.grace.replay import Replay
 from easyedit_lifelong.methods.grace.training import initial_value, train_value
 from easyedit_lifelong.methods.result import EditResult
 from easyedit_lifelong.methods.rollback import Rollback
+from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import dropping_out, evaluating
@@ -84,6 +85,9 @@ class GraceEditor:
         self.path, layer = find_module(model, hparams.inner_params[0])
         self.adaptor = GraceAdaptor(model, layer, hparams.replacement)
         self._undos: list[Undo] = []
+        anatomy = anatomy_of(model)
+        block = anatomy.block_of(self.path) if anatomy else None
+        self._in_last_block = anatomy is not None and block == len(anatomy.blocks) - 1
         self._shortcuts: bool | None = None
 
     @classmethod
@@ -202,6 +206,12 @@ class GraceEditor:
                 f"{request.where}, field 'prompt': prompt and target have {len(pair.tokens)} tokens, the "
                 f"model's context is {limit}. Shorten the prompt or leave the record out."
             )
+        if self._in_last_block and len(pair.target) > 1 and self.hparams.replacement == "replace_last":
+            LOG.warning(
+                "%s: the target has %d tokens, but %s is in the last block: no later block carries its value to "
+                "any token but the first. Name an earlier layer in inner_params.",
+                request.where, len(pair.target), self.path,
+            )  # fmt: skip
         return pair
 
     def _undoer(self, begin: int, end: int) -> Undo:

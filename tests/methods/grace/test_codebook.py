@@ -121,9 +121,7 @@ def test_labels_are_the_tokens_in_their_order():
     assert as_label([3, 5]) != as_label([5, 3])  # their means are equal
 
 
-operations = st.lists(
-    st.tuples(st.integers(-12, 12), st.integers(-12, 12), st.integers(0, 2)), min_size=1, max_size=40
-)
+operations = st.lists(st.tuples(st.integers(-12, 12), st.integers(-12, 12), st.integers(0, 2)), min_size=1, max_size=40)
 
 
 @settings(max_examples=60, deadline=None)

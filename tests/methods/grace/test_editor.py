@@ -206,9 +206,7 @@ def test_a_copy_leaves_the_model_alone_and_both_work_on() -> None:
 def test_walking_the_rollback_undoes_only_if_so_agreed(kept: bool) -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     names = set(model.state_dict())
-    _, rollback = apply_grace_to_model(
-        model, tokenizer, EDITS, hparams_for("llama"), keep_original_weight=kept
-    )
+    _, rollback = apply_grace_to_model(model, tokenizer, EDITS, hparams_for("llama"), keep_original_weight=kept)
     assert list(rollback.items()) == []
     assert (set(model.state_dict()) == names) is kept
 
@@ -236,7 +234,10 @@ def test_a_loss_that_turns_nan_is_an_error_and_earlier_edits_stay() -> None:
 
 @pytest.mark.parametrize(
     ("options", "problem"),
-    [({"inner_params": ["model.layers[99].mlp.down_proj"]}, "0 to 3"), ({"inner_params": ["model.layer[2].mlp"]}, "model.layers")],
+    [
+        ({"inner_params": ["model.layers[99].mlp.down_proj"]}, "0 to 3"),
+        ({"inner_params": ["model.layer[2].mlp"]}, "model.layers"),
+    ],
 )
 def test_a_layer_that_is_not_there(options: dict[str, Any], problem: str) -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
@@ -263,7 +264,8 @@ def test_other_settings_on_the_same_layer_are_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"val_init": "warm"}, {"val_train": "adv", "num_pert": 3}, {"dist_fn": "cos", "eps": 0.01}, {"dropout": 0.1}]
+    "options",
+    [{"val_init": "warm"}, {"val_train": "adv", "num_pert": 3}, {"dist_fn": "cos", "eps": 0.01}, {"dropout": 0.1}],
 )
 def test_every_option_still_learns_the_edit(options: dict[str, Any]) -> None:
     model, tokenizer = build_model("gpt2"), build_tokenizer()
@@ -305,3 +307,24 @@ def test_the_edited_model_moves_with_to() -> None:
     moved = model.to(torch.float64)
     ids = tokenizer(EDITS[0]["prompt"], return_tensors="pt")["input_ids"]
     assert tokenizer.decode(int(moved(input_ids=ids).logits[0, -1].argmax())) == "Rome"
+
+
+def test_a_long_answer_in_the_last_block_is_warned_about(caplog: pytest.LogCaptureFixture) -> None:
+    model, tokenizer = build_model("llama"), build_tokenizer()
+    hparams = GraceHyperParams(model_name="tiny", inner_params=["model.layers[3].mlp.down_proj"], n_iter=1)
+    apply_grace_to_model(model, tokenizer, [EDITS[0]], hparams)
+    assert not caplog.records
+    apply_grace_to_model(model, tokenizer, [{"prompt": "blue", "target_new": "green cheese"}], hparams)
+    assert "last block" in caplog.text
+
+
+def test_an_earlier_edit_near_the_left_part_of_a_prompt_does_not_disturb_training() -> None:
+    """The prompt's first tokens are themselves an edited prompt."""
+    values = []
+    for first in ([], [{"prompt": "the capital", "target_new": "moon"}]):
+        model, tokenizer, hparams = build_model("llama"), build_tokenizer(), hparams_for("llama", n_iter=10, reg=None)
+        apply_grace_to_model(model, tokenizer, [*first, {"prompt": "the capital of", "target_new": "Rome"}], hparams)
+        codebook = GraceEditor.on(model, tokenizer, hparams).codebook
+        assert codebook is not None
+        values.append(codebook.values[-1])
+    assert torch.equal(values[0], values[1])

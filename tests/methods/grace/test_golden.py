@@ -80,7 +80,11 @@ def test_the_authors_losses_along_the_way() -> None:
     replay = editor._replay([EncodedPair(**{k: GOLDEN["edits"][0][k] for k in ("prompt", "target")})])
     for steps, loss in ((0, first["first_loss"]), (11, first["last_loss"])):
         hparams = GraceHyperParams(
-            model_name="golden", inner_params=["x"], reg=None, edit_lr=GOLDEN["settings"]["edit_lr"], n_iter=max(steps, 1)
+            model_name="golden",
+            inner_params=["x"],
+            reg=None,
+            edit_lr=GOLDEN["settings"]["edit_lr"],
+            n_iter=max(steps, 1),
         )
         if steps == 0:
             hparams.n_iter = 0
