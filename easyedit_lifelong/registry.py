@@ -34,12 +34,15 @@ class EditMethod:
         apply: ``apply(model, tok, requests, hparams, copy=, return_orig_weights=,
             keep_original_weight=, **kw) -> (edited_model, rollback)``.
         batchable: whether EasyEdit's ``batch_edit`` may hand it several requests at once.
+        check: ``check(model, tok, hparams)`` raises a :class:`LifelongError` if the method can't edit this
+            model with these hyperparameters; the loops call it before they start anything.
     """
 
     name: str
     hparams_class: type
     apply: Callable[..., tuple[Any, Any]]
     batchable: bool = False
+    check: Callable[[Any, Any, Any], None] | None = None
 
 
 @dataclass(frozen=True)

@@ -186,7 +186,8 @@ def test_not_text(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "meant"), [("n_itr", "n_iter"), ("edit_learning_rate", None), ("inner_param", "inner_params"), ("EPS", "eps")]
+    ("key", "meant"),
+    [("n_itr", "n_iter"), ("edit_learning_rate", None), ("inner_param", "inner_params"), ("EPS", "eps")],
 )
 def test_an_unknown_key(tmp_path: Path, key: str, meant: str | None) -> None:
     message = _message(_write(tmp_path, {**BASE, key: 1}))

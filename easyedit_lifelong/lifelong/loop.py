@@ -107,6 +107,7 @@ def run_lifelong(
     Raises:
         DataError: a request can't be used. All are checked before the first edit.
         HyperParameterError: the hyperparameters belong to no registered method.
+        ModelError: the method can't edit this model with them.
         RunError: ``out`` holds another run.
     """
     method = get_plugins().method_for(hparams)
@@ -117,6 +118,8 @@ def run_lifelong(
     requests = as_requests(requests)
     scorer = Scorer(tokenizer)
     check_fit(requests, scorer, model)
+    if method.check is not None:
+        method.check(model, tokenizer, hparams)
     folder = RunFolder(out) if out is not None else None
     config = {
         "method": method.name, "model": model_name(model, hparams), "data": data_name, "n_requests": len(requests),

@@ -133,7 +133,11 @@ def test_half_precision_is_scored_in_float32(tokenizer: Any) -> None:
 
 def test_no_batch_is_larger_than_it_may_be(llama: Any, tokenizer: Any) -> None:
     sizes: list[torch.Size] = []
-    handle = llama.register_forward_pre_hook(lambda _, __, kwargs: sizes.append(kwargs["input_ids"].shape), with_kwargs=True)  # fmt: skip
+
+    def measure(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
+        sizes.append(kwargs["input_ids"].shape)
+
+    handle = llama.register_forward_pre_hook(measure, with_kwargs=True)
     Scorer(tokenizer, 24).forced(llama, QUESTIONS * 3)
     handle.remove()
     assert sum(rows for rows, _ in sizes) == 18
@@ -197,14 +201,14 @@ def test_what_comes_after_the_end_of_text_is_not_said(llama: Any, pad: str | Non
 
 
 def test_a_model_with_several_ends_of_text(tokenizer: Any) -> None:
-    model = build_model("gpt2")  # says "piano" for ever
-    piano = tokenizer.convert_tokens_to_ids("piano")
-    (endless,) = Scorer(tokenizer).generate(model, [PROMPTS[0]], 4)
-    assert "piano" in endless
-    model.generation_config.eos_token_id = [2, piano]
+    model = build_model("gpt2")
+    (free,) = Scorer(tokenizer).generate(model, [PROMPTS[0]], 4)
+    words = free.split()
+    assert len(words) == 4, "it goes on as long as it may"
+    model.generation_config.eos_token_id = [2, tokenizer.convert_tokens_to_ids(words[-1])]
     (ended,) = Scorer(tokenizer).generate(model, [PROMPTS[0]], 4)
-    assert ended.split().count("piano") <= 1
-    assert len(ended.split()) < 4
+    kept = words[: words.index(words[-1]) + 1]  # whether the token that ends it is said is a matter of taste
+    assert ended.split() in (kept, kept[:-1])
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))

@@ -47,7 +47,10 @@ def test_a_layer_whose_name_ends_like_a_parameter() -> None:
         # a misspelt layer: what is there, and which one was meant
         (
             "model.layers[2].mlp.down_prj.weight",
-            ["'model.layers.2.mlp' has no 'down_prj'", "it has gate_proj, up_proj, down_proj", "Did you mean 'model.layers.2.mlp.down_proj'?"],
+            [
+                "'model.layers.2.mlp' has no 'down_prj'; it has gate_proj, up_proj, down_proj",
+                "Did you mean 'model.layers.2.mlp.down_proj'?",
+            ],
         ),
         # a block too far
         ("model.layers[9].mlp.down_proj.weight", ["'model.layers' has no '9'", "it has 0 to 3"]),

@@ -330,9 +330,7 @@ def _press_control_c(*_: Any, **__: Any) -> None:
 @pytest.mark.parametrize("called", ["inner model", "outer model"])
 @pytest.mark.parametrize("where", ["block", "inner model", "outer model"])
 @pytest.mark.parametrize("hook", [_raise, _press_control_c])
-def test_an_exception_inside_a_pass_leaves_nothing_behind(
-    watched: Watched, called: str, where: str, hook: Any
-) -> None:
+def test_an_exception_inside_a_pass_leaves_nothing_behind(watched: Watched, called: str, where: str, hook: Any) -> None:
     """Nor does an impatient hand in a notebook, which goes on with the same model."""
     model = watched.model
     modules = {"block": model.model.layers[1], "inner model": model.model, "outer model": model}

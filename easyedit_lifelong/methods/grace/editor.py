@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from easyedit_lifelong.data.request import EditRequest, as_requests
-from easyedit_lifelong.errors import DataError, EditError
+from easyedit_lifelong.errors import DataError, EditError, ModelError
 from easyedit_lifelong.methods.grace.codebook import Codebook, Decision, Undo, as_label
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
@@ -71,6 +71,19 @@ def apply_grace_to_model(
     return model, Rollback(undo, on_items=keep_original_weight, results=results)
 
 
+def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
+    """Check that the model has the layer that the hyperparameters name.
+
+    Raises:
+        ModelError: it doesn't; the message says what it has.
+    """
+    try:
+        find_module(model, hparams.inner_params[0])
+    except ModelError as error:
+        where = f"{hparams.source}, inner_params: " if hparams.source else ""
+        raise ModelError(f"{where}{error}") from None
+
+
 class GraceEditor:
     """Enters edits into the codebook of one layer. Get it with :meth:`on`.
 
@@ -98,6 +111,7 @@ class GraceEditor:
             ModelError: there is no such layer.
             EditError: the layer carries edits made with other settings of the codebook.
         """
+        check_layer(model, tokenizer, hparams)
         path, _ = find_module(model, hparams.inner_params[0])
         editors: dict[str, GraceEditor] = model.__dict__.setdefault(_EDITORS, {})
         if path not in editors:

