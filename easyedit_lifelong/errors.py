@@ -43,6 +43,10 @@ class PluginError(LifelongError, ValueError):
     """A plugin is broken, or two plugins claim the same name."""
 
 
+class DuplicateNameError(PluginError):
+    """Two plugins claim the same name."""
+
+
 class EasyEditMissingError(LifelongError, ModuleNotFoundError):
     """EasyEdit (``easyeditor``) is needed and isn't there, or can't be imported."""
 
@@ -57,5 +61,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     Returns:
         ``" Did you mean 'x'?"`` for the closest known name, else an empty string.
     """
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    folded = {str(other).casefold(): str(other) for other in known}
+    close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
+    return f" Did you mean {folded[close[0]]!r}?" if close else ""

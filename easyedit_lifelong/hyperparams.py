@@ -8,6 +8,7 @@ anything else happens.
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -84,6 +85,9 @@ class PluginHyperParams:
             problems += self._out_of_range(item.name, value)
         if self.ALG_NAME and self.alg_name != self.ALG_NAME:
             problems.append(f"alg_name: {self.alg_name!r} is another method; this class is for {self.ALG_NAME!r}")
+        name = self.model_name
+        if not (isinstance(name, str) and name.strip()) and not (isinstance(name, (tuple, list)) and _is_pair(name)):
+            problems.append(f"model_name: {name!r} is not a model's name, folder or file (in quotes if it's a number)")
         problems += self.check()
         if problems:
             self._fail(problems)
@@ -136,6 +140,8 @@ class PluginHyperParams:
             return [f"{name}: {value!r} isn't one of {', '.join(choices)}.{did_you_mean(str(value), choices)}"]
         if value is None:
             return []
+        if isinstance(value, float) and not math.isfinite(value):
+            return [f"{name}: {value} is not a finite number"]
         if name in self.AT_LEAST and value < self.AT_LEAST[name]:
             return [f"{name}: {value} is less than {self.AT_LEAST[name]:g}"]
         if name in self.ABOVE_ZERO and not value > 0:
@@ -145,6 +151,10 @@ class PluginHyperParams:
     def _fail(self, problems: list[str]) -> typing.NoReturn:
         where = f"{self.source}: " if self.source else f"{type(self).__name__}: "
         raise HyperParameterError(where + "; ".join(problems))
+
+
+def _is_pair(value: Any) -> bool:
+    return len(value) == 2 and not any(isinstance(item, (str, int, float, type(None))) for item in value)
 
 
 def hparams_folders() -> list[Path]:
@@ -188,7 +198,7 @@ def read_hparams_file(path: Path) -> dict[str, Any]:
         raise HyperParameterError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise HyperParameterError(f"{path}: must hold hyperparameters as 'name: value' lines")
-    return {key: _number(value) for key, value in values.items()}
+    return values
 
 
 def _number(value: Any) -> Any:
@@ -230,6 +240,8 @@ def _coerce(value: Any, hint: Any) -> Any:
         return [_coerce(item, arguments[0]) for item in value]
     if hint is type(None) and value is None:
         return value
+    if hint in (int, float):
+        value = _number(value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
@@ -242,6 +254,7 @@ def _coerce(value: Any, hint: Any) -> Any:
 def _describe(hint: Any) -> str:
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
     if typing.get_origin(hint) is list:
-        return "a list"
+        (item,) = typing.get_args(hint)
+        return "a list of " + {int: "whole numbers", float: "numbers"}.get(item, _describe(item))
     options = typing.get_args(hint) or (hint,)
     return " or ".join(names.get(option, str(option)) for option in options)

@@ -12,7 +12,7 @@ from typing import Any
 import pluggy
 
 from easyedit_lifelong import hookspecs
-from easyedit_lifelong.errors import PluginError
+from easyedit_lifelong.errors import DuplicateNameError, PluginError
 from easyedit_lifelong.registry import DatasetReader, EditMethod, Registry, TrackerType
 
 LOG = logging.getLogger(__name__)
@@ -29,9 +29,9 @@ class Plugins:
     """Everything that plugins have registered, and the plugins that could not be loaded."""
 
     manager: pluggy.PluginManager
-    methods: Registry[EditMethod] = field(default_factory=lambda: Registry("editing method"))
-    readers: Registry[DatasetReader] = field(default_factory=lambda: Registry("dataset format"))
-    trackers: Registry[TrackerType] = field(default_factory=lambda: Registry("tracker"))
+    methods: Registry[EditMethod] = field(default_factory=lambda: Registry("editing method", EditMethod))
+    readers: Registry[DatasetReader] = field(default_factory=lambda: Registry("dataset format", DatasetReader))
+    trackers: Registry[TrackerType] = field(default_factory=lambda: Registry("tracker", TrackerType))
     broken: dict[str, str] = field(default_factory=dict)
 
     def add(self, plugin: Any, name: str) -> None:
@@ -44,6 +44,22 @@ class Plugins:
             self.manager.register(plugin, name=name)
         except ValueError as error:
             raise PluginError(f"plugin {name!r} can't be registered: {error}") from error
+        except pluggy.PluginValidationError as error:
+            self._remove(plugin, name)
+            raise PluginError(f"plugin {name!r} can't be registered: {' '.join(str(error).split())}") from error
+        try:
+            self._ask(plugin, name)
+        except BaseException:
+            self._remove(plugin, name)
+            raise
+
+    def _remove(self, plugin: Any, name: str) -> None:
+        for registry in (self.methods, self.readers, self.trackers):
+            registry.discard(name)
+        if self.manager.is_registered(plugin):
+            self.manager.unregister(plugin)
+
+    def _ask(self, plugin: Any, name: str) -> None:
         others = [other for _, other in self.manager.list_name_plugin() if other is not plugin]
         for hook, registry in (
             ("register_methods", self.methods),
@@ -78,10 +94,10 @@ def get_plugins() -> Plugins:
         plugins.add(importlib.import_module(module), module)
     for entry_point in metadata.entry_points(group=hookspecs.PROJECT):
         try:
-            plugin = entry_point.load()
+            plugins.add(entry_point.load(), entry_point.name)
+        except DuplicateNameError:
+            raise
         except Exception as error:  # a stranger's code: anything can come out of it
             plugins.broken[entry_point.name] = f"{type(error).__name__}: {error}"
             LOG.warning("plugin %r could not be loaded: %s", entry_point.name, error)
-            continue
-        plugins.add(plugin, entry_point.name)
     return plugins

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from easyedit_lifelong.errors import PluginError, did_you_mean
+from easyedit_lifelong.errors import DuplicateNameError, PluginError, did_you_mean
 
 if TYPE_CHECKING:
     from easyedit_lifelong.data.request import EditRequest
@@ -78,8 +78,8 @@ class Registry(Generic[Entry]):
         kind: what an entry is called in messages, e.g. ``"editing method"``.
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, entry_class: type = object) -> None:
+        self.kind, self.entry_class = kind, entry_class
         self._entries: dict[str, tuple[Entry, str]] = {}
 
     def add(self, entry: Entry, plugin: str) -> None:
@@ -88,13 +88,19 @@ class Registry(Generic[Entry]):
         Raises:
             PluginError: the name is taken; the message names both plugins.
         """
+        if not isinstance(entry, self.entry_class):
+            raise PluginError(f"plugin {plugin!r} registers {entry!r}, which is no {self.entry_class.__name__}")
         if entry.name in self._entries:
             first = self._entries[entry.name][1]
-            raise PluginError(
+            raise DuplicateNameError(
                 f"{self.kind} {entry.name!r} is registered twice: by plugin {first!r} and by plugin "
                 f"{plugin!r}. Rename one of them or uninstall one of the two plugins."
             )
         self._entries[entry.name] = (entry, plugin)
+
+    def discard(self, plugin: str) -> None:
+        """Take back what a plugin registered."""
+        self._entries = {name: entry for name, entry in self._entries.items() if entry[1] != plugin}
 
     def get(self, name: str) -> Entry:
         """Return the entry of that name.

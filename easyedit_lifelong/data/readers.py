@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong import bridge
-from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.data.request import EditRequest, check_unique
 from easyedit_lifelong.errors import DataError, did_you_mean
 
 _ZSRE_TEXTS = ("src", "alt", "rephrase", "loc", "loc_ans")
@@ -73,14 +73,7 @@ def read_requests(path: Path | str, read: Callable[[Path], Iterable[EditRequest]
     requests = list(read(path))
     if not requests:
         raise DataError(f"{path}: holds no records")
-    seen: dict[Any, EditRequest] = {}
-    for request in requests:
-        if request.case_id in seen:
-            raise DataError(
-                f"{request.where}, field 'case_id': {request.case_id!r} is used before, by "
-                f"{seen[request.case_id].source}. Give every record its own."
-            )
-        seen[request.case_id] = request
+    check_unique(requests)
     return requests
 
 
@@ -101,18 +94,21 @@ def _records(path: Path) -> list[Any]:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
     if path.suffix == ".jsonl":
-        return [_parse(line, f"{path}, line {n}") for n, line in enumerate(text.splitlines(), 1) if line.strip()]
+        # Not splitlines(): it also splits at U+2028 and the like, which JSON allows within a text.
+        return [_parse(line, f"{path}, line {n}", n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     records = _parse(text, str(path))
     if not isinstance(records, list):
         raise DataError(f"{path}: must hold a list of records (or one record per line, in a .jsonl file)")
     return records
 
 
-def _parse(text: str, where: str) -> Any:
+def _parse(text: str, where: str, line: int | None = None) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not valid JSON: {error.msg} (line {error.lineno}, column {error.colno})") from error
+        place = f"line {error.lineno}, column {error.colno}" if line is None else f"column {error.colno}"
+        hint = ". One record per line? Then name the file .jsonl" if error.msg == "Extra data" and line is None else ""
+        raise DataError(f"{where}: not valid JSON: {error.msg} ({place}){hint}") from error
 
 
 def _require_texts(where: str, record: Any, names: Sequence[str]) -> None:

@@ -107,6 +107,22 @@ def as_requests(records: Iterable[Any]) -> list[EditRequest]:
     ]
 
 
+def check_unique(requests: Iterable[EditRequest]) -> None:
+    """Check that no two requests have the same case_id.
+
+    Raises:
+        DataError: two have.
+    """
+    seen: dict[Any, EditRequest] = {}
+    for request in requests:
+        if request.case_id in seen:
+            raise DataError(
+                f"{request.where}, field 'case_id': {request.case_id!r} is used before, by "
+                f"{seen[request.case_id].source or 'another request'}. Give every record its own."
+            )
+        seen[request.case_id] = request
+
+
 class _Reader:
     """Reads a record's fields, raising with the record's place and the field's name."""
 
@@ -158,7 +174,9 @@ class _Reader:
         return (Probe(prompt, self.text(f"{kind}_ground_truth").strip()),)
 
     def probes(self, kind: str) -> dict[str, tuple[Probe, ...]]:
-        sets = self.record.get(kind) or {}
+        sets = self.record.get(kind)
+        if sets is None:
+            return {}
         if not isinstance(sets, Mapping):
             raise self.fail(kind, f"must map names to prompts and answers, not {_kind(sets)}")
         return {str(name): self.probe_set(f"{kind}.{name}", probes) for name, probes in sets.items()}
@@ -168,7 +186,8 @@ class _Reader:
             raise self.fail(name, "needs 'prompt' and 'ground_truth'")
         prompts, answers = probes["prompt"], probes["ground_truth"]
         prompts = prompts if isinstance(prompts, list) else [prompts]
-        answers = answers if isinstance(answers, list) and len(answers) == len(prompts) else [answers]
+        several = isinstance(probes["prompt"], list)  # else a list of answers holds one prompt's aliases
+        answers = answers if isinstance(answers, list) and (several or len(answers) == 1) else [answers]
         if len(prompts) != len(answers):
             raise self.fail(name, f"has {len(prompts)} prompts and {len(answers)} answers")
         pairs = []

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from transformers import GenerationConfig
 
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, pad_rows
+from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import evaluating
 from easyedit_lifelong.models.positions import prompt_lengths
 
@@ -106,18 +107,42 @@ class Scorer:
         limits = [new_tokens] * len(prompts) if isinstance(new_tokens, int) else list(new_tokens)
         rows = [list(self.tokenizer(prompt)["input_ids"]) for prompt in prompts]
         texts = [""] * len(prompts)
+        context = context_length(model)
+        if context is not None:
+            # Without a prediction for the last token, n tokens need n - 1 places behind the prompt.
+            limits = [min(limit, context + 1 - len(row)) for row, limit in zip(rows, limits, strict=True)]
         with evaluating(model):
-            for batch in self._batches([len(row) + limit for row, limit in zip(rows, limits, strict=True)]):
+            for batch in self._generation_batches([len(row) for row in rows], limits, context):
                 ids, mask = pad_rows([rows[i] for i in batch], self._pad, "left", _input_device(model))
                 eos = getattr(model.generation_config, "eos_token_id", None)
+                eos = self.tokenizer.eos_token_id if eos is None else eos
+                ends = set(eos) if isinstance(eos, (list, tuple)) else {eos}
                 config = GenerationConfig(
                     max_new_tokens=max(limits[i] for i in batch), do_sample=False,
-                    pad_token_id=self._pad, eos_token_id=self.tokenizer.eos_token_id if eos is None else eos,
+                    pad_token_id=self._pad, eos_token_id=eos,
                 )  # fmt: skip
                 output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
                 for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-                    texts[i] = self.tokenizer.decode(row[: limits[i]], skip_special_tokens=True)
+                    said = row[: limits[i]]
+                    end = next((n for n, token in enumerate(said) if token in ends), len(said))
+                    texts[i] = self.tokenizer.decode(said[:end], skip_special_tokens=True)
         return texts
+
+    def _generation_batches(
+        self, lengths: Sequence[int], limits: Sequence[int], context: int | None
+    ) -> Iterator[list[int]]:
+        """Group prompts so that, run together for the longest answer, all stay inside the context."""
+        for batch in self._batches([a + b for a, b in zip(lengths, limits, strict=True)]):
+            group: list[int] = []
+            for index in batch:
+                more = [*group, index]
+                width = max(lengths[i] for i in more) + max(limits[i] for i in more)
+                if group and context is not None and width > context + 1:
+                    yield group
+                    group = []
+                group.append(index)
+            if group:
+                yield group
 
     def answer_tokens(self, prompt: str, answer: str) -> int:
         """Count an answer's tokens."""

@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
-from easyedit_lifelong.data.request import EditRequest, Probe, as_requests
+from easyedit_lifelong.data.request import EditRequest, Probe, as_requests, check_unique
 from easyedit_lifelong.data.samples import retention_probes
 from easyedit_lifelong.errors import DataError, EditError, HyperParameterError
 from easyedit_lifelong.evaluation.metrics import METRICS
@@ -116,8 +116,14 @@ def run_lifelong(
     if eval_every < 1:
         raise HyperParameterError(f"eval_every: {eval_every} is less than 1")
     requests = as_requests(requests)
+    if not requests:
+        raise DataError("there are no requests to edit")
+    check_unique(requests)
+    for tracker in trackers:
+        get_plugins().trackers.get(tracker)
+    held_out = retention_probes() if retention is None else retention
     scorer = Scorer(tokenizer)
-    check_fit(requests, scorer, model)
+    check_fit(requests, scorer, model, held_out)
     if method.check is not None:
         method.check(model, tokenizer, hparams)
     folder = RunFolder(out) if out is not None else None
@@ -128,7 +134,7 @@ def run_lifelong(
     started = time.perf_counter()
     if folder:
         folder.write_config({"schema_version": SCHEMA_VERSION, **config, "started": _now()})
-    board = Scoreboard(scorer, model, requests, retention_probes() if retention is None else retention)
+    board = Scoreboard(scorer, model, requests, held_out)
     state = _State(model)
     state.seconds["scoring"] += time.perf_counter() - started
     with ExitStack() as stack:
@@ -146,27 +152,30 @@ def run_lifelong(
     return _finish(state, board, config, folder, time.perf_counter() - started)
 
 
-def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any) -> None:
+def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, retention: Sequence[Probe] = ()) -> None:
     """Check, before anything is edited, that every prompt and answer fits into the model's context.
 
     Raises:
         DataError: one doesn't; the message says which.
     """
     limit = context_length(model)
+    asked = [(f"retention fact {n}", [("prompt", probe.prompt, probe.answer)]) for n, probe in enumerate(retention)]
     for request in requests:
         fields = [("prompt", request.prompt, request.target_new)]
         fields += [("rephrase_prompt", prompt, request.target_new) for prompt in request.rephrase_prompts]
         for kind in ("locality", "portability"):
             for probes in getattr(request, kind).values():
                 fields += [(f"{kind}_prompt", probe.prompt, probe.answer) for probe in probes]
+        asked.append((request.where, fields))
+    for where, fields in asked:
         for name, prompt, answer in fields:
             try:
                 length = len(scorer.encode(prompt, answer).tokens)
             except DataError as error:
-                raise DataError(f"{request.where}, field {name!r}: {error}") from error
+                raise DataError(f"{where}, field {name!r}: {error}") from error
             if limit is not None and length > limit:
                 raise DataError(
-                    f"{request.where}, field {name!r}: with its answer it has {length} tokens, the model's "
+                    f"{where}, field {name!r}: with its answer it has {length} tokens, the model's "
                     f"context is {limit}. Shorten it or leave the record out."
                 )
 

@@ -65,7 +65,8 @@ def few_token_linears(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _forward_of(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
-    weight, bias = layer.weight.detach(), layer.bias
+    weight = layer.weight.detach()
+    bias = None if layer.bias is None else layer.bias.detach()
 
     def forward(x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])

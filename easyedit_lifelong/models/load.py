@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models import smollm2
@@ -145,7 +146,7 @@ def _from_pretrained(auto_class: str, source: str, asked_for: str | Path, **opti
 
     try:
         return getattr(transformers, auto_class).from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         what = "tokenizer" if auto_class == "AutoTokenizer" else "causal language model"
         raise ModelError(

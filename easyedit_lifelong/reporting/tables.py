@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.plugins import get_plugins
@@ -35,8 +36,8 @@ def answer_table(console: Console, rows: Iterable[Sequence[str]], headers: Seque
     for header in headers:
         table.add_column(header, overflow="fold")
     for row in rows:
-        # Generated text can hold newlines, and brackets that rich would take for markup.
-        table.add_row(*(" ".join(cell.split()).replace("[", "\\[") for cell in row))
+        # Generated text can hold newlines, and brackets that rich would take for markup: Text takes none.
+        table.add_row(*(Text(" ".join(cell.split())) for cell in row))
     console.print(table)
 
 
@@ -54,5 +55,5 @@ def plugin_table() -> None:
         for entry in registry:
             table.add_row(kind, entry.name, registry.origin(entry.name), entry.description)
     for name, problem in plugins.broken.items():
-        table.add_row("[red]broken[/red]", name, "entry point", problem)
+        table.add_row("[red]broken[/red]", name, "entry point", Text(problem))
     console.print(table)

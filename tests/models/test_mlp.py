@@ -35,7 +35,10 @@ def test_every_familys_projections(family: str) -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (GPTNeoXConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4), "mlp.dense_4h_to_h"),
+        (
+            GPTNeoXConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4),
+            "mlp.dense_4h_to_h",
+        ),
         (FalconConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4), "mlp.dense_4h_to_h"),
     ],
 )

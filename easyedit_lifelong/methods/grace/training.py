@@ -76,7 +76,10 @@ def train_value(replay: Replay, start: Tensor, hparams: GraceHyperParams, identi
         if steps == hparams.n_iter or (hparams.reg == "early_stop" and learned and loss <= hparams.stop_loss):
             break
         (value.grad,) = torch.autograd.grad(objective, value)
-        optimizer.step()
+        try:
+            optimizer.step()
+        except RuntimeError as error:
+            raise EditError(f"the optimizer failed after {steps} steps: {error}; a lower edit_lr may help") from error
     if not torch.isfinite(value).all():
         raise EditError(f"the value became NaN or infinite after {steps} steps; a lower edit_lr may help")
     return Trained(value.detach(), steps, loss, learned)

@@ -259,7 +259,7 @@ def test_a_prompt_longer_than_the_context_is_refused_before_anything_happens() -
 def test_other_settings_on_the_same_layer_are_refused() -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     apply_grace_to_model(model, tokenizer, EDITS[:1], hparams_for("llama"))
-    with pytest.raises(EditError, match="eps=0.5"):
+    with pytest.raises(EditError, match=r"eps=0\.5"):
         apply_grace_to_model(model, tokenizer, EDITS[1:], hparams_for("llama", eps=2.0))
 
 
