@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def test_every_package_that_is_needed_is_looked_for() -> None:
         pyproject = Path(__file__).parents[2] / "pyproject.toml"
         tomllib = pytest.importorskip("tomllib")
         needed = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
-    names = {text.split(";")[0].split(">")[0].split("=")[0].strip() for text in needed if "extra ==" not in text}
+    names = {re.split(r"[^\w-]", text)[0] for text in needed if "extra ==" not in text}
     assert names <= set(_findings())
 
 
