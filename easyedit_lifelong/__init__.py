@@ -28,6 +28,10 @@ _LAZY = {
     "load_model": "easyedit_lifelong.models.load",
     "run_lifelong": "easyedit_lifelong.lifelong.loop",
     "prompt_lengths": "easyedit_lifelong.models.positions",
+    "PositionTracker": "easyedit_lifelong.models.positions",
+    "Rollback": "easyedit_lifelong.methods.rollback",
+    "EditResult": "easyedit_lifelong.methods.result",
+    "EditError": "easyedit_lifelong.errors",
     "get_plugins": "easyedit_lifelong.plugins",
     "hookimpl": "easyedit_lifelong.hookspecs",
 }
@@ -35,20 +39,23 @@ _LAZY = {
 if TYPE_CHECKING:
     from easyedit_lifelong.data.readers import read_requests
     from easyedit_lifelong.data.request import EditRequest, Probe
+    from easyedit_lifelong.errors import EditError
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hyperparams import PluginHyperParams
     from easyedit_lifelong.lifelong.loop import run_lifelong
     from easyedit_lifelong.methods.grace.config import GraceHyperParams
     from easyedit_lifelong.methods.grace.editor import apply_grace_to_model
+    from easyedit_lifelong.methods.result import EditResult
+    from easyedit_lifelong.methods.rollback import Rollback
     from easyedit_lifelong.models.load import load_model
-    from easyedit_lifelong.models.positions import prompt_lengths
+    from easyedit_lifelong.models.positions import PositionTracker, prompt_lengths
     from easyedit_lifelong.plugins import get_plugins
     from easyedit_lifelong.registry import DatasetReader, EditMethod, TrackerType
 
 __all__ = [
-    "DatasetReader", "EditMethod", "EditRequest", "GraceHyperParams", "LifelongError", "PluginHyperParams",
-    "Probe", "TrackerType", "apply_grace_to_model", "get_plugins", "hookimpl", "load_model", "prompt_lengths",
-    "read_requests", "run_lifelong",
+    "DatasetReader", "EditError", "EditMethod", "EditRequest", "EditResult", "GraceHyperParams", "LifelongError",
+    "PluginHyperParams", "PositionTracker", "Probe", "Rollback", "TrackerType", "apply_grace_to_model", "get_plugins",
+    "hookimpl", "load_model", "prompt_lengths", "read_requests", "run_lifelong",
 ]  # fmt: skip
 
 

@@ -160,7 +160,9 @@ def _is_pair(value: Any) -> bool:
 def hparams_folders() -> list[Path]:
     """Return the folders of the hyperparameter files that come with this package."""
     here = Path(__file__).resolve().parent
-    return [folder for folder in (here / "hparams", here.parent / "hparams") if folder.is_dir()]
+    inside = here / "hparams"  # in an installed package; a checkout has them beside it
+    folders = [inside] if inside.is_dir() else [here.parent / "hparams"]
+    return [folder for folder in folders if folder.is_dir()]
 
 
 def find_hparams(name_or_path: str | Path) -> Path:
@@ -194,6 +196,8 @@ def read_hparams_file(path: Path) -> dict[str, Any]:
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise HyperParameterError(f"{path}: can't be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise HyperParameterError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

@@ -91,6 +91,8 @@ def _located(path: Path, records: Sequence[Any]) -> Iterator[tuple[str, Any]]:
 def _records(path: Path) -> list[Any]:
     try:
         text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
     if path.suffix == ".jsonl":

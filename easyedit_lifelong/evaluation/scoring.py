@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,22 +112,27 @@ class Scorer:
         if context is not None:
             # Without a prediction for the last token, n tokens need n - 1 places behind the prompt.
             limits = [min(limit, context + 1 - len(row)) for row, limit in zip(rows, limits, strict=True)]
-        with evaluating(model):
+        ends = self._end_tokens(model)
+        with evaluating(model), _bare_generation_config(model):
             for batch in self._generation_batches([len(row) for row in rows], limits, context):
                 ids, mask = pad_rows([rows[i] for i in batch], self._pad, "left", _input_device(model))
-                eos = getattr(model.generation_config, "eos_token_id", None)
-                eos = self.tokenizer.eos_token_id if eos is None else eos
-                ends = set(eos) if isinstance(eos, (list, tuple)) else {eos}
                 config = GenerationConfig(
-                    max_new_tokens=max(limits[i] for i in batch), do_sample=False,
-                    pad_token_id=self._pad, eos_token_id=eos,
-                )  # fmt: skip
+                    max_new_tokens=max(limits[i] for i in batch),
+                    do_sample=False,
+                    pad_token_id=self._pad,
+                    eos_token_id=sorted(ends) or None,
+                )
                 output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
                 for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
                     said = row[: limits[i]]
                     end = next((n for n, token in enumerate(said) if token in ends), len(said))
                     texts[i] = self.tokenizer.decode(said[:end], skip_special_tokens=True)
         return texts
+
+    def _end_tokens(self, model: Any) -> set[int]:
+        eos = getattr(model.generation_config, "eos_token_id", None)
+        eos = self.tokenizer.eos_token_id if eos is None else eos
+        return {token for token in (eos if isinstance(eos, (list, tuple)) else [eos]) if token is not None}
 
     def _generation_batches(
         self, lengths: Sequence[int], limits: Sequence[int], context: int | None
@@ -165,8 +171,25 @@ class Scorer:
 
 
 def starts_with_answer(text: str, answer: str) -> bool:
-    """Whether a free generation begins with the answer (leading space apart)."""
-    return text.lstrip().startswith(answer.strip())
+    """Whether a free generation begins with the answer, as a word of its own (leading space apart)."""
+    text, answer = text.lstrip(), answer.strip()
+    behind = text[len(answer) :][:1]
+    return text.startswith(answer) and not (answer[-1:].isalnum() and behind.isalnum())
+
+
+@contextlib.contextmanager
+def _bare_generation_config(model: Any) -> Iterator[None]:
+    """Set the model's own generation settings aside inside.
+
+    A checkpoint's repetition penalty, beams or suppressed tokens would fill in whatever the
+    configuration given to ``generate`` leaves open, and greedy text would not be greedy.
+    """
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before
 
 
 def _input_device(model: Any) -> torch.device:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ def check_free(path: Path | str) -> Path:
     path = Path(path).expanduser()
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; --out must name a folder")
+    if path.exists() and not os.access(path, os.W_OK | os.X_OK):
+        raise RunError(f"{path}: can't be written to. Choose another folder with --out.")
     held = [name for name in (CONFIG, JOURNAL, METRICS, SUMMARY) if (path / name).exists()]
     if held:
         raise RunError(
@@ -68,12 +71,22 @@ class RunFolder:
         self._append(METRICS, entry)
 
     def _append(self, name: str, entry: Mapping[str, Any]) -> None:
-        with (self.path / name).open("a", encoding="utf-8") as file:
+        with self._writing(name), (self.path / name).open("a", encoding="utf-8") as file:
             file.write(json.dumps(entry, ensure_ascii=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
     def _replace(self, name: str, text: str) -> None:
         temporary = self.path / f".{name}.tmp"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, self.path / name)
+        with self._writing(name):
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.path / name)
+
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RunError(
+                f"{self.path / name}: can't be written: {error.strerror}. What was written stays."
+            ) from error

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from easyedit_lifelong.data.request import EditRequest, Probe, as_requests, check_unique
 from easyedit_lifelong.data.samples import retention_probes
-from easyedit_lifelong.errors import DataError, EditError, HyperParameterError
+from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.scoring import Scorer
 from easyedit_lifelong.lifelong.folder import SCHEMA_VERSION, RunFolder
@@ -59,10 +59,14 @@ class LifelongResult:
 
 @dataclass
 class _State:
-    """What a run has come to."""
+    """What a run has come to.
+
+    An edit that failed counts in every score, with the model as it stayed: a method that fails on
+    what is hard must not look better for it.
+    """
 
     model: Any
-    applied: list[EditRequest] = field(default_factory=list)
+    attempted: list[EditRequest] = field(default_factory=list)
     journal: list[dict[str, Any]] = field(default_factory=list)
     curve: list[dict[str, Any]] = field(default_factory=list)
     success: list[float] = field(default_factory=list)
@@ -89,7 +93,8 @@ def run_lifelong(
     Each edit is scored at once (ES). Every ``eval_every`` edits, and at the end, all edits so far are
     scored again (ERR, generality), with their locality prompts against the unedited model and the
     held-out facts (TRR). "Before" scores are taken before any edit. An edit that fails by itself (its
-    loss turns NaN, say) is recorded, and the run goes on without it.
+    loss turns NaN, say) is recorded, counts in the scores as what the model still says, and the run
+    goes on.
 
     Args:
         model: the model; it is edited in place.
@@ -108,27 +113,14 @@ def run_lifelong(
         DataError: a request can't be used. All are checked before the first edit.
         HyperParameterError: the hyperparameters belong to no registered method.
         ModelError: the method can't edit this model with them.
-        RunError: ``out`` holds another run.
+        RunError: ``out`` holds another run, or trackers are given without it.
     """
-    method = get_plugins().method_for(hparams)
-    if method is None:
-        raise HyperParameterError(f"{type(hparams).__name__} belongs to no registered editing method")
-    if eval_every < 1:
-        raise HyperParameterError(f"eval_every: {eval_every} is less than 1")
-    requests = as_requests(requests)
-    if not requests:
-        raise DataError("there are no requests to edit")
-    check_unique(requests)
-    for tracker in trackers:
-        get_plugins().trackers.get(tracker)
-    held_out = retention_probes() if retention is None else retention
+    requests, held_out = as_requests(requests), retention_probes() if retention is None else retention
     scorer = Scorer(tokenizer)
-    check_fit(requests, scorer, model, held_out)
-    if method.check is not None:
-        method.check(model, tokenizer, hparams)
+    method = _checked(model, tokenizer, requests, hparams, held_out, scorer, eval_every, trackers, out)
     folder = RunFolder(out) if out is not None else None
     config = {
-        "method": method.name, "model": model_name(model, hparams), "data": data_name, "n_requests": len(requests),
+        "method": method.name, "model": model_label(model), "data": data_name, "n_requests": len(requests),
         "eval_every": eval_every, "only_errors": only_errors, "hparams": _plain(hparams.to_dict()),
     }  # fmt: skip
     started = time.perf_counter()
@@ -150,6 +142,29 @@ def run_lifelong(
             if progress:
                 progress.edited(done, _latest(state))
     return _finish(state, board, config, folder, time.perf_counter() - started)
+
+
+def _checked(
+    model: Any, tokenizer: Any, requests: Sequence[EditRequest], hparams: Any, held_out: Sequence[Probe],
+    scorer: Scorer, eval_every: int, trackers: Sequence[str], out: Path | str | None,
+) -> EditMethod:  # fmt: skip
+    """Check everything that can be checked before anything is edited or written; return the method."""
+    method = get_plugins().method_for(hparams)
+    if method is None:
+        raise HyperParameterError(f"{type(hparams).__name__} belongs to no registered editing method")
+    if eval_every < 1:
+        raise HyperParameterError(f"eval_every: {eval_every} is less than 1")
+    if not requests:
+        raise DataError("there are no requests to edit")
+    check_unique(requests)
+    for tracker in trackers:
+        get_plugins().trackers.get(tracker)
+    if trackers and out is None:
+        raise RunError(f"trackers ({', '.join(trackers)}) write into a run's folder; name one with out=")
+    check_fit(requests, scorer, model, held_out)
+    if method.check is not None:
+        method.check(model, tokenizer, hparams)
+    return method
 
 
 def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, retention: Sequence[Probe] = ()) -> None:
@@ -180,11 +195,6 @@ def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, reten
                 )
 
 
-def model_name(model: Any, hparams: Any) -> str:
-    """Name the model in results: as the hyperparameters do, else as it calls itself."""
-    return hparams.model_name if isinstance(hparams.model_name, str) else model_label(model)
-
-
 def _take(
     state: _State, request: EditRequest, method: EditMethod, tokenizer: Any, hparams: Any,
     board: Scoreboard, only_errors: bool,
@@ -198,44 +208,45 @@ def _take(
         state.counts["skipped"] += 1
         return {"status": "skipped", **entry, "reason": "the model already gives this answer"}
     began = time.perf_counter()
+    what: dict[str, Any]
     try:
         state.model, rollback = method.apply(state.model, tokenizer, [request], hparams)
     except EditError as error:
-        state.seconds["editing"] += time.perf_counter() - began
-        state.counts["failed"] += 1
         LOG.warning("%s", error)
-        return {"status": "failed", **entry, "reason": str(error)}
+        status, what = "failed", {"reason": str(error)}
+    else:
+        results = getattr(rollback, "results", None)
+        status = "edited"
+        what = results[0].to_dict() if results else {"seconds": time.perf_counter() - began}
     edited = time.perf_counter()
     score = board.scorer.forced(state.model, [question])[0]
     state.seconds["editing"] += edited - began
     state.seconds["scoring"] += time.perf_counter() - edited
-    state.applied.append(request)
+    state.attempted.append(request)
     state.success.append(score.accuracy)
-    state.counts["edited"] += 1
-    results = getattr(rollback, "results", None)
-    what = results[0].to_dict() if results else {"seconds": edited - began}
-    return {"status": "edited", "n_edits": len(state.applied), **entry, "ES": score.accuracy, **what}
+    state.counts[status] += 1
+    return {"status": status, "n_edits": state.counts["edited"], **entry, "ES": score.accuracy, **what}
 
 
 def _score_all(
     state: _State, board: Scoreboard, folder: RunFolder | None, trackers: Sequence[Tracker], *, generated: bool
 ) -> None:
     began = time.perf_counter()
-    scores = board.score(state.model, state.applied)
+    scores = board.score(state.model, state.attempted)
     if state.success:
         scores = {"ES": sum(state.success) / len(state.success), **scores}
-    if generated and state.applied:
-        freely, texts = board.score_generation(state.model, state.applied)
+    if generated and state.attempted:
+        freely, texts = board.score_generation(state.model, state.attempted)
         scores |= freely
-        for request, text in zip(state.applied, texts, strict=True):
+        for request, text in zip(state.attempted, texts, strict=True):
             LOG.debug("%s -> %s", request.prompt, text)
     state.seconds["scoring"] += time.perf_counter() - began
-    entry = {"n_edits": len(state.applied), **scores}
+    entry = {"n_edits": state.counts["edited"], **scores}
     state.curve.append(entry)
     if folder:
         folder.metrics(entry)
     for tracker in trackers:
-        tracker.log(len(state.applied), scores)
+        tracker.log(state.counts["edited"], scores)
 
 
 def _latest(state: _State) -> dict[str, float]:
@@ -247,9 +258,9 @@ def _finish(
     state: _State, board: Scoreboard, config: Mapping[str, Any], folder: RunFolder | None, total: float
 ) -> LifelongResult:
     metrics = {name: score for name, score in (state.curve[-1] if state.curve else {}).items() if name != "n_edits"}
-    metrics |= board.before(state.applied)
+    metrics |= board.before(state.attempted)
     timing = {
-        "seconds_per_edit": state.seconds["editing"] / max(state.counts["edited"], 1),
+        "seconds_per_edit": state.seconds["editing"] / max(len(state.attempted), 1),
         "seconds_editing": state.seconds["editing"], "seconds_scoring": state.seconds["scoring"],
         "seconds_total": total,
     }  # fmt: skip
@@ -275,7 +286,8 @@ def _open_trackers(
 ) -> list[Tracker]:
     trackers = []
     for name in names:
-        tracker = get_plugins().trackers.get(name).create(folder.path if folder else Path(), config)
+        assert folder is not None  # checked with everything else
+        tracker = get_plugins().trackers.get(name).create(folder.path, config)
         stack.callback(tracker.close)
         trackers.append(tracker)
     return trackers

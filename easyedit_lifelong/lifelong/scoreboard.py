@@ -33,6 +33,14 @@ class Questions:
             questions.portability += _pairs(request.portability.values())
         return questions
 
+    def kinds(self) -> tuple[list[Question], list[Question], list[Question], list[Question]]:
+        """Return the questions of each kind."""
+        return self.edit, self.rephrase, self.locality, self.portability
+
+    def all(self) -> list[Question]:
+        """Return all questions in one list."""
+        return [question for kind in self.kinds() for question in kind]
+
 
 class Scoreboard:
     """Scores past edits together, asking the unedited model once and for all.
@@ -48,7 +56,11 @@ class Scoreboard:
         self.scorer = scorer
         self.retention = [(probe.prompt, probe.answer) for probe in retention]
         questions = Questions.about(requests)
-        asked = list(dict.fromkeys(questions.edit + questions.rephrase + questions.locality + self.retention))
+        asked = list(
+            dict.fromkeys(
+                questions.edit + questions.rephrase + questions.locality + questions.portability + self.retention
+            )
+        )
         self.unedited: dict[Question, Forced] = dict(zip(asked, scorer.forced(model, asked), strict=True))
 
     def before(self, requests: Sequence[EditRequest]) -> dict[str, float]:
@@ -57,13 +69,14 @@ class Scoreboard:
         return _known(
             reliability_before=self._unedited_accuracy(questions.edit),
             generality_before=self._unedited_accuracy(questions.rephrase),
+            portability_before=self._unedited_accuracy(questions.portability),
             TRR_before=self._unedited_accuracy(self.retention),
         )
 
     def score(self, model: Any, requests: Sequence[EditRequest]) -> dict[str, float]:
         """Return the teacher-forced scores of these edits and of what should be untouched by them."""
         questions = Questions.about(requests)
-        parts = (questions.edit, questions.rephrase, questions.locality, questions.portability, self.retention)
+        parts = (*questions.kinds(), self.retention)
         answers = iter(self.scorer.forced(model, [question for part in parts for question in part]))
         edit, rephrase, locality, portability, retention = ([next(answers) for _ in part] for part in parts)
         reliability = mean(answer.accuracy for answer in edit)

@@ -56,7 +56,8 @@ def anatomy_of(model: Any) -> Anatomy | None:
     norms = [child for child in parent.children() if "norm" in type(child).__name__.lower()]
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    tied = head is not None and embeddings is not None and head.weight is embeddings.weight
+    weights = [getattr(module, "weight", None) for module in (head, embeddings)]
+    tied = weights[0] is not None and weights[0] is weights[1]
     return Anatomy(path, blocks, norms[-1] if norms else None, head, tied)
 
 

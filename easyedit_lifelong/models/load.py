@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,6 @@ from safetensors import SafetensorError
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.devices import resolve_device
-
-LOG = logging.getLogger(__name__)
 
 _DTYPES = {
     "float32": torch.float32, "fp32": torch.float32,
@@ -121,9 +118,9 @@ def context_length(model: Any) -> int | None:
     return None
 
 
-def model_label(model: Any, fallback: str = "model") -> str:
+def model_label(model: Any) -> str:
     """Name a model for results: where it was loaded from, else its class."""
-    return getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__ or fallback
+    return getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
 
 
 def _source(name_or_path: str | Path) -> str:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import logging
+import zlib
+from collections.abc import Iterable, Iterator
 
+import torch
 from torch import nn
+
+LOG = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -21,14 +26,27 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def dropping_out(modules: nn.Module, rate: float) -> Iterator[None]:
-    """Let the dropout modules inside drop at this rate; at 0, change nothing."""
-    found = [m for m in modules.modules() if isinstance(m, nn.Dropout)] if rate > 0 else []
+def dropping_out(modules: Iterable[nn.Module], rate: float, identity: str) -> Iterator[None]:
+    """Let the dropout modules inside drop at this rate; at 0, change nothing.
+
+    Args:
+        modules: where to look for them. Families that drop out without modules (Llama) aren't reached.
+        rate: share of activations dropped.
+        identity: what drops depend on; the process's own generators are left as they were.
+    """
+    if not rate:
+        yield
+        return
+    found = [m for module in modules for m in module.modules() if isinstance(m, nn.Dropout)]
+    if not found:
+        LOG.warning("dropout: %s has no effect: the model has no dropout modules after the edited layer", rate)
     before = [(m.p, m.training) for m in found]
     for module in found:
         module.p, module.training = rate, True
     try:
-        yield
+        with torch.random.fork_rng():
+            torch.manual_seed(zlib.crc32(identity.encode()))
+            yield
     finally:
         for module, (p, training) in zip(found, before, strict=True):
             module.p, module.training = p, training

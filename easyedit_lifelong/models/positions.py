@@ -77,6 +77,7 @@ class PositionTracker:
         self._users = 0
         self._inside = False
         self._watched: list[nn.Module] = []
+        self._generate_before: Any = None
 
     @classmethod
     def attach(cls, model: nn.Module) -> PositionTracker:
@@ -96,7 +97,7 @@ class PositionTracker:
     def detach(self) -> None:
         """Release one use; with the last one, the model is as it was before the first."""
         self._users -= 1
-        if self._users > 0:
+        if self._users != 0:
             return
         for module in self._watched:
             del module.__dict__["forward"], module.__dict__[_WATCHED_BY]
@@ -105,6 +106,8 @@ class PositionTracker:
                 module.__dict__["forward"] = before
         self._watched.clear()
         self.model.__dict__.pop("generate", None)
+        if self._generate_before is not None:
+            self.model.__dict__["generate"] = self._generate_before
         self.model.__dict__.pop(_ATTRIBUTE, None)
 
     def _install(self) -> None:
@@ -119,6 +122,7 @@ class PositionTracker:
             self._watched.append(module)
         if hasattr(self.model, "generate"):
             # On the instance, so that the class, and every other model of it, stays as it is.
+            self._generate_before = self.model.__dict__.get("generate")
             self.model.__dict__["generate"] = types.MethodType(_generate, self.model)
 
     @contextlib.contextmanager
@@ -208,16 +212,17 @@ def prompt_lengths(model: Any, lengths: Sequence[int] | Tensor) -> Iterator[None
 def _generate(self: Any, *args: Any, **kwargs: Any) -> Any:
     """``generate`` of the model's class, with the prompts' ends known to the editors on it."""
     tracker = PositionTracker.of(self)
-    original = type(self).generate
+    own = tracker._generate_before if tracker else None
+    original = own if own is not None else functools.partial(type(self).generate, self)
     prompts = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs", kwargs.get("inputs_embeds")))
     if tracker is None or not isinstance(prompts, Tensor):
-        return original(self, *args, **kwargs)
+        return original(*args, **kwargs)
     mask = kwargs.get("attention_mask")
     if mask is None and not prompts.is_floating_point():
         mask = _mask_from_padding(prompts, self)
     real = _real_tokens(mask, prompts.shape[0], prompts.shape[1], prompts.device)
     with tracker.generating(_last_real(real)):
-        return original(self, *args, **kwargs)
+        return original(*args, **kwargs)
 
 
 def _mask_from_padding(prompts: Tensor, model: Any) -> Tensor | None:

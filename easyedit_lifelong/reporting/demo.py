@@ -43,7 +43,7 @@ def run_demo(edits: int, out: Path) -> LifelongResult:
     """
     console = Console()
     folder = out / "GRACE"
-    _clear_previous(folder)
+    _check_previous(folder)
     requests = read_requests(COUNTERFACT, read_counterfact)[:edits]
     hparams = GraceHyperParams.from_hparams(_HPARAMS)
     console.print("Loading SmolLM2-135M through EasyEdit's BaseEditor ...")
@@ -52,6 +52,7 @@ def run_demo(edits: int, out: Path) -> LifelongResult:
     shown = requests[:_SHOWN]
     before = _answers(editor.model, editor.tok, shown)
     _edit_once(console, editor, requests[0])
+    shutil.rmtree(folder, ignore_errors=True)  # an earlier demo's, and only now that this one works
     console.print(f"\nNow {len(requests)} facts, one after the other, and none is taken back:")
     with edit_progress(console, len(requests)) as progress:
         result = run_lifelong(
@@ -96,14 +97,18 @@ def _answers(model: Any, tokenizer: Any, requests: list[EditRequest]) -> list[tu
     return [(prompts, [next(said) for _ in prompts]) for prompts in asked]
 
 
-def _clear_previous(folder: Path) -> None:
+def _check_previous(folder: Path) -> None:
+    """Check that what the folder holds, if anything, is an earlier demo's.
+
+    Raises:
+        RunError: it isn't.
+    """
     config = folder / CONFIG
-    if not config.is_file():
+    written = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+    if isinstance(written, dict) and written.get("data") == _DATA_NAME:
         return
-    written = yaml.safe_load(config.read_text(encoding="utf-8"))
-    if not isinstance(written, dict) or written.get("data") != _DATA_NAME:
-        raise RunError(f"{folder}: holds a run that isn't a demo's. Choose another folder with --out.")
-    shutil.rmtree(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise RunError(f"{folder}: holds something that isn't a demo's. Choose another folder with --out.")
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,8 +59,10 @@ def read_retention(path: Path) -> list[Probe]:
     path = path.expanduser()
     try:
         records = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+    except FileNotFoundError as error:
         raise DataError(f"{path}: no such retention file") from error
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}") from error
     except json.JSONDecodeError as error:
         raise DataError(f"{path}: not valid JSON: {error.msg} (line {error.lineno})") from error
     except UnicodeDecodeError as error:
@@ -97,10 +100,8 @@ def lifelong_session(
     """
     console = Console()
     hparams = load_hparams(hparams_file)
-    if model is not None:
-        hparams.model_name = model
-    if device is not None:
-        hparams.device = device
+    given = {"model_name": model, "device": device}
+    hparams = dataclasses.replace(hparams, **{name: value for name, value in given.items() if value is not None})
     plugins = get_plugins()
     reader = plugins.readers.get(data_format)
     for tracker in trackers:

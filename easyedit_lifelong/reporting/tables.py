@@ -11,11 +11,6 @@ from rich.text import Text
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.plugins import get_plugins
 
-_ORDER = (
-    "ES", "ERR", "TRR", "TRR_before", "reliability", "reliability_before", "generality", "generality_before",
-    "locality", "portability", "generation_match", "generation_match_rephrase",
-)  # fmt: skip
-
 
 def score_table(console: Console, metrics: Mapping[str, float], title: str) -> None:
     """Print scores with how each was taken and what it means."""
@@ -24,9 +19,9 @@ def score_table(console: Console, metrics: Mapping[str, float], title: str) -> N
     table.add_column("score", justify="right")
     table.add_column("kind")
     table.add_column("what it is", overflow="fold")
-    for name in _ORDER:
+    for name, spec in METRICS.items():
         if name in metrics:
-            table.add_row(name, f"{metrics[name]:.3f}", METRICS[name].kind, METRICS[name].meaning)
+            table.add_row(name, f"{metrics[name]:.3f}", spec.kind, spec.meaning)
     console.print(table)
 
 

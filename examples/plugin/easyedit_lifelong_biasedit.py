@@ -1,7 +1,7 @@
 """A complete third-party plugin: an editing method, a dataset format and a tracker.
 
-The method is as small as one can be. It adds a constant to the output head's logits when the prompt
-is exactly the edited one. It is here to show what a plugin consists of, not to edit well.
+The method is as small as one can be. It adds a constant to a logit wherever the text so far ends in
+the edited prompt. It is here to show what a plugin consists of, not to edit well.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from easyedit_lifelong import (
     EditMethod,
     EditRequest,
     PluginHyperParams,
+    Rollback,
     TrackerType,
     hookimpl,
 )
-from easyedit_lifelong.methods.rollback import Rollback
 
 
 @dataclass(kw_only=True)

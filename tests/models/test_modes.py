@@ -40,7 +40,7 @@ def test_modes_come_back_on_an_exception(mixed: nn.Sequential) -> None:
 def test_dropout_drops_inside_alone(mixed: nn.Sequential) -> None:
     mixed.eval()
     ones = torch.ones(1, 1000)
-    with dropping_out(mixed, 0.9):
+    with dropping_out([mixed], 0.9, "seed"):
         assert 0 < (mixed[1](ones) == 0).sum() < 1000
         assert (mixed[2](ones) == 0).sum() > 500
     assert torch.equal(mixed[1](ones), ones)
@@ -50,7 +50,7 @@ def test_dropout_drops_inside_alone(mixed: nn.Sequential) -> None:
 
 def test_dropout_comes_back_on_an_exception(mixed: nn.Sequential) -> None:
     before = _modes(mixed)
-    with pytest.raises(RuntimeError, match="boom"), dropping_out(mixed, 0.9):
+    with pytest.raises(RuntimeError, match="boom"), dropping_out([mixed], 0.9, "seed"):
         raise RuntimeError("boom")
     assert _modes(mixed) == before
     assert (mixed[1].p, mixed[2][0].p) == (0.5, 0.25)
@@ -58,6 +58,6 @@ def test_dropout_comes_back_on_an_exception(mixed: nn.Sequential) -> None:
 
 def test_a_rate_of_zero_changes_nothing(mixed: nn.Sequential) -> None:
     before = _modes(mixed)
-    with dropping_out(mixed, 0):
+    with dropping_out([mixed], 0, "seed"):
         assert _modes(mixed) == before
         assert mixed[1].p == 0.5

@@ -11,15 +11,16 @@ import torch
 from torch import Tensor, nn
 
 Label = tuple[int, ...]
-Undo = Callable[[], None]
 
 _SPLIT_GAP = 1e-5
 """The authors' code leaves this much between the two radii of a split."""
 
 _TENSORS = ("_keys", "_values", "_radii")
 
-_ROUNDING = 4e-6
-"""Float32 rounding of an activation, relative to its norm, as batch and padding change."""
+
+def rounding_of(dtype: torch.dtype) -> float:
+    """Return how far an activation moves, relative to its norm, as batch and padding change."""
+    return 4e-6 if dtype in (torch.float32, torch.float64) else torch.finfo(dtype).eps / 4
 
 
 class Decision(Enum):
@@ -45,6 +46,23 @@ class Match:
     distance: float
 
 
+@dataclass(frozen=True)
+class Change:
+    """What one edit changed, for :meth:`Codebook.undo`.
+
+    Attributes:
+        length: number of keys before.
+        index: the key that the edit changed, if it changed one.
+        label: that key's label before.
+        row: its key, value and radius before.
+    """
+
+    length: int
+    index: int | None = None
+    label: Label = ()
+    row: tuple[Tensor, ...] = ()
+
+
 class Codebook(nn.Module):
     """Keys with values, deferral radii and labels.
 
@@ -58,6 +76,7 @@ class Codebook(nn.Module):
         eps: radius that a new key starts with.
         dist_fn: ``euc`` or ``cos``.
         eps_expand: ``coverage`` or ``moving_average``.
+        rounding: see :func:`rounding_of`, for the model's dtype.
         device: where to keep it.
     """
 
@@ -69,10 +88,11 @@ class Codebook(nn.Module):
         eps: float,
         dist_fn: str = "euc",
         eps_expand: str = "coverage",
+        rounding: float = 4e-6,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        self.eps, self.dist_fn, self.eps_expand = eps, dist_fn, eps_expand
+        self.eps, self.dist_fn, self.eps_expand, self.rounding = eps, dist_fn, eps_expand, rounding
         self.labels: list[Label] = []
         self._keys = torch.empty(0, key_size, device=device)
         self._values = torch.empty(0, value_size, device=device)
@@ -105,7 +125,7 @@ class Codebook(nn.Module):
         """
         queries = queries.float()
         if self.dist_fn == "cos":
-            return 1 - nn.functional.cosine_similarity(queries.unsqueeze(1), self.keys.unsqueeze(0), dim=-1)
+            return 1 - nn.functional.normalize(queries, dim=-1) @ nn.functional.normalize(self.keys, dim=-1).t()
         return torch.cdist(queries, self.keys, compute_mode="donot_use_mm_for_euclid_dist")
 
     def nearest(self, query: Tensor) -> Match:
@@ -159,9 +179,9 @@ class Codebook(nn.Module):
             if self.dist_fn == "euc"
             else queries.new_ones(len(queries), dtype=torch.float32)
         )
-        return _ROUNDING * scale
+        return self.rounding * scale
 
-    def enter(self, query: Tensor, label: Label, value: Tensor) -> tuple[Decision, int, Undo]:
+    def enter(self, query: Tensor, label: Label, value: Tensor) -> tuple[Decision, int, Change]:
         """Enter an edit whose value has been trained.
 
         Args:
@@ -170,24 +190,24 @@ class Codebook(nn.Module):
             value: its trained value, shape ``(value_size,)``.
 
         Returns:
-            What was done, the index of the key that now answers the query, and what undoes it.
+            What was done, the index of the key that now answers the query, and what :meth:`undo` needs.
         """
         decision, match = self.decide(query, label)
         nearest = match.index
         if decision in (Decision.ADD, Decision.SPLIT):
-            undo = self._restorer(nearest if decision is Decision.SPLIT else None)
+            change = self._before_change(nearest if decision is Decision.SPLIT else None)
             half = match.distance / 2
             if decision is Decision.SPLIT:
                 self._radii[nearest] = half - _SPLIT_GAP
-            return decision, self._append(query, label, value, half if decision is Decision.SPLIT else self.eps), undo
-        undo = self._restorer(nearest)
+            return decision, self._append(query, label, value, half if decision is Decision.SPLIT else self.eps), change
+        change = self._before_change(nearest)
         self._values[nearest] = value.float()
         self.labels[nearest] = label
         if decision is Decision.EXPAND:
             if self.eps_expand == "moving_average":
                 self._keys[nearest] = (self._keys[nearest] + query.float()) / 2
             self._radii[nearest] = match.distance
-        return decision, nearest, undo
+        return decision, nearest, change
 
     def _append(self, query: Tensor, label: Label, value: Tensor, radius: float) -> int:
         index = len(self)
@@ -204,22 +224,20 @@ class Codebook(nn.Module):
             new[: len(self)] = old[: len(self)]
             setattr(self, name, new)
 
-    def _restorer(self, index: int | None) -> Undo:
-        """Return what takes back every change made from now on to one key and to the keys' number."""
-        length = len(self)
-        if index is not None:
-            label = self.labels[index]
-            row = [getattr(self, name)[index].clone() for name in _TENSORS]
+    def undo(self, change: Change) -> None:
+        """Take an edit back. Edits are taken back in the reverse of their order."""
+        del self.labels[change.length :]
+        if change.index is not None:
+            self.labels[change.index] = change.label
+            for name, before in zip(_TENSORS, change.row, strict=True):
+                tensor = getattr(self, name)  # perhaps on another device by now
+                tensor[change.index] = before.to(tensor.device)
 
-        def undo() -> None:
-            del self.labels[length:]
-            if index is not None:
-                self.labels[index] = label
-                for name, before in zip(_TENSORS, row, strict=True):
-                    tensor = getattr(self, name)  # perhaps on another device by now
-                    tensor[index] = before.to(tensor.device)
-
-        return undo
+    def _before_change(self, index: int | None) -> Change:
+        if index is None:
+            return Change(len(self))
+        row = tuple(getattr(self, name)[index].clone() for name in _TENSORS)
+        return Change(len(self), index, self.labels[index], row)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
         """Follow the model to another device, but never to another dtype."""

@@ -32,7 +32,8 @@ class GraceHyperParams(PluginHyperParams):
         eps_expand: how a key's radius grows to cover a new edit of the same label: ``coverage``,
             out to it; or ``moving_average``, which also moves the key half-way.
         num_pert: copies that ``val_train: adv`` trains.
-        dropout: rate of the dropout modules after the edited layer while a value is trained.
+        dropout: rate of the dropout modules from the edited block on while a value is trained. Families
+            without such modules (Llama, Qwen, Mistral) aren't affected, and say so.
         stop_loss: with ``reg: early_stop``, training ends when the model's own next token is the
             right one at every target token and the loss is at most this (nats per token).
     """

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy as copying
+import functools
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError, EditError, ModelError
-from easyedit_lifelong.methods.grace.codebook import Codebook, Decision, Undo, as_label
+from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Decision, as_label, rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
 from easyedit_lifelong.methods.grace.replay import Replay
@@ -64,6 +65,8 @@ def apply_grace_to_model(
         EditError: an edit failed. Then none of these requests has been applied.
     """
     valid = as_requests(requests)
+    if not valid:
+        raise DataError("there are no requests to edit")
     if copy:
         model = copying.deepcopy(model)
     editor = GraceEditor.on(model, tok, hparams)
@@ -96,12 +99,14 @@ class GraceEditor:
     def __init__(self, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> None:
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self.path, layer = find_module(model, hparams.inner_params[0])
-        self.adaptor = GraceAdaptor(model, layer, hparams.replacement)
-        self._undos: list[Undo] = []
+        self._changes: list[Change] = []
         anatomy = anatomy_of(model)
         block = anatomy.block_of(self.path) if anatomy else None
         self._in_last_block = anatomy is not None and block == len(anatomy.blocks) - 1
         self._shortcuts: bool | None = None
+        self._checked_length = 0
+        # Last, so that a model that can't be taken apart stays as it is.
+        self.adaptor = GraceAdaptor(model, layer, hparams.replacement)
 
     @classmethod
     def on(cls, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> GraceEditor:
@@ -113,10 +118,11 @@ class GraceEditor:
         """
         check_layer(model, tokenizer, hparams)
         path, _ = find_module(model, hparams.inner_params[0])
-        editors: dict[str, GraceEditor] = model.__dict__.setdefault(_EDITORS, {})
+        editors: dict[str, GraceEditor] = model.__dict__.get(_EDITORS, {})
         if path not in editors:
-            editors[path] = cls(model, tokenizer, hparams)
-            return editors[path]
+            editor = cls(model, tokenizer, hparams)
+            model.__dict__.setdefault(_EDITORS, {})[path] = editor
+            return editor
         editor = editors[path]
         for name in ("eps", "dist_fn", "eps_expand", "replacement"):
             before, now = getattr(editor.hparams, name), getattr(hparams, name)
@@ -133,7 +139,7 @@ class GraceEditor:
         """The codebook, once there is an edit."""
         return self.adaptor.codebook
 
-    def edit(self, requests: Sequence[EditRequest]) -> tuple[list[EditResult], Undo]:
+    def edit(self, requests: Sequence[EditRequest]) -> tuple[list[EditResult], Callable[[], None]]:
         """Apply requests in order, all or none.
 
         Returns:
@@ -143,7 +149,9 @@ class GraceEditor:
             DataError: a request can't be used.
             EditError: an edit failed.
         """
-        mark = len(self._undos)
+        if not self.adaptor.attached:
+            raise EditError("these edits have been rolled back for good; get the layer's editor anew")
+        mark = len(self._changes)
         try:
             pairs = [self._encode(request) for request in requests]
             with evaluating(self.model):
@@ -151,7 +159,8 @@ class GraceEditor:
         except BaseException:
             self._undo_to(mark)
             raise
-        return results, self._undoer(mark, len(self._undos))
+        # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
+        return results, functools.partial(self._take_back, mark, len(self._changes))
 
     def _edit_one(self, request: EditRequest, pair: EncodedPair) -> EditResult:
         began = time.perf_counter()
@@ -169,14 +178,14 @@ class GraceEditor:
         else:
             start = initial_value(hparams, output, identity)
         try:
-            with dropping_out(self.model, hparams.dropout):
+            with dropping_out(self._above(), hparams.dropout, f"{hparams.seed}\x00dropout\x00{identity}"):
                 trained = train_value(replay, start, hparams, identity)
         except EditError as error:
             raise EditError(f"{request.where}: {error}") from error
         if self.codebook is None:
             self.adaptor.install(codebook)
-        decision, index, undo = codebook.enter(query, label, trained.value)
-        self._undos.append(undo)
+        decision, index, change = codebook.enter(query, label, trained.value)
+        self._changes.append(change)
         return EditResult(
             case_id=request.case_id, steps=trained.steps, loss=trained.loss, learned=trained.learned,
             seconds=time.perf_counter() - began,
@@ -186,30 +195,40 @@ class GraceEditor:
             },
         )  # fmt: skip
 
+    def _above(self) -> list[torch.nn.Module]:
+        """Return the modules that compute with the value: its own block and those above it."""
+        anatomy = anatomy_of(self.model)
+        block = anatomy.block_of(self.path) if anatomy else None
+        return [self.model] if anatomy is None or block is None else list(anatomy.blocks)[block:]
+
     def _replay(self, pairs: list[EncodedPair]) -> Replay:
         def build(shortcuts: bool) -> Replay:
             return Replay(
                 self.model, self.adaptor, self.path, pairs, self.tokenizer.pad_token_id or 0, shortcuts=shortcuts
             )  # fmt: skip
 
-        if self._shortcuts is not None:
-            return build(self._shortcuts)
-        # The first edit finds out whether this architecture can be replayed in part.
+        length = max(len(pair.tokens) for pair in pairs)
+        if self._shortcuts is False or (self._shortcuts and length <= self._checked_length):
+            return build(bool(self._shortcuts))
+        # Whether this architecture can be replayed in part shows at the first edit, and again when a
+        # prompt is longer than any before: attention may treat distant tokens differently.
         try:
             replay = build(True)
-            self._shortcuts = not replay.is_partial or replay.agrees()
-        except (AttributeError, IndexError, RuntimeError, TypeError) as error:
-            LOG.debug("replaying %s in part failed: %s", type(self.model).__name__, error)
-            self._shortcuts = False
-        if self._shortcuts:
-            return replay
+            if not replay.is_partial or replay.agrees():
+                self._shortcuts, self._checked_length = True, length
+                return replay
+        except (EditError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # an unknown architecture can object in any way
+            LOG.debug("replaying %s in part failed: %s: %s", type(self.model).__name__, type(error).__name__, error)
+        self._shortcuts = False
         LOG.info("%s can't be replayed in part; values are trained on the whole model", type(self.model).__name__)
         return build(False)
 
     def _new_codebook(self, query: torch.Tensor, output: torch.Tensor) -> Codebook:
         return Codebook(
             len(query), len(output), eps=self.hparams.eps, dist_fn=self.hparams.dist_fn,
-            eps_expand=self.hparams.eps_expand, device=output.device,
+            eps_expand=self.hparams.eps_expand, rounding=rounding_of(self.model.dtype), device=output.device,
         )  # fmt: skip
 
     def _encode(self, request: EditRequest) -> EncodedPair:
@@ -226,21 +245,22 @@ class GraceEditor:
                 "any token but the first. Name an earlier layer in inner_params.",
                 request.where, len(pair.target), self.path,
             )  # fmt: skip
+            self._in_last_block = False  # once is enough
         return pair
 
-    def _undoer(self, begin: int, end: int) -> Undo:
-        def undo() -> None:
-            if len(self._undos) > end:
-                raise EditError("later GRACE edits of this layer are still in place; roll those back first")
-            self._undo_to(begin)
-
-        return undo
+    def _take_back(self, begin: int, end: int) -> None:
+        if len(self._changes) > end:
+            raise EditError("later GRACE edits of this layer are still in place; roll those back first")
+        self._undo_to(begin)
 
     def _undo_to(self, mark: int) -> None:
-        while len(self._undos) > mark:
-            self._undos.pop()()
-        if not self._undos:
+        while len(self._changes) > mark:
+            change = self._changes.pop()
+            if self.codebook is not None:
+                self.codebook.undo(change)
+        if not self._changes:
             self.adaptor.detach()
-            self.model.__dict__.get(_EDITORS, {}).pop(self.path, None)
-            if not self.model.__dict__.get(_EDITORS, True):
-                del self.model.__dict__[_EDITORS]
+            editors = self.model.__dict__.get(_EDITORS, {})
+            editors.pop(self.path, None)
+            if not editors:
+                self.model.__dict__.pop(_EDITORS, None)

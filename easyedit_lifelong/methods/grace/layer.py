@@ -52,6 +52,7 @@ class GraceAdaptor:
     def __init__(self, model: nn.Module, layer: nn.Module, replacement: str) -> None:
         self.model, self.layer, self.replacement = model, layer, replacement
         self.codebook: Codebook | None = None
+        self.attached = True
         self._trial: Trial | None = None
         self._tracker = PositionTracker.attach(model)
         self._handle = layer.register_forward_hook(self._after_layer, with_kwargs=True)
@@ -68,7 +69,10 @@ class GraceAdaptor:
             del self.layer._modules[CHILD]
 
     def detach(self) -> None:
-        """Leave the model as it was before the adaptor came."""
+        """Leave the model as it was before the adaptor came; at the second call, do nothing."""
+        if not self.attached:
+            return
+        self.attached = False
         self.uninstall()
         self._handle.remove()
         self._tracker.detach()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -26,8 +25,6 @@ from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair, pad_rows, position_ids
 from easyedit_lifelong.models.linear import few_token_linears
 from easyedit_lifelong.models.positions import prompt_lengths
-
-LOG = logging.getLogger(__name__)
 
 
 class FrozenPrefix(DynamicCache):
@@ -192,10 +189,15 @@ class Replay:
         def stand_in(*_: Any, **__: Any) -> Any:
             return self._boundary
 
+        # A block may carry a forward of its own already: accelerate's, which moves it between devices.
+        before = [block.__dict__.get("forward") for block in self._blocks]
         for block in self._blocks:
             block.__dict__["forward"] = stand_in
         try:
             yield
         finally:
-            for block in self._blocks:
-                del block.__dict__["forward"]
+            for block, forward in zip(self._blocks, before, strict=True):
+                if forward is None:
+                    del block.__dict__["forward"]
+                else:
+                    block.__dict__["forward"] = forward

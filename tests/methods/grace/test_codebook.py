@@ -69,11 +69,11 @@ def test_touching_query_of_another_label_splits_the_distance():
 def test_the_same_prompt_edited_again_takes_the_first_edits_place():
     codebook = book()
     codebook.enter(at(3), YES, value(1))
-    decision, index, undo = codebook.enter(at(3), NO, value(2))
+    decision, index, change = codebook.enter(at(3), NO, value(2))
     assert (decision, index, len(codebook)) == (Decision.SUPERSEDE, 0, 1)
     assert codebook.radii.tolist() == [1.0]
     assert codebook.labels == [NO]
-    undo()
+    codebook.undo(change)
     assert codebook.labels == [YES]
     assert codebook.values[0].tolist() == [1, 1, 1]
 
@@ -127,12 +127,12 @@ operations = st.lists(st.tuples(st.integers(-12, 12), st.integers(-12, 12), st.i
 @settings(max_examples=60, deadline=None)
 @given(operations, st.sampled_from(["coverage", "moving_average"]))
 def test_undoing_in_reverse_passes_through_every_earlier_state(edits, expand):
-    codebook, states, undos = book(eps_expand=expand), [], []
+    codebook, states, changes = book(eps_expand=expand), [], []
     for x, y, label in edits:
         states.append((codebook.keys.clone(), codebook.values.clone(), codebook.radii.clone(), list(codebook.labels)))
-        undos.append(codebook.enter(at(x / 4, y / 4), (label,), value(len(states)))[2])
-    for (keys, values, radii, labels), undo in zip(reversed(states), reversed(undos), strict=True):
-        undo()
+        changes.append(codebook.enter(at(x / 4, y / 4), (label,), value(len(states)))[2])
+    for (keys, values, radii, labels), change in zip(reversed(states), reversed(changes), strict=True):
+        codebook.undo(change)
         assert torch.equal(codebook.keys, keys)
         assert torch.equal(codebook.values, values)
         assert torch.equal(codebook.radii, radii)
