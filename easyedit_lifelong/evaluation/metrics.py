@@ -30,8 +30,12 @@ _MIRAGE = "The Mirage of Model Editing (arXiv 2502.11177)"
 METRICS = {
     spec.name: spec
     for spec in (
-        MetricSpec("ES", "teacher-forced", "edit success: share of target tokens chosen, right after the edit", _GRACE),
-        MetricSpec("ERR", "teacher-forced", "edit retention rate: the same for all past edits, at the end", _GRACE),
+        MetricSpec(
+            "ES", "teacher-forced", "edit success: share of target tokens chosen, right after each edit", _GRACE
+        ),
+        MetricSpec(
+            "ERR", "teacher-forced", "edit retention rate: of all past edits, at the end (= reliability)", _GRACE
+        ),
         MetricSpec(
             "TRR",
             "teacher-forced",
@@ -59,6 +63,7 @@ METRICS = {
         ),
         MetricSpec("reliability_before", "teacher-forced", "reliability of the unedited model"),
         MetricSpec("generality_before", "teacher-forced", "generality of the unedited model"),
+        MetricSpec("portability_before", "teacher-forced", "portability of the unedited model"),
         MetricSpec(
             "generation_match", "generated", "share of edits whose greedy continuation begins with the target", _MIRAGE
         ),

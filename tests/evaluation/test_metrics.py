@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from rich.console import Console
 
 from easyedit_lifelong.evaluation.metrics import METRICS, mean
-from easyedit_lifelong.reporting import tables
+from easyedit_lifelong.reporting.tables import score_table
 
 # Keys of summary.json that others rely on: later versions add to them, never rename.
 PROMISED = {"ES", "ERR", "TRR", "reliability", "generality", "locality", "generation_match"}
@@ -30,7 +33,25 @@ def test_generated_scores_are_said_to_be_generated() -> None:
 
 def test_every_metric_has_its_place_in_the_table() -> None:
     """A metric that is computed but not shown would go unnoticed."""
-    assert set(tables._ORDER) == set(METRICS)
+    console = Console(file=io.StringIO(), width=160)
+    score_table(console, {name: 0.123 for name in reversed(METRICS)}, "scores")
+    lines = console.file.getvalue().splitlines()
+    rows = {line.split()[0]: line for line in lines if line.split()[0] in METRICS}
+    assert list(rows) == list(METRICS), "in the order of METRICS, not in that of the scores"
+    assert all("0.123" in row and METRICS[name].kind in row for name, row in rows.items())
+
+
+def test_only_what_was_scored_is_in_the_table() -> None:
+    console = Console(file=io.StringIO(), width=160)
+    score_table(console, {"TRR_before": 0.5}, "scores")
+    shown = {line.split()[0] for line in console.file.getvalue().splitlines()}
+    assert shown & set(METRICS) == {"TRR_before"}
+
+
+def test_every_score_before_has_one_after() -> None:
+    assert {name.removesuffix("_before") for name in METRICS if name.endswith("_before")} == {
+        "reliability", "generality", "portability", "TRR",
+    }  # fmt: skip
 
 
 def test_mean() -> None:

@@ -230,6 +230,55 @@ def test_generation_stops_at_the_end_of_the_context(name: str, tokenizer: Any) -
     assert said.startswith(expected)
 
 
+# ------------------------------------------------------------------ the model's own generation settings
+
+SETTINGS: dict[str, Any] = {
+    "repetition_penalty": 9.0,
+    "num_beams": 3,
+    "suppress_tokens": list(range(3, 40)),
+    "no_repeat_ngram_size": 1,
+}
+
+
+def _left_to_itself(model: Any, tokenizer: Any, prompt: str) -> str:
+    """What ``generate`` says if it goes by the model's own settings."""
+    inputs = tokenizer(prompt, return_tensors="pt")
+    output = model.generate(**inputs, max_new_tokens=8, do_sample=False)
+    return tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("names", [*([name] for name in SETTINGS), list(SETTINGS)], ids="+".join)
+def test_a_checkpoints_settings_do_not_change_what_is_said(llama: Any, tokenizer: Any, names: list[str]) -> None:
+    greedy = [naive_generate(llama, tokenizer, prompt, 8) for prompt in PROMPTS]
+    own = llama.generation_config
+    for name in names:
+        setattr(own, name, SETTINGS[name])
+    settings_before = own.to_dict()
+    assert [_left_to_itself(llama, tokenizer, prompt) for prompt in PROMPTS] != greedy, "a setting that does nothing"
+    assert Scorer(tokenizer).generate(llama, PROMPTS, 8) == greedy
+    assert llama.generation_config is own
+    assert own.to_dict() == settings_before
+
+
+def test_a_checkpoints_settings_come_back_after_an_exception(
+    llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = llama.generation_config
+    own.repetition_penalty = 9.0
+    seen: list[Any] = []
+
+    def interrupt(*_: Any, **__: Any) -> None:
+        seen.append(llama.generation_config)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llama, "generate", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        Scorer(tokenizer).generate(llama, PROMPTS, 8)
+    assert seen and seen[0] is not own
+    assert llama.generation_config is own
+    assert own.repetition_penalty == 9.0
+
+
 # ------------------------------------------------------------------ the arithmetic of one answer
 
 
@@ -254,6 +303,20 @@ def test_accuracy_and_agreement() -> None:
         ("It is Paris", "Paris", False),
         ("paris", "Paris", False),
         ("", "Paris", False),
+        ("Paris.", "Paris", True),
+        ("Paris, France", "Paris", True),
+        ("Paris\n", "Paris", True),
+        ("Parisian", "Paris", False),
+        ("Paris2", "Paris", False),
+        ("5", "5", True),
+        ("5 years", "5", True),
+        ("50", "5", False),
+        ("5th", "5", False),
+        ("the old king", "the old", True),
+        ("the older king", "the old", False),
+        ("Zürichs", "Zürich", False),
+        ("U.S. army", "U.S.", True),
+        ("C++ and", "C++", True),
     ],
 )
 def test_beginning_with_the_answer(text: str, answer: str, matches: bool) -> None:

@@ -142,51 +142,95 @@ def test_a_failed_edit_is_recorded_and_the_run_goes_on(plugin: Plugin, table: Ta
     failed = result.journal[2]
     assert (failed["prompt"], failed["target_new"]) == ("moon made from", "green cheese")
     assert "the loss became nan" in failed["reason"]
-    assert "ES" not in failed
+    assert failed["ES"] == 0.0, "it counts, with what the unchanged model says: 'song song'"
     assert (result.summary["n_edits"], result.summary["n_failed"], result.summary["n_skipped"]) == (4, 1, 0)
-    assert [entry.get("n_edits") for entry in result.journal] == [1, 2, None, 3, 4]
+    assert [entry["n_edits"] for entry in result.journal] == [1, 2, 2, 3, 4], "of those that succeeded"
 
 
 def test_the_last_edit_may_fail(plugin: Plugin, table: TableModel) -> None:
-    """The final scores are taken all the same."""
+    """The final scores are taken all the same, and it counts in them."""
     result = _run(table, [FACTS[0], FACTS[2]])
-    assert result.metrics["ERR"] == 1.0
-    assert result.metrics["generation_match"] == 1.0
+    assert result.metrics["ES"] == result.metrics["ERR"] == 1 / 2
+    assert result.metrics["generation_match"] == 1 / 2
+
+
+def test_a_failed_edit_counts_as_what_the_model_still_says(plugin: Plugin, table: TableModel) -> None:
+    """Half right by itself, wrong in other words, right about what follows; damaged by the next edit."""
+    table.learn("moon made from", "green bird")
+    table.learn("the moon is", "blue")
+    table.learn("moon and sea", "snow")
+    moon = FACTS[2] | {
+        "rephrase_prompt": ["the moon is", "the old moon is"],
+        "locality_prompt": "the river",
+        "locality_ground_truth": "bird",
+        "portability": {"hop": {"prompt": "moon and sea", "ground_truth": "snow"}},
+    }
+    result = _run(table, [moon, FACTS[3]], hparams={"damages": "the river"})
+    assert [(entry["status"], entry["ES"]) for entry in result.journal] == [("failed", 0.5), ("edited", 1.0)]
+    assert result.metrics == {
+        "ES": (0.5 + 1) / 2,
+        "ERR": (0.5 + 1) / 2,
+        "reliability": (0.5 + 1) / 2,
+        "reliability_before": (0.5 + 0) / 2,
+        "generality": 0.0,
+        "generality_before": 0.0,
+        "locality": 0.0,  # "not", where it was "London"
+        "portability": 1.0,
+        "portability_before": 1.0,
+        "generation_match": 1 / 2,  # "green bird", and "Spanish"
+        "generation_match_rephrase": 0.0,
+        "TRR": 0.0,
+        "TRR_before": 1.0,
+    }
+
+
+def test_no_score_forgets_the_failed(plugin: Plugin, table: TableModel) -> None:
+    """An edit that fails where the model is right already counts as right, as it would if it had succeeded."""
+    table.learn("moon made from", "green cheese")
+    result = _run(table, [FACTS[2], FACTS[4]])
+    assert [(entry["status"], entry["ES"]) for entry in result.journal] == [("failed", 1.0), ("edited", 1.0)]
+    assert (result.metrics["ES"], result.metrics["ERR"], result.metrics["generation_match"]) == (1.0, 1.0, 1.0)
+    assert result.metrics["reliability_before"] == (1 + 0) / 2
+    assert (result.summary["n_edits"], result.summary["n_failed"]) == (1, 1)
 
 
 def test_all_edits_may_fail(plugin: Plugin, table: TableModel, tmp_path: Path) -> None:
     result = _run(table, [FACTS[2]], out=tmp_path / "run")
     assert result.summary["n_edits"] == 0
-    assert result.metrics == {"TRR": 1.0, "TRR_before": 1.0}
+    assert result.metrics == {
+        "ES": 0.0, "ERR": 0.0, "reliability": 0.0, "reliability_before": 0.0, "generation_match": 0.0,
+        "TRR": 1.0, "TRR_before": 1.0,
+    }  # fmt: skip
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["n_failed"] == 1
 
 
 def test_scores_by_hand(plugin: Plugin, table: TableModel) -> None:
+    """Four of five are learned; about the moon, the model says "song song" still."""
     result = _run(table)
     assert result.metrics == {
-        "ES": 1.0,
-        "ERR": 1.0,
+        "ES": 4 / 5,
+        "ERR": 4 / 5,
         "TRR": 1.0,
         "TRR_before": 1.0,
-        "reliability": 1.0,
-        "reliability_before": (0 + 0.5 + 0 + 0) / 4,  # of the four that were edited
+        "reliability": 4 / 5,
+        "reliability_before": (0 + 0.5 + 0 + 0 + 0) / 5,  # "old" of "old king"
         "generality": 0.0,
         "generality_before": 0.0,
         "locality": 1.0,
-        "generation_match": 1.0,
+        "generation_match": 4 / 5,
         "generation_match_rephrase": 0.0,
     }
 
 
 def test_forgotten_edits_lower_retention_and_not_success(plugin: Plugin, table: TableModel) -> None:
     result = _run(table, hparams={"remembers": 2}, eval_every=1)
-    assert result.metrics["ES"] == 1.0
+    assert result.metrics["ES"] == 4 / 5, "the third failed, and none was forgotten at once"
     assert [point["ERR"] for point in result.curve][:2] == [1.0, 1.0]
-    # Three past edits, one forgotten ("the capital of France is" -> 1 token wrong); then "who wrote Hamlet":
-    # forced along "old king", "not" is wrong, and given "old" the table still says "king".
-    assert result.curve[2]["ERR"] == pytest.approx((0 + 1 + 1) / 3)
-    assert result.metrics["ERR"] == result.metrics["reliability"] == pytest.approx((0 + 0.5 + 1 + 1) / 4)
-    assert result.metrics["generation_match"] == 2 / 4
+    # Four past edits: one forgotten ("the capital of France is" -> 1 token wrong), one failed (the moon); then
+    # "who wrote Hamlet": forced along "old king", "not" is wrong, and given "old" the table still says "king".
+    assert result.curve[2]["ERR"] == pytest.approx((0 + 1 + 0 + 1) / 4)
+    assert result.metrics["ERR"] == result.metrics["reliability"] == pytest.approx((0 + 0.5 + 0 + 1 + 1) / 5)
+    assert result.metrics["generation_match"] == 2 / 5
 
 
 def test_locality_is_against_the_unedited_model(plugin: Plugin, table: TableModel) -> None:
@@ -216,9 +260,11 @@ def test_success_is_what_the_edit_did_and_not_what_is_left(plugin: Plugin, table
 
 
 @pytest.mark.parametrize(("eval_every", "points"), [(1, [1, 2, 3, 4]), (2, [2, 4]), (3, [3, 4]), (4, [4]), (100, [4])])
-def test_every_so_many_edits(plugin: Plugin, table: TableModel, eval_every: int, points: list[int]) -> None:
+def test_every_so_many_edits(
+    plugin: Plugin, table: TableModel, tmp_path: Path, eval_every: int, points: list[int]
+) -> None:
     """Edits, not requests: the third request fails."""
-    result = _run(table, eval_every=eval_every, trackers=["notebook"])
+    result = _run(table, eval_every=eval_every, trackers=["notebook"], out=tmp_path / "run")
     assert [point["n_edits"] for point in result.curve] == points
     assert [step for step, _ in plugin.notebook.heard] == points
     assert ["generation_match" in point for point in result.curve] == [False] * (len(points) - 1) + [True]
@@ -260,7 +306,8 @@ def test_only_errors(plugin: Plugin, table: TableModel) -> None:
     ]  # fmt: skip
     assert result.summary["n_skipped"] == 2
     assert "reason" in result.journal[3]
-    assert result.metrics["ERR"] == 1.0, "the last request was skipped, and the final scores are there"
+    # Two learned, one failed, one learned: the skipped ones count in nothing.
+    assert result.metrics["ERR"] == (1 + 1 + 0 + 1) / 4, "the last request was skipped, and the final scores are there"
 
 
 def test_nothing_left_to_edit(plugin: Plugin, table: TableModel) -> None:
@@ -289,7 +336,7 @@ def test_files_agree_with_the_result(plugin: Plugin, table: TableModel, tmp_path
     config = yaml.safe_load((out / "config.yaml").read_text())
     for file in (config, result.summary):
         assert file["schema_version"] == 1
-        assert (file["method"], file["model"], file["data"]) == ("DIARY", "m", "five facts")
+        assert (file["method"], file["model"], file["data"]) == ("DIARY", "table", "five facts")
         assert (file["n_requests"], file["eval_every"], file["only_errors"]) == (5, 2, False)
         assert file["hparams"]["remembers"] == 3
     assert result.summary["metrics"] == result.metrics
@@ -313,7 +360,7 @@ def test_the_summarys_schema(plugin: Plugin, table: TableModel, tmp_path: Path) 
     timing = summary["timing"]
     assert set(timing) >= {"seconds_per_edit", "seconds_total"}
     assert all(isinstance(seconds, float) and seconds >= 0 for seconds in timing.values())
-    assert timing["seconds_per_edit"] == pytest.approx(timing["seconds_editing"] / 4)
+    assert timing["seconds_per_edit"] == pytest.approx(timing["seconds_editing"] / 5), "a failed edit takes time, too"
     assert timing["seconds_total"] >= timing["seconds_editing"] + timing["seconds_scoring"]
 
 
@@ -411,6 +458,13 @@ def test_an_unknown_tracker(plugin: Plugin, table: TableModel, tmp_path: Path) -
     assert "Did you mean 'notebook'?" in message
 
 
+def test_a_tracker_without_a_folder(plugin: Plugin, table: TableModel, tmp_path: Path) -> None:
+    message = _refused(plugin, table, tmp_path, RunError, trackers=["notebook"], out=None)
+    assert "trackers (notebook)" in message
+    assert "out=" in message
+    assert (plugin.notebook.heard, plugin.notebook.closed) == ([], 0), "it was opened all the same"
+
+
 def test_no_requests_at_all(plugin: Plugin, table: TableModel, tmp_path: Path) -> None:
     assert "no requests" in _refused(plugin, table, tmp_path, DataError, requests=[])
 
@@ -483,6 +537,9 @@ def test_grace_whose_loss_turns_nan(tokenizer: Any, llama: Any, tmp_path: Path) 
     """The edit fails by itself; the model is as before, and the run goes on to its end."""
     inputs = tokenizer(REAL[0]["prompt"], return_tensors="pt")
     before, state = llama(**inputs).logits, state_of(llama)
+    scorer, questions = Scorer(tokenizer), [(fact["prompt"], fact["target_new"]) for fact in REAL]
+    unedited = sum(score.accuracy for score in scorer.forced(llama, questions)) / 4
+    said = [scorer.generate(llama, [prompt], len(target.split()))[0] for prompt, target in questions]
     handle = llama.model.norm.register_forward_hook(_spoil)
     result = run_lifelong(llama, tokenizer, REAL, _grace(), out=tmp_path / "run", retention=RETENTION)
     handle.remove()
@@ -494,7 +551,15 @@ def test_grace_whose_loss_turns_nan(tokenizer: Any, llama: Any, tmp_path: Path) 
     assert all(torch.equal(after[name], tensor) for name, tensor in state.items())
     assert result.summary["n_failed"] == 4
     metrics = json.loads((tmp_path / "run" / "summary.json").read_text())["metrics"]
-    assert metrics.keys() == {"TRR", "TRR_before"}
+    assert [entry["ES"] for entry in result.journal] == [score.accuracy for score in scorer.forced(llama, questions)]
+    assert metrics["ES"] == metrics["ERR"] == metrics["reliability"] == metrics["reliability_before"] == unedited
+    assert metrics["generality"] == metrics["generality_before"]
+    assert metrics["TRR"] == metrics["TRR_before"]
+    assert metrics["locality"] == 1.0
+    assert (
+        metrics["generation_match"]
+        == sum(text == fact["target_new"] for text, fact in zip(said, REAL, strict=True)) / 4
+    )
     assert not any(math.isnan(score) for score in metrics.values())
 
 
@@ -514,7 +579,19 @@ def test_one_nan_among_good_edits(tokenizer: Any, llama: Any) -> None:
     assert [entry["status"] for entry in result.journal] == ["edited", "failed", "edited", "edited"]
     assert [entry["detail"]["n_keys"] for entry in result.journal if entry["status"] == "edited"] == [1, 2, 3]
     clean = run_lifelong(build_model("llama"), tokenizer, [REAL[0], *REAL[2:]], _grace(), retention=[], eval_every=1)
-    assert result.metrics == clean.metrics
+    # Nothing is asked about the failed fact but its own prompt; there, the model is as in the clean run.
+    scorer, question = Scorer(tokenizer), (REAL[1]["prompt"], REAL[1]["target_new"])
+    kept = scorer.forced(clean.edited_model, [question])[0].accuracy
+    kept_before = scorer.forced(build_model("llama"), [question])[0].accuracy
+    said = scorer.generate(clean.edited_model, [question[0]], 2)[0]
+    expected = {
+        name: pytest.approx((3 * clean.metrics[name] + failed) / 4)
+        for name, failed in {
+            "ES": kept, "ERR": kept, "reliability": kept, "reliability_before": kept_before,
+            "generation_match": float(said == question[1]),
+        }.items()
+    }  # fmt: skip
+    assert result.metrics == {**clean.metrics, **expected}
 
 
 def test_grace_with_an_absurd_learning_rate(tokenizer: Any, llama: Any) -> None:

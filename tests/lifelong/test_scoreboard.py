@@ -90,8 +90,22 @@ def test_before(board: Scoreboard) -> None:
     assert board.before([FRANCE, HAMLET]) == {
         "reliability_before": (0 + 0.5) / 2,  # "old" of "old king"
         "generality_before": 0.0,
+        "portability_before": 0.0,  # "song" for "Spanish"
         "TRR_before": (1 + 0) / 2,  # "green cheese", and "snow" for "blue"
     }
+
+
+def test_portability_before_is_the_unedited_models(model: TableModel) -> None:
+    """Half right before, wrong after: what an edit did to portability shows in the two together."""
+    model.learn("language spoken in France", "Spanish song")
+    request = EditRequest(
+        0, FRANCE.prompt, "Rome", portability={"hop": (Probe("language spoken in France", "Spanish bird"),)}
+    )
+    board = Scoreboard(Scorer(model.tokenizer), model, [request], [])
+    model.learn("language spoken in France", "not")
+    assert board.before([request])["portability_before"] == 0.5
+    assert board.score(model, [request])["portability"] == 0.0
+    assert "portability_before" not in board.before([])
 
 
 def test_unedited(board: Scoreboard, model: TableModel) -> None:

@@ -214,6 +214,8 @@ class GraceEditor:
         # prompt is longer than any before: attention may treat distant tokens differently.
         try:
             replay = build(True)
+            if not torch.isfinite(replay.query).all():
+                return replay  # says nothing about the architecture; the edit is refused for it
             if not replay.is_partial or replay.agrees():
                 self._shortcuts, self._checked_length = True, length
                 return replay

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
+from easyedit_lifelong.data.request import as_requests
 from easyedit_lifelong.errors import DataError, EditError, ModelError
 from easyedit_lifelong.evaluation.scoring import Scorer
 from easyedit_lifelong.methods.grace.editor import GraceEditor
@@ -328,3 +329,128 @@ def test_an_earlier_edit_near_the_left_part_of_a_prompt_does_not_disturb_trainin
         assert codebook is not None
         values.append(codebook.values[-1])
     assert torch.equal(values[0], values[1])
+
+
+# ------------------------------------------------------------------ what the model brings along, and copies of it
+
+
+@pytest.mark.parametrize("undone", ["copy", "original"])
+def test_a_copied_rollback_undoes_the_copys_edits_and_no_others(family: str, undone: str) -> None:
+    model, tokenizer = build_model(family), build_tokenizer()
+    prompts = [e["prompt"] for e in EDITS]
+    ids = tokenizer(prompts, return_tensors="pt", padding=True)
+    state, logits, attributes = state_of(model), model(**ids).logits, set(model.__dict__)
+    _, rollback = apply_grace_to_model(model, tokenizer, EDITS, hparams_for(family))
+    edited_logits = model(**ids).logits
+    twin, twin_rollback = copy.deepcopy((model, rollback))
+    restored, kept = (twin, model) if undone == "copy" else (model, twin)
+    undo, undo_kept = (twin_rollback, rollback) if undone == "copy" else (rollback, twin_rollback)
+
+    undo()
+    assert (undo.done, undo_kept.done) == (True, False)
+    assert set(restored.__dict__) == attributes
+    assert restored.state_dict().keys() == state.keys()
+    assert all(torch.equal(restored.state_dict()[name], tensor) for name, tensor in state.items())
+    assert torch.equal(restored(**ids).logits, logits)
+    assert torch.equal(kept(**ids).logits, edited_logits)
+    assert Scorer(tokenizer).generate(kept, prompts, 1) == [e["target_new"] for e in EDITS]
+
+    undo_kept()
+    assert set(kept.__dict__) == attributes
+    assert torch.equal(kept(**ids).logits, logits)
+
+
+def test_no_requests_are_an_error_and_the_model_is_untouched(family: str) -> None:
+    model, tokenizer = build_model(family), build_tokenizer()
+    state = state_of(model)
+    everything = [(module, dict(module.__dict__)) for module in model.modules()]
+    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    with pytest.raises(DataError, match="no requests"):
+        apply_grace_to_model(model, tokenizer, [], hparams_for(family))
+    assert all(module.__dict__ == before for module, before in everything)
+    assert [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()] == hooks
+    assert model.state_dict().keys() == state.keys()
+
+
+def test_no_further_requests_leave_earlier_edits_alone() -> None:
+    model, tokenizer, hparams = build_model("llama"), build_tokenizer(), hparams_for("llama")
+    _, rollback = apply_grace_to_model(model, tokenizer, EDITS[:1], hparams)
+    with pytest.raises(DataError, match="no requests"):
+        apply_grace_to_model(model, tokenizer, [], hparams)
+    assert Scorer(tokenizer).generate(model, [EDITS[0]["prompt"]], 1) == ["Rome"]
+    rollback()
+    assert model.state_dict().keys() == build_model("llama").state_dict().keys()
+
+
+def test_a_generate_of_the_users_own_is_called_and_comes_back() -> None:
+    model, tokenizer = build_model("llama"), build_tokenizer()
+    calls: list[int] = []
+
+    def generate(*args: Any, **kwargs: Any) -> Any:
+        calls.append(len(kwargs["input_ids"]))
+        return type(model).generate(model, *args, **kwargs)
+
+    model.generate = generate
+    _, rollback = apply_grace_to_model(model, tokenizer, EDITS[:2], hparams_for("llama"))
+    assert Scorer(tokenizer).generate(model, [e["prompt"] for e in EDITS[:2]], 1) == ["Rome", "Peru"]
+    assert calls == [2]
+    rollback()
+    assert model.__dict__["generate"] is generate
+    model.generate(**tokenizer(EDITS[0]["prompt"], return_tensors="pt"), max_new_tokens=1)
+    assert calls == [2, 1]
+
+
+def test_accelerates_hooks_on_the_blocks_survive() -> None:
+    hooks = pytest.importorskip("accelerate.hooks")
+    model, tokenizer = build_model("llama"), build_tokenizer()
+    blocks = list(model.model.layers)
+    for block in blocks:
+        hooks.add_hook_to_module(block, hooks.ModelHook())
+    before = [(block._hf_hook, block.__dict__["forward"]) for block in blocks]
+    ids = tokenizer(EDITS[0]["prompt"], return_tensors="pt")
+    logits = model(**ids).logits
+
+    def untouched() -> bool:
+        return all(
+            block._hf_hook is hook and block.__dict__["forward"] is forward
+            for block, (hook, forward) in zip(blocks, before, strict=True)
+        )
+
+    _, rollback = apply_grace_to_model(model, tokenizer, EDITS, hparams_for("llama"))
+    assert [result.learned for result in rollback.results] == [True] * len(EDITS)
+    assert GraceEditor.on(model, tokenizer, hparams_for("llama"))._shortcuts, "the blocks below are stood in for"
+    assert untouched()
+    rollback()
+    assert untouched()
+    assert torch.equal(model(**ids).logits, logits)
+
+
+def test_dropout_neither_reads_nor_moves_the_global_generator() -> None:
+    values, tokenizer = [], build_tokenizer()
+    for dropout, seed in ((0.3, 1), (0.3, 2), (0.0, 1)):
+        model, hparams = build_model("gpt2"), hparams_for("gpt2", dropout=dropout, n_iter=10, reg=None)
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        apply_grace_to_model(model, tokenizer, EDITS[:1], hparams)
+        assert torch.equal(torch.get_rng_state(), before)
+        codebook = GraceEditor.on(model, tokenizer, hparams).codebook
+        assert codebook is not None
+        values.append(codebook.values)
+    assert torch.equal(values[0], values[1])
+    assert not torch.equal(values[0], values[2]), "dropout that drops nothing"
+
+
+def test_an_editor_whose_edits_were_rolled_back_refuses_further_ones() -> None:
+    model, tokenizer, hparams = build_model("llama"), build_tokenizer(), hparams_for("llama")
+    attributes, requests = set(model.__dict__), as_requests(EDITS[:1])
+    editor = GraceEditor.on(model, tokenizer, hparams)
+    _, undo = editor.edit(requests)
+    undo()
+    with pytest.raises(EditError, match="rolled back"):
+        editor.edit(requests)
+    assert set(model.__dict__) == attributes
+    apply_grace_to_model(model, tokenizer, requests, hparams)  # gets an editor of its own
+    assert GraceEditor.on(model, tokenizer, hparams) is not editor
+    with pytest.raises(EditError, match="rolled back"):
+        editor.edit(requests)
+    assert Scorer(tokenizer).generate(model, [EDITS[0]["prompt"]], 1) == ["Rome"]
