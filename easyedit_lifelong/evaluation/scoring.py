@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -171,10 +173,23 @@ class Scorer:
 
 
 def starts_with_answer(text: str, answer: str) -> bool:
-    """Whether a free generation begins with the answer, as a word of its own (leading space apart)."""
+    """Whether a free generation begins with the answer, as a word or number of its own.
+
+    Leading space apart. Where words aren't set apart by spaces (Chinese, Japanese, Thai …), anything
+    may follow.
+    """
     text, answer = text.lstrip(), answer.strip()
-    behind = text[len(answer) :][:1]
-    return text.startswith(answer) and not (answer[-1:].isalnum() and behind.isalnum())
+    behind = text[len(answer) :]
+    if not text.startswith(answer):
+        return False
+    if answer[-1:].isdigit() and re.match(r"[.,]?\d", behind):
+        return False
+    return not (_ends_a_word(answer[-1:]) and behind[:1].isalnum())
+
+
+def _ends_a_word(character: str) -> bool:
+    # Letters without case ("Lo") are those of scripts that mostly run words together.
+    return character.isalnum() and unicodedata.category(character) != "Lo"
 
 
 @contextlib.contextmanager

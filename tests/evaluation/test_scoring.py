@@ -325,3 +325,20 @@ def test_beginning_with_the_answer(text: str, answer: str, matches: bool) -> Non
 
 def test_the_length_of_an_answer(tokenizer: Any) -> None:
     assert Scorer(tokenizer).answer_tokens("the capital", "made from green cheese") == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "begins"),
+    [
+        (" 5 million", "5", True),
+        ("5.5", "5", False),
+        ("5,000", "5", False),
+        ("5. It is", "5", True),
+        ("巴黎是法国的首都", "巴黎", True),
+        ("パリです", "パリ", True),
+        ("Łódź jest", "Łódź", True),
+        ("Łódźki", "Łódź", False),
+    ],
+)
+def test_where_numbers_and_words_end(text: str, answer: str, begins: bool) -> None:
+    assert starts_with_answer(text, answer) is begins

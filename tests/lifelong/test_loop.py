@@ -155,9 +155,9 @@ def test_the_last_edit_may_fail(plugin: Plugin, table: TableModel) -> None:
 
 
 def test_a_failed_edit_counts_as_what_the_model_still_says(plugin: Plugin, table: TableModel) -> None:
-    """Half right by itself, wrong in other words, right about what follows; damaged by the next edit."""
+    """Half right by itself and in one of two other wordings, right about what follows; damaged by the next edit."""
     table.learn("moon made from", "green bird")
-    table.learn("the moon is", "blue")
+    table.learn("the moon is", "green bird")
     table.learn("moon and sea", "snow")
     moon = FACTS[2] | {
         "rephrase_prompt": ["the moon is", "the old moon is"],
@@ -172,8 +172,8 @@ def test_a_failed_edit_counts_as_what_the_model_still_says(plugin: Plugin, table
         "ERR": (0.5 + 1) / 2,
         "reliability": (0.5 + 1) / 2,
         "reliability_before": (0.5 + 0) / 2,
-        "generality": 0.0,
-        "generality_before": 0.0,
+        "generality": (0.5 + 0) / 2,
+        "generality_before": (0.5 + 0) / 2,
         "locality": 0.0,  # "not", where it was "London"
         "portability": 1.0,
         "portability_before": 1.0,

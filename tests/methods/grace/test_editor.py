@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.hooks import ModelHook, add_hook_to_module
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.data.request import as_requests
@@ -401,11 +402,10 @@ def test_a_generate_of_the_users_own_is_called_and_comes_back() -> None:
 
 
 def test_accelerates_hooks_on_the_blocks_survive() -> None:
-    hooks = pytest.importorskip("accelerate.hooks")
     model, tokenizer = build_model("llama"), build_tokenizer()
     blocks = list(model.model.layers)
     for block in blocks:
-        hooks.add_hook_to_module(block, hooks.ModelHook())
+        add_hook_to_module(block, ModelHook())
     before = [(block._hf_hook, block.__dict__["forward"]) for block in blocks]
     ids = tokenizer(EDITS[0]["prompt"], return_tensors="pt")
     logits = model(**ids).logits
