@@ -67,7 +67,10 @@ METRICS = {
         MetricSpec(
             "generation_match", "generated", "share of edits whose greedy continuation begins with the target", _MIRAGE
         ),
-        MetricSpec("generation_match_rephrase", "generated", "the same on rephrased prompts", _MIRAGE),
+        MetricSpec(
+            "generation_match_word", "generated", "the same, where the target's last word or number ends there, too"
+        ),
+        MetricSpec("generation_match_rephrase", "generated", "generation_match on rephrased prompts", _MIRAGE),
     )
 }
 

@@ -173,14 +173,18 @@ class Scorer:
 
 
 def starts_with_answer(text: str, answer: str) -> bool:
-    """Whether a free generation begins with the answer, as a word or number of its own.
+    """Whether a free generation begins with the answer (leading space apart)."""
+    return text.lstrip().startswith(answer.strip())
 
-    Leading space apart. Where words aren't set apart by spaces (Chinese, Japanese, Thai …), anything
-    may follow.
+
+def starts_with_whole_answer(text: str, answer: str) -> bool:
+    """Whether it does, and the answer's last word or number ends there ("Paris", not "Parisian").
+
+    Where words aren't set apart by spaces (Chinese, Japanese, Thai …), anything may follow.
     """
-    text, answer = text.lstrip(), answer.strip()
-    behind = text[len(answer) :]
-    if not text.startswith(answer):
+    answer = answer.strip()
+    behind = text.lstrip()[len(answer) :]
+    if not starts_with_answer(text, answer):
         return False
     if answer[-1:].isdigit() and re.match(r"[.,]?\d", behind):
         return False

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.evaluation.metrics import mean
-from easyedit_lifelong.evaluation.scoring import Forced, Scorer, starts_with_answer
+from easyedit_lifelong.evaluation.scoring import Forced, Scorer, starts_with_answer, starts_with_whole_answer
 
 Question = tuple[str, str]
 
@@ -103,8 +103,9 @@ class Scoreboard:
         texts = self.generate(model, questions.edit + questions.rephrase)
         asked = len(questions.edit)
         return _known(
-            generation_match=_match_rate(texts[:asked], questions.edit),
-            generation_match_rephrase=_match_rate(texts[asked:], questions.rephrase),
+            generation_match=_match_rate(starts_with_answer, texts[:asked], questions.edit),
+            generation_match_word=_match_rate(starts_with_whole_answer, texts[:asked], questions.edit),
+            generation_match_rephrase=_match_rate(starts_with_answer, texts[asked:], questions.rephrase),
         ), texts[:asked]
 
     def _unedited_accuracy(self, questions: Sequence[Question]) -> float | None:
@@ -115,8 +116,10 @@ def _pairs(sets: Any) -> list[Question]:
     return [(probe.prompt, probe.answer) for probes in sets for probe in probes]
 
 
-def _match_rate(texts: Sequence[str], questions: Sequence[Question]) -> float | None:
-    return mean(starts_with_answer(text, answer) for text, (_, answer) in zip(texts, questions, strict=True))
+def _match_rate(
+    matches: Callable[[str, str], bool], texts: Sequence[str], questions: Sequence[Question]
+) -> float | None:
+    return mean(matches(text, answer) for text, (_, answer) in zip(texts, questions, strict=True))
 
 
 def _known(**scores: float | None) -> dict[str, float]:

@@ -27,7 +27,7 @@ def test_each_says_how_it_is_taken_and_what_it_means() -> None:
 
 def test_generated_scores_are_said_to_be_generated() -> None:
     assert {name for name, spec in METRICS.items() if spec.kind == "generated"} == {
-        "generation_match", "generation_match_rephrase",
+        "generation_match", "generation_match_word", "generation_match_rephrase",
     }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from easyedit_lifelong.evaluation.scoring import Forced, Scorer, starts_with_answer
+from easyedit_lifelong.evaluation.scoring import Forced, Scorer, starts_with_answer, starts_with_whole_answer
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import apply_grace_to_model
 
@@ -320,7 +320,7 @@ def test_accuracy_and_agreement() -> None:
     ],
 )
 def test_beginning_with_the_answer(text: str, answer: str, matches: bool) -> None:
-    assert starts_with_answer(text, answer) is matches
+    assert starts_with_whole_answer(text, answer) is matches
 
 
 def test_the_length_of_an_answer(tokenizer: Any) -> None:
@@ -341,4 +341,10 @@ def test_the_length_of_an_answer(tokenizer: Any) -> None:
     ],
 )
 def test_where_numbers_and_words_end(text: str, answer: str, begins: bool) -> None:
-    assert starts_with_answer(text, answer) is begins
+    assert starts_with_whole_answer(text, answer) is begins
+
+
+def test_a_plain_beginning_is_not_the_whole_answer() -> None:
+    assert starts_with_answer(" Parisian life", "Paris")
+    assert not starts_with_whole_answer(" Parisian life", "Paris")
+    assert not starts_with_answer("In Paris", "Paris")

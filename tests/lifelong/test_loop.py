@@ -178,6 +178,7 @@ def test_a_failed_edit_counts_as_what_the_model_still_says(plugin: Plugin, table
         "portability": 1.0,
         "portability_before": 1.0,
         "generation_match": 1 / 2,  # "green bird", and "Spanish"
+        "generation_match_word": 1 / 2,
         "generation_match_rephrase": 0.0,
         "TRR": 0.0,
         "TRR_before": 1.0,
@@ -199,6 +200,7 @@ def test_all_edits_may_fail(plugin: Plugin, table: TableModel, tmp_path: Path) -
     assert result.summary["n_edits"] == 0
     assert result.metrics == {
         "ES": 0.0, "ERR": 0.0, "reliability": 0.0, "reliability_before": 0.0, "generation_match": 0.0,
+        "generation_match_word": 0.0,
         "TRR": 1.0, "TRR_before": 1.0,
     }  # fmt: skip
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["n_failed"] == 1
@@ -218,6 +220,7 @@ def test_scores_by_hand(plugin: Plugin, table: TableModel) -> None:
         "generality_before": 0.0,
         "locality": 1.0,
         "generation_match": 4 / 5,
+        "generation_match_word": 4 / 5,
         "generation_match_rephrase": 0.0,
     }
 
@@ -588,7 +591,7 @@ def test_one_nan_among_good_edits(tokenizer: Any, llama: Any) -> None:
         name: pytest.approx((3 * clean.metrics[name] + failed) / 4)
         for name, failed in {
             "ES": kept, "ERR": kept, "reliability": kept, "reliability_before": kept_before,
-            "generation_match": float(said == question[1]),
+            "generation_match": float(said == question[1]), "generation_match_word": float(said == question[1]),
         }.items()
     }  # fmt: skip
     assert result.metrics == {**clean.metrics, **expected}

@@ -162,6 +162,7 @@ def test_free_generation(board: Scoreboard, model: TableModel) -> None:
     assert texts == ["Rome", "old Shakespeare"]
     assert scores == {
         "generation_match": 0.5,
+        "generation_match_word": 0.5,
         "generation_match_rephrase": pytest.approx(1 / 3),
     }
 
