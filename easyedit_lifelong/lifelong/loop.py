@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from easyedit_lifelong.data.request import EditRequest, Probe, as_requests, check_unique
 from easyedit_lifelong.data.samples import retention_probes
 from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, RunError
-from easyedit_lifelong.evaluation.metrics import METRICS
+from easyedit_lifelong.evaluation.metrics import METRICS, mean
 from easyedit_lifelong.evaluation.scoring import Scorer
 from easyedit_lifelong.lifelong.folder import SCHEMA_VERSION, RunFolder
 from easyedit_lifelong.lifelong.scoreboard import Scoreboard
@@ -232,9 +232,7 @@ def _score_all(
     state: _State, board: Scoreboard, folder: RunFolder | None, trackers: Sequence[Tracker], *, generated: bool
 ) -> None:
     began = time.perf_counter()
-    scores = board.score(state.model, state.attempted)
-    if state.success:
-        scores = {"ES": sum(state.success) / len(state.success), **scores}
+    scores = {**_success(state), **board.score(state.model, state.attempted)}
     if generated and state.attempted:
         freely, texts = board.score_generation(state.model, state.attempted)
         scores |= freely
@@ -251,7 +249,12 @@ def _score_all(
 
 def _latest(state: _State) -> dict[str, float]:
     scores = {k: v for k, v in (state.curve[-1] if state.curve else {}).items() if k in ("ERR", "TRR", "locality")}
-    return {"ES": sum(state.success) / len(state.success), **scores} if state.success else scores
+    return {**_success(state), **scores}
+
+
+def _success(state: _State) -> dict[str, float]:
+    success = mean(state.success)
+    return {} if success is None else {"ES": success}
 
 
 def _finish(

@@ -80,8 +80,12 @@ def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
     Raises:
         ModelError: it doesn't; the message says what it has.
     """
+    _find_layer(model, hparams)
+
+
+def _find_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, torch.nn.Module]:
     try:
-        find_module(model, hparams.inner_params[0])
+        return find_module(model, hparams.inner_params[0])
     except ModelError as error:
         where = f"{hparams.source}, inner_params: " if hparams.source else ""
         raise ModelError(f"{where}{error}") from None
@@ -98,11 +102,11 @@ class GraceEditor:
 
     def __init__(self, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> None:
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
-        self.path, layer = find_module(model, hparams.inner_params[0])
+        self.path, layer = _find_layer(model, hparams)
         self._changes: list[Change] = []
-        anatomy = anatomy_of(model)
-        block = anatomy.block_of(self.path) if anatomy else None
-        self._in_last_block = anatomy is not None and block == len(anatomy.blocks) - 1
+        self._anatomy = anatomy_of(model)
+        self._block = self._anatomy.block_of(self.path) if self._anatomy else None
+        self._in_last_block = self._anatomy is not None and self._block == len(self._anatomy.blocks) - 1
         self._shortcuts: bool | None = None
         self._checked_length = 0
         # Last, so that a model that can't be taken apart stays as it is.
@@ -116,8 +120,7 @@ class GraceEditor:
             ModelError: there is no such layer.
             EditError: the layer carries edits made with other settings of the codebook.
         """
-        check_layer(model, tokenizer, hparams)
-        path, _ = find_module(model, hparams.inner_params[0])
+        path, _ = _find_layer(model, hparams)
         editors: dict[str, GraceEditor] = model.__dict__.get(_EDITORS, {})
         if path not in editors:
             editor = cls(model, tokenizer, hparams)
@@ -197,15 +200,14 @@ class GraceEditor:
 
     def _above(self) -> list[torch.nn.Module]:
         """Return the modules that compute with the value: its own block and those above it."""
-        anatomy = anatomy_of(self.model)
-        block = anatomy.block_of(self.path) if anatomy else None
-        return [self.model] if anatomy is None or block is None else list(anatomy.blocks)[block:]
+        if self._anatomy is None or self._block is None:
+            return [self.model]
+        return list(self._anatomy.blocks)[self._block :]
 
     def _replay(self, pairs: list[EncodedPair]) -> Replay:
         def build(shortcuts: bool) -> Replay:
-            return Replay(
-                self.model, self.adaptor, self.path, pairs, self.tokenizer.pad_token_id or 0, shortcuts=shortcuts
-            )  # fmt: skip
+            anatomy = self._anatomy if shortcuts else None
+            return Replay(self.model, self.adaptor, self.path, pairs, self.tokenizer.pad_token_id or 0, anatomy)
 
         length = max(len(pair.tokens) for pair in pairs)
         if self._shortcuts is False or (self._shortcuts and length <= self._checked_length):

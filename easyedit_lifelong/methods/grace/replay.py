@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor, Trial
-from easyedit_lifelong.models.anatomy import anatomy_of
+from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.encoding import EncodedPair, pad_rows, position_ids
 from easyedit_lifelong.models.linear import few_token_linears
 from easyedit_lifelong.models.positions import prompt_lengths
@@ -59,7 +59,7 @@ class Replay:
         layer_path: the layer's path in the model.
         pairs: prompt and target of each row.
         pad: the padding token's id.
-        shortcuts: whether to try to replay less than the whole model.
+        anatomy: the model's parts, to replay less than the whole of it; None to replay all.
 
     Attributes:
         query: the layer's input at each prompt's last token, ``(rows, key_size)``.
@@ -74,8 +74,7 @@ class Replay:
         layer_path: str,
         pairs: Sequence[EncodedPair],
         pad: int,
-        *,
-        shortcuts: bool = True,
+        anatomy: Anatomy | None,
     ) -> None:
         self.model, self.adaptor = model, adaptor
         device = model.get_input_embeddings().weight.device
@@ -87,7 +86,7 @@ class Replay:
         self._mask = torch.cat([prompt_mask, answer_mask[:, :-1]], dim=1)
         self._prompt_lengths = [len(pair.prompt) for pair in pairs]
         self._end = prompts.shape[1] - 1
-        anatomy = anatomy_of(model) if shortcuts else None
+        self._accepted = set(inspect.signature(model.forward).parameters)
         block = anatomy.block_of(layer_path) if anatomy else None
         # Only replace_last leaves the tokens to the left of the last prompt token alone.
         self._start = self._end if block is not None and adaptor.replacement == "replace_last" else 0
@@ -148,11 +147,10 @@ class Replay:
         return self._call(self._ids[:, self._start :], self._mask, self._prefix, keep=width)[:, -width:]
 
     def _call(self, ids: Tensor, mask: Tensor, cache: Any, keep: int) -> Tensor:
-        accepted = inspect.signature(self.model.forward).parameters
         extra: dict[str, Any] = {}
-        if "position_ids" in accepted:
+        if "position_ids" in self._accepted:
             extra["position_ids"] = position_ids(mask)[:, -ids.shape[1] :]
-        if "logits_to_keep" in accepted:
+        if "logits_to_keep" in self._accepted:
             extra["logits_to_keep"] = keep
         if cache is not None:
             extra["past_key_values"] = cache
