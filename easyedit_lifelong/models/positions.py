@@ -56,10 +56,14 @@ class Window:
     Attributes:
         ends: column, within this pass, of each row's last prompt token; -1 where this pass doesn't
             hold it. Shape ``(batch,)``.
+        real: which columns of this pass hold tokens, not padding. Shape ``(batch, tokens)``.
+        past: number of columns that the pass reads from a cache.
         generation: the call of ``generate`` that this pass belongs to, if any.
     """
 
     ends: Tensor
+    real: Tensor
+    past: int
     generation: Generation | None
 
 
@@ -178,7 +182,7 @@ class PositionTracker:
             ends = _ends_before_labels(kwargs.get("labels"), real)
         ends = ends - past
         inside = (ends >= 0) & (ends < length)
-        self.window = Window(torch.where(inside, ends, -1), self._generation)
+        self.window = Window(torch.where(inside, ends, -1), real[:, past:], past, self._generation)
 
 
 def _watching(original: Any) -> Any:

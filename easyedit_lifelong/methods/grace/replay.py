@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -25,29 +25,7 @@ from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.encoding import EncodedPair, pad_rows, position_ids
 from easyedit_lifelong.models.linear import few_token_linears
 from easyedit_lifelong.models.positions import prompt_lengths
-
-
-class FrozenPrefix(DynamicCache):
-    """A cache of the tokens to the left that passes read but don't grow.
-
-    Args:
-        collected: the cache of a whole pass.
-        length: how many of its tokens to keep.
-    """
-
-    def __init__(self, collected: DynamicCache, length: int) -> None:
-        super().__init__()
-        self.layers = collected.layers
-        for layer in self.layers:
-            layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
-
-    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
-        """Return a layer's cached keys and values with the pass's own behind them."""
-        layer = self.layers[layer_idx]
-        return (
-            torch.cat([layer.keys, key_states], dim=-2),
-            torch.cat([layer.values, value_states], dim=-2),
-        )
+from easyedit_lifelong.models.suffix import FrozenPrefix, hidden_of, recording_output, standing_in, with_hidden
 
 
 class Replay:
@@ -161,41 +139,14 @@ class Replay:
     def _fast(self) -> contextlib.AbstractContextManager[None]:
         return few_token_linears(module for module in self._replayed if module is not None)
 
-    @contextlib.contextmanager
-    def _recording_boundary(self) -> Iterator[None]:
+    def _recording_boundary(self) -> contextlib.AbstractContextManager[None]:
         """Keep what the block below the edited one returns in the pass inside."""
-        if not self._blocks:
-            yield
-            return
 
-        def record(_: nn.Module, __: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                self._boundary = output[:, self._start :]
-            else:
-                self._boundary = (output[0][:, self._start :], *output[1:])
+        def keep(output: Any) -> None:
+            self._boundary = with_hidden(output, hidden_of(output)[:, self._start :])
 
-        handle = self._blocks[-1].register_forward_hook(record)
-        try:
-            yield
-        finally:
-            handle.remove()
+        return recording_output(self._blocks[-1] if self._blocks else None, keep)
 
-    @contextlib.contextmanager
-    def _standing_in(self) -> Iterator[None]:
+    def _standing_in(self) -> contextlib.AbstractContextManager[None]:
         """Let the lower blocks return what the last of them returned, without computing."""
-
-        def stand_in(*_: Any, **__: Any) -> Any:
-            return self._boundary
-
-        # A block may carry a forward of its own already: accelerate's, which moves it between devices.
-        before = [block.__dict__.get("forward") for block in self._blocks]
-        for block in self._blocks:
-            block.__dict__["forward"] = stand_in
-        try:
-            yield
-        finally:
-            for block, forward in zip(self._blocks, before, strict=True):
-                if forward is None:
-                    del block.__dict__["forward"]
-                else:
-                    block.__dict__["forward"] = forward
+        return standing_in(self._blocks, self._boundary)
