@@ -107,6 +107,10 @@ def projection_shape(module: nn.Module) -> tuple[int, int]:
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() != 2:
         raise TypeError(f"{type(module).__name__} is not a linear projection: it has no 2-D weight")
-    transposed = isinstance(getattr(module, "nf", None), int)
-    inputs, outputs = weight.shape if transposed else reversed(weight.shape)
+    inputs, outputs = weight.shape if is_transposed(module) else reversed(weight.shape)
     return int(inputs), int(outputs)
+
+
+def is_transposed(module: nn.Module) -> bool:
+    """Whether a linear projection keeps its weight as ``(in, out)``."""
+    return isinstance(getattr(module, "nf", None), int)

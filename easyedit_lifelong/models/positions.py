@@ -78,6 +78,8 @@ class PositionTracker:
         self.window: Window | None = None
         self._generation: Generation | None = None
         self._lengths: Tensor | None = None
+        self.whole_prompts = 0
+        """How many layers must see a prompt in one pass, from its first token on."""
         self._users = 0
         self._inside = False
         self._watched: list[nn.Module] = []

@@ -89,6 +89,21 @@ def recording_output(module: nn.Module | None, keep: Callable[[Any], None]) -> I
 
 
 @contextlib.contextmanager
+def replacing_output(module: nn.Module, hidden: Tensor, column: int) -> Iterator[None]:
+    """Put other hidden states into what a module returns, at a column and behind, in the passes inside."""
+
+    def replace(_: nn.Module, __: Any, output: Any) -> Any:
+        own = hidden_of(output)
+        return with_hidden(output, torch.cat([own[:, :column], hidden, own[:, column + hidden.shape[1] :]], dim=1))
+
+    handle = module.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
 def ending_after(module: nn.Module) -> Iterator[None]:
     """End the pass inside as soon as a module has returned; what the pass returns is lost."""
 

@@ -1,0 +1,15 @@
+"""Second moments of keys: collected in one pass, merged, stored, and read from MEMIT's files."""
+
+from easyedit_lifelong.covariance.derive import merge_moments
+from easyedit_lifelong.covariance.files import moments_file
+from easyedit_lifelong.covariance.moments import SecondMoment, regularisation
+from easyedit_lifelong.covariance.obtain import collect_covariance, obtain_moments
+
+__all__ = [
+    "SecondMoment",
+    "collect_covariance",
+    "merge_moments",
+    "moments_file",
+    "obtain_moments",
+    "regularisation",
+]

@@ -1,0 +1,106 @@
+"""One pass over a corpus for all modules, up to the last of them and no further."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from easyedit_lifelong.covariance.moments import MomentSum
+from easyedit_lifelong.covariance.plan import Block, batches
+from easyedit_lifelong.errors import CovarianceError
+from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.modules import find_module
+
+BATCH_TOKENS = {"cpu": 2048}
+"""Most tokens a batch, by type of device: what fits a CPU's cache, …"""
+_BATCH_TOKENS_ELSEWHERE = 16384
+
+
+class _AllSeenError(Exception):
+    """Leaves the forward pass: every module's inputs have been taken."""
+
+
+class KeyTaker:
+    """Feeds rows to a model and sums the second moments of several modules' inputs.
+
+    The pass ends in front of the last module: neither that nor anything after it is computed.
+
+    Args:
+        model: causal language model.
+        sums: running sums by path of the module.
+        pad: token id to fill rows with.
+    """
+
+    def __init__(self, model: Any, sums: Mapping[str, MomentSum], pad: int) -> None:
+        self.model, self.sums, self._pad = model, sums, pad
+        self._mask: Tensor | None = None
+        self._shape: torch.Size = torch.Size()
+        self._waiting: set[str] = set()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take the modules' inputs inside; nothing is left on the model after."""
+        handles = [
+            find_module(self.model, path)[1].register_forward_pre_hook(self._hook(path), with_kwargs=True)
+            for path in self.sums
+        ]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @torch.no_grad()
+    def take(self, rows: Sequence[list[int]]) -> None:
+        """Add the keys of every token of the rows.
+
+        Raises:
+            CovarianceError: a module didn't run, or its inputs aren't one per token.
+        """
+        # Padding goes to the right, where no real token of a causal model looks.
+        device = self.model.get_input_embeddings().weight.device
+        ids, mask = pad_rows(rows, self._pad, "right", device)
+        self._mask = None if all(len(row) == ids.shape[1] for row in rows) else mask.bool()
+        self._shape = ids.shape
+        self._waiting = set(self.sums)
+        with contextlib.suppress(_AllSeenError):
+            self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        if self._waiting:
+            raise CovarianceError(f"{min(self._waiting)}: didn't run in a forward pass of the model: it has no keys")
+
+    def _hook(self, path: str) -> Callable[..., None]:
+        def take_keys(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            keys = args[0] if args else next(iter(kwargs.values()), None)
+            if not isinstance(keys, Tensor) or keys.dim() < 2 or keys.shape[:-1].numel() != self._shape.numel():
+                shape = tuple(keys.shape) if isinstance(keys, Tensor) else type(keys).__name__
+                raise CovarianceError(f"{path}: its inputs ({shape}) aren't one key per token {tuple(self._shape)}")
+            flat = keys.reshape(-1, keys.shape[-1])
+            if self._mask is not None:
+                flat = flat[self._mask.reshape(-1).to(flat.device)]
+            if path in self._waiting:
+                self.sums[path].add(flat)
+                self._waiting.discard(path)
+            if not self._waiting:
+                raise _AllSeenError
+
+        return take_keys
+
+
+def add_block(taker: KeyTaker, block: Block, batch_tokens: int | None = None) -> None:
+    """Add one block's keys to the sums."""
+    rows = block.rows()
+    if batch_tokens is None:
+        kind = taker.model.get_input_embeddings().weight.device.type
+        batch_tokens = BATCH_TOKENS.get(kind, _BATCH_TOKENS_ELSEWHERE)
+    with taker.watching():
+        for batch in batches(rows, batch_tokens):
+            taker.take(batch)
+    for path, total in taker.sums.items():
+        try:
+            total.flush()
+        except CovarianceError as error:
+            raise CovarianceError(f"{path}: {error}") from error

@@ -1,0 +1,56 @@
+"""Run a language model on padded rows of tokens, whatever its forward pass takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from easyedit_lifelong.models.anatomy import anatomy_of
+from easyedit_lifelong.models.encoding import position_ids
+from easyedit_lifelong.models.positions import prompt_lengths
+
+
+class Runner:
+    """A model, its parts, and how to call it.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+
+    Attributes:
+        anatomy: the model's parts; None if it can only be run as a whole.
+        pad: id of the padding token.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any) -> None:
+        self.model, self.tokenizer = model, tokenizer
+        self.anatomy = anatomy_of(model)
+        self.pad: int = tokenizer.pad_token_id or 0
+        self._accepted = set(inspect.signature(model.forward).parameters)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model takes its tokens."""
+        return self.model.get_input_embeddings().weight.device
+
+    def call(self, ids: Tensor, mask: Tensor, lengths: Sequence[int] | Tensor, cache: Any = None) -> Tensor:
+        """Return the model's logits.
+
+        Args:
+            ids: token ids, shape ``(rows, tokens)``.
+            mask: which columns hold tokens, those in the cache first, shape ``(rows, cached + tokens)``.
+            lengths: how many of each row's tokens are its prompt, shape ``(rows,)``.
+            cache: of the columns to the left of ``ids``.
+        """
+        extra: dict[str, Any] = {}
+        if "position_ids" in self._accepted:
+            extra["position_ids"] = position_ids(mask)[:, -ids.shape[1] :]
+        if cache is not None:
+            extra["past_key_values"] = cache
+        # Editors on the model have to know where the prompts end.
+        with prompt_lengths(self.model, lengths):
+            return self.model(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **extra).logits

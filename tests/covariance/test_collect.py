@@ -1,0 +1,141 @@
+"""One pass for all modules: right to rounding, and no further than the last."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from easyedit_lifelong.covariance import collect_covariance
+from easyedit_lifelong.covariance.collect import KeyTaker
+from easyedit_lifelong.covariance.moments import MomentSum
+from easyedit_lifelong.errors import CovarianceError
+from easyedit_lifelong.models.anatomy import anatomy_of
+from tests.conftest import build_model, build_tokenizer, state_of
+
+from .conftest import MODULES, assert_close, plain_count, plain_sums
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_equal_to_a_direct_float64_computation(family: str, side: str, texts: list[str], tmp_path: Any) -> None:
+    model, tokenizer = build_model(family), build_tokenizer()
+    tokenizer.padding_side = side
+    found = collect_covariance(model, tokenizer, [0, 2], texts, samples=30, out=tmp_path)
+    modules = [MODULES[family].format(layer) for layer in (0, 2)]
+    assert list(found) == modules
+    expected = plain_sums(model, tokenizer, modules, texts)
+    for module in modules:
+        assert found[module].count == plain_count(tokenizer, texts)
+        assert found[module].moment.dtype == torch.float32
+        assert torch.equal(found[module].moment, found[module].moment.t())
+        assert_close(found[module].moment, expected[module] / found[module].count)
+
+
+def test_layers_by_path_and_by_template(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+    by_path = collect_covariance(
+        llama, tokenizer, ["model.layers[1].mlp.up_proj.weight"], texts, samples=30, out=tmp_path
+    )
+    by_template = collect_covariance(
+        llama, tokenizer, [1], texts, module_template="model.layers.{}.mlp.up_proj", samples=30, out=tmp_path / "b"
+    )
+    module = "model.layers.1.mlp.up_proj"
+    assert list(by_path) == list(by_template) == [module]
+    assert torch.equal(by_path[module].moment, by_template[module].moment)
+    assert_close(by_path[module].moment, plain_sums(llama, tokenizer, [module], texts)[module] / by_path[module].count)
+
+
+def test_nothing_after_the_last_module_runs(family: str, texts: list[str], tmp_path: Any) -> None:
+    model, tokenizer = build_model(family), build_tokenizer()
+    anatomy = anatomy_of(model)
+    calls = [0] * len(anatomy.blocks)
+    last = model.get_submodule(MODULES[family].format(1))
+    ran: list[str] = []
+    for i, block in enumerate(anatomy.blocks):
+        block.register_forward_pre_hook(lambda *_, i=i: calls.__setitem__(i, calls[i] + 1))
+    last.register_forward_hook(lambda *_: ran.append("last"))
+    anatomy.blocks[1].register_forward_hook(lambda *_: ran.append("block"))
+    anatomy.head.register_forward_hook(lambda *_: ran.append("head"))
+    # The order asked for isn't the order they run in.
+    collect_covariance(model, tokenizer, [1, 0], texts, samples=30, out=tmp_path)
+    assert calls[0] == calls[1] > 0
+    assert calls[2:] == [0, 0]
+    assert ran == []
+
+
+def test_all_modules_share_a_pass(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+    calls = [0, 0]
+    for i, folder, layers in ((0, "one", [3]), (1, "all", [0, 1, 2, 3])):
+        handle = llama.model.layers[0].register_forward_pre_hook(lambda *_, i=i: calls.__setitem__(i, calls[i] + 1))
+        collect_covariance(llama, tokenizer, layers, texts, samples=30, out=tmp_path / folder)
+        handle.remove()
+    assert calls[0] == calls[1] > 0
+
+
+def test_the_model_is_left_as_it_was(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+    llama.train()
+    llama.model.layers[2].eval()
+    before, generator = state_of(llama), torch.get_rng_state()
+    collect_covariance(llama, tokenizer, [1], texts, samples=30, out=tmp_path)
+    collect_covariance(llama, tokenizer, [1], "self", tokens=50, out=tmp_path)
+    assert llama.training and llama.model.layers[1].training and not llama.model.layers[2].training
+    assert not any(module._forward_pre_hooks for module in llama.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in llama.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+def test_dropout_is_off(texts: list[str], tmp_path: Any) -> None:
+    model, tokenizer = build_model("gpt2").train(), build_tokenizer()
+    module = MODULES["gpt2"].format(2)
+    found = collect_covariance(model, tokenizer, [2], texts, samples=30, out=tmp_path)[module]
+    assert_close(found.moment, plain_sums(model.eval(), tokenizer, [module], texts)[module] / found.count)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_models(dtype: torch.dtype, texts: list[str], tmp_path: Any) -> None:
+    model, tokenizer = build_model("llama", dtype), build_tokenizer()
+    module = MODULES["llama"].format(1)
+    found = collect_covariance(model, tokenizer, [1], texts, samples=30, out=tmp_path)[module]
+    assert_close(found.moment, plain_sums(model, tokenizer, [module], texts)[module] / found.count, 0.05)
+
+
+def test_hooks_that_change_the_inputs_count(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+    module = MODULES["llama"].format(1)
+    plain = collect_covariance(llama, tokenizer, [1], texts, samples=30, out=tmp_path / "a")[module]
+    llama.get_submodule(module).register_forward_pre_hook(lambda _, args: (2 * args[0],))
+    edited = collect_covariance(llama, tokenizer, [1], texts, samples=30, out=tmp_path / "b")[module]
+    torch.testing.assert_close(edited.moment, 4 * plain.moment)
+
+
+def test_context_and_batches_change_nothing_else(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+    """Cutting documents into rows is what a shorter context means, no more."""
+    module = MODULES["llama"].format(1)
+    short = collect_covariance(llama, tokenizer, [1], texts, tokens=10**5, context=7, out=tmp_path)[module]
+    words = [text.split() for text in texts]
+    pieces = [" ".join(text[i : i + 7]) for text in words for i in range(0, len(text), 7)]
+    assert short.count == plain_count(tokenizer, texts)
+    assert_close(short.moment, plain_sums(llama, tokenizer, [module], pieces)[module] / short.count)
+
+
+def test_a_module_that_never_runs(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+    llama.spare = torch.nn.Linear(32, 32)
+    with pytest.raises(CovarianceError, match="spare: didn't run"):
+        collect_covariance(llama, tokenizer, ["spare"], texts, samples=30, out=tmp_path)
+    assert not any(module._forward_pre_hooks for module in llama.modules())
+
+
+def test_inputs_that_are_not_one_a_token(llama: Any) -> None:
+    module = llama.model.layers[0].mlp.down_proj
+    llama.model.layers[0].mlp.register_forward_pre_hook(lambda _, args: (args[0][:, :1],))
+    taker = KeyTaker(llama, {"model.layers.0.mlp.down_proj": MomentSum(48)}, 0)
+    with taker.watching(), pytest.raises(CovarianceError, match=r"down_proj: its inputs .* aren't one key per token"):
+        taker.take([[5, 6, 7]])
+    assert not module._forward_pre_hooks
+
+
+def test_keys_that_are_no_numbers_name_the_module(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+    with torch.no_grad():
+        llama.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
+    with pytest.raises(CovarianceError, match=r"model.layers.1.mlp.down_proj: the keys hold NaN"):
+        collect_covariance(llama, tokenizer, [0, 1], texts, samples=30, out=tmp_path)
+    assert not list(tmp_path.rglob("*.npz"))

@@ -1,0 +1,221 @@
+"""Corpora of every kind."""
+
+from __future__ import annotations
+
+import builtins
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from easyedit_lifelong.covariance.corpus import check_obtainable, find_corpus
+from easyedit_lifelong.covariance.documents import text_field
+from easyedit_lifelong.errors import DataError
+
+TEXTS = ["one two", "three\nfour", "fünf [six]"]
+
+
+def _documents(path: Path) -> list[str]:
+    return list(find_corpus(path).open())
+
+
+def test_blank_lines_end_documents_of_a_text_file(tmp_path: Path) -> None:
+    path = tmp_path / "c.txt"
+    path.write_text("\n \none two\n\n\nthree\nfour\n \t \nfünf [six]", encoding="utf-8")
+    assert _documents(path) == TEXTS
+
+
+def test_without_blank_lines_every_line_is_a_document(tmp_path: Path) -> None:
+    path = tmp_path / "c.txt"
+    path.write_text("one\ntwo\nthree\n\n")
+    assert _documents(path) == ["one", "two", "three"]
+
+
+def test_json_lines(tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    lines = [json.dumps({"text": TEXTS[0], "title": "x"}), "", json.dumps({"body": TEXTS[1], "id": 3})]
+    path.write_text("\n".join([*lines, json.dumps(TEXTS[2])]), encoding="utf-8")
+    assert _documents(path) == TEXTS
+
+
+def test_json(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text(json.dumps([TEXTS[0], {"text": TEXTS[1]}, {"only": TEXTS[2]}]))
+    assert _documents(path) == TEXTS
+
+
+def test_parquet(tmp_path: Path) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"id": [1, 2, 3, 4], "text": [*TEXTS, None]}), tmp_path / "c.parquet")
+    assert _documents(tmp_path / "c.parquet") == [*TEXTS, ""]
+    parquet.write_table(arrow.table({"a": ["x"], "b": ["y"]}), tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=r"d.parquet: has no column 'text'.*a, b"):
+        _documents(tmp_path / "d.parquet")
+    (tmp_path / "e.parquet").write_text("no")
+    with pytest.raises(DataError, match="e.parquet: is not a readable Parquet file"):
+        _documents(tmp_path / "e.parquet")
+
+
+def test_a_folder_joins_its_files_in_order(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "a.txt").write_text("1\n\n2")
+    (tmp_path / "b.jsonl").write_text('"3"\n')
+    (tmp_path / "sub" / "c.json").write_text('["4", "5"]')
+    (tmp_path / "ignored.bin").write_bytes(b"\0")
+    documents = find_corpus(tmp_path).open()
+    assert (len(documents), list(documents)) == (5, ["1", "2", "3", "4", "5"])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("c.jsonl", '{"text": "a"}\n{"text": \n', "c.jsonl, record 1: is not valid JSON"),
+        ("c.jsonl", '{"text": 3}', "c.jsonl, record 0: has no field 'text'"),
+        ("c.jsonl", '{"a": "x", "b": "y"}', r"fields: a, b"),
+        ("c.jsonl", "[1]", "record 0: must be a text or an object"),
+        ("c.json", "{}", "must hold a list"),
+        ("c.json", "[", "c.json: is not valid JSON"),
+        ("c.json", "[1]", "c.json, record 0"),
+    ],
+)
+def test_bad_records_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match=message):
+        _documents(tmp_path / name)
+
+
+def test_other_encodings_are_named(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_bytes(b"fine\n\nf\xfcnf")
+    with pytest.raises(DataError, match=r"c.txt, document 1: is not UTF-8"):
+        _documents(tmp_path / "c.txt")
+
+
+def test_an_empty_corpus_is_refused_before_anything_loads(tmp_path: Path) -> None:
+    (tmp_path / "c.txt").write_text(" \n\n")
+    with pytest.raises(DataError, match="c.txt: holds no documents"):
+        check_obtainable(find_corpus(tmp_path / "c.txt"))
+
+
+@pytest.mark.parametrize("name", ["nowhere.txt", "./nowhere", "~/nowhere-at-all"])
+def test_a_file_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="no such corpus file or folder"):
+        find_corpus(name)
+
+
+def test_folders_and_files_of_other_kinds(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds no corpus file"):
+        find_corpus(tmp_path)
+    (tmp_path / "c.csv").write_text("x")
+    with pytest.raises(DataError, match=r"can't read a corpus from '.csv'"):
+        find_corpus(tmp_path / "c.csv")
+    with pytest.raises(DataError, match="is no file, folder or dataset"):
+        find_corpus("what is this?")
+
+
+def test_the_identity_of_files_is_their_contents(tmp_path: Path) -> None:
+    a, b = tmp_path / "a" / "c.txt", tmp_path / "b" / "c.txt"
+    for path, text in ((a, "x\n\ny"), (b, "x\n\nz")):
+        path.parent.mkdir()
+        path.write_text(text)
+    assert find_corpus(a).identity == find_corpus(str(a)).identity != find_corpus(b).identity
+    assert find_corpus(a).label == "c"
+
+
+def test_names() -> None:
+    assert find_corpus("wikipedia").identity == {
+        "kind": "dataset", "name": "wikimedia/wikipedia", "config": "20231101.en",
+    }  # fmt: skip
+    assert find_corpus("wikitext").identity["config"] == "wikitext-103-raw-v1"
+    corpus = find_corpus("some/thing:small")
+    assert (corpus.label, corpus.identity["name"], corpus.identity["config"]) == (
+        "some_thing_small", "some/thing", "small",
+    )  # fmt: skip
+    assert find_corpus("self").self_sampled and find_corpus("self-sampled").label == "self-sampled"
+
+
+def test_texts_themselves() -> None:
+    corpus = find_corpus(TEXTS)
+    assert (list(corpus.open()), corpus.label) == (TEXTS, "texts")
+    assert find_corpus(TEXTS[:2]).identity != corpus.identity
+    for bad in ([], ["a", 3]):
+        with pytest.raises(DataError, match="a list must hold texts"):
+            find_corpus(bad)  # type: ignore[arg-type]
+
+
+def test_datasets_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    asked = []
+
+    def load(name: str, config: str | None) -> Any:
+        asked.append((name, config))
+        return datasets.DatasetDict({"train": datasets.Dataset.from_dict({"id": ["a", "b", "c"], "text": TEXTS})})
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    assert list(find_corpus("wikitext").open()) == TEXTS
+    assert asked == [("Salesforce/wikitext", "wikitext-103-raw-v1")]
+
+
+def test_a_dataset_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+
+    def load(name: str, config: str | None) -> Any:
+        raise ConnectionError("Couldn't reach the Hub.\nmore")
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    with pytest.raises(DataError, match=r"(?s)wikimedia/wikipedia.*Couldn't reach the Hub\. Without.*'self'.*folder"):
+        find_corpus("wikipedia").open()
+
+
+@pytest.mark.parametrize(("package", "corpus"), [("datasets", "wikipedia"), ("pyarrow", "c.parquet")])
+def test_a_missing_package_is_named_with_the_command(
+    package: str, corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = importlib.import_module
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.partition(".")[0] == package:
+            raise ImportError(name)
+        return real(name, *rest)
+
+    monkeypatch.setattr(importlib, "import_module", without)
+    monkeypatch.chdir(tmp_path)
+    Path("c.parquet").write_text("")
+    with pytest.raises(DataError, match=f"pip install {package}"):
+        check_obtainable(find_corpus(corpus))
+
+
+def test_big_files_are_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "c.txt"
+    path.write_text("\n\n".join(f"document {i}" for i in range(5000)))
+    documents = find_corpus(path).open()
+    real, read = builtins.open, []
+
+    class Counting:
+        def __init__(self, file: Any) -> None:
+            self.file = file
+
+        def __enter__(self) -> Counting:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            self.file.close()
+
+        def seek(self, position: int) -> None:
+            self.file.seek(position)
+
+        def read(self, size: int) -> bytes:
+            read.append(size)
+            return self.file.read(size)
+
+    monkeypatch.setattr(Path, "open", lambda self, mode="r": Counting(real(self, mode)))
+    assert documents[4321] == "document 4321"
+    assert sum(read) < 20
+
+
+def test_the_field_of_text() -> None:
+    assert text_field({"title": True, "text": True}) == "text"
+    assert text_field({"id": False, "content": True}) == "content"
+    assert text_field({"a": True, "b": True}) is None

@@ -1,0 +1,129 @@
+"""EasyEdit's own ``layer_stats`` reads our files, and we read its."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from easyedit_lifelong.bridge import find_easyedit, install
+from easyedit_lifelong.covariance import collect_covariance, obtain_moments
+from tests.conftest import build_model, build_tokenizer
+
+from .conftest import MODULES, make_texts
+
+TEXTS = [*make_texts(40, seed=9), ""]
+
+
+@pytest.fixture(scope="module")
+def layer_stats() -> Any:
+    if find_easyedit() is None:
+        pytest.skip("EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)")
+    pytest.importorskip("datasets")
+    install()
+    return importlib.import_module("easyeditor.models.rome.layer_stats")
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def pair(kind: str) -> tuple[Any, Any]:
+    model = build_model(kind)
+    model.config._name_or_path = "tiny"  # EasyEdit's flavours agree on names without a slash
+    return model, build_tokenizer()
+
+
+def _ask_easyedit(module: Any, model: Any, tokenizer: Any, layer: str, folder: Path, **options: Any) -> Any:
+    given = {"to_collect": ["mom2"], "sample_size": 25, "precision": "float32", "hparams": SimpleNamespace(device=0)}
+    return module.layer_stats(model, tokenizer, layer, folder, "wikitext", **{**given, **options})
+
+
+@pytest.fixture
+def wikitext(layer_stats: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """EasyEdit and we are given the same texts for its name ``wikitext``."""
+    import datasets
+
+    asked: list[Any] = []
+
+    def load(*names: str) -> Any:
+        asked.append(names)
+        return datasets.DatasetDict({"train": datasets.Dataset.from_dict({"text": TEXTS})})
+
+    monkeypatch.setattr(layer_stats, "load_dataset", load)
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    return asked
+
+
+def test_easyedit_finds_and_loads_ours(
+    layer_stats: Any, wikitext: list[Any], kind: str, pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    layer = MODULES[kind].format(2)
+    ours = collect_covariance(*pair, [2], "wikitext", samples=25, out=tmp_path)[layer]
+    wikitext.clear()
+    stat = _ask_easyedit(layer_stats, *pair, layer, tmp_path)
+    assert wikitext == []  # it was found: no text was asked for
+    assert torch.equal(stat.mom2.moment().float(), ours.moment) or torch.allclose(
+        stat.mom2.moment().float(), ours.moment, rtol=1e-6
+    )
+    assert stat.mom2.count == ours.count
+
+
+def test_we_find_and_load_easyedits(
+    layer_stats: Any, wikitext: list[Any], kind: str, pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    layer = MODULES[kind].format(2)
+    stat = _ask_easyedit(layer_stats, *pair, layer, tmp_path)
+    wikitext.clear()
+    found = obtain_moments(*pair, [layer], stats_dir=tmp_path, dataset="wikitext", n_samples=25)[layer]
+    assert wikitext == []
+    assert Path(found.source).parent.parent.name == "tiny"
+    assert found.count == stat.mom2.count
+    torch.testing.assert_close(found.moment, stat.mom2.moment().float(), rtol=1e-6, atol=0)
+
+
+def test_the_same_samples_give_the_same_statistics(
+    layer_stats: Any, wikitext: list[Any], kind: str, pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    layer = MODULES[kind].format(1)
+    theirs = _ask_easyedit(layer_stats, *pair, layer, tmp_path / "theirs", precision="float64")
+    ours = collect_covariance(*pair, [1], "wikitext", samples=25, dtype="float64", out=tmp_path / "ours")[layer]
+    assert ours.count == theirs.mom2.count
+    torch.testing.assert_close(ours.moment.double(), theirs.mom2.moment(), rtol=1e-4, atol=1e-5)
+    (file,), (their_file,) = (list((tmp_path / name).rglob("*.npz")) for name in ("ours", "theirs"))
+    assert file.relative_to(tmp_path / "ours") == their_file.relative_to(tmp_path / "theirs")
+    with np.load(file) as a, np.load(their_file) as b:
+        assert set(a.files) == set(b.files)
+        for key in ("mom2.count", "sample_size"):
+            assert a[key] == b[key] and a[key].dtype == b[key].dtype
+        assert a["mom2.mom2"].dtype == b["mom2.mom2"].dtype
+        assert str(a["mom2.constructor"]) == str(b["mom2.constructor"])
+
+
+def test_easyedit_finds_a_stand_in(
+    layer_stats: Any, wikitext: list[Any], kind: str, pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    layer = MODULES[kind].format(2)
+    ours = collect_covariance(*pair, [2], "wikitext", tokens=200, out=tmp_path, easyedit_samples=100000)[layer]
+    wikitext.clear()
+    stat = _ask_easyedit(layer_stats, *pair, layer, tmp_path, sample_size=100000)
+    assert wikitext == [] and stat.mom2.count == 200
+    torch.testing.assert_close(stat.mom2.moment().float(), ours.moment, rtol=1e-6, atol=0)
+
+
+def test_easyedits_misspelt_context_is_found(
+    layer_stats: Any, wikitext: list[Any], kind: str, pair: tuple[Any, Any], tmp_path: Path
+) -> None:
+    layer = MODULES[kind].format(2)
+    stat = _ask_easyedit(layer_stats, *pair, layer, tmp_path, batch_tokens=16)
+    (file,) = tmp_path.rglob("*.npz")
+    assert "_t{batch_tokens}_25" in file.name
+    found = obtain_moments(*pair, [layer], stats_dir=tmp_path, dataset="wikitext", n_samples=25)[layer]
+    assert (found.source, found.count) == (str(file), stat.mom2.count)

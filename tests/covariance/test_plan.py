@@ -1,0 +1,112 @@
+"""Blocks: exact budgets, MEMIT's order, and starting from anywhere."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+
+from easyedit_lifelong.covariance.plan import Amount, Position, TextPlan, batches
+from easyedit_lifelong.errors import CovarianceError
+
+from .conftest import make_texts, plain_count
+
+TEXTS = make_texts(60, seed=3)
+
+
+def _plan(tokenizer: Any, amount: Amount, **options: Any) -> TextPlan:
+    return TextPlan(TEXTS, tokenizer, amount, **{"context": 64, "seed": 0, "block_tokens": 50, **options})
+
+
+def _rows(plan: TextPlan, start: Position | None = None) -> list[list[int]]:
+    return [row for block in plan.blocks(start or Position()) for row in block.rows()]
+
+
+@pytest.mark.parametrize("tokens", [1, 49, 50, 51, 333])
+def test_a_number_of_tokens_is_met_exactly(tokenizer: Any, tokens: int) -> None:
+    plan = _plan(tokenizer, Amount(tokens=tokens))
+    assert sum(map(len, _rows(plan))) == tokens
+    assert list(plan.blocks(Position()))[-1].after.tokens == tokens
+
+
+def test_a_corpus_that_is_too_small_is_read_whole(tokenizer: Any) -> None:
+    whole = plain_count(tokenizer, TEXTS)
+    assert sum(map(len, _rows(_plan(tokenizer, Amount(tokens=10**6))))) == whole
+    blocks = list(_plan(tokenizer, Amount(samples=1000)).blocks(Position()))
+    assert (blocks[-1].after.tokens, blocks[-1].after.documents) == (whole, len(TEXTS))
+
+
+def test_samples_are_those_of_memit(tokenizer: Any) -> None:
+    order = list(range(len(TEXTS)))
+    random.Random(1).shuffle(order)
+    expected = [tokenizer(TEXTS[i])["input_ids"][:9] for i in order[:20]]
+    assert _rows(_plan(tokenizer, Amount(samples=20), context=9)) == expected
+
+
+def test_longer_documents_go_on_in_further_rows(tokenizer: Any) -> None:
+    rows = _rows(_plan(tokenizer, Amount(tokens=10**6), context=7))
+    assert max(map(len, rows)) == 7
+    assert sum(map(len, rows)) == plain_count(tokenizer, TEXTS)
+
+
+def test_every_row_begins_like_a_text(tokenizer: Any) -> None:
+    class WithStart:
+        bos_token_id, eos_token_id = 1, 2
+
+        def __call__(self, text: Any, **options: Any) -> Any:
+            if isinstance(text, str):
+                return {"input_ids": [1, *tokenizer(text)["input_ids"]]}
+            return {"input_ids": [[1, *row] for row in tokenizer(text)["input_ids"]]}
+
+    rows = _rows(TextPlan(TEXTS, WithStart(), Amount(tokens=500), 7, 0, 50))
+    assert {row[0] for row in rows} == {1}
+    assert {row.count(1) for row in rows} == {1}
+
+
+@pytest.mark.parametrize("amount", [Amount(tokens=700), Amount(samples=50), Amount(tokens=10**6)])
+def test_the_rest_is_the_same_from_any_position(tokenizer: Any, amount: Amount) -> None:
+    plan = _plan(tokenizer, amount)
+    blocks = list(plan.blocks(Position()))
+    rows = [block.rows() for block in blocks]
+    assert len(blocks) > 5
+    assert [block.after.block for block in blocks] == list(range(1, len(blocks) + 1))
+    for number, block in enumerate(blocks):
+        rest = list(_plan(tokenizer, amount).blocks(block.after))
+        assert [b.rows() for b in rest] == rows[number + 1 :]
+        assert [b.after for b in rest] == [b.after for b in blocks[number + 1 :]]
+
+
+def test_the_seed_changes_the_order(tokenizer: Any) -> None:
+    amount = Amount(tokens=200)
+    assert _rows(_plan(tokenizer, amount)) == _rows(_plan(tokenizer, amount))
+    assert _rows(_plan(tokenizer, amount)) != _rows(_plan(tokenizer, amount, seed=1))
+
+
+def test_empty_documents_count_as_samples_but_give_no_rows(tokenizer: Any) -> None:
+    plan = TextPlan(["", "the capital", ""], tokenizer, Amount(samples=3), 8, 0, 50)
+    blocks = list(plan.blocks(Position()))
+    assert [row for block in blocks for row in block.rows()] == [tokenizer("the capital")["input_ids"]]
+    assert blocks[-1].after.documents == 3
+
+
+@pytest.mark.parametrize(
+    "given", [{}, {"tokens": 1, "samples": 1}, {"tokens": 0}, {"samples": -1}], ids=["none", "both", "zero", "negative"]
+)
+def test_amounts_that_make_no_sense(given: dict[str, int]) -> None:
+    with pytest.raises(CovarianceError):
+        Amount(**given)
+
+
+def test_batches_hold_every_row_once_with_little_padding() -> None:
+    rng = random.Random(0)
+    rows = [[i] * rng.randint(1, 60) for i in range(300)]
+    found = list(batches([*rows, []], 256))
+    assert sorted(row for batch in found for row in batch) == sorted(rows)
+    assert all(len(batch[0]) * len(batch) <= 256 for batch in found)
+    computed = sum(len(batch[0]) * len(batch) for batch in found)
+    assert computed < 1.06 * sum(map(len, rows))
+
+
+def test_a_row_longer_than_a_batch_is_one_by_itself() -> None:
+    assert [list(map(len, batch)) for batch in batches([[1] * 9, [1] * 3, [1]], 4)] == [[9], [3], [1]]

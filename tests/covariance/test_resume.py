@@ -1,0 +1,221 @@
+"""A collection that is killed goes on where it was, to the same bits."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from easyedit_lifelong.covariance import obtain_moments
+from easyedit_lifelong.covariance.moments import MomentSum
+from easyedit_lifelong.covariance.partial import PartialSums, Progress
+from easyedit_lifelong.covariance.plan import Position
+from easyedit_lifelong.covariance.shards import Shard
+
+from .conftest import MODULES, make_texts
+
+TEXTS = make_texts(80, seed=5)
+LAYERS = [MODULES["llama"].format(layer) for layer in (0, 1)]
+
+
+class Killed(Exception):
+    pass
+
+
+def _killer(after: int) -> Any:
+    calls = []
+
+    def progress(done: int, total: int) -> None:
+        calls.append(done)
+        if len(calls) == after:
+            raise Killed
+
+    return progress
+
+
+def _ask(model: Any, tokenizer: Any, folder: Path, modules: list[str] = LAYERS, **options: Any) -> Any:
+    given: dict[str, Any] = {
+        "stats_dir": folder, "dataset": TEXTS, "n_tokens": 1000, "block_tokens": 100, "save_every": 0,
+    }  # fmt: skip
+    return obtain_moments(model, tokenizer, modules, **{**given, **options})
+
+
+def _same(a: Any, b: Any) -> bool:
+    return list(a) == list(b) and all(torch.equal(a[m].moment, b[m].moment) and a[m].count == b[m].count for m in a)
+
+
+@pytest.fixture
+def blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The numbers of the blocks that are counted."""
+    from easyedit_lifelong.covariance import run
+
+    counted: list[int] = []
+    real = run.add_block
+
+    def add_block(taker: Any, block: Any) -> None:
+        counted.append(block.after.block)
+        real(taker, block)
+
+    monkeypatch.setattr(run, "add_block", add_block)
+    return counted
+
+
+@pytest.mark.parametrize("corpus", ["texts", "self"])
+def test_going_on_gives_the_same_bits_and_counts_nothing_twice(
+    llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], corpus: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("easyedit_lifelong.covariance.sampling.ROWS", 2)
+    dataset: Any = TEXTS if corpus == "texts" else "self"
+    whole = _ask(llama, tokenizer, tmp_path / "whole", dataset=dataset)
+    number = len(blocks)
+    assert number > 5
+    blocks.clear()
+    for after in (2, 1, 2):
+        with pytest.raises(Killed):
+            _ask(llama, tokenizer, tmp_path / "killed", dataset=dataset, progress=_killer(after))
+    assert _same(_ask(llama, tokenizer, tmp_path / "killed", dataset=dataset), whole)
+    assert blocks == list(range(1, number + 1))
+    assert not list((tmp_path / "killed").rglob(".*"))  # nothing unfinished is left
+
+
+def test_a_process_that_is_killed_hard(checkpoint: Path, tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        """
+        import os, signal, sys
+        from easyedit_lifelong import load_model
+        from easyedit_lifelong.covariance import obtain_moments
+        from tests.covariance.test_resume import LAYERS, TEXTS
+
+        model, tokenizer = load_model(sys.argv[1], "cpu")
+        kill_at = int(sys.argv[3])
+        seen = []
+        def progress(done, total):
+            seen.append(done)
+            print("done", done, flush=True)
+            if len(seen) == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+        obtain_moments(model, tokenizer, LAYERS, stats_dir=sys.argv[2], dataset=TEXTS, n_tokens=1000,
+                       block_tokens=100, save_every=0, progress=progress)
+        """
+    )
+
+    def run(folder: str, kill_at: int) -> tuple[int, list[int]]:
+        done = subprocess.run(
+            [sys.executable, "-c", script, str(checkpoint), str(tmp_path / folder), str(kill_at)],
+            capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300, check=False,
+        )  # fmt: skip
+        return done.returncode, [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("done")]
+
+    code, reported = run("killed", 4)
+    assert code == -signal.SIGKILL
+    code, after = run("killed", 0)
+    assert code == 0 and after[0] > reported[-1]  # what was reported done isn't counted again
+    assert run("whole", 0) == (0, reported + after)
+    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.npz"))
+    assert len(files) == 2
+    for file in files:
+        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes()
+
+
+def test_unfinished_sums_of_more_layers_serve_fewer(
+    llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int]
+) -> None:
+    whole = _ask(llama, tokenizer, tmp_path / "whole", LAYERS[1:])
+    blocks.clear()
+    with pytest.raises(Killed):
+        _ask(llama, tokenizer, tmp_path / "killed", progress=_killer(3))
+    assert _same(_ask(llama, tokenizer, tmp_path / "killed", LAYERS[1:]), whole)
+    assert blocks == list(range(1, len(blocks) + 1))
+
+
+def test_killed_while_storing_costs_no_counting(
+    llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from easyedit_lifelong.covariance import run
+
+    real = run.write_moments
+
+    def write(path: Path, *rest: Any, **options: Any) -> None:
+        if LAYERS[1] in path.name:
+            raise Killed
+        real(path, *rest, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "write_moments", write)
+        with pytest.raises(Killed):
+            _ask(llama, tokenizer, tmp_path)
+    blocks.clear()
+    found = _ask(llama, tokenizer, tmp_path)
+    assert blocks == []
+    assert _same(found, _ask(llama, tokenizer, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"n_tokens": 1100},
+        {"seed": 1},
+        {"context": 9},
+        {"dtype": "float64"},
+        {"dataset": TEXTS[1:]},
+        {"block_tokens": 99},
+    ],
+)
+def test_unfinished_sums_of_another_collection_are_not_used(
+    llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], change: dict[str, Any]
+) -> None:
+    with pytest.raises(Killed):
+        _ask(llama, tokenizer, tmp_path, progress=_killer(3))
+    blocks.clear()
+    _ask(llama, tokenizer, tmp_path, **change)
+    assert blocks[0] == 1
+
+
+def test_unfinished_sums_of_other_weights_are_not_used(
+    llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int]
+) -> None:
+    with pytest.raises(Killed):
+        _ask(llama, tokenizer, tmp_path, progress=_killer(3))
+    blocks.clear()
+    with torch.no_grad():
+        llama.model.embed_tokens.weight[9, 3] += 1
+    _ask(llama, tokenizer, tmp_path)
+    assert blocks[0] == 1
+
+
+def test_unreadable_unfinished_sums_are_passed_over(
+    llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(Killed):
+        _ask(llama, tokenizer, tmp_path, progress=_killer(3))
+    (partial,) = tmp_path.rglob(".partial-*.npz")
+    partial.write_bytes(partial.read_bytes()[:-50])
+    blocks.clear()
+    with caplog.at_level(logging.WARNING):
+        found = _ask(llama, tokenizer, tmp_path)
+    assert blocks[0] == 1 and "can't be read, starting again" in caplog.text
+    assert _same(found, _ask(llama, tokenizer, tmp_path / "whole"))
+
+
+def test_writing_is_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("easyedit_lifelong.covariance.partial.time.monotonic", lambda: now[0])
+    partial = PartialSums(tmp_path, {"what": 1}, Shard(), every=30)
+    progress = Progress({"m": MomentSum(3)}, Position(1, 1, 1))
+    assert not partial.save(progress)
+    now[0] += 29
+    assert not partial.save(progress)
+    now[0] += 2
+    assert partial.save(progress)
+    partial._took = 10  # seconds that the last writing took
+    now[0] += 31
+    assert not partial.save(progress)
+    now[0] += 200
+    assert partial.save(progress)

@@ -1,0 +1,101 @@
+"""Several processes do what one does."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from easyedit_lifelong.covariance.npz import read_moments
+from easyedit_lifelong.covariance.shards import Shard, add_up, current_shard, on_first, torchrun_processes
+
+from .conftest import make_texts
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+def _collect(checkpoint: Path, out: Path, corpus: str, processes: int, *more: str) -> list[subprocess.Popen[str]]:
+    command = [
+        sys.executable, "-m", "easyedit_lifelong", "covariance", "--model", str(checkpoint), "--layers", "0-1",
+        "--corpus", corpus, "--out", str(out), "--device", "cpu", *more,
+    ]  # fmt: skip
+    port = str(_free_port())
+    running = []
+    for rank in range(processes):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+        if processes > 1:  # what torchrun sets
+            environment |= {
+                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+            }  # fmt: skip
+        running.append(
+            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+    return running
+
+
+def _finish(running: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
+    results = []
+    for process in running:
+        try:
+            out, err = process.communicate(timeout=240)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        results.append((process.returncode, out, err))
+    return results
+
+
+@pytest.mark.parametrize("kind", ["file", "self"])
+def test_two_processes_give_what_one_gives(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(make_texts(1500)))
+    name, tokens = (str(corpus), "20000") if kind == "file" else ("self", "20000")
+    one = _finish(_collect(checkpoint, tmp_path / "one", name, 1, "--tokens", tokens))
+    two = _finish(_collect(checkpoint, tmp_path / "two", name, 2, "--tokens", tokens))
+    assert [code for code, _, _ in one + two] == [0, 0, 0], one + two
+    assert "model.layers.1.mlp.down_proj" in two[0][1] and two[1][1] == ""  # only the first talks
+    files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.npz"))
+    assert files == sorted(path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*.npz"))
+    assert len(files) == 2
+    for file in files:
+        alone, together = read_moments(tmp_path / "one" / file), read_moments(tmp_path / "two" / file)
+        assert alone.count == together.count == 20000
+        torch.testing.assert_close(together.moment, alone.moment, rtol=1e-6, atol=1e-7)
+    assert not list((tmp_path / "two").rglob(".partial*"))
+
+
+def test_an_error_in_the_first_process_ends_all(checkpoint: Path, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(make_texts(50)))
+    label = str(checkpoint).replace("/", "_")
+    stats = tmp_path / "out" / label / "corpus_stats"
+    stats.mkdir(parents=True)
+    np.savez(stats / "model.layers.1.mlp.down_proj_float32_mom2_50tokens.npz", nonsense=np.eye(2))
+    results = _finish(_collect(checkpoint, tmp_path / "out", str(corpus), 2, "--tokens", "50"))
+    assert [code for code, _, _ in results] == [1, 1], results
+    assert all("holds no second moments" in err and "Traceback" not in err for _, _, err in results)
+
+
+def test_one_process_is_no_group() -> None:
+    shard = current_shard()
+    assert shard == Shard(0, 1, None) and shard.first and shard.takes(17)
+    assert on_first(shard, lambda: 5) == 5
+    add_up(shard, [])
+    with torchrun_processes() as first:
+        assert first
+
+
+def test_blocks_are_dealt_out_once() -> None:
+    shards = [Shard(rank, 3) for rank in range(3)]
+    assert all(sum(shard.takes(block) for shard in shards) == 1 for block in range(20))
