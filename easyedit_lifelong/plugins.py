@@ -19,6 +19,7 @@ LOG = logging.getLogger(__name__)
 
 BUILT_IN = (
     "easyedit_lifelong.methods.grace.plugin",
+    "easyedit_lifelong.methods.coachhook.plugin",
     "easyedit_lifelong.data.plugin",
     "easyedit_lifelong.reporting.plugin",
 )

@@ -24,7 +24,7 @@ from easyedit_lifelong.methods.grace.layer import GraceAdaptor, Trial
 from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.encoding import EncodedPair, pad_rows, position_ids
 from easyedit_lifelong.models.linear import few_token_linears
-from easyedit_lifelong.models.positions import prompt_lengths
+from easyedit_lifelong.models.positions import PositionTracker, prompt_lengths
 from easyedit_lifelong.models.suffix import FrozenPrefix, hidden_of, recording_output, standing_in, with_hidden
 
 
@@ -67,7 +67,10 @@ class Replay:
         self._accepted = set(inspect.signature(model.forward).parameters)
         block = anatomy.block_of(layer_path) if anatomy else None
         # Only replace_last leaves the tokens to the left of the last prompt token alone.
-        self._start = self._end if block is not None and adaptor.replacement == "replace_last" else 0
+        # And another editor's layers may have to see whole prompts.
+        tracker = PositionTracker.of(model)
+        whole = tracker is not None and tracker.whole_prompts > 0
+        self._start = self._end if block is not None and adaptor.replacement == "replace_last" and not whole else 0
         self._blocks: list[nn.Module] = list(anatomy.blocks)[:block] if anatomy and block else []
         self._replayed = [*list(anatomy.blocks)[block:], anatomy.head] if anatomy and block is not None else []
         self._boundary: Any = None

@@ -1,0 +1,57 @@
+"""Apply CoachHook to a model: EasyEdit's apply function."""
+
+from __future__ import annotations
+
+import copy as copying
+from collections.abc import Sequence
+from typing import Any
+
+from easyedit_lifelong.data.request import as_requests
+from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
+from easyedit_lifelong.methods.result import EditResult
+from easyedit_lifelong.methods.rollback import Rollback
+
+
+def apply_coachhook_to_model(
+    model: Any,
+    tok: Any,
+    requests: Sequence[Any],
+    hparams: CoachHookHyperParams,
+    copy: bool = False,
+    return_orig_weights: bool = True,
+    keep_original_weight: bool = False,
+    **kwargs: Any,
+) -> tuple[Any, Rollback[EditResult]]:
+    """Edit a model with CoachHook, in batches of ``hparams.batch_size``.
+
+    A model that already carries CoachHook edits gets the new batches upon them.
+
+    Args:
+        model: a causal language model. It is edited in place; its weights are touched with ``wohk`` only.
+        tok: its tokenizer.
+        requests: requests in EasyEdit's fields, or :class:`EditRequest` objects, each with its subject.
+        hparams: CoachHook's hyperparameters.
+        copy: edit a copy of the model instead.
+        return_orig_weights: taken for EasyEdit's sake; the way back is always returned.
+        keep_original_weight: whether walking the rollback's ``.items()`` undoes the edits, as
+            EasyEdit's 2023 release means it. Calling the rollback always does.
+        **kwargs: EasyEdit passes other methods' arguments to every method; they are ignored.
+
+    Returns:
+        The edited model, and a :class:`Rollback` whose ``results`` hold what was done per request.
+
+    Raises:
+        DataError: a request can't be used.
+        ModelError: the model has no such layers.
+        EditError: a batch failed. Then none of these requests has been applied.
+    """
+    valid = as_requests(requests)
+    if not valid:
+        raise DataError("there are no requests to edit")
+    if copy:
+        model = copying.deepcopy(model)
+    editor = CoachHookEditor.on(model, tok, hparams)
+    results, undo = editor.edit(valid)
+    return model, Rollback(undo, on_items=keep_original_weight, results=results)

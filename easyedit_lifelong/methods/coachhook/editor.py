@@ -1,0 +1,370 @@
+"""The CoachHook editor of a model: consecutive batches into hook layers (arXiv 2403.05330)."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from easyedit_lifelong.covariance import SecondMoment, obtain_moments, regularisation
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.coachhook.check import check_model
+from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
+from easyedit_lifelong.methods.coachhook.facts import Fact, check_batch, prepare
+from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, score_norms, slack_of
+from easyedit_lifelong.methods.coachhook.passes import EditingPasses
+from easyedit_lifelong.methods.coachhook.state import BatchUpdate, CoachHookState, LayerUpdate
+from easyedit_lifelong.methods.coachhook.templates import Templates, context_templates
+from easyedit_lifelong.methods.coachhook.update import AccumulatedKeys, solving_device
+from easyedit_lifelong.methods.coachhook.values import TargetVectors, optimise_targets
+from easyedit_lifelong.methods.result import EditResult
+from easyedit_lifelong.models.anatomy import is_transposed
+from easyedit_lifelong.models.fingerprint import model_fingerprint
+from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.modes import evaluating
+from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.runner import Runner
+
+LOG = logging.getLogger(__name__)
+
+_EDITOR = "_easyedit_lifelong_coachhook"
+
+SAME_SETTINGS = ("layers", "num_layers", "rewrite_module_tmp", "layer_module_tmp", "fact_token", "alpha_z", "wohk",
+         "mom2_update_weight", "mom2_dataset", "mom2_n_samples", "mom2_n_tokens", "mom2_dtype")  # fmt: skip
+"""Settings that batches upon batches must share."""
+
+
+class CoachHookEditor:
+    """Edits a model batch upon batch. Get it with :meth:`on`.
+
+    Args:
+        model: the model to edit.
+        tokenizer: its tokenizer.
+        hparams: CoachHook's hyperparameters.
+        moments: E[kkᵀ] by path of the projection; by default those that the hyperparameters name.
+        templates: context templates; by default the model generates them.
+
+    Attributes:
+        state: every batch so far.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        hparams: CoachHookHyperParams,
+        moments: Mapping[str, SecondMoment] | None = None,
+        templates: Templates | None = None,
+    ) -> None:
+        check_model(model, tokenizer, hparams)
+        self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
+        self._runner = Runner(model, tokenizer)
+        self._modules: dict[str, nn.Module] = dict(find_module(model, name) for name in hparams.rewrite_modules)
+        self._blocks = [find_module(model, hparams.layer_module_tmp.format(n))[1] for n in hparams.edited_layers]
+        if templates is None:
+            templates = context_templates(model, tokenizer, hparams.context_template_length_params, hparams.seed)
+        self.state = CoachHookState(
+            list(self._modules), hparams.alpha_z, templates, fingerprint=model_fingerprint(model)
+        )
+        self._moments = dict(moments) if moments is not None else None
+        self._accumulated: dict[str, AccumulatedKeys] = {}
+        self.attached = True
+        slack = slack_of(model.dtype)
+        # Last, so that a model that can't be edited stays as it is.
+        self.hooks = {path: HookLayer(model, module, slack) for path, module in self._modules.items()}
+
+    @classmethod
+    def of(cls, model: Any) -> CoachHookEditor | None:
+        """Return the editor that is on a model, if there is one."""
+        return model.__dict__.get(_EDITOR)
+
+    @classmethod
+    def on(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        hparams: CoachHookHyperParams,
+        moments: Mapping[str, SecondMoment] | None = None,
+        templates: Templates | None = None,
+    ) -> CoachHookEditor:
+        """Return the model's editor, putting one on the model if it has none.
+
+        Raises:
+            ModelError: the model has no such layers.
+            EditError: the model carries CoachHook edits made with other settings.
+        """
+        editor = cls.of(model)
+        if editor is None:
+            editor = cls(model, tokenizer, hparams, moments, templates)
+            model.__dict__[_EDITOR] = editor
+            return editor
+        for name in SAME_SETTINGS:
+            before, now = getattr(editor.hparams, name), getattr(hparams, name)
+            if before != now:
+                raise EditError(
+                    f"the model carries CoachHook edits made with {name}={before!r}; they can't be continued with "
+                    f"{name}={now!r}. Roll them back first."
+                )
+        editor.tokenizer, editor.hparams = tokenizer, hparams
+        return editor
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """Each layer's α, by path of the projection."""
+        return self.state.alphas
+
+    def edit(
+        self, requests: Sequence[EditRequest], targets: Tensor | None = None
+    ) -> tuple[list[EditResult], Callable[[], None]]:
+        """Apply requests in batches of ``batch_size``, all or none.
+
+        Args:
+            requests: the requests.
+            targets: their target vectors z, if they are known, shape ``(requests, width)``.
+
+        Returns:
+            What was done per request, and what undoes just these batches (once no later one is left).
+
+        Raises:
+            DataError: a request can't be used.
+            EditError: a batch failed.
+        """
+        if not self.attached:
+            raise EditError("these edits have been rolled back for good; get the model's editor anew")
+        before, mark = self._snapshot(), len(self.state.batches)
+        results: list[EditResult] = []
+        size = self.hparams.batch_size
+        try:
+            facts = [self._prepare(request) for request in requests]
+            with evaluating(self.model):
+                for start in range(0, len(facts), size):
+                    given = None if targets is None else targets[start : start + size]
+                    results += self._edit_batch(facts[start : start + size], given)
+        except BaseException:
+            self._restore(mark, before)
+            raise
+        # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
+        return results, functools.partial(self._take_back, mark, len(self.state.batches), before)
+
+    def restore(self, batches: Sequence[BatchUpdate]) -> None:
+        """Put batches that were made on the same model, with the same settings, on an editor without any.
+
+        Raises:
+            EditError: there are batches already, or these belong to other layers.
+        """
+        if self.state.batches or any(list(batch.layers) != self.state.paths for batch in batches):
+            raise EditError("batches can be restored onto the unedited model's same layers only")
+        for batch in batches:
+            self.state.batches.append(batch)
+            for path, update in batch.layers.items():
+                hook = self.hooks[path]
+                before = hook.weight.delta if hook.weight is not None else None
+                hook.set(update.added_to(before).to(_weight(self._modules[path]).device), 0.0, Mode.OFF)
+            self._settle()
+
+    def _prepare(self, request: EditRequest) -> Fact:
+        return prepare(
+            self.tokenizer, request, self.state.templates, self.hparams.fact_token, context_length(self.model)
+        )
+
+    def _edit_batch(self, facts: Sequence[Fact], given: Tensor | None) -> list[EditResult]:
+        began = time.perf_counter()
+        check_batch(facts)
+        self._prepare_solving()
+        hparams = self.hparams
+        if given is None:
+            targets = optimise_targets(self._runner, facts, hparams, hparams.edited_layers[-1])
+        else:
+            count = len(facts)
+            targets = TargetVectors(given, [0] * count, [float("nan")] * count, [False] * count)
+        passes = EditingPasses(self._runner, facts, self._blocks[0], self._blocks[-1])
+        updates = self._update_layers(passes, targets.z)
+        highest, alphas = self._lowered_alphas(passes, facts)
+        self.state.batches.append(BatchUpdate(tuple(fact.request.case_id for fact in facts), updates, alphas))
+        self._settle()
+        seconds = (time.perf_counter() - began) / len(facts)
+        number = len(self.state.batches)
+        return [
+            EditResult(
+                fact.request.case_id, targets.steps[i], targets.losses[i], seconds, targets.learned[i],
+                {"batch": number, "z_norm": float(targets.z[i].norm()), "highest_z_score": highest[i]},
+            )
+            for i, fact in enumerate(facts)
+        ]  # fmt: skip
+
+    def _update_layers(self, passes: EditingPasses, z: Tensor) -> dict[str, LayerUpdate]:
+        """Spread the residual over the layers, from the first to the last (section 3.3)."""
+        updates: dict[str, LayerUpdate] = {}
+        with ExitStack() as stack:
+            for hook in self.hooks.values():
+                stack.enter_context(hook.doing(Mode.TEMPORARY))
+            for number, (path, module) in enumerate(self._modules.items()):
+                hook, accumulated = self.hooks[path], self._accumulated[path]
+                keys, outputs = passes.keys_and_outputs(module)
+                residual = (z.to(outputs.device).double() - outputs) / (len(self._modules) - number)
+                keys = keys.t().to(accumulated.keys.dtype)
+                adjusted = accumulated.solve(keys)
+                updates[path] = update = LayerUpdate(
+                    keys.cpu(), adjusted.to("cpu", keys.dtype), residual.t().to("cpu", keys.dtype)
+                )
+                accumulated.add(update.keys)
+                before = hook.weight.delta if hook.weight is not None else None
+                delta = update.added_to(before).to(_weight(module).device)
+                if not torch.isfinite(delta).all():
+                    raise EditError(f"the update of {path} isn't finite; a smaller v_lr or clamp_norm_factor may help")
+                # With hook layers the layers above see a validated hook; without, the new weights everywhere.
+                hook.set(delta, self.alphas[path], Mode.TEMPORARY if self.hparams.wohk else Mode.VALIDATED)
+        return updates
+
+    def _lowered_alphas(self, passes: EditingPasses, facts: Sequence[Fact]) -> tuple[list[float], dict[str, float]]:
+        """Return each prompt's highest z-score in the last layer, and every layer's α after this batch.
+
+        α falls to the smallest of the highest z-scores of the batch's prompts (section 3.2). They are
+        taken in the unedited model, where an earlier layer's edit doesn't move a later layer's keys: so
+        does the authors' code.
+        """
+        if self.hparams.wohk:
+            return [float("nan")] * len(facts), self.alphas
+        with ExitStack() as stack:
+            for hook in self.hooks.values():
+                stack.enter_context(hook.doing(Mode.OFF))
+            inputs, real = passes.inputs_for_prompts(list(self._modules.values()))
+        alphas, highest = {}, torch.empty(0)
+        for path, x in zip(self._modules, inputs, strict=True):
+            here = real.to(x.device)
+            scores = score_norms(self.hooks[path].change(x).norm(dim=-1), here)
+            highest = scores.masked_fill(~here, float("-inf")).amax(dim=1)
+            bad = (~torch.isfinite(highest)).nonzero().flatten().tolist()
+            if bad:
+                request = facts[bad[0]].request
+                raise EditError(
+                    f"{request.where}, field 'prompt': {request.prompt!r} has no z-scores: CoachHook compares a "
+                    "prompt's tokens with each other, and needs at least two that differ. Use a longer prompt."
+                )
+            alphas[path] = min(self.alphas[path], float(highest.min()))
+        return highest.tolist(), alphas
+
+    def _prepare_solving(self) -> None:
+        """Factor what the updates are solved with, before anything is changed."""
+        missing = [path for path in self._modules if path not in self._accumulated]
+        if not missing:
+            return
+        hparams = self.hparams
+        if self._moments is None:
+            self._moments = obtain_moments(
+                self.model, self.tokenizer, list(self._modules), stats_dir=hparams.stats_dir,
+                dataset=hparams.mom2_dataset, n_samples=hparams.mom2_n_samples, n_tokens=hparams.mom2_n_tokens,
+                dtype=hparams.mom2_dtype, seed=hparams.seed,
+            )  # fmt: skip
+        for path in missing:
+            statistic, weight = self._moments[path], _weight(self._modules[path])
+            size = len(statistic.moment)
+            self._accumulated[path] = AccumulatedKeys(
+                statistic.moment, hparams.mom2_update_weight, ridge=regularisation(statistic.count, size),
+                device=solving_device(size, weight.device),
+                dtype=torch.promote_types(weight.dtype, torch.float32),
+            )  # fmt: skip
+            for batch in self.state.batches:
+                self._accumulated[path].add(batch.layers[path].keys)
+
+    def _settle(self) -> None:
+        """Put what a batch came to in its place: validated hooks, or the weights."""
+        for path, hook in self.hooks.items():
+            assert hook.weight is not None
+            delta = hook.weight.delta
+            if self.hparams.wohk:
+                weight = _weight(self._modules[path])
+                change = delta.t() if is_transposed(self._modules[path]) else delta
+                with torch.no_grad():
+                    weight.copy_((weight.to(change.dtype) + change).to(weight.dtype))
+                hook.set(None, 0.0, Mode.OFF)
+            else:
+                hook.set(delta, self.alphas[path], Mode.VALIDATED)
+
+    def _snapshot(self) -> dict[str, Tensor | None]:
+        """Keep what each layer is now: its ΔW, or its weight where there are no hooks."""
+        if self.hparams.wohk:
+            return {path: _weight(module).detach().clone() for path, module in self._modules.items()}
+        return {path: hook.weight.delta if hook.weight else None for path, hook in self.hooks.items()}
+
+    def _restore(self, mark: int, before: Mapping[str, Tensor | None]) -> None:
+        """Go back to the first ``mark`` batches, bitwise."""
+        del self.state.batches[mark:]
+        count = sum(len(batch.case_ids) for batch in self.state.batches)
+        for path, hook in self.hooks.items():
+            if path in self._accumulated:
+                self._accumulated[path].truncate(count)
+            kept = before[path]
+            if self.hparams.wohk:
+                assert kept is not None
+                with torch.no_grad():
+                    _weight(self._modules[path]).copy_(kept)
+                hook.set(None, 0.0, Mode.OFF)
+            else:
+                hook.set(kept, self.alphas[path], Mode.VALIDATED)
+        if not self.state.batches:
+            self._detach()
+
+    def _detach(self) -> None:
+        self.attached = False
+        for hook in self.hooks.values():
+            hook.detach()
+        self.model.__dict__.pop(_EDITOR, None)
+
+    def _take_back(self, mark: int, end: int, before: Mapping[str, Tensor | None]) -> None:
+        if len(self.state.batches) > end:
+            raise EditError("later CoachHook batches are still in place; roll those back first")
+        self._restore(mark, before)
+
+
+def _weight(module: nn.Module) -> Tensor:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+@torch.no_grad()
+def z_scores(model: Any, tokenizer: Any, prompts: Sequence[str]) -> dict[str, list[Tensor]]:
+    """Return the z-scores that an edited model's hook layers decide by (equation 6).
+
+    Args:
+        model: a model that carries CoachHook edits.
+        tokenizer: its tokenizer.
+        prompts: what to look at; each is taken for a whole prompt.
+
+    Returns:
+        By path of the projection, a tensor of shape ``(tokens,)`` for each prompt.
+
+    Raises:
+        EditError: the model carries no CoachHook edits.
+    """
+    editor = coachhook_state(model)
+    runner = Runner(model, tokenizer)
+    rows = [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    found: dict[str, list[Tensor]] = {path: [] for path in editor.hooks}
+    with evaluating(model), ExitStack() as stack:
+        for path, hook in editor.hooks.items():
+            stack.enter_context(hook.listening(found[path].append))
+        for row in rows:
+            ids = torch.tensor([row], device=runner.device)
+            runner.call(ids, torch.ones_like(ids), [len(row)])
+    return {path: [scores.squeeze(0).cpu() for scores in per_prompt] for path, per_prompt in found.items()}
+
+
+def coachhook_state(model: Any) -> CoachHookEditor:
+    """Return the editor of a model that carries CoachHook edits.
+
+    Raises:
+        EditError: it carries none.
+    """
+    editor = CoachHookEditor.of(model)
+    if editor is None:
+        raise EditError("the model carries no CoachHook edits")
+    return editor

@@ -1,0 +1,209 @@
+"""The hook layer: on one projection of the model, it decides token by token whether edits are in scope.
+
+The projection itself isn't touched. The hook layer holds the difference between the hook weight and
+the original one, ΔW = W_h - W_0, as a child of the projection, so that it is saved and moved with the
+model, and adds ΔW k to the projection's output P = W_0 k where it uses O = W_h k (section 3.2).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.models.positions import PositionTracker, Window
+
+CHILD = "coachhook"
+
+_IN_PARTS = (
+    "a prompt that is fed in parts (in chunks, or behind a cache of your own) can't be answered with CoachHook's "
+    "edits: its z-scores need all of it"
+)
+
+
+class Mode(Enum):
+    """What a hook layer does with a token (section 3.2)."""
+
+    OFF = "off"
+    """Nothing: the original output everywhere."""
+    TEMPORARY = "temporary"
+    """The hook weight's output everywhere, while keys and residuals are taken."""
+    VALIDATED = "validated"
+    """The hook weight's output where the z-score is at least α."""
+
+
+class HookWeight(nn.Module):
+    """ΔW and α of one hook layer: tensors of the model that keep their own dtype.
+
+    Args:
+        delta: W_h - W_0, shape ``(outputs, inputs)``.
+        alpha: z-score from which on the hook weight is used.
+    """
+
+    delta: Tensor
+    alpha: Tensor
+
+    def __init__(self, delta: Tensor, alpha: float) -> None:
+        super().__init__()
+        self.register_buffer("delta", delta)
+        self.register_buffer("alpha", torch.tensor(alpha, dtype=torch.float64))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HookWeight:
+        """Follow the model to another device, but never to another dtype."""
+        for name, tensor in self._buffers.items():
+            if tensor is not None:
+                self._buffers[name] = tensor.to(fn(tensor).device)
+        return self
+
+
+def score_norms(norms: Tensor, real: Tensor, ends: Tensor | None = None) -> Tensor:
+    """Standardise ‖O - P‖ over each row's real tokens (equation 6).
+
+    Up to its prompt's end, a token is judged against the whole prompt. A token behind it is judged
+    against the prompt and itself, whatever else has been said in between: so a decision depends neither
+    on the cache nor on beams, and the score of a prompt's own tokens not on the answer.
+
+    Args:
+        norms: ‖O - P‖ of each token, shape ``(rows, tokens)``.
+        real: which of them are tokens, not padding; same shape.
+        ends: column of each prompt's last token, shape ``(rows,)``; None if all is prompt.
+
+    Returns:
+        The z-scores, same shape, with the unbiased standard deviation; NaN where there is none.
+    """
+    if ends is None:
+        ends = torch.full((len(norms),), norms.shape[1], device=norms.device)
+    columns = torch.arange(norms.shape[1], device=norms.device)
+    prompt = real & (columns <= ends.unsqueeze(1))
+    return _standardise(norms, _moments(norms, prompt), prompt)
+
+
+def _moments(norms: Tensor, prompt: Tensor) -> Tensor:
+    """Return count, mean and sum of squared deviations of each row's prompt, shape ``(rows, 3)``."""
+    count = prompt.sum(dim=1).to(norms.dtype)
+    mean = torch.where(prompt, norms, 0).sum(dim=1) / count
+    spread = torch.where(prompt, (norms - mean.unsqueeze(1)).square(), 0).sum(dim=1)
+    return torch.stack([count, mean, spread], dim=1)
+
+
+def _standardise(norms: Tensor, moments: Tensor, prompt: Tensor) -> Tensor:
+    """Score tokens against their row's prompt; those outside it against the prompt and themselves."""
+    count, mean, spread = (column.unsqueeze(1) for column in moments.unbind(dim=1))
+    off = norms - mean
+    inside = off / (spread / (count - 1)).sqrt()
+    # Adding one value to n moves the mean by off/(n+1), and adds off² n/(n+1) to the squared deviations.
+    behind = off * count / (count + 1) / ((spread + off.square() * count / (count + 1)) / count).sqrt()
+    return torch.where(prompt, inside, behind)
+
+
+class HookLayer:
+    """Puts a hook weight to work on a projection.
+
+    Args:
+        model: the model that the projection belongs to.
+        module: the projection, ``(batch, tokens, inputs)`` to ``(batch, tokens, outputs)``.
+        slack: how far below α a z-score may be by rounding, in the dtype that α was found in.
+    """
+
+    def __init__(self, model: nn.Module, module: nn.Module, slack: float) -> None:
+        self.module, self.slack = module, slack
+        self.weight: HookWeight | None = None
+        self.mode = Mode.OFF
+        self.attached = True
+        self._listener: Callable[[Tensor], None] | None = None
+        self._tracker = PositionTracker.attach(model)
+        self._tracker.whole_prompts += 1
+        self._handle = module.register_forward_hook(self._after_module)
+
+    def set(self, delta: Tensor | None, alpha: float, mode: Mode) -> None:
+        """Give the layer a hook weight (None for none), its α and what to do with it."""
+        self.weight = None if delta is None else HookWeight(delta, alpha)
+        self.mode = mode
+        if self.weight is None:
+            self.module._modules.pop(CHILD, None)
+        else:
+            self.module.add_module(CHILD, self.weight)
+
+    @contextlib.contextmanager
+    def doing(self, mode: Mode) -> Iterator[None]:
+        """Do something else with the hook weight inside."""
+        before, self.mode = self.mode, mode
+        try:
+            yield
+        finally:
+            self.mode = before
+
+    @contextlib.contextmanager
+    def listening(self, listener: Callable[[Tensor], None]) -> Iterator[None]:
+        """Let somebody hear the z-scores of the passes inside, shape ``(rows, tokens)``."""
+        self._listener = listener
+        try:
+            yield
+        finally:
+            self._listener = None
+
+    def detach(self) -> None:
+        """Leave the model as it was before the layer came; at the second call, do nothing."""
+        if self.attached:
+            self.attached = False
+            self.set(None, 0.0, Mode.OFF)
+            self._handle.remove()
+            self._tracker.whole_prompts -= 1
+            self._tracker.detach()
+
+    def change(self, keys: Tensor) -> Tensor:
+        """Return O - P = ΔW k for keys of shape ``(..., inputs)``, in ΔW's dtype or the keys' if wider."""
+        assert self.weight is not None
+        dtype = torch.promote_types(keys.dtype, self.weight.delta.dtype)
+        return keys.to(dtype) @ self.weight.delta.to(dtype).t()
+
+    def _after_module(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+        if self.weight is None or self.mode is Mode.OFF:
+            return None
+        if self.mode is Mode.TEMPORARY:
+            return output + self.change(args[0]).to(output.dtype)
+        window = self._tracker.window
+        if window is None:
+            return None
+        change = self.change(args[0])
+        scores = self._score(change.norm(dim=-1), window)
+        if self._listener is not None:
+            self._listener(scores)
+        in_scope = scores >= self.weight.alpha - max(self.slack, slack_of(output.dtype))
+        if not in_scope.any():
+            return None
+        return torch.where(in_scope.unsqueeze(-1), output + change.to(output.dtype), output)
+
+    def _score(self, norms: Tensor, window: Window) -> Tensor:
+        """Return the z-scores of the pass under way; NaN for padding, and where there are none."""
+        real, ends = window.real.to(norms.device), window.ends.to(norms.device)
+        memory = window.generation.decisions if window.generation is not None else None
+        columns = torch.arange(norms.shape[1], device=norms.device)
+        if window.past == 0:
+            if memory is not None and (ends < 0).any():
+                raise EditError(_IN_PARTS)
+            # A row whose prompt's end isn't known is all prompt.
+            prompt = real & ((columns <= ends.unsqueeze(1)) | (ends < 0).unsqueeze(1))
+            moments = _moments(norms, prompt)
+            if memory is not None:
+                memory[id(self)] = moments
+        elif (ends >= 0).any():
+            raise EditError(_IN_PARTS)
+        elif memory is None or id(self) not in memory:
+            # Behind a cache that somebody keeps: the prompt's norms aren't known, and nothing is in scope.
+            return torch.full_like(norms, float("nan"))
+        else:
+            prompt = torch.zeros_like(real)
+            moments = memory[id(self)].to(norms.device)
+            moments = moments.repeat_interleave(len(norms) // len(moments), dim=0)
+        return torch.where(real, _standardise(norms, moments, prompt), float("nan"))
+
+
+def slack_of(dtype: torch.dtype) -> float:
+    """Return how far a z-score moves as batch and padding change, for a model of this dtype."""
+    return {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 2e-2)

@@ -1,0 +1,18 @@
+"""CoachHook, registered through the hook that any plugin uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from easyedit_lifelong.hookspecs import hookimpl
+from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
+from easyedit_lifelong.methods.coachhook.check import check_model, check_requests
+from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
+from easyedit_lifelong.methods.coachhook.store import CoachHookKeeper
+from easyedit_lifelong.registry import EditMethod
+
+
+@hookimpl
+def register_methods(register: Callable[[EditMethod], None]) -> None:
+    """Register CoachHook."""
+    register(EditMethod("CoachHook", CoachHookHyperParams, apply_coachhook_to_model, batchable=True, check=check_model))

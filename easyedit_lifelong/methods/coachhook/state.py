@@ -1,0 +1,88 @@
+"""What makes a model's CoachHook edits, batch by batch: enough to go on, to go back, and to store."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from easyedit_lifelong.methods.coachhook.templates import Templates
+
+
+@dataclass(frozen=True)
+class LayerUpdate:
+    """What a batch of n edits did to one layer: Δ = residual · adjustedᵀ (equation 4).
+
+    Attributes:
+        keys: K₂, shape ``(inputs, n)``.
+        adjusted: C_accu⁻¹ K₂ with K₂ in C_accu, shape ``(inputs, n)``.
+        residual: this layer's part of R, shape ``(outputs, n)``.
+    """
+
+    keys: Tensor
+    adjusted: Tensor
+    residual: Tensor
+
+    def matrix(self) -> Tensor:
+        """Return Δ, shape ``(outputs, inputs)``, float64."""
+        return self.residual.double() @ self.adjusted.double().t()
+
+    def added_to(self, delta: Tensor | None) -> Tensor:
+        """Return a layer's ΔW with this update in it, in the dtype that updates are kept in."""
+        update = self.matrix()
+        total = update if delta is None else delta.to(update.device).double() + update
+        return total.to(self.keys.dtype)
+
+
+@dataclass(frozen=True)
+class BatchUpdate:
+    """One batch of edits.
+
+    Attributes:
+        case_ids: of its requests, in order.
+        layers: its update, by path of the projection, from the first layer to the last.
+        alphas: each layer's α once the batch is in.
+        name: unique; what its file is called.
+    """
+
+    case_ids: tuple[int | str, ...]
+    layers: dict[str, LayerUpdate]
+    alphas: dict[str, float]
+    name: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+
+
+@dataclass
+class CoachHookState:
+    """All batches since the unedited model.
+
+    Attributes:
+        paths: of the edited projections, from the first layer to the last.
+        alpha_z: α before the first batch.
+        templates: the context templates that all batches are learned in.
+        batches: in order.
+        fingerprint: of the unedited model's weights.
+    """
+
+    paths: list[str]
+    alpha_z: float
+    templates: Templates
+    batches: list[BatchUpdate] = field(default_factory=list)
+    fingerprint: str = ""
+
+    @property
+    def alphas(self) -> dict[str, float]:
+        """Each layer's α now."""
+        return dict(self.batches[-1].alphas) if self.batches else dict.fromkeys(self.paths, self.alpha_z)
+
+    def delta(self, path: str) -> Tensor | None:
+        """Return a layer's ΔW, the sum of its updates in order; None before the first."""
+        total: Tensor | None = None
+        for batch in self.batches:
+            total = batch.layers[path].added_to(total)
+        return total
+
+    def keys(self, path: str) -> Tensor:
+        """Return all keys of a layer, shape ``(inputs, edits)``."""
+        return torch.cat([batch.layers[path].keys for batch in self.batches], dim=1)

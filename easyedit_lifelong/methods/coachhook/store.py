@@ -1,0 +1,192 @@
+"""CoachHook's state in a folder: one file per batch, and an index that says which of them count.
+
+A batch's file never changes: where a neighbouring folder holds an earlier state of the same run, its
+files are linked, so a run of N batches writes each of them once. The index is replaced in one step
+after the files that it names are on disk. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
+from easyedit_lifelong.methods.coachhook.editor import SAME_SETTINGS, CoachHookEditor
+from easyedit_lifelong.methods.coachhook.state import BatchUpdate, LayerUpdate
+from easyedit_lifelong.models.fingerprint import model_fingerprint
+from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.versions import package_versions
+
+INDEX = "coachhook.json"
+FORMAT_VERSION = 1
+
+
+def save_state(model: Any, folder: Path) -> None:
+    """Write a model's CoachHook batches; those that are there already aren't written again.
+
+    Args:
+        model: the model; without CoachHook edits an empty state is written.
+        folder: where to; made if it isn't there.
+
+    Raises:
+        RunError: it can't be written.
+    """
+    editor = CoachHookEditor.of(model)
+    index: dict[str, Any] = {"format_version": FORMAT_VERSION, "method": "CoachHook", "batches": []}
+    with _writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        if editor is not None:
+            index |= _description(editor)
+            for batch in editor.state.batches:
+                path = _file(folder, batch.name)
+                if not path.is_file() and not _link_from_neighbour(path):
+                    _save_batch(path, batch)
+        _replace(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+        named = {entry["file"] for entry in index["batches"]}
+        for path in folder.glob("batch-*.safetensors"):
+            if path.name not in named:  # rolled back since it was written
+                path.unlink()
+
+
+def load_state(model: Any, tokenizer: Any, hparams: CoachHookHyperParams, folder: Path) -> None:
+    """Put the batches of a folder on a model that carries none.
+
+    Raises:
+        RunError: the folder can't be used, belongs to another model, or was made with other settings;
+            the message names the file and says what differs.
+        ModelError: the model has no such layers.
+    """
+    path = folder / INDEX
+    index = _read_index(path)
+    if CoachHookEditor.of(model) is not None:
+        raise RunError(f"{path}: the model carries CoachHook edits already; load the state onto the unedited model")
+    if not index["batches"]:
+        return
+    if index["fingerprint"] != model_fingerprint(model):
+        raise RunError(
+            f"{path}: was made on {index['model']!r} with other weights than this {model_label(model)!r} has "
+            "(the fingerprints differ). Load the same, unedited model."
+        )
+    for name, before in index["settings"].items():
+        if getattr(hparams, name) != before:
+            raise RunError(f"{path}: was made with {name}={before!r}; now it is {getattr(hparams, name)!r}")
+    batches = [_load_batch(folder, entry) for entry in index["batches"]]
+    CoachHookEditor.on(model, tokenizer, hparams, templates=index["templates"]).restore(batches)
+
+
+class CoachHookKeeper:
+    """Saves and loads CoachHook's state for the loops."""
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write the edits that a model carries; see :func:`save_state`."""
+        save_state(model, folder)
+
+    def load(self, model: Any, tok: Any, hparams: Any, folder: Path) -> None:
+        """Put a folder's edits on an unedited model; see :func:`load_state`."""
+        load_state(model, tok, hparams, folder)
+
+
+def _description(editor: CoachHookEditor) -> dict[str, Any]:
+    state = editor.state
+    return {
+        "model": model_label(editor.model),
+        "fingerprint": state.fingerprint,
+        "settings": {name: getattr(editor.hparams, name) for name in SAME_SETTINGS},
+        "paths": state.paths,
+        "templates": state.templates,
+        "versions": package_versions(),
+        "batches": [
+            {"file": _file(Path(), batch.name).name, "case_ids": list(batch.case_ids), "alphas": batch.alphas}
+            for batch in state.batches
+        ],
+    }
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"batch-{name}.safetensors"
+
+
+def _save_batch(path: Path, batch: BatchUpdate) -> None:
+    tensors = {
+        f"{layer}.{field.name}": getattr(update, field.name).contiguous()
+        for layer, update in batch.layers.items()
+        for field in dataclasses.fields(LayerUpdate)
+    }
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, temporary)
+    with temporary.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _link_from_neighbour(path: Path) -> bool:
+    """Link a batch's file from another state beside this one; return whether there was one."""
+    for neighbour in path.parent.parent.glob(f"*/{path.name}"):
+        with contextlib.suppress(OSError):  # not every file system links; then it is written anew
+            os.link(neighbour, path)
+            return True
+    return False
+
+
+def _load_batch(folder: Path, entry: dict[str, Any]) -> BatchUpdate:
+    path = folder / entry["file"]
+    fields = [field.name for field in dataclasses.fields(LayerUpdate)]
+    try:
+        with safe_open(path, framework="pt") as file:
+            layers = {
+                layer: LayerUpdate(*(_tensor(file, f"{layer}.{name}") for name in fields)) for layer in entry["alphas"]
+            }
+    except (OSError, SafetensorError, KeyError) as error:
+        raise RunError(f"{path}: can't be read: {error}. The state in {folder} isn't whole.") from error
+    name = path.name.removeprefix("batch-").removesuffix(".safetensors")
+    return BatchUpdate(tuple(entry["case_ids"]), layers, entry["alphas"], name)
+
+
+def _tensor(file: Any, name: str) -> torch.Tensor:
+    return file.get_tensor(name)
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        version, method = index["format_version"], index["method"]
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; this folder holds no CoachHook state") from None
+    except OSError as error:
+        raise RunError(f"{path}: can't be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{path}: isn't a CoachHook state") from error
+    if method != "CoachHook" or not isinstance(version, int):
+        raise RunError(f"{path}: isn't a CoachHook state")
+    if version > FORMAT_VERSION:
+        raise RunError(
+            f"{path}: has format version {version}; this package knows versions up to {FORMAT_VERSION}. Update it."
+        )
+    return index
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{folder}: CoachHook's state can't be written: {error}. What was written stays.") from error

@@ -1,0 +1,55 @@
+"""Context templates: short texts of the model's own that a fact is learned behind (MEMIT, appendix)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.modes import evaluating
+
+Templates = list[list[str]]
+"""Groups of templates, each with one ``{}`` for the prompt. Keys are averaged within a group, then over groups."""
+
+PLAIN: Templates = [["{}"]]
+
+_BEGINNINGS = ("The", "Therefore", "Because", "I", "You")
+_TOP_K = 5
+
+
+@torch.no_grad()
+def context_templates(model: Any, tokenizer: Any, length_params: Sequence[Sequence[int]], seed: int) -> Templates:
+    """Have the model write the beginnings of a few texts, the same ones for the same seed.
+
+    Args:
+        model: the model, before it is edited.
+        tokenizer: its tokenizer.
+        length_params: ``(tokens, how many)`` of each group.
+        seed: of the sampling (top-k, k = 5, as MEMIT's); the process's own generators stay as they are.
+
+    Returns:
+        The bare prompt as one group, and a group for each of ``length_params``.
+    """
+    groups = copy.deepcopy(PLAIN)
+    with evaluating(model), torch.random.fork_rng():
+        torch.manual_seed(seed)
+        groups += [_sample(model, tokenizer, length, count) for length, count in length_params]
+    return groups
+
+
+def _sample(model: Any, tokenizer: Any, length: int, count: int) -> list[str]:
+    beginnings = [_BEGINNINGS[i % len(_BEGINNINGS)] for i in range(count)]
+    rows = [list(tokenizer(text)["input_ids"]) for text in beginnings]
+    pad = tokenizer.pad_token_id or 0
+    ids, mask = pad_rows(rows, pad, "left", model.get_input_embeddings().weight.device)
+    config = GenerationConfig(
+        do_sample=True, top_k=_TOP_K, top_p=1.0, temperature=1.0, pad_token_id=pad,
+        max_new_tokens=max(1, length - ids.shape[1]), eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    written = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+    return [" ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}" for text in texts]
