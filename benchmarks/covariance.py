@@ -125,7 +125,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default="smollm2-135m", help="model (default %(default)s)")
     parser.add_argument("--layers", default="3-7", help="layers (default %(default)s)")
     parser.add_argument("--corpus", help="file or folder of texts (default: texts sampled from the model)")
-    parser.add_argument("--samples", type=int, default=40, help="how many documents (default %(default)s)")
+    parser.add_argument("--samples", type=int, default=24, help="how many documents (default %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each side (default %(default)s)")
     parser.add_argument("--device", help="where the model goes")
     parser.add_argument("--threads", type=int, help="torch's threads")

@@ -1,4 +1,4 @@
-"""Lifelong model editing as a plugin to EasyEdit: GRACE, and the loops to trust it by.
+"""Lifelong model editing as a plugin to EasyEdit: GRACE, CoachHook, and the loops to trust them by.
 
 Importing this package makes ``import easyeditor`` work on today's Python and registers the plugin's
 methods with EasyEdit as soon as EasyEdit is imported. Nothing else happens at import; public names
@@ -18,6 +18,10 @@ __version__ = "0.1.0"
 _LAZY = {
     "GraceHyperParams": "easyedit_lifelong.methods.grace.config",
     "apply_grace_to_model": "easyedit_lifelong.methods.grace.editor",
+    "CoachHookHyperParams": "easyedit_lifelong.methods.coachhook.config",
+    "apply_coachhook_to_model": "easyedit_lifelong.methods.coachhook.apply",
+    "SecondMoment": "easyedit_lifelong.covariance",
+    "collect_covariance": "easyedit_lifelong.covariance",
     "PluginHyperParams": "easyedit_lifelong.hyperparams",
     "EditMethod": "easyedit_lifelong.registry",
     "DatasetReader": "easyedit_lifelong.registry",
@@ -27,6 +31,7 @@ _LAZY = {
     "read_requests": "easyedit_lifelong.data.readers",
     "load_model": "easyedit_lifelong.models.load",
     "run_lifelong": "easyedit_lifelong.lifelong.loop",
+    "run_consecutive": "easyedit_lifelong.lifelong.consecutive",
     "prompt_lengths": "easyedit_lifelong.models.positions",
     "PositionTracker": "easyedit_lifelong.models.positions",
     "Rollback": "easyedit_lifelong.methods.rollback",
@@ -37,12 +42,16 @@ _LAZY = {
 }
 
 if TYPE_CHECKING:
+    from easyedit_lifelong.covariance import SecondMoment, collect_covariance
     from easyedit_lifelong.data.readers import read_requests
     from easyedit_lifelong.data.request import EditRequest, Probe
     from easyedit_lifelong.errors import EditError
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hyperparams import PluginHyperParams
+    from easyedit_lifelong.lifelong.consecutive import run_consecutive
     from easyedit_lifelong.lifelong.loop import run_lifelong
+    from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
+    from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
     from easyedit_lifelong.methods.grace.config import GraceHyperParams
     from easyedit_lifelong.methods.grace.editor import apply_grace_to_model
     from easyedit_lifelong.methods.result import EditResult
@@ -53,9 +62,10 @@ if TYPE_CHECKING:
     from easyedit_lifelong.registry import DatasetReader, EditMethod, TrackerType
 
 __all__ = [
-    "DatasetReader", "EditError", "EditMethod", "EditRequest", "EditResult", "GraceHyperParams", "LifelongError",
-    "PluginHyperParams", "PositionTracker", "Probe", "Rollback", "TrackerType", "apply_grace_to_model", "get_plugins",
-    "hookimpl", "load_model", "prompt_lengths", "read_requests", "run_lifelong",
+    "CoachHookHyperParams", "DatasetReader", "EditError", "EditMethod", "EditRequest", "EditResult",
+    "GraceHyperParams", "LifelongError", "PluginHyperParams", "PositionTracker", "Probe", "Rollback", "SecondMoment",
+    "TrackerType", "apply_coachhook_to_model", "apply_grace_to_model", "collect_covariance", "get_plugins", "hookimpl",
+    "load_model", "prompt_lengths", "read_requests", "run_consecutive", "run_lifelong",
 ]  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from easyedit_lifelong import __version__
 from easyedit_lifelong.errors import LifelongError
@@ -57,6 +58,24 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _add_lifelong_arguments(lifelong)
     lifelong.set_defaults(run=_lifelong)
+
+    covariance = commands.add_parser(
+        "covariance", parents=[common], help="collect second moments of keys, for CoachHook and MEMIT"
+    )
+    _add_covariance_arguments(covariance)
+    covariance.set_defaults(run=_covariance)
+
+    consecutive = commands.add_parser(
+        "consecutive", parents=[common], help="edit a model with batches of facts, keeping score (CoachHook's)"
+    )
+    _add_consecutive_arguments(consecutive)
+    consecutive.set_defaults(run=_consecutive)
+
+    scope = commands.add_parser(
+        "scope", parents=[common], help="study where CoachHook's hooks act: z-scores of prompts and paraphrases"
+    )
+    _add_scope_arguments(scope)
+    scope.set_defaults(run=_scope)
     return parser
 
 
@@ -73,6 +92,77 @@ def _add_lifelong_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model", help="model name or folder, instead of the hyperparameter file's")
     add("--device", help="device, instead of the hyperparameter file's")
     add("--track", action="append", default=[], metavar="NAME", help="also report to this tracker (repeatable)")
+
+
+def _add_covariance_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--model", metavar="M", help="model name or folder")
+    add("--layers", metavar="L", help="layers, such as 13-17 or 3-7,9")
+    add("--corpus", metavar="C", help="file, folder, dataset, wikipedia, wikitext, or self: sampled from the model")
+    add("--tokens", type=_positive, metavar="N", help="how many tokens (default 10 per dimension of the keys)")
+    add("--samples", type=_positive, metavar="N", help="how many documents instead, as MEMIT counts")
+    add("--out", type=Path, metavar="DIR", help="folder of statistics (default: this package's cache)")
+    add("--hparams", metavar="FILE", help="take what isn't given from this hyperparameter file")
+    add("--dtype", choices=("float32", "float64"), help="of the stored sums (default float32)")
+    add("--device", help="where the model goes")
+    add("--seed", type=int, default=0, help="of the order of documents, or of the sampling (default 0)")
+    add("--context", type=_positive, metavar="N", help="longest row of tokens (default 512; the model's for --samples)")
+    add("--easyedit-samples", type=_positive, metavar="N", help="also store where EasyEdit seeks mom2_n_samples: N")
+    add("--merge", type=Path, nargs="+", metavar="FILE", help="only merge these files into --out FILE.npz")
+
+
+def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what CoachHook's own scripts take, under their names; dashes serve as well as underscores."""
+
+    def add(name: str, **options: Any) -> None:
+        parser.add_argument(*dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")), dest=name, **options)
+
+    add("hparams", help="hyperparameter file or shipped name (default: the method's for the model)")
+    add("model", help="model name or folder (default smollm2-135m, or the hyperparameter file's)")
+    add("device", help="device, instead of the hyperparameter file's")
+    add("ds_dir", type=Path, metavar="FILE", help="dataset file (default: sample facts)")
+    add("format", help="zsre, counterfact, json, or a plugin's (default: as the file looks)")
+    add("sample", type=_positive, default=100, metavar="N", help="only the first N records (default 100)")
+    add("bsz", type=_positive, metavar="B", help="edits per batch")
+    add("stats_dir", metavar="DIR", help="folder of second-moment statistics")
+    add("mom2_update_weight", type=_above_zero, metavar="W", help="weight of the second moments")
+    add("alpha_z", type=float, metavar="A", help="initial alpha: the z-score from which a hook acts")
+    add("num_layers", type=_positive, metavar="L", help="edit only the last L of the layers")
+    add("wohk", type=int, choices=(0, 1), nargs="?", const=1, help="1: without hook layers")
+    add("skip_unusable", action="store_true", help="leave out records that can't be edited, and list them")
+
+
+def _add_consecutive_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_method_arguments(parser)
+    add = parser.add_argument
+    add("--retention", type=Path, metavar="FILE", help="held-out facts, JSON list of {prompt, answer}")
+    add("--method", help="editing method, EasyEdit's MEMIT included (default CoachHook)")
+    add(
+        "--consecutive", type=int, choices=(0, 1), nargs="?", const=1, default=1,
+        help="1: batch upon batch (default); 0: roll each batch back before the next (the authors' default)",
+    )  # fmt: skip
+    add(
+        "--eval-every", "--eval_every", type=_positive, metavar="K", help="score all edits every K batches (default 20)"
+    )
+    add("--out", type=Path, metavar="DIR", help="folder for the results (default runs/consecutive/METHOD-MODEL-DATA)")
+    add("--resume", action="store_true", help="go on with the run in --out that was cut short")
+    add("--track", action="append", default=[], metavar="NAME", help="also report to this tracker (repeatable)")
+
+
+def _add_scope_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_method_arguments(parser)
+    parser.add_argument("--out", type=Path, default=Path("runs/scope"), metavar="DIR",
+                        help="folder for the results (default runs/scope)")  # fmt: skip
+
+
+def _above_zero(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0")
+    return number
 
 
 def _positive(text: str) -> int:
@@ -115,6 +205,52 @@ def _lifelong(arguments: argparse.Namespace) -> int:
         eval_every=arguments.eval_every, out=arguments.out, only_errors=arguments.only_errors,
         retention=arguments.retention, model=arguments.model, device=arguments.device, trackers=arguments.track,
     )  # fmt: skip
+    return 0
+
+
+def _covariance(arguments: argparse.Namespace) -> int:
+    from easyedit_lifelong.reporting.covariance import Options, covariance_session, merge_session
+
+    if arguments.merge:
+        merge_session(arguments.merge, arguments.out)
+        return 0
+    covariance_session(Options(
+        model=arguments.model, layers=arguments.layers, corpus=arguments.corpus, tokens=arguments.tokens,
+        samples=arguments.samples, out=arguments.out, hparams=arguments.hparams, dtype=arguments.dtype,
+        device=arguments.device, seed=arguments.seed, context=arguments.context,
+        easyedit_samples=arguments.easyedit_samples,
+    ))  # fmt: skip
+    return 0
+
+
+def _options(arguments: argparse.Namespace, **more: Any) -> Any:
+    """Return what the arguments shared by `consecutive` and `scope` say."""
+    from easyedit_lifelong.reporting.consecutive import DATA, FIELDS, Options
+
+    given = {option: getattr(arguments, option) for option in FIELDS}
+    if given["wohk"] is not None:
+        given["wohk"] = bool(given["wohk"])
+    return Options(
+        given=given, hparams=arguments.hparams, ds_dir=arguments.ds_dir or DATA, format=arguments.format,
+        sample=arguments.sample, skip_unusable=arguments.skip_unusable, out=arguments.out, **more,
+    )  # fmt: skip
+
+
+def _consecutive(arguments: argparse.Namespace) -> int:
+    from easyedit_lifelong.reporting.consecutive import consecutive_session
+
+    options = _options(
+        arguments, method=arguments.method, consecutive=bool(arguments.consecutive), eval_every=arguments.eval_every,
+        retention=arguments.retention, resume=arguments.resume, trackers=arguments.track,
+    )  # fmt: skip
+    consecutive_session(options)
+    return 0
+
+
+def _scope(arguments: argparse.Namespace) -> int:
+    from easyedit_lifelong.reporting.scope import scope_session
+
+    scope_session(_options(arguments))
     return 0
 
 

@@ -35,6 +35,10 @@ class EditError(LifelongError, RuntimeError):
     """An edit failed; the model is as it was before the edit."""
 
 
+class CovarianceError(LifelongError, ValueError):
+    """Second moments can't be collected, or a file of them can't be used."""
+
+
 class RunError(LifelongError, RuntimeError):
     """A run's folder can't be used."""
 

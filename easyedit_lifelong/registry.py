@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -23,6 +23,19 @@ class Tracker(Protocol):
         """Flush and release whatever the tracker holds."""
 
 
+class StateKeeper(Protocol):
+    """Puts what a method has done to a model on disk, and back on a model that carries no edit.
+
+    The loop saves after every batch; what is loaded must go on exactly as what was saved would have.
+    """
+
+    def save(self, model: Any, folder: Path) -> None:
+        """Write the edits that a model carries into an empty folder."""
+
+    def load(self, model: Any, tok: Any, hparams: Any, folder: Path) -> None:
+        """Give an unedited model the edits that a folder holds."""
+
+
 @dataclass(frozen=True)
 class EditMethod:
     """An editing method, as ``BaseEditor`` and the loops use it.
@@ -36,6 +49,9 @@ class EditMethod:
         batchable: whether EasyEdit's ``batch_edit`` may hand it several requests at once.
         check: ``check(model, tok, hparams)`` raises a :class:`LifelongError` if the method can't edit this
             model with these hyperparameters; the loops call it before they start anything.
+        check_requests: ``check_requests(model, tok, hparams, requests)`` raises a :class:`DataError` that names
+            the record and the field if the method can't edit one of them; called as early.
+        state: saves and loads the method's edits, so that an interrupted consecutive run can be resumed.
     """
 
     name: str
@@ -43,6 +59,8 @@ class EditMethod:
     apply: Callable[..., tuple[Any, Any]]
     batchable: bool = False
     check: Callable[[Any, Any, Any], None] | None = None
+    check_requests: Callable[[Any, Any, Any, Sequence[EditRequest]], None] | None = None
+    state: StateKeeper | None = None
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,7 @@ def test_a_third_party_plugin_brings_what_it_has(load: Callable[..., Plugins]) -
     assert plugins.methods.get("NOP").apply is _nop
     assert plugins.methods.origin("NOP") == plugins.readers.origin("csv-facts") == "theirs"
     assert "stdout" in plugins.trackers
-    assert [method.name for method in plugins.methods] == ["GRACE", "NOP"], "built-ins come first"
+    assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "NOP"], "built-ins come first"
 
 
 def test_dispatch_is_on_the_class(load: Callable[..., Plugins]) -> None:
@@ -122,7 +122,7 @@ def test_dispatch_is_on_the_class(load: Callable[..., Plugins]) -> None:
 def test_adding_one_does_not_register_the_others_again(load: Callable[..., Plugins]) -> None:
     plugins = load(theirs=Everything())
     plugins.add(Everything("NOP2", "csv-facts2", "stdout2"), "second")
-    assert [method.name for method in plugins.methods] == ["GRACE", "NOP", "NOP2"]
+    assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "NOP", "NOP2"]
     assert plugins.methods.origin("NOP") == "theirs"
     assert plugins.methods.origin("NOP2") == "second"
 
@@ -219,7 +219,7 @@ def test_a_broken_plugin_takes_nobody_down(
         plugins = load(broken=broken, fine=Everything())
     assert says in plugins.broken["broken"]
     assert "NOP" in plugins.methods, "the plugin after it still loads"
-    assert len(plugins.methods) == 2
+    assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "NOP"]
     assert [r.levelname for r in caplog.records if "'broken'" in r.getMessage()] == ["WARNING"]
 
 
@@ -229,7 +229,7 @@ def test_a_broken_plugin_takes_nobody_down(
 @pytest.mark.parametrize(
     ("registry", "name", "says"),
     [
-        ("methods", "GRAC", "no editing method is called 'GRAC'. Did you mean 'GRACE'? Known: GRACE."),
+        ("methods", "GRAC", "no editing method is called 'GRAC'. Did you mean 'GRACE'? Known: CoachHook, GRACE."),
         ("readers", "zsrE", "no dataset format is called 'zsrE'. Did you mean 'zsre'? Known: counterfact, json, zsre."),
         ("trackers", "wandb", "no tracker is called 'wandb'. Known: csv."),
     ],

@@ -11,14 +11,18 @@ from typing import Any
 from easyedit_lifelong.bridge.datasets import read_counterfact, read_zsre
 from easyedit_lifelong.bridge.finder import install
 from easyedit_lifelong.bridge.locate import EasyEditInfo, find_easyedit, install_hint, require_easyedit
+from easyedit_lifelong.bridge.methods import easyedit_method, easyedit_method_for, read_easyedit_hparams
 
 __all__ = [
     "EasyEditInfo",
     "base_editor",
+    "easyedit_method",
+    "easyedit_method_for",
     "find_easyedit",
     "install",
     "install_hint",
     "read_counterfact",
+    "read_easyedit_hparams",
     "read_zsre",
     "require_easyedit",
 ]

@@ -24,7 +24,7 @@ from easyedit_lifelong.errors import CovarianceError
 
 CONSTRUCTOR = "easyeditor.util.runningstats.SecondMoment()"
 _BROKEN = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
-_ROWS = 512
+_ROWS = 128
 _LITTER_SECONDS = 86400
 _TOLERANCE = 1e-3
 
@@ -197,7 +197,7 @@ def _mean(path: Path, matrix: np.ndarray, count: int) -> torch.Tensor:
     """Divide by the count, checking that the matrix is finite, symmetric and has no negative diagonal."""
     total = torch.from_numpy(matrix)
     diagonal = total.diagonal().double()
-    if not bool(torch.isfinite(total.sum(dtype=torch.float64))):
+    if not all(bool(torch.isfinite(rows.double().sum())) for rows in total.split(_ROWS)):
         raise CovarianceError(f"{path}: its matrix holds NaN or infinity")
     if bool((diagonal < 0).any()) or float(diagonal.sum()) <= 0:
         raise CovarianceError(f"{path}: is no matrix of second moments: its diagonal isn't positive")

@@ -1,11 +1,16 @@
-"""A run's folder: ``config.yaml``, ``journal.jsonl``, ``metrics.jsonl`` and ``summary.json``."""
+"""A run's folder: ``config.yaml``, ``journal.jsonl``, ``metrics.jsonl``, ``summary.json``, and ``state/``.
+
+A run can be killed at any instant. What was reported done is on disk, and a line or a folder that was
+being written then is never taken for one that was finished.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +20,18 @@ from easyedit_lifelong.errors import RunError
 
 SCHEMA_VERSION = 1
 CONFIG, JOURNAL, METRICS, SUMMARY = "config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json"
+STATE = "state"
+
+_MAY_CHANGE = ("started", "hparams.device", "hparams.model_parallel")
+"""What a resumed run may be asked to do otherwise: where it computes."""
 
 
-def check_free(path: Path | str) -> Path:
+def check_free(path: Path | str, *, resumable: bool = False) -> Path:
     """Return the path if a run can be written there, without touching it.
+
+    Args:
+        path: the folder.
+        resumable: whether to point out that a run can be resumed.
 
     Raises:
         RunError: it holds another run, or isn't a folder.
@@ -33,8 +46,21 @@ def check_free(path: Path | str) -> Path:
         raise RunError(
             f"{path}: holds another run ({', '.join(held)}), which won't be overwritten. "
             "Choose another folder with --out, or delete this one."
+            + (" If it was cut short, --resume goes on with it." if resumable else "")
         )
     return path
+
+
+def check_resumable(path: Path | str) -> Path:
+    """Return the file that says what the run in a folder was asked to do.
+
+    Raises:
+        RunError: there is no run.
+    """
+    file = Path(path).expanduser() / CONFIG
+    if not file.is_file():
+        raise RunError(f"{file.parent}: holds no run to resume. To begin one there, leave out --resume.")
+    return file
 
 
 class RunFolder:
@@ -42,17 +68,46 @@ class RunFolder:
 
     Args:
         path: the folder; made if it isn't there.
+        resumable: whether to point out, of another run there, that it can be resumed.
 
     Raises:
         RunError: it holds another run, or can't be made.
     """
 
-    def __init__(self, path: Path | str) -> None:
-        self.path = check_free(path)
+    def __init__(self, path: Path | str, *, resumable: bool = False) -> None:
+        self.path = check_free(path, resumable=resumable)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.path}: can't make this folder: {error.strerror}") from error
+
+    @classmethod
+    def reopen(cls, path: Path | str, config: Mapping[str, Any]) -> RunFolder:
+        """Open the folder of a run that was cut short.
+
+        Args:
+            path: the folder.
+            config: what the run is asked to do now; it must be what it was asked to do then.
+
+        Raises:
+            RunError: it holds no run, or another one; the message says what differs.
+        """
+        folder = cls.__new__(cls)
+        folder.path = Path(path).expanduser()
+        file = check_resumable(folder.path)
+        try:
+            written = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise RunError(f"{file}: can't be read: {' '.join(str(error).split())}") from error
+        if not isinstance(written, dict):
+            raise RunError(f"{file}: isn't a run's; there is nothing to resume")
+        changes = _differences(_flat(written), _flat(yaml.safe_load(yaml.safe_dump(dict(config)))))
+        if changes:
+            raise RunError(
+                f"{folder.path}: this run can't be resumed with other settings: {'; '.join(changes)}. "
+                "Choose what it began with, or another folder with --out."
+            )
+        return folder
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Write what the run was asked to do."""
@@ -62,17 +117,64 @@ class RunFolder:
         """Write the run's outcome; the file is there whole or not at all."""
         self._replace(SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
-    def journal(self, entry: Mapping[str, Any]) -> None:
-        """Append what became of one request."""
-        self._append(JOURNAL, entry)
+    def journal(self, *entries: Mapping[str, Any]) -> None:
+        """Append what became of one request, or of each of a batch."""
+        self._append(JOURNAL, entries)
 
     def metrics(self, entry: Mapping[str, Any]) -> None:
         """Append the scores at one point of the run."""
-        self._append(METRICS, entry)
+        self._append(METRICS, [entry])
 
-    def _append(self, name: str, entry: Mapping[str, Any]) -> None:
+    def read(self, name: str) -> list[dict[str, Any]]:
+        """Return a file's lines; one at its end that was never finished is left out.
+
+        Raises:
+            RunError: the file can't be read, or is broken in its middle.
+        """
+        path = self.path / name
+        try:
+            lines = path.read_bytes().split(b"\n") if path.exists() else []
+        except OSError as error:
+            raise RunError(f"{path}: can't be read: {error.strerror}") from error
+        entries = []
+        for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline is torn, or nothing
+            try:
+                entries.append(json.loads(line))
+            except ValueError as error:
+                raise RunError(f"{path}, line {number}: is not JSON; this run can't be resumed") from error
+        return entries
+
+    def rewrite(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Replace a file's lines."""
+        self._replace(name, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
+
+    def state(self, batch: int) -> Path:
+        """Return the folder of the edits as they were after a batch."""
+        return self.path / STATE / f"batch-{batch:06d}"
+
+    def save_state(self, batch: int, save: Callable[[Path], None]) -> None:
+        """Have the edits written as they are after a batch; they are there whole or not at all."""
+        target, temporary = self.state(batch), self.path / STATE / ".tmp"
+        with self._writing(STATE):
+            for leftover in (temporary, target):  # of a run that was killed in between
+                shutil.rmtree(leftover, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            save(temporary)
+            for path in temporary.rglob("*"):
+                _sync(path)
+            _sync(temporary)
+            os.replace(temporary, target)
+            _sync(target.parent)
+
+    def drop_states(self, keep: int) -> None:
+        """Remove the edits as they were after any batch but this one."""
+        for folder in (self.path / STATE).glob("batch-*"):
+            if folder != self.state(keep):
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _append(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
         with self._writing(name), (self.path / name).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            file.write("".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
             file.flush()
             os.fsync(file.fileno())
 
@@ -80,7 +182,9 @@ class RunFolder:
         temporary = self.path / f".{name}.tmp"
         with self._writing(name):
             temporary.write_text(text, encoding="utf-8")
+            _sync(temporary)
             os.replace(temporary, self.path / name)
+            _sync(self.path)
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -90,3 +194,35 @@ class RunFolder:
             raise RunError(
                 f"{self.path / name}: can't be written: {error.strerror}. What was written stays."
             ) from error
+
+
+def _sync(path: Path) -> None:
+    """Have the disk hold a file, or a folder's list of files; not every system can sync a folder."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    nothing = "nothing"
+    return [
+        f"{name} was {then.get(name, nothing)!r}, is {now.get(name, nothing)!r}"
+        for name in dict.fromkeys([*then, *now])
+        if name not in _MAY_CHANGE and then.get(name, nothing) != now.get(name, nothing)
+    ]

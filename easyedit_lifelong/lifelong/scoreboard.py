@@ -11,6 +11,8 @@ from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.evaluation.scoring import Forced, Scorer, starts_with_answer, starts_with_whole_answer
 
 Question = tuple[str, str]
+RequestScores = dict[str, list[float]]
+"""Scores of one request by name, one for each question of that kind."""
 
 
 @dataclass
@@ -75,22 +77,30 @@ class Scoreboard:
 
     def score(self, model: Any, requests: Sequence[EditRequest]) -> dict[str, float]:
         """Return the teacher-forced scores of these edits and of what should be untouched by them."""
-        questions = Questions.about(requests)
-        parts = (*questions.kinds(), self.retention)
+        by_request, retention = self.score_each(model, requests)
+        scores = averages(by_request)
+        return _known(ERR=scores.get("reliability"), TRR=retention) | scores
+
+    def score_each(self, model: Any, requests: Sequence[EditRequest]) -> tuple[list[RequestScores], float | None]:
+        """Return each request's teacher-forced scores, and TRR."""
+        asked = [Questions.about([request]) for request in requests]
+        parts = [part for questions in asked for part in questions.kinds()] + [self.retention]
         answers = iter(self.scorer.forced(model, [question for part in parts for question in part]))
-        edit, rephrase, locality, portability, retention = ([next(answers) for _ in part] for part in parts)
-        reliability = mean(answer.accuracy for answer in edit)
-        return _known(
-            ERR=reliability,
-            TRR=mean(answer.accuracy for answer in retention),
-            reliability=reliability,
-            generality=mean(answer.accuracy for answer in rephrase),
-            locality=mean(
-                answer.agreement(self.unedited[question])
-                for question, answer in zip(questions.locality, locality, strict=True)
-            ),
-            portability=mean(answer.accuracy for answer in portability),
-        )
+        by_request: list[RequestScores] = []
+        for questions in asked:
+            edit, rephrase, local, portable = ([next(answers) for _ in part] for part in questions.kinds())
+            by_request.append(
+                {
+                    "reliability": [answer.accuracy for answer in edit],
+                    "generality": [answer.accuracy for answer in rephrase],
+                    "locality": [
+                        answer.agreement(self.unedited[question])
+                        for question, answer in zip(questions.locality, local, strict=True)
+                    ],
+                    "portability": [answer.accuracy for answer in portable],
+                }
+            )
+        return by_request, mean(answer.accuracy for answer in answers)
 
     def generate(self, model: Any, questions: Sequence[Question], extra_tokens: int = 4) -> list[str]:
         """Let the model answer freely, for as many tokens as the answer has and a few more."""
@@ -99,14 +109,28 @@ class Scoreboard:
 
     def score_generation(self, model: Any, requests: Sequence[EditRequest]) -> tuple[dict[str, float], list[str]]:
         """Return the free-generation scores of these edits, and what was said to their prompts."""
-        questions = Questions.about(requests)
-        texts = self.generate(model, questions.edit + questions.rephrase)
-        asked = len(questions.edit)
-        return _known(
-            generation_match=_match_rate(starts_with_answer, texts[:asked], questions.edit),
-            generation_match_word=_match_rate(starts_with_whole_answer, texts[:asked], questions.edit),
-            generation_match_rephrase=_match_rate(starts_with_answer, texts[asked:], questions.rephrase),
-        ), texts[:asked]
+        by_request, texts = self.score_generation_each(model, requests)
+        return averages(by_request), texts
+
+    def score_generation_each(
+        self, model: Any, requests: Sequence[EditRequest]
+    ) -> tuple[list[RequestScores], list[str]]:
+        """Return each request's free-generation scores, and what was said to its prompt."""
+        asked = [Questions.about([request]) for request in requests]
+        said = iter(self.generate(model, [question for one in asked for question in one.edit + one.rephrase]))
+        by_request: list[RequestScores] = []
+        texts = []
+        for questions in asked:
+            edit, rephrase = ([next(said) for _ in part] for part in (questions.edit, questions.rephrase))
+            texts += edit
+            by_request.append(
+                {
+                    "generation_match": _matches(starts_with_answer, edit, questions.edit),
+                    "generation_match_word": _matches(starts_with_whole_answer, edit, questions.edit),
+                    "generation_match_rephrase": _matches(starts_with_answer, rephrase, questions.rephrase),
+                }
+            )
+        return by_request, texts
 
     def _unedited_accuracy(self, questions: Sequence[Question]) -> float | None:
         return mean(self.unedited[question].accuracy for question in questions)
@@ -116,10 +140,14 @@ def _pairs(sets: Any) -> list[Question]:
     return [(probe.prompt, probe.answer) for probes in sets for probe in probes]
 
 
-def _match_rate(
-    matches: Callable[[str, str], bool], texts: Sequence[str], questions: Sequence[Question]
-) -> float | None:
-    return mean(matches(text, answer) for text, (_, answer) in zip(texts, questions, strict=True))
+def _matches(matches: Callable[[str, str], bool], texts: Sequence[str], questions: Sequence[Question]) -> list[float]:
+    return [float(matches(text, answer)) for text, (_, answer) in zip(texts, questions, strict=True)]
+
+
+def averages(by_request: Sequence[RequestScores]) -> dict[str, float]:
+    """Return each score's mean over all questions; one that nothing was asked about is left out."""
+    names = dict.fromkeys(name for scores in by_request for name in scores)
+    return _known(**{name: mean(x for scores in by_request for x in scores.get(name, ())) for name in names})
 
 
 def _known(**scores: float | None) -> dict[str, float]:

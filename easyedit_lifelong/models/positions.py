@@ -42,11 +42,18 @@ class Generation:
 
     Attributes:
         ends: absolute column of each prompt's last real token, shape ``(batch,)``.
+        real: which columns of the prompts hold tokens, shape ``(batch, tokens)``.
         decisions: what a layer wants to remember between passes, by layer.
     """
 
     ends: Tensor
+    real: Tensor
     decisions: dict[int, Tensor] = field(default_factory=dict)
+
+    def real_tokens(self, batch: int, length: int, device: torch.device) -> Tensor:
+        """Return which columns of a pass, cached ones included, hold tokens: ``(batch, length)``."""
+        real = _repeat(self.real.to(device), batch)[:, :length]
+        return torch.nn.functional.pad(real, (0, length - real.shape[1]), value=True)
 
 
 @dataclass(frozen=True)
@@ -141,9 +148,9 @@ class PositionTracker:
             self._lengths = before
 
     @contextlib.contextmanager
-    def generating(self, ends: Tensor) -> Iterator[None]:
-        """Take the passes inside for one call of ``generate`` on prompts that end at ``ends``."""
-        before, self._generation = self._generation, Generation(ends)
+    def generating(self, real: Tensor) -> Iterator[None]:
+        """Take the passes inside for one call of ``generate`` on prompts whose real tokens are these."""
+        before, self._generation = self._generation, Generation(_last_real(real), real)
         try:
             yield
         finally:
@@ -173,7 +180,11 @@ class PositionTracker:
             return
         batch, length = tokens.shape[:2]
         past = _cached_length(kwargs.get("past_key_values"))
-        real = _real_tokens(kwargs.get("attention_mask"), batch, past + length, tokens.device)
+        mask = kwargs.get("attention_mask")
+        real = _real_tokens(mask, batch, past + length, tokens.device)
+        if self._generation is not None and mask is not None and not _is_plain(mask, batch, past + length):
+            # generate() has made an attention pattern of it: for a cache of fixed size, say.
+            real = self._generation.real_tokens(batch, past + length, tokens.device)
         if self._lengths is not None:
             ends = _column_of_token(real, self._lengths.to(tokens.device))
         elif self._generation is not None:
@@ -227,7 +238,7 @@ def _generate(self: Any, *args: Any, **kwargs: Any) -> Any:
     if mask is None and not prompts.is_floating_point():
         mask = _mask_from_padding(prompts, self)
     real = _real_tokens(mask, prompts.shape[0], prompts.shape[1], prompts.device)
-    with tracker.generating(_last_real(real)):
+    with tracker.generating(real):
         return original(*args, **kwargs)
 
 
@@ -249,9 +260,13 @@ def _cached_length(cache: Any) -> int:
 
 def _real_tokens(mask: Any, batch: int, length: int, device: torch.device) -> Tensor:
     """Return which columns hold real tokens, shape ``(batch, length)``, cached columns included."""
-    if isinstance(mask, Tensor) and mask.dim() == 2 and mask.shape == (batch, length):
+    if _is_plain(mask, batch, length):
         return mask.to(device).bool()
     return torch.ones(batch, length, dtype=torch.bool, device=device)
+
+
+def _is_plain(mask: Any, batch: int, length: int) -> bool:
+    return isinstance(mask, Tensor) and mask.shape == (batch, length)
 
 
 def _last_real(real: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from rich.console import Console
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import Probe
 from easyedit_lifelong.errors import DataError, HyperParameterError, PluginError
-from easyedit_lifelong.hyperparams import PluginHyperParams, find_hparams, read_hparams_file
+from easyedit_lifelong.hyperparams import find_hparams, read_hparams_file
 from easyedit_lifelong.lifelong.folder import check_free
 from easyedit_lifelong.lifelong.loop import run_lifelong
 from easyedit_lifelong.models.load import load_model
@@ -40,13 +40,14 @@ def load_hparams(name_or_path: str | Path) -> Any:
     return method.hparams_class.from_hparams(path)  # type: ignore[attr-defined]
 
 
-def load_for(hparams: PluginHyperParams) -> tuple[Any, Any]:
-    """Return the model and tokenizer that hyperparameters name."""
+def load_for(hparams: Any) -> tuple[Any, Any]:
+    """Return the model and tokenizer that hyperparameters name; those of EasyEdit's own classes know less."""
     if not isinstance(hparams.model_name, str):
         return tuple(hparams.model_name)
     return load_model(
-        hparams.model_name, hparams.device, hparams.dtype,
-        model_parallel=hparams.model_parallel, trust_remote_code=hparams.trust_remote_code,
+        hparams.model_name, hparams.device, getattr(hparams, "dtype", None),
+        model_parallel=bool(getattr(hparams, "model_parallel", False)),
+        trust_remote_code=bool(getattr(hparams, "trust_remote_code", False)),
     )  # fmt: skip
 
 

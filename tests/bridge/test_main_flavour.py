@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not CHECKOUT, reason="EASYEDIT_MAIN doesn't name
 
 @pytest.mark.parametrize("file", [
     "test_finder.py", "test_placeholders.py", "test_scoring.py", "test_registration.py", "test_datasets.py",
-    "test_editing.py", "test_main_grace.py",
+    "test_editing.py", "test_main_grace.py", "test_methods.py",
 ])  # fmt: skip
 def test_with_main(file: str) -> None:
     root = Path(easyedit_lifelong.__file__).parent.parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,10 +159,8 @@ def test_mistakes_are_found_before_a_model_is_loaded(
     (tmp_path / "empty.txt").write_text("\n")
     (tmp_path / "half.yaml").write_text("alg_name: MEMIT\nmom2_dtype: float16\n")
     (tmp_path / "odd.yaml").write_text("alg_name: MEMIT\nrewrite_module_tmp: model.layers\n")
-    code, out, err = run(*(word.format(**{k: tmp_path / name for k, (name, _) in files.items()}) for word in words))
+    code, _, err = run(*(word.format(**{k: tmp_path / name for k, (name, _) in files.items()}) for word in words))
     assert code == 1
-    import re
-
     assert re.search(message, err), err
     assert err.count("\n") == 1 and "Traceback" not in err
     assert not list(tmp_path.rglob("*.npz"))

@@ -54,7 +54,7 @@ def test_parquet(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"d.parquet: has no column 'text'.*a, b"):
         _documents(tmp_path / "d.parquet")
     (tmp_path / "e.parquet").write_text("no")
-    with pytest.raises(DataError, match="e.parquet: is not a readable Parquet file"):
+    with pytest.raises(DataError, match=r"e.parquet: is not a readable Parquet file"):
         _documents(tmp_path / "e.parquet")
 
 
@@ -94,7 +94,7 @@ def test_other_encodings_are_named(tmp_path: Path) -> None:
 
 def test_an_empty_corpus_is_refused_before_anything_loads(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text(" \n\n")
-    with pytest.raises(DataError, match="c.txt: holds no documents"):
+    with pytest.raises(DataError, match=r"c.txt: holds no documents"):
         check_obtainable(find_corpus(tmp_path / "c.txt"))
 
 

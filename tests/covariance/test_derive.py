@@ -56,7 +56,7 @@ def test_self_sampled_text_of_another_seed_is_other_text(llama: Any, tokenizer: 
 
 def test_other_modules_and_weights_are_refused(llama: Any, tokenizer: Any, parts: list[Path], tmp_path: Path) -> None:
     other = collect_covariance(llama, tokenizer, [2], SECOND, samples=100, out=tmp_path)
-    with pytest.raises(CovarianceError, match="module is model.layers.2"):
+    with pytest.raises(CovarianceError, match=r"module is model.layers.2"):
         merge_moments([parts[0], Path(next(iter(other.values())).source)], tmp_path / "m.npz")
     with torch.no_grad():
         llama.model.embed_tokens.weight[9, 3] += 1

@@ -35,9 +35,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def pair(kind: str) -> tuple[Any, Any]:
+def pair(kind: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, Any]:
     model = build_model(kind)
-    model.config._name_or_path = "tiny"  # EasyEdit's flavours agree on names without a slash
+    monkeypatch.setattr(model.config, "_name_or_path", "tiny")  # EasyEdit's flavours agree on names without a slash
     return model, build_tokenizer()
 
 

@@ -122,7 +122,7 @@ def test_a_flipped_byte_is_noticed(tmp_path: Path, total: torch.Tensor) -> None:
     data = bytearray(path.read_bytes())
     data[data.find(b"mom2.mom2") + 300] ^= 0x40
     path.write_bytes(data)
-    with pytest.raises(CovarianceError, match="truncated or no .npz"):
+    with pytest.raises(CovarianceError, match=r"truncated or no .npz"):
         read_moments(path, D)
 
 
@@ -160,5 +160,5 @@ def test_sums_that_overflow_are_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CovarianceError, match="file/stats.*Name another folder"):
+    with pytest.raises(CovarianceError, match=r"file/stats.*Name another folder"):
         check_writable(tmp_path / "file" / "stats")

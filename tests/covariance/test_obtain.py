@@ -23,8 +23,8 @@ D = 48
 
 
 @pytest.fixture
-def model(llama: Any) -> Any:
-    llama.config._name_or_path = "org/tiny"
+def model(llama: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(llama.config, "_name_or_path", "org/tiny")  # configurations are shared by all tests
     return llama
 
 
@@ -142,9 +142,16 @@ def test_ours_of_a_shorter_context_is_used_only_if_asked_for(
 
 
 def test_our_samples_are_used_where_tokens_would_be_collected(
-    model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, request: pytest.FixtureRequest
+    model: Any,
+    tokenizer: Any,
+    texts: list[str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    model.config.max_position_embeddings = 1000  # so that the two ways have contexts of their own
+    monkeypatch.setattr(
+        model.config, "max_position_embeddings", 1000
+    )  # so that the two ways have contexts of their own
     first = _only(collect_covariance(model, tokenizer, [1], texts, samples=5, out=tmp_path))
     request.getfixturevalue("forbidden")
     found = obtain_moments(model, tokenizer, [MODULE], stats_dir=tmp_path, dataset=texts, n_samples=5, n_tokens=70)
@@ -189,7 +196,7 @@ def test_another_text_of_the_same_name_is_refused(model: Any, tokenizer: Any, tm
     corpus.write_text("the capital of France\n\nwho wrote Hamlet")
     collect_covariance(model, tokenizer, [1], corpus, tokens=5, out=tmp_path)
     corpus.write_text("the capital of Peru\n\nwho wrote Hamlet")
-    with pytest.raises(CovarianceError, match="corpus is kind files.*there"):
+    with pytest.raises(CovarianceError, match=r"corpus is kind files.*there"):
         collect_covariance(model, tokenizer, [1], corpus, tokens=5, out=tmp_path)
 
 
@@ -324,8 +331,10 @@ def test_layers_that_are_not_there(model: Any, tokenizer: Any, texts: list[str],
         collect_covariance(model, tokenizer, [1], tmp_path / "nothing.txt", tokens=5, out=tmp_path)
 
 
-def test_a_model_without_a_name_has_a_folder(tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
+def test_a_model_without_a_name_has_a_folder(
+    tokenizer: Any, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = build_model("gpt2")
-    model.config._name_or_path = ""
+    monkeypatch.setattr(model.config, "_name_or_path", "")
     moment = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
     assert Path(moment.source).relative_to(tmp_path).parts[0] == "GPT2LMHeadModel"

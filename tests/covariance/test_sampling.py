@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import pytest
@@ -83,8 +84,6 @@ def test_with_a_cache_or_without_the_same_distribution_is_sampled(llama: Any, to
     """Every sampled token is what its draw picks from the logits of a plain forward pass."""
     plan = SampledPlan(llama, tokenizer, Amount(samples=6), 12, 3)
     ids = plan.sample(0, 6)
-    import hashlib
-
     seed = int.from_bytes(hashlib.sha256(b"3:0").digest()[:8], "big") >> 1
     generator = torch.Generator().manual_seed(seed)
     torch.randint(len(plan._words), (6, 1), generator=generator)

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from easyedit_lifelong import load_model
+from easyedit_lifelong.covariance import collect_covariance
 from easyedit_lifelong.covariance.npz import read_moments
 from easyedit_lifelong.covariance.shards import Shard, add_up, current_shard, on_first, torchrun_processes
 
@@ -24,24 +26,23 @@ def _free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _collect(checkpoint: Path, out: Path, corpus: str, processes: int, *more: str) -> list[subprocess.Popen[str]]:
+def _start(checkpoint: Path, out: Path, corpus: str, *more: str) -> list[subprocess.Popen[str]]:
+    """Start the command line in two processes, as torchrun does."""
     command = [
         sys.executable, "-m", "easyedit_lifelong", "covariance", "--model", str(checkpoint), "--layers", "0-1",
         "--corpus", corpus, "--out", str(out), "--device", "cpu", *more,
     ]  # fmt: skip
-    port = str(_free_port())
-    running = []
-    for rank in range(processes):
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-        if processes > 1:  # what torchrun sets
-            environment |= {
-                "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": port,
-            }  # fmt: skip
-        running.append(
-            subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    together = {
+        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1",
+        "COLUMNS": "200",
+    }  # fmt: skip
+    return [
+        subprocess.Popen(
+            command, env={**os.environ, **together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )
-    return running
+        for rank in range(2)
+    ]  # fmt: skip
 
 
 def _finish(running: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
@@ -50,7 +51,8 @@ def _finish(running: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
         try:
             out, err = process.communicate(timeout=240)
         except subprocess.TimeoutExpired:
-            process.kill()
+            for other in running:
+                other.kill()
             raise
         results.append((process.returncode, out, err))
     return results
@@ -60,10 +62,12 @@ def _finish(running: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
 def test_two_processes_give_what_one_gives(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(make_texts(1500)))
-    name, tokens = (str(corpus), "20000") if kind == "file" else ("self", "20000")
-    one = _finish(_collect(checkpoint, tmp_path / "one", name, 1, "--tokens", tokens))
-    two = _finish(_collect(checkpoint, tmp_path / "two", name, 2, "--tokens", tokens))
-    assert [code for code, _, _ in one + two] == [0, 0, 0], one + two
+    name = str(corpus) if kind == "file" else "self"
+    running = _start(checkpoint, tmp_path / "two", name, "--tokens", "20000")
+    model, tokenizer = load_model(checkpoint, "cpu")
+    collect_covariance(model, tokenizer, [0, 1], name, tokens=20000, out=tmp_path / "one")
+    two = _finish(running)
+    assert [code for code, _, _ in two] == [0, 0], two
     assert "model.layers.1.mlp.down_proj" in two[0][1] and two[1][1] == ""  # only the first talks
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.npz"))
     assert files == sorted(path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*.npz"))
@@ -82,7 +86,7 @@ def test_an_error_in_the_first_process_ends_all(checkpoint: Path, tmp_path: Path
     stats = tmp_path / "out" / label / "corpus_stats"
     stats.mkdir(parents=True)
     np.savez(stats / "model.layers.1.mlp.down_proj_float32_mom2_50tokens.npz", nonsense=np.eye(2))
-    results = _finish(_collect(checkpoint, tmp_path / "out", str(corpus), 2, "--tokens", "50"))
+    results = _finish(_start(checkpoint, tmp_path / "out", str(corpus), "--tokens", "50"))
     assert [code for code, _, _ in results] == [1, 1], results
     assert all("holds no second moments" in err and "Traceback" not in err for _, _, err in results)
 

@@ -100,3 +100,83 @@ def test_a_line_is_on_disk_at_once(tmp_path: Path) -> None:
     for count in (1, 2):
         folder.journal({"case_id": count})
         assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == count
+
+
+# ------------------------------------------------------------------ taking a run up again
+
+CONFIG = {"schema_version": 1, "method": "X", "hparams": {"device": "cuda:0", "eps": 1.0, "layers": [1, 2]}}
+
+
+def test_reopening_what_was_asked_for_before(tmp_path: Path) -> None:
+    RunFolder(tmp_path).write_config({**CONFIG, "started": "yesterday"})
+    again = {**CONFIG, "hparams": {**CONFIG["hparams"], "device": "cpu"}}  # type: ignore[dict-item]
+    assert RunFolder.reopen(tmp_path, again).path == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({**CONFIG, "method": "Y"}, "method was 'X', is 'Y'"),
+        ({**CONFIG, "hparams": {"eps": 2.0, "layers": [1, 2]}}, "hparams.eps was 1.0, is 2.0"),
+        ({**CONFIG, "hparams": {"eps": 1.0, "layers": [1]}}, r"hparams.layers was \[1, 2\], is \[1\]"),
+        ({**CONFIG, "hparams": {"eps": 1.0, "layers": [1, 2], "seed": 0}}, "hparams.seed was 'nothing', is 0"),
+        ({**CONFIG, "hparams": {"layers": [1, 2]}}, "hparams.eps was 1.0, is 'nothing'"),
+    ],
+)
+def test_reopening_for_something_else(tmp_path: Path, config: dict[str, Any], says: str) -> None:
+    RunFolder(tmp_path).write_config(CONFIG)
+    with pytest.raises(RunError, match=says) as caught:
+        RunFolder.reopen(tmp_path, config)
+    assert str(tmp_path) in str(caught.value)
+    assert "--out" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [": [", "5", "\xff"])
+def test_reopening_what_is_no_run(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RunError, match=r"config\.yaml"):
+        RunFolder.reopen(tmp_path, CONFIG)
+    with pytest.raises(RunError, match="holds no run to resume"):
+        RunFolder.reopen(tmp_path / "nothing", CONFIG)
+
+
+def test_a_line_that_was_never_finished_is_no_line(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.read("journal.jsonl") == []
+    folder.journal({"case_id": 1}, {"case_id": 2, "prompt": "é\u2028"})
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write('{"case_id": 3, "prompt": "é"}'.encode()[:-3])
+    assert [line["case_id"] for line in folder.read("journal.jsonl")] == [1, 2]
+    folder.rewrite("journal.jsonl", folder.read("journal.jsonl"))
+    folder.journal({"case_id": 3})
+    assert [line["case_id"] for line in folder.read("journal.jsonl")] == [1, 2, 3]
+
+
+def test_states_are_whole_or_not_there(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+
+    def save(path: Path) -> None:
+        (path / "deep").mkdir()
+        (path / "deep" / "file").write_text("edits")
+
+    def die(path: Path) -> None:
+        save(path)
+        raise KeyboardInterrupt
+
+    folder.save_state(3, save)
+    with pytest.raises(KeyboardInterrupt):
+        folder.save_state(4, die)
+    assert folder.state(3).is_dir() and not folder.state(4).exists()
+    folder.save_state(4, save)
+    folder.save_state(4, save)
+    folder.drop_states(keep=4)
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["batch-000004"]
+    assert (folder.state(4) / "deep" / "file").read_text() == "edits"
+
+
+def test_a_full_disk_while_saving(tmp_path: Path) -> None:
+    def full(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(RunError, match="state: can't be written: No space left on device"):
+        RunFolder(tmp_path).save_state(1, full)

@@ -50,7 +50,7 @@ def check_requests(model: Any, tokenizer: Any, hparams: CoachHookHyperParams, re
     longest = max((length for length, _ in hparams.context_template_length_params), default=0)
     for request in requests:
         # Room for a context template and the full stop behind it.
-        prepare(tokenizer, request, PLAIN, hparams.fact_token, None if limit is None else limit - longest - 2)
+        prepare(tokenizer, request, PLAIN, hparams, None if limit is None else limit - longest - 2)
 
 
 def _find(model: Any, hparams: CoachHookHyperParams, name: str, number: int | None) -> Any:

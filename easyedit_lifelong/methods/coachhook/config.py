@@ -36,6 +36,9 @@ class CoachHookHyperParams(PluginHyperParams):
         kl_factor: weight of the KL divergence of what the model says behind the subject of ``{subject} is a``.
         context_template_length_params: prefixes that the model is made to generate, as
             ``[tokens, how many]`` pairs.
+        mention_templates: further contexts in which target vectors are optimised, beyond MEMIT's: texts with
+            ``{subject}`` and then ``{prompt}``, where the fact is looked up at the earlier mention. They make
+            a vector work at a distance and in other wordings (generality). The papers have none.
         mom2_adjustment: MEMIT's; must be true, for without second moments there is no C_accu.
         mom2_update_weight: λ in K0K0ᵀ = λ E[kkᵀ]: how much the old keys weigh (equation 3).
         mom2_dataset: what the second moments are taken of; see docs/covariance.md.
@@ -78,6 +81,7 @@ class CoachHookHyperParams(PluginHyperParams):
     clamp_norm_factor: float = 0.75
     kl_factor: float = 0.0625
     context_template_length_params: list[list[int]] = field(default_factory=lambda: [[10, 5]])
+    mention_templates: list[str] = field(default_factory=list)
     mom2_adjustment: bool = True
     mom2_update_weight: float = 15000.0
     mom2_dataset: str = "wikipedia"
@@ -114,6 +118,12 @@ class CoachHookHyperParams(PluginHyperParams):
         pairs = isinstance(lengths, list) and all(_is_list_of(pair, int) for pair in lengths)
         if pairs and any(len(pair) != 2 or min(pair) < 1 for pair in lengths):
             problems.append("context_template_length_params: must be [tokens, how many] pairs")
+        if _is_list_of(self.mention_templates, str):
+            problems += [
+                f"mention_templates: {text!r} must hold {{subject}} and then {{prompt}}, once each"
+                for text in self.mention_templates
+                if text.count("{subject}") != 1 or text.partition("{subject}")[2].count("{prompt}") != 1
+            ]
         if self.mom2_n_samples is None and self.mom2_n_tokens is None:
             problems.append("mom2_n_tokens: give it or mom2_n_samples")
         return problems

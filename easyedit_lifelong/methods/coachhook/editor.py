@@ -170,9 +170,7 @@ class CoachHookEditor:
             self._settle()
 
     def _prepare(self, request: EditRequest) -> Fact:
-        return prepare(
-            self.tokenizer, request, self.state.templates, self.hparams.fact_token, context_length(self.model)
-        )
+        return prepare(self.tokenizer, request, self.state.templates, self.hparams, context_length(self.model))
 
     def _edit_batch(self, facts: Sequence[Fact], given: Tensor | None) -> list[EditResult]:
         began = time.perf_counter()
@@ -343,9 +341,11 @@ def z_scores(model: Any, tokenizer: Any, prompts: Sequence[str]) -> dict[str, li
         By path of the projection, a tensor of shape ``(tokens,)`` for each prompt.
 
     Raises:
-        EditError: the model carries no CoachHook edits.
+        EditError: the model carries no CoachHook edits, or none with hook layers (``wohk``).
     """
     editor = coachhook_state(model)
+    if editor.hparams.wohk:
+        raise EditError("these CoachHook edits are in the weights (wohk): there are no hook layers, and no z-scores")
     runner = Runner(model, tokenizer)
     rows = [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
     found: dict[str, list[Tensor]] = {path: [] for path in editor.hooks}

@@ -8,11 +8,12 @@ from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError
+from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.subjects import subject_span, token_of_span
 from easyedit_lifelong.methods.coachhook.templates import Templates
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
 
-_PLAIN = "{}"
+_PLAIN, _SUBJECT, _PROMPT = "{}", "{subject}", "{prompt}"
 
 
 @dataclass(frozen=True)
@@ -39,23 +40,29 @@ class Fact:
     Attributes:
         request: the request.
         contexts: its prompt behind every context template.
+        mentions: its prompt behind texts that mention the subject; the fact is looked up at that mention.
         plain: its prompt alone.
         essence: ``{subject} is a``; what the model says behind its subject should stay (MEMIT's essence drift).
     """
 
     request: EditRequest
     contexts: list[Row]
+    mentions: list[Row]
     plain: Row
     essence: Row | None
 
     @property
     def rows(self) -> list[Row]:
         """The rows that a target vector is optimised on."""
-        return [*self.contexts, self.essence] if self.essence is not None else self.contexts
+        return [*self.contexts, *self.mentions, *([] if self.essence is None else [self.essence])]
 
 
 def prepare(
-    tokenizer: Any, request: EditRequest, templates: Templates, fact_token: str, context_limit: int | None
+    tokenizer: Any,
+    request: EditRequest,
+    templates: Templates,
+    hparams: CoachHookHyperParams,
+    context_limit: int | None,
 ) -> Fact:
     """Encode a request.
 
@@ -63,19 +70,17 @@ def prepare(
         tokenizer: the model's.
         request: the request.
         templates: the context templates.
-        fact_token: token at which the fact is looked up.
+        hparams: say at which token the fact is looked up, and in which further contexts.
         context_limit: number of tokens that the model can read, if known.
 
     Raises:
         DataError: it has no subject, or the subject isn't in the prompt, or it is too long for the model.
     """
-    span = subject_span(request, fact_token)
+    span = subject_span(request, hparams.fact_token)
 
-    def row(template: str, weight: float) -> Row:
-        before = template.index(_PLAIN)
-        text = template.replace(_PLAIN, request.prompt)
+    def row(text: str, start: int, end: int, weight: float) -> Row:
         pair = _encoded(tokenizer, request, text)
-        lookup = token_of_span(tokenizer, text, (span[0] + before, span[1] + before), fact_token)
+        lookup = token_of_span(tokenizer, text, (start, end), hparams.fact_token)
         if context_limit is not None and len(pair.tokens) > context_limit:
             raise DataError(
                 f"{request.where}, field 'prompt': with a context and the target it has {len(pair.tokens)} tokens, "
@@ -83,8 +88,19 @@ def prepare(
             )
         return Row(pair.prompt, pair.target, lookup, weight)
 
-    contexts = [row(template, 1 / (len(templates) * len(group))) for group in templates for template in group]
-    return Fact(request, contexts, row(_PLAIN, 0.0), _essence(tokenizer, request, fact_token))
+    def behind(template: str, weight: float) -> Row:
+        before = template.index(_PLAIN)
+        return row(template.replace(_PLAIN, request.prompt), before + span[0], before + span[1], weight)
+
+    def mentioning(template: str) -> Row:
+        subject = request.prompt[span[0] : span[1]]
+        before = template.index(_SUBJECT)
+        text = template.replace(_SUBJECT, subject).replace(_PROMPT, request.prompt)
+        return row(text, before, before + len(subject), 0.0)
+
+    contexts = [behind(template, 1 / (len(templates) * len(group))) for group in templates for template in group]
+    mentions = [mentioning(template) for template in hparams.mention_templates]
+    return Fact(request, contexts, mentions, behind(_PLAIN, 0.0), _essence(tokenizer, request, hparams.fact_token))
 
 
 def _encoded(tokenizer: Any, request: EditRequest, text: str) -> EncodedPair:

@@ -42,7 +42,7 @@ class OwnedRow:
 def group_rows(facts: Sequence[Fact]) -> list[list[OwnedRow]]:
     """Return the rows of a batch, in groups of similar length from the look-up token on."""
     owned = [
-        OwnedRow(owner, row, i == 0, 1 / len(fact.contexts) if row.target else 0.0)
+        OwnedRow(owner, row, i == 0, 1 / (len(fact.contexts) + len(fact.mentions)) if row.target else 0.0)
         for owner, fact in enumerate(facts)
         for i, row in enumerate(fact.rows)
     ]

@@ -15,4 +15,8 @@ from easyedit_lifelong.registry import EditMethod
 @hookimpl
 def register_methods(register: Callable[[EditMethod], None]) -> None:
     """Register CoachHook."""
-    register(EditMethod("CoachHook", CoachHookHyperParams, apply_coachhook_to_model, batchable=True, check=check_model))
+    method = EditMethod(
+        "CoachHook", CoachHookHyperParams, apply_coachhook_to_model, batchable=True,
+        check=check_model, check_requests=check_requests, state=CoachHookKeeper(),
+    )  # fmt: skip
+    register(method)

@@ -126,14 +126,17 @@ class SuffixRows:
         changed = torch.cat([(hidden[:, :1] + change.unsqueeze(1)).to(hidden.dtype), hidden[:, 1:]], dim=1)
         start = at.start if self._partial else 0
         with contextlib.ExitStack() as stack:
-            stack.enter_context(self._early.listening())
             if self._partial:
                 assert self._head is not None
                 stack.enter_context(standing_in(self._below, with_hidden(self._boundary, changed)))
                 stack.enter_context(head_at(self._head, at.rows, at.columns))
-                logits = self._runner.call(at.ids[:, start : at.end], at.mask[:, : at.end], at.lengths, self._prefix)[0]
             else:
                 stack.enter_context(replacing_output(self._block, changed, at.start))
+            # Behind the change: the block that is listened to may be the one that is changed.
+            stack.enter_context(self._early.listening())
+            if self._partial:
+                logits = self._runner.call(at.ids[:, start : at.end], at.mask[:, : at.end], at.lengths, self._prefix)[0]
+            else:
                 logits = self._runner.call(at.ids, at.mask, at.lengths)[at.rows, at.start + at.columns]
         count = len(at.targets)
         return _wide(logits), self._early.logits(at.rows[:count], at.start - start + at.columns[:count])

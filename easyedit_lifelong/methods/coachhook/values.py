@@ -73,7 +73,8 @@ def optimise_targets(runner: Runner, facts: Sequence[Fact], hparams: CoachHookHy
         active = active & ~done
         if step == hparams.v_num_grad_steps - 1 or not active.any():
             break
-        (delta.grad,) = torch.autograd.grad(loss[active].sum(), delta)
+        # The losses of different requests depend on different rows of delta.
+        (delta.grad,) = torch.autograd.grad(loss, delta, grad_outputs=active.to(loss.dtype))
         if done.any():
             groups = [group for group in groups if group.without(~active)]
         before = delta.detach().clone()

@@ -1,0 +1,282 @@
+"""What the loops share: the checks before a run, its scores, its trackers and its summary."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Protocol
+
+from easyedit_lifelong import bridge
+from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
+from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
+from easyedit_lifelong.evaluation.metrics import METRICS, mean
+from easyedit_lifelong.evaluation.scoring import Scorer
+from easyedit_lifelong.lifelong.folder import SCHEMA_VERSION, RunFolder
+from easyedit_lifelong.lifelong.scoreboard import Scoreboard
+from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.registry import EditMethod, Tracker
+from easyedit_lifelong.versions import package_versions
+
+LOG = logging.getLogger(__name__)
+
+
+class Progress(Protocol):
+    """Hears of every request as it is dealt with, and of every scoring."""
+
+    def edited(self, done: int, scores: Mapping[str, float]) -> None:
+        """``done`` requests have been dealt with; ``scores`` are the latest."""
+
+
+@dataclass
+class RunResult:
+    """A run's outcome; with ``out`` given, the same lies in its ``summary.json``.
+
+    Attributes:
+        edited_model: the model after the last edit.
+        metrics: final scores by name; :data:`~easyedit_lifelong.evaluation.metrics.METRICS` says
+            what each means.
+        timing: seconds, by name.
+        journal: what became of each request, in order.
+        curve: the scores at every point of evaluation.
+        summary: what ``summary.json`` holds.
+        folder: the run's folder, if there is one.
+    """
+
+    edited_model: Any
+    metrics: dict[str, float]
+    timing: dict[str, float]
+    journal: list[dict[str, Any]]
+    curve: list[dict[str, Any]]
+    summary: dict[str, Any]
+    folder: Path | None
+
+
+@dataclass
+class RunState:
+    """What a run has come to.
+
+    An edit that failed counts in every score, with the model as it stayed: a method that fails on
+    what is hard must not look better for it.
+    """
+
+    model: Any
+    attempted: list[EditRequest] = field(default_factory=list)
+    journal: list[dict[str, Any]] = field(default_factory=list)
+    curve: list[dict[str, Any]] = field(default_factory=list)
+    success: list[float] = field(default_factory=list)
+    counts: dict[str, int] = field(default_factory=lambda: {"edited": 0, "failed": 0, "skipped": 0})
+    seconds: dict[str, float] = field(default_factory=lambda: {"editing": 0.0, "scoring": 0.0})
+
+    def edit_success(self) -> dict[str, float]:
+        """Return ES, if anything was edited."""
+        success = mean(self.success)
+        return {} if success is None else {"ES": success}
+
+    def latest(self) -> dict[str, float]:
+        """Return what a progress display shows."""
+        scores = {k: v for k, v in (self.curve[-1] if self.curve else {}).items() if k in ("ERR", "TRR", "locality")}
+        return {**self.edit_success(), **scores}
+
+    def final(self) -> dict[str, float]:
+        """Return the scores of the last evaluation."""
+        return {name: score for name, score in (self.curve[-1] if self.curve else {}).items() if name in METRICS}
+
+
+def find_method(hparams: Any) -> EditMethod:
+    """Return the method that hyperparameters belong to: a registered one, or EasyEdit's own.
+
+    Raises:
+        HyperParameterError: there is none.
+    """
+    method = get_plugins().method_for(hparams) or bridge.easyedit_method_for(hparams)
+    if method is None:
+        raise HyperParameterError(f"{type(hparams).__name__} belongs to no registered editing method")
+    return method
+
+
+def check_run(requests: Sequence[EditRequest], trackers: Sequence[str], out: Path | str | None) -> None:
+    """Check what needs neither model nor method.
+
+    Raises:
+        DataError: there are no requests, or two with the same id.
+        PluginError: there is no such tracker.
+        RunError: trackers are given without a folder to write to.
+    """
+    if not requests:
+        raise DataError("there are no requests to edit")
+    check_unique(requests)
+    for tracker in trackers:
+        get_plugins().trackers.get(tracker)
+    if trackers and out is None:
+        raise RunError(f"trackers ({', '.join(trackers)}) write into a run's folder; name one with out=")
+
+
+def check_method(method: EditMethod, model: Any, tokenizer: Any, hparams: Any) -> None:
+    """Check that the method can edit the model.
+
+    Raises:
+        ModelError: it can't edit this model with these hyperparameters.
+    """
+    if method.check is not None:
+        method.check(model, tokenizer, hparams)
+
+
+def check_requests(
+    method: EditMethod, model: Any, tokenizer: Any, hparams: Any, requests: Sequence[EditRequest], scorer: Scorer
+) -> None:
+    """Check that every request fits the model and is of use to the method.
+
+    Raises:
+        DataError: one isn't; the message names it.
+    """
+    check_fit(requests, scorer, model)
+    if method.check_requests is not None:
+        method.check_requests(model, tokenizer, hparams, requests)
+
+
+def usable_requests(
+    method: EditMethod, model: Any, tokenizer: Any, hparams: Any, requests: Sequence[EditRequest], scorer: Scorer,
+    *, skip: bool,
+) -> tuple[list[EditRequest], list[dict[str, Any]]]:  # fmt: skip
+    """Return the requests that can be used and, if others may be skipped, which can't and why.
+
+    Raises:
+        DataError: one can't be used and none may be skipped, or none is left.
+    """
+    usable: list[EditRequest] = []
+    skipped = []
+    for few in [[request] for request in requests] if skip else [requests]:
+        try:
+            check_requests(method, model, tokenizer, hparams, few, scorer)
+        except DataError as error:
+            if not skip:
+                raise
+            skipped.append({"case_id": few[0].case_id, "reason": str(error)})
+        else:
+            usable += few
+    if not usable:
+        raise DataError(f"none of the {len(requests)} requests can be used; the first: {skipped[0]['reason']}")
+    if skipped:
+        LOG.warning("%d of %d requests can't be used and are left out", len(skipped), len(requests))
+    return usable, skipped
+
+
+def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, retention: Sequence[Probe] = ()) -> None:
+    """Check, before anything is edited, that every prompt and answer fits into the model's context.
+
+    Raises:
+        DataError: one doesn't; the message says which.
+    """
+    limit = context_length(model)
+    asked = [(f"retention fact {n}", [("prompt", probe.prompt, probe.answer)]) for n, probe in enumerate(retention)]
+    for request in requests:
+        fields = [("prompt", request.prompt, request.target_new)]
+        fields += [("rephrase_prompt", prompt, request.target_new) for prompt in request.rephrase_prompts]
+        for kind in ("locality", "portability"):
+            for probes in getattr(request, kind).values():
+                fields += [(f"{kind}_prompt", probe.prompt, probe.answer) for probe in probes]
+        asked.append((request.where, fields))
+    for where, fields in asked:
+        for name, prompt, answer in fields:
+            try:
+                length = len(scorer.encode(prompt, answer).tokens)
+            except DataError as error:
+                raise DataError(f"{where}, field {name!r}: {error}") from error
+            if limit is not None and length > limit:
+                raise DataError(
+                    f"{where}, field {name!r}: with its answer it has {length} tokens, the model's "
+                    f"context is {limit}. Shorten it or leave the record out."
+                )
+
+
+def score_all(
+    state: RunState, board: Scoreboard, folder: RunFolder | None, trackers: Sequence[Tracker], *, generated: bool,
+    **at: Any,
+) -> None:  # fmt: skip
+    """Score all edits so far and report the scores; ``at`` says where the run is, beside ``n_edits``."""
+    began = time.perf_counter()
+    scores = {**state.edit_success(), **board.score(state.model, state.attempted)}
+    if generated and state.attempted:
+        freely, texts = board.score_generation(state.model, state.attempted)
+        scores |= freely
+        for request, text in zip(state.attempted, texts, strict=True):
+            LOG.debug("%s -> %s", request.prompt, text)
+    seconds = time.perf_counter() - began
+    state.seconds["scoring"] += seconds
+    report(state, scores, folder, trackers, **at, **({"seconds_scoring": seconds} if at else {}))
+
+
+def report(
+    state: RunState, scores: Mapping[str, float], folder: RunFolder | None, trackers: Sequence[Tracker], **at: Any
+) -> None:
+    """Enter scores into the curve, the run's folder and the trackers."""
+    entry = {"n_edits": state.counts["edited"], **at, **scores}
+    state.curve.append(entry)
+    if folder:
+        folder.metrics(entry)
+    for tracker in trackers:
+        tracker.log(state.counts["edited"], scores)
+
+
+def summarize(
+    state: RunState, board: Scoreboard, config: Mapping[str, Any], total: float, **more: Any
+) -> dict[str, Any]:
+    """Return a run's summary.
+
+    Args:
+        state: what the run has come to.
+        board: knows the unedited model's scores.
+        config: what the run was asked to do.
+        total: wall time, in seconds.
+        **more: what else this kind of run has to say.
+    """
+    metrics = state.final() | board.before(state.attempted)
+    timing = {
+        "seconds_per_edit": state.seconds["editing"] / max(len(state.attempted), 1),
+        "seconds_editing": state.seconds["editing"], "seconds_scoring": state.seconds["scoring"],
+        "seconds_total": total,
+    }  # fmt: skip
+    return {
+        "schema_version": SCHEMA_VERSION,
+        **config,
+        "n_edits": state.counts["edited"], "n_failed": state.counts["failed"], "n_skipped": state.counts["skipped"],
+        **more,
+        "metrics": metrics,
+        "metric_kinds": {name: METRICS[name].kind for name in metrics},
+        "timing": timing,
+        "versions": package_versions(),
+        "finished": now(),
+    }  # fmt: skip
+
+
+def open_trackers(
+    names: Sequence[str], folder: RunFolder | None, config: Mapping[str, Any], stack: ExitStack
+) -> list[Tracker]:
+    """Open trackers, to be closed with the stack."""
+    trackers = []
+    for name in names:
+        assert folder is not None  # checked with everything else
+        tracker = get_plugins().trackers.get(name).create(folder.path, config)
+        stack.callback(tracker.close)
+        trackers.append(tracker)
+    return trackers
+
+
+def hparams_values(hparams: Any) -> dict[str, Any]:
+    """Return hyperparameters as YAML can hold them; a loaded (model, tokenizer) pair becomes its kind."""
+    # The classes of EasyEdit's 2023 release can't say what they hold.
+    values = hparams.to_dict() if hasattr(hparams, "to_dict") else dataclasses.asdict(hparams)
+    simple = (str, int, float, bool, type(None), list)
+    return {name: value if isinstance(value, simple) else f"<{type(value).__name__}>" for name, value in values.items()}
+
+
+def now() -> str:
+    """Return the time, in UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")

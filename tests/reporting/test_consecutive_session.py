@@ -1,0 +1,306 @@
+"""The command `consecutive`: the authors' arguments, what stands in for them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from test_cli import FACTS, HPARAMS, RETENTION
+
+from easyedit_lifelong.cli import build_parser, main
+from easyedit_lifelong.data.samples import COUNTERFACT, ZSRE
+from easyedit_lifelong.errors import HyperParameterError, LifelongError
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting import consecutive
+from easyedit_lifelong.reporting.consecutive import Options, guess_format, hyperparameters, shipped_hparams
+
+
+class Desk:
+    """A folder with good inputs, and the command line."""
+
+    def __init__(self, folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capsys, self.checkpoint = folder, capsys, checkpoint
+        self.data, self.hparams, self.out = folder / "facts.json", folder / "grace.yaml", folder / "run"
+        self.retention = folder / "retention.json"
+        self.data.write_text(json.dumps(FACTS))
+        self.retention.write_text(json.dumps(RETENTION))
+        self.hparams.write_text(yaml.safe_dump({**HPARAMS, "model_name": str(checkpoint)}))
+
+    def run(self, *words: Any, **options: Any) -> tuple[int, str, str]:
+        given = {"hparams": self.hparams, "ds_dir": self.data, "out": self.out, "retention": self.retention, **options}
+        more = [str(w) for name, value in given.items() if value is not None for w in (f"--{name}", value)]
+        try:
+            code = main(["consecutive", *more, *map(str, words)])
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 1
+        captured = self.capsys.readouterr()
+        return code, captured.out, captured.err
+
+    def refused(self, *words: Any, **options: Any) -> str:
+        code, out, err = self.run(*words, **options)
+        assert code == 1, out + err
+        said = err.rstrip().splitlines()[-1]
+        assert said.startswith("easyedit-lifelong: ")
+        assert "Traceback" not in out + err
+        assert not self.out.exists(), "something was written"
+        return said.removeprefix("easyedit-lifelong: ")
+
+    def summary(self) -> dict[str, Any]:
+        return json.loads((self.out / "summary.json").read_text())
+
+
+@pytest.fixture
+def desk(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Desk:
+    return Desk(tmp_path, checkpoint, capsys)
+
+
+# ------------------------------------------------------------------ the arguments
+
+ARGUMENTS = {
+    "stats_dir": ("some/stats", "some/stats"), "model": ("gpt2-xl", "gpt2-xl"), "ds_dir": ("f.json", Path("f.json")),
+    "consecutive": ("0", 0), "bsz": ("30", 30), "mom2_update_weight": ("15000", 15000.0), "alpha_z": ("2.2", 2.2),
+    "num_layers": ("3", 3), "sample": ("100", 100), "wohk": ("1", 1),
+    "hparams": ("GRACE/gpt2-xl", "GRACE/gpt2-xl"), "method": ("MEMIT", "MEMIT"), "format": ("zsre", "zsre"),
+    "eval_every": ("5", 5), "out": ("here", Path("here")), "device": ("cpu", "cpu"),
+    "retention": ("r.json", Path("r.json")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_every_argument_is_spelled_both_ways(name: str) -> None:
+    written, value = ARGUMENTS[name]
+    for spelling in (name, name.replace("_", "-")):
+        arguments = build_parser().parse_args(["consecutive", f"--{spelling}", written])
+        assert getattr(arguments, name) == value
+        assert getattr(build_parser().parse_args(["consecutive", f"--{spelling}={written}"]), name) == value
+
+
+@pytest.mark.parametrize("name", ["skip_unusable", "skip-unusable", "resume", "consecutive", "wohk"])
+def test_switches(name: str) -> None:
+    assert getattr(build_parser().parse_args(["consecutive", f"--{name}"]), name.replace("-", "_")) in (True, 1)
+
+
+def test_what_the_scope_study_takes() -> None:
+    """The authors' editing_scope.py has most of them, too."""
+    for name in ("stats_dir", "model", "ds_dir", "bsz", "mom2_update_weight", "alpha_z", "sample", "hparams"):
+        for spelling in (name, name.replace("_", "-")):
+            arguments = build_parser().parse_args(["scope", f"--{spelling}", ARGUMENTS[name][0]])
+            assert getattr(arguments, name) == ARGUMENTS[name][1]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--consecutive", "2"], "--consecutive"), (["--wohk", "2"], "--wohk"), (["--bsz", "0"], "'0' is not a whole"),
+        (["--sample", "-1"], "--sample"), (["--mom2_update_weight", "0"], "'0' is not a number greater than 0"),
+        (["--mom2-update-weight", "nan"], "'nan' is not a number"), (["--alpha_z", "high"], "--alpha"),
+        (["--num_layers", "1.5"], "--num-layers"), (["--eval-every", "0"], "--eval-every"),
+    ],
+)  # fmt: skip
+def test_wrong_usage(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["consecutive", *words])
+    assert caught.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------ hyperparameters
+
+
+def test_options_take_the_files_place() -> None:
+    options = Options(given={"bsz": 7, "device": "cpu", "model": "other/place"}, hparams="GRACE/smollm2-135m")
+    hparams = hyperparameters(options)
+    assert (hparams.batch_size, hparams.device, hparams.model_name) == (7, "cpu", "other/place")
+    assert hparams.source.endswith("smollm2-135m.yaml"), "messages still name the file"
+
+
+def test_coachhooks_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = {
+        "stats_dir": "x", "bsz": 5, "mom2_update_weight": 20.0, "alpha_z": 1.5, "num_layers": 2, "wohk": True,
+    }  # fmt: skip
+    hparams = hyperparameters(Options(given=given))
+    assert (hparams.alg_name, hparams.model_name) == ("CoachHook", "smollm2-135m")
+    assert (hparams.stats_dir, hparams.batch_size, hparams.mom2_update_weight) == ("x", 5, 20.0)
+    assert (hparams.alpha_z, hparams.num_layers, hparams.wohk) == (1.5, 2, True)
+    with pytest.raises(HyperParameterError, match="num_layers: 7 is more than"):
+        hyperparameters(Options(given={"num_layers": 7}))
+
+
+@pytest.mark.parametrize("option", ["mom2_update_weight", "alpha_z", "num_layers", "wohk", "stats_dir"])
+def test_an_option_that_the_method_has_no_use_for(option: str) -> None:
+    with pytest.raises(HyperParameterError, match=f"--{option}: GRACE has no hyperparameter '{option}'"):
+        hyperparameters(Options(given={option: 1}, method="GRACE"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "file"),
+    [
+        ("gpt2-xl", "gpt2-xl"), ("EleutherAI/gpt-j-6B", "gpt-j-6b"), ("gpt-j-6B", "gpt-j-6b"),
+        ("Qwen/Qwen2.5-7B", "qwen2.5-7b"), ("/models/Mistral-7B/", "mistral-7b"), ("smollm2-135m", "smollm2-135m"),
+    ],
+)  # fmt: skip
+def test_a_models_file(asked: str, file: str) -> None:
+    assert shipped_hparams("GRACE", asked).stem == file
+
+
+def test_a_models_name_is_the_one_given() -> None:
+    def named(model: str) -> Any:
+        return hyperparameters(Options(given={"model": model}, method="GRACE")).model_name
+
+    assert named("/models/gpt2-xl") == "/models/gpt2-xl"
+    assert named("EleutherAI/gpt-j-6B") == "EleutherAI/gpt-j-6B"
+    assert named("GPT2-XL") == hyperparameters(Options(hparams="GRACE/gpt2-xl")).model_name
+
+
+def test_a_model_without_a_file() -> None:
+    with pytest.raises(HyperParameterError, match=r"--model gpt3: no hyperparameters of GRACE ship for it \(.*gpt2-xl"):
+        shipped_hparams("GRACE", "gpt3")
+
+
+def test_methods() -> None:
+    memit = hyperparameters(Options(given={"mom2_update_weight": 5.0, "bsz": 3}, method="MEMIT"))
+    assert type(memit).__module__.startswith("easyeditor")
+    assert (memit.mom2_update_weight, memit.batch_size, memit.model_name) == (5.0, 3, "smollm2-135m")
+    with pytest.raises(HyperParameterError, match="--num_layers: MEMIT has no hyperparameter"):
+        hyperparameters(Options(given={"num_layers": 2}, method="MEMIT"))
+    with pytest.raises(LifelongError, match=r"--method GRAC: no editing method.*Did you mean 'GRACE'\?"):
+        hyperparameters(Options(method="GRAC"))
+    with pytest.raises(LifelongError, match=r"--method IKE: .*only methods that rewrite weights"):
+        hyperparameters(Options(method="IKE"))
+    with pytest.raises(HyperParameterError, match="--method MEMIT: GRACE/gpt2-xl is for 'GRACE'"):
+        hyperparameters(Options(method="MEMIT", hparams="GRACE/gpt2-xl"))
+
+
+# ------------------------------------------------------------------ data
+
+
+def test_formats_are_told_apart(tmp_path: Path) -> None:
+    assert guess_format(COUNTERFACT) == "counterfact"
+    assert guess_format(ZSRE) == "zsre"
+    for name, content, expected in (
+        ("facts.json", json.dumps(FACTS), "json"),
+        ("my-counterfact.json", json.dumps(FACTS[1:]), "json"),
+        ("odd.json", ZSRE.read_text(), "zsre"),
+        ("counterfact-edit.json", "[", "counterfact"),
+        ("zsre_mend_eval.json", "", "zsre"),
+        ("zsre.jsonl", json.dumps(FACTS[0]), "json"),
+        ("what.json", "5", "json"),
+    ):
+        path = tmp_path / name
+        path.write_text(content)
+        assert guess_format(path) == expected, name
+    assert guess_format(tmp_path / "gone-zsre.json") == "zsre"
+
+
+# ------------------------------------------------------------------ runs
+
+
+@pytest.mark.parametrize("protocol", [1, 0])
+def test_a_run(desk: Desk, protocol: int) -> None:
+    code, out, err = desk.run("--bsz", 2, "--consecutive", protocol, "--eval-every", 1, "--track", "csv")
+    assert code == 0, err
+    summary = desk.summary()
+    assert summary["protocol"] == ("consecutive" if protocol else "single-round")
+    assert (summary["n_edits"], summary["batch_size"], summary["n_batches"], summary["eval_every"]) == (3, 2, 2, 1)
+    assert (summary["method"], summary["data"]) == ("GRACE", str(desk.data))
+    for word in ("ES", "reliability", "locality", "2 a batch", summary["protocol"], "3/3 edits", "s an edit; 0 failed"):
+        assert word in " ".join(out.split())
+    assert (desk.out / "metrics.csv").exists()
+
+
+def test_sample(desk: Desk) -> None:
+    assert desk.run("--sample", 2)[0] == 0
+    assert desk.summary()["n_requests"] == 2
+
+
+def test_where_results_go_by_default(desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert desk.run(out=None)[0] == 0
+    assert (tmp_path / "runs" / "consecutive" / "GRACE-tiny-llama-facts" / "summary.json").is_file()
+
+
+def test_records_left_out_are_listed(desk: Desk) -> None:
+    desk.data.write_text(json.dumps([*FACTS, {"prompt": " ".join(["sea"] * 64), "target_new": "blue"}]))
+    assert "context is 64" in desk.refused()
+    code, out, _ = desk.run("--skip-unusable")
+    assert code == 0
+    assert "1 skipped" in out
+    assert "left out: " in out
+    assert desk.summary()["skipped"][0]["case_id"] == 3
+
+
+def test_a_second_run_there(desk: Desk) -> None:
+    assert desk.run()[0] == 0
+    code, _, err = desk.run(model="/nothing/there")
+    assert code == 1
+    assert "holds another run" in err, "and that is said before the model loads"
+    assert "--resume goes on with it" in err
+
+
+def test_resume_from_the_command_line(desk: Desk) -> None:
+    """In a single round, every batch stands alone: no state is needed."""
+    assert desk.run("--consecutive", 0, "--bsz", 2)[0] == 0
+    whole = desk.summary()
+    (desk.out / "summary.json").unlink()
+    journal = desk.out / "journal.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:2]))
+    code, _, err = desk.run("--consecutive", 0, "--bsz", 2, "--resume")
+    assert code == 0, err
+    assert desk.summary()["metrics"] == whole["metrics"]
+    code, _, err = desk.run("--consecutive", 0, "--bsz", 3, "--resume")
+    assert code == 1
+    assert "batch_size was 2, is 3" in err
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def test_refusals(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: Any) -> Any:
+        raise AssertionError("the model was loaded before everything was checked")
+
+    monkeypatch.setattr(consecutive, "load_for", load)
+    nothing = desk.folder / "nothing.json"
+    assert desk.refused(ds_dir=nothing) == f"{nothing}: no such data file"
+    assert desk.refused(retention=nothing) == f"{nothing}: no such retention file"
+    assert "no such hyperparameter file" in desk.refused(hparams="nothing")
+    assert "Did you mean 'zsre'?" in desk.refused("--format", "zrse")
+    assert "record 0, field 'src'" in desk.refused("--format", "zsre")
+    assert "no tracker is called 'wandb'" in desk.refused("--track", "wandb")
+    assert "--alpha_z: GRACE has no hyperparameter 'alpha_z'" in desk.refused("--alpha-z", 2)
+    assert "--method CoachHook: " in desk.refused("--method", "CoachHook")
+    assert desk.refused(out=desk.data) == f"{desk.data}: is a file; --out must name a folder"
+    desk.hparams.write_text(yaml.safe_dump({**HPARAMS, "alg_name": "ROMEO", "model_name": "m"}))
+    assert "alg_name: EasyEdit has no method 'ROMEO'. Did you mean 'ROME'?" in desk.refused()
+
+
+def test_nothing_to_resume(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(_: Any) -> Any:
+        raise AssertionError("the model was loaded before everything was checked")
+
+    monkeypatch.setattr(consecutive, "load_for", load)
+    assert "holds no run to resume" in desk.refused("--resume", "--consecutive", 0)
+    if get_plugins().methods.get("GRACE").state is None:
+        assert "GRACE can't save its edits" in desk.refused("--resume")
+
+
+def test_options_of_the_session_are_those_of_the_command_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Options] = []
+    monkeypatch.setattr(consecutive, "consecutive_session", seen.append)
+    desk.run("--bsz", 4, "--wohk", "--mom2_update_weight", 9, "--alpha_z", 1.5, "--num-layers", 2, "--stats_dir", "s",
+             "--device", "cpu", "--eval_every", 6, "--sample", 8, "--format", "json", "--skip_unusable", "--resume",
+             "--track", "csv", "--method", "GRACE", "--consecutive", 0, "--model", "m")  # fmt: skip
+    given = {
+        "stats_dir": "s", "model": "m", "bsz": 4, "mom2_update_weight": 9.0, "alpha_z": 1.5, "num_layers": 2,
+        "wohk": True, "device": "cpu",
+    }  # fmt: skip
+    assert seen == [
+        Options(
+            given=given, method="GRACE", hparams=str(desk.hparams), ds_dir=desk.data, format="json", sample=8,
+            consecutive=False, eval_every=6, out=desk.out, resume=True, retention=desk.retention, skip_unusable=True,
+            trackers=["csv"],
+        )
+    ]  # fmt: skip
