@@ -51,6 +51,9 @@ class EditMethod:
             model with these hyperparameters; the loops call it before they start anything.
         check_requests: ``check_requests(model, tok, hparams, requests)`` raises a :class:`DataError` that names
             the record and the field if the method can't edit one of them; called as early.
+        prepare: ``prepare(model, tok, hparams, progress)`` computes what is needed once per model, before its
+            first edit, and stores it where the method finds it; the loops call it once everything is checked,
+            and ``progress(done, total)``, if given, hears how far it is. Its time isn't the edits'.
         state: saves and loads the method's edits, so that an interrupted consecutive run can be resumed.
     """
 
@@ -60,6 +63,7 @@ class EditMethod:
     batchable: bool = False
     check: Callable[[Any, Any, Any], None] | None = None
     check_requests: Callable[[Any, Any, Any, Sequence[EditRequest]], None] | None = None
+    prepare: Callable[[Any, Any, Any, Callable[[int, int], None] | None], object] | None = None
     state: StateKeeper | None = None
 
 

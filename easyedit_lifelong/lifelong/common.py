@@ -30,6 +30,9 @@ LOG = logging.getLogger(__name__)
 class Progress(Protocol):
     """Hears of every request as it is dealt with, and of every scoring."""
 
+    def prepared(self, done: int, total: int) -> None:
+        """So much of what the method needs before its first edit is there."""
+
     def edited(self, done: int, scores: Mapping[str, float]) -> None:
         """``done`` requests have been dealt with; ``scores`` are the latest."""
 
@@ -72,7 +75,7 @@ class RunState:
     curve: list[dict[str, Any]] = field(default_factory=list)
     success: list[float] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"edited": 0, "failed": 0, "skipped": 0})
-    seconds: dict[str, float] = field(default_factory=lambda: {"editing": 0.0, "scoring": 0.0})
+    seconds: dict[str, float] = field(default_factory=lambda: {"preparing": 0.0, "editing": 0.0, "scoring": 0.0})
 
     def edit_success(self) -> dict[str, float]:
         """Return ES, if anything was edited."""
@@ -116,6 +119,16 @@ def check_run(requests: Sequence[EditRequest], trackers: Sequence[str], out: Pat
         get_plugins().trackers.get(tracker)
     if trackers and out is None:
         raise RunError(f"trackers ({', '.join(trackers)}) write into a run's folder; name one with out=")
+
+
+def prepare_method(
+    method: EditMethod, state: RunState, tokenizer: Any, hparams: Any, progress: Progress | None
+) -> None:
+    """Have the method compute what it needs before its first edit, and note how long that took."""
+    if method.prepare is not None:
+        began = time.perf_counter()
+        method.prepare(state.model, tokenizer, hparams, None if progress is None else progress.prepared)
+        state.seconds["preparing"] += time.perf_counter() - began
 
 
 def check_method(method: EditMethod, model: Any, tokenizer: Any, hparams: Any) -> None:
@@ -241,6 +254,7 @@ def summarize(
     timing = {
         "seconds_per_edit": state.seconds["editing"] / max(len(state.attempted), 1),
         "seconds_editing": state.seconds["editing"], "seconds_scoring": state.seconds["scoring"],
+        "seconds_preparing": state.seconds["preparing"],
         "seconds_total": total,
     }  # fmt: skip
     return {

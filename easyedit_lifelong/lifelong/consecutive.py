@@ -26,6 +26,7 @@ from easyedit_lifelong.lifelong.common import (
     hparams_values,
     now,
     open_trackers,
+    prepare_method,
     summarize,
     usable_requests,
 )
@@ -113,6 +114,7 @@ def run_consecutive(
     run = BatchRun(plan, RunState(model), Scoreboard(scorer, model, usable, held_out), folder, usable)
     run.state.counts["skipped"] = len(skipped)
     run.state.seconds["scoring"] += time.perf_counter() - began
+    prepare_method(plan.method, run.state, tokenizer, hparams, progress)
     with ExitStack() as stack:
         run.trackers = open_trackers(trackers, folder, config, stack)
         if resume:

@@ -25,6 +25,7 @@ from easyedit_lifelong.lifelong.common import (
     hparams_values,
     now,
     open_trackers,
+    prepare_method,
     score_all,
     summarize,
 )
@@ -95,6 +96,7 @@ def run_lifelong(
     board = Scoreboard(scorer, model, requests, held_out)
     state = RunState(model)
     state.seconds["scoring"] += time.perf_counter() - started
+    prepare_method(method, state, tokenizer, hparams, progress)
     with ExitStack() as stack:
         reporting = open_trackers(trackers, folder, config, stack)
         for done, request in enumerate(requests, 1):

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.progress import Progress as Bar
 from rich.table import Table
 
 from easyedit_lifelong.covariance.corpus import check_obtainable, find_corpus
@@ -30,6 +27,7 @@ from easyedit_lifelong.hyperparams import find_hparams, read_hparams_file
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.session import load_hparams
 
 _SECONDS_BETWEEN_LINES = 30
@@ -117,7 +115,7 @@ def covariance_session(options: Options) -> None:
         )  # fmt: skip
         modules = layer_modules(model, layers, values.get("rewrite_module_tmp") or None)
         began = time.monotonic()
-        with _shown(console) as progress:
+        with count_progress(console, "collecting") as progress:
             moments = obtain_moments(
                 model, tokenizer, modules, stats_dir=folder, dataset=dataset, n_samples=n_samples, n_tokens=n_tokens,
                 dtype=dtype, seed=options.seed, context=options.context,
@@ -182,28 +180,6 @@ def _device(device: Any) -> Any:
 
 def _text_of(label: str) -> str:
     return "text sampled from the model itself" if label == "self-sampled" else label
-
-
-@contextlib.contextmanager
-def _shown(console: Console) -> Iterator[Callable[[int, int], None]]:
-    """Show progress: a bar where somebody watches, a line now and then where nobody does."""
-    if console.quiet or not console.is_terminal:
-        said = [time.monotonic()]
-
-        def line(done: int, total: int) -> None:
-            if done < total and time.monotonic() - said[0] > _SECONDS_BETWEEN_LINES:
-                said[0] = time.monotonic()
-                console.print(f"{done}/{total}", highlight=False)
-
-        yield line
-        return
-    columns = (
-        TextColumn("collecting"), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
-    with Bar(*columns, console=console) as bar:
-        task = bar.add_task("", total=1, visible=False)
-        yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)
 
 
 def _table(console: Console, moments: Mapping[str, SecondMoment], seconds: float) -> None:

@@ -5,20 +5,21 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.covariance import SecondMoment, obtain_moments, regularisation
+from easyedit_lifelong.covariance import SecondMoment, regularisation
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.check import check_model
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.facts import Fact, check_batch, prepare
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, score_norms, slack_of
+from easyedit_lifelong.methods.coachhook.moments import second_moments
 from easyedit_lifelong.methods.coachhook.passes import EditingPasses
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, CoachHookState, LayerUpdate
 from easyedit_lifelong.methods.coachhook.templates import Templates, context_templates
@@ -75,6 +76,7 @@ class CoachHookEditor:
         )
         self._moments = dict(moments) if moments is not None else None
         self._accumulated: dict[str, AccumulatedKeys] = {}
+        self._unedited: dict[str, Tensor | None] | None = None
         self.attached = True
         slack = slack_of(model.dtype)
         # Last, so that a model that can't be edited stays as it is.
@@ -159,15 +161,24 @@ class CoachHookEditor:
         Raises:
             EditError: there are batches already, or these belong to other layers.
         """
-        if self.state.batches or any(list(batch.layers) != self.state.paths for batch in batches):
-            raise EditError("batches can be restored onto the unedited model's same layers only")
-        for batch in batches:
-            self.state.batches.append(batch)
-            for path, update in batch.layers.items():
-                hook = self.hooks[path]
-                before = hook.weight.delta if hook.weight is not None else None
-                hook.set(update.added_to(before).to(_weight(self._modules[path]).device), 0.0, Mode.OFF)
-            self._settle()
+        if self.state.batches:
+            raise EditError("batches can be restored onto an unedited model only")
+        unedited = self._snapshot()
+        try:
+            for batch in batches:
+                if list(batch.layers) != self.state.paths:
+                    raise EditError("the batches belong to other layers")
+                self.state.batches.append(batch)
+                for path, update in batch.layers.items():
+                    hook = self.hooks[path]
+                    before = hook.weight.delta if hook.weight is not None else None
+                    hook.set(update.added_to(before).to(_weight(self._modules[path]).device), 0.0, Mode.OFF)
+                self._settle()
+        except BaseException:
+            self._restore(0, unedited)
+            raise
+        # Second moments may still have to be taken, of the unedited model.
+        self._unedited = unedited if self.hparams.wohk else None
 
     def _prepare(self, request: EditRequest) -> Fact:
         return prepare(self.tokenizer, request, self.state.templates, self.hparams, context_length(self.model))
@@ -221,15 +232,17 @@ class CoachHookEditor:
                 hook.set(delta, self.alphas[path], Mode.TEMPORARY if self.hparams.wohk else Mode.VALIDATED)
         return updates
 
-    def _lowered_alphas(self, passes: EditingPasses, facts: Sequence[Fact]) -> tuple[list[float], dict[str, float]]:
-        """Return each prompt's highest z-score in the last layer, and every layer's α after this batch.
+    def _lowered_alphas(
+        self, passes: EditingPasses, facts: Sequence[Fact]
+    ) -> tuple[list[float | None], dict[str, float]]:
+        """Return each prompt's highest z-score in the last layer (None without hooks), and every layer's α now.
 
         α falls to the smallest of the highest z-scores of the batch's prompts (section 3.2). They are
         taken in the unedited model, where an earlier layer's edit doesn't move a later layer's keys: so
         does the authors' code.
         """
         if self.hparams.wohk:
-            return [float("nan")] * len(facts), self.alphas
+            return [None] * len(facts), self.alphas
         with ExitStack() as stack:
             for hook in self.hooks.values():
                 stack.enter_context(hook.doing(Mode.OFF))
@@ -247,7 +260,7 @@ class CoachHookEditor:
                     "prompt's tokens with each other, and needs at least two that differ. Use a longer prompt."
                 )
             alphas[path] = min(self.alphas[path], float(highest.min()))
-        return highest.tolist(), alphas
+        return list(highest.tolist()), alphas
 
     def _prepare_solving(self) -> None:
         """Factor what the updates are solved with, before anything is changed."""
@@ -256,11 +269,9 @@ class CoachHookEditor:
             return
         hparams = self.hparams
         if self._moments is None:
-            self._moments = obtain_moments(
-                self.model, self.tokenizer, list(self._modules), stats_dir=hparams.stats_dir,
-                dataset=hparams.mom2_dataset, n_samples=hparams.mom2_n_samples, n_tokens=hparams.mom2_n_tokens,
-                dtype=hparams.mom2_dtype, seed=hparams.seed,
-            )  # fmt: skip
+            with self._without_edits():
+                self._moments = second_moments(self.model, self.tokenizer, hparams)
+            self._unedited = None
         for path in missing:
             statistic, weight = self._moments[path], _weight(self._modules[path])
             size = len(statistic.moment)
@@ -271,6 +282,25 @@ class CoachHookEditor:
             )  # fmt: skip
             for batch in self.state.batches:
                 self._accumulated[path].add(batch.layers[path].keys)
+
+    @contextmanager
+    def _without_edits(self) -> Iterator[None]:
+        """Have the unedited model inside, also where batches have been put back from a folder."""
+        with ExitStack() as stack:
+            for hook in self.hooks.values():
+                stack.enter_context(hook.doing(Mode.OFF))
+            edited = self._snapshot() if self._unedited else {}
+            try:
+                self._put_weights(self._unedited or {})
+                yield
+            finally:
+                self._put_weights(edited)
+
+    def _put_weights(self, weights: Mapping[str, Tensor | None]) -> None:
+        for path, weight in weights.items():
+            assert weight is not None
+            with torch.no_grad():
+                _weight(self._modules[path]).copy_(weight)
 
     def _settle(self) -> None:
         """Put what a batch came to in its place: validated hooks, or the weights."""

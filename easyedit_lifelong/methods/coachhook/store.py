@@ -30,6 +30,9 @@ from easyedit_lifelong.versions import package_versions
 INDEX = "coachhook.json"
 FORMAT_VERSION = 1
 
+_PARTS: dict[str, type] = {"model": str, "fingerprint": str, "settings": dict, "templates": list, "batches": list}
+_BATCH_PARTS: dict[str, type] = {"file": str, "case_ids": list, "alphas": dict}
+
 
 def save_state(model: Any, folder: Path) -> None:
     """Write a model's CoachHook batches; those that are there already aren't written again.
@@ -78,10 +81,14 @@ def load_state(model: Any, tokenizer: Any, hparams: CoachHookHyperParams, folder
             "(the fingerprints differ). Load the same, unedited model."
         )
     for name, before in index["settings"].items():
-        if getattr(hparams, name) != before:
-            raise RunError(f"{path}: was made with {name}={before!r}; now it is {getattr(hparams, name)!r}")
+        now = getattr(hparams, name, None)
+        if now != before:
+            raise RunError(f"{path}: was made with {name}={before!r}; now it is {now!r}")
     batches = [_load_batch(folder, entry) for entry in index["batches"]]
-    CoachHookEditor.on(model, tokenizer, hparams, templates=index["templates"]).restore(batches)
+    try:
+        CoachHookEditor.on(model, tokenizer, hparams, templates=index["templates"]).restore(batches)
+    except RuntimeError as error:  # tensors of other shapes, or an EditError
+        raise RunError(f"{path}: can't be put on this model: {error}. The state in {folder} isn't whole.") from error
 
 
 class CoachHookKeeper:
@@ -172,7 +179,14 @@ def _read_index(path: Path) -> dict[str, Any]:
         raise RunError(
             f"{path}: has format version {version}; this package knows versions up to {FORMAT_VERSION}. Update it."
         )
+    empty = index.get("batches") == []
+    if not empty and not (_holds(index, _PARTS) and all(_holds(entry, _BATCH_PARTS) for entry in index["batches"])):
+        raise RunError(f"{path}: isn't a whole CoachHook state; something is missing or of another kind")
     return index
+
+
+def _holds(record: Any, parts: dict[str, type]) -> bool:
+    return isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in parts.items())
 
 
 def _replace(path: Path, text: str) -> None:
