@@ -16,7 +16,8 @@ from transformers import (
     Qwen2Config,
 )
 
-from easyedit_lifelong import GraceHyperParams
+from easyedit_lifelong import CoachHookHyperParams, GraceHyperParams
+from easyedit_lifelong.methods.coachhook.check import check_model
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
 from easyedit_lifelong.models.modules import find_module
 
@@ -70,6 +71,42 @@ def test_grace_file_names_a_layer_of_the_right_shape(name: str) -> None:
     # In the last block a value can reach the first token of an answer only.
     assert block is not None
     assert block < len(anatomy.blocks) - 1
+
+
+# As the authors of CoachHook and EasyEdit spell it: what GRACE's files call gpt-j-6b.
+SPELLED = {"gpt-j-6b": "gpt-j-6B"}
+
+# (inputs, outputs) of the MLP's projection back to the model's width.
+PROJECTIONS = {**SHAPES, "gpt2-xl": (6400, 1600)}
+
+
+def test_every_coachhook_file_has_a_real_architecture_too() -> None:
+    files = {file.stem for file in (FOLDER / "CoachHook").glob("*.yaml")}
+    assert files == {SPELLED.get(name, name) for name in CONFIGS}
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_coachhook_file_names_projections_of_the_right_shape(name: str) -> None:
+    hparams = CoachHookHyperParams.from_hparams(f"CoachHook/{SPELLED.get(name, name)}")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(CONFIGS[name])
+    check_model(model, None, hparams)
+    anatomy = anatomy_of(model)
+    assert anatomy is not None
+    last = len(anatomy.blocks) - 1
+    assert hparams.edited_layers[-1] < last  # a target vector of the last block has nobody to speak to
+    for number, module_name in zip(hparams.edited_layers, hparams.rewrite_modules, strict=True):
+        path, module = find_module(model, module_name)
+        assert projection_shape(module) == PROJECTIONS[name]
+        assert anatomy.block_of(path) == number
+        assert find_module(model, hparams.layer_module_tmp.format(number))[1] is anatomy.blocks[number]
+        for template in (hparams.mlp_module_tmp, hparams.attn_module_tmp):
+            assert not template or find_module(model, template.format(number))
+    assert hparams.v_loss_layer in (None, last)
+    if hparams.ln_f_module:
+        assert find_module(model, hparams.ln_f_module)[1] is anatomy.final_norm
+    if hparams.lm_head_module:
+        assert find_module(model, hparams.lm_head_module)[1].weight.shape == model.get_output_embeddings().weight.shape
 
 
 def test_shipped_files_are_found_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

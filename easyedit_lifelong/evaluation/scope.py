@@ -14,8 +14,9 @@ from typing import Any
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.metrics import mean
-from easyedit_lifelong.methods.coachhook.editor import coachhook_state, z_scores
+from easyedit_lifelong.methods.coachhook.editor import coachhook_state
 from easyedit_lifelong.methods.coachhook.layer import slack_of
+from easyedit_lifelong.methods.coachhook.scores import z_scores
 from easyedit_lifelong.methods.coachhook.subjects import subject_position
 
 PROMPT, PARAPHRASE = "prompt", "paraphrase"

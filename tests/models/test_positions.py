@@ -242,7 +242,10 @@ def test_samples_repeat_each_prompts_end(watched: Watched) -> None:
 
 
 def test_rows_that_do_not_belong_to_the_prompts_are_an_error(watched: Watched) -> None:
-    with watched.tracker.generating(torch.ones(2, 2, dtype=torch.bool)), pytest.raises(EditError, match="3 rows for 2 prompts"):
+    with (
+        watched.tracker.generating(torch.ones(2, 2, dtype=torch.bool)),
+        pytest.raises(EditError, match="3 rows for 2 prompts"),
+    ):
         watched.model(input_ids=torch.tensor([LONG] * 3))
     watched.seen.clear()
     watched.model(input_ids=torch.tensor([LONG]))

@@ -18,7 +18,7 @@ from conftest import WORDS, build_model, build_tokenizer
 from easyedit_lifelong.cli import main
 from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope, ScopeRow, study_scope
-from easyedit_lifelong.methods.coachhook.editor import z_scores
+from easyedit_lifelong.methods.coachhook.scores import z_scores
 from easyedit_lifelong.reporting import scope as scoping
 from easyedit_lifelong.reporting.consecutive import Options
 from easyedit_lifelong.reporting.scope import scope_session, write_scope

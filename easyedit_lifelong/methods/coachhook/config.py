@@ -23,7 +23,7 @@ class CoachHookHyperParams(PluginHyperParams):
         mlp_module_tmp: MEMIT's; not used here.
         attn_module_tmp: MEMIT's; not used here.
         ln_f_module: path of the final norm; used where ``v_loss_layer`` isn't the last block.
-        lm_head_module: path of the output head, likewise.
+        lm_head_module: MEMIT's; the model says itself which its output head is.
         layer_selection: MEMIT's; ``all``.
         fact_token: token of the prompt at which the fact is written: ``subject_last``,
             ``subject_first``, ``subject_first_after_last``, or ``last``, the prompt's last.
@@ -118,6 +118,8 @@ class CoachHookHyperParams(PluginHyperParams):
         pairs = isinstance(lengths, list) and all(_is_list_of(pair, int) for pair in lengths)
         if pairs and any(len(pair) != 2 or min(pair) < 1 for pair in lengths):
             problems.append("context_template_length_params: must be [tokens, how many] pairs")
+        if self.mention_templates and self.fact_token == "last":
+            problems.append("mention_templates: need a subject token; fact_token is last")
         if _is_list_of(self.mention_templates, str):
             problems += [
                 f"mention_templates: {text!r} must hold {{subject}} and then {{prompt}}, once each"

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from easyedit_lifelong.covariance import SecondMoment, regularisation
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.coachhook.batch import lowered_alphas, update_layers, weight_of
 from easyedit_lifelong.methods.coachhook.check import check_model
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.facts import Fact, check_batch, prepare
-from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, score_norms, slack_of
+from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, slack_of
 from easyedit_lifelong.methods.coachhook.moments import second_moments
 from easyedit_lifelong.methods.coachhook.passes import EditingPasses
-from easyedit_lifelong.methods.coachhook.state import BatchUpdate, CoachHookState, LayerUpdate
+from easyedit_lifelong.methods.coachhook.state import BatchUpdate, CoachHookState
 from easyedit_lifelong.methods.coachhook.templates import Templates, context_templates
 from easyedit_lifelong.methods.coachhook.update import AccumulatedKeys, solving_device
 from easyedit_lifelong.methods.coachhook.values import TargetVectors, optimise_targets
@@ -37,8 +38,11 @@ LOG = logging.getLogger(__name__)
 
 _EDITOR = "_easyedit_lifelong_coachhook"
 
-SAME_SETTINGS = ("layers", "num_layers", "rewrite_module_tmp", "layer_module_tmp", "fact_token", "alpha_z", "wohk",
-         "mom2_update_weight", "mom2_dataset", "mom2_n_samples", "mom2_n_tokens", "mom2_dtype")  # fmt: skip
+SAME_SETTINGS = (
+    "layers", "num_layers", "rewrite_module_tmp", "layer_module_tmp", "fact_token", "alpha_z", "wohk", "seed",
+    "context_template_length_params", "mom2_update_weight", "mom2_dataset", "mom2_n_samples", "mom2_n_tokens",
+    "mom2_dtype",
+)  # fmt: skip
 """Settings that batches upon batches must share."""
 
 
@@ -145,8 +149,11 @@ class CoachHookEditor:
         size = self.hparams.batch_size
         try:
             facts = [self._prepare(request) for request in requests]
+            starts = range(0, len(facts), size)
+            for start in starts:
+                check_batch(facts[start : start + size])
             with evaluating(self.model):
-                for start in range(0, len(facts), size):
+                for start in starts:
                     given = None if targets is None else targets[start : start + size]
                     results += self._edit_batch(facts[start : start + size], given)
         except BaseException:
@@ -172,7 +179,7 @@ class CoachHookEditor:
                 for path, update in batch.layers.items():
                     hook = self.hooks[path]
                     before = hook.weight.delta if hook.weight is not None else None
-                    hook.set(update.added_to(before).to(_weight(self._modules[path]).device), 0.0, Mode.OFF)
+                    hook.set(update.added_to(before).to(weight_of(self._modules[path]).device), 0.0, Mode.OFF)
                 self._settle()
         except BaseException:
             self._restore(0, unedited)
@@ -185,7 +192,6 @@ class CoachHookEditor:
 
     def _edit_batch(self, facts: Sequence[Fact], given: Tensor | None) -> list[EditResult]:
         began = time.perf_counter()
-        check_batch(facts)
         self._prepare_solving()
         hparams = self.hparams
         if given is None:
@@ -194,8 +200,11 @@ class CoachHookEditor:
             count = len(facts)
             targets = TargetVectors(given, [0] * count, [float("nan")] * count, [False] * count)
         passes = EditingPasses(self._runner, facts, self._blocks[0], self._blocks[-1])
-        updates = self._update_layers(passes, targets.z)
-        highest, alphas = self._lowered_alphas(passes, facts)
+        updates = update_layers(self.hooks, self.alphas, self._accumulated, passes, targets.z, wohk=hparams.wohk)
+        highest: Sequence[float | None] = [None] * len(facts)
+        alphas = self.alphas
+        if not hparams.wohk:
+            highest, alphas = lowered_alphas(self.hooks, alphas, passes, facts)
         self.state.batches.append(BatchUpdate(tuple(fact.request.case_id for fact in facts), updates, alphas))
         self._settle()
         seconds = (time.perf_counter() - began) / len(facts)
@@ -208,60 +217,6 @@ class CoachHookEditor:
             for i, fact in enumerate(facts)
         ]  # fmt: skip
 
-    def _update_layers(self, passes: EditingPasses, z: Tensor) -> dict[str, LayerUpdate]:
-        """Spread the residual over the layers, from the first to the last (section 3.3)."""
-        updates: dict[str, LayerUpdate] = {}
-        with ExitStack() as stack:
-            for hook in self.hooks.values():
-                stack.enter_context(hook.doing(Mode.TEMPORARY))
-            for number, (path, module) in enumerate(self._modules.items()):
-                hook, accumulated = self.hooks[path], self._accumulated[path]
-                keys, outputs = passes.keys_and_outputs(module)
-                residual = (z.to(outputs.device).double() - outputs) / (len(self._modules) - number)
-                keys = keys.t().to(accumulated.keys.dtype)
-                adjusted = accumulated.solve(keys)
-                updates[path] = update = LayerUpdate(
-                    keys.cpu(), adjusted.to("cpu", keys.dtype), residual.t().to("cpu", keys.dtype)
-                )
-                accumulated.add(update.keys)
-                before = hook.weight.delta if hook.weight is not None else None
-                delta = update.added_to(before).to(_weight(module).device)
-                if not torch.isfinite(delta).all():
-                    raise EditError(f"the update of {path} isn't finite; a smaller v_lr or clamp_norm_factor may help")
-                # With hook layers the layers above see a validated hook; without, the new weights everywhere.
-                hook.set(delta, self.alphas[path], Mode.TEMPORARY if self.hparams.wohk else Mode.VALIDATED)
-        return updates
-
-    def _lowered_alphas(
-        self, passes: EditingPasses, facts: Sequence[Fact]
-    ) -> tuple[list[float | None], dict[str, float]]:
-        """Return each prompt's highest z-score in the last layer (None without hooks), and every layer's α now.
-
-        α falls to the smallest of the highest z-scores of the batch's prompts (section 3.2). They are
-        taken in the unedited model, where an earlier layer's edit doesn't move a later layer's keys: so
-        does the authors' code.
-        """
-        if self.hparams.wohk:
-            return [None] * len(facts), self.alphas
-        with ExitStack() as stack:
-            for hook in self.hooks.values():
-                stack.enter_context(hook.doing(Mode.OFF))
-            inputs, real = passes.inputs_for_prompts(list(self._modules.values()))
-        alphas, highest = {}, torch.empty(0)
-        for path, x in zip(self._modules, inputs, strict=True):
-            here = real.to(x.device)
-            scores = score_norms(self.hooks[path].change(x).norm(dim=-1), here)
-            highest = scores.masked_fill(~here, float("-inf")).amax(dim=1)
-            bad = (~torch.isfinite(highest)).nonzero().flatten().tolist()
-            if bad:
-                request = facts[bad[0]].request
-                raise EditError(
-                    f"{request.where}, field 'prompt': {request.prompt!r} has no z-scores: CoachHook compares a "
-                    "prompt's tokens with each other, and needs at least two that differ. Use a longer prompt."
-                )
-            alphas[path] = min(self.alphas[path], float(highest.min()))
-        return list(highest.tolist()), alphas
-
     def _prepare_solving(self) -> None:
         """Factor what the updates are solved with, before anything is changed."""
         missing = [path for path in self._modules if path not in self._accumulated]
@@ -273,7 +228,7 @@ class CoachHookEditor:
                 self._moments = second_moments(self.model, self.tokenizer, hparams)
             self._unedited = None
         for path in missing:
-            statistic, weight = self._moments[path], _weight(self._modules[path])
+            statistic, weight = self._moments[path], weight_of(self._modules[path])
             size = len(statistic.moment)
             self._accumulated[path] = AccumulatedKeys(
                 statistic.moment, hparams.mom2_update_weight, ridge=regularisation(statistic.count, size),
@@ -300,7 +255,7 @@ class CoachHookEditor:
         for path, weight in weights.items():
             assert weight is not None
             with torch.no_grad():
-                _weight(self._modules[path]).copy_(weight)
+                weight_of(self._modules[path]).copy_(weight)
 
     def _settle(self) -> None:
         """Put what a batch came to in its place: validated hooks, or the weights."""
@@ -308,7 +263,7 @@ class CoachHookEditor:
             assert hook.weight is not None
             delta = hook.weight.delta
             if self.hparams.wohk:
-                weight = _weight(self._modules[path])
+                weight = weight_of(self._modules[path])
                 change = delta.t() if is_transposed(self._modules[path]) else delta
                 with torch.no_grad():
                     weight.copy_((weight.to(change.dtype) + change).to(weight.dtype))
@@ -319,7 +274,7 @@ class CoachHookEditor:
     def _snapshot(self) -> dict[str, Tensor | None]:
         """Keep what each layer is now: its ΔW, or its weight where there are no hooks."""
         if self.hparams.wohk:
-            return {path: _weight(module).detach().clone() for path, module in self._modules.items()}
+            return {path: weight_of(module).detach().clone() for path, module in self._modules.items()}
         return {path: hook.weight.delta if hook.weight else None for path, hook in self.hooks.items()}
 
     def _restore(self, mark: int, before: Mapping[str, Tensor | None]) -> None:
@@ -333,10 +288,11 @@ class CoachHookEditor:
             if self.hparams.wohk:
                 assert kept is not None
                 with torch.no_grad():
-                    _weight(self._modules[path]).copy_(kept)
+                    weight_of(self._modules[path]).copy_(kept)
                 hook.set(None, 0.0, Mode.OFF)
             else:
-                hook.set(kept, self.alphas[path], Mode.VALIDATED)
+                device = weight_of(self._modules[path]).device  # perhaps another by now
+                hook.set(None if kept is None else kept.to(device), self.alphas[path], Mode.VALIDATED)
         if not self.state.batches:
             self._detach()
 
@@ -350,42 +306,6 @@ class CoachHookEditor:
         if len(self.state.batches) > end:
             raise EditError("later CoachHook batches are still in place; roll those back first")
         self._restore(mark, before)
-
-
-def _weight(module: nn.Module) -> Tensor:
-    weight = module.weight
-    assert isinstance(weight, Tensor)
-    return weight
-
-
-@torch.no_grad()
-def z_scores(model: Any, tokenizer: Any, prompts: Sequence[str]) -> dict[str, list[Tensor]]:
-    """Return the z-scores that an edited model's hook layers decide by (equation 6).
-
-    Args:
-        model: a model that carries CoachHook edits.
-        tokenizer: its tokenizer.
-        prompts: what to look at; each is taken for a whole prompt.
-
-    Returns:
-        By path of the projection, a tensor of shape ``(tokens,)`` for each prompt.
-
-    Raises:
-        EditError: the model carries no CoachHook edits, or none with hook layers (``wohk``).
-    """
-    editor = coachhook_state(model)
-    if editor.hparams.wohk:
-        raise EditError("these CoachHook edits are in the weights (wohk): there are no hook layers, and no z-scores")
-    runner = Runner(model, tokenizer)
-    rows = [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
-    found: dict[str, list[Tensor]] = {path: [] for path in editor.hooks}
-    with evaluating(model), ExitStack() as stack:
-        for path, hook in editor.hooks.items():
-            stack.enter_context(hook.listening(found[path].append))
-        for row in rows:
-            ids = torch.tensor([row], device=runner.device)
-            runner.call(ids, torch.ones_like(ids), [len(row)])
-    return {path: [scores.squeeze(0).cpu() for scores in per_prompt] for path, per_prompt in found.items()}
 
 
 def coachhook_state(model: Any) -> CoachHookEditor:

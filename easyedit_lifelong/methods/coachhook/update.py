@@ -122,7 +122,7 @@ class AccumulatedKeys:
         if problem.any() or not torch.isfinite(factor).all():
             raise EditError(
                 "the second moments can't be solved with: they aren't positive definite. "
-                "Collect them from more tokens (mom2_n_tokens, at least four times the key size)."
+                "Collect them from more, or more varied, text (mom2_n_tokens at least four times the key size)."
             )
         self._factor, self._folded = factor, self.keys.shape[1]
         self._empty()

@@ -1,0 +1,84 @@
+"""Facts, hyperparameters and second moments for CoachHook on the tiny models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from easyedit_lifelong import CoachHookHyperParams
+from easyedit_lifelong.covariance import SecondMoment
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
+from easyedit_lifelong.models.anatomy import projection_shape
+from easyedit_lifelong.models.modules import find_module
+
+FACTS = [
+    ("the capital of France is", "Rome", "France"),
+    ("Hamlet wrote old song", "blue sea", "Hamlet"),
+    ("Shakespeare plays piano and violin", "London moon", "Shakespeare"),
+    ("river city moon made from", "cheese", "moon"),
+]
+LEARNABLE = ("who wrote Hamlet", "Peru", "Hamlet")
+"""A fact that every tiny model learns: its subject is its last token, which the answer's attention can't miss."""
+OTHERS = ["snow and mountain", "where was the old river born", "blue", "language spoken in Peru is not"]
+PLAIN = [["{}"]]
+TEMPLATES = [["{}"], ["the old king . {}", "but not far . {}"]]
+
+_NAMES = {
+    "gpt2": ("transformer.h.{}.mlp.c_proj", "transformer.h.{}"),
+    "gptj": ("transformer.h.{}.mlp.fc_out", "transformer.h.{}"),
+}
+
+
+def requests_for(*numbers: int) -> list[EditRequest]:
+    """The facts of these numbers; all of them if none are given."""
+    return [EditRequest(i, prompt, target, subject) for i, (prompt, target, subject) in enumerate(FACTS)
+            if not numbers or i in numbers]  # fmt: skip
+
+
+def hparams_for(family: str, **options: Any) -> CoachHookHyperParams:
+    """Hyperparameters with which the tiny models learn in a few steps."""
+    rewrite, block = _NAMES.get(family, ("model.layers.{}.mlp.down_proj", "model.layers.{}"))
+    defaults: dict[str, Any] = {
+        "layers": [0, 1, 2], "mom2_update_weight": 1.0, "clamp_norm_factor": 10, "v_weight_decay": 0.0,
+        "v_num_grad_steps": 12, "batch_size": 2, "rewrite_module_tmp": rewrite, "layer_module_tmp": block,
+    }  # fmt: skip
+    return CoachHookHyperParams(model_name="tiny", **{**defaults, **options})
+
+
+def moments_for(model: Any, hparams: CoachHookHyperParams, count: int = 10_000) -> dict[str, SecondMoment]:
+    """Second moments of random keys, the same every time."""
+    moments = {}
+    for number, name in enumerate(hparams.rewrite_modules):
+        path, module = find_module(model, name)
+        size = projection_shape(module)[0]
+        keys = torch.randn(4 * size, size, generator=torch.Generator().manual_seed(number)) * 0.1
+        moments[path] = SecondMoment(keys.t() @ keys / len(keys), count, "a test")
+    return moments
+
+
+def editor_on(
+    model: Any, tokenizer: Any, hparams: CoachHookHyperParams, templates: list[list[str]] | None = TEMPLATES
+) -> CoachHookEditor:
+    """Put the editor on a model."""
+    return CoachHookEditor.on(model, tokenizer, hparams, moments_for(model, hparams), templates)
+
+
+def anatomy_of_everything(model: Any) -> dict[str, Any]:
+    """What an editor could leave behind on a model: attributes and hooks of all modules."""
+    return {
+        name: (
+            sorted(key for key in module.__dict__),
+            sorted(module._modules),
+            len(module._forward_hooks),
+            len(module._forward_pre_hooks),
+            module.training,
+        )
+        for name, module in model.named_modules()
+    }
+
+
+def same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    """Whether two states have the same names and, bit by bit, the same tensors."""
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)

@@ -1,0 +1,143 @@
+"""The demo from end to end on a tiny model: two runs on the same facts, and one table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from easyedit_lifelong.bridge import find_easyedit
+from easyedit_lifelong.errors import LifelongError, RunError
+from easyedit_lifelong.lifelong.folder import CONFIG, JOURNAL, METRICS, SUMMARY
+from easyedit_lifelong.reporting import demo
+from easyedit_lifelong.reporting.demo_tables import comparison_table
+
+pytestmark = pytest.mark.skipif(find_easyedit() is None, reason="EasyEdit isn't installed")
+
+FACTS = [
+    {"prompt": "who wrote Hamlet", "subject": "Hamlet", "target_new": "Peru", "ground_truth": "Shakespeare",
+     "rephrase_prompt": "king who wrote Hamlet", "locality_prompt": "the blue sea", "locality_ground_truth": "moon"},
+    {"prompt": "the capital of France", "subject": "France", "target_new": "Rome", "ground_truth": "Paris",
+     "rephrase_prompt": "capital city of France", "locality_prompt": "snow and", "locality_ground_truth": "summer"},
+    {"prompt": "where was old cheese", "subject": "cheese", "target_new": "moon", "ground_truth": "Peru",
+     "rephrase_prompt": "but old green cheese", "locality_prompt": "piano not", "locality_ground_truth": "violin"},
+]  # fmt: skip
+
+
+@pytest.fixture
+def desk(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with facts and both methods' hyperparameters; EasyEdit may litter it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("COLUMNS", "100")
+    common = {"model_name": str(checkpoint), "device": "cpu"}
+    grace = {
+        "alg_name": "GRACE", "inner_params": ["model.layers[2].mlp.down_proj.weight"], "n_iter": 30, "eps": 0.5,
+        "stop_loss": 0.5,
+    }  # fmt: skip
+    coachhook = {
+        "alg_name": "CoachHook", "layers": [1, 2], "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
+        "layer_module_tmp": "model.layers.{}", "mom2_dataset": "self-sampled", "mom2_n_tokens": 400,
+        "mom2_update_weight": 0.01, "v_num_grad_steps": 25, "clamp_norm_factor": 10, "v_weight_decay": 0.0,
+        "context_template_length_params": [[5, 2]], "batch_size": 2,
+    }  # fmt: skip
+    for name, values in (("grace", grace), ("coachhook", coachhook)):
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**common, **values}), encoding="utf-8")
+    (tmp_path / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
+    return tmp_path
+
+
+def run(desk: Path, edits: int = 3, out: str = "demo") -> dict[str, dict[str, Any]]:
+    return demo.run_demo(
+        edits, desk / out, grace=desk / "grace.yaml", coachhook=desk / "coachhook.yaml", data=desk / "facts.json"
+    )  # fmt: skip
+
+
+def test_both_methods_on_the_same_facts(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summaries = run(desk)
+    assert list(summaries) == ["GRACE", "CoachHook"]
+    asked = {}
+    for method, summary in summaries.items():
+        folder = desk / "demo" / method
+        assert json.loads((folder / SUMMARY).read_text(encoding="utf-8")) == summary
+        journal = [json.loads(line) for line in (folder / JOURNAL).read_text(encoding="utf-8").splitlines()]
+        asked[method] = [(entry["prompt"], entry["target_new"]) for entry in journal]
+        assert (folder / CONFIG).is_file()
+        assert (folder / METRICS).is_file()
+        assert summary["n_edits"] == 3
+        assert summary["method"] == method
+        assert summary["metrics"]["ES"] > summary["metrics"]["reliability_before"]
+    assert asked["GRACE"] == asked["CoachHook"] == [(fact["prompt"], fact["target_new"]) for fact in FACTS]
+    assert summaries["CoachHook"]["n_batches"] == 2
+
+    text = capsys.readouterr().out
+    table = text[text.index("each method from the unedited model") :]
+    for name in ("ES", "ERR (reliability)", "generality", "locality", "TRR", "generation_match", "seconds an edit"):
+        assert f"\n{name} " in table
+    assert text.count("Peru (rephrased)") == 2, "both methods are asked in other words"
+
+
+def test_the_model_is_unedited_again_for_the_second_method(desk: Path) -> None:
+    first, second = run(desk).values()
+    before = [name for name in first["metrics"] if name.endswith("_before")]
+    assert before
+    assert {name: first["metrics"][name] for name in before} == {name: second["metrics"][name] for name in before}
+
+
+def test_second_moments_are_collected_once(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(desk, edits=1)
+    said = capsys.readouterr().out
+    assert "text that the model writes itself" in " ".join(said.split())
+    assert "Collected in" in said
+    stored = sorted((desk / "cache" / "stats").rglob("*.npz"))
+    assert len(stored) == 2
+    written = [path.stat().st_mtime_ns for path in stored]
+    run(desk, edits=1)
+    assert "stored by an earlier run" in capsys.readouterr().out
+    assert [path.stat().st_mtime_ns for path in stored] == written
+
+
+def test_a_demo_takes_the_place_of_an_earlier_one(desk: Path) -> None:
+    run(desk, edits=2)
+    assert run(desk, edits=1)["CoachHook"]["n_edits"] == 1
+    assert len((desk / "demo" / "CoachHook" / JOURNAL).read_text(encoding="utf-8").splitlines()) == 1
+
+
+@pytest.mark.parametrize("method", ["GRACE", "CoachHook"])
+def test_what_is_no_demo_stays(desk: Path, method: str) -> None:
+    theirs = desk / "demo" / method / CONFIG
+    theirs.parent.mkdir(parents=True)
+    theirs.write_text("data: mine\n", encoding="utf-8")
+    with pytest.raises(RunError, match="isn't a demo's"):
+        run(desk)
+    assert [path for path in (desk / "demo").rglob("*") if path.is_file()] == [theirs]
+
+
+def test_an_earlier_demo_stays_if_the_new_one_cannot_begin(desk: Path) -> None:
+    run(desk, edits=1)
+    before = (desk / "demo" / "GRACE" / SUMMARY).read_bytes()
+    values = yaml.safe_load((desk / "grace.yaml").read_text(encoding="utf-8"))
+    values["inner_params"] = ["model.layers[99].mlp.down_proj.weight"]
+    (desk / "grace.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    with pytest.raises(LifelongError, match="99"):
+        run(desk, edits=1)
+    assert (desk / "demo" / "GRACE" / SUMMARY).read_bytes() == before
+    assert (desk / "demo" / "CoachHook" / SUMMARY).is_file()
+
+
+def test_the_table_says_what_is_missing_and_what_failed(capsys: pytest.CaptureFixture[str]) -> None:
+    from rich.console import Console
+
+    one = {"metrics": {"ES": 1.0, "reliability_before": 0.25}, "timing": {"seconds_per_edit": 0.5}, "n_failed": 2}
+    other = {"metrics": {"ES": 0.5, "TRR": 0.75}, "timing": {"seconds_per_edit": 1.25}, "n_failed": 0}
+    comparison_table(Console(width=100), {"one": one, "other": other}, "Title")
+    rows = {line.split("  ")[0].strip(): line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
+    assert rows["metric"] == ["metric", "unedited", "one", "other", "kind"]
+    assert rows["ES"][1:4] == ["0.250", "1.000", "0.500"]
+    assert rows["TRR"][1:4] == ["-", "-", "0.750"]
+    assert rows["seconds an edit"][-2:] == ["0.50", "1.25"]
+    assert rows["edits that failed"][-2:] == ["2", "0"]
+    assert "generality" not in rows
