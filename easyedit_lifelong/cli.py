@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo", parents=[common], help="edit SmolLM2-135M with sample facts, by GRACE and by CoachHook, side by side"
     )
-    demo.add_argument("--edits", type=_positive, default=50, help="how many facts each edits (default 50)")
+    demo.add_argument("--edits", type=_positive, default=20, help="how many facts each edits (default 20)")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="where results go (default runs/demo)")
     demo.set_defaults(run=_demo)
 

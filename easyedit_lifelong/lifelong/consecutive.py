@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -99,6 +100,9 @@ def run_consecutive(
     if eval_every is not None and eval_every < 1:
         raise HyperParameterError(f"eval_every: {eval_every} is less than 1")
     plan.check(out, resume)
+    if getattr(hparams, "batch_size", size) != size:  # the method cuts batches of its own by it
+        hparams = dataclasses.replace(hparams, batch_size=size)
+        plan = dataclasses.replace(plan, hparams=hparams)
     check_run(requests, trackers, out)
     scorer = Scorer(tokenizer)
     check_fit([], scorer, model, held_out)
@@ -115,6 +119,8 @@ def run_consecutive(
     run.state.counts["skipped"] = len(skipped)
     run.state.seconds["scoring"] += time.perf_counter() - began
     prepare_method(plan.method, run.state, tokenizer, hparams, progress)
+    if folder and not resume:  # only now: what can't be prepared leaves the folder free for another try
+        folder.write_config({"schema_version": SCHEMA_VERSION, **config, "started": now()})
     with ExitStack() as stack:
         run.trackers = open_trackers(trackers, folder, config, stack)
         if resume:
@@ -138,9 +144,7 @@ def _open(out: Path | str | None, config: dict[str, Any], resume: bool) -> RunFo
         return None
     if resume:
         return RunFolder.reopen(out, {"schema_version": SCHEMA_VERSION, **config})
-    folder = RunFolder(out, resumable=True)
-    folder.write_config({"schema_version": SCHEMA_VERSION, **config, "started": now()})
-    return folder
+    return RunFolder(out, resumable=True)
 
 
 def _weights(model: Any) -> str | None:

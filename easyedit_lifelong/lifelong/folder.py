@@ -22,8 +22,8 @@ SCHEMA_VERSION = 1
 CONFIG, JOURNAL, METRICS, SUMMARY = "config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json"
 STATE = "state"
 
-_MAY_CHANGE = ("started", "hparams.device", "hparams.model_parallel")
-"""What a resumed run may be asked to do otherwise: where it computes."""
+_MAY_CHANGE = ("started", "data", "hparams.device", "hparams.model_parallel")
+"""What a resumed run may be asked otherwise: where it computes, and how its data is named (a digest counts)."""
 
 
 def check_free(path: Path | str, *, resumable: bool = False) -> Path:

@@ -91,12 +91,12 @@ def run_lifelong(
         "eval_every": eval_every, "only_errors": only_errors, "hparams": hparams_values(hparams),
     }  # fmt: skip
     started = time.perf_counter()
-    if folder:
-        folder.write_config({"schema_version": SCHEMA_VERSION, **config, "started": now()})
     board = Scoreboard(scorer, model, requests, held_out)
     state = RunState(model)
     state.seconds["scoring"] += time.perf_counter() - started
     prepare_method(method, state, tokenizer, hparams, progress)
+    if folder:  # only now: what can't be prepared leaves the folder free for another try
+        folder.write_config({"schema_version": SCHEMA_VERSION, **config, "started": now()})
     with ExitStack() as stack:
         reporting = open_trackers(trackers, folder, config, stack)
         for done, request in enumerate(requests, 1):

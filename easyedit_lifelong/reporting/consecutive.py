@@ -120,7 +120,11 @@ def hyperparameters(options: Options) -> Any:
     for option in given:
         if FIELDS[option] not in known:
             raise HyperParameterError(f"--{option}: {hparams.alg_name} has no hyperparameter {FIELDS[option]!r}")
-    return dataclasses.replace(hparams, **{FIELDS[option]: value for option, value in given.items()})
+    try:
+        return dataclasses.replace(hparams, **{FIELDS[option]: value for option, value in given.items()})
+    except HyperParameterError as error:
+        said = ", ".join(f"--{option} {value}" for option, value in given.items())
+        raise HyperParameterError(f"{error} (with {said} in place of the file's)") from error
 
 
 def load_any_hparams(name_or_path: str | Path) -> Any:

@@ -30,8 +30,6 @@ from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.session import load_hparams
 
-_SECONDS_BETWEEN_LINES = 30
-
 
 def parse_layers(text: str) -> list[int]:
     """Return the layers that ``3-7,9`` means.
