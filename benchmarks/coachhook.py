@@ -211,7 +211,9 @@ def hyperparameters(options: argparse.Namespace) -> CoachHookHyperParams:
     if options.layers:
         changes["num_layers"] = None
     hparams = CoachHookHyperParams.from_hparams(options.hparams)
-    return dataclasses.replace(hparams, batch_size=options.bsz, v_stop_loss=STOP_LOSS, wohk=False, **changes)
+    # What the authors' code has not, off on our side as well.
+    paper = {"mention_templates": [], "alpha_model": "unedited", "context_template_length_params": [[10, 5]]}
+    return dataclasses.replace(hparams, batch_size=options.bsz, v_stop_loss=STOP_LOSS, wohk=False, **paper, **changes)
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -28,10 +28,11 @@ LOG = logging.getLogger(__name__)
 
 
 class Progress(Protocol):
-    """Hears of every request as it is dealt with, and of every scoring."""
+    """Hears of every request as it is dealt with, and of every scoring.
 
-    def prepared(self, done: int, total: int) -> None:
-        """So much of what the method needs before its first edit is there."""
+    A method ``prepared(done, total)``, if there is one, hears how much of what the editing method needs
+    before its first edit is there.
+    """
 
     def edited(self, done: int, scores: Mapping[str, float]) -> None:
         """``done`` requests have been dealt with; ``scores`` are the latest."""
@@ -127,7 +128,8 @@ def prepare_method(
     """Have the method compute what it needs before its first edit, and note how long that took."""
     if method.prepare is not None:
         began = time.perf_counter()
-        method.prepare(state.model, tokenizer, hparams, None if progress is None else progress.prepared)
+        # Who only wants to hear of edits needn't listen to this.
+        method.prepare(state.model, tokenizer, hparams, getattr(progress, "prepared", None))
         state.seconds["preparing"] += time.perf_counter() - began
 
 

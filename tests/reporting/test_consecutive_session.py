@@ -125,8 +125,8 @@ def test_coachhooks_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (hparams.alg_name, hparams.model_name) == ("CoachHook", "smollm2-135m")
     assert (hparams.stats_dir, hparams.batch_size, hparams.mom2_update_weight) == ("x", 5, 20.0)
     assert (hparams.alpha_z, hparams.num_layers, hparams.wohk) == (1.5, 2, True)
-    with pytest.raises(HyperParameterError, match="num_layers: 7 is more than"):
-        hyperparameters(Options(given={"num_layers": 7}))
+    with pytest.raises(HyperParameterError, match="num_layers: 9 is more than"):
+        hyperparameters(Options(given={"num_layers": 9}))
 
 
 @pytest.mark.parametrize("option", ["mom2_update_weight", "alpha_z", "num_layers", "wohk", "stats_dir"])

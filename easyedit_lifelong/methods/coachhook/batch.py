@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
@@ -63,41 +64,62 @@ def update_layers(
 
 
 def lowered_alphas(
-    hooks: Mapping[str, HookLayer], alphas: Mapping[str, float], passes: EditingPasses, facts: Sequence[Fact]
+    hooks: Mapping[str, HookLayer],
+    alphas: Mapping[str, float],
+    passes: EditingPasses,
+    facts: Sequence[Fact],
+    *,
+    edited: bool,
 ) -> tuple[list[float], dict[str, float]]:
     """Return each prompt's highest z-score in the last layer, and every layer's α after the batch.
 
-    α falls to the smallest of the highest z-scores of the batch's prompts (section 3.2). They are taken
-    in the unedited model, where an earlier layer's edit doesn't move a later layer's keys: so does the
-    authors' code.
+    α falls to the smallest of the highest z-scores of the batch's prompts (section 3.2). The authors' code
+    takes them in the unedited model. With several layers that isn't what a hook layer meets later: the
+    layers below, acting, move its keys. So they can be taken as the edited model will compute them, where
+    each layer's new α decides what the layers above see.
 
     Args:
-        hooks: the hook layers by path, with the batch's ΔW.
+        hooks: the hook layers by path, from the first to the last, with the batch's ΔW.
         alphas: each one's α so far.
         passes: of the batch's prompts.
         facts: the batch.
+        edited: whether to take the z-scores in the edited model.
 
     Raises:
         EditError: a prompt's tokens can't be told apart.
     """
-    with ExitStack() as stack:
-        for hook in hooks.values():
-            stack.enter_context(hook.doing(Mode.OFF))
-        inputs, real = passes.inputs_for_prompts([hook.module for hook in hooks.values()])
-    lowered, highest = {}, torch.empty(0)
-    for (path, hook), keys in zip(hooks.items(), inputs, strict=True):
-        here = real.to(keys.device)
-        scores = score_norms(hook.change(keys).norm(dim=-1), here)
-        highest = scores.masked_fill(~here, float("-inf")).amax(dim=1)
-        bad = (~torch.isfinite(highest)).nonzero().flatten().tolist()
+    lowered = dict(alphas)
+    highest: dict[str, Tensor] = {}
+
+    def lower(path: str, scores: Tensor) -> None:
+        highest[path] = scores.nan_to_num(nan=float("-inf")).amax(dim=1)
+        bad = (~torch.isfinite(highest[path])).nonzero().flatten().tolist()
         if bad:
             request = facts[bad[0]].request
             raise EditError(
                 f"{request.where}, field 'prompt': {request.prompt!r} has no z-scores: CoachHook compares a "
                 "prompt's tokens with each other, and needs at least two that differ. Use a longer prompt."
             )
-        lowered[path] = min(alphas[path], float(highest.min()))
-    return list(highest.tolist()), lowered
+        lowered[path] = min(alphas[path], float(highest[path].min()))
+
+    def lower_at_once(path: str, scores: Tensor) -> None:
+        lower(path, scores)
+        weight = hooks[path].weight
+        assert weight is not None
+        weight.alpha.fill_(lowered[path])
+
+    with ExitStack() as stack:
+        for path, hook in hooks.items():
+            stack.enter_context(hook.doing(Mode.VALIDATED if edited else Mode.OFF))
+            if edited:
+                stack.enter_context(hook.listening(functools.partial(lower_at_once, path)))
+        inputs, real = passes.inputs_for_prompts([hook.module for hook in hooks.values()])
+    if not edited:
+        for (path, hook), keys in zip(hooks.items(), inputs, strict=True):
+            here = real.to(keys.device)
+            lower(path, score_norms(hook.change(keys).norm(dim=-1), here).masked_fill(~here, float("nan")))
+    last = list(hooks)[-1]
+    return list(highest[last].tolist()), lowered
 
 
 def weight_of(module: nn.Module) -> Tensor:

@@ -47,12 +47,15 @@ class CoachHookHyperParams(PluginHyperParams):
         mom2_dtype: MEMIT's name of the statistics' dtype.
         stats_dir: folder of the statistics; None for this package's own cache.
         alpha_z: z-score α at which a validated hook swaps at first; it only falls (section 3.2).
+        alpha_model: the model in which a batch's z-scores are taken when α falls: ``unedited``, as the
+            authors' code does, or ``edited``, as the prompts will be decided on from then on.
         wohk: write into the weights, without hook layers.
     """
 
     ALG_NAME: ClassVar[str] = "CoachHook"
     CHOICES: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "fact_token": ("subject_last", "subject_first", "subject_first_after_last", "last"),
+        "alpha_model": ("unedited", "edited"),
         "layer_selection": ("all",),
         "mom2_adjustment": (True,),
         "mom2_dtype": ("float32", "float64"),
@@ -90,6 +93,7 @@ class CoachHookHyperParams(PluginHyperParams):
     mom2_dtype: str = "float32"
     stats_dir: str | None = None
     alpha_z: float = 2.2
+    alpha_model: str = "unedited"
     wohk: bool = False
 
     @property

@@ -39,8 +39,8 @@ LOG = logging.getLogger(__name__)
 _EDITOR = "_easyedit_lifelong_coachhook"
 
 SAME_SETTINGS = (
-    "layers", "num_layers", "rewrite_module_tmp", "layer_module_tmp", "fact_token", "alpha_z", "wohk", "seed",
-    "context_template_length_params", "mom2_update_weight", "mom2_dataset", "mom2_n_samples", "mom2_n_tokens",
+    "layers", "num_layers", "rewrite_module_tmp", "layer_module_tmp", "fact_token", "alpha_z", "alpha_model", "wohk",
+    "seed", "context_template_length_params", "mom2_update_weight", "mom2_dataset", "mom2_n_samples", "mom2_n_tokens",
     "mom2_dtype",
 )  # fmt: skip
 """Settings that batches upon batches must share."""
@@ -204,7 +204,7 @@ class CoachHookEditor:
         highest: Sequence[float | None] = [None] * len(facts)
         alphas = self.alphas
         if not hparams.wohk:
-            highest, alphas = lowered_alphas(self.hooks, alphas, passes, facts)
+            highest, alphas = lowered_alphas(self.hooks, alphas, passes, facts, edited=hparams.alpha_model == "edited")
         self.state.batches.append(BatchUpdate(tuple(fact.request.case_id for fact in facts), updates, alphas))
         self._settle()
         seconds = (time.perf_counter() - began) / len(facts)

@@ -140,7 +140,7 @@ class HookLayer:
 
     @contextlib.contextmanager
     def listening(self, listener: Callable[[Tensor], None]) -> Iterator[None]:
-        """Let somebody hear the z-scores of the passes inside, shape ``(rows, tokens)``."""
+        """Let somebody hear the z-scores of the passes inside, ``(rows, tokens)``, before they are decided on."""
         self._listener = listener
         try:
             yield
