@@ -182,22 +182,21 @@ def _text_of(label: str) -> str:
 
 def _table(console: Console, moments: Mapping[str, SecondMoment], seconds: float) -> None:
     table = Table(box=None, pad_edge=False)
-    for header in ("layer", "key size", "tokens", "seconds", "file"):
-        number = header in ("key size", "tokens", "seconds")
-        table.add_column(header, justify="right" if number else "left", overflow="fold")
+    table.add_column("layer", no_wrap=True)
+    for header in ("key size", "tokens", "seconds"):
+        table.add_column(header, justify="right")
     for module, moment in moments.items():
         sidecar = read_sidecar(Path(moment.source))
         spent = f"{sidecar['seconds']:.1f}" if sidecar else "published"
         d = len(moment.moment)
-        table.add_row(module, str(d), str(moment.count), spent, Path(moment.source).name)
+        table.add_row(module, str(d), str(moment.count), spent)
     console.print(table)
     few = [len(m.moment) for m in moments.values() if regularisation(m.count, len(m.moment))]
     if few:
         console.print(
-            f"Few tokens for a key size of {max(few)}: editors will regularise. Four times the key size is enough.",
+            f"Few tokens for a key size of {max(few)}: editors will regularise. Four times the key size needs none; "
+            "more tokens protect locality.",
             highlight=False,
         )
     folders = {str(Path(moment.source).parent) for moment in moments.values()}
-    console.print(
-        f"{seconds:.1f} s in all, one pass for all layers. In {', '.join(folders)}", highlight=False, markup=False
-    )
+    console.print(f"{seconds:.1f} s in all. The files are in {', '.join(folders)}", highlight=False, markup=False)

@@ -71,7 +71,7 @@ def test_it_collects_and_shows(run: Run, corpus: Path, tmp_path: Path) -> None:
         f"model.layers.{layer}.mlp.down_proj_float32_mom2_100tokens.npz" for layer in (1, 2)
     ]
     assert files[0].parent.name == "some_text_stats"
-    assert "key size" in text and "one pass for all layers" in text and "editors will regularise" in text
+    assert "key size" in text and "editors will regularise" in text
     for file in files:
         assert file.name in text and read_moments(file).count == 100
     code, text, _ = run("--layers", "1-2", "--corpus", corpus, "--tokens", 100, "--out", out)
