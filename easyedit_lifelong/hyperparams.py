@@ -77,9 +77,9 @@ class PluginHyperParams:
             value = getattr(self, item.name)
             value = _aliased(value, self.ALIASES.get(item.name, {}))
             try:
-                value = _coerce(value, hints[item.name])
+                value = coerce(value, hints[item.name])
             except (TypeError, ValueError):
-                problems.append(f"{item.name}: {value!r} is not {_describe(hints[item.name])}")
+                problems.append(f"{item.name}: {value!r} is not {describe_type(hints[item.name])}")
                 continue
             setattr(self, item.name, value)
             problems += self._out_of_range(item.name, value)
@@ -221,7 +221,7 @@ def _aliased(value: Any, aliases: Mapping[Any, Any]) -> Any:
     return aliases.get(value, value) if isinstance(value, (str, type(None))) else value
 
 
-def _coerce(value: Any, hint: Any) -> Any:
+def coerce(value: Any, hint: Any) -> Any:
     """Return the value as the hinted type, if that loses nothing.
 
     Raises:
@@ -234,14 +234,18 @@ def _coerce(value: Any, hint: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         for option in arguments:
             try:
-                return _coerce(value, option)
+                return coerce(value, option)
             except (TypeError, ValueError):
                 continue
         raise TypeError
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ValueError
+        return value
     if origin is list:
         if isinstance(value, str) or not isinstance(value, (list, tuple)):
             raise TypeError
-        return [_coerce(item, arguments[0]) for item in value]
+        return [coerce(item, arguments[0]) for item in value]
     if hint is type(None) and value is None:
         return value
     if hint in (int, float):
@@ -255,10 +259,13 @@ def _coerce(value: Any, hint: Any) -> Any:
     raise TypeError
 
 
-def _describe(hint: Any) -> str:
+def describe_type(hint: Any) -> str:
+    """Say in words what a value of a type is."""
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
+    if typing.get_origin(hint) is typing.Literal:
+        return "one of " + ", ".join(str(choice) for choice in typing.get_args(hint))
     if typing.get_origin(hint) is list:
         (item,) = typing.get_args(hint)
-        return "a list of " + {int: "whole numbers", float: "numbers"}.get(item, _describe(item))
+        return "a list of " + {int: "whole numbers", float: "numbers"}.get(item, describe_type(item))
     options = typing.get_args(hint) or (hint,)
     return " or ".join(names.get(option, str(option)) for option in options)

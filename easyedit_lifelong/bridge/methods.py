@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,10 +83,10 @@ def read_easyedit_hparams(path: Path, name: str) -> Any:
         HyperParameterError: the file can't be used; the message names every field that is wrong.
         PluginError: EasyEdit has no such method.
     """
-    from easyedit_lifelong.hyperparams import read_hparams_file
+    from easyedit_lifelong.hyperparams import coerce, describe_type, read_hparams_file
 
     cls = easyedit_method(name).hparams_class
-    values = {key: _number(value) for key, value in read_hparams_file(path).items()}
+    values, hints = read_hparams_file(path), typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)
     known = {item.name for item in fields}
     problems = [f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in values if key not in known]
@@ -96,17 +97,17 @@ def read_easyedit_hparams(path: Path, name: str) -> Any:
         and item.default_factory is dataclasses.MISSING
         and item.name not in values
     ]
+    for key in known & set(values):
+        # EasyEdit calls a device an int, and takes text; a model's folder may be null.
+        if key == "device" or values[key] is None:
+            continue
+        try:
+            values[key] = coerce(values[key], hints[key])
+        except (TypeError, ValueError):
+            problems.append(f"{key}: {values[key]!r} is not {describe_type(hints[key])}")
     if problems:
-        raise HyperParameterError(f"{path}: " + "; ".join(problems))
+        raise HyperParameterError(f"{path}: " + "; ".join(sorted(problems)))
     return cls(**values)
-
-
-def _number(value: Any) -> Any:
-    """Read YAML 1.1's blind spot: ``5e-1`` (no dot) is text to it."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
 
 
 def check_names(model: Any, tok: Any, hparams: Any) -> None:

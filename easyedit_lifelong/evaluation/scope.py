@@ -14,7 +14,7 @@ from typing import Any
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.metrics import mean
-from easyedit_lifelong.methods.coachhook.editor import coachhook_state
+from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.coachhook.layer import slack_of
 from easyedit_lifelong.methods.coachhook.scores import z_scores
 from easyedit_lifelong.methods.coachhook.subjects import subject_position
@@ -120,7 +120,7 @@ def study_scope(model: Any, tokenizer: Any, requests: Sequence[EditRequest], fac
     Raises:
         EditError: the model carries no CoachHook edits.
     """
-    alphas = coachhook_state(model).alphas
+    alphas = coachhook_editor(model).alphas
     module = list(alphas)[-1]
     texts = [
         (request, kind, text)

@@ -490,3 +490,11 @@ def test_the_shipped_file_is_easyedits_own_form(easyeditor: Any) -> None:
     theirs, ours = easyeditor.MEMITHyperParams.from_hparams(str(path)), read_easyedit_hparams(path, "MEMIT")
     assert dataclasses.asdict(theirs) == dataclasses.asdict(ours)
     assert ours.lm_head_module == "model.embed_tokens"
+
+
+def test_a_value_of_the_wrong_kind_is_named(easyeditor: Any, tmp_path: Path) -> None:
+    text = find_hparams("MEMIT/smollm2-135m").read_text(encoding="utf-8")
+    file = tmp_path / "memit.yaml"
+    file.write_text(text.replace("layers: [3, 4, 5, 6, 7]", "layers: 5").replace("v_lr: 5e-1", "v_lr: quick"))
+    with pytest.raises(HyperParameterError, match=r"layers: 5 is not a list of whole numbers; v_lr: 'quick' is not"):
+        bridge.read_easyedit_hparams(file, "MEMIT")

@@ -308,7 +308,7 @@ class CoachHookEditor:
         self._restore(mark, before)
 
 
-def coachhook_state(model: Any) -> CoachHookEditor:
+def coachhook_editor(model: Any) -> CoachHookEditor:
     """Return the editor of a model that carries CoachHook edits.
 
     Raises:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.coachhook.editor import coachhook_state
+from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.models.modes import evaluating
 from easyedit_lifelong.models.runner import Runner
 
@@ -30,7 +30,7 @@ def z_scores(model: Any, tokenizer: Any, prompts: Sequence[str]) -> dict[str, li
     Raises:
         EditError: the model carries no CoachHook edits, or none with hook layers (``wohk``).
     """
-    editor = coachhook_state(model)
+    editor = coachhook_editor(model)
     if editor.hparams.wohk:
         raise EditError("these CoachHook edits are in the weights (wohk): there are no hook layers, and no z-scores")
     runner = Runner(model, tokenizer)

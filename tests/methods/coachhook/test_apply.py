@@ -12,7 +12,7 @@ import torch
 from easyedit_lifelong import apply_coachhook_to_model
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.coachhook import editor as editing
-from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_state
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.plugins import get_plugins
 from tests.conftest import WORDS, build_model, build_tokenizer, state_of
 from tests.methods.coachhook.support import FACTS, hparams_for, moments_for, same_tensors
@@ -63,10 +63,10 @@ def test_a_copy_is_edited_instead(model: Any) -> None:
     assert edited is not model
     assert same_tensors(state_of(model), before)
     assert CoachHookEditor.of(model) is None
-    assert len(coachhook_state(edited).state.batches) == 1
+    assert len(coachhook_editor(edited).state.batches) == 1
     again, _ = apply_coachhook_to_model(edited, build_tokenizer(), RECORDS[2:], HPARAMS, copy=True)
-    assert len(coachhook_state(again).state.batches) == 2
-    assert len(coachhook_state(edited).state.batches) == 1
+    assert len(coachhook_editor(again).state.batches) == 2
+    assert len(coachhook_editor(edited).state.batches) == 1
     rollback()
     assert same_tensors(state_of(edited), before)
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from easyedit_lifelong.bridge import find_easyedit, install
-from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_state
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from tests.conftest import WORDS, build_model, build_tokenizer, state_of
 from tests.methods.coachhook.support import FACTS, LEARNABLE, hparams_for, same_tensors
 
@@ -65,7 +65,7 @@ def test_edit(easyeditor: Any, corpus: Path) -> None:
     assert metrics[0]["post"]["rewrite_acc"] == [1.0]
     assert metrics[0]["pre"]["rewrite_acc"] == [0.0]
     assert edited is model
-    assert len(coachhook_state(model).state.batches) == 1
+    assert len(coachhook_editor(model).state.batches) == 1
     assert list((corpus.parent / "stats").rglob("*.npz"))
     out = edited.generate(**build_tokenizer()(prompt, return_tensors="pt"), max_new_tokens=1, do_sample=False)
     assert build_tokenizer().decode(out[0, -1:]) == target
@@ -80,7 +80,7 @@ def test_batch_edit(easyeditor: Any, corpus: Path) -> None:
         subject=[subject for _, _, subject in FACTS], keep_original_weight=False, verbose=False,
     )  # fmt: skip
     if flavour() == "release-2023":
-        assert [len(batch.case_ids) for batch in coachhook_state(model).state.batches] == [2, 2]
+        assert [len(batch.case_ids) for batch in coachhook_editor(model).state.batches] == [2, 2]
     now = state_of(model)
     assert all(torch.equal(now[name], tensor) for name, tensor in before.items())
 

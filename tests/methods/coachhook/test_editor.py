@@ -13,7 +13,7 @@ from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError, ModelError
 from easyedit_lifelong.methods.coachhook import editor as editing
-from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_state
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.coachhook.passes import EditingPasses
 from easyedit_lifelong.methods.coachhook.scores import z_scores
 from easyedit_lifelong.methods.coachhook.update import AccumulatedKeys
@@ -129,7 +129,7 @@ def test_a_copy_goes_back_alone() -> None:
     assert PositionTracker.of(twin) is None
     edited.holds(model)
     another = copy.deepcopy(model)
-    coachhook_state(another).edit(requests_for(2))
+    coachhook_editor(another).edit(requests_for(2))
     edited.holds(model)
     undo()
     assert same_tensors(state_of(model), before)

@@ -11,7 +11,7 @@ from torch import Tensor
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.evaluation.scoring import Scorer
-from easyedit_lifelong.methods.coachhook.editor import coachhook_state
+from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.coachhook.layer import CHILD, HookLayer, Mode, score_norms
 from easyedit_lifelong.methods.coachhook.scores import z_scores
 from easyedit_lifelong.models.positions import prompt_lengths
@@ -35,7 +35,7 @@ def decisions(model: Any, **inputs: Any) -> dict[str, Tensor]:
     """The z-scores of every hook layer in one pass."""
     found: dict[str, list[Tensor]] = {}
     handles = []
-    for path, hook in coachhook_state(model).hooks.items():
+    for path, hook in coachhook_editor(model).hooks.items():
         context = hook.listening(found.setdefault(path, []).append)
         context.__enter__()
         handles.append(context)
@@ -85,7 +85,7 @@ def test_no_spread_no_score(norms: list[float]) -> None:
 
 def test_scores_of_a_model_are_those_of_its_keys(family: str, edited: tuple[Any, Any]) -> None:
     model, tokenizer = edited
-    first = next(iter(coachhook_state(model).hooks.values()))
+    first = next(iter(coachhook_editor(model).hooks.values()))
     keys: list[Tensor] = []
     handle = first.module.register_forward_pre_hook(lambda _, args: keys.append(args[0]))
     scores = next(iter(z_scores(model, tokenizer, [FACTS[1][0]]).values()))[0]
@@ -186,12 +186,12 @@ def test_prompts_out_of_scope_get_the_unedited_logits_bitwise(family: str) -> No
     highest = [
         max(
             float(z_scores(model, tokenizer, [prompt])[path][0].nan_to_num(-9).max())
-            for path in coachhook_state(model).hooks
+            for path in coachhook_editor(model).hooks
         )
         for prompt in PROMPTS
     ]
     alpha = sorted(highest)[len(PROMPTS) // 2] + 0.01
-    for hook in coachhook_state(model).hooks.values():
+    for hook in coachhook_editor(model).hooks.values():
         hook.set(hook.weight.delta if hook.weight else None, alpha, Mode.VALIDATED)
     same = []
     for prompt in PROMPTS:
@@ -208,7 +208,7 @@ def test_the_answer_of_a_neighbour_out_of_scope_is_bitwise_that_of_the_batch() -
     model, tokenizer = build_model("llama"), build_tokenizer()
     bare = build_model("llama")
     editor_on(model, tokenizer, hparams_for("llama", layers=[2])).edit(requests_for(0, 1))
-    (hook,) = coachhook_state(model).hooks.values()
+    (hook,) = coachhook_editor(model).hooks.values()
     batch = tokenizer([FACTS[0][0], "blue"], return_tensors="pt", padding=True)  # one token has no score
     assert torch.equal(model(**batch).logits[1, -1], bare(**batch).logits[1, -1])
     assert not torch.equal(model(**batch).logits[0], bare(**batch).logits[0])
@@ -253,7 +253,7 @@ def test_the_inner_model_alone_is_edited_too(edited: tuple[Any, Any]) -> None:
 def test_a_block_called_by_itself_is_not_edited(edited: tuple[Any, Any]) -> None:
     # Nobody knows which of its tokens are real.
     model, _ = edited
-    hook = next(iter(coachhook_state(model).hooks.values()))
+    hook = next(iter(coachhook_editor(model).hooks.values()))
     assert hook.weight is not None
     keys = torch.randn(2, 5, hook.weight.delta.shape[1])
     before = hook.module(keys)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.methods.coachhook import store
-from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_state
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.coachhook.store import INDEX, CoachHookKeeper, load_state, save_state
 from tests.conftest import build_model, build_tokenizer, state_of
 from tests.methods.coachhook.support import (
@@ -52,7 +52,7 @@ def test_what_is_loaded_is_what_was_saved_and_goes_on_the_same(tmp_path: Path, f
     other = build_model(family)
     load_state(other, tokenizer, hparams, tmp_path)
     assert same_tensors(state_of(other), state_of(model))
-    one, two = coachhook_state(model), coachhook_state(other)
+    one, two = coachhook_editor(model), coachhook_editor(other)
     assert two.alphas == one.alphas
     assert two.state.templates == one.state.templates == TEMPLATES
     assert [batch.case_ids for batch in two.state.batches] == [(0, 1), (2,)]
@@ -74,9 +74,9 @@ def test_more_keys_than_dimensions_go_on_the_same(tmp_path: Path) -> None:
     save_state(model, tmp_path)
     other = build_model("llama")
     load_state(other, tokenizer, hparams, tmp_path)
-    coachhook_state(other)._moments = moments_for(build_model("llama"), hparams)
+    coachhook_editor(other)._moments = moments_for(build_model("llama"), hparams)
     for one in (model, other):
-        coachhook_state(one).edit(requests_for())
+        coachhook_editor(one).edit(requests_for())
     assert same_tensors(state_of(other), state_of(model))
 
 
@@ -90,8 +90,8 @@ def test_a_loaded_state_can_be_saved_again_and_taken_back(tmp_path: Path) -> Non
         if file.name != INDEX:
             assert (tmp_path / "b" / file.name).samefile(file)
     assert json.loads((tmp_path / "b" / INDEX).read_text()) == json.loads((tmp_path / "a" / INDEX).read_text())
-    coachhook_state(other)._moments = moments_for(build_model("llama"), hparams)
-    _, undo = coachhook_state(other).edit(requests_for(0))
+    coachhook_editor(other)._moments = moments_for(build_model("llama"), hparams)
+    _, undo = coachhook_editor(other).edit(requests_for(0))
     undo()
     assert same_tensors(state_of(other), state_of(model))
     assert not same_tensors(before, state_of(other))
@@ -358,7 +358,7 @@ def test_second_moments_are_had_from_the_unedited_model_after_loading(
     monkeypatch.setattr("easyedit_lifelong.methods.coachhook.editor.second_moments", obtain)
     load_state(model, tokenizer, hparams, tmp_path)
     before = copy.deepcopy(state_of(model))
-    _, undo = coachhook_state(model).edit(requests_for(0))
+    _, undo = coachhook_editor(model).edit(requests_for(0))
     assert seen
     assert all(seen)
     undo()
