@@ -73,9 +73,9 @@ def test_it_collects_and_shows(run: Run, corpus: Path, tmp_path: Path) -> None:
     assert files[0].parent.name == "some_text_stats"
     assert "key size" in text and "editors will regularise" in text
     for file in files:
-        assert file.name in text and read_moments(file).count == 100
+        assert str(file.parent) in text and read_moments(file).count == 100
     code, text, _ = run("--layers", "1-2", "--corpus", corpus, "--tokens", 100, "--out", out)
-    assert code == 0 and files[0].name in text  # found, this time
+    assert code == 0 and str(out) in text  # found, this time
 
 
 def test_the_default_is_text_of_the_model_itself(run: Run, tmp_path: Path) -> None:
