@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import time
 import zipfile
 import zlib
@@ -19,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from easyedit_lifelong import atomic
 from easyedit_lifelong.covariance.moments import SecondMoment
 from easyedit_lifelong.errors import CovarianceError
 
@@ -129,22 +129,12 @@ def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not tempfile's: its files are private to their owner, but statistics are shared.
-        temporary = path.parent / f".writing-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
-        temporary.touch(exist_ok=False)
-    except OSError as error:
-        raise CovarianceError(f"{path}: can't be written: {error.strerror}. Name another folder.") from error
-    try:
-        yield temporary
-        if keep and path.exists():
-            raise FileExistsError(str(path))
-        os.replace(temporary, path)
+        with atomic.replacing(path, keep=keep) as temporary:
+            yield temporary
     except FileExistsError:
         raise
     except OSError as error:
         raise CovarianceError(f"{path}: can't be written: {error.strerror}. Name another folder.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from easyedit_lifelong.atomic import replacing, sync
 from easyedit_lifelong.errors import RunError
 
 SCHEMA_VERSION = 1
@@ -26,25 +27,33 @@ _MAY_CHANGE = ("started", "data", "hparams.device", "hparams.model_parallel")
 """What a resumed run may be asked otherwise: where it computes, and how its data is named (a digest counts)."""
 
 
-def check_free(path: Path | str, *, resumable: bool = False) -> Path:
+def check_free(
+    path: Path | str,
+    *,
+    resumable: bool = False,
+    what: str = "run",
+    files: Sequence[str] = (CONFIG, JOURNAL, METRICS, SUMMARY),
+) -> Path:
     """Return the path if a run can be written there, without touching it.
 
     Args:
         path: the folder.
         resumable: whether to point out that a run can be resumed.
+        what: what shall be written there, for messages.
+        files: the files by which another one shows.
 
     Raises:
-        RunError: it holds another run, or isn't a folder.
+        RunError: it holds another run, isn't a folder, or can't be written to.
     """
     path = Path(path).expanduser()
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; --out must name a folder")
     if path.exists() and not os.access(path, os.W_OK | os.X_OK):
         raise RunError(f"{path}: can't be written to. Choose another folder with --out.")
-    held = [name for name in (CONFIG, JOURNAL, METRICS, SUMMARY) if (path / name).exists()]
+    held = [name for name in files if (path / name).exists()]
     if held:
         raise RunError(
-            f"{path}: holds another run ({', '.join(held)}), which won't be overwritten. "
+            f"{path}: holds another {what} ({', '.join(held)}), which won't be overwritten. "
             "Choose another folder with --out, or delete this one."
             + (" If it was cut short, --resume goes on with it." if resumable else "")
         )
@@ -161,10 +170,10 @@ class RunFolder:
             temporary.mkdir(parents=True)
             save(temporary)
             for path in temporary.rglob("*"):
-                _sync(path)
-            _sync(temporary)
+                sync(path)
+            sync(temporary)
             os.replace(temporary, target)
-            _sync(target.parent)
+            sync(target.parent)
 
     def drop_states(self, keep: int) -> None:
         """Remove the edits as they were after any batch but this one."""
@@ -179,12 +188,8 @@ class RunFolder:
             os.fsync(file.fileno())
 
     def _replace(self, name: str, text: str) -> None:
-        temporary = self.path / f".{name}.tmp"
-        with self._writing(name):
+        with self._writing(name), replacing(self.path / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-            _sync(temporary)
-            os.replace(temporary, self.path / name)
-            _sync(self.path)
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -194,18 +199,6 @@ class RunFolder:
             raise RunError(
                 f"{self.path / name}: can't be written: {error.strerror}. What was written stays."
             ) from error
-
-
-def _sync(path: Path) -> None:
-    """Have the disk hold a file, or a folder's list of files; not every system can sync a folder."""
-    folder = path.is_dir()
-    if folder and os.name == "nt":
-        return
-    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

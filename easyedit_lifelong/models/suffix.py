@@ -148,3 +148,15 @@ def hidden_of(output: Any) -> Tensor:
 def with_hidden(output: Any, hidden: Tensor) -> Any:
     """Return a block's output with other hidden states in it."""
     return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
+
+
+def same_logits(part: Tensor, whole: Tensor, dtype: torch.dtype) -> bool:
+    """Whether running a part of a model gave what running all of it does.
+
+    Args:
+        part: logits of the part.
+        whole: logits of the whole, same shape.
+        dtype: what the model computes in: half precision rounds differently when fewer tokens go together.
+    """
+    tolerance = 1e-3 if dtype in (torch.float32, torch.float64) else 5e-2
+    return bool((part - whole).abs().max() <= tolerance * whole.abs().max().clamp(min=1.0))

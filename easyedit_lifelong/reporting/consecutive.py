@@ -24,7 +24,7 @@ from easyedit_lifelong.lifelong.folder import check_free, check_resumable
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.session import load_for, load_hparams, read_retention
-from easyedit_lifelong.reporting.tables import score_table
+from easyedit_lifelong.reporting.tables import closing_line, score_table
 
 METHOD, MODEL = "CoachHook", "smollm2-135m"
 DATA, SAMPLE = COUNTERFACT, 100
@@ -220,8 +220,4 @@ def _show(console: Console, result: ConsecutiveResult, out: Path) -> None:
     score_table(console, result.metrics, f"\n{summary['method']}, {summary['n_edits']} edits, {summary['protocol']}")
     for left_out in summary["skipped"]:
         console.print(f"left out: {left_out['reason']}", highlight=False, markup=False)
-    console.print(
-        f"\n{result.timing['seconds_per_edit']:.2f} s an edit; {summary['n_failed']} failed, "
-        f"{summary['n_skipped']} skipped. Results: {out}",
-        highlight=False, markup=False,
-    )  # fmt: skip
+    closing_line(console, summary, out)

@@ -18,7 +18,7 @@ from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.scope import FIGURES, Scope, study_scope
 from easyedit_lifelong.evaluation.scoring import Scorer
 from easyedit_lifelong.lifelong.common import check_method, find_method, hparams_values, usable_requests
-from easyedit_lifelong.lifelong.folder import SCHEMA_VERSION
+from easyedit_lifelong.lifelong.folder import SCHEMA_VERSION, check_free
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.reporting.consecutive import Options, hyperparameters, read_data
@@ -43,7 +43,7 @@ def scope_session(options: Options) -> Scope:
         raise HyperParameterError(f"{hparams.alg_name} has no hook layers; the scope study is CoachHook's")
     if hparams.wohk:
         raise HyperParameterError("--wohk 1 edits without hook layers; there is no scope to study")
-    out = check_out(options.out or Path("runs/scope"))
+    out = check_free(options.out or Path("runs/scope"), what="study", files=(RESULT, VALUES, PLOT))
     requests = read_data(options.ds_dir, options.format)[: options.sample]
     console.print(
         f"CoachHook on {hparams.model_name}: {len(requests)} edits from {options.ds_dir}, {hparams.batch_size} a batch",
@@ -68,23 +68,6 @@ def scope_session(options: Options) -> Scope:
     scope_table(console, scope)
     console.print(f"\nResults: {out}/ ({RESULT}, {VALUES}, {PLOT})", highlight=False, markup=False)
     return scope
-
-
-def check_out(path: Path) -> Path:
-    """Return the folder if a study's results can go there.
-
-    Raises:
-        RunError: it isn't a folder, or holds another study.
-    """
-    path = path.expanduser()
-    if path.exists() and not path.is_dir():
-        raise RunError(f"{path}: is a file; --out must name a folder")
-    if held := [name for name in (RESULT, VALUES, PLOT) if (path / name).exists()]:
-        raise RunError(
-            f"{path}: holds another study ({', '.join(held)}), which won't be overwritten. "
-            "Choose another folder with --out, or delete this one."
-        )
-    return path
 
 
 def _edit(

@@ -19,7 +19,7 @@ from easyedit_lifelong.lifelong.loop import run_lifelong
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.progress import edit_progress
-from easyedit_lifelong.reporting.tables import score_table
+from easyedit_lifelong.reporting.tables import closing_line, score_table
 
 
 def load_hparams(name_or_path: str | Path) -> Any:
@@ -121,9 +121,4 @@ def lifelong_session(
         )  # fmt: skip
     summary = result.summary
     score_table(console, result.metrics, f"\n{summary['method']}, {summary['n_edits']} edits")
-    console.print(
-        f"\n{result.timing['seconds_per_edit']:.2f} s an edit; {summary['n_failed']} failed, "
-        f"{summary['n_skipped']} skipped. Results: {out}",
-        highlight=False,
-        markup=False,
-    )
+    closing_line(console, summary, out)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +25,16 @@ def score_table(console: Console, metrics: Mapping[str, float], title: str) -> N
         if name in metrics:
             table.add_row(name, f"{metrics[name]:.3f}", spec.kind, spec.meaning)
     console.print(table)
+
+
+def closing_line(console: Console, summary: Mapping[str, Any], out: Path) -> None:
+    """Print what a run took and where its results are."""
+    console.print(
+        f"\n{summary['timing']['seconds_per_edit']:.2f} s an edit; {summary['n_failed']} failed, "
+        f"{summary['n_skipped']} skipped. Results: {out}",
+        highlight=False,
+        markup=False,
+    )
 
 
 def answer_table(console: Console, rows: Iterable[Sequence[str]], headers: Sequence[str], title: str) -> None:

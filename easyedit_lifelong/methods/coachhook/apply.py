@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy as copying
 from collections.abc import Sequence
 from typing import Any
 
-from easyedit_lifelong.data.request import as_requests
-from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.methods.applying import apply_with
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.result import EditResult
@@ -47,11 +45,7 @@ def apply_coachhook_to_model(
         ModelError: the model has no such layers.
         EditError: a batch failed. Then none of these requests has been applied.
     """
-    valid = as_requests(requests)
-    if not valid:
-        raise DataError("there are no requests to edit")
-    if copy:
-        model = copying.deepcopy(model)
-    editor = CoachHookEditor.on(model, tok, hparams)
-    results, undo = editor.edit(valid)
-    return model, Rollback(undo, on_items=keep_original_weight, results=results)
+    return apply_with(
+        lambda edited: CoachHookEditor.on(edited, tok, hparams), model, requests,
+        copy=copy, keep_original_weight=keep_original_weight,
+    )  # fmt: skip

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.covariance import SecondMoment, regularisation
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.applying import check_continues
 from easyedit_lifelong.methods.coachhook.batch import lowered_alphas, update_layers, weight_of
 from easyedit_lifelong.methods.coachhook.check import check_model
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
@@ -111,13 +112,9 @@ class CoachHookEditor:
             editor = cls(model, tokenizer, hparams, moments, templates)
             model.__dict__[_EDITOR] = editor
             return editor
-        for name in SAME_SETTINGS:
-            before, now = getattr(editor.hparams, name), getattr(hparams, name)
-            if before != now:
-                raise EditError(
-                    f"the model carries CoachHook edits made with {name}={before!r}; they can't be continued with "
-                    f"{name}={now!r}. Roll them back first."
-                )
+        check_continues(
+            "the model carries CoachHook edits", editor.hparams, hparams, SAME_SETTINGS, "Roll them back first."
+        )
         editor.tokenizer, editor.hparams = tokenizer, hparams
         return editor
 

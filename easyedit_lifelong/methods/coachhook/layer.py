@@ -71,16 +71,20 @@ def score_norms(norms: Tensor, real: Tensor, ends: Tensor | None = None) -> Tens
     Args:
         norms: ‖O - P‖ of each token, shape ``(rows, tokens)``.
         real: which of them are tokens, not padding; same shape.
-        ends: column of each prompt's last token, shape ``(rows,)``; None if all is prompt.
+        ends: column of each prompt's last token, shape ``(rows,)``, -1 where a row is all prompt; None if
+            all rows are.
 
     Returns:
         The z-scores, same shape, with the unbiased standard deviation; NaN where there is none.
     """
-    if ends is None:
-        ends = torch.full((len(norms),), norms.shape[1], device=norms.device)
-    columns = torch.arange(norms.shape[1], device=norms.device)
-    prompt = real & (columns <= ends.unsqueeze(1))
+    prompt = real if ends is None else _prompt_of(real, ends)
     return _standardise(norms, _moments(norms, prompt), prompt)
+
+
+def _prompt_of(real: Tensor, ends: Tensor) -> Tensor:
+    """Return which tokens are of the prompt; a row whose prompt's end isn't known (-1) is all prompt."""
+    columns = torch.arange(real.shape[1], device=real.device)
+    return real & ((columns <= ends.unsqueeze(1)) | (ends < 0).unsqueeze(1))
 
 
 def _moments(norms: Tensor, prompt: Tensor) -> Tensor:
@@ -183,12 +187,10 @@ class HookLayer:
         """Return the z-scores of the pass under way; NaN for padding, and where there are none."""
         real, ends = window.real.to(norms.device), window.ends.to(norms.device)
         memory = window.generation.decisions if window.generation is not None else None
-        columns = torch.arange(norms.shape[1], device=norms.device)
         if window.past == 0:
             if memory is not None and (ends < 0).any():
                 raise EditError(_IN_PARTS)
-            # A row whose prompt's end isn't known is all prompt.
-            prompt = real & ((columns <= ends.unsqueeze(1)) | (ends < 0).unsqueeze(1))
+            prompt = _prompt_of(real, ends)
             moments = _moments(norms, prompt)
             if memory is not None:
                 memory[id(self)] = moments

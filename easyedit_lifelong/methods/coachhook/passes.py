@@ -26,20 +26,17 @@ class EditingPasses:
     """
 
     def __init__(self, runner: Runner, facts: Sequence[Fact], first: nn.Module, last: nn.Module) -> None:
-        self._runner, self._facts, self._last = runner, facts, last
-        self._rows = [row for fact in facts for row in (*fact.contexts, fact.plain)]
+        self._runner, self._last = runner, last
+        owned = [(owner, row) for owner, fact in enumerate(facts) for row in (*fact.contexts, fact.plain)]
+        self._rows = [row for _, row in owned]
         ids, mask = pad_rows([row.prompt for row in self._rows], runner.pad, "right", runner.device)
         self._ids, self._mask = ids, mask
         self._lengths = torch.tensor([len(row.prompt) for row in self._rows])
-        weights, plain = [], []
-        for owner, fact in enumerate(facts):
-            weights += [(owner, row.weight) for row in fact.contexts] + [(owner, 0.0)]
-            plain.append(len(weights) - 1)
-        # Key of a fact: the weighted mean of its rows' keys, as one matrix product.
-        self._mix = torch.zeros(len(facts), len(self._rows), dtype=torch.float64)
-        for column, (owner, weight) in enumerate(weights):
-            self._mix[owner, column] = weight
-        self._plain = torch.tensor(plain, device=runner.device)
+        # Key of a fact: the weighted mean of its rows' keys, as one matrix product. Its bare prompt comes last.
+        self._mix = torch.zeros(len(facts), len(owned), dtype=torch.float64)
+        for column, (owner, row) in enumerate(owned):
+            self._mix[owner, column] = row.weight
+        self._plain = torch.tensor([len(fact.contexts) + 1 for fact in facts], device=runner.device).cumsum(0) - 1
         self._lookups = torch.tensor([row.lookup for row in self._rows], device=runner.device)
         self._below: list[nn.Module] = []
         self._boundary: Any = None

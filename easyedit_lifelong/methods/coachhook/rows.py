@@ -21,6 +21,7 @@ from easyedit_lifelong.models.suffix import (
     hidden_of,
     recording_output,
     replacing_output,
+    same_logits,
     standing_in,
     with_hidden,
 )
@@ -114,10 +115,7 @@ class SuffixRows:
     @torch.no_grad()
     def _agrees(self, unchanged: Tensor) -> bool:
         logits, _ = self._run(torch.zeros_like(self.values))
-        scale = unchanged.abs().max().clamp(min=1.0)
-        # Half-precision models round differently when fewer tokens are computed together.
-        tolerance = 1e-3 if self.values.dtype in (torch.float32, torch.float64) else 5e-2
-        return bool((logits - unchanged).abs().max() <= tolerance * scale)
+        return same_logits(logits, unchanged, self.values.dtype)
 
     def _run(self, change: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the logits where something is predicted; those of an earlier block's output, if so asked."""

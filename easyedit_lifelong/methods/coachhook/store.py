@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from easyedit_lifelong.atomic import replacing
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import SAME_SETTINGS, CoachHookEditor
@@ -129,11 +130,8 @@ def _save_batch(path: Path, batch: BatchUpdate) -> None:
         for layer, update in batch.layers.items()
         for field in dataclasses.fields(LayerUpdate)
     }
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary)
-    with temporary.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        save_file(tensors, temporary)
 
 
 def _link_from_neighbour(path: Path) -> bool:
@@ -190,12 +188,8 @@ def _holds(record: Any, parts: dict[str, type]) -> bool:
 
 
 def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 @contextlib.contextmanager

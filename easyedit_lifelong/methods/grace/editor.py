@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy as copying
 import functools
 import logging
 import time
@@ -11,8 +10,9 @@ from typing import Any
 
 import torch
 
-from easyedit_lifelong.data.request import EditRequest, as_requests
+from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError, ModelError
+from easyedit_lifelong.methods.applying import apply_with, check_continues
 from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Decision, as_label, rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
@@ -64,14 +64,10 @@ def apply_grace_to_model(
         ModelError: the model has no such layer.
         EditError: an edit failed. Then none of these requests has been applied.
     """
-    valid = as_requests(requests)
-    if not valid:
-        raise DataError("there are no requests to edit")
-    if copy:
-        model = copying.deepcopy(model)
-    editor = GraceEditor.on(model, tok, hparams)
-    results, undo = editor.edit(valid)
-    return model, Rollback(undo, on_items=keep_original_weight, results=results)
+    return apply_with(
+        lambda edited: GraceEditor.on(edited, tok, hparams), model, requests,
+        copy=copy, keep_original_weight=keep_original_weight,
+    )  # fmt: skip
 
 
 def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
@@ -127,13 +123,10 @@ class GraceEditor:
             model.__dict__.setdefault(_EDITORS, {})[path] = editor
             return editor
         editor = editors[path]
-        for name in ("eps", "dist_fn", "eps_expand", "replacement"):
-            before, now = getattr(editor.hparams, name), getattr(hparams, name)
-            if before != now:
-                raise EditError(
-                    f"{path} carries GRACE edits made with {name}={before!r}; they can't be continued with "
-                    f"{name}={now!r}. Roll them back first, or name another layer in inner_params."
-                )
+        check_continues(
+            f"{path} carries GRACE edits", editor.hparams, hparams, ("eps", "dist_fn", "eps_expand", "replacement"),
+            "Roll them back first, or name another layer in inner_params.",
+        )  # fmt: skip
         editor.tokenizer, editor.hparams = tokenizer, hparams
         return editor
 

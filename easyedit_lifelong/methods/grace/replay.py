@@ -12,7 +12,6 @@ list of blocks, the full pass is used instead.
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,10 +21,18 @@ from transformers import DynamicCache
 
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor, Trial
 from easyedit_lifelong.models.anatomy import Anatomy
-from easyedit_lifelong.models.encoding import EncodedPair, pad_rows, position_ids
+from easyedit_lifelong.models.encoding import EncodedPair, pad_rows
 from easyedit_lifelong.models.linear import few_token_linears
-from easyedit_lifelong.models.positions import PositionTracker, prompt_lengths
-from easyedit_lifelong.models.suffix import FrozenPrefix, hidden_of, recording_output, standing_in, with_hidden
+from easyedit_lifelong.models.positions import PositionTracker
+from easyedit_lifelong.models.runner import accepted_arguments, logits_of
+from easyedit_lifelong.models.suffix import (
+    FrozenPrefix,
+    hidden_of,
+    recording_output,
+    same_logits,
+    standing_in,
+    with_hidden,
+)
 
 
 class Replay:
@@ -64,7 +71,7 @@ class Replay:
         self._mask = torch.cat([prompt_mask, answer_mask[:, :-1]], dim=1)
         self._prompt_lengths = [len(pair.prompt) for pair in pairs]
         self._end = prompts.shape[1] - 1
-        self._accepted = set(inspect.signature(model.forward).parameters)
+        self._accepted = accepted_arguments(model)
         block = anatomy.block_of(layer_path) if anatomy else None
         # Only replace_last leaves the tokens to the left of the last prompt token alone.
         # And another editor's layers may have to see whole prompts.
@@ -104,10 +111,7 @@ class Replay:
         ):
             replayed = self._forward()
         real = self.targets != -100
-        scale = self._unedited[real].abs().max().clamp(min=1.0)
-        # Half-precision models round differently when fewer tokens are computed together.
-        tolerance = 1e-3 if replayed.dtype == torch.float32 or replayed.dtype == torch.float64 else 5e-2
-        return bool((replayed[real] - self._unedited[real]).abs().max() <= tolerance * scale)
+        return same_logits(replayed[real], self._unedited[real], replayed.dtype)
 
     def _record(self) -> tuple[Tensor, Tensor, Tensor]:
         """Compute what is constant in one pass, and the layer's query and output on the way."""
@@ -128,16 +132,7 @@ class Replay:
         return self._call(self._ids[:, self._start :], self._mask, self._prefix, keep=width)[:, -width:]
 
     def _call(self, ids: Tensor, mask: Tensor, cache: Any, keep: int) -> Tensor:
-        extra: dict[str, Any] = {}
-        if "position_ids" in self._accepted:
-            extra["position_ids"] = position_ids(mask)[:, -ids.shape[1] :]
-        if "logits_to_keep" in self._accepted:
-            extra["logits_to_keep"] = keep
-        if cache is not None:
-            extra["past_key_values"] = cache
-        # Other editors on the model have to know where the prompts end in these passes, too.
-        with prompt_lengths(self.model, self._prompt_lengths):
-            return self.model(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **extra).logits
+        return logits_of(self.model, self._accepted, ids, mask, self._prompt_lengths, cache, keep=keep)
 
     def _fast(self) -> contextlib.AbstractContextManager[None]:
         return few_token_linears(module for module in self._replayed if module is not None)

@@ -1,0 +1,47 @@
+"""Files that appear whole or not at all, whatever is killed meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
+    """Give a temporary file beside ``path`` to fill inside, which becomes ``path`` in one step after.
+
+    Args:
+        path: the file to appear.
+        keep: never replace a file that is there.
+
+    Raises:
+        OSError: it can't be written.
+        FileExistsError: ``keep``, and it is there.
+    """
+    # Not tempfile's: its files are private to their owner, but results are shared.
+    temporary = path.parent / f".writing-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+    temporary.touch(exist_ok=False)
+    try:
+        yield temporary
+        sync(temporary)
+        if keep and path.exists():
+            raise FileExistsError(str(path))
+        os.replace(temporary, path)
+        sync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Have the disk hold a file, or a folder's list of files; not every system can sync a folder."""
+    folder = path.is_dir()
+    if folder and os.name == "nt":
+        return
+    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
