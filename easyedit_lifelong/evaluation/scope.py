@@ -15,7 +15,6 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
-from easyedit_lifelong.methods.coachhook.layer import slack_of
 from easyedit_lifelong.methods.coachhook.scores import z_scores
 from easyedit_lifelong.methods.coachhook.subjects import subject_position
 
@@ -58,19 +57,19 @@ class Scope:
 
     Attributes:
         module: path of the hook layer that was looked at: the last one.
-        alpha: its α now; a hook swaps at tokens whose z-score reaches it.
+        alpha: its α now.
         rows: prompts and paraphrases, in the requests' order.
-        slack: how far below α a z-score may be by rounding, and still count.
+        threshold: the z-score from which on it does: α, less what rounding may take.
     """
 
     module: str
     alpha: float
     rows: tuple[ScopeRow, ...]
-    slack: float = 0.0
+    threshold: float
 
     def acts_at(self, z: float) -> bool:
         """Whether the hook swaps at a token of this z-score."""
-        return z >= self.alpha - self.slack
+        return z >= self.threshold
 
     def of(self, kind: str) -> list[ScopeRow]:
         """Return the rows of one kind."""
@@ -120,8 +119,8 @@ def study_scope(model: Any, tokenizer: Any, requests: Sequence[EditRequest], fac
     Raises:
         EditError: the model carries no CoachHook edits.
     """
-    alphas = coachhook_editor(model).alphas
-    module = list(alphas)[-1]
+    editor = coachhook_editor(model)
+    module = list(editor.alphas)[-1]
     texts = [
         (request, kind, text)
         for request in requests
@@ -136,7 +135,8 @@ def study_scope(model: Any, tokenizer: Any, requests: Sequence[EditRequest], fac
         )
         for (request, kind, text), z in zip(texts, scores, strict=True)
     )  # fmt: skip
-    return Scope(module, float(alphas[module]), rows, slack_of(model.dtype))
+    threshold = float(editor.hooks[module].threshold(model.dtype))
+    return Scope(module, float(editor.alphas[module]), rows, threshold)
 
 
 def finite(values: Iterable[float]) -> list[float]:

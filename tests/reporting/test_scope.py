@@ -11,7 +11,6 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-import torch
 import yaml
 from conftest import WORDS, build_model, build_tokenizer
 
@@ -38,7 +37,7 @@ SCOPE = Scope("model.layers.2.mlp.down_proj", 1.5, (
     _row(PROMPT, [NAN], 0),
     _row(PARAPHRASE, [0.5, 0.25], None),
     _row(PARAPHRASE, [3.0, 2.0, 1.0], 0),
-))  # fmt: skip
+), threshold=1.5)  # fmt: skip
 
 
 def test_figures_by_hand() -> None:
@@ -57,8 +56,8 @@ def test_figures_by_hand() -> None:
 
 def test_rounding_is_allowed_for_where_the_hook_allows_for_it() -> None:
     row = _row(PROMPT, [0.0, 1.4999], 1)
-    assert Scope("m", 1.5, (row,)).summary()[PROMPT]["acts"] == 0
-    assert Scope("m", 1.5, (row,), slack=0.001).summary()[PROMPT]["acts"] == 1
+    assert Scope("m", 1.5, (row,), threshold=1.5).summary()[PROMPT]["acts"] == 0
+    assert Scope("m", 1.5, (row,), threshold=1.499).summary()[PROMPT]["acts"] == 1
 
 
 def test_files(tmp_path: Path) -> None:
@@ -98,7 +97,7 @@ def test_the_plot_is_an_image_of_every_value() -> None:
     # A higher z-score is higher up.
     heights = {float(c.get("cy", 0)) for c in circles}
     assert min(heights) < max(heights)
-    alone = Scope("<m&>", 0.0, (_row(PROMPT, [NAN], 0),))
+    alone = Scope("<m&>", 0.0, (_row(PROMPT, [NAN], 0),), threshold=0.0)
     ElementTree.fromstring(scope_svg(alone))
 
 
@@ -113,8 +112,8 @@ def test_the_study_of_an_edited_model() -> None:
     assert [(row.case_id, row.kind, row.subject) for row in scope.rows] == [(0, PROMPT, 3), (1, PROMPT, 0)]
     assert scope.rows[0].tokens == ("the", "capital", "of", "France", "is")
     direct = z_scores(model, tokenizer, [requests[0].prompt])[scope.module][0]
-    assert torch.equal(torch.tensor(scope.rows[0].z), direct)
-    assert scope.slack > 0, "as the layer itself allows for rounding"
+    assert list(scope.rows[0].z) == direct.tolist()
+    assert scope.alpha - 0.01 < scope.threshold < scope.alpha, "as the layer itself allows for rounding"
 
 
 FACTS = [

@@ -95,10 +95,10 @@ def lowered_alphas(
         highest[path] = scores.nan_to_num(nan=float("-inf")).amax(dim=1)
         bad = (~torch.isfinite(highest[path])).nonzero().flatten().tolist()
         if bad:
-            request = facts[bad[0]].request
+            request, least = facts[bad[0]].request, "three" if hooks[path].others else "two"
             raise EditError(
                 f"{request.where}, field 'prompt': {request.prompt!r} has no z-scores: CoachHook compares a "
-                "prompt's tokens with each other, and needs at least two that differ. Use a longer prompt."
+                f"prompt's tokens with each other, and needs at least {least} that differ. Use a longer prompt."
             )
         lowered[path] = min(alphas[path], float(highest[path].min()))
 
@@ -117,7 +117,8 @@ def lowered_alphas(
     if not edited:
         for (path, hook), keys in zip(hooks.items(), inputs, strict=True):
             here = real.to(keys.device)
-            lower(path, score_norms(hook.change(keys).norm(dim=-1), here).masked_fill(~here, float("nan")))
+            scores = score_norms(hook.change(keys).norm(dim=-1), here, others=hook.others)
+            lower(path, scores.masked_fill(~here, float("nan")))
     last = list(hooks)[-1]
     return list(highest[last].tolist()), lowered
 

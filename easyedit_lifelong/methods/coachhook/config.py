@@ -49,6 +49,8 @@ class CoachHookHyperParams(PluginHyperParams):
         alpha_z: z-score α at which a validated hook swaps at first; it only falls (section 3.2).
         alpha_model: the model in which a batch's z-scores are taken when α falls: ``unedited``, as the
             authors' code does, or ``edited``, as the prompts will be decided on from then on.
+        z_tokens: the tokens whose mean and standard deviation a token's z-score is taken by: ``all`` of its
+            prompt (equation 6), or all the ``others``, so that a short prompt can reach as high a score as a long one.
         wohk: write into the weights, without hook layers.
     """
 
@@ -56,6 +58,7 @@ class CoachHookHyperParams(PluginHyperParams):
     CHOICES: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "fact_token": ("subject_last", "subject_first", "subject_first_after_last", "last"),
         "alpha_model": ("unedited", "edited"),
+        "z_tokens": ("all", "others"),
         "layer_selection": ("all",),
         "mom2_adjustment": (True,),
         "mom2_dtype": ("float32", "float64"),
@@ -94,6 +97,7 @@ class CoachHookHyperParams(PluginHyperParams):
     stats_dir: str | None = None
     alpha_z: float = 2.2
     alpha_model: str = "unedited"
+    z_tokens: str = "all"
     wohk: bool = False
 
     @property

@@ -5,12 +5,11 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from easyedit_lifelong.covariance import SecondMoment, regularisation
 from easyedit_lifelong.data.request import EditRequest
@@ -21,6 +20,7 @@ from easyedit_lifelong.methods.coachhook.check import check_model
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.facts import Fact, check_batch, prepare
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, slack_of
+from easyedit_lifelong.methods.coachhook.layers import EditedLayers
 from easyedit_lifelong.methods.coachhook.moments import second_moments
 from easyedit_lifelong.methods.coachhook.passes import EditingPasses
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, CoachHookState
@@ -28,7 +28,6 @@ from easyedit_lifelong.methods.coachhook.templates import Templates, context_tem
 from easyedit_lifelong.methods.coachhook.update import AccumulatedKeys, solving_device
 from easyedit_lifelong.methods.coachhook.values import TargetVectors, optimise_targets
 from easyedit_lifelong.methods.result import EditResult
-from easyedit_lifelong.models.anatomy import is_transposed
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import evaluating
@@ -40,9 +39,9 @@ LOG = logging.getLogger(__name__)
 _EDITOR = "_easyedit_lifelong_coachhook"
 
 SAME_SETTINGS = (
-    "layers", "num_layers", "rewrite_module_tmp", "layer_module_tmp", "fact_token", "alpha_z", "alpha_model", "wohk",
-    "seed", "context_template_length_params", "mom2_update_weight", "mom2_dataset", "mom2_n_samples", "mom2_n_tokens",
-    "mom2_dtype",
+    "layers", "num_layers", "rewrite_module_tmp", "layer_module_tmp", "fact_token", "alpha_z", "alpha_model",
+    "z_tokens", "wohk", "seed", "context_template_length_params", "mom2_update_weight", "mom2_dataset",
+    "mom2_n_samples", "mom2_n_tokens", "mom2_dtype",
 )  # fmt: skip
 """Settings that batches upon batches must share."""
 
@@ -72,20 +71,19 @@ class CoachHookEditor:
         check_model(model, tokenizer, hparams)
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self._runner = Runner(model, tokenizer)
-        self._modules: dict[str, nn.Module] = dict(find_module(model, name) for name in hparams.rewrite_modules)
+        modules = dict(find_module(model, name) for name in hparams.rewrite_modules)
         self._blocks = [find_module(model, hparams.layer_module_tmp.format(n))[1] for n in hparams.edited_layers]
         if templates is None:
             templates = context_templates(model, tokenizer, hparams.context_template_length_params, hparams.seed)
-        self.state = CoachHookState(
-            list(self._modules), hparams.alpha_z, templates, fingerprint=model_fingerprint(model)
-        )
+        self.state = CoachHookState(list(modules), hparams.alpha_z, templates, fingerprint=model_fingerprint(model))
         self._moments = dict(moments) if moments is not None else None
         self._accumulated: dict[str, AccumulatedKeys] = {}
         self._unedited: dict[str, Tensor | None] | None = None
         self.attached = True
-        slack = slack_of(model.dtype)
+        slack, others = slack_of(model.dtype), hparams.z_tokens == "others"
         # Last, so that a model that can't be edited stays as it is.
-        self.hooks = {path: HookLayer(model, module, slack) for path, module in self._modules.items()}
+        self.hooks = {path: HookLayer(model, module, slack, others=others) for path, module in modules.items()}
+        self._layers = EditedLayers(self.hooks, wohk=hparams.wohk)
 
     @classmethod
     def of(cls, model: Any) -> CoachHookEditor | None:
@@ -141,7 +139,7 @@ class CoachHookEditor:
         """
         if not self.attached:
             raise EditError("these edits have been rolled back for good; get the model's editor anew")
-        before, mark = self._snapshot(), len(self.state.batches)
+        before, mark = self._layers.contents(), len(self.state.batches)
         results: list[EditResult] = []
         size = self.hparams.batch_size
         try:
@@ -167,7 +165,7 @@ class CoachHookEditor:
         """
         if self.state.batches:
             raise EditError("batches can be restored onto an unedited model only")
-        unedited = self._snapshot()
+        unedited = self._layers.contents()
         try:
             for batch in batches:
                 if list(batch.layers) != self.state.paths:
@@ -176,8 +174,8 @@ class CoachHookEditor:
                 for path, update in batch.layers.items():
                     hook = self.hooks[path]
                     before = hook.weight.delta if hook.weight is not None else None
-                    hook.set(update.added_to(before).to(weight_of(self._modules[path]).device), 0.0, Mode.OFF)
-                self._settle()
+                    hook.set(update.added_to(before).to(weight_of(hook.module).device), 0.0, Mode.OFF)
+                self._layers.settle(self.alphas)
         except BaseException:
             self._restore(0, unedited)
             raise
@@ -203,7 +201,7 @@ class CoachHookEditor:
         if not hparams.wohk:
             highest, alphas = lowered_alphas(self.hooks, alphas, passes, facts, edited=hparams.alpha_model == "edited")
         self.state.batches.append(BatchUpdate(tuple(fact.request.case_id for fact in facts), updates, alphas))
-        self._settle()
+        self._layers.settle(self.alphas)
         seconds = (time.perf_counter() - began) / len(facts)
         number = len(self.state.batches)
         return [
@@ -216,16 +214,16 @@ class CoachHookEditor:
 
     def _prepare_solving(self) -> None:
         """Factor what the updates are solved with, before anything is changed."""
-        missing = [path for path in self._modules if path not in self._accumulated]
+        missing = [path for path in self.hooks if path not in self._accumulated]
         if not missing:
             return
         hparams = self.hparams
         if self._moments is None:
-            with self._without_edits():
+            with self._layers.without_edits(self._unedited):
                 self._moments = second_moments(self.model, self.tokenizer, hparams)
             self._unedited = None
         for path in missing:
-            statistic, weight = self._moments[path], weight_of(self._modules[path])
+            statistic, weight = self._moments[path], weight_of(self.hooks[path].module)
             size = len(statistic.moment)
             self._accumulated[path] = AccumulatedKeys(
                 statistic.moment, hparams.mom2_update_weight, ridge=regularisation(statistic.count, size),
@@ -235,61 +233,13 @@ class CoachHookEditor:
             for batch in self.state.batches:
                 self._accumulated[path].add(batch.layers[path].keys)
 
-    @contextmanager
-    def _without_edits(self) -> Iterator[None]:
-        """Have the unedited model inside, also where batches have been put back from a folder."""
-        with ExitStack() as stack:
-            for hook in self.hooks.values():
-                stack.enter_context(hook.doing(Mode.OFF))
-            edited = self._snapshot() if self._unedited else {}
-            try:
-                self._put_weights(self._unedited or {})
-                yield
-            finally:
-                self._put_weights(edited)
-
-    def _put_weights(self, weights: Mapping[str, Tensor | None]) -> None:
-        for path, weight in weights.items():
-            assert weight is not None
-            with torch.no_grad():
-                weight_of(self._modules[path]).copy_(weight)
-
-    def _settle(self) -> None:
-        """Put what a batch came to in its place: validated hooks, or the weights."""
-        for path, hook in self.hooks.items():
-            assert hook.weight is not None
-            delta = hook.weight.delta
-            if self.hparams.wohk:
-                weight = weight_of(self._modules[path])
-                change = delta.t() if is_transposed(self._modules[path]) else delta
-                with torch.no_grad():
-                    weight.copy_((weight.to(change.dtype) + change).to(weight.dtype))
-                hook.set(None, 0.0, Mode.OFF)
-            else:
-                hook.set(delta, self.alphas[path], Mode.VALIDATED)
-
-    def _snapshot(self) -> dict[str, Tensor | None]:
-        """Keep what each layer is now: its ΔW, or its weight where there are no hooks."""
-        if self.hparams.wohk:
-            return {path: weight_of(module).detach().clone() for path, module in self._modules.items()}
-        return {path: hook.weight.delta if hook.weight else None for path, hook in self.hooks.items()}
-
     def _restore(self, mark: int, before: Mapping[str, Tensor | None]) -> None:
         """Go back to the first ``mark`` batches, bitwise."""
         del self.state.batches[mark:]
         count = sum(len(batch.case_ids) for batch in self.state.batches)
-        for path, hook in self.hooks.items():
-            if path in self._accumulated:
-                self._accumulated[path].truncate(count)
-            kept = before[path]
-            if self.hparams.wohk:
-                assert kept is not None
-                with torch.no_grad():
-                    weight_of(self._modules[path]).copy_(kept)
-                hook.set(None, 0.0, Mode.OFF)
-            else:
-                device = weight_of(self._modules[path]).device  # perhaps another by now
-                hook.set(None if kept is None else kept.to(device), self.alphas[path], Mode.VALIDATED)
+        for accumulated in self._accumulated.values():
+            accumulated.truncate(count)
+        self._layers.put_back(before, self.alphas)
         if not self.state.batches:
             self._detach()
 

@@ -61,7 +61,7 @@ class HookWeight(nn.Module):
         return self
 
 
-def score_norms(norms: Tensor, real: Tensor, ends: Tensor | None = None) -> Tensor:
+def score_norms(norms: Tensor, real: Tensor, ends: Tensor | None = None, *, others: bool = False) -> Tensor:
     """Standardise ‖O - P‖ over each row's real tokens (equation 6).
 
     Up to its prompt's end, a token is judged against the whole prompt. A token behind it is judged
@@ -73,12 +73,13 @@ def score_norms(norms: Tensor, real: Tensor, ends: Tensor | None = None) -> Tens
         real: which of them are tokens, not padding; same shape.
         ends: column of each prompt's last token, shape ``(rows,)``, -1 where a row is all prompt; None if
             all rows are.
+        others: leave the token itself out of the mean and standard deviation that it is judged by.
 
     Returns:
-        The z-scores, same shape, with the unbiased standard deviation; NaN where there is none.
+        The z-scores, same shape, float64, with the unbiased standard deviation; NaN where there is none.
     """
     prompt = real if ends is None else _prompt_of(real, ends)
-    return _standardise(norms, _moments(norms, prompt), prompt)
+    return _standardise(norms, _moments(norms, prompt), prompt, others)
 
 
 def _prompt_of(real: Tensor, ends: Tensor) -> Tensor:
@@ -88,20 +89,27 @@ def _prompt_of(real: Tensor, ends: Tensor) -> Tensor:
 
 
 def _moments(norms: Tensor, prompt: Tensor) -> Tensor:
-    """Return count, mean and sum of squared deviations of each row's prompt, shape ``(rows, 3)``."""
+    """Return count, mean and sum of squared deviations of each row's prompt, shape ``(rows, 3)``, float64."""
+    norms = norms.double()
     count = prompt.sum(dim=1).to(norms.dtype)
     mean = torch.where(prompt, norms, 0).sum(dim=1) / count
     spread = torch.where(prompt, (norms - mean.unsqueeze(1)).square(), 0).sum(dim=1)
     return torch.stack([count, mean, spread], dim=1)
 
 
-def _standardise(norms: Tensor, moments: Tensor, prompt: Tensor) -> Tensor:
-    """Score tokens against their row's prompt; those outside it against the prompt and themselves."""
+def _standardise(norms: Tensor, moments: Tensor, prompt: Tensor, others: bool) -> Tensor:
+    """Score tokens against their row's prompt; those outside it against the prompt and, unless others, themselves."""
     count, mean, spread = (column.unsqueeze(1) for column in moments.unbind(dim=1))
-    off = norms - mean
-    inside = off / (spread / (count - 1)).sqrt()
-    # Adding one value to n moves the mean by off/(n+1), and adds off² n/(n+1) to the squared deviations.
-    behind = off * count / (count + 1) / ((spread + off.square() * count / (count + 1)) / count).sqrt()
+    off = norms.double() - mean
+    if others:
+        # Taking one value out of n moves the mean by off/(n-1), and takes off² n/(n-1) from the squared deviations.
+        rest = (spread - off.square() * count / (count - 1)).clamp_min(0)
+        inside = off * count / (count - 1) / (rest / (count - 2)).sqrt()
+        behind = off / (spread / (count - 1)).sqrt()
+    else:
+        inside = off / (spread / (count - 1)).sqrt()
+        # Adding one value to n moves the mean by off/(n+1), and adds off² n/(n+1) to the squared deviations.
+        behind = off * count / (count + 1) / ((spread + off.square() * count / (count + 1)) / count).sqrt()
     return torch.where(prompt, inside, behind)
 
 
@@ -111,11 +119,12 @@ class HookLayer:
     Args:
         model: the model that the projection belongs to.
         module: the projection, ``(batch, tokens, inputs)`` to ``(batch, tokens, outputs)``.
-        slack: how far below α a z-score may be by rounding, in the dtype that α was found in.
+        slack: how far below α a z-score may be by rounding, in the dtype that α was found in: :func:`slack_of`.
+        others: whether a token is left out of the mean and standard deviation that it is judged by.
     """
 
-    def __init__(self, model: nn.Module, module: nn.Module, slack: float) -> None:
-        self.module, self.slack = module, slack
+    def __init__(self, model: nn.Module, module: nn.Module, slack: float, *, others: bool = False) -> None:
+        self.module, self.slack, self.others = module, slack, others
         self.weight: HookWeight | None = None
         self.mode = Mode.OFF
         self.attached = True
@@ -160,6 +169,12 @@ class HookLayer:
             self._tracker.whole_prompts -= 1
             self._tracker.detach()
 
+    def threshold(self, dtype: torch.dtype) -> Tensor:
+        """Return the z-score from which on the hook acts in a model of this dtype: α, less what rounding may take."""
+        assert self.weight is not None
+        alpha = self.weight.alpha
+        return alpha - max(self.slack, slack_of(dtype)) * alpha.abs().clamp_min(1)
+
     def change(self, keys: Tensor) -> Tensor:
         """Return O - P = ΔW k for keys of shape ``(..., inputs)``, in ΔW's dtype or the keys' if wider."""
         assert self.weight is not None
@@ -178,7 +193,7 @@ class HookLayer:
         scores = self._score(change.norm(dim=-1), window)
         if self._listener is not None:
             self._listener(scores)
-        in_scope = scores >= self.weight.alpha - max(self.slack, slack_of(output.dtype))
+        in_scope = scores >= self.threshold(output.dtype)
         if not in_scope.any():
             return None
         return torch.where(in_scope.unsqueeze(-1), output + change.to(output.dtype), output)
@@ -203,9 +218,9 @@ class HookLayer:
             prompt = torch.zeros_like(real)
             moments = memory[id(self)].to(norms.device)
             moments = moments.repeat_interleave(len(norms) // len(moments), dim=0)
-        return torch.where(real, _standardise(norms, moments, prompt), float("nan"))
+        return torch.where(real, _standardise(norms, moments, prompt, self.others), float("nan"))
 
 
 def slack_of(dtype: torch.dtype) -> float:
-    """Return how far a z-score moves as batch and padding change, for a model of this dtype."""
+    """Return how far a z-score moves, relative to it, as batch and padding change, for a model of this dtype."""
     return {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 2e-2)

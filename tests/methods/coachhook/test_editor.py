@@ -14,6 +14,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError, ModelError
 from easyedit_lifelong.methods.coachhook import editor as editing
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
+from easyedit_lifelong.methods.coachhook.layers import EditedLayers
 from easyedit_lifelong.methods.coachhook.passes import EditingPasses
 from easyedit_lifelong.methods.coachhook.scores import z_scores
 from easyedit_lifelong.methods.coachhook.update import AccumulatedKeys
@@ -214,8 +215,8 @@ STAGES: dict[str, tuple[Any, str, int, Callable[[Any], Any]]] = {
     "the third layer's factor": (AccumulatedKeys, "add", 3, raising),
     "the second batch's solve": (AccumulatedKeys, "solve", 5, nans),
     "alphas": (EditingPasses, "inputs_for_prompts", 1, lambda answer: ([nans(x) for x in answer[0]], answer[1])),
-    "the end": (CoachHookEditor, "_settle", 1, raising),
-    "the second batch's end": (CoachHookEditor, "_settle", 2, raising),
+    "the end": (EditedLayers, "settle", 1, raising),
+    "the second batch's end": (EditedLayers, "settle", 2, raising),
     "values": (editing, "optimise_targets", 1, raising),
     "the second batch's values": (editing, "optimise_targets", 2, raising),
 }

@@ -22,12 +22,14 @@ PROMPTS = [*(prompt for prompt, _, _ in FACTS), *OTHERS, LEARNABLE[0]]
 close = torch.testing.assert_close
 
 
-@pytest.fixture
-def edited(family: str) -> tuple[Any, Any]:
+@pytest.fixture(params=["all", "others"])
+def edited(family: str, request: pytest.FixtureRequest) -> tuple[Any, Any]:
     """A model with edits that show: its prompts' tokens are in scope often, also behind the prompt."""
     model, tokenizer = build_model(family), build_tokenizer()
     requests = [*requests_for(), EditRequest(9, *LEARNABLE)]
-    editor_on(model, tokenizer, hparams_for(family, alpha_z=1.0, mom2_update_weight=0.01)).edit(requests)
+    editor_on(model, tokenizer, hparams_for(family, alpha_z=1.0, mom2_update_weight=0.01, z_tokens=request.param)).edit(
+        requests
+    )
     return model, tokenizer
 
 
@@ -50,9 +52,11 @@ def decisions(model: Any, **inputs: Any) -> dict[str, Tensor]:
 # z-scores by hand.
 
 
-def by_hand(norms: list[float], of: int, end: int) -> float:
-    """The z-score of one token against the prompt, and itself if it comes behind (equation 6)."""
+def by_hand(norms: list[float], of: int, end: int, others: bool = False) -> float:
+    """The z-score of one token against the prompt, and itself if it comes behind, or against the others."""
     judged = norms[: end + 1] if of <= end else [*norms[: end + 1], norms[of]]
+    if others:
+        judged = [norm for index, norm in enumerate(norms[: end + 1]) if index != of]
     mean = sum(judged) / len(judged)
     deviation = (sum((x - mean) ** 2 for x in judged) / (len(judged) - 1)) ** 0.5
     return (norms[of] - mean) / deviation
@@ -66,6 +70,32 @@ def test_a_token_behind_the_prompt_is_judged_against_the_prompt_and_itself(end: 
     close(scores[0], torch.tensor(expected).double())
 
 
+@pytest.mark.parametrize("end", range(2, 6))
+def test_or_every_token_is_judged_against_the_others_of_the_prompt(end: int) -> None:
+    norms = [3.0, 0.5, 7.0, 1.0, 2.0, 9.0]
+    scores = score_norms(torch.tensor([norms]), torch.ones(1, 6).bool(), torch.tensor([end]), others=True)
+    expected = [by_hand(norms, of, end, others=True) for of in range(6)]
+    close(scores[0], torch.tensor(expected).double())
+
+
+@pytest.mark.parametrize("height", [1e2, 1e4, 1e6])
+def test_a_token_that_stands_out_by_much_is_scored_exactly(height: float) -> None:
+    norms = [1.0, height, 1.1, 0.9, 1.05]
+    scores = score_norms(torch.tensor([norms]), torch.ones(1, 5).bool(), others=True)
+    assert float(scores[0, 1]) == pytest.approx(by_hand(norms, 1, 4, others=True), rel=1e-3)
+
+
+def test_judged_against_the_others_a_short_prompt_can_score_as_high_as_a_long_one() -> None:
+    short, long = [1.0, 9.0, 1.2, 0.8], [1.0, 9.0, 1.2, 0.8, 1.1, 0.9, 1.2, 0.8, 1.1, 0.9]
+    highest = {
+        others: [float(score_norms(torch.tensor([norms]), torch.ones(1, len(norms)).bool(), others=others).max())
+                 for norms in (short, long)]
+        for others in (False, True)
+    }  # fmt: skip
+    assert highest[False][0] < 1.5 < 2.8 < highest[False][1], "(n - 1) / sqrt(n) is the most there can be"
+    assert highest[True][0] > 30 and highest[True][1] > 30
+
+
 @pytest.mark.parametrize("left", [0, 1, 3])
 @pytest.mark.parametrize("right", [0, 2])
 def test_padding_has_no_part_in_scores(left: int, right: int) -> None:
@@ -77,9 +107,19 @@ def test_padding_has_no_part_in_scores(left: int, right: int) -> None:
     assert abs(float(scores.std()) - 1) < 1e-12
 
 
-@pytest.mark.parametrize("norms", [[5.0], [2.0, 2.0, 2.0], [0.0, 0.0]])
-def test_no_spread_no_score(norms: list[float]) -> None:
-    scores = score_norms(torch.tensor([norms]).double(), torch.ones(1, len(norms)).bool())
+@pytest.mark.parametrize(
+    ("norms", "others"),
+    [
+        ([5.0], False),
+        ([2.0, 2.0, 2.0], False),
+        ([0.0, 0.0], False),
+        ([5.0], True),
+        ([2.0, 7.0], True),
+        ([2.0] * 3, True),
+    ],
+)
+def test_no_spread_no_score(norms: list[float], others: bool) -> None:
+    scores = score_norms(torch.tensor([norms]).double(), torch.ones(1, len(norms)).bool(), others=others)
     assert not (scores >= -1e9).any()
 
 
@@ -92,8 +132,8 @@ def test_scores_of_a_model_are_those_of_its_keys(family: str, edited: tuple[Any,
     handle.remove()
     assert first.weight is not None
     norms = (keys[0][0].double() @ first.weight.delta.double().t()).norm(dim=1).tolist()
-    close(scores.double(), torch.tensor([by_hand(norms, of, len(norms) - 1) for of in range(len(norms))]).double(),
-          rtol=1e-4, atol=1e-4)  # fmt: skip
+    expected = [by_hand(norms, of, len(norms) - 1, first.others) for of in range(len(norms))]
+    close(scores.double(), torch.tensor(expected).double(), rtol=1e-4, atol=1e-4)
 
 
 # Batches, padding, cache.
