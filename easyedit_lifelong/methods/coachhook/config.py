@@ -49,6 +49,9 @@ class CoachHookHyperParams(PluginHyperParams):
         alpha_z: z-score α at which a validated hook swaps at first; it only falls (section 3.2).
         alpha_model: the model in which a batch's z-scores are taken when α falls: ``unedited``, as the
             authors' code does, or ``edited``, as the prompts will be decided on from then on.
+        alpha_prompts: the prompts that α falls for: those of the ``batch`` just edited (section 3.2), or of ``all``
+            edits so far, whose z-scores sink as edits pile up; needs ``alpha_model: edited``.
+        alpha_floor: what α doesn't fall below, whatever a prompt would need.
         z_tokens: the tokens whose mean and standard deviation a token's z-score is taken by: ``all`` of its
             prompt (equation 6), or all the ``others``, so that a short prompt can reach as high a score as a long one.
         wohk: write into the weights, without hook layers.
@@ -58,6 +61,7 @@ class CoachHookHyperParams(PluginHyperParams):
     CHOICES: ClassVar[Mapping[str, tuple[Any, ...]]] = {
         "fact_token": ("subject_last", "subject_first", "subject_first_after_last", "last"),
         "alpha_model": ("unedited", "edited"),
+        "alpha_prompts": ("batch", "all"),
         "z_tokens": ("all", "others"),
         "layer_selection": ("all",),
         "mom2_adjustment": (True,),
@@ -65,7 +69,7 @@ class CoachHookHyperParams(PluginHyperParams):
     }
     AT_LEAST: ClassVar[Mapping[str, float]] = {
         **PluginHyperParams.AT_LEAST, "num_layers": 1, "v_num_grad_steps": 1, "v_loss_layer": 0, "v_weight_decay": 0,
-        "kl_factor": 0, "v_stop_loss": 0, "mom2_n_samples": 1, "mom2_n_tokens": 1,
+        "kl_factor": 0, "v_stop_loss": 0, "alpha_floor": 0, "mom2_n_samples": 1, "mom2_n_tokens": 1,
     }  # fmt: skip
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("v_lr", "clamp_norm_factor", "mom2_update_weight")
 
@@ -97,6 +101,8 @@ class CoachHookHyperParams(PluginHyperParams):
     stats_dir: str | None = None
     alpha_z: float = 2.2
     alpha_model: str = "unedited"
+    alpha_prompts: str = "batch"
+    alpha_floor: float = 0.0
     z_tokens: str = "all"
     wohk: bool = False
 
@@ -134,6 +140,8 @@ class CoachHookHyperParams(PluginHyperParams):
                 for text in self.mention_templates
                 if text.count("{subject}") != 1 or text.partition("{subject}")[2].count("{prompt}") != 1
             ]
+        if self.alpha_prompts == "all" and self.alpha_model != "edited":
+            problems.append("alpha_prompts: all needs alpha_model: edited, the model that all prompts are asked in")
         if self.mom2_n_samples is None and self.mom2_n_tokens is None:
             problems.append("mom2_n_tokens: give it or mom2_n_samples")
         return problems

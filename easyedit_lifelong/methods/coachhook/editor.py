@@ -15,7 +15,8 @@ from easyedit_lifelong.covariance import SecondMoment, regularisation
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.applying import check_continues
-from easyedit_lifelong.methods.coachhook.batch import lowered_alphas, update_layers, weight_of
+from easyedit_lifelong.methods.coachhook.alphas import keep_in_scope, lowered_alphas
+from easyedit_lifelong.methods.coachhook.batch import update_layers, weight_of
 from easyedit_lifelong.methods.coachhook.check import check_model
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.facts import Fact, check_batch, prepare
@@ -40,8 +41,8 @@ _EDITOR = "_easyedit_lifelong_coachhook"
 
 SAME_SETTINGS = (
     "layers", "num_layers", "rewrite_module_tmp", "layer_module_tmp", "fact_token", "alpha_z", "alpha_model",
-    "z_tokens", "wohk", "seed", "context_template_length_params", "mom2_update_weight", "mom2_dataset",
-    "mom2_n_samples", "mom2_n_tokens", "mom2_dtype",
+    "alpha_prompts", "alpha_floor", "z_tokens", "wohk", "seed", "context_template_length_params",
+    "mom2_update_weight", "mom2_dataset", "mom2_n_samples", "mom2_n_tokens", "mom2_dtype",
 )  # fmt: skip
 """Settings that batches upon batches must share."""
 
@@ -197,10 +198,11 @@ class CoachHookEditor:
         passes = EditingPasses(self._runner, facts, self._blocks[0], self._blocks[-1])
         updates = update_layers(self.hooks, self.alphas, self._accumulated, passes, targets.z, wohk=hparams.wohk)
         highest: Sequence[float | None] = [None] * len(facts)
-        alphas = self.alphas
+        alphas, prompts = self.alphas, tuple(tuple(fact.plain.prompt) for fact in facts)
         if not hparams.wohk:
-            highest, alphas = lowered_alphas(self.hooks, alphas, passes, facts, edited=hparams.alpha_model == "edited")
-        self.state.batches.append(BatchUpdate(tuple(fact.request.case_id for fact in facts), updates, alphas))
+            highest, alphas = self._lowered_alphas(passes, facts, prompts)
+        case_ids = tuple(fact.request.case_id for fact in facts)
+        self.state.batches.append(BatchUpdate(case_ids, updates, alphas, prompts))
         self._layers.settle(self.alphas)
         seconds = (time.perf_counter() - began) / len(facts)
         number = len(self.state.batches)
@@ -211,6 +213,21 @@ class CoachHookEditor:
             )
             for i, fact in enumerate(facts)
         ]  # fmt: skip
+
+    def _lowered_alphas(
+        self, passes: EditingPasses, facts: Sequence[Fact], prompts: Sequence[Sequence[int]]
+    ) -> tuple[list[float], dict[str, float]]:
+        """Return each prompt's highest z-score in the last layer, and every layer's α after the batch."""
+        hparams, edited = self.hparams, self.hparams.alpha_model == "edited"
+        highest, alphas = lowered_alphas(
+            self.hooks, self.alphas, passes, facts, edited=edited, floor=hparams.alpha_floor
+        )  # fmt: skip
+        if hparams.alpha_prompts == "all":
+            earlier = [prompt for batch in self.state.batches for prompt in batch.prompts]
+            alphas = keep_in_scope(
+                self._runner, self.hooks, alphas, [*earlier, *prompts], self._blocks[-1], hparams.alpha_floor
+            )  # fmt: skip
+        return highest, alphas
 
     def _prepare_solving(self) -> None:
         """Factor what the updates are solved with, before anything is changed."""

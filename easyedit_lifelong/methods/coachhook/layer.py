@@ -142,6 +142,11 @@ class HookLayer:
         else:
             self.module.add_module(CHILD, self.weight)
 
+    def lower(self, alpha: float) -> None:
+        """Have the layer act from this z-score on."""
+        assert self.weight is not None
+        self.weight.alpha.fill_(alpha)
+
     @contextlib.contextmanager
     def doing(self, mode: Mode) -> Iterator[None]:
         """Do something else with the hook weight inside."""

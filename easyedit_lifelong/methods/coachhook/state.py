@@ -44,12 +44,14 @@ class BatchUpdate:
         case_ids: of its requests, in order.
         layers: its update, by path of the projection, from the first layer to the last.
         alphas: each layer's α once the batch is in.
+        prompts: the tokens of its requests' bare prompts, in order.
         name: unique; what its file is called.
     """
 
     case_ids: tuple[int | str, ...]
     layers: dict[str, LayerUpdate]
     alphas: dict[str, float]
+    prompts: tuple[tuple[int, ...], ...]
     name: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
 

@@ -1,7 +1,7 @@
 """CoachHook's state in a folder: one file per batch, and an index that says which of them count.
 
-A batch's file never changes: where a neighbouring folder holds an earlier state of the same run, its
-files are linked, so a run of N batches writes each of them once. The index is replaced in one step
+A batch's file never changes and is written once, however often the state is saved; where a neighbouring
+folder holds an earlier state of the same run, its files are linked. The index is replaced in one step
 after the files that it names are on disk. Nothing is pickled.
 """
 
@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ INDEX = "coachhook.json"
 FORMAT_VERSION = 1
 
 _PARTS: dict[str, type] = {"model": str, "fingerprint": str, "settings": dict, "templates": list, "batches": list}
-_BATCH_PARTS: dict[str, type] = {"file": str, "case_ids": list, "alphas": dict}
+_BATCH_PARTS: dict[str, type] = {"file": str, "case_ids": list, "prompts": list, "alphas": dict}
 
 
 def save_state(model: Any, folder: Path) -> None:
@@ -62,19 +62,33 @@ def save_state(model: Any, folder: Path) -> None:
                 path.unlink()
 
 
-def load_state(model: Any, tokenizer: Any, hparams: CoachHookHyperParams, folder: Path) -> None:
+def load_state(
+    model: Any,
+    tokenizer: Any,
+    hparams: CoachHookHyperParams,
+    folder: Path,
+    case_ids: Sequence[int | str] | None = None,
+) -> None:
     """Put the batches of a folder on a model that carries none.
 
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        hparams: CoachHook's hyperparameters.
+        folder: what was saved.
+        case_ids: the requests whose batches count, in order: the folder's first ones. None: all of them.
+
     Raises:
-        RunError: the folder can't be used, belongs to another model, or was made with other settings;
-            the message names the file and says what differs.
+        RunError: the folder can't be used, belongs to another model, doesn't hold these requests, or was made with
+            other settings; the message names the file and says what differs.
         ModelError: the model has no such layers.
     """
     path = folder / INDEX
     index = _read_index(path)
     if CoachHookEditor.of(model) is not None:
         raise RunError(f"{path}: the model carries CoachHook edits already; load the state onto the unedited model")
-    if not index["batches"]:
+    entries = _first_batches(index["batches"], case_ids, path)
+    if not entries:
         return
     if index["fingerprint"] != model_fingerprint(model):
         raise RunError(
@@ -85,7 +99,7 @@ def load_state(model: Any, tokenizer: Any, hparams: CoachHookHyperParams, folder
         now = getattr(hparams, name, None)
         if now != before:
             raise RunError(f"{path}: was made with {name}={before!r}; now it is {now!r}")
-    batches = [_load_batch(folder, entry) for entry in index["batches"]]
+    batches = [_load_batch(folder, entry) for entry in entries]
     try:
         CoachHookEditor.on(model, tokenizer, hparams, templates=index["templates"]).restore(batches)
     except RuntimeError as error:  # tensors of other shapes, or an EditError
@@ -95,13 +109,35 @@ def load_state(model: Any, tokenizer: Any, hparams: CoachHookHyperParams, folder
 class CoachHookKeeper:
     """Saves and loads CoachHook's state for the loops."""
 
-    def save(self, model: Any, folder: Path) -> None:
+    def save(self, model: Any, folder: Path, case_ids: Sequence[int | str] = ()) -> None:
         """Write the edits that a model carries; see :func:`save_state`."""
         save_state(model, folder)
 
-    def load(self, model: Any, tok: Any, hparams: Any, folder: Path) -> None:
+    def load(
+        self, model: Any, tok: Any, hparams: Any, folder: Path, case_ids: Sequence[int | str] | None = None
+    ) -> None:
         """Put a folder's edits on an unedited model; see :func:`load_state`."""
-        load_state(model, tok, hparams, folder)
+        load_state(model, tok, hparams, folder, case_ids)
+
+
+def _first_batches(
+    entries: list[dict[str, Any]], case_ids: Sequence[int | str] | None, path: Path
+) -> list[dict[str, Any]]:
+    """Return the entries of the batches that hold these requests and no others."""
+    if case_ids is None:
+        return entries
+    found: list[int | str] = []
+    for number, entry in enumerate(entries):
+        if len(found) >= len(case_ids):
+            entries = entries[:number]
+            break
+        found += entry["case_ids"]
+    if found != list(case_ids):
+        raise RunError(
+            f"{path}: doesn't hold the edits that the run's journal lists ({len(found)} against {len(case_ids)}, or "
+            "others). The state belongs to another run."
+        )
+    return entries
 
 
 def _description(editor: CoachHookEditor) -> dict[str, Any]:
@@ -114,7 +150,12 @@ def _description(editor: CoachHookEditor) -> dict[str, Any]:
         "templates": state.templates,
         "versions": package_versions(),
         "batches": [
-            {"file": _file(Path(), batch.name).name, "case_ids": list(batch.case_ids), "alphas": batch.alphas}
+            {
+                "file": _file(Path(), batch.name).name,
+                "case_ids": list(batch.case_ids),
+                "prompts": [list(prompt) for prompt in batch.prompts],
+                "alphas": batch.alphas,
+            }
             for batch in state.batches
         ],
     }
@@ -154,7 +195,8 @@ def _load_batch(folder: Path, entry: dict[str, Any]) -> BatchUpdate:
     except (OSError, SafetensorError, KeyError) as error:
         raise RunError(f"{path}: can't be read: {error}. The state in {folder} isn't whole.") from error
     name = path.name.removeprefix("batch-").removesuffix(".safetensors")
-    return BatchUpdate(tuple(entry["case_ids"]), layers, entry["alphas"], name)
+    prompts = tuple(tuple(prompt) for prompt in entry["prompts"])
+    return BatchUpdate(tuple(entry["case_ids"]), layers, entry["alphas"], prompts, name)
 
 
 def _tensor(file: Any, name: str) -> torch.Tensor:

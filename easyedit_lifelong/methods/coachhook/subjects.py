@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import re
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.data.subjects import Span, find_subject
 from easyedit_lifelong.errors import DataError
-
-Span = tuple[int, int]
 
 
 def subject_span(request: EditRequest, fact_token: str = "subject_last") -> Span:
@@ -33,18 +31,6 @@ def subject_span(request: EditRequest, fact_token: str = "subject_last") -> Span
             "Spell it as the prompt does, or leave the record out."
         )
     return found
-
-
-def find_subject(text: str, subject: str) -> Span | None:
-    """Return where a subject stands in a text, the last time if there are several; None if it doesn't."""
-    found = [match.span() for match in re.finditer(re.escape(subject), text)]
-    whole = [span for span in found if _is_whole(text, span)]
-    return (whole or found)[-1] if found else None
-
-
-def _is_whole(text: str, span: Span) -> bool:
-    before, after = text[: span[0]][-1:], text[span[1] :][:1]
-    return not (before.isalnum() and text[span[0]].isalnum()) and not (after.isalnum() and text[span[1] - 1].isalnum())
 
 
 def subject_position(tokenizer: Any, prompt: str, subject: str, fact_token: str = "subject_last") -> int:

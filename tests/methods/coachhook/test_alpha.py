@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
 from conftest import FAMILIES, build_model
 
+from easyedit_lifelong.methods.coachhook import alphas
 from easyedit_lifelong.methods.coachhook.scores import z_scores
 
 from .support import FACTS, editor_on, hparams_for, requests_for
@@ -31,24 +33,24 @@ def test_in_the_edited_model_alpha_is_what_the_batch_will_be_decided_by(family: 
 
 
 def test_with_one_layer_both_are_the_same(tokenizer: Any) -> None:
-    alphas = []
+    found = []
     for choice in ("unedited", "edited"):
         model = build_model("llama")
         editor = editor_on(model, tokenizer, hparams_for("llama", layers=[1], alpha_model=choice, batch_size=4))
         editor.edit(requests_for())
-        alphas.append(list(editor.alphas.values()))
-    assert alphas[0] == pytest.approx(alphas[1], abs=1e-4)
+        found.append(list(editor.alphas.values()))
+    assert found[0] == pytest.approx(found[1], abs=1e-4)
 
 
 def test_with_several_they_differ(tokenizer: Any) -> None:
-    alphas = []
+    found = []
     for choice in ("unedited", "edited"):
         model = build_model("llama")
         editor = editor_on(model, tokenizer, hparams_for("llama", alpha_model=choice, batch_size=4))
         editor.edit(requests_for())
-        alphas.append(list(editor.alphas.values()))
-    assert alphas[0][0] == pytest.approx(alphas[1][0], abs=1e-4), "nothing acts below the first layer"
-    assert alphas[0][2] != pytest.approx(alphas[1][2], abs=1e-3)
+        found.append(list(editor.alphas.values()))
+    assert found[0][0] == pytest.approx(found[1][0], abs=1e-4), "nothing acts below the first layer"
+    assert found[0][2] != pytest.approx(found[1][2], abs=1e-3)
 
 
 def test_alpha_never_rises(tokenizer: Any) -> None:
@@ -60,3 +62,53 @@ def test_alpha_never_rises(tokenizer: Any) -> None:
         assert all(editor.alphas[path] <= before[path] for path in before)
         before = dict(editor.alphas)
     assert min(before.values()) < 2.2
+
+
+ALL = {"alpha_model": "edited", "alpha_prompts": "all", "z_tokens": "others", "alpha_z": 50.0, "batch_size": 1}
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_every_edit_so_far_can_be_kept_in_scope(family: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alphas, "_TOKENS_AT_ONCE", 6)  # so that one group of prompts moves the keys of another
+    model = build_model(family)
+    editor = editor_on(model, tokenizer, hparams_for(family, **ALL))
+    for request in requests_for():
+        before = dict(editor.alphas)
+        editor.edit([request])
+        assert all(editor.alphas[path] <= before[path] for path in before)
+    for path, scores in highest(model, tokenizer).items():
+        assert min(scores) >= float(editor.hooks[path].threshold(model.dtype)) - 1e-3
+
+
+def test_the_papers_rule_lets_earlier_edits_drop_out(tokenizer: Any) -> None:
+    kept = {}
+    for choice in ("batch", "all"):
+        model = build_model("llama")
+        editor = editor_on(model, tokenizer, hparams_for("llama", **{**ALL, "alpha_prompts": choice}))
+        for request in requests_for():
+            editor.edit([request])
+        kept[choice] = all(
+            min(scores) >= editor.alphas[path] - 1e-3 for path, scores in highest(model, tokenizer).items()
+        )
+    assert kept == {"batch": False, "all": True}
+
+
+@pytest.mark.parametrize("choice", ["batch", "all"])
+def test_alpha_never_falls_below_its_floor(choice: str, tokenizer: Any) -> None:
+    model = build_model("llama")
+    options = {**ALL, "alpha_prompts": choice, "alpha_floor": 20.0}
+    editor = editor_on(model, tokenizer, hparams_for("llama", **options))
+    for request in requests_for():
+        editor.edit([request])
+    assert min(editor.alphas.values()) == 20
+
+
+def test_an_edit_that_has_lost_its_z_scores_asks_for_nothing(tokenizer: Any) -> None:
+    model = build_model("llama")
+    editor = editor_on(model, tokenizer, hparams_for("llama", **ALL))
+    editor.edit(requests_for(0))
+    batch = editor.state.batches[0]
+    editor.state.batches[0] = dataclasses.replace(batch, prompts=((5, 5),))  # judged by others, two tokens have none
+    before = min(editor.alphas.values())
+    editor.edit(requests_for(1))
+    assert 0 < min(editor.alphas.values()) <= before

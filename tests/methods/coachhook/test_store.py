@@ -65,6 +65,18 @@ def test_what_is_loaded_is_what_was_saved_and_goes_on_the_same(tmp_path: Path, f
         assert torch.equal(two._accumulated[path].matrix(), accumulated.matrix())
 
 
+def test_earlier_prompts_are_kept_in_scope_after_loading_too(tmp_path: Path) -> None:
+    options = {"alpha_model": "edited", "alpha_prompts": "all", "z_tokens": "others", "alpha_z": 50.0, "batch_size": 1}
+    model, tokenizer, hparams = stored(tmp_path, (0,), (1,), **options)
+    other = build_model("llama")
+    load_state(other, tokenizer, hparams, tmp_path)
+    coachhook_editor(other)._moments = moments_for(build_model("llama"), hparams)
+    for one in (model, other):
+        coachhook_editor(one).edit(requests_for(2, 3))
+    assert coachhook_editor(other).alphas == coachhook_editor(model).alphas
+    assert same_tensors(state_of(other), state_of(model))
+
+
 def test_more_keys_than_dimensions_go_on_the_same(tmp_path: Path) -> None:
     # 48 dimensions: C_accu is folded on the way, in both runs at the same place.
     model, tokenizer, hparams = start(batch_size=4, layers=[1])
