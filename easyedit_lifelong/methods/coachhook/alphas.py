@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 
@@ -27,7 +28,6 @@ def lowered_alphas(
     facts: Sequence[Fact],
     *,
     edited: bool,
-    floor: float = 0.0,
 ) -> tuple[list[float], dict[str, float]]:
     """Return each prompt's highest z-score in the last layer, and every layer's α after the batch.
 
@@ -42,7 +42,6 @@ def lowered_alphas(
         passes: of the batch's prompts.
         facts: the batch.
         edited: whether to take the z-scores in the edited model.
-        floor: what α doesn't fall below.
 
     Raises:
         EditError: a prompt's tokens can't be told apart.
@@ -59,7 +58,7 @@ def lowered_alphas(
                 f"{request.where}, field 'prompt': {request.prompt!r} has no z-scores: CoachHook compares a "
                 f"prompt's tokens with each other, and needs at least {least} that differ. Use a longer prompt."
             )
-        lowered[path] = min(alphas[path], max(floor, float(highest[path].min())))
+        lowered[path] = min(alphas[path], float(highest[path].min()))
 
     def lower_at_once(path: str, scores: Tensor) -> None:
         lower(path, scores)
@@ -83,58 +82,87 @@ def lowered_alphas(
 def keep_in_scope(
     runner: Runner,
     hooks: Mapping[str, HookLayer],
-    alphas: Mapping[str, float],
+    before: Mapping[str, float],
+    lowered: Mapping[str, float],
     prompts: Sequence[Sequence[int]],
     last: nn.Module,
     floor: float = 0.0,
-) -> dict[str, float]:
+) -> tuple[dict[str, float], set[int]]:
     """Lower α until every prompt, of whatever batch, has a token in scope in every layer of the edited model.
 
     A batch changes ΔW for the prompts of earlier ones, too: their z-scores sink as edits pile up, and what was in
     scope when it was edited needn't be any more. The paper's rule looks at the new batch only.
 
+    One prompt that hardly stands out would have hooks act nearly everywhere. So a prompt that would need an α below
+    the floor, in any layer, is given up: no layer's α falls for it.
+
     Args:
         runner: of the model.
-        hooks: the hook layers by path, from the first to the last, validated.
-        alphas: each one's α so far.
+        hooks: the hook layers by path, from the first to the last.
+        before: each one's α before the batch.
+        lowered: each one's α by the paper's rule; the hook layers have it.
         prompts: tokens of the bare prompts of all edits.
         last: the last edited block.
-        floor: what α doesn't fall below; a prompt that would need less is given up.
+        floor: see above.
 
     Returns:
-        Every layer's α.
+        Every layer's α, and the numbers of the prompts that were given up.
     """
-    lowered, falling = dict(alphas), True
+    alphas, given_up = dict(lowered), set[int]()
+    while True:
+        unfit = _lower_for(runner, hooks, alphas, prompts, last, floor, given_up)
+        if not unfit:
+            return alphas, given_up
+        # As if α had never fallen for them.
+        given_up |= unfit
+        alphas = dict(before)
+        for path, hook in hooks.items():
+            hook.lower(alphas[path])
+
+
+def _lower_for(
+    runner: Runner, hooks: Mapping[str, HookLayer], alphas: dict[str, float], prompts: Sequence[Sequence[int]],
+    last: nn.Module, floor: float, given_up: set[int],
+) -> set[int]:  # fmt: skip
+    """Lower α for all prompts that aren't given up, in place; return those that would need one below the floor."""
+    falling, unfit, asked = True, set[int](), list[int]()
 
     def lower(path: str, scores: Tensor) -> None:
         nonlocal falling
-        hook, highest = hooks[path], scores.nan_to_num(nan=float("-inf")).amax(dim=1)
-        some = highest[torch.isfinite(highest)].tolist()  # a prompt without z-scores asks for nothing
-        needed = max(floor, min(some, default=float("inf")))
-        if needed < float(hook.threshold(runner.model.dtype)):
-            lowered[path], falling = needed, True
-            hook.lower(needed)
+        highest = scores.nan_to_num(nan=float("-inf")).amax(dim=1).tolist()
+        counted = [
+            (number, score)
+            for number, score in zip(asked, highest, strict=True)
+            if number not in given_up and math.isfinite(score)  # a prompt without z-scores asks for nothing
+        ]
+        unfit.update(number for number, score in counted if score < floor)
+        needed = min((score for _, score in counted if score >= floor), default=math.inf)
+        if needed < float(hooks[path].threshold(runner.model.dtype)):
+            alphas[path], falling = needed, True
+            hooks[path].lower(needed)
 
-    while falling:  # a layer that acts at more tokens moves the keys of those above it
+    while falling and not unfit:  # a layer that acts at more tokens moves the keys of those above it
         falling = False
-        for rows in _together(sorted(prompts, key=len)):
+        for asked in _together(prompts):
+            rows = [list(prompts[number]) for number in asked]
             ids, mask = pad_rows(rows, runner.pad, "right", runner.device)
             with ExitStack() as stack:
                 for path, hook in hooks.items():
+                    stack.enter_context(hook.doing(Mode.VALIDATED))
                     stack.enter_context(hook.listening(functools.partial(lower, path)))
                 stack.enter_context(torch.no_grad())
                 stack.enter_context(ending_after(last))
                 runner.call(ids, mask, torch.tensor([len(row) for row in rows]))
-    return lowered
+    return unfit
 
 
-def _together(rows: Sequence[Sequence[int]]) -> Iterator[list[list[int]]]:
-    """Yield rows, sorted by length, in groups of a bounded number of tokens."""
-    group: list[list[int]] = []
-    for row in rows:
-        if group and (len(group) + 1) * len(row) > _TOKENS_AT_ONCE:
+def _together(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield the numbers of rows of similar length, in groups of a bounded number of tokens."""
+    group: list[int] = []
+    for number in sorted(range(len(rows)), key=lambda number: len(rows[number])):
+        if group and (len(group) + 1) * len(rows[number]) > _TOKENS_AT_ONCE:
             yield group
             group = []
-        group.append(list(row))
+        group.append(number)
     if group:
         yield group

@@ -51,7 +51,8 @@ class CoachHookHyperParams(PluginHyperParams):
             authors' code does, or ``edited``, as the prompts will be decided on from then on.
         alpha_prompts: the prompts that α falls for: those of the ``batch`` just edited (section 3.2), or of ``all``
             edits so far, whose z-scores sink as edits pile up; needs ``alpha_model: edited``.
-        alpha_floor: what α doesn't fall below, whatever a prompt would need.
+        alpha_floor: a prompt that would need an α below this is given up, and no layer's α falls for it; for
+            ``alpha_prompts: all``.
         z_tokens: the tokens whose mean and standard deviation a token's z-score is taken by: ``all`` of its
             prompt (equation 6), or all the ``others``, so that a short prompt can reach as high a score as a long one.
         wohk: write into the weights, without hook layers.
@@ -142,6 +143,8 @@ class CoachHookHyperParams(PluginHyperParams):
             ]
         if self.alpha_prompts == "all" and self.alpha_model != "edited":
             problems.append("alpha_prompts: all needs alpha_model: edited, the model that all prompts are asked in")
+        if self.alpha_floor and self.alpha_prompts != "all":
+            problems.append("alpha_floor: needs alpha_prompts: all")
         if self.mom2_n_samples is None and self.mom2_n_tokens is None:
             problems.append("mom2_n_tokens: give it or mom2_n_samples")
         return problems

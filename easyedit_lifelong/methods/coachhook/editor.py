@@ -218,15 +218,17 @@ class CoachHookEditor:
         self, passes: EditingPasses, facts: Sequence[Fact], prompts: Sequence[Sequence[int]]
     ) -> tuple[list[float], dict[str, float]]:
         """Return each prompt's highest z-score in the last layer, and every layer's α after the batch."""
-        hparams, edited = self.hparams, self.hparams.alpha_model == "edited"
-        highest, alphas = lowered_alphas(
-            self.hooks, self.alphas, passes, facts, edited=edited, floor=hparams.alpha_floor
-        )  # fmt: skip
+        before, hparams = self.alphas, self.hparams
+        highest, alphas = lowered_alphas(self.hooks, before, passes, facts, edited=hparams.alpha_model == "edited")
         if hparams.alpha_prompts == "all":
-            earlier = [prompt for batch in self.state.batches for prompt in batch.prompts]
-            alphas = keep_in_scope(
-                self._runner, self.hooks, alphas, [*earlier, *prompts], self._blocks[-1], hparams.alpha_floor
+            everything = [prompt for batch in self.state.batches for prompt in batch.prompts] + list(prompts)
+            alphas, given_up = keep_in_scope(
+                self._runner, self.hooks, before, alphas, everything, self._blocks[-1], hparams.alpha_floor
             )  # fmt: skip
+            if given_up:
+                LOG.info(
+                    "%d of %d prompts are below alpha_floor and may be out of scope", len(given_up), len(everything)
+                )
         return highest, alphas
 
     def _prepare_solving(self) -> None:

@@ -109,6 +109,10 @@ def load_state(
 class CoachHookKeeper:
     """Saves and loads CoachHook's state for the loops."""
 
+    def carries(self, model: Any) -> bool:
+        """Tell whether a model carries CoachHook edits."""
+        return CoachHookEditor.of(model) is not None
+
     def save(self, model: Any, folder: Path, case_ids: Sequence[int | str] = ()) -> None:
         """Write the edits that a model carries; see :func:`save_state`."""
         save_state(model, folder)

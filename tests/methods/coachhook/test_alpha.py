@@ -93,14 +93,31 @@ def test_the_papers_rule_lets_earlier_edits_drop_out(tokenizer: Any) -> None:
     assert kept == {"batch": False, "all": True}
 
 
-@pytest.mark.parametrize("choice", ["batch", "all"])
-def test_alpha_never_falls_below_its_floor(choice: str, tokenizer: Any) -> None:
-    model = build_model("llama")
-    options = {**ALL, "alpha_prompts": choice, "alpha_floor": 20.0}
-    editor = editor_on(model, tokenizer, hparams_for("llama", **options))
-    for request in requests_for():
-        editor.edit([request])
-    assert min(editor.alphas.values()) == 20
+def test_an_edit_below_the_floor_is_given_up_in_every_layer(tokenizer: Any) -> None:
+    for floor in (0.0, 1e9):
+        model = build_model("llama")
+        editor = editor_on(model, tokenizer, hparams_for("llama", **{**ALL, "alpha_floor": floor}))
+        for request in requests_for():
+            editor.edit([request])
+        assert all((alpha == 50) == (floor > 0) for alpha in editor.alphas.values())
+
+
+def test_one_prompt_that_hardly_stands_out_does_not_cost_the_others(tokenizer: Any) -> None:
+    def alphas_with(floor: float, *numbers: int) -> tuple[dict[str, float], dict[str, list[float]]]:
+        model = build_model("llama")
+        options = {**ALL, "batch_size": 4, "alpha_floor": floor}
+        editor = editor_on(model, tokenizer, hparams_for("llama", **options))
+        editor.edit(requests_for(*numbers))
+        return editor.alphas, highest(model, tokenizer)
+
+    _, scores = alphas_with(1e9)
+    least = sorted(min(values[number] for values in scores.values()) for number in range(len(BATCH)))
+    floor = (least[0] + least[1]) / 2
+    kept, scores = alphas_with(floor)
+    weakest = min(range(len(BATCH)), key=lambda number: min(values[number] for values in scores.values()))
+    for path, values in scores.items():
+        others = [value for number, value in enumerate(values) if number != weakest]
+        assert kept[path] == pytest.approx(min(*others, 50.0), rel=1e-3)
 
 
 def test_an_edit_that_has_lost_its_z_scores_asks_for_nothing(tokenizer: Any) -> None:

@@ -333,6 +333,12 @@ def test_other_settings_are_named(tmp_path: Path, name: str, value: Any) -> None
     assert CoachHookEditor.of(model) is None
 
 
+def test_whether_a_model_carries_edits(tmp_path: Path) -> None:
+    model, _, _ = stored(tmp_path)
+    assert CoachHookKeeper().carries(model)
+    assert not CoachHookKeeper().carries(build_model("llama"))
+
+
 def test_another_model_is_named(tmp_path: Path) -> None:
     _, tokenizer, hparams = stored(tmp_path)
     model = build_model("llama")
