@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "GraceHyperParams": "easyedit_lifelong.methods.grace.config",
-    "apply_grace_to_model": "easyedit_lifelong.methods.grace.editor",
+    "apply_grace_to_model": "easyedit_lifelong.methods.grace.apply",
     "CoachHookHyperParams": "easyedit_lifelong.methods.coachhook.config",
     "apply_coachhook_to_model": "easyedit_lifelong.methods.coachhook.apply",
     "SecondMoment": "easyedit_lifelong.covariance",
@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.lifelong.loop import run_lifelong
     from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
+    from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
     from easyedit_lifelong.methods.grace.config import GraceHyperParams
-    from easyedit_lifelong.methods.grace.editor import apply_grace_to_model
     from easyedit_lifelong.methods.result import EditResult
     from easyedit_lifelong.methods.rollback import Rollback
     from easyedit_lifelong.models.load import load_model

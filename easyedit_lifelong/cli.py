@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong import __version__
-from easyedit_lifelong.errors import LifelongError
+from easyedit_lifelong.arguments import (
+    add_consecutive_arguments,
+    add_covariance_arguments,
+    add_lifelong_arguments,
+    add_scope_arguments,
+    positive,
+)
+from easyedit_lifelong.errors import LifelongError, RunError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -21,15 +28,34 @@ def main(argv: Sequence[str] | None = None) -> int:
         level=logging.DEBUG if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s"
     )
     try:
+        _check_homes(arguments)
         return arguments.run(arguments)
-    except LifelongError as error:
+    except (LifelongError, OSError) as error:
         if arguments.verbose:
             traceback.print_exc()
-        print(f"easyedit-lifelong: {error}", file=sys.stderr)
+        print(f"easyedit-lifelong: {_told(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("easyedit-lifelong: interrupted; what was reported done is on disk", file=sys.stderr)
         return 130
+
+
+def _check_homes(arguments: argparse.Namespace) -> None:
+    """Refuse folders and files of users who aren't there."""
+    for name, value in vars(arguments).items():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, (str, Path)) and str(path).startswith("~"):
+                try:
+                    Path(path).expanduser()
+                except RuntimeError as error:
+                    raise RunError(f"{name}: {path}: there is no such user here. Write the path in full.") from error
+
+
+def _told(error: Exception) -> str:
+    """Return an error's message; the system's own errors say what is wrong with which file."""
+    if isinstance(error, LifelongError) or not isinstance(error, OSError) or error.strerror is None:
+        return str(error) or type(error).__name__
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,7 +69,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo = commands.add_parser(
         "demo", parents=[common], help="edit SmolLM2-135M with sample facts, by GRACE and by CoachHook, side by side"
     )
-    demo.add_argument("--edits", type=_positive, default=20, help="how many facts each edits (default 20)")
+    demo.add_argument("--edits", type=positive, default=20, help="how many facts each edits (default 20)")
     demo.add_argument("--out", type=Path, default=Path("runs/demo"), help="where results go (default runs/demo)")
     demo.set_defaults(run=_demo)
 
@@ -56,123 +82,41 @@ def build_parser() -> argparse.ArgumentParser:
     lifelong = commands.add_parser(
         "lifelong", parents=[common], help="edit a model with a stream of facts, keeping score"
     )
-    _add_lifelong_arguments(lifelong)
+    add_lifelong_arguments(lifelong)
     lifelong.set_defaults(run=_lifelong)
 
     covariance = commands.add_parser(
         "covariance", parents=[common], help="collect second moments of keys, for CoachHook and MEMIT"
     )
-    _add_covariance_arguments(covariance)
+    add_covariance_arguments(covariance)
     covariance.set_defaults(run=_covariance)
 
     consecutive = commands.add_parser(
         "consecutive", parents=[common], help="edit a model with batches of facts, keeping score (CoachHook's)"
     )
-    _add_consecutive_arguments(consecutive)
+    add_consecutive_arguments(consecutive)
     consecutive.set_defaults(run=_consecutive)
+
+    run = commands.add_parser("run", parents=[common], help="do the run that an experiment file describes")
+    run.add_argument("file", metavar="FILE", help="experiment file, config.yaml of a run, or a shipped name")
+    run.add_argument("--out", type=Path, metavar="DIR", help="folder for the results (default runs/FILE)")
+    run.add_argument("--resume", action="store_true", help="go on with the run there that was cut short")
+    run.set_defaults(run=_run)
 
     scope = commands.add_parser(
         "scope", parents=[common], help="study where CoachHook's hooks act: z-scores of prompts and paraphrases"
     )
-    _add_scope_arguments(scope)
+    add_scope_arguments(scope)
     scope.set_defaults(run=_scope)
-    return parser
 
-
-def _add_lifelong_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--hparams", required=True, help="hyperparameter file, or a shipped name such as GRACE/smollm2-135m")
-    add("--data", required=True, type=Path, help="dataset file")
-    add("--format", default="json", help="zsre, counterfact, json, or a plugin's (default json)")
-    add("--edits", type=_positive, metavar="N", help="only the first N records")
-    add("--eval-every", type=_positive, default=50, metavar="K", help="score all past edits every K edits (default 50)")
-    add("--out", required=True, type=Path, metavar="DIR", help="folder for the results; must not hold another run")
-    add("--only-errors", action="store_true", help="edit only where the model is wrong")
-    add("--retention", type=Path, metavar="FILE", help="held-out facts, JSON list of {prompt, answer}")
-    add("--model", help="model name or folder, instead of the hyperparameter file's")
-    add("--device", help="device, instead of the hyperparameter file's")
-    add("--track", action="append", default=[], metavar="NAME", help="also report to this tracker (repeatable)")
-
-
-def _add_covariance_arguments(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("--model", metavar="M", help="model name or folder")
-    add("--layers", metavar="L", help="layers, such as 13-17 or 3-7,9")
-    add("--corpus", metavar="C", help="file, folder, dataset, wikipedia, wikitext, or self: sampled from the model")
-    add("--tokens", type=_positive, metavar="N", help="how many tokens (default 10 per dimension of the keys)")
-    add("--samples", type=_positive, metavar="N", help="how many documents instead, as MEMIT counts")
-    add("--out", type=Path, metavar="DIR", help="folder of statistics (default: this package's cache)")
-    add("--hparams", metavar="FILE", help="take what isn't given from this hyperparameter file")
-    add("--dtype", choices=("float32", "float64"), help="of the stored sums (default float32)")
-    add("--device", help="where the model goes")
-    add("--seed", type=int, default=0, help="of the order of documents, or of the sampling (default 0)")
-    add("--context", type=_positive, metavar="N", help="longest row of tokens (default 512; the model's for --samples)")
-    add("--easyedit-samples", type=_positive, metavar="N", help="also store where EasyEdit seeks mom2_n_samples: N")
-    add("--merge", type=Path, nargs="+", metavar="FILE", help="only merge these files into --out FILE.npz")
-
-
-def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what CoachHook's own scripts take, under their names; dashes serve as well as underscores."""
-
-    def add(name: str, **options: Any) -> None:
-        parser.add_argument(*dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")), dest=name, **options)
-
-    add("hparams", help="hyperparameter file or shipped name (default: the method's for the model)")
-    add("model", help="model name or folder (default smollm2-135m, or the hyperparameter file's)")
-    add("device", help="device, instead of the hyperparameter file's")
-    add("ds_dir", type=Path, metavar="FILE", help="dataset file (default: sample facts)")
-    add("format", help="zsre, counterfact, json, or a plugin's (default: as the file looks)")
-    add("sample", type=_positive, default=100, metavar="N", help="only the first N records (default 100)")
-    add("bsz", type=_positive, metavar="B", help="edits per batch")
-    add("stats_dir", metavar="DIR", help="folder of second-moment statistics")
-    add("mom2_update_weight", type=_above_zero, metavar="W", help="weight of the second moments")
-    add("alpha_z", type=float, metavar="A", help="initial alpha: the z-score from which a hook acts")
-    add("num_layers", type=_positive, metavar="L", help="edit only the last L of the layers")
-    add("wohk", type=int, choices=(0, 1), nargs="?", const=1, help="1: without hook layers")
-    add("skip_unusable", action="store_true", help="leave out records that can't be edited, and list them")
-
-
-def _add_consecutive_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_method_arguments(parser)
-    add = parser.add_argument
-    add("--retention", type=Path, metavar="FILE", help="held-out facts, JSON list of {prompt, answer}")
-    add("--method", help="editing method, EasyEdit's MEMIT included (default CoachHook)")
-    add(
-        "--consecutive", type=int, choices=(0, 1), nargs="?", const=1, default=1,
-        help="1: batch upon batch (default); 0: roll each batch back before the next (the authors' default)",
-    )  # fmt: skip
-    add(
-        "--eval-every", "--eval_every", type=_positive, metavar="K", help="score all edits every K batches (default 20)"
+    report = commands.add_parser(
+        "report", parents=[common], help="make a page with figures and tables of a run, or of several side by side"
     )
-    add("--out", type=Path, metavar="DIR", help="folder for the results (default runs/consecutive/METHOD-MODEL-DATA)")
-    add("--resume", action="store_true", help="go on with the run in --out that was cut short")
-    add("--track", action="append", default=[], metavar="NAME", help="also report to this tracker (repeatable)")
-
-
-def _add_scope_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_method_arguments(parser)
-    parser.add_argument("--out", type=Path, default=Path("runs/scope"), metavar="DIR",
-                        help="folder for the results (default runs/scope)")  # fmt: skip
-
-
-def _above_zero(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0")
-    return number
-
-
-def _positive(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number greater than 0")
-    return number
+    report.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="a run's folder")
+    report.add_argument("--out", type=Path, metavar="FILE_OR_DIR",
+                        help="the page (.html) or its folder (default DIR/report or runs/comparison)")  # fmt: skip
+    report.set_defaults(run=_report)
+    return parser
 
 
 def _demo(arguments: argparse.Namespace) -> int:
@@ -198,13 +142,30 @@ def _plugins(arguments: argparse.Namespace) -> int:
 
 
 def _lifelong(arguments: argparse.Namespace) -> int:
-    from easyedit_lifelong.reporting.session import lifelong_session
+    from easyedit_lifelong.lifelong.experiment import Data, Experiment
+    from easyedit_lifelong.reporting.session import session
 
-    lifelong_session(
-        hparams_file=arguments.hparams, data=arguments.data, data_format=arguments.format, edits=arguments.edits,
-        eval_every=arguments.eval_every, out=arguments.out, only_errors=arguments.only_errors,
-        retention=arguments.retention, model=arguments.model, device=arguments.device, trackers=arguments.track,
+    experiment = Experiment(
+        "lifelong", arguments.hparams,
+        Data(arguments.data, arguments.format, arguments.edits, arguments.edit_with),
+        overrides={"model_name": arguments.model, "device": arguments.device}, retention=arguments.retention,
+        text=arguments.text, task=arguments.task, only_errors=arguments.only_errors,
+        schedule=_schedule(arguments), trackers=arguments.track,
     )  # fmt: skip
+    session(experiment, arguments.out, arguments.resume)
+    return 0
+
+
+def _schedule(arguments: argparse.Namespace) -> Any:
+    from easyedit_lifelong.lifelong.schedule import Schedule
+
+    return Schedule.of(arguments.eval_every, arguments.eval_at, arguments.eval_sample)
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from easyedit_lifelong.reporting.session import file_session
+
+    file_session(arguments.file, arguments.out, arguments.resume)
     return 0
 
 
@@ -240,8 +201,9 @@ def _consecutive(arguments: argparse.Namespace) -> int:
     from easyedit_lifelong.reporting.consecutive import consecutive_session
 
     options = _options(
-        arguments, method=arguments.method, consecutive=bool(arguments.consecutive), eval_every=arguments.eval_every,
-        retention=arguments.retention, resume=arguments.resume, trackers=arguments.track,
+        arguments, method=arguments.method, consecutive=bool(arguments.consecutive), schedule=_schedule(arguments),
+        edit_with=arguments.edit_with, retention=arguments.retention, text=arguments.text, task=arguments.task,
+        resume=arguments.resume, trackers=arguments.track,
     )  # fmt: skip
     consecutive_session(options)
     return 0
@@ -251,6 +213,13 @@ def _scope(arguments: argparse.Namespace) -> int:
     from easyedit_lifelong.reporting.scope import scope_session
 
     scope_session(_options(arguments))
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    from easyedit_lifelong.reporting.report.session import report_session
+
+    report_session(arguments.folders, arguments.out)
     return 0
 
 

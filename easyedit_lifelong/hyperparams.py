@@ -118,7 +118,19 @@ class PluginHyperParams:
                 every field that is wrong, and what it could have been.
         """
         path = find_hparams(hparams_name_or_path)
-        values = read_hparams_file(path)
+        return cls.from_values(read_hparams_file(path), str(path))
+
+    @classmethod
+    def from_values(cls: type[Params], values: Mapping[str, Any], source: str) -> Params:
+        """Take hyperparameters by name.
+
+        Args:
+            values: as a hyperparameter file holds them.
+            source: where they come from, for messages.
+
+        Raises:
+            HyperParameterError: they can't be used; the message names every one that is wrong.
+        """
         known = {item.name for item in dataclasses.fields(cls) if not item.metadata.get("internal")}
         problems = [
             f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in values if key not in known
@@ -131,8 +143,8 @@ class PluginHyperParams:
             and item.name not in values
         ]
         if problems:
-            raise HyperParameterError(f"{path}: " + "; ".join(problems))
-        return cls(**values, source=str(path))
+            raise HyperParameterError(f"{source}: " + "; ".join(problems))
+        return cls(**values, source=source)
 
     def _out_of_range(self, name: str, value: Any) -> list[str]:
         if name in self.CHOICES and value not in self.CHOICES[name]:
@@ -268,4 +280,6 @@ def describe_type(hint: Any) -> str:
         (item,) = typing.get_args(hint)
         return "a list of " + {int: "whole numbers", float: "numbers"}.get(item, describe_type(item))
     options = typing.get_args(hint) or (hint,)
-    return " or ".join(names.get(option, str(option)) for option in options)
+    return " or ".join(
+        describe_type(option) if typing.get_origin(option) else names.get(option, str(option)) for option in options
+    )

@@ -17,7 +17,12 @@ class Tracker(Protocol):
     """Receives a run's results while they come in."""
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Record the metrics that belong to the given number of edits."""
+        """Record a point of the curve.
+
+        Args:
+            step: how many edits were made.
+            metrics: the rest of its line in ``metrics.jsonl``: scores by name, ``intervals``, and where the run was.
+        """
 
     def close(self) -> None:
         """Flush and release whatever the tracker holds."""
@@ -26,14 +31,44 @@ class Tracker(Protocol):
 class StateKeeper(Protocol):
     """Puts what a method has done to a model on disk, and back on a model that carries no edit.
 
-    The loop saves after every batch; what is loaded must go on exactly as what was saved would have.
+    The loops save after every edit (or batch), always into the same folder, and note each in their
+    journal afterwards. A run can be killed in between: the folder may hold an edit that the journal doesn't
+    know, never the other way round. A save should write what is new and leave the rest alone; a method that
+    can't, wraps what it has in :class:`~easyedit_lifelong.snapshots.Snapshots`.
+
+    A method ``carries(model) -> bool``, if there is one, tells whether a model carries the method's edits; the
+    loops then refuse to begin a run on one that does.
     """
 
-    def save(self, model: Any, folder: Path) -> None:
-        """Write the edits that a model carries into an empty folder."""
+    def save(self, model: Any, folder: Path, case_ids: Sequence[int | str] = ()) -> None:
+        """Bring a folder up to the edits that a model carries; they are on disk when this returns.
 
-    def load(self, model: Any, tok: Any, hparams: Any, folder: Path) -> None:
-        """Give an unedited model the edits that a folder holds."""
+        Args:
+            model: the edited model.
+            folder: where to; it may not be there yet.
+            case_ids: the requests of all these edits, in order.
+
+        Raises:
+            OSError: it can't be written.
+            RunError: likewise.
+        """
+
+    def load(
+        self, model: Any, tok: Any, hparams: Any, folder: Path, case_ids: Sequence[int | str] | None = None
+    ) -> None:
+        """Give an unedited model the edits that a folder holds; it must go on exactly as the model saved would have.
+
+        Args:
+            model: the model.
+            tok: its tokenizer.
+            hparams: the method's hyperparameters.
+            folder: what was saved.
+            case_ids: the requests whose edits count, in order: the folder's first ones. What it holds beyond
+                them is left out, and replaced by the next save. None: all of them.
+
+        Raises:
+            RunError: the folder doesn't hold them; the message names the file.
+        """
 
 
 @dataclass(frozen=True)
@@ -54,7 +89,9 @@ class EditMethod:
         prepare: ``prepare(model, tok, hparams, progress)`` computes what is needed once per model, before its
             first edit, and stores it where the method finds it; the loops call it once everything is checked,
             and ``progress(done, total)``, if given, hears how far it is. Its time isn't the edits'.
-        state: saves and loads the method's edits, so that an interrupted consecutive run can be resumed.
+        state: saves and loads the method's edits, so that a run that was cut short can be resumed.
+        counts: ``counts(model)`` says how many of what the method keeps in an edited model, by name (``n_keys``);
+            it is reported with every scoring.
     """
 
     name: str
@@ -65,24 +102,42 @@ class EditMethod:
     check_requests: Callable[[Any, Any, Any, Sequence[EditRequest]], None] | None = None
     prepare: Callable[[Any, Any, Any, Callable[[int, int], None] | None], object] | None = None
     state: StateKeeper | None = None
+    counts: Callable[[Any], Mapping[str, float]] | None = None
 
 
 @dataclass(frozen=True)
 class DatasetReader:
-    """A dataset format: ``read(path)`` yields validated requests, in the file's order."""
+    """A dataset format: ``read(path)`` yields validated requests, in the file's order.
+
+    Attributes:
+        name: what ``--format`` calls it.
+        read: reads a file.
+        description: one line for people.
+        task: what the data ask of a model: ``qa`` (answers) or ``generation`` (whole sentences).
+    """
 
     name: str
     read: Callable[[Path], Iterable[EditRequest]]
     description: str = ""
+    task: str = "qa"
 
 
 @dataclass(frozen=True)
 class TrackerType:
-    """A result tracker: ``create(run_folder, config)`` returns one for a run."""
+    """A result tracker: ``create(run_folder, config)`` returns one for a run.
+
+    Attributes:
+        name: what ``--track`` calls it.
+        create: makes one; a resumed run's is told the earlier points again.
+        description: one line for people.
+        check: raises a :class:`PluginError` if the tracker can't work here (a package isn't installed);
+            called before anything is loaded.
+    """
 
     name: str
     create: Callable[[Path, Mapping[str, Any]], Tracker]
     description: str = ""
+    check: Callable[[], object] = lambda: None
 
 
 class _Named(Protocol):

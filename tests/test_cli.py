@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -85,7 +86,7 @@ def test_a_run(desk: Desk, checkpoint: Path) -> None:
     code, out, err = desk.run("--eval-every", 2)
     assert code == 0, err
     assert sorted(path.name for path in desk.out.iterdir()) == [
-        "config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json",
+        ".lock", "config.yaml", "generations.jsonl", "journal.jsonl", "metrics.jsonl", "state", "summary.json",
     ]  # fmt: skip
     summary = json.loads((desk.out / "summary.json").read_text())
     assert (summary["method"], summary["model"], summary["data"]) == ("GRACE", str(checkpoint), str(desk.data))
@@ -115,6 +116,29 @@ def test_the_default_held_out_facts(desk: Desk) -> None:
     code = main(["lifelong", "--hparams", str(desk.hparams), "--data", str(desk.data), "--out", str(desk.out)])
     assert code == 0
     assert "TRR" in json.loads((desk.out / "summary.json").read_text())["metrics"]
+
+
+def test_a_schedule(desk: Desk) -> None:
+    code, _, err = desk.run("--eval-at", "1,2", "--eval-sample", 1)
+    assert code == 0, err
+    lines = [json.loads(line) for line in (desk.out / "metrics.jsonl").read_text().splitlines()]
+    assert [(line["n_edits"], line.get("sampled")) for line in lines] == [(1, None), (2, 1), (3, 1)]
+
+
+def test_a_cut_short_run_goes_on(desk: Desk) -> None:
+    assert desk.run()[0] == 0
+    whole = json.loads((desk.out / "summary.json").read_text())
+    for name in ("summary.json", "metrics.jsonl"):
+        (desk.out / name).unlink()
+    journal = desk.out / "journal.jsonl"
+    journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:2]) + '{"status": "edi')
+    code, _, err = desk.run("--resume")
+    assert code == 0, err
+    summary = json.loads((desk.out / "summary.json").read_text())
+    assert (summary["metrics"], summary["intervals"]) == (whole["metrics"], whole["intervals"])
+    message = desk.run("--resume", "--only-errors")[2]
+    assert "only_errors was False, is True" in message
+    assert "holds no run to resume" in desk.refused("--resume", out=desk.folder / "nothing")
 
 
 def test_more_edits_than_there_are(desk: Desk) -> None:
@@ -158,6 +182,15 @@ def test_a_folder_that_looks_like_broken_markup(desk: Desk) -> None:
         ([*FACTS, {**FACTS[0], "case_id": 1}], "field 'case_id': 1 is used before"),
         ([*FACTS, {"prompt": LONG, "target_new": "t"}], "record 3 (case 3), field 'prompt': "),
         ([*FACTS, {"prompt": LONG, "target_new": "t"}], "with its answer it has 65 tokens"),
+        ([*FACTS, {"prompt": "p", "target_new": "t", "ground_truth": LONG}],
+         "record 3 (case 3), field 'prompt': with ground_truth it has 65 tokens"),
+        ([*FACTS, {"prompt": "p", "target_new": "t", "ground_truth": "a b", "rephrase_prompt": LONG[:-4]}],
+         "field 'rephrase_prompt': with ground_truth it has 65 tokens"),
+        ([*FACTS, {"prompt": "p", "target_new": "t u", "ground_truth": "a", "locality_prompt": LONG[:-4],
+                   "locality_ground_truth": "b"}],
+         "field 'locality_prompt': with target_new it has 65 tokens"),
+        ([*FACTS, {"prompt": "p\ud83d", "target_new": "t"}],
+         "record 3, field 'prompt': holds half a character (\\ud83d, at position 1)"),
         ([*FACTS, {"prompt": LONG, "target_new": "t"}], "context is 64. Shorten it or leave the record out."),
     ],
 )  # fmt: skip
@@ -209,7 +242,7 @@ def test_an_unknown_format(desk: Desk) -> None:
 
 
 def test_an_unknown_tracker(desk: Desk) -> None:
-    assert "no tracker is called 'wandb'. Known: csv" in desk.refused("--track", "wandb")
+    assert "no tracker is called 'abacus'. Known: csv" in desk.refused("--track", "abacus")
 
 
 # ------------------------------------------------------------------ bad hyperparameters
@@ -222,7 +255,8 @@ def test_an_unknown_tracker(desk: Desk) -> None:
         ({"n_iter": "many"}, "n_iter: 'many' is not a whole number"),
         ({"dist_fn": "euk"}, "dist_fn: 'euk' isn't one of euc, cos. Did you mean 'euc'?"),
         ({"alg_name": "GRAC"}, "'GRAC'. Did you mean 'GRACE'?"),
-        ({"alg_name": "ROME"}, "'ROME'"),
+        ({"alg_name": "ROMEO"}, "alg_name: EasyEdit has no method 'ROMEO'. Did you mean 'ROME'?"),
+        ({"alg_name": "IKE"}, "only methods that rewrite weights can"),
         ({"alg_name": None}, "alg_name: missing"),
         ({"inner_params": []}, "inner_params: GRACE edits one layer, 0 are named"),
         ({"model_name": None}, "model_name"),
@@ -288,7 +322,31 @@ def test_that_is_said_before_the_model_loads(desk: Desk) -> None:
 
 def test_a_file_where_the_folder_should_be(desk: Desk) -> None:
     assert desk.refused(out=desk.data) == f"{desk.data}: is a file; --out must name a folder"
-    assert "can't make this folder" in desk.refused(out=desk.data / "below")
+    nowhere = desk.folder / "nothing"
+    assert "can't make this folder" in desk.refused(out=desk.data / "below" / "deep", model=nowhere), "before it loads"
+
+
+def test_a_folder_that_nobody_can_make(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, really = desk.folder / "closed", os.access
+    closed.mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and really(path, mode))
+    message = desk.refused(out=closed / "deep" / "run", model=desk.folder / "nothing")
+    assert f"{closed} can't be written to" in message
+
+
+@pytest.mark.parametrize("option", ["out", "data", "hparams", "retention", "model"])
+def test_the_folder_of_somebody_who_is_not_there(desk: Desk, option: str) -> None:
+    assert "~nosuchuser/x: there is no such user here" in desk.refused(**{option: "~nosuchuser/x"})
+
+
+def test_what_the_system_refuses(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/some/file")
+
+    monkeypatch.setattr("easyedit_lifelong.reporting.session.session", refuse)
+    assert desk.refused() == "/some/file: Permission denied"
+    code, _, err = desk.run("-v")
+    assert (code, "Traceback" in err) == (1, True)
 
 
 def test_a_failed_start_is_not_in_the_way_of_the_next(desk: Desk) -> None:
@@ -313,6 +371,10 @@ def test_a_failed_start_is_not_in_the_way_of_the_next(desk: Desk) -> None:
         (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--edits", "-3"], "--edits"),
         (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--eval-every", "1.5"], "'1.5' is not a whole"),
         (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--only-eror"], "--only-eror"),
+        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--eval-at", "1,0"], "'0' is not a whole number"),
+        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--eval-at", "1,,9"], "'' is not a whole number"),
+        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--eval-sample", "0"], "--eval-sample"),
+        (["run"], "FILE"),
         (["demo", "--edits", "many"], "'many' is not a whole number greater than 0"),
     ],
 )
@@ -353,10 +415,10 @@ def test_verbose_shows_the_traceback(desk: Desk) -> None:
 
 
 def test_interrupted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    def stop(**_: Any) -> None:
+    def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("easyedit_lifelong.reporting.session.lifelong_session", stop)
+    monkeypatch.setattr("easyedit_lifelong.reporting.session.session", stop)
     code, _, err = desk.run()
     assert code == 130
     assert "Traceback" not in err
@@ -375,9 +437,9 @@ def test_as_a_module() -> None:
 def test_a_bug_keeps_its_traceback(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only errors raised on purpose are one line; hiding a bug helps nobody."""
 
-    def crash(**_: Any) -> None:
+    def crash(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("easyedit_lifelong.reporting.session.lifelong_session", crash)
+    monkeypatch.setattr("easyedit_lifelong.reporting.session.session", crash)
     with pytest.raises(ZeroDivisionError):
         desk.run()

@@ -1,7 +1,9 @@
-"""What the documents tell a newcomer to type is what the command line takes, and their links lead somewhere."""
+"""What the documents tell a newcomer to type is what the command line takes; their links lead somewhere, and nothing
+that has a name is left out of them."""
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 from pathlib import Path
@@ -9,11 +11,19 @@ from pathlib import Path
 import pytest
 
 from easyedit_lifelong.cli import build_parser
+from easyedit_lifelong.data import hub
+from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.hyperparams import find_hparams
+from easyedit_lifelong.lifelong import experiment
+from easyedit_lifelong.plugins import get_plugins
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/*.md")]
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+def text_of(*names: str) -> str:
+    return "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in names)
 
 
 def commands() -> list[list[str]]:
@@ -34,22 +44,106 @@ def commands() -> list[list[str]]:
     return found
 
 
+def rows(text: str, header: str) -> list[list[str]]:
+    """Every row of the tables whose first column has this header."""
+    found, inside = [], False
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if not cells:
+            inside = False
+        elif cells[0] == header:
+            inside = True
+        elif inside and set(cells[0]) - set("-:"):
+            found.append(cells)
+    return found
+
+
+def named(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
 def test_there_are_commands() -> None:
-    assert {words[0] for words in commands()} >= {"lifelong", "consecutive", "scope", "covariance", "doctor", "plugins"}
+    wanted = {"lifelong", "consecutive", "scope", "covariance", "doctor", "run", "report"}
+    assert {words[0] for words in commands()} >= wanted
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_a_command_as_written_is_taken(words: list[str]) -> None:
     arguments = vars(build_parser().parse_args(words))
     for name in ("data", "ds_dir"):
-        if arguments.get(name) is not None:
+        if arguments.get(name) is not None and not hub.is_name(arguments[name]):
             assert (ROOT / arguments[name]).is_file()
     if arguments.get("hparams"):
         assert find_hparams(arguments["hparams"]).is_file()
+    if words[0] == "run" and not arguments["file"].startswith("runs/"):
+        assert experiment.find_experiment(arguments["file"]).is_file()
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_within_the_repository_lead_somewhere(document: Path) -> None:
-    links = re.findall(r"\]\(([^)#\s]+)", document.read_text(encoding="utf-8"))
-    missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
+    missing = []
+    for link in re.findall(r"\]\(([^)\s]+)", document.read_text(encoding="utf-8")):
+        path, _, anchor = link.partition("#")
+        target = document.parent / path if path else document
+        if "://" in link or (target.exists() and (not anchor or anchor in anchors(target))):
+            continue
+        missing.append(link)
     assert not missing
+
+
+def anchors(document: Path) -> set[str]:
+    """The names of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# ------------------------------------------------------------------ nothing is left out
+
+
+def test_every_metric_is_explained_and_no_other() -> None:
+    table = rows(text_of("metrics.md"), "metric")
+    explained = [name for row in table for name in named(row[0])]
+    assert sorted(explained) == sorted(METRICS)
+    for first, kind, better, *_ in table:
+        for name in named(first):
+            assert (kind, better) == (METRICS[name].kind, METRICS[name].direction), name
+
+
+def test_the_readmes_metrics_are_as_they_are() -> None:
+    table = rows((ROOT / "README.md").read_text(encoding="utf-8"), "metric")
+    assert table
+    for first, kind, *_ in table:
+        assert {METRICS[name].kind for name in named(first)} == {kind}
+
+
+@pytest.mark.parametrize(
+    ("command", "documents"),
+    [
+        ("lifelong", ["lifelong.md"]), ("run", ["lifelong.md"]), ("report", ["lifelong.md"]),
+        ("consecutive", ["consecutive.md"]), ("covariance", ["covariance.md"]),
+    ],
+)  # fmt: skip
+def test_every_option_is_explained(command: str, documents: list[str]) -> None:
+    subparsers = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
+    text, own = text_of(*documents), subparsers.choices[command]._actions
+    options = [action.option_strings for action in own if action.option_strings]
+    for strings in options:
+        if not {"--help", "--verbose", "--device"} & set(strings):
+            assert any(re.search(rf"{option}\b", text) for option in strings), strings
+
+
+def test_every_key_of_an_experiment_file_is_explained() -> None:
+    text = text_of("lifelong.md")
+    table = " ".join(" ".join(row) for row in rows(text, "key"))
+    keys = [*experiment._KEYS, *experiment._DATA_KEYS, *experiment._SCHEDULE_KEYS]
+    assert set(keys) - set(named(table)) <= {"schema_version", "recorded", "name"}  # only in a run's own file
+    assert all(f"`{key}`" in text for key in ("schema_version", "recorded", "data.name"))
+    shipped = {file.stem for folder in experiment.experiment_folders() for file in folder.glob("*.yaml")}
+    assert {name for row in rows(text, "name") for name in named(row[0])} == shipped
+
+
+def test_every_format_and_tracker_is_explained() -> None:
+    plugins, text = get_plugins(), text_of("data.md")
+    formats = {row[0].strip("`"): row[-1] for row in rows(text, "format")}
+    assert formats == {reader.name: reader.task for reader in plugins.readers}
+    assert {row[0].strip("`") for row in rows(text, "name")} == {tracker.name for tracker in plugins.trackers}

@@ -29,7 +29,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
         vocab_size=49152, tie_word_embeddings=True,
     ),
     "gpt2-xl": GPT2Config(n_embd=1600, n_layer=48, n_head=25),
-    "gpt-j-6b": GPTJConfig(n_embd=4096, n_layer=28, n_head=16, rotary_dim=64, vocab_size=50400),
+    "gpt-j-6B": GPTJConfig(n_embd=4096, n_layer=28, n_head=16, rotary_dim=64, vocab_size=50400),
     "llama-7b": LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32),
     "llama3.2-3b": LlamaConfig(
         hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24, num_key_value_heads=8,
@@ -46,7 +46,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
 
 # (inputs, outputs) of the layer that each file names: what a key and a value measure there.
 SHAPES = {
-    "smollm2-135m": (1536, 576), "gpt2-xl": (1600, 6400), "gpt-j-6b": (16384, 4096), "llama-7b": (11008, 4096),
+    "smollm2-135m": (1536, 576), "gpt2-xl": (1600, 6400), "gpt-j-6B": (16384, 4096), "llama-7b": (11008, 4096),
     "llama3.2-3b": (8192, 3072), "qwen2.5-7b": (18944, 3584), "mistral-7b": (14336, 4096),
 }  # fmt: skip
 
@@ -73,21 +73,18 @@ def test_grace_file_names_a_layer_of_the_right_shape(name: str) -> None:
     assert block < len(anatomy.blocks) - 1
 
 
-# As the authors of CoachHook and EasyEdit spell it: what GRACE's files call gpt-j-6b.
-SPELLED = {"gpt-j-6b": "gpt-j-6B"}
-
 # (inputs, outputs) of the MLP's projection back to the model's width.
 PROJECTIONS = {**SHAPES, "gpt2-xl": (6400, 1600)}
 
 
 def test_every_coachhook_file_has_a_real_architecture_too() -> None:
     files = {file.stem for file in (FOLDER / "CoachHook").glob("*.yaml")}
-    assert files == {SPELLED.get(name, name) for name in CONFIGS}
+    assert files == set(CONFIGS)
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_coachhook_file_names_projections_of_the_right_shape(name: str) -> None:
-    hparams = CoachHookHyperParams.from_hparams(f"CoachHook/{SPELLED.get(name, name)}")
+    hparams = CoachHookHyperParams.from_hparams(f"CoachHook/{name}")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(CONFIGS[name])
     check_model(model, None, hparams)

@@ -136,13 +136,13 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     "path", [file for folder in hparams_folders() for file in sorted(folder.rglob("*.yaml"))], ids=lambda p: p.stem
 )
 def test_everything_shipped_loads(path: Path) -> None:
-    from easyedit_lifelong.reporting.consecutive import load_any_hparams
+    from easyedit_lifelong.settings import load_hparams
 
-    hparams = load_any_hparams(path)
+    hparams = load_hparams(path, easyedits=True)
     assert hparams.alg_name == path.parent.name
     shipped_as = f"{path.parent.name}/{path.stem}"
     assert find_hparams(shipped_as) == path
-    assert load_any_hparams(shipped_as) == hparams
+    assert load_hparams(shipped_as, easyedits=True) == hparams
 
 
 def test_a_file_of_ones_own_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,8 +84,10 @@ def test_the_built_ins_come_through_the_same_hooks(load: Callable[..., Plugins])
     plugins = load()
     assert plugins.methods.get("GRACE").hparams_class is GraceHyperParams
     assert plugins.methods.origin("GRACE") == "easyedit_lifelong.methods.grace.plugin"
-    assert {reader.name for reader in plugins.readers} == {"zsre", "counterfact", "json"}
-    assert "csv" in plugins.trackers
+    assert {reader.name for reader in plugins.readers} == {
+        "zsre", "zsre-rephrased", "counterfact", "hallucination", "json",
+    }  # fmt: skip
+    assert {tracker.name for tracker in plugins.trackers} == {"csv", "json", "tensorboard", "wandb", "mlflow"}
     assert plugins.broken == {}
 
 
@@ -230,10 +232,14 @@ def test_a_broken_plugin_takes_nobody_down(
     ("registry", "name", "says"),
     [
         ("methods", "GRAC", "no editing method is called 'GRAC'. Did you mean 'GRACE'? Known: CoachHook, GRACE."),
-        ("readers", "zsrE", "no dataset format is called 'zsrE'. Did you mean 'zsre'? Known: counterfact, json, zsre."),
-        ("trackers", "wandb", "no tracker is called 'wandb'. Known: csv."),
+        (
+            "readers", "zsrE",
+            "no dataset format is called 'zsrE'. Did you mean 'zsre'? "
+            "Known: counterfact, hallucination, json, zsre, zsre-rephrased.",
+        ),
+        ("trackers", "abacus", "no tracker is called 'abacus'. Known: csv, json, mlflow, tensorboard, wandb."),
     ],
-)
+)  # fmt: skip
 def test_unknown_names(load: Callable[..., Plugins], registry: str, name: str, says: str) -> None:
     with pytest.raises(PluginError) as caught:
         getattr(load(), registry).get(name)

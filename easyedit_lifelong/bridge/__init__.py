@@ -11,11 +11,17 @@ from typing import Any
 from easyedit_lifelong.bridge.datasets import read_counterfact, read_zsre
 from easyedit_lifelong.bridge.finder import install
 from easyedit_lifelong.bridge.locate import EasyEditInfo, find_easyedit, install_hint, require_easyedit
-from easyedit_lifelong.bridge.methods import easyedit_method, easyedit_method_for, read_easyedit_hparams
+from easyedit_lifelong.bridge.methods import (
+    easyedit_hparams,
+    easyedit_method,
+    easyedit_method_for,
+    read_easyedit_hparams,
+)
 
 __all__ = [
     "EasyEditInfo",
     "base_editor",
+    "easyedit_hparams",
     "easyedit_method",
     "easyedit_method_for",
     "find_easyedit",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 from easyedit_lifelong.covariance import documents
 from easyedit_lifelong.covariance.documents import Joined
+from easyedit_lifelong.data import hub
 from easyedit_lifelong.errors import DataError, did_you_mean
 
 SELF_SAMPLED = "self-sampled"
@@ -111,33 +111,14 @@ def check_obtainable(corpus: Corpus) -> None:
         DataError: the corpus needs a package that isn't installed, or its files can't be read.
     """
     if corpus.kind == "dataset":
-        _datasets_library(corpus.label)
+        hub.datasets_library(f"corpus {corpus.label!r}", _INSTEAD)
     elif corpus.kind == "files" and not len(corpus.open()):
         raise DataError(f"corpus {corpus.identity['name']}: holds no documents")
 
 
-def _datasets_library(label: str) -> Any:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise DataError(
-            f"corpus {label!r}: is read with the package datasets, which isn't installed. "
-            f"Run: pip install datasets. {_INSTEAD}."
-        ) from error
-
-
 def _load_dataset(label: str, name: str, config: str | None) -> Sequence[str]:
-    library = _datasets_library(label)
-    try:
-        loaded = library.load_dataset(name, config)
-    except Exception as error:  # the library lets through whatever its network stack raises
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        close = did_you_mean(name, [*HUB_NAMES, "self"]) if "/" not in name else ""
-        what = f"{name}:{config}" if config else name
-        raise DataError(
-            f"corpus {label!r}: the dataset {what} can't be loaded: {first.rstrip('.')}. "
-            f"Without a network: {_INSTEAD[0].lower()}{_INSTEAD[1:]}.{close}"
-        ) from error
+    close = did_you_mean(name, [*HUB_NAMES, "self"]) if "/" not in name else ""
+    loaded = hub.load_dataset(name, config, what=f"corpus {label!r}", instead=_INSTEAD, hint=close)
     if hasattr(loaded, "keys"):
         splits = list(loaded.keys())
         loaded = loaded["train" if "train" in splits else splits[0]]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong import bridge
+from easyedit_lifelong.data import hub
+from easyedit_lifelong.data.files import located, read_records, require_texts
 from easyedit_lifelong.data.request import EditRequest, check_unique
-from easyedit_lifelong.errors import DataError, did_you_mean
+from easyedit_lifelong.errors import DataError
+
+LOG = logging.getLogger(__name__)
 
 _ZSRE_TEXTS = ("src", "alt", "rephrase", "loc", "loc_ans")
 _COUNTERFACT_TEXTS = (
@@ -20,6 +24,7 @@ _COUNTERFACT_TEXTS = (
     "locality_prompt",
     "locality_ground_truth",
 )
+_HALLUCINATION_TEXTS = ("prompt", "target_new", "locality_prompt")
 
 
 def read_zsre(path: Path) -> list[EditRequest]:
@@ -29,15 +34,45 @@ def read_zsre(path: Path) -> list[EditRequest]:
         DataError: the file or a record can't be used.
         EasyEditMissingError: there is no EasyEdit.
     """
-    records = _records(path)
-    for where, record in _located(path, records):
-        _require_texts(where, record, _ZSRE_TEXTS)
+    records = read_records(path)
+    for where, record in located(path, records):
+        require_texts(where, record, _ZSRE_TEXTS)
         answers = record.get("answers")
         if not isinstance(answers, list) or not answers or not isinstance(answers[0], str):
             raise DataError(f"{where}, field 'answers': must be a list that begins with the true answer")
         if "nq question: " not in record["loc"]:
             raise DataError(f"{where}, field 'loc': must contain 'nq question: ' (EasyEdit's loader asks for it)")
     return _requests(path, bridge.read_zsre(path))
+
+
+def read_zsre_rephrased(path: Path) -> list[EditRequest]:
+    """Read zsRE with its many rephrasings, the JSON Lines that GRACE's experiment reads.
+
+    The files are called ``structured_zeroshot-….jsonl``. As in that experiment, the model is to give the true
+    answer: ``input`` is the prompt, the first of ``output`` the target, ``filtered_rephrases`` the rephrasings.
+    (There, facts with fewer than ten rephrasings are used without, and only the first ten of the others; here
+    all are kept. See :func:`~easyedit_lifelong.data.holdout.split_rephrasings` for editing with some of them.)
+
+    Raises:
+        DataError: the file or a record can't be used.
+    """
+    records = []
+    for where, record in located(path, read_records(path)):
+        require_texts(where, record, ("input",))
+        outputs = record.get("output")
+        answers = [out.get("answer") for out in outputs if isinstance(out, dict)] if isinstance(outputs, list) else []
+        if not answers or not isinstance(answers[0], str) or not answers[0].strip():
+            raise DataError(f"{where}, field 'output': must be a list that begins with {{\"answer\": the true answer}}")
+        rephrasings = record.get("filtered_rephrases")
+        if rephrasings is not None and not isinstance(rephrasings, list):
+            raise DataError(f"{where}, field 'filtered_rephrases': must be a list of texts")
+        records.append(
+            {
+                "prompt": record["input"], "target_new": answers[0], "ground_truth": answers[0],
+                "rephrase_prompt": rephrasings,
+            }
+        )  # fmt: skip
+    return _requests(path, records)
 
 
 def read_counterfact(path: Path) -> list[EditRequest]:
@@ -47,9 +82,37 @@ def read_counterfact(path: Path) -> list[EditRequest]:
         DataError: the file or a record can't be used.
         EasyEditMissingError: there is no EasyEdit.
     """
-    for where, record in _located(path, _records(path)):
-        _require_texts(where, record, _COUNTERFACT_TEXTS)
+    for where, record in located(path, read_records(path)):
+        require_texts(where, record, _COUNTERFACT_TEXTS)
     return _requests(path, bridge.read_counterfact(path))
+
+
+def read_hallucination(path: Path) -> list[EditRequest]:
+    """Read SelfCheckGPT's passages as WISE prepares them (``hallucination-edit.json``).
+
+    The prompt is a Wikipedia passage so far, ``target_new`` its next sentence, corrected; the locality text is
+    cut in two, and the second half is the answer (a set called ``neighborhood``, as in WISE's script). The
+    published file has texts too short to be cut, whose second half is empty. There is nothing to ask then: such
+    a record is edited like any other but has no locality question, and a warning lists them.
+
+    Raises:
+        DataError: the file or a record can't be used.
+    """
+    records, unasked = [], []
+    for index, (where, record) in enumerate(located(path, read_records(path))):
+        require_texts(where, record, _HALLUCINATION_TEXTS)
+        answer = record.get("locality_ground_truth")
+        if isinstance(answer, str) and not answer.strip():
+            record = {key: value for key, value in record.items() if not key.startswith("locality_")}
+            unasked.append(index)
+        records.append(record)
+    requests = _requests(path, records)
+    if unasked:
+        LOG.warning(
+            "%s: locality isn't asked in %d of %d records, whose locality text has no second half (%s)",
+            path, len(unasked), len(requests), _listed(unasked),
+        )  # fmt: skip
+    return requests
 
 
 def read_json(path: Path) -> list[EditRequest]:
@@ -58,19 +121,26 @@ def read_json(path: Path) -> list[EditRequest]:
     Raises:
         DataError: the file or a record can't be used.
     """
-    return _requests(path, _records(path))
+    return _requests(path, read_records(path))
 
 
 def read_requests(path: Path | str, read: Callable[[Path], Iterable[EditRequest]]) -> list[EditRequest]:
-    """Read a dataset file with a reader, and check what no single record shows.
+    """Read a dataset with a reader, and check what no single record shows.
+
+    Args:
+        path: a file, or a dataset by name: ``hub:OWNER/NAME[[:CONFIG]:SPLIT]``.
+        read: the reader.
 
     Raises:
-        DataError: the file isn't there, holds nothing, or uses a ``case_id`` twice.
+        DataError: the data isn't there, holds nothing, or uses a ``case_id`` twice.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise DataError(f"{path}: no such data file")
-    requests = list(read(path))
+    if hub.is_name(path):
+        requests = hub.read_requests(str(path), read)
+    else:
+        path = Path(path).expanduser()
+        if not path.is_file():
+            raise DataError(f"{path}: no such data file")
+        requests = list(read(path))
     if not requests:
         raise DataError(f"{path}: holds no records")
     check_unique(requests)
@@ -80,44 +150,12 @@ def read_requests(path: Path | str, read: Callable[[Path], Iterable[EditRequest]
 def _requests(path: Path, records: Sequence[Any]) -> list[EditRequest]:
     return [
         EditRequest.from_dict(record, where, case_id=index)
-        for index, (where, record) in enumerate(_located(path, records))
+        for index, (where, record) in enumerate(located(path, records))
     ]
 
 
-def _located(path: Path, records: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    return ((f"{path}, record {index}", record) for index, record in enumerate(records))
-
-
-def _records(path: Path) -> list[Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    if path.suffix == ".jsonl":
-        # Not splitlines(): it also splits at U+2028 and the like, which JSON allows within a text.
-        return [_parse(line, f"{path}, line {n}", n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    records = _parse(text, str(path))
-    if not isinstance(records, list):
-        raise DataError(f"{path}: must hold a list of records (or one record per line, in a .jsonl file)")
-    return records
-
-
-def _parse(text: str, where: str, line: int | None = None) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}" if line is None else f"column {error.colno}"
-        hint = ". One record per line? Then name the file .jsonl" if error.msg == "Extra data" and line is None else ""
-        raise DataError(f"{where}: not valid JSON: {error.msg} ({place}){hint}") from error
-
-
-def _require_texts(where: str, record: Any, names: Sequence[str]) -> None:
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: must be an object with the fields {', '.join(names)}")
-    for name in names:
-        if name not in record:
-            raise DataError(f"{where}, field {name!r}: is missing.{did_you_mean(name, set(record) - set(names))}")
-        if not isinstance(record[name], str) or not record[name].strip():
-            raise DataError(f"{where}, field {name!r}: is empty or not text. Give it text or remove the record.")
+def _listed(indices: Sequence[int], most: int = 10) -> str:
+    shown = ", ".join(map(str, indices[:most]))
+    return f"record{'s' if len(indices) > 1 else ''} {shown}" + (
+        f" and {len(indices) - most} more" if len(indices) > most else ""
+    )

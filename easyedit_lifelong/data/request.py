@@ -145,6 +145,12 @@ class _Reader:
             raise self.fail(name, f"must be text, not {_kind(value)}")
         if not value.strip():
             raise self.fail(name, "is empty. Give it text or remove the record.")
+        return self.whole(name, value)
+
+    def whole(self, name: str, value: str) -> str:
+        problem = half_character(value)
+        if problem:
+            raise self.fail(name, problem)
         return value
 
     def texts(self, name: str) -> tuple[str, ...]:
@@ -157,7 +163,7 @@ class _Reader:
         value = self.record.get("case_id", default)
         if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
             raise self.fail("case_id", f"must be a whole number or text, not {_kind(value)}")
-        return value
+        return self.whole("case_id", value) if isinstance(value, str) else value
 
     def answer(self) -> str | None:
         value = self.record.get("ground_truth")
@@ -179,7 +185,10 @@ class _Reader:
             return {}
         if not isinstance(sets, Mapping):
             raise self.fail(kind, f"must map names to prompts and answers, not {_kind(sets)}")
-        return {str(name): self.probe_set(f"{kind}.{name}", probes) for name, probes in sets.items()}
+        names = [self.whole(kind, str(name)) for name in sets]
+        return {
+            name: self.probe_set(f"{kind}.{name}", probes) for name, probes in zip(names, sets.values(), strict=True)
+        }
 
     def probe_set(self, name: str, probes: Any) -> tuple[Probe, ...]:
         if not isinstance(probes, Mapping) or not {"prompt", "ground_truth"} <= set(probes):
@@ -195,6 +204,15 @@ class _Reader:
             first = answer[0] if isinstance(answer, list) and answer else answer
             pairs.append(Probe(self.checked(name + ".prompt", prompt), self.checked(name + ".ground_truth", first)))
         return tuple(pairs)
+
+
+def half_character(text: str) -> str | None:
+    """Say where a text holds half a character, which neither a tokenizer nor a file takes; None if it doesn't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"holds half a character (\\u{ord(text[error.start]):04x}, at position {error.start}). Mend the text."
+    return None
 
 
 def _kind(value: Any) -> str:

@@ -12,67 +12,125 @@ class MetricSpec:
 
     Attributes:
         name: its key in ``summary.json``.
-        kind: ``teacher-forced`` (the answer so far is given) or ``generated`` (free greedy text).
+        kind: ``teacher-forced`` (the answer so far is given), ``generated`` (free greedy text) or ``count``.
         meaning: what is averaged over what.
+        formula: how it is computed.
         paper: where it is defined.
+        direction: ``higher`` or ``lower`` if that is better, ``none`` if neither is.
     """
 
     name: str
     kind: str
     meaning: str
+    formula: str
     paper: str = ""
+    direction: str = "higher"
 
 
 _GRACE = "GRACE (arXiv 2211.11031), section 4"
 _EASYEDIT = "EasyEdit (arXiv 2308.07269)"
 _MIRAGE = "The Mirage of Model Editing (arXiv 2502.11177)"
+_ROME = "ROME (arXiv 2202.05262), section 3.4; MEMIT (arXiv 2210.07229), section 5.2"
 
-METRICS = {
-    spec.name: spec
-    for spec in (
-        MetricSpec(
-            "ES", "teacher-forced", "edit success: share of target tokens chosen, right after each edit", _GRACE
-        ),
-        MetricSpec(
-            "ERR", "teacher-forced", "edit retention rate: of all past edits, at the end (= reliability)", _GRACE
-        ),
-        MetricSpec(
-            "TRR",
-            "teacher-forced",
-            "test retention rate: share of true answers' tokens chosen, held-out prompts",
-            _GRACE,
-        ),
-        MetricSpec("TRR_before", "teacher-forced", "TRR of the unedited model"),
-        MetricSpec(
-            "reliability",
-            "teacher-forced",
-            "share of target tokens chosen on the edits' prompts, at the end",
-            _EASYEDIT,
-        ),
-        MetricSpec(
-            "generality", "teacher-forced", "share of target tokens chosen on rephrased prompts, at the end", _EASYEDIT
-        ),
-        MetricSpec(
-            "locality",
-            "teacher-forced",
-            "share of tokens chosen as the unedited model chooses, locality prompts",
-            _EASYEDIT,
-        ),
-        MetricSpec(
-            "portability", "teacher-forced", "share of answer tokens chosen on what follows from the edits", _EASYEDIT
-        ),
-        MetricSpec("reliability_before", "teacher-forced", "reliability of the unedited model"),
-        MetricSpec("generality_before", "teacher-forced", "generality of the unedited model"),
-        MetricSpec("portability_before", "teacher-forced", "portability of the unedited model"),
-        MetricSpec(
-            "generation_match", "generated", "share of edits whose greedy continuation begins with the target", _MIRAGE
-        ),
-        MetricSpec(
-            "generation_match_word", "generated", "the same, where the target's last word or number ends there, too"
-        ),
-        MetricSpec("generation_match_rephrase", "generated", "generation_match on rephrased prompts", _MIRAGE),
-    )
-}
+_FORCED, _GENERATED, _COUNT = "teacher-forced", "generated", "count"
+
+_TOKENS = "mean of [argmax p(. | prompt, answer up to t) = answer_t] over t, then over questions"
+_KEPT = "mean of [edited argmax_t = unedited argmax_t] along the answer, then over questions"
+_ODDS = "mean of [P(wanted) > P(other)], P = exp(mean log p of an answer's tokens); over a request's prompts first"
+_DIFFERENCE = "mean of P(wanted) - P(other), P = exp(mean log p of an answer's tokens); over a request's prompts first"
+_HARMONIC = "3 / (1/efficacy_success + 1/paraphrase_success + 1/neighborhood_success)"
+_WHOLE = "mean of [every token of the answer is the model's choice]"
+_PPL = "mean over answers of exp(mean over t of -log p(answer_t | prompt, answer up to t))"
+_F1 = "mean of 2 |said and answer| / (|said| + |answer|), words without case, punctuation and articles"
+_BEGINS = "mean of [the greedy text, leading space apart, begins with the target]"
+_EXACT = "mean of [said = target] up to the natural stop, without case, punctuation and articles"
+_CONTAINS = "mean of [target is in what was said] up to the natural stop, without case, punctuation and articles"
+_ENTROPY = "mean of (2/3 H(bigrams) + 4/3 H(trigrams)) / 2 of texts of up to 100 tokens, in bits"
+_TEXT_PPL = "exp(mean of -log p(token | those before it)) over windows of 256 tokens"
+
+
+_SPECS = (
+    MetricSpec("ES", _FORCED, "edit success: share of target tokens chosen, right after each edit", _TOKENS, _GRACE),
+    MetricSpec("ERR", _FORCED, "edit retention rate: of all past edits, at the end (= reliability)", _TOKENS, _GRACE),
+    MetricSpec("TRR", _FORCED, "test retention rate: share of true answers' tokens chosen, held-out prompts", _TOKENS,
+               _GRACE),
+    MetricSpec("TRR_before", _FORCED, "TRR of the unedited model", _TOKENS, _GRACE),
+    MetricSpec("ARR", _FORCED, "accurate retention rate: share of answer tokens still chosen on prompts that aren't "
+               "edited and whose answer the unedited model got whole: held-out, locality, and requests skipped for it",
+               _TOKENS, "GRACE (arXiv 2211.11031), its hallucination task, there of accurate sentences"),
+    MetricSpec("n_keys", _COUNT, "keys in the codebook", "number of keys, over all layers", _GRACE, "lower"),
+    MetricSpec("edits_per_key", _COUNT, "edits that a key stands for", "edits / n_keys", _GRACE),
+    # ---- GRACE's scores in the task's own measure
+    MetricSpec("ERR_f1", _GENERATED, "ERR of question answering: F1 of what is said, past edits", _F1, _GRACE),
+    MetricSpec("ERR_f1_before", _GENERATED, "ERR_f1 of the unedited model", _F1, _GRACE),
+    MetricSpec("TRR_f1", _GENERATED, "TRR of question answering: F1 of what is said, held-out prompts (no more of them "
+               "than edits)", _F1, _GRACE),
+    MetricSpec("TRR_f1_before", _GENERATED, "TRR_f1 of the unedited model", _F1, _GRACE),
+    MetricSpec("ES_acc", _FORCED, "ES of classification: share of labels that are the model's, after each edit",
+               _WHOLE, _GRACE),
+    MetricSpec("ERR_acc", _FORCED, "ERR of classification: share of past edits' labels that are the model's", _WHOLE,
+               _GRACE),
+    MetricSpec("ERR_acc_before", _FORCED, "ERR_acc of the unedited model", _WHOLE, _GRACE),
+    MetricSpec("TRR_acc", _FORCED, "TRR of classification: share of held-out labels that are the model's", _WHOLE,
+               _GRACE),
+    MetricSpec("TRR_acc_before", _FORCED, "TRR_acc of the unedited model", _WHOLE, _GRACE),
+    MetricSpec("ES_ppl", _FORCED, "ES of text generation: perplexity of the targets, after each edit", _PPL, _GRACE,
+               "lower"),
+    MetricSpec("ERR_ppl", _FORCED, "ERR of text generation: perplexity of past edits' targets", _PPL, _GRACE, "lower"),
+    MetricSpec("ERR_ppl_before", _FORCED, "ERR_ppl of the unedited model", _PPL, _GRACE, "lower"),
+    MetricSpec("TRR_ppl", _FORCED, "TRR of text generation: perplexity of held-out answers", _PPL, _GRACE, "lower"),
+    MetricSpec("TRR_ppl_before", _FORCED, "TRR_ppl of the unedited model", _PPL, _GRACE, "lower"),
+    # ---- EasyEdit's
+    MetricSpec("reliability", _FORCED, "share of target tokens chosen on the edits' prompts, at the end", _TOKENS,
+               _EASYEDIT),
+    MetricSpec("generality", _FORCED, "share of target tokens chosen on rephrased prompts, at the end", _TOKENS,
+               _EASYEDIT),
+    MetricSpec("locality", _FORCED, "share of tokens chosen as the unedited model chooses, locality prompts", _KEPT,
+               _EASYEDIT),
+    MetricSpec("portability", _FORCED, "share of answer tokens chosen on what follows from the edits", _TOKENS,
+               _EASYEDIT),
+    MetricSpec("reliability_before", _FORCED, "reliability of the unedited model", _TOKENS, _EASYEDIT),
+    MetricSpec("generality_before", _FORCED, "generality of the unedited model", _TOKENS, _EASYEDIT),
+    MetricSpec("portability_before", _FORCED, "portability of the unedited model", _TOKENS, _EASYEDIT),
+    # ---- ROME's and MEMIT's
+    MetricSpec("efficacy_success", _FORCED, "share of edits whose new answer is more probable than the true one",
+               _ODDS, _ROME),
+    MetricSpec("paraphrase_success", _FORCED, "the same on rephrased prompts", _ODDS, _ROME),
+    MetricSpec("neighborhood_success", _FORCED, "share of locality prompts whose own answer is more probable than the "
+               "edit's", _ODDS, _ROME),
+    MetricSpec("rome_score", _FORCED, "Score: harmonic mean of the three kinds of success", _HARMONIC, _ROME),
+    MetricSpec("efficacy_magnitude", _FORCED, "by how much the new answer is more probable than the true one",
+               _DIFFERENCE, _ROME),
+    MetricSpec("paraphrase_magnitude", _FORCED, "the same on rephrased prompts", _DIFFERENCE, _ROME),
+    MetricSpec("neighborhood_magnitude", _FORCED, "by how much a locality prompt's own answer is more probable than "
+               "the edit's", _DIFFERENCE, _ROME),
+    MetricSpec("efficacy_success_before", _FORCED, "efficacy_success of the unedited model", _ODDS, _ROME),
+    MetricSpec("paraphrase_success_before", _FORCED, "paraphrase_success of the unedited model", _ODDS, _ROME),
+    MetricSpec("neighborhood_success_before", _FORCED, "neighborhood_success of the unedited model", _ODDS, _ROME),
+    MetricSpec("rome_score_before", _FORCED, "rome_score of the unedited model", _HARMONIC, _ROME),
+    # ---- free generation
+    MetricSpec("generation_match", _GENERATED, "share of edits whose greedy continuation begins with the target",
+               _BEGINS, _MIRAGE),
+    MetricSpec("generation_match_word", _GENERATED, "the same, where the target's last word or number ends there, too",
+               _BEGINS),
+    MetricSpec("generation_match_rephrase", _GENERATED, "generation_match on rephrased prompts", _BEGINS, _MIRAGE),
+    MetricSpec("exact_match", _GENERATED, "share of edits where the model says the target and nothing more", _EXACT,
+               _MIRAGE),
+    MetricSpec("exact_match_rephrase", _GENERATED, "exact_match on rephrased prompts", _EXACT, _MIRAGE),
+    MetricSpec("contains_match", _GENERATED, "share of edits where the target is in what the model says", _CONTAINS,
+               _MIRAGE),
+    MetricSpec("contains_match_rephrase", _GENERATED, "contains_match on rephrased prompts", _CONTAINS, _MIRAGE),
+    MetricSpec("exact_match_before", _GENERATED, "exact_match of the unedited model", _EXACT, _MIRAGE),
+    MetricSpec("contains_match_before", _GENERATED, "contains_match of the unedited model", _CONTAINS, _MIRAGE),
+    # ---- ordinary text
+    MetricSpec("fluency", _GENERATED, "n-gram entropy of greedy text on 20 requests' prompts; low if it repeats itself",
+               _ENTROPY, _ROME),
+    MetricSpec("fluency_before", _GENERATED, "fluency of the unedited model", _ENTROPY, _ROME),
+    MetricSpec("text_perplexity", _FORCED, "perplexity of a held-out text", _TEXT_PPL, "", "lower"),
+    MetricSpec("text_perplexity_before", _FORCED, "text_perplexity of the unedited model", _TEXT_PPL, "", "lower"),
+)  # fmt: skip
+
+METRICS = {spec.name: spec for spec in _SPECS}
 
 
 def mean(values: Iterable[float]) -> float | None:

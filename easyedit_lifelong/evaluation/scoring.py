@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import GenerationConfig
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, pad_rows
 from easyedit_lifelong.models.load import context_length
@@ -56,7 +56,8 @@ class Scorer:
 
     Args:
         tokenizer: the model's.
-        tokens_per_batch: how many tokens, padding included, go through the model together.
+        tokens_per_batch: how many tokens, padding included, go through the model together. Where it writes one
+            token after the other, rows hold four times as many: a step costs little more for more rows.
     """
 
     def __init__(self, tokenizer: Any, tokens_per_batch: int = 512) -> None:
@@ -72,37 +73,49 @@ class Scorer:
 
     @torch.no_grad()
     def forced(self, model: Any, questions: Sequence[tuple[str, str]]) -> list[Forced]:
-        """Score prompts with their answers under teacher forcing, in the order given."""
-        pairs = [self.encode(prompt, answer) for prompt, answer in questions]
-        scores: list[Forced | None] = [None] * len(pairs)
-        with evaluating(model):
-            for batch in self._batches([len(pair.tokens) for pair in pairs]):
-                rows = [pairs[i] for i in batch]
-                for i, score in zip(batch, self._force(model, rows), strict=True):
-                    scores[i] = score
-        return [score for score in scores if score is not None]
+        """Score prompts with their answers under teacher forcing, in the order given.
 
-    def _force(self, model: Any, pairs: Sequence[EncodedPair]) -> Iterator[Forced]:
+        A question that is asked twice is answered once. An answer of one token needs no row of its own
+        where its prompt is asked about with another answer: what the model says behind the prompt is there.
+        """
+        pairs = [self.encode(prompt, answer) for prompt, answer in questions]
+        rows = _rows(pairs)
+        scores: dict[_Key, Forced] = {}
+        with evaluating(model):
+            for batch in self._batches([len(row[0].tokens) for row in rows]):
+                asked = [rows[i] for i in batch]
+                scores.update(
+                    zip((_key(pair) for row in asked for pair in row), self._force(model, asked), strict=True)
+                )
+        return [scores[_key(pair)] for pair in pairs]
+
+    def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]]) -> Iterator[Forced]:
+        pairs = [row[0] for row in rows]
         # Padding on the right: causal attention never sees it, and positions need no correction.
         ids, mask = pad_rows([pair.tokens for pair in pairs], self._pad, "right", _input_device(model))
         lengths = [len(pair.prompt) for pair in pairs]
         with prompt_lengths(model, lengths):
             logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        for row, pair in enumerate(pairs):
-            span = slice(len(pair.prompt) - 1, len(pair.tokens) - 1)
-            answer = logits[row, span].float()
-            target = torch.tensor(pair.target, device=answer.device)
-            chosen = tuple(answer.argmax(dim=-1).tolist())
-            yield Forced(chosen, tuple(pair.target), F.cross_entropy(answer, target).item())
+        for row, several in enumerate(rows):
+            for pair in several:
+                span = slice(len(pair.prompt) - 1, len(pair.tokens) - 1)
+                answer = logits[row, span].float()
+                target = torch.tensor(pair.target, device=answer.device)
+                chosen = tuple(answer.argmax(dim=-1).tolist())
+                yield Forced(chosen, tuple(pair.target), F.cross_entropy(answer, target).item())
 
     @torch.no_grad()
-    def generate(self, model: Any, prompts: Sequence[str], new_tokens: Sequence[int] | int) -> list[str]:
+    def generate(
+        self, model: Any, prompts: Sequence[str], new_tokens: Sequence[int] | int,
+        ended: Callable[[int, str], bool] | None = None,
+    ) -> list[str]:  # fmt: skip
         """Let the model continue prompts greedily.
 
         Args:
             model: the model.
             prompts: what it continues.
             new_tokens: how many tokens to add at most, for all or for each.
+            ended: whether the prompt of this index has been answered with this text, and no more is needed.
 
         Returns:
             The continuations alone, special tokens left out.
@@ -124,9 +137,12 @@ class Scorer:
                     pad_token_id=self._pad,
                     eos_token_id=sorted(ends) or None,
                 )
-                output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-                for i, row in zip(batch, output[:, ids.shape[1] :].tolist(), strict=True):
-                    said = row[: limits[i]]
+                stop = None if ended is None else _Stop(self.tokenizer, ids.shape[1], batch, limits, ends, ended)
+                more = {} if stop is None else {"stopping_criteria": StoppingCriteriaList([stop])}
+                output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
+                for n, (i, row) in enumerate(zip(batch, output[:, ids.shape[1] :].tolist(), strict=True)):
+                    # Once a row has ended it is filled up while others go on; the filling wasn't said.
+                    said = row[: limits[i] if stop is None else stop.lengths.get(n, limits[i])]
                     end = next((n for n, token in enumerate(said) if token in ends), len(said))
                     texts[i] = self.tokenizer.decode(said[:end], skip_special_tokens=True)
         return texts
@@ -140,7 +156,8 @@ class Scorer:
         self, lengths: Sequence[int], limits: Sequence[int], context: int | None
     ) -> Iterator[list[int]]:
         """Group prompts so that, run together for the longest answer, all stay inside the context."""
-        for batch in self._batches([a + b for a, b in zip(lengths, limits, strict=True)]):
+        whole = [a + b for a, b in zip(lengths, limits, strict=True)]
+        for batch in self._batches(whole, 4 * self.tokens_per_batch):
             group: list[int] = []
             for index in batch:
                 more = [*group, index]
@@ -160,16 +177,67 @@ class Scorer:
     def _pad(self) -> int:
         return self.tokenizer.pad_token_id or 0
 
-    def _batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
+    def _batches(self, lengths: Sequence[int], most: int | None = None) -> Iterator[list[int]]:
         """Group indices so that similar lengths go together."""
+        most = self.tokens_per_batch if most is None else most
         batch: list[int] = []
         for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
-            if batch and lengths[batch[0]] * (len(batch) + 1) > self.tokens_per_batch:
+            if batch and lengths[batch[0]] * (len(batch) + 1) > most:
                 yield batch
                 batch = []
             batch.append(index)
         if batch:
             yield batch
+
+
+_Key = tuple[tuple[int, ...], tuple[int, ...]]
+
+
+def _key(pair: EncodedPair) -> _Key:
+    return tuple(pair.prompt), tuple(pair.target)
+
+
+def _rows(pairs: Sequence[EncodedPair]) -> list[list[EncodedPair]]:
+    """Return what goes through the model: each row's own question first, then those that it answers, too."""
+    by_prompt: dict[tuple[int, ...], dict[_Key, EncodedPair]] = {}
+    for pair in pairs:
+        by_prompt.setdefault(tuple(pair.prompt), {}).setdefault(_key(pair), pair)
+    rows = []
+    for several in by_prompt.values():
+        # The shortest row of several tokens carries those of one; a sort keeps equals in their order.
+        long = sorted((p for p in several.values() if len(p.target) > 1), key=lambda p: len(p.target))
+        short = [p for p in several.values() if len(p.target) == 1]
+        rows += [[pair] for pair in long[1:]]
+        rows.append([*long[:1], *short])
+    return rows
+
+
+class _Stop(StoppingCriteria):
+    """Ends each row of a batch by its own text.
+
+    Attributes:
+        lengths: how many tokens each row had been given when it ended.
+    """
+
+    def __init__(
+        self, tokenizer: Any, begin: int, batch: Sequence[int], limits: Sequence[int], ends: set[int],
+        ended: Callable[[int, str], bool],
+    ) -> None:  # fmt: skip
+        self.tokenizer, self.begin, self.batch = tokenizer, begin, batch
+        self.limits, self.ends, self.ended = limits, ends, ended
+        self.lengths: dict[int, int] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        said = input_ids[:, self.begin :].tolist()
+        for row, (index, tokens) in enumerate(zip(self.batch, said, strict=True)):
+            if row not in self.lengths and (
+                len(tokens) >= self.limits[index]
+                or tokens[-1] in self.ends
+                or self.ended(index, self.tokenizer.decode(tokens, skip_special_tokens=True))
+            ):
+                self.lengths[row] = len(tokens)
+        done = [row in self.lengths for row in range(len(self.batch))]
+        return torch.tensor(done, device=input_ids.device)
 
 
 def starts_with_answer(text: str, answer: str) -> bool:

@@ -1,4 +1,4 @@
-"""What the loops share: the checks before a run, its scores, its trackers and its summary."""
+"""What the loops share: the checks before a run, its state, and its trackers."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
 from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.metrics import METRICS, mean
 from easyedit_lifelong.evaluation.scoring import Scorer
-from easyedit_lifelong.lifelong.folder import SCHEMA_VERSION, RunFolder
-from easyedit_lifelong.lifelong.scoreboard import Scoreboard
+from easyedit_lifelong.evaluation.success import contests
+from easyedit_lifelong.lifelong.folder import RunFolder
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import EditMethod, Tracker
-from easyedit_lifelong.versions import package_versions
 
 LOG = logging.getLogger(__name__)
 
@@ -31,11 +30,20 @@ class Progress(Protocol):
     """Hears of every request as it is dealt with, and of every scoring.
 
     A method ``prepared(done, total)``, if there is one, hears how much of what the editing method needs
-    before its first edit is there.
+    before its first edit is there. So do methods ``journaled(entry)`` and ``scored(entry)`` hear every line of
+    the journal and of the scores, before :meth:`edited`.
     """
 
     def edited(self, done: int, scores: Mapping[str, float]) -> None:
         """``done`` requests have been dealt with; ``scores`` are the latest."""
+
+
+def tell(progress: Progress, method: str, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Tell a progress display lines of a run's files, if it has a method that listens to them."""
+    listener = getattr(progress, method, None)
+    if listener is not None:
+        for entry in entries:
+            listener(entry)
 
 
 @dataclass
@@ -76,7 +84,9 @@ class RunState:
     curve: list[dict[str, Any]] = field(default_factory=list)
     success: list[float] = field(default_factory=list)
     counts: dict[str, int] = field(default_factory=lambda: {"edited": 0, "failed": 0, "skipped": 0})
-    seconds: dict[str, float] = field(default_factory=lambda: {"preparing": 0.0, "editing": 0.0, "scoring": 0.0})
+    seconds: dict[str, float] = field(
+        default_factory=lambda: {"preparing": 0.0, "editing": 0.0, "scoring": 0.0, "io": 0.0}
+    )
 
     def edit_success(self) -> dict[str, float]:
         """Return ES, if anything was edited."""
@@ -183,6 +193,10 @@ def usable_requests(
     return usable, skipped
 
 
+_COMPARED = (("prompt", "ground_truth"), ("rephrase_prompt", "ground_truth"), ("locality_prompt", "target_new"))
+"""What ROME's scores compare each kind of prompt's own answer with."""
+
+
 def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, retention: Sequence[Probe] = ()) -> None:
     """Check, before anything is edited, that every prompt and answer fits into the model's context.
 
@@ -190,86 +204,30 @@ def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, reten
         DataError: one doesn't; the message says which.
     """
     limit = context_length(model)
-    asked = [(f"retention fact {n}", [("prompt", probe.prompt, probe.answer)]) for n, probe in enumerate(retention)]
+    own = "its answer"
+    asked = [
+        (f"retention fact {n}", [("prompt", own, probe.prompt, probe.answer)]) for n, probe in enumerate(retention)
+    ]
     for request in requests:
-        fields = [("prompt", request.prompt, request.target_new)]
-        fields += [("rephrase_prompt", prompt, request.target_new) for prompt in request.rephrase_prompts]
+        fields = [("prompt", own, request.prompt, request.target_new)]
+        fields += [("rephrase_prompt", own, prompt, request.target_new) for prompt in request.rephrase_prompts]
         for kind in ("locality", "portability"):
             for probes in getattr(request, kind).values():
-                fields += [(f"{kind}_prompt", probe.prompt, probe.answer) for probe in probes]
+                fields += [(f"{kind}_prompt", own, probe.prompt, probe.answer) for probe in probes]
+        for (name, behind), several in zip(_COMPARED, contests(request), strict=True):
+            fields += [(name, behind, *question) for contest in several for question in contest.questions]
         asked.append((request.where, fields))
     for where, fields in asked:
-        for name, prompt, answer in fields:
+        for name, behind, prompt, answer in fields:
             try:
                 length = len(scorer.encode(prompt, answer).tokens)
             except DataError as error:
                 raise DataError(f"{where}, field {name!r}: {error}") from error
             if limit is not None and length > limit:
                 raise DataError(
-                    f"{where}, field {name!r}: with its answer it has {length} tokens, the model's "
+                    f"{where}, field {name!r}: with {behind} it has {length} tokens, the model's "
                     f"context is {limit}. Shorten it or leave the record out."
                 )
-
-
-def score_all(
-    state: RunState, board: Scoreboard, folder: RunFolder | None, trackers: Sequence[Tracker], *, generated: bool,
-    **at: Any,
-) -> None:  # fmt: skip
-    """Score all edits so far and report the scores; ``at`` says where the run is, beside ``n_edits``."""
-    began = time.perf_counter()
-    scores = {**state.edit_success(), **board.score(state.model, state.attempted)}
-    if generated and state.attempted:
-        freely, texts = board.score_generation(state.model, state.attempted)
-        scores |= freely
-        for request, text in zip(state.attempted, texts, strict=True):
-            LOG.debug("%s -> %s", request.prompt, text)
-    seconds = time.perf_counter() - began
-    state.seconds["scoring"] += seconds
-    report(state, scores, folder, trackers, **at, **({"seconds_scoring": seconds} if at else {}))
-
-
-def report(
-    state: RunState, scores: Mapping[str, float], folder: RunFolder | None, trackers: Sequence[Tracker], **at: Any
-) -> None:
-    """Enter scores into the curve, the run's folder and the trackers."""
-    entry = {"n_edits": state.counts["edited"], **at, **scores}
-    state.curve.append(entry)
-    if folder:
-        folder.metrics(entry)
-    for tracker in trackers:
-        tracker.log(state.counts["edited"], scores)
-
-
-def summarize(
-    state: RunState, board: Scoreboard, config: Mapping[str, Any], total: float, **more: Any
-) -> dict[str, Any]:
-    """Return a run's summary.
-
-    Args:
-        state: what the run has come to.
-        board: knows the unedited model's scores.
-        config: what the run was asked to do.
-        total: wall time, in seconds.
-        **more: what else this kind of run has to say.
-    """
-    metrics = state.final() | board.before(state.attempted)
-    timing = {
-        "seconds_per_edit": state.seconds["editing"] / max(len(state.attempted), 1),
-        "seconds_editing": state.seconds["editing"], "seconds_scoring": state.seconds["scoring"],
-        "seconds_preparing": state.seconds["preparing"],
-        "seconds_total": total,
-    }  # fmt: skip
-    return {
-        "schema_version": SCHEMA_VERSION,
-        **config,
-        "n_edits": state.counts["edited"], "n_failed": state.counts["failed"], "n_skipped": state.counts["skipped"],
-        **more,
-        "metrics": metrics,
-        "metric_kinds": {name: METRICS[name].kind for name in metrics},
-        "timing": timing,
-        "versions": package_versions(),
-        "finished": now(),
-    }  # fmt: skip
 
 
 def open_trackers(

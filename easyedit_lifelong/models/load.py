@@ -48,13 +48,17 @@ def load_model(
     """
     target = None if model_parallel else resolve_device(device)
     resolved_dtype = resolve_dtype(dtype)
-    path = Path(name_or_path).expanduser()
+    try:
+        path = Path(name_or_path).expanduser()
+    except RuntimeError as error:  # "~somebody"
+        raise ModelError(f"{name_or_path}: there is no such user here. Write the path in full.") from error
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{path}: no such file. model_name must be a model's name, folder or GGUF file.")
         model, tokenizer = smollm2.read_gguf(path)
         if isinstance(resolved_dtype, torch.dtype):
             model = model.to(resolved_dtype)
+        model.config._name_or_path = str(path)  # transformers notes its folder, from which nothing can be loaded
     else:
         source = _source(name_or_path)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}

@@ -94,7 +94,8 @@ def run_demo(
     comparison_table(console, summaries, f"The same {len(requests)} facts, each method from the unedited model:")
     console.print(
         f"\nResults: {folders[GRACE]}/ and {folders[COACHHOOK]}/ "
-        "(summary.json, journal.jsonl, metrics.jsonl, config.yaml)",
+        "(summary.json, journal.jsonl, metrics.jsonl, config.yaml)\n"
+        f"A page with plots of both: sh run.sh report {folders[GRACE]} {folders[COACHHOOK]}",
         highlight=False, markup=False,
     )  # fmt: skip
     return summaries
@@ -174,7 +175,8 @@ def _check_previous(folder: Path) -> None:
     """
     config = folder / CONFIG
     written = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
-    if isinstance(written, dict) and written.get("data") == _DATA_NAME:
+    data = written.get("data") if isinstance(written, dict) else None
+    if data == _DATA_NAME or (isinstance(data, dict) and data.get("name") == _DATA_NAME):
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder}: holds something that isn't a demo's. Choose another folder with --out.")

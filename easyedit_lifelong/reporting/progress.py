@@ -1,20 +1,35 @@
-"""Progress of a long run: a bar where somebody watches, a line now and then where nobody does."""
+"""Progress of a long run: a live view where somebody watches, a line now and then where nobody does."""
 
 from __future__ import annotations
 
 import contextlib
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
+from rich.table import Table
+from rich.text import Text
+
+from easyedit_lifelong.reporting.report.read import intervals_of, is_number
+from easyedit_lifelong.reporting.report.scores import MAIN, shown, shown_interval
 
 _SECONDS_BETWEEN_LINES = 30
+_LAST_EDITS = 5
+_LEAST_HEIGHT = 20
+"""Lines of a terminal below which there is room for the bar alone."""
 
 
 class EditProgress:
-    """Shows how many requests are done and the running scores.
+    """Shows how many requests are done, the latest scores, and the latest edits.
+
+    Beside what every progress display hears (:class:`~easyedit_lifelong.lifelong.common.Progress`), it can be told
+    each line of the journal and of the scores; it shows as much as it is told.
 
     Args:
         console: where to show it.
@@ -26,7 +41,12 @@ class EditProgress:
         self.console, self.total, self._bar = console, total, bar
         self._task = bar.add_task("editing", total=total, scores="") if bar else None
         self._preparing = bar.add_task("preparing", total=1, scores="", visible=False) if bar else None
-        self._said = time.monotonic()
+        self._said = self._began = time.monotonic()
+        self._done_before: int | None = None
+        self._seconds: deque[float] = deque(maxlen=25)
+        self._edits: deque[Mapping[str, Any]] = deque(maxlen=_LAST_EDITS)
+        self._scores: Mapping[str, Any] = {}
+        self.over = False
 
     def prepared(self, done: int, total: int) -> None:
         """Show how far the method has come with what it computes before the first edit."""
@@ -40,10 +60,77 @@ class EditProgress:
         """Show that ``done`` requests have been dealt with."""
         text = "  ".join(f"{name} {score:.3f}" for name, score in scores.items())
         if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, scores=text)
+            self._bar.update(self._task, completed=done, scores=" ".join(filter(None, [text, self._pace()])))
         elif done == self.total or time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
             self._said = time.monotonic()
-            self.console.print(f"{done}/{self.total} edits  {text}", highlight=False)
+            ending = "" if done == self.total else self._left(done)
+            line = "  ".join(filter(None, [f"{done}/{self.total} edits", text, self._pace(), ending]))
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if self._done_before is None:  # what a resumed run did before tells nothing of its pace now
+            self._done_before, self._began = done, time.monotonic()
+
+    def journaled(self, entry: Mapping[str, Any]) -> None:
+        """Show a request's line of the journal."""
+        self._edits.append(entry)
+        if is_number(entry.get("seconds")):
+            self._seconds.append(float(entry["seconds"]))
+
+    def scored(self, entry: Mapping[str, Any]) -> None:
+        """Show a scoring's line, with its intervals."""
+        self._scores = entry
+
+    def view(self) -> RenderableType:
+        """Return what a terminal shows: the bar, and what there is room for."""
+        assert self._bar is not None
+        if self.over or self.console.height < _LEAST_HEIGHT:
+            return self._bar
+        parts: list[RenderableType] = [self._bar]
+        parts += [_score_lines(self._scores)] if self._scores else []
+        parts += [_edit_lines(list(self._edits))] if self._edits else []
+        return Group(*parts)
+
+    def _pace(self) -> str:
+        return f"{statistics.median(self._seconds):.2f} s an edit" if self._seconds else ""
+
+    def _left(self, done: int) -> str:
+        new = done - (self._done_before or 0)
+        if self._done_before is None or new <= 0:
+            return ""
+        seconds = (time.monotonic() - self._began) / new * (self.total - done)
+        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+
+
+def _score_lines(entry: Mapping[str, Any]) -> RenderableType:
+    """Return the main scores of a line of ``metrics.jsonl``, with their intervals."""
+    spans = intervals_of(entry)
+    table = Table(box=None, pad_edge=False, show_header=False, title_justify="left", title_style="dim")
+    table.title = f"scored at {entry.get('n_edits', '?')} edits"
+    for name in MAIN:
+        if is_number(entry.get(name)) and (name != "reliability" or entry.get("ERR") != entry[name]):
+            table.add_row(name, shown(entry[name], name), Text(shown_interval(spans.get(name), name), style="dim"))
+    return table
+
+
+def _edit_lines(entries: list[Mapping[str, Any]]) -> RenderableType:
+    """Return the latest lines of the journal, one line each."""
+    table = Table(box=None, pad_edge=False, show_header=False, expand=True)
+    table.add_column(no_wrap=True, min_width=7)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
+    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+    table.add_column(no_wrap=True, min_width=9, justify="right")
+    for entry in entries:
+        success, seconds = entry.get("ES"), entry.get("seconds")
+        said = f"ES {success:.2f}" if is_number(success) else str(entry.get("status", ""))
+        style = "green" if success == 1 else "red" if entry.get("status") == "failed" else "yellow"
+        table.add_row(
+            Text(said, style=style), Text(_line(entry.get("prompt"))), Text(f"→ {_line(entry.get('target_new'))}"),
+            f"{seconds:.2f} s" if is_number(seconds) else "",
+        )  # fmt: skip
+    return table
+
+
+def _line(text: Any) -> str:
+    return " ".join(str("" if text is None else text).split())
 
 
 @contextlib.contextmanager
@@ -54,10 +141,14 @@ def edit_progress(console: Console, total: int) -> Iterator[EditProgress]:
         return
     columns = (
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[scores]}"),
+        TimeRemainingColumn(), TextColumn("{task.fields[scores]}", markup=False),
     )  # fmt: skip
-    with Bar(*columns, console=console) as bar:
-        yield EditProgress(console, total, bar)
+    progress = EditProgress(console, total, Bar(*columns, console=console, auto_refresh=False))
+    with Live(get_renderable=progress.view, console=console, refresh_per_second=4):
+        try:
+            yield progress
+        finally:
+            progress.over = True
 
 
 @contextlib.contextmanager

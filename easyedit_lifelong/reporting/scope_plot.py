@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from xml.sax.saxutils import escape
+
+from matplotlib.axes import Axes
 
 from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope, ScopeRow, finite
+from easyedit_lifelong.reporting.report.generations import clean
+from easyedit_lifelong.reporting.report.style import INK, MUTED, SERIES, drawing, new_figure
+from easyedit_lifelong.reporting.report.svg import svg_text
 
-_WIDTH, _HEIGHT, _LEFT, _TOP, _GAP, _BOTTOM = 420, 260, 48, 48, 40, 44
 _REACH = 12
 """Tokens shown on either side of the subject's last one."""
-_GREY, _BLUE, _RED = "#9aa0a6", "#1a73e8", "#d93025"
+_BLUE, _RED = SERIES[0], SERIES[1]
+
+Point = tuple[int, float]
 
 
 def scope_svg(scope: Scope) -> str:
@@ -21,38 +26,16 @@ def scope_svg(scope: Scope) -> str:
     each distance, and the dashed line is α, from which on the hook acts.
     """
     panels = [(kind, _points(rows)) for kind in (PROMPT, PARAPHRASE) if (rows := scope.of(kind))]
-    values = [z for _, points in panels for _, z in points] + [scope.alpha]
-    low, high = min(values), max(values)
-    room = 0.08 * (high - low or 1.0)
-    axis = _Axis(low - room, high + room)
-    width = _LEFT + len(panels) * (_WIDTH + _GAP)
-    height = _TOP + _HEIGHT + _BOTTOM
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-        f'<text x="{_LEFT}" y="18" font-size="14">z-scores at {escape(scope.module)}</text>',
-    ]
-    for number, (kind, points) in enumerate(panels):
-        parts += _panel(_LEFT + number * (_WIDTH + _GAP), kind, points, scope.alpha, axis)
-    return "\n".join([*parts, "</svg>"]) + "\n"
+    with drawing():
+        figure = new_figure(4.8 * max(1, len(panels)), 3.6)
+        figure.suptitle(clean(f"z-scores at {scope.module}"), x=0.01, horizontalalignment="left")
+        columns = figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0]
+        for axes, (kind, points) in zip(columns, panels, strict=False):
+            _panel(axes, kind, points, scope.alpha)
+        return svg_text(figure)
 
 
-class _Axis:
-    """The vertical axis, in z-scores."""
-
-    def __init__(self, low: float, high: float) -> None:
-        self.low, self.high = low, high
-
-    def y(self, z: float) -> float:
-        return _TOP + _HEIGHT * (self.high - z) / (self.high - self.low)
-
-    def ticks(self) -> list[int]:
-        step = max(1, round((self.high - self.low) / 6))
-        return [z for z in range(int(self.low) - 1, int(self.high) + 2) if z % step == 0 and self.low <= z <= self.high]
-
-
-def _points(rows: Sequence[ScopeRow]) -> list[tuple[int, float]]:
+def _points(rows: Sequence[ScopeRow]) -> list[Point]:
     """Return (distance from the subject's last token, z-score) of every token in reach."""
     return [
         (index - row.subject, z)
@@ -63,34 +46,26 @@ def _points(rows: Sequence[ScopeRow]) -> list[tuple[int, float]]:
     ]
 
 
-def _x(left: float, distance: int) -> float:
-    return left + _WIDTH * (distance + _REACH + 0.5) / (2 * _REACH + 1)
-
-
-def _panel(left: int, kind: str, points: Sequence[tuple[int, float]], alpha: float, axis: _Axis) -> list[str]:
-    right, bottom = left + _WIDTH, _TOP + _HEIGHT
-    parts = [
-        f'<text x="{left}" y="{_TOP - 10}">{kind}s</text>',
-        f'<rect x="{left}" y="{_TOP}" width="{_WIDTH}" height="{_HEIGHT}" fill="none" stroke="#dadce0"/>',
-    ]
-    for tick in axis.ticks():
-        parts.append(f'<text x="{left - 6}" y="{axis.y(tick) + 4:.1f}" text-anchor="end">{tick}</text>')
-    for distance in range(-_REACH, _REACH + 1, 4):
-        parts.append(f'<text x="{_x(left, distance):.1f}" y="{bottom + 16}" text-anchor="middle">{distance:+d}</text>')
-    parts.append(
-        f'<text x="{left + _WIDTH / 2}" y="{bottom + 34}" text-anchor="middle">tokens after the subject\'s last</text>'
-    )
-    for distance, z in points:
-        colour = _RED if distance == 0 else _GREY
-        parts.append(
-            f'<circle cx="{_x(left, distance):.1f}" cy="{axis.y(z):.1f}" r="2.4" fill="{colour}" fill-opacity="0.45"/>'
-        )
+def _panel(axes: Axes, kind: str, points: Sequence[Point], alpha: float) -> None:
+    axes.set_title(f"{kind}s")
+    for name, colour, dots in (
+        ("others", MUTED, [point for point in points if point[0] != 0]),
+        ("subject", _RED, [point for point in points if point[0] == 0]),
+    ):
+        axes.plot(
+            [distance for distance, _ in dots], [z for _, z in dots], gid=f"{kind}-{name}",
+            linestyle="none", marker="o", markersize=4, markeredgewidth=0, color=colour, alpha=0.45,
+        )  # fmt: skip
     means = [(d, mean(z for other, z in points if other == d)) for d in sorted({d for d, _ in points})]
-    line = " ".join(f"{_x(left, d):.1f},{axis.y(z):.1f}" for d, z in means if z is not None)
-    parts += [
-        f'<polyline points="{line}" fill="none" stroke="{_BLUE}" stroke-width="2"/>',
-        f'<line x1="{left}" x2="{right}" y1="{axis.y(alpha):.1f}" y2="{axis.y(alpha):.1f}" stroke="black" '
-        'stroke-dasharray="5 4"/>',
-        f'<text x="{right - 6}" y="{axis.y(alpha) - 5:.1f}" text-anchor="end">alpha {alpha:.2f}</text>',
-    ]
-    return parts
+    axes.plot(
+        [d for d, _ in means], [z if z is not None else float("nan") for _, z in means],
+        color=_BLUE, gid=f"{kind}-mean",
+    )  # fmt: skip
+    axes.axhline(alpha, color=INK, linewidth=1, linestyle=(0, (5, 4)))
+    axes.annotate(
+        f"alpha {alpha:.2f}", (1, alpha), xycoords=("axes fraction", "data"), xytext=(-4, 3),
+        textcoords="offset points", horizontalalignment="right",
+    )  # fmt: skip
+    axes.set_xlim(-_REACH - 0.5, _REACH + 0.5)
+    axes.set_xticks(range(-_REACH, _REACH + 1, 4), [f"{distance:+d}" for distance in range(-_REACH, _REACH + 1, 4)])
+    axes.set_xlabel("tokens after the subject's last")

@@ -1,124 +1,231 @@
-"""A lifelong run from the command line: read everything, run, show."""
+"""A run from the command line or an experiment file, in either loop: read everything, run, show."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from easyedit_lifelong.data import hub
+from easyedit_lifelong.data.guess import guess_format
+from easyedit_lifelong.data.holdout import split_rephrasings
 from easyedit_lifelong.data.readers import read_requests
-from easyedit_lifelong.data.request import Probe
-from easyedit_lifelong.errors import DataError, HyperParameterError, PluginError
-from easyedit_lifelong.hyperparams import find_hparams, read_hparams_file
-from easyedit_lifelong.lifelong.folder import check_free
+from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.data.retention import read_retention
+from easyedit_lifelong.errors import DataError, ModelError
+from easyedit_lifelong.lifelong.common import RunResult, find_method
+from easyedit_lifelong.lifelong.consecutive import run_consecutive
+from easyedit_lifelong.lifelong.experiment import SAMPLES, Data, Experiment, find_experiment, read_experiment
+from easyedit_lifelong.lifelong.folder import CONFIG, check_free, check_resumable
 from easyedit_lifelong.lifelong.loop import run_lifelong
+from easyedit_lifelong.lifelong.records import Source, file_digest
+from easyedit_lifelong.lifelong.run import CONSECUTIVE, LIFELONG, Plan
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.tables import closing_line, score_table
+from easyedit_lifelong.settings import load_hparams, make_hparams, replaced
 
 
-def load_hparams(name_or_path: str | Path) -> Any:
-    """Read a hyperparameter file with the class of the method that it names.
+def file_session(name_or_path: str, out: Path | None, resume: bool) -> RunResult:
+    """Do the run that an experiment file describes.
 
-    Raises:
-        HyperParameterError: the file can't be used, or names no registered method.
-        PluginError: no method of that name is registered.
-    """
-    path = find_hparams(name_or_path)
-    name = read_hparams_file(path).get("alg_name")
-    if not isinstance(name, str):
-        raise HyperParameterError(f"{path}: alg_name: missing; it says which method these are for")
-    try:
-        method = get_plugins().methods.get(name)
-    except PluginError as error:
-        raise HyperParameterError(f"{path}: alg_name: {error}") from error
-    return method.hparams_class.from_hparams(path)  # type: ignore[attr-defined]
-
-
-def load_for(hparams: Any) -> tuple[Any, Any]:
-    """Return the model and tokenizer that hyperparameters name; those of EasyEdit's own classes know less."""
-    if not isinstance(hparams.model_name, str):
-        return tuple(hparams.model_name)
-    return load_model(
-        hparams.model_name, hparams.device, getattr(hparams, "dtype", None),
-        model_parallel=bool(getattr(hparams, "model_parallel", False)),
-        trust_remote_code=bool(getattr(hparams, "trust_remote_code", False)),
-    )  # fmt: skip
-
-
-def read_retention(path: Path) -> list[Probe]:
-    """Read held-out facts: a JSON list of ``{"prompt": …, "answer": …}``.
+    Args:
+        name_or_path: the file, or the name of one that comes with this package.
+        out: folder for the results. By default, that of the run when a run's own ``config.yaml`` is resumed,
+            else one named like the file.
+        resume: go on with the run there that was cut short.
 
     Raises:
-        DataError: the file can't be used.
+        LifelongError: something asked for can't be had.
     """
-    path = path.expanduser()
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DataError(f"{path}: no such retention file") from error
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}") from error
-    except json.JSONDecodeError as error:
-        raise DataError(f"{path}: not valid JSON: {error.msg} (line {error.lineno})") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
-    if not isinstance(records, list):
-        raise DataError(f"{path}: must hold a list of facts")
-    if not records:
-        raise DataError(f"{path}: holds no facts")
-    for index, record in enumerate(records):
-        for field in ("prompt", "answer"):
-            value = record.get(field) if isinstance(record, dict) else None
-            if not isinstance(value, str) or not value.strip():
-                raise DataError(f"{path}, record {index}, field {field!r}: is missing, empty or not text")
-    return [Probe(record["prompt"], record["answer"]) for record in records]
+    file = find_experiment(name_or_path)
+    experiment = read_experiment(file)
+    own = file.name == CONFIG
+    if out is None:
+        name = f"{file.resolve().parent.name}-again" if own else file.stem
+        out = file.parent if own and resume else Path("runs") / name
+    return session(experiment, out, resume)
 
 
-def lifelong_session(
-    *,
-    hparams_file: str,
-    data: Path,
-    data_format: str,
-    edits: int | None,
-    eval_every: int,
-    out: Path,
-    only_errors: bool,
-    retention: Path | None,
-    model: str | None,
-    device: str | None,
-    trackers: Sequence[str],
-) -> None:
-    """Run the lifelong loop as the command line asks; everything is checked before the model loads.
+def session(experiment: Experiment, out: Path, resume: bool = False) -> RunResult:
+    """Do a run; everything is checked before the model loads.
 
     Raises:
         LifelongError: something asked for can't be had.
     """
     console = Console()
-    hparams = load_hparams(hparams_file)
-    given = {"model_name": model, "device": device}
-    hparams = dataclasses.replace(hparams, **{name: value for name, value in given.items() if value is not None})
-    plugins = get_plugins()
-    reader = plugins.readers.get(data_format)
-    for tracker in trackers:
-        plugins.trackers.get(tracker)
-    requests = read_requests(data, reader.read)[:edits]
-    held_out = read_retention(retention) if retention else None
-    check_free(out)
+    hparams = hyperparameters_of(experiment)
+    plan = _plan(experiment, hparams)
+    plan.check(out, resume)
+    if resume:
+        check_resumable(out)
+    else:
+        check_free(out, resumable=plan.resumable)
+    for tracker in experiment.trackers:
+        get_plugins().trackers.get(tracker).check()
+    requests, task = read_data(experiment, plan.seed)
+    held_out = _held_out(experiment)
+    text = _text(experiment)
+    batches = f", {plan.protocol}, {plan.batch_size} a batch" if plan.loop == CONSECUTIVE else ""
     console.print(
-        f"{hparams.alg_name} on {hparams.model_name}: {len(requests)} edits from {data}", highlight=False, markup=False
-    )
-    language_model, tokenizer = load_for(hparams)
+        f"{hparams.alg_name} on {hparams.model_name}: {len(requests)} edits from {experiment.data.path}{batches}",
+        highlight=False, markup=False,
+    )  # fmt: skip
+    model, tokenizer = load_for(hparams)
+    schedule = experiment.schedule
+    own: dict[str, Any] = {"only_errors": experiment.only_errors}
+    if plan.loop == CONSECUTIVE:
+        own = {
+            "batch_size": plan.batch_size, "consecutive": plan.consecutive, "skip_unusable": experiment.skip_unusable,
+        }  # fmt: skip
+    run = run_consecutive if plan.loop == CONSECUTIVE else run_lifelong
     with edit_progress(console, len(requests)) as progress:
-        result = run_lifelong(
-            language_model, tokenizer, requests, hparams, eval_every=eval_every, out=out, only_errors=only_errors,
-            retention=held_out, trackers=trackers, progress=progress, data_name=str(data),
+        result = run(
+            model, tokenizer, requests, hparams, eval_every=schedule.every, eval_at=schedule.at,
+            eval_sample=schedule.sample, out=out, resume=resume, retention=held_out, trackers=experiment.trackers,
+            progress=progress, data_name=experiment.data.path, task=experiment.task or task, text=text,
+            source=_source(experiment), **own,
         )  # fmt: skip
+    _show(console, result, out)
+    return result
+
+
+def hyperparameters_of(experiment: Experiment) -> Any:
+    """Return the hyperparameters that an experiment means.
+
+    Raises:
+        HyperParameterError: they can't be used.
+        PluginError: there is no such method.
+    """
+    given = experiment.hparams
+    overrides = {name: value for name, value in experiment.overrides.items() if value is not None}
+    keys = {name: "model" if name == "model_name" else name for name in overrides}
+    called = {name: experiment.said(key, f"--{key}") for name, key in keys.items()}
+    if isinstance(given, dict):
+        # Given with the rest: a run's own file may name a model where a program had handed over a loaded one.
+        model = {"model_name": overrides.pop("model_name")} if "model_name" in overrides else {}
+        hparams = make_hparams({**given, **model}, f"{experiment.source}, hparams", easyedits=True)
+    elif isinstance(given, (str, Path)):
+        hparams = load_hparams(given, easyedits=True)
+    else:
+        hparams = given
+    return replaced(hparams, overrides, called) if overrides else hparams
+
+
+def load_for(hparams: Any) -> tuple[Any, Any]:
+    """Return the model and tokenizer that hyperparameters name; those of EasyEdit's own classes know less.
+
+    Raises:
+        ModelError: there is no such model, or it isn't a causal language model.
+        DeviceError: the device isn't there.
+    """
+    if not isinstance(hparams.model_name, str):
+        return tuple(hparams.model_name)
+    model, tokenizer = load_model(
+        hparams.model_name, hparams.device, getattr(hparams, "dtype", None),
+        model_parallel=bool(getattr(hparams, "model_parallel", False)),
+        trust_remote_code=bool(getattr(hparams, "trust_remote_code", False)),
+    )  # fmt: skip
+    made_as = [name for name in getattr(model.config, "architectures", None) or () if name.endswith("Classification")]
+    if made_as:  # some load all the same, with a language model's head of random weights
+        raise ModelError(
+            f"{hparams.model_name}: is a classifier ({made_as[0]}); this version edits causal language models only"
+        )
+    return model, tokenizer
+
+
+def _plan(experiment: Experiment, hparams: Any) -> Plan:
+    size = 1
+    if experiment.loop == CONSECUTIVE:
+        size = experiment.batch_size if experiment.batch_size is not None else getattr(hparams, "batch_size", 1)
+    consecutive = experiment.loop == LIFELONG or experiment.protocol == "consecutive"
+    return Plan(
+        experiment.loop, find_method(hparams), None, hparams, experiment.schedule, size, consecutive,
+        experiment.only_errors,
+    )  # fmt: skip
+
+
+def read_data(experiment: Experiment, seed: int = 0) -> tuple[list[EditRequest], str]:
+    """Read an experiment's data; return the requests, and what such data ask of the model.
+
+    Raises:
+        DataError: the data can't be used, or aren't those that the experiment names.
+        PluginError: there is no such format.
+    """
+    data = experiment.data
+    reader = get_plugins().readers.get(data.format or guess_format(data.path))
+    _check_there(experiment, data.path, "data.path", "--data")
+    if data.sha256 is not None and not hub.is_name(data.path):
+        found = file_digest(Path(data.path))
+        if found != data.sha256.lower():
+            raise DataError(
+                f"{experiment.said('data.sha256', '--data')}: {data.path} has the SHA-256 {found}, not {data.sha256}: "
+                "these aren't the data that the experiment was made with."
+            )
+    requests = read_requests(data.path, reader.read)[: data.edits]
+    return split_rephrasings(requests, data.edit_with, seed), reader.task
+
+
+def _check_there(experiment: Experiment, path: str, key: str, option: str) -> None:
+    if experiment.source and not hub.is_name(path) and not Path(path).is_file():
+        raise DataError(
+            f"{experiment.said(key, option)}: {path}: no such file, neither beside the experiment file nor in the "
+            "current folder"
+        )
+
+
+def _held_out(experiment: Experiment) -> list[Probe] | None:
+    if experiment.retention is None:
+        return None
+    if isinstance(experiment.retention, tuple):
+        return []
+    _check_there(experiment, experiment.retention, "retention", "--retention")
+    return read_retention(experiment.retention)
+
+
+def _text(experiment: Experiment) -> str | None:
+    if experiment.text is None:
+        return None
+    said = experiment.said("text", "--text")
+    try:
+        return Path(experiment.text).expanduser().read_bytes().decode()  # line ends as they are
+    except OSError as error:
+        raise DataError(f"{said}: {experiment.text}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{said}: {experiment.text}: is not UTF-8 text") from error
+
+
+def _source(experiment: Experiment) -> Source:
+    """Return where the data come from, as the run's own experiment file is to say it."""
+    data = experiment.data
+    limits = {"edits": data.edits, **({"edit_with": data.edit_with} if data.edit_with else {})}
+    retention: Any = experiment.retention
+    return Source(
+        {**_file_of(data), **limits},
+        [] if retention == () else retention and _full(retention),
+        experiment.text and _full(experiment.text),
+    )
+
+
+def _file_of(data: Data) -> dict[str, Any]:
+    sample = next((name for name, path in SAMPLES.items() if data.path == str(path)), None)
+    told = {"format": data.format or guess_format(data.path)}
+    if sample is not None:
+        return {"sample": sample, **told}
+    digest = {} if hub.is_name(data.path) else {"sha256": file_digest(Path(data.path).expanduser())}
+    return {"path": _full(data.path), **told, **digest}
+
+
+def _full(path: str) -> str:
+    return path if hub.is_name(path) else str(Path(path).expanduser().resolve())
+
+
+def _show(console: Console, result: RunResult, out: Path) -> None:
     summary = result.summary
-    score_table(console, result.metrics, f"\n{summary['method']}, {summary['n_edits']} edits")
+    protocol = f", {summary['protocol']}" if "protocol" in summary else ""
+    score_table(console, result.metrics, f"\n{summary['method']}, {summary['n_edits']} edits{protocol}")
+    for left_out in summary.get("skipped", []):
+        console.print(f"left out: {left_out['reason']}", highlight=False, markup=False)
     closing_line(console, summary, out)

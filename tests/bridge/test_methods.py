@@ -14,12 +14,14 @@ import pytest
 import torch
 import yaml
 from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from easyedit_lifelong import bridge, run_consecutive
-from easyedit_lifelong.bridge import easyedit_method, methods, read_easyedit_hparams
+from easyedit_lifelong.bridge import easyedit_method, methods, needs, read_easyedit_hparams
+from easyedit_lifelong.bridge.rewritten import rewritten
 from easyedit_lifelong.bridge.surroundings import memory_of
 from easyedit_lifelong.data.request import EditRequest, as_requests
-from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, ModelError, PluginError
+from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, ModelError, PluginError, RunError
 from easyedit_lifelong.evaluation.scoring import Scorer
 from easyedit_lifelong.hyperparams import find_hparams
 
@@ -77,7 +79,8 @@ def _moments(model: Any, hparams: Any) -> dict[str, Tensor]:
 
 @pytest.fixture
 def given_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(methods, "_second_moments", lambda model, tok, hparams: _moments(model, hparams))
+    for module in (methods, needs):
+        monkeypatch.setattr(module, "second_moments", lambda model, tok, hparams: _moments(model, hparams))
 
 
 def _state(model: Any) -> dict[str, Tensor]:
@@ -385,6 +388,33 @@ def test_another_models_state(memit: Any, given_moments: None, tmp_path: Path) -
         memit.state.load(*make_pair("llama"), _hparams(memit, "llama"), tmp_path)
 
 
+@pytest.mark.parametrize("name", ["weights.safetensors", "templates.json"])
+def test_a_damaged_state(memit: Any, given_moments: None, tmp_path: Path, name: str) -> None:
+    hparams = _hparams(memit, "gpt2", v_num_grad_steps=2)
+    model, tok = make_pair("gpt2")
+    memit.apply(model, tok, REQUESTS[:1], hparams)
+    memit.state.save(model, tmp_path, ["fr"])
+    (tmp_path / "after-000001" / name).write_bytes(b"[damaged")
+    fresh, tok = make_pair("gpt2")
+    before = _state(fresh)
+    with pytest.raises(RunError, match="after-000001: can't be read"):
+        memit.state.load(fresh, tok, hparams, tmp_path, ["fr"])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in fresh.state_dict().items())
+    assert not memit.state.carries(fresh)
+
+
+def test_a_run_begins_on_the_unedited_model(memit: Any, given_moments: None, tmp_path: Path) -> None:
+    model, tok = make_pair("gpt2")
+    hparams = _hparams(memit, "gpt2", batch_size=1, v_num_grad_steps=2)
+    rollbacks = [memit.apply(model, tok, [request], hparams)[1] for request in REQUESTS[:2]]
+    for rollback in reversed(rollbacks):
+        with pytest.raises(RunError, match="the model carries edits already"):
+            run_consecutive(model, tok, REQUESTS[2:], hparams, retention=[], out=tmp_path / "run")
+        rollback()
+    assert not (tmp_path / "run").exists()
+    run_consecutive(model, tok, REQUESTS[2:], hparams, retention=[], consecutive=False)
+
+
 def test_statistics_are_collected_once_and_kept(memit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through this package's own collection; the file is EasyEdit's."""
     import easyedit_lifelong.covariance as covariance
@@ -498,3 +528,18 @@ def test_a_value_of_the_wrong_kind_is_named(easyeditor: Any, tmp_path: Path) -> 
     file.write_text(text.replace("layers: [3, 4, 5, 6, 7]", "layers: 5").replace("v_lr: 5e-1", "v_lr: quick"))
     with pytest.raises(HyperParameterError, match=r"layers: 5 is not a list of whole numbers; v_lr: 'quick' is not"):
         bridge.read_easyedit_hparams(file, "MEMIT")
+
+
+@pytest.mark.parametrize("name", ["MEMIT", "FT"])
+def test_the_files_for_easyedits_own_methods_fit_their_model(name: str, request: pytest.FixtureRequest) -> None:
+    if name == "MEMIT":  # FT asks for no statistics
+        request.getfixturevalue("given_moments")
+    hparams = read_easyedit_hparams(find_hparams(f"{name}/smollm2-135m"), name)
+    config = LlamaConfig(
+        hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
+        vocab_size=64, tie_word_embeddings=True,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    needs.check_names(model, None, hparams)
+    assert list(rewritten(model, hparams)) == [f"model.layers.{n}.mlp.down_proj.weight" for n in hparams.layers]

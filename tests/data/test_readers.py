@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easyedit_lifelong.bridge import find_easyedit
-from easyedit_lifelong.data.readers import read_counterfact, read_json, read_requests, read_zsre
+from easyedit_lifelong.data.readers import (
+    read_counterfact,
+    read_hallucination,
+    read_json,
+    read_requests,
+    read_zsre,
+    read_zsre_rephrased,
+)
 from easyedit_lifelong.data.request import Probe
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.plugins import get_plugins
 
 needs_easyedit = pytest.mark.skipif(
     find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"
@@ -225,3 +234,106 @@ def test_portability_of_counterfact(tmp_path: Path) -> None:
     record = {**COUNTERFACT, "portability_prompt": "One hop", "portability_ground_truth": "away"}
     (request,) = read_requests(_write(tmp_path, [record]), read_counterfact)
     assert dict(request.portability) == {"one_hop": (Probe("One hop", "away"),)}
+
+
+# ------------------------------------------------------------------ SelfCheckGPT, as WISE prepares it
+
+PASSAGE = {
+    "prompt": "This is a Wikipedia passage about a painter. She was born in Lima.", "subject": "a painter",
+    "target_new": "She studied in Cusco, and taught there from 1920.",
+    "locality_prompt": "An old map of", "locality_ground_truth": "the harbour, in two colours.",
+}  # fmt: skip
+
+
+def test_hallucinations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (request,) = read_requests(_write(tmp_path, [PASSAGE]), read_hallucination)
+    assert (request.prompt, request.target_new, request.subject) == (
+        PASSAGE["prompt"], PASSAGE["target_new"], "a painter",
+    )  # fmt: skip
+    assert request.locality == {"neighborhood": (Probe("An old map of", "the harbour, in two colours."),)}
+    assert request.ground_truth is None
+    assert request.rephrase_prompts == ()
+    assert caplog.text == ""
+
+
+def test_a_locality_text_too_short_to_be_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The edit counts; there is only nothing to ask about what should stay, and that is said."""
+    records = [PASSAGE, {**PASSAGE, "locality_ground_truth": ""}, PASSAGE, {**PASSAGE, "locality_ground_truth": " \n"}]
+    path = _write(tmp_path, records)
+    requests = read_requests(path, read_hallucination)
+    assert [len(request.locality) for request in requests] == [1, 0, 1, 0]
+    assert len({request.target_new for request in requests}) == 1
+    (warning,) = caplog.messages
+    assert warning == (
+        f"{path}: locality isn't asked in 2 of 4 records, whose locality text has no second half (records 1, 3)"
+    )
+
+
+def test_many_of_them_are_not_all_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read_requests(_write(tmp_path, [{**PASSAGE, "locality_ground_truth": ""}] * 12), read_hallucination)
+    assert "(records 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more)" in caplog.text
+
+
+@pytest.mark.parametrize("field", ["prompt", "target_new", "locality_prompt", "locality_ground_truth"])
+def test_what_else_a_passage_lacks_is_an_error(tmp_path: Path, field: str) -> None:
+    path = _write(tmp_path, [PASSAGE, {key: value for key, value in PASSAGE.items() if key != field}])
+    assert f"record 1, field '{field}': is missing" in _message(path, read_hallucination)
+    assert f"record 0, field '{field}'" in _message(_write(tmp_path, [{**PASSAGE, field: 5}]), read_hallucination)
+    if field != "locality_ground_truth":
+        assert f"record 0, field '{field}': is empty" in _message(
+            _write(tmp_path, [{**PASSAGE, field: " "}]), read_hallucination
+        )
+
+
+def test_an_empty_answer_is_an_error_elsewhere(tmp_path: Path) -> None:
+    path = _write(tmp_path, [{**PASSAGE, "locality_ground_truth": ""}])
+    assert ", record 0, field 'locality_ground_truth': is empty" in _message(path, read_json)
+
+
+def test_the_whole_published_file(caplog: pytest.LogCaptureFixture) -> None:
+    name = "hallucination/hallucination-edit-300.json"
+    path = Path(os.environ.get("EASYEDIT_LIFELONG_DATA", "shared/data")) / name
+    if not path.is_file():
+        pytest.skip(f"EASYEDIT_LIFELONG_DATA names no folder with {name}, the first 300 records of WISE's file")
+    requests = read_requests(path, read_hallucination)
+    assert len(requests) == 300
+    assert [request.case_id for request in requests if not request.locality] == [86, 90, 171, 172, 238]
+    assert all(request.subject for request in requests)
+    assert "isn't asked in 5 of 300 records" in caplog.text
+
+
+def test_what_each_format_asks_of_a_model() -> None:
+    assert {reader.name for reader in get_plugins().readers if reader.task == "generation"} == {"hallucination"}
+    assert get_plugins().readers.get("zsre").task == "qa"
+
+
+# ------------------------------------------------------------------ zsRE with its rephrasings, as GRACE reads it
+
+REPHRASED = {
+    "id": "x", "input": "What is the capital of Finland?", "prediction": "Tampere", "alternatives": ["Turku"],
+    "output": [{"answer": "Helsinki", "provenance": []}, {"answer": "Helsingfors"}],
+    "filtered_rephrases": ["Finland's capital?", "Which city is Finland's capital?"],
+}  # fmt: skip
+
+
+def test_zsre_with_rephrasings(tmp_path: Path) -> None:
+    lines = "\n".join(json.dumps(record) for record in [REPHRASED, {**REPHRASED, "filtered_rephrases": []}])
+    first, second = read_requests(_write(tmp_path, lines, "structured.jsonl"), read_zsre_rephrased)
+    assert (first.prompt, first.target_new, first.ground_truth) == (REPHRASED["input"], "Helsinki", "Helsinki")
+    assert first.rephrase_prompts == tuple(REPHRASED["filtered_rephrases"])
+    assert (second.case_id, second.rephrase_prompts) == (1, ())
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"input": ""}, "field 'input': is empty"),
+        ({"output": []}, "field 'output': must be a list"),
+        ({"output": "Helsinki"}, "field 'output': must be a list"),
+        ({"output": [{"answer": None}]}, "field 'output': must be a list"),
+        ({"filtered_rephrases": "one"}, "field 'filtered_rephrases': must be a list"),
+        ({"filtered_rephrases": [5]}, "field 'rephrase_prompt': must be text"),
+    ],
+)
+def test_bad_zsre_with_rephrasings(tmp_path: Path, fields: dict[str, Any], says: str) -> None:
+    assert f"record 0, {says}" in _message(_write(tmp_path, [{**REPHRASED, **fields}]), read_zsre_rephrased)

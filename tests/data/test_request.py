@@ -132,6 +132,25 @@ def test_a_value_of_another_type(name: str, value: Any, kind: str) -> None:
     assert f"field {name!r}: must be text, not {kind}" in _message({**GOOD, name: value})
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(
+            (name, "x\ud83d")
+            for name in ("prompt", "target_new", "subject", "ground_truth", "rephrase_prompt", "case_id")
+        ),
+        ("locality", {"near": {"prompt": "p\udc00", "ground_truth": "a"}}),
+        ("locality", {"near\ud83d": {"prompt": "p", "ground_truth": "a"}}),
+    ],
+)
+def test_half_a_character(name: str, value: Any) -> None:
+    """JSON can hold one; no tokenizer takes it, and no file that is written later."""
+    message = _message({**GOOD, name: value})
+    assert f"field '{name}" in message
+    assert "holds half a character (\\ud" in message
+    assert message.isascii(), "the message can be printed"
+
+
 def test_lists_where_one_text_belongs() -> None:
     assert "field 'prompt': must be text, not a list" in _message({**GOOD, "prompt": ["a"]})
     assert "field 'target_new': must be text, not a list" in _message({**GOOD, "target_new": ["a"]})

@@ -13,8 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from easyedit_lifelong.evaluation.scoring import Forced, Scorer, starts_with_answer, starts_with_whole_answer
+from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.editor import apply_grace_to_model
 
 QUESTIONS = [
     ("the capital of France is", "Paris"),
@@ -138,7 +138,8 @@ def test_no_batch_is_larger_than_it_may_be(llama: Any, tokenizer: Any) -> None:
         sizes.append(kwargs["input_ids"].shape)
 
     handle = llama.register_forward_pre_hook(measure, with_kwargs=True)
-    Scorer(tokenizer, 24).forced(llama, QUESTIONS * 3)
+    several = [(f"{prompt} {word}", answer) for word in ("old", "city", "sea") for prompt, answer in QUESTIONS]
+    Scorer(tokenizer, 24).forced(llama, several)
     handle.remove()
     assert sum(rows for rows, _ in sizes) == 18
     assert all(rows * width <= 24 for rows, width in sizes)
@@ -157,6 +158,35 @@ def test_nothing_asked(llama: Any, tokenizer: Any) -> None:
 def test_the_same_question_twice(llama: Any, tokenizer: Any) -> None:
     first, other, second = Scorer(tokenizer, 30).forced(llama, [QUESTIONS[0], QUESTIONS[2], QUESTIONS[0]])
     assert first == second != other
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_answers_to_one_prompt_share_its_row(family: str, tokenizer: Any, edited: bool) -> None:
+    """An answer of one token is read where another's begins; what it scores is what it would by itself."""
+    model = build_model(family)
+    if edited:
+        hparams = GraceHyperParams(model_name="m", inner_params=[FAMILIES[family][1]], n_iter=30, eps=0.1)
+        requests = [{"prompt": prompt, "target_new": answer} for prompt, answer in QUESTIONS[:3]]
+        model, _ = apply_grace_to_model(model, tokenizer, requests, hparams)
+    answers = ["Paris", "old king", "Rome", "made from green cheese", "Paris"]
+    questions = [(prompt, answer) for prompt in PROMPTS for answer in answers]
+    rows: list[int] = []
+    handle = model.register_forward_pre_hook(lambda _, __, kw: rows.append(len(kw["input_ids"])), with_kwargs=True)
+    together = Scorer(tokenizer).forced(model, questions)
+    handle.remove()
+    assert sum(rows) == 2 * len(PROMPTS), "the two long answers have rows, the short ones ride along"
+    alone = [Scorer(tokenizer, 1).forced(model, [question])[0] for question in questions]
+    assert [(s.chosen, s.target, s.nll) for s in alone] == _rows(together)
+
+
+def test_short_answers_alone_share_one_row(llama: Any, tokenizer: Any) -> None:
+    rows: list[int] = []
+    handle = llama.register_forward_pre_hook(lambda _, __, kw: rows.append(len(kw["input_ids"])), with_kwargs=True)
+    questions = [(PROMPTS[0], word) for word in ("Rome", "Paris", "London")]
+    scores = Scorer(tokenizer).forced(llama, questions)
+    handle.remove()
+    assert rows == [1]
+    assert [naive_forced(llama, tokenizer, *question) for question in questions] == _rows(scores)
 
 
 def test_scoring_leaves_the_model_in_its_mode(llama: Any, tokenizer: Any) -> None:
@@ -228,6 +258,26 @@ def test_generation_stops_at_the_end_of_the_context(name: str, tokenizer: Any) -
     expected = naive_generate(model, tokenizer, prompt, 2)
     (said,) = Scorer(tokenizer).generate(model, [prompt], 6)
     assert said.startswith(expected)
+
+
+@pytest.mark.parametrize("tokens_per_batch", BATCHINGS)
+@pytest.mark.parametrize("pad", ["<pad>", None])
+def test_each_row_ends_where_it_is_said_to_end(llama: Any, tokens_per_batch: int, pad: str | None) -> None:
+    """Others go on, and what a row is filled up with then was never said."""
+    tokenizer = _without_padding_token()
+    tokenizer.pad_token = pad
+    words = [2, 5, 1, 8, 3, 4]
+    full = [naive_generate(llama, tokenizer, prompt, 6).split() for prompt in PROMPTS]
+    expected = [" ".join(text[:n]) for text, n in zip(full, words, strict=True)]
+    asked: list[tuple[int, str]] = []
+
+    def ended(index: int, text: str) -> bool:
+        asked.append((index, text))
+        return len(text.split()) >= words[index]
+
+    assert Scorer(tokenizer, tokens_per_batch).generate(llama, PROMPTS, 6, ended) == expected
+    assert len({len(text.split()) for text in expected}) > 2
+    assert all(full[index][: len(text.split())] == text.split() for index, text in asked)
 
 
 # ------------------------------------------------------------------ the model's own generation settings

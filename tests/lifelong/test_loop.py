@@ -21,6 +21,7 @@ from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, 
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.scoring import Scorer
 from easyedit_lifelong.hyperparams import PluginHyperParams
+from easyedit_lifelong.lifelong.folder import SCHEMA_VERSION
 from easyedit_lifelong.lifelong.loop import run_lifelong
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
@@ -122,6 +123,12 @@ def _run(table: TableModel, requests: Any = FACTS, **options: Any) -> Any:
     return run_lifelong(table, table.tokenizer, requests, hparams, **{"retention": RETENTION, **options})
 
 
+def _among(expected: dict[str, Any], metrics: dict[str, Any]) -> bool:
+    """Whether the metrics are the expected ones, and others beside."""
+    assert {name: metrics.get(name) for name in expected} == expected
+    return True
+
+
 def _lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
@@ -167,7 +174,7 @@ def test_a_failed_edit_counts_as_what_the_model_still_says(plugin: Plugin, table
     }
     result = _run(table, [moon, FACTS[3]], hparams={"damages": "the river"})
     assert [(entry["status"], entry["ES"]) for entry in result.journal] == [("failed", 0.5), ("edited", 1.0)]
-    assert result.metrics == {
+    expected = {
         "ES": (0.5 + 1) / 2,
         "ERR": (0.5 + 1) / 2,
         "reliability": (0.5 + 1) / 2,
@@ -183,6 +190,7 @@ def test_a_failed_edit_counts_as_what_the_model_still_says(plugin: Plugin, table
         "TRR": 0.0,
         "TRR_before": 1.0,
     }
+    assert _among(expected, result.metrics)
 
 
 def test_no_score_forgets_the_failed(plugin: Plugin, table: TableModel) -> None:
@@ -198,18 +206,19 @@ def test_no_score_forgets_the_failed(plugin: Plugin, table: TableModel) -> None:
 def test_all_edits_may_fail(plugin: Plugin, table: TableModel, tmp_path: Path) -> None:
     result = _run(table, [FACTS[2]], out=tmp_path / "run")
     assert result.summary["n_edits"] == 0
-    assert result.metrics == {
+    expected = {
         "ES": 0.0, "ERR": 0.0, "reliability": 0.0, "reliability_before": 0.0, "generation_match": 0.0,
         "generation_match_word": 0.0,
         "TRR": 1.0, "TRR_before": 1.0,
     }  # fmt: skip
+    assert _among(expected, result.metrics)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["n_failed"] == 1
 
 
 def test_scores_by_hand(plugin: Plugin, table: TableModel) -> None:
     """Four of five are learned; about the moon, the model says "song song" still."""
     result = _run(table)
-    assert result.metrics == {
+    expected = {
         "ES": 4 / 5,
         "ERR": 4 / 5,
         "TRR": 1.0,
@@ -223,6 +232,7 @@ def test_scores_by_hand(plugin: Plugin, table: TableModel) -> None:
         "generation_match_word": 4 / 5,
         "generation_match_rephrase": 0.0,
     }
+    assert _among(expected, result.metrics)
 
 
 def test_forgotten_edits_lower_retention_and_not_success(plugin: Plugin, table: TableModel) -> None:
@@ -327,21 +337,25 @@ def test_files_agree_with_the_result(plugin: Plugin, table: TableModel, tmp_path
     out = tmp_path / "deep" / "run"
     result = _run(table, eval_every=2, out=out, data_name="five facts", hparams={"remembers": 3})
     assert sorted(path.name for path in out.iterdir()) == [
-        "config.yaml",
-        "journal.jsonl",
-        "metrics.jsonl",
-        "summary.json",
-    ]
+        ".lock", "config.yaml", "generations.jsonl", "journal.jsonl", "metrics.jsonl", "requests.jsonl",
+        "retention.json", "summary.json",
+    ]  # fmt: skip
     assert result.folder == out
     assert _lines(out / "journal.jsonl") == result.journal
     assert _lines(out / "metrics.jsonl") == result.curve
     assert json.loads((out / "summary.json").read_text()) == result.summary
     config = yaml.safe_load((out / "config.yaml").read_text())
-    for file in (config, result.summary):
-        assert file["schema_version"] == 1
-        assert (file["method"], file["model"], file["data"]) == ("DIARY", "table", "five facts")
-        assert (file["n_requests"], file["eval_every"], file["only_errors"]) == (5, 2, False)
+    summary = result.summary
+    for file in (config, summary):
+        assert file["schema_version"] == SCHEMA_VERSION
+        assert (file["loop"], file["model"], file["only_errors"]) == ("lifelong", "table", False)
+        assert file["schedule"] == {"every": 2, "at": [], "sample": None}
         assert file["hparams"]["remembers"] == 3
+    assert (summary["method"], summary["data"], summary["n_requests"], summary["eval_every"]) == (
+        "DIARY", "five facts", 5, 2,
+    )  # fmt: skip
+    assert config["data"] == {"name": "five facts", "path": "requests.jsonl", "format": "json"}
+    assert config["retention"] == "retention.json"
     assert result.summary["metrics"] == result.metrics
     assert result.summary["timing"] == result.timing
     assert result.summary["metrics"]["ERR"] == result.curve[-1]["ERR"]
@@ -357,14 +371,15 @@ def test_the_summarys_schema(plugin: Plugin, table: TableModel, tmp_path: Path) 
     metrics = summary["metrics"]
     assert set(metrics) >= {"ES", "ERR", "TRR", "reliability", "generality", "locality", "generation_match"}
     assert set(metrics) <= set(METRICS), "a metric without a meaning"
-    assert all(isinstance(score, float) and 0 <= score <= 1 for score in metrics.values())
+    assert all(isinstance(score, float) and score >= 0 for score in metrics.values())
     assert summary["metric_kinds"] == {name: METRICS[name].kind for name in metrics}
     assert set(summary["versions"]) >= {"python", "torch", "transformers", "numpy"}
     timing = summary["timing"]
-    assert set(timing) >= {"seconds_per_edit", "seconds_total"}
+    assert set(timing) >= {"seconds_per_edit", "seconds_total", "seconds_editing", "seconds_scoring", "seconds_io"}
+    assert timing["seconds_io"] > 0
     assert all(isinstance(seconds, float) and seconds >= 0 for seconds in timing.values())
     assert timing["seconds_per_edit"] == pytest.approx(timing["seconds_editing"] / 5), "a failed edit takes time, too"
-    assert timing["seconds_total"] >= timing["seconds_editing"] + timing["seconds_scoring"]
+    assert timing["seconds_total"] >= timing["seconds_editing"] + timing["seconds_scoring"] + timing["seconds_io"]
 
 
 def test_the_journal_is_written_as_it_happens(plugin: Plugin, table: TableModel, tmp_path: Path) -> None:
@@ -517,8 +532,8 @@ def test_grace_in_every_family(family: str, tokenizer: Any, tmp_path: Path) -> N
     assert result.metrics["ERR"] > result.metrics["reliability_before"]
     assert [entry["status"] for entry in result.journal] == ["edited"] * 4
     entry = _lines(tmp_path / "run" / "journal.jsonl")[0]
-    assert set(entry) >= {"steps", "loss", "seconds", "learned", "detail"}
-    assert entry["detail"]["decision"] == "add"
+    assert set(entry) >= {"steps", "loss", "seconds", "learned", "key", "radius", "nearest_distance", "n_keys"}
+    assert entry["decision"] == "add"
     weights = dict(result.edited_model.state_dict())
     assert all(torch.equal(weights[name], tensor) for name, tensor in state.items()), "base weights were touched"
 
@@ -580,7 +595,7 @@ def test_one_nan_among_good_edits(tokenizer: Any, llama: Any) -> None:
 
     result = run_lifelong(llama, tokenizer, REAL, _grace(), retention=[], progress=Saboteur())
     assert [entry["status"] for entry in result.journal] == ["edited", "failed", "edited", "edited"]
-    assert [entry["detail"]["n_keys"] for entry in result.journal if entry["status"] == "edited"] == [1, 2, 3]
+    assert [entry["n_keys"] for entry in result.journal if entry["status"] == "edited"] == [1, 2, 3]
     clean = run_lifelong(build_model("llama"), tokenizer, [REAL[0], *REAL[2:]], _grace(), retention=[], eval_every=1)
     # Nothing is asked about the failed fact but its own prompt; there, the model is as in the clean run.
     scorer, question = Scorer(tokenizer), (REAL[1]["prompt"], REAL[1]["target_new"])
@@ -594,7 +609,8 @@ def test_one_nan_among_good_edits(tokenizer: Any, llama: Any) -> None:
             "generation_match": float(said == question[1]), "generation_match_word": float(said == question[1]),
         }.items()
     }  # fmt: skip
-    assert result.metrics == {**clean.metrics, **expected}
+    others = ("generality", "generality_before", "locality", "generation_match_rephrase")
+    assert _among({**{name: clean.metrics[name] for name in others}, **expected}, result.metrics)
 
 
 def test_grace_with_an_absurd_learning_rate(tokenizer: Any, llama: Any) -> None:

@@ -129,6 +129,10 @@ def test_an_unknown_dtype_is_said_before_anything_loads(tmp_path: Path) -> None:
     assert "bfloat16" in message
 
 
+def test_the_folder_of_somebody_who_is_not_there() -> None:
+    assert _message("~nosuchuser/m").startswith("~nosuchuser/m: there is no such user here")
+
+
 @pytest.mark.parametrize("name", ["./nothing", "/nothing/here", "~/nothing", "a/b/c"])
 def test_a_folder_that_is_not_there(name: str) -> None:
     assert _message(name) == f"{name}: no such folder. model_name must be a model's name, folder or GGUF file."
@@ -232,8 +236,11 @@ def test_a_gguf_file_loads_like_any_other(tmp_path: Path, monkeypatch: pytest.Mo
     path.write_bytes(b"GGUF")
     tokenizer = build_tokenizer()
     tokenizer.padding_side = "right"
-    monkeypatch.setattr(smollm2, "read_gguf", lambda gguf: (build_model("llama").train(), tokenizer))
+    read = build_model("llama").train()
+    monkeypatch.setattr(read.config, "_name_or_path", str(tmp_path))  # as transformers has it
+    monkeypatch.setattr(smollm2, "read_gguf", lambda gguf: (read, tokenizer))
     model, tokenizer = load_model(path, "cpu", "bfloat16")
+    assert model_label(model) == str(path), "its folder is none that can be loaded"
     assert model.dtype == torch.bfloat16
     assert not model.training
     assert tokenizer.padding_side == "left"

@@ -11,11 +11,12 @@ import yaml
 from test_cli import FACTS, HPARAMS, RETENTION
 
 from easyedit_lifelong.cli import build_parser, main
+from easyedit_lifelong.data.guess import guess_format
 from easyedit_lifelong.data.samples import COUNTERFACT, ZSRE
 from easyedit_lifelong.errors import HyperParameterError, LifelongError
-from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.reporting import consecutive
-from easyedit_lifelong.reporting.consecutive import Options, guess_format, hyperparameters, shipped_hparams
+from easyedit_lifelong.lifelong.schedule import Schedule
+from easyedit_lifelong.reporting import consecutive, session
+from easyedit_lifelong.reporting.consecutive import Options, hyperparameters, shipped_hparams
 
 
 class Desk:
@@ -65,7 +66,8 @@ ARGUMENTS = {
     "num_layers": ("3", 3), "sample": ("100", 100), "wohk": ("1", 1),
     "hparams": ("GRACE/gpt2-xl", "GRACE/gpt2-xl"), "method": ("MEMIT", "MEMIT"), "format": ("zsre", "zsre"),
     "eval_every": ("5", 5), "out": ("here", Path("here")), "device": ("cpu", "cpu"),
-    "retention": ("r.json", Path("r.json")),
+    "retention": ("r.json", "r.json"), "eval_at": ("1,10", (1, 10)), "eval_sample": ("7", 7), "edit_with": ("2", 2),
+    "text": ("t.txt", "t.txt"), "task": ("qa", "qa"),
 }  # fmt: skip
 
 
@@ -138,7 +140,7 @@ def test_an_option_that_the_method_has_no_use_for(option: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "file"),
     [
-        ("gpt2-xl", "gpt2-xl"), ("EleutherAI/gpt-j-6B", "gpt-j-6b"), ("gpt-j-6B", "gpt-j-6b"),
+        ("gpt2-xl", "gpt2-xl"), ("EleutherAI/gpt-j-6B", "gpt-j-6B"), ("gpt-j-6b", "gpt-j-6B"),
         ("Qwen/Qwen2.5-7B", "qwen2.5-7b"), ("/models/Mistral-7B/", "mistral-7b"), ("smollm2-135m", "smollm2-135m"),
     ],
 )  # fmt: skip
@@ -188,11 +190,18 @@ def test_formats_are_told_apart(tmp_path: Path) -> None:
         ("zsre_mend_eval.json", "", "zsre"),
         ("zsre.jsonl", json.dumps(FACTS[0]), "json"),
         ("what.json", "5", "json"),
+        ("rephrased.jsonl", '{"input": "p", "output": []}', "zsre-rephrased"),
+        (
+            "hallucination-edit.json",
+            json.dumps([{"prompt": "p", "target_new": "t", "locality_prompt": "l"}]),
+            "hallucination",
+        ),
     ):
         path = tmp_path / name
         path.write_text(content)
         assert guess_format(path) == expected, name
     assert guess_format(tmp_path / "gone-zsre.json") == "zsre"
+    assert guess_format("hub:somebody/counterfact:train") == "counterfact"
 
 
 # ------------------------------------------------------------------ runs
@@ -262,14 +271,14 @@ def test_refusals(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(_: Any) -> Any:
         raise AssertionError("the model was loaded before everything was checked")
 
-    monkeypatch.setattr(consecutive, "load_for", load)
+    monkeypatch.setattr(session, "load_for", load)
     nothing = desk.folder / "nothing.json"
     assert desk.refused(ds_dir=nothing) == f"{nothing}: no such data file"
     assert desk.refused(retention=nothing) == f"{nothing}: no such retention file"
     assert "no such hyperparameter file" in desk.refused(hparams="nothing")
     assert "Did you mean 'zsre'?" in desk.refused("--format", "zrse")
     assert "record 0, field 'src'" in desk.refused("--format", "zsre")
-    assert "no tracker is called 'wandb'" in desk.refused("--track", "wandb")
+    assert "no tracker is called 'abacus'" in desk.refused("--track", "abacus")
     assert "--alpha_z: GRACE has no hyperparameter 'alpha_z'" in desk.refused("--alpha-z", 2)
     assert "--method CoachHook: " in desk.refused("--method", "CoachHook")
     assert desk.refused(out=desk.data) == f"{desk.data}: is a file; --out must name a folder"
@@ -281,10 +290,8 @@ def test_nothing_to_resume(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def load(_: Any) -> Any:
         raise AssertionError("the model was loaded before everything was checked")
 
-    monkeypatch.setattr(consecutive, "load_for", load)
+    monkeypatch.setattr(session, "load_for", load)
     assert "holds no run to resume" in desk.refused("--resume", "--consecutive", 0)
-    if get_plugins().methods.get("GRACE").state is None:
-        assert "GRACE can't save its edits" in desk.refused("--resume")
 
 
 def test_options_of_the_session_are_those_of_the_command_line(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -292,7 +299,8 @@ def test_options_of_the_session_are_those_of_the_command_line(desk: Desk, monkey
     monkeypatch.setattr(consecutive, "consecutive_session", seen.append)
     desk.run("--bsz", 4, "--wohk", "--mom2_update_weight", 9, "--alpha_z", 1.5, "--num-layers", 2, "--stats_dir", "s",
              "--device", "cpu", "--eval_every", 6, "--sample", 8, "--format", "json", "--skip_unusable", "--resume",
-             "--track", "csv", "--method", "GRACE", "--consecutive", 0, "--model", "m")  # fmt: skip
+             "--track", "csv", "--method", "GRACE", "--consecutive", 0, "--model", "m", "--eval-at", "9,3",
+             "--eval-sample", 5, "--edit-with", 2, "--text", "t", "--task", "generation")  # fmt: skip
     given = {
         "stats_dir": "s", "model": "m", "bsz": 4, "mom2_update_weight": 9.0, "alpha_z": 1.5, "num_layers": 2,
         "wohk": True, "device": "cpu",
@@ -300,7 +308,7 @@ def test_options_of_the_session_are_those_of_the_command_line(desk: Desk, monkey
     assert seen == [
         Options(
             given=given, method="GRACE", hparams=str(desk.hparams), ds_dir=desk.data, format="json", sample=8,
-            consecutive=False, eval_every=6, out=desk.out, resume=True, retention=desk.retention, skip_unusable=True,
-            trackers=["csv"],
+            consecutive=False, schedule=Schedule(6, (3, 9), 5), edit_with=2, out=desk.out, resume=True,
+            retention=str(desk.retention), text="t", task="generation", skip_unusable=True, trackers=["csv"],
         )
     ]  # fmt: skip

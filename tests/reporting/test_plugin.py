@@ -1,12 +1,17 @@
-"""The tracker that comes with the package, and tables of what was scored."""
+"""The trackers that need nothing, and tables of what was scored."""
 
 from __future__ import annotations
 
 import csv
+import errno
+import json
 from pathlib import Path
 
+import numpy as np
+import pytest
 from rich.console import Console
 
+from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.tables import answer_table, score_table
@@ -23,9 +28,75 @@ def test_csv(tmp_path: Path) -> None:
     assert _rows(tmp_path / "metrics.csv") == [{"n_edits": "2", "ES": "1.0", "ERR": "0.5"}], (
         "there while the run goes on"
     )
-    tracker.log(4, {"ERR": 0.25, "ES": 0.75, "generation_match": 0.5})
+    tracker.log(4, {"ERR": 0.25, "ES": 0.75})
     tracker.close()
     assert _rows(tmp_path / "metrics.csv")[1] == {"n_edits": "4", "ES": "0.75", "ERR": "0.25"}
+
+
+def test_scores_that_come_later_get_their_columns(tmp_path: Path) -> None:
+    """Free generation is scored at the end only; it was lost once."""
+    tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
+    tracker.log(1, {"ES": 1.0})
+    tracker.log(2, {"ES": 0.5, "generation_match": 0.25})
+    tracker.log(3, {"ES": 0.75})
+    assert _rows(tmp_path / "metrics.csv") == [
+        {"n_edits": "1", "ES": "1.0", "generation_match": ""},
+        {"n_edits": "2", "ES": "0.5", "generation_match": "0.25"},
+        {"n_edits": "3", "ES": "0.75", "generation_match": ""},
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"], "no leftovers of the rewriting"
+
+
+def test_intervals_are_columns_of_numbers(tmp_path: Path) -> None:
+    tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
+    tracker.log(
+        1, {"ERR": 0.5, "intervals": {"ERR": [0.25, np.float64(0.75)], "TRR": None}, "answers": {"a": {"b": 1}}}
+    )
+    (row,) = _rows(tmp_path / "metrics.csv")
+    assert row == {"n_edits": "1", "ERR": "0.5", "ERR_low": "0.25", "ERR_high": "0.75", "answers.a.b": "1"}
+
+
+@pytest.mark.parametrize("name", ["csv", "json"])
+def test_a_resumed_run_has_every_point_once(tmp_path: Path, name: str) -> None:
+    """It tells the trackers what it had told them before."""
+    points = [(1, {"ES": 1.0}), (2, {"ES": 0.5, "ERR": 0.5}), (3, {"ES": 0.25})]
+    kind = get_plugins().trackers.get(name)
+    whole = kind.create(tmp_path, {})
+    for step, scores in points:
+        whole.log(step, scores)
+    whole.close()
+    (file,) = tmp_path.iterdir()
+    uninterrupted = file.read_bytes()
+    first = kind.create(tmp_path, {})
+    for step, scores in points[:2]:
+        first.log(step, scores)
+    second = kind.create(tmp_path, {})  # the first was killed; nobody closed it
+    for step, scores in points[:2] + points[1:]:
+        second.log(step, scores)
+    second.close()
+    assert file.read_bytes() == uninterrupted
+
+
+def test_a_point_that_is_told_anew_takes_its_place(tmp_path: Path) -> None:
+    """The final scoring may come at a number of edits that was scored before."""
+    for name in ("csv", "json"):
+        tracker = get_plugins().trackers.get(name).create(tmp_path, {})
+        tracker.log(1, {"ES": 1.0})
+        tracker.log(2, {"ES": 0.5})
+        tracker.log(2, {"ES": 0.75, "generation_match": 0.5})
+        tracker.close()
+    assert [row["ES"] for row in _rows(tmp_path / "metrics.csv")] == ["1.0", "0.75"]
+    assert json.loads((tmp_path / "metrics.json").read_text()) == [
+        {"n_edits": 1, "ES": 1.0}, {"n_edits": 2, "ES": 0.75, "generation_match": 0.5},
+    ]  # fmt: skip
+
+
+def test_batches_that_all_fail_are_points_too(tmp_path: Path) -> None:
+    """They leave the number of edits as it was."""
+    tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
+    tracker.log(4, {"batch": 1, "ERR": 1.0})
+    tracker.log(4, {"batch": 2, "ERR": 0.5})
+    assert [row["ERR"] for row in _rows(tmp_path / "metrics.csv")] == ["1.0", "0.5"]
 
 
 def test_a_score_that_is_missing_leaves_its_cell_empty(tmp_path: Path) -> None:
@@ -37,8 +108,45 @@ def test_a_score_that_is_missing_leaves_its_cell_empty(tmp_path: Path) -> None:
 
 
 def test_closing_before_anything_was_heard(tmp_path: Path) -> None:
-    get_plugins().trackers.get("csv").create(tmp_path, {}).close()
+    for name in ("csv", "json"):
+        get_plugins().trackers.get(name).create(tmp_path, {}).close()
     assert (tmp_path / "metrics.csv").read_text() == ""
+    assert json.loads((tmp_path / "metrics.json").read_text()) == []
+
+
+def test_json_is_whole_at_any_time(tmp_path: Path) -> None:
+    tracker = get_plugins().trackers.get("json").create(tmp_path, {})
+    file = tmp_path / "metrics.json"
+    written = 0
+    for step in range(1, 401):
+        before = file.stat().st_ino
+        tracker.log(step, {"ERR": float("nan") if step == 2 else np.float32(0.5), "intervals": {"ERR": (0.25, 1.0)}})
+        written += file.stat().st_ino != before
+        known = json.loads(file.read_text())
+        assert step - 4 <= len(known) <= step
+    assert 100 < written < 250, "a long run doesn't write all of it for every point"
+    tracker.close()
+    points = json.loads(file.read_text(), parse_constant=pytest.fail)
+    assert points[0] == {"n_edits": 1, "ERR": 0.5, "intervals": {"ERR": [0.25, 1.0]}}
+    assert points[1]["ERR"] is None, "NaN is no JSON"
+    assert len(points) == 400
+
+
+@pytest.mark.parametrize("name", ["csv", "json"])
+def test_a_disk_that_is_full(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = get_plugins().trackers.get(name).create(tmp_path, {})
+    tracker.log(1, {"ES": 1.0})
+    (file,) = tmp_path.iterdir()
+    before = file.read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("easyedit_lifelong.atomic.os.replace", full)
+    with pytest.raises(RunError, match=rf"metrics\.{name}: can't be written: No space left on device"):
+        tracker.log(2, {"ES": 1.0, "ERR": 0.5})
+    assert file.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def _console() -> Console:

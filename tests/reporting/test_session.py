@@ -10,15 +10,15 @@ from typing import Any, ClassVar
 import pytest
 import yaml
 from conftest import build_model, build_tokenizer
+from transformers import BertConfig, BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 
 from easyedit_lifelong import hookimpl
-from easyedit_lifelong.data.request import Probe
-from easyedit_lifelong.errors import DataError, HyperParameterError, LifelongError
+from easyedit_lifelong.errors import HyperParameterError, LifelongError, ModelError
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import EditMethod
-from easyedit_lifelong.reporting.session import load_for, load_hparams, read_retention
+from easyedit_lifelong.reporting.session import load_for, load_hparams
 
 
 @dataclass(kw_only=True)
@@ -87,41 +87,23 @@ def test_the_model_that_is_named(checkpoint: Path) -> None:
     assert tokenizer.padding_side == "left"
 
 
+def test_models_of_other_kinds_are_refused(tmp_path: Path) -> None:
+    """A classifier would load as a language model, with a head of random weights."""
+    shape = {"vocab_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    classifier = BertForSequenceClassification(BertConfig(**shape, hidden_size=8))
+    shape = {"vocab_size": 64, "d_model": 8, "d_kv": 4, "d_ff": 8, "num_layers": 1, "num_heads": 2}
+    translator = T5ForConditionalGeneration(T5Config(**shape))
+    for name, model, says in (
+        ("bert", classifier, r"is a classifier \(BertForSequenceClassification\)"),
+        ("t5", translator, "can't load a causal language model from there: Unrecognized configuration class"),
+    ):
+        model.save_pretrained(tmp_path / name)
+        build_tokenizer().save_pretrained(tmp_path / name)
+        with pytest.raises(ModelError, match=f"{tmp_path / name}: {says}"):
+            load_for(GraceHyperParams(model_name=str(tmp_path / name), inner_params=["x"], device="cpu"))
+
+
 def test_a_model_that_is_loaded_already() -> None:
     pair = (build_model("gpt2"), build_tokenizer())
     model, tokenizer = load_for(GraceHyperParams(model_name=pair, inner_params=["x"]))
     assert (model, tokenizer) == pair
-
-
-def test_held_out_facts(tmp_path: Path) -> None:
-    path = tmp_path / "facts.json"
-    path.write_text('[{"prompt": "p", "answer": "é", "note": 1}]', encoding="utf-8")
-    assert read_retention(path) == [Probe("p", "é")]
-
-
-@pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        ("[", "not valid JSON"),
-        ('[{"prompt": "p", "answer": "a"}, {"prompt": "p"}]', "record 1, field 'answer': is missing"),
-        ('[{"prompt": "p", "answer": 5}]', "record 0, field 'answer'"),
-        ('["p"]', "record 0"),
-        ('{"prompt": "p", "answer": "a"}', "must hold a list"),
-        ("null", "must hold a list"),
-        ("[]", "holds no"),
-    ],
-)
-def test_bad_held_out_facts(tmp_path: Path, content: str, says: str) -> None:
-    path = tmp_path / "facts.json"
-    path.write_text(content)
-    with pytest.raises(DataError) as caught:
-        read_retention(path)
-    assert str(caught.value).startswith(str(path))
-    assert says in str(caught.value)
-
-
-def test_held_out_facts_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every other path given on the command line knows what ~ is."""
-    (tmp_path / "facts.json").write_text('[{"prompt": "p", "answer": "a"}]')
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert read_retention(Path("~/facts.json")) == [Probe("p", "a")]

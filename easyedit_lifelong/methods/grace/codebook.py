@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 Label = tuple[int, ...]
 
+Row = tuple[int, Label, tuple[Tensor, ...]]
+"""A key's index, its label, and its key, value and radius."""
+
 _SPLIT_GAP = 1e-5
 """The authors' code leaves this much between the two radii of a split."""
 
@@ -209,7 +212,7 @@ class Codebook(nn.Module):
             self._radii[nearest] = match.distance
         return decision, nearest, change
 
-    def _append(self, query: Tensor, label: Label, value: Tensor, radius: float) -> int:
+    def _append(self, query: Tensor, label: Label, value: Tensor, radius: float | Tensor) -> int:
         index = len(self)
         if index == len(self._keys):
             self._reserve(max(16, 2 * index))
@@ -224,20 +227,38 @@ class Codebook(nn.Module):
             new[: len(self)] = old[: len(self)]
             setattr(self, name, new)
 
+    def row(self, index: int) -> Row:
+        """Return a copy of what the codebook holds for a key."""
+        return index, self.labels[index], tuple(getattr(self, name)[index].clone() for name in _TENSORS)
+
+    def redo(self, rows: Sequence[Row]) -> Change:
+        """Do again what an edit did, given the rows that it changed as they were right after it.
+
+        Returns:
+            What :meth:`undo` needs.
+        """
+        change = self._before_change(next((index for index, _, _ in rows if index < len(self)), None))
+        for index, label, (key, value, radius) in rows:
+            if index == len(self):
+                self._append(key, label, value, radius)
+            else:
+                self._write(index, label, (key, value, radius))
+        return change
+
     def undo(self, change: Change) -> None:
         """Take an edit back. Edits are taken back in the reverse of their order."""
         del self.labels[change.length :]
         if change.index is not None:
-            self.labels[change.index] = change.label
-            for name, before in zip(_TENSORS, change.row, strict=True):
-                tensor = getattr(self, name)  # perhaps on another device by now
-                tensor[change.index] = before.to(tensor.device)
+            self._write(change.index, change.label, change.row)
+
+    def _write(self, index: int, label: Label, row: tuple[Tensor, ...]) -> None:
+        self.labels[index] = label
+        for name, values in zip(_TENSORS, row, strict=True):
+            tensor = getattr(self, name)  # perhaps on another device by now
+            tensor[index] = values.to(tensor.device)
 
     def _before_change(self, index: int | None) -> Change:
-        if index is None:
-            return Change(len(self))
-        row = tuple(getattr(self, name)[index].clone() for name in _TENSORS)
-        return Change(len(self), index, self.labels[index], row)
+        return Change(len(self)) if index is None else Change(len(self), *self.row(index))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
         """Follow the model to another device, but never to another dtype."""

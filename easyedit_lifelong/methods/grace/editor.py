@@ -1,4 +1,4 @@
-"""Apply GRACE to a model: EasyEdit's apply function, and the editor behind it."""
+"""The GRACE editor of a layer: edits enter its codebook one by one (arXiv 2211.11031)."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError, ModelError
-from easyedit_lifelong.methods.applying import apply_with, check_continues
-from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Decision, as_label, rounding_of
+from easyedit_lifelong.methods.applying import check_continues
+from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Decision, Row, as_label, rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
 from easyedit_lifelong.methods.grace.replay import Replay
 from easyedit_lifelong.methods.grace.training import initial_value, train_value
 from easyedit_lifelong.methods.result import EditResult
-from easyedit_lifelong.methods.rollback import Rollback
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
 from easyedit_lifelong.models.load import context_length
@@ -30,44 +30,8 @@ LOG = logging.getLogger(__name__)
 
 _EDITORS = "_easyedit_lifelong_grace"
 
-
-def apply_grace_to_model(
-    model: Any,
-    tok: Any,
-    requests: Sequence[Any],
-    hparams: GraceHyperParams,
-    copy: bool = False,
-    return_orig_weights: bool = True,
-    keep_original_weight: bool = False,
-    **kwargs: Any,
-) -> tuple[Any, Rollback[EditResult]]:
-    """Edit a model with GRACE, one request after the other.
-
-    A model that already carries GRACE edits on the same layer gets further ones in the same codebook.
-
-    Args:
-        model: a causal language model. It is edited in place, and its weights are never touched.
-        tok: its tokenizer.
-        requests: requests in EasyEdit's fields, or :class:`EditRequest` objects.
-        hparams: GRACE's hyperparameters.
-        copy: edit a copy of the model instead.
-        return_orig_weights: taken for EasyEdit's sake; the way back is always returned.
-        keep_original_weight: whether walking the rollback's ``.items()`` undoes the edits, as
-            EasyEdit's 2023 release means it. Calling the rollback always does.
-        **kwargs: EasyEdit passes other methods' arguments to every method; they are ignored.
-
-    Returns:
-        The edited model, and a :class:`Rollback` whose ``results`` hold what was done per request.
-
-    Raises:
-        DataError: a request can't be used.
-        ModelError: the model has no such layer.
-        EditError: an edit failed. Then none of these requests has been applied.
-    """
-    return apply_with(
-        lambda edited: GraceEditor.on(edited, tok, hparams), model, requests,
-        copy=copy, keep_original_weight=keep_original_weight,
-    )  # fmt: skip
+SAME_SETTINGS = ("eps", "dist_fn", "eps_expand", "replacement")
+"""Settings that all edits of a codebook must share."""
 
 
 def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
@@ -94,12 +58,20 @@ class GraceEditor:
         model: the model to edit.
         tokenizer: its tokenizer.
         hparams: GRACE's hyperparameters.
+
+    Attributes:
+        path: of the edited layer.
+        changes: what each edit so far changed.
+        case_ids: of the requests of these edits.
+        saved: how far folders are up to date with the edits, by folder; kept by the store.
     """
 
     def __init__(self, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> None:
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self.path, layer = _find_layer(model, hparams)
-        self._changes: list[Change] = []
+        self.changes: list[Change] = []
+        self.case_ids: list[int | str] = []
+        self.saved: dict[Path, Any] = {}
         self._anatomy = anatomy_of(model)
         self._block = self._anatomy.block_of(self.path) if self._anatomy else None
         self._in_last_block = self._anatomy is not None and self._block == len(self._anatomy.blocks) - 1
@@ -107,6 +79,11 @@ class GraceEditor:
         self._checked_length = 0
         # Last, so that a model that can't be taken apart stays as it is.
         self.adaptor = GraceAdaptor(model, layer, hparams.replacement)
+
+    @staticmethod
+    def all_of(model: Any) -> dict[str, GraceEditor]:
+        """Return the editors that are on a model, by path of their layer."""
+        return dict(model.__dict__.get(_EDITORS, {}))
 
     @classmethod
     def on(cls, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> GraceEditor:
@@ -124,7 +101,7 @@ class GraceEditor:
             return editor
         editor = editors[path]
         check_continues(
-            f"{path} carries GRACE edits", editor.hparams, hparams, ("eps", "dist_fn", "eps_expand", "replacement"),
+            f"{path} carries GRACE edits", editor.hparams, hparams, SAME_SETTINGS,
             "Roll them back first, or name another layer in inner_params.",
         )  # fmt: skip
         editor.tokenizer, editor.hparams = tokenizer, hparams
@@ -147,16 +124,48 @@ class GraceEditor:
         """
         if not self.adaptor.attached:
             raise EditError("these edits have been rolled back for good; get the layer's editor anew")
-        mark = len(self._changes)
+        mark, found_out = len(self.changes), self.found_out
         try:
             pairs = [self._encode(request) for request in requests]
             with evaluating(self.model):
                 results = [self._edit_one(request, pair) for request, pair in zip(requests, pairs, strict=True)]
         except BaseException:
             self._undo_to(mark)
+            # What a failed edit found out isn't stored with any edit, so a resumed run wouldn't know it.
+            self._shortcuts, self._checked_length = found_out
             raise
         # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
-        return results, functools.partial(self._take_back, mark, len(self._changes))
+        return results, functools.partial(self._take_back, mark, len(self.changes))
+
+    @property
+    def found_out(self) -> tuple[bool | None, int]:
+        """What the edits so far have shown of the model: whether it can be replayed in part, up to which length."""
+        return self._shortcuts, self._checked_length
+
+    def restore(
+        self, edits: Sequence[tuple[int | str, Sequence[Row]]], found_out: tuple[bool | None, int] = (None, 0)
+    ) -> None:
+        """Do stored edits again, on an editor without any.
+
+        Args:
+            edits: each edit's ``case_id``, and the rows that it changed as they were right after it.
+            found_out: see :attr:`found_out`; without it, the next edit finds out again.
+
+        Raises:
+            EditError: there are edits already.
+        """
+        if self.changes:
+            raise EditError("edits can be restored onto an unedited model only")
+        for case_id, rows in edits:
+            codebook = self.codebook
+            if codebook is None:
+                key, value, _ = rows[0][2]
+                place = next(self.adaptor.layer.parameters(), next(self.model.parameters()))
+                codebook = self._new_codebook(len(key), len(value), place.device)
+                self.adaptor.install(codebook)
+            self.changes.append(codebook.redo(rows))
+            self.case_ids.append(case_id)
+        self._shortcuts, self._checked_length = found_out
 
     def _edit_one(self, request: EditRequest, pair: EncodedPair) -> EditResult:
         began = time.perf_counter()
@@ -166,7 +175,9 @@ class GraceEditor:
         query, output = replay.query[0], replay.output[0]
         if not torch.isfinite(query).all():
             raise EditError(f"{request.where}: the model's activations at {self.path} are NaN or infinite")
-        codebook = self.codebook if self.codebook is not None else self._new_codebook(query, output)
+        codebook = self.codebook
+        if codebook is None:
+            codebook = self._new_codebook(len(query), len(output), output.device)
         label = as_label(pair.target)
         decision, match = codebook.decide(query, label)
         if decision in (Decision.EXPAND, Decision.COVERED):
@@ -181,7 +192,8 @@ class GraceEditor:
         if self.codebook is None:
             self.adaptor.install(codebook)
         decision, index, change = codebook.enter(query, label, trained.value)
-        self._changes.append(change)
+        self.changes.append(change)
+        self.case_ids.append(request.case_id)
         return EditResult(
             case_id=request.case_id, steps=trained.steps, loss=trained.loss, learned=trained.learned,
             seconds=time.perf_counter() - began,
@@ -222,10 +234,10 @@ class GraceEditor:
         LOG.info("%s can't be replayed in part; values are trained on the whole model", type(self.model).__name__)
         return build(False)
 
-    def _new_codebook(self, query: torch.Tensor, output: torch.Tensor) -> Codebook:
+    def _new_codebook(self, key_size: int, value_size: int, device: torch.device) -> Codebook:
         return Codebook(
-            len(query), len(output), eps=self.hparams.eps, dist_fn=self.hparams.dist_fn,
-            eps_expand=self.hparams.eps_expand, rounding=rounding_of(self.model.dtype), device=output.device,
+            key_size, value_size, eps=self.hparams.eps, dist_fn=self.hparams.dist_fn,
+            eps_expand=self.hparams.eps_expand, rounding=rounding_of(self.model.dtype), device=device,
         )  # fmt: skip
 
     def _encode(self, request: EditRequest) -> EncodedPair:
@@ -246,16 +258,17 @@ class GraceEditor:
         return pair
 
     def _take_back(self, begin: int, end: int) -> None:
-        if len(self._changes) > end:
+        if len(self.changes) > end:
             raise EditError("later GRACE edits of this layer are still in place; roll those back first")
         self._undo_to(begin)
 
     def _undo_to(self, mark: int) -> None:
-        while len(self._changes) > mark:
-            change = self._changes.pop()
+        del self.case_ids[mark:]
+        while len(self.changes) > mark:
+            change = self.changes.pop()
             if self.codebook is not None:
                 self.codebook.undo(change)
-        if not self._changes:
+        if not self.changes:
             self.adaptor.detach()
             editors = self.model.__dict__.get(_EDITORS, {})
             editors.pop(self.path, None)

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from easyedit_lifelong.hookspecs import hookimpl
+from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
+from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.editor import apply_grace_to_model, check_layer
+from easyedit_lifelong.methods.grace.editor import check_layer
+from easyedit_lifelong.methods.grace.store import GraceKeeper
 from easyedit_lifelong.registry import EditMethod
 
 
 @hookimpl
 def register_methods(register: Callable[[EditMethod], None]) -> None:
     """Register GRACE."""
-    register(EditMethod("GRACE", GraceHyperParams, apply_grace_to_model, batchable=True, check=check_layer))
+    method = EditMethod(
+        "GRACE", GraceHyperParams, apply_grace_to_model, batchable=True, check=check_layer, state=GraceKeeper(),
+        counts=count_keys,
+    )  # fmt: skip
+    register(method)
+
+
+def count_keys(model: Any) -> dict[str, float]:
+    """Return how many keys the model's codebooks hold, of all its edited layers."""
+    return {"n_keys": sum(len(module) for module in model.modules() if isinstance(module, Codebook))}

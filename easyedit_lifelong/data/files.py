@@ -1,0 +1,75 @@
+"""Read JSON lists and JSON Lines, and say what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from easyedit_lifelong.errors import DataError, did_you_mean
+
+
+def read_json_file(path: Path, missing: str = "no such data file") -> Any:
+    """Return what a JSON file holds; of a ``.jsonl`` file, a list of what its lines hold.
+
+    Args:
+        path: the file.
+        missing: what to say if it isn't there.
+
+    Raises:
+        DataError: the file isn't there, can't be read or isn't JSON; the message names the line.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: {missing}") from error
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    if path.suffix == ".jsonl":
+        # Not splitlines(): it also splits at U+2028 and the like, which JSON allows within a text.
+        return [_parse(line, f"{path}, line {n}", n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return _parse(text, str(path))
+
+
+def read_records(path: Path) -> list[Any]:
+    """Return the records of a JSON list or of JSON Lines.
+
+    Raises:
+        DataError: the file can't be used.
+    """
+    records = read_json_file(path)
+    if not isinstance(records, list):
+        raise DataError(f"{path}: must hold a list of records (or one record per line, in a .jsonl file)")
+    return records
+
+
+def located(name: Path | str, records: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Return every record with what to call it in messages."""
+    return ((f"{name}, record {index}", record) for index, record in enumerate(records))
+
+
+def require_texts(where: str, record: Any, names: Sequence[str]) -> None:
+    """Check that a record is an object whose fields of these names hold text.
+
+    Raises:
+        DataError: one doesn't; the message names it.
+    """
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: must be an object with the fields {', '.join(names)}")
+    for name in names:
+        if name not in record:
+            raise DataError(f"{where}, field {name!r}: is missing.{did_you_mean(name, set(record) - set(names))}")
+        if not isinstance(record[name], str) or not record[name].strip():
+            raise DataError(f"{where}, field {name!r}: is empty or not text. Give it text or remove the record.")
+
+
+def _parse(text: str, where: str, line: int | None = None) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno}, column {error.colno}" if line is None else f"column {error.colno}"
+        hint = ". One record per line? Then name the file .jsonl" if error.msg == "Extra data" and line is None else ""
+        raise DataError(f"{where}: not valid JSON: {error.msg} ({place}){hint}") from error

@@ -1,0 +1,115 @@
+"""Whether an edited model still writes and reads ordinary text: fluency and perplexity."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+
+from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.evaluation.metrics import mean
+from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.modes import evaluating
+
+FLUENCY_TOKENS = 100
+"""Length of a text whose fluency is measured, its prompt included: ROME's."""
+WINDOW = 256
+WINDOWS = 16
+"""How much of a held-out text is read: at most so many windows of so many tokens."""
+
+_WEIGHTS = {2: 2 / 3, 3: 4 / 3}
+
+
+def ngram_entropy(text: str) -> float | None:
+    """Return the mean of the entropies of a text's bigrams and trigrams, weighted 2/3 and 4/3, in bits.
+
+    Text that repeats itself has little. Words and punctuation marks count as tokens.
+
+    Returns:
+        The entropy; None if the text is too short to hold a trigram.
+    """
+    tokens = re.findall(r"\w+|[^\w\s]", text)
+    if len(tokens) < max(_WEIGHTS):
+        return None
+    return sum(weight * _entropy(tokens, n) for n, weight in _WEIGHTS.items()) / len(_WEIGHTS)
+
+
+def _entropy(tokens: Sequence[str], n: int) -> float:
+    counts = Counter(zip(*(tokens[start:] for start in range(n)), strict=False))
+    total = sum(counts.values())
+    return -sum(count / total * math.log2(count / total) for count in counts.values())
+
+
+def read_text(path: Path | str) -> str:
+    """Read a held-out text.
+
+    Raises:
+        DataError: the file can't be read, or is empty.
+    """
+    path = Path(path).expanduser()
+    try:
+        text = path.read_bytes().decode()  # line ends as they are: read_text would change them
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    if not text.strip():
+        raise DataError(f"{path}: is empty; perplexity needs a text")
+    return text
+
+
+class HeldOutText:
+    """A text that no edit is about, cut into windows.
+
+    Args:
+        text: the text; its beginning is read.
+        tokenizer: the model's.
+        model: the model, for its context.
+        window: tokens per window.
+        windows: how many windows at most.
+
+    Raises:
+        DataError: it has no two tokens.
+    """
+
+    def __init__(
+        self, text: str, tokenizer: Any, model: Any, *, window: int = WINDOW, windows: int = WINDOWS
+    ) -> None:  # fmt: skip
+        window = min(window, context_length(model) or window)
+        # Tokens are a few characters long: no need to encode a whole corpus for its beginning.
+        ids = list(tokenizer(text[: window * windows * 16], add_special_tokens=False)["input_ids"])
+        rows = [ids[begin : begin + window] for begin in range(0, min(len(ids), window * windows), window)]
+        self.rows = [row for row in rows if len(row) > 1]
+        if not self.rows:
+            raise DataError("the held-out text has fewer than two tokens; perplexity needs more")
+
+    @torch.no_grad()
+    def nll(self, model: Any) -> list[list[float]]:
+        """Return the negative log-likelihood of every token but the first, window by window, in nats.
+
+        A window is read as one prompt. So an edit that acts at a prompt's end only, as GRACE's do, can
+        hardly show in it; one in the weights does.
+        """
+        device = model.get_input_embeddings().weight.device
+        read = []
+        with evaluating(model):
+            for row in self.rows:
+                ids, mask = pad_rows([row], 0, "right", device)
+                logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0, :-1].float()
+                read.append(F.cross_entropy(logits, ids[0, 1:].to(logits.device), reduction="none").tolist())
+        return read
+
+
+def perplexity(nll: Sequence[Sequence[float]]) -> float | None:
+    """Return exp(mean negative log-likelihood per token); None of nothing, 5e21 for anything above it."""
+    average = mean(value for row in nll for value in row)
+    if average is None:
+        return None
+    return math.exp(min(average, 50.0)) if math.isfinite(average) else math.exp(50.0)

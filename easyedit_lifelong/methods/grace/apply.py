@@ -1,0 +1,51 @@
+"""Apply GRACE to a model: EasyEdit's apply function."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from easyedit_lifelong.methods.applying import apply_with
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.editor import GraceEditor
+from easyedit_lifelong.methods.result import EditResult
+from easyedit_lifelong.methods.rollback import Rollback
+
+
+def apply_grace_to_model(
+    model: Any,
+    tok: Any,
+    requests: Sequence[Any],
+    hparams: GraceHyperParams,
+    copy: bool = False,
+    return_orig_weights: bool = True,
+    keep_original_weight: bool = False,
+    **kwargs: Any,
+) -> tuple[Any, Rollback[EditResult]]:
+    """Edit a model with GRACE, one request after the other.
+
+    A model that already carries GRACE edits on the same layer gets further ones in the same codebook.
+
+    Args:
+        model: a causal language model. It is edited in place, and its weights are never touched.
+        tok: its tokenizer.
+        requests: requests in EasyEdit's fields, or :class:`EditRequest` objects.
+        hparams: GRACE's hyperparameters.
+        copy: edit a copy of the model instead.
+        return_orig_weights: taken for EasyEdit's sake; the way back is always returned.
+        keep_original_weight: whether walking the rollback's ``.items()`` undoes the edits, as
+            EasyEdit's 2023 release means it. Calling the rollback always does.
+        **kwargs: EasyEdit passes other methods' arguments to every method; they are ignored.
+
+    Returns:
+        The edited model, and a :class:`Rollback` whose ``results`` hold what was done per request.
+
+    Raises:
+        DataError: a request can't be used.
+        ModelError: the model has no such layer.
+        EditError: an edit failed. Then none of these requests has been applied.
+    """
+    return apply_with(
+        lambda edited: GraceEditor.on(edited, tok, hparams), model, requests,
+        copy=copy, keep_original_weight=keep_original_weight,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""Result trackers: tables in the run's folder, and services that are installed apart."""

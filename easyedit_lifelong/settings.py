@@ -1,0 +1,76 @@
+"""Hyperparameters of any method, by the name of a file or written out: which class reads them, and what goes over."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from easyedit_lifelong import bridge
+from easyedit_lifelong.errors import HyperParameterError, PluginError
+from easyedit_lifelong.hyperparams import find_hparams, read_hparams_file
+from easyedit_lifelong.plugins import get_plugins
+
+
+def load_hparams(name_or_path: str | Path, *, easyedits: bool = False) -> Any:
+    """Read a hyperparameter file with the class of the method that it names.
+
+    Args:
+        name_or_path: see :func:`~easyedit_lifelong.hyperparams.find_hparams`.
+        easyedits: whether it may be one of EasyEdit's own methods.
+
+    Raises:
+        HyperParameterError: the file can't be used, or names no registered method.
+        PluginError: no method of that name is registered.
+    """
+    path = find_hparams(name_or_path)
+    return make_hparams(read_hparams_file(path), str(path), easyedits=easyedits)
+
+
+def make_hparams(values: Mapping[str, Any], source: str, *, easyedits: bool = False) -> Any:
+    """Return hyperparameters given by name, in the class of the method that ``alg_name`` names.
+
+    Args:
+        values: as a hyperparameter file holds them.
+        source: where they come from, for messages.
+        easyedits: whether they may be of one of EasyEdit's own methods.
+
+    Raises:
+        HyperParameterError: they can't be used, or name no registered method.
+        PluginError: no method of that name is registered.
+    """
+    name = values.get("alg_name")
+    if not isinstance(name, str):
+        raise HyperParameterError(f"{source}: alg_name: missing; it says which method these are for")
+    methods = get_plugins().methods
+    try:
+        if easyedits and name not in methods:
+            return bridge.easyedit_hparams(values, name, source)
+        method = methods.get(name)
+    except PluginError as error:
+        raise HyperParameterError(f"{source}: alg_name: {error}") from error
+    return method.hparams_class.from_values(values, source)  # type: ignore[attr-defined]
+
+
+def replaced(hparams: Any, given: Mapping[str, Any], called: Mapping[str, str]) -> Any:
+    """Return hyperparameters with some values replaced.
+
+    Args:
+        hparams: the hyperparameters.
+        given: the new values by field; None leaves a field as it is.
+        called: what a field is called where it was given, for messages: ``--bsz``, or ``file.yaml, batch_size``.
+
+    Raises:
+        HyperParameterError: there is no such hyperparameter, or a value can't be used.
+    """
+    given = {name: value for name, value in given.items() if value is not None}
+    known = {item.name for item in dataclasses.fields(hparams)}
+    for name in given:
+        if name not in known:
+            raise HyperParameterError(f"{called[name]}: {hparams.alg_name} has no hyperparameter {name!r}")
+    try:
+        return dataclasses.replace(hparams, **given)
+    except HyperParameterError as error:
+        said = ", ".join(f"{called[name]} {value}" for name, value in given.items())
+        raise HyperParameterError(f"{error} (with {said} in place of the file's)") from error

@@ -1,0 +1,101 @@
+"""Which wordings are edited, and which are never seen."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from easyedit_lifelong.data.holdout import split_rephrasings
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import DataError
+
+
+def _request(case_id: int | str, *wordings: str, **fields: Any) -> EditRequest:
+    record = {"prompt": f"prompt {case_id}", "target_new": f"target {case_id}", "rephrase_prompt": list(wordings)}
+    return EditRequest.from_dict({**record, **fields}, f"facts.json, record {case_id}", case_id=case_id)
+
+
+def _ten(case_id: int | str) -> EditRequest:
+    return _request(case_id, *(f"wording {n} of {case_id}" for n in range(10)))
+
+
+def test_some_are_edited_and_the_others_stay_unseen() -> None:
+    locality = {"near": {"prompt": "p", "ground_truth": "a"}}
+    fact = _request(
+        12, *(f"wording {n}" for n in range(10)), subject="s", ground_truth="g", locality=locality, portability=locality
+    )
+    first, *further = split_rephrasings([fact], 4)
+    assert (first.case_id, first.prompt, first.target_new) == (12, "prompt 12", "target 12")
+    assert [edit.case_id for edit in further] == ["12#1", "12#2", "12#3", "12#4"]
+    assert {edit.prompt for edit in further} | set(first.rephrase_prompts) == {f"wording {n}" for n in range(10)}
+    assert len(first.rephrase_prompts) == 6
+    assert {(edit.target_new, edit.subject, edit.ground_truth) for edit in further} == {("target 12", "s", "g")}
+    assert first.locality == fact.locality and first.portability == fact.portability
+    assert all(not (edit.rephrase_prompts or edit.locality or edit.portability) for edit in further), (
+        "else every such question would count once more for each wording"
+    )
+    assert further[0].where == "facts.json, record 12 (case 12#1)"
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    facts = [_ten(n) for n in range(5)]
+    split = split_rephrasings(facts, 3, seed=1)
+    assert split == split_rephrasings(facts, 3, seed=1)
+    assert split != split_rephrasings(facts, 3, seed=2)
+    assert [one for one in split if str(one.case_id).partition("#")[0] == "3"] == split_rephrasings(
+        [facts[3]], 3, seed=1
+    )
+
+
+def test_a_known_split() -> None:
+    """The same in every process and on every machine: a run that is resumed must find the same edits."""
+    _, *further = split_rephrasings([_ten(7)], 3)
+    assert [edit.prompt for edit in further] == ["wording 2 of 7", "wording 5 of 7", "wording 6 of 7"]
+
+
+def test_one_is_always_held_out() -> None:
+    none, one, two = _request(0), _request(1, "a"), _request(2, "a", "b")
+    split = split_rephrasings([none, one, two], 5)
+    assert [edit.case_id for edit in split] == [0, 1, 2, "2#1"]
+    assert [len(edit.rephrase_prompts) for edit in split] == [0, 1, 1, 0]
+
+
+def test_the_same_wording_twice_would_not_be_unseen() -> None:
+    fact = _request(1, "Prompt  1", "a", "A", "b ", "b", "c")
+    first, *further = split_rephrasings([fact], 2)
+    assert sorted(" ".join(one.split()) for one in [*first.rephrase_prompts, *(edit.prompt for edit in further)]) == [
+        "a", "b", "c",
+    ]  # fmt: skip
+
+
+def test_what_can_not_be_split() -> None:
+    facts = [_request(0, "a"), _request(1, "b", "B")]
+    with pytest.raises(DataError, match="no fact has two different rephrasings"):
+        split_rephrasings(facts, 1)
+    with pytest.raises(DataError, match="edit_with: -1"):
+        split_rephrasings(facts, -1)
+    assert split_rephrasings(facts, 0) == facts
+
+
+def test_a_case_id_that_is_taken() -> None:
+    with pytest.raises(DataError, match="'1#1' is used before"):
+        split_rephrasings([_ten(1), _request("1#1", "x", "y")], 1)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    counts=st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(lambda counts: max(counts) > 1),
+    edit_with=st.integers(1, 12),
+    seed=st.integers(),
+)
+def test_nothing_is_lost_or_both(counts: list[int], edit_with: int, seed: int) -> None:
+    facts = [_request(n, *(f"{n} {k}" for k in range(count))) for n, count in enumerate(counts)]
+    split = split_rephrasings(facts, edit_with, seed)
+    for fact in facts:
+        own = [edit for edit in split if str(edit.case_id).partition("#")[0] == str(fact.case_id)]
+        edited = [edit.prompt for edit in own[1:]]
+        assert sorted([*edited, *own[0].rephrase_prompts]) == sorted(fact.rephrase_prompts)
+        assert len(edited) == min(edit_with, max(len(fact.rephrase_prompts) - 1, 0))

@@ -1,0 +1,95 @@
+"""Held-out facts, in the forms that they come in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from easyedit_lifelong.bridge import find_easyedit
+from easyedit_lifelong.data.readers import read_requests, read_zsre
+from easyedit_lifelong.data.request import Probe
+from easyedit_lifelong.data.retention import read_retention
+from easyedit_lifelong.data.samples import RETENTION, ZSRE, retention_probes
+from easyedit_lifelong.errors import DataError
+
+
+def _write(folder: Path, content: Any, name: str = "facts.json") -> Path:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    return path
+
+
+def test_held_out_facts(tmp_path: Path) -> None:
+    assert read_retention(_write(tmp_path, [{"prompt": "p", "answer": "é", "note": 1}])) == [Probe("p", "é")]
+
+
+def test_the_sample_data() -> None:
+    assert read_retention(RETENTION) == retention_probes()
+
+
+def test_lines(tmp_path: Path) -> None:
+    path = _write(tmp_path, '{"prompt": "p", "answer": "a"}\n\n{"prompt": "q", "answer": "b"}\n', "facts.jsonl")
+    assert read_retention(path) == [Probe("p", "a"), Probe("q", "b")]
+
+
+def test_a_zsre_file_gives_its_natural_questions(tmp_path: Path) -> None:
+    record = {"src": "s", "alt": "t", "loc": "nq question: who wrote it", "loc_ans": "Charlotte"}
+    path = _write(tmp_path, [record, {**record, "loc_ans": "Emily"}, {**record, "src": "another"}])
+    assert read_retention(path) == [
+        Probe("nq question: who wrote it", "Charlotte"), Probe("nq question: who wrote it", "Emily"),
+    ], "each once"  # fmt: skip
+
+
+@pytest.mark.skipif(find_easyedit() is None, reason="EasyEdit isn't installed")
+def test_they_are_the_questions_that_locality_asks() -> None:
+    probes = [probe for request in read_requests(ZSRE, read_zsre) for probe in request.locality["neighborhood"]]
+    assert read_retention(ZSRE) == list(dict.fromkeys(probes))
+
+
+def test_natural_questions_as_grace_has_them(tmp_path: Path) -> None:
+    path = _write(tmp_path, {"questions": ["p", "q"], "answers": ["a", "b"]})
+    assert read_retention(path) == [Probe("p", "a"), Probe("q", "b")]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[", "not valid JSON"),
+        ('[{"prompt": "p", "answer": "a"}, {"prompt": "p"}]', "record 1, field 'answer': is missing"),
+        ('[{"prompt": "p", "answer": 5}]', "record 0, field 'answer'"),
+        ('[{"prompt": "p", "answer": " "}]', "record 0, field 'answer'"),
+        ('[{"loc": "p"}]', "record 0, field 'loc_ans': is missing"),
+        ('[{"loc": "p", "loc_ans": "a"}, {"prompt": "p", "answer": "a"}]', "record 1, field 'loc': is missing"),
+        ('["p"]', "record 0"),
+        ('[{"prompt": "p", "answer": "a\\ud83d"}]', "record 0, field 'answer': holds half a character"),
+        ('{"prompt": "p", "answer": "a"}', "must hold a list"),
+        ('{"questions": ["p"], "answers": []}', "lists of the same length"),
+        ('{"questions": "p", "answers": "a"}', "lists of the same length"),
+        ('{"questions": [5], "answers": ["a"]}', "record 0, field 'prompt'"),
+        ("null", "must hold a list"),
+        ("[]", "holds no"),
+    ],
+)
+def test_bad_held_out_facts(tmp_path: Path, content: str, says: str) -> None:
+    path = _write(tmp_path, content)
+    with pytest.raises(DataError) as caught:
+        read_retention(path)
+    assert str(caught.value).startswith(str(path))
+    assert says in str(caught.value)
+
+
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing\.json: no such retention file"):
+        read_retention(tmp_path / "nothing.json")
+    with pytest.raises(DataError, match="can't be read"):
+        read_retention(tmp_path)
+
+
+def test_held_out_facts_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every other path given on the command line knows what ~ is."""
+    _write(tmp_path, [{"prompt": "p", "answer": "a"}])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_retention(Path("~/facts.json")) == [Probe("p", "a")]

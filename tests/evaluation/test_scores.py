@@ -1,0 +1,47 @@
+"""Scores that are kept by request until they are averaged."""
+
+from __future__ import annotations
+
+import pytest
+
+from easyedit_lifelong.evaluation.intervals import Interval, bootstrap
+from easyedit_lifelong.evaluation.scores import Scores, averages, gather
+
+BY_REQUEST = [{"a": [1.0, 0.0], "b": []}, {"a": [1.0]}, {"a": [0.5], "b": []}]
+
+
+def test_each_question_counts_once() -> None:
+    assert averages(BY_REQUEST) == {"a": 2.5 / 4}
+
+
+def test_intervals_are_over_requests() -> None:
+    scores = gather(BY_REQUEST)
+    assert scores.values == {"a": 0.625}
+    assert scores.intervals == {"a": bootstrap([[1.0, 0.0], [1.0], [0.5]])}
+
+
+def test_one_request_has_a_score_but_no_interval() -> None:
+    assert gather([{"a": [0.5]}]) == Scores({"a": 0.5}, {})
+
+
+def test_the_harmonic_score() -> None:
+    """3 / (1/0.75 + 1/0.5 + 1/1) = 9/13."""
+    names = ("efficacy_success", "paraphrase_success", "neighborhood_success")
+    rows = [(1, 1, 1), (1, 0, 1), (1, 1, 1), (0, 0, 1)]
+    by_request = [{name: [float(v)] for name, v in zip(names, row, strict=True)} for row in rows]
+    scores = gather(by_request)
+    assert scores.values["rome_score"] == pytest.approx(9 / 13)
+    interval = scores.intervals["rome_score"]
+    assert 0 <= interval.low < 9 / 13 < interval.high <= 1
+    nothing = gather([{name: [0.0 if name == names[0] else 1.0] for name in names}] * 2)
+    assert nothing.values["rome_score"] == 0.0
+    assert "rome_score" not in gather([{names[0]: [1.0], names[1]: [1.0]}]).values
+
+
+def test_putting_together_and_renaming() -> None:
+    one = Scores({"a": 1.0, "b": 0.5}, {"a": Interval(0, 1), "b": Interval(0.25, 0.75)})
+    both = one | Scores({"a": 0.0})
+    assert both.values == {"a": 0.0, "b": 0.5}
+    assert both.intervals == {"b": Interval(0.25, 0.75)}, "not the other score's interval"
+    assert one.renamed({"b": "c", "d": "e"}) == Scores({"c": 0.5}, {"c": Interval(0.25, 0.75)})
+    assert one.entry() == {"a": 1.0, "b": 0.5, "intervals": {"a": [0, 1], "b": [0.25, 0.75]}}

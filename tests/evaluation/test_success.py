@@ -1,0 +1,108 @@
+"""ROME's and MEMIT's measures against numbers that were computed by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from conftest import build_model
+
+from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.evaluation.scoring import Forced, Scorer
+from easyedit_lifelong.evaluation.success import Contest, contests, success_scores
+
+REQUEST = EditRequest(
+    "fr", "France is", "Rome", ground_truth="Paris", rephrase_prompts=("France", "in France"),
+    locality={"near": (Probe("Peru is", "Lima"), Probe("Italy is", "Rome")), "far": (Probe("sea is", "blue"),)},
+)  # fmt: skip
+
+
+def said(p: float) -> Forced:
+    """An answer of this probability per token."""
+    return Forced((1,), (1,), -math.log(p))
+
+
+def test_what_is_compared() -> None:
+    efficacy, paraphrase, neighborhood = contests(REQUEST)
+    assert efficacy == [Contest("France is", "Rome", "Paris")]
+    assert paraphrase == [Contest("France", "Rome", "Paris"), Contest("in France", "Rome", "Paris")]
+    assert neighborhood == [Contest("Peru is", "Lima", "Rome"), Contest("sea is", "blue", "Rome")], (
+        "a neighbour whose own answer is the new one can't lose against it"
+    )
+
+
+@pytest.mark.parametrize("truth", [None, "Rome", " Rome "])
+def test_nothing_is_compared_where_the_truth_is_not_known(truth: str | None) -> None:
+    assert contests(EditRequest(0, "France is", "Rome", ground_truth=truth)) == ([], [], [])
+
+
+def test_by_hand() -> None:
+    answers = {
+        ("France is", "Rome"): said(0.6), ("France is", "Paris"): said(0.1),
+        ("France", "Rome"): said(0.2), ("France", "Paris"): said(0.5),
+        ("in France", "Rome"): said(0.4), ("in France", "Paris"): said(0.3),
+        ("Peru is", "Lima"): said(0.7), ("Peru is", "Rome"): said(0.2),
+        ("sea is", "blue"): said(0.25), ("sea is", "Rome"): said(0.25),
+    }  # fmt: skip
+    assert success_scores(REQUEST, answers) == {
+        "efficacy_success": [1.0], "efficacy_magnitude": [pytest.approx(0.5)],
+        "paraphrase_success": [0.5], "paraphrase_magnitude": [pytest.approx((-0.3 + 0.1) / 2)],
+        "neighborhood_success": [0.5],  # a tie is no success
+        "neighborhood_magnitude": [pytest.approx((0.5 + 0) / 2)],
+    }  # fmt: skip
+
+
+def test_a_model_that_says_nothing_that_is_a_number() -> None:
+    questions = [question for kind in contests(REQUEST) for contest in kind for question in contest.questions]
+    scores = success_scores(REQUEST, dict.fromkeys(questions, Forced((1,), (1,), math.nan)))
+    assert scores == {name: [0.0] for name in scores}
+    assert len(scores) == 6
+
+
+def test_nothing_compared_nothing_scored() -> None:
+    assert set(map(tuple, success_scores(EditRequest(0, "p", "a"), {}).values())) == {()}
+
+
+def test_longer_answers_are_measured_per_token(llama: Any, tokenizer: Any) -> None:
+    """As the authors do: the mean of the tokens' log-probabilities, each taken from the model one by one."""
+    request = EditRequest(0, "the capital of France is", "green cheese moon", ground_truth="Rome Berlin")
+
+    def probability(answer: str) -> float:
+        ids, total = list(tokenizer(request.prompt)["input_ids"]), 0.0
+        words = tokenizer(answer)["input_ids"]
+        for token in words:
+            with torch.no_grad():
+                logits = llama(input_ids=torch.tensor([ids])).logits[0, -1].double()
+            total += float(logits.log_softmax(dim=-1)[token])
+            ids.append(token)
+        return math.exp(total / len(words))
+
+    questions = list(contests(request)[0][0].questions)
+    answers = dict(zip(questions, Scorer(tokenizer).forced(llama, questions), strict=True))
+    new, true = probability("green cheese moon"), probability("Rome Berlin")
+    scores = success_scores(request, answers)
+    assert scores["efficacy_magnitude"] == [pytest.approx(new - true, rel=1e-3, abs=1e-7)]
+    assert scores["efficacy_success"] == [float(new > true)]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "qwen2"])
+def test_it_moves_with_the_model(family: str, tokenizer: Any) -> None:
+    """Push the new answer's logit up and it wins."""
+    model, request = build_model(family), EditRequest(0, "who wrote Hamlet", "Rome", ground_truth="Paris")
+    questions = list(contests(request)[0][0].questions)
+
+    def efficacy() -> float:
+        answers = dict(zip(questions, Scorer(tokenizer).forced(model, questions), strict=True))
+        return success_scores(request, answers)["efficacy_success"][0]
+
+    (new,), (true,) = (tokenizer(word)["input_ids"] for word in ("Rome", "Paris"))
+    for winner, expected in ((new, 1.0), (true, 0.0)):
+
+        def push(_: Any, __: Any, logits: torch.Tensor, winner: int = winner) -> torch.Tensor:
+            return logits + 50.0 * torch.nn.functional.one_hot(torch.tensor(winner), logits.shape[-1])
+
+        handle = model.get_output_embeddings().register_forward_hook(push)
+        assert efficacy() == expected
+        handle.remove()

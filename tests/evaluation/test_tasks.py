@@ -1,0 +1,45 @@
+"""Each task's own measure."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from easyedit_lifelong.errors import HyperParameterError
+from easyedit_lifelong.evaluation.metrics import METRICS
+from easyedit_lifelong.evaluation.scoring import Forced
+from easyedit_lifelong.evaluation.tasks import TASKS, task_named
+
+HALF = Forced((1, 9), (1, 2), math.log(4))
+RIGHT = Forced((1, 2), (1, 2), 0.0)
+
+
+def test_perplexity() -> None:
+    task = task_named("generation")
+    assert task.forced(HALF) == pytest.approx(4.0)
+    assert task.forced(RIGHT) == 1.0
+    for broken in (float("nan"), float("inf"), 1e6):
+        assert task.forced(Forced((0,), (1,), broken)) == pytest.approx(5.18e21, rel=0.01)
+
+
+def test_accuracy_is_of_the_whole_label() -> None:
+    assert task_named("classification").forced(HALF) == 0.0
+    assert task_named("classification").forced(RIGHT) == 1.0
+
+
+def test_answers_are_measured_where_they_are_free() -> None:
+    assert task_named("qa").forced(HALF) is None
+
+
+def test_every_task_has_its_scores() -> None:
+    for task in TASKS.values():
+        for name in ("ERR", "TRR"):
+            spec = METRICS[f"{name}_{task.suffix}"]
+            assert spec.direction == ("lower" if task.name == "generation" else "higher")
+            assert spec.kind == ("generated" if task.name == "qa" else "teacher-forced")
+
+
+def test_no_such_task() -> None:
+    with pytest.raises(HyperParameterError, match=r"task: 'generations' is none of .* Did you mean 'generation'\?"):
+        task_named("generations")

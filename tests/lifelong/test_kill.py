@@ -1,0 +1,31 @@
+"""A run that is killed at any moment and taken up ends like one that was never killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+@pytest.mark.parametrize("method", ["GRACE", "CoachHook"])
+def test_twenty_random_moments(method: str, tmp_path: Path) -> None:
+    """Real processes and SIGKILL: codebook or hook weights, journal and every metric are those of a whole run."""
+    paths = [str(HERE), str(HERE.parent), str(HERE.parent.parent), *sys.path]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, str(HERE / "killing.py"), method, str(tmp_path), "20"]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=1200, check=False, env=env)
+    assert done.returncode == 0, done.stderr[-4000:]
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert report["wrong"] == []
+    assert report["killed"] >= 17, "a few of the timed ones may come too late"
+    assert report["points"] > 30
+    if method == "GRACE":
+        assert set(report["status"]) == {"edited", "failed", "skipped"}
+        assert {"add", "supersede"} <= set(report["decisions"])

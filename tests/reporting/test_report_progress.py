@@ -1,0 +1,104 @@
+"""The live view of a run: what a terminal shows, and what a log file is spared."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import FAMILIES
+from rich.console import Console
+
+from easyedit_lifelong.lifelong.loop import run_lifelong
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.reporting import progress as showing
+from easyedit_lifelong.reporting.progress import EditProgress, edit_progress
+
+EDIT = {"status": "edited", "ES": 1.0, "prompt": "the capital of [France] is", "target_new": "Rome", "seconds": 0.25}
+SCORES = {
+    "n_edits": 2, "ES": 1.0, "ERR": 0.5, "reliability": 0.5, "TRR": 0.6, "n_keys": 2, "intervals": {"ERR": [0.25, 0.75]}
+}  # fmt: skip
+
+
+def _terminal(height: int = 40) -> Console:
+    return Console(width=100, height=height, force_terminal=True, file=io.StringIO())
+
+
+def _seen(progress: EditProgress) -> str:
+    console = Console(width=100, record=True, file=io.StringIO())
+    console.print(progress.view())
+    return console.export_text()
+
+
+def test_what_a_terminal_shows() -> None:
+    with edit_progress(_terminal(), 10) as progress:
+        assert "0/10" in _seen(progress)
+        for _ in range(8):
+            progress.journaled(EDIT)
+        progress.journaled({"status": "failed", "prompt": "p", "target_new": None})
+        progress.scored(SCORES)
+        progress.edited(2, {"ES": 1.0})
+        seen = _seen(progress)
+    assert "2/10" in seen and "0.25 s an edit" in seen
+    assert "scored at 2 edits" in seen and "[0.250, 0.750]" in seen
+    assert "reliability" not in seen, "that is ERR"
+    assert seen.count("the capital of [France] is") == 4, "the last five, of which one failed"
+    assert "failed" in seen and "→ Rome" in seen
+    assert "scored at" not in _seen(progress), "when it is over the bar alone stays"
+
+
+def test_a_low_terminal_has_room_for_the_bar_only() -> None:
+    with edit_progress(_terminal(height=10), 10) as progress:
+        progress.journaled(EDIT)
+        progress.edited(1, {})
+        assert "1/10" in _seen(progress) and "France" not in _seen(progress)
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(showing.time, "monotonic", lambda: clock[0])
+    console = Console(width=100, record=True, file=io.StringIO())
+    with edit_progress(console, 100) as progress:
+        for done in range(1, 101):
+            clock[0] += 2.0
+            progress.journaled(EDIT)
+            progress.edited(done, {"ES": 1.0})
+    lines = console.export_text().splitlines()
+    assert lines[0] == "16/100 edits  ES 1.000  0.25 s an edit  about 3 min left"
+    assert lines[-1] == "100/100 edits  ES 1.000  0.25 s an edit"
+    assert len(lines) == 7
+
+
+def test_a_resumed_run_is_timed_from_where_it_was_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(showing.time, "monotonic", lambda: clock[0])
+    console = Console(width=100, record=True, file=io.StringIO())
+    with edit_progress(console, 1000) as progress:
+        progress.edited(900, {})
+        clock[0] = 40.0
+        progress.edited(910, {})
+    assert console.export_text() == "910/1000 edits  about 6 min left\n"
+
+
+def test_the_loop_tells_every_line(llama: Any, tokenizer: Any, tmp_path: Path) -> None:
+    heard: list[tuple[str, Any]] = []
+
+    class Listener:
+        def journaled(self, entry: Mapping[str, Any]) -> None:
+            heard.append(("journal", entry["case_id"]))
+
+        def scored(self, entry: Mapping[str, Any]) -> None:
+            heard.append(("scores", entry["n_edits"]))
+
+        def edited(self, done: int, scores: Mapping[str, float]) -> None:
+            heard.append(("done", done))
+
+    requests = [
+        {"prompt": "the capital of France is", "target_new": "Rome"},
+        {"prompt": "moon", "target_new": "cheese"},
+    ]
+    hparams = GraceHyperParams(model_name="m", inner_params=[FAMILIES["llama"][1]], n_iter=2)
+    run_lifelong(llama, tokenizer, requests, hparams, retention=[], progress=Listener())
+    assert heard == [("journal", 0), ("done", 1), ("journal", 1), ("scores", 2), ("done", 2)]
