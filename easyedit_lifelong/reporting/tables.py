@@ -13,17 +13,22 @@ from rich.text import Text
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.plugins import get_plugins
 
+_BEFORE = "_before"
+
 
 def score_table(console: Console, metrics: Mapping[str, float], title: str) -> None:
-    """Print scores with how each was taken and what it means."""
+    """Print scores, the unedited model's beside them, with how each was taken and what it means."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    table.add_column("metric")
+    table.add_column("metric", no_wrap=True)
+    table.add_column("before", justify="right")
     table.add_column("score", justify="right")
     table.add_column("kind")
     table.add_column("what it is", overflow="fold")
     for name, spec in METRICS.items():
-        if name in metrics:
-            table.add_row(name, f"{metrics[name]:.3f}", spec.kind, spec.meaning)
+        if name in metrics and not name.endswith(_BEFORE):
+            before = metrics.get(name + _BEFORE)
+            then = "" if before is None else f"{before:.3f}"
+            table.add_row(name, then, f"{metrics[name]:.3f}", spec.kind, spec.meaning)
     console.print(table)
 
 
