@@ -39,7 +39,10 @@ class Finding:
 def examine() -> list[Finding]:
     """Look at everything."""
     findings = [Finding("python", True, platform.python_version())]
-    for package in ("torch", "transformers", "numpy", "pluggy", "accelerate", "pyyaml", "rich", "safetensors"):
+    for package in (
+        "torch", "transformers", "numpy", "pluggy", "accelerate", "filelock", "jinja2", "matplotlib", "pyyaml", "rich",
+        "safetensors",
+    ):  # fmt: skip
         findings.append(_package(package))
     findings += [_package(package, required=False) for package in ("gguf", "sentencepiece")]  # some models' only
     for look in (_devices, _easyedit, _registration, _demo_model, _cache, _third_party):
