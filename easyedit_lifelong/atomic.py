@@ -35,6 +35,21 @@ def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def replace_text(path: Path, text: str, *, newline: str | None = None) -> None:
+    """Have a file hold this text, in UTF-8, whole or not at all.
+
+    Args:
+        path: the file.
+        text: what it shall hold.
+        newline: as for ``open``: ``""`` leaves line ends as they are.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline=newline)
+
+
 def sync(path: Path) -> None:
     """Have the disk hold a file, or a folder's list of files; not every system can sync a folder."""
     folder = path.is_dir()

@@ -201,7 +201,20 @@ def find_hparams(name_or_path: str | Path) -> Path:
 
 
 def read_hparams_file(path: Path) -> dict[str, Any]:
-    """Return a hyperparameter file's values by name, strings like ``5e-1`` as numbers.
+    """Return a hyperparameter file's values by name.
+
+    Raises:
+        HyperParameterError: the file isn't YAML, or isn't a mapping.
+    """
+    return read_mapping(path, "hyperparameters as 'name: value' lines")
+
+
+def read_mapping(path: Path, what: str) -> dict[str, Any]:
+    """Return what a YAML file maps names to.
+
+    Args:
+        path: the file.
+        what: what it must hold, for messages.
 
     Raises:
         HyperParameterError: the file isn't YAML, or isn't a mapping.
@@ -213,7 +226,7 @@ def read_hparams_file(path: Path) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise HyperParameterError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise HyperParameterError(f"{path}: must hold hyperparameters as 'name: value' lines")
+        raise HyperParameterError(f"{path}: must hold {what}")
     return values
 
 

@@ -11,12 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from easyedit_lifelong.data import hub, samples
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
 from easyedit_lifelong.evaluation.tasks import TASKS
-from easyedit_lifelong.hyperparams import coerce, describe_type
+from easyedit_lifelong.hyperparams import coerce, describe_type, read_mapping
 from easyedit_lifelong.lifelong.run import CONSECUTIVE, LIFELONG
 from easyedit_lifelong.lifelong.schedule import Schedule
 
@@ -133,14 +131,7 @@ def read_experiment(file: Path) -> Experiment:
     Raises:
         HyperParameterError: it can't be used; the message names the file and every key that is wrong.
     """
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HyperParameterError(f"{file}: can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise HyperParameterError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise HyperParameterError(f"{file}: must hold an experiment as 'key: value' lines")
+    values = read_mapping(file, "an experiment as 'key: value' lines")
     problems: list[str] = []
     top = _checked(values, _KEYS, "", problems)
     loop = top.get("loop")

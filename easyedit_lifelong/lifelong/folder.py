@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from easyedit_lifelong.atomic import replacing, sync
+from easyedit_lifelong.atomic import replace_text, sync
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.lifelong.lock import lock_folder
 
@@ -245,8 +245,8 @@ class RunFolder:
                 raise
 
     def _replace(self, name: str, text: str) -> None:
-        with self._writing(name), replacing(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        with self._writing(name):
+            replace_text(self.path / name, text)
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:

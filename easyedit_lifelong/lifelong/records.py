@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.atomic import replacing
+from easyedit_lifelong.atomic import replace_text
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError, RunError
 from easyedit_lifelong.lifelong.common import hparams_values, now
@@ -134,8 +134,7 @@ def with_data(folder: Path, config: dict[str, Any], material: Material) -> dict[
         files |= {RETENTION: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"} if facts else {}
     for name, text in files.items():
         try:
-            with replacing(folder / name) as temporary:
-                temporary.write_text(text, encoding="utf-8", newline="")  # line ends are part of a held-out text
+            replace_text(folder / name, text, newline="")  # line ends are part of a held-out text
         except OSError as error:
             raise RunError(f"{folder / name}: can't be written: {error.strerror}") from error
     return config

@@ -11,26 +11,26 @@ import contextlib
 import dataclasses
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from easyedit_lifelong.atomic import replacing
+from easyedit_lifelong.atomic import replace_text, replacing
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import SAME_SETTINGS, CoachHookEditor
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, LayerUpdate
-from easyedit_lifelong.models.fingerprint import model_fingerprint
+from easyedit_lifelong.methods.statefile import check_model, check_settings, check_whole, read_index, writing
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.versions import package_versions
 
 INDEX = "coachhook.json"
 FORMAT_VERSION = 1
 
+_CALLED = "CoachHook edits"
 _PARTS: dict[str, type] = {"model": str, "fingerprint": str, "settings": dict, "templates": list, "batches": list}
 _BATCH_PARTS: dict[str, type] = {"file": str, "case_ids": list, "prompts": list, "alphas": dict}
 
@@ -47,7 +47,7 @@ def save_state(model: Any, folder: Path) -> None:
     """
     editor = CoachHookEditor.of(model)
     index: dict[str, Any] = {"format_version": FORMAT_VERSION, "method": "CoachHook", "batches": []}
-    with _writing(folder):
+    with writing(folder, "CoachHook's edits"):
         folder.mkdir(parents=True, exist_ok=True)
         if editor is not None:
             index |= _description(editor)
@@ -55,7 +55,7 @@ def save_state(model: Any, folder: Path) -> None:
                 path = _file(folder, batch.name)
                 if not path.is_file() and not _link_from_neighbour(path):
                     _save_batch(path, batch)
-        _replace(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+        replace_text(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
         named = {entry["file"] for entry in index["batches"]}
         for path in folder.glob("batch-*.safetensors"):
             if path.name not in named:  # rolled back since it was written
@@ -84,21 +84,18 @@ def load_state(
         ModelError: the model has no such layers.
     """
     path = folder / INDEX
-    index = _read_index(path)
+    _, index = read_index(path, "CoachHook", FORMAT_VERSION, _CALLED)
+    if index.get("batches") != []:
+        check_whole(path, index, _PARTS, _CALLED)
+        for entry in index["batches"]:
+            check_whole(path, entry, _BATCH_PARTS, _CALLED)
     if CoachHookEditor.of(model) is not None:
         raise RunError(f"{path}: the model carries CoachHook edits already; load the state onto the unedited model")
     entries = _first_batches(index["batches"], case_ids, path)
     if not entries:
         return
-    if index["fingerprint"] != model_fingerprint(model):
-        raise RunError(
-            f"{path}: was made on {index['model']!r} with other weights than this {model_label(model)!r} has "
-            "(the fingerprints differ). Load the same, unedited model."
-        )
-    for name, before in index["settings"].items():
-        now = getattr(hparams, name, None)
-        if now != before:
-            raise RunError(f"{path}: was made with {name}={before!r}; now it is {now!r}")
+    check_model(path, index, model)
+    check_settings(path, index, hparams)
     batches = [_load_batch(folder, entry) for entry in entries]
     try:
         CoachHookEditor.on(model, tokenizer, hparams, templates=index["templates"]).restore(batches)
@@ -194,53 +191,11 @@ def _load_batch(folder: Path, entry: dict[str, Any]) -> BatchUpdate:
     try:
         with safe_open(path, framework="pt") as file:
             layers = {
-                layer: LayerUpdate(*(_tensor(file, f"{layer}.{name}") for name in fields)) for layer in entry["alphas"]
+                layer: LayerUpdate(*(file.get_tensor(f"{layer}.{name}") for name in fields))
+                for layer in entry["alphas"]
             }
     except (OSError, SafetensorError, KeyError) as error:
         raise RunError(f"{path}: can't be read: {error}. The state in {folder} isn't whole.") from error
     name = path.name.removeprefix("batch-").removesuffix(".safetensors")
     prompts = tuple(tuple(prompt) for prompt in entry["prompts"])
     return BatchUpdate(tuple(entry["case_ids"]), layers, entry["alphas"], prompts, name)
-
-
-def _tensor(file: Any, name: str) -> torch.Tensor:
-    return file.get_tensor(name)
-
-
-def _read_index(path: Path) -> dict[str, Any]:
-    try:
-        index = json.loads(path.read_text(encoding="utf-8"))
-        version, method = index["format_version"], index["method"]
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file; this folder holds no CoachHook state") from None
-    except OSError as error:
-        raise RunError(f"{path}: can't be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: isn't a CoachHook state") from error
-    if method != "CoachHook" or not isinstance(version, int):
-        raise RunError(f"{path}: isn't a CoachHook state")
-    if version > FORMAT_VERSION:
-        raise RunError(
-            f"{path}: has format version {version}; this package knows versions up to {FORMAT_VERSION}. Update it."
-        )
-    empty = index.get("batches") == []
-    if not empty and not (_holds(index, _PARTS) and all(_holds(entry, _BATCH_PARTS) for entry in index["batches"])):
-        raise RunError(f"{path}: isn't a whole CoachHook state; something is missing or of another kind")
-    return index
-
-
-def _holds(record: Any, parts: dict[str, type]) -> bool:
-    return isinstance(record, dict) and all(isinstance(record.get(name), kind) for name, kind in parts.items())
-
-
-def _replace(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise RunError(f"{folder}: CoachHook's state can't be written: {error}. What was written stays.") from error

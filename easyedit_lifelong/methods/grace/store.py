@@ -8,10 +8,9 @@ pass for one. Nothing is pickled.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +19,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from easyedit_lifelong.atomic import replacing
+from easyedit_lifelong.atomic import replace_text, replacing
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.grace.codebook import Change, Row
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
+from easyedit_lifelong.methods.statefile import check_model, check_settings, check_whole, read_index, writing
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.modules import find_module
@@ -32,6 +32,7 @@ from easyedit_lifelong.models.modules import find_module
 INDEX = "grace.json"
 FORMAT_VERSION = 1
 
+_CALLED = "GRACE edits"
 _TENSORS = ("keys", "values", "radii")
 _PARTS: dict[str, type] = {"model": str, "fingerprint": str, "layer": str, "settings": dict, "replay": dict}
 
@@ -71,7 +72,7 @@ def save_state(model: Any, folder: Path) -> None:
             f"{folder}: the model carries GRACE edits on {', '.join(editors)}; only one layer's can be saved"
         )
     for editor in editors.values():
-        with _writing(folder):
+        with writing(folder, "GRACE's edits"):
             folder.mkdir(parents=True, exist_ok=True)
             editor.saved[folder] = _bring_up(editor, folder, editor.saved.get(folder, _Saved()))
 
@@ -83,8 +84,7 @@ def _bring_up(editor: GraceEditor, folder: Path, saved: _Saved) -> _Saved:
     fingerprint = json.loads(saved.index)["fingerprint"] if saved.index else model_fingerprint(editor.model)
     index = json.dumps(_description(editor, fingerprint), indent=1, ensure_ascii=False) + "\n"
     if index != saved.index:
-        with replacing(folder / INDEX) as temporary:
-            temporary.write_text(index, encoding="utf-8")
+        replace_text(folder / INDEX, index)
     digest = saved.digest
     for number in range(saved.count + 1, len(changes) + 1):
         digest = _save_edit(_file(folder, number), editor, number, digest)
@@ -117,7 +117,8 @@ def load_state(
         ModelError: the model has no such layer.
     """
     path = folder / INDEX
-    text, index = _read_index(path)
+    text, index = read_index(path, "GRACE", FORMAT_VERSION, _CALLED)
+    check_whole(path, index, _PARTS, _CALLED)
     _check_belongs(path, index, model, hparams)
     numbers = range(1, len(case_ids) + 1) if case_ids is not None else _numbers(folder)
     edits: list[tuple[int | str, list[Row]]] = []
@@ -242,49 +243,11 @@ def _digest(before: str, entry: str, tensors: dict[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read_index(path: Path) -> tuple[str, dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-        index = json.loads(text)
-        version, method = index["format_version"], index["method"]
-    except FileNotFoundError:
-        raise RunError(f"{path}: no such file; this folder holds no GRACE edits") from None
-    except OSError as error:
-        raise RunError(f"{path}: can't be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: isn't the index of GRACE edits") from error
-    if method != "GRACE" or not isinstance(version, int):
-        raise RunError(f"{path}: isn't the index of GRACE edits")
-    if version > FORMAT_VERSION:
-        raise RunError(
-            f"{path}: has format version {version}; this package knows versions up to {FORMAT_VERSION}. Update it."
-        )
-    if not all(isinstance(index.get(name), kind) for name, kind in _PARTS.items()):
-        raise RunError(f"{path}: isn't the whole index of GRACE edits; something is missing or of another kind")
-    return text, index
-
-
 def _check_belongs(path: Path, index: dict[str, Any], model: Any, hparams: GraceHyperParams) -> None:
     layer, _ = find_module(model, hparams.inner_params[0])
     if layer in GraceEditor.all_of(model):
         raise RunError(f"{path}: {layer} carries GRACE edits already; load these onto the unedited model")
-    if index["fingerprint"] != model_fingerprint(model):
-        raise RunError(
-            f"{path}: was made on {index['model']!r} with other weights than this {model_label(model)!r} has "
-            "(the fingerprints differ). Load the same, unedited model."
-        )
+    check_model(path, index, model)
     if index["layer"] != layer:
         raise RunError(f"{path}: belongs to layer {index['layer']}; inner_params names {layer}")
-    for name, before in index["settings"].items():
-        now = getattr(hparams, name, None)
-        if now != before:
-            raise RunError(f"{path}: was made with {name}={before!r}; now it is {now!r}")
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise RunError(f"{folder}: GRACE's edits can't be written: {said}. What was written stays.") from error
+    check_settings(path, index, hparams)

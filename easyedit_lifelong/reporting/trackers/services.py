@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.atomic import replacing
+from easyedit_lifelong.atomic import replace_text
 from easyedit_lifelong.errors import PluginError
 from easyedit_lifelong.lifelong.folder import JOURNAL
 from easyedit_lifelong.reporting.trackers.flat import flat, numbers
@@ -278,8 +278,8 @@ def remember_id(folder: Path, service: str, run_id: str) -> None:
         RunError: it can't be written.
     """
     file = folder / IDS
-    with writing(file), replacing(file) as temporary:
-        temporary.write_text(json.dumps({**_ids(file), service: run_id}, indent=2) + "\n", encoding="utf-8")
+    with writing(file):
+        replace_text(file, json.dumps({**_ids(file), service: run_id}, indent=2) + "\n")
 
 
 def _ids(file: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.atomic import replacing
+from easyedit_lifelong.atomic import replace_text
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.reporting.trackers.flat import flat
 
@@ -60,8 +60,8 @@ class CsvTracker:
 
     def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
         header = self._lines([{name: name for name in self._columns}]) if self._columns else ""
-        with writing(self._path), replacing(self._path) as temporary:
-            temporary.write_text(header + self._lines(rows), encoding="utf-8", newline="")
+        with writing(self._path):
+            replace_text(self._path, header + self._lines(rows), newline="")
 
     def _lines(self, rows: Sequence[Mapping[str, Any]]) -> str:
         text = io.StringIO(newline="")
@@ -100,8 +100,8 @@ class JsonTracker:
 
     def _write(self) -> None:
         lines = [json.dumps(_jsonable(point), ensure_ascii=False) for point in self._points.values()]
-        with writing(self._path), replacing(self._path) as temporary:
-            temporary.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
+        with writing(self._path):
+            replace_text(self._path, "[\n" + ",\n".join(lines) + "\n]\n")
         self._unwritten = 0
 
 

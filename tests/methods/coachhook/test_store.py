@@ -161,7 +161,7 @@ def test_batches_that_were_taken_back_go_from_the_folder(tmp_path: Path) -> None
     assert not tensors_in(tmp_path)
 
 
-@pytest.mark.parametrize("stage", ["save_file", "_replace"])
+@pytest.mark.parametrize("stage", ["save_file", "replace_text"])
 def test_a_save_that_is_killed_leaves_the_state_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
