@@ -49,8 +49,10 @@ def _construct(editor: Any, hparams: Any, method: EditMethod) -> None:
         ModelError: the model can't be loaded.
         DeviceError: the device isn't there.
     """
+    from easyedit_lifelong.models.load import load_named
+
     is_pair = isinstance(hparams.model_name, (tuple, list))
-    model, tokenizer = _adopt(hparams) if is_pair else _load(hparams)
+    model, tokenizer = _adopt(hparams) if is_pair else load_named(hparams)
     device = _input_device(model)
     editor.model, editor.tok = model, tokenizer
     editor.alg_name = method.name
@@ -61,18 +63,6 @@ def _construct(editor: Any, hparams: Any, method: EditMethod) -> None:
     object.__setattr__(own, "device", device.index if device.type == "cuda" else str(device))
     object.__setattr__(own, "model_name", editor.model_name)
     editor.hparams = own
-
-
-def _load(hparams: Any) -> tuple[Any, Any]:
-    from easyedit_lifelong.models.load import load_model
-
-    return load_model(
-        hparams.model_name,
-        getattr(hparams, "device", None),
-        getattr(hparams, "dtype", None),
-        model_parallel=bool(getattr(hparams, "model_parallel", False)),
-        trust_remote_code=bool(getattr(hparams, "trust_remote_code", False)),
-    )
 
 
 def _adopt(hparams: Any) -> tuple[Any, Any]:

@@ -75,6 +75,20 @@ def load_model(
     return model.eval(), tokenizer
 
 
+def load_named(hparams: Any) -> tuple[Any, Any]:
+    """Load the model and tokenizer that hyperparameters name; those of EasyEdit's own classes know less.
+
+    Raises:
+        ModelError: there is no such model, or it can't be loaded.
+        DeviceError: the device isn't there.
+    """
+    return load_model(
+        hparams.model_name, getattr(hparams, "device", None), getattr(hparams, "dtype", None),
+        model_parallel=bool(getattr(hparams, "model_parallel", False)),
+        trust_remote_code=bool(getattr(hparams, "trust_remote_code", False)),
+    )  # fmt: skip
+
+
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
     """Turn a hyperparameter file's ``dtype`` into torch's, or ``"auto"``.
 

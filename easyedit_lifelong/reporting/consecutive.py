@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong import bridge
-from easyedit_lifelong.data.guess import guess_format
-from easyedit_lifelong.data.readers import read_requests
-from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, PluginError, did_you_mean
 from easyedit_lifelong.hyperparams import hparams_folders
@@ -131,17 +128,6 @@ def shipped_hparams(method: str, model: str) -> Path:
         f"--model {model}: no hyperparameters of {method} ship for it ({', '.join(files) or 'none at all'})."
         f"{did_you_mean(wanted, files)} Write a file and name it with --hparams."
     )
-
-
-def read_data(path: Path, data_format: str | None) -> list[EditRequest]:
-    """Read a dataset file, guessing its format if none is given.
-
-    Raises:
-        DataError: the file can't be used.
-        PluginError: there is no such format.
-    """
-    reader = get_plugins().readers.get(data_format or guess_format(path))
-    return read_requests(path, reader.read)
 
 
 def default_folder(hparams: Any, data: Path) -> Path:

@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.scope import FIGURES, Scope, study_scope
@@ -21,10 +22,10 @@ from easyedit_lifelong.lifelong.common import check_method, find_method, hparams
 from easyedit_lifelong.lifelong.folder import SCHEMA_VERSION, check_free
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.models.load import model_label
-from easyedit_lifelong.reporting.consecutive import Options, hyperparameters, read_data
+from easyedit_lifelong.reporting.consecutive import Options, hyperparameters
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.scope_plot import scope_svg
-from easyedit_lifelong.reporting.session import load_for
+from easyedit_lifelong.reporting.session import load_for, reader_of
 
 LOG = logging.getLogger(__name__)
 
@@ -44,7 +45,8 @@ def scope_session(options: Options) -> Scope:
     if hparams.wohk:
         raise HyperParameterError("--wohk 1 edits without hook layers; there is no scope to study")
     out = check_free(options.out or Path("runs/scope"), what="study", files=(RESULT, VALUES, PLOT))
-    requests = read_data(options.ds_dir, options.format)[: options.sample]
+    reader = reader_of(options.ds_dir, options.format)
+    requests = read_requests(options.ds_dir, reader.read)[: options.sample]
     console.print(
         f"CoachHook on {hparams.model_name}: {len(requests)} edits from {options.ds_dir}, {hparams.batch_size} a batch",
         highlight=False, markup=False,

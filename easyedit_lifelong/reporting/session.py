@@ -14,6 +14,7 @@ from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.retention import read_retention
 from easyedit_lifelong.errors import DataError, ModelError
+from easyedit_lifelong.evaluation.text import read_text
 from easyedit_lifelong.lifelong.common import RunResult, find_method
 from easyedit_lifelong.lifelong.consecutive import run_consecutive
 from easyedit_lifelong.lifelong.experiment import SAMPLES, Data, Experiment, find_experiment, read_experiment
@@ -21,8 +22,9 @@ from easyedit_lifelong.lifelong.folder import CONFIG, check_free, check_resumabl
 from easyedit_lifelong.lifelong.loop import run_lifelong
 from easyedit_lifelong.lifelong.records import Source, file_digest
 from easyedit_lifelong.lifelong.run import CONSECUTIVE, LIFELONG, Plan
-from easyedit_lifelong.models.load import load_model
+from easyedit_lifelong.models.load import load_named
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.registry import DatasetReader
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.tables import closing_line, score_table
 from easyedit_lifelong.settings import load_hparams, make_hparams, replaced
@@ -65,7 +67,8 @@ def session(experiment: Experiment, out: Path, resume: bool = False) -> RunResul
         check_free(out, resumable=plan.resumable)
     for tracker in experiment.trackers:
         get_plugins().trackers.get(tracker).check()
-    requests, task = read_data(experiment, plan.seed)
+    reader = reader_of(experiment.data.path, experiment.data.format)
+    requests = _read(experiment, reader, plan.seed)
     held_out = _held_out(experiment)
     text = _text(experiment)
     batches = f", {plan.protocol}, {plan.batch_size} a batch" if plan.loop == CONSECUTIVE else ""
@@ -85,8 +88,8 @@ def session(experiment: Experiment, out: Path, resume: bool = False) -> RunResul
         result = run(
             model, tokenizer, requests, hparams, eval_every=schedule.every, eval_at=schedule.at,
             eval_sample=schedule.sample, out=out, resume=resume, retention=held_out, trackers=experiment.trackers,
-            progress=progress, data_name=experiment.data.path, task=experiment.task or task, text=text,
-            source=_source(experiment), **own,
+            progress=progress, data_name=experiment.data.path, task=experiment.task or reader.task, text=text,
+            source=_source(experiment, reader.name), **own,
         )  # fmt: skip
     _show(console, result, out)
     return result
@@ -115,7 +118,7 @@ def hyperparameters_of(experiment: Experiment) -> Any:
 
 
 def load_for(hparams: Any) -> tuple[Any, Any]:
-    """Return the model and tokenizer that hyperparameters name; those of EasyEdit's own classes know less.
+    """Return the model and tokenizer that hyperparameters name, or hold.
 
     Raises:
         ModelError: there is no such model, or it isn't a causal language model.
@@ -123,11 +126,7 @@ def load_for(hparams: Any) -> tuple[Any, Any]:
     """
     if not isinstance(hparams.model_name, str):
         return tuple(hparams.model_name)
-    model, tokenizer = load_model(
-        hparams.model_name, hparams.device, getattr(hparams, "dtype", None),
-        model_parallel=bool(getattr(hparams, "model_parallel", False)),
-        trust_remote_code=bool(getattr(hparams, "trust_remote_code", False)),
-    )  # fmt: skip
+    model, tokenizer = load_named(hparams)
     made_as = [name for name in getattr(model.config, "architectures", None) or () if name.endswith("Classification")]
     if made_as:  # some load all the same, with a language model's head of random weights
         raise ModelError(
@@ -147,15 +146,22 @@ def _plan(experiment: Experiment, hparams: Any) -> Plan:
     )  # fmt: skip
 
 
-def read_data(experiment: Experiment, seed: int = 0) -> tuple[list[EditRequest], str]:
-    """Read an experiment's data; return the requests, and what such data ask of the model.
+def reader_of(path: Path | str, data_format: str | None) -> DatasetReader:
+    """Return what reads a dataset: by its format or, if none is given, by what is in it.
+
+    Raises:
+        PluginError: there is no such format.
+    """
+    return get_plugins().readers.get(data_format or guess_format(path))
+
+
+def _read(experiment: Experiment, reader: DatasetReader, seed: int) -> list[EditRequest]:
+    """Return an experiment's requests.
 
     Raises:
         DataError: the data can't be used, or aren't those that the experiment names.
-        PluginError: there is no such format.
     """
     data = experiment.data
-    reader = get_plugins().readers.get(data.format or guess_format(data.path))
     _check_there(experiment, data.path, "data.path", "--data")
     if data.sha256 is not None and not hub.is_name(data.path):
         found = file_digest(Path(data.path))
@@ -165,7 +171,7 @@ def read_data(experiment: Experiment, seed: int = 0) -> tuple[list[EditRequest],
                 "these aren't the data that the experiment was made with."
             )
     requests = read_requests(data.path, reader.read)[: data.edits]
-    return split_rephrasings(requests, data.edit_with, seed), reader.task
+    return split_rephrasings(requests, data.edit_with, seed)
 
 
 def _check_there(experiment: Experiment, path: str, key: str, option: str) -> None:
@@ -188,30 +194,27 @@ def _held_out(experiment: Experiment) -> list[Probe] | None:
 def _text(experiment: Experiment) -> str | None:
     if experiment.text is None:
         return None
-    said = experiment.said("text", "--text")
     try:
-        return Path(experiment.text).expanduser().read_bytes().decode()  # line ends as they are
-    except OSError as error:
-        raise DataError(f"{said}: {experiment.text}: can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{said}: {experiment.text}: is not UTF-8 text") from error
+        return read_text(experiment.text)
+    except DataError as error:
+        raise DataError(f"{experiment.said('text', '--text')}: {error}") from error
 
 
-def _source(experiment: Experiment) -> Source:
+def _source(experiment: Experiment, data_format: str) -> Source:
     """Return where the data come from, as the run's own experiment file is to say it."""
     data = experiment.data
     limits = {"edits": data.edits, **({"edit_with": data.edit_with} if data.edit_with else {})}
     retention: Any = experiment.retention
     return Source(
-        {**_file_of(data), **limits},
+        {**_file_of(data, data_format), **limits},
         [] if retention == () else retention and _full(retention),
         experiment.text and _full(experiment.text),
     )
 
 
-def _file_of(data: Data) -> dict[str, Any]:
+def _file_of(data: Data, data_format: str) -> dict[str, Any]:
     sample = next((name for name, path in SAMPLES.items() if data.path == str(path)), None)
-    told = {"format": data.format or guess_format(data.path)}
+    told = {"format": data_format}
     if sample is not None:
         return {"sample": sample, **told}
     digest = {} if hub.is_name(data.path) else {"sha256": file_digest(Path(data.path).expanduser())}

@@ -25,10 +25,10 @@ def score_table(console: Console, metrics: Mapping[str, float], title: str) -> N
     table.add_column("kind")
     table.add_column("what it is", overflow="fold")
     for name, spec in METRICS.items():
-        if name in metrics and not name.endswith(_BEFORE):
-            before = metrics.get(name + _BEFORE)
-            then = "" if before is None else f"{before:.3f}"
-            table.add_row(name, then, f"{metrics[name]:.3f}", spec.kind, spec.meaning)
+        scores = (metrics.get(name + _BEFORE), metrics.get(name))
+        if not name.endswith(_BEFORE) and scores != (None, None):
+            shown = ("" if score is None else f"{score:.3f}" for score in scores)
+            table.add_row(name, *shown, spec.kind, spec.meaning)
     console.print(table)
 
 

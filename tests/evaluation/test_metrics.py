@@ -46,18 +46,23 @@ def test_generated_scores_are_said_to_be_generated() -> None:
 def test_every_metric_has_its_place_in_the_table() -> None:
     """A metric that is computed but not shown would go unnoticed."""
     console = Console(file=io.StringIO(), width=240)
-    score_table(console, {name: 0.123 for name in reversed(METRICS)}, "scores")
-    lines = [line for line in console.file.getvalue().splitlines() if line.strip()]
-    rows = {line.split()[0]: line for line in lines if line.split()[0] in METRICS}
-    assert list(rows) == list(METRICS), "in the order of METRICS, not in that of the scores"
-    assert all("0.123" in row and METRICS[name].kind in row for name, row in rows.items())
+    score_table(console, {name: 0.246 if name.endswith("_before") else 0.123 for name in reversed(METRICS)}, "scores")
+    lines = [line.split() for line in console.file.getvalue().splitlines() if line.strip()]
+    rows = {line[0]: line[1:] for line in lines if line[0] in METRICS}
+    after = [name for name in METRICS if not name.endswith("_before")]
+    assert list(rows) == after, "in the order of METRICS, not in that of the scores; one row for before and after"
+    for name, row in rows.items():
+        scores = ["0.246", "0.123"] if f"{name}_before" in METRICS else ["0.123"]
+        assert row[: len(scores) + 1] == [*scores, METRICS[name].kind]
 
 
-def test_only_what_was_scored_is_in_the_table() -> None:
+@pytest.mark.parametrize("scored", [{"TRR_before": 0.5}, {"TRR": 0.5}])
+def test_only_what_was_scored_is_in_the_table(scored: dict[str, float]) -> None:
     console = Console(file=io.StringIO(), width=160)
-    score_table(console, {"TRR_before": 0.5}, "scores")
-    shown = {line.split()[0] for line in console.file.getvalue().splitlines()}
-    assert shown & set(METRICS) == {"TRR_before"}
+    score_table(console, scored, "scores")
+    shown = {line.split()[0]: line for line in console.file.getvalue().splitlines() if line.strip()}
+    assert shown.keys() & METRICS.keys() == {"TRR"}
+    assert shown["TRR"].split()[1] == "0.500"
 
 
 def test_every_score_before_has_one_after_that_is_taken_alike() -> None:
