@@ -233,6 +233,24 @@ def test_axes_fit() -> None:
         assert plot.get_xscale() == "linear"
 
 
+def test_logarithmic_axes_have_plain_labels() -> None:
+    """Matplotlib's own are formulas, which text in an SVG can't show."""
+    with drawing():
+        figure = new_figure()
+        plot = figure.add_subplot()
+        plot.plot([1, 10, 50, 90, 300, 600, 1000, 2000], [0.02, *[0.3] * 6, 0.9])
+        assert axes.fit_positive(plot, [0.02, *[0.3] * 6, 0.9])
+        fit_edits(plot, [1, 10, 20, 30, 40, 50, 60, 2000])
+        figure.canvas.draw()
+        labels = [
+            label.get_text()
+            for axis in (plot.xaxis, plot.yaxis)
+            for label in (*axis.get_majorticklabels(), *axis.get_minorticklabels())
+        ]
+    assert {"0.05", "0.1", "100", "500"} <= set(labels)
+    assert all(label == f"{float(label):g}" for label in labels)
+
+
 def test_a_curve_has_its_band_and_a_point_its_bar(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", edits=40, points=4))
     with drawing():

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
 from easyedit_lifelong.reporting.report.read import Interval
 
@@ -102,7 +103,7 @@ def fit_edits(axes: Axes, xs: Sequence[float], label: str = EDITS) -> None:
         if len(points) <= 6:
             axes.xaxis.set_major_locator(FixedLocator(points))
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        _label_plainly(axes.xaxis)
         return
     end = max(xs, default=0) or 1
     axes.set_xlim(-_ROOM * end, (1 + _ROOM) * end)
@@ -128,10 +129,18 @@ def fit_positive(axes: Axes, values: Sequence[float]) -> bool:
     positive = sorted(value for value in values if value > 0)
     if positive and positive[-1] > 25 * positive[len(positive) // 20]:
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        _label_plainly(axes.yaxis)
         return True
     axes.set_ylim(0, 1.1 * (positive[-1] if positive else 1.0))
     return False
+
+
+def _label_plainly(axis: Axis) -> None:
+    """Label a logarithmic axis with plain numbers: by itself it writes formulas, which a page would show as such."""
+    if not isinstance(axis.get_minor_locator(), NullLocator):
+        axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+    axis.set_minor_formatter(lambda value, _: f"{value:g}")
 
 
 def listed(names: Sequence[str]) -> str:
