@@ -80,7 +80,7 @@ def _add_method_arguments(parser: argparse.ArgumentParser) -> None:
     add("bsz", type=positive, metavar="B", help="edits per batch")
     add("stats_dir", metavar="DIR", help="folder of second-moment statistics")
     add("mom2_update_weight", type=_above_zero, metavar="W", help="weight of the second moments")
-    add("alpha_z", type=float, metavar="A", help="initial alpha: the z-score from which a hook acts")
+    add("alpha_z", type=float, metavar="A", help="initial alpha: the score from which a hook acts")
     add("num_layers", type=positive, metavar="L", help="edit only the last L of the layers")
     add("wohk", type=int, choices=(0, 1), nargs="?", const=1, help="1: without hook layers")
     add("skip_unusable", action="store_true", help="leave out records that can't be edited, and list them")

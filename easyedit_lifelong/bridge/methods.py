@@ -106,8 +106,9 @@ def easyedit_hparams(values: Mapping[str, Any], name: str, source: str) -> Any:
         and item.name not in values
     ]
     for key in known & set(values):
-        # EasyEdit calls a device an int, and takes text; a model's folder may be null.
-        if key == "device" or values[key] is None:
+        # EasyEdit calls a device an int, and takes text; a model's folder may be null; its files switch a number off
+        # with false (norm_constraint).
+        if key == "device" or values[key] is None or (values[key] is False and hints[key] is float):
             continue
         try:
             values[key] = coerce(values[key], hints[key])

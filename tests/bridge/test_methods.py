@@ -515,6 +515,17 @@ def test_hyperparameter_files_are_read_strictly(
     assert says in str(caught.value)
 
 
+@pytest.mark.parametrize(("value", "kept"), [("false", False), ("5e-4", 5e-4)])
+def test_a_number_may_be_switched_off_as_easyedits_files_do(
+    easyeditor: Any, tmp_path: Path, value: str, kept: float | bool
+) -> None:
+    path = tmp_path / "ft.yaml"
+    shipped = find_hparams("FT/smollm2-135m").read_text()
+    path.write_text(re.sub("norm_constraint: false", f"norm_constraint: {value}", shipped))
+    found = read_easyedit_hparams(path, "FT").norm_constraint
+    assert (found, type(found)) == (kept, type(kept))
+
+
 def test_the_shipped_file_is_easyedits_own_form(easyeditor: Any) -> None:
     path = Path(__file__).parents[2] / "hparams" / "MEMIT" / "smollm2-135m.yaml"
     theirs, ours = easyeditor.MEMITHyperParams.from_hparams(str(path)), read_easyedit_hparams(path, "MEMIT")

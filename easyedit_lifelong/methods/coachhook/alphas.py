@@ -73,7 +73,8 @@ def lowered_alphas(
     if not edited:
         for (path, hook), keys in zip(hooks.items(), inputs, strict=True):
             here = real.to(keys.device)
-            scores = score_norms(hook.change(keys).norm(dim=-1), here, others=hook.others)
+            norms = hook.change(keys).norm(dim=-1)
+            scores = hook.weighed(score_norms(norms, here, others=hook.others), norms)
             lower(path, scores.masked_fill(~here, float("nan")))
     last = list(hooks)[-1]
     return list(highest[last].tolist()), lowered

@@ -22,8 +22,9 @@ def update_layers(
     passes: EditingPasses,
     z: Tensor,
     *,
+    ordinary: Mapping[str, float] | None,
     wohk: bool,
-) -> dict[str, LayerUpdate]:
+) -> tuple[dict[str, LayerUpdate], dict[str, float]]:
     """Spread the residual over the layers, from the first to the last (section 3.3).
 
     Keys and residuals are taken with temporary hooks; a layer's hook is validated before the next layer's
@@ -35,12 +36,18 @@ def update_layers(
         accumulated: each one's C_accu; the batch's keys are added.
         passes: of the batch's prompts.
         z: the target vectors, shape ``(facts, width)``.
+        ordinary: the root mean square of each layer's ‖ΔW k‖ over ordinary text so far; None where scores
+            aren't weighed by it.
         wohk: whether the update will go into the weights.
+
+    Returns:
+        Each layer's update, and the root mean squares with it.
 
     Raises:
         EditError: an update can't be solved for, or isn't finite.
     """
     updates: dict[str, LayerUpdate] = {}
+    sizes: dict[str, float] = {}
     with ExitStack() as stack:
         for hook in hooks.values():
             stack.enter_context(hook.doing(Mode.TEMPORARY))
@@ -57,8 +64,11 @@ def update_layers(
             delta = update.added_to(before).to(weight_of(hook.module).device)
             if not torch.isfinite(delta).all():
                 raise EditError(f"the update of {path} isn't finite; a smaller v_lr or clamp_norm_factor may help")
-            hook.set(delta, alphas[path], Mode.TEMPORARY if wohk else Mode.VALIDATED)
-    return updates
+            if ordinary is not None:
+                known = None if before is None else (before, ordinary[path])
+                sizes[path] = accumulated[path].ordinary(update, known)
+            hook.set(delta, alphas[path], Mode.TEMPORARY if wohk else Mode.VALIDATED, sizes.get(path))
+    return updates, sizes
 
 
 def weight_of(module: nn.Module) -> Tensor:

@@ -46,7 +46,7 @@ class CoachHookHyperParams(PluginHyperParams):
         mom2_n_tokens: how many of its tokens instead, if given.
         mom2_dtype: MEMIT's name of the statistics' dtype.
         stats_dir: folder of the statistics; None for this package's own cache.
-        alpha_z: z-score α at which a validated hook swaps at first; it only falls (section 3.2).
+        alpha_z: score α at which a validated hook swaps at first; it only falls (section 3.2).
         alpha_model: the model in which a batch's z-scores are taken when α falls: ``unedited``, as the
             authors' code does, or ``edited``, as the prompts will be decided on from then on.
         alpha_prompts: the prompts that α falls for: those of the ``batch`` just edited (section 3.2), or of ``all``
@@ -55,6 +55,8 @@ class CoachHookHyperParams(PluginHyperParams):
             ``alpha_prompts: all``.
         z_tokens: the tokens whose mean and standard deviation a token's z-score is taken by: ``all`` of its
             prompt (equation 6), or all the ``others``, so that a short prompt can reach as high a score as a long one.
+        scope_score: what is compared with α: ``z``, the z-score of ‖O - P‖ (equation 6), or ``weighed``, its
+            geometric mean with ‖O - P‖ in units of its root mean square over the text of the second moments.
         wohk: write into the weights, without hook layers.
     """
 
@@ -64,6 +66,7 @@ class CoachHookHyperParams(PluginHyperParams):
         "alpha_model": ("unedited", "edited"),
         "alpha_prompts": ("batch", "all"),
         "z_tokens": ("all", "others"),
+        "scope_score": ("z", "weighed"),
         "layer_selection": ("all",),
         "mom2_adjustment": (True,),
         "mom2_dtype": ("float32", "float64"),
@@ -105,6 +108,7 @@ class CoachHookHyperParams(PluginHyperParams):
     alpha_prompts: str = "batch"
     alpha_floor: float = 0.0
     z_tokens: str = "all"
+    scope_score: str = "z"
     wohk: bool = False
 
     @property
@@ -116,6 +120,11 @@ class CoachHookHyperParams(PluginHyperParams):
     def rewrite_modules(self) -> list[str]:
         """Paths of the edited projections."""
         return [self.rewrite_module_tmp.format(layer) for layer in self.edited_layers]
+
+    @property
+    def weighed(self) -> bool:
+        """Whether hook layers weigh z-scores with how large a change is."""
+        return self.scope_score == "weighed" and not self.wohk
 
     def check(self) -> list[str]:
         """Return what is wrong with these values together."""

@@ -41,7 +41,7 @@ _EDITOR = "_easyedit_lifelong_coachhook"
 
 SAME_SETTINGS = (
     "layers", "num_layers", "rewrite_module_tmp", "layer_module_tmp", "fact_token", "alpha_z", "alpha_model",
-    "alpha_prompts", "alpha_floor", "z_tokens", "wohk", "seed", "context_template_length_params",
+    "alpha_prompts", "alpha_floor", "scope_score", "z_tokens", "wohk", "seed", "context_template_length_params",
     "mom2_update_weight", "mom2_dataset", "mom2_n_samples", "mom2_n_tokens", "mom2_dtype",
 )  # fmt: skip
 """Settings that batches upon batches must share."""
@@ -176,7 +176,7 @@ class CoachHookEditor:
                     hook = self.hooks[path]
                     before = hook.weight.delta if hook.weight is not None else None
                     hook.set(update.added_to(before).to(weight_of(hook.module).device), 0.0, Mode.OFF)
-                self._layers.settle(self.alphas)
+                self._layers.settle(self.alphas, self.state.ordinary)
         except BaseException:
             self._restore(0, unedited)
             raise
@@ -196,14 +196,17 @@ class CoachHookEditor:
             count = len(facts)
             targets = TargetVectors(given, [0] * count, [float("nan")] * count, [False] * count)
         passes = EditingPasses(self._runner, facts, self._blocks[0], self._blocks[-1])
-        updates = update_layers(self.hooks, self.alphas, self._accumulated, passes, targets.z, wohk=hparams.wohk)
+        updates, ordinary = update_layers(
+            self.hooks, self.alphas, self._accumulated, passes, targets.z,
+            ordinary=self.state.ordinary if hparams.weighed else None, wohk=hparams.wohk,
+        )  # fmt: skip
         highest: Sequence[float | None] = [None] * len(facts)
         alphas, prompts = self.alphas, tuple(tuple(fact.plain.prompt) for fact in facts)
         if not hparams.wohk:
             highest, alphas = self._lowered_alphas(passes, facts, prompts)
         case_ids = tuple(fact.request.case_id for fact in facts)
-        self.state.batches.append(BatchUpdate(case_ids, updates, alphas, prompts))
-        self._layers.settle(self.alphas)
+        self.state.batches.append(BatchUpdate(case_ids, updates, alphas, ordinary, prompts))
+        self._layers.settle(self.alphas, self.state.ordinary)
         seconds = (time.perf_counter() - began) / len(facts)
         number = len(self.state.batches)
         return [
@@ -258,7 +261,7 @@ class CoachHookEditor:
         count = sum(len(batch.case_ids) for batch in self.state.batches)
         for accumulated in self._accumulated.values():
             accumulated.truncate(count)
-        self._layers.put_back(before, self.alphas)
+        self._layers.put_back(before, self.alphas, self.state.ordinary)
         if not self.state.batches:
             self._detach()
 

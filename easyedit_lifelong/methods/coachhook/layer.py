@@ -34,7 +34,7 @@ class Mode(Enum):
     TEMPORARY = "temporary"
     """The hook weight's output everywhere, while keys and residuals are taken."""
     VALIDATED = "validated"
-    """The hook weight's output where the z-score is at least α."""
+    """The hook weight's output where the score is at least α."""
 
 
 class HookWeight(nn.Module):
@@ -42,16 +42,19 @@ class HookWeight(nn.Module):
 
     Args:
         delta: W_h - W_0, shape ``(outputs, inputs)``.
-        alpha: z-score from which on the hook weight is used.
+        alpha: score from which on the hook weight is used.
+        ordinary: root mean square of ‖ΔW k‖ over ordinary text, if scores are weighed by it.
     """
 
     delta: Tensor
     alpha: Tensor
+    ordinary: Tensor | None
 
-    def __init__(self, delta: Tensor, alpha: float) -> None:
+    def __init__(self, delta: Tensor, alpha: float, ordinary: float | None = None) -> None:
         super().__init__()
         self.register_buffer("delta", delta)
         self.register_buffer("alpha", torch.tensor(alpha, dtype=torch.float64))
+        self.register_buffer("ordinary", None if ordinary is None else torch.tensor(ordinary, dtype=torch.float64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HookWeight:
         """Follow the model to another device, but never to another dtype."""
@@ -133,9 +136,9 @@ class HookLayer:
         self._tracker.whole_prompts += 1
         self._handle = module.register_forward_hook(self._after_module)
 
-    def set(self, delta: Tensor | None, alpha: float, mode: Mode) -> None:
-        """Give the layer a hook weight (None for none), its α and what to do with it."""
-        self.weight = None if delta is None else HookWeight(delta, alpha)
+    def set(self, delta: Tensor | None, alpha: float, mode: Mode, ordinary: float | None = None) -> None:
+        """Give the layer a hook weight (None for none), what it is judged by, and what to do with it."""
+        self.weight = None if delta is None else HookWeight(delta, alpha, ordinary)
         self.mode = mode
         if self.weight is None:
             self.module._modules.pop(CHILD, None)
@@ -158,7 +161,7 @@ class HookLayer:
 
     @contextlib.contextmanager
     def listening(self, listener: Callable[[Tensor], None]) -> Iterator[None]:
-        """Let somebody hear the z-scores of the passes inside, ``(rows, tokens)``, before they are decided on."""
+        """Let somebody hear the scores of the passes inside, ``(rows, tokens)``, before they are decided on."""
         self._listener = listener
         try:
             yield
@@ -175,7 +178,7 @@ class HookLayer:
             self._tracker.detach()
 
     def threshold(self, dtype: torch.dtype) -> Tensor:
-        """Return the z-score from which on the hook acts in a model of this dtype: α, less what rounding may take."""
+        """Return the score from which on the hook acts in a model of this dtype: α, less what rounding may take."""
         assert self.weight is not None
         alpha = self.weight.alpha
         return alpha - max(self.slack, slack_of(dtype)) * alpha.abs().clamp_min(1)
@@ -186,6 +189,20 @@ class HookLayer:
         dtype = torch.promote_types(keys.dtype, self.weight.delta.dtype)
         return keys.to(dtype) @ self.weight.delta.to(dtype).t()
 
+    def weighed(self, scores: Tensor, norms: Tensor) -> Tensor:
+        """Return what is compared with α: the z-scores, or √(z · ‖O - P‖ / its root mean square over text).
+
+        A z-score tells how a token stands out in its prompt, and in a prompt where no token's change is large
+        one may stand out by nothing. Its change's size tells that apart, but grows with what else is in ΔW.
+
+        Args:
+            scores: z-scores.
+            norms: ‖O - P‖ of the same tokens.
+        """
+        if self.weight is None or self.weight.ordinary is None:
+            return scores
+        return (scores.clamp_min(0) * norms.double() / self.weight.ordinary).sqrt()
+
     def _after_module(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
         if self.weight is None or self.mode is Mode.OFF:
             return None
@@ -195,7 +212,8 @@ class HookLayer:
         if window is None:
             return None
         change = self.change(args[0])
-        scores = self._score(change.norm(dim=-1), window)
+        norms = change.norm(dim=-1)
+        scores = self.weighed(self._score(norms, window), norms)
         if self._listener is not None:
             self._listener(scores)
         in_scope = scores >= self.threshold(output.dtype)

@@ -33,7 +33,7 @@ class EditedLayers:
             return {path: weight_of(hook.module).detach().clone() for path, hook in self.hooks.items()}
         return {path: hook.weight.delta if hook.weight else None for path, hook in self.hooks.items()}
 
-    def settle(self, alphas: Mapping[str, float]) -> None:
+    def settle(self, alphas: Mapping[str, float], ordinary: Mapping[str, float]) -> None:
         """Put what a batch came to in its place."""
         for path, hook in self.hooks.items():
             assert hook.weight is not None
@@ -45,9 +45,9 @@ class EditedLayers:
                     weight.copy_((weight.to(change.dtype) + change).to(weight.dtype))
                 hook.set(None, 0.0, Mode.OFF)
             else:
-                hook.set(delta, alphas[path], Mode.VALIDATED)
+                hook.set(delta, alphas[path], Mode.VALIDATED, ordinary.get(path))
 
-    def put_back(self, contents: Contents, alphas: Mapping[str, float]) -> None:
+    def put_back(self, contents: Contents, alphas: Mapping[str, float], ordinary: Mapping[str, float]) -> None:
         """Have the layers hold what they held, bitwise."""
         if self.wohk:
             self._put_weights(contents)
@@ -55,7 +55,7 @@ class EditedLayers:
             kept = None if self.wohk else contents[path]
             device = weight_of(hook.module).device  # perhaps another by now
             mode = Mode.OFF if self.wohk else Mode.VALIDATED
-            hook.set(None if kept is None else kept.to(device), alphas[path], mode)
+            hook.set(None if kept is None else kept.to(device), alphas[path], mode, ordinary.get(path))
 
     @contextmanager
     def without_edits(self, unedited: Contents | None) -> Iterator[None]:

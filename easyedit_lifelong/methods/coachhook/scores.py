@@ -17,7 +17,7 @@ from easyedit_lifelong.models.runner import Runner
 
 @torch.no_grad()
 def z_scores(model: Any, tokenizer: Any, prompts: Sequence[str]) -> dict[str, list[Tensor]]:
-    """Return the z-scores that an edited model's hook layers decide by (equation 6).
+    """Return the z-scores that an edited model's hook layers decide by (equation 6), weighed if they weigh them.
 
     Args:
         model: a model that carries CoachHook edits.

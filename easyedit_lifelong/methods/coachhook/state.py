@@ -44,6 +44,7 @@ class BatchUpdate:
         case_ids: of its requests, in order.
         layers: its update, by path of the projection, from the first layer to the last.
         alphas: each layer's α once the batch is in.
+        ordinary: the root mean square of each layer's ‖ΔW k‖ over ordinary text, where scores are weighed by it.
         prompts: the tokens of its requests' bare prompts, in order.
         name: unique; what its file is called.
     """
@@ -51,6 +52,7 @@ class BatchUpdate:
     case_ids: tuple[int | str, ...]
     layers: dict[str, LayerUpdate]
     alphas: dict[str, float]
+    ordinary: dict[str, float]
     prompts: tuple[tuple[int, ...], ...]
     name: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
 
@@ -77,6 +79,11 @@ class CoachHookState:
     def alphas(self) -> dict[str, float]:
         """Each layer's α now."""
         return dict(self.batches[-1].alphas) if self.batches else dict.fromkeys(self.paths, self.alpha_z)
+
+    @property
+    def ordinary(self) -> dict[str, float]:
+        """The root mean square of each layer's ‖ΔW k‖ over ordinary text now, where it counts."""
+        return dict(self.batches[-1].ordinary) if self.batches else {}
 
     def delta(self, path: str) -> Tensor | None:
         """Return a layer's ΔW, the sum of its updates in order; None before the first."""

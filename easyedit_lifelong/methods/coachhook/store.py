@@ -1,16 +1,13 @@
 """CoachHook's state in a folder: one file per batch, and an index that says which of them count.
 
-A batch's file never changes and is written once, however often the state is saved; where a neighbouring
-folder holds an earlier state of the same run, its files are linked. The index is replaced in one step
-after the files that it names are on disk. Nothing is pickled.
+A batch's file never changes and is written once, however often the state is saved. The index is replaced in one
+step after the files that it names are on disk. Nothing is pickled.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,7 +29,7 @@ FORMAT_VERSION = 1
 
 _CALLED = "CoachHook edits"
 _PARTS: dict[str, type] = {"model": str, "fingerprint": str, "settings": dict, "templates": list, "batches": list}
-_BATCH_PARTS: dict[str, type] = {"file": str, "case_ids": list, "prompts": list, "alphas": dict}
+_BATCH_PARTS: dict[str, type] = {"file": str, "case_ids": list, "prompts": list, "alphas": dict, "ordinary": dict}
 
 
 def save_state(model: Any, folder: Path) -> None:
@@ -53,7 +50,7 @@ def save_state(model: Any, folder: Path) -> None:
             index |= _description(editor)
             for batch in editor.state.batches:
                 path = _file(folder, batch.name)
-                if not path.is_file() and not _link_from_neighbour(path):
+                if not path.is_file():
                     _save_batch(path, batch)
         replace_text(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
         named = {entry["file"] for entry in index["batches"]}
@@ -96,6 +93,9 @@ def load_state(
         return
     check_model(path, index, model)
     check_settings(path, index, hparams)
+    for entry in entries:
+        if set(entry["ordinary"]) != (set(entry["alphas"]) if hparams.weighed else set()):
+            raise RunError(f"{path}: 'ordinary' has other layers than 'alphas'. The state in {folder} isn't whole.")
     batches = [_load_batch(folder, entry) for entry in entries]
     try:
         CoachHookEditor.on(model, tokenizer, hparams, templates=index["templates"]).restore(batches)
@@ -156,6 +156,7 @@ def _description(editor: CoachHookEditor) -> dict[str, Any]:
                 "case_ids": list(batch.case_ids),
                 "prompts": [list(prompt) for prompt in batch.prompts],
                 "alphas": batch.alphas,
+                "ordinary": batch.ordinary,
             }
             for batch in state.batches
         ],
@@ -176,15 +177,6 @@ def _save_batch(path: Path, batch: BatchUpdate) -> None:
         save_file(tensors, temporary)
 
 
-def _link_from_neighbour(path: Path) -> bool:
-    """Link a batch's file from another state beside this one; return whether there was one."""
-    for neighbour in path.parent.parent.glob(f"*/{path.name}"):
-        with contextlib.suppress(OSError):  # not every file system links; then it is written anew
-            os.link(neighbour, path)
-            return True
-    return False
-
-
 def _load_batch(folder: Path, entry: dict[str, Any]) -> BatchUpdate:
     path = folder / entry["file"]
     fields = [field.name for field in dataclasses.fields(LayerUpdate)]
@@ -198,4 +190,4 @@ def _load_batch(folder: Path, entry: dict[str, Any]) -> BatchUpdate:
         raise RunError(f"{path}: can't be read: {error}. The state in {folder} isn't whole.") from error
     name = path.name.removeprefix("batch-").removesuffix(".safetensors")
     prompts = tuple(tuple(prompt) for prompt in entry["prompts"])
-    return BatchUpdate(tuple(entry["case_ids"]), layers, entry["alphas"], prompts, name)
+    return BatchUpdate(tuple(entry["case_ids"]), layers, entry["alphas"], entry["ordinary"], prompts, name)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.coachhook.state import LayerUpdate
 
 
 class AccumulatedKeys:
@@ -78,6 +79,25 @@ class AccumulatedKeys:
         self.keys = torch.cat([self.keys, kept], dim=1)
         if self._whitened.shape[1] >= len(self.moment):
             self._refactor()
+
+    def ordinary(self, update: LayerUpdate, before: tuple[Tensor, float] | None) -> float:
+        """Return the root mean square of ‖ΔW k‖ over the text of the second moments, √tr(ΔW E[kkᵀ] ΔWᵀ).
+
+        With ΔW = ΔW' + R Aᵀ and X = E[kkᵀ] A that is tr(ΔW' E[kkᵀ] ΔW'ᵀ) + 2 tr(Rᵀ ΔW' X) + tr(RᵀR AᵀX):
+        d²n operations for n new edits.
+
+        Args:
+            update: R and A, ``residual`` and ``adjusted``.
+            before: ΔW', and its root mean square; None for none.
+        """
+        moment = self.moment
+        adjusted, residual = update.adjusted.to(moment.device), update.residual.to(moment.device).double()
+        seen = (moment @ adjusted.to(moment.dtype)).double()
+        square = ((residual.t() @ residual) * (adjusted.double().t() @ seen)).sum()
+        if before is not None:
+            delta, mean = before
+            square += mean**2 + 2 * ((delta.to(moment.device).double() @ seen) * residual).sum()
+        return float(square.clamp_min(torch.finfo(torch.float64).tiny).sqrt())
 
     def truncate(self, count: int) -> None:
         """Forget all keys but the first ``count``."""

@@ -21,10 +21,13 @@ def highest(model: Any, tokenizer: Any) -> dict[str, list[float]]:
     return {path: [float(z.max()) for z in scores] for path, scores in z_scores(model, tokenizer, BATCH).items()}
 
 
+@pytest.mark.parametrize("score", ["z", "weighed"])
 @pytest.mark.parametrize("family", sorted(FAMILIES))
-def test_in_the_edited_model_alpha_is_what_the_batch_will_be_decided_by(family: str, tokenizer: Any) -> None:
+def test_in_the_edited_model_alpha_is_what_the_batch_will_be_decided_by(
+    family: str, score: str, tokenizer: Any
+) -> None:
     model = build_model(family)
-    editor = editor_on(model, tokenizer, hparams_for(family, alpha_model="edited", batch_size=4))
+    editor = editor_on(model, tokenizer, hparams_for(family, alpha_model="edited", batch_size=4, scope_score=score))
     editor.edit(requests_for())
     for path, scores in highest(model, tokenizer).items():
         expected = min(2.2, *scores)
@@ -32,11 +35,13 @@ def test_in_the_edited_model_alpha_is_what_the_batch_will_be_decided_by(family: 
         assert all(score >= editor.alphas[path] - editor.hooks[path].slack for score in scores)
 
 
-def test_with_one_layer_both_are_the_same(tokenizer: Any) -> None:
+@pytest.mark.parametrize("score", ["z", "weighed"])
+def test_with_one_layer_both_are_the_same(score: str, tokenizer: Any) -> None:
     found = []
     for choice in ("unedited", "edited"):
         model = build_model("llama")
-        editor = editor_on(model, tokenizer, hparams_for("llama", layers=[1], alpha_model=choice, batch_size=4))
+        options = {"layers": [1], "alpha_model": choice, "batch_size": 4, "scope_score": score}
+        editor = editor_on(model, tokenizer, hparams_for("llama", **options))
         editor.edit(requests_for())
         found.append(list(editor.alphas.values()))
     assert found[0] == pytest.approx(found[1], abs=1e-4)

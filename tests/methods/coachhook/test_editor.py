@@ -66,11 +66,14 @@ class Picture:
         assert all(torch.equal(now.c_accu[path], matrix) for path, matrix in self.c_accu.items())
 
 
-@pytest.mark.parametrize("wohk", [False, True])
-def test_rollback_restores_everything_bitwise(family: str, wohk: bool) -> None:
+KINDS: list[dict[str, Any]] = [{}, {"wohk": True}, {"scope_score": "weighed", "alpha_z": 1.0}]
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_rollback_restores_everything_bitwise(family: str, options: dict[str, Any]) -> None:
     model, tokenizer = build_model(family), build_tokenizer()
     before = Picture(model)
-    _, undo = editor_on(model, tokenizer, hparams_for(family, wohk=wohk)).edit(requests_for())
+    _, undo = editor_on(model, tokenizer, hparams_for(family, **options)).edit(requests_for())
     after = logits_of(model, [FACTS[3][0]])
     assert not torch.equal(after[0], before.logits[3])
     undo()
@@ -80,11 +83,11 @@ def test_rollback_restores_everything_bitwise(family: str, wohk: bool) -> None:
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
-@pytest.mark.parametrize("wohk", [False, True])
+@pytest.mark.parametrize("options", KINDS)
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_only_the_last_batches_are_taken_back(family: str, wohk: bool) -> None:
+def test_only_the_last_batches_are_taken_back(family: str, options: dict[str, Any]) -> None:
     model, tokenizer = build_model(family), build_tokenizer()
-    hparams = hparams_for(family, wohk=wohk, batch_size=1)
+    hparams = hparams_for(family, **options, batch_size=1)
     editor = editor_on(model, tokenizer, hparams)
     pictures, ways_back = [Picture(model)], []
     for number in range(4):

@@ -22,14 +22,13 @@ PROMPTS = [*(prompt for prompt, _, _ in FACTS), *OTHERS, LEARNABLE[0]]
 close = torch.testing.assert_close
 
 
-@pytest.fixture(params=["all", "others"])
+@pytest.fixture(params=[("all", "z"), ("others", "z"), ("others", "weighed")], ids="-".join)
 def edited(family: str, request: pytest.FixtureRequest) -> tuple[Any, Any]:
     """A model with edits that show: its prompts' tokens are in scope often, also behind the prompt."""
     model, tokenizer = build_model(family), build_tokenizer()
     requests = [*requests_for(), EditRequest(9, *LEARNABLE)]
-    editor_on(model, tokenizer, hparams_for(family, alpha_z=1.0, mom2_update_weight=0.01, z_tokens=request.param)).edit(
-        requests
-    )
+    options = dict(zip(("z_tokens", "scope_score"), request.param, strict=True))
+    editor_on(model, tokenizer, hparams_for(family, alpha_z=1.0, mom2_update_weight=0.01, **options)).edit(requests)
     return model, tokenizer
 
 
@@ -96,6 +95,17 @@ def test_judged_against_the_others_a_short_prompt_can_score_as_high_as_a_long_on
     assert highest[True][0] > 30 and highest[True][1] > 30
 
 
+def test_weighed_scores_tell_a_large_change_from_one_that_merely_stands_out() -> None:
+    model, model.dtype = torch.nn.Linear(3, 2), torch.float32
+    layer = HookLayer(model, model, 0.0)
+    layer.set(torch.zeros(2, 3), 1.0, Mode.VALIDATED, 2.0)
+    scores = torch.tensor([[9.0, 9.0, -1.0, float("nan")]]).double()
+    norms = torch.tensor([[8.0, 0.5, 50.0, 1.0]])
+    assert layer.weighed(scores, norms).nan_to_num(nan=-1.0).tolist() == [[6.0, 1.5, 0.0, -1.0]]
+    layer.set(torch.zeros(2, 3), 1.0, Mode.VALIDATED)
+    assert layer.weighed(scores, norms) is scores
+
+
 @pytest.mark.parametrize("left", [0, 1, 3])
 @pytest.mark.parametrize("right", [0, 2])
 def test_padding_has_no_part_in_scores(left: int, right: int) -> None:
@@ -133,6 +143,9 @@ def test_scores_of_a_model_are_those_of_its_keys(family: str, edited: tuple[Any,
     assert first.weight is not None
     norms = (keys[0][0].double() @ first.weight.delta.double().t()).norm(dim=1).tolist()
     expected = [by_hand(norms, of, len(norms) - 1, first.others) for of in range(len(norms))]
+    if first.weight.ordinary is not None:
+        ordinary = float(first.weight.ordinary)
+        expected = [(max(z, 0) * norm / ordinary) ** 0.5 for z, norm in zip(expected, norms, strict=True)]
     close(scores.double(), torch.tensor(expected).double(), rtol=1e-4, atol=1e-4)
 
 
