@@ -30,6 +30,8 @@ _LAZY = {
     "Probe": "easyedit_lifelong.data.request",
     "read_requests": "easyedit_lifelong.data.readers",
     "load_model": "easyedit_lifelong.models.load",
+    "save_edits": "easyedit_lifelong.edits",
+    "load_edits": "easyedit_lifelong.edits",
     "run_lifelong": "easyedit_lifelong.lifelong.loop",
     "run_consecutive": "easyedit_lifelong.lifelong.consecutive",
     "prompt_lengths": "easyedit_lifelong.models.positions",
@@ -45,6 +47,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.covariance import SecondMoment, collect_covariance
     from easyedit_lifelong.data.readers import read_requests
     from easyedit_lifelong.data.request import EditRequest, Probe
+    from easyedit_lifelong.edits import load_edits, save_edits
     from easyedit_lifelong.errors import EditError
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hyperparams import PluginHyperParams
@@ -65,7 +68,7 @@ __all__ = [
     "CoachHookHyperParams", "DatasetReader", "EditError", "EditMethod", "EditRequest", "EditResult",
     "GraceHyperParams", "LifelongError", "PluginHyperParams", "PositionTracker", "Probe", "Rollback", "SecondMoment",
     "TrackerType", "apply_coachhook_to_model", "apply_grace_to_model", "collect_covariance", "get_plugins", "hookimpl",
-    "load_model", "prompt_lengths", "read_requests", "run_consecutive", "run_lifelong",
+    "load_edits", "load_model", "prompt_lengths", "read_requests", "run_consecutive", "run_lifelong", "save_edits",
 ]  # fmt: skip
 
 

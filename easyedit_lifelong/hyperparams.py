@@ -177,6 +177,21 @@ def hparams_folders() -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
+def hparams_values(hparams: Any, model_name: str | None = None) -> dict[str, Any]:
+    """Return hyperparameters as YAML can hold them; a loaded (model, tokenizer) pair becomes its kind.
+
+    Args:
+        hparams: of any method.
+        model_name: what to call the model instead.
+    """
+    # The classes of EasyEdit's 2023 release can't say what they hold.
+    values = hparams.to_dict() if hasattr(hparams, "to_dict") else dataclasses.asdict(hparams)
+    if model_name is not None:
+        values = {**values, "model_name": model_name}
+    simple = (str, int, float, bool, type(None), list)
+    return {name: value if isinstance(value, simple) else f"<{type(value).__name__}>" for name, value in values.items()}
+
+
 def find_hparams(name_or_path: str | Path) -> Path:
     """Return the file that a name or path means.
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from easyedit_lifelong.errors import DuplicateNameError, PluginError, did_you_mean
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from easyedit_lifelong.data.request import EditRequest
 
 
@@ -72,6 +74,49 @@ class StateKeeper(Protocol):
 
 
 @dataclass(frozen=True)
+class EditsPart:
+    """The edits that one editor has put on a model, ready for a file, or read from one.
+
+    Attributes:
+        hparams: the method's hyperparameters, as a YAML file holds them.
+        edits: what each edit was asked to do, in order: JSON objects with at least ``case_id``, ``prompt``,
+            ``target_new`` and ``time``.
+        state: whatever else the method needs that isn't a tensor, as JSON has it.
+        tensors: by name.
+    """
+
+    hparams: dict[str, Any]
+    edits: list[dict[str, Any]]
+    state: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+class EditsPorter(Protocol):
+    """Takes a method's edits off a model to be saved, and puts loaded ones on a model."""
+
+    def parts(self, model: Any) -> list[EditsPart]:
+        """Return the edits that a model carries, one part for each editor; none if it carries none."""
+
+    def attach(self, model: Any, tok: Any, part: EditsPart, where: str) -> Callable[[], None]:
+        """Put edits on a model; its logits must be bitwise those of the model that they were taken of.
+
+        Args:
+            model: the base model, perhaps with other edits.
+            tok: its tokenizer; None if nobody gave one, which must do unless edits are added later.
+            part: the edits.
+            where: the file that they come from, for messages.
+
+        Returns:
+            What takes them off again.
+
+        Raises:
+            RunError: the part isn't whole.
+            ModelError: it doesn't fit the model.
+            EditError: the model carries edits in their place already.
+        """
+
+
+@dataclass(frozen=True)
 class EditMethod:
     """An editing method, as ``BaseEditor`` and the loops use it.
 
@@ -90,6 +135,7 @@ class EditMethod:
             first edit, and stores it where the method finds it; the loops call it once everything is checked,
             and ``progress(done, total)``, if given, hears how far it is. Its time isn't the edits'.
         state: saves and loads the method's edits, so that a run that was cut short can be resumed.
+        edits: packs the method's edits for :func:`easyedit_lifelong.save_edits`, and unpacks them.
         counts: ``counts(model)`` says how many of what the method keeps in an edited model, by name (``n_keys``);
             it is reported with every scoring.
     """
@@ -102,6 +148,7 @@ class EditMethod:
     check_requests: Callable[[Any, Any, Any, Sequence[EditRequest]], None] | None = None
     prepare: Callable[[Any, Any, Any, Callable[[int, int], None] | None], object] | None = None
     state: StateKeeper | None = None
+    edits: EditsPorter | None = None
     counts: Callable[[Any], Mapping[str, float]] | None = None
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -241,14 +240,6 @@ def open_trackers(
         stack.callback(tracker.close)
         trackers.append(tracker)
     return trackers
-
-
-def hparams_values(hparams: Any) -> dict[str, Any]:
-    """Return hyperparameters as YAML can hold them; a loaded (model, tokenizer) pair becomes its kind."""
-    # The classes of EasyEdit's 2023 release can't say what they hold.
-    values = hparams.to_dict() if hasattr(hparams, "to_dict") else dataclasses.asdict(hparams)
-    simple = (str, int, float, bool, type(None), list)
-    return {name: value if isinstance(value, simple) else f"<{type(value).__name__}>" for name, value in values.items()}
 
 
 def now() -> str:

@@ -19,7 +19,7 @@ class Runner:
 
     Args:
         model: a causal language model.
-        tokenizer: its tokenizer.
+        tokenizer: its tokenizer; None if the model's hooks alone are looked at.
 
     Attributes:
         anatomy: the model's parts; None if it can only be run as a whole.
@@ -29,7 +29,7 @@ class Runner:
     def __init__(self, model: Any, tokenizer: Any) -> None:
         self.model, self.tokenizer = model, tokenizer
         self.anatomy = anatomy_of(model)
-        self.pad: int = tokenizer.pad_token_id or 0
+        self.pad: int = getattr(tokenizer, "pad_token_id", None) or 0
         self._accepted = accepted_arguments(model)
 
     @property

@@ -18,7 +18,8 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.scope import FIGURES, Scope, study_scope
 from easyedit_lifelong.evaluation.scoring import Scorer
-from easyedit_lifelong.lifelong.common import check_method, find_method, hparams_values, usable_requests
+from easyedit_lifelong.hyperparams import hparams_values
+from easyedit_lifelong.lifelong.common import check_method, find_method, usable_requests
 from easyedit_lifelong.lifelong.folder import SCHEMA_VERSION, check_free
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.models.load import model_label

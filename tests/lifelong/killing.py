@@ -131,7 +131,7 @@ def outcome(result: Any, points: Points) -> dict[str, Any]:
     digest = hashlib.sha256()
     for name, tensor in sorted(result.edited_model.state_dict().items()):
         digest.update(name.encode() + tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
-    editors = result.edited_model.__dict__.get("_easyedit_lifelong_grace", {})
+    editors = grace_editor.GraceEditor.all_of(result.edited_model)
     labels = [editor.codebook.labels for editor in editors.values()]
     summary = {k: v for k, v in result.summary.items() if k not in ("timing", "finished")}
 

@@ -96,7 +96,7 @@ def _write_alphas(folder: Path, edits: int, batch: int) -> None:
     state = folder / "state" / "batch-000001"
     state.mkdir(parents=True)
     batches = [
-        {"file": f"batch-{n}.safetensors", "case_ids": list(range(start + 1, start + batch + 1)),
+        {"file": f"batch-{n}.safetensors", "edits": [{"case_id": case} for case in range(start + 1, start + batch + 1)],
          "alphas": {"model.layers.3": 2.0 - 0.05 * n, "model.layers.4": 2.1 - 0.06 * n}}
         for n, start in enumerate(range(0, edits, batch))
     ]  # fmt: skip

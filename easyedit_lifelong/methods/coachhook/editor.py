@@ -15,6 +15,7 @@ from easyedit_lifelong.covariance import SecondMoment, regularisation
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.applying import check_continues
+from easyedit_lifelong.methods.carried import carried, carry, drop
 from easyedit_lifelong.methods.coachhook.alphas import keep_in_scope, lowered_alphas
 from easyedit_lifelong.methods.coachhook.batch import update_layers, weight_of
 from easyedit_lifelong.methods.coachhook.check import check_model
@@ -28,6 +29,7 @@ from easyedit_lifelong.methods.coachhook.state import BatchUpdate, CoachHookStat
 from easyedit_lifelong.methods.coachhook.templates import Templates, context_templates
 from easyedit_lifelong.methods.coachhook.update import AccumulatedKeys, solving_device
 from easyedit_lifelong.methods.coachhook.values import TargetVectors, optimise_targets
+from easyedit_lifelong.methods.record import EditRecord
 from easyedit_lifelong.methods.result import EditResult
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import context_length
@@ -37,7 +39,8 @@ from easyedit_lifelong.models.runner import Runner
 
 LOG = logging.getLogger(__name__)
 
-_EDITOR = "_easyedit_lifelong_coachhook"
+_PLACE = ""
+"""All edited layers have one editor."""
 
 SAME_SETTINGS = (
     "layers", "num_layers", "rewrite_module_tmp", "layer_module_tmp", "fact_token", "alpha_z", "alpha_model",
@@ -89,7 +92,7 @@ class CoachHookEditor:
     @classmethod
     def of(cls, model: Any) -> CoachHookEditor | None:
         """Return the editor that is on a model, if there is one."""
-        return model.__dict__.get(_EDITOR)
+        return carried(model, CoachHookHyperParams.ALG_NAME).get(_PLACE)
 
     @classmethod
     def on(
@@ -109,18 +112,25 @@ class CoachHookEditor:
         editor = cls.of(model)
         if editor is None:
             editor = cls(model, tokenizer, hparams, moments, templates)
-            model.__dict__[_EDITOR] = editor
+            carry(model, hparams.ALG_NAME, _PLACE, editor)
             return editor
         check_continues(
             "the model carries CoachHook edits", editor.hparams, hparams, SAME_SETTINGS, "Roll them back first."
         )
-        editor.tokenizer, editor.hparams = tokenizer, hparams
+        if tokenizer is not editor.tokenizer:  # edits that were loaded came without one
+            editor.tokenizer, editor._runner = tokenizer, Runner(model, tokenizer)
+        editor.hparams = hparams
         return editor
 
     @property
     def alphas(self) -> dict[str, float]:
         """Each layer's α, by path of the projection."""
         return self.state.alphas
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """Of the unedited weights, where edits are in the weights."""
+        return self.state.fingerprint if self.hparams.wohk else None
 
     def edit(
         self, requests: Sequence[EditRequest], targets: Tensor | None = None
@@ -158,8 +168,11 @@ class CoachHookEditor:
         # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
         return results, functools.partial(self._take_back, mark, len(self.state.batches), before)
 
-    def restore(self, batches: Sequence[BatchUpdate]) -> None:
+    def restore(self, batches: Sequence[BatchUpdate]) -> Callable[[], None]:
         """Put batches that were made on the same model, with the same settings, on an editor without any.
+
+        Returns:
+            What undoes them.
 
         Raises:
             EditError: there are batches already, or these belong to other layers.
@@ -182,6 +195,7 @@ class CoachHookEditor:
             raise
         # Second moments may still have to be taken, of the unedited model.
         self._unedited = unedited if self.hparams.wohk else None
+        return functools.partial(self._take_back, 0, len(batches), unedited)
 
     def _prepare(self, request: EditRequest) -> Fact:
         return prepare(self.tokenizer, request, self.state.templates, self.hparams, context_length(self.model))
@@ -204,8 +218,8 @@ class CoachHookEditor:
         alphas, prompts = self.alphas, tuple(tuple(fact.plain.prompt) for fact in facts)
         if not hparams.wohk:
             highest, alphas = self._lowered_alphas(passes, facts, prompts)
-        case_ids = tuple(fact.request.case_id for fact in facts)
-        self.state.batches.append(BatchUpdate(case_ids, updates, alphas, ordinary, prompts))
+        records = tuple(EditRecord.of(fact.request) for fact in facts)
+        self.state.batches.append(BatchUpdate(records, updates, alphas, ordinary, prompts))
         self._layers.settle(self.alphas, self.state.ordinary)
         seconds = (time.perf_counter() - began) / len(facts)
         number = len(self.state.batches)
@@ -258,7 +272,7 @@ class CoachHookEditor:
     def _restore(self, mark: int, before: Mapping[str, Tensor | None]) -> None:
         """Go back to the first ``mark`` batches, bitwise."""
         del self.state.batches[mark:]
-        count = sum(len(batch.case_ids) for batch in self.state.batches)
+        count = sum(len(batch.records) for batch in self.state.batches)
         for accumulated in self._accumulated.values():
             accumulated.truncate(count)
         self._layers.put_back(before, self.alphas, self.state.ordinary)
@@ -269,7 +283,7 @@ class CoachHookEditor:
         self.attached = False
         for hook in self.hooks.values():
             hook.detach()
-        self.model.__dict__.pop(_EDITOR, None)
+        drop(self.model, self.hparams.ALG_NAME, _PLACE)
 
     def _take_back(self, mark: int, end: int, before: Mapping[str, Tensor | None]) -> None:
         if len(self.state.batches) > end:

@@ -9,6 +9,7 @@ from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
 from easyedit_lifelong.methods.coachhook.check import check_model, check_requests
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.moments import second_moments
+from easyedit_lifelong.methods.coachhook.porter import CoachHookPorter
 from easyedit_lifelong.methods.coachhook.store import CoachHookKeeper
 from easyedit_lifelong.registry import EditMethod
 
@@ -19,5 +20,6 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
     method = EditMethod(
         "CoachHook", CoachHookHyperParams, apply_coachhook_to_model, batchable=True,
         check=check_model, check_requests=check_requests, prepare=second_moments, state=CoachHookKeeper(),
+        edits=CoachHookPorter(),
     )  # fmt: skip
     register(method)

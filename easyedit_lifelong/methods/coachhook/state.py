@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.coachhook.templates import Templates
+from easyedit_lifelong.methods.record import EditRecord
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class BatchUpdate:
     """One batch of edits.
 
     Attributes:
-        case_ids: of its requests, in order.
+        records: what its edits were asked to do, in order.
         layers: its update, by path of the projection, from the first layer to the last.
         alphas: each layer's α once the batch is in.
         ordinary: the root mean square of each layer's ‖ΔW k‖ over ordinary text, where scores are weighed by it.
@@ -49,12 +50,17 @@ class BatchUpdate:
         name: unique; what its file is called.
     """
 
-    case_ids: tuple[int | str, ...]
+    records: tuple[EditRecord, ...]
     layers: dict[str, LayerUpdate]
     alphas: dict[str, float]
     ordinary: dict[str, float]
     prompts: tuple[tuple[int, ...], ...]
     name: str = field(default_factory=lambda: uuid.uuid4().hex[:12])
+
+    @property
+    def case_ids(self) -> tuple[int | str, ...]:
+        """Of its requests, in order."""
+        return tuple(record.case_id for record in self.records)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import SAME_SETTINGS, CoachHookEditor
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, LayerUpdate
+from easyedit_lifelong.methods.record import EditRecord
 from easyedit_lifelong.methods.statefile import check_model, check_settings, check_whole, read_index, writing
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.versions import package_versions
@@ -29,7 +30,7 @@ FORMAT_VERSION = 1
 
 _CALLED = "CoachHook edits"
 _PARTS: dict[str, type] = {"model": str, "fingerprint": str, "settings": dict, "templates": list, "batches": list}
-_BATCH_PARTS: dict[str, type] = {"file": str, "case_ids": list, "prompts": list, "alphas": dict, "ordinary": dict}
+_BATCH_PARTS: dict[str, type] = {"file": str, "edits": list, "prompts": list, "alphas": dict, "ordinary": dict}
 
 
 def save_state(model: Any, folder: Path) -> None:
@@ -132,13 +133,17 @@ def _first_batches(
         if len(found) >= len(case_ids):
             entries = entries[:number]
             break
-        found += entry["case_ids"]
+        found += [record.case_id for record in _records(entry, path)]
     if found != list(case_ids):
         raise RunError(
             f"{path}: doesn't hold the edits that the run's journal lists ({len(found)} against {len(case_ids)}, or "
             "others). The state belongs to another run."
         )
     return entries
+
+
+def _records(entry: dict[str, Any], path: Path) -> tuple[EditRecord, ...]:
+    return tuple(EditRecord.from_dict(one, path) for one in entry["edits"])
 
 
 def _description(editor: CoachHookEditor) -> dict[str, Any]:
@@ -153,7 +158,7 @@ def _description(editor: CoachHookEditor) -> dict[str, Any]:
         "batches": [
             {
                 "file": _file(Path(), batch.name).name,
-                "case_ids": list(batch.case_ids),
+                "edits": [record.to_dict() for record in batch.records],
                 "prompts": [list(prompt) for prompt in batch.prompts],
                 "alphas": batch.alphas,
                 "ordinary": batch.ordinary,
@@ -190,4 +195,4 @@ def _load_batch(folder: Path, entry: dict[str, Any]) -> BatchUpdate:
         raise RunError(f"{path}: can't be read: {error}. The state in {folder} isn't whole.") from error
     name = path.name.removeprefix("batch-").removesuffix(".safetensors")
     prompts = tuple(tuple(prompt) for prompt in entry["prompts"])
-    return BatchUpdate(tuple(entry["case_ids"]), layers, entry["alphas"], entry["ordinary"], prompts, name)
+    return BatchUpdate(_records(entry, folder / INDEX), layers, entry["alphas"], entry["ordinary"], prompts, name)

@@ -14,11 +14,13 @@ import torch
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError, ModelError
 from easyedit_lifelong.methods.applying import check_continues
+from easyedit_lifelong.methods.carried import carried, carry, drop
 from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Decision, Row, as_label, rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
 from easyedit_lifelong.methods.grace.replay import Replay
 from easyedit_lifelong.methods.grace.training import initial_value, train_value
+from easyedit_lifelong.methods.record import EditRecord
 from easyedit_lifelong.methods.result import EditResult
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
@@ -27,8 +29,6 @@ from easyedit_lifelong.models.modes import dropping_out, evaluating
 from easyedit_lifelong.models.modules import find_module
 
 LOG = logging.getLogger(__name__)
-
-_EDITORS = "_easyedit_lifelong_grace"
 
 SAME_SETTINGS = ("eps", "dist_fn", "eps_expand", "replacement")
 """Settings that all edits of a codebook must share."""
@@ -62,7 +62,7 @@ class GraceEditor:
     Attributes:
         path: of the edited layer.
         changes: what each edit so far changed.
-        case_ids: of the requests of these edits.
+        records: what each of them was asked to do.
         saved: how far folders are up to date with the edits, by folder; kept by the store.
     """
 
@@ -70,7 +70,7 @@ class GraceEditor:
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self.path, layer = _find_layer(model, hparams)
         self.changes: list[Change] = []
-        self.case_ids: list[int | str] = []
+        self.records: list[EditRecord] = []
         self.saved: dict[Path, Any] = {}
         self._anatomy = anatomy_of(model)
         self._block = self._anatomy.block_of(self.path) if self._anatomy else None
@@ -83,7 +83,7 @@ class GraceEditor:
     @staticmethod
     def all_of(model: Any) -> dict[str, GraceEditor]:
         """Return the editors that are on a model, by path of their layer."""
-        return dict(model.__dict__.get(_EDITORS, {}))
+        return carried(model, GraceHyperParams.ALG_NAME)
 
     @classmethod
     def on(cls, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> GraceEditor:
@@ -94,18 +94,22 @@ class GraceEditor:
             EditError: the layer carries edits made with other settings of the codebook.
         """
         path, _ = _find_layer(model, hparams)
-        editors: dict[str, GraceEditor] = model.__dict__.get(_EDITORS, {})
-        if path not in editors:
+        editor = cls.all_of(model).get(path)
+        if editor is None:
             editor = cls(model, tokenizer, hparams)
-            model.__dict__.setdefault(_EDITORS, {})[path] = editor
+            carry(model, hparams.ALG_NAME, path, editor)
             return editor
-        editor = editors[path]
         check_continues(
             f"{path} carries GRACE edits", editor.hparams, hparams, SAME_SETTINGS,
             "Roll them back first, or name another layer in inner_params.",
         )  # fmt: skip
         editor.tokenizer, editor.hparams = tokenizer, hparams
         return editor
+
+    @property
+    def case_ids(self) -> list[int | str]:
+        """Of the requests of the edits so far."""
+        return [record.case_id for record in self.records]
 
     @property
     def codebook(self) -> Codebook | None:
@@ -143,29 +147,37 @@ class GraceEditor:
         return self._shortcuts, self._checked_length
 
     def restore(
-        self, edits: Sequence[tuple[int | str, Sequence[Row]]], found_out: tuple[bool | None, int] = (None, 0)
-    ) -> None:
+        self, edits: Sequence[tuple[EditRecord, Sequence[Row]]], found_out: tuple[bool | None, int] = (None, 0)
+    ) -> Callable[[], None]:
         """Do stored edits again, on an editor without any.
 
         Args:
-            edits: each edit's ``case_id``, and the rows that it changed as they were right after it.
+            edits: each edit's record, and the rows that it changed as they were right after it.
             found_out: see :attr:`found_out`; without it, the next edit finds out again.
+
+        Returns:
+            What undoes them.
 
         Raises:
             EditError: there are edits already.
         """
         if self.changes:
             raise EditError("edits can be restored onto an unedited model only")
-        for case_id, rows in edits:
-            codebook = self.codebook
-            if codebook is None:
-                key, value, _ = rows[0][2]
-                place = next(self.adaptor.layer.parameters(), next(self.model.parameters()))
-                codebook = self._new_codebook(len(key), len(value), place.device)
-                self.adaptor.install(codebook)
-            self.changes.append(codebook.redo(rows))
-            self.case_ids.append(case_id)
+        try:
+            for record, rows in edits:
+                codebook = self.codebook
+                if codebook is None:
+                    key, value, _ = rows[0][2]
+                    place = next(self.adaptor.layer.parameters(), next(self.model.parameters()))
+                    codebook = self._new_codebook(len(key), len(value), place.device)
+                    self.adaptor.install(codebook)
+                self.changes.append(codebook.redo(rows))
+                self.records.append(record)
+        except BaseException:
+            self._undo_to(0)
+            raise
         self._shortcuts, self._checked_length = found_out
+        return functools.partial(self._take_back, 0, len(self.changes))
 
     def _edit_one(self, request: EditRequest, pair: EncodedPair) -> EditResult:
         began = time.perf_counter()
@@ -193,7 +205,7 @@ class GraceEditor:
             self.adaptor.install(codebook)
         decision, index, change = codebook.enter(query, label, trained.value)
         self.changes.append(change)
-        self.case_ids.append(request.case_id)
+        self.records.append(EditRecord.of(request))
         return EditResult(
             case_id=request.case_id, steps=trained.steps, loss=trained.loss, learned=trained.learned,
             seconds=time.perf_counter() - began,
@@ -263,14 +275,11 @@ class GraceEditor:
         self._undo_to(begin)
 
     def _undo_to(self, mark: int) -> None:
-        del self.case_ids[mark:]
+        del self.records[mark:]
         while len(self.changes) > mark:
             change = self.changes.pop()
             if self.codebook is not None:
                 self.codebook.undo(change)
         if not self.changes:
             self.adaptor.detach()
-            editors = self.model.__dict__.get(_EDITORS, {})
-            editors.pop(self.path, None)
-            if not editors:
-                self.model.__dict__.pop(_EDITORS, None)
+            drop(self.model, self.hparams.ALG_NAME, self.path)

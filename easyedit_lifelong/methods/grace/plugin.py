@@ -10,6 +10,7 @@ from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
 from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import check_layer
+from easyedit_lifelong.methods.grace.porter import GracePorter
 from easyedit_lifelong.methods.grace.store import GraceKeeper
 from easyedit_lifelong.registry import EditMethod
 
@@ -19,7 +20,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
     """Register GRACE."""
     method = EditMethod(
         "GRACE", GraceHyperParams, apply_grace_to_model, batchable=True, check=check_layer, state=GraceKeeper(),
-        counts=count_keys,
+        edits=GracePorter(), counts=count_keys,
     )  # fmt: skip
     register(method)
 

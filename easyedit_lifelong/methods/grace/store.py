@@ -24,6 +24,7 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.grace.codebook import Change, Row
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
+from easyedit_lifelong.methods.record import EditRecord
 from easyedit_lifelong.methods.statefile import check_model, check_settings, check_whole, read_index, writing
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
@@ -121,21 +122,21 @@ def load_state(
     check_whole(path, index, _PARTS, _CALLED)
     _check_belongs(path, index, model, hparams)
     numbers = range(1, len(case_ids) + 1) if case_ids is not None else _numbers(folder)
-    edits: list[tuple[int | str, list[Row]]] = []
+    edits: list[tuple[EditRecord, list[Row]]] = []
     digest, length = "", 0
     for number in numbers:
         file = _file(folder, number)
-        entry, rows, digest = _load_edit(file, digest)
-        if case_ids is not None and entry["case_id"] != case_ids[number - 1]:
+        record, rows, digest = _load_edit(file, digest)
+        if case_ids is not None and record.case_id != case_ids[number - 1]:
             raise RunError(
-                f"{file}: is the edit of case {entry['case_id']}, but edit {number} of the run's journal is that of "
+                f"{file}: is the edit of case {record.case_id}, but edit {number} of the run's journal is that of "
                 f"case {case_ids[number - 1]}. The state belongs to another run."
             )
         for at, _, _ in rows:
             if at > length:
                 raise RunError(f"{file}: changes key {at} of {length}. The state in {folder} isn't whole.")
             length = max(length, at + 1)
-        edits.append((entry["case_id"], rows))
+        edits.append((record, rows))
     if not edits:
         return
     editor = GraceEditor.on(model, tokenizer, hparams)
@@ -202,7 +203,7 @@ def _save_edit(path: Path, editor: GraceEditor, number: int, before: str) -> str
     """Write an edit's file; return the digest of it and all before it."""
     rows = _rows_after(editor, number)
     entry = {
-        "case_id": editor.case_ids[number - 1],
+        "edit": editor.records[number - 1].to_dict(),
         "rows": [at for at, _, _ in rows],
         "labels": [list(label) for _, label, _ in rows],
     }
@@ -216,14 +217,14 @@ def _save_edit(path: Path, editor: GraceEditor, number: int, before: str) -> str
     return digest
 
 
-def _load_edit(path: Path, before: str) -> tuple[dict[str, Any], list[Row], str]:
+def _load_edit(path: Path, before: str) -> tuple[EditRecord, list[Row], str]:
     whole = f"The state in {path.parent} isn't whole."
     try:
         with safe_open(path, framework="pt") as file:
             text, digest = (file.metadata() or {})["edit"], file.metadata()["digest"]
             tensors = {name: file.get_tensor(name) for name in _TENSORS}
         entry = json.loads(text)
-        case_id, at, labels = entry["case_id"], entry["rows"], entry["labels"]
+        edit, at, labels = entry["edit"], entry["rows"], entry["labels"]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path}: can't be read: {error}. {whole}") from error
     if digest != _digest(before, text, tensors):
@@ -232,7 +233,7 @@ def _load_edit(path: Path, before: str) -> tuple[dict[str, Any], list[Row], str]
         (int(index), tuple(label), tuple(tensors[name][n] for name in _TENSORS))
         for n, (index, label) in enumerate(zip(at, labels, strict=True))
     ]
-    return {"case_id": case_id}, rows, digest
+    return EditRecord.from_dict(edit, path), rows, digest
 
 
 def _digest(before: str, entry: str, tensors: dict[str, torch.Tensor]) -> str:

@@ -277,7 +277,7 @@ def _alphas(state: Path, notes: list[str]) -> list[tuple[list[Any], dict[str, fl
     for path in sorted(state.glob(f"**/{_ALPHAS}")):
         try:
             batches = json.loads(path.read_text(encoding="utf-8"))["batches"]
-            one = [(list(batch["case_ids"]), dict(batch["alphas"])) for batch in batches]
+            one = [([edit["case_id"] for edit in batch["edits"]], dict(batch["alphas"])) for batch in batches]
         except (OSError, ValueError, KeyError, TypeError):
             notes.append(f"{path.name} in {STATE}/ can't be read; α isn't shown.")
             continue

@@ -279,7 +279,7 @@ BROKEN: dict[str, Any] = {
     "batch without alphas": in_batches(alphas=None),
     "batch without ordinary": in_batches(ordinary=None),
     "ordinary of nobody's": in_batches(ordinary={"model.layers.3.mlp.down_proj": 1.0}),
-    "batch without case_ids": in_batches(case_ids=None),
+    "batch without edits": in_batches(edits=None),
     "other layers": in_batches(alphas={"model.layers.3.mlp.down_proj": 1.0}),
     "file truncated": truncate,
     "file gone": remove,

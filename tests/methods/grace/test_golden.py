@@ -16,6 +16,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from easyedit_lifelong import GraceHyperParams
+from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.models.encoding import EncodedPair
 
@@ -35,16 +36,6 @@ def formula_gpt2() -> Any:
     return model
 
 
-class _Request:
-    """Stands in for a request: the golden edits are token ids, not text."""
-
-    target_new = ""
-    where = "golden"
-
-    def __init__(self, case_id: int) -> None:
-        self.case_id, self.prompt = case_id, str(case_id)
-
-
 class _Tokenizer:
     pad_token_id = 0
 
@@ -58,7 +49,8 @@ def test_the_authors_codebook(eps_expand: str) -> None:
     )  # fmt: skip
     editor = GraceEditor.on(formula_gpt2(), _Tokenizer(), hparams)
     for n, (edit, step) in enumerate(zip(GOLDEN["edits"], expected["steps"], strict=True)):
-        result = editor._edit_one(_Request(n), EncodedPair(edit["prompt"], edit["target"]))  # type: ignore[arg-type]
+        stand_in = EditRequest(n, str(n), "")  # the golden edits are token ids, not text
+        result = editor._edit_one(stand_in, EncodedPair(edit["prompt"], edit["target"]))
         assert editor.codebook is not None
         assert len(editor.codebook) == step["n"]
         torch.testing.assert_close(editor.codebook.radii.tolist(), step["radii"], rtol=0, atol=2e-6)

@@ -1,0 +1,83 @@
+"""Load edits onto a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from easyedit_lifelong.edits.folder import INDEX, read_folder
+from easyedit_lifelong.errors import PluginError, RunError
+from easyedit_lifelong.methods.carried import base_fingerprint
+from easyedit_lifelong.methods.rollback import Rollback
+from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.registry import EditsPart
+
+_PART = {"method": str, "hparams": dict, "edits": list, "state": dict}
+
+
+def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_weights: bool = True) -> Rollback[Any]:
+    """Put saved edits on the model that they were made on; its logits are then bitwise the edited model's.
+
+    Args:
+        model: the unedited model, or one with edits on other layers. It is changed in place.
+        folder: what :func:`save_edits` wrote.
+        tokenizer: the model's, for those who edit on without naming it again.
+        check_weights: refuse a model with other weights. False for the same weights in another dtype: answers are
+            then those of the edited model up to that dtype's rounding.
+
+    Returns:
+        What takes the edits off again when it is called; its ``results`` are the edits' records, in order.
+
+    Raises:
+        RunError: the folder isn't whole, of a newer format, or of a model with other weights. Then the model is as
+            it was.
+        ModelError: the model lacks what was edited.
+        EditError: the model carries edits in their place already.
+        PluginError: no method of that name is registered.
+    """
+    folder = Path(folder)
+    path = folder / INDEX
+    index, tensors = read_folder(folder)
+    try:
+        made_on, parts = index["model"], index["parts"]
+        whole = all(isinstance(part[name], kind) for part in parts for name, kind in _PART.items())
+        name, fingerprint = made_on["name"], made_on["fingerprint"]
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{path}: lacks {error}; it isn't the index of saved edits") from error
+    if not whole:
+        raise RunError(f"{path}: a part is of another kind; it isn't the index of saved edits")
+    if check_weights and fingerprint != base_fingerprint(model):
+        raise RunError(
+            f"{path}: these edits were made on {name!r}, whose weights aren't those of this {model_label(model)!r} "
+            "(the fingerprints differ). Load the same model in the same dtype; or pass check_weights=False, if the "
+            "weights differ in their dtype alone."
+        )
+    undo: list[Callable[[], None]] = []
+    try:
+        for number, part in enumerate(parts):
+            undo.append(_attach(model, tokenizer, number, part, tensors, str(path)))
+    except BaseException:
+        _take_off(undo)
+        raise
+    return Rollback(lambda: _take_off(undo), on_items=False, results=[edit for part in parts for edit in part["edits"]])
+
+
+def _attach(
+    model: Any, tokenizer: Any, number: int, part: dict[str, Any], tensors: dict[str, Any], where: str
+) -> Callable[[], None]:
+    try:
+        method = get_plugins().methods.get(part["method"])
+    except PluginError as error:
+        raise PluginError(f"{where}: {error}") from error
+    if method.edits is None:
+        raise PluginError(f"{where}: method {method.name!r} can't put saved edits on a model")
+    prefix = f"{number}."
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    return method.edits.attach(model, tokenizer, EditsPart(part["hparams"], part["edits"], part["state"], own), where)
+
+
+def _take_off(undo: list[Callable[[], None]]) -> None:
+    while undo:
+        undo.pop()()

@@ -1,0 +1,51 @@
+"""What edits a model carries: one place for every method's editors, kept on the model itself.
+
+It goes where the model goes, a deep copy's with the copy, and leaves nothing once the last editor has gone.
+"""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+from easyedit_lifelong.models.fingerprint import model_fingerprint
+
+_ATTRIBUTE = "_easyedit_lifelong_editors"
+_SAVE = "save_edits"
+
+
+def carried(model: Any, method: str) -> dict[str, Any]:
+    """Return a method's editors that are on a model, by what they are on."""
+    return {place: editor for (owner, place), editor in model.__dict__.get(_ATTRIBUTE, {}).items() if owner == method}
+
+
+def carry(model: Any, method: str, place: str, editor: Any) -> None:
+    """Have a model carry an editor, and with the first one a way to save what it carries."""
+    model.__dict__.setdefault(_ATTRIBUTE, {})[method, place] = editor
+    model.__dict__.setdefault(_SAVE, functools.partial(_save_edits, model))
+
+
+def drop(model: Any, method: str, place: str) -> None:
+    """Have a model carry an editor no longer; at the second call, do nothing."""
+    editors = model.__dict__.get(_ATTRIBUTE, {})
+    editors.pop((method, place), None)
+    if not editors:
+        model.__dict__.pop(_ATTRIBUTE, None)
+        model.__dict__.pop(_SAVE, None)
+
+
+def base_fingerprint(model: Any) -> str:
+    """Return the fingerprint of a model's weights as they were before edits went into them, if any did."""
+    for editor in model.__dict__.get(_ATTRIBUTE, {}).values():
+        known: str | None = getattr(editor, "base_fingerprint", None)
+        if known is not None:
+            return known
+    return model_fingerprint(model)
+
+
+def _save_edits(model: Any, folder: str | Path) -> None:
+    """Write all edits that a model carries; see :func:`easyedit_lifelong.save_edits`."""
+    from easyedit_lifelong.edits import save_edits
+
+    save_edits(model, folder)

@@ -1,0 +1,96 @@
+"""CoachHook's edits on their way to a file and back: every batch's updates, so each can be undone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from easyedit_lifelong.errors import EditError, RunError
+from easyedit_lifelong.hyperparams import hparams_values
+from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
+from easyedit_lifelong.methods.coachhook.state import BatchUpdate, LayerUpdate
+from easyedit_lifelong.methods.record import EditRecord
+from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.registry import EditsPart
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(LayerUpdate))
+
+
+class CoachHookPorter:
+    """Packs and unpacks the batches of a model's editor."""
+
+    def parts(self, model: Any) -> list[EditsPart]:
+        """Return one part, if the model carries CoachHook edits."""
+        editor = CoachHookEditor.of(model)
+        return [_part(model, editor)] if editor is not None and editor.state.batches else []
+
+    def attach(self, model: Any, tok: Any, part: EditsPart, where: str) -> Callable[[], None]:
+        """Put batches on a model that carries none.
+
+        Raises:
+            RunError: the part isn't whole.
+            ModelError: the model lacks a layer.
+            EditError: the model carries CoachHook edits already.
+        """
+        hparams = CoachHookHyperParams.from_values(part.hparams, where)
+        if CoachHookEditor.of(model) is not None:
+            raise EditError(f"{where}: the model carries CoachHook edits already; roll those back first")
+        batches = _batches(part, hparams, where)
+        templates = part.state.get("templates")
+        if not isinstance(templates, list):
+            raise RunError(f"{where}: CoachHook's edits aren't whole: templates is missing")
+        editor = CoachHookEditor.on(model, tok, hparams, templates=templates)
+        try:
+            return editor.restore(batches)
+        except (RuntimeError, KeyError) as error:  # tensors of other shapes, or an EditError
+            raise RunError(f"{where}: CoachHook's edits don't fit this model: {error}") from error
+
+
+def _part(model: Any, editor: CoachHookEditor) -> EditsPart:
+    batches = editor.state.batches
+    state = {
+        "templates": editor.state.templates,
+        "batches": [
+            {
+                "edits": len(batch.records),
+                "alphas": batch.alphas,
+                "ordinary": batch.ordinary,
+                "prompts": [list(prompt) for prompt in batch.prompts],
+            }
+            for batch in batches
+        ],
+    }
+    tensors = {
+        f"{path}.{name}": torch.cat([getattr(batch.layers[path], name) for batch in batches], dim=1)
+        for path in editor.state.paths
+        for name in _FIELDS
+    }
+    records = [record.to_dict() for batch in batches for record in batch.records]
+    return EditsPart(hparams_values(editor.hparams, model_label(model)), records, state, tensors)
+
+
+def _batches(part: EditsPart, hparams: CoachHookHyperParams, where: str) -> list[BatchUpdate]:
+    batches: list[BatchUpdate] = []
+    begin = 0
+    try:
+        for entry in part.state["batches"]:
+            end = begin + entry["edits"]
+            layers = {
+                path: LayerUpdate(*(part.tensors[f"{path}.{name}"][:, begin:end].clone() for name in _FIELDS))
+                for path in entry["alphas"]
+            }
+            records = tuple(EditRecord.from_dict(edit, where) for edit in part.edits[begin:end])
+            prompts = tuple(tuple(prompt) for prompt in entry["prompts"])
+            if set(entry["ordinary"]) != (set(layers) if hparams.weighed else set()) or len(records) != entry["edits"]:
+                raise ValueError(f"batch {len(batches) + 1} lacks a part")
+            batches.append(BatchUpdate(records, layers, entry["alphas"], entry["ordinary"], prompts))
+            begin = end
+        if begin != len(part.edits) or any(tensor.shape[1] != begin for tensor in part.tensors.values()):
+            raise ValueError(f"{begin} edits of {len(part.edits)}")
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise RunError(f"{where}: CoachHook's edits aren't whole: {error}") from error
+    return batches

@@ -1,0 +1,66 @@
+"""What stays with an edit that a model carries: which request it was, and when it was made."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import RunError
+
+_OPTIONAL = ("subject", "ground_truth")
+
+
+@dataclass(frozen=True)
+class EditRecord:
+    """An edit that a model carries.
+
+    Attributes:
+        case_id: the request's.
+        prompt: its prompt.
+        target_new: its target.
+        subject: its subject, if it names one.
+        ground_truth: the answer that was true before, if it names one.
+        time: when the edit was made, ISO 8601, UTC.
+    """
+
+    case_id: int | str
+    prompt: str
+    target_new: str
+    subject: str | None
+    ground_truth: str | None
+    time: str
+
+    @classmethod
+    def of(cls, request: EditRequest) -> EditRecord:
+        """Return the record of a request that has just been edited."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        return cls(request.case_id, request.prompt, request.target_new, request.subject, request.ground_truth, now)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields by name, ready for JSON."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, entry: Any, where: object) -> EditRecord:
+        """Read what :meth:`to_dict` gave.
+
+        Args:
+            entry: the fields by name.
+            where: the file that they are from, for messages.
+
+        Raises:
+            RunError: a field is missing, or of another kind.
+        """
+        names = [item.name for item in dataclasses.fields(cls)]
+        if not isinstance(entry, Mapping) or set(entry) != set(names):
+            raise RunError(f"{where}: an edit must have the fields {', '.join(names)}")
+        for name in names:
+            value = entry[name]
+            fits = isinstance(value, str) or (name == "case_id" and type(value) is int)
+            if not fits and not (name in _OPTIONAL and value is None):
+                raise RunError(f"{where}: the edit of case {entry['case_id']!r}: {name} can't be {value!r}")
+        return cls(**entry)

@@ -1,0 +1,46 @@
+"""A model whose weights no version of anything changes, and the edits that format 1's fixture was made with.
+
+``python -m tests.edits.first_format`` made the fixture, once. It must stay as it is: folders like it are out there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.conftest import FAMILIES
+
+FOLDER = Path(__file__).parent / "format_1"
+TOKENS = torch.arange(4, 24).reshape(4, 5)
+
+
+def formula_model() -> Any:
+    """A tiny Llama; its weights are fractions of whole numbers, the same on every machine."""
+    model = AutoModelForCausalLM.from_config(FAMILIES["llama"][0]).eval()
+    with torch.no_grad():
+        for number, (_, parameter) in enumerate(sorted(model.named_parameters())):
+            whole = torch.arange(parameter.numel(), dtype=torch.int64) * 7919 + 104_729 * number
+            if parameter.dim() > 1:
+                parameter.copy_(((whole % 2001 - 1000).double() / 4096).float().reshape(parameter.shape))
+    return model
+
+
+def main() -> None:
+    """Make the fixture."""
+    from easyedit_lifelong import save_edits
+    from tests.edits.test_saved_edits import METHODS
+
+    for name in ("GRACE", "CoachHook-weighed"):
+        model = formula_model()
+        METHODS[name](model, "llama")
+        save_edits(model, FOLDER / name)
+        with torch.no_grad():
+            torch_logits = model(TOKENS).logits
+        (FOLDER / name / "logits.txt").write_text("\n".join(f"{x:.6g}" for x in torch_logits.flatten().tolist()) + "\n")
+
+
+if __name__ == "__main__":
+    main()

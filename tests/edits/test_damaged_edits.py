@@ -1,0 +1,210 @@
+"""Folders of edits that were damaged: a clear error or an equal load, never a traceback or a silently wrong model."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from easyedit_lifelong import atomic, load_edits, save_edits
+from easyedit_lifelong.edits import folder as edits_folder
+from easyedit_lifelong.edits.folder import INDEX, TENSORS
+from easyedit_lifelong.errors import LifelongError, RunError
+from tests.conftest import build_model, state_of
+from tests.edits.test_saved_edits import both, equal, grace, logits_of
+from tests.methods.coachhook.support import anatomy_of_everything, same_tensors
+
+Damage = Callable[[Path, random.Random], None]
+
+
+def truncate(folder: Path, chance: random.Random) -> None:
+    path = folder / chance.choice([INDEX, TENSORS])
+    data = path.read_bytes()
+    path.write_bytes(data[: chance.randrange(len(data))])
+
+
+def flip(folder: Path, chance: random.Random, name: str, first: int | None = None) -> None:
+    data = bytearray((folder / name).read_bytes())
+    data[chance.randrange(min(first or len(data), len(data)))] ^= 1 << chance.randrange(8)
+    (folder / name).write_bytes(data)
+
+
+def flip_index(folder: Path, chance: random.Random) -> None:
+    flip(folder, chance, INDEX)
+
+
+def flip_header(folder: Path, chance: random.Random) -> None:
+    flip(folder, chance, TENSORS, first=1000)
+
+
+def flip_values(folder: Path, chance: random.Random) -> None:
+    flip(folder, chance, TENSORS)
+
+
+def reshape(folder: Path, chance: random.Random) -> None:
+    tensors = load_file(folder / TENSORS)
+    name = chance.choice(sorted(tensors))
+    tensors[name] = chance.choice([tensors[name][:1], tensors[name].reshape(-1), torch.zeros(3), tensors[name].int()])
+    save_file(tensors, folder / TENSORS)
+
+
+def remove(folder: Path, chance: random.Random) -> None:
+    (folder / chance.choice([INDEX, TENSORS])).unlink()
+
+
+def swap(folder: Path, chance: random.Random) -> None:
+    name = chance.choice([INDEX, TENSORS])
+    shutil.copy(folder.parent / "others" / name, folder / name)
+
+
+def insert(folder: Path, chance: random.Random) -> None:
+    path = folder / chance.choice([INDEX, TENSORS])
+    data = path.read_bytes()
+    at = chance.randrange(len(data))
+    path.write_bytes(data[:at] + chance.randbytes(chance.randrange(1, 20)) + data[at:])
+
+
+DAMAGES = [truncate, flip_index, flip_header, flip_values, reshape, remove, swap, insert]
+TIMES = 63  # of each: 504 in all
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[torch.Tensor]]:
+    """A folder with edits of both methods, one beside it with others, and what the edited model says."""
+    home = tmp_path_factory.mktemp("saved")
+    model = build_model("llama")
+    grace(model, "llama")
+    save_edits(model, home / "others")
+    model = build_model("llama")
+    both(model, "llama")
+    save_edits(model, home / "whole")
+    return home, logits_of(model)
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_hundreds_of_damages(saved: tuple[Path, list[torch.Tensor]], damage: Damage) -> None:
+    home, expected = saved
+    model, folder, chance = build_model("llama"), home / "damaged", random.Random(damage.__name__)
+    unedited, parts, said = state_of(model), anatomy_of_everything(model), list[str]()
+    for _ in range(TIMES):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(home / "whole", folder)
+        damage(folder, chance)
+        try:
+            rollback = load_edits(model, folder)
+        except LifelongError as error:
+            said.append(str(error))
+        else:
+            assert equal(logits_of(model), expected), "a silently wrong model"
+            rollback()
+        assert same_tensors(state_of(model), unedited)
+        assert anatomy_of_everything(model) == parts
+    assert all(str(folder) in message for message in said)
+    assert len(said) >= TIMES // 2, "the others did no harm: white space, a tensor that has that shape"
+
+
+def spoil(value: Any, chance: random.Random) -> Any:
+    """Return a JSON value with one thing in it changed."""
+    if isinstance(value, dict) and value and chance.random() < 0.9:
+        name = chance.choice(sorted(value))
+        if chance.random() < 0.15:
+            return {key: item for key, item in value.items() if key != name}
+        return {**value, name: spoil(value[name], chance)}
+    if isinstance(value, list) and value and chance.random() < 0.9:
+        at = chance.randrange(len(value))
+        return [*value[:at], *([] if chance.random() < 0.3 else [spoil(value[at], chance)]), *value[at + 1 :]]
+    return chance.choice([None, -1, 10**9, 0.5, "x", [], {}, [None], True])
+
+
+def test_an_index_that_somebody_wrote_by_hand(saved: tuple[Path, list[torch.Tensor]]) -> None:
+    """Its digest fits, so it may well be other edits: an error or a model that can be taken back, no traceback."""
+    home, _ = saved
+    model, folder, chance = build_model("llama"), home / "by-hand", random.Random(0)
+    shutil.copytree(home / "whole", folder, dirs_exist_ok=True)
+    index = json.loads((home / "whole" / INDEX).read_text())
+    index.pop("digest")
+    unedited, parts, said = state_of(model), anatomy_of_everything(model), list[str]()
+    for _ in range(300):
+        changed = {**index, "parts": spoil(index["parts"], chance)}
+        changed["digest"] = edits_folder._digest(changed)
+        (folder / INDEX).write_text(json.dumps(changed))
+        try:
+            rollback = load_edits(model, folder)
+        except LifelongError as error:
+            said.append(str(error))
+        else:
+            logits_of(model)
+            rollback()
+        assert same_tensors(state_of(model), unedited)
+        assert anatomy_of_everything(model) == parts
+    assert all(str(folder) in message for message in said)
+    assert len(said) > 100
+
+
+def test_a_newer_format_asks_for_an_update(saved: tuple[Path, list[torch.Tensor]], tmp_path: Path) -> None:
+    shutil.copytree(saved[0] / "whole", tmp_path, dirs_exist_ok=True)
+    index = json.loads((tmp_path / INDEX).read_text())
+    (tmp_path / INDEX).write_text(json.dumps({**index, "format_version": 2}))
+    with pytest.raises(RunError, match="Update easyedit_lifelong"):
+        load_edits(build_model("llama"), tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "3", '{"format": 3}', "[" * 100_000, "\udcff"])
+def test_files_of_others(tmp_path: Path, text: str) -> None:
+    (tmp_path / INDEX).write_text(text, encoding="utf-8", errors="surrogateescape")
+    with pytest.raises(RunError, match="isn't the index"):
+        load_edits(build_model("llama"), tmp_path)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="holds no saved edits"):
+        load_edits(build_model("llama"), tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("step", range(6))
+def test_killed_while_it_is_written_a_folder_holds_the_old_edits_or_the_new(
+    saved: tuple[Path, list[torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    home, _ = saved
+    folder = tmp_path / "edits"
+    shutil.copytree(home / "others", folder)
+    models = {}
+    for name in ("others", "whole"):
+        models[name] = build_model("llama")
+        load_edits(models[name], home / name)
+    left = step
+
+    class Killed(BaseException):
+        """Nothing in the package catches it."""
+
+    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any) -> Any:
+            nonlocal left
+            if left == 0:
+                raise Killed
+            left -= 1
+            return call(*args)
+
+        return counted
+
+    monkeypatch.setattr(atomic, "sync", dying(atomic.sync))
+    monkeypatch.setattr(edits_folder, "sync", dying(atomic.sync))
+    monkeypatch.setattr(edits_folder.os, "replace", dying(edits_folder.os.replace))
+    with pytest.raises(Killed):
+        save_edits(models["whole"], folder)
+    monkeypatch.undo()
+    found = build_model("llama")
+    load_edits(found, folder)
+    says = logits_of(found)
+    assert equal(says, logits_of(models["others"])) or equal(says, logits_of(models["whole"]))
+    save_edits(models["whole"], folder)
+    again = build_model("llama")
+    load_edits(again, folder)
+    assert equal(logits_of(again), logits_of(models["whole"]))

@@ -1,0 +1,247 @@
+"""Edits that outlive the process: saved, loaded elsewhere, bitwise the same, and taken off again."""
+
+from __future__ import annotations
+
+import copy
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from easyedit_lifelong import GraceHyperParams, apply_grace_to_model, load_edits, save_edits
+from easyedit_lifelong.edits.folder import INDEX, TENSORS
+from easyedit_lifelong.errors import EditError, RunError
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
+from easyedit_lifelong.methods.grace.editor import GraceEditor
+from tests.conftest import FAMILIES, build_model, build_tokenizer, state_of
+from tests.edits.first_format import FOLDER, TOKENS, formula_model
+from tests.methods.coachhook.support import (
+    FACTS,
+    OTHERS,
+    anatomy_of_everything,
+    editor_on,
+    hparams_for,
+    moments_for,
+    requests_for,
+    same_tensors,
+)
+
+Edit = Callable[[Any, str], Any]
+
+
+def grace(model: Any, family: str) -> Any:
+    """Additions, splits and a key taken over, so that there is something to walk back."""
+    requests = [
+        {"case_id": n, "prompt": prompt, "target_new": target}
+        for n, (prompt, target) in enumerate([*((p, t) for p, t, _ in FACTS), (FACTS[0][0], "London")])
+    ]
+    hparams = GraceHyperParams(model_name="tiny", inner_params=[FAMILIES[family][1]], n_iter=8, eps=3.0)
+    return apply_grace_to_model(model, build_tokenizer(), requests, hparams)
+
+
+def coachhook(model: Any, family: str, **options: Any) -> Any:
+    """Two batches; alpha_z low enough for hooks to act."""
+    options = {"alpha_z": 1.0, "v_num_grad_steps": 4, **options}
+    editor = editor_on(model, build_tokenizer(), hparams_for(family, **options))
+    return editor.edit(requests_for())
+
+
+def wohk(model: Any, family: str) -> Any:
+    return coachhook(model, family, wohk=True)
+
+
+def weighed(model: Any, family: str) -> Any:
+    return coachhook(model, family, scope_score="weighed", z_tokens="others")
+
+
+def both(model: Any, family: str) -> Any:
+    grace(model, family)
+    return coachhook(model, family)
+
+
+METHODS: dict[str, Edit] = {
+    "GRACE": grace, "CoachHook": coachhook, "CoachHook-wohk": wohk, "CoachHook-weighed": weighed, "both": both,
+}  # fmt: skip
+
+
+def logits_of(model: Any) -> list[torch.Tensor]:
+    tokenizer = build_tokenizer()
+    prompts = [*(prompt for prompt, _, _ in FACTS), *OTHERS]
+    with torch.no_grad():
+        return [model(**tokenizer(prompt, return_tensors="pt")).logits for prompt in prompts]
+
+
+def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_is_loaded_answers_bitwise_as_what_was_saved_and_goes_again(
+    tmp_path: Path, family: str, method: str
+) -> None:
+    model = build_model(family)
+    before, parts, unedited = state_of(model), anatomy_of_everything(model), logits_of(model)
+    METHODS[method](model, family)
+    edited = logits_of(model)
+    assert not equal(edited, unedited)
+    model.save_edits(tmp_path)
+
+    other = build_model(family)
+    rollback = load_edits(other, tmp_path)
+    assert equal(logits_of(other), edited)
+    assert same_tensors(state_of(other), state_of(model))
+    assert [edit["prompt"] for edit in rollback.results][-len(FACTS) :] == [
+        edit["prompt"] for edit in json.loads((tmp_path / INDEX).read_text())["parts"][-1]["edits"]
+    ][-len(FACTS) :]
+
+    rollback()
+    assert same_tensors(state_of(other), before)
+    assert anatomy_of_everything(other) == parts
+    assert equal(logits_of(other), unedited)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_in_another_process_without_easyedit(tmp_path: Path, method: str) -> None:
+    model = build_model("llama")
+    model.save_pretrained(tmp_path / "base")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
+    METHODS[method](model, "llama")
+    save_edits(model, tmp_path / "edits")
+    tokens = torch.arange(4, 14).reshape(2, 5)
+    with torch.no_grad():
+        torch.save(model(tokens).logits, tmp_path / "logits.pt")
+    code = (
+        "import sys, torch; sys.modules['easyeditor'] = None\n"
+        "from transformers import AutoModelForCausalLM; from easyedit_lifelong import load_edits\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(tmp_path / 'base')!r}).eval()\n"
+        f"load_edits(model, {str(tmp_path / 'edits')!r})\n"
+        "with torch.no_grad(): logits = model(torch.arange(4, 14).reshape(2, 5)).logits\n"
+        f"assert torch.equal(logits, torch.load({str(tmp_path / 'logits.pt')!r}))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_editing_goes_on_where_it_was(tmp_path: Path) -> None:
+    models = [build_model("llama"), build_model("llama")]
+    both(models[0], "llama")
+    save_edits(models[0], tmp_path)
+    load_edits(models[1], tmp_path, build_tokenizer())
+    coachhook_editor(models[1])._moments = moments_for(build_model("llama"), hparams_for("llama"))
+    for model in models:
+        requests = [{"case_id": 9, "prompt": OTHERS[1], "target_new": "Peru", "subject": "river"}]
+        hparams = next(iter(GraceEditor.all_of(model).values())).hparams
+        apply_grace_to_model(model, build_tokenizer(), requests, hparams)
+        CoachHookEditor.on(
+            model, build_tokenizer(), hparams_for("llama", alpha_z=1.0, v_num_grad_steps=4)
+        ).edit(requests_for(0))  # fmt: skip
+    assert same_tensors(state_of(models[0]), state_of(models[1]))
+
+
+def test_every_edit_can_still_be_taken_back_one_by_one(tmp_path: Path) -> None:
+    model, pictures = build_model("llama"), []
+    hparams = GraceHyperParams(model_name="tiny", inner_params=[FAMILIES["llama"][1]], n_iter=8, eps=3.0)
+    for n, (prompt, target, _) in enumerate([*FACTS, FACTS[0], FACTS[1]]):
+        request = {"case_id": n, "prompt": prompt, "target_new": f"{target} snow" if n > 3 else target}
+        apply_grace_to_model(model, build_tokenizer(), [request], hparams)
+        pictures.append(state_of(model))
+    save_edits(model, tmp_path)
+    other = build_model("llama")
+    load_edits(other, tmp_path)
+    (editor,) = GraceEditor.all_of(other).values()
+    assert [record.case_id for record in editor.records] == list(range(6))
+    for number in range(5, 0, -1):
+        editor._undo_to(number)
+        assert same_tensors(state_of(other), pictures[number - 1])
+
+
+def test_saving_again_replaces_and_a_copy_saves_its_own(tmp_path: Path) -> None:
+    model = build_model("llama")
+    _, undo = grace(model, "llama")
+    model.save_edits(tmp_path / "a")
+    twin = copy.deepcopy(model)
+    undo()
+    assert not hasattr(model, "save_edits")
+    twin.save_edits(tmp_path / "b")
+    assert same_tensors(load_file(tmp_path / "a" / TENSORS), load_file(tmp_path / "b" / TENSORS))
+    coachhook(model, "llama")
+    model.save_edits(tmp_path / "a")
+    other = build_model("llama")
+    load_edits(other, tmp_path / "a")
+    assert GraceEditor.all_of(other) == {}
+    assert CoachHookEditor.of(other) is not None
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [INDEX, TENSORS]
+
+
+def test_what_is_written_says_what_it_is(tmp_path: Path) -> None:
+    model = build_model("llama")
+    both(model, "llama")
+    save_edits(model, tmp_path)
+    index = json.loads((tmp_path / INDEX).read_text())
+    assert index["format_version"] == 1
+    assert {part["method"] for part in index["parts"]} == {"GRACE", "CoachHook"}
+    first = index["parts"][0]["edits"][0]
+    assert {"case_id": 0, "prompt": FACTS[0][0], "target_new": FACTS[0][1]}.items() <= first.items()
+    assert first["time"].endswith("+00:00")
+    assert index["parts"][0]["hparams"]["inner_params"] == [FAMILIES["llama"][1]]
+    assert {"torch", "transformers"} <= index["versions"].keys()
+
+
+def test_a_model_without_edits_has_none_to_save(tmp_path: Path) -> None:
+    with pytest.raises(EditError, match="carries no edits"):
+        save_edits(build_model("llama"), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_wrong_model_is_refused_and_left_alone(tmp_path: Path) -> None:
+    model = build_model("llama")
+    both(model, "llama")
+    save_edits(model, tmp_path)
+    other = build_model("llama")
+    with torch.no_grad():
+        other.model.layers[0].mlp.up_proj.weight[0, 0] += 1
+    state, parts = state_of(other), anatomy_of_everything(other)
+    with pytest.raises(RunError, match="fingerprints differ"):
+        load_edits(other, tmp_path)
+    with pytest.raises(EditError, match="carries GRACE edits already"):
+        load_edits(model, tmp_path)
+    assert same_tensors(state_of(other), state)
+    assert anatomy_of_everything(other) == parts
+
+
+@pytest.mark.parametrize("method", ["GRACE", "CoachHook", "CoachHook-weighed"])
+def test_the_same_weights_in_another_dtype(tmp_path: Path, method: str) -> None:
+    model = build_model("llama")
+    METHODS[method](model, "llama")
+    save_edits(model, tmp_path)
+    half = build_model("llama").to(torch.bfloat16)
+    with pytest.raises(RunError, match="check_weights=False"):
+        load_edits(half, tmp_path)
+    unedited = logits_of(half)
+    rollback = load_edits(half, tmp_path, check_weights=False)
+    now = logits_of(half)
+    assert not equal(now, unedited)
+    assert all(torch.isfinite(logits).all() for logits in now)
+    rollback()
+    assert equal(logits_of(half), unedited)
+
+
+@pytest.mark.parametrize("name", ["GRACE", "CoachHook-weighed"])
+def test_folders_of_the_first_format_can_be_read_for_ever(name: str) -> None:
+    model = formula_model()
+    with torch.no_grad():
+        unedited = model(TOKENS).logits
+        rollback = load_edits(model, FOLDER / name)
+        edited = model(TOKENS).logits
+        expected = [float(line) for line in (FOLDER / name / "logits.txt").read_text().split()]
+        torch.testing.assert_close(edited.flatten(), torch.tensor(expected), rtol=1e-4, atol=1e-4)
+        assert not torch.allclose(edited, unedited, rtol=1e-2, atol=1e-2)
+        rollback()
+        assert torch.equal(model(TOKENS).logits, unedited)
