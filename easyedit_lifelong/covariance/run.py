@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from easyedit_lifelong.clock import now
 from easyedit_lifelong.covariance.collect import KeyTaker, add_block
 from easyedit_lifelong.covariance.corpus import Corpus
 from easyedit_lifelong.covariance.identity import Identity, read_sidecar, sidecar_of, write_sidecar
@@ -152,7 +152,7 @@ def _store(job: Collection, state: Progress, shard: Shard) -> None:
             "key_size": total.d, "count": total.count, "documents": state.position.documents,
             "self_sampled": job.corpus.self_sampled, "processes": shard.world, "seconds": round(state.seconds, 1),
             "versions": package_versions(),
-            "created": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            "created": now(),
         }  # fmt: skip
 
         def describe(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from easyedit_lifelong.clock import now
 from easyedit_lifelong.edits.folder import write_folder
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.carried import base_fingerprint
@@ -41,7 +41,7 @@ def save_edits(edited_model: Any, folder: str | Path) -> None:
     if not parts:
         raise EditError("the model carries no edits that could be saved")
     contents = {
-        "saved": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "saved": now(),
         "model": {"name": model_label(edited_model), "fingerprint": base_fingerprint(edited_model)},
         "versions": package_versions(),
         "parts": parts,

@@ -7,7 +7,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -240,8 +239,3 @@ def open_trackers(
         stack.callback(tracker.close)
         trackers.append(tracker)
     return trackers
-
-
-def now() -> str:
-    """Return the time, in UTC."""
-    return datetime.now(timezone.utc).isoformat(timespec="seconds")

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.atomic import replace_text
+from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError, RunError
 from easyedit_lifelong.hyperparams import hparams_values
-from easyedit_lifelong.lifelong.common import now
 from easyedit_lifelong.lifelong.folder import SCHEMA_VERSION
 from easyedit_lifelong.lifelong.run import CONSECUTIVE, Plan
 from easyedit_lifelong.models import smollm2

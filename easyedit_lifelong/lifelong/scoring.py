@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.generated import Generation
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scores import Scores, gather
-from easyedit_lifelong.lifelong.common import RunState, now
+from easyedit_lifelong.lifelong.common import RunState
 from easyedit_lifelong.lifelong.folder import SCHEMA_VERSION, RunFolder
 from easyedit_lifelong.lifelong.scoreboard import Scoreboard
 from easyedit_lifelong.registry import Tracker

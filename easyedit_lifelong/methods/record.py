@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import Any
 
+from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import RunError
 
@@ -37,8 +37,7 @@ class EditRecord:
     @classmethod
     def of(cls, request: EditRequest) -> EditRecord:
         """Return the record of a request that has just been edited."""
-        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        return cls(request.case_id, request.prompt, request.target_new, request.subject, request.ground_truth, now)
+        return cls(request.case_id, request.prompt, request.target_new, request.subject, request.ground_truth, now())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, ready for JSON."""

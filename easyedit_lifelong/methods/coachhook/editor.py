@@ -184,6 +184,8 @@ class CoachHookEditor:
             for batch in batches:
                 if list(batch.layers) != self.state.paths:
                     raise EditError("the batches belong to other layers")
+                if set(batch.ordinary) != (set(batch.layers) if self.hparams.weighed else set()):
+                    raise EditError("what scores are weighed by is of other layers")
                 self.state.batches.append(batch)
                 for path, update in batch.layers.items():
                     hook = self.hooks[path]

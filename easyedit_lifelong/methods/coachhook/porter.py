@@ -39,7 +39,7 @@ class CoachHookPorter:
         hparams = CoachHookHyperParams.from_values(part.hparams, where)
         if CoachHookEditor.of(model) is not None:
             raise EditError(f"{where}: the model carries CoachHook edits already; roll those back first")
-        batches = _batches(part, hparams, where)
+        batches = _batches(part, where)
         templates = part.state.get("templates")
         if not isinstance(templates, list):
             raise RunError(f"{where}: CoachHook's edits aren't whole: templates is missing")
@@ -73,7 +73,7 @@ def _part(model: Any, editor: CoachHookEditor) -> EditsPart:
     return EditsPart(hparams_values(editor.hparams, model_label(model)), records, state, tensors)
 
 
-def _batches(part: EditsPart, hparams: CoachHookHyperParams, where: str) -> list[BatchUpdate]:
+def _batches(part: EditsPart, where: str) -> list[BatchUpdate]:
     batches: list[BatchUpdate] = []
     begin = 0
     try:
@@ -85,7 +85,7 @@ def _batches(part: EditsPart, hparams: CoachHookHyperParams, where: str) -> list
             }
             records = tuple(EditRecord.from_dict(edit, where) for edit in part.edits[begin:end])
             prompts = tuple(tuple(prompt) for prompt in entry["prompts"])
-            if set(entry["ordinary"]) != (set(layers) if hparams.weighed else set()) or len(records) != entry["edits"]:
+            if len(records) != entry["edits"]:
                 raise ValueError(f"batch {len(batches) + 1} lacks a part")
             batches.append(BatchUpdate(records, layers, entry["alphas"], entry["ordinary"], prompts))
             begin = end

@@ -94,9 +94,6 @@ def load_state(
         return
     check_model(path, index, model)
     check_settings(path, index, hparams)
-    for entry in entries:
-        if set(entry["ordinary"]) != (set(entry["alphas"]) if hparams.weighed else set()):
-            raise RunError(f"{path}: 'ordinary' has other layers than 'alphas'. The state in {folder} isn't whole.")
     batches = [_load_batch(folder, entry) for entry in entries]
     try:
         CoachHookEditor.on(model, tokenizer, hparams, templates=index["templates"]).restore(batches)
