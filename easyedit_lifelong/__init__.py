@@ -32,6 +32,9 @@ _LAZY = {
     "load_model": "easyedit_lifelong.models.load",
     "save_edits": "easyedit_lifelong.edits",
     "load_edits": "easyedit_lifelong.edits",
+    "export_model": "easyedit_lifelong.edits",
+    "push_edits": "easyedit_lifelong.edits",
+    "pull_edits": "easyedit_lifelong.edits",
     "run_lifelong": "easyedit_lifelong.lifelong.loop",
     "run_consecutive": "easyedit_lifelong.lifelong.consecutive",
     "prompt_lengths": "easyedit_lifelong.models.positions",
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.covariance import SecondMoment, collect_covariance
     from easyedit_lifelong.data.readers import read_requests
     from easyedit_lifelong.data.request import EditRequest, Probe
-    from easyedit_lifelong.edits import load_edits, save_edits
+    from easyedit_lifelong.edits import export_model, load_edits, pull_edits, push_edits, save_edits
     from easyedit_lifelong.errors import EditError
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hyperparams import PluginHyperParams
@@ -65,10 +68,11 @@ if TYPE_CHECKING:
     from easyedit_lifelong.registry import DatasetReader, EditMethod, TrackerType
 
 __all__ = [
-    "CoachHookHyperParams", "DatasetReader", "EditError", "EditMethod", "EditRequest", "EditResult",
-    "GraceHyperParams", "LifelongError", "PluginHyperParams", "PositionTracker", "Probe", "Rollback", "SecondMoment",
-    "TrackerType", "apply_coachhook_to_model", "apply_grace_to_model", "collect_covariance", "get_plugins", "hookimpl",
-    "load_edits", "load_model", "prompt_lengths", "read_requests", "run_consecutive", "run_lifelong", "save_edits",
+    "CoachHookHyperParams", "DatasetReader", "EditError", "EditMethod", "EditRequest", "EditResult", "GraceHyperParams",
+    "LifelongError", "PluginHyperParams", "PositionTracker", "Probe", "Rollback", "SecondMoment", "TrackerType",
+    "apply_coachhook_to_model", "apply_grace_to_model", "collect_covariance", "export_model", "get_plugins", "hookimpl",
+    "load_edits", "load_model", "prompt_lengths", "pull_edits", "push_edits", "read_requests", "run_consecutive",
+    "run_lifelong", "save_edits",
 ]  # fmt: skip
 
 

@@ -18,6 +18,7 @@ from easyedit_lifelong.arguments import (
     add_scope_arguments,
     positive,
 )
+from easyedit_lifelong.cli_edits import add_edits_commands
 from easyedit_lifelong.errors import LifelongError, RunError
 
 
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"easyedit-lifelong: {_told(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("easyedit-lifelong: interrupted; what was reported done is on disk", file=sys.stderr)
+        left = "nothing was written" if arguments.whole else "what was reported done is on disk"
+        print(f"easyedit-lifelong: interrupted; {left}", file=sys.stderr)
         return 130
 
 
@@ -61,6 +63,7 @@ def _told(error: Exception) -> str:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of every command."""
     parser = argparse.ArgumentParser(prog="easyedit-lifelong", description="Lifelong model editing, with EasyEdit.")
+    parser.set_defaults(whole=False)  # whether what a command writes is written at its end, in one step
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
@@ -116,6 +119,7 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("--out", type=Path, metavar="FILE_OR_DIR",
                         help="the page (.html) or its folder (default DIR/report or runs/comparison)")  # fmt: skip
     report.set_defaults(run=_report)
+    add_edits_commands(commands, common)
     return parser
 
 

@@ -43,6 +43,10 @@ class RunError(LifelongError, RuntimeError):
     """A run's folder can't be used."""
 
 
+class HubError(RunError):
+    """The Hugging Face Hub can't be reached, or has no such edits, or refuses them."""
+
+
 class PluginError(LifelongError, ValueError):
     """A plugin is broken, or two plugins claim the same name."""
 

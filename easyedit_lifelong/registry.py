@@ -91,8 +91,25 @@ class EditsPart:
     tensors: dict[str, Tensor]
 
 
+@dataclass(frozen=True)
+class PlainWeights:
+    """What a model without this package needs to come as close as it can to an edited one.
+
+    Attributes:
+        weights: the parameters that are others than the model holds, by name.
+        lost: what that model can't do, in a sentence or two; empty if nothing is lost.
+    """
+
+    weights: dict[str, Tensor]
+    lost: str = ""
+
+
 class EditsPorter(Protocol):
-    """Takes a method's edits off a model to be saved, and puts loaded ones on a model."""
+    """Takes a method's edits off a model to be saved, and puts loaded ones on a model.
+
+    A method ``plain_weights(model) -> PlainWeights``, if there is one, puts the edits into plain weights, for
+    :func:`easyedit_lifelong.export_model`; it raises an :class:`EditError` that says why if weights can't hold them.
+    """
 
     def parts(self, model: Any) -> list[EditsPart]:
         """Return the edits that a model carries, one part for each editor; none if it carries none."""

@@ -68,7 +68,7 @@ def load_dataset(
     """
     library = datasets_library(what, instead)
     local = Path(name).is_dir()
-    host = None if local else _unreachable_host()
+    host = None if local else unreachable_host()
     options = {} if split is None else {"split": split}
     try:
         with _offline(library) if host else contextlib.nullcontext():
@@ -142,7 +142,7 @@ def _without_gaps(value: Any) -> Any:
     return [_without_gaps(item) for item in value] if isinstance(value, list) else value
 
 
-def _unreachable_host() -> str | None:
+def unreachable_host() -> str | None:
     """Return the Hub's host if it can't be reached; None if it can, or if that can't be told beforehand."""
     constants = importlib.import_module("huggingface_hub.constants")
     if constants.HF_HUB_OFFLINE or set(getproxies()) & {"http", "https", "all"}:

@@ -62,13 +62,23 @@ def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         RunError: there are no edits in it, or they aren't whole, or of a newer format; the message names the file.
     """
     index = read_index(folder)
-    path = next((folder / name for name in (TENSORS, _NEW) if _holds(folder / name, index["tensors"])), None)
-    if path is None:
-        raise RunError(f"{folder / TENSORS}: isn't there, or isn't what {INDEX} was written with. {_BROKEN}")
+    path = tensors_file(folder, index)
     try:
         return index, load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"{path}: can't be read: {error}. {_BROKEN}") from error
+
+
+def tensors_file(folder: Path, index: Mapping[str, Any]) -> Path:
+    """Return the file that holds an index's tensors.
+
+    Raises:
+        RunError: there is none, or it isn't what the index was written with.
+    """
+    path = next((folder / name for name in (TENSORS, _NEW) if _holds(folder / name, index["tensors"])), None)
+    if path is None:
+        raise RunError(f"{folder / TENSORS}: isn't there, or isn't what {INDEX} was written with. {_BROKEN}")
+    return path
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -97,6 +107,24 @@ def read_index(folder: Path) -> dict[str, Any]:
     if index.pop("digest", None) != _digest(index):
         raise RunError(f"{path}: has been changed since it was written. {_BROKEN}")
     return dict(index)
+
+
+def check_empty(folder: Path) -> Path:
+    """Return a folder's path in full if nothing is there, or an empty folder.
+
+    Raises:
+        RunError: it isn't a folder, or something is in it.
+    """
+    folder = folder.expanduser().absolute()
+    try:
+        held = sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return folder
+    except OSError as error:
+        raise RunError(f"{folder}: isn't a folder that can be used: {error.strerror}") from error
+    if held:
+        raise RunError(f"{folder}: holds {held[0]} already; nothing will be overwritten. Name a new or empty folder.")
+    return folder
 
 
 _BROKEN = "The folder isn't whole; copy it again from where it came from, or save the edits again."

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.edits.folder import INDEX, read_folder
+from easyedit_lifelong.edits.hub import edits_folder
 from easyedit_lifelong.errors import PluginError, RunError
 from easyedit_lifelong.methods.carried import base_fingerprint
 from easyedit_lifelong.methods.rollback import Rollback
@@ -22,7 +23,7 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
 
     Args:
         model: the unedited model, or one with edits on other layers. It is changed in place.
-        folder: what :func:`save_edits` wrote.
+        folder: what :func:`save_edits` wrote, or ``hub:OWNER/NAME[@REVISION]`` for edits on the Hugging Face Hub.
         tokenizer: the model's, for those who edit on without naming it again.
         check_weights: refuse a model with other weights. False for the same weights in another dtype: answers are
             then those of the edited model up to that dtype's rounding.
@@ -31,13 +32,13 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
         What takes the edits off again when it is called; its ``results`` are the edits' records, in order.
 
     Raises:
-        RunError: the folder isn't whole, of a newer format, or of a model with other weights. Then the model is as
-            it was.
+        RunError: the folder isn't whole, of a newer format, or of a model with other weights; or the Hub hasn't got
+            it (:class:`~easyedit_lifelong.errors.HubError`). Then the model is as it was.
         ModelError: the model lacks what was edited.
         EditError: the model carries edits in their place already.
         PluginError: no method of that name is registered.
     """
-    folder = Path(folder)
+    folder = edits_folder(folder)
     path = folder / INDEX
     index, tensors = read_folder(folder)
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,15 +107,16 @@ class Scorer:
     @torch.no_grad()
     def generate(
         self, model: Any, prompts: Sequence[str], new_tokens: Sequence[int] | int,
-        ended: Callable[[int, str], bool] | None = None,
+        ended: Callable[[int, str], bool] | None = None, sampling: Mapping[str, Any] | None = None,
     ) -> list[str]:  # fmt: skip
-        """Let the model continue prompts greedily.
+        """Let the model continue prompts greedily, unless told to sample.
 
         Args:
             model: the model.
             prompts: what it continues.
             new_tokens: how many tokens to add at most, for all or for each.
             ended: whether the prompt of this index has been answered with this text, and no more is needed.
+            sampling: how text is sampled (``temperature``, ``top_p``, …), by PyTorch's generator.
 
         Returns:
             The continuations alone, special tokens left out.
@@ -133,9 +134,10 @@ class Scorer:
                 ids, mask = pad_rows([rows[i] for i in batch], self._pad, "left", _input_device(model))
                 config = GenerationConfig(
                     max_new_tokens=max(limits[i] for i in batch),
-                    do_sample=False,
+                    do_sample=sampling is not None,
                     pad_token_id=self._pad,
                     eos_token_id=sorted(ends) or None,
+                    **(sampling or {}),
                 )
                 stop = None if ended is None else _Stop(self.tokenizer, ids.shape[1], batch, limits, ends, ended)
                 more = {} if stop is None else {"stopping_criteria": StoppingCriteriaList([stop])}

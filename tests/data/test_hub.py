@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str
 @pytest.fixture
 def loaded(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any], list[Any]]:
     """Have the Hub hold this, and note what it is asked for."""
-    monkeypatch.setattr(hub, "_unreachable_host", lambda: None)
+    monkeypatch.setattr(hub, "unreachable_host", lambda: None)
     asked: list[Any] = []
 
     def holds(content: Any) -> list[Any]:
@@ -220,7 +220,7 @@ def test_a_proxy_is_left_to_the_library(cut_off: list[Any], monkeypatch: pytest.
     """Behind one, names needn't resolve here; what can't be told isn't judged."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setattr(hub, "getproxies", urllib.request.getproxies)
-    assert hub._unreachable_host() is None
+    assert hub.unreachable_host() is None
     assert cut_off == []
 
 

@@ -132,6 +132,10 @@ class CoachHookEditor:
         """Of the unedited weights, where edits are in the weights."""
         return self.state.fingerprint if self.hparams.wohk else None
 
+    def plain_weights(self) -> dict[str, Tensor]:
+        """Return the edited projections' weights W + ΔW by parameter name: the hooks' updates, without the hooks."""
+        return {f"{path}.weight": weight for path, weight in self._layers.updated().items()}
+
     def edit(
         self, requests: Sequence[EditRequest], targets: Tensor | None = None
     ) -> tuple[list[EditResult], Callable[[], None]]:

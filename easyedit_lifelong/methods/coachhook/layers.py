@@ -39,13 +39,15 @@ class EditedLayers:
             assert hook.weight is not None
             delta = hook.weight.delta
             if self.wohk:
-                weight = weight_of(hook.module)
-                change = delta.t() if is_transposed(hook.module) else delta
                 with torch.no_grad():
-                    weight.copy_((weight.to(change.dtype) + change).to(weight.dtype))
+                    weight_of(hook.module).copy_(_updated(hook))
                 hook.set(None, 0.0, Mode.OFF)
             else:
                 hook.set(delta, alphas[path], Mode.VALIDATED, ordinary.get(path))
+
+    def updated(self) -> dict[str, Tensor]:
+        """Return each layer's weight with its ΔW in it, as it is kept without hooks; the layers stay as they are."""
+        return {path: _updated(hook) for path, hook in self.hooks.items()}
 
     def put_back(self, contents: Contents, alphas: Mapping[str, float], ordinary: Mapping[str, float]) -> None:
         """Have the layers hold what they held, bitwise."""
@@ -79,3 +81,12 @@ class EditedLayers:
             assert weight is not None
             with torch.no_grad():
                 weight_of(self.hooks[path].module).copy_(weight)
+
+
+@torch.no_grad()
+def _updated(hook: HookLayer) -> Tensor:
+    """Return W + ΔW, in the weight's dtype and whichever way round it is stored."""
+    assert hook.weight is not None
+    weight, delta = weight_of(hook.module), hook.weight.delta
+    change = delta.t() if is_transposed(hook.module) else delta
+    return (weight.to(change.dtype) + change).to(weight.dtype)

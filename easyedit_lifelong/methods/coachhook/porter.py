@@ -11,13 +11,18 @@ import torch
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.hyperparams import hparams_values
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, LayerUpdate
 from easyedit_lifelong.methods.record import EditRecord
 from easyedit_lifelong.models.load import model_label
-from easyedit_lifelong.registry import EditsPart
+from easyedit_lifelong.registry import EditsPart, PlainWeights
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(LayerUpdate))
+_LOST = (
+    "CoachHook's hook layers, which decided at every token whether the edits are in scope. In plain weights the "
+    "updates act at every token, as with wohk: what no edit is about changes, too, and the more so the more edits "
+    "there are (locality falls)."
+)
 
 
 class CoachHookPorter:
@@ -48,6 +53,11 @@ class CoachHookPorter:
             return editor.restore(batches)
         except (RuntimeError, KeyError) as error:  # tensors of other shapes, or an EditError
             raise RunError(f"{where}: CoachHook's edits don't fit this model: {error}") from error
+
+    def plain_weights(self, model: Any) -> PlainWeights:
+        """Return W + ΔW of the edited projections; nothing where ``wohk`` has put them into the weights already."""
+        editor = coachhook_editor(model)
+        return PlainWeights({} if editor.hparams.wohk else editor.plain_weights(), "" if editor.hparams.wohk else _LOST)
 
 
 def _part(model: Any, editor: CoachHookEditor) -> EditsPart:

@@ -23,7 +23,10 @@ def subject_span(request: EditRequest, fact_token: str = "subject_last") -> Span
         return 0, len(request.prompt)
     subject = request.subject.strip() if request.subject else ""
     if not subject:
-        raise DataError(f"{request.where}, field 'subject': is missing; CoachHook writes a fact at its subject")
+        raise DataError(
+            f"{request.where}, field 'subject': is missing; CoachHook writes a fact at its subject. "
+            "Name it as the prompt spells it."
+        )
     found = find_subject(request.prompt, subject)
     if found is None:
         raise DataError(

@@ -15,7 +15,7 @@ from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.record import EditRecord
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.modules import find_module
-from easyedit_lifelong.registry import EditsPart
+from easyedit_lifelong.registry import EditsPart, PlainWeights
 
 _TENSORS = ("keys", "values", "radii")
 
@@ -42,6 +42,18 @@ class GracePorter:
             raise EditError(f"{where}: {layer} carries GRACE edits already; roll those back first")
         found_out = part.state.get("in_part"), part.state.get("checked_length", 0)
         return GraceEditor.on(model, tok, hparams).restore(edits, found_out)
+
+    def plain_weights(self, model: Any) -> PlainWeights:
+        """Refuse: no weights do what a codebook does.
+
+        Raises:
+            EditError: always.
+        """
+        raise EditError(
+            "GRACE's edits can't be put into plain weights: its codebook looks at how far a prompt is from each edited "
+            "one, and acts only within a radius; no weight matrix can decide that. Keep these edits apart and put "
+            "them on the model with load_edits, or edit with CoachHook, whose updates are weights."
+        )
 
 
 def _part(model: Any, editor: GraceEditor) -> EditsPart:
