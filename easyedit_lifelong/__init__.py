@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 _LAZY = {
     "GraceHyperParams": "easyedit_lifelong.methods.grace.config",
     "apply_grace_to_model": "easyedit_lifelong.methods.grace.apply",
+    "apply_grace_to_module": "easyedit_lifelong.methods.grace.apply",
     "CoachHookHyperParams": "easyedit_lifelong.methods.coachhook.config",
     "apply_coachhook_to_model": "easyedit_lifelong.methods.coachhook.apply",
     "SecondMoment": "easyedit_lifelong.covariance",
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.lifelong.loop import run_lifelong
     from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-    from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
+    from easyedit_lifelong.methods.grace.apply import apply_grace_to_model, apply_grace_to_module
     from easyedit_lifelong.methods.grace.config import GraceHyperParams
     from easyedit_lifelong.methods.result import EditResult
     from easyedit_lifelong.methods.rollback import Rollback
@@ -70,9 +71,9 @@ if TYPE_CHECKING:
 __all__ = [
     "CoachHookHyperParams", "DatasetReader", "EditError", "EditMethod", "EditRequest", "EditResult", "GraceHyperParams",
     "LifelongError", "PluginHyperParams", "PositionTracker", "Probe", "Rollback", "SecondMoment", "TrackerType",
-    "apply_coachhook_to_model", "apply_grace_to_model", "collect_covariance", "export_model", "get_plugins", "hookimpl",
-    "load_edits", "load_model", "prompt_lengths", "pull_edits", "push_edits", "read_requests", "run_consecutive",
-    "run_lifelong", "save_edits",
+    "apply_coachhook_to_model", "apply_grace_to_model", "apply_grace_to_module", "collect_covariance", "export_model",
+    "get_plugins", "hookimpl", "load_edits", "load_model", "prompt_lengths", "pull_edits", "push_edits",
+    "read_requests", "run_consecutive", "run_lifelong", "save_edits",
 ]  # fmt: skip
 
 

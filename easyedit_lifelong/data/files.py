@@ -66,6 +66,11 @@ def require_texts(where: str, record: Any, names: Sequence[str]) -> None:
             raise DataError(f"{where}, field {name!r}: is empty or not text. Give it text or remove the record.")
 
 
+def label_text(label: Any) -> Any:
+    """Return a class label as text: datasets mostly hold its number. Anything else stays what it is."""
+    return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
+
+
 def _parse(text: str, where: str, line: int | None = None) -> Any:
     try:
         return json.loads(text)

@@ -8,6 +8,7 @@ from easyedit_lifelong.data.readers import (
     read_counterfact,
     read_hallucination,
     read_json,
+    read_labelled,
     read_zsre,
     read_zsre_rephrased,
 )
@@ -17,7 +18,7 @@ from easyedit_lifelong.registry import DatasetReader
 
 @hookimpl
 def register_readers(register: Callable[[DatasetReader], None]) -> None:
-    """Register zsRE (two forms), CounterFact, SelfCheckGPT's hallucinations and plain JSON."""
+    """Register zsRE (two forms), CounterFact, SelfCheckGPT's hallucinations, labelled texts and plain JSON."""
     register(
         DatasetReader(
             "zsre", read_zsre, "MEND's zsRE (src, alt, answers, rephrase, loc, loc_ans), by EasyEdit's loader"
@@ -39,4 +40,7 @@ def register_readers(register: Callable[[DatasetReader], None]) -> None:
             "SelfCheckGPT's passages as WISE prepares them (prompt, corrected sentence, locality text)",
             task="generation",
         )
+    )
+    register(
+        DatasetReader("labelled", read_labelled, "texts with labels (text, label), for classifiers", "classification")
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.data import hub
-from easyedit_lifelong.data.files import located, read_records, require_texts
+from easyedit_lifelong.data.files import label_text, located, read_records, require_texts
 from easyedit_lifelong.data.request import EditRequest, check_unique
 from easyedit_lifelong.errors import DataError
 
@@ -113,6 +113,20 @@ def read_hallucination(path: Path) -> list[EditRequest]:
             path, len(unasked), len(requests), _listed(unasked),
         )  # fmt: skip
     return requests
+
+
+def read_labelled(path: Path) -> list[EditRequest]:
+    """Read texts with labels, for classifiers: ``{"text": …, "label": …}``, the label a name or a number.
+
+    Raises:
+        DataError: the file or a record can't be used.
+    """
+    records = []
+    for where, record in located(path, read_records(path)):
+        record = {**record, "label": label_text(record.get("label"))} if isinstance(record, dict) else record
+        require_texts(where, record, ("text", "label"))
+        records.append({"prompt": record["text"], "target_new": record["label"]})
+    return _requests(path, records)
 
 
 def read_json(path: Path) -> list[EditRequest]:

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data import hub
-from easyedit_lifelong.data.files import located, read_json_file
+from easyedit_lifelong.data.files import label_text, located, read_json_file
 from easyedit_lifelong.data.request import Probe, half_character
 from easyedit_lifelong.errors import DataError
 
-_FIELDS = (("prompt", "answer"), ("loc", "loc_ans"))
-"""A question's fields and its answer's: ours, and those of the Natural Questions in MEND's zsRE files."""
+_FIELDS = (("prompt", "answer"), ("loc", "loc_ans"), ("text", "label"))
+"""A question's fields and its answer's: ours, those of the Natural Questions in MEND's zsRE files, and labelled
+texts'."""
 
 
 def read_retention(path: Path | str) -> list[Probe]:
@@ -22,6 +23,7 @@ def read_retention(path: Path | str) -> list[Probe]:
     - a JSON list, or JSON Lines (``.jsonl``), of ``{"prompt": …, "answer": …}``;
     - a zsRE file as MEND has it, of which the held-out Natural Questions are taken (``loc``, ``loc_ans``; word
       for word, so they are the questions that locality asks of such a file), each once;
+    - a list of ``{"text": …, "label": …}``, for a classifier;
     - ``{"questions": […], "answers": […]}``, as the Natural Questions of GRACE's experiment are stored;
     - a dataset with such records by name, ``hub:OWNER/NAME[[:CONFIG]:SPLIT]``.
 
@@ -41,7 +43,7 @@ def read_retention(path: Path | str) -> list[Probe]:
         raise DataError(f"{name}: holds no facts")
     fields = _fields(records[0])
     probes = [_probe(where, record, fields) for where, record in located(name, records)]
-    return probes if fields == _FIELDS[0] else list(dict.fromkeys(probes))
+    return list(dict.fromkeys(probes)) if fields == _FIELDS[1] else probes
 
 
 def _fields(record: Any) -> tuple[str, str]:
@@ -54,6 +56,8 @@ def _probe(where: str, record: Any, fields: tuple[str, str]) -> Probe:
     texts = []
     for field in fields:
         value = record.get(field) if isinstance(record, dict) else None
+        if field == "label":
+            value = label_text(value)
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}, field {field!r}: is missing, empty or not text")
         problem = half_character(value)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +18,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import evaluating
+from easyedit_lifelong.models.pairs import Encode
 from easyedit_lifelong.models.positions import prompt_lengths
 
 
@@ -58,17 +60,24 @@ class Scorer:
         tokenizer: the model's.
         tokens_per_batch: how many tokens, padding included, go through the model together. Where it writes one
             token after the other, rows hold four times as many: a step costs little more for more rows.
+        encode: turns prompts and answers into ids; by default as a causal language model reads them.
+
+    Attributes:
+        speaks: whether the model writes text of its own.
     """
 
-    def __init__(self, tokenizer: Any, tokens_per_batch: int = 512) -> None:
+    speaks = True
+
+    def __init__(self, tokenizer: Any, tokens_per_batch: int = 512, encode: Encode | None = None) -> None:
         self.tokenizer, self.tokens_per_batch = tokenizer, tokens_per_batch
+        self._encode = encode or functools.partial(encode_pair, tokenizer)
         self._encoded: dict[tuple[str, str], EncodedPair] = {}
 
     def encode(self, prompt: str, answer: str) -> EncodedPair:
         """Return a question's tokens, encoding it once."""
         key = (prompt, answer)
         if key not in self._encoded:
-            self._encoded[key] = encode_pair(self.tokenizer, prompt, answer)
+            self._encoded[key] = self._encode(prompt, answer)
         return self._encoded[key]
 
     @torch.no_grad()
@@ -82,7 +91,7 @@ class Scorer:
         rows = _rows(pairs)
         scores: dict[_Key, Forced] = {}
         with evaluating(model):
-            for batch in self._batches([len(row[0].tokens) for row in rows]):
+            for batch in self._batches([row[0].length for row in rows]):
                 asked = [rows[i] for i in batch]
                 scores.update(
                     zip((_key(pair) for row in asked for pair in row), self._force(model, asked), strict=True)
@@ -92,7 +101,7 @@ class Scorer:
     def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]]) -> Iterator[Forced]:
         pairs = [row[0] for row in rows]
         # Padding on the right: causal attention never sees it, and positions need no correction.
-        ids, mask = pad_rows([pair.tokens for pair in pairs], self._pad, "right", _input_device(model))
+        ids, mask = pad_rows([pair.tokens for pair in pairs], self._pad, "right", input_device(model))
         lengths = [len(pair.prompt) for pair in pairs]
         with prompt_lengths(model, lengths):
             logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
@@ -124,30 +133,46 @@ class Scorer:
         limits = [new_tokens] * len(prompts) if isinstance(new_tokens, int) else list(new_tokens)
         rows = [list(self.tokenizer(prompt)["input_ids"]) for prompt in prompts]
         texts = [""] * len(prompts)
-        context = context_length(model)
+        context = self._shared_context(model)
         if context is not None:
             # Without a prediction for the last token, n tokens need n - 1 places behind the prompt.
             limits = [min(limit, context + 1 - len(row)) for row, limit in zip(rows, limits, strict=True)]
-        ends = self._end_tokens(model)
+        ends, start = self._end_tokens(model), self._start(model)
         with evaluating(model), _bare_generation_config(model):
             for batch in self._generation_batches([len(row) for row in rows], limits, context):
-                ids, mask = pad_rows([rows[i] for i in batch], self._pad, "left", _input_device(model))
+                ids, mask = pad_rows([rows[i] for i in batch], self._pad, self._side, input_device(model))
                 config = GenerationConfig(
                     max_new_tokens=max(limits[i] for i in batch),
                     do_sample=sampling is not None,
                     pad_token_id=self._pad,
                     eos_token_id=sorted(ends) or None,
+                    **start,
                     **(sampling or {}),
                 )
-                stop = None if ended is None else _Stop(self.tokenizer, ids.shape[1], batch, limits, ends, ended)
+                begin = self._answer_column(ids)
+                stop = None if ended is None else _Stop(self.tokenizer, begin, batch, limits, ends, ended)
                 more = {} if stop is None else {"stopping_criteria": StoppingCriteriaList([stop])}
                 output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
-                for n, (i, row) in enumerate(zip(batch, output[:, ids.shape[1] :].tolist(), strict=True)):
+                for n, (i, row) in enumerate(zip(batch, output[:, begin:].tolist(), strict=True)):
                     # Once a row has ended it is filled up while others go on; the filling wasn't said.
                     said = row[: limits[i] if stop is None else stop.lengths.get(n, limits[i])]
                     end = next((n for n, token in enumerate(said) if token in ends), len(said))
                     texts[i] = self.tokenizer.decode(said[:end], skip_special_tokens=True)
         return texts
+
+    _side: Literal["left", "right"] = "left"
+
+    def _shared_context(self, model: Any) -> int | None:
+        """Return how many tokens prompt and answer may have together."""
+        return context_length(model)
+
+    def _answer_column(self, ids: Tensor) -> int:
+        """Return where the answer begins in what ``generate`` returns."""
+        return ids.shape[1]
+
+    def _start(self, model: Any) -> dict[str, Any]:
+        """Return what ``generate`` has to know of how an answer starts."""
+        return {}
 
     def _end_tokens(self, model: Any) -> set[int]:
         eos = getattr(model.generation_config, "eos_token_id", None)
@@ -281,5 +306,6 @@ def _bare_generation_config(model: Any) -> Iterator[None]:
         model.generation_config = before
 
 
-def _input_device(model: Any) -> torch.device:
+def input_device(model: Any) -> torch.device:
+    """Return where a model takes its tokens."""
     return model.get_input_embeddings().weight.device

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import evaluating
 
@@ -76,12 +77,17 @@ class HeldOutText:
         windows: how many windows at most.
 
     Raises:
-        DataError: it has no two tokens.
+        DataError: it has no two tokens, or the model isn't a causal language model.
     """
 
     def __init__(
         self, text: str, tokenizer: Any, model: Any, *, window: int = WINDOW, windows: int = WINDOWS
     ) -> None:  # fmt: skip
+        if kind_of(model) is not Kind.CAUSAL:
+            raise DataError(
+                f"the perplexity of a text is a causal language model's; {type(model).__name__} is a "
+                f"{kind_of(model).value}. Leave the held-out text out."
+            )
         window = min(window, context_length(model) or window)
         # Tokens are a few characters long: no need to encode a whole corpus for its beginning.
         ids = list(tokenizer(text[: window * windows * 16], add_special_tokens=False)["input_ids"])

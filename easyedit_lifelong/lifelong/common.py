@@ -12,11 +12,13 @@ from typing import Any, Protocol
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
+from easyedit_lifelong.data.samples import retention_probes
 from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.metrics import METRICS, mean
 from easyedit_lifelong.evaluation.scoring import Scorer
 from easyedit_lifelong.evaluation.success import contests
 from easyedit_lifelong.lifelong.folder import RunFolder
+from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import EditMethod, Tracker
@@ -111,6 +113,26 @@ def find_method(hparams: Any) -> EditMethod:
     if method is None:
         raise HyperParameterError(f"{type(hparams).__name__} belongs to no registered editing method")
     return method
+
+
+def task_of(model: Any, asked: str | None) -> str:
+    """Return the task of a run: a classifier's answers are labels, whatever its data's format says.
+
+    Raises:
+        HyperParameterError: a classifier is asked to write.
+    """
+    if kind_of(model) is not Kind.CLASSIFIER:
+        return asked or "qa"
+    if asked == "generation":
+        raise HyperParameterError(f"task: {asked}: {type(model).__name__} is a classifier; it writes no text")
+    return "classification"
+
+
+def held_out_facts(model: Any, given: Sequence[Probe] | None) -> list[Probe]:
+    """Return the held-out facts of a run: those given, else the sample data's, which no classifier has labels for."""
+    if given is not None:
+        return list(given)
+    return [] if kind_of(model) is Kind.CLASSIFIER else retention_probes()
 
 
 def check_run(requests: Sequence[EditRequest], trackers: Sequence[str], out: Path | str | None) -> None:
@@ -218,7 +240,7 @@ def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, reten
     for where, fields in asked:
         for name, behind, prompt, answer in fields:
             try:
-                length = len(scorer.encode(prompt, answer).tokens)
+                length = scorer.encode(prompt, answer).length
             except DataError as error:
                 raise DataError(f"{where}, field {name!r}: {error}") from error
             if limit is not None and length > limit:

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data.request import Probe, as_requests
-from easyedit_lifelong.data.samples import retention_probes
-from easyedit_lifelong.evaluation.scoring import Scorer
+from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.lifelong.common import (
     Progress,
     RunResult,
@@ -17,6 +16,8 @@ from easyedit_lifelong.lifelong.common import (
     check_method,
     check_run,
     find_method,
+    held_out_facts,
+    task_of,
     usable_requests,
 )
 from easyedit_lifelong.lifelong.execute import execute
@@ -47,7 +48,7 @@ def run_consecutive(
     trackers: Sequence[str] = (),
     progress: Progress | None = None,
     data_name: str = "",
-    task: str = "qa",
+    task: str | None = None,
     text: str | None = None,
     resume: bool = False,
     skip_unusable: bool = False,
@@ -80,7 +81,8 @@ def run_consecutive(
         trackers: names of registered trackers to report to.
         progress: hears how far the run has come.
         data_name: what to call the data in the results.
-        task: what the data ask of the model: ``qa``, ``classification`` or ``generation``.
+        task: what the data ask of the model: ``qa`` (the default), ``generation``, or ``classification`` (a
+            classifier's).
         text: a held-out text whose perplexity is measured before and after.
         resume: go on with the run in ``out`` that was cut short, after the last batch in its journal.
         skip_unusable: leave out requests that can't be used, and list them in the summary.
@@ -92,7 +94,7 @@ def run_consecutive(
         ModelError: the method can't edit this model with them.
         RunError: ``out`` holds another run; the run in it can't be resumed; or trackers are given without it.
     """
-    requests, held_out = as_requests(requests), list(retention_probes() if retention is None else retention)
+    requests, held_out, task = as_requests(requests), held_out_facts(model, retention), task_of(model, task)
     size = batch_size if batch_size is not None else getattr(hparams, "batch_size", 1)
     schedule = Schedule.of(eval_every, eval_at, eval_sample, default=EVAL_EVERY)
     plan = Plan(CONSECUTIVE, find_method(hparams), tokenizer, hparams, schedule, size, consecutive)
@@ -101,7 +103,7 @@ def run_consecutive(
         hparams = dataclasses.replace(hparams, batch_size=size)
         plan = dataclasses.replace(plan, hparams=hparams)
     check_run(requests, trackers, out)
-    scorer = Scorer(tokenizer)
+    scorer = scorer_for(model, tokenizer)
     check_fit([], scorer, model, held_out)
     usable, skipped = usable_requests(plan.method, model, tokenizer, hparams, requests, scorer, skip=skip_unusable)
     check_method(plan.method, model, tokenizer, hparams)

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data.request import Probe, as_requests
-from easyedit_lifelong.data.samples import retention_probes
-from easyedit_lifelong.evaluation.scoring import Scorer
+from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.lifelong.common import (
     Progress,
     RunResult,
@@ -17,6 +16,8 @@ from easyedit_lifelong.lifelong.common import (
     check_requests,
     check_run,
     find_method,
+    held_out_facts,
+    task_of,
 )
 from easyedit_lifelong.lifelong.execute import execute
 from easyedit_lifelong.lifelong.records import Material, Source
@@ -45,7 +46,7 @@ def run_lifelong(
     trackers: Sequence[str] = (),
     progress: Progress | None = None,
     data_name: str = "",
-    task: str = "qa",
+    task: str | None = None,
     text: str | None = None,
     source: Source | None = None,
 ) -> LifelongResult:
@@ -77,7 +78,8 @@ def run_lifelong(
         trackers: names of registered trackers to report to.
         progress: hears how far the run has come.
         data_name: what to call the data in the results.
-        task: what the data ask of the model: ``qa``, ``classification`` or ``generation``.
+        task: what the data ask of the model: ``qa`` (the default), ``generation``, or ``classification`` (a
+            classifier's).
         text: a held-out text whose perplexity is measured before and after.
         source: where the data came from, for ``config.yaml``; data without one are written into ``out``.
 
@@ -87,12 +89,12 @@ def run_lifelong(
         ModelError: the method can't edit this model with them.
         RunError: ``out`` holds another run, the run in it can't be resumed, or trackers are given without it.
     """
-    requests, held_out = as_requests(requests), list(retention_probes() if retention is None else retention)
+    requests, held_out, task = as_requests(requests), held_out_facts(model, retention), task_of(model, task)
     schedule = Schedule.of(eval_every, eval_at, eval_sample, default=EVAL_EVERY)
     plan = Plan(LIFELONG, find_method(hparams), tokenizer, hparams, schedule, only_errors=only_errors)
     plan.check(out, resume)
     check_run(requests, trackers, out)
-    scorer = Scorer(tokenizer)
+    scorer = scorer_for(model, tokenizer)
     check_fit([], scorer, model, held_out)
     check_requests(plan.method, model, tokenizer, hparams, requests, scorer)
     check_method(plan.method, model, tokenizer, hparams)

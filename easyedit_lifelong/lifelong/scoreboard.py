@@ -96,7 +96,7 @@ class Scoreboard:
         asked = [*Questions.about(requests).all(), *_contested(requests), *self.retention]
         asked = list(dict.fromkeys(asked))
         self.unedited: dict[Question, Forced] = dict(zip(asked, scorer.forced(model, asked), strict=True))
-        heard = list(requests if listen_to is None else listen_to)
+        heard = list(requests if listen_to is None else listen_to) if scorer.speaks else []
         # F1 of held-out answers; no more of them than edits, so that a short run stays short.
         self._free_retention = self.retention[: len(heard)] if self.task.measure is None else []
         free = list(dict.fromkeys(_free_questions(heard) + self._free_retention))
@@ -214,8 +214,10 @@ class Scoreboard:
         """Return each request's free-generation scores, and what was said to its prompts.
 
         Requests whose free answers the unedited model wasn't asked for are scored, too, but there is
-        nothing to set what was said against, and they are left out of the second list.
+        nothing to set what was said against, and they are left out of the second list. A classifier says nothing.
         """
+        if not self.scorer.speaks:
+            return [{} for _ in requests], []
         questions = list(dict.fromkeys(_free_questions(requests)))
         said = dict(zip(questions, self.answers(model, questions), strict=True))
         by_request = [self._free_scores(request, said) for request in requests]

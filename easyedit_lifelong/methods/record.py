@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import RunError
 
 _OPTIONAL = ("subject", "ground_truth")
+_FEW = 16
 
 
 @dataclass(frozen=True)
@@ -63,3 +66,10 @@ class EditRecord:
             if not fits and not (name in _OPTIONAL and value is None):
                 raise RunError(f"{where}: the edit of case {entry['case_id']!r}: {name} can't be {value!r}")
         return cls(**entry)
+
+
+def describe_row(row: Tensor) -> str:
+    """Return an input that isn't text, for a record: its numbers if they are few, else its shape and its norm."""
+    if row.numel() <= _FEW:
+        return str(row.tolist())
+    return f"tensor of shape {tuple(row.shape)}, norm {float(row.float().norm()):.6g}"

@@ -14,15 +14,27 @@ from easyedit_lifelong.errors import DataError
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """A prompt and its answer as token ids; joined, they are what the model reads."""
+    """A prompt and its answer as token ids; joined, they are what a causal language model reads.
+
+    Attributes:
+        prompt: the prompt's.
+        target: the answer's; for a classifier, the label's number.
+        apart: whether the model doesn't read them in one row: an encoder reads the prompt alone.
+    """
 
     prompt: list[int]
     target: list[int]
+    apart: bool = False
 
     @property
     def tokens(self) -> list[int]:
         """All ids, prompt first."""
         return self.prompt + self.target
+
+    @property
+    def length(self) -> int:
+        """How many places the pair takes in the model's context."""
+        return max(len(self.prompt), len(self.target)) if self.apart else len(self.tokens)
 
 
 def encode_pair(tokenizer: Any, prompt: str, target: str) -> EncodedPair:

@@ -11,11 +11,16 @@ from safetensors import SafetensorError
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.devices import resolve_device
+from easyedit_lifelong.models.kinds import Kind, kind_of, kind_of_config
 
 _DTYPES = {
     "float32": torch.float32, "fp32": torch.float32,
     "float16": torch.float16, "fp16": torch.float16,
     "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
+}  # fmt: skip
+_CLASSES = {
+    Kind.CAUSAL: "AutoModelForCausalLM", Kind.SEQ2SEQ: "AutoModelForSeq2SeqLM",
+    Kind.CLASSIFIER: "AutoModelForSequenceClassification",
 }  # fmt: skip
 
 
@@ -27,7 +32,10 @@ def load_model(
     model_parallel: bool = False,
     trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
-    """Load a causal language model and its tokenizer, ready to be edited.
+    """Load a model and its tokenizer, ready to be edited.
+
+    What its configuration says it is decides the class: a sequence classifier, an encoder-decoder model, else a
+    causal language model.
 
     Args:
         name_or_path: a Hugging Face model name, a checkpoint folder, a ``.gguf`` file, or
@@ -40,10 +48,11 @@ def load_model(
         trust_remote_code: run code that comes with the checkpoint.
 
     Returns:
-        The model in evaluation mode, and the tokenizer with a padding token, padding on the left.
+        The model in evaluation mode, and the tokenizer with a padding token, padding on the left for causal
+        language models, else on the right.
 
     Raises:
-        ModelError: there is no such model, or it isn't a causal language model.
+        ModelError: there is no such model, or it is of none of these kinds.
         DeviceError: the device isn't there.
     """
     target = None if model_parallel else resolve_device(device)
@@ -62,8 +71,9 @@ def load_model(
     else:
         source = _source(name_or_path)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        config = _from_pretrained("AutoConfig", source, name_or_path, **options)
         model = _from_pretrained(
-            "AutoModelForCausalLM", source, name_or_path, dtype=resolved_dtype,
+            _CLASSES[kind_of_config(config)], source, name_or_path, dtype=resolved_dtype,
             device_map="auto" if model_parallel else None, **options,
         )  # fmt: skip
         tokenizer = _from_pretrained("AutoTokenizer", source, name_or_path, **options)
@@ -105,7 +115,7 @@ def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
 
 
 def prepare_tokenizer(tokenizer: Any, model: Any = None) -> None:
-    """Give a tokenizer what batching needs: a padding token, and padding on the left.
+    """Give a tokenizer what batching needs: a padding token, and padding on the model's side.
 
     The end-of-text token pads where the tokenizer brings no padding token of its own, as is usual
     for GPT-2, GPT-J, Llama and Mistral. No token is added, so no embedding has to grow.
@@ -120,7 +130,8 @@ def prepare_tokenizer(tokenizer: Any, model: Any = None) -> None:
             tokenizer.pad_token = tokenizer.unk_token
         else:
             raise ModelError(f"{type(tokenizer).__name__} has no token to pad with. Set tokenizer.pad_token.")
-    tokenizer.padding_side = "left"
+    # An encoder's positions count from its first column, padding or not.
+    tokenizer.padding_side = "left" if model is None or kind_of(model) is Kind.CAUSAL else "right"
     generation = getattr(model, "generation_config", None)
     if generation is not None and generation.pad_token_id is None:
         generation.pad_token_id = tokenizer.pad_token_id
@@ -163,7 +174,8 @@ def _from_pretrained(auto_class: str, source: str, asked_for: str | Path, **opti
         return getattr(transformers, auto_class).from_pretrained(source, **options)
     except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        what = "tokenizer" if auto_class == "AutoTokenizer" else "causal language model"
+        kinds = {auto: kind.value for kind, auto in _CLASSES.items()}
+        what = "tokenizer" if auto_class == "AutoTokenizer" else kinds.get(auto_class, "model")
         raise ModelError(
             f"{asked_for}: can't load a {what} from there: {first_line} "
             f"(model_name is a Hugging Face name, a checkpoint folder, a .gguf file, or {smollm2.NAME!r})"

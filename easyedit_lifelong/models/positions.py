@@ -185,17 +185,20 @@ class PositionTracker:
         if self._generation is not None and mask is not None and not _is_plain(mask, batch, past + length):
             # generate() has made an attention pattern of it: for a cache of fixed size, say.
             real = self._generation.real_tokens(batch, past + length, tokens.device)
-        if self._lengths is not None:
-            ends = _column_of_token(real, self._lengths.to(tokens.device))
-        elif self._generation is not None:
-            ends = _repeat(self._generation.ends.to(tokens.device), batch)
-        elif past:
-            ends = torch.full((batch,), -1, device=tokens.device)
-        else:
-            ends = _ends_before_labels(kwargs.get("labels"), real)
-        ends = ends - past
+        ends = self._ends(real, past, kwargs.get("labels")) - past
         inside = (ends >= 0) & (ends < length)
         self.window = Window(torch.where(inside, ends, -1), real[:, past:], past, self._generation)
+
+    def _ends(self, real: Tensor, past: int, labels: Any) -> Tensor:
+        """Return the column of each row's last prompt token, cached columns counted, ``(batch,)``; -1 for none."""
+        batch, device = len(real), real.device
+        if self._lengths is not None:
+            return _column_of_token(real, self._lengths.to(device))
+        if self._generation is not None:
+            return _repeat(self._generation.ends.to(device), batch)
+        if past:
+            return torch.full((batch,), -1, device=device)
+        return _ends_before_labels(labels, real)
 
 
 def _watching(original: Any) -> Any:

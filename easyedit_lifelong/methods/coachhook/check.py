@@ -11,6 +11,7 @@ from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.facts import prepare
 from easyedit_lifelong.methods.coachhook.templates import PLAIN
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
+from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modules import find_module
 
@@ -19,8 +20,11 @@ def check_model(model: Any, tokenizer: Any, hparams: CoachHookHyperParams) -> No
     """Check that the model has the layers that the hyperparameters name.
 
     Raises:
-        ModelError: it doesn't; the message names the hyperparameter, and says what the model has.
+        ModelError: it doesn't, or isn't a causal language model; the message names the hyperparameter, and says what
+            the model has.
     """
+    if (kind := kind_of(model)) is not Kind.CAUSAL:
+        raise ModelError(f"CoachHook edits causal language models; {type(model).__name__} is a {kind.value}")
     last = len(anatomy.blocks) - 1 if (anatomy := anatomy_of(model)) is not None else None
     for number in hparams.edited_layers:
         if last is not None and number > last:

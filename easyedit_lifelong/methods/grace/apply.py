@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor, nn
+
+from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.methods.applying import apply_with
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
@@ -49,3 +52,33 @@ def apply_grace_to_model(
         lambda edited: GraceEditor.on(edited, tok, hparams), model, requests,
         copy=copy, keep_original_weight=keep_original_weight,
     )  # fmt: skip
+
+
+def apply_grace_to_module(
+    module: nn.Module, inputs: Tensor, labels: Sequence[int] | Tensor, hparams: GraceHyperParams
+) -> tuple[nn.Module, Rollback[EditResult]]:
+    """Have a plain module give some inputs other classes, one edit for each, in order.
+
+    The module can be anything that maps a tensor ``(batch, …)`` to class logits ``(batch, classes)``. At a layer
+    from ``(batch, width)`` every row is looked up in the codebook; at one from ``(batch, tokens, width)`` every
+    row's last token.
+
+    Args:
+        module: it is edited in place; its weights aren't touched.
+        inputs: what should be classified otherwise, shape ``(examples, …)``.
+        labels: the classes, as many.
+        hparams: GRACE's hyperparameters; ``inner_params`` names a layer of the module.
+
+    Returns:
+        The module, and a :class:`Rollback` whose ``results`` hold what was done per example.
+
+    Raises:
+        DataError: there are no examples, or not as many labels.
+        ModelError: the module has no such layer.
+        EditError: an edit failed. Then none of these examples has been edited.
+    """
+    classes = [int(label) for label in labels]
+    if not classes or len(classes) != len(inputs):
+        raise DataError(f"there are {len(inputs)} inputs and {len(classes)} labels; each input needs one")
+    results, undo = GraceEditor.on(module, None, hparams).edit_rows(inputs, classes)
+    return module, Rollback(undo, on_items=False, results=results)

@@ -26,9 +26,12 @@ class GraceHyperParams(PluginHyperParams):
             the first with standard normal noise. (In the authors' code that noise is always zero.)
         val_reg: has no effect in the authors' code; only None loads.
         reg: ``early_stop`` to stop once the answer is learned (see ``stop_loss``), or None.
-        replacement: which tokens get the value when a key fires: ``replace_last``, the last prompt
-            token; ``replace_all``, every token; ``replace_prompt``, the tokens before the last
-            prompt token (as the authors' code has it).
+        query_token: which token is looked up in the codebook: ``prompt_last``, the prompt's last (its last real
+            token for an encoder, the start token for a decoder), or ``first``, the row's first, such as BERT's
+            [CLS]; not for causal language models, whose first token has seen nothing.
+        replacement: which tokens get the value when a key fires: ``replace_last``, the token that was
+            looked up; ``replace_all``, every token; ``replace_prompt``, the tokens before the last
+            prompt token (as the authors' code has it), with ``query_token: first`` those behind the first.
         eps_expand: how a key's radius grows to cover a new edit of the same label: ``coverage``,
             out to it; or ``moving_average``, which also moves the key half-way.
         num_pert: copies that ``val_train: adv`` trains.
@@ -50,6 +53,7 @@ class GraceHyperParams(PluginHyperParams):
         "val_train": ("sgd", "adv"),
         "val_reg": (None,),
         "reg": ("early_stop", None),
+        "query_token": ("prompt_last", "first"),
         "replacement": ("replace_last", "replace_all", "replace_prompt"),
         "eps_expand": ("coverage", "moving_average"),
     }
@@ -67,6 +71,7 @@ class GraceHyperParams(PluginHyperParams):
     val_train: str = "sgd"
     val_reg: str | None = None
     reg: str | None = "early_stop"
+    query_token: str = "prompt_last"
     replacement: str = "replace_last"
     eps_expand: str = "coverage"
     num_pert: int = 8

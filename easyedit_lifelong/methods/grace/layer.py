@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook import Codebook
-from easyedit_lifelong.models.positions import PositionTracker, Window
+from easyedit_lifelong.models.positions import Window
+from easyedit_lifelong.models.stacks import attach_tracker
 
 CHILD = "grace_codebook"
 
@@ -27,7 +28,7 @@ class Trial:
 
     Attributes:
         values: one per row, shape ``(batch, value_size)``; None to leave the output alone.
-        column: of the last prompt token, the same in every row.
+        column: of the token that is looked up, the same in every row; -1 for the last.
         query: filled by the pass: the layer's input at that column, ``(batch, key_size)``.
         output: filled by the pass: the layer's output there, ``(batch, value_size)``.
     """
@@ -43,18 +44,22 @@ class GraceAdaptor:
 
     Args:
         model: the model that the layer belongs to.
-        layer: the edited layer: any module from ``(batch, tokens, width)`` to the same or another
-            width.
+        layer: the edited layer: any module from ``(batch, tokens, width)`` or ``(batch, width)`` to the same
+            or another width. Without tokens, every row is looked up.
         replacement: which tokens get the value; see
             :class:`~easyedit_lifelong.methods.grace.config.GraceHyperParams`.
+        query_token: which token is looked up; see there.
+
+    Raises:
+        ModelError: the layer is outside of what reads tokens.
     """
 
-    def __init__(self, model: nn.Module, layer: nn.Module, replacement: str) -> None:
-        self.model, self.layer, self.replacement = model, layer, replacement
+    def __init__(self, model: nn.Module, layer: nn.Module, replacement: str, query_token: str = "prompt_last") -> None:
+        self.model, self.layer, self.replacement, self.query_token = model, layer, replacement, query_token
         self.codebook: Codebook | None = None
         self.attached = True
         self._trial: Trial | None = None
-        self._tracker = PositionTracker.attach(model)
+        self._tracker = attach_tracker(model, layer)
         self._handle = layer.register_forward_hook(self._after_layer, with_kwargs=True)
 
     def install(self, codebook: Codebook) -> None:
@@ -75,7 +80,8 @@ class GraceAdaptor:
         self.attached = False
         self.uninstall()
         self._handle.remove()
-        self._tracker.detach()
+        if self._tracker is not None:
+            self._tracker.detach()
 
     @contextlib.contextmanager
     def trying(self, trial: Trial) -> Iterator[Trial]:
@@ -87,65 +93,87 @@ class GraceAdaptor:
             self._trial = None
 
     def _after_layer(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        if self._trial is None and (self.codebook is None or self._tracker.window is None):
+        window = self._tracker.window if self._tracker is not None else None
+        if self._trial is None and (self.codebook is None or (self._tracker is not None and window is None)):
             return None
         inputs = args[0] if args else kwargs.get("hidden_states")
         whole = output if isinstance(output, Tensor) else output[0]
-        if not isinstance(inputs, Tensor) or inputs.dim() != 3:
+        if not isinstance(inputs, Tensor) or not _has_rows(inputs, window):
             raise EditError(
                 f"GRACE needs a layer that maps (batch, tokens, width); {type(self.layer).__name__} gets "
                 f"{tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__}. "
                 "Name another layer in inner_params."
             )
+        without_tokens = inputs.dim() == 2
+        if without_tokens:  # then every row is one token
+            inputs, whole, window = inputs.unsqueeze(1), whole.unsqueeze(1), None
         if self._trial is not None:
             replaced = self._with_trial(inputs, whole, self._trial)
         else:
-            replaced = self._with_codebook(inputs, whole)
+            replaced = self._with_codebook(inputs, whole, window)
         if replaced is None:
             return None
+        replaced = replaced.squeeze(1) if without_tokens else replaced
         return replaced if isinstance(output, Tensor) else (replaced, *output[1:])
 
     def _with_trial(self, inputs: Tensor, output: Tensor, trial: Trial) -> Tensor | None:
+        column = trial.column % inputs.shape[1]
         if trial.values is None:
-            trial.query = inputs[:, trial.column].detach().float()
-            trial.output = output[:, trial.column].detach().float()
+            trial.query = inputs[:, column].detach().float()
+            trial.output = output[:, column].detach().float()
             return None
-        ends = torch.full((len(output),), trial.column, device=output.device)
-        return torch.where(self._columns(ends, output), trial.values.to(output.dtype).unsqueeze(1), output)
+        asked = torch.full((len(output),), column, device=output.device)
+        return torch.where(self._columns(asked, output), trial.values.to(output.dtype).unsqueeze(1), output)
 
-    def _with_codebook(self, inputs: Tensor, output: Tensor) -> Tensor | None:
-        assert self.codebook is not None and self._tracker.window is not None
-        window = self._tracker.window
-        asked = window.ends >= 0
+    def _with_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
+        assert self.codebook is not None
+        columns = self._columns_asked(inputs, window)
+        asked = columns >= 0
         if asked.any():
             rows = torch.arange(len(inputs), device=inputs.device)
-            ends = window.ends.to(inputs.device)
-            queries = inputs[rows, ends.clamp(min=0)]
-            fired = torch.where(ends >= 0, self.codebook.lookup(queries), -1)
-            if window.generation is not None:
+            queries = inputs[rows, columns.clamp(min=0)]
+            fired = torch.where(asked, self.codebook.lookup(queries), -1)
+            if window is not None and window.generation is not None:
                 window.generation.decisions[id(self)] = fired
         else:
             remembered = self._remembered(window, len(inputs))
             if remembered is None:
                 return None
-            fired, ends = remembered, torch.full_like(remembered, -1)
+            fired = remembered
         if not (fired >= 0).any():
             return None
-        columns = self._columns(ends, output) & (fired >= 0).view(-1, 1, 1)
+        replaced = self._columns(columns, output) & (fired >= 0).view(-1, 1, 1)
         values = self.codebook.values[fired.clamp(min=0)].to(output.dtype)
-        return torch.where(columns, values.unsqueeze(1), output)
+        return torch.where(replaced, values.unsqueeze(1), output)
 
-    def _remembered(self, window: Window, batch: int) -> Tensor | None:
+    def _columns_asked(self, inputs: Tensor, window: Window | None) -> Tensor:
+        """Return the column of the token that is looked up in each row, ``(batch,)``; -1 where this pass lacks it."""
+        if window is None:  # nobody says which tokens are real: all of them
+            column = 0 if self.query_token == "first" else inputs.shape[1] - 1
+            return torch.full((len(inputs),), column, device=inputs.device)
+        if self.query_token == "first":
+            first = window.real.long().argmax(dim=1)
+            return (first if window.past == 0 else torch.full_like(first, -1)).to(inputs.device)
+        return window.ends.to(inputs.device)
+
+    def _remembered(self, window: Window | None, batch: int) -> Tensor | None:
         """Return what fired on the prompts of a generation under way, where later tokens need it."""
-        if window.generation is None or self.replacement != "replace_all":
+        if window is None or window.generation is None or self.replacement != "replace_all":
             return None
         fired = window.generation.decisions.get(id(self))
         return fired if fired is not None and len(fired) == batch else None
 
-    def _columns(self, ends: Tensor, output: Tensor) -> Tensor:
+    def _columns(self, asked: Tensor, output: Tensor) -> Tensor:
         """Return which tokens get the value, shape ``(batch, tokens, 1)``."""
         column = torch.arange(output.shape[1], device=output.device).view(1, -1, 1)
-        end = ends.to(output.device).view(-1, 1, 1)
+        query = asked.to(output.device).view(-1, 1, 1)
         if self.replacement == "replace_all":
-            return torch.ones_like(column, dtype=torch.bool).expand(len(ends), -1, 1)
-        return column < end if self.replacement == "replace_prompt" else column == end
+            return torch.ones_like(column, dtype=torch.bool).expand(len(asked), -1, 1)
+        if self.replacement == "replace_last":
+            return column == query
+        return column > query if self.query_token == "first" else column < query
+
+
+def _has_rows(inputs: Tensor, window: Window | None) -> bool:
+    """Whether a layer's input has the batch's rows: some layers get all their tokens in one row after the other."""
+    return inputs.dim() == 3 or (inputs.dim() == 2 and (window is None or len(inputs) == len(window.real)))

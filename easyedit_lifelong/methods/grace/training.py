@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.replay import Replay
+from easyedit_lifelong.methods.grace.lessons import Lesson
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,11 @@ def initial_value(hparams: GraceHyperParams, output: Tensor, identity: str) -> T
     return torch.rand(output.shape, generator=generator).to(output.device)
 
 
-def train_value(replay: Replay, start: Tensor, hparams: GraceHyperParams, identity: str) -> Trained:
+def train_value(lesson: Lesson, start: Tensor, hparams: GraceHyperParams, identity: str) -> Trained:
     """Train one value against the frozen model.
 
     Args:
-        replay: of the edit's prompt and target; of ``num_pert`` copies of it for ``val_train: adv``.
+        lesson: the edit's prompt and target; ``num_pert`` copies of it for ``val_train: adv``.
         start: where the value starts, shape ``(value_size,)``.
         hparams: learning rate, steps, early stop.
         identity: see :func:`initial_value`; seeds the noise of ``val_train: adv``.
@@ -61,18 +61,18 @@ def train_value(replay: Replay, start: Tensor, hparams: GraceHyperParams, identi
     """
     value = start.detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([value], lr=hparams.edit_lr)
-    copies = len(replay.targets)
+    copies = len(lesson.targets)
     noise = _noise(copies, value, f"{hparams.seed}\x00noise\x00{identity}")
     loss, learned, steps = float("nan"), False, 0
     for steps in range(hparams.n_iter + 1):
         with torch.enable_grad():
-            logits = replay.logits(value.unsqueeze(0) + noise)
-            objective = F.cross_entropy(logits.flatten(0, 1).float(), replay.targets.flatten())
+            logits = lesson.logits(value.unsqueeze(0) + noise)
+            objective = F.cross_entropy(logits.flatten(0, 1).float(), lesson.targets.flatten())
         loss = objective.item()
         if not math.isfinite(loss):
             raise EditError(f"the loss became {loss} after {steps} steps; a lower edit_lr may help")
-        real = replay.targets != -100
-        learned = bool((logits.argmax(dim=-1) == replay.targets)[real].all())
+        real = lesson.targets != -100
+        learned = bool((logits.argmax(dim=-1) == lesson.targets)[real].all())
         if steps == hparams.n_iter or (hparams.reg == "early_stop" and learned and loss <= hparams.stop_loss):
             break
         (value.grad,) = torch.autograd.grad(objective, value)

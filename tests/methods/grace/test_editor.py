@@ -160,9 +160,9 @@ def test_partial_replay_trains_the_same_value_as_the_whole_model(family: str) ->
         model, tokenizer = build_model(family), build_tokenizer()
         editor = GraceEditor.on(model, tokenizer, hparams_for(family, n_iter=15, reg=None, edit_lr=0.1))
         if not shortcuts:
-            editor._shortcuts = False
+            editor._lessons.found_out = (False, 0)
         apply_grace_to_model(model, tokenizer, EDITS, editor.hparams)
-        assert editor._shortcuts is shortcuts
+        assert editor.found_out[0] is shortcuts
         assert editor.codebook is not None
         values.append(editor.codebook.values)
     torch.testing.assert_close(values[0], values[1], rtol=1e-2, atol=1e-2)
@@ -418,7 +418,7 @@ def test_accelerates_hooks_on_the_blocks_survive() -> None:
 
     _, rollback = apply_grace_to_model(model, tokenizer, EDITS, hparams_for("llama"))
     assert [result.learned for result in rollback.results] == [True] * len(EDITS)
-    assert GraceEditor.on(model, tokenizer, hparams_for("llama"))._shortcuts, "the blocks below are stood in for"
+    assert GraceEditor.on(model, tokenizer, hparams_for("llama")).found_out[0], "the blocks below are stood in for"
     assert untouched()
     rollback()
     assert untouched()

@@ -69,7 +69,8 @@ def test_the_authors_losses_along_the_way() -> None:
         formula_gpt2(), _Tokenizer(),
         GraceHyperParams(model_name="golden", inner_params=["transformer.h[1].mlp.c_proj.weight"], reg=None),
     )  # fmt: skip
-    replay = editor._replay([EncodedPair(**{k: GOLDEN["edits"][0][k] for k in ("prompt", "target")})])
+    pair = EncodedPair(**{k: GOLDEN["edits"][0][k] for k in ("prompt", "target")})
+    replay = editor._lessons.of(editor.adaptor, pair, 1, 0)
     for steps, loss in ((0, first["first_loss"]), (11, first["last_loss"])):
         hparams = GraceHyperParams(
             model_name="golden",

@@ -1,0 +1,89 @@
+"""Scoring models that don't continue their prompt: encoder-decoders and classifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from easyedit_lifelong.evaluation.scoring import Forced, Scorer, input_device
+from easyedit_lifelong.models.encoding import EncodedPair, pad_rows
+from easyedit_lifelong.models.kinds import Kind, kind_of
+from easyedit_lifelong.models.pairs import encoder_for
+
+_IGNORE = -100
+
+
+def scorer_for(model: Any, tokenizer: Any) -> Scorer:
+    """Return a scorer for a model of any kind."""
+    scorers: dict[Kind, type[Scorer]] = {Kind.SEQ2SEQ: AnswerScorer, Kind.CLASSIFIER: LabelScorer}
+    return scorers.get(kind_of(model), Scorer)(tokenizer, encode=encoder_for(model, tokenizer))
+
+
+class AnswerScorer(Scorer):
+    """Scores encoder-decoder models: the encoder reads a question, the decoder writes the answer.
+
+    An answer's end token isn't counted: to end where the given answer ends is no merit.
+    """
+
+    _side = "right"
+
+    def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]]) -> Iterator[Forced]:
+        device = input_device(model)
+        ids, mask = pad_rows([row[0].prompt for row in rows], self._pad, "right", device)
+        answers, answer_mask = pad_rows([row[0].target for row in rows], self._pad, "right", device)
+        starts = model.prepare_decoder_input_ids_from_labels(labels=answers.masked_fill(answer_mask == 0, _IGNORE))
+        logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=starts, use_cache=False).logits
+        for row, several in enumerate(rows):
+            for pair in several:
+                said = pair.target[: -1 if pair.target[-1] == self.tokenizer.eos_token_id else None]
+                yield _forced(logits[row, : len(said)], said)
+
+    def answer_tokens(self, prompt: str, answer: str) -> int:
+        """Count an answer's tokens, without its end token."""
+        target = self.encode(prompt, answer).target
+        return len(target) - (target[-1] == self.tokenizer.eos_token_id)
+
+    def _shared_context(self, model: Any) -> int | None:
+        return None
+
+    def _answer_column(self, ids: Tensor) -> int:
+        return 1  # behind the start token
+
+    def _start(self, model: Any) -> dict[str, Any]:
+        start = getattr(model.generation_config, "decoder_start_token_id", None)
+        return {"decoder_start_token_id": model.config.decoder_start_token_id if start is None else start}
+
+
+class LabelScorer(Scorer):
+    """Scores classifiers: the answer to a text is a label, and nothing is written."""
+
+    speaks = False
+
+    def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]]) -> Iterator[Forced]:
+        ids, mask = pad_rows([row[0].prompt for row in rows], self._pad, "right", input_device(model))
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        for row, several in enumerate(rows):
+            for pair in several:
+                yield _forced(logits[row].unsqueeze(0), pair.target)
+
+    def generate(
+        self, model: Any, prompts: Sequence[str], new_tokens: Sequence[int] | int,
+        ended: Callable[[int, str], bool] | None = None,
+    ) -> list[str]:  # fmt: skip
+        """Refuse: a classifier writes nothing.
+
+        Raises:
+            TypeError: always.
+        """
+        raise TypeError(f"{type(model).__name__} is a classifier; it writes no text")
+
+
+def _forced(logits: Tensor, target: Sequence[int]) -> Forced:
+    """Return a model's choices along an answer, given its logits there, ``(answer, classes)``."""
+    logits = logits.float()
+    wanted = torch.tensor(list(target), device=logits.device)
+    return Forced(tuple(logits.argmax(dim=-1).tolist()), tuple(target), F.cross_entropy(logits, wanted).item())
