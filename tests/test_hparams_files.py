@@ -8,17 +8,23 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    BertConfig,
     GPT2Config,
     GPTJConfig,
     LlamaConfig,
     MistralConfig,
     PretrainedConfig,
     Qwen2Config,
+    T5Config,
 )
 
 from easyedit_lifelong import CoachHookHyperParams, GraceHyperParams
 from easyedit_lifelong.methods.coachhook.check import check_model
+from easyedit_lifelong.methods.grace.check import check_layer
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
+from easyedit_lifelong.models.kinds import Kind, kind_of, kind_of_config
 from easyedit_lifelong.models.modules import find_module
 
 FOLDER = Path(__file__).parents[1] / "hparams"
@@ -44,6 +50,16 @@ CONFIGS: dict[str, PretrainedConfig] = {
     ),
 }  # fmt: skip
 
+# Not causal language models: GRACE alone edits them. (T5's is that of version 1.1, which the paper's descends from.)
+OTHERS: dict[str, PretrainedConfig] = {
+    "t5-small": T5Config(
+        d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6, feed_forward_proj="gated-gelu",
+        architectures=["T5ForConditionalGeneration"],
+    ),
+    "scotus-bert": BertConfig(architectures=["BertForSequenceClassification"]),
+}  # fmt: skip
+OTHER_SHAPES = {"t5-small": (1024, 512), "scotus-bert": (3072, 768)}
+
 # (inputs, outputs) of the layer that each file names: what a key and a value measure there.
 SHAPES = {
     "smollm2-135m": (1536, 576), "gpt2-xl": (1600, 6400), "gpt-j-6B": (16384, 4096), "llama-7b": (11008, 4096),
@@ -52,7 +68,20 @@ SHAPES = {
 
 
 def test_every_file_has_a_real_architecture_to_be_checked_against() -> None:
-    assert {file.stem for file in (FOLDER / "GRACE").glob("*.yaml")} == set(CONFIGS) == set(SHAPES)
+    files = {file.stem for file in (FOLDER / "GRACE").glob("*.yaml")}
+    assert files == {*CONFIGS, *OTHERS} == {*SHAPES, *OTHER_SHAPES}
+
+
+@pytest.mark.parametrize("name", sorted(OTHERS))
+def test_grace_file_of_another_kind_of_model_fits_it(name: str) -> None:
+    hparams = GraceHyperParams.from_hparams(f"GRACE/{name}")
+    auto = {Kind.SEQ2SEQ: AutoModelForSeq2SeqLM, Kind.CLASSIFIER: AutoModelForSequenceClassification}
+    with torch.device("meta"):
+        model = auto[kind_of_config(OTHERS[name])].from_config(OTHERS[name])
+    assert kind_of(model) is kind_of_config(OTHERS[name])
+    check_layer(model, None, hparams)
+    _, layer = find_module(model, hparams.inner_params[0])
+    assert projection_shape(layer) == OTHER_SHAPES[name]
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))

@@ -10,6 +10,7 @@ from easyedit_lifelong.data import hub
 _ZSRE, _REPHRASED = {"src", "alt", "loc"}, {"input", "output"}
 _COUNTERFACT = {"prompt", "target_new", "ground_truth", "locality_prompt"}
 _HALLUCINATION = {"prompt", "target_new", "locality_prompt"}
+_LABELLED = {"text", "label"}
 
 
 def guess_format(path: Path | str) -> str:
@@ -23,6 +24,8 @@ def guess_format(path: Path | str) -> str:
     name = name.lower()
     if fields >= _REPHRASED:
         return "zsre-rephrased"
+    if fields >= _LABELLED:
+        return "labelled"
     if name.endswith(".jsonl"):
         return "json"  # EasyEdit's loaders read JSON lists only
     if fields >= _ZSRE:

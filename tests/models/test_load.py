@@ -154,9 +154,9 @@ def test_a_name_that_the_hub_does_not_have(monkeypatch: pytest.MonkeyPatch) -> N
     def fail(*_: Any, **__: Any) -> None:
         raise OSError("nobody/nothing is not a local folder and is not a valid model identifier\n\nIf this is …")
 
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", fail)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", fail)
     message = _message("nobody/nothing")
-    assert message.startswith("nobody/nothing: can't load a causal language model from there: nobody/nothing is not")
+    assert message.startswith("nobody/nothing: can't load a model from there: nobody/nothing is not")
     assert "checkpoint folder" in message
 
 

@@ -108,7 +108,6 @@ class GraceEditor:
             DataError: a request can't be used.
             EditError: an edit failed.
         """
-        pairs = [self._lessons.encode(self.tokenizer, request, self.hparams.replacement) for request in requests]
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0
 
         def edit_one(request: EditRequest, pair: EncodedPair) -> EditResult:
@@ -118,7 +117,11 @@ class GraceEditor:
             self.records.append(EditRecord.of(request))
             return result
 
-        return self._all_or_none([functools.partial(edit_one, *one) for one in zip(requests, pairs, strict=True)])
+        def prepare() -> list[Callable[[], EditResult]]:
+            pairs = [self._lessons.encode(self.tokenizer, request, self.hparams.replacement) for request in requests]
+            return [functools.partial(edit_one, *one) for one in zip(requests, pairs, strict=True)]
+
+        return self._all_or_none(prepare)
 
     def edit_rows(self, rows: Tensor, labels: Sequence[int]) -> tuple[list[EditResult], Callable[[], None]]:
         """Make a plain module give some of its inputs other classes, one after the other, all or none.
@@ -141,14 +144,18 @@ class GraceEditor:
             self.records.append(EditRecord(case_id, said, str(label), None, None, now()))
             return result
 
-        edits = enumerate(zip(rows, labels, strict=True))
-        return self._all_or_none([functools.partial(edit_one, n, row, int(label)) for n, (row, label) in edits])
+        edits = [functools.partial(edit_one, n, *one) for n, one in enumerate(zip(rows, labels, strict=True))]
+        return self._all_or_none(lambda: edits)
 
-    def _all_or_none(self, edits: Sequence[Callable[[], EditResult]]) -> tuple[list[EditResult], Callable[[], None]]:
+    def _all_or_none(
+        self, prepare: Callable[[], Sequence[Callable[[], EditResult]]]
+    ) -> tuple[list[EditResult], Callable[[], None]]:
+        """Make the edits that ``prepare`` returns, in order; if it or one of them fails, none of them."""
         if not self.adaptor.attached:
             raise EditError("these edits have been rolled back for good; get the layer's editor anew")
         mark, found_out = len(self.changes), self.found_out
         try:
+            edits = prepare()
             with evaluating(self.model):
                 results = [_timed(edit) for edit in edits]
         except BaseException:

@@ -16,7 +16,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from easyedit_lifelong import GraceHyperParams
-from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.methods.grace.codebook import as_label
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.models.encoding import EncodedPair
 
@@ -49,8 +49,8 @@ def test_the_authors_codebook(eps_expand: str) -> None:
     )  # fmt: skip
     editor = GraceEditor.on(formula_gpt2(), _Tokenizer(), hparams)
     for n, (edit, step) in enumerate(zip(GOLDEN["edits"], expected["steps"], strict=True)):
-        stand_in = EditRequest(n, str(n), "")  # the golden edits are token ids, not text
-        result = editor._edit_one(stand_in, EncodedPair(edit["prompt"], edit["target"]))
+        lesson = editor._lessons.of(editor.adaptor, EncodedPair(edit["prompt"], edit["target"]), 1, 0)
+        result = editor._enter(lesson, as_label(edit["target"]), str(n), "golden", n)
         assert editor.codebook is not None
         assert len(editor.codebook) == step["n"]
         torch.testing.assert_close(editor.codebook.radii.tolist(), step["radii"], rtol=0, atol=2e-6)

@@ -1,0 +1,95 @@
+"""GRACE on modules that are no language models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from easyedit_lifelong import GraceHyperParams, apply_grace_to_module, load_edits, save_edits
+from easyedit_lifelong.errors import DataError, EditError, ModelError
+from tests.conftest import state_of
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
+
+
+class Reader(nn.Module):
+    """Reads rows of tokens, one vector each, and classifies by their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inside, self.head = nn.Linear(8, 8), nn.Linear(8, 3)
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return self.head(self.inside(rows).mean(dim=1))
+
+
+def hparams_for(layer: str, **options: object) -> GraceHyperParams:
+    return GraceHyperParams.from_values({"model_name": "m", "inner_params": [layer], "eps": 0.05, **options}, "test")
+
+
+def inputs_and_classes() -> tuple[torch.Tensor, torch.Tensor]:
+    rows = torch.randn(12, 4, generator=torch.Generator().manual_seed(1))
+    return rows, (network()(rows).argmax(dim=1) + 1) % 3
+
+
+def test_rows_get_their_classes_and_the_others_keep_theirs() -> None:
+    module, (rows, classes) = network(), inputs_and_classes()
+    before, state = module(rows[4:]), state_of(module)
+    edited, rollback = apply_grace_to_module(module, rows[:4], classes[:4], hparams_for("2.weight"))
+    assert edited is module
+    assert edited(rows)[:4].argmax(dim=1).tolist() == classes[:4].tolist()
+    assert torch.equal(edited(rows[4:]), before)
+    assert [result.learned for result in rollback.results] == [True] * 4
+    rollback()
+    assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in state.items())
+    assert set(module.state_dict()) == set(state)
+    assert not [name for part in module.modules() for name in vars(part) if "easyedit" in name]
+
+
+def test_rows_of_tokens_are_looked_up_at_their_last_token() -> None:
+    module, rows = Reader(), torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(2))
+    classes = (module(rows).argmax(dim=1) + 1) % 3
+    before = module(rows[3:])
+    apply_grace_to_module(module, rows[:3], classes[:3], hparams_for("inside", replacement="replace_all"))
+    assert module(rows)[:3].argmax(dim=1).tolist() == classes[:3].tolist()
+    assert torch.equal(module(rows[3:]), before)
+    other = torch.cat([torch.randn(1, 4, 8), rows[:1, -1:]], dim=1)
+    assert int(module(other).argmax()) == int(classes[0]), "the last token alone decides"
+
+
+def test_saved_edits_answer_the_same(tmp_path: Path) -> None:
+    module, (rows, classes) = network(), inputs_and_classes()
+    apply_grace_to_module(module, rows[:4], classes[:4], hparams_for("2"))
+    save_edits(module, tmp_path)
+    again = network()
+    unedited = again(rows)
+    rollback = load_edits(again, tmp_path)
+    assert torch.equal(again(rows), module(rows))
+    assert [record["target_new"] for record in rollback.results] == [str(int(label)) for label in classes[:4]]
+    apply_grace_to_module(again, rows[4:5], classes[4:5], hparams_for("2"))
+    assert int(again(rows)[4].argmax()) == int(classes[4])
+    load_edits(network(), tmp_path)()
+    fresh = network()
+    load_edits(fresh, tmp_path)()
+    assert torch.equal(fresh(rows), unedited)
+
+
+def test_mistakes_are_named_and_leave_nothing() -> None:
+    module, (rows, classes) = network(), inputs_and_classes()
+    with pytest.raises(DataError, match="2 inputs and 1 labels"):
+        apply_grace_to_module(module, rows[:2], classes[:1], hparams_for("2"))
+    with pytest.raises(DataError, match="0 inputs"):
+        apply_grace_to_module(module, rows[:0], classes[:0], hparams_for("2"))
+    with pytest.raises(ModelError, match="no layer '7'"):
+        apply_grace_to_module(module, rows[:2], classes[:2], hparams_for("7"))
+    with pytest.raises(EditError, match=r"row 1: .* NaN or infinite"):
+        apply_grace_to_module(module, rows[:2] * torch.tensor([[1.0], [torch.nan]]), classes[:2], hparams_for("2"))
+    assert not [name for part in module.modules() for name in vars(part) if "easyedit" in name]
+    assert not module[2]._forward_hooks

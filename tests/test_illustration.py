@@ -1,0 +1,35 @@
+"""The paper's illustration on a small classifier of points: one key mends a region, fine-tuning breaks the rest."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "two_classes.py"
+
+
+@pytest.fixture(scope="module")
+def example() -> Any:
+    spec = importlib.util.spec_from_file_location("two_classes", EXAMPLE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_one_key_mends_the_region_and_leaves_the_rest(example: Any, tmp_path: Path) -> None:
+    shown = example.illustrate()
+    assert int(shown.flipped.sum()) == 11
+    assert shown.accuracy("trained") == (0.0, 1.0)
+    assert shown.accuracy("GRACE") == (1.0, 1.0)
+    assert shown.keys == 1
+    mended, kept = shown.accuracy("fine-tuned")
+    assert mended == 1.0
+    assert kept < 0.7
+    example.draw(shown, tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").stat().st_size > 10_000
