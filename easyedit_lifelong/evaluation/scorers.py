@@ -74,12 +74,14 @@ class LabelScorer(Scorer):
         self, model: Any, prompts: Sequence[str], new_tokens: Sequence[int] | int,
         ended: Callable[[int, str], bool] | None = None,
     ) -> list[str]:  # fmt: skip
-        """Refuse: a classifier writes nothing.
+        """Return nothing for nothing: a classifier writes no text.
 
         Raises:
-            TypeError: always.
+            TypeError: there are prompts.
         """
-        raise TypeError(f"{type(model).__name__} is a classifier; it writes no text")
+        if prompts:
+            raise TypeError(f"{type(model).__name__} is a classifier; it writes no text")
+        return []
 
 
 def _forced(logits: Tensor, target: Sequence[int]) -> Forced:

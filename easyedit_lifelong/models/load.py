@@ -72,6 +72,7 @@ def load_model(
         source = _source(name_or_path)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
         config = _from_pretrained("AutoConfig", source, name_or_path, **options)
+        _check_kind(config, name_or_path)
         model = _from_pretrained(
             _CLASSES[kind_of_config(config)], source, name_or_path, dtype=resolved_dtype,
             device_map="auto" if model_parallel else None, **options,
@@ -165,6 +166,17 @@ def _source(name_or_path: str | Path) -> str:
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1:
         raise ModelError(f"{text}: no such folder. model_name must be a model's name, folder or GGUF file.")
     return text
+
+
+def _check_kind(config: Any, asked_for: str | Path) -> None:
+    """Refuse what would load all the same, with another head of random weights."""
+    made_as = getattr(config, "architectures", None) or ()
+    others = [name for name in made_as if name.endswith("Classification") and kind_of_config(config) is Kind.CAUSAL]
+    if others:
+        raise ModelError(
+            f"{asked_for}: is a {others[0]}. Causal language models, encoder-decoders and sequence classifiers can be "
+            "edited."
+        )
 
 
 def _from_pretrained(auto_class: str, source: str, asked_for: str | Path, **options: Any) -> Any:

@@ -13,7 +13,7 @@ from easyedit_lifelong.data.holdout import split_rephrasings
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.retention import read_retention
-from easyedit_lifelong.errors import DataError, ModelError
+from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.text import read_text
 from easyedit_lifelong.lifelong.common import RunResult, find_method
 from easyedit_lifelong.lifelong.consecutive import run_consecutive
@@ -121,18 +121,10 @@ def load_for(hparams: Any) -> tuple[Any, Any]:
     """Return the model and tokenizer that hyperparameters name, or hold.
 
     Raises:
-        ModelError: there is no such model, or it isn't a causal language model.
+        ModelError: there is no such model, or it is of a kind that can't be edited.
         DeviceError: the device isn't there.
     """
-    if not isinstance(hparams.model_name, str):
-        return tuple(hparams.model_name)
-    model, tokenizer = load_named(hparams)
-    made_as = [name for name in getattr(model.config, "architectures", None) or () if name.endswith("Classification")]
-    if made_as:  # some load all the same, with a language model's head of random weights
-        raise ModelError(
-            f"{hparams.model_name}: is a classifier ({made_as[0]}); this version edits causal language models only"
-        )
-    return model, tokenizer
+    return tuple(hparams.model_name) if not isinstance(hparams.model_name, str) else load_named(hparams)
 
 
 def _plan(experiment: Experiment, hparams: Any) -> Plan:
