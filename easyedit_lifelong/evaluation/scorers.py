@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from easyedit_lifelong.evaluation.scoring import Forced, Scorer, input_device
 from easyedit_lifelong.models.encoding import EncodedPair, pad_rows
 from easyedit_lifelong.models.kinds import Kind, kind_of
-from easyedit_lifelong.models.pairs import encoder_for
+from easyedit_lifelong.models.modes import evaluating
+from easyedit_lifelong.models.pairs import encoder_for, label_names
 
 _IGNORE = -100
 
@@ -70,18 +71,23 @@ class LabelScorer(Scorer):
             for pair in several:
                 yield _forced(logits[row].unsqueeze(0), pair.target)
 
+    @torch.no_grad()
     def generate(
-        self, model: Any, prompts: Sequence[str], new_tokens: Sequence[int] | int,
-        ended: Callable[[int, str], bool] | None = None,
+        self, model: Any, prompts: Sequence[str], new_tokens: Sequence[int] | int = 1,
+        ended: Callable[[int, str], bool] | None = None, sampling: Mapping[str, Any] | None = None,
     ) -> list[str]:  # fmt: skip
-        """Return nothing for nothing: a classifier writes no text.
-
-        Raises:
-            TypeError: there are prompts.
-        """
-        if prompts:
-            raise TypeError(f"{type(model).__name__} is a classifier; it writes no text")
-        return []
+        """Return the name of the label that each text gets; the other arguments are those of text."""
+        names = label_names(model)
+        rows = [self.encode(prompt, names[0]).prompt for prompt in prompts]
+        labels = [""] * len(rows)
+        with evaluating(model):
+            for batch in self._batches([len(row) for row in rows]):
+                ids, mask = pad_rows([rows[i] for i in batch], self._pad, "right", input_device(model))
+                for i, label in zip(
+                    batch, model(input_ids=ids, attention_mask=mask).logits.argmax(dim=-1), strict=True
+                ):
+                    labels[i] = names[int(label)]
+        return labels
 
 
 def _forced(logits: Tensor, target: Sequence[int]) -> Forced:

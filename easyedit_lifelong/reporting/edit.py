@@ -15,7 +15,7 @@ from easyedit_lifelong.data.request import EditRequest, check_unique
 from easyedit_lifelong.edits import load_edits, save_edits
 from easyedit_lifelong.edits.folder import INDEX, TENSORS
 from easyedit_lifelong.errors import DataError, PluginError, RunError
-from easyedit_lifelong.evaluation.scoring import Scorer
+from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.lifelong.common import check_fit, check_method, find_method
 from easyedit_lifelong.lifelong.folder import check_free
 from easyedit_lifelong.methods.result import EditResult
@@ -121,7 +121,7 @@ def edit_session(
             method.prepare(edited, tokenizer, hparams, progress.prepared)
         if saved is not None:
             load_edits(edited, saved.folder, tokenizer)
-        before = Scorer(tokenizer).generate(edited, shown, _TOKENS)
+        before = scorer_for(edited, tokenizer).generate(edited, shown, _TOKENS)
         results: list[EditResult] = []
         size = hparams.batch_size
         for start in range(0, len(requests), size):
@@ -129,7 +129,7 @@ def edit_session(
             edited, done = method.apply(edited, tokenizer, few, hparams)
             results += getattr(done, "results", None) or ()  # not every method tells
             progress.edited(start + len(few), {})
-    after = Scorer(tokenizer).generate(edited, shown, _TOKENS)
+    after = scorer_for(edited, tokenizer).generate(edited, shown, _TOKENS)
     save_edits(edited, out)
     _show(console, requests, before, after)
     learned = f"learned: {sum(result.learned for result in results)} of {len(results)}. " if results else ""
@@ -181,7 +181,7 @@ def _check(
         ModelError: the model can't.
     """
     check_method(method, model, tokenizer, hparams)
-    check_fit(requests, Scorer(tokenizer), model)
+    check_fit(requests, scorer_for(model, tokenizer), model)
     if method.check_requests is None:
         return
     for request in requests:

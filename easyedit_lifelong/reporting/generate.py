@@ -13,7 +13,8 @@ from rich.text import Text
 
 from easyedit_lifelong.edits import load_edits
 from easyedit_lifelong.errors import DataError
-from easyedit_lifelong.evaluation.scoring import Scorer
+from easyedit_lifelong.evaluation.scorers import scorer_for
+from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.reporting.saved import Saved
 
@@ -44,7 +45,7 @@ class Asking:
         Raises:
             DataError: one doesn't, or has no tokens.
         """
-        limit = context_length(model)
+        limit = context_length(model) if kind_of(model) is not Kind.CLASSIFIER else None  # which cuts a text off
         for prompt in self.prompts:
             length = len(tokenizer(prompt)["input_ids"])
             if length == 0:
@@ -54,7 +55,7 @@ class Asking:
 
     def answers(self, model: Any, tokenizer: Any) -> list[str]:
         """Let a model continue the prompts."""
-        scorer = Scorer(tokenizer)
+        scorer = scorer_for(model, tokenizer)
         if self.temperature == 0 or (self.temperature is None and self.top_p is None):
             return scorer.generate(model, self.prompts, self.new_tokens)
         how = {"temperature": self.temperature or 1.0, "top_p": self.top_p or 1.0, "top_k": 0}

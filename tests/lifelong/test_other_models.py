@@ -96,3 +96,21 @@ def test_what_such_models_cannot_be_asked_is_refused(checkpoints: dict[str, Path
         run_lifelong(model, tokenizer, place.requests, place.hparams(), text="the old king of Peru")
     with pytest.raises(DataError, match=r"case 0.*field 'prompt'.*'Rome' is no label"):
         run_lifelong(model, tokenizer, [{"prompt": "the old", "target_new": "Rome"}], place.hparams())
+
+
+@pytest.mark.parametrize("name", ["t5-encoder", "bert-first"])
+def test_edits_from_the_command_line(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    place, request = ARCHITECTURES[name], ARCHITECTURES[name].requests[0]
+    hparams = {"alg_name": "GRACE", "model_name": str(checkpoints[name]), "inner_params": [place.layer],
+               "eps": place.eps, "query_token": place.query_token, "replacement": "replace_all"}  # fmt: skip
+    (tmp_path / "grace.yaml").write_text(json.dumps(hparams))
+    asked = ["--prompt", request["prompt"]]
+    assert main(["edit", "--hparams", str(tmp_path / "grace.yaml"), *asked, "--target", request["target_new"],
+                 "--out", str(tmp_path / "edits")]) == 0  # fmt: skip
+    capsys.readouterr()
+    assert main(["generate", "--edits", str(tmp_path / "edits"), *asked, "--compare", "--json"]) == 0
+    (said,) = json.loads(capsys.readouterr().out)
+    assert said["edited"] == request["target_new"]
+    assert said["base"] == (dict(texts())[request["prompt"]] if name == "bert-first" else answer_to(request["prompt"]))
