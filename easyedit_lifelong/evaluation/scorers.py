@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F
+from torch import Tensor, nn
 
-from easyedit_lifelong.evaluation.scoring import Forced, Scorer, input_device
+from easyedit_lifelong.evaluation.scoring import Forced, Scorer, forced_of, input_device
 from easyedit_lifelong.models.encoding import EncodedPair, pad_rows
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modes import evaluating
@@ -32,7 +31,7 @@ class AnswerScorer(Scorer):
 
     _side = "right"
 
-    def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]]) -> Iterator[Forced]:
+    def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None) -> Iterator[Forced]:
         device = input_device(model)
         ids, mask = pad_rows([row[0].prompt for row in rows], self._pad, "right", device)
         answers, answer_mask = pad_rows([row[0].target for row in rows], self._pad, "right", device)
@@ -41,7 +40,7 @@ class AnswerScorer(Scorer):
         for row, several in enumerate(rows):
             for pair in several:
                 said = pair.target[: -1 if pair.target[-1] == self.tokenizer.eos_token_id else None]
-                yield _forced(logits[row, : len(said)], said)
+                yield forced_of(logits[row, : len(said)], said)
 
     def answer_tokens(self, prompt: str, answer: str) -> int:
         """Count an answer's tokens, without its end token."""
@@ -64,12 +63,12 @@ class LabelScorer(Scorer):
 
     speaks = False
 
-    def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]]) -> Iterator[Forced]:
+    def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None) -> Iterator[Forced]:
         ids, mask = pad_rows([row[0].prompt for row in rows], self._pad, "right", input_device(model))
         logits = model(input_ids=ids, attention_mask=mask).logits
         for row, several in enumerate(rows):
             for pair in several:
-                yield _forced(logits[row].unsqueeze(0), pair.target)
+                yield forced_of(logits[row].unsqueeze(0), pair.target)
 
     @torch.no_grad()
     def generate(
@@ -88,10 +87,3 @@ class LabelScorer(Scorer):
                 ):
                     labels[i] = names[int(label)]
         return labels
-
-
-def _forced(logits: Tensor, target: Sequence[int]) -> Forced:
-    """Return a model's choices along an answer, given its logits there, ``(answer, classes)``."""
-    logits = logits.float()
-    wanted = torch.tensor(list(target), device=logits.device)
-    return Forced(tuple(logits.argmax(dim=-1).tolist()), tuple(target), F.cross_entropy(logits, wanted).item())

@@ -11,15 +11,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import evaluating
 from easyedit_lifelong.models.pairs import Encode
 from easyedit_lifelong.models.positions import prompt_lengths
+from easyedit_lifelong.models.suffix import head_at
 
 
 @dataclass(frozen=True)
@@ -90,28 +92,34 @@ class Scorer:
         pairs = [self.encode(prompt, answer) for prompt, answer in questions]
         rows = _rows(pairs)
         scores: dict[_Key, Forced] = {}
+        head = self._head(model)
         with evaluating(model):
             for batch in self._batches([row[0].length for row in rows]):
                 asked = [rows[i] for i in batch]
                 scores.update(
-                    zip((_key(pair) for row in asked for pair in row), self._force(model, asked), strict=True)
+                    zip((_key(pair) for row in asked for pair in row), self._force(model, asked, head), strict=True)
                 )
         return [scores[_key(pair)] for pair in pairs]
 
-    def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]]) -> Iterator[Forced]:
+    def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None) -> Iterator[Forced]:
         pairs = [row[0] for row in rows]
-        # Padding on the right: causal attention never sees it, and positions need no correction.
-        ids, mask = pad_rows([pair.tokens for pair in pairs], self._pad, "right", input_device(model))
-        lengths = [len(pair.prompt) for pair in pairs]
-        with prompt_lengths(model, lengths):
-            logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        for row, several in enumerate(rows):
-            for pair in several:
-                span = slice(len(pair.prompt) - 1, len(pair.tokens) - 1)
-                answer = logits[row, span].float()
-                target = torch.tensor(pair.target, device=answer.device)
-                chosen = tuple(answer.argmax(dim=-1).tolist())
-                yield Forced(chosen, tuple(pair.target), F.cross_entropy(answer, target).item())
+        # Padding on the right: causal attention never sees it, and positions need no correction. The last token is
+        # only ever predicted, never read.
+        ids, mask = pad_rows([pair.tokens[:-1] for pair in pairs], self._pad, "right", input_device(model))
+        spans = [(row, len(pair.prompt) - 1, pair.target) for row, several in enumerate(rows) for pair in several]
+        at = [(row, begin + n) for row, begin, target in spans for n in range(len(target))]
+        where = torch.tensor(at).T
+        with prompt_lengths(model, [len(pair.prompt) for pair in pairs]):
+            if head is not None:
+                with head_at(head, where[0], where[1]):
+                    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0]
+            else:
+                whole: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+                logits = whole[where[0].to(whole.device), where[1].to(whole.device)]
+        taken = 0
+        for _, _, target in spans:
+            yield forced_of(logits[taken : taken + len(target)], target)
+            taken += len(target)
 
     @torch.no_grad()
     def generate(
@@ -159,6 +167,11 @@ class Scorer:
                     end = next((n for n, token in enumerate(said) if token in ends), len(said))
                     texts[i] = self.tokenizer.decode(said[:end], skip_special_tokens=True)
         return texts
+
+    def _head(self, model: Any) -> nn.Module | None:
+        """Return the output head, where the model lets it be asked at the answers' positions alone."""
+        anatomy = anatomy_of(model)
+        return anatomy.head if anatomy is not None else None
 
     _side: Literal["left", "right"] = "left"
 
@@ -265,6 +278,13 @@ class _Stop(StoppingCriteria):
                 self.lengths[row] = len(tokens)
         done = [row in self.lengths for row in range(len(self.batch))]
         return torch.tensor(done, device=input_ids.device)
+
+
+def forced_of(logits: Tensor, target: Sequence[int]) -> Forced:
+    """Return a model's choices along an answer, given its logits there, ``(answer, vocabulary)``."""
+    logits = logits.float()
+    wanted = torch.tensor(list(target), device=logits.device)
+    return Forced(tuple(logits.argmax(dim=-1).tolist()), tuple(target), F.cross_entropy(logits, wanted).item())
 
 
 def starts_with_answer(text: str, answer: str) -> bool:

@@ -1,0 +1,137 @@
+"""Teacher-forced scores of edits, EasyEdit's ``compute_edit_quality`` and ours, side by side: seconds a request.
+
+    python benchmarks/scoring.py [--data counterfact.json] [--requests 500]
+
+Both sides score each request's prompt, paraphrase and locality prompt on the same unedited model, in the same
+process, in turn; the scores must be the same. EasyEdit asks one question after the other, as its editor does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from _machine import alternate, describe, finish, machine, median, stop
+from rich.console import Console
+from rich.table import Table
+
+from easyedit_lifelong import load_model, read_requests
+from easyedit_lifelong.bridge import find_easyedit, install
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.data.samples import FOLDER
+from easyedit_lifelong.errors import LifelongError
+from easyedit_lifelong.evaluation.scoring import Scorer
+from easyedit_lifelong.lifelong.scoreboard import Questions
+from easyedit_lifelong.reporting.session import reader_of
+
+Answers = dict[str, list[list[Any]]]
+"""What each kind of question came to, request by request: accuracies; of locality, the chosen tokens."""
+
+
+def record_of(request: EditRequest) -> dict[str, Any]:
+    """Return a request in EasyEdit's own fields."""
+    record: dict[str, Any] = {"prompt": request.prompt, "target_new": request.target_new, "ground_truth": ""}
+    if request.rephrase_prompts:
+        record["rephrase_prompt"] = request.rephrase_prompts[0]
+    record["locality"] = {
+        name: {"prompt": probes[0].prompt, "ground_truth": probes[0].answer}
+        for name, probes in request.locality.items()
+    }  # fmt: skip
+    return record
+
+
+def theirs(compute: Callable[..., dict[str, Any]], model: Any, tokenizer: Any, requests: list[EditRequest]) -> Answers:
+    """Score with EasyEdit's function."""
+    hparams = SimpleNamespace(alg_name="FT", model_name="smollm2", max_length=512, device="cpu")
+    found: Answers = {"reliability": [], "generality": [], "locality": []}
+    for request in requests:
+        scores = compute(model, "smollm2", hparams, tokenizer, record_of(request), "cpu")
+        found["reliability"].append([float(np.mean(scores["rewrite_acc"]))])
+        found["generality"].append([float(np.mean(scores["rephrase_acc"]))] if "rephrase_acc" in scores else [])
+        found["locality"].append([np.ravel(tokens).tolist() for tokens in scores["locality"].values()])
+    return found
+
+
+def ours(model: Any, tokenizer: Any, requests: list[EditRequest]) -> Answers:
+    """Score with ours, from nothing: no question has been encoded or asked before."""
+    asked = [Questions.about([request]) for request in requests]
+    answers = iter(Scorer(tokenizer).forced(model, [question for one in asked for question in one.all()]))
+    found: Answers = {"reliability": [], "generality": [], "locality": []}
+    for one in asked:
+        found["reliability"].append([next(answers).accuracy for _ in one.edit])
+        found["generality"].append([next(answers).accuracy for _ in one.rephrase])
+        found["locality"].append([list(next(answers).chosen) for _ in one.locality])
+        for _ in one.portability:
+            next(answers)
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default=str(FOLDER / "counterfact.json"), help="dataset file (default: sample facts)")
+    parser.add_argument("--requests", type=int, default=500, help="how many, as far as there are (default 500)")
+    parser.add_argument("--model", default="smollm2-135m", help="model name or folder (default smollm2-135m)")
+    parser.add_argument("--runs", type=int, default=3, help="runs of each side (default 3)")
+    parser.add_argument("--upstream", type=Path, help="checkout of EasyEdit (default: the installed release)")
+    given = parser.parse_args(arguments)
+    if given.upstream:
+        sys.path.insert(0, str(given.upstream))
+    if find_easyedit() is None:
+        return stop("EasyEdit isn't there: pip install --no-deps easyeditor==0.0.1.dev0, or --upstream CHECKOUT")
+    install()
+    importlib.import_module("easyeditor")
+    compute = importlib.import_module("easyeditor.evaluate.evaluate").compute_edit_quality
+    try:
+        requests = list(read_requests(given.data, reader_of(given.data, None).read))[: given.requests]
+        model, tokenizer = load_model(given.model, "cpu")
+    except LifelongError as error:
+        return stop(error)
+    return _compare(given, compute, model, tokenizer, requests)
+
+
+def _compare(given: argparse.Namespace, compute: Any, model: Any, tokenizer: Any, requests: list[EditRequest]) -> int:
+    sides: dict[str, tuple[list[float], list[float]]] = {"EasyEdit": ([], []), "ours": ([], [])}
+    answers: dict[str, Answers] = {}
+
+    def timed(name: str, score: Callable[[], Answers]) -> Callable[[int], None]:
+        def run(_: int) -> None:
+            wall, cpu = time.perf_counter(), time.process_time()
+            answers[name] = score()
+            sides[name][0].append((time.perf_counter() - wall) / len(requests))
+            sides[name][1].append((time.process_time() - cpu) / len(requests))
+
+        return run
+
+    theirs(compute, model, tokenizer, requests[:2])
+    ours(model, tokenizer, requests[:2])
+    alternate(
+        given.runs,
+        timed("EasyEdit", lambda: theirs(compute, model, tokenizer, requests)),
+        timed("ours", lambda: ours(model, tokenizer, requests)),
+    )
+    same = answers["ours"] == answers["EasyEdit"]
+    table = Table("side", "s a request", "CPU s", "reliability", "generality", title=f"{len(requests)} requests")
+    for name, (wall, cpu) in sides.items():
+        means = [np.mean([x for one in answers[name][kind] for x in one]) for kind in ("reliability", "generality")]
+        table.add_row(name, f"{median(wall):.4f}", f"{median(cpu):.4f}", *(f"{value:.4f}" for value in means))
+    console = Console()
+    console.print(describe(machine()))
+    console.print(table)
+    console.print("The same scores and locality tokens." if same else "The scores differ.")
+    finish(
+        "scoring", ours=median(sides["ours"][0]), theirs=median(sides["EasyEdit"][0]), unit="seconds a request",
+        cpu_ratio=round(median(sides["EasyEdit"][1]) / median(sides["ours"][1]), 3), same=same, requests=len(requests),
+    )  # fmt: skip
+    return 0 if same else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
