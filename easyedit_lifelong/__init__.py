@@ -36,6 +36,12 @@ _LAZY = {
     "export_model": "easyedit_lifelong.edits",
     "push_edits": "easyedit_lifelong.edits",
     "pull_edits": "easyedit_lifelong.edits",
+    "explain": "easyedit_lifelong.edits",
+    "inspect_edits": "easyedit_lifelong.edits",
+    "merge_edits": "easyedit_lifelong.edits",
+    "rollback_case": "easyedit_lifelong.edits",
+    "rollback_folder": "easyedit_lifelong.edits",
+    "rollback_to_batch": "easyedit_lifelong.edits",
     "run_lifelong": "easyedit_lifelong.lifelong.loop",
     "run_consecutive": "easyedit_lifelong.lifelong.consecutive",
     "prompt_lengths": "easyedit_lifelong.models.positions",
@@ -51,7 +57,19 @@ if TYPE_CHECKING:
     from easyedit_lifelong.covariance import SecondMoment, collect_covariance
     from easyedit_lifelong.data.readers import read_requests
     from easyedit_lifelong.data.request import EditRequest, Probe
-    from easyedit_lifelong.edits import export_model, load_edits, pull_edits, push_edits, save_edits
+    from easyedit_lifelong.edits import (
+        explain,
+        export_model,
+        inspect_edits,
+        load_edits,
+        merge_edits,
+        pull_edits,
+        push_edits,
+        rollback_case,
+        rollback_folder,
+        rollback_to_batch,
+        save_edits,
+    )
     from easyedit_lifelong.errors import EditError
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hyperparams import PluginHyperParams
@@ -71,9 +89,10 @@ if TYPE_CHECKING:
 __all__ = [
     "CoachHookHyperParams", "DatasetReader", "EditError", "EditMethod", "EditRequest", "EditResult", "GraceHyperParams",
     "LifelongError", "PluginHyperParams", "PositionTracker", "Probe", "Rollback", "SecondMoment", "TrackerType",
-    "apply_coachhook_to_model", "apply_grace_to_model", "apply_grace_to_module", "collect_covariance", "export_model",
-    "get_plugins", "hookimpl", "load_edits", "load_model", "prompt_lengths", "pull_edits", "push_edits",
-    "read_requests", "run_consecutive", "run_lifelong", "save_edits",
+    "apply_coachhook_to_model", "apply_grace_to_model", "apply_grace_to_module", "collect_covariance", "explain",
+    "export_model", "get_plugins", "hookimpl", "inspect_edits", "load_edits", "load_model", "merge_edits",
+    "prompt_lengths", "pull_edits", "push_edits", "read_requests", "rollback_case", "rollback_folder",
+    "rollback_to_batch", "run_consecutive", "run_lifelong", "save_edits",
 ]  # fmt: skip
 
 

@@ -106,6 +106,40 @@ def add_scope_arguments(parser: argparse.ArgumentParser) -> None:
                         help="folder for the results (default runs/scope)")  # fmt: skip
 
 
+def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a look into a folder of edits."""
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="folder of edits")
+    add("--nearly", type=_above_zero, default=1.25, metavar="X",
+        help="list keys whose distance is up to X times the sum of their radii (default 1.25)")  # fmt: skip
+    add("--limit", type=_count, default=50, metavar="N", help="show the last N edits (default 50; 0: all)")
+    add("--json", action="store_true", help="print everything as JSON")
+
+
+def add_rollback_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of taking edits out of a folder."""
+    add = parser.add_argument
+    add("folder", type=Path, metavar="DIR", help="folder of edits")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--case", action="append", default=[], metavar="ID", help="a GRACE edit's case (repeatable)")
+    what.add_argument("--to-batch", type=_count, metavar="N", help="keep CoachHook's first N batches")
+    add("--prompt", help="with --case: only the edit of this prompt, where several have the same id")
+    add("--out", type=Path, metavar="DIR2", help="write what is left there (default: in place)")
+    add("--json", action="store_true", help="print what was taken out as JSON")
+
+
+def add_merge_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of joining folders of edits."""
+    add = parser.add_argument
+    add("folders", type=Path, nargs="+", metavar="DIR", help="folders of GRACE edits of the same model")
+    add("--out", type=Path, required=True, metavar="DIR", help="folder for the merged edits; must not hold edits")
+    add("--json", action="store_true", help="print what met what as JSON")
+
+
+def _count(text: str) -> int:
+    return 0 if text.strip() == "0" else positive(text)
+
+
 def _above_zero(text: str) -> float:
     try:
         number = float(text)

@@ -14,7 +14,10 @@ from easyedit_lifelong import __version__
 from easyedit_lifelong.arguments import (
     add_consecutive_arguments,
     add_covariance_arguments,
+    add_inspect_arguments,
     add_lifelong_arguments,
+    add_merge_arguments,
+    add_rollback_arguments,
     add_scope_arguments,
     positive,
 )
@@ -120,6 +123,18 @@ def build_parser() -> argparse.ArgumentParser:
                         help="the page (.html) or its folder (default DIR/report or runs/comparison)")  # fmt: skip
     report.set_defaults(run=_report)
     add_edits_commands(commands, common)
+
+    inspect = commands.add_parser("inspect", parents=[common], help="show what a folder of saved edits holds")
+    add_inspect_arguments(inspect)
+    inspect.set_defaults(run=_inspect)
+
+    rollback = commands.add_parser("rollback", parents=[common], help="take edits out of a folder of saved edits")
+    add_rollback_arguments(rollback)
+    rollback.set_defaults(run=_rollback)
+
+    merge = commands.add_parser("merge", parents=[common], help="join folders of GRACE edits made on the same model")
+    add_merge_arguments(merge)
+    merge.set_defaults(run=_merge)
     return parser
 
 
@@ -224,6 +239,30 @@ def _report(arguments: argparse.Namespace) -> int:
     from easyedit_lifelong.reporting.report.session import report_session
 
     report_session(arguments.folders, arguments.out)
+    return 0
+
+
+def _inspect(arguments: argparse.Namespace) -> int:
+    from easyedit_lifelong.reporting.edits import inspect_session
+
+    inspect_session(arguments.folder, nearly=arguments.nearly, limit=arguments.limit, as_json=arguments.json)
+    return 0
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    from easyedit_lifelong.reporting.edits import rollback_session
+
+    rollback_session(
+        arguments.folder, cases=arguments.case, prompt=arguments.prompt, batch=arguments.to_batch, out=arguments.out,
+        as_json=arguments.json,
+    )  # fmt: skip
+    return 0
+
+
+def _merge(arguments: argparse.Namespace) -> int:
+    from easyedit_lifelong.reporting.edits import merge_session
+
+    merge_session(arguments.folders, arguments.out, as_json=arguments.json)
     return 0
 
 

@@ -122,6 +122,7 @@ def test_the_readmes_metrics_are_as_they_are() -> None:
         ("lifelong", ["lifelong.md"]), ("run", ["lifelong.md"]), ("report", ["lifelong.md"]),
         ("consecutive", ["consecutive.md"]), ("covariance", ["covariance.md"]),
         *((command, ["edits.md"]) for command in ("edit", "generate", "export", "push", "pull")),
+        *((command, ["edits.md"]) for command in ("inspect", "rollback", "merge")),
     ],
 )  # fmt: skip
 def test_every_option_is_explained(command: str, documents: list[str]) -> None:

@@ -6,16 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.folder import INDEX, read_folder
 from easyedit_lifelong.edits.hub import edits_folder
+from easyedit_lifelong.edits.parts import read_edits
 from easyedit_lifelong.errors import PluginError, RunError
 from easyedit_lifelong.methods.carried import base_fingerprint
 from easyedit_lifelong.methods.rollback import Rollback
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import EditsPart
-
-_PART = {"method": str, "hparams": dict, "edits": list, "state": dict}
 
 
 def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_weights: bool = True) -> Rollback[Any]:
@@ -38,47 +36,35 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
         EditError: the model carries edits in their place already.
         PluginError: no method of that name is registered.
     """
-    folder = edits_folder(folder)
-    path = folder / INDEX
-    index, tensors = read_folder(folder)
-    try:
-        made_on, parts = index["model"], index["parts"]
-        whole = all(isinstance(part[name], kind) for part in parts for name, kind in _PART.items())
-        name, fingerprint = made_on["name"], made_on["fingerprint"]
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{path}: lacks {error}; it isn't the index of saved edits") from error
-    if not whole:
-        raise RunError(f"{path}: a part is of another kind; it isn't the index of saved edits")
-    if check_weights and fingerprint != base_fingerprint(model):
+    saved = read_edits(edits_folder(folder))
+    if check_weights and saved.fingerprint != base_fingerprint(model):
         raise RunError(
-            f"{path}: these edits were made on {name!r}, whose weights aren't those of this {model_label(model)!r} "
-            "(the fingerprints differ). Load the same model in the same dtype; or pass check_weights=False, if the "
-            "weights differ in their dtype alone."
+            f"{saved.path}: these edits were made on {saved.model!r}, whose weights aren't those of this "
+            f"{model_label(model)!r} (the fingerprints differ). Load the same model in the same dtype; "
+            "or pass check_weights=False, if the weights differ in their dtype alone."
         )
     undo: list[Callable[[], None]] = []
     try:
-        for number, part in enumerate(parts):
-            undo.append(_attach(model, tokenizer, number, part, tensors, str(path)))
+        for method, part in saved.parts:
+            undo.append(_attach(model, tokenizer, method, part, str(saved.path)))
     except BaseException:
         _take_off(undo)
         raise
-    return Rollback(lambda: _take_off(undo), on_items=False, results=[edit for part in parts for edit in part["edits"]])
+    results = [edit for _, part in saved.parts for edit in part.edits]
+    return Rollback(lambda: _take_off(undo), on_items=False, results=results)
 
 
-def _attach(
-    model: Any, tokenizer: Any, number: int, part: dict[str, Any], tensors: dict[str, Any], where: str
-) -> Callable[[], None]:
+def _attach(model: Any, tokenizer: Any, name: str, part: EditsPart, where: str) -> Callable[[], None]:
     try:
-        method = get_plugins().methods.get(part["method"])
+        method = get_plugins().methods.get(name)
     except PluginError as error:
         raise PluginError(f"{where}: {error}") from error
     if method.edits is None:
         raise PluginError(f"{where}: method {method.name!r} can't put saved edits on a model")
-    prefix = f"{number}."
-    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    return method.edits.attach(model, tokenizer, EditsPart(part["hparams"], part["edits"], part["state"], own), where)
+    return method.edits.attach(model, tokenizer, part, where)
 
 
 def _take_off(undo: list[Callable[[], None]]) -> None:
     while undo:
-        undo.pop()()
+        undo[-1]()
+        undo.pop()  # not before: what couldn't be taken off can be tried again

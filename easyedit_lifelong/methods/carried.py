@@ -5,7 +5,9 @@ It goes where the model goes, a deep copy's with the copy, and leaves nothing on
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from easyedit_lifelong.models.fingerprint import model_fingerprint
 
 _ATTRIBUTE = "_easyedit_lifelong_editors"
 _SAVE = "save_edits"
+_LOOKING = "_easyedit_lifelong_looking"
 
 
 def carried(model: Any, method: str) -> dict[str, Any]:
@@ -42,6 +45,23 @@ def base_fingerprint(model: Any) -> str:
         if known is not None:
             return known
     return model_fingerprint(model)
+
+
+@contextlib.contextmanager
+def looking(model: Any) -> Iterator[None]:
+    """Mark the passes inside as an editor's own: they train, or look, and no key counts that it answered in them."""
+    before = model.__dict__.get(_LOOKING)
+    model.__dict__[_LOOKING] = True
+    try:
+        yield
+    finally:
+        if before is None:
+            del model.__dict__[_LOOKING]
+
+
+def is_looking(model: Any) -> bool:
+    """Tell whether the pass under way is an editor's own."""
+    return _LOOKING in model.__dict__
 
 
 def _save_edits(model: Any, folder: str | Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.errors import EditError, RunError, did_you_mean
 
 _OPTIONAL = ("subject", "ground_truth")
 _FEW = 16
@@ -73,3 +73,30 @@ def describe_row(row: Tensor) -> str:
     if row.numel() <= _FEW:
         return str(row.tolist())
     return f"tensor of shape {tuple(row.shape)}, norm {float(row.float().norm()):.6g}"
+
+
+def numbers_of_case(records: Sequence[EditRecord], case_id: int | str, prompt: str | None = None) -> list[int]:
+    """Return the numbers of a case's edits, counted from 0.
+
+    Args:
+        records: of all edits.
+        case_id: which case.
+        prompt: only its edit of this prompt.
+
+    Raises:
+        EditError: there is none; or, without a prompt, there are several that aren't of one prompt: then they
+            may well be different facts that were given the same id.
+    """
+    found = [n for n, record in enumerate(records) if record.case_id == case_id]
+    if not found:
+        hint = did_you_mean(str(case_id), [str(record.case_id) for record in records])
+        raise EditError(f"there is no edit of case {case_id!r}.{hint}")
+    prompts = list(dict.fromkeys(records[n].prompt for n in found))
+    if prompt is None and len(prompts) > 1:
+        raise EditError(
+            f"{len(found)} edits are called case {case_id!r}; say which by its prompt: "
+            f"{', '.join(repr(text) for text in prompts[:5])}{', …' if len(prompts) > 5 else ''}"
+        )
+    if prompt is not None and prompt not in prompts:
+        raise EditError(f"no edit of case {case_id!r} has the prompt {prompt!r}.{did_you_mean(prompt, prompts)}")
+    return [n for n in found if prompt in (None, records[n].prompt)]

@@ -15,7 +15,7 @@ from easyedit_lifelong.covariance import SecondMoment, regularisation
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.applying import check_continues
-from easyedit_lifelong.methods.carried import carried, carry, drop
+from easyedit_lifelong.methods.carried import carried, carry, drop, looking
 from easyedit_lifelong.methods.coachhook.alphas import keep_in_scope, lowered_alphas
 from easyedit_lifelong.methods.coachhook.batch import update_layers, weight_of
 from easyedit_lifelong.methods.coachhook.check import check_model
@@ -78,11 +78,13 @@ class CoachHookEditor:
         modules = dict(find_module(model, name) for name in hparams.rewrite_modules)
         self._blocks = [find_module(model, hparams.layer_module_tmp.format(n))[1] for n in hparams.edited_layers]
         if templates is None:
-            templates = context_templates(model, tokenizer, hparams.context_template_length_params, hparams.seed)
+            with looking(model):
+                templates = context_templates(model, tokenizer, hparams.context_template_length_params, hparams.seed)
         self.state = CoachHookState(list(modules), hparams.alpha_z, templates, fingerprint=model_fingerprint(model))
         self._moments = dict(moments) if moments is not None else None
         self._accumulated: dict[str, AccumulatedKeys] = {}
-        self._unedited: dict[str, Tensor | None] | None = None
+        self._unedited: Mapping[str, Tensor | None] = {}
+        """What the layers held before the first batch: nothing, or with ``wohk`` their weights."""
         self.attached = True
         slack, others = slack_of(model.dtype), hparams.z_tokens == "others"
         # Last, so that a model that can't be edited stays as it is.
@@ -146,7 +148,8 @@ class CoachHookEditor:
             targets: their target vectors z, if they are known, shape ``(requests, width)``.
 
         Returns:
-            What was done per request, and what undoes just these batches (once no later one is left).
+            What was done per request, and what undoes just these batches (those of them that are left, once no
+            later one is).
 
         Raises:
             DataError: a request can't be used.
@@ -155,6 +158,8 @@ class CoachHookEditor:
         if not self.attached:
             raise EditError("these edits have been rolled back for good; get the model's editor anew")
         before, mark = self._layers.contents(), len(self.state.batches)
+        if not mark:
+            self._unedited = before
         results: list[EditResult] = []
         size = self.hparams.batch_size
         try:
@@ -162,7 +167,7 @@ class CoachHookEditor:
             starts = range(0, len(facts), size)
             for start in starts:
                 check_batch(facts[start : start + size])
-            with evaluating(self.model):
+            with evaluating(self.model), looking(self.model):
                 for start in starts:
                     given = None if targets is None else targets[start : start + size]
                     results += self._edit_batch(facts[start : start + size], given)
@@ -170,7 +175,22 @@ class CoachHookEditor:
             self._restore(mark, before)
             raise
         # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
-        return results, functools.partial(self._take_back, mark, len(self.state.batches), before)
+        return results, functools.partial(self._take_back, self._names(mark), before)
+
+    def back_to(self, batch: int) -> None:
+        """Go back to what the model was after so many batches, bitwise: hooks, α, or with ``wohk`` the weights.
+
+        Args:
+            batch: how many batches to keep; 0 for the unedited model.
+
+        Raises:
+            EditError: there aren't as many.
+        """
+        count = len(self.state.batches)
+        if not 0 <= batch <= count:
+            raise EditError(f"there is no going back to batch {batch}: the model carries {count}, so 0 to {count}")
+        if batch < count:
+            self._restore(batch, self._contents_after(batch))
 
     def restore(self, batches: Sequence[BatchUpdate]) -> Callable[[], None]:
         """Put batches that were made on the same model, with the same settings, on an editor without any.
@@ -199,9 +219,23 @@ class CoachHookEditor:
         except BaseException:
             self._restore(0, unedited)
             raise
-        # Second moments may still have to be taken, of the unedited model.
-        self._unedited = unedited if self.hparams.wohk else None
-        return functools.partial(self._take_back, 0, len(batches), unedited)
+        self._unedited = unedited
+        return functools.partial(self._take_back, self._names(0), unedited)
+
+    def _names(self, mark: int) -> list[str]:
+        return [batch.name for batch in self.state.batches[mark:]]
+
+    def _contents_after(self, count: int) -> dict[str, Tensor | None]:
+        """Return what the layers held after so many batches: their updates, added up again as they were."""
+        if not self.hparams.wohk:
+            return {path: self.state.delta(path, count) for path in self.hooks}
+        contents = dict(self._unedited)
+        for batch in self.state.batches[:count]:
+            for path, update in batch.layers.items():
+                weight = contents[path]
+                assert weight is not None
+                contents[path] = self._layers.changed(path, weight, update.added_to(None).to(weight.device))
+        return contents
 
     def _prepare(self, request: EditRequest) -> Fact:
         return prepare(self.tokenizer, request, self.state.templates, self.hparams, context_length(self.model))
@@ -261,9 +295,8 @@ class CoachHookEditor:
             return
         hparams = self.hparams
         if self._moments is None:
-            with self._layers.without_edits(self._unedited):
+            with self._layers.without_edits(self._unedited if hparams.wohk else None):
                 self._moments = second_moments(self.model, self.tokenizer, hparams)
-            self._unedited = None
         for path in missing:
             statistic, weight = self._moments[path], weight_of(self.hooks[path].module)
             size = len(statistic.moment)
@@ -291,10 +324,15 @@ class CoachHookEditor:
             hook.detach()
         drop(self.model, self.hparams.ALG_NAME, _PLACE)
 
-    def _take_back(self, mark: int, end: int, before: Mapping[str, Tensor | None]) -> None:
-        if len(self.state.batches) > end:
+    def _take_back(self, names: Sequence[str], before: Mapping[str, Tensor | None]) -> None:
+        """Take these batches back, those of them that are still in; before the first, layers held ``before``."""
+        present = self._names(0)
+        own = [number for number, name in enumerate(present) if name in set(names)]
+        if not own:
+            return
+        if own[-1] < len(present) - 1:
             raise EditError("later CoachHook batches are still in place; roll those back first")
-        self._restore(mark, before)
+        self._restore(own[0], before)
 
 
 def coachhook_editor(model: Any) -> CoachHookEditor:

@@ -132,6 +132,7 @@ class HookLayer:
         self.mode = Mode.OFF
         self.attached = True
         self._listener: Callable[[Tensor], None] | None = None
+        self._watcher: Callable[[Tensor, Tensor], None] | None = None
         self._tracker = PositionTracker.attach(model)
         self._tracker.whole_prompts += 1
         self._handle = module.register_forward_hook(self._after_module)
@@ -167,6 +168,15 @@ class HookLayer:
             yield
         finally:
             self._listener = None
+
+    @contextlib.contextmanager
+    def watching(self, watcher: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+        """Let somebody hear the scores of the passes inside and where the hook acts, both ``(rows, tokens)``."""
+        self._watcher = watcher
+        try:
+            yield
+        finally:
+            self._watcher = None
 
     def detach(self) -> None:
         """Leave the model as it was before the layer came; at the second call, do nothing."""
@@ -217,6 +227,8 @@ class HookLayer:
         if self._listener is not None:
             self._listener(scores)
         in_scope = scores >= self.threshold(output.dtype)
+        if self._watcher is not None:
+            self._watcher(scores, in_scope)
         if not in_scope.any():
             return None
         return torch.where(in_scope.unsqueeze(-1), output + change.to(output.dtype), output)

@@ -39,15 +39,26 @@ class EditedLayers:
             assert hook.weight is not None
             delta = hook.weight.delta
             if self.wohk:
+                weight = weight_of(hook.module)
                 with torch.no_grad():
-                    weight_of(hook.module).copy_(_updated(hook))
+                    weight.copy_(self.changed(path, weight, delta))
                 hook.set(None, 0.0, Mode.OFF)
             else:
                 hook.set(delta, alphas[path], Mode.VALIDATED, ordinary.get(path))
 
     def updated(self) -> dict[str, Tensor]:
         """Return each layer's weight with its ΔW in it, as it is kept without hooks; the layers stay as they are."""
-        return {path: _updated(hook) for path, hook in self.hooks.items()}
+        with torch.no_grad():
+            return {
+                path: self.changed(path, weight_of(hook.module), hook.weight.delta)
+                for path, hook in self.hooks.items()
+                if hook.weight is not None
+            }
+
+    def changed(self, path: str, weight: Tensor, delta: Tensor) -> Tensor:
+        """Return a layer's weight with a batch's ΔW in it, in its own dtype and whichever way round it is stored."""
+        change = delta.t() if is_transposed(self.hooks[path].module) else delta
+        return (weight.to(change.dtype) + change).to(weight.dtype)
 
     def put_back(self, contents: Contents, alphas: Mapping[str, float], ordinary: Mapping[str, float]) -> None:
         """Have the layers hold what they held, bitwise."""
@@ -81,12 +92,3 @@ class EditedLayers:
             assert weight is not None
             with torch.no_grad():
                 weight_of(self.hooks[path].module).copy_(weight)
-
-
-@torch.no_grad()
-def _updated(hook: HookLayer) -> Tensor:
-    """Return W + ΔW, in the weight's dtype and whichever way round it is stored."""
-    assert hook.weight is not None
-    weight, delta = weight_of(hook.module), hook.weight.delta
-    change = delta.t() if is_transposed(hook.module) else delta
-    return (weight.to(change.dtype) + change).to(weight.dtype)

@@ -44,7 +44,7 @@ class CoachHookPorter:
         hparams = CoachHookHyperParams.from_values(part.hparams, where)
         if CoachHookEditor.of(model) is not None:
             raise EditError(f"{where}: the model carries CoachHook edits already; roll those back first")
-        batches = _batches(part, where)
+        batches = stored_batches(part, where)
         templates = part.state.get("templates")
         if not isinstance(templates, list):
             raise RunError(f"{where}: CoachHook's edits aren't whole: templates is missing")
@@ -83,7 +83,28 @@ def _part(model: Any, editor: CoachHookEditor) -> EditsPart:
     return EditsPart(hparams_values(editor.hparams, model_label(model)), records, state, tensors)
 
 
-def _batches(part: EditsPart, where: str) -> list[BatchUpdate]:
+def first_batches(part: EditsPart, count: int, where: str) -> EditsPart:
+    """Return the first ``count`` batches of a part.
+
+    Raises:
+        RunError: the part isn't whole.
+        EditError: it hasn't as many.
+    """
+    sizes = [len(batch.records) for batch in stored_batches(part, where)]
+    if not 0 <= count <= len(sizes):
+        raise EditError(f"{where}: there is no going back to batch {count}: the folder has {len(sizes)} batches")
+    end = sum(sizes[:count])
+    tensors = {name: tensor[:, :end].contiguous() for name, tensor in part.tensors.items()}
+    state = {**part.state, "batches": part.state["batches"][:count]}
+    return EditsPart(part.hparams, part.edits[:end], state, tensors)
+
+
+def stored_batches(part: EditsPart, where: str) -> list[BatchUpdate]:
+    """Return a part's batches.
+
+    Raises:
+        RunError: the part isn't whole.
+    """
     batches: list[BatchUpdate] = []
     begin = 0
     try:

@@ -91,10 +91,10 @@ class CoachHookState:
         """The root mean square of each layer's ‖ΔW k‖ over ordinary text now, where it counts."""
         return dict(self.batches[-1].ordinary) if self.batches else {}
 
-    def delta(self, path: str) -> Tensor | None:
-        """Return a layer's ΔW, the sum of its updates in order; None before the first."""
+    def delta(self, path: str, count: int | None = None) -> Tensor | None:
+        """Return a layer's ΔW, the sum of its updates (or of the first ``count``) in order; None before the first."""
         total: Tensor | None = None
-        for batch in self.batches:
+        for batch in self.batches[:count]:
             total = batch.layers[path].added_to(total)
         return total
 

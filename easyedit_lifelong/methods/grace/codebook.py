@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -58,12 +59,15 @@ class Change:
         index: the key that the edit changed, if it changed one.
         label: that key's label before.
         row: its key, value and radius before.
+        query: what the edit was entered with, where it added no key that holds it. None if that isn't known: of
+            edits saved before queries were.
     """
 
     length: int
     index: int | None = None
     label: Label = ()
     row: tuple[Tensor, ...] = ()
+    query: Tensor | None = None
 
 
 class Codebook(nn.Module):
@@ -81,6 +85,10 @@ class Codebook(nn.Module):
         eps_expand: ``coverage`` or ``moving_average``.
         rounding: see :func:`rounding_of`, for the model's dtype.
         device: where to keep it.
+
+    Attributes:
+        labels: each key's label.
+        hits: how often each key has answered a lookup, by its index. Not part of the model's ``state_dict``.
     """
 
     def __init__(
@@ -97,6 +105,7 @@ class Codebook(nn.Module):
         super().__init__()
         self.eps, self.dist_fn, self.eps_expand, self.rounding = eps, dist_fn, eps_expand, rounding
         self.labels: list[Label] = []
+        self.hits: Counter[int] = Counter()
         self._keys = torch.empty(0, key_size, device=device)
         self._values = torch.empty(0, value_size, device=device)
         self._radii = torch.empty(0, device=device)
@@ -184,18 +193,21 @@ class Codebook(nn.Module):
         )
         return self.rounding * scale
 
-    def enter(self, query: Tensor, label: Label, value: Tensor) -> tuple[Decision, int, Change]:
+    def enter(
+        self, query: Tensor, label: Label, value: Tensor, decided: tuple[Decision, Match] | None = None
+    ) -> tuple[Decision, int, Change]:
         """Enter an edit whose value has been trained.
 
         Args:
             query: the edit's query, shape ``(key_size,)``.
             label: its target's tokens.
             value: its trained value, shape ``(value_size,)``.
+            decided: what :meth:`decide` says of it, if that is known.
 
         Returns:
             What was done, the index of the key that now answers the query, and what :meth:`undo` needs.
         """
-        decision, match = self.decide(query, label)
+        decision, match = decided or self.decide(query, label)
         nearest = match.index
         if decision in (Decision.ADD, Decision.SPLIT):
             change = self._before_change(nearest if decision is Decision.SPLIT else None)
@@ -203,7 +215,7 @@ class Codebook(nn.Module):
             if decision is Decision.SPLIT:
                 self._radii[nearest] = half - _SPLIT_GAP
             return decision, self._append(query, label, value, half if decision is Decision.SPLIT else self.eps), change
-        change = self._before_change(nearest)
+        change = self._before_change(nearest, query.float().clone())
         self._values[nearest] = value.float()
         self.labels[nearest] = label
         if decision is Decision.EXPAND:
@@ -231,13 +243,17 @@ class Codebook(nn.Module):
         """Return a copy of what the codebook holds for a key."""
         return index, self.labels[index], tuple(getattr(self, name)[index].clone() for name in _TENSORS)
 
-    def redo(self, rows: Sequence[Row]) -> Change:
+    def redo(self, rows: Sequence[Row], query: Tensor | None = None) -> Change:
         """Do again what an edit did, given the rows that it changed as they were right after it.
+
+        Args:
+            rows: these rows.
+            query: see :class:`Change`.
 
         Returns:
             What :meth:`undo` needs.
         """
-        change = self._before_change(next((index for index, _, _ in rows if index < len(self)), None))
+        change = self._before_change(next((index for index, _, _ in rows if index < len(self)), None), query)
         for index, label, (key, value, radius) in rows:
             if index == len(self):
                 self._append(key, label, value, radius)
@@ -247,6 +263,8 @@ class Codebook(nn.Module):
 
     def undo(self, change: Change) -> None:
         """Take an edit back. Edits are taken back in the reverse of their order."""
+        for index in range(change.length, len(self)):
+            self.hits.pop(index, None)
         del self.labels[change.length :]
         if change.index is not None:
             self._write(change.index, change.label, change.row)
@@ -257,8 +275,8 @@ class Codebook(nn.Module):
             tensor = getattr(self, name)  # perhaps on another device by now
             tensor[index] = values.to(tensor.device)
 
-    def _before_change(self, index: int | None) -> Change:
-        return Change(len(self)) if index is None else Change(len(self), *self.row(index))
+    def _before_change(self, index: int | None, query: Tensor | None = None) -> Change:
+        return Change(len(self)) if index is None else Change(len(self), *self.row(index), query)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
         """Follow the model to another device, but never to another dtype."""
@@ -280,6 +298,7 @@ class Codebook(nn.Module):
             return
         loaded = [state_dict[prefix + name].float() for name in ("keys", "values", "radii")]
         device = self._keys.device
+        self.hits.clear()  # they are of other keys
         # Labels aren't tensors; a key without one matches no later edit's label.
         self.labels = (self.labels + [()] * len(loaded[0]))[: len(loaded[0])]
         self._keys, self._values, self._radii = (tensor.to(device).clone() for tensor in loaded)

@@ -17,15 +17,17 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.applying import check_continues
-from easyedit_lifelong.methods.carried import carried, carry, drop
+from easyedit_lifelong.methods.carried import carried, carry, drop, looking
 from easyedit_lifelong.methods.grace.check import check_layer, find_layer
 from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Decision, Label, Row, as_label, rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.history import keys_of
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
 from easyedit_lifelong.methods.grace.lessons import Lesson, Lessons
+from easyedit_lifelong.methods.grace.removal import check_known, without
 from easyedit_lifelong.methods.grace.training import initial_value, train_value
 from easyedit_lifelong.methods.grace.whole import module_pass
-from easyedit_lifelong.methods.record import EditRecord, describe_row
+from easyedit_lifelong.methods.record import EditRecord, describe_row, numbers_of_case
 from easyedit_lifelong.methods.result import EditResult
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.modes import dropping_out, evaluating
@@ -102,7 +104,7 @@ class GraceEditor:
         """Apply requests in order, all or none.
 
         Returns:
-            What was done per request, and what undoes just these edits (once no later one is left).
+            What was done per request, and what undoes just these edits: see :meth:`remove`.
 
         Raises:
             DataError: a request can't be used.
@@ -156,7 +158,7 @@ class GraceEditor:
         mark, found_out = len(self.changes), self.found_out
         try:
             edits = prepare()
-            with evaluating(self.model):
+            with evaluating(self.model), looking(self.model):
                 results = [_timed(edit) for edit in edits]
         except BaseException:
             self._undo_to(mark)
@@ -164,7 +166,55 @@ class GraceEditor:
             self._lessons.found_out = found_out
             raise
         # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
-        return results, functools.partial(self._take_back, mark, len(self.changes))
+        return results, functools.partial(self.take_back, self.records[mark:])
+
+    def remove(self, case_id: int | str, prompt: str | None = None) -> list[EditRecord]:
+        """Take the edits of one case out, as if they had never been entered.
+
+        Edits after them enter again, in their order, with the queries and values that they have: what a split
+        halved, or an expansion widened, is as it would be without them.
+
+        Args:
+            case_id: which case.
+            prompt: only its edit of this prompt, where several edits have the same id.
+
+        Returns:
+            The records of what was taken out.
+
+        Raises:
+            EditError: there is no such edit, or several of different prompts; or it isn't known what a later one
+                was entered with. Then nothing is changed.
+        """
+        numbers = numbers_of_case(self.records, case_id, prompt)
+        removed = [self.records[n] for n in numbers]
+        self.take_back(removed)
+        return removed
+
+    def take_back(self, records: Sequence[EditRecord], *, check_only: bool = False) -> None:
+        """Take out those of some edits that are still in; see :meth:`remove`.
+
+        Args:
+            records: of the edits; the very objects of :attr:`records` count, not what they say.
+            check_only: only look whether it can be done.
+
+        Raises:
+            EditError: it isn't known what a later edit was entered with.
+        """
+        own = {id(record) for record in records}
+        numbers = {n for n, record in enumerate(self.records) if id(record) in own}
+        if not numbers or self.codebook is None:
+            return
+        if check_only:
+            return check_known(self.codebook, self.changes, numbers, self.case_ids)
+        self.changes[:] = without(self.codebook, self.changes, numbers, self.case_ids)
+        self.records[:] = [record for n, record in enumerate(self.records) if n not in numbers]
+        self._undo_to(len(self.changes))  # nothing, but what goes with the last edit
+
+    def edits_of_keys(self) -> dict[int, EditRecord]:
+        """Return the edit that each key answers for, by the key's index: the last one that entered it."""
+        if self.codebook is None:
+            return {}
+        return dict(zip(keys_of(self.codebook, self.changes), self.records, strict=True))
 
     @property
     def found_out(self) -> tuple[bool | None, int]:
@@ -172,12 +222,15 @@ class GraceEditor:
         return self._lessons.found_out
 
     def restore(
-        self, edits: Sequence[tuple[EditRecord, Sequence[Row]]], found_out: tuple[bool | None, int] = (None, 0)
+        self,
+        edits: Sequence[tuple[EditRecord, Sequence[Row], torch.Tensor | None]],
+        found_out: tuple[bool | None, int] = (None, 0),
     ) -> Callable[[], None]:
         """Do stored edits again, on an editor without any.
 
         Args:
-            edits: each edit's record, and the rows that it changed as they were right after it.
+            edits: each edit's record, the rows that it changed as they were right after it, and its query if it
+                added no key: see :class:`Change`.
             found_out: see :attr:`found_out`; without it, the next edit finds out again.
 
         Returns:
@@ -189,20 +242,20 @@ class GraceEditor:
         if self.changes:
             raise EditError("edits can be restored onto an unedited model only")
         try:
-            for record, rows in edits:
+            for record, rows, query in edits:
                 codebook = self.codebook
                 if codebook is None:
                     key, value, _ = rows[0][2]
                     place = next(self.adaptor.layer.parameters(), next(self.model.parameters()))
                     codebook = self._new_codebook(len(key), len(value), place.device)
                     self.adaptor.install(codebook)
-                self.changes.append(codebook.redo(rows))
+                self.changes.append(codebook.redo(rows, query))
                 self.records.append(record)
         except BaseException:
             self._undo_to(0)
             raise
         self._lessons.found_out = found_out
-        return functools.partial(self._take_back, 0, len(self.changes))
+        return functools.partial(self.take_back, list(self.records))
 
     @property
     def _copies(self) -> int:
@@ -228,7 +281,7 @@ class GraceEditor:
             raise EditError(f"{where}: {error}") from error
         if self.codebook is None:
             self.adaptor.install(codebook)
-        decision, index, change = codebook.enter(query, label, trained.value)
+        _, index, change = codebook.enter(query, label, trained.value, (decision, match))
         self.changes.append(change)
         return EditResult(
             case_id=case_id, steps=trained.steps, loss=trained.loss, learned=trained.learned, seconds=0.0,
@@ -244,11 +297,6 @@ class GraceEditor:
             key_size, value_size, eps=self.hparams.eps, dist_fn=self.hparams.dist_fn,
             eps_expand=self.hparams.eps_expand, rounding=rounding_of(dtype), device=device,
         )  # fmt: skip
-
-    def _take_back(self, begin: int, end: int) -> None:
-        if len(self.changes) > end:
-            raise EditError("later GRACE edits of this layer are still in place; roll those back first")
-        self._undo_to(begin)
 
     def _undo_to(self, mark: int) -> None:
         del self.records[mark:]

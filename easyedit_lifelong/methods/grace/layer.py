@@ -7,7 +7,7 @@ the codebook joins the layer as a child, so that it is saved and moved with the 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.carried import is_looking
 from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.models.positions import Window
 from easyedit_lifelong.models.stacks import attach_tracker
 
 CHILD = "grace_codebook"
+
+Watcher = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""Hears of a pass: the layer's input ``(batch, tokens, key_size)``, the column of each row's query (-1: none), the key
+that answered it (-1: none), and which tokens got its value, ``(batch, tokens)``."""
 
 
 @dataclass
@@ -59,6 +64,7 @@ class GraceAdaptor:
         self.codebook: Codebook | None = None
         self.attached = True
         self._trial: Trial | None = None
+        self._watcher: Watcher | None = None
         self._tracker = attach_tracker(model, layer)
         self._handle = layer.register_forward_hook(self._after_layer, with_kwargs=True)
 
@@ -91,6 +97,15 @@ class GraceAdaptor:
             yield trial
         finally:
             self._trial = None
+
+    @contextlib.contextmanager
+    def watching(self, watcher: Watcher) -> Iterator[None]:
+        """Let somebody hear what the codebook decides in the passes inside."""
+        self._watcher = watcher
+        try:
+            yield
+        finally:
+            self._watcher = None
 
     def _after_layer(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         window = self._tracker.window if self._tracker is not None else None
@@ -128,21 +143,26 @@ class GraceAdaptor:
     def _with_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
         assert self.codebook is not None
         columns = self._columns_asked(inputs, window)
-        asked = columns >= 0
+        generation = window.generation if window is not None else None
+        asked, memory = columns >= 0, generation.decisions if generation is not None else {}
+        first = id(self) not in memory  # without a cache, every step of a generation looks its prompts up again
         if asked.any():
             rows = torch.arange(len(inputs), device=inputs.device)
             queries = inputs[rows, columns.clamp(min=0)]
             fired = torch.where(asked, self.codebook.lookup(queries), -1)
-            if window is not None and window.generation is not None:
-                window.generation.decisions[id(self)] = fired
+            memory[id(self)] = fired
         else:
             remembered = self._remembered(window, len(inputs))
             if remembered is None:
                 return None
             fired = remembered
-        if not (fired >= 0).any():
+        if self._watcher is None and not (fired >= 0).any():
             return None
         replaced = self._columns(columns, output) & (fired >= 0).view(-1, 1, 1)
+        if self._watcher is not None:
+            self._watcher(inputs, columns, fired, replaced.squeeze(-1))
+        if first and not is_looking(self.model):
+            self.codebook.hits.update(fired[fired >= 0].tolist())
         values = self.codebook.values[fired.clamp(min=0)].to(output.dtype)
         return torch.where(replaced, values.unsqueeze(1), output)
 

@@ -24,6 +24,7 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.grace.codebook import Change, Row
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
+from easyedit_lifelong.methods.grace.packed import StoredEdit
 from easyedit_lifelong.methods.record import EditRecord
 from easyedit_lifelong.methods.statefile import check_model, check_settings, check_whole, read_index, writing
 from easyedit_lifelong.models.fingerprint import model_fingerprint
@@ -35,6 +36,7 @@ FORMAT_VERSION = 1
 
 _CALLED = "GRACE edits"
 _TENSORS = ("keys", "values", "radii")
+_QUERY = "query"
 _PARTS: dict[str, type] = {"model": str, "fingerprint": str, "layer": str, "settings": dict, "replay": dict}
 
 
@@ -122,11 +124,11 @@ def load_state(
     check_whole(path, index, _PARTS, _CALLED)
     _check_belongs(path, index, model, hparams)
     numbers = range(1, len(case_ids) + 1) if case_ids is not None else _numbers(folder)
-    edits: list[tuple[EditRecord, list[Row]]] = []
+    edits: list[StoredEdit] = []
     digest, length = "", 0
     for number in numbers:
         file = _file(folder, number)
-        record, rows, digest = _load_edit(file, digest)
+        (record, rows, query), digest = _load_edit(file, digest)
         if case_ids is not None and record.case_id != case_ids[number - 1]:
             raise RunError(
                 f"{file}: is the edit of case {record.case_id}, but edit {number} of the run's journal is that of "
@@ -136,7 +138,7 @@ def load_state(
             if at > length:
                 raise RunError(f"{file}: changes key {at} of {length}. The state in {folder} isn't whole.")
             length = max(length, at + 1)
-        edits.append((record, rows))
+        edits.append((record, rows, query))
     if not edits:
         return
     editor = GraceEditor.on(model, tokenizer, hparams)
@@ -210,6 +212,9 @@ def _save_edit(path: Path, editor: GraceEditor, number: int, before: str) -> str
     tensors = {
         name: torch.stack([row[part] for _, _, row in rows]).cpu().contiguous() for part, name in enumerate(_TENSORS)
     }
+    query = editor.changes[number - 1].query
+    if query is not None:
+        tensors[_QUERY] = query.cpu().contiguous()
     text = json.dumps(entry, ensure_ascii=False)
     digest = _digest(before, text, tensors)
     with replacing(path) as temporary:
@@ -217,12 +222,13 @@ def _save_edit(path: Path, editor: GraceEditor, number: int, before: str) -> str
     return digest
 
 
-def _load_edit(path: Path, before: str) -> tuple[EditRecord, list[Row], str]:
+def _load_edit(path: Path, before: str) -> tuple[StoredEdit, str]:
     whole = f"The state in {path.parent} isn't whole."
     try:
         with safe_open(path, framework="pt") as file:
             text, digest = (file.metadata() or {})["edit"], file.metadata()["digest"]
-            tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            names = (*_TENSORS, *({_QUERY} & set(file.keys())))  # only where an edit added no key
+            tensors = {name: file.get_tensor(name) for name in names}
         entry = json.loads(text)
         edit, at, labels = entry["edit"], entry["rows"], entry["labels"]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
@@ -233,14 +239,14 @@ def _load_edit(path: Path, before: str) -> tuple[EditRecord, list[Row], str]:
         (int(index), tuple(label), tuple(tensors[name][n] for name in _TENSORS))
         for n, (index, label) in enumerate(zip(at, labels, strict=True))
     ]
-    return EditRecord.from_dict(edit, path), rows, digest
+    return (EditRecord.from_dict(edit, path), rows, tensors.get(_QUERY)), digest
 
 
 def _digest(before: str, entry: str, tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(f"{before}\n{entry}\n".encode())
-    for name in _TENSORS:
-        digest.update(f"{tuple(tensors[name].shape)} {tensors[name].dtype}".encode())
-        digest.update(tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
+    for tensor in tensors.values():
+        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from easyedit_lifelong import apply_grace_to_model, load_edits, save_edits
+from easyedit_lifelong import apply_grace_to_model, explain, load_edits, save_edits
 from easyedit_lifelong.errors import DataError, ModelError
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.grace.editor import GraceEditor
@@ -253,3 +253,17 @@ def test_what_makes_no_sense_is_refused() -> None:
         apply_grace_to_model(llama, build_tokenizer(), [{"prompt": "the old", "target_new": "king"}], hparams)
     for one in (model, llama):
         assert not [name for module in one.modules() for name in vars(module) if "easyedit" in name]
+
+
+def test_which_edit_answers_is_explained(place: Architecture) -> None:
+    model, tokenizer = place.build()
+    apply_grace_to_model(model, tokenizer, place.requests, place.hparams(n_iter=2))
+    for request in place.requests:
+        (layer,) = explain(model, tokenizer, request["prompt"]).grace
+        assert layer.answered_by == request["case_id"]
+        (asked,) = [n for n, token in enumerate(layer.tokens) if token.looked_up]
+        assert asked == (0 if place.query_token == "first" or "decoder" in place.layer else len(layer.tokens) - 1)
+    prompt, answer = place.others[0]
+    (layer,) = explain(model, tokenizer, prompt, answer).grace
+    assert layer.answered_by is None
+    assert not any(token.replaced for token in layer.tokens)

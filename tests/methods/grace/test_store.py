@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, ModelError, RunError
+from easyedit_lifelong.methods import record
 from easyedit_lifelong.methods.grace import editor as editing
 from easyedit_lifelong.methods.grace.codebook import Codebook, Decision
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
@@ -121,8 +122,9 @@ def test_every_edit_can_be_taken_back_after_loading(tmp_path: Path) -> None:
     assert model.state_dict().keys() == before.keys()
 
 
-def test_edits_of_one_batch_are_stored_as_each_left_them(tmp_path: Path) -> None:
+def test_edits_of_one_batch_are_stored_as_each_left_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Saved after all, or after each: the files say the same, though later edits change earlier rows."""
+    monkeypatch.setattr(record, "now", lambda: "2026-01-01T00:00:00+00:00")
     stored(tmp_path / "together")
     model = build_model("llama")
     editor = editor_on(model)
