@@ -44,11 +44,17 @@ class Generation:
         ends: absolute column of each prompt's last real token, shape ``(batch,)``.
         real: which columns of the prompts hold tokens, shape ``(batch, tokens)``.
         decisions: what a layer wants to remember between passes, by layer.
+        last: the last of ``ends``.
     """
 
     ends: Tensor
     real: Tensor
     decisions: dict[int, Tensor] = field(default_factory=dict)
+    last: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Fetch the last end once, so that no later pass has to wait for the device to tell that it is past."""
+        self.last = int(self.ends.max())
 
     def real_tokens(self, batch: int, length: int, device: torch.device) -> Tensor:
         """Return which columns of a pass, cached ones included, hold tokens: ``(batch, length)``."""
@@ -66,12 +72,14 @@ class Window:
         real: which columns of this pass hold tokens, not padding. Shape ``(batch, tokens)``.
         past: number of columns that the pass reads from a cache.
         generation: the call of ``generate`` that this pass belongs to, if any.
+        behind: whether this pass is known, without asking the device, to come after every prompt's end.
     """
 
     ends: Tensor
     real: Tensor
     past: int
     generation: Generation | None
+    behind: bool = False
 
 
 class PositionTracker:
@@ -185,9 +193,13 @@ class PositionTracker:
         if self._generation is not None and mask is not None and not _is_plain(mask, batch, past + length):
             # generate() has made an attention pattern of it: for a cache of fixed size, say.
             real = self._generation.real_tokens(batch, past + length, tokens.device)
-        ends = self._ends(real, past, kwargs.get("labels")) - past
-        inside = (ends >= 0) & (ends < length)
-        self.window = Window(torch.where(inside, ends, -1), real[:, past:], past, self._generation)
+        behind = self._lengths is None and past > (self._generation.last if self._generation is not None else 0)
+        if behind:
+            ends = torch.full((batch,), -1, device=tokens.device)
+        else:
+            ends = self._ends(real, past, kwargs.get("labels")) - past
+            ends = torch.where((ends >= 0) & (ends < length), ends, -1)
+        self.window = Window(ends, real[:, past:], past, self._generation, behind)
 
     def _ends(self, real: Tensor, past: int, labels: Any) -> Tensor:
         """Return the column of each row's last prompt token, cached columns counted, ``(batch,)``; -1 for none."""

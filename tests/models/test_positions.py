@@ -214,6 +214,26 @@ def test_generate_without_cache_finds_the_same_column_every_time(watched_family:
     assert watched_family.seen == [[4, 4], [4, 4], [4, 4]]
 
 
+@pytest.mark.parametrize(
+    ("side", "options", "behind"),
+    [
+        ("left", {}, [False, True, True]),
+        ("right", {}, [False, True, True]),
+        ("left", {"use_cache": False}, [False, False, False]),
+        ("left", {"prefill_chunk_size": 2}, [False, False, False, True, True]),
+    ],
+)
+def test_steps_behind_the_prompts_are_known_without_asking(
+    llama: Any, side: Any, options: dict[str, Any], behind: list[bool]
+) -> None:
+    tracker, seen = PositionTracker.attach(llama), []
+    handle = llama.lm_head.register_forward_hook(lambda *_: seen.append(tracker.window.behind))
+    llama.generate(**batch(side), generation_config=greedy(3, **options))
+    handle.remove()
+    tracker.detach()
+    assert seen == behind
+
+
 def test_generate_without_a_mask_goes_by_the_padding_token(watched: Watched) -> None:
     watched.model.generation_config.eos_token_id, watched.model.generation_config.pad_token_id = 2, PAD
     watched.model.generate(batch("right")["input_ids"], generation_config=greedy(1))

@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from easyedit_lifelong.methods.grace.distance import between, prepared
+from easyedit_lifelong.methods.grace.search import Search
+
 Label = tuple[int, ...]
 
 Row = tuple[int, Label, tuple[Tensor, ...]]
@@ -75,7 +78,7 @@ class Codebook(nn.Module):
 
     Keys, values and radii are float32 whatever the model's dtype, live on the device of the layer
     that they belong to, and are part of the model's ``state_dict``. Storage doubles when it is full,
-    so that adding a key doesn't copy all the others.
+    so that adding a key doesn't copy all the others. Whatever writes a key tells the search of it.
 
     Args:
         key_size: width of a key.
@@ -109,6 +112,7 @@ class Codebook(nn.Module):
         self._keys = torch.empty(0, key_size, device=device)
         self._values = torch.empty(0, value_size, device=device)
         self._radii = torch.empty(0, device=device)
+        self._search = Search(dist_fn)
 
     def __len__(self) -> int:
         """Count the keys."""
@@ -129,22 +133,23 @@ class Codebook(nn.Module):
         """The deferral radii, shape ``(n,)``."""
         return self._radii[: len(self)]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that tensors take: those in use, those in reserve, and the search's."""
+        return sum(getattr(self, name).nbytes for name in _TENSORS) + self._search.nbytes
+
     def distances(self, queries: Tensor) -> Tensor:
         """Return the distance of every query to every key, shape ``(batch, n)``, in float32.
 
-        Differences are taken directly, not through ``|a|^2 - 2ab + |b|^2``: that loses all digits
-        just where it matters, at a query that is its own key.
+        That is what :meth:`nearest` and :meth:`lookup` decide by; they look at few of the keys.
         """
-        queries = queries.float()
-        if self.dist_fn == "cos":
-            return 1 - nn.functional.normalize(queries, dim=-1) @ nn.functional.normalize(self.keys, dim=-1).t()
-        return torch.cdist(queries, self.keys, compute_mode="donot_use_mm_for_euclid_dist")
+        return between(prepared(queries, self.dist_fn), prepared(self.keys, self.dist_fn), self.dist_fn)
 
     def nearest(self, query: Tensor) -> Match:
-        """Return the key nearest to one query of shape ``(key_size,)``."""
+        """Return the key nearest to one query of shape ``(key_size,)``: the first of equally near ones."""
         if not len(self):
             return Match(-1, float("inf"))
-        distance, index = self.distances(query.unsqueeze(0)).squeeze(0).min(dim=0)
+        distance, index = self._search.nearest(query.unsqueeze(0), self.keys)
         return Match(int(index), float(distance))
 
     def lookup(self, queries: Tensor) -> Tensor:
@@ -161,8 +166,7 @@ class Codebook(nn.Module):
         """
         if not len(self):
             return torch.full((len(queries),), -1, device=queries.device)
-        distance, index = self.distances(queries).min(dim=1)
-        return torch.where(distance <= self.radii[index] + self._rounding(queries), index, -1)
+        return self._search.answering(queries, self.keys, self.radii, self._rounding(queries))
 
     def decide(self, query: Tensor, label: Label) -> tuple[Decision, Match]:
         """Return what entering this edit would do, and the nearest key (algorithm 1).
@@ -221,6 +225,7 @@ class Codebook(nn.Module):
         if decision is Decision.EXPAND:
             if self.eps_expand == "moving_average":
                 self._keys[nearest] = (self._keys[nearest] + query.float()) / 2
+                self._search.change(nearest)
             self._radii[nearest] = match.distance
         return decision, nearest, change
 
@@ -266,6 +271,7 @@ class Codebook(nn.Module):
         for index in range(change.length, len(self)):
             self.hits.pop(index, None)
         del self.labels[change.length :]
+        self._search.shorten(change.length)
         if change.index is not None:
             self._write(change.index, change.label, change.row)
 
@@ -274,15 +280,19 @@ class Codebook(nn.Module):
         for name, values in zip(_TENSORS, row, strict=True):
             tensor = getattr(self, name)  # perhaps on another device by now
             tensor[index] = values.to(tensor.device)
+        self._search.change(index)
 
     def _before_change(self, index: int | None, query: Tensor | None = None) -> Change:
         return Change(len(self)) if index is None else Change(len(self), *self.row(index), query)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
         """Follow the model to another device, but never to another dtype."""
+        before = self._keys.device
         for name in _TENSORS:
             tensor = getattr(self, name)
             setattr(self, name, tensor.to(fn(tensor).device))
+        if self._keys.device != before:
+            self._search.forget()
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -302,6 +312,7 @@ class Codebook(nn.Module):
         # Labels aren't tensors; a key without one matches no later edit's label.
         self.labels = (self.labels + [()] * len(loaded[0]))[: len(loaded[0])]
         self._keys, self._values, self._radii = (tensor.to(device).clone() for tensor in loaded)
+        self._search.forget()
 
 
 def as_label(token_ids: Sequence[int]) -> Label:

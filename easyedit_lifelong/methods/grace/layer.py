@@ -146,7 +146,8 @@ class GraceAdaptor:
         generation = window.generation if window is not None else None
         asked, memory = columns >= 0, generation.decisions if generation is not None else {}
         first = id(self) not in memory  # without a cache, every step of a generation looks its prompts up again
-        if asked.any():
+        behind = window is not None and window.behind  # then nothing is asked, and no device has to say so
+        if not behind and asked.any():
             rows = torch.arange(len(inputs), device=inputs.device)
             queries = inputs[rows, columns.clamp(min=0)]
             fired = torch.where(asked, self.codebook.lookup(queries), -1)
