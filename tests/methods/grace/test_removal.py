@@ -124,12 +124,3 @@ def test_a_later_edit_that_is_not_known_in_full_is_an_error_and_nothing_happens(
     assert same(codebook, built(list(enumerate(stream)), ("euc", "coverage"))[0])
     assert len(without(codebook, changes, {2}, "abc")) == 2, "what came before it needn't be known"
     assert len(without(codebook, changes[:2], {0, 1}, "abc")) == 0
-
-
-def test_far_edits_are_added_again_without_a_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = [(0, 0, 1), (4, 0, 2), *((40 + 12 * n, 0, n) for n in range(20))]
-    codebook, changes = built(list(enumerate(stream)), ("euc", "coverage"))
-    searched: list[int] = []
-    monkeypatch.setattr(Codebook, "decide", lambda *_: searched.append(1))
-    assert len(without(codebook, changes, {1}, range(22))) == 21
-    assert searched == []
