@@ -212,7 +212,10 @@ def hyperparameters(options: argparse.Namespace) -> CoachHookHyperParams:
         changes["num_layers"] = None
     hparams = CoachHookHyperParams.from_hparams(options.hparams)
     # What the authors' code has not, off on our side as well.
-    paper = {"mention_templates": [], "alpha_model": "unedited", "context_template_length_params": [[10, 5]]}
+    paper: dict[str, Any] = {
+        "mention_templates": [], "alpha_model": "unedited", "alpha_prompts": "batch", "alpha_floor": 0.0,
+        "alpha_checked": None, "scope_score": "z", "z_tokens": "all", "context_template_length_params": [[10, 5]],
+    }  # fmt: skip
     return dataclasses.replace(hparams, batch_size=options.bsz, v_stop_loss=STOP_LOSS, wohk=False, **paper, **changes)
 
 

@@ -44,7 +44,7 @@ class EditRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, ready for JSON."""
-        return dataclasses.asdict(self)
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, entry: Any, where: object) -> EditRecord:

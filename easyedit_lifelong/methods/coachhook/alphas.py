@@ -14,11 +14,13 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.facts import Fact
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, score_norms
 from easyedit_lifelong.methods.coachhook.passes import EditingPasses
+from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.suffix import ending_after
 
 _TOKENS_AT_ONCE = 4096
+_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def lowered_alphas(
@@ -126,10 +128,10 @@ def _lower_for(
     last: nn.Module, floor: float, given_up: set[int],
 ) -> set[int]:  # fmt: skip
     """Lower α for all prompts that aren't given up, in place; return those that would need one below the floor."""
-    falling, unfit, asked = True, set[int](), list[int]()
+    falls, unfit, asked = 0, set[int](), list[int]()
 
     def lower(path: str, scores: Tensor) -> None:
-        nonlocal falling
+        nonlocal falls
         highest = scores.nan_to_num(nan=float("-inf")).amax(dim=1).tolist()
         counted = [
             (number, score)
@@ -139,12 +141,16 @@ def _lower_for(
         unfit.update(number for number, score in counted if score < floor)
         needed = min((score for _, score in counted if score >= floor), default=math.inf)
         if needed < float(hooks[path].threshold(runner.model.dtype)):
-            alphas[path], falling = needed, True
+            alphas[path] = needed
+            falls += 1
             hooks[path].lower(needed)
 
-    while falling and not unfit:  # a layer that acts at more tokens moves the keys of those above it
-        falling = False
-        for asked in _together(prompts):
+    groups = list(_together(prompts))
+    seen = [-1] * len(groups)  # α had fallen so often when a group was done
+    while not unfit and min(seen, default=falls) < falls:  # a layer that acts at more tokens moves the keys above it
+        for number, asked in enumerate(groups):
+            if seen[number] == falls:
+                continue
             rows = [list(prompts[number]) for number in asked]
             ids, mask = pad_rows(rows, runner.pad, "right", runner.device)
             with ExitStack() as stack:
@@ -153,8 +159,24 @@ def _lower_for(
                     stack.enter_context(hook.listening(functools.partial(lower, path)))
                 stack.enter_context(torch.no_grad())
                 stack.enter_context(ending_after(last))
+                stack.enter_context(grouped_queries())
                 runner.call(ids, mask, torch.tensor([len(row) for row in rows]))
+            seen[number] = falls
     return unfit
+
+
+def in_turn(prompts: Sequence[Sequence[int]], count: int | None, turn: int) -> list[Sequence[int]]:
+    """Return which of the earlier prompts are looked at after a batch.
+
+    Args:
+        prompts: of all earlier edits.
+        count: how many to look at, at most; None for all.
+        turn: the batch's number. Steps of the golden ratio bring every prompt's turn soon, however many there are.
+    """
+    if count is None or count >= len(prompts):
+        return list(prompts)
+    start = int(turn * _GOLDEN % 1 * len(prompts))
+    return [prompts[number % len(prompts)] for number in range(start, start + count)]
 
 
 def _together(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:

@@ -51,6 +51,8 @@ class CoachHookHyperParams(PluginHyperParams):
             authors' code does, or ``edited``, as the prompts will be decided on from then on.
         alpha_prompts: the prompts that α falls for: those of the ``batch`` just edited (section 3.2), or of ``all``
             edits so far, whose z-scores sink as edits pile up; needs ``alpha_model: edited``.
+        alpha_checked: how many earlier prompts are looked at after a batch, in turn, for ``alpha_prompts: all``;
+            None for all of them, every time.
         alpha_floor: a prompt that would need an α below this is given up, and no layer's α falls for it; for
             ``alpha_prompts: all``.
         z_tokens: the tokens whose mean and standard deviation a token's z-score is taken by: ``all`` of its
@@ -73,7 +75,7 @@ class CoachHookHyperParams(PluginHyperParams):
     }
     AT_LEAST: ClassVar[Mapping[str, float]] = {
         **PluginHyperParams.AT_LEAST, "num_layers": 1, "v_num_grad_steps": 1, "v_loss_layer": 0, "v_weight_decay": 0,
-        "kl_factor": 0, "v_stop_loss": 0, "alpha_floor": 0, "mom2_n_samples": 1, "mom2_n_tokens": 1,
+        "kl_factor": 0, "v_stop_loss": 0, "alpha_checked": 0, "alpha_floor": 0, "mom2_n_samples": 1, "mom2_n_tokens": 1,
     }  # fmt: skip
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("v_lr", "clamp_norm_factor", "mom2_update_weight")
 
@@ -106,6 +108,7 @@ class CoachHookHyperParams(PluginHyperParams):
     alpha_z: float = 2.2
     alpha_model: str = "unedited"
     alpha_prompts: str = "batch"
+    alpha_checked: int | None = None
     alpha_floor: float = 0.0
     z_tokens: str = "all"
     scope_score: str = "z"
@@ -152,6 +155,8 @@ class CoachHookHyperParams(PluginHyperParams):
             ]
         if self.alpha_prompts == "all" and self.alpha_model != "edited":
             problems.append("alpha_prompts: all needs alpha_model: edited, the model that all prompts are asked in")
+        if self.alpha_checked is not None and self.alpha_prompts != "all":
+            problems.append("alpha_checked: needs alpha_prompts: all")
         if self.alpha_floor and self.alpha_prompts != "all":
             problems.append("alpha_floor: needs alpha_prompts: all")
         if self.mom2_n_samples is None and self.mom2_n_tokens is None:

@@ -16,7 +16,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.applying import check_continues
 from easyedit_lifelong.methods.carried import carried, carry, drop, looking
-from easyedit_lifelong.methods.coachhook.alphas import keep_in_scope, lowered_alphas
+from easyedit_lifelong.methods.coachhook.alphas import in_turn, keep_in_scope, lowered_alphas
 from easyedit_lifelong.methods.coachhook.batch import update_layers, weight_of
 from easyedit_lifelong.methods.coachhook.check import check_model
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
@@ -249,7 +249,7 @@ class CoachHookEditor:
         else:
             count = len(facts)
             targets = TargetVectors(given, [0] * count, [float("nan")] * count, [False] * count)
-        passes = EditingPasses(self._runner, facts, self._blocks[0], self._blocks[-1])
+        passes = EditingPasses(self._runner, facts, self._blocks)
         updates, ordinary = update_layers(
             self.hooks, self.alphas, self._accumulated, passes, targets.z,
             ordinary=self.state.ordinary if hparams.weighed else None, wohk=hparams.wohk,
@@ -278,7 +278,8 @@ class CoachHookEditor:
         before, hparams = self.alphas, self.hparams
         highest, alphas = lowered_alphas(self.hooks, before, passes, facts, edited=hparams.alpha_model == "edited")
         if hparams.alpha_prompts == "all":
-            everything = [prompt for batch in self.state.batches for prompt in batch.prompts] + list(prompts)
+            earlier = [prompt for batch in self.state.batches for prompt in batch.prompts]
+            everything = [*in_turn(earlier, hparams.alpha_checked, len(self.state.batches)), *prompts]
             alphas, given_up = keep_in_scope(
                 self._runner, self.hooks, before, alphas, everything, self._blocks[-1], hparams.alpha_floor
             )  # fmt: skip

@@ -13,8 +13,9 @@ from easyedit_lifelong.methods.coachhook.facts import Fact, Row
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.runner import Runner
 
-_SHORTEST = 0.7
-"""Rows run together differ in length by no more than this factor: padding costs as much as tokens."""
+_PADDING = 256
+"""Columns of padding in a group of rows, at most. Only attention computes them, but that is not for nothing; nor is
+another group, which reads all weights again."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class OwnedRow:
 
 
 def group_rows(facts: Sequence[Fact]) -> list[list[OwnedRow]]:
-    """Return the rows of a batch, in groups of similar length from the look-up token on."""
+    """Return the rows of a batch, in groups that need little padding behind the look-up token."""
     owned = [
         OwnedRow(owner, row, i == 0, 1 / (len(fact.contexts) + len(fact.mentions)) if row.target else 0.0)
         for owner, fact in enumerate(facts)
@@ -48,9 +49,12 @@ def group_rows(facts: Sequence[Fact]) -> list[list[OwnedRow]]:
     ]
     owned.sort(key=lambda item: item.suffix_length, reverse=True)
     groups: list[list[OwnedRow]] = []
+    padding = 0
     for item in owned:
-        if not groups or item.suffix_length < _SHORTEST * groups[-1][0].suffix_length:
+        padding += groups[-1][0].suffix_length - item.suffix_length if groups else 0
+        if not groups or padding > _PADDING:
             groups.append([])
+            padding = 0
         groups[-1].append(item)
     return groups
 
@@ -88,6 +92,12 @@ class Placement:
     target_weight: Tensor
     essence_owner: Tensor
     end: int
+
+    def asked(self) -> Tensor:
+        """Return where something is predicted, shape ``(rows, columns from the look-up token to the last place)``."""
+        asked = torch.zeros(len(self.ids), self.end - self.start, dtype=torch.bool, device=self.ids.device)
+        asked[self.rows, self.columns] = True
+        return asked
 
     def keep(self, kept: Tensor) -> tuple[Placement, Tensor]:
         """Return the placement of some of the rows, and which of the essences are among them.

@@ -9,11 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import DynamicCache
 
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
+from easyedit_lifelong.methods.coachhook.drift import Drift
 from easyedit_lifelong.methods.coachhook.placement import OwnedRow, place
+from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.packing import computing_only, mlps_of, token_wise
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.suffix import (
     FrozenPrefix,
@@ -32,9 +36,9 @@ LOG = logging.getLogger(__name__)
 class SuffixRows:
     """A group of rows, lined up at the token at which their facts are looked up.
 
-    What lies below the changed block or to the left of that token is computed once. The first pass is
-    checked against a pass through the whole model; where they differ, or the model's parts aren't known,
-    the whole model is run at every step.
+    What lies below the changed block or to the left of that token is computed once, and padding isn't
+    computed where tokens are taken one by one. The first pass is checked against a pass through the whole
+    model; where they differ, or the model's parts aren't known, the whole model is run at every step.
 
     Args:
         runner: of the model.
@@ -45,8 +49,6 @@ class SuffixRows:
     Attributes:
         at: where the rows are.
         values: the block's own output at the look-up token, shape ``(rows, width)``.
-        essence_before: log-probabilities at the end of each essence row's subject, without any change,
-            shape ``(essences, vocabulary)``.
     """
 
     def __init__(self, runner: Runner, owned: Sequence[OwnedRow], layer: int, hparams: CoachHookHyperParams) -> None:
@@ -59,27 +61,39 @@ class SuffixRows:
         self._head = anatomy.head if anatomy is not None else None
         self._partial = self._block in blocks and self._head is not None
         self._below = blocks[: blocks.index(self._block) + 1] if self._partial else []
+        above = blocks[len(self._below) :] if self._partial else []
+        # The last block's attention reads all tokens, its MLP only those at which something is predicted.
+        self._ending = mlps_of(above[-1]) if above else []
+        self._parts = [part for block in above for part in token_wise(block) if part not in self._ending]
         self._boundary, self._prefix, unchanged = self._record()
         self.values = hidden_of(self._boundary)[:, 0]
-        self.essence_before = unchanged[len(self.at.targets) :].log_softmax(dim=1)
-        if self._partial and not self._agrees(unchanged):
-            LOG.info("%s can't be run in part; target vectors are optimised on the whole", type(runner.model).__name__)
-            self._partial = False
+        self._said_before: Tensor | None = None
+        self._unchecked = unchanged if self._partial else None
 
     def log_probabilities(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the model says with changes in place, as log-probabilities.
+        """Return what the model says with changes in place.
 
         Args:
-            delta: the changes, shape ``(requests of the batch, width)``.
+            delta: the changes, shape ``(requests of the batch, width)``; 0 at first, which is then checked.
 
         Returns:
-            At every target token, ``(targets, vocabulary)``, and where every essence row's subject ends,
-            ``(essences, vocabulary)``; differentiable in ``delta``.
+            Log-probabilities at every target token, ``(targets, vocabulary)``, and how far what is said where every
+            essence row's subject ends has moved since the first pass, ``(essences,)``; differentiable in ``delta``.
         """
         logits, early = self._run(delta[self.at.owner])
-        count = len(self.at.targets)
-        answers = logits[:count] if early is None else early
-        return answers.log_softmax(dim=1), logits[count:].log_softmax(dim=1)
+        if self._unchecked is not None:
+            self._partial = self._agrees(logits.detach(), self._unchecked)
+            self._unchecked = None
+            if not self._partial:
+                name = type(self._runner.model).__name__
+                LOG.info("%s can't be run in part; target vectors are optimised on the whole", name)
+                logits, early = self._run(delta[self.at.owner])
+        # Not two slices: the gradient of each would be as large as all of them.
+        answers, essences = logits.split([len(self.at.targets), len(self.at.essence_owner)])
+        if self._said_before is None:  # of this very pass, or else rounding would have moved it
+            self._said_before = essences.detach().log_softmax(dim=1)
+        drift: Any = Drift.apply(essences, self._said_before)
+        return (answers if early is None else early).log_softmax(dim=1), drift
 
     def without(self, done: Tensor) -> bool:
         """Forget the rows of requests that are done; return whether any are left.
@@ -92,7 +106,9 @@ class SuffixRows:
             return False
         if not kept.all():
             self.at, essences = self.at.keep(kept)
-            self.values, self.essence_before = self.values[kept], self.essence_before[essences]
+            self.values = self.values[kept]
+            if self._said_before is not None:
+                self._said_before = self._said_before[essences]
             self._boundary = with_hidden(self._boundary, hidden_of(self._boundary)[kept])
             if self._prefix is not None:
                 self._prefix.keep_rows(kept)
@@ -107,14 +123,22 @@ class SuffixRows:
         def keep(output: Any) -> None:
             kept.append(with_hidden(output, hidden_of(output)[:, self.at.start : self.at.end]))
 
-        with recording_output(self._block, keep):
-            logits = self._runner.call(self.at.ids, self.at.mask, self.at.lengths, collected)
-        prefix = FrozenPrefix(collected, self.at.start) if collected is not None else None
-        return kept[0], prefix, _wide(logits[self.at.rows, self.at.start + self.at.columns])
+        at, columns = self.at, self.at.start + self.at.columns
+        rest = at.ids.shape[1] - at.end
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(recording_output(self._block, keep))
+            if self._partial:
+                assert self._head is not None
+                stack.enter_context(head_at(self._head, at.rows, columns))
+                stack.enter_context(grouped_queries())
+                below = [part for block in self._below for part in token_wise(block)]
+                stack.enter_context(computing_only([*below, *self._parts], at.mask.bool()))
+                stack.enter_context(computing_only(self._ending, F.pad(at.asked(), (at.start, rest))))
+            logits = self._runner.call(at.ids, at.mask, at.lengths, collected)
+        prefix = FrozenPrefix(collected, at.start) if collected is not None else None
+        return kept[0], prefix, _wide(logits[0] if self._partial else logits[at.rows, columns])
 
-    @torch.no_grad()
-    def _agrees(self, unchanged: Tensor) -> bool:
-        logits, _ = self._run(torch.zeros_like(self.values))
+    def _agrees(self, logits: Tensor, unchanged: Tensor) -> bool:
         return same_logits(logits, unchanged, self.values.dtype)
 
     def _run(self, change: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -128,6 +152,10 @@ class SuffixRows:
                 assert self._head is not None
                 stack.enter_context(standing_in(self._below, with_hidden(self._boundary, changed)))
                 stack.enter_context(head_at(self._head, at.rows, at.columns))
+                stack.enter_context(grouped_queries())
+                asked = at.asked()
+                stack.enter_context(computing_only(self._ending, asked))
+                stack.enter_context(computing_only(self._parts, asked.flip(1).cumsum(dim=1).flip(1) > 0))
             else:
                 stack.enter_context(replacing_output(self._block, changed, at.start))
             # Behind the change: the block that is listened to may be the one that is changed.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import uuid
 from dataclasses import dataclass, field
 
@@ -61,6 +63,23 @@ class BatchUpdate:
     def case_ids(self) -> tuple[int | str, ...]:
         """Of its requests, in order."""
         return tuple(record.case_id for record in self.records)
+
+    @property
+    def file(self) -> str:
+        """What its file is called."""
+        return f"batch-{self.name}.safetensors"
+
+    @functools.cached_property
+    def line(self) -> str:
+        """What the index on disk says of it, in JSON: put into words once, for it never changes."""
+        entry = {
+            "file": self.file,
+            "edits": [record.to_dict() for record in self.records],
+            "prompts": [list(prompt) for prompt in self.prompts],
+            "alphas": self.alphas,
+            "ordinary": self.ordinary,
+        }
+        return json.dumps(entry, ensure_ascii=False)
 
 
 @dataclass

@@ -44,17 +44,17 @@ def save_state(model: Any, folder: Path) -> None:
         RunError: it can't be written.
     """
     editor = CoachHookEditor.of(model)
-    index: dict[str, Any] = {"format_version": FORMAT_VERSION, "method": "CoachHook", "batches": []}
+    batches = [] if editor is None else editor.state.batches
+    index: dict[str, Any] = {"format_version": FORMAT_VERSION, "method": "CoachHook"}
     with writing(folder, "CoachHook's edits"):
         folder.mkdir(parents=True, exist_ok=True)
         if editor is not None:
             index |= _description(editor)
-            for batch in editor.state.batches:
-                path = _file(folder, batch.name)
-                if not path.is_file():
-                    _save_batch(path, batch)
-        replace_text(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
-        named = {entry["file"] for entry in index["batches"]}
+        for batch in batches:
+            if not (folder / batch.file).is_file():
+                _save_batch(folder / batch.file, batch)
+        replace_text(folder / INDEX, _text(index, batches))
+        named = {batch.file for batch in batches}
         for path in folder.glob("batch-*.safetensors"):
             if path.name not in named:  # rolled back since it was written
                 path.unlink()
@@ -152,21 +152,13 @@ def _description(editor: CoachHookEditor) -> dict[str, Any]:
         "paths": state.paths,
         "templates": state.templates,
         "versions": package_versions(),
-        "batches": [
-            {
-                "file": _file(Path(), batch.name).name,
-                "edits": [record.to_dict() for record in batch.records],
-                "prompts": [list(prompt) for prompt in batch.prompts],
-                "alphas": batch.alphas,
-                "ordinary": batch.ordinary,
-            }
-            for batch in state.batches
-        ],
     }
 
 
-def _file(folder: Path, name: str) -> Path:
-    return folder / f"batch-{name}.safetensors"
+def _text(index: dict[str, Any], batches: Sequence[BatchUpdate]) -> str:
+    """Return an index as JSON, with a line for every batch."""
+    head = json.dumps({**index, "batches": []}, indent=1, ensure_ascii=False)
+    return head.removesuffix("[]\n}") + "[\n" + ",\n".join(batch.line for batch in batches) + "\n ]\n}\n"
 
 
 def _save_batch(path: Path, batch: BatchUpdate) -> None:

@@ -45,6 +45,7 @@ class AccumulatedKeys:
         self._folded = 0
         self._whitened = torch.empty(len(moment), 0, dtype=torch.float64, device=self.device)
         self._inner = torch.empty(0, 0, dtype=torch.float64, device=self.device)
+        self._solved: tuple[Tensor, Tensor, Tensor] | None = None
 
     def matrix(self) -> Tensor:
         """Return C_accu, shape ``(d, d)``, float64."""
@@ -64,18 +65,24 @@ class AccumulatedKeys:
         new = torch.linalg.solve_triangular(factor, keys.to(self.device, torch.float64), upper=False)
         whitened = torch.cat([self._whitened, new], dim=1)
         inner = self._extended(new)
-        picked = torch.eye(whitened.shape[1], dtype=new.dtype, device=new.device)[:, -new.shape[1] :]
+        picked = new.new_zeros(whitened.shape[1], new.shape[1])
+        picked[-new.shape[1] :].fill_diagonal_(1)
         solution = torch.linalg.solve_triangular(factor.t(), whitened @ torch.cholesky_solve(picked, inner), upper=True)
         if not torch.isfinite(solution).all():
             raise EditError("the update isn't finite: the keys or the second moments hold NaN or infinite values")
+        self._solved = (keys, whitened, inner)
         return solution
 
     def add(self, keys: Tensor) -> None:
         """Accumulate keys, shape ``(d, n)``: they are K' from now on."""
         kept = keys.to("cpu", self.keys.dtype)
-        new = torch.linalg.solve_triangular(self._factored(), kept.to(self.device, torch.float64), upper=False)
-        self._inner = self._extended(new)
-        self._whitened = torch.cat([self._whitened, new], dim=1)
+        if self._solved is not None and torch.equal(self._solved[0].to("cpu", torch.float64), kept.double()):
+            _, self._whitened, self._inner = self._solved  # what they were solved for just now
+        else:
+            new = torch.linalg.solve_triangular(self._factored(), kept.to(self.device, torch.float64), upper=False)
+            self._inner = self._extended(new)
+            self._whitened = torch.cat([self._whitened, new], dim=1)
+        self._solved = None
         self.keys = torch.cat([self.keys, kept], dim=1)
         if self._whitened.shape[1] >= len(self.moment):
             self._refactor()
@@ -101,6 +108,7 @@ class AccumulatedKeys:
 
     def truncate(self, count: int) -> None:
         """Forget all keys but the first ``count``."""
+        self._solved = None
         self.keys = self.keys[:, :count].clone()
         if count < self._folded:
             self._factor = None

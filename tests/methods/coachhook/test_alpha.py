@@ -134,3 +134,58 @@ def test_an_edit_that_has_lost_its_z_scores_asks_for_nothing(tokenizer: Any) -> 
     before = min(editor.alphas.values())
     editor.edit(requests_for(1))
     assert 0 < min(editor.alphas.values()) <= before
+
+
+def test_earlier_prompts_take_turns() -> None:
+    prompts = [(number,) for number in range(50)]
+    assert alphas.in_turn(prompts, None, 3) == prompts == alphas.in_turn(prompts, 50, 3)
+    assert alphas.in_turn(prompts, 0, 3) == []
+    looked_at: set[tuple[int, ...]] = set()
+    for turn in range(12):
+        chosen = [tuple(prompt) for prompt in alphas.in_turn(prompts, 10, turn)]
+        assert len(set(chosen)) == 10
+        looked_at.update(chosen)
+    assert looked_at == set(prompts)
+
+
+def test_no_more_prompts_are_looked_at_than_asked_for(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts: list[int] = []
+    keep = alphas.keep_in_scope
+
+    def counting(runner: Any, hooks: Any, before: Any, lowered: Any, prompts: Any, *rest: Any) -> Any:
+        counts.append(len(prompts))
+        return keep(runner, hooks, before, lowered, prompts, *rest)
+
+    monkeypatch.setattr("easyedit_lifelong.methods.coachhook.editor.keep_in_scope", counting)
+    for checked, expected in ((None, [1, 2, 3, 4]), (2, [1, 2, 3, 3]), (0, [1, 1, 1, 1])):
+        counts.clear()
+        editor = editor_on(build_model("llama"), tokenizer, hparams_for("llama", **ALL, alpha_checked=checked))
+        for request in requests_for():
+            editor.edit([request])
+        assert counts == expected
+
+
+def test_a_group_that_nothing_has_changed_for_is_not_run_again(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes, fell = [], []
+    keep = alphas.keep_in_scope
+
+    def counting(runner: Any, hooks: Any, before: Any, lowered: Any, *rest: Any) -> Any:
+        call, count = runner.call, [0]
+
+        def counted(*args: Any) -> Any:
+            count[0] += 1
+            return call(*args)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(runner, "call", counted)
+            found = keep(runner, hooks, before, lowered, *rest)
+        passes.append(count[0])
+        fell.append(found[0] != dict(lowered))
+        return found
+
+    monkeypatch.setattr("easyedit_lifelong.methods.coachhook.editor.keep_in_scope", counting)
+    editor = editor_on(build_model("llama"), tokenizer, hparams_for("llama", **ALL))
+    for request in requests_for():
+        editor.edit([request])
+    assert any(fell)
+    assert passes == [1, 1, 1, 1]  # all prompts are one group, and their own pass has seen α fall

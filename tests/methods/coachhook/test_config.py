@@ -63,7 +63,7 @@ def test_a_mistyped_key_is_named(tmp_path: Path) -> None:
     ("context_template_length_params", 10), ("mom2_adjustment", False), ("mom2_update_weight", 0),
     ("mom2_update_weight", -5), ("mom2_n_samples", 0), ("mom2_n_tokens", 0), ("mom2_n_samples", None),
     ("mom2_dtype", "bfloat16"), ("alpha_z", float("nan")), ("alpha_z", "high"), ("wohk", "maybe"), ("batch_size", 0),
-    ("stats_dir", 3),
+    ("stats_dir", 3), ("alpha_checked", -1), ("alpha_checked", 5),
 ])  # fmt: skip
 def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(HyperParameterError, match=rf"\b{name}: |mom2_n_tokens: give it"):

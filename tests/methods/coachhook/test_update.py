@@ -96,6 +96,24 @@ def test_solving_accumulates_nothing() -> None:
     assert torch.equal(accumulated.matrix(), before)
 
 
+def test_keys_that_were_just_solved_for_are_accumulated_as_any_others() -> None:
+    generator = torch.Generator().manual_seed(0)
+    moment, batches = _moment(6, generator), [_keys(6, 2, generator) for _ in range(4)]
+    plain, solved = (AccumulatedKeys(moment, 1.0, dtype=torch.float64) for _ in range(2))
+    for keys in batches:  # the third fills up, and is folded in
+        plain.add(keys)
+        solved.solve(keys + 1)
+        solved.solve(keys)
+        solved.add(keys)
+        assert torch.equal(solved.matrix(), plain.matrix())
+        close(solved.solve(batches[0]), plain.solve(batches[0]), rtol=1e-12, atol=1e-15)
+    solved.truncate(3)
+    plain.truncate(3)
+    solved.add(batches[0])  # solved for before the others were forgotten
+    plain.add(batches[0])
+    close(solved.solve(batches[1]), plain.solve(batches[1]), rtol=1e-12, atol=1e-15)
+
+
 @pytest.mark.parametrize("kept", range(15))
 def test_forgetting_keys_is_as_if_they_had_never_come(kept: int) -> None:
     # 14 keys in 6 dimensions: folded after the second batch and again after the fifth.

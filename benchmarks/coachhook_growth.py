@@ -1,0 +1,213 @@
+"""CoachHook, batch upon batch: what the two hundredth batch costs beside the second.
+
+    python benchmarks/coachhook_growth.py            # SmolLM2-135M
+    python benchmarks/coachhook_growth.py --small    # a random model of four blocks
+
+The same requests are edited, and the state is saved, as batch 2 and as batch 200, and taken back each time. The
+batches before and in between are written with target vectors that are given, which is all that their cost leaves out.
+Seconds are the process's own (CPU), so that a busy machine does less harm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from _machine import alternate, describe, finish, machine, median, stop
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from easyedit_lifelong import load_model
+from easyedit_lifelong.covariance import SecondMoment, obtain_moments
+from easyedit_lifelong.data.readers import read_json, read_requests
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import LifelongError
+from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
+from easyedit_lifelong.methods.coachhook.store import save_state
+
+SAMPLE = Path(__file__).resolve().parents[1] / "easyedit_lifelong" / "data" / "samples" / "counterfact.json"
+EARLY = 2
+SMALL = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+
+
+@dataclass
+class Cost:
+    """CPU seconds of one batch: one entry a run."""
+
+    edit: list[float] = field(default_factory=list)
+    save: list[float] = field(default_factory=list)
+
+    @property
+    def total(self) -> float:
+        """Median of both together."""
+        return median(edit + save for edit, save in zip(self.edit, self.save, strict=True))
+
+
+class Growth:
+    """Batches upon batches on one model.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        hparams: CoachHook's hyperparameters.
+        moments: E[kkᵀ] by path of the projection.
+        requests: records; they come round again and again.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, hparams: CoachHookHyperParams, moments: dict[str, SecondMoment],
+        requests: Sequence[EditRequest],
+    ) -> None:  # fmt: skip
+        self.model, self.hparams, size = model, hparams, hparams.batch_size
+        self.measured, self.others = list(requests[:size]), list(requests[size:])
+        self.editor = CoachHookEditor.on(model, tokenizer, hparams, moments, [["{}"], ["It is said. {}"]])
+        self.vectors = torch.randn(size, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+        self._order = random.Random(0)
+
+    def fill(self, batches: int) -> None:
+        """Write batches until there are so many."""
+        size = self.hparams.batch_size
+        while len(self.editor.state.batches) < batches:
+            chosen = self._order.sample(self.others, size)
+            self.editor.edit(chosen, self.vectors * 0.1)
+
+    def measure(self, folder: Path, cost: Cost) -> None:
+        """Edit and save the measured requests as the next batch."""
+        save_state(self.model, folder)
+        began = time.process_time()
+        _, undo = self.editor.edit(self.measured)
+        edited = time.process_time()
+        save_state(self.model, folder)
+        saved = time.process_time()
+        undo()
+        cost.edit.append(edited - began)
+        cost.save.append(saved - edited)
+
+
+def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="a random model of four blocks instead of SmolLM2")
+    parser.add_argument("--batches", type=int, default=200, help="which batch to compare (default %(default)s)")
+    parser.add_argument("--bsz", type=int, default=10, help="edits in a batch (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=5, help="v_num_grad_steps (default %(default)s)")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each (default %(default)s)")
+    parser.add_argument("--data", default=str(SAMPLE), help="records in EasyEdit's request fields, JSON or JSON Lines")
+    parser.add_argument("--hparams", default="CoachHook/smollm2-135m", help="hyperparameters (default %(default)s)")
+    parser.add_argument("--alpha-prompts", choices=("batch", "all"), default="batch", help="default %(default)s")
+    parser.add_argument("--alpha-checked", type=int, help="with all: how many earlier prompts a batch looks at")
+    options = parser.parse_args(argv)
+    for name in ("bsz", "runs", "steps"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1")
+    if options.batches <= EARLY:
+        parser.error(f"--batches must be more than {EARLY}")
+    return options
+
+
+def hyperparameters(options: argparse.Namespace) -> CoachHookHyperParams:
+    """Return the file's hyperparameters with what the command line changes.
+
+    Raises:
+        HyperParameterError: the file or a value can't be used.
+    """
+    hparams = CoachHookHyperParams.from_hparams(options.hparams)
+    keep_all = options.alpha_prompts == "all"
+    changes: dict[str, Any] = {
+        "batch_size": options.bsz, "v_num_grad_steps": options.steps, "v_stop_loss": 0.0,
+        "alpha_prompts": options.alpha_prompts, "alpha_checked": options.alpha_checked,
+        "alpha_floor": hparams.alpha_floor if keep_all else 0.0,
+    }  # fmt: skip
+    if options.small:
+        changes |= {"layers": [0, 1, 2], "num_layers": None, "v_loss_layer": None}
+    return dataclasses.replace(hparams, **changes)
+
+
+def prepare(options: argparse.Namespace) -> Growth:
+    """Set the model up.
+
+    Raises:
+        LifelongError: something given can't be used.
+    """
+    hparams = hyperparameters(options)
+    requests = [request for request in read_requests(options.data, read_json) if request.subject]
+    if len(requests) < 2 * options.bsz:
+        raise LifelongError(f"{options.data}: {len(requests)} records; batches of {options.bsz} need twice as many")
+    model, tokenizer = load_model(hparams.model_name, hparams.device, "float32")
+    if options.small:
+        torch.manual_seed(0)
+        model = LlamaForCausalLM(LlamaConfig(**SMALL, vocab_size=model.config.vocab_size)).eval()
+        moments = {}
+        for path in hparams.rewrite_modules:
+            keys = torch.randn(4096, SMALL["intermediate_size"]) * 0.01
+            moments[path] = SecondMoment(keys.t() @ keys / len(keys), len(keys), "random keys")
+    else:
+        moments = obtain_moments(
+            model, tokenizer, hparams.rewrite_modules, stats_dir=hparams.stats_dir, dataset=hparams.mom2_dataset,
+            n_samples=None if hparams.mom2_n_tokens else hparams.mom2_n_samples, n_tokens=hparams.mom2_n_tokens,
+            dtype=hparams.mom2_dtype, seed=hparams.seed,
+        )  # fmt: skip
+    return Growth(model, tokenizer, hparams, moments, requests)
+
+
+def measure(options: argparse.Namespace) -> dict[int, Cost]:
+    """Measure both batches, each on a model of its own, in turn.
+
+    Raises:
+        LifelongError: something given can't be used.
+    """
+    sides = {number: prepare(options) for number in (EARLY, options.batches)}
+    costs = {number: Cost() for number in sides}
+    with tempfile.TemporaryDirectory() as root:
+        folders = {number: Path(root) / str(number) for number in sides}
+
+        def run(number: int, cost: Cost) -> None:
+            sides[number].measure(folders[number], cost)
+
+        for number, side in sides.items():
+            side.fill(number - 1)
+            run(number, Cost())  # what only happens first
+        alternate(options.runs, *(lambda _, number=number: run(number, costs[number]) for number in sides))
+    return costs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark."""
+    options, console = arguments(argv), Console()
+    try:
+        costs = measure(options)
+    except LifelongError as error:
+        return stop(error)
+    early, late = costs[EARLY], costs[options.batches]
+    console.print(describe(machine()))
+    table = Table("batch", "edits before it", "CPU s to edit", "to save", "together", box=box.SIMPLE)
+    for number, cost in costs.items():
+        before = str((number - 1) * options.bsz)
+        figures = (median(cost.edit), median(cost.save), cost.total)
+        table.add_row(str(number), before, *(f"{figure:.3f}" for figure in figures))
+    console.print(table)
+    console.print(f"batch {options.batches} costs {late.total / early.total:.3f} times batch {EARLY}")
+    finish(
+        "coachhook_growth", ours=late.total, theirs=early.total, unit=f"CPU seconds a batch: batch {options.batches} "
+        f"(ours) beside batch {EARLY} (theirs)", growth=late.total / early.total, batch_size=options.bsz,
+        steps=options.steps, model="small" if options.small else options.hparams,
+        alpha_prompts=options.alpha_prompts, alpha_checked=options.alpha_checked,
+        runs={"ours": dataclasses.asdict(late), "theirs": dataclasses.asdict(early)},
+    )  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
