@@ -10,6 +10,7 @@ angles and norms stay the model's own, whatever its family.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -39,6 +40,13 @@ class FrozenPrefix(DynamicCache):
             torch.cat([layer.keys, key_states], dim=-2),
             torch.cat([layer.values, value_states], dim=-2),
         )
+
+    def taking(self, rows: Tensor) -> FrozenPrefix:
+        """Return the cache of some of its rows."""
+        some = copy.copy(self)
+        some.layers = [copy.copy(layer) for layer in self.layers]
+        some.keep_rows(rows)
+        return some
 
     def keep_rows(self, rows: Tensor) -> None:
         """Forget all but the given rows."""

@@ -248,10 +248,10 @@ def test_an_edit_that_fails_saves_nothing(desk: Desk, monkeypatch: pytest.Monkey
 
     desk.edit("GRACE", "edits")
 
-    def fail(*_: Any) -> Any:
-        raise EditError("the loss is NaN")
+    def fail(_: Any, __: Any, learners: Any, ___: Any) -> Any:
+        raise EditError(f"{learners[0].where}: the loss is NaN")
 
-    monkeypatch.setattr(editor, "train_value", fail)
+    monkeypatch.setattr(editor, "train_together", fail)
     edits = desk.folder / "edits"
     words = ["--prompt", OTHER, "--target", TARGET, "--edits", edits, "--out", edits]
     told = desk.refused("edit", "--hparams", desk.hparams["GRACE"], *words)
@@ -265,7 +265,7 @@ def test_interrupted_nothing_was_written(desk: Desk, monkeypatch: pytest.MonkeyP
     def interrupt(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(editor, "train_value", interrupt)
+    monkeypatch.setattr(editor, "train_together", interrupt)
     code, _, err = desk.run(
         "edit", "--hparams", desk.hparams["GRACE"], "--prompt", OTHER, "--target", TARGET, "--out", desk.folder / "x"
     )

@@ -37,6 +37,8 @@ class GraceHyperParams(PluginHyperParams):
         num_pert: copies that ``val_train: adv`` trains.
         dropout: rate of the dropout modules from the edited block on while a value is trained. Families
             without such modules (Llama, Qwen, Mistral) aren't affected, and say so.
+        train_batch: how many edits of one call are trained in the same passes; not with ``val_train: adv`` or dropout,
+            nor on models that aren't causal language models. Decisions are the same as one by one.
         stop_loss: with ``reg: early_stop``, training ends when the model's own next token is the
             right one at every target token and the loss is at most this (nats per token).
     """
@@ -58,7 +60,7 @@ class GraceHyperParams(PluginHyperParams):
         "eps_expand": ("coverage", "moving_average"),
     }
     AT_LEAST: ClassVar[Mapping[str, float]] = {
-        **PluginHyperParams.AT_LEAST, "n_iter": 1, "num_pert": 1, "dropout": 0, "eps": 0,
+        **PluginHyperParams.AT_LEAST, "n_iter": 1, "num_pert": 1, "train_batch": 1, "dropout": 0, "eps": 0,
     }  # fmt: skip
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("edit_lr", "stop_loss")
 
@@ -77,6 +79,7 @@ class GraceHyperParams(PluginHyperParams):
     num_pert: int = 8
     dropout: float = 0.0
     stop_loss: float = 0.05
+    train_batch: int = 16
 
     def check(self) -> list[str]:
         """Return what is wrong with these values together."""

@@ -1,4 +1,4 @@
-"""The GRACE editor of a layer: edits enter its codebook one by one (arXiv 2211.11031)."""
+"""The GRACE editor of a layer: edits enter its codebook in order (arXiv 2211.11031)."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.applying import check_continues
 from easyedit_lifelong.methods.carried import carried, carry, drop, looking
 from easyedit_lifelong.methods.grace.check import check_layer, find_layer
-from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Decision, Label, Row, as_label, rounding_of
+from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Row, as_label, rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.history import keys_of
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
 from easyedit_lifelong.methods.grace.lessons import Lesson, Lessons
 from easyedit_lifelong.methods.grace.removal import check_known, without
-from easyedit_lifelong.methods.grace.training import initial_value, train_value
+from easyedit_lifelong.methods.grace.together import Learner, fresh_values, plan, train_together
 from easyedit_lifelong.methods.grace.whole import module_pass
 from easyedit_lifelong.methods.record import EditRecord, describe_row, numbers_of_case
 from easyedit_lifelong.methods.result import EditResult
@@ -112,16 +112,21 @@ class GraceEditor:
         """
         pad = getattr(self.tokenizer, "pad_token_id", None) or 0
 
-        def edit_one(request: EditRequest, pair: EncodedPair) -> EditResult:
-            lesson = self._lessons.of(self.adaptor, pair, self._copies, pad)
-            identity = f"{request.prompt}\x00{request.target_new}"
-            result = self._enter(lesson, as_label(pair.target), identity, request.where, request.case_id)
-            self.records.append(EditRecord.of(request))
-            return result
+        def edit_some(some: Sequence[EditRequest], pairs: Sequence[EncodedPair]) -> list[EditResult]:
+            lesson = self._lessons.of(self.adaptor, pairs, self._copies, pad)
+            learners = [
+                Learner(as_label(pair.target), f"{one.prompt}\x00{one.target_new}", one.where, one.case_id)
+                for one, pair in zip(some, pairs, strict=True)
+            ]
+            results = self._enter(lesson, learners)
+            self.records += [EditRecord.of(request) for request in some]
+            return results
 
-        def prepare() -> list[Callable[[], EditResult]]:
+        def prepare() -> list[Callable[[], list[EditResult]]]:
             pairs = [self._lessons.encode(self.tokenizer, request, self.hparams.replacement) for request in requests]
-            return [functools.partial(edit_one, *one) for one in zip(requests, pairs, strict=True)]
+            size = self._batch_size
+            starts = range(0, len(requests), size)
+            return [functools.partial(edit_some, requests[n : n + size], pairs[n : n + size]) for n in starts]
 
         return self._all_or_none(prepare)
 
@@ -139,18 +144,18 @@ class GraceEditor:
             EditError: an edit failed.
         """
 
-        def edit_one(number: int, row: Tensor, label: int) -> EditResult:
+        def edit_one(number: int, row: Tensor, label: int) -> list[EditResult]:
             lesson = module_pass(self.model, self.adaptor, row, label, self._copies)
             case_id, said = len(self.records), describe_row(row)
-            result = self._enter(lesson, (label,), f"{said}\x00{label}", f"row {number}", case_id)
+            results = self._enter(lesson, [Learner((label,), f"{said}\x00{label}", f"row {number}", case_id)])
             self.records.append(EditRecord(case_id, said, str(label), None, None, now()))
-            return result
+            return results
 
         edits = [functools.partial(edit_one, n, *one) for n, one in enumerate(zip(rows, labels, strict=True))]
         return self._all_or_none(lambda: edits)
 
     def _all_or_none(
-        self, prepare: Callable[[], Sequence[Callable[[], EditResult]]]
+        self, prepare: Callable[[], Sequence[Callable[[], list[EditResult]]]]
     ) -> tuple[list[EditResult], Callable[[], None]]:
         """Make the edits that ``prepare`` returns, in order; if it or one of them fails, none of them."""
         if not self.adaptor.attached:
@@ -159,7 +164,7 @@ class GraceEditor:
         try:
             edits = prepare()
             with evaluating(self.model), looking(self.model):
-                results = [_timed(edit) for edit in edits]
+                results = [result for edit in edits for result in _timed(edit)]
         except BaseException:
             self._undo_to(mark)
             # What a failed edit found out isn't stored with any edit, so a resumed run wouldn't know it.
@@ -261,35 +266,40 @@ class GraceEditor:
     def _copies(self) -> int:
         return self.hparams.num_pert if self.hparams.val_train == "adv" else 1
 
-    def _enter(self, lesson: Lesson, label: Label, identity: str, where: str, case_id: int | str) -> EditResult:
-        hparams = self.hparams
-        query, output = lesson.query[0], lesson.output[0]
-        if not torch.isfinite(query).all():
-            raise EditError(f"{where}: the model's activations at {self.path} are NaN or infinite")
+    @property
+    def _batch_size(self) -> int:
+        """How many requests are trained together; what is drawn at random in a pass is drawn for one alone."""
+        alone = self._copies > 1 or self.hparams.dropout > 0 or not self._lessons.go_together
+        return 1 if alone else self.hparams.train_batch
+
+    def _enter(self, lesson: Lesson, learners: Sequence[Learner]) -> list[EditResult]:
+        """Train the values of a lesson's edits, and enter them in order."""
+        hparams, copies = self.hparams, len(lesson.targets) // len(learners)
+        queries, labels = lesson.query[::copies], [one.label for one in learners]
+        for query, one in zip(queries, learners, strict=True):
+            if not torch.isfinite(query).all():
+                raise EditError(f"{one.where}: the model's activations at {self.path} are NaN or infinite")
         codebook = self.codebook
         if codebook is None:
-            codebook = self._new_codebook(len(query), len(output), output.device)
-        decision, match = codebook.decide(query, label)
-        if decision in (Decision.EXPAND, Decision.COVERED):
-            start = codebook.values[match.index]
-        else:
-            start = initial_value(hparams, output, identity)
-        try:
-            with dropping_out(self._lessons.above(), hparams.dropout, f"{hparams.seed}\x00dropout\x00{identity}"):
-                trained = train_value(lesson, start, hparams, identity)
-        except EditError as error:
-            raise EditError(f"{where}: {error}") from error
+            codebook = self._new_codebook(queries.shape[1], lesson.output.shape[1], lesson.output.device)
+        planned = plan(codebook, queries, labels, fresh_values(lesson, learners, hparams))
+        drops = f"{hparams.seed}\x00dropout\x00{learners[0].identity}"
+        with dropping_out(self._lessons.above(), hparams.dropout, drops):
+            trained = train_together(lesson, planned, learners, hparams)
         if self.codebook is None:
             self.adaptor.install(codebook)
-        _, index, change = codebook.enter(query, label, trained.value, (decision, match))
-        self.changes.append(change)
-        return EditResult(
-            case_id=case_id, steps=trained.steps, loss=trained.loss, learned=trained.learned, seconds=0.0,
-            detail={
-                "decision": decision.value, "key": index, "radius": float(codebook.radii[index]),
-                "nearest_distance": match.distance if match.index >= 0 else None, "n_keys": len(codebook),
-            },
-        )  # fmt: skip
+        results = []
+        for query, one, how, value in zip(queries, learners, planned, trained, strict=True):
+            decision, index, change = codebook.enter(query, one.label, value.value, (how.decision, how.match))
+            self.changes.append(change)
+            results.append(EditResult(
+                case_id=one.case_id, steps=value.steps, loss=value.loss, learned=value.learned, seconds=0.0,
+                detail={
+                    "decision": decision.value, "key": index, "radius": float(codebook.radii[index]),
+                    "nearest_distance": how.match.distance if how.match.index >= 0 else None, "n_keys": len(codebook),
+                },
+            ))  # fmt: skip
+        return results
 
     def _new_codebook(self, key_size: int, value_size: int, device: torch.device) -> Codebook:
         dtype = next(self.model.parameters()).dtype
@@ -309,7 +319,9 @@ class GraceEditor:
             drop(self.model, self.hparams.ALG_NAME, self.path)
 
 
-def _timed(edit: Callable[[], EditResult]) -> EditResult:
+def _timed(edit: Callable[[], list[EditResult]]) -> list[EditResult]:
+    """Edit, and note how long it took, in equal shares."""
     began = time.perf_counter()
-    result = edit()
-    return dataclasses.replace(result, seconds=time.perf_counter() - began)
+    results = edit()
+    seconds = (time.perf_counter() - began) / len(results)
+    return [dataclasses.replace(result, seconds=seconds) for result in results]

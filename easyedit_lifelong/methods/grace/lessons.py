@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 import torch
@@ -22,6 +23,9 @@ from easyedit_lifelong.models.stacks import stack_of
 
 LOG = logging.getLogger(__name__)
 
+IGNORED = -100
+"""Stands where a row has no target."""
+
 
 class Lesson(Protocol):
     """Logits at targets, as a function of the edited layer's values.
@@ -29,7 +33,7 @@ class Lesson(Protocol):
     Attributes:
         query: what the codebook is asked with, ``(rows, key_size)``.
         output: what the layer returns there, ``(rows, value_size)``.
-        targets: what should be predicted, ``(rows, targets)``; -100 where nothing is.
+        targets: what should be predicted, ``(rows, targets)``; :data:`IGNORED` where nothing is.
     """
 
     query: Tensor
@@ -38,6 +42,9 @@ class Lesson(Protocol):
 
     def logits(self, values: Tensor) -> Tensor:
         """Return the logits with values ``(rows, value_size)`` in place: ``(rows, targets, classes)``."""
+
+    def taking(self, rows: Tensor) -> Lesson:
+        """Return the lesson of some of its rows."""
 
 
 class _Partial(Lesson, Protocol):
@@ -104,16 +111,28 @@ class Lessons:
             self._warn = False  # once is enough
         return pair
 
-    def of(self, adaptor: GraceAdaptor, pair: EncodedPair, copies: int, pad: int) -> Lesson:
-        """Return the lesson of a request, in as many copies; as little of the model runs as gives the same logits."""
+    @property
+    def go_together(self) -> bool:
+        """Whether a lesson can be of several requests."""
+        return self.kind is Kind.CAUSAL
+
+    def of(self, adaptor: GraceAdaptor, pairs: Sequence[EncodedPair], copies: int, pad: int) -> Lesson:
+        """Return the lesson of requests; as little of the model runs as gives the same logits.
+
+        Args:
+            adaptor: on the edited layer.
+            pairs: their prompts and targets; of one, unless they :attr:`go_together`.
+            copies: how many rows to make of each.
+            pad: the padding token's id.
+        """
         shortcuts, checked_length = self.found_out
-        length = pair.length
+        length = max(pair.length for pair in pairs)
         if shortcuts is False or (shortcuts and length <= checked_length):
-            return self._build(adaptor, pair, copies, pad, bool(shortcuts))
+            return self._build(adaptor, pairs, copies, pad, bool(shortcuts))
         # Whether this architecture can be replayed in part shows at the first edit, and again when a
         # prompt is longer than any before: attention may treat distant tokens differently.
         try:
-            lesson = self._build(adaptor, pair, copies, pad, True)
+            lesson = self._build(adaptor, pairs, copies, pad, True)
             if not torch.isfinite(lesson.query).all():
                 return lesson  # says nothing about the architecture; the edit is refused for it
             if not lesson.is_partial or lesson.agrees():
@@ -125,7 +144,7 @@ class Lessons:
             LOG.debug("replaying %s in part failed: %s: %s", type(self.model).__name__, type(error).__name__, error)
         self.found_out = False, checked_length
         LOG.info("%s can't be replayed in part; values are trained on the whole model", type(self.model).__name__)
-        return self._build(adaptor, pair, copies, pad, False)
+        return self._build(adaptor, pairs, copies, pad, False)
 
     def above(self) -> list[nn.Module]:
         """Return the modules that compute with the value: its own block and those above it."""
@@ -133,8 +152,12 @@ class Lessons:
             return [self.model]
         return list(self._anatomy.blocks)[self._block :]
 
-    def _build(self, adaptor: GraceAdaptor, pair: EncodedPair, copies: int, pad: int, shortcuts: bool) -> _Partial:
+    def _build(
+        self, adaptor: GraceAdaptor, pairs: Sequence[EncodedPair], copies: int, pad: int, shortcuts: bool
+    ) -> _Partial:
         anatomy = self._anatomy if shortcuts else None
         if self.kind is Kind.CAUSAL:
-            return Replay(self.model, adaptor, self.path, [pair] * copies, pad, anatomy)
+            rows = [pair for pair in pairs for _ in range(copies)]
+            return Replay(self.model, adaptor, self.path, rows, pad, anatomy)
+        (pair,) = pairs
         return whole_pass(self.model, adaptor, self._path_in_stack, pair, copies, pad, anatomy)

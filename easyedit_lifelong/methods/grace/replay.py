@@ -12,6 +12,7 @@ list of blocks, the full pass is used instead.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -100,6 +101,17 @@ class Replay:
         """
         with self.adaptor.trying(Trial(values, self._end - self._start)), self._standing_in(), self._fast():
             return self._forward()
+
+    def taking(self, rows: Tensor) -> Replay:
+        """Return the replay of some of its rows."""
+        some = copy.copy(self)
+        for name in ("query", "output", "targets", "_unedited", "_ids", "_mask"):
+            setattr(some, name, getattr(self, name)[rows])
+        some._prompt_lengths = [self._prompt_lengths[int(row)] for row in rows]
+        if self._boundary is not None:
+            some._boundary = with_hidden(self._boundary, hidden_of(self._boundary)[rows])
+        some._prefix = self._prefix.taking(rows) if self._prefix is not None else None
+        return some
 
     def agrees(self) -> bool:
         """Whether a replay with the layer's own output in place equals the full pass."""

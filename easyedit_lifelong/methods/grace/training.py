@@ -1,9 +1,10 @@
-"""Train a GRACE value by the fine-tuning loss (arXiv 2211.11031, section 3.2)."""
+"""Train GRACE values by the fine-tuning loss (arXiv 2211.11031, section 3.2)."""
 
 from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.lessons import Lesson
+from easyedit_lifelong.methods.grace.lessons import IGNORED, Lesson
 
 
 @dataclass(frozen=True)
@@ -47,47 +48,93 @@ def initial_value(hparams: GraceHyperParams, output: Tensor, identity: str) -> T
     return torch.rand(output.shape, generator=generator).to(output.device)
 
 
-def train_value(lesson: Lesson, start: Tensor, hparams: GraceHyperParams, identity: str) -> Trained:
-    """Train one value against the frozen model.
+def train_values(
+    lesson: Lesson, starts: Tensor, hparams: GraceHyperParams, identities: Sequence[str], where: Sequence[str]
+) -> list[Trained]:
+    """Train the values of some edits against the frozen model, each for itself, in the same passes.
+
+    An edit that has learned its target leaves, and the others go on without it.
 
     Args:
-        lesson: the edit's prompt and target; ``num_pert`` copies of it for ``val_train: adv``.
-        start: where the value starts, shape ``(value_size,)``.
+        lesson: the edits' prompts and targets; of ``val_train: adv`` ``num_pert`` rows for each, one after the other.
+        starts: where the values start, shape ``(edits, value_size)``.
         hparams: learning rate, steps, early stop.
-        identity: see :func:`initial_value`; seeds the noise of ``val_train: adv``.
+        identities: see :func:`initial_value`; seed the noise of ``val_train: adv``.
+        where: what to call each edit in messages.
 
     Raises:
-        EditError: the loss or the value became NaN or infinite.
+        EditError: a loss or a value became NaN or infinite; the message names the edit.
     """
-    value = start.detach().clone().requires_grad_(True)
-    optimizer = torch.optim.Adam([value], lr=hparams.edit_lr)
-    copies = len(lesson.targets)
-    noise = _noise(copies, value, f"{hparams.seed}\x00noise\x00{identity}")
-    loss, learned, steps = float("nan"), False, 0
+    copies = len(lesson.targets) // len(starts)
+    noise = torch.cat([_noise(copies, starts, f"{hparams.seed}\x00noise\x00{identity}") for identity in identities])
+    values = starts.detach().clone().requires_grad_(True)
+    optimizer = torch.optim.Adam([values], lr=hparams.edit_lr)
+    going, trained = list(range(len(starts))), dict[int, Trained]()
     for steps in range(hparams.n_iter + 1):
         with torch.enable_grad():
-            logits = lesson.logits(value.unsqueeze(0) + noise)
-            objective = F.cross_entropy(logits.flatten(0, 1).float(), lesson.targets.flatten())
-        loss = objective.item()
-        if not math.isfinite(loss):
-            raise EditError(f"the loss became {loss} after {steps} steps; a lower edit_lr may help")
-        real = lesson.targets != -100
-        learned = bool((logits.argmax(dim=-1) == lesson.targets)[real].all())
-        if steps == hparams.n_iter or (hparams.reg == "early_stop" and learned and loss <= hparams.stop_loss):
+            logits = lesson.logits(values.repeat_interleave(copies, dim=0) + noise)
+            losses = _losses(logits, lesson.targets, len(going))
+        told, learned = losses.tolist(), _learned(logits, lesson.targets, len(going))
+        bad = next((n for n, loss in enumerate(told) if not math.isfinite(loss)), None)
+        if bad is not None:
+            raise EditError(
+                f"{where[going[bad]]}: the loss became {told[bad]} after {steps} steps; a lower edit_lr may help"
+            )
+        stops = hparams.reg == "early_stop"
+        done = [
+            steps == hparams.n_iter or (stops and knows and loss <= hparams.stop_loss)
+            for loss, knows in zip(told, learned, strict=True)
+        ]
+        for n, edit in enumerate(going):
+            if done[n]:
+                trained[edit] = Trained(values.detach()[n].clone(), steps, told[n], learned[n])
+        if all(done):
             break
-        (value.grad,) = torch.autograd.grad(objective, value)
+        (values.grad,) = torch.autograd.grad(losses.sum(), values)
+        if any(done):
+            stay = torch.tensor([n for n, out in enumerate(done) if not out], device=values.device)
+            rows = (stay.unsqueeze(1) * copies + torch.arange(copies, device=stay.device)).flatten()
+            lesson, noise, going = lesson.taking(rows), noise[rows], [going[int(n)] for n in stay]
+            values, optimizer = _fewer(values, optimizer, stay)
         try:
             optimizer.step()
         except RuntimeError as error:
-            raise EditError(f"the optimizer failed after {steps} steps: {error}; a lower edit_lr may help") from error
-    if not torch.isfinite(value).all():
-        raise EditError(f"the value became NaN or infinite after {steps} steps; a lower edit_lr may help")
-    return Trained(value.detach(), steps, loss, learned)
+            raise EditError(
+                f"{where[going[0]]}: the optimizer failed after {steps} steps: {error}; a lower edit_lr may help"
+            ) from error
+    for edit, one in trained.items():
+        if not torch.isfinite(one.value).all():
+            raise EditError(
+                f"{where[edit]}: the value became NaN or infinite after {one.steps} steps; a lower edit_lr may help"
+            )
+    return [trained[edit] for edit in range(len(starts))]
 
 
-def _noise(copies: int, value: Tensor, identity: str) -> Tensor:
+def _losses(logits: Tensor, targets: Tensor, edits: int) -> Tensor:
+    """Return each edit's loss, the mean over all target tokens of its rows, ``(edits,)``."""
+    each = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return each.view(edits, -1).sum(dim=1) / (targets != IGNORED).view(edits, -1).sum(dim=1)
+
+
+def _learned(logits: Tensor, targets: Tensor, edits: int) -> list[bool]:
+    right = (logits.argmax(dim=-1) == targets) | (targets == IGNORED)
+    return right.view(edits, -1).all(dim=1).tolist()
+
+
+def _fewer(values: Tensor, optimizer: torch.optim.Adam, stay: Tensor) -> tuple[Tensor, torch.optim.Adam]:
+    """Return the values that are still trained, with their gradient, and an optimizer that knows them as before."""
+    kept = values.detach()[stay].clone().requires_grad_(True)
+    assert values.grad is not None
+    kept.grad = values.grad[stay]
+    slimmer = torch.optim.Adam([kept], lr=optimizer.param_groups[0]["lr"])
+    state = optimizer.state.get(values, {})
+    slimmer.state[kept] = {name: one[stay] if one.dim() else one for name, one in state.items()}
+    return kept, slimmer
+
+
+def _noise(copies: int, starts: Tensor, identity: str) -> Tensor:
     """Standard normal noise for every copy but the first, shape ``(copies, value_size)``."""
     generator = torch.Generator().manual_seed(zlib.crc32(identity.encode()))
-    noise = torch.randn(copies, len(value), generator=generator)
+    noise = torch.randn(copies, starts.shape[1], generator=generator)
     noise[0] = 0
-    return noise.to(value.device)
+    return noise.to(starts.device)
