@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from easyedit_lifelong.models.anatomy import anatomy_of
+from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import evaluating
@@ -328,4 +329,4 @@ def _bare_generation_config(model: Any) -> Iterator[None]:
 
 def input_device(model: Any) -> torch.device:
     """Return where a model takes its tokens."""
-    return model.get_input_embeddings().weight.device
+    return device_of(model.get_input_embeddings())

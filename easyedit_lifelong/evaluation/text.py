@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.metrics import mean
+from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
@@ -103,7 +104,7 @@ class HeldOutText:
         A window is read as one prompt. So an edit that acts at a prompt's end only, as GRACE's do, can
         hardly show in it; one in the weights does.
         """
-        device = model.get_input_embeddings().weight.device
+        device = device_of(model.get_input_embeddings())
         read = []
         with evaluating(model):
             for row in self.rows:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.models.fingerprint import model_fingerprint
+from easyedit_lifelong.models.wrappers import bare_model
 
 _ATTRIBUTE = "_easyedit_lifelong_editors"
 _SAVE = "save_edits"
@@ -20,17 +21,20 @@ _LOOKING = "_easyedit_lifelong_looking"
 
 def carried(model: Any, method: str) -> dict[str, Any]:
     """Return a method's editors that are on a model, by what they are on."""
-    return {place: editor for (owner, place), editor in model.__dict__.get(_ATTRIBUTE, {}).items() if owner == method}
+    editors = bare_model(model).__dict__.get(_ATTRIBUTE, {})
+    return {place: editor for (owner, place), editor in editors.items() if owner == method}
 
 
 def carry(model: Any, method: str, place: str, editor: Any) -> None:
     """Have a model carry an editor, and with the first one a way to save what it carries."""
+    model = bare_model(model)
     model.__dict__.setdefault(_ATTRIBUTE, {})[method, place] = editor
     model.__dict__.setdefault(_SAVE, functools.partial(_save_edits, model))
 
 
 def drop(model: Any, method: str, place: str) -> None:
     """Have a model carry an editor no longer; at the second call, do nothing."""
+    model = bare_model(model)
     editors = model.__dict__.get(_ATTRIBUTE, {})
     editors.pop((method, place), None)
     if not editors:
@@ -40,7 +44,7 @@ def drop(model: Any, method: str, place: str) -> None:
 
 def base_fingerprint(model: Any) -> str:
     """Return the fingerprint of a model's weights as they were before edits went into them, if any did."""
-    for editor in model.__dict__.get(_ATTRIBUTE, {}).values():
+    for editor in bare_model(model).__dict__.get(_ATTRIBUTE, {}).values():
         known: str | None = getattr(editor, "base_fingerprint", None)
         if known is not None:
             return known
@@ -50,6 +54,7 @@ def base_fingerprint(model: Any) -> str:
 @contextlib.contextmanager
 def looking(model: Any) -> Iterator[None]:
     """Mark the passes inside as an editor's own: they train, or look, and no key counts that it answered in them."""
+    model = bare_model(model)
     before = model.__dict__.get(_LOOKING)
     model.__dict__[_LOOKING] = True
     try:
@@ -61,7 +66,7 @@ def looking(model: Any) -> Iterator[None]:
 
 def is_looking(model: Any) -> bool:
     """Tell whether the pass under way is an editor's own."""
-    return _LOOKING in model.__dict__
+    return _LOOKING in bare_model(model).__dict__
 
 
 def _save_edits(model: Any, folder: str | Path) -> None:

@@ -12,6 +12,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from easyedit_lifelong.models.wrappers import bare_model, inner_projection
+
 
 @dataclass(frozen=True)
 class Anatomy:
@@ -41,6 +43,7 @@ class Anatomy:
 
 def anatomy_of(model: Any) -> Anatomy | None:
     """Return the model's parts, or None if it has no list of blocks."""
+    model = bare_model(model)
     lists = [
         (path, module)
         for path, module in model.named_modules()
@@ -80,8 +83,10 @@ def mlp_of(block: nn.Module) -> Mlp | None:
     They are told by their shapes: of the projections back to the block's width, the MLP's is the
     widest, and its partners beside it have that width for output.
     """
-    shapes = {}
+    shapes: dict[str, tuple[int, int]] = {}
     for name, module in block.named_modules():
+        if any(name.startswith(f"{other}.") for other in shapes):
+            continue  # an adapter's matrices, or the projection that they are on
         with contextlib.suppress(TypeError):
             shapes[name] = projection_shape(module)
     if not shapes:
@@ -113,4 +118,4 @@ def projection_shape(module: nn.Module) -> tuple[int, int]:
 
 def is_transposed(module: nn.Module) -> bool:
     """Whether a linear projection keeps its weight as ``(in, out)``."""
-    return isinstance(getattr(module, "nf", None), int)
+    return isinstance(getattr(inner_projection(module), "nf", None), int)

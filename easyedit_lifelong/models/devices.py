@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 
 import torch
+from torch import nn
 
 from easyedit_lifelong.errors import DeviceError
 
@@ -47,6 +48,19 @@ def resolve_device(device: int | str | torch.device | None = None) -> torch.devi
     if resolved.type == "cuda" and resolved.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return resolved
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Return the device that a module computes on.
+
+    Accelerate keeps weights elsewhere (on the CPU, on disk) and brings them for the time of a pass; then it is
+    the one that it brings them to.
+    """
+    device: torch.device = next(module.parameters()).device
+    if device.type != "meta":
+        return device
+    targets = (getattr(getattr(part, "_hf_hook", None), "execution_device", None) for part in module.modules())
+    return next((torch.device(target) for target in targets if target is not None), device)
 
 
 def available_devices() -> list[str]:

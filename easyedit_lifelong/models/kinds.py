@@ -5,6 +5,8 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
+from easyedit_lifelong.models.wrappers import bare_model
+
 
 class Kind(Enum):
     """What a model answers with."""
@@ -22,6 +24,7 @@ def kind_of(model: Any) -> Kind:
     transformers' convention and peft's; their configuration doesn't tell them from the encoder without a head.
     Anything without input embeddings is a plain module.
     """
+    model = bare_model(model)
     if not hasattr(model, "get_input_embeddings"):
         return Kind.MODULE
     if type(model).__name__.endswith("ForSequenceClassification"):

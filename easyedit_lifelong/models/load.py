@@ -12,6 +12,7 @@ from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.kinds import Kind, kind_of, kind_of_config
+from easyedit_lifelong.models.wrappers import bare_model
 
 _DTYPES = {
     "float32": torch.float32, "fp32": torch.float32,
@@ -150,6 +151,7 @@ def context_length(model: Any) -> int | None:
 
 def model_label(model: Any) -> str:
     """Name a model for results: where it was loaded from, else its class."""
+    model = bare_model(model)
     return getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import nn
 
+from easyedit_lifelong.errors import EditError
+
 LOG = logging.getLogger(__name__)
 
 
@@ -23,6 +25,25 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextlib.contextmanager
+def editing(model: nn.Module) -> Iterator[None]:
+    """Have a model evaluated in its own dtype, with gradients, inside, whatever its caller has switched on or off.
+
+    Raises:
+        EditError: the model was made in inference mode, and can't have gradients.
+    """
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise EditError("the model was loaded inside torch.inference_mode(), which rules out training; load it outside")
+    device = next(model.parameters()).device.type
+    with (
+        evaluating(model),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast("cpu" if device == "meta" else device, enabled=False),
+    ):
+        yield
 
 
 @contextlib.contextmanager

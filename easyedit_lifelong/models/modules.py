@@ -7,6 +7,7 @@ import re
 from torch import nn
 
 from easyedit_lifelong.errors import ModelError, did_you_mean
+from easyedit_lifelong.models.wrappers import bare_model
 
 _BRACKET = re.compile(r"\[(\d+)\]")
 
@@ -24,6 +25,9 @@ def module_path(name: str) -> str:
 def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
     """Return the path and the module that a name points to.
 
+    Names are those of the model itself, whatever PEFT or ``torch.compile`` has put around it. A projection
+    that adapters have been put on is found with them, so that what they add is seen.
+
     Args:
         model: any module.
         name: dotted or bracketed name of a module or of its weight.
@@ -32,7 +36,7 @@ def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
         ModelError: there is no such module; the message says how far the name fits and suggests
             the closest one.
     """
-    path = module_path(name)
+    model, path = bare_model(model), module_path(name)
     modules = dict(model.named_modules())
     if path and path in modules:
         return path, modules[path]

@@ -10,7 +10,8 @@ What the last prompt token is:
 - inside :func:`prompt_lengths`, what the caller said (teacher-forced scoring);
 - during ``generate``, the last real token of the prompt that ``generate`` was given. Columns are
   counted in absolute terms, so a pass finds it whether it feeds the whole sequence (no cache), the
-  prompt in chunks, or one new token (then it isn't in the window, and nothing is looked up);
+  prompt in chunks, or one new token (then it isn't in the window, and nothing is looked up). A cache
+  to continue is emptied, so that the prompt is read as a whole;
 - with ``labels``, the token before the first that isn't -100;
 - else the last real token of the row, or nothing if the pass continues a cache.
 """
@@ -29,10 +30,10 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.models.watching import Watch, recomputing_in
+from easyedit_lifelong.models.wrappers import bare_model
 
 _ATTRIBUTE = "_easyedit_lifelong_positions"
-_WATCHED_BY = "_easyedit_lifelong_watched_by"
-_FORWARD_BEFORE = "_easyedit_lifelong_forward_before"
 _IGNORE = -100
 
 
@@ -97,7 +98,7 @@ class PositionTracker:
         """How many layers must see a prompt in one pass, from its first token on."""
         self._users = 0
         self._inside = False
-        self._watched: list[nn.Module] = []
+        self._watches: list[Watch] = []
         self._generate_before: Any = None
 
     @classmethod
@@ -105,7 +106,7 @@ class PositionTracker:
         """Return the model's tracker, putting one on the model if it has none."""
         tracker = cls.of(model)
         if tracker is None:
-            tracker = cls(model)
+            tracker = cls(bare_model(model))
             tracker._install()
         tracker._users += 1
         return tracker
@@ -113,19 +114,29 @@ class PositionTracker:
     @classmethod
     def of(cls, model: nn.Module) -> PositionTracker | None:
         """Return the model's tracker, if it has one."""
-        return model.__dict__.get(_ATTRIBUTE)
+        return bare_model(model).__dict__.get(_ATTRIBUTE)
+
+    def current(self) -> Window | None:
+        """Return the window of the pass under way; None if somebody runs a part of the model alone.
+
+        Raises:
+            EditError: the model's pass can't be seen, because its ``forward`` has been replaced.
+        """
+        if self.window is None and not self._inside and not all(watch.in_place() for watch in self._watches):
+            raise EditError(
+                "the model's forward has been replaced since it was edited (did accelerate's hooks come off?), so "
+                "where prompts end can't be seen. Roll the edits back, and load or make them again."
+            )
+        return self.window
 
     def detach(self) -> None:
         """Release one use; with the last one, the model is as it was before the first."""
         self._users -= 1
         if self._users != 0:
             return
-        for module in self._watched:
-            del module.__dict__["forward"], module.__dict__[_WATCHED_BY]
-            before = module.__dict__.pop(_FORWARD_BEFORE)
-            if before is not None:
-                module.__dict__["forward"] = before
-        self._watched.clear()
+        for watch in self._watches:
+            watch.remove()
+        self._watches.clear()
         self.model.__dict__.pop("generate", None)
         if self._generate_before is not None:
             self.model.__dict__["generate"] = self._generate_before
@@ -136,11 +147,7 @@ class PositionTracker:
         # Some callers go to the inner model, past the language-model head; its forward counts too.
         inner = getattr(self.model, "base_model", None)
         watched = [self.model] if inner is None or inner is self.model else [self.model, inner]
-        for module in watched:
-            module.__dict__[_WATCHED_BY] = self
-            module.__dict__[_FORWARD_BEFORE] = module.__dict__.get("forward")
-            module.__dict__["forward"] = types.MethodType(_watching(module.forward), module)
-            self._watched.append(module)
+        self._watches = [Watch(module, self._passing) for module in watched]
         if hasattr(self.model, "generate"):
             # On the instance, so that the class, and every other model of it, stays as it is.
             self._generate_before = self.model.__dict__.get("generate")
@@ -173,9 +180,18 @@ class PositionTracker:
         self._inside = True
         try:
             self._look(module, args, kwargs)
-            yield
+            with recomputing_in(self.model, functools.partial(self._within, self.window)):
+                yield
         finally:
             self._inside, self.window = False, None
+
+    @contextlib.contextmanager
+    def _within(self, window: Window | None) -> Iterator[None]:
+        before, self.window = self.window, window
+        try:
+            yield
+        finally:
+            self.window = before
 
     def _look(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if args:  # families order their positional arguments differently
@@ -213,18 +229,6 @@ class PositionTracker:
         return _ends_before_labels(labels, real)
 
 
-def _watching(original: Any) -> Any:
-    """Return the ``forward`` of a watched module, as a function; the signature stays the original's."""
-
-    @functools.wraps(getattr(original, "__func__", original))
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        before = self.__dict__[_FORWARD_BEFORE]
-        with self.__dict__[_WATCHED_BY]._passing(self, args, kwargs):
-            return before(*args, **kwargs) if before is not None else type(self).forward(self, *args, **kwargs)
-
-    return forward
-
-
 @contextlib.contextmanager
 def prompt_lengths(model: Any, lengths: Sequence[int] | Tensor) -> Iterator[None]:
     """Say how many real tokens of each row are its prompt, for the forward passes inside.
@@ -252,9 +256,29 @@ def _generate(self: Any, *args: Any, **kwargs: Any) -> Any:
     mask = kwargs.get("attention_mask")
     if mask is None and not prompts.is_floating_point():
         mask = _mask_from_padding(prompts, self)
+    _empty(kwargs.get("past_key_values"), prompts)
     real = _real_tokens(mask, prompts.shape[0], prompts.shape[1], prompts.device)
     with tracker.generating(real):
         return original(*args, **kwargs)
+
+
+def _empty(cache: Any, prompts: Tensor) -> None:
+    """Have a cache that ``generate`` is to continue filled anew: an edit acts on prompts as a whole.
+
+    What was cached belongs to shorter prompts, which other edits, or none, answered. The prompts
+    that ``generate`` is given have its tokens, too, so all that is lost is the time to read them again.
+    """
+    length = _cached_length(cache)
+    if not length:
+        return
+    if length < prompts.shape[1] and not prompts.is_floating_point() and hasattr(cache, "reset"):
+        cache.reset()
+        if not _cached_length(cache):
+            return
+    raise EditError(
+        f"generate() is to continue a cache of {length} tokens, and an edited model has to read its prompts as a "
+        "whole. Pass input_ids with all tokens of the prompts, those in the cache included, or no past_key_values."
+    )
 
 
 def _mask_from_padding(prompts: Tensor, model: Any) -> Tensor | None:

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.models.anatomy import anatomy_of
+from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import position_ids
 from easyedit_lifelong.models.positions import prompt_lengths
+from easyedit_lifelong.models.wrappers import bare_model
 
 
 class Runner:
@@ -27,6 +29,7 @@ class Runner:
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
+        model = bare_model(model)
         self.model, self.tokenizer = model, tokenizer
         self.anatomy = anatomy_of(model)
         self.pad: int = getattr(tokenizer, "pad_token_id", None) or 0
@@ -35,7 +38,7 @@ class Runner:
     @property
     def device(self) -> torch.device:
         """Where the model takes its tokens."""
-        return self.model.get_input_embeddings().weight.device
+        return device_of(self.model.get_input_embeddings())
 
     def call(self, ids: Tensor, mask: Tensor, lengths: Sequence[int] | Tensor, cache: Any = None) -> Tensor:
         """Return the model's logits; see :func:`logits_of`."""

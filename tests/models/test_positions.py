@@ -278,7 +278,7 @@ def test_generate_from_a_cache_that_the_user_filled(watched_family: Watched) -> 
     cache = DynamicCache(config=model.config)
     model(input_ids=ids[:, :3], past_key_values=cache, use_cache=True)
     continued = model.generate(ids, past_key_values=cache, generation_config=greedy(3))
-    assert watched_family.seen[1:] == [[1], [-1], [-1]], "columns 3 and 4 are fed; the prompt ends in the second"
+    assert watched_family.seen[1:] == [[4], [-1], [-1]], "the prompt is read anew, as a whole"
     assert torch.equal(continued, model.generate(ids, generation_config=greedy(3)))
 
 

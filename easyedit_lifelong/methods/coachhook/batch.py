@@ -13,6 +13,7 @@ from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode
 from easyedit_lifelong.methods.coachhook.passes import EditingPasses
 from easyedit_lifelong.methods.coachhook.state import LayerUpdate
 from easyedit_lifelong.methods.coachhook.update import AccumulatedKeys
+from easyedit_lifelong.models.devices import device_of
 
 
 def update_layers(
@@ -61,7 +62,7 @@ def update_layers(
             )
             accumulated[path].add(update.keys)
             before = hook.weight.delta if hook.weight is not None else None
-            delta = update.added_to(before).to(weight_of(hook.module).device)
+            delta = update.added_to(before).to(device_of(hook.module))
             if not torch.isfinite(delta).all():
                 raise EditError(f"the update of {path} isn't finite; a smaller v_lr or clamp_norm_factor may help")
             if ordinary is not None:

@@ -31,11 +31,13 @@ from easyedit_lifelong.methods.coachhook.update import AccumulatedKeys, solving_
 from easyedit_lifelong.methods.coachhook.values import TargetVectors, optimise_targets
 from easyedit_lifelong.methods.record import EditRecord
 from easyedit_lifelong.methods.result import EditResult
+from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import context_length
-from easyedit_lifelong.models.modes import evaluating
+from easyedit_lifelong.models.modes import editing
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
+from easyedit_lifelong.models.wrappers import model_to_edit
 
 LOG = logging.getLogger(__name__)
 
@@ -73,6 +75,7 @@ class CoachHookEditor:
         templates: Templates | None = None,
     ) -> None:
         check_model(model, tokenizer, hparams)
+        model = model_to_edit(model)
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self._runner = Runner(model, tokenizer)
         modules = dict(find_module(model, name) for name in hparams.rewrite_modules)
@@ -163,11 +166,12 @@ class CoachHookEditor:
         results: list[EditResult] = []
         size = self.hparams.batch_size
         try:
+            self._layers.check_writable()
             facts = [self._prepare(request) for request in requests]
             starts = range(0, len(facts), size)
             for start in starts:
                 check_batch(facts[start : start + size])
-            with evaluating(self.model), looking(self.model):
+            with editing(self.model), looking(self.model):
                 for start in starts:
                     given = None if targets is None else targets[start : start + size]
                     results += self._edit_batch(facts[start : start + size], given)
@@ -190,6 +194,7 @@ class CoachHookEditor:
         if not 0 <= batch <= count:
             raise EditError(f"there is no going back to batch {batch}: the model carries {count}, so 0 to {count}")
         if batch < count:
+            self._layers.check_writable()
             self._restore(batch, self._contents_after(batch))
 
     def restore(self, batches: Sequence[BatchUpdate]) -> Callable[[], None]:
@@ -205,6 +210,7 @@ class CoachHookEditor:
             raise EditError("batches can be restored onto an unedited model only")
         unedited = self._layers.contents()
         try:
+            self._layers.check_writable()
             for batch in batches:
                 if list(batch.layers) != self.state.paths:
                     raise EditError("the batches belong to other layers")
@@ -214,7 +220,7 @@ class CoachHookEditor:
                 for path, update in batch.layers.items():
                     hook = self.hooks[path]
                     before = hook.weight.delta if hook.weight is not None else None
-                    hook.set(update.added_to(before).to(weight_of(hook.module).device), 0.0, Mode.OFF)
+                    hook.set(update.added_to(before).to(device_of(hook.module)), 0.0, Mode.OFF)
                 self._layers.settle(self.alphas, self.state.ordinary)
         except BaseException:
             self._restore(0, unedited)
@@ -303,7 +309,7 @@ class CoachHookEditor:
             size = len(statistic.moment)
             self._accumulated[path] = AccumulatedKeys(
                 statistic.moment, hparams.mom2_update_weight, ridge=regularisation(statistic.count, size),
-                device=solving_device(size, weight.device),
+                device=solving_device(size, device_of(self.hooks[path].module)),
                 dtype=torch.promote_types(weight.dtype, torch.float32),
             )  # fmt: skip
             for batch in self.state.batches:
@@ -333,6 +339,7 @@ class CoachHookEditor:
             return
         if own[-1] < len(present) - 1:
             raise EditError("later CoachHook batches are still in place; roll those back first")
+        self._layers.check_writable()
         self._restore(own[0], before)
 
 

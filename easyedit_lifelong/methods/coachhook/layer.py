@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.models.positions import PositionTracker, Window
+from easyedit_lifelong.models.attachment import Attachment
+from easyedit_lifelong.models.positions import Window
 
 CHILD = "coachhook"
 
@@ -130,21 +131,15 @@ class HookLayer:
         self.module, self.slack, self.others = module, slack, others
         self.weight: HookWeight | None = None
         self.mode = Mode.OFF
-        self.attached = True
         self._listener: Callable[[Tensor], None] | None = None
         self._watcher: Callable[[Tensor, Tensor], None] | None = None
-        self._tracker = PositionTracker.attach(model)
-        self._tracker.whole_prompts += 1
-        self._handle = module.register_forward_hook(self._after_module)
+        self._attachment = Attachment(model, module, CHILD, self._after_module, whole_prompts=True)
 
     def set(self, delta: Tensor | None, alpha: float, mode: Mode, ordinary: float | None = None) -> None:
         """Give the layer a hook weight (None for none), what it is judged by, and what to do with it."""
         self.weight = None if delta is None else HookWeight(delta, alpha, ordinary)
         self.mode = mode
-        if self.weight is None:
-            self.module._modules.pop(CHILD, None)
-        else:
-            self.module.add_module(CHILD, self.weight)
+        self._attachment.keep(self.weight)
 
     def lower(self, alpha: float) -> None:
         """Have the layer act from this z-score on."""
@@ -180,12 +175,8 @@ class HookLayer:
 
     def detach(self) -> None:
         """Leave the model as it was before the layer came; at the second call, do nothing."""
-        if self.attached:
-            self.attached = False
-            self.set(None, 0.0, Mode.OFF)
-            self._handle.remove()
-            self._tracker.whole_prompts -= 1
-            self._tracker.detach()
+        self.weight, self.mode = None, Mode.OFF
+        self._attachment.detach()
 
     def threshold(self, dtype: torch.dtype) -> Tensor:
         """Return the score from which on the hook acts in a model of this dtype: α, less what rounding may take."""
@@ -213,12 +204,12 @@ class HookLayer:
             return scores
         return (scores.clamp_min(0) * norms.double() / self.weight.ordinary).sqrt()
 
-    def _after_module(self, _: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+    def _after_module(self, args: tuple[Any, ...], _: dict[str, Any], output: Tensor) -> Tensor | None:
         if self.weight is None or self.mode is Mode.OFF:
             return None
         if self.mode is Mode.TEMPORARY:
             return output + self.change(args[0]).to(output.dtype)
-        window = self._tracker.window
+        window = self._attachment.window
         if window is None:
             return None
         change = self.change(args[0])

@@ -8,9 +8,11 @@ from contextlib import ExitStack, contextmanager
 import torch
 from torch import Tensor
 
+from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.batch import weight_of
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode
 from easyedit_lifelong.models.anatomy import is_transposed
+from easyedit_lifelong.models.devices import device_of
 
 Contents = Mapping[str, Tensor | None]
 """What each layer holds, by path: its ΔW, or its weight where there are no hooks."""
@@ -26,6 +28,18 @@ class EditedLayers:
 
     def __init__(self, hooks: Mapping[str, HookLayer], *, wohk: bool) -> None:
         self.hooks, self.wohk = hooks, wohk
+
+    def check_writable(self) -> None:
+        """Check that updates can be written to where they go.
+
+        Raises:
+            EditError: they go into weights that accelerate keeps elsewhere.
+        """
+        if self.wohk and (path := next((p for p, hook in self.hooks.items() if weight_of(hook.module).is_meta), None)):
+            raise EditError(
+                f"wohk: true has updates in the weights, but those of {path} aren't in memory (accelerate offloads "
+                "them). Use hooks (wohk: false), or take accelerate's hooks off first (remove_hook_from_submodules)."
+            )
 
     def contents(self) -> dict[str, Tensor | None]:
         """Keep what each layer holds now."""
@@ -66,7 +80,7 @@ class EditedLayers:
             self._put_weights(contents)
         for path, hook in self.hooks.items():
             kept = None if self.wohk else contents[path]
-            device = weight_of(hook.module).device  # perhaps another by now
+            device = device_of(hook.module)  # perhaps another by now
             mode = Mode.OFF if self.wohk else Mode.VALIDATED
             hook.set(None if kept is None else kept.to(device), alphas[path], mode, ordinary.get(path))
 

@@ -195,7 +195,8 @@ class Codebook(nn.Module):
             if self.dist_fn == "euc"
             else queries.new_ones(len(queries), dtype=torch.float32)
         )
-        return self.rounding * scale
+        # Under autocast, queries are rounded more than the model's own dtype says.
+        return max(self.rounding, rounding_of(queries.dtype)) * scale
 
     def enter(
         self, query: Tensor, label: Label, value: Tensor, decided: tuple[Decision, Match] | None = None

@@ -29,8 +29,10 @@ from easyedit_lifelong.methods.grace.together import Learner, fresh_values, plan
 from easyedit_lifelong.methods.grace.whole import module_pass
 from easyedit_lifelong.methods.record import EditRecord, describe_row, numbers_of_case
 from easyedit_lifelong.methods.result import EditResult
+from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair
-from easyedit_lifelong.models.modes import dropping_out, evaluating
+from easyedit_lifelong.models.modes import dropping_out, editing
+from easyedit_lifelong.models.wrappers import model_to_edit
 
 LOG = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class GraceEditor:
     """
 
     def __init__(self, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> None:
+        model = model_to_edit(model)
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         check_layer(model, tokenizer, hparams)
         self.path, layer = find_layer(model, hparams)
@@ -163,7 +166,7 @@ class GraceEditor:
         mark, found_out = len(self.changes), self.found_out
         try:
             edits = prepare()
-            with evaluating(self.model), looking(self.model):
+            with editing(self.model), looking(self.model):
                 results = [result for edit in edits for result in _timed(edit)]
         except BaseException:
             self._undo_to(mark)
@@ -251,8 +254,9 @@ class GraceEditor:
                 codebook = self.codebook
                 if codebook is None:
                     key, value, _ = rows[0][2]
-                    place = next(self.adaptor.layer.parameters(), next(self.model.parameters()))
-                    codebook = self._new_codebook(len(key), len(value), place.device)
+                    layer = self.adaptor.layer
+                    place = layer if next(layer.parameters(), None) is not None else self.model
+                    codebook = self._new_codebook(len(key), len(value), device_of(place))
                     self.adaptor.install(codebook)
                 self.changes.append(codebook.redo(rows, query))
                 self.records.append(record)

@@ -1,7 +1,6 @@
 """The GRACE adaptor: a codebook on one layer of a model, answering through a forward hook.
 
-The layer itself isn't wrapped or replaced: every module and weight of the model keeps its name, and
-the codebook joins the layer as a child, so that it is saved and moved with the model.
+How it gets there and off again is :mod:`easyedit_lifelong.models.attachment`.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ from torch import Tensor, nn
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.carried import is_looking
 from easyedit_lifelong.methods.grace.codebook import Codebook
+from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.positions import Window
-from easyedit_lifelong.models.stacks import attach_tracker
 
 CHILD = "grace_codebook"
 
@@ -62,32 +61,29 @@ class GraceAdaptor:
     def __init__(self, model: nn.Module, layer: nn.Module, replacement: str, query_token: str = "prompt_last") -> None:
         self.model, self.layer, self.replacement, self.query_token = model, layer, replacement, query_token
         self.codebook: Codebook | None = None
-        self.attached = True
         self._trial: Trial | None = None
         self._watcher: Watcher | None = None
-        self._tracker = attach_tracker(model, layer)
-        self._handle = layer.register_forward_hook(self._after_layer, with_kwargs=True)
+        self._attachment = Attachment(model, layer, CHILD, self._after_layer)
+
+    @property
+    def attached(self) -> bool:
+        """Whether the adaptor is still on the layer."""
+        return self._attachment.attached
 
     def install(self, codebook: Codebook) -> None:
         """Put a codebook on the layer."""
         self.codebook = codebook.train(self.layer.training)
-        self.layer.add_module(CHILD, codebook)
+        self._attachment.keep(codebook)
 
     def uninstall(self) -> None:
         """Take the codebook off the layer."""
         self.codebook = None
-        if CHILD in self.layer._modules:
-            del self.layer._modules[CHILD]
+        self._attachment.keep(None)
 
     def detach(self) -> None:
         """Leave the model as it was before the adaptor came; at the second call, do nothing."""
-        if not self.attached:
-            return
-        self.attached = False
-        self.uninstall()
-        self._handle.remove()
-        if self._tracker is not None:
-            self._tracker.detach()
+        self.codebook = None
+        self._attachment.detach()
 
     @contextlib.contextmanager
     def trying(self, trial: Trial) -> Iterator[Trial]:
@@ -107,9 +103,9 @@ class GraceAdaptor:
         finally:
             self._watcher = None
 
-    def _after_layer(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        window = self._tracker.window if self._tracker is not None else None
-        if self._trial is None and (self.codebook is None or (self._tracker is not None and window is None)):
+    def _after_layer(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        window = self._attachment.window
+        if self._trial is None and (self.codebook is None or (self._attachment.tracked and window is None)):
             return None
         inputs = args[0] if args else kwargs.get("hidden_states")
         whole = output if isinstance(output, Tensor) else output[0]

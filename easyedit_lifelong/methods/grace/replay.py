@@ -22,6 +22,7 @@ from transformers import DynamicCache
 
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor, Trial
 from easyedit_lifelong.models.anatomy import Anatomy
+from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair, pad_rows
 from easyedit_lifelong.models.linear import few_token_linears
 from easyedit_lifelong.models.positions import PositionTracker
@@ -63,7 +64,7 @@ class Replay:
         anatomy: Anatomy | None,
     ) -> None:
         self.model, self.adaptor = model, adaptor
-        device = model.get_input_embeddings().weight.device
+        device = device_of(model.get_input_embeddings())
         prompts, prompt_mask = pad_rows([pair.prompt for pair in pairs], pad, "left", device)
         # The last target token is only ever predicted, never read.
         answers, answer_mask = pad_rows([pair.target for pair in pairs], pad, "right", device)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor, Trial
 from easyedit_lifelong.models.anatomy import Anatomy
+from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair, pad_rows
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.stacks import stack_of
@@ -110,7 +111,7 @@ def whole_pass(
         pad: the padding token's id.
         anatomy: of the stack that holds the layer, to leave out what is below it; None to run it all.
     """
-    device = model.get_input_embeddings().weight.device
+    device = device_of(model.get_input_embeddings())
     ids, mask = pad_rows([pair.prompt] * copies, pad, "right", device)
     targets = torch.tensor([pair.target] * copies, device=device)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}

@@ -54,7 +54,8 @@ def moments_for(model: Any, hparams: CoachHookHyperParams, count: int = 10_000) 
         path, module = find_module(model, name)
         size = projection_shape(module)[0]
         keys = torch.randn(4 * size, size, generator=torch.Generator().manual_seed(number)) * 0.1
-        moments[path] = SecondMoment(keys.t() @ keys / len(keys), count, "a test")
+        with torch.autocast("cpu", enabled=False):
+            moments[path] = SecondMoment(keys.t() @ keys / len(keys), count, "a test")
     return moments
 
 

@@ -1,0 +1,61 @@
+"""What becomes of saved edits in another process, which has no EasyEdit: ``python -m tests.edits.elsewhere FOLDER``.
+
+The folder holds ``FAMILY/base`` (a checkpoint), ``FAMILY/METHOD`` (edits) and ``expected.pt``; it gets ``found.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, logging
+
+TOKENS = torch.arange(4, 24).reshape(4, 5)
+
+
+def base_of(folder: Path, family: str) -> Any:
+    """Load a family's unedited model."""
+    return AutoModelForCausalLM.from_pretrained(folder / family / "base").eval()
+
+
+def said_by(model: Any) -> list[torch.Tensor]:
+    """What a model says to tokens, in logits and in greedy answers."""
+    with torch.no_grad():
+        return [model(TOKENS).logits, model.generate(TOKENS, max_new_tokens=3, do_sample=False, pad_token_id=0)]
+
+
+def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    """Whether both are the same, bit by bit."""
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def main(folder: Path) -> None:
+    """Load every method's edits on every family's model, and take them off again."""
+    from easyedit_lifelong import load_edits
+
+    expected, found = torch.load(folder / "expected.pt"), {}
+    for family, methods in expected.items():
+        model = base_of(folder, family)
+        unedited, state = said_by(model), {name: value.clone() for name, value in model.state_dict().items()}
+        for method, wanted in methods.items():
+            rollback = load_edits(model, folder / family / method)
+            loaded = equal(said_by(model), wanted) and not equal(wanted, unedited)
+            rollback()
+            after = model.state_dict()
+            whole = after.keys() == state.keys() and all(torch.equal(after[name], state[name]) for name in state)
+            found[f"{family}/{method}"] = {
+                "edits": [edit["prompt"] for edit in rollback.results],
+                "loaded": loaded,
+                "rolled back": whole and equal(said_by(model), unedited),
+                "nothing left": not vars(model).keys() & {"forward", "generate", "save_edits"},
+            }
+    (folder / "found.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    sys.modules["easyeditor"] = None  # type: ignore[assignment]
+    logging.set_verbosity_error()
+    main(Path(sys.argv[1]))

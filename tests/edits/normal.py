@@ -1,0 +1,47 @@
+"""Edited models to be used as any other model is: GRACE's, CoachHook's, and both on different layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import GenerationConfig
+
+from tests.conftest import build_tokenizer
+from tests.edits.test_saved_edits import coachhook, grace
+from tests.methods.coachhook.support import FACTS, OTHERS
+
+PROMPTS = [prompt for prompt, _, _ in FACTS]
+
+
+def both_apart(model: Any, family: str) -> Any:
+    """CoachHook in the first blocks, and GRACE above them."""
+    coachhook(model, family, layers=[0, 1])
+    return grace(model, family)
+
+
+EDITS: dict[str, Callable[[Any, str], Any]] = {"GRACE": grace, "CoachHook": coachhook, "both": both_apart}
+"""Ways to edit a model, by name."""
+
+
+def inputs_of(*prompts: str, side: str = "left") -> dict[str, torch.Tensor]:
+    """Tokens of prompts, padded on a side."""
+    tokenizer = build_tokenizer()
+    tokenizer.padding_side = side
+    return {**tokenizer(list(prompts), return_tensors="pt", padding=True)}
+
+
+def plan(tokens: int = 6, **options: Any) -> GenerationConfig:
+    """How to generate: greedily, to the full length, unless told otherwise."""
+    return GenerationConfig(**{"max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0, **options})
+
+
+def answers(model: Any, prompts: list[str] | None = None, **options: Any) -> list[list[int]]:
+    """What a model says to each prompt by itself."""
+    said = []
+    for prompt in prompts or [*PROMPTS, *OTHERS]:
+        inputs = inputs_of(prompt)
+        output = model.generate(**inputs, generation_config=plan(**options))
+        said.append(output[0, inputs["input_ids"].shape[1] :].tolist())
+    return said

@@ -1,0 +1,117 @@
+"""Models that accelerate runs: its hooks come before the edits or after them, and both come off alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import cpu_offload, disk_offload
+from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_from_submodules
+
+from easyedit_lifelong import load_edits
+from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.models.fingerprint import model_fingerprint
+from tests.conftest import build_model, state_of
+from tests.edits.normal import EDITS, answers
+from tests.edits.test_normal_model import take_off
+from tests.edits.test_saved_edits import equal, grace, logits_of, wohk
+from tests.methods.coachhook.support import anatomy_of_everything, same_tensors
+
+CPU = torch.device("cpu")
+Dispatch = Callable[[Any, Path], Any]
+
+
+def align(model: Any, _: Path) -> None:
+    """As ``device_map`` does for a model on several devices."""
+    add_hook_to_module(model, AlignDevicesHook(CPU, io_same_device=True), append=True)
+    for block in (model.base_model, *model.base_model.children()):
+        add_hook_to_module(block, AlignDevicesHook(CPU), append=True)
+
+
+DISPATCH: dict[str, Dispatch] = {
+    "aligned": align,
+    "on the CPU": lambda model, _: cpu_offload(model, CPU),
+    "on disk": lambda model, folder: disk_offload(model, str(folder), CPU),
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])  # the second has its head tied to its embeddings
+@pytest.mark.parametrize("method", EDITS)
+@pytest.mark.parametrize("how", DISPATCH)
+@pytest.mark.parametrize("before", [True, False])
+def test_dispatched(family: str, method: str, how: str, before: bool, tmp_path: Path) -> None:
+    model, plain = build_model(family), build_model(family)
+    unedited, state, print_ = logits_of(plain), state_of(plain), model_fingerprint(plain)
+    EDITS[method](plain, family)
+    for step in ("dispatch", "edit") if before else ("edit", "dispatch"):
+        if step == "edit":
+            EDITS[method](model, family)
+        else:
+            DISPATCH[how](model, tmp_path / "weights")
+    assert model_fingerprint(model) == print_
+    for one, other in zip(logits_of(model), logits_of(plain), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    assert answers(model) == answers(plain)
+
+    model.save_edits(tmp_path / "edits")
+    take_off(model)
+    assert "_hf_hook" in vars(model) or how != "aligned"
+    assert equal(logits_of(model), unedited)
+    # What accelerate does is undone by itself; nothing of ours is kept in it.
+    rollback = load_edits(model, tmp_path / "edits")
+    rollback()
+    remove_hook_from_submodules(model)
+    model.tie_weights()  # accelerate parts a tied head from its embeddings
+    assert equal(logits_of(model), unedited)
+    assert same_tensors(state_of(model), state)
+    assert not any(type(part).__module__.startswith("easyedit_lifelong") for part in vars(model).values())
+    load_edits(model, tmp_path / "edits")
+    assert not equal(logits_of(model), unedited)
+
+
+@pytest.mark.parametrize("method", EDITS)
+def test_accelerates_own_forward_stays(method: str, tmp_path: Path) -> None:
+    model = build_model("llama")
+    align(model, tmp_path)
+    forwards = {name: vars(module).get("forward") for name, module in model.named_modules()}
+    parts = anatomy_of_everything(model)
+    EDITS[method](model, "llama")
+    take_off(model)
+    assert {name: vars(module).get("forward") for name, module in model.named_modules()} == forwards
+    assert anatomy_of_everything(model) == parts
+
+
+def test_a_forward_that_was_replaced_is_an_error(tmp_path: Path) -> None:
+    """Accelerate's hooks come off with what was put around them since; then no edit would answer."""
+    model = build_model("llama")
+    align(model, tmp_path)
+    _, rollback = grace(model, "llama")
+    remove_hook_from_submodules(model)
+    unedited = logits_of(build_model("llama"))
+    with pytest.raises(EditError, match="forward has been replaced"):
+        logits_of(model)
+    rollback()
+    assert equal(logits_of(model), unedited)
+
+
+def test_updates_cannot_go_into_weights_that_are_elsewhere(tmp_path: Path) -> None:
+    model = build_model("llama")
+    unedited = logits_of(model)
+    cpu_offload(model, CPU)
+    parts = anatomy_of_everything(model)
+    with pytest.raises(EditError, match="aren't in memory"):
+        wohk(model, "llama")
+    assert anatomy_of_everything(model) == parts
+    remove_hook_from_submodules(model)
+    _, undo = wohk(model, "llama")
+    edited = logits_of(model)
+    cpu_offload(model, CPU)
+    with pytest.raises(EditError, match="take accelerate's hooks off"):
+        undo()
+    assert equal(logits_of(model), edited)
+    remove_hook_from_submodules(model)
+    undo()
+    assert equal(logits_of(model), unedited)
