@@ -1,6 +1,6 @@
 """What becomes of saved edits in another process, which has no EasyEdit: ``python -m tests.edits.elsewhere FOLDER``.
 
-The folder holds ``FAMILY/base`` (a checkpoint), ``FAMILY/METHOD`` (edits) and ``expected.pt``; it gets ``found.json``.
+The folder holds ``MODEL/base`` (a checkpoint), ``MODEL/METHOD`` (edits) and ``expected.pt``; it gets ``found.json``.
 """
 
 from __future__ import annotations
@@ -11,20 +11,38 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, logging
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    logging,
+)
 
 TOKENS = torch.arange(4, 24).reshape(4, 5)
+_CLASSES = {
+    "ForCausalLM": AutoModelForCausalLM, "LMHeadModel": AutoModelForCausalLM,
+    "ForConditionalGeneration": AutoModelForSeq2SeqLM, "ForSequenceClassification": AutoModelForSequenceClassification,
+}  # fmt: skip
 
 
-def base_of(folder: Path, family: str) -> Any:
-    """Load a family's unedited model."""
-    return AutoModelForCausalLM.from_pretrained(folder / family / "base").eval()
+def base_of(folder: Path, name: str) -> Any:
+    """Load an unedited model."""
+    (made_as,) = AutoConfig.from_pretrained(folder / name / "base").architectures
+    auto = next(auto for ending, auto in _CLASSES.items() if made_as.endswith(ending))
+    return auto.from_pretrained(folder / name / "base").eval()
 
 
-def said_by(model: Any) -> list[torch.Tensor]:
-    """What a model says to tokens, in logits and in greedy answers."""
+def said_by(model: Any, tokens: torch.Tensor) -> list[torch.Tensor]:
+    """What a model says to tokens, in logits and, if it writes, in greedy answers."""
+    mask = (tokens != 0).long()
+    inputs = {"input_ids": tokens, "attention_mask": mask}
+    more = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}
     with torch.no_grad():
-        return [model(TOKENS).logits, model.generate(TOKENS, max_new_tokens=3, do_sample=False, pad_token_id=0)]
+        said = [model(**inputs, **more).logits]
+        if hasattr(model, "generate"):
+            said.append(model.generate(**inputs, max_new_tokens=3, do_sample=False, pad_token_id=0))
+    return said
 
 
 def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
@@ -33,23 +51,23 @@ def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 
 def main(folder: Path) -> None:
-    """Load every method's edits on every family's model, and take them off again."""
+    """Load every method's edits on every model, and take them off again."""
     from easyedit_lifelong import load_edits
 
     expected, found = torch.load(folder / "expected.pt"), {}
-    for family, methods in expected.items():
+    for family, (tokens, methods) in expected.items():
         model = base_of(folder, family)
-        unedited, state = said_by(model), {name: value.clone() for name, value in model.state_dict().items()}
+        unedited, state = said_by(model, tokens), {name: value.clone() for name, value in model.state_dict().items()}
         for method, wanted in methods.items():
             rollback = load_edits(model, folder / family / method)
-            loaded = equal(said_by(model), wanted) and not equal(wanted, unedited)
+            loaded = equal(said_by(model, tokens), wanted) and not equal(wanted, unedited)
             rollback()
             after = model.state_dict()
             whole = after.keys() == state.keys() and all(torch.equal(after[name], state[name]) for name in state)
             found[f"{family}/{method}"] = {
                 "edits": [edit["prompt"] for edit in rollback.results],
                 "loaded": loaded,
-                "rolled back": whole and equal(said_by(model), unedited),
+                "rolled back": whole and equal(said_by(model, tokens), unedited),
                 "nothing left": not vars(model).keys() & {"forward", "generate", "save_edits"},
             }
     (folder / "found.json").write_text(json.dumps(found))

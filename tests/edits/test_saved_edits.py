@@ -19,6 +19,7 @@ from easyedit_lifelong.edits.folder import INDEX, TENSORS
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.grace.editor import GraceEditor
+from tests.architectures import ARCHITECTURES
 from tests.conftest import FAMILIES, build_model, build_tokenizer, state_of
 from tests.edits import elsewhere
 from tests.edits.first_format import FOLDER, TOKENS, formula_model
@@ -84,16 +85,25 @@ def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every method's edits of every family, saved here, and what became of them in another process."""
-    home, expected = tmp_path_factory.mktemp("table"), dict[str, dict[str, list[torch.Tensor]]]()
+    """Every method's edits of every model, saved here, and what became of them in another process."""
+    home = tmp_path_factory.mktemp("table")
+    expected = dict[str, tuple[torch.Tensor, dict[str, list[torch.Tensor]]]]()
     for family in FAMILIES:
         build_model(family).save_pretrained(home / family / "base")
-        expected[family] = {}
+        expected[family] = elsewhere.TOKENS, {}
         for method, edit in METHODS.items():
             model = elsewhere.base_of(home, family)
             edit(model, family)
             model.save_edits(home / family / method)
-            expected[family][method] = elsewhere.said_by(model)
+            expected[family][1][method] = elsewhere.said_by(model, elsewhere.TOKENS)
+    for name, place in ARCHITECTURES.items():
+        model, tokenizer = place.build()
+        model.save_pretrained(home / name / "base")
+        tokens = tokenizer([one["prompt"] for one in place.requests], return_tensors="pt", padding=True)["input_ids"]
+        model = elsewhere.base_of(home, name)
+        apply_grace_to_model(model, tokenizer, place.requests, place.hparams(n_iter=5))
+        model.save_edits(home / name / "GRACE")
+        expected[name] = tokens, {"GRACE": elsewhere.said_by(model, tokens)}
     torch.save(expected, home / "expected.pt")
     command = [sys.executable, "-m", "tests.edits.elsewhere", str(home)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
@@ -102,15 +112,20 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("name", "method"),
+    [*((family, method) for family in FAMILIES for method in METHODS), *((name, "GRACE") for name in ARCHITECTURES)],
+)
 def test_saved_edits_answer_the_same_in_another_process_and_come_off(
-    table: dict[str, Any], family: str, method: str
+    table: dict[str, Any], name: str, method: str
 ) -> None:
     """Edit, save, load in a process without EasyEdit, the same answers, roll back, the original's: all bitwise."""
-    of_this = table[f"{family}/{method}"]
-    assert of_this.pop("edits")[-len(FACTS) :] == [
-        *(prompt for prompt, _, _ in (FACTS if method != "GRACE" else [*FACTS[1:], FACTS[0]]))
-    ]
+    of_this = table[f"{name}/{method}"]
+    if name in ARCHITECTURES:
+        prompts = [request["prompt"] for request in ARCHITECTURES[name].requests]
+    else:
+        prompts = [prompt for prompt, _, _ in (FACTS if method != "GRACE" else [*FACTS[1:], FACTS[0]])]
+    assert of_this.pop("edits")[-len(prompts) :] == prompts
     assert of_this == {"loaded": True, "rolled back": True, "nothing left": True}
 
 

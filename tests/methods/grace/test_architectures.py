@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -155,37 +152,6 @@ def test_standing_in_for_lower_blocks_trains_the_same_value(place: Architecture)
         assert editor.codebook is not None
         values.append(editor.codebook.values)
     torch.testing.assert_close(values[0], values[1], rtol=1e-3, atol=1e-3)
-
-
-_ANSWER_ELSEWHERE = """
-import json, sys
-import torch
-from tests.architectures import ARCHITECTURES
-from tests.methods.grace.test_architectures import logits_of, questions_of
-from easyedit_lifelong import load_edits
-for name, folder in json.loads(sys.argv[1]).items():
-    place = ARCHITECTURES[name]
-    model, tokenizer = place.build()
-    unedited = logits_of(model, tokenizer, questions_of(place))
-    rollback = load_edits(model, folder)
-    torch.save(logits_of(model, tokenizer, questions_of(place)), folder + "/logits.pt")
-    rollback()
-    assert torch.equal(logits_of(model, tokenizer, questions_of(place)), unedited), name
-assert "easyeditor" not in sys.modules
-"""
-
-
-def test_saved_edits_answer_bitwise_the_same_in_another_process(tmp_path: Path) -> None:
-    said, folders = {}, {}
-    for name, place in ARCHITECTURES.items():
-        model, tokenizer = place.build()
-        apply_grace_to_model(model, tokenizer, place.requests, place.hparams(n_iter=5))
-        folders[name] = str(tmp_path / name)
-        save_edits(model, folders[name])
-        said[name] = logits_of(model, tokenizer, questions_of(place))
-    subprocess.run([sys.executable, "-c", _ANSWER_ELSEWHERE, json.dumps(folders)], check=True)
-    for name, folder in folders.items():
-        assert torch.equal(torch.load(Path(folder) / "logits.pt"), said[name]), name
 
 
 def test_loaded_edits_go_on(place: Architecture, tmp_path: Path) -> None:
