@@ -42,14 +42,14 @@ FACTS = [
 
 def grace(out: Path, resume: bool, _: Path) -> Any:
     """Seven facts: one fails, one is known by then, one takes another's key."""
-    really = grace_editor.train_value
+    really = grace_editor.train_together
 
-    def train(replay: Any, start: Any, hparams: Any, identity: str) -> Any:
-        if "moon" in identity:
+    def train(lesson: Any, planned: Any, learners: Any, hparams: Any) -> Any:
+        if "moon" in learners[0].identity:
             raise EditError("the loss became nan")
-        return really(replay, start, hparams, identity)
+        return really(lesson, planned, learners, hparams)
 
-    grace_editor.train_value = train
+    grace_editor.train_together = train
     requests = [EditRequest(n, prompt, target) for n, (prompt, target) in enumerate(FACTS)]
     hparams = GraceHyperParams(
         model_name="llama", inner_params=["model.layers[1].mlp.down_proj"], n_iter=8, eps=3.0, stop_loss=0.5
