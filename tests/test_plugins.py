@@ -85,7 +85,7 @@ def test_the_built_ins_come_through_the_same_hooks(load: Callable[..., Plugins])
     assert plugins.methods.get("GRACE").hparams_class is GraceHyperParams
     assert plugins.methods.origin("GRACE") == "easyedit_lifelong.methods.grace.plugin"
     assert {reader.name for reader in plugins.readers} == {
-        "zsre", "zsre-rephrased", "counterfact", "hallucination", "json",
+        "zsre", "zsre-rephrased", "counterfact", "hallucination", "json", "labelled",
     }  # fmt: skip
     assert {tracker.name for tracker in plugins.trackers} == {"csv", "json", "tensorboard", "wandb", "mlflow"}
     assert plugins.broken == {}
@@ -235,7 +235,7 @@ def test_a_broken_plugin_takes_nobody_down(
         (
             "readers", "zsrE",
             "no dataset format is called 'zsrE'. Did you mean 'zsre'? "
-            "Known: counterfact, hallucination, json, zsre, zsre-rephrased.",
+            "Known: counterfact, hallucination, json, labelled, zsre, zsre-rephrased.",
         ),
         ("trackers", "abacus", "no tracker is called 'abacus'. Known: csv, json, mlflow, tensorboard, wandb."),
     ],

@@ -111,12 +111,12 @@ class Scorer:
         at = [(row, begin + n) for row, begin, target in spans for n in range(len(target))]
         where = torch.tensor(at).T
         with prompt_lengths(model, [len(pair.prompt) for pair in pairs]):
-            if head is not None:
-                with head_at(head, where[0], where[1]):
-                    logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0]
-            else:
+            at_answers = (
+                head_at(head, where[0], where[1], in_place=True) if head is not None else contextlib.nullcontext()
+            )
+            with at_answers:
                 whole: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-                logits = whole[where[0].to(whole.device), where[1].to(whole.device)]
+        logits = whole[where[0].to(whole.device), where[1].to(whole.device)]
         taken = 0
         for _, _, target in spans:
             yield forced_of(logits[taken : taken + len(target)], target)

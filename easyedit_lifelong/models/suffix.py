@@ -127,16 +127,29 @@ def ending_after(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def head_at(head: nn.Module, rows: Tensor, columns: Tensor) -> Iterator[None]:
+def head_at(head: nn.Module, rows: Tensor, columns: Tensor, *, in_place: bool = False) -> Iterator[None]:
     """Have the output head compute at some positions only, in the passes inside.
 
     The model then returns logits of shape ``(1, positions, vocabulary)``; what it does to logits
     element by element (capping, scaling) it does to these.
+
+    Args:
+        head: the output head.
+        rows: of the positions.
+        columns: of the positions.
+        in_place: return logits of the whole batch instead, 0 at all other positions, for those who look at what the
+            model returns.
     """
     own, before = head.forward, head.__dict__.get("forward")
 
     def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        return own(hidden[rows.to(hidden.device), columns.to(hidden.device)].unsqueeze(0), *args, **kwargs)
+        at = rows.to(hidden.device), columns.to(hidden.device)
+        logits = own(hidden[at].unsqueeze(0), *args, **kwargs)
+        if not in_place:
+            return logits
+        whole = logits.new_zeros(*hidden.shape[:-1], logits.shape[-1])
+        whole[at] = logits[0]
+        return whole
 
     head.__dict__["forward"] = forward
     try:

@@ -78,7 +78,7 @@ def test_a_case_that_was_corrected_is_answered_by_the_later_one() -> None:
     model, _ = edited()
     (layer,) = explain(model, build_tokenizer(), FACTS[0][0]).grace
     assert layer.answered_by == "c4"
-    assert layer.tokens[-1].distance == 0
+    assert layer.tokens[-1].distance < 1e-4  # a batch rounds otherwise than a prompt alone
 
 
 def test_an_answer_moves_no_prompts_end() -> None:

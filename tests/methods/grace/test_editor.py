@@ -333,7 +333,8 @@ def test_an_earlier_edit_near_the_left_part_of_a_prompt_does_not_disturb_trainin
     """The prompt's first tokens are themselves an edited prompt."""
     values = []
     for first in ([], [{"prompt": "the capital", "target_new": "moon"}]):
-        model, tokenizer, hparams = build_model("llama"), build_tokenizer(), hparams_for("llama", n_iter=10, reg=None)
+        model, tokenizer = build_model("llama"), build_tokenizer()
+        hparams = hparams_for("llama", n_iter=10, reg=None, train_batch=1)
         apply_grace_to_model(model, tokenizer, [*first, {"prompt": "the capital of", "target_new": "Rome"}], hparams)
         codebook = GraceEditor.on(model, tokenizer, hparams).codebook
         assert codebook is not None

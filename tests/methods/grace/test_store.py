@@ -36,7 +36,7 @@ def requests_for(*numbers: int) -> list[EditRequest]:
 
 def hparams_for(family: str = "llama", **values: Any) -> GraceHyperParams:
     return GraceHyperParams(
-        model_name="tiny", inner_params=[FAMILIES[family][1]], **{"n_iter": 8, "eps": 3.0, **values}
+        model_name="tiny", inner_params=[FAMILIES[family][1]], **{"n_iter": 8, "eps": 3.0, "train_batch": 1, **values}
     )
 
 
