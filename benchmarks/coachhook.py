@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import functools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -31,10 +32,12 @@ from easyedit_lifelong.data.readers import read_json, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, LifelongError
 from easyedit_lifelong.evaluation.metrics import mean
-from easyedit_lifelong.evaluation.scoring import Forced, Scorer
+from easyedit_lifelong.evaluation.scoring import Forced, forced_of
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.coachhook.templates import Templates, context_templates
+from easyedit_lifelong.models.encoding import encode_pair
+from easyedit_lifelong.models.positions import prompt_lengths
 
 SAMPLE = Path(__file__).resolve().parents[1] / "easyedit_lifelong" / "data" / "samples" / "counterfact.json"
 STOP_LOSS = 0.05
@@ -65,7 +68,7 @@ class Side:
 class Judge:
     """Scores an edited model under teacher forcing, as EasyEdit defines it.
 
-    One row at a time: the authors' z-scores count padding.
+    One whole row at a time, answers to their last token: the authors' z-scores count all that is in a row.
 
     Args:
         model: the unedited model.
@@ -74,12 +77,12 @@ class Judge:
     """
 
     def __init__(self, model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> None:
-        self._scorer = Scorer(tokenizer, tokens_per_batch=1)
+        self._encode = functools.partial(encode_pair, tokenizer)
         self._edits = [(request.prompt, request.target_new) for request in requests]
         self._rephrased = [(prompt, r.target_new) for r in requests for prompt in r.rephrase_prompts]
         probes = [probe for r in requests for probes in r.locality.values() for probe in probes]
         self._nearby = [(probe.prompt, probe.answer) for probe in probes]
-        self._before = self._scorer.forced(model, self._nearby)
+        self._before = self._forced(model, self._nearby)
 
     def score(self, model: Any) -> dict[str, float | None]:
         """Return reliability, generality and locality."""
@@ -87,12 +90,22 @@ class Judge:
         def accuracy(answers: Sequence[Forced]) -> float | None:
             return mean(answer.accuracy for answer in answers)
 
-        after = self._scorer.forced(model, self._nearby)
+        after = self._forced(model, self._nearby)
         return {
-            "reliability": accuracy(self._scorer.forced(model, self._edits)),
-            "generality": accuracy(self._scorer.forced(model, self._rephrased)),
+            "reliability": accuracy(self._forced(model, self._edits)),
+            "generality": accuracy(self._forced(model, self._rephrased)),
             "locality": mean(a.agreement(b) for a, b in zip(after, self._before, strict=True)),
         }
+
+    @torch.no_grad()
+    def _forced(self, model: Any, questions: Sequence[tuple[str, str]]) -> list[Forced]:
+        answers = []
+        for prompt, answer in questions:
+            pair = self._encode(prompt, answer)
+            with prompt_lengths(model, [len(pair.prompt)]):
+                logits = model(input_ids=torch.tensor([pair.tokens])).logits[0]
+            answers.append(forced_of(logits[len(pair.prompt) - 1 : len(pair.tokens) - 1], pair.target))
+        return answers
 
 
 class Comparison:
