@@ -14,6 +14,7 @@ from rich.text import Text
 from easyedit_lifelong.edits.inspection import InspectedPart, inspect_edits
 from easyedit_lifelong.edits.merge import merge_edits
 from easyedit_lifelong.edits.undo import rollback_folder
+from easyedit_lifelong.reporting.saved import amount_of
 
 _NEAR_SHOWN = 20
 _ASKED = "prompt → target"
@@ -40,7 +41,7 @@ def inspect_session(folder: Path, *, nearly: float, limit: int, as_json: bool) -
         return
     versions = ", ".join(f"{name} {version}" for name, version in found.versions.items())
     for line in (
-        f"{folder}: {found.count} edits, saved {found.saved}", f"model {found.model}, {found.fingerprint[:12]}…",
+        f"{folder}: {amount_of(found.count)}, saved {found.saved}", f"model {found.model}, {found.fingerprint[:12]}…",
         f"written with {versions}",
     ):  # fmt: skip
         _say(console, line)
@@ -51,7 +52,7 @@ def inspect_session(folder: Path, *, nearly: float, limit: int, as_json: bool) -
 
 def _part(console: Console, part: InspectedPart, limit: int) -> None:
     settings = ", ".join(f"{name} {value}" for name, value in part.settings.items())
-    title = f"{part.method} on {', '.join(part.layers)} ({settings}): {len(part.edits)} edits"
+    title = f"{part.method} on {', '.join(part.layers)} ({settings}): {amount_of(len(part.edits))}"
     grace, first = any("key" in edit for edit in part.edits), max(0, len(part.edits) - limit) if limit else 0
     own = ["key", "radius", "hits", "nearest key", "nearness"] if grace else ["batch"] if part.batches else []
     rows = []
@@ -99,7 +100,7 @@ def rollback_session(
     if done.removed:
         rows = [[str(one.case_id), f"{one.prompt} → {one.target_new}"] for one in done.removed]
         _table(console, rows, ["case", _ASKED], "taken out")
-    _say(console, f"{len(done.removed)} edits taken out, {done.left} left: {done.folder}")
+    _say(console, f"{amount_of(len(done.removed))} taken out, {done.left} left: {done.folder}")
 
 
 def merge_session(folders: Sequence[Path], out: Path, *, as_json: bool) -> None:
@@ -125,7 +126,7 @@ def merge_session(folders: Sequence[Path], out: Path, *, as_json: bool) -> None:
         _table(console, rows, ["case", "of", "is now"], "cases whose ids were taken")
     _say(
         console,
-        f"{report.edits} edits, {report.keys} keys of {len(report.folders)} folders, {len(report.conflicts)} met "
+        f"{amount_of(report.edits)}, {report.keys} keys of {len(report.folders)} folders, {len(report.conflicts)} met "
         f"another folder's, {report.duplicates} were in more than one: {report.out}",
     )
 
