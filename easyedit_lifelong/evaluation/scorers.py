@@ -9,12 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.evaluation.scoring import Forced, Scorer, forced_of, input_device
-from easyedit_lifelong.models.encoding import EncodedPair, pad_rows
+from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modes import evaluating
 from easyedit_lifelong.models.pairs import encoder_for, label_names
-
-_IGNORE = -100
 
 
 def scorer_for(model: Any, tokenizer: Any) -> Scorer:
@@ -35,7 +33,7 @@ class AnswerScorer(Scorer):
         device = input_device(model)
         ids, mask = pad_rows([row[0].prompt for row in rows], self._pad, "right", device)
         answers, answer_mask = pad_rows([row[0].target for row in rows], self._pad, "right", device)
-        starts = model.prepare_decoder_input_ids_from_labels(labels=answers.masked_fill(answer_mask == 0, _IGNORE))
+        starts = model.prepare_decoder_input_ids_from_labels(labels=answers.masked_fill(answer_mask == 0, IGNORED))
         logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=starts, use_cache=False).logits
         for row, several in enumerate(rows):
             for pair in several:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from easyedit_lifelong.errors import DataError
 
+IGNORED = -100
+"""Stands in labels where nothing is predicted, as torch's and transformers' losses have it."""
+
 
 @dataclass(frozen=True)
 class EncodedPair:

@@ -30,11 +30,11 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.models.encoding import IGNORED
 from easyedit_lifelong.models.watching import Watch, recomputing_in
 from easyedit_lifelong.models.wrappers import bare_model
 
 _ATTRIBUTE = "_easyedit_lifelong_positions"
-_IGNORE = -100
 
 
 @dataclass
@@ -323,7 +323,7 @@ def _ends_before_labels(labels: Any, real: Tensor) -> Tensor:
     last = _last_real(real)
     if not isinstance(labels, Tensor) or labels.shape != real.shape:
         return last
-    answered = labels != _IGNORE
+    answered = labels != IGNORED
     before = answered.long().argmax(dim=1) - 1
     # Labels from the first real token on (plain language modelling) mark no prompt.
     has_prompt = answered.any(dim=1) & (before >= 0) & real.gather(1, before.clamp(min=0).unsqueeze(1)).squeeze(1)

@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from easyedit_lifelong.data.readers import read_requests
-from easyedit_lifelong.data.request import EditRequest, check_unique
+from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits import load_edits, save_edits
 from easyedit_lifelong.edits.folder import INDEX, TENSORS
 from easyedit_lifelong.errors import DataError, PluginError, RunError
@@ -23,7 +23,7 @@ from easyedit_lifelong.registry import EditMethod
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.saved import Saved, amount_of
 from easyedit_lifelong.reporting.session import load_for, reader_of
-from easyedit_lifelong.reporting.tables import answer_table
+from easyedit_lifelong.reporting.tables import answer_table, say
 from easyedit_lifelong.settings import load_hparams, replaced
 
 _SHOWN, _TOKENS = 10, 8
@@ -58,9 +58,7 @@ class Facts:
         if self.data is not None:
             if self.prompts or self.targets or self.subjects:
                 raise DataError("--data: a file has its own prompts, targets and subjects; give either it or --prompt")
-            requests = read_requests(self.data, reader_of(self.data, self.format).read)[: self.limit]
-            check_unique(requests)
-            return requests
+            return read_requests(self.data, reader_of(self.data, self.format).read)[: self.limit]
         if not self.prompts:
             raise DataError("there is nothing to edit: give a --prompt with its --target, or --data FILE")
         for name, given in (("target", self.targets), ("subject", self.subjects)):
@@ -110,10 +108,10 @@ def edit_session(
     earlier = [] if saved is None else saved.edits
     requests = with_free_ids(facts.requests(), [edit.get("case_id") for edit in earlier])
     there = f", upon {amount_of(len(earlier))} from {edits}" if saved is not None else ""
-    _say(console, f"{hparams.alg_name} on {hparams.model_name}: {amount_of(len(requests))}{there}")
+    say(console, f"{hparams.alg_name} on {hparams.model_name}: {amount_of(len(requests))}{there}")
     edited, tokenizer = load_for(hparams)
     _check(method, edited, tokenizer, hparams, requests, typed=facts.data is None)
-    if saved is not None:
+    if saved is not None and method.prepare is not None:
         load_edits(edited, saved.folder, tokenizer)()  # whether they fit the model shows before anything takes long
     shown = [request.prompt for request in requests[:_SHOWN]]
     with edit_progress(console, len(requests)) as progress:
@@ -133,7 +131,7 @@ def edit_session(
     save_edits(edited, out)
     _show(console, requests, before, after)
     learned = f"learned: {sum(result.learned for result in results)} of {len(results)}. " if results else ""
-    _say(
+    say(
         console,
         f"\n{learned}{out}: {amount_of(len(earlier) + len(requests))} saved."
         f"\nAsk the edited model: easyedit-lifelong generate --edits {out} --prompt ... --compare",
@@ -202,7 +200,3 @@ def _show(console: Console, requests: Sequence[EditRequest], before: Sequence[st
     answer_table(
         console, rows, ("prompt", "edited to", "before", "after"), f"\nFree generation, before and after{few}:"
     )
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from easyedit_lifelong.edits.inspection import InspectedPart, inspect_edits
 from easyedit_lifelong.edits.merge import merge_edits
 from easyedit_lifelong.edits.undo import rollback_folder
 from easyedit_lifelong.reporting.saved import amount_of
+from easyedit_lifelong.reporting.tables import say
 
 _NEAR_SHOWN = 20
 _ASKED = "prompt → target"
@@ -44,9 +45,9 @@ def inspect_session(folder: Path, *, nearly: float, limit: int, as_json: bool) -
         f"{folder}: {amount_of(found.count)}, saved {found.saved}", f"model {found.model}, {found.fingerprint[:12]}…",
         f"written with {versions}",
     ):  # fmt: skip
-        _say(console, line)
+        say(console, line)
     for part in found.parts:
-        _say(console, "")
+        say(console, "")
         _part(console, part, limit)
 
 
@@ -63,14 +64,14 @@ def _part(console: Console, part: InspectedPart, limit: int) -> None:
         rows.append([str(number), str(edit["case_id"]), asked, edit["time"][:16].replace("T", " "), *values])
     _table(console, rows, ["edit", "case", _ASKED, "made (UTC)", *own], title)
     if first > 0:
-        _say(console, f"… and {first} before these: --limit 0 shows all, --json has them, too.")
+        say(console, f"… and {first} before these: --limit 0 shows all, --json has them, too.")
     if part.near:
         near = [
             [" and ".join(f"{number} (case {part.edits[number - 1]['case_id']})" for number in pair["edits"]),
              _cell(pair["distance"]), _cell(pair["nearness"]), "yes" if pair["same_target"] else "no"]
             for pair in part.near[:_NEAR_SHOWN]
         ]  # fmt: skip
-        _say(console, "")
+        say(console, "")
         shown = f", {_NEAR_SHOWN} of {len(part.near)}" if len(part.near) > _NEAR_SHOWN else ""
         title = f"keys that collide (nearness up to 1) or nearly do{shown}"
         _table(console, near, ["edits", "distance", "nearness", "same target"], title)
@@ -79,7 +80,7 @@ def _part(console: Console, part: InspectedPart, limit: int) -> None:
             [str(number), str(batch["edits"]), ", ".join(f"{alpha:.3g}" for alpha in batch["alphas"].values())]
             for number, batch in enumerate(part.batches, start=1)
         ]
-        _say(console, "")
+        say(console, "")
         _table(console, batches, ["batch", "edits", "alpha of each layer"], "batches")
 
 
@@ -100,7 +101,7 @@ def rollback_session(
     if done.removed:
         rows = [[str(one.case_id), f"{one.prompt} → {one.target_new}"] for one in done.removed]
         _table(console, rows, ["case", _ASKED], "taken out")
-    _say(console, f"{amount_of(len(done.removed))} taken out, {done.left} left: {done.folder}")
+    say(console, f"{amount_of(len(done.removed))} taken out, {done.left} left: {done.folder}")
 
 
 def merge_session(folders: Sequence[Path], out: Path, *, as_json: bool) -> None:
@@ -124,7 +125,7 @@ def merge_session(folders: Sequence[Path], out: Path, *, as_json: bool) -> None:
     if report.renamed:
         rows = [[str(one.before), one.folder, one.after] for one in report.renamed]
         _table(console, rows, ["case", "of", "is now"], "cases whose ids were taken")
-    _say(
+    say(
         console,
         f"{amount_of(report.edits)}, {report.keys} keys of {len(report.folders)} folders, {len(report.conflicts)} met "
         f"another folder's, {report.duplicates} were in more than one: {report.out}",
@@ -158,10 +159,6 @@ def _is_number(cell: str) -> bool:
 
 def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _say(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _json(console: Console, values: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from easyedit_lifelong.edits import export_model, load_edits, push_edits
 from easyedit_lifelong.edits.folder import check_empty
 from easyedit_lifelong.edits.hub import copy_edits
 from easyedit_lifelong.reporting.saved import Saved, amount_of
+from easyedit_lifelong.reporting.tables import say
 
 
 def export_session(saved: Saved, out: Path) -> None:
@@ -24,10 +25,10 @@ def export_session(saved: Saved, out: Path) -> None:
     load_edits(model, saved.folder, tokenizer)
     done = export_model(model, tokenizer, out)
     amounts = ", ".join(f"{method} {count}" for method, count in done.edits.items())
-    _say(console, f"{out}: {saved.made_on} with its edits in the weights ({amounts}).")
+    say(console, f"{out}: {saved.made_on} with its edits in the weights ({amounts}).")
     for lost in done.lost:
-        _say(console, f"Lost: {lost}")
-    _say(console, f'Load it with AutoModelForCausalLM.from_pretrained("{out}"); this package isn\'t needed for it.')
+        say(console, f"Lost: {lost}")
+    say(console, f'Load it with AutoModelForCausalLM.from_pretrained("{out}"); this package isn\'t needed for it.')
 
 
 def push_session(folder: str, repo_id: str, *, private: bool, revision: str | None, message: str | None) -> None:
@@ -38,8 +39,8 @@ def push_session(folder: str, repo_id: str, *, private: bool, revision: str | No
     """
     address = push_edits(folder, repo_id, private=private, revision=revision, commit_message=message)
     console = Console()
-    _say(console, f"Pushed: {address}")
-    _say(console, f'Load them with load_edits(model, "hub:{repo_id.removeprefix("hub:")}")')
+    say(console, f"Pushed: {address}")
+    say(console, f'Load them with load_edits(model, "hub:{repo_id.removeprefix("hub:")}")')
 
 
 def pull_session(repo_id: str, out: Path, revision: str | None) -> None:
@@ -50,8 +51,4 @@ def pull_session(repo_id: str, out: Path, revision: str | None) -> None:
     """
     folder = copy_edits(repo_id, out, revision)
     saved = Saved.of(str(folder), None, None, None)
-    _say(Console(), f"{out}: {amount_of(len(saved.edits))} of {saved.made_on}, checked.")
-
-
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    say(Console(), f"{out}: {amount_of(len(saved.edits))} of {saved.made_on}, checked.")

@@ -69,3 +69,8 @@ def plugin_table() -> None:
     for name, problem in plugins.broken.items():
         table.add_row("[red]broken[/red]", name, "entry point", Text(problem))
     console.print(table)
+
+
+def say(console: Console, line: str) -> None:
+    """Print a line of text as it is: no markup in it, no colours, not cut where the window ends."""
+    console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -23,9 +23,6 @@ from easyedit_lifelong.models.stacks import stack_of
 
 LOG = logging.getLogger(__name__)
 
-IGNORED = -100
-"""Stands where a row has no target."""
-
 
 class Lesson(Protocol):
     """Logits at targets, as a function of the edited layer's values.
@@ -33,7 +30,7 @@ class Lesson(Protocol):
     Attributes:
         query: what the codebook is asked with, ``(rows, key_size)``.
         output: what the layer returns there, ``(rows, value_size)``.
-        targets: what should be predicted, ``(rows, targets)``; :data:`IGNORED` where nothing is.
+        targets: what should be predicted, ``(rows, targets)``; ``IGNORED`` where nothing is.
     """
 
     query: Tensor

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.grace.codebook import Codebook
+from easyedit_lifelong.methods.grace.distance import between, prepared
 
 _CANDIDATES = 4
 _PAIRS_AT_ONCE = 1 << 24
@@ -37,9 +38,7 @@ def neighbours_of(codebook: Codebook) -> list[Neighbour | None]:
     count = len(codebook)
     if count < 2:
         return [None] * count
-    keys, radii = codebook.keys, codebook.radii
-    if codebook.dist_fn == "cos":
-        keys = torch.nn.functional.normalize(keys, dim=-1)
+    keys, radii = prepared(codebook.keys, codebook.dist_fn), codebook.radii
     squares = keys.square().sum(dim=1)
     found: list[Neighbour | None] = []
     step = max(1, _PAIRS_AT_ONCE // count)
@@ -59,11 +58,8 @@ def neighbours_of(codebook: Codebook) -> list[Neighbour | None]:
 
 def _measured(codebook: Codebook, rows: Tensor, candidates: Tensor) -> list[Neighbour | None]:
     """Return the best of each row's candidates, by distances that keep their digits."""
-    one, others = codebook.keys[rows].unsqueeze(1), codebook.keys[candidates]
-    if codebook.dist_fn == "cos":
-        distances = 1 - torch.nn.functional.cosine_similarity(one, others, dim=-1)
-    else:
-        distances = (one - others).norm(dim=-1)
+    keys = prepared(codebook.keys, codebook.dist_fn)
+    distances = between(keys[rows].unsqueeze(1), keys[candidates], codebook.dist_fn).squeeze(1)
     nearness, best = (distances / _reach(codebook.radii[rows].unsqueeze(1), codebook.radii[candidates])).min(dim=1)
     best = best.unsqueeze(1)
     return [

@@ -23,7 +23,7 @@ from transformers import DynamicCache
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor, Trial
 from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.devices import device_of
-from easyedit_lifelong.models.encoding import EncodedPair, pad_rows
+from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.linear import few_token_linears
 from easyedit_lifelong.models.positions import PositionTracker
 from easyedit_lifelong.models.runner import accepted_arguments, logits_of
@@ -51,7 +51,7 @@ class Replay:
     Attributes:
         query: the layer's input at each prompt's last token, ``(rows, key_size)``.
         output: the layer's output there, ``(rows, value_size)``.
-        targets: target token ids, ``(rows, longest target)``; -100 behind the shorter ones.
+        targets: target token ids, ``(rows, longest target)``; ``IGNORED`` behind the shorter ones.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Replay:
         prompts, prompt_mask = pad_rows([pair.prompt for pair in pairs], pad, "left", device)
         # The last target token is only ever predicted, never read.
         answers, answer_mask = pad_rows([pair.target for pair in pairs], pad, "right", device)
-        self.targets = answers.masked_fill(answer_mask == 0, -100)
+        self.targets = answers.masked_fill(answer_mask == 0, IGNORED)
         self._ids = torch.cat([prompts, answers[:, :-1]], dim=1)
         self._mask = torch.cat([prompt_mask, answer_mask[:, :-1]], dim=1)
         self._prompt_lengths = [len(pair.prompt) for pair in pairs]
@@ -123,7 +123,7 @@ class Replay:
             self.adaptor.trying(Trial(None, self._end - self._start)),
         ):
             replayed = self._forward()
-        real = self.targets != -100
+        real = self.targets != IGNORED
         return same_logits(replayed[real], self._unedited[real], replayed.dtype)
 
     def _record(self) -> tuple[Tensor, Tensor, Tensor]:

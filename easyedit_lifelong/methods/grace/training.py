@@ -13,7 +13,8 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.lessons import IGNORED, Lesson
+from easyedit_lifelong.methods.grace.lessons import Lesson
+from easyedit_lifelong.models.encoding import IGNORED
 
 
 @dataclass(frozen=True)
