@@ -17,13 +17,16 @@ _FIELDS = (
     "locality_prompt", "locality_ground_truth",
 )  # fmt: skip
 _PORTABILITY = "portability_"
+_SPECIFIC = ("relation_specificity_prompt", "relation_specificity_ground_truth")
+"""Fields of our own, which EasyEdit's loaders don't know."""
 
 
 def read_zsre(path: str | Path) -> list[dict[str, Any]]:
     """Read a file in zsRE's format with EasyEdit's ``ZsreDataset``.
 
-    EasyEdit leaves out records without a target, and (the 2023 release) the subject, which is
-    brought back from the file; ``case_id`` is the record's index in the file.
+    EasyEdit leaves out records without a target, and it drops the relation specificity prompt and (the
+    2023 release) the subject, which are brought back from the file; ``case_id`` is the record's index in
+    the file.
 
     Raises:
         EasyEditMissingError: EasyEdit isn't there.
@@ -34,6 +37,7 @@ def read_zsre(path: str | Path) -> list[dict[str, Any]]:
         source = raw[record["case_id"]]
         if "subject" not in record and source.get("subject"):
             record["subject"] = source["subject"]
+        record.update({name: source[name] for name in _SPECIFIC if name in source})
     return records
 
 
@@ -67,6 +71,8 @@ def _read(path: str | Path, dataset: str) -> tuple[list[Mapping[str, Any]], list
 
 
 def _request(index: int, record: Mapping[str, Any]) -> dict[str, Any]:
-    request = {key: value for key, value in record.items() if key in _FIELDS or key.startswith(_PORTABILITY)}
+    request = {
+        key: value for key, value in record.items() if key in (*_FIELDS, *_SPECIFIC) or key.startswith(_PORTABILITY)
+    }
     request.setdefault("case_id", index)
     return request

@@ -18,9 +18,9 @@ def split_rephrasings(requests: Iterable[EditRequest], edit_with: int, seed: int
     others, to see whether a codebook that has met several wordings of a fact knows one that it hasn't met.
 
     A further edit follows its fact's first, with the same target, a rephrasing as its prompt, and the case_id
-    ``12#1``, ``12#2``, … It has no locality nor portability of its own: the fact's first edit has been asked
-    those. The rephrasings held out stay the ``rephrase_prompts`` of the fact's first edit, so generality is
-    measured on them alone. At least one is held out of every fact that has any: one with fewer than
+    ``12#1``, ``12#2``, … It has no locality, relation specificity nor portability of its own: the fact's first edit
+    has been asked those. The rephrasings held out stay the ``rephrase_prompts`` of the fact's first edit, so
+    generality is measured on them alone. At least one is held out of every fact that has any: one with fewer than
     ``edit_with + 1`` gives all but one. Rephrasings that say the same as another, or as the prompt, count once.
 
     Which are held out depends on the seed and on the fact alone, so it keeps its split when others are added or
@@ -69,7 +69,7 @@ def _split(request: EditRequest, edit_with: int, seed: int) -> list[EditRequest]
     further = [
         dataclasses.replace(
             request, case_id=f"{request.case_id}#{number}", prompt=wordings[index], rephrase_prompts=(),
-            locality=MappingProxyType({}), portability=MappingProxyType({}),
+            locality=MappingProxyType({}), portability=MappingProxyType({}), relation_specificity=(),
         )
         for number, index in enumerate(chosen, 1)
     ]  # fmt: skip

@@ -12,6 +12,9 @@ from easyedit_lifelong.errors import DataError, did_you_mean
 NO_ANSWER = "<|endoftext|>"
 """EasyEdit's default ground truth; it means that none was given."""
 
+RELATION_SPECIFICITY = "relation_specificity"
+"""The locality set that asks something else about the edited subject, as KnowEdit calls it."""
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -34,6 +37,7 @@ class EditRequest:
         rephrase_prompts: other wordings of the prompt (generality).
         locality: facts that must not change, by name of the probe set (locality).
         portability: what follows from the edit, by name of the probe set (portability).
+        relation_specificity: other facts about the same subject, which must not change either.
         source: file and record that it was read from, for messages.
     """
 
@@ -45,6 +49,7 @@ class EditRequest:
     rephrase_prompts: tuple[str, ...] = ()
     locality: Mapping[str, tuple[Probe, ...]] = field(default_factory=lambda: MappingProxyType({}))
     portability: Mapping[str, tuple[Probe, ...]] = field(default_factory=lambda: MappingProxyType({}))
+    relation_specificity: tuple[Probe, ...] = ()
     source: str = field(default="", compare=False, repr=False)
 
     @property
@@ -58,8 +63,11 @@ class EditRequest:
 
         Besides ``prompt`` and ``target_new``, these are read when present: ``case_id``, ``subject``,
         ``ground_truth`` (text, or a list of which the first counts), ``rephrase_prompt`` (text or
-        list), ``locality`` and ``portability`` (``{name: {"prompt": …, "ground_truth": …}}``), and
-        the flat ``locality_prompt``/``locality_ground_truth`` of EasyEdit's datasets.
+        list), ``locality`` and ``portability`` (``{name: {"prompt": …, "ground_truth": …}}``, or as
+        KnowEdit's files have them, ``{name: [{"prompt": …, "ground_truth": …}, …]}``), and the flat
+        ``locality_prompt``/``locality_ground_truth`` of EasyEdit's datasets. KnowEdit's locality set
+        ``Relation_Specificity``, or the flat ``relation_specificity_prompt`` and
+        ``relation_specificity_ground_truth``, become the field of that name.
 
         Args:
             record: the record.
@@ -75,6 +83,7 @@ class EditRequest:
         subject = reader.text("subject", optional=True)
         prompt = reader.text("prompt")
         locality = reader.probes("locality")
+        specific = reader.relation_specificity(locality)
         flat = reader.flat_probe("locality")
         if flat and "neighborhood" not in locality:
             locality["neighborhood"] = flat
@@ -91,6 +100,7 @@ class EditRequest:
             rephrase_prompts=reader.texts("rephrase_prompt"),
             locality=MappingProxyType(locality),
             portability=MappingProxyType(portability),
+            relation_specificity=specific,
             source=where,
         )
 
@@ -179,6 +189,12 @@ class _Reader:
         prompt = self.text(f"{kind}_prompt")
         return (Probe(prompt, self.text(f"{kind}_ground_truth").strip()),)
 
+    def relation_specificity(self, locality: dict[str, tuple[Probe, ...]]) -> tuple[Probe, ...]:
+        """Take relation specificity out of the locality sets; if none of them is, it is what the flat fields say."""
+        named = [locality.pop(name) for name in list(locality) if _is_relation_specificity(name)]
+        flat = self.flat_probe(RELATION_SPECIFICITY)
+        return tuple(probe for probes in named for probe in probes) or flat
+
     def probes(self, kind: str) -> dict[str, tuple[Probe, ...]]:
         sets = self.record.get(kind)
         if sets is None:
@@ -191,6 +207,12 @@ class _Reader:
         }
 
     def probe_set(self, name: str, probes: Any) -> tuple[Probe, ...]:
+        if isinstance(probes, list):  # as in KnowEdit's files: prompt and answer, one by one
+            each = [self.prompts_and_answers(f"{name}[{index}]", probe) for index, probe in enumerate(probes)]
+            return tuple(probe for one in each for probe in one)
+        return self.prompts_and_answers(name, probes)
+
+    def prompts_and_answers(self, name: str, probes: Any) -> tuple[Probe, ...]:
         if not isinstance(probes, Mapping) or not {"prompt", "ground_truth"} <= set(probes):
             raise self.fail(name, "needs 'prompt' and 'ground_truth'")
         prompts, answers = probes["prompt"], probes["ground_truth"]
@@ -201,8 +223,9 @@ class _Reader:
             raise self.fail(name, f"has {len(prompts)} prompts and {len(answers)} answers")
         pairs = []
         for prompt, answer in zip(prompts, answers, strict=True):
-            first = answer[0] if isinstance(answer, list) and answer else answer
-            pairs.append(Probe(self.checked(name + ".prompt", prompt), self.checked(name + ".ground_truth", first)))
+            while isinstance(answer, list) and answer:  # aliases, and in KnowEdit's files several answers' aliases
+                answer = answer[0]
+            pairs.append(Probe(self.checked(name + ".prompt", prompt), self.checked(name + ".ground_truth", answer)))
         return tuple(pairs)
 
 
@@ -213,6 +236,11 @@ def half_character(text: str) -> str | None:
     except UnicodeEncodeError as error:
         return f"holds half a character (\\u{ord(text[error.start]):04x}, at position {error.start}). Mend the text."
     return None
+
+
+def _is_relation_specificity(name: str) -> bool:
+    """Whether a locality set is relation specificity, whatever its capitals, spaces and underscores."""
+    return "".join(name.replace("_", " ").split()).casefold() == RELATION_SPECIFICITY.replace("_", "")
 
 
 def _kind(value: Any) -> str:

@@ -34,8 +34,12 @@ def _write(folder: Path, records: Any) -> Path:
 
 
 def test_zsre(tmp_path: Path) -> None:
-    empty = {**ZSRE, "alt": ""}
-    records = read_zsre(_write(tmp_path, [ZSRE, empty, {**ZSRE, "subject": "Dürer"}]))
+    empty, specific = (
+        {**ZSRE, "alt": ""},
+        {"relation_specificity_prompt": "p", "relation_specificity_ground_truth": "a"},
+    )
+    records = read_zsre(_write(tmp_path, [ZSRE, empty, {**ZSRE, "subject": "Dürer", **specific}]))
+    assert {name: records[1][name] for name in specific} == specific
     assert [record["case_id"] for record in records] == [0, 2]
     assert [record["subject"] for record in records] == ["Watts Humphrey", "Dürer"]
     assert records[0] == {

@@ -25,8 +25,9 @@ def _ten(case_id: int | str) -> EditRequest:
 def test_some_are_edited_and_the_others_stay_unseen() -> None:
     locality = {"near": {"prompt": "p", "ground_truth": "a"}}
     fact = _request(
-        12, *(f"wording {n}" for n in range(10)), subject="s", ground_truth="g", locality=locality, portability=locality
-    )
+        12, *(f"wording {n}" for n in range(10)), subject="s", ground_truth="g", locality=locality,
+        portability=locality, relation_specificity_prompt="p", relation_specificity_ground_truth="a",
+    )  # fmt: skip
     first, *further = split_rephrasings([fact], 4)
     assert (first.case_id, first.prompt, first.target_new) == (12, "prompt 12", "target 12")
     assert [edit.case_id for edit in further] == ["12#1", "12#2", "12#3", "12#4"]
@@ -34,7 +35,9 @@ def test_some_are_edited_and_the_others_stay_unseen() -> None:
     assert len(first.rephrase_prompts) == 6
     assert {(edit.target_new, edit.subject, edit.ground_truth) for edit in further} == {("target 12", "s", "g")}
     assert first.locality == fact.locality and first.portability == fact.portability
-    assert all(not (edit.rephrase_prompts or edit.locality or edit.portability) for edit in further), (
+    assert len(first.relation_specificity) == 1
+    asked = ("rephrase_prompts", "locality", "portability", "relation_specificity")
+    assert not any(getattr(edit, name) for edit in further for name in asked), (
         "else every such question would count once more for each wording"
     )
     assert further[0].where == "facts.json, record 12 (case 12#1)"

@@ -197,6 +197,20 @@ def test_counterfact(tmp_path: Path) -> None:
     assert dict(request.locality) == {"neighborhood": (Probe("London's river is", "Thames"),)}
 
 
+@needs_easyedit
+@pytest.mark.parametrize(("read", "good"), [(read_zsre, ZSRE), (read_counterfact, COUNTERFACT)])
+def test_relation_specificity_of_the_benchmarks(tmp_path: Path, read: Any, good: dict[str, Any]) -> None:
+    """EasyEdit's loaders know no such fields; what is wrong with one is said all the same."""
+    record = {**good, "relation_specificity_prompt": "p", "relation_specificity_ground_truth": "a"}
+    (request,) = read_requests(_write(tmp_path, [record]), read)
+    assert request.relation_specificity == (Probe("p", "a"),)
+    assert list(request.locality) == ["neighborhood"]
+    (bare,) = read_requests(_write(tmp_path, [{**good, "relation_specificity_prompt": None}]), read)
+    assert bare.relation_specificity == ()
+    message = _message(_write(tmp_path, [good, {**record, "case_id": 5, "relation_specificity_ground_truth": 5}]), read)
+    assert message.startswith(", record 1, field 'relation_specificity_ground_truth': must be text, not a number")
+
+
 @pytest.mark.parametrize(
     ("read", "good", "name"),
     [(read_zsre, ZSRE, name) for name in ("src", "alt", "rephrase", "loc", "loc_ans")]

@@ -66,6 +66,65 @@ def test_a_flat_probe_joins_the_named_ones() -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        "relation_specificity",
+        "Relation_Specificity",
+        "Relation Specificity",
+        "RELATION  SPECIFICITY",
+        "relationSpecificity",
+    ],
+)
+def test_relation_specificity_is_no_locality(name: str) -> None:
+    """KnowEdit keeps it among the locality sets."""
+    sets = {"near": {"prompt": "p", "ground_truth": "a"}, name: {"prompt": ["q", "r"], "ground_truth": ["b", "c"]}}
+    request = _read(locality=sets)
+    assert request.locality == {"near": (Probe("p", "a"),)}
+    assert request.relation_specificity == (Probe("q", "b"), Probe("r", "c"))
+
+
+@pytest.mark.parametrize("name", ["relation", "specificity", "Forgetfulness", "relation_specificity_2"])
+def test_any_other_set_is_locality(name: str) -> None:
+    request = _read(locality={name: {"prompt": "p", "ground_truth": "a"}})
+    assert request.locality == {name: (Probe("p", "a"),)}
+    assert request.relation_specificity == ()
+
+
+def test_a_set_of_portability_may_have_any_name() -> None:
+    request = _read(portability={"Relation_Specificity": {"prompt": "p", "ground_truth": "a"}})
+    assert request.portability == {"Relation_Specificity": (Probe("p", "a"),)}
+    assert request.relation_specificity == ()
+
+
+def test_a_flat_relation_specificity_question() -> None:
+    flat = {"relation_specificity_prompt": "p", "relation_specificity_ground_truth": " a "}
+    assert _read(**flat).relation_specificity == (Probe("p", "a"),)
+    assert dict(_read(**flat).locality) == {}
+    named = {"Relation_Specificity": {"prompt": "q", "ground_truth": "b"}}
+    assert _read(**flat, locality=named).relation_specificity == (Probe("q", "b"),)
+
+
+def test_a_record_of_knowedit() -> None:
+    """Its files have a list of questions in each set, and lists of answers with lists of their aliases."""
+    request = _read(
+        locality={
+            "Relation_Specificity": [
+                {"prompt": "France is in", "ground_truth": [["Europe", "the Old Continent"]]},
+                {"prompt": "In France they speak", "ground_truth": [["French"], ["Breton", "Brezhoneg"]]},
+                {"prompt": "The French eat", "ground_truth": ["bread"]},
+            ],
+            "Forgetfulness": [{"prompt": "The capital of France, which is not Rome, is", "ground_truth": "Paris"}],
+        },
+        portability={"Reasoning": [{"prompt": "hop", "ground_truth": "Tiber"}], "Subject_Aliasing": []},
+    )
+    assert request.relation_specificity == (
+        Probe("France is in", "Europe"), Probe("In France they speak", "French"), Probe("The French eat", "bread"),
+    )  # fmt: skip
+    assert request.locality == {"Forgetfulness": (Probe("The capital of France, which is not Rome, is", "Paris"),)}
+    assert request.portability == {"Reasoning": (Probe("hop", "Tiber"),), "Subject_Aliasing": ()}
+
+
+@pytest.mark.parametrize(
     ("value", "answer"),
     [("Paris", "Paris"), (["Paris", "Paname"], "Paris"), ([], None), (None, None), ("<|endoftext|>", None)],
 )
@@ -181,6 +240,24 @@ def test_a_case_id_of_another_type(case_id: Any) -> None:
         ),
         ({"locality_prompt": "p"}, "field 'locality_ground_truth': is missing"),
         ({"locality_prompt": 3, "locality_ground_truth": "a"}, "field 'locality_prompt': must be text"),
+        ({"relation_specificity_prompt": "p"}, "field 'relation_specificity_ground_truth': is missing"),
+        (
+            {"relation_specificity_prompt": "p", "relation_specificity_ground_truth": " "},
+            "field 'relation_specificity_ground_truth': is empty",
+        ),
+        (
+            {"locality": {"Relation_Specificity": {"prompt": "p", "ground_truth": 5}}},
+            "field 'locality.Relation_Specificity.ground_truth': must be text, not a number",
+        ),
+        (
+            {"locality": {"Relation_Specificity": [{"prompt": "p", "ground_truth": "a"}, {"prompt": "q"}]}},
+            "field 'locality.Relation_Specificity[1]': needs 'prompt' and 'ground_truth'",
+        ),
+        (
+            {"locality": {"Relation_Specificity": [{"prompt": "p", "ground_truth": [[""]]}]}},
+            "field 'locality.Relation_Specificity[0].ground_truth': is empty",
+        ),
+        ({"locality": {"near": [[{"prompt": "p", "ground_truth": "a"}]]}}, "field 'locality.near[0]': needs"),
     ],
 )
 def test_bad_probes(fields: dict[str, Any], says: str) -> None:
@@ -199,6 +276,7 @@ _VALUES = st.recursive(
 )
 _FIELDS = ["case_id", "prompt", "target_new", "subject", "ground_truth", "rephrase_prompt", "locality", "portability"]
 _FIELDS += ["locality_prompt", "locality_ground_truth"]
+_FIELDS += ["relation_specificity_prompt", "relation_specificity_ground_truth"]
 
 
 @given(st.dictionaries(st.sampled_from(_FIELDS), _VALUES) | _VALUES)
@@ -215,6 +293,7 @@ def test_anything_is_a_request_or_a_data_error(record: Any) -> None:
     assert request.prompt.strip()
     assert request.target_new.strip() == request.target_new != ""
     probes = [p for sets in (request.locality, request.portability) for group in sets.values() for p in group]
+    probes += request.relation_specificity
     assert all(isinstance(p.prompt, str) and isinstance(p.answer, str) for p in probes)
 
 
