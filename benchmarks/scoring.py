@@ -9,6 +9,7 @@ process, in turn; the scores must be the same. EasyEdit asks one question after 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import sys
 import time
@@ -91,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     compute = importlib.import_module("easyeditor.evaluate.evaluate").compute_edit_quality
     try:
         requests = list(read_requests(given.data, reader_of(given.data, None).read))[: given.requests]
+        # Only what both sides are asked.
+        requests = [dataclasses.replace(request, relation_specificity=()) for request in requests]
         model, tokenizer = load_model(given.model, "cpu")
     except LifelongError as error:
         return stop(error)

@@ -29,6 +29,7 @@ class MetricSpec:
 
 _GRACE = "GRACE (arXiv 2211.11031), section 4"
 _EASYEDIT = "EasyEdit (arXiv 2308.07269)"
+_KNOWEDIT = "KnowEdit (arXiv 2401.01286)"
 _MIRAGE = "The Mirage of Model Editing (arXiv 2502.11177)"
 _ROME = "ROME (arXiv 2202.05262), section 3.4; MEMIT (arXiv 2210.07229), section 5.2"
 
@@ -87,6 +88,8 @@ _SPECS = (
                _EASYEDIT),
     MetricSpec("locality", _FORCED, "share of tokens chosen as the unedited model chooses, locality prompts", _KEPT,
                _EASYEDIT),
+    MetricSpec("relation_specificity", _FORCED, "share of tokens chosen as the unedited model chooses, prompts about "
+               "the edited subjects that ask something else", _KEPT, _KNOWEDIT),
     MetricSpec("portability", _FORCED, "share of answer tokens chosen on what follows from the edits", _TOKENS,
                _EASYEDIT),
     MetricSpec("reliability_before", _FORCED, "reliability of the unedited model", _TOKENS, _EASYEDIT),

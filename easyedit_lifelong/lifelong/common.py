@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from easyedit_lifelong import bridge
-from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
+from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe, check_unique
 from easyedit_lifelong.data.samples import retention_probes
 from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.metrics import METRICS, mean
@@ -234,6 +234,10 @@ def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, reten
         for kind in ("locality", "portability"):
             for probes in getattr(request, kind).values():
                 fields += [(f"{kind}_prompt", own, probe.prompt, probe.answer) for probe in probes]
+        fields += [
+            (f"{RELATION_SPECIFICITY}_prompt", own, probe.prompt, probe.answer)
+            for probe in request.relation_specificity
+        ]
         for (name, behind), several in zip(_COMPARED, contests(request), strict=True):
             fields += [(name, behind, *question) for contest in several for question in contest.questions]
         asked.append((request.where, fields))

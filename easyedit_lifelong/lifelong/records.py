@@ -16,7 +16,7 @@ from typing import Any
 
 from easyedit_lifelong.atomic import replace_text
 from easyedit_lifelong.clock import now
-from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError, RunError
 from easyedit_lifelong.hyperparams import hparams_values
 from easyedit_lifelong.lifelong.folder import SCHEMA_VERSION
@@ -143,7 +143,7 @@ def with_data(folder: Path, config: dict[str, Any], material: Material) -> dict[
 
 def requests_digest(requests: Sequence[EditRequest], retention: Sequence[Probe], text: str | None = None) -> str:
     """Return what tells these requests, held-out facts and held-out text from any others."""
-    told = [[_plain(getattr(request, name)) for name in _FIELDS] for request in requests]
+    told = [_told(request) for request in requests]
     facts = [(probe.prompt, probe.answer) for probe in retention]
     return hashlib.sha256(json.dumps([told, facts, text], ensure_ascii=False).encode()).hexdigest()[:16]
 
@@ -163,6 +163,15 @@ def file_digest(path: Path) -> str:
 _FIELDS = [item.name for item in dataclasses.fields(EditRequest) if item.compare]
 
 
+def _told(request: EditRequest) -> list[Any]:
+    """Return all that a request says; of relation specificity only where there is any.
+
+    Runs over data without it are older than that field, and have to be known again.
+    """
+    said = {name: getattr(request, name) for name in _FIELDS}
+    return [_plain(value) for name, value in said.items() if value or name != RELATION_SPECIFICITY]
+
+
 def _plain(value: Any) -> Any:
     """Return a request's field as JSON can hold it."""
     if isinstance(value, Mapping):
@@ -174,12 +183,15 @@ def _plain(value: Any) -> Any:
 
 def _record(request: EditRequest) -> dict[str, Any]:
     """Return a request in EasyEdit's request fields."""
+    locality = dict(request.locality)
+    if request.relation_specificity:
+        locality[RELATION_SPECIFICITY] = request.relation_specificity
     record: dict[str, Any] = {"case_id": request.case_id, "prompt": request.prompt, "target_new": request.target_new}
     for name, value in (
         ("subject", request.subject),
         ("ground_truth", request.ground_truth),
         ("rephrase_prompt", list(request.rephrase_prompts)),
-        ("locality", _sets(request.locality)),
+        ("locality", _sets(locality)),
         ("portability", _sets(request.portability)),
     ):
         if value:

@@ -39,6 +39,7 @@ class Questions:
     edit: list[Question] = field(default_factory=list)
     rephrase: list[Question] = field(default_factory=list)
     locality: list[Question] = field(default_factory=list)
+    relation_specificity: list[Question] = field(default_factory=list)
     portability: list[Question] = field(default_factory=list)
 
     @classmethod
@@ -49,12 +50,13 @@ class Questions:
             questions.edit.append((request.prompt, request.target_new))
             questions.rephrase += [(prompt, request.target_new) for prompt in request.rephrase_prompts]
             questions.locality += _pairs(request.locality.values())
+            questions.relation_specificity += _pairs([request.relation_specificity])
             questions.portability += _pairs(request.portability.values())
         return questions
 
-    def kinds(self) -> tuple[list[Question], list[Question], list[Question], list[Question]]:
+    def kinds(self) -> tuple[list[Question], ...]:
         """Return the questions of each kind."""
-        return self.edit, self.rephrase, self.locality, self.portability
+        return self.edit, self.rephrase, self.locality, self.relation_specificity, self.portability
 
     def all(self) -> list[Question]:
         """Return all questions in one list."""
@@ -155,14 +157,14 @@ class Scoreboard:
         return by_request, retained
 
     def _scores_of(self, asked: Questions, answers: Mapping[Question, Forced]) -> RequestScores:
-        edit, rephrase, local, portable = ([answers[question] for question in part] for part in asked.kinds())
+        edit, rephrase, portable = (
+            [answers[question] for question in part] for part in (asked.edit, asked.rephrase, asked.portability)
+        )
         return {
             "reliability": [answer.accuracy for answer in edit],
             "generality": [answer.accuracy for answer in rephrase],
-            "locality": [
-                answer.agreement(self.unedited[question])
-                for question, answer in zip(asked.locality, local, strict=True)
-            ],
+            "locality": self._unchanged(asked.locality, answers),
+            "relation_specificity": self._unchanged(asked.relation_specificity, answers),
             "portability": [answer.accuracy for answer in portable],
             **self._measured("ERR", edit),
             "ARR": self._kept(asked.locality, answers),
@@ -172,6 +174,10 @@ class Scoreboard:
         """Return the task's own measure of answers under teacher forcing, if it has one."""
         values = [value for answer in answers if (value := self.task.forced(answer)) is not None]
         return {f"{name}_{self.task.suffix}": values} if values else {}
+
+    def _unchanged(self, questions: Iterable[Question], answers: Mapping[Question, Forced]) -> list[float]:
+        """Return how much of each answer is what the unedited model chose."""
+        return [answers[question].agreement(self.unedited[question]) for question in questions]
 
     def _kept(self, questions: Iterable[Question], answers: Mapping[Question, Forced]) -> list[float]:
         """Return the accuracies of those answers that the unedited model got whole."""

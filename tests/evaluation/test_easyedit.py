@@ -1,5 +1,7 @@
 """Reliability, generality, locality and portability are EasyEdit's own: its ``compute_edit_quality`` says the same.
 
+So is relation specificity, which is a locality set there.
+
 With EASYEDIT_MAIN=/path/to/EasyEdit, a checkout of the main branch is asked, too.
 """
 
@@ -37,6 +39,7 @@ REQUESTS = [
             "far": (Probe("who plays piano", "the old king of the sea"),),
         },
         portability={"hop": (Probe("language spoken in France", "Spanish and but"),)},
+        relation_specificity=(Probe("the sea of France is", "far away and blue"),),
     ),
     EditRequest(
         "ha", "who wrote Hamlet", "old king of London", rephrase_prompts=("Hamlet is made from",),
@@ -66,6 +69,8 @@ def as_record(request: EditRequest) -> dict[str, Any]:
         record[kind] = {
             name: {"prompt": probes[0].prompt, "ground_truth": probes[0].answer} for name, probes in sets.items()
         }
+    for probe in request.relation_specificity:  # where KnowEdit's users have it
+        record["locality"]["Relation_Specificity"] = {"prompt": probe.prompt, "ground_truth": probe.answer}
     return record
 
 
@@ -104,12 +109,14 @@ def test_the_same_scores(compute: Callable[..., dict[str, Any]], family: str, to
         if request.rephrase_prompts:
             assert new["generality"] == pytest.approx(post["rephrase_acc"], abs=1e-12)
             assert old["generality_before"] == pytest.approx(np.mean(pre["rephrase_acc"]), abs=1e-12)
-        kept = [
-            np.mean(np.equal(now, then))
-            for name in request.locality
-            for now, then in zip(post["locality"][f"{name}_output"], pre["locality"][f"{name}_output"], strict=True)
-        ]
-        assert new["locality"] == pytest.approx(kept, abs=1e-12)
+        specific = ["Relation_Specificity"] if request.relation_specificity else []
+        for metric, names in (("locality", request.locality), ("relation_specificity", specific)):
+            kept = [
+                np.mean(np.equal(now, then))
+                for name in names
+                for now, then in zip(post["locality"][f"{name}_output"], pre["locality"][f"{name}_output"], strict=True)
+            ]
+            assert new[metric] == pytest.approx(kept, abs=1e-12)
         follows = [score for name in request.portability for score in post["portability"][f"{name}_acc"]]
         assert new["portability"] == pytest.approx(follows, abs=1e-12)
     scores = [score for one in ours for name in ("reliability", "locality") for score in one[name]]

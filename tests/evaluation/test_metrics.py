@@ -12,8 +12,8 @@ from easyedit_lifelong.reporting.tables import score_table
 
 # Keys of summary.json that others rely on: later versions add to them, never rename.
 PROMISED = {
-    "ES", "ERR", "TRR", "TRR_before", "reliability", "generality", "locality", "portability", "reliability_before",
-    "generality_before", "portability_before", "generation_match", "generation_match_word",
+    "ES", "ERR", "TRR", "TRR_before", "reliability", "generality", "locality", "relation_specificity", "portability",
+    "reliability_before", "generality_before", "portability_before", "generation_match", "generation_match_word",
     "generation_match_rephrase",
 }  # fmt: skip
 

@@ -312,6 +312,18 @@ def test_single_round_scores_are_in_the_journal(ledger: Ledger, table: TableMode
     assert not (tmp_path / "run" / "state").exists()
 
 
+@pytest.mark.parametrize(("consecutive", "course"), [(True, [1.0, 0.0]), (False, [1.0, 1.0])])
+def test_relation_specificity(ledger: Ledger, table: TableModel, consecutive: bool, course: list[float]) -> None:
+    """The second batch changes what the first one's request asks; in a round of its own it isn't there."""
+    other = {"relation_specificity_prompt": PROMPTS[3], "relation_specificity_ground_truth": "blue"}
+    result = _run(table, [FACTS[0] | other, FACTS[3]], batch_size=1, consecutive=consecutive, eval_every=1)
+    assert [point["relation_specificity"] for point in result.curve] == course
+    assert result.metrics["relation_specificity"] == course[-1]
+    assert result.metrics["locality"] == 1.0
+    if not consecutive:
+        assert [entry["scores"]["relation_specificity"] for entry in result.journal] == [[1.0], []]
+
+
 def test_single_round_needs_a_way_back(ledger: Ledger, table: TableModel, monkeypatch: pytest.MonkeyPatch) -> None:
     def apply(model: Any, *_: Any) -> Any:
         return model, None

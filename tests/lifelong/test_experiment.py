@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ from test_cli import FACTS, HPARAMS, RETENTION
 
 from easyedit_lifelong import run_lifelong
 from easyedit_lifelong.cli import main
-from easyedit_lifelong.data.request import Probe
+from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.samples import ZSRE
 from easyedit_lifelong.errors import HyperParameterError, LifelongError
 from easyedit_lifelong.lifelong import records
@@ -213,13 +214,26 @@ def test_a_runs_own_file_does_it_again(
 
 def test_data_from_a_program_lie_beside_the_file(tmp_path: Path, checkpoint: Path) -> None:
     hparams = GraceHyperParams(**{**HPARAMS, "model_name": load_model(checkpoint, "cpu")})
+    asked = {"relation_specificity_prompt": "the river and", "relation_specificity_ground_truth": "the sea"}
     run_lifelong(
-        *hparams.model_name, FACTS, hparams, out=tmp_path / "run", retention=[Probe("the river is", "blue")],
-        data_name="mine", text="the river and the sea " * 20,
+        *hparams.model_name, [FACTS[0] | asked, *FACTS[1:]], hparams, out=tmp_path / "run",
+        retention=[Probe("the river is", "blue")], data_name="mine", text="the river and the sea " * 20,
     )  # fmt: skip
     assert main(["run", str(tmp_path / "run" / "config.yaml"), "--out", str(tmp_path / "again")]) == 0
     left, right = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "again"))
     assert (left["metrics"], left["requests_sha256"]) == (right["metrics"], right["requests_sha256"])
+    assert "relation_specificity" in left["metrics"]
+
+
+def test_data_of_earlier_versions_are_known_again() -> None:
+    """Else no run that was begun before there was relation specificity could be resumed."""
+    record = {"prompt": "the capital of France is", "target_new": "Rome", "rephrase_prompt": "France"}
+    record["locality"] = {"near": {"prompt": "p", "ground_truth": "a"}}
+    held_out = [Probe("moon", "cheese")]
+    request = EditRequest.from_dict(record, "f", 0)
+    assert records.requests_digest([request], held_out, "text") == "b1ff7eb7bdfb2801"
+    other = dataclasses.replace(request, relation_specificity=(Probe("p", "a"),))
+    assert records.requests_digest([other], held_out, "text") != "b1ff7eb7bdfb2801"
 
 
 @pytest.mark.parametrize("name", ["./m/tiny", "m/tiny", "tiny"])

@@ -251,6 +251,20 @@ def test_locality_is_against_the_unedited_model(plugin: Plugin, table: TableMode
     assert _run(table, [FACTS[0]], hparams={"damages": "who plays piano"}).metrics["locality"] == 0.0
 
 
+def test_damage_about_the_subject_is_not_damage_elsewhere(plugin: Plugin, table: TableModel) -> None:
+    """The edit spoils another fact about France; what it leaves alone is about the piano."""
+    table.learn("France and Peru", "river")
+    france = FACTS[0] | {
+        "locality": {"Relation_Specificity": [{"prompt": "France and Peru", "ground_truth": [["sea"]]}]}
+    }
+    kept = _run(table, [france, FACTS[1]], eval_every=1)
+    assert [point["relation_specificity"] for point in kept.curve] == [1.0, 1.0]
+    assert "relation_specificity" not in _run(table, [FACTS[0]]).metrics
+    result = _run(table, [france], hparams={"damages": "France and Peru"})
+    assert _among({"relation_specificity": 0.0, "locality": 1.0, "ES": 1.0}, result.metrics)
+    assert result.summary["metric_kinds"]["relation_specificity"] == "teacher-forced"
+
+
 def test_damage_shows_in_the_held_out_facts(plugin: Plugin, table: TableModel) -> None:
     metrics = _run(table, hparams={"damages": "the river"}).metrics
     assert (metrics["TRR_before"], metrics["TRR"]) == (1.0, 0.0)
@@ -442,6 +456,10 @@ LONG = " ".join(["sea"] * 32)
         ({"target_new": LONG}, "prompt"),
         ({"rephrase_prompt": ["short", LONG]}, "rephrase_prompt"),
         ({"locality_prompt": LONG, "locality_ground_truth": "x"}, "locality_prompt"),
+        (
+            {"relation_specificity_prompt": LONG, "relation_specificity_ground_truth": "x"},
+            "relation_specificity_prompt",
+        ),
         ({"portability": {"hop": {"prompt": LONG, "ground_truth": "x"}}}, "portability_prompt"),
     ],
 )

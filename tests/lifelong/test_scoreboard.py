@@ -252,6 +252,49 @@ def test_free_generation_has_room_for_the_answer(board: Scoreboard, model: Table
     assert longer.split() == ["song"] * 22
 
 
+SUBJECT = replace(
+    FRANCE, ground_truth="Paris",
+    relation_specificity=(Probe("France is far from", "Peru and London"), Probe("France plays", "piano")),
+)  # fmt: skip
+
+
+def test_an_edit_that_acts_wherever_its_subject_stands(model: TableModel) -> None:
+    """Locality, which asks about other subjects, doesn't see it."""
+    model.learn("France is far from", "Peru not London")
+    board = Scoreboard(Scorer(model.tokenizer), model, [SUBJECT, HAMLET], RETENTION)
+    assert board.score(model, [SUBJECT]).values["relation_specificity"] == 1.0, "wrong answers, but the same ones"
+    for prompt in (SUBJECT.prompt, *SUBJECT.rephrase_prompts, *(p.prompt for p in SUBJECT.relation_specificity)):
+        model.learn(prompt, "Rome")
+    scores = board.score(model, [SUBJECT, HAMLET]).values
+    # "Rome" for "Peru", but given "Peru", and given "Peru and", the same as before; "Rome" for "song".
+    assert scores["relation_specificity"] == pytest.approx((2 / 3 + 0) / 2)
+    assert scores["locality"] == 1.0
+    assert scores["reliability"] == (1 + 0.5) / 2
+
+
+def test_relation_specificity_counts_in_no_other_score(model: TableModel) -> None:
+    """Right before and wrong now: neither locality, ARR nor ROME's neighbourhood hears of it."""
+    for probe in SUBJECT.relation_specificity:
+        model.learn(probe.prompt, probe.answer)
+    without = replace(SUBJECT, relation_specificity=())
+    board = Scoreboard(Scorer(model.tokenizer), model, [SUBJECT], RETENTION)
+    for probe in SUBJECT.relation_specificity:
+        model.learn(probe.prompt, "Rome")
+    scores = board.score(model, [SUBJECT], thorough=True).values
+    assert scores.pop("relation_specificity") < 1
+    assert scores == board.score(model, [without], thorough=True).values
+    assert {"locality", "ARR", "neighborhood_success", "neighborhood_magnitude"} <= set(scores)
+
+
+def test_relation_specificity_has_an_interval_over_requests(model: TableModel) -> None:
+    requests = [SUBJECT, replace(SUBJECT, case_id="again", relation_specificity=(Probe("Hamlet is in", "London"),))]
+    board = Scoreboard(Scorer(model.tokenizer), model, requests, [])
+    model.learn("France plays", "Rome")
+    scores = board.score(model, requests)
+    assert scores.values["relation_specificity"] == pytest.approx((1 + 0 + 1) / 3)
+    assert scores.intervals["relation_specificity"] == bootstrap([[1.0, 0.0], [1.0]])
+
+
 def test_questions_keep_their_order() -> None:
     questions = Questions.about([FRANCE, HAMLET])
     assert questions.edit == [(FRANCE.prompt, "Rome"), (HAMLET.prompt, "old king")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -175,6 +176,23 @@ def test_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert all(f"all-compare-{name}.svg" in files for name in ("TRR", "generality", "locality", "seconds", "keys"))
     assert "all-compare-reliability.svg" not in files, "that is ERR"
     assert str(path) in capsys.readouterr().out
+
+
+def test_relation_specificity_stands_beside_locality(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", finished=False)
+    assert "relation_specificity" not in main_names([read_run(folder)]), "a run that doesn't ask it has none"
+    curve = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    write_lines(folder / "metrics.jsonl", [{**point, "relation_specificity": 0.321} for point in curve])
+    run = read_run(folder)
+    names = main_names([run])
+    assert names[names.index("locality") + 1] == "relation_specificity"
+    with drawing():
+        (plot,) = (plot for plot in score_plots(run) if plot.name == "scores-easyedit")
+        labels = [line.get_label() for line in plot.figure.axes[0].lines]
+    assert "relation_specificity" in labels and "locality" in labels
+    page, html, _ = report(folder)
+    check_self_contained(page, html)
+    assert "0.321" in page.text
 
 
 def test_the_tables_in_markdown_and_latex(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from easyedit_lifelong.reporting.report.style import MUTED, legend_below, look, 
 
 _GROUPS = {
     "scores-grace": ("ES", "ERR", "TRR", "ARR"),
-    "scores-easyedit": ("reliability", "generality", "locality", "portability"),
+    "scores-easyedit": ("reliability", "generality", "locality", "relation_specificity", "portability"),
     "scores-f1": ("ERR_f1", "TRR_f1"),
     "scores-accuracy": ("ES_acc", "ERR_acc", "TRR_acc"),
     "scores-perplexity": ("ES_ppl", "ERR_ppl", "TRR_ppl"),

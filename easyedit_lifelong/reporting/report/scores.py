@@ -9,8 +9,8 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.reporting.report.read import Interval, Run
 
 MAIN = (
-    "ES", "ERR", "reliability", "generality", "locality", "portability", "TRR", "ARR", "generation_match",
-    "generation_match_rephrase",
+    "ES", "ERR", "reliability", "generality", "locality", "relation_specificity", "portability", "TRR", "ARR",
+    "generation_match", "generation_match_rephrase",
 )  # fmt: skip
 """The scores that say most about a run, in the order of being asked for."""
 
