@@ -28,6 +28,7 @@ def requests() -> list[EditRequest]:
 
 def _prompts(request: EditRequest) -> list[str]:
     probes = [probe.prompt for group in request.locality.values() for probe in group]
+    probes += [probe.prompt for probe in request.relation_specificity]
     return [request.prompt, *request.rephrase_prompts, *probes]
 
 
@@ -77,6 +78,38 @@ def test_held_out_prompts_name_no_edited_subject(requests: list[EditRequest]) ->
     held_out += [probe.prompt for request in requests for group in request.locality.values() for probe in group]
     named = [(prompt, subject) for prompt in held_out for subject in subjects if f" {subject} " in f" {prompt} "]
     assert named == []
+
+
+def test_each_asks_another_relation_of_its_subject(requests: list[EditRequest]) -> None:
+    for request in requests:
+        (probe,) = request.relation_specificity
+        assert request.subject is not None and request.ground_truth is not None
+        assert probe.prompt.count(request.subject) == 1, request.where
+        assert probe.prompt not in (request.prompt, *request.rephrase_prompts), request.where
+        for answer in (request.target_new, request.ground_truth):
+            assert answer.lower() != probe.answer.lower(), request.where
+        assert request.target_new.lower() not in probe.answer.lower(), request.where
+        assert probe.answer.lower() not in probe.prompt.lower().split(), request.where
+
+
+def test_no_relation_specificity_prompt_names_another_edited_subject(requests: list[EditRequest]) -> None:
+    subjects = {request.subject for request in requests if request.subject}
+    named = [
+        (probe.prompt, subject)
+        for request in requests
+        for probe in request.relation_specificity
+        for subject in subjects - {request.subject}
+        if f" {subject} " in f" {probe.prompt.rstrip('?')} "
+    ]
+    assert named == []
+
+
+def test_relation_specificity_is_asked_as_the_edit_is() -> None:
+    """As a question where the edit is one, else as the beginning of a statement."""
+    for path, read, question in ((COUNTERFACT, read_counterfact, False), (ZSRE, read_zsre, True)):
+        for request in read_requests(path, read):
+            ends = {text.endswith("?") for text in (request.prompt, request.relation_specificity[0].prompt)}
+            assert ends == {question}, request.where
 
 
 @pytest.mark.parametrize("path", [COUNTERFACT, ZSRE])
