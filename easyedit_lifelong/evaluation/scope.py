@@ -16,7 +16,7 @@ from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.coachhook.scores import z_scores
-from easyedit_lifelong.methods.coachhook.subjects import subject_position
+from easyedit_lifelong.methods.subjects import subject_position
 
 PROMPT, PARAPHRASE = "prompt", "paraphrase"
 

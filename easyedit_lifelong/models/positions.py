@@ -50,7 +50,7 @@ class Generation:
 
     ends: Tensor
     real: Tensor
-    decisions: dict[int, Tensor] = field(default_factory=dict)
+    decisions: dict[int, Any] = field(default_factory=dict)
     last: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -59,7 +59,7 @@ class Generation:
 
     def real_tokens(self, batch: int, length: int, device: torch.device) -> Tensor:
         """Return which columns of a pass, cached ones included, hold tokens: ``(batch, length)``."""
-        real = _repeat(self.real.to(device), batch)[:, :length]
+        real = repeated(self.real.to(device), batch)[:, :length]
         return torch.nn.functional.pad(real, (0, length - real.shape[1]), value=True)
 
 
@@ -223,7 +223,7 @@ class PositionTracker:
         if self._lengths is not None:
             return _column_of_token(real, self._lengths.to(device))
         if self._generation is not None:
-            return _repeat(self._generation.ends.to(device), batch)
+            return repeated(self._generation.ends.to(device), batch)
         if past:
             return torch.full((batch,), -1, device=device)
         return _ends_before_labels(labels, real)
@@ -330,7 +330,7 @@ def _ends_before_labels(labels: Any, real: Tensor) -> Tensor:
     return torch.where(has_prompt, before, last)
 
 
-def _repeat(ends: Tensor, batch: int) -> Tensor:
+def repeated(ends: Tensor, batch: int) -> Tensor:
     """Repeat each prompt's end for its beams or samples, as ``generate`` repeats its rows."""
     if batch == len(ends):
         return ends

@@ -209,7 +209,7 @@ def test_other_edits_are_never_overwritten(desk: Desk) -> None:
         (["--prompt", "a", "--target", "b", "--data", "x.json"], "--data: a file has its own prompts"),
         (["--prompt", "a", "--target", " "], "--prompt 'a', field 'target_new': is empty"),
         (["--prompt", OTHER, "--target", TARGET],
-         "field 'subject': is missing; CoachHook writes a fact at its subject. Name it as the prompt spells it. "
+         "field 'subject': is missing; the edit is kept at its subject's token. Name it as the prompt spells it. "
          "Give each --prompt its --subject."),
         (["--prompt", OTHER, "--target", TARGET, "--subject", "Spain"], "field 'subject': 'Spain' isn't in the prompt"),
         (["--prompt", OTHER, "--target", TARGET, "--subject", "France", "--edits", "nowhere"],

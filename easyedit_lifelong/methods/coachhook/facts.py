@@ -9,8 +9,8 @@ from typing import Any
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.subjects import subject_span, token_of_span
 from easyedit_lifelong.methods.coachhook.templates import Templates
+from easyedit_lifelong.methods.subjects import subject_span, token_of_span
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
 
 _PLAIN, _SUBJECT, _PROMPT = "{}", "{subject}", "{prompt}"

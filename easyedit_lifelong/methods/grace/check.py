@@ -8,6 +8,7 @@ from torch import nn
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.stacks import stack_of
@@ -26,6 +27,8 @@ def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
             "query_token: the first token of a causal language model has seen nothing of the prompt, so "
             f"{name} can't be asked with it. Use prompt_last."
         )
+    if hparams.by_subject:
+        _check_subjects(model, hparams, kind, name)
     in_decoder = kind is Kind.SEQ2SEQ and stack_of(model, layer) is not model.get_encoder()
     if in_decoder and hparams.replacement == "replace_prompt":
         raise ModelError(
@@ -40,8 +43,38 @@ def find_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, nn.Module]:
     Raises:
         ModelError: there is none.
     """
+    return _named(model, hparams, "inner_params", hparams.inner_params[0])
+
+
+def answering_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, nn.Module] | None:
+    """Return the path and the module of ``answer_layer``; None if there is no such layer in the hyperparameters.
+
+    Raises:
+        ModelError: there is none in the model.
+    """
+    if hparams.answer_layer is None:
+        return None
+    return _named(model, hparams, "answer_layer", hparams.answer_layer)
+
+
+def _named(model: Any, hparams: GraceHyperParams, field: str, name: str) -> tuple[str, nn.Module]:
     try:
-        return find_module(model, hparams.inner_params[0])
+        return find_module(model, name)
     except ModelError as error:
-        where = f"{hparams.source}, inner_params: " if hparams.source else ""
+        where = f"{hparams.source}, {field}: " if hparams.source else ""
         raise ModelError(f"{where}{error}") from None
+
+
+def _check_subjects(model: Any, hparams: GraceHyperParams, kind: Kind, name: str) -> None:
+    """Check what edits that are found by their subjects need."""
+    if kind is not Kind.CAUSAL:
+        raise ModelError(f"query_token: subject_last is for causal language models; {name} is none. Use prompt_last.")
+    answering, anatomy = answering_layer(model, hparams), anatomy_of(model)
+    if answering is None or anatomy is None:
+        return
+    finds, answers = anatomy.block_of(find_layer(model, hparams)[0]), anatomy.block_of(answering[0])
+    if finds is not None and answers is not None and answers <= finds:
+        raise ModelError(
+            f"answer_layer: {answering[0]} is in block {answers}, but subjects are found in block {finds}; name a layer "
+            "of a later block."
+        )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.methods.grace.distance import between, prepared
+from easyedit_lifelong.methods.grace.distance import COS, between, prepared
 from easyedit_lifelong.methods.grace.search import Search
 
 Label = tuple[int, ...]
@@ -80,14 +80,23 @@ class Codebook(nn.Module):
     that they belong to, and are part of the model's ``state_dict``. Storage doubles when it is full,
     so that adding a key doesn't copy all the others. Whatever writes a key tells the search of it.
 
+    A key may be of several *views*, vectors one behind the other: what it is near to, it is near to with one of them.
+    Behind a value may stand a *gate*, a second key that queries of another kind are compared with, and the radius that
+    the key is to start with in place of ``eps``; a value that is entered comes with both.
+
     Args:
-        key_size: width of a key.
+        key_size: width of a query, and of a view.
         value_size: width of a value.
         eps: radius that a new key starts with.
         dist_fn: ``euc`` or ``cos``.
         eps_expand: ``coverage`` or ``moving_average``.
         rounding: see :func:`rounding_of`, for the model's dtype.
         device: where to keep it.
+        views: of a key.
+        gate_size: width of a gate; 0 without.
+        gate_eps: how far apart, in cosine distance, the gates of two edits are that don't compete for a key; None if
+            all do.
+        own_eps: whether every key brings its own radius.
 
     Attributes:
         labels: each key's label.
@@ -104,13 +113,19 @@ class Codebook(nn.Module):
         eps_expand: str = "coverage",
         rounding: float = 4e-6,
         device: torch.device | str | None = None,
+        views: int = 1,
+        gate_size: int = 0,
+        gate_eps: float | None = None,
+        own_eps: bool = False,
     ) -> None:
         super().__init__()
         self.eps, self.dist_fn, self.eps_expand, self.rounding = eps, dist_fn, eps_expand, rounding
+        self.views, self.gate_size, self.gate_eps, self.own_eps = views, gate_size, gate_eps, own_eps
         self.labels: list[Label] = []
         self.hits: Counter[int] = Counter()
-        self._keys = torch.empty(0, key_size, device=device)
-        self._values = torch.empty(0, value_size, device=device)
+        self._value_size = value_size
+        self._keys = torch.empty(0, views * key_size, device=device)
+        self._values = torch.empty(0, value_size + gate_size + own_eps, device=device)
         self._radii = torch.empty(0, device=device)
         self._search = Search(dist_fn)
 
@@ -120,13 +135,23 @@ class Codebook(nn.Module):
 
     @property
     def keys(self) -> Tensor:
-        """The keys, shape ``(n, key_size)``."""
+        """The keys, shape ``(n, views * key_size)``."""
         return self._keys[: len(self)]
+
+    @property
+    def key_views(self) -> Tensor:
+        """The views of all keys, one key's after the other's, shape ``(n * views, key_size)``."""
+        return self.keys.view(len(self) * self.views, -1)
 
     @property
     def values(self) -> Tensor:
         """The values, shape ``(n, value_size)``."""
-        return self._values[: len(self)]
+        return self._values[: len(self), : self._value_size]
+
+    @property
+    def gates(self) -> Tensor:
+        """The gates, shape ``(n, gate_size)``."""
+        return self._values[: len(self), self._value_size : self._value_size + self.gate_size]
 
     @property
     def radii(self) -> Tensor:
@@ -143,14 +168,20 @@ class Codebook(nn.Module):
 
         That is what :meth:`nearest` and :meth:`lookup` decide by; they look at few of the keys.
         """
-        return between(prepared(queries, self.dist_fn), prepared(self.keys, self.dist_fn), self.dist_fn)
+        to_views = between(prepared(queries, self.dist_fn), prepared(self.key_views, self.dist_fn), self.dist_fn)
+        return to_views.view(len(queries), len(self), self.views).amin(dim=2)
 
     def nearest(self, query: Tensor) -> Match:
-        """Return the key nearest to one query of shape ``(key_size,)``: the first of equally near ones."""
+        """Return the key nearest to one query, or to a key's own views: the first of equally near ones.
+
+        Args:
+            query: shape ``(key_size,)`` or ``(views * key_size,)``.
+        """
         if not len(self):
             return Match(-1, float("inf"))
-        distance, index = self._search.nearest(query.unsqueeze(0), self.keys)
-        return Match(int(index), float(distance))
+        distances, found = self._search.nearest(self._views_of(query), self.key_views)
+        best = int(distances.argmin())
+        return Match(int(found[best]) // self.views, float(distances[best]))
 
     def lookup(self, queries: Tensor) -> Tensor:
         """Return which key answers each query: its index, or -1 where the query is deferred.
@@ -166,10 +197,24 @@ class Codebook(nn.Module):
         """
         if not len(self):
             return torch.full((len(queries),), -1, device=queries.device)
-        return self._search.answering(queries, self.keys, self.radii, self._rounding(queries))
+        radii = self.radii if self.views == 1 else self.radii.repeat_interleave(self.views)
+        found = self._search.answering(queries, self.key_views, radii, self._rounding(queries))
+        return found if self.views == 1 else found.div(self.views, rounding_mode="floor")  # which leaves -1 as it is
 
-    def decide(self, query: Tensor, label: Label) -> tuple[Decision, Match]:
-        """Return what entering this edit would do, and the nearest key (algorithm 1).
+    def nearness(self, queries: Tensor) -> Tensor:
+        """Return how near every key is to each query, in units of its radius and rounding: at most 1 within it.
+
+        Args:
+            queries: shape ``(batch, key_size)``, any dtype.
+
+        Returns:
+            Shape ``(batch, n)``, float32.
+        """
+        reach = self.radii + self._rounding(queries).unsqueeze(1)
+        return self.distances(queries) / reach.clamp_min(torch.finfo(torch.float32).tiny)
+
+    def decide(self, query: Tensor, label: Label, value: Tensor | None = None) -> tuple[Decision, Match]:
+        """Return what entering this edit would do, and the nearest key that it competes with (algorithm 1).
 
         No key within ``eps`` plus the nearest key's radius: add one. Otherwise, with the same
         label: expand the radius if the query is outside. With another label: split the distance.
@@ -177,17 +222,61 @@ class Codebook(nn.Module):
         Splitting halves the distance, which leaves a radius of nothing when the very same prompt is
         edited again. There the later edit takes the earlier one's place; the paper doesn't treat
         this case.
+
+        Args:
+            query: the edit's key, shape ``(views * key_size,)``.
+            label: its target's tokens.
+            value: its value with what stands behind it, where there is such a thing. An edit whose gate is far from
+                another's competes with it for no key: they are two facts about one subject.
         """
-        match = self.nearest(query)
+        match, eps = self.nearest(query), self.eps
+        if value is not None and self.own_eps:
+            eps = float(value[-1])
+        if (
+            value is not None
+            and self.gate_eps is not None
+            and match.index >= 0
+            and match.distance <= eps + self._widest
+        ):
+            match = self._nearest_rival(query, value)
         if match.index < 0:
             return Decision.ADD, match
         radius = float(self.radii[match.index])
-        if match.distance > self.eps + radius:
+        if match.distance > eps + radius:
             return Decision.ADD, match
         if self.labels[match.index] == label:
             return (Decision.EXPAND if match.distance > radius else Decision.COVERED), match
         same_query = match.distance <= max(float(self._rounding(query.unsqueeze(0))), 2 * _SPLIT_GAP)
         return (Decision.SUPERSEDE if same_query else Decision.SPLIT), match
+
+    @property
+    def _widest(self) -> float:
+        return float(self.radii.max())
+
+    def _nearest_rival(self, query: Tensor, value: Tensor) -> Match:
+        """Return the nearest of the keys whose gate is near enough to an edit's."""
+        assert self.gate_eps is not None
+        distances = self.distances(self._views_of(query)).amin(dim=0)
+        distances[self.gate_distances(value[self._value_size :][: self.gate_size]) > self.gate_eps] = float("inf")
+        best = int(distances.argmin())
+        nearest = float(distances[best])
+        return Match(best, nearest) if nearest < float("inf") else Match(-1, nearest)
+
+    def gate_distances(self, query: Tensor, index: Tensor | None = None) -> Tensor:
+        """Return the cosine distance of one query of the gates' kind to some keys' gates, or to all.
+
+        Args:
+            query: shape ``(gate_size,)``.
+            index: which keys; None for all.
+
+        Returns:
+            Shape ``(keys,)``.
+        """
+        gates = self.gates if index is None else self.gates[index]
+        return between(prepared(query.unsqueeze(0), COS), prepared(gates, COS), COS)[0]
+
+    def _views_of(self, query: Tensor) -> Tensor:
+        return query.view(-1, self._keys.shape[1] // self.views)
 
     def _rounding(self, queries: Tensor) -> Tensor:
         scale = (
@@ -204,29 +293,30 @@ class Codebook(nn.Module):
         """Enter an edit whose value has been trained.
 
         Args:
-            query: the edit's query, shape ``(key_size,)``.
+            query: the edit's key, shape ``(views * key_size,)``.
             label: its target's tokens.
-            value: its trained value, shape ``(value_size,)``.
+            value: its trained value, with its gate and its radius behind it where these are had.
             decided: what :meth:`decide` says of it, if that is known.
 
         Returns:
             What was done, the index of the key that now answers the query, and what :meth:`undo` needs.
         """
-        decision, match = decided or self.decide(query, label)
+        decision, match = decided or self.decide(query, label, value)
         nearest = match.index
         if decision in (Decision.ADD, Decision.SPLIT):
             change = self._before_change(nearest if decision is Decision.SPLIT else None)
             half = match.distance / 2
+            radius = half if decision is Decision.SPLIT else float(value[-1]) if self.own_eps else self.eps
             if decision is Decision.SPLIT:
                 self._radii[nearest] = half - _SPLIT_GAP
-            return decision, self._append(query, label, value, half if decision is Decision.SPLIT else self.eps), change
+            return decision, self._append(query, label, value, radius), change
         change = self._before_change(nearest, query.float().clone())
         self._values[nearest] = value.float()
         self.labels[nearest] = label
         if decision is Decision.EXPAND:
             if self.eps_expand == "moving_average":
                 self._keys[nearest] = (self._keys[nearest] + query.float()) / 2
-                self._search.change(nearest)
+                self._changed(nearest)
             self._radii[nearest] = match.distance
         return decision, nearest, change
 
@@ -272,7 +362,7 @@ class Codebook(nn.Module):
         for index in range(change.length, len(self)):
             self.hits.pop(index, None)
         del self.labels[change.length :]
-        self._search.shorten(change.length)
+        self._search.shorten(change.length * self.views)
         if change.index is not None:
             self._write(change.index, change.label, change.row)
 
@@ -281,7 +371,11 @@ class Codebook(nn.Module):
         for name, values in zip(_TENSORS, row, strict=True):
             tensor = getattr(self, name)  # perhaps on another device by now
             tensor[index] = values.to(tensor.device)
-        self._search.change(index)
+        self._changed(index)
+
+    def _changed(self, index: int) -> None:
+        for view in range(self.views):
+            self._search.change(index * self.views + view)
 
     def _before_change(self, index: int | None, query: Tensor | None = None) -> Change:
         return Change(len(self)) if index is None else Change(len(self), *self.row(index), query)
@@ -297,8 +391,8 @@ class Codebook(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        for name in ("keys", "values", "radii"):
-            destination[prefix + name] = getattr(self, name).clone()
+        for name in _TENSORS:  # values with what stands behind them
+            destination[prefix + name[1:]] = getattr(self, name)[: len(self)].clone()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, _metadata: Any, strict: bool, missing_keys: list[str], *_: Any

@@ -18,13 +18,17 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.applying import check_continues
 from easyedit_lifelong.methods.carried import carried, carry, drop, looking
-from easyedit_lifelong.methods.grace.check import check_layer, find_layer
+from easyedit_lifelong.methods.grace.check import answering_layer, check_layer, find_layer
 from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Row, as_label, rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.contexts import Case
 from easyedit_lifelong.methods.grace.history import keys_of
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
 from easyedit_lifelong.methods.grace.lessons import Lesson, Lessons
 from easyedit_lifelong.methods.grace.removal import check_known, without
+from easyedit_lifelong.methods.grace.space import KeySpace, new_codebook
+from easyedit_lifelong.methods.grace.subject import SubjectEdits
+from easyedit_lifelong.methods.grace.subject_layer import LateAdaptor, SubjectAdaptor
 from easyedit_lifelong.methods.grace.together import Learner, fresh_values, plan, train_together
 from easyedit_lifelong.methods.grace.whole import module_pass
 from easyedit_lifelong.methods.record import EditRecord, describe_row, numbers_of_case
@@ -36,7 +40,10 @@ from easyedit_lifelong.models.wrappers import model_to_edit
 
 LOG = logging.getLogger(__name__)
 
-SAME_SETTINGS = ("eps", "dist_fn", "eps_expand", "query_token", "replacement")
+SAME_SETTINGS = (
+    "eps", "dist_fn", "eps_expand", "query_token", "replacement", "whiten", "key_templates", "answer_layer", "gate_eps",
+    "false_fire_rate",
+)  # fmt: skip
 """Settings that all edits of a codebook must share."""
 
 
@@ -63,9 +70,17 @@ class GraceEditor:
         self.changes: list[Change] = []
         self.records: list[EditRecord] = []
         self.saved: dict[Path, Any] = {}
-        self._lessons = Lessons(model, layer, self.path)
+        answering_path, answering = answering_layer(model, hparams) or (self.path, layer)
+        self._lessons = Lessons(model, answering, answering_path)
+        self._subjects: SubjectEdits | None = None
+        self._gate_size = 0
         # Last, so that a model that can't be taken apart stays as it is.
-        self.adaptor = GraceAdaptor(model, layer, hparams.replacement, hparams.query_token)
+        if not hparams.by_subject:
+            self.adaptor = GraceAdaptor(model, layer, hparams.replacement, hparams.query_token)
+            return
+        found = SubjectAdaptor(model, layer) if answering is layer else LateAdaptor(model, layer, answering)
+        self.adaptor = found
+        self._subjects = SubjectEdits(model, self.path, layer, found, self._lessons)
 
     @staticmethod
     def all_of(model: Any) -> dict[str, GraceEditor]:
@@ -113,7 +128,22 @@ class GraceEditor:
             DataError: a request can't be used.
             EditError: an edit failed.
         """
-        pad = getattr(self.tokenizer, "pad_token_id", None) or 0
+        pad, subjects = getattr(self.tokenizer, "pad_token_id", None) or 0, self._subjects
+
+        def edit_by_subject(cases: Sequence[Case]) -> list[EditResult]:
+            assert subjects is not None
+            lesson = subjects.lesson(self.tokenizer, cases, self.hparams, pad)
+            if self.hparams.gate_eps is not None:
+                self._gate_size = lesson.lesson.query.shape[1]
+            some = [case.request for case in cases]
+            learners = [
+                Learner(as_label(case.told[0].pair.target), f"{one.prompt}\x00{one.target_new}", one.where, one.case_id,
+                        behind)
+                for one, case, behind in zip(some, cases, lesson.behind, strict=True)
+            ]  # fmt: skip
+            results = self._enter(lesson.lesson, learners, lesson.queries)
+            self.records += [EditRecord.of(request) for request in some]
+            return results
 
         def edit_some(some: Sequence[EditRequest], pairs: Sequence[EncodedPair]) -> list[EditResult]:
             lesson = self._lessons.of(self.adaptor, pairs, self._copies, pad)
@@ -126,6 +156,9 @@ class GraceEditor:
             return results
 
         def prepare() -> list[Callable[[], list[EditResult]]]:
+            if subjects is not None:
+                cases, size = subjects.prepare(self.tokenizer, requests, self.hparams), self._batch_size
+                return [functools.partial(edit_by_subject, cases[n : n + size]) for n in range(0, len(cases), size)]
             pairs = [self._lessons.encode(self.tokenizer, request, self.hparams.replacement) for request in requests]
             size = self._batch_size
             starts = range(0, len(requests), size)
@@ -229,10 +262,17 @@ class GraceEditor:
         """What the edits so far have shown of the model: whether it can be replayed in part, up to which length."""
         return self._lessons.found_out
 
+    @property
+    def space(self) -> KeySpace:
+        """What the keys are compared in, beyond the hyperparameters."""
+        whitening = self.adaptor.whitening if isinstance(self.adaptor, SubjectAdaptor) else None
+        return KeySpace(self._gate_size, whitening)
+
     def restore(
         self,
         edits: Sequence[tuple[EditRecord, Sequence[Row], torch.Tensor | None]],
         found_out: tuple[bool | None, int] = (None, 0),
+        space: KeySpace | None = None,
     ) -> Callable[[], None]:
         """Do stored edits again, on an editor without any.
 
@@ -240,6 +280,7 @@ class GraceEditor:
             edits: each edit's record, the rows that it changed as they were right after it, and its query if it
                 added no key: see :class:`Change`.
             found_out: see :attr:`found_out`; without it, the next edit finds out again.
+            space: see :attr:`space`.
 
         Returns:
             What undoes them.
@@ -249,6 +290,8 @@ class GraceEditor:
         """
         if self.changes:
             raise EditError("edits can be restored onto an unedited model only")
+        if space is not None and isinstance(self.adaptor, SubjectAdaptor):
+            self._gate_size, self.adaptor.whitening = space.gate_size, space.whitening
         try:
             for record, rows, query in edits:
                 codebook = self.codebook
@@ -276,17 +319,19 @@ class GraceEditor:
         alone = self._copies > 1 or self.hparams.dropout > 0 or not self._lessons.go_together
         return 1 if alone else self.hparams.train_batch
 
-    def _enter(self, lesson: Lesson, learners: Sequence[Learner]) -> list[EditResult]:
-        """Train the values of a lesson's edits, and enter them in order."""
+    def _enter(self, lesson: Lesson, learners: Sequence[Learner], queries: Tensor | None = None) -> list[EditResult]:
+        """Train the values of a lesson's edits, and enter them in order; with the lesson's queries, or their own."""
         hparams, copies = self.hparams, len(lesson.targets) // len(learners)
-        queries, labels = lesson.query[::copies], [one.label for one in learners]
+        if queries is None:
+            queries = lesson.query[::copies]
         for query, one in zip(queries, learners, strict=True):
             if not torch.isfinite(query).all():
                 raise EditError(f"{one.where}: the model's activations at {self.path} are NaN or infinite")
         codebook = self.codebook
         if codebook is None:
-            codebook = self._new_codebook(queries.shape[1], lesson.output.shape[1], lesson.output.device)
-        planned = plan(codebook, queries, labels, fresh_values(lesson, learners, hparams))
+            width = len(learners[0].entering(lesson.output[0]))
+            codebook = self._new_codebook(queries.shape[1], width, queries.device)
+        planned = plan(codebook, queries, learners, fresh_values(lesson, learners, hparams))
         drops = f"{hparams.seed}\x00dropout\x00{learners[0].identity}"
         with dropping_out(self._lessons.above(), hparams.dropout, drops):
             trained = train_together(lesson, planned, learners, hparams)
@@ -294,7 +339,9 @@ class GraceEditor:
             self.adaptor.install(codebook)
         results = []
         for query, one, how, value in zip(queries, learners, planned, trained, strict=True):
-            decision, index, change = codebook.enter(query, one.label, value.value, (how.decision, how.match))
+            decision, index, change = codebook.enter(
+                query, one.label, one.entering(value.value), (how.decision, how.match)
+            )
             self.changes.append(change)
             results.append(EditResult(
                 case_id=one.case_id, steps=value.steps, loss=value.loss, learned=value.learned, seconds=0.0,
@@ -305,12 +352,9 @@ class GraceEditor:
             ))  # fmt: skip
         return results
 
-    def _new_codebook(self, key_size: int, value_size: int, device: torch.device) -> Codebook:
-        dtype = next(self.model.parameters()).dtype
-        return Codebook(
-            key_size, value_size, eps=self.hparams.eps, dist_fn=self.hparams.dist_fn,
-            eps_expand=self.hparams.eps_expand, rounding=rounding_of(dtype), device=device,
-        )  # fmt: skip
+    def _new_codebook(self, key_width: int, value_width: int, device: torch.device) -> Codebook:
+        rounding = rounding_of(next(self.model.parameters()).dtype)
+        return new_codebook(self.hparams, key_width, value_width, self._gate_size, rounding, device)
 
     def _undo_to(self, mark: int) -> None:
         del self.records[mark:]

@@ -22,8 +22,8 @@ from easyedit_lifelong.models.positions import Window
 CHILD = "grace_codebook"
 
 Watcher = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""Hears of a pass: the layer's input ``(batch, tokens, key_size)``, the column of each row's query (-1: none), the key
-that answered it (-1: none), and which tokens got its value, ``(batch, tokens)``."""
+"""Hears of a pass: what a token would ask the codebook with, ``(batch, tokens, key_size)``; and of every token, ``(batch,
+tokens)``, whether it was looked up, the key that answered it (-1: none), and whether it got a value."""
 
 
 @dataclass
@@ -157,7 +157,8 @@ class GraceAdaptor:
             return None
         replaced = self._columns(columns, output) & (fired >= 0).view(-1, 1, 1)
         if self._watcher is not None:
-            self._watcher(inputs, columns, fired, replaced.squeeze(-1))
+            looked_up = torch.arange(inputs.shape[1], device=inputs.device) == columns.unsqueeze(1)
+            self._watcher(inputs, looked_up, torch.where(looked_up, fired.unsqueeze(1), -1), replaced.squeeze(-1))
         if first and not is_looking(self.model):
             self.codebook.hits.update(fired[fired >= 0].tolist())
         values = self.codebook.values[fired.clamp(min=0)].to(output.dtype)

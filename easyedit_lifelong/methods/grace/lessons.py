@@ -31,11 +31,13 @@ class Lesson(Protocol):
         query: what the codebook is asked with, ``(rows, key_size)``.
         output: what the layer returns there, ``(rows, value_size)``.
         targets: what should be predicted, ``(rows, targets)``; ``IGNORED`` where nothing is.
+        unedited: the logits there without an edit, ``(rows, targets, classes)``.
     """
 
     query: Tensor
     output: Tensor
     targets: Tensor
+    unedited: Tensor
 
     def logits(self, values: Tensor) -> Tensor:
         """Return the logits with values ``(rows, value_size)`` in place: ``(rows, targets, classes)``."""
@@ -81,8 +83,14 @@ class Lessons:
         self._tokenizer: Any = None
         self._encode: Encode | None = None
 
-    def encode(self, tokenizer: Any, request: EditRequest, replacement: str) -> EncodedPair:
+    def encode(self, tokenizer: Any, request: EditRequest, replacement: str, text: str | None = None) -> EncodedPair:
         """Return a request's prompt and target as ids.
+
+        Args:
+            tokenizer: the model's.
+            request: the request.
+            replacement: see GRACE's hyperparameters.
+            text: what to take instead of the prompt.
 
         Raises:
             DataError: one of them can't be used; the message names the record and the field.
@@ -90,7 +98,7 @@ class Lessons:
         if self._encode is None or self._tokenizer is not tokenizer:
             self._tokenizer, self._encode = tokenizer, encoder_for(self.model, tokenizer)
         try:
-            pair = self._encode(request.prompt, request.target_new)
+            pair = self._encode(request.prompt if text is None else text, request.target_new)
         except DataError as error:
             raise DataError(f"{request.where}, field 'target_new': {error}") from error
         limit = context_length(self.model)
@@ -113,7 +121,14 @@ class Lessons:
         """Whether a lesson can be of several requests."""
         return self.kind is Kind.CAUSAL
 
-    def of(self, adaptor: GraceAdaptor, pairs: Sequence[EncodedPair], copies: int, pad: int) -> Lesson:
+    def of(
+        self,
+        adaptor: GraceAdaptor,
+        pairs: Sequence[EncodedPair],
+        copies: int,
+        pad: int,
+        at: Sequence[int] | None = None,
+    ) -> Lesson:
         """Return the lesson of requests; as little of the model runs as gives the same logits.
 
         Args:
@@ -121,15 +136,16 @@ class Lessons:
             pairs: their prompts and targets; of one, unless they :attr:`go_together`.
             copies: how many rows to make of each.
             pad: the padding token's id.
+            at: see :class:`~easyedit_lifelong.methods.grace.replay.Replay`; with ``copies`` 1.
         """
         shortcuts, checked_length = self.found_out
         length = max(pair.length for pair in pairs)
         if shortcuts is False or (shortcuts and length <= checked_length):
-            return self._build(adaptor, pairs, copies, pad, bool(shortcuts))
+            return self._build(adaptor, pairs, copies, pad, bool(shortcuts), at)
         # Whether this architecture can be replayed in part shows at the first edit, and again when a
         # prompt is longer than any before: attention may treat distant tokens differently.
         try:
-            lesson = self._build(adaptor, pairs, copies, pad, True)
+            lesson = self._build(adaptor, pairs, copies, pad, True, at)
             if not torch.isfinite(lesson.query).all():
                 return lesson  # says nothing about the architecture; the edit is refused for it
             if not lesson.is_partial or lesson.agrees():
@@ -141,7 +157,7 @@ class Lessons:
             LOG.debug("replaying %s in part failed: %s: %s", type(self.model).__name__, type(error).__name__, error)
         self.found_out = False, checked_length
         LOG.info("%s can't be replayed in part; values are trained on the whole model", type(self.model).__name__)
-        return self._build(adaptor, pairs, copies, pad, False)
+        return self._build(adaptor, pairs, copies, pad, False, at)
 
     def above(self) -> list[nn.Module]:
         """Return the modules that compute with the value: its own block and those above it."""
@@ -150,11 +166,17 @@ class Lessons:
         return list(self._anatomy.blocks)[self._block :]
 
     def _build(
-        self, adaptor: GraceAdaptor, pairs: Sequence[EncodedPair], copies: int, pad: int, shortcuts: bool
+        self,
+        adaptor: GraceAdaptor,
+        pairs: Sequence[EncodedPair],
+        copies: int,
+        pad: int,
+        shortcuts: bool,
+        at: Sequence[int] | None,
     ) -> _Partial:
         anatomy = self._anatomy if shortcuts else None
         if self.kind is Kind.CAUSAL:
             rows = [pair for pair in pairs for _ in range(copies)]
-            return Replay(self.model, adaptor, self.path, rows, pad, anatomy)
+            return Replay(self.model, adaptor, self.path, rows, pad, anatomy, at)
         (pair,) = pairs
         return whole_pass(self.model, adaptor, self._path_in_stack, pair, copies, pad, anatomy)

@@ -47,11 +47,13 @@ class Replay:
         pairs: prompt and target of each row.
         pad: the padding token's id.
         anatomy: the model's parts, to replay less than the whole of it; None to replay all.
+        at: index of the token in each row's prompt at which the value is put; None for its last.
 
     Attributes:
-        query: the layer's input at each prompt's last token, ``(rows, key_size)``.
+        query: the layer's input at that token, ``(rows, key_size)``.
         output: the layer's output there, ``(rows, value_size)``.
         targets: target token ids, ``(rows, longest target)``; ``IGNORED`` behind the shorter ones.
+        unedited: the logits there without an edit, ``(rows, longest target, vocabulary)``.
     """
 
     def __init__(
@@ -62,20 +64,26 @@ class Replay:
         pairs: Sequence[EncodedPair],
         pad: int,
         anatomy: Anatomy | None,
+        at: Sequence[int] | None = None,
     ) -> None:
         self.model, self.adaptor = model, adaptor
         device = device_of(model.get_input_embeddings())
-        prompts, prompt_mask = pad_rows([pair.prompt for pair in pairs], pad, "left", device)
+        ends = [len(pair.prompt) for pair in pairs] if at is None else [index + 1 for index in at]
+        rows = [(pair.prompt[:end], pair.prompt[end:], pair.target) for pair, end in zip(pairs, ends, strict=True)]
+        left, left_mask = pad_rows([before for before, _, _ in rows], pad, "left", device)
         # The last target token is only ever predicted, never read.
-        answers, answer_mask = pad_rows([pair.target for pair in pairs], pad, "right", device)
+        right, right_mask = pad_rows([[*behind, *target[:-1]] for _, behind, target in rows], pad, "right", device)
+        answers, answer_mask = pad_rows([target for _, _, target in rows], pad, "right", device)
         self.targets = answers.masked_fill(answer_mask == 0, IGNORED)
-        self._ids = torch.cat([prompts, answers[:, :-1]], dim=1)
-        self._mask = torch.cat([prompt_mask, answer_mask[:, :-1]], dim=1)
+        self._ids = torch.cat([left, right], dim=1)
+        self._mask = torch.cat([left_mask, right_mask], dim=1)
         self._prompt_lengths = [len(pair.prompt) for pair in pairs]
-        self._end = prompts.shape[1] - 1
+        self._end = left.shape[1] - 1
+        # Where a row's first answer token is predicted, in tokens behind the value's; all at the same place, but for `at`.
+        self._lags = torch.tensor([len(behind) for _, behind, _ in rows], device=device)
         self._accepted = accepted_arguments(model)
         block = anatomy.block_of(layer_path) if anatomy else None
-        # Only replace_last leaves the tokens to the left of the last prompt token alone.
+        # Only replace_last leaves the tokens to the left of the value's alone.
         # And another editor's layers may have to see whole prompts.
         tracker = PositionTracker.of(model)
         whole = tracker is not None and tracker.whole_prompts > 0
@@ -84,7 +92,7 @@ class Replay:
         self._replayed = [*list(anatomy.blocks)[block:], anatomy.head] if anatomy and block is not None else []
         self._boundary: Any = None
         self._prefix: FrozenPrefix | None = None
-        self.query, self.output, self._unedited = self._record()
+        self.query, self.output, self.unedited = self._record()
 
     @property
     def is_partial(self) -> bool:
@@ -106,7 +114,7 @@ class Replay:
     def taking(self, rows: Tensor) -> Replay:
         """Return the replay of some of its rows."""
         some = copy.copy(self)
-        for name in ("query", "output", "targets", "_unedited", "_ids", "_mask"):
+        for name in ("query", "output", "targets", "unedited", "_ids", "_mask", "_lags"):
             setattr(some, name, getattr(self, name)[rows])
         some._prompt_lengths = [self._prompt_lengths[int(row)] for row in rows]
         if self._boundary is not None:
@@ -124,7 +132,7 @@ class Replay:
         ):
             replayed = self._forward()
         real = self.targets != IGNORED
-        return same_logits(replayed[real], self._unedited[real], replayed.dtype)
+        return same_logits(replayed[real], self.unedited[real], replayed.dtype)
 
     def _record(self) -> tuple[Tensor, Tensor, Tensor]:
         """Compute what is constant in one pass, and the layer's query and output on the way."""
@@ -133,19 +141,25 @@ class Replay:
         # masks see to the window.
         collected = DynamicCache() if self._start else None
         with torch.no_grad(), self.adaptor.trying(trial), self._recording_boundary():
-            width = self.targets.shape[1]
-            unedited = self._call(self._ids, self._mask, collected, keep=width)[:, -width:]
+            unedited = self._at_answers(self._ids, collected)
         if collected is not None:
             self._prefix = FrozenPrefix(collected, self._start)
         assert trial.query is not None and trial.output is not None
         return trial.query, trial.output, unedited
 
     def _forward(self) -> Tensor:
-        width = self.targets.shape[1]
-        return self._call(self._ids[:, self._start :], self._mask, self._prefix, keep=width)[:, -width:]
+        return self._at_answers(self._ids[:, self._start :], self._prefix)
 
-    def _call(self, ids: Tensor, mask: Tensor, cache: Any, keep: int) -> Tensor:
-        return logits_of(self.model, self._accepted, ids, mask, self._prompt_lengths, cache, keep=keep)
+    def _at_answers(self, ids: Tensor, cache: Any) -> Tensor:
+        """Return the logits of a pass that predict the answers, ``(rows, longest target, vocabulary)``."""
+        width = self._ids.shape[1] - self._end
+        logits = logits_of(self.model, self._accepted, ids, self._mask, self._prompt_lengths, cache, keep=width)
+        logits, longest = logits[:, -width:], self.targets.shape[1]
+        if width == longest and not self._lags.any():
+            return logits
+        columns = self._lags.unsqueeze(1) + torch.arange(longest, device=self._lags.device)
+        rows = torch.arange(len(columns), device=columns.device).unsqueeze(1)
+        return logits[rows, columns.clamp_max(width - 1)]
 
     def _fast(self) -> contextlib.AbstractContextManager[None]:
         return few_token_linears(module for module in self._replayed if module is not None)

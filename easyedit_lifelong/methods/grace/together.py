@@ -28,12 +28,19 @@ class Learner:
         identity: see :func:`~easyedit_lifelong.methods.grace.training.initial_value`.
         where: what to call it in messages.
         case_id: its request's.
+        behind: what its value brings along; see :class:`~easyedit_lifelong.methods.grace.codebook.Codebook`. None for
+            nothing.
     """
 
     label: Label
     identity: str
     where: str
     case_id: int | str
+    behind: Tensor | None = None
+
+    def entering(self, value: Tensor) -> Tensor:
+        """Return a value of its own as it enters the codebook."""
+        return value if self.behind is None else torch.cat([value, self.behind.to(value)])
 
 
 @dataclass(frozen=True)
@@ -53,24 +60,25 @@ class Planned:
     after: int | None
 
 
-def plan(codebook: Codebook, queries: Tensor, labels: Sequence[Label], fresh: Sequence[Tensor]) -> list[Planned]:
+def plan(codebook: Codebook, queries: Tensor, learners: Sequence[Learner], fresh: Sequence[Tensor]) -> list[Planned]:
     """Return what edits will do when they enter in order; the codebook is left as it was.
 
     Args:
         codebook: the codebook.
-        queries: theirs, shape ``(edits, key_size)``.
-        labels: theirs.
+        queries: theirs, shape ``(edits, views * key_size)``.
+        learners: the edits.
         fresh: where a value of their own would start.
     """
     entered_by: dict[int, int] = {}
     planned, changes = [], []
     try:
-        for number, (query, label, own) in enumerate(zip(queries, labels, fresh, strict=True)):
-            decision, match = codebook.decide(query, label)
+        for number, (query, learner, own) in enumerate(zip(queries, learners, fresh, strict=True)):
+            label = learner.label
+            decision, match = codebook.decide(query, label, learner.entering(own))
             goes_on = decision in (Decision.EXPAND, Decision.COVERED)
             after = entered_by.get(match.index) if goes_on else None
             start = codebook.values[match.index].clone() if goes_on else own
-            _, index, change = codebook.enter(query, label, start, (decision, match))
+            _, index, change = codebook.enter(query, label, learner.entering(start), (decision, match))
             changes.append(change)
             entered_by[index] = number
             planned.append(Planned(decision, match, start, after))

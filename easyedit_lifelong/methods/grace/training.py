@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.drift import Drift
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.lessons import Lesson
 from easyedit_lifelong.models.encoding import IGNORED
@@ -57,7 +58,9 @@ def train_values(
     An edit that has learned its target leaves, and the others go on without it.
 
     Args:
-        lesson: the edits' prompts and targets; of ``val_train: adv`` ``num_pert`` rows for each, one after the other.
+        lesson: the edits' prompts and targets; for each the same number of rows, one after the other: ``num_pert`` with
+            ``val_train: adv``, its contexts with ``query_token: subject_last``. In rows without a target, what the model
+            says is to stay (``kl_factor``).
         starts: where the values start, shape ``(edits, value_size)``.
         hparams: learning rate, steps, early stop.
         identities: see :func:`initial_value`; seed the noise of ``val_train: adv``.
@@ -67,7 +70,10 @@ def train_values(
         EditError: a loss or a value became NaN or infinite; the message names the edit.
     """
     copies = len(lesson.targets) // len(starts)
-    noise = torch.cat([_noise(copies, starts, f"{hparams.seed}\x00noise\x00{identity}") for identity in identities])
+    noise = starts.new_zeros(len(lesson.targets), 1)
+    if hparams.val_train == "adv":
+        drawn = [_noise(copies, starts, f"{hparams.seed}\x00noise\x00{identity}") for identity in identities]
+        noise = torch.cat(drawn)
     values = starts.detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([values], lr=hparams.edit_lr)
     going, trained = list(range(len(starts))), dict[int, Trained]()
@@ -75,6 +81,7 @@ def train_values(
         with torch.enable_grad():
             logits = lesson.logits(values.repeat_interleave(copies, dim=0) + noise)
             losses = _losses(logits, lesson.targets, len(going))
+            penalties = hparams.kl_factor * _drift(lesson, logits, len(going)) if hparams.kl_factor else 0
         told, learned = losses.tolist(), _learned(logits, lesson.targets, len(going))
         bad = next((n for n, loss in enumerate(told) if not math.isfinite(loss)), None)
         if bad is not None:
@@ -91,7 +98,7 @@ def train_values(
                 trained[edit] = Trained(values.detach()[n].clone(), steps, told[n], learned[n])
         if all(done):
             break
-        (values.grad,) = torch.autograd.grad(losses.sum(), values)
+        (values.grad,) = torch.autograd.grad((losses + penalties).sum(), values)
         if any(done):
             stay = torch.tensor([n for n, out in enumerate(done) if not out], device=values.device)
             rows = (stay.unsqueeze(1) * copies + torch.arange(copies, device=stay.device)).flatten()
@@ -115,6 +122,15 @@ def _losses(logits: Tensor, targets: Tensor, edits: int) -> Tensor:
     """Return each edit's loss, the mean over all target tokens of its rows, ``(edits,)``."""
     each = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
     return each.view(edits, -1).sum(dim=1) / (targets != IGNORED).view(edits, -1).sum(dim=1)
+
+
+def _drift(lesson: Lesson, logits: Tensor, edits: int) -> Tensor:
+    """Return how far what is said in each edit's rows without a target has moved: KL(now ‖ before), ``(edits,)``."""
+    kept = (lesson.targets == IGNORED).all(dim=1)
+    before = lesson.unedited[kept, 0].float().log_softmax(dim=-1)
+    drift = Drift.apply(logits[kept, 0].float(), before)
+    owner = torch.arange(len(kept), device=kept.device).div(len(kept) // edits, rounding_mode="floor")[kept]
+    return logits.new_zeros(edits, dtype=torch.float32).index_add(0, owner, drift)
 
 
 def _learned(logits: Tensor, targets: Tensor, edits: int) -> list[bool]:

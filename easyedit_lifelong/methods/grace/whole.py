@@ -37,6 +37,7 @@ class WholePass:
         query: the layer's input at that column, ``(rows, key_size)``.
         output: the layer's output there, ``(rows, value_size)``.
         targets: as given.
+        unedited: the logits without an edit, ``(rows, targets, classes)``.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class WholePass:
         self._boundary: Any = None
         trial = Trial(None, column)
         with torch.no_grad(), adaptor.trying(trial), recording_output(below[-1] if below else None, self._keep):
-            self._unedited = self._forward()
+            self.unedited = self._forward()
         self._below = below
         assert trial.query is not None and trial.output is not None
         self.query, self.output = trial.query, trial.output
@@ -85,7 +86,7 @@ class WholePass:
         trial = Trial(None, self._column)
         with torch.no_grad(), standing_in(self._below, self._boundary), self.adaptor.trying(trial):
             again = self._forward()
-        return same_logits(again, self._unedited, again.dtype)
+        return same_logits(again, self.unedited, again.dtype)
 
     def _keep(self, output: Any) -> None:
         self._boundary = output

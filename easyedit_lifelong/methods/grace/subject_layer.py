@@ -1,0 +1,202 @@
+"""Adaptors for edits that are found by their subjects (``query_token: subject_last``), wherever these stand.
+
+Every real token of a pass is looked up. What answers is one of two:
+
+- without ``answer_layer``, the token that was found: its value takes the place of what the same layer returns there,
+  in a prompt as well as in what is being said, and nobody has to know where the prompt ends;
+- with it, the prompt's last token, at that later layer. There is a second look, by a second key: is this prompt about
+  the edit's relation, too (``gate_eps``)? That shows late in a model, when the subject's token has long been left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.carried import is_looking
+from easyedit_lifelong.methods.grace.codebook import Codebook
+from easyedit_lifelong.methods.grace.layer import CHILD, GraceAdaptor
+from easyedit_lifelong.methods.grace.whitening import whitened
+from easyedit_lifelong.models.attachment import Attachment
+from easyedit_lifelong.models.positions import Window, repeated
+
+_READ = -1
+"""What a generation remembers the adaptors under that have read its prompts."""
+
+Found = dict[int, tuple[Tensor, Tensor]]
+"""By row: the keys within whose radius some token of the row is, and how near the nearest token comes, in radii."""
+
+
+class SubjectAdaptor(GraceAdaptor):
+    """Replaces what a layer returns at a subject's last token, where the codebook knows the subject.
+
+    Args:
+        model: the model that the layer belongs to.
+        layer: the layer whose inputs are looked up.
+
+    Attributes:
+        whitening: of queries; see :func:`~easyedit_lifelong.methods.grace.whitening.whitening_of`. None for none.
+
+    Raises:
+        ModelError: the layer is outside of what reads tokens.
+    """
+
+    def __init__(self, model: nn.Module, layer: nn.Module) -> None:
+        super().__init__(model, layer, "replace_last", "subject_last")
+        self.whitening: Tensor | None = None
+
+    def queries(self, inputs: Tensor) -> Tensor:
+        """Return inputs of the layer as the codebook is asked with them."""
+        if self.whitening is not None and self.whitening.device != inputs.device:
+            self.whitening = self.whitening.to(inputs.device)
+        return whitened(inputs, self.whitening)
+
+    def _with_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
+        assert self.codebook is not None
+        real = _real(inputs, window)
+        queries = self.queries(inputs)
+        fired = torch.full(real.shape, -1, device=inputs.device)
+        fired[real] = self.codebook.lookup(queries[real])
+        replaced = fired >= 0
+        if self._watcher is not None:
+            self._watcher(queries, real, fired, replaced)
+        if not replaced.any():
+            return None
+        if not self._again(window) and not is_looking(self.model):
+            self.codebook.hits.update(fired[replaced].tolist())
+        values = self.codebook.values[fired.clamp(min=0)].to(output.dtype)
+        return torch.where(replaced.unsqueeze(-1), values, output)
+
+    def _again(self, window: Window | None) -> bool:
+        """Whether a generation without a cache reads its prompts another time; then no key counts once more."""
+        if window is None or window.generation is None or window.past:
+            return False
+        read = window.generation.decisions.get(_READ, set())
+        window.generation.decisions[_READ] = read | {id(self)}
+        return id(self) in read
+
+
+class LateAdaptor(SubjectAdaptor):
+    """Finds subjects at one layer, and answers at a prompt's last token at a later one.
+
+    Args:
+        model: the model that the layers belong to.
+        finding: the layer whose inputs are looked up.
+        answering: the layer whose output is replaced.
+
+    Attributes:
+        layer: the one that answers; trials are at this one.
+
+    Raises:
+        ModelError: a layer is outside of what reads tokens.
+    """
+
+    def __init__(self, model: nn.Module, finding: nn.Module, answering: nn.Module) -> None:
+        super().__init__(model, answering)
+        self._found: Found = {}
+        self._queries = self._looked_up = self._fired = torch.empty(0)
+        self._finding = Attachment(model, finding, CHILD, self._find)
+
+    def install(self, codebook: Codebook) -> None:
+        """Put a codebook on the layer that finds."""
+        self.codebook = codebook.train(self.layer.training)
+        self._finding.keep(codebook)
+
+    def uninstall(self) -> None:
+        """Take the codebook off the layer."""
+        self.codebook = None
+        self._finding.keep(None)
+
+    def detach(self) -> None:
+        """Leave the model as it was before the adaptor came; at the second call, do nothing."""
+        super().detach()
+        self._finding.detach()
+
+    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
+        """Note which edits' subjects are in each row's prompt; the layer returns what it returns."""
+        window = self._finding.window
+        self._found = {}
+        if self._trial is not None or self.codebook is None or window is None or window.behind:
+            return
+        inputs = args[0] if args else kwargs["hidden_states"]
+        if inputs.dim() != 3:
+            raise EditError("query_token: subject_last needs a layer that gets (batch, tokens, width)")
+        real = _real(inputs, window) & _in_prompts(window, inputs)
+        queries = self.queries(inputs)
+        fired = torch.full(real.shape, -1, device=inputs.device)
+        fired[real] = self.codebook.lookup(queries[real])
+        if self._watcher is not None:
+            self._queries, self._looked_up, self._fired = queries, real, fired
+        memory: dict[int, Any] = {} if window.generation is None else window.generation.decisions
+        self._found = dict(memory.get(id(self), {})) if window.past else {}  # of an earlier part of the prompts
+        for row in (fired >= 0).any(dim=1).nonzero().flatten().tolist():
+            nearness = self.codebook.nearness(queries[row, fired[row] >= 0]).amin(dim=0)
+            keys = (nearness <= 1).nonzero().flatten()
+            self._found[row] = _joined(self._found.get(row), (keys, nearness[keys]))
+        memory[id(self)] = self._found
+
+    def _with_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
+        assert self.codebook is not None
+        replaced = torch.zeros(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        chosen = torch.full(inputs.shape[:2], -1, device=inputs.device)
+        if window is not None and self._found and not window.behind:
+            ends = window.ends.tolist()
+            for row, found in self._found.items():
+                key = self._answering(inputs[row, ends[row]], *found) if ends[row] >= 0 else -1
+                if key >= 0:
+                    replaced[row, ends[row]], chosen[row, ends[row]] = True, key
+        if self._watcher is not None and self._queries.shape[:2] == inputs.shape[:2]:
+            fired = torch.where(replaced, chosen, self._fired.to(inputs.device))
+            self._watcher(self._queries, self._looked_up, fired, replaced)
+        answered = chosen[replaced]
+        if not len(answered):
+            return None
+        if not self._again(window) and not is_looking(self.model):
+            self.codebook.hits.update(answered.tolist())
+        whole = output.clone()
+        whole[replaced] = self.codebook.values[answered.to(self.codebook.values.device)].to(output)
+        return whole
+
+    def _answering(self, query: Tensor, keys: Tensor, nearness: Tensor) -> int:
+        """Return which of the keys found answers a prompt's last token; -1 if none does.
+
+        Of several, that which both looks together come nearest to, each in units of its radius.
+        """
+        assert self.codebook is not None
+        limit = self.codebook.gate_eps
+        if limit is None:
+            return int(keys[nearness.argmin()])
+        apart = self.codebook.gate_distances(query.to(self.codebook.gates.device), keys)
+        together = (nearness + apart / limit).masked_fill(apart > limit, float("inf"))
+        best = int(together.argmin())
+        return int(keys[best]) if torch.isfinite(together[best]) else -1
+
+
+def _real(inputs: Tensor, window: Window | None) -> Tensor:
+    """Return which tokens hold text, ``(batch, tokens)``."""
+    if window is None:  # nobody says: all of them
+        return torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+    return window.real.to(inputs.device)
+
+
+def _in_prompts(window: Window, inputs: Tensor) -> Tensor:
+    """Return which columns of a pass are its rows' prompts, ``(batch, tokens)``."""
+    ends = window.ends
+    if window.generation is not None:  # a pass over a part of the prompts holds no end, but what comes before it
+        ends = repeated(window.generation.ends.to(ends.device), len(ends)) - window.past
+    return torch.arange(inputs.shape[1], device=inputs.device) <= ends.to(inputs.device).unsqueeze(1)
+
+
+def _joined(one: tuple[Tensor, Tensor] | None, other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the keys of both parts of a prompt, each as near as it comes in either."""
+    if one is None:
+        return other
+    known: Mapping[int, float] = dict(zip(one[0].tolist(), one[1].tolist(), strict=True))
+    merged = dict(known)
+    for key, near in zip(other[0].tolist(), other[1].tolist(), strict=True):
+        merged[key] = min(near, merged.get(key, near))
+    return other[0].new_tensor(list(merged)), other[1].new_tensor(list(merged.values()))

@@ -1,0 +1,74 @@
+"""Compare keys as if all directions varied alike: whitening by second moments (MEMIT's E[kkᵀ]).
+
+Activations of a language model share a few directions in which all are long; by cosine, everything is then near
+everything. Dividing each direction by its root mean square undoes that. Only the leading directions stand out, so only
+they are divided, and the others stay as they are: that is as good (docs/grace-subject.md), and a tall matrix is
+all that has to be kept with the edits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from easyedit_lifelong.covariance import obtain_moments
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+
+RANK = 64
+"""Directions that are divided."""
+
+
+def whitening_of(moment: Tensor, rank: int = RANK) -> Tensor:
+    """Return the matrix B of a whitening x - BBᵀx.
+
+    Args:
+        moment: E[kkᵀ], shape ``(d, d)``.
+        rank: leading directions that are made as long as the others are on average.
+
+    Returns:
+        Shape ``(d, rank)``, or narrower for a small d; float32.
+    """
+    squares, directions = torch.linalg.eigh(moment.double())
+    rank = min(rank, len(squares) - 1)
+    leading = squares[len(squares) - rank :].clamp_min(torch.finfo(torch.float64).tiny)
+    others = squares[: len(squares) - rank].clamp_min(0).mean()
+    kept = (others / leading).sqrt().clamp_max(1.0)
+    return (directions[:, len(squares) - rank :] * (1 - kept).sqrt()).float()
+
+
+def whitened(vectors: Tensor, basis: Tensor | None) -> Tensor:
+    """Return vectors in the space that keys are compared in, float32.
+
+    Args:
+        vectors: shape ``(..., d)``, any dtype.
+        basis: what :func:`whitening_of` returned; None to leave them as they are.
+    """
+    vectors = vectors.float()
+    return vectors if basis is None else vectors - (vectors @ basis) @ basis.t()
+
+
+def whitening_for(
+    model: Any, tokenizer: Any, path: str, hparams: GraceHyperParams, progress: Callable[[int, int], None] | None = None
+) -> Tensor:
+    """Return the whitening of a layer's inputs: from second moments on disk, or collected in one pass.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        path: of the layer.
+        hparams: name the corpus, its amount and the folder.
+        progress: hears of tokens, or documents, done and in all.
+
+    Raises:
+        CovarianceError: a stored file can't be used, or the corpus can't be had.
+        ModelError: the layer is no linear projection.
+    """
+    moments = obtain_moments(
+        model, tokenizer, [path], stats_dir=hparams.stats_dir, dataset=hparams.mom2_dataset,
+        n_samples=hparams.mom2_n_samples, n_tokens=hparams.mom2_n_tokens, dtype=hparams.mom2_dtype, seed=hparams.seed,
+        progress=progress,
+    )  # fmt: skip
+    return whitening_of(next(iter(moments.values())).moment)
