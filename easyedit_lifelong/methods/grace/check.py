@@ -75,6 +75,6 @@ def _check_subjects(model: Any, hparams: GraceHyperParams, kind: Kind, name: str
     finds, answers = anatomy.block_of(find_layer(model, hparams)[0]), anatomy.block_of(answering[0])
     if finds is not None and answers is not None and answers <= finds:
         raise ModelError(
-            f"answer_layer: {answering[0]} is in block {answers}, but subjects are found in block {finds}; name a layer "
-            "of a later block."
+            f"answer_layer: {answering[0]} is in block {answers}, but subjects are found in block {finds}; name a "
+            "layer of a later block."
         )
