@@ -232,13 +232,9 @@ class Codebook(nn.Module):
         match, eps = self.nearest(query), self.eps
         if value is not None and self.own_eps:
             eps = float(value[-1])
-        if (
-            value is not None
-            and self.gate_eps is not None
-            and match.index >= 0
-            and match.distance <= eps + self._widest
-        ):
-            match = self._nearest_rival(query, value)
+        if value is not None and self.gate_eps is not None and match.index >= 0:
+            if match.distance <= eps + float(self.radii.max()):  # else there is no rival at all
+                match = self._nearest_rival(query, value)
         if match.index < 0:
             return Decision.ADD, match
         radius = float(self.radii[match.index])
@@ -248,10 +244,6 @@ class Codebook(nn.Module):
             return (Decision.EXPAND if match.distance > radius else Decision.COVERED), match
         same_query = match.distance <= max(float(self._rounding(query.unsqueeze(0))), 2 * _SPLIT_GAP)
         return (Decision.SUPERSEDE if same_query else Decision.SPLIT), match
-
-    @property
-    def _widest(self) -> float:
-        return float(self.radii.max())
 
     def _nearest_rival(self, query: Tensor, value: Tensor) -> Match:
         """Return the nearest of the keys whose gate is near enough to an edit's."""

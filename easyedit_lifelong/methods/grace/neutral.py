@@ -1,9 +1,9 @@
 """``eps: auto``: a key's deferral radius, from its own neighbourhood.
 
-What a radius has to keep out is known before anybody asks: the tokens of sentences that aren't about the edit. The sample
-facts that come with this package are such sentences, and have subjects of their own. Those, taken as the keys of a
-codebook, say how far a radius can reach before too many sentences fire (``false_fire_rate``); an edit's own key then
-gets
+What a radius has to keep out is known before anybody asks: the tokens of sentences that aren't about the edit. The
+sample facts that come with this package are such sentences, and have subjects of their own. Those, taken as the keys
+of a codebook, say how far a radius can reach before too many sentences fire (``false_fire_rate``); an edit's own key
+then gets
 
 - that radius, or the distance at which its subject is met again in the edit's own contexts, if that is more,
 - but never more than half the way to the nearest token of a sentence that doesn't name the subject.
@@ -116,6 +116,6 @@ class Neighbourhood:
         return found.masked_fill(names, float("inf"))
 
     def _distances(self, tokens: Tensor, views: Tensor) -> Tensor:
-        """Return distances of prepared queries to views, by a product: ``(tokens, views)``. Radii need no last digit."""
+        """Return distances of prepared queries to views, ``(tokens, views)``: by a product, radii need no last digit."""
         views = prepared(views, self._dist_fn)
         return 1 - tokens @ views.t() if self._dist_fn == COS else torch.cdist(tokens, views)

@@ -79,7 +79,7 @@ class Replay:
         self._mask = torch.cat([left_mask, right_mask], dim=1)
         self._prompt_lengths = [len(pair.prompt) for pair in pairs]
         self._end = left.shape[1] - 1
-        # Where a row's first answer token is predicted, in tokens behind the value's; all at the same place, but for `at`.
+        # Where a row's first answer token is predicted, in tokens behind the value's.
         self._lags = torch.tensor([len(behind) for _, behind, _ in rows], device=device)
         self._accepted = accepted_arguments(model)
         block = anatomy.block_of(layer_path) if anatomy else None

@@ -1,8 +1,9 @@
 """Edits that are found by their subjects (``query_token: subject_last``): their keys, gates, radii and lessons.
 
-GRACE asks its codebook with a prompt's last token, which a paraphrase moves further than another prompt does. A subject's
-last token, early in the model, is moved by little: what stands before it in the text. So a key is taken there, in
-the prompt and in a few texts that the hyperparameters give, and the value is trained to carry the fact in contexts.
+GRACE asks its codebook with a prompt's last token, which a paraphrase moves further than another prompt does. A
+subject's last token, early in the model, is moved by little: what stands before it in the text. So a key is taken
+there, in the prompt and in a few texts that the hyperparameters give, and the value is trained to carry the fact in
+contexts.
 """
 
 from __future__ import annotations

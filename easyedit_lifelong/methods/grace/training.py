@@ -59,8 +59,8 @@ def train_values(
 
     Args:
         lesson: the edits' prompts and targets; for each the same number of rows, one after the other: ``num_pert`` with
-            ``val_train: adv``, its contexts with ``query_token: subject_last``. In rows without a target, what the model
-            says is to stay (``kl_factor``).
+            ``val_train: adv``, its contexts with ``query_token: subject_last``. In rows without a target, what the
+            model says is to stay (``kl_factor``).
         starts: where the values start, shape ``(edits, value_size)``.
         hparams: learning rate, steps, early stop.
         identities: see :func:`initial_value`; seed the noise of ``val_train: adv``.
