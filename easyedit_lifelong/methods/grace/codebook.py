@@ -232,9 +232,9 @@ class Codebook(nn.Module):
         match, eps = self.nearest(query), self.eps
         if value is not None and self.own_eps:
             eps = float(value[-1])
-        if value is not None and self.gate_eps is not None and match.index >= 0:
-            if match.distance <= eps + float(self.radii.max()):  # else there is no rival at all
-                match = self._nearest_rival(query, value)
+        gated = value is not None and self.gate_eps is not None
+        if gated and len(self) and match.distance <= eps + float(self.radii.max()):  # else there is no rival at all
+            match = self._nearest_rival(query, value)
         if match.index < 0:
             return Decision.ADD, match
         radius = float(self.radii[match.index])
@@ -245,9 +245,9 @@ class Codebook(nn.Module):
         same_query = match.distance <= max(float(self._rounding(query.unsqueeze(0))), 2 * _SPLIT_GAP)
         return (Decision.SUPERSEDE if same_query else Decision.SPLIT), match
 
-    def _nearest_rival(self, query: Tensor, value: Tensor) -> Match:
+    def _nearest_rival(self, query: Tensor, value: Tensor | None) -> Match:
         """Return the nearest of the keys whose gate is near enough to an edit's."""
-        assert self.gate_eps is not None
+        assert self.gate_eps is not None and value is not None
         distances = self.distances(self._views_of(query)).amin(dim=0)
         distances[self.gate_distances(value[self._value_size :][: self.gate_size]) > self.gate_eps] = float("inf")
         best = int(distances.argmin())

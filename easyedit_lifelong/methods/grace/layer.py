@@ -22,8 +22,8 @@ from easyedit_lifelong.models.positions import Window
 CHILD = "grace_codebook"
 
 Watcher = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""Hears of a pass: what every token would ask the codebook with, ``(batch, tokens, key_size)``; and, ``(batch, tokens)``
-each, whether it was looked up, the key that answered it (-1: none), and whether it got a value."""
+"""Hears of a pass: what every token would ask the codebook with, ``(batch, tokens, key_size)``; and, each ``(batch,
+tokens)``, whether it was looked up, the key that answered it (-1: none), and whether it got a value."""
 
 
 @dataclass

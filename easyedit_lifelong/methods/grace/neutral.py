@@ -116,6 +116,6 @@ class Neighbourhood:
         return found.masked_fill(names, float("inf"))
 
     def _distances(self, tokens: Tensor, views: Tensor) -> Tensor:
-        """Return distances of prepared queries to views, ``(tokens, views)``: by a product, radii need no last digit."""
+        """Return distances of prepared queries to views, ``(tokens, views)``, by a product."""
         views = prepared(views, self._dist_fn)
         return 1 - tokens @ views.t() if self._dist_fn == COS else torch.cdist(tokens, views)
