@@ -22,7 +22,7 @@ from transformers import (
 
 from easyedit_lifelong import CoachHookHyperParams, GraceHyperParams
 from easyedit_lifelong.methods.coachhook.check import check_model
-from easyedit_lifelong.methods.grace.check import check_layer
+from easyedit_lifelong.methods.grace.check import answering_layer, check_layer
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
 from easyedit_lifelong.models.kinds import Kind, kind_of, kind_of_config
 from easyedit_lifelong.models.modules import find_module
@@ -66,10 +66,14 @@ SHAPES = {
     "llama3.2-3b": (8192, 3072), "qwen2.5-7b": (18944, 3584), "mistral-7b": (14336, 4096),
 }  # fmt: skip
 
+# Files of edits that are found by their subjects: the model, what a key and a value measure.
+BY_SUBJECT = {"smollm2-135m-subject": ("smollm2-135m", (576, 1536), (576, 576))}
+
 
 def test_every_file_has_a_real_architecture_to_be_checked_against() -> None:
     files = {file.stem for file in (FOLDER / "GRACE").glob("*.yaml")}
-    assert files == {*CONFIGS, *OTHERS} == {*SHAPES, *OTHER_SHAPES}
+    assert files == {*CONFIGS, *OTHERS, *BY_SUBJECT}
+    assert {*CONFIGS, *OTHERS} == {*SHAPES, *OTHER_SHAPES}
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
@@ -100,6 +104,28 @@ def test_grace_file_names_a_layer_of_the_right_shape(name: str) -> None:
     # In the last block a value can reach the first token of an answer only.
     assert block is not None
     assert block < len(anatomy.blocks) - 1
+
+
+@pytest.mark.parametrize("name", sorted(BY_SUBJECT))
+def test_file_of_edits_by_subject_names_layers_of_the_right_shape(name: str) -> None:
+    hparams = GraceHyperParams.from_hparams(f"GRACE/{name}")
+    config, keys, (gate, value) = BY_SUBJECT[name]
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(CONFIGS[config])
+    check_layer(model, None, hparams)
+    assert hparams.by_subject
+    finding, answering = find_module(model, hparams.inner_params[0]), answering_layer(model, hparams)
+    anatomy = anatomy_of(model)
+    assert answering is not None
+    assert anatomy is not None
+    assert projection_shape(finding[1]) == keys
+    assert {projection_shape(layer)[0] for layer in answering[1].children() if hasattr(layer, "weight")} >= {gate}
+    assert projection_shape(answering[1].down_proj)[1] == value
+    first, last = (anatomy.block_of(path) for path in (finding[0], answering[0]))
+    assert first is not None
+    assert last is not None
+    assert first < last < len(anatomy.blocks) - 1
+    assert hparams.mom2_n_tokens == 10 * keys[0]
 
 
 # (inputs, outputs) of the MLP's projection back to the model's width.
