@@ -29,6 +29,7 @@ class Attachment:
         child: name that what the editor keeps on the layer gets.
         replace: hears of every pass through the layer.
         whole_prompts: whether the editor must see a prompt in one pass, from its first token on.
+        spanning: whether another layer of the editor's needs this one to run in every pass.
 
     Attributes:
         attached: whether the editor is still on the layer.
@@ -38,14 +39,17 @@ class Attachment:
     """
 
     def __init__(
-        self, model: nn.Module, layer: nn.Module, child: str, replace: Replace, *, whole_prompts: bool = False
-    ) -> None:
+        self, model: nn.Module, layer: nn.Module, child: str, replace: Replace, *, whole_prompts: bool = False,
+        spanning: bool = False,
+    ) -> None:  # fmt: skip
         self.layer = layer
-        self._child, self._replace, self._whole_prompts = child, replace, whole_prompts
+        self._child, self._replace, self._whole_prompts, self._spanning = child, replace, whole_prompts, spanning
         self.attached = True
+        self._kept: nn.Module | None = None
         self._tracker = attach_tracker(model, layer)
         if self._tracker is not None:
             self._tracker.whole_prompts += whole_prompts
+            self._tracker.spanning += spanning
         self._handle = layer.register_forward_hook(self._after_layer, with_kwargs=True)
 
     @property
@@ -60,7 +64,9 @@ class Attachment:
 
     def keep(self, child: nn.Module | None) -> None:
         """Keep something on the layer, in place of what was kept there; None for nothing."""
-        self.layer._modules.pop(self._child, None)
+        if self._kept is not None and self.layer._modules.get(self._child) is self._kept:  # another editor's stays
+            del self.layer._modules[self._child]
+        self._kept = child
         if child is not None:
             self.layer.add_module(self._child, child)
 
@@ -73,6 +79,7 @@ class Attachment:
         self._handle.remove()
         if self._tracker is not None:
             self._tracker.whole_prompts -= self._whole_prompts
+            self._tracker.spanning -= self._spanning
             self._tracker.detach()
 
     def _after_layer(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:

@@ -74,6 +74,7 @@ class Window:
         past: number of columns that the pass reads from a cache.
         generation: the call of ``generate`` that this pass belongs to, if any.
         behind: whether this pass is known, without asking the device, to come after every prompt's end.
+        notes: what a layer wants a later one to know of this pass, by layer.
     """
 
     ends: Tensor
@@ -81,6 +82,7 @@ class Window:
     past: int
     generation: Generation | None
     behind: bool = False
+    notes: dict[int, Any] = field(default_factory=dict)
 
 
 class PositionTracker:
@@ -96,6 +98,8 @@ class PositionTracker:
         self._lengths: Tensor | None = None
         self.whole_prompts = 0
         """How many layers must see a prompt in one pass, from its first token on."""
+        self.spanning = 0
+        """How many editors do at one layer what they found at an earlier one: only whole passes show what they do."""
         self._users = 0
         self._inside = False
         self._watches: list[Watch] = []

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.models.anatomy import anatomy_of
+from easyedit_lifelong.models.anatomy import Anatomy, anatomy_of
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import position_ids
-from easyedit_lifelong.models.positions import prompt_lengths
+from easyedit_lifelong.models.positions import PositionTracker, prompt_lengths
 from easyedit_lifelong.models.wrappers import bare_model
 
 
@@ -24,16 +24,21 @@ class Runner:
         tokenizer: its tokenizer; None if the model's hooks alone are looked at.
 
     Attributes:
-        anatomy: the model's parts; None if it can only be run as a whole.
         pad: id of the padding token.
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
         model = bare_model(model)
         self.model, self.tokenizer = model, tokenizer
-        self.anatomy = anatomy_of(model)
+        self._anatomy = anatomy_of(model)
         self.pad: int = getattr(tokenizer, "pad_token_id", None) or 0
         self._accepted = accepted_arguments(model)
+
+    @property
+    def anatomy(self) -> Anatomy | None:
+        """The model's parts; None if it can only be run as a whole."""
+        tracker = PositionTracker.of(self.model)
+        return None if tracker is not None and tracker.spanning else self._anatomy
 
     @property
     def device(self) -> torch.device:

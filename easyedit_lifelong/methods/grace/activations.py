@@ -31,14 +31,14 @@ def inputs_at(runner: Runner, layer: nn.Module, rows: Sequence[list[int]]) -> li
         One tensor for each row, ``(tokens, width)``, in the model's dtype.
 
     Raises:
-        EditError: the layer didn't run, or gets no input for every token.
+        EditError: the layer didn't run, or gets no vector for every token.
     """
     taken: dict[tuple[int, ...], Tensor] = {}
-    seen: list[Tensor] = []
+    seen: list[Tensor | None] = []
     distinct = [list(row) for row in dict.fromkeys(tuple(row) for row in rows)]
 
     def take(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(args[0] if args else kwargs["hidden_states"])
+        seen.append(args[0] if args else kwargs.get("hidden_states"))
         raise PassEnded
 
     handle = layer.register_forward_pre_hook(take, with_kwargs=True)
@@ -48,9 +48,10 @@ def inputs_at(runner: Runner, layer: nn.Module, rows: Sequence[list[int]]) -> li
             seen.clear()
             with contextlib.suppress(PassEnded):
                 runner.call(ids, mask, mask.sum(dim=1))
-            if not seen or seen[0].shape[:2] != ids.shape:
-                raise EditError(f"{type(layer).__name__} gets no input for every token; name another in inner_params")
-            for row, inputs in zip(batch, seen[0], strict=True):
+            whole = seen[0] if seen else None
+            if not isinstance(whole, Tensor) or whole.dim() != 3 or whole.shape[:2] != ids.shape:
+                raise EditError(f"{type(layer).__name__} gets no vector for every token; name another in inner_params")
+            for row, inputs in zip(batch, whole, strict=True):
                 taken[tuple(row)] = inputs[: len(row)]
     finally:
         handle.remove()

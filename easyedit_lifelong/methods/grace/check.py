@@ -61,8 +61,8 @@ def _named(model: Any, hparams: GraceHyperParams, field: str, name: str) -> tupl
     try:
         return find_module(model, name)
     except ModelError as error:
-        where = f"{hparams.source}, {field}: " if hparams.source else ""
-        raise ModelError(f"{where}{error}") from None
+        where = ", ".join(part for part in (hparams.source, field) if part)
+        raise ModelError(f"{where}: {error}") from None
 
 
 def _check_subjects(model: Any, hparams: GraceHyperParams, kind: Kind, name: str) -> None:
@@ -70,7 +70,14 @@ def _check_subjects(model: Any, hparams: GraceHyperParams, kind: Kind, name: str
     if kind is not Kind.CAUSAL:
         raise ModelError(f"query_token: subject_last is for causal language models; {name} is none. Use prompt_last.")
     answering, anatomy = answering_layer(model, hparams), anatomy_of(model)
-    if answering is None or anatomy is None:
+    if answering is None:
+        return
+    if answering[1] is find_layer(model, hparams)[1]:
+        raise ModelError(
+            f"answer_layer: {answering[0]} is the layer at which subjects are found; name a later one, or none to have "
+            "the value at the subject's token."
+        )
+    if anatomy is None:
         return
     finds, answers = anatomy.block_of(find_layer(model, hparams)[0]), anatomy.block_of(answering[0])
     if finds is not None and answers is not None and answers <= finds:

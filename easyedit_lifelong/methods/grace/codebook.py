@@ -197,9 +197,25 @@ class Codebook(nn.Module):
         """
         if not len(self):
             return torch.full((len(queries),), -1, device=queries.device)
-        radii = self.radii if self.views == 1 else self.radii.repeat_interleave(self.views)
-        found = self._search.answering(queries, self.key_views, radii, self._rounding(queries))
+        found = self._search.answering(queries, self.key_views, self._radii_of_views, self._rounding(queries))
         return found if self.views == 1 else found.div(self.views, rounding_mode="floor")  # which leaves -1 as it is
+
+    def reached(self, queries: Tensor) -> Tensor:
+        """Return which queries are within the radius of any key, be it the nearest or not, give or take rounding.
+
+        Args:
+            queries: shape ``(batch, key_size)``, any dtype.
+
+        Returns:
+            Shape ``(batch,)``.
+        """
+        if not len(self):
+            return torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
+        return self._search.reached(queries, self.key_views, self._radii_of_views, self._rounding(queries))
+
+    @property
+    def _radii_of_views(self) -> Tensor:
+        return self.radii if self.views == 1 else self.radii.repeat_interleave(self.views)
 
     def nearness(self, queries: Tensor) -> Tensor:
         """Return how near every key is to each query, in units of its radius and rounding: at most 1 within it.

@@ -54,9 +54,14 @@ class GraceAdaptor:
             :class:`~easyedit_lifelong.methods.grace.config.GraceHyperParams`.
         query_token: which token is looked up; see there.
 
+    Attributes:
+        spanning: whether it does at its layer what it found at an earlier one.
+
     Raises:
         ModelError: the layer is outside of what reads tokens.
     """
+
+    spanning = False
 
     def __init__(self, model: nn.Module, layer: nn.Module, replacement: str, query_token: str = "prompt_last") -> None:
         self.model, self.layer, self.replacement, self.query_token = model, layer, replacement, query_token

@@ -19,6 +19,7 @@ from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.pairs import Encode, encoder_for
+from easyedit_lifelong.models.positions import PositionTracker
 from easyedit_lifelong.models.stacks import stack_of
 
 LOG = logging.getLogger(__name__)
@@ -138,6 +139,9 @@ class Lessons:
             pad: the padding token's id.
             at: see :class:`~easyedit_lifelong.methods.grace.replay.Replay`; with ``copies`` 1.
         """
+        tracker = PositionTracker.of(self.model)
+        if tracker is not None and tracker.spanning > adaptor.spanning:  # another editor's, which that would leave out
+            return self._build(adaptor, pairs, copies, pad, False, at)
         shortcuts, checked_length = self.found_out
         length = max(pair.length for pair in pairs)
         if shortcuts is False or (shortcuts and length <= checked_length):

@@ -118,4 +118,4 @@ class Neighbourhood:
     def _distances(self, tokens: Tensor, views: Tensor) -> Tensor:
         """Return distances of prepared queries to views, ``(tokens, views)``, by a product."""
         views = prepared(views, self._dist_fn)
-        return 1 - tokens @ views.t() if self._dist_fn == COS else torch.cdist(tokens, views)
+        return (1 - tokens @ views.t()).clamp_min(0) if self._dist_fn == COS else torch.cdist(tokens, views)

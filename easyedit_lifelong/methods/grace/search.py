@@ -131,6 +131,22 @@ class Search:
         parts = zip(queries.split(size), slack.split(size), strict=True)
         return torch.cat([self._answering(part, keys, radii, rounding) for part, rounding in parts])
 
+    @torch.no_grad()
+    def reached(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
+        """Return which queries are within the radius of any key, shape ``(batch,)``; see :meth:`answering`."""
+        queries = prepared(queries, self._dist_fn)
+        if _is_small(keys):
+            distances = between(queries, prepared(keys, self._dist_fn), self._dist_fn)
+            return (distances <= radii + slack.unsqueeze(1)).any(dim=1)
+        self._catch_up(keys)
+        inside = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
+        for rows in torch.arange(len(queries), device=queries.device).split(_at_once(keys)):
+            near = self._bounds(queries[rows]) <= self._reach(radii, slack[rows], keys.shape[1])
+            for n in near.any(dim=1).nonzero().flatten().tolist():
+                index, row = near[n].nonzero().flatten(), rows[n]
+                inside[row] = (self._distances(queries[row], keys, index) <= radii[index] + slack[row]).any()
+        return inside
+
     def _answering(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
         bounds = self._bounds(queries)
         # A key that answers is at most its own radius away; most queries have no such key.

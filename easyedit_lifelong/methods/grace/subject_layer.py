@@ -11,6 +11,7 @@ Every real token of a pass is looked up. What answers is one of two:
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -24,11 +25,28 @@ from easyedit_lifelong.methods.grace.whitening import whitened
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.positions import Window, repeated
 
-_READ = -1
-"""What a generation remembers the adaptors under that have read its prompts."""
+_COUNTED = -1
+"""What a generation remembers under which keys have answered which of its prompts."""
 
 Found = dict[int, tuple[Tensor, Tensor]]
 """By row: the keys within whose radius some token of the row is, and how near the nearest token comes, in radii."""
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What the layer that finds tells the one that answers about a pass.
+
+    Attributes:
+        found: the edits whose subjects are in each row's prompt.
+        queries: what every token asked with, ``(batch, tokens, key_size)``.
+        looked_up: which tokens were looked up, ``(batch, tokens)``.
+        fired: the key that each token is nearest to, in radii, and within; -1 for none, ``(batch, tokens)``.
+    """
+
+    found: Found
+    queries: Tensor
+    looked_up: Tensor
+    fired: Tensor
 
 
 class SubjectAdaptor(GraceAdaptor):
@@ -66,18 +84,32 @@ class SubjectAdaptor(GraceAdaptor):
             self._watcher(queries, real, fired, replaced)
         if not replaced.any():
             return None
-        if not self._again(window) and not is_looking(self.model):
-            self.codebook.hits.update(fired[replaced].tolist())
+        self._count(replaced, fired, window)
         values = self.codebook.values[fired.clamp(min=0)].to(output.dtype)
         return torch.where(replaced.unsqueeze(-1), values, output)
 
-    def _again(self, window: Window | None) -> bool:
-        """Whether a generation without a cache reads its prompts another time; then no key counts once more."""
-        if window is None or window.generation is None or window.past:
-            return False
-        read = window.generation.decisions.get(_READ, set())
-        window.generation.decisions[_READ] = read | {id(self)}
-        return id(self) in read
+    def _count(self, replaced: Tensor, keys: Tensor, window: Window | None) -> None:
+        """Count every key that answers in a row once, and in a generation once for each of its prompts.
+
+        Args:
+            replaced: at which tokens some key answers, ``(batch, tokens)``.
+            keys: which one, same shape.
+            window: the pass under way.
+        """
+        if self.codebook is None or is_looking(self.model):
+            return
+        rows = replaced.nonzero()[:, 0].tolist()
+        answers = set(zip(rows, keys[replaced].tolist(), strict=True))
+        if window is not None and window.generation is not None:
+            # Its passes read prompts again where there is no cache, and rows change places where there are beams.
+            generation = window.generation
+            prompts, counted = (
+                len(generation.ends),
+                generation.decisions.setdefault(_COUNTED, {}).setdefault(id(self), set()),
+            )
+            answers = {(row * prompts // len(replaced), key) for row, key in answers} - counted
+            counted |= answers
+        self.codebook.hits.update(key for _, key in answers)
 
 
 class LateAdaptor(SubjectAdaptor):
@@ -95,11 +127,11 @@ class LateAdaptor(SubjectAdaptor):
         ModelError: a layer is outside of what reads tokens.
     """
 
+    spanning = True
+
     def __init__(self, model: nn.Module, finding: nn.Module, answering: nn.Module) -> None:
         super().__init__(model, answering)
-        self._found: Found = {}
-        self._queries = self._looked_up = self._fired = torch.empty(0)
-        self._finding = Attachment(model, finding, CHILD, self._find)
+        self._finding = Attachment(model, finding, CHILD, self._find, spanning=True)
 
     def install(self, codebook: Codebook) -> None:
         """Put a codebook on the layer that finds."""
@@ -119,44 +151,47 @@ class LateAdaptor(SubjectAdaptor):
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
         """Note which edits' subjects are in each row's prompt; the layer returns what it returns."""
         window = self._finding.window
-        self._found = {}
         if self._trial is not None or self.codebook is None or window is None or window.behind:
             return
-        inputs = args[0] if args else kwargs["hidden_states"]
-        if inputs.dim() != 3:
+        inputs = args[0] if args else kwargs.get("hidden_states")
+        if not isinstance(inputs, Tensor) or inputs.dim() != 3:
             raise EditError("query_token: subject_last needs a layer that gets (batch, tokens, width)")
         real = _real(inputs, window) & _in_prompts(window, inputs)
         queries = self.queries(inputs)
+        reached = torch.zeros_like(real)
+        reached[real] = self.codebook.reached(queries[real])
         fired = torch.full(real.shape, -1, device=inputs.device)
-        fired[real] = self.codebook.lookup(queries[real])
-        if self._watcher is not None:
-            self._queries, self._looked_up, self._fired = queries, real, fired
         memory: dict[int, Any] = {} if window.generation is None else window.generation.decisions
-        self._found = dict(memory.get(id(self), {})) if window.past else {}  # of an earlier part of the prompts
-        for row in (fired >= 0).any(dim=1).nonzero().flatten().tolist():
-            nearness = self.codebook.nearness(queries[row, fired[row] >= 0]).amin(dim=0)
-            keys = (nearness <= 1).nonzero().flatten()
-            self._found[row] = _joined(self._found.get(row), (keys, nearness[keys]))
-        memory[id(self)] = self._found
+        found: Found = dict(memory.get(id(self), {})) if window.past else {}  # of an earlier part of the prompts
+        for row in reached.any(dim=1).nonzero().flatten().tolist():
+            nearness = self.codebook.nearness(queries[row, reached[row]])
+            fired[row, reached[row]] = nearness.argmin(dim=1)
+            nearest = nearness.amin(dim=0)
+            keys = (nearest <= 1).nonzero().flatten()
+            found[row] = _joined(found.get(row), (keys, nearest[keys]))
+        memory[id(self)] = found
+        # With the pass, not with the adaptor: what another pass has found says nothing about this one's rows.
+        window.notes[id(self)] = Noted(found, queries, real, fired)
 
     def _with_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
         assert self.codebook is not None
+        noted: Noted | None = window.notes.get(id(self)) if window is not None else None
+        if window is None or noted is None:
+            return None
         replaced = torch.zeros(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
         chosen = torch.full(inputs.shape[:2], -1, device=inputs.device)
-        if window is not None and self._found and not window.behind:
-            ends = window.ends.tolist()
-            for row, found in self._found.items():
-                key = self._answering(inputs[row, ends[row]], *found) if ends[row] >= 0 else -1
-                if key >= 0:
-                    replaced[row, ends[row]], chosen[row, ends[row]] = True, key
-        if self._watcher is not None and self._queries.shape[:2] == inputs.shape[:2]:
-            fired = torch.where(replaced, chosen, self._fired.to(inputs.device))
-            self._watcher(self._queries, self._looked_up, fired, replaced)
+        ends = window.ends.tolist()
+        for row, found in noted.found.items():
+            key = self._answering(inputs[row, ends[row]], *found) if ends[row] >= 0 else -1
+            if key >= 0:
+                replaced[row, ends[row]], chosen[row, ends[row]] = True, key
+        if self._watcher is not None:
+            fired = torch.where(replaced, chosen, noted.fired.to(inputs.device))
+            self._watcher(noted.queries, noted.looked_up, fired, replaced)
         answered = chosen[replaced]
         if not len(answered):
             return None
-        if not self._again(window) and not is_looking(self.model):
-            self.codebook.hits.update(answered.tolist())
+        self._count(replaced, chosen, window)
         whole = output.clone()
         whole[replaced] = self.codebook.values[answered.to(self.codebook.values.device)].to(output)
         return whole

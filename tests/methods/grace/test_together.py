@@ -11,7 +11,7 @@ from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.together import plan
+from easyedit_lifelong.methods.grace.together import Learner, plan
 from easyedit_lifelong.models.encoding import EncodedPair
 from tests.conftest import FAMILIES, build_model, build_tokenizer
 
@@ -119,7 +119,8 @@ def test_planning_leaves_the_codebook_alone() -> None:
     for query, label, value in zip(queries[:5], labels[:5], fresh[:5], strict=True):
         codebook.enter(query, label, value)
     before = [codebook.row(n) for n in range(len(codebook))]
-    planned = plan(codebook, queries[5:], labels[5:], fresh[5:])
+    learners = [Learner(label, str(n), f"request {n}", n) for n, label in enumerate(labels)]
+    planned = plan(codebook, queries[5:], learners[5:], fresh[5:])
     after = [codebook.row(n) for n in range(len(codebook))]
     assert [(index, label) for index, label, _ in after] == [(index, label) for index, label, _ in before]
     assert all(

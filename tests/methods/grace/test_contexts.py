@@ -1,0 +1,114 @@
+"""A request as texts: what its value is trained on, and where its key is taken."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.processors import TemplateProcessing
+from transformers import PreTrainedTokenizerFast
+
+from easyedit_lifelong.data.request import EditRequest, as_requests
+from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.contexts import Case, filled, key_texts, prepare_case
+from easyedit_lifelong.models.encoding import EncodedPair
+from tests.conftest import build_tokenizer
+
+
+def hparams_for(**options: Any) -> GraceHyperParams:
+    return GraceHyperParams(model_name="m", inner_params=["layer"], query_token="subject_last", **options)
+
+
+def characters(*, bos: bool = False) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of single characters, perhaps with a token before every text."""
+    letters = {chr(n): n for n in range(128)}
+    tokenizer = Tokenizer(models.WordLevel({**letters, "<s>": 128}, unk_token="~"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="~", bos_token="<s>")
+    if bos:
+        fast.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 128)])
+    return fast
+
+
+def prepared(tokenizer: Any, fact: dict[str, Any], **options: Any) -> Case:
+    def encode(request: EditRequest, text: str) -> EncodedPair:
+        return EncodedPair(list(tokenizer(text)["input_ids"]), list(tokenizer(request.target_new)["input_ids"]))
+
+    (request,) = as_requests([fact])
+    return prepare_case(tokenizer, request, hparams_for(**options), encode)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{prompt}", "who is Kim, and Kim Young?"),
+        ("{subject} is a", "Kim is a"),
+        ("So: {prompt} Well", "So: who is Kim, and Kim Young? Well"),
+        ("Of {subject}", "Of Kim"),
+    ],
+)
+def test_templates_know_where_the_subject_stands(template: str, text: str) -> None:
+    prompt = "who is Kim, and Kim Young?"
+    told, (begin, end) = filled(template, prompt, (16, 19))
+    assert told == text
+    assert told[begin:end] == "Kim"
+    if "{prompt}" in template:
+        assert told[end:].startswith(" Young?"), "the very place that was meant"
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_keys_end_at_the_subjects_last_token(bos: bool) -> None:
+    tokenizer = characters(bos=bos)
+    rows = key_texts(tokenizer, "Is Rome old?", (3, 7), ["Well, {prompt}", "{subject}", "a {subject} b"])
+    assert [tokenizer.decode(row, skip_special_tokens=True) for row in rows] == [
+        "Is Rome",
+        "Well, Is Rome",
+        "Rome",
+        "a Rome",
+    ]
+    assert all((row[0] == 128) is bos for row in rows)
+
+
+@pytest.mark.parametrize("bos", [False, True])
+def test_a_case_is_its_prompt_then_its_contexts_then_the_row_that_stays(bos: bool) -> None:
+    tokenizer = characters(bos=bos)
+    fact = {"prompt": "Is Rome old?", "subject": " Rome ", "target_new": "Yes"}
+    contexts, keys = ["{subject} has", "Hm. {prompt}"], ["x {subject}"]
+    case = prepared(tokenizer, fact, context_templates=contexts, key_templates=keys, kl_factor=0.5)
+    texts = [tokenizer.decode(told.pair.prompt, skip_special_tokens=True) for told in case.told]
+    assert texts == ["Is Rome old?", "Rome has", "Hm. Is Rome old?", "Rome is a"]
+    assert [told.subject - bos for told in case.told] == [6, 3, 10, 3]
+    assert [bool(told.pair.target) for told in case.told] == [True, True, True, False]
+    assert len(case.keys) == hparams_for(key_templates=keys).views == 2
+    assert len(prepared(tokenizer, fact).told) == 1, "without a factor there is no such row"
+
+
+def test_the_last_time_a_subject_is_named_counts_and_whole_words_come_first() -> None:
+    fact = {"prompt": "Rome or Rome, not Romeo", "subject": "Rome", "target_new": "x"}
+    assert prepared(characters(), fact).told[0].subject == 11
+
+
+@pytest.mark.parametrize(
+    ("fact", "problem"),
+    [
+        ({"prompt": "Is it old?", "target_new": "x"}, r"request 0 .*field 'subject': is missing"),
+        ({"prompt": "Is it old?", "subject": "  ", "target_new": "x"}, r"field 'subject'"),
+        (
+            {"prompt": "Is rome old?", "subject": "Rome", "target_new": "x"},
+            r"request 0 .*'subject': 'Rome' isn't in",
+        ),
+    ],
+)
+def test_a_subject_that_is_missing_is_named(fact: dict[str, Any], problem: str) -> None:
+    with pytest.raises(DataError, match=problem):
+        prepared(characters(), fact)
+
+
+def test_words_of_the_tiny_tokenizer() -> None:
+    fact = {"prompt": "who plays piano when", "subject": "plays piano", "target_new": "king"}
+    case = prepared(build_tokenizer(), fact, key_templates=["sea {prompt}"])
+    assert build_tokenizer().batch_decode(case.keys) == ["who plays piano", "sea who plays piano"]
+    assert [told.subject for told in case.told] == [2]

@@ -1,0 +1,154 @@
+"""Hyperparameters of edits by subjects: every wrong one is named, and what a model can't do is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
+from easyedit_lifelong.errors import EditError, HyperParameterError, ModelError
+from easyedit_lifelong.hyperparams import hparams_folders
+from tests.architectures import ARCHITECTURES
+from tests.conftest import build_model, build_tokenizer
+from tests.subjects import FACTS, MODES, first_layer, hparams_for
+
+BASE: dict[str, Any] = {"model_name": "m", "inner_params": ["layer"]}
+SUBJECT: dict[str, Any] = {**BASE, "query_token": "subject_last"}
+
+
+def refused(values: dict[str, Any]) -> str:
+    with pytest.raises(HyperParameterError) as caught:
+        GraceHyperParams.from_values(values, "my.yaml")
+    message = str(caught.value)
+    assert message.startswith("my.yaml: ")
+    return message.removeprefix("my.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        ({"replacement": "replace_all"}, "replacement: replace_all can't be had with query_token: subject_last"),
+        ({"replacement": "replace_prompt"}, "replacement: replace_prompt can't be had"),
+        ({"val_train": "adv"}, "val_train: adv can't be had with query_token: subject_last"),
+        ({"val_train": "pert"}, "val_train: adv can't be had"),
+        ({"eps_expand": "moving_avg"}, "eps_expand: moving_average can't be had"),
+        ({"gate_eps": 0.5}, "gate_eps: needs answer_layer"),
+        ({"gate_eps": 0, "answer_layer": "l"}, "gate_eps: 0.0 must be greater than 0"),
+        ({"eps": "automatic"}, "eps: 'automatic' is neither a number nor auto"),
+        ({"eps": -1}, "eps: -1.0 must be 0 or greater"),
+        ({"eps": True}, "eps: True is not a number or text"),
+        ({"eps": float("nan")}, "eps: nan is not a finite number"),
+        ({"false_fire_rate": 0}, "false_fire_rate: 0.0 must be greater than 0"),
+        ({"false_fire_rate": 1}, "false_fire_rate: 1.0 must be less than 1"),
+        ({"kl_factor": -0.1}, "kl_factor: -0.1 is less than 0"),
+        ({"mom2_n_tokens": 0}, "mom2_n_tokens: 0 is less than 1"),
+        ({"mom2_dtype": "float16"}, "mom2_dtype: 'float16' isn't one of float32, float64"),
+        ({"key_templates": "{prompt}"}, "key_templates: '{prompt}' is not a list of text"),
+        ({"key_templates": ["So"]}, "key_templates: 'So' must hold either {subject} or {prompt}, once"),
+        ({"key_templates": ["{subject}: {prompt}"]}, "key_templates: '{subject}: {prompt}' must hold either"),
+        ({"context_templates": ["{subject} {subject}"]}, "context_templates: '{subject} {subject}' must hold either"),
+        ({"context_templates": ["{}"]}, "context_templates: '{}' must hold"),
+        ({"answer_layer": ["a"]}, "answer_layer: ['a'] is not text or nothing"),
+        ({"whiten": "yes"}, "whiten: 'yes' is not true or false"),
+        ({"key_template": ["{prompt}"]}, "unknown hyperparameter 'key_template'. Did you mean 'key_templates'?"),
+        ({"answer_layers": "l"}, "Did you mean 'answer_layer'?"),
+        ({"query_token": "subject-last"}, "Did you mean 'subject_last'?"),
+    ],
+)
+def test_a_wrong_value_is_named(options: dict[str, Any], problem: str) -> None:
+    assert problem in refused({**SUBJECT, **options})
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"whiten": True}, {"key_templates": ["{subject}"]}, {"context_templates": ["{subject}"]}, {"kl_factor": 0.1},
+        {"answer_layer": "l"}, {"gate_eps": 0.1}, {"eps": "auto"},
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("query_token", ["prompt_last", "first"])
+def test_what_only_subjects_have_is_refused_without(option: dict[str, Any], query_token: str) -> None:
+    (name,) = option
+    assert f"{name}: " in refused({**BASE, **option, "query_token": query_token}).replace("eps: auto: ", "eps: ")
+    assert "needs query_token: subject_last" in refused({**BASE, **option, "query_token": query_token})
+    if name != "gate_eps":
+        GraceHyperParams.from_values({**SUBJECT, **option}, "my.yaml")
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    message = refused(
+        {**SUBJECT, "replacement": "replace_all", "val_train": "adv", "gate_eps": 1, "key_templates": [""]}
+    )
+    assert [part.partition(":")[0] for part in message.split("; ")] == [
+        "replacement", "val_train", "gate_eps", "key_templates",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("written", "eps"), [("1", 1.0), ("1e-3", 0.001), ("'0.25'", 0.25), ("auto", "auto")])
+def test_a_radius_however_yaml_reads_it(written: str, eps: Any) -> None:
+    assert GraceHyperParams.from_values({**SUBJECT, "eps": yaml.safe_load(written)}, "f").eps == eps
+
+
+def test_the_file_that_comes_along_loads() -> None:
+    path = next(folder / "GRACE" / "smollm2-135m-subject.yaml" for folder in hparams_folders())
+    hparams = GraceHyperParams.from_hparams(path)
+    assert hparams.by_subject
+    assert hparams.views == 1 + len(hparams.key_templates)
+
+
+# ------------------------------------------------------------------ the model
+
+
+def refused_by(model: Any, tokenizer: Any, hparams: GraceHyperParams) -> str:
+    names = set(model.__dict__)
+    with pytest.raises(ModelError) as caught:
+        apply_grace_to_model(model, tokenizer, FACTS, hparams)
+    assert set(model.__dict__) == names
+    assert not any(module._forward_hooks for module in model.modules())
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_answers_come_behind_subjects(block: int) -> None:
+    hparams = hparams_for("llama", "late", deep=True, answer_layer=f"model.layers[{block}].mlp.down_proj")
+    message = refused_by(build_model("llama"), build_tokenizer(), hparams)
+    assert f"answer_layer: model.layers.{block}.mlp.down_proj is in block {block}" in message
+    assert "subjects are found in block 1" in message
+
+
+def test_the_layer_that_finds_is_no_answer_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+    for known in (True, False):
+        if not known:
+            monkeypatch.setattr("easyedit_lifelong.methods.grace.check.anatomy_of", lambda _: None)
+        hparams = hparams_for("llama", "late", answer_layer=first_layer("llama"))
+        message = refused_by(build_model("llama"), build_tokenizer(), hparams)
+        assert "answer_layer: model.layers.0.self_attn.v_proj is the layer at which subjects are found" in message
+
+
+def test_a_layer_that_is_not_there_is_named() -> None:
+    model, tokenizer = build_model("llama"), build_tokenizer()
+    message = refused_by(model, tokenizer, hparams_for("llama", "late", answer_layer="model.layers[9].mlp"))
+    assert "answer_layer: " in message
+    assert "0 to 3" in message
+    hparams = hparams_for("llama", "late")
+    hparams.inner_params, hparams.source = ["model.layer[0].mlp"], "my.yaml"
+    assert refused_by(model, tokenizer, hparams).startswith("my.yaml, inner_params: ")
+
+
+@pytest.mark.parametrize("kind", ["t5-encoder", "t5-decoder", "bert-last"])
+def test_other_kinds_of_models_are_refused(kind: str) -> None:
+    model, tokenizer = ARCHITECTURES[kind].build()
+    message = refused_by(model, tokenizer, ARCHITECTURES[kind].hparams(query_token="subject_last"))
+    assert f"subject_last is for causal language models; {type(model).__name__} is none" in message
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_layer_without_a_vector_for_every_token_is_refused(mode: str) -> None:
+    model, tokenizer, hparams = build_model("llama"), build_tokenizer(), hparams_for("llama", mode)
+    names = set(model.__dict__)
+    hparams.inner_params = ["model.embed_tokens"]
+    with pytest.raises(EditError, match="name another in inner_params"):
+        apply_grace_to_model(model, tokenizer, FACTS, hparams)
+    assert set(model.__dict__) == names
