@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from easyedit_lifelong.edits.explanation import Explanation, explain
+from easyedit_lifelong.edits.explained import Explanation
+from easyedit_lifelong.edits.explanation import explain
 from easyedit_lifelong.edits.export import export_model
 from easyedit_lifelong.edits.hub import pull_edits, push_edits
 from easyedit_lifelong.edits.inspection import Inspection, inspect_edits

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -12,128 +12,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from easyedit_lifelong.edits.explained import CoachHookLayer, Explanation, GraceLayer, KeyAtToken, ScoreAtToken
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.carried import looking
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
+from easyedit_lifelong.methods.grace.codebook import Match
 from easyedit_lifelong.methods.grace.editor import GraceEditor
+from easyedit_lifelong.methods.grace.subject_layer import LateAdaptor
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modes import evaluating
 from easyedit_lifelong.models.pairs import encoder_for
 from easyedit_lifelong.models.runner import Runner
-
-
-@dataclass(frozen=True)
-class KeyAtToken:
-    """The key nearest to a token's query.
-
-    Attributes:
-        token: the token's text.
-        key: which key.
-        case_id: the case that it answers for.
-        distance: from the query to it, in units of the distance function.
-        radius: its deferral radius.
-        within: whether it would answer here.
-        looked_up: whether the codebook is asked here: at the prompt's last token.
-        replaced: whether a value has taken the place of the layer's output here.
-    """
-
-    token: str
-    key: int
-    case_id: int | str
-    distance: float
-    radius: float
-    within: bool
-    looked_up: bool
-    replaced: bool
-
-    @property
-    def fired(self) -> bool:
-        """Whether the codebook was asked here, and the key answered."""
-        return self.looked_up and self.within
-
-
-@dataclass(frozen=True)
-class GraceLayer:
-    """What a codebook did: its layer's path, and the key nearest to every token."""
-
-    layer: str
-    tokens: list[KeyAtToken]
-
-    @property
-    def answered_by(self) -> int | str | None:
-        """The case whose value the layer returned; None if the prompt was deferred to the model."""
-        return next((token.case_id for token in self.tokens if token.fired), None)
-
-
-@dataclass(frozen=True)
-class ScoreAtToken:
-    """What a hook decided by.
-
-    Attributes:
-        token: the token's text.
-        score: its z-score, or the weighed one with ``scope_score: weighed``; NaN where there is none: in prompts too
-            short, and everywhere with ``wohk``.
-        acts: whether the edited weights were used here.
-    """
-
-    token: str
-    score: float
-    acts: bool
-
-
-@dataclass(frozen=True)
-class CoachHookLayer:
-    """What a hook layer did.
-
-    Attributes:
-        layer: path of its projection.
-        alpha: the score from which on it acts, give or take rounding; None with ``wohk``: there are no hooks.
-        tokens: every token's score.
-    """
-
-    layer: str
-    alpha: float | None
-    tokens: list[ScoreAtToken]
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """Which edits a prompt met. Printed, it is a table.
-
-    Attributes:
-        prompt: what was asked.
-        answer: what was said after it, teacher-forced.
-        grace: of each layer that carries a codebook.
-        coachhook: of each edited projection.
-    """
-
-    prompt: str
-    answer: str | None
-    grace: list[GraceLayer]
-    coachhook: list[CoachHookLayer]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything by name; a score that isn't there is NaN."""
-        return dataclasses.asdict(self)
-
-    def __str__(self) -> str:
-        """Return a table: a block for each layer, a line for each token."""
-        lines = []
-        for layer in self.grace:
-            lines.append(f"GRACE {layer.layer}: {_deferred_or(layer.answered_by)}")
-            for token in layer.tokens:
-                marks = "  looked up" * token.looked_up + "  replaced" * token.replaced
-                inside = "<=" if token.within else ">"
-                lines.append(
-                    f"  {token.token!r:16} {token.distance:.4g} {inside} {token.radius:.4g} of case "
-                    f"{token.case_id!r}{marks}"
-                )
-        for hook in self.coachhook:
-            alpha = "in the weights, everywhere" if hook.alpha is None else f"alpha {hook.alpha:.4g}"
-            lines.append(f"CoachHook {hook.layer}: {alpha}")
-            lines += [f"  {token.token!r:16} {token.score:.4g}{'  acts' * token.acts}" for token in hook.tokens]
-        return "\n".join(lines)
 
 
 @torch.no_grad()
@@ -155,6 +45,7 @@ def explain(model: Any, tokenizer: Any, prompt: str, answer: str | None = None) 
     if not editors and hooked is None:
         raise EditError("the model carries no edits")
     asked = _asked(model, tokenizer, prompt, answer)
+    passes = {path: _Pass(editor, asked.end) for path, editor in editors.items()}
     heard: dict[str, tuple[Tensor, ...]] = {}
 
     def hear(path: str, *what: Tensor) -> None:
@@ -162,15 +53,12 @@ def explain(model: Any, tokenizer: Any, prompt: str, answer: str | None = None) 
 
     hooks = hooked.hooks if hooked is not None and not hooked.hparams.wohk else {}
     with evaluating(model), looking(model), ExitStack() as stack:
-        for path, editor in editors.items():
-            stack.enter_context(editor.adaptor.watching(functools.partial(hear, f"GRACE {path}")))
+        for passed in passes.values():
+            stack.enter_context(passed.watching())
         for path, hook in hooks.items():
-            stack.enter_context(hook.watching(functools.partial(hear, f"CoachHook {path}")))
+            stack.enter_context(hook.watching(functools.partial(hear, path)))
         asked.run()
-    grace = [
-        _grace_layer(path, editor, asked.texts_at(editor.adaptor.layer), *heard[f"GRACE {path}"])
-        for path, editor in editors.items()
-    ]
+    grace = [_grace_layer(path, editor, asked, passes[path]) for path, editor in editors.items()]
     return Explanation(prompt, answer, grace, _coachhook_layers(hooked, asked.texts, heard))
 
 
@@ -181,12 +69,14 @@ class _Asked:
     Attributes:
         run: makes the pass.
         texts: of the tokens.
+        end: which token is the prompt's last.
         decoder: an encoder-decoder's decoder, if the model has one.
         decoder_texts: of the tokens that it reads.
     """
 
     run: Callable[[], object]
     texts: list[str]
+    end: int = -1
     decoder: nn.Module | None = None
     decoder_texts: Sequence[str] = ()
 
@@ -194,6 +84,43 @@ class _Asked:
         """Return the texts of the tokens at a layer."""
         inside = self.decoder is not None and any(module is layer for module in self.decoder.modules())
         return self.decoder_texts if inside else self.texts
+
+
+class _Pass:
+    """What an editor's layers tell of the pass.
+
+    Args:
+        editor: the editor.
+        end: which token is the prompt's last.
+
+    Attributes:
+        decided: of every token what the codebook would be asked with, whether it was, the key that answered, and
+            whether a value was put in: see :data:`~easyedit_lifelong.methods.grace.layer.Watcher`.
+        gate: what the gates are compared with, if there are any.
+    """
+
+    def __init__(self, editor: GraceEditor, end: int) -> None:
+        self._editor, self._end = editor, end
+        self.decided: tuple[Tensor, ...] = ()
+        self.gate: Tensor | None = None
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Listen to the pass inside."""
+        adaptor, codebook = self._editor.adaptor, self._editor.codebook
+        with ExitStack() as stack:
+            stack.enter_context(adaptor.watching(self._hear))
+            if codebook is not None and codebook.gate_eps is not None:
+                handle = adaptor.layer.register_forward_pre_hook(self._see, with_kwargs=True)
+                stack.callback(handle.remove)
+            yield
+
+    def _hear(self, *decided: Tensor) -> None:
+        # What answers may be on another device than what finds.
+        self.decided = tuple(tensor[0].to(decided[0].device) for tensor in decided)
+
+    def _see(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.gate = (args[0] if args else kwargs["hidden_states"])[0, self._end]
 
 
 def _asked(model: Any, tokenizer: Any, prompt: str, answer: str | None) -> _Asked:
@@ -210,13 +137,13 @@ def _asked(model: Any, tokenizer: Any, prompt: str, answer: str | None) -> _Aske
     mask = torch.ones_like(ids)
     if kind is Kind.CAUSAL:
         length = len(tokens) if pair is None else len(pair.prompt)
-        return _Asked(lambda: runner.call(ids, mask, [length]), texts)
+        return _Asked(lambda: runner.call(ids, mask, [length]), texts, length - 1)
     if kind is Kind.CLASSIFIER:
         return _Asked(lambda: model(input_ids=ids, attention_mask=mask), texts)
     labels = torch.tensor([[0] if pair is None else pair.target], device=runner.device)
     begun = model.prepare_decoder_input_ids_from_labels(labels=labels)
     run = functools.partial(model, input_ids=ids, attention_mask=mask, decoder_input_ids=begun, use_cache=False)
-    return _Asked(run, texts, model.get_decoder(), [tokenizer.decode([token]) for token in begun[0].tolist()])
+    return _Asked(run, texts, -1, model.get_decoder(), [tokenizer.decode([token]) for token in begun[0].tolist()])
 
 
 def _whole_row(model: Any, tokenizer: Any, prompt: str, pair: EncodedPair | None) -> list[int]:
@@ -228,23 +155,29 @@ def _whole_row(model: Any, tokenizer: Any, prompt: str, pair: EncodedPair | None
     return list(tokenizer(prompt)["input_ids"])
 
 
-def _grace_layer(
-    path: str, editor: GraceEditor, texts: Sequence[str], inputs: Tensor, ends: Tensor, fired: Tensor, columns: Tensor
-) -> GraceLayer:
-    codebook = editor.codebook
+def _grace_layer(path: str, editor: GraceEditor, asked: _Asked, passed: _Pass) -> GraceLayer:
+    codebook, late = editor.codebook, isinstance(editor.adaptor, LateAdaptor)
     assert codebook is not None
-    end, within = int(ends[0]), codebook.lookup(inputs[0]) >= 0
-    within[end] = fired[0] >= 0  # as the pass itself had it
+    queries, looked_up, keys, replaced = passed.decided
+    answers = replaced if late else torch.zeros_like(replaced)
+    within = torch.where(looked_up, keys >= 0, codebook.lookup(queries) >= 0)  # where it was asked, as it said
+    gates = None if passed.gate is None else codebook.gate_distances(passed.gate.to(queries.device))
     cases, radii = editor.edits_of_keys(), codebook.radii.tolist()
     tokens = []
-    for column, text in enumerate(texts):
-        match = codebook.nearest(inputs[0, column])
-        key = int(fired[0]) if column == end and fired[0] >= 0 else match.index
+    for column, text in enumerate(asked.texts_at(editor.adaptor.layer)):
+        match, key = codebook.nearest(queries[column]), int(keys[column])
+        query = queries[column : column + 1]
+        if key >= 0 and key != match.index:
+            match = Match(key, float(codebook.distances(query)[0, key]))
+        if answers[column]:  # by a key that another token may have found
+            within[column] = codebook.nearness(query)[0, key] <= 1
         tokens.append(KeyAtToken(
-            text, key, cases[key].case_id, match.distance, radii[key], bool(within[column]), column == end,
-            bool(columns[0, column]),
+            text, match.index, cases[match.index].case_id, match.distance, radii[match.index], bool(within[column]),
+            bool(looked_up[column]), bool(replaced[column]),
+            float(gates[key]) if gates is not None and key >= 0 else None,
         ))  # fmt: skip
-    return GraceLayer(path, tokens)
+    answered_by = next((token.case_id for token in tokens if (token.replaced if late else token.fired)), None)
+    return GraceLayer(path, tokens, answered_by, editor.adaptor.query_token, codebook.gate_eps)
 
 
 def _coachhook_layers(
@@ -257,11 +190,7 @@ def _coachhook_layers(
         scores, acts, alpha = [float("nan")] * len(texts), [True] * len(texts), None
         if not editor.hparams.wohk:
             alpha = editor.alphas[path]
-            scores, acts = (tensor[0].tolist() for tensor in heard[f"CoachHook {path}"])
+            scores, acts = (tensor[0].tolist() for tensor in heard[path])
         tokens = [ScoreAtToken(*found) for found in zip(texts, scores, acts, strict=True)]
         layers.append(CoachHookLayer(path, alpha, tokens))
     return layers
-
-
-def _deferred_or(case_id: int | str | None) -> str:
-    return "deferred to the model" if case_id is None else f"answered by case {case_id!r}"

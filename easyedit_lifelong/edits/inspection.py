@@ -19,6 +19,9 @@ from easyedit_lifelong.registry import EditsPart
 NEARLY = 1.25
 """Keys whose distance is below this many times the sum of their radii nearly collide."""
 
+_USUAL = {"query_token": "prompt_last", "whiten": False, "key_templates": [], "answer_layer": None, "gate_eps": None}
+"""GRACE's settings that are told where they are others than these."""
+
 
 @dataclass(frozen=True)
 class InspectedPart:
@@ -117,6 +120,7 @@ def _grace(part: EditsPart, where: str, nearly: float) -> InspectedPart:
             "nearness": neighbour.nearness if neighbour else None,
         })  # fmt: skip
     settings = {name: part.hparams.get(name) for name in ("eps", "dist_fn", "eps_expand", "replacement")}
+    settings |= {name: part.hparams[name] for name, usual in _USUAL.items() if part.hparams.get(name, usual) != usual}
     near = _near(neighbours, owners, codebook.labels, nearly)
     return InspectedPart(
         GRACE, [module_path(name) for name in part.hparams["inner_params"]], settings, edits, near=near

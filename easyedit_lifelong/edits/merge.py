@@ -15,6 +15,7 @@ from easyedit_lifelong.edits.parts import SavedEdits, read_edits, write_edits
 from easyedit_lifelong.edits.undo import COACHHOOK, GRACE
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.grace.codebook import Decision
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS
 from easyedit_lifelong.methods.grace.history import Entry, enter, entries_in, keys_of, rows_of
 from easyedit_lifelong.methods.grace.packed import PackedEdits
@@ -177,13 +178,21 @@ class _Merge:
 
     @staticmethod
     def _check_settings(known: PackedEdits, edits: PackedEdits, where: str) -> None:
+        # Folders of before lack what came later; it is then as it was.
+        before, now = (GraceHyperParams.from_values(one.hparams, where) for one in (known, edits))
         for name in SAME_SETTINGS:
-            one, other = known.hparams.get(name), edits.hparams.get(name)
+            one, other = getattr(before, name), getattr(now, name)
             if one != other:
                 raise RunError(f"{where}: made with {name}={other!r}; the folders before it with {name}={one!r}")
         sizes = [tuple(edits.codebook.keys.shape[1:] + edits.codebook.values.shape[1:]) for edits in (known, edits)]
         if sizes[0] != sizes[1]:
             raise RunError(f"{where}: keys and values are {sizes[1]} wide, those of the folders before it {sizes[0]}")
+        if not known.space.same_as(edits.space):
+            raise RunError(
+                f"{where}: its keys are whitened otherwise than those of the folders before it (by other second "
+                "moments), so they can't be compared. Make these edits anew upon the others', or all of them with the "
+                "same file of statistics."
+            )
 
     def _duplicates(self, layer: str, known: PackedEdits, edits: PackedEdits) -> set[int]:
         """Return the edits that are in already: the same request, made at the same time, entered with the same."""
@@ -221,7 +230,7 @@ class _Merge:
                     f"{where}: the edit of case {originals[n].case_id!r} isn't known in full: it was saved before "
                     "edits kept their queries. Put this folder first, or make that edit anew."
                 )
-            decided = codebook.decide(entry.query, entry.label)
+            decided = codebook.decide(entry.query, entry.label, entry.value)
             decision, match = decided
             if decision is not Decision.ADD and origins[owners[match.index]][0] != folder:
                 met = owners[match.index]

@@ -18,6 +18,7 @@ from easyedit_lifelong.edits import folder as edits_folder
 from easyedit_lifelong.edits.folder import INDEX, TENSORS
 from easyedit_lifelong.errors import LifelongError, RunError
 from tests.conftest import build_model, state_of
+from tests.edits import subject_edits
 from tests.edits.test_saved_edits import both, equal, grace, logits_of
 from tests.methods.coachhook.support import anatomy_of_everything, same_tensors
 
@@ -77,13 +78,14 @@ TIMES = 63  # of each: 504 in all
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[torch.Tensor]]:
-    """A folder with edits of both methods, one beside it with others, and what the edited model says."""
+    """A folder with edits of both methods, GRACE's of both kinds; one beside it with others; what the model says."""
     home = tmp_path_factory.mktemp("saved")
     model = build_model("llama")
     grace(model, "llama")
     save_edits(model, home / "others")
     model = build_model("llama")
     both(model, "llama")
+    subject_edits.edit(model, "llama", "late", answer_layer="model.layers[3].mlp.down_proj")
     save_edits(model, home / "whole")
     return home, logits_of(model)
 

@@ -166,6 +166,17 @@ def test_the_first_folder_may_lack_queries_the_others_may_not(tmp_path: Path) ->
     assert not (tmp_path / "other").exists()
 
 
+def test_folders_of_before_lack_settings_that_came_later(tmp_path: Path) -> None:
+    old = read_edits(FOLDER / "GRACE")
+    ((_, part),) = old.parts
+    later = {"whiten": False, "key_templates": [], "answer_layer": None, "gate_eps": None, "false_fire_rate": 0.01}
+    assert not part.hparams.keys() & later.keys()
+    part.hparams.update(later)
+    write_edits(tmp_path / "new", old.model, old.fingerprint, [("GRACE", part)])
+    report = merge_edits([FOLDER / "GRACE", tmp_path / "new"], tmp_path / "all")
+    assert (report.edits, report.duplicates) == (5, 5)
+
+
 def _coachhook(folder: Path) -> Path:
     model = build_model("llama")
     coachhook(model, "llama")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import json
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhoo
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from tests.architectures import ARCHITECTURES
 from tests.conftest import FAMILIES, build_model, build_tokenizer, state_of
-from tests.edits import elsewhere
+from tests.edits import elsewhere, subject_edits
 from tests.edits.first_format import FOLDER, TOKENS, formula_model
 from tests.methods.coachhook.support import (
     FACTS,
@@ -69,6 +70,7 @@ def both(model: Any, family: str) -> Any:
 
 METHODS: dict[str, Edit] = {
     "GRACE": grace, "CoachHook": coachhook, "CoachHook-wohk": wohk, "CoachHook-weighed": weighed, "both": both,
+    **{mode: functools.partial(subject_edits.edit, mode=mode) for mode in subject_edits.MODES},
 }  # fmt: skip
 
 
@@ -123,6 +125,8 @@ def test_saved_edits_answer_the_same_in_another_process_and_come_off(
     of_this = table[f"{name}/{method}"]
     if name in ARCHITECTURES:
         prompts = [request["prompt"] for request in ARCHITECTURES[name].requests]
+    elif method in subject_edits.MODES:
+        prompts = [str(request["prompt"]) for request in subject_edits.REQUESTS]
     else:
         prompts = [prompt for prompt, _, _ in (FACTS if method != "GRACE" else [*FACTS[1:], FACTS[0]])]
     assert of_this.pop("edits")[-len(prompts) :] == prompts
@@ -240,7 +244,7 @@ def test_the_wrong_model_is_refused_and_left_alone(tmp_path: Path) -> None:
     assert anatomy_of_everything(other) == parts
 
 
-@pytest.mark.parametrize("method", ["GRACE", "CoachHook", "CoachHook-weighed"])
+@pytest.mark.parametrize("method", ["GRACE", "CoachHook", "CoachHook-weighed", "subject", "late"])
 def test_the_same_weights_in_another_dtype(tmp_path: Path, method: str) -> None:
     model = build_model("llama")
     METHODS[method](model, "llama")

@@ -62,7 +62,8 @@ def entered_without(whole: GraceEditor, *out: int) -> dict[str, torch.Tensor]:
     from easyedit_lifelong.methods.grace.history import entries_in, rows_of
 
     assert whole.codebook is not None
-    book = whole._new_codebook(whole.codebook.keys.shape[1], whole.codebook.values.shape[1], torch.device("cpu"))
+    state = whole.codebook.state_dict()
+    book = whole._new_codebook(state["keys"].shape[1], state["values"].shape[1], torch.device("cpu"))
     for n, entry in enumerate(entries_in(whole.changes, rows_of(whole.codebook, whole.changes))):
         if n not in out:
             assert entry.query is not None

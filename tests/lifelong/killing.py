@@ -38,9 +38,10 @@ FACTS = [
     ("the capital of France is", "Rome"), ("language spoken in Peru", "Spanish"), ("the capital of Peru is", "Rome"),
     ("language spoken in Peru", "bird"),
 ]  # fmt: skip
+SUBJECTS = ["France", "Hamlet", "moon", "Peru"]
 
 
-def grace(out: Path, resume: bool, _: Path) -> Any:
+def grace(out: Path, resume: bool, _: Path, hparams: GraceHyperParams | None = None) -> Any:
     """Seven facts: one fails, one is known by then, one takes another's key."""
     really = grace_editor.train_together
 
@@ -50,14 +51,26 @@ def grace(out: Path, resume: bool, _: Path) -> Any:
         return really(lesson, planned, learners, hparams)
 
     grace_editor.train_together = train
-    requests = [EditRequest(n, prompt, target) for n, (prompt, target) in enumerate(FACTS)]
-    hparams = GraceHyperParams(
+    requests = [
+        EditRequest(n, prompt, target, next(one for one in SUBJECTS if one in prompt))
+        for n, (prompt, target) in enumerate(FACTS)
+    ]
+    hparams = hparams or GraceHyperParams(
         model_name="llama", inner_params=["model.layers[1].mlp.down_proj"], n_iter=8, eps=3.0, stop_loss=0.5
     )
     return run_lifelong(
         model(), build_tokenizer(), requests, hparams, eval_every=2, eval_at=(1,), eval_sample=3, out=out,
         resume=resume, retention=RETENTION, only_errors=True, trackers=["csv"],
     )  # fmt: skip
+
+
+def by_subject(out: Path, resume: bool, shared: Path) -> Any:
+    """The same facts, found by their subjects: whitened, with radii of their own, behind gates."""
+    from tests.edits import subject_edits
+
+    if not (shared / "corpus.txt").exists():
+        subject_edits.with_corpus(shared)
+    return grace(out, resume, shared, subject_edits.hparams("late", folder=shared, n_iter=20, stop_loss=0.5))
 
 
 def coachhook(out: Path, resume: bool, shared: Path) -> Any:
@@ -91,7 +104,7 @@ def model() -> Any:
     return built
 
 
-METHODS = {"GRACE": grace, "CoachHook": coachhook}
+METHODS = {"GRACE": grace, "GRACE by subject": by_subject, "CoachHook": coachhook}
 
 
 class Points:
@@ -107,7 +120,7 @@ class Points:
             (atomic, "sync"), (Path, "mkdir"),
         ):  # fmt: skip
             setattr(owner, name, self._counted(getattr(owner, name)))
-        entry, _ = get_plugins().methods._entries[method]
+        entry, _ = get_plugins().methods._entries[method.split()[0]]
         object.__setattr__(entry, "apply", self._counted(entry.apply))
 
     def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:

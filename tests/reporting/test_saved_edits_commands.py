@@ -40,8 +40,15 @@ class Desk:
             "mom2_update_weight": 0.01, "v_num_grad_steps": 25, "clamp_norm_factor": 10, "v_weight_decay": 0.0,
             "context_template_length_params": [[5, 2]], "batch_size": 2, "stats_dir": str(folder / "stats"),
         }  # fmt: skip
-        self.hparams = {"GRACE": folder / "grace.yaml", "CoachHook": folder / "coachhook.yaml"}
-        for name, values in (("GRACE", grace), ("CoachHook", coachhook)):
+        by_subject = {
+            **grace, "inner_params": ["model.layers[1].mlp.down_proj"], "dist_fn": "cos", "query_token": "subject_last",
+            "whiten": True, "eps": "auto", "key_templates": ["not far . {prompt}"], "gate_eps": 0.5,
+            "answer_layer": "model.layers[2].mlp.down_proj", "mom2_dataset": "self-sampled", "mom2_n_tokens": 400,
+            "stats_dir": str(folder / "stats"),
+        }  # fmt: skip
+        self.hparams = {}
+        for name, values in (("GRACE", grace), ("GRACE-subject", by_subject), ("CoachHook", coachhook)):
+            self.hparams[name] = folder / f"{name.lower()}.yaml"
             self.hparams[name].write_text(yaml.safe_dump({**common, **values}), encoding="utf-8")
 
     def run(self, *words: Any) -> tuple[int, str, str]:
@@ -70,7 +77,7 @@ class Desk:
         return said[0].removeprefix("easyedit-lifelong: ")
 
     def edit(self, method: str, out: str, *more: Any) -> str:
-        subject = ("--subject", SUBJECT) if method == "CoachHook" else ()
+        subject = ("--subject", SUBJECT) if method != "GRACE" else ()
         return self.done(
             "edit", "--hparams", self.hparams[method], "--prompt", PROMPT, "--target", TARGET, *subject,
             "--out", self.folder / out, *more,
@@ -106,10 +113,10 @@ def said_by(model: Any, tokenizer: Any, prompt: str, count: int) -> str:
 # ------------------------------------------------------------------ edit
 
 
-@pytest.mark.parametrize("method", ["GRACE", "CoachHook"])
+@pytest.mark.parametrize("method", ["GRACE", "GRACE-subject", "CoachHook"])
 def test_an_edit_is_made_shown_and_saved(desk: Desk, method: str) -> None:
     out = desk.edit(method, "edits")
-    assert f"{method} on {desk.checkpoint}: 1 edit" in out
+    assert f"{method.removesuffix('-subject')} on {desk.checkpoint}: 1 edit" in out
     assert "1/1 edits" in out, "progress, where nobody watches"
     assert "learned: 1 of 1" in out
     before, after = said_by(*desk.model(), PROMPT, 8), said_by(*desk.model("edits"), PROMPT, 8)
@@ -129,6 +136,21 @@ def test_several_facts_in_step(desk: Desk) -> None:
     assert "3/3 edits" in out
     assert [(r["prompt"], r["target_new"], r["subject"]) for r in desk.records("edits")] == FACTS[:3]
     assert [batch["edits"] for batch in read_folder(desk.folder / "edits")[0]["parts"][0]["state"]["batches"]] == [2, 1]
+
+
+def test_edits_by_subjects_go_on_upon_others_and_are_shown(desk: Desk) -> None:
+    desk.edit("GRACE-subject", "first")
+    fact = ["--prompt", OTHER, "--target", "London", "--subject", "France"]
+    words = ["edit", "--hparams", desk.hparams["GRACE-subject"], *fact, "--edits", desk.folder / "first"]
+    desk.done(*words, "--out", desk.folder / "second")
+    assert [record["prompt"] for record in desk.records("second")] == [PROMPT, OTHER]
+    for prompt, target in ((PROMPT, TARGET), (OTHER, "London")):
+        said = desk.done("generate", "--edits", desk.folder / "second", "--prompt", prompt, "--json")
+        assert json.loads(said)[0]["edited"].split()[0] == target
+    shown = " ".join(desk.done("inspect", desk.folder / "second").split())
+    assert "eps auto" in shown
+    assert "query_token subject_last" in shown
+    assert "answer_layer model.layers[2].mlp.down_proj, gate_eps 0.5" in shown
 
 
 def test_edits_go_on_upon_others_in_their_folder_or_a_new_one(desk: Desk) -> None:
@@ -218,6 +240,17 @@ def test_other_edits_are_never_overwritten(desk: Desk) -> None:
 )  # fmt: skip
 def test_what_can_not_be_edited(desk: Desk, words: list[str], told: str) -> None:
     assert told in desk.refused("edit", "--hparams", desk.hparams["CoachHook"], *words, "--out", desk.folder / "edits")
+
+
+@pytest.mark.parametrize(
+    ("subject", "told"),
+    [([], "is missing; the edit is kept at its subject's token. Name it as the prompt spells it. Give each"),
+     (["--subject", "Spain"], "'Spain' isn't in the prompt")],
+)  # fmt: skip
+def test_edits_by_subjects_need_them(desk: Desk, subject: list[str], told: str) -> None:
+    words = ["edit", "--hparams", desk.hparams["GRACE-subject"], "--prompt", OTHER, "--target", TARGET, *subject]
+    assert f"field 'subject': {told}" in desk.refused(*words, "--out", desk.folder / "edits")
+    assert not (desk.folder / "stats").exists(), "second moments would have been collected in vain"
 
 
 def test_what_fits_no_model_is_not_blamed_on_a_subject(desk: Desk) -> None:

@@ -1,13 +1,17 @@
-"""What has to fit between GRACE's hyperparameters and a model."""
+"""What has to fit between GRACE's hyperparameters and a model, and its requests."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
+from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.contexts import prepare_case
+from easyedit_lifelong.methods.grace.lessons import Lessons
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modules import find_module
@@ -35,6 +39,23 @@ def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
             f"replacement: nothing stands before the start token of {name}'s decoder that replace_prompt could "
             "replace. Use replace_last or replace_all, or name a layer of the encoder."
         )
+
+
+def check_requests(model: Any, tok: Any, hparams: GraceHyperParams, requests: Sequence[EditRequest]) -> None:
+    """Check that every request can be edited: one that is to be found by its subject has to name it.
+
+    Raises:
+        DataError: one can't: it has no subject, its subject isn't in its prompt, or it is too long in one of its
+            contexts; the message names the record and the field.
+    """
+    if not hparams.by_subject:
+        return
+    path, layer = answering_layer(model, hparams) or find_layer(model, hparams)
+    lessons = Lessons(model, layer, path, warn=False)
+    for request in requests:
+        prepare_case(
+            tok, request, hparams, lambda one, text: lessons.encode(tok, one, hparams.replacement, text)
+        )  # fmt: skip
 
 
 def find_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, nn.Module]:

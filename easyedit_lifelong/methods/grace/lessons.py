@@ -63,13 +63,14 @@ class Lessons:
         model: the model.
         layer: the edited layer.
         path: its path in the model.
+        warn: whether to say, once, that a target has more tokens than a layer in the last block can answer.
 
     Attributes:
         found_out: what the edits so far have shown of the model: whether it can be replayed in part (None: nothing
             yet), and up to which length.
     """
 
-    def __init__(self, model: Any, layer: nn.Module, path: str) -> None:
+    def __init__(self, model: Any, layer: nn.Module, path: str, *, warn: bool = True) -> None:
         self.model, self.path = model, path
         self.kind = kind_of(model)
         self.found_out: tuple[bool | None, int] = (None, 0)
@@ -79,7 +80,10 @@ class Lessons:
         self._anatomy = anatomy_of(stack)
         self._block = self._anatomy.block_of(self._path_in_stack) if self._anatomy else None
         self._warn = (
-            self.kind is Kind.CAUSAL and self._anatomy is not None and self._block == len(self._anatomy.blocks) - 1
+            warn
+            and self.kind is Kind.CAUSAL
+            and self._anatomy is not None
+            and self._block == len(self._anatomy.blocks) - 1
         )
         self._tokenizer: Any = None
         self._encode: Encode | None = None

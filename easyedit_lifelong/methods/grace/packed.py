@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -15,6 +15,7 @@ from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Row, roun
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.history import rows_of
 from easyedit_lifelong.methods.grace.removal import without
+from easyedit_lifelong.methods.grace.space import KeySpace, new_codebook
 from easyedit_lifelong.methods.record import EditRecord
 from easyedit_lifelong.registry import EditsPart
 
@@ -22,6 +23,7 @@ StoredEdit = tuple[EditRecord, list[Row], Tensor | None]
 """An edit's record, the rows that it changed as they were right after it, and its query if it added no key."""
 
 _TENSORS = ("keys", "values", "radii")
+_WHITENING, _GATE_SIZE = "whitening", "gate_size"
 
 
 @dataclass
@@ -34,6 +36,7 @@ class PackedEdits:
         changes: what each edit changed.
         records: what each was asked to do.
         found_out: whether the model can be replayed in part, up to which length; see the editor.
+        space: what the keys are compared in, beyond the hyperparameters.
     """
 
     hparams: dict[str, Any]
@@ -41,6 +44,7 @@ class PackedEdits:
     changes: list[Change]
     records: list[EditRecord]
     found_out: tuple[bool | None, int]
+    space: KeySpace = field(default_factory=KeySpace)
 
     @classmethod
     def of(cls, part: EditsPart, where: str) -> PackedEdits:
@@ -51,16 +55,15 @@ class PackedEdits:
             HyperParameterError: its hyperparameters can't be used.
         """
         hparams, edits = GraceHyperParams.from_values(part.hparams, where), stored_edits(part, where)
+        space = stored_space(part, hparams, where)
         try:
-            codebook = Codebook(
-                part.tensors["keys"].shape[1], part.tensors["values"].shape[1], eps=hparams.eps,
-                dist_fn=hparams.dist_fn, eps_expand=hparams.eps_expand, rounding=_rounding(part, hparams),
-            )  # fmt: skip
+            key_width, value_width = part.tensors["keys"].shape[1], part.tensors["values"].shape[1]
+            codebook = new_codebook(hparams, key_width, value_width, space.gate_size, _rounding(part, hparams))
             changes = [codebook.redo(rows, query) for _, rows, query in edits]
         except (RuntimeError, IndexError) as error:  # tensors of other shapes
             raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
         codebook.hits = stored_hits(part, len(codebook), where)
-        return cls(part.hparams, codebook, changes, [record for record, _, _ in edits], found_out(part))
+        return cls(part.hparams, codebook, changes, [record for record, _, _ in edits], found_out(part), space)
 
     def remove(self, numbers: Collection[int]) -> None:
         """Take edits out, counted from 0, as if they had never been entered.
@@ -92,10 +95,14 @@ class PackedEdits:
             "in_part": self.found_out[0],
             "checked_length": self.found_out[1],
         }
+        if self.space.gate_size:
+            state[_GATE_SIZE] = self.space.gate_size
         flat = [row for rows in history for row in rows]
         tensors = {name: torch.stack([row[n] for _, _, row in flat]) for n, name in enumerate(_TENSORS)}
         if queries:
             tensors["queries"] = torch.stack(queries)
+        if self.space.whitening is not None:
+            tensors[_WHITENING] = self.space.whitening
         return EditsPart(self.hparams, [record.to_dict() for record in self.records], state, tensors)
 
 
@@ -136,6 +143,23 @@ def _query(number: Any, queries: Tensor | None, keys: Tensor) -> Tensor | None:
     if queries.shape[1:] != keys.shape[1:]:
         raise ValueError(f"queries of shape {tuple(queries.shape)}, keys of {tuple(keys.shape)}")
     return queries[number]
+
+
+def stored_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeySpace:
+    """Return what a part's keys are compared in.
+
+    Raises:
+        RunError: it isn't that of its keys, or part of it is missing.
+    """
+    gate_size = part.state.get(_GATE_SIZE, 0)
+    try:
+        if type(gate_size) is not int or gate_size < 0:
+            raise ValueError(f"{_GATE_SIZE} {gate_size!r} is no width")
+        space = KeySpace(gate_size, part.tensors.get(_WHITENING))
+        space.check(hparams, part.tensors["keys"].shape[1], part.tensors["values"].shape[1])
+    except (KeyError, IndexError, ValueError) as error:
+        raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
+    return space
 
 
 def stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:

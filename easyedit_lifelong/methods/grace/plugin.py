@@ -7,11 +7,12 @@ from typing import Any
 
 from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
-from easyedit_lifelong.methods.grace.check import check_layer
+from easyedit_lifelong.methods.grace.check import check_layer, check_requests
 from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.porter import GracePorter
 from easyedit_lifelong.methods.grace.store import GraceKeeper
+from easyedit_lifelong.methods.grace.whitening import prepare_whitening
 from easyedit_lifelong.registry import EditMethod
 
 
@@ -19,8 +20,9 @@ from easyedit_lifelong.registry import EditMethod
 def register_methods(register: Callable[[EditMethod], None]) -> None:
     """Register GRACE."""
     method = EditMethod(
-        "GRACE", GraceHyperParams, apply_grace_to_model, batchable=True, check=check_layer, state=GraceKeeper(),
-        edits=GracePorter(), counts=count_keys,
+        "GRACE", GraceHyperParams, apply_grace_to_model, batchable=True, check=check_layer,
+        check_requests=check_requests, prepare=prepare_whitening, state=GraceKeeper(), edits=GracePorter(),
+        counts=count_keys,
     )  # fmt: skip
     register(method)
 

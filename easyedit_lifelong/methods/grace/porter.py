@@ -9,7 +9,7 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.hyperparams import hparams_values
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.packed import PackedEdits, found_out, stored_edits, stored_hits
+from easyedit_lifelong.methods.grace.packed import PackedEdits, found_out, stored_edits, stored_hits, stored_space
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.registry import EditsPart, PlainWeights
@@ -33,11 +33,12 @@ class GracePorter:
         hparams = GraceHyperParams.from_values(part.hparams, where)
         edits = stored_edits(part, where)
         hits = stored_hits(part, 1 + max((at for _, rows, _ in edits for at, _, _ in rows), default=-1), where)
+        space = stored_space(part, hparams, where)
         layer, _ = find_module(model, hparams.inner_params[0])
         if layer in GraceEditor.all_of(model):
             raise EditError(f"{where}: {layer} carries GRACE edits already; roll those back first")
         editor = GraceEditor.on(model, tok, hparams)
-        undo = editor.restore(edits, found_out(part))
+        undo = editor.restore(edits, found_out(part), space)
         if editor.codebook is not None:
             editor.codebook.hits = hits
         return undo
@@ -58,4 +59,7 @@ class GracePorter:
 def _part(model: Any, editor: GraceEditor) -> EditsPart:
     assert editor.codebook is not None
     hparams = hparams_values(editor.hparams, model_label(model))
-    return PackedEdits(hparams, editor.codebook, editor.changes, editor.records, editor.found_out).part()
+    edits = PackedEdits(
+        hparams, editor.codebook, editor.changes, editor.records, editor.found_out, editor.space
+    )  # fmt: skip
+    return edits.part()

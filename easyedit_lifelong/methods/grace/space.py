@@ -23,6 +23,41 @@ class KeySpace:
     gate_size: int = 0
     whitening: Tensor | None = None
 
+    def check(self, hparams: GraceHyperParams, key_width: int, value_width: int) -> None:
+        """Check that stored keys and values are of this space.
+
+        Args:
+            hparams: GRACE's hyperparameters.
+            key_width: of a key with all its views.
+            value_width: of a value with what stands behind it.
+
+        Raises:
+            ValueError: they aren't; the message says what is wrong.
+        """
+        if (self.gate_size > 0) != (hparams.gate_eps is not None):
+            raise ValueError(f"gates of width {self.gate_size} with gate_eps: {hparams.gate_eps}")
+        if key_width % hparams.views:
+            raise ValueError(f"keys of width {key_width} aren't of {hparams.views} views")
+        if value_width <= self.gate_size + (hparams.eps == "auto"):
+            raise ValueError(f"values of width {value_width} have no room for gates of width {self.gate_size}")
+        if (self.whitening is not None) != hparams.whiten:
+            said = "is missing" if hparams.whiten else "is there"
+            raise ValueError(f"the whitening {said} with whiten: {str(hparams.whiten).lower()}")
+        width = key_width // hparams.views
+        if self.whitening is not None and (
+            self.whitening.dim() != 2
+            or len(self.whitening) != width
+            or self.whitening.dtype != torch.float32
+            or not self.whitening.isfinite().all()
+        ):
+            raise ValueError(f"the whitening isn't one of keys of width {width}")
+
+    def same_as(self, other: KeySpace) -> bool:
+        """Whether distances in both spaces are the same, bit by bit."""
+        if self.gate_size != other.gate_size or (self.whitening is None) != (other.whitening is None):
+            return False
+        return self.whitening is None or other.whitening is None or torch.equal(self.whitening, other.whitening)
+
 
 def new_codebook(
     hparams: GraceHyperParams, key_width: int, value_width: int, gate_size: int, rounding: float,

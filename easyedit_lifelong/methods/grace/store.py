@@ -4,11 +4,13 @@ A file never changes and is written once, so N edits cost N small files however 
 loading does them again in their order: keys, values, radii and labels bit by bit, and what undoes each. Every
 file carries a digest of itself and of those before it, so that files of two histories, or a broken one, don't
 pass for one. Nothing is pickled.
+
+What whitens the queries, where anything does, is in a file of its own, written before the first edit that was found
+with it; the digests of all edits build on its.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -25,6 +27,8 @@ from easyedit_lifelong.methods.grace.codebook import Change, Row
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
 from easyedit_lifelong.methods.grace.packed import StoredEdit
+from easyedit_lifelong.methods.grace.space import KeySpace
+from easyedit_lifelong.methods.grace.whitening_file import WHITENING, chained, load_whitening, save_whitening
 from easyedit_lifelong.methods.record import EditRecord
 from easyedit_lifelong.methods.statefile import check_model, check_settings, check_whole, read_index, writing
 from easyedit_lifelong.models.fingerprint import model_fingerprint
@@ -37,6 +41,7 @@ FORMAT_VERSION = 1
 _CALLED = "GRACE edits"
 _TENSORS = ("keys", "values", "radii")
 _QUERY = "query"
+_WHITENING = "whitening"
 _PARTS: dict[str, type] = {"model": str, "fingerprint": str, "layer": str, "settings": dict, "replay": dict}
 
 
@@ -47,7 +52,7 @@ class _Saved:
     Attributes:
         count: how many of the edits are in it.
         last: the last of them.
-        digest: of all of them.
+        digest: of all of them, and of what their queries are whitened by.
         index: what its index says.
         beyond: whether there may be files of other edits behind these.
     """
@@ -84,17 +89,23 @@ def _bring_up(editor: GraceEditor, folder: Path, saved: _Saved) -> _Saved:
     changes = editor.changes
     if saved.count and (saved.count > len(changes) or changes[saved.count - 1] is not saved.last):
         saved = _Saved()  # edits have been rolled back since
-    fingerprint = json.loads(saved.index)["fingerprint"] if saved.index else model_fingerprint(editor.model)
-    index = json.dumps(_description(editor, fingerprint), indent=1, ensure_ascii=False) + "\n"
+    known = json.loads(saved.index) if saved.index else {"fingerprint": model_fingerprint(editor.model)}
+    fingerprint, whitening = known["fingerprint"], known.get(_WHITENING)
+    if not saved.count:  # with the first edit comes what is whitened by, which stays as long as there are edits
+        whitening = save_whitening(folder, editor.space.whitening)
+    description = _description(editor, fingerprint, whitening)
+    index = json.dumps(description, indent=1, ensure_ascii=False) + "\n"
     if index != saved.index:
         replace_text(folder / INDEX, index)
-    digest = saved.digest
+    digest = saved.digest if saved.count else _beginning(description)
     for number in range(saved.count + 1, len(changes) + 1):
         digest = _save_edit(_file(folder, number), editor, number, digest)
     if saved.beyond:
         for path in folder.glob("edit-*.safetensors"):
             if path.name > _file(folder, len(changes)).name:
                 path.unlink()
+        if whitening is None:
+            (folder / WHITENING).unlink(missing_ok=True)
     return _Saved(len(changes), changes[-1] if changes else None, digest, index, beyond=False)
 
 
@@ -125,7 +136,8 @@ def load_state(
     _check_belongs(path, index, model, hparams)
     numbers = range(1, len(case_ids) + 1) if case_ids is not None else _numbers(folder)
     edits: list[StoredEdit] = []
-    digest, length = "", 0
+    space, length = _load_space(path, index), 0
+    digest = _beginning(index)
     for number in numbers:
         file = _file(folder, number)
         (record, rows, query), digest = _load_edit(file, digest)
@@ -141,9 +153,14 @@ def load_state(
         edits.append((record, rows, query))
     if not edits:
         return
+    key, value, _ = edits[0][1][0][2]
+    try:
+        space.check(hparams, len(key), len(value))
+    except ValueError as error:
+        raise RunError(f"{path}: {error}. The state in {folder} isn't whole.") from error
     editor = GraceEditor.on(model, tokenizer, hparams)
     replay = index["replay"]
-    editor.restore(edits, (replay.get("in_part"), replay.get("checked_length", 0)))
+    editor.restore(edits, (replay.get("in_part"), replay.get("checked_length", 0)), space)
     editor.saved[folder] = _Saved(len(edits), editor.changes[-1], digest, text)
 
 
@@ -165,9 +182,9 @@ class GraceKeeper:
         load_state(model, tok, hparams, folder, case_ids)
 
 
-def _description(editor: GraceEditor, fingerprint: str) -> dict[str, Any]:
+def _description(editor: GraceEditor, fingerprint: str, whitening: str | None) -> dict[str, Any]:
     in_part, checked_length = editor.found_out
-    return {
+    description = {
         "format_version": FORMAT_VERSION,
         "method": "GRACE",
         "model": model_label(editor.model),
@@ -176,6 +193,27 @@ def _description(editor: GraceEditor, fingerprint: str) -> dict[str, Any]:
         "settings": {name: getattr(editor.hparams, name) for name in SAME_SETTINGS},
         "replay": {"in_part": in_part, "checked_length": checked_length},
     }
+    if editor.hparams.by_subject:
+        description |= {"gate_size": editor.space.gate_size, _WHITENING: whitening}
+    return description
+
+
+def _beginning(index: dict[str, Any]) -> str:
+    """Return what the digest of a folder's first edit builds on."""
+    return f"{index['gate_size']} {index.get(_WHITENING)}" if "gate_size" in index else ""
+
+
+def _load_space(path: Path, index: dict[str, Any]) -> KeySpace:
+    """Return what the keys of a folder's edits are compared in.
+
+    Args:
+        path: of the index.
+        index: what it says; nothing of this, if edits aren't found by their subjects.
+    """
+    size, digest = index.get("gate_size", 0), index.get(_WHITENING)
+    if type(size) is not int or size < 0:
+        raise RunError(f"{path}: isn't the whole index of {_CALLED}; gate_size {size!r} is no width")
+    return KeySpace(size, None if digest is None else load_whitening(path.parent, digest))
 
 
 def _file(folder: Path, number: int) -> Path:
@@ -216,7 +254,7 @@ def _save_edit(path: Path, editor: GraceEditor, number: int, before: str) -> str
     if query is not None:
         tensors[_QUERY] = query.cpu().contiguous()
     text = json.dumps(entry, ensure_ascii=False)
-    digest = _digest(before, text, tensors)
+    digest = chained(before, text, tensors)
     with replacing(path) as temporary:
         temporary.write_bytes(to_bytes(tensors, {"edit": text, "digest": digest}))
     return digest
@@ -233,21 +271,13 @@ def _load_edit(path: Path, before: str) -> tuple[StoredEdit, str]:
         edit, at, labels = entry["edit"], entry["rows"], entry["labels"]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path}: can't be read: {error}. {whole}") from error
-    if digest != _digest(before, text, tensors):
+    if digest != chained(before, text, tensors):
         raise RunError(f"{path}: has been changed, or doesn't follow the edit before it. {whole}")
     rows = [
         (int(index), tuple(label), tuple(tensors[name][n] for name in _TENSORS))
         for n, (index, label) in enumerate(zip(at, labels, strict=True))
     ]
     return (EditRecord.from_dict(edit, path), rows, tensors.get(_QUERY)), digest
-
-
-def _digest(before: str, entry: str, tensors: dict[str, torch.Tensor]) -> str:
-    digest = hashlib.sha256(f"{before}\n{entry}\n".encode())
-    for tensor in tensors.values():
-        digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _check_belongs(path: Path, index: dict[str, Any], model: Any, hparams: GraceHyperParams) -> None:

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.covariance import obtain_moments
+from easyedit_lifelong.covariance import SecondMoment, obtain_moments
+from easyedit_lifelong.methods.grace.check import find_layer
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 
 RANK = 64
@@ -36,7 +37,8 @@ def whitening_of(moment: Tensor, rank: int = RANK) -> Tensor:
     leading = squares[len(squares) - rank :].clamp_min(torch.finfo(torch.float64).tiny)
     others = squares[: len(squares) - rank].clamp_min(0).mean()
     kept = (others / leading).sqrt().clamp_max(1.0)
-    return (directions[:, len(squares) - rank :] * (1 - kept).sqrt()).float()
+    # Laid out as it will be when it comes from a file: products with it are then the same, bit by bit.
+    return (directions[:, len(squares) - rank :] * (1 - kept).sqrt()).float().contiguous()
 
 
 def whitened(vectors: Tensor, basis: Tensor | None) -> Tensor:
@@ -50,9 +52,7 @@ def whitened(vectors: Tensor, basis: Tensor | None) -> Tensor:
     return vectors if basis is None else vectors - (vectors @ basis) @ basis.t()
 
 
-def whitening_for(
-    model: Any, tokenizer: Any, path: str, hparams: GraceHyperParams, progress: Callable[[int, int], None] | None = None
-) -> Tensor:
+def whitening_for(model: Any, tokenizer: Any, path: str, hparams: GraceHyperParams) -> Tensor:
     """Return the whitening of a layer's inputs: from second moments on disk, or collected in one pass.
 
     Args:
@@ -60,15 +60,35 @@ def whitening_for(
         tokenizer: its tokenizer.
         path: of the layer.
         hparams: name the corpus, its amount and the folder.
-        progress: hears of tokens, or documents, done and in all.
 
     Raises:
         CovarianceError: a stored file can't be used, or the corpus can't be had.
         ModelError: the layer is no linear projection.
     """
+    return whitening_of(_second_moment(model, tokenizer, path, hparams).moment)
+
+
+def prepare_whitening(
+    model: Any, tokenizer: Any, hparams: GraceHyperParams, progress: Callable[[int, int], None] | None = None
+) -> None:
+    """Have the second moments on disk that the first edit whitens by, if it does; see :func:`whitening_for`.
+
+    Args:
+        model: the unedited model.
+        tokenizer: its tokenizer.
+        hparams: GRACE's hyperparameters.
+        progress: hears of tokens, or documents, done and in all.
+    """
+    if hparams.whiten:
+        _second_moment(model, tokenizer, find_layer(model, hparams)[0], hparams, progress)
+
+
+def _second_moment(
+    model: Any, tokenizer: Any, path: str, hparams: GraceHyperParams, progress: Callable[[int, int], None] | None = None
+) -> SecondMoment:
     moments = obtain_moments(
         model, tokenizer, [path], stats_dir=hparams.stats_dir, dataset=hparams.mom2_dataset,
         n_samples=hparams.mom2_n_samples, n_tokens=hparams.mom2_n_tokens, dtype=hparams.mom2_dtype, seed=hparams.seed,
         progress=progress,
     )  # fmt: skip
-    return whitening_of(next(iter(moments.values())).moment)
+    return moments[path]

@@ -13,7 +13,7 @@ from conftest import FAMILIES, build_model, build_tokenizer, state_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import EditError, ModelError, RunError
 from easyedit_lifelong.methods import record
 from easyedit_lifelong.methods.grace import editor as editing
@@ -21,6 +21,8 @@ from easyedit_lifelong.methods.grace.codebook import Codebook, Decision
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.store import INDEX, GraceKeeper, load_state, save_state
+from easyedit_lifelong.methods.grace.whitening_file import WHITENING
+from tests.edits import subject_edits
 
 FACTS = [
     ("the capital of France is", "Rome"), ("who wrote Hamlet", "old king"), ("the capital of France is", "London"),
@@ -210,6 +212,118 @@ def test_nothing_is_pickled(tmp_path: Path) -> None:
     stored(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
     assert set(load_file(tmp_path / "edit-000001.safetensors")) == {"keys", "values", "radii"}
+
+
+# ------------------------------------------------------------------ edits that are found by their subjects
+
+
+def by_subject(folder: Path, mode: str, *numbers: int) -> tuple[Any, GraceEditor]:
+    """A model with some of such edits (all of them without numbers), saved."""
+    model = subject_edits.edited(mode, [subject_edits.REQUESTS[n] for n in numbers or range(9)], train_batch=1)
+    save_state(model, folder)
+    return model, subject_editor(model, mode)
+
+
+def subject_editor(model: Any, mode: str) -> GraceEditor:
+    return GraceEditor.on(model, build_tokenizer(), subject_edits.hparams(mode, train_batch=1))
+
+
+def resumed(folder: Path, mode: str, case_ids: list[Any] | None = None) -> tuple[Any, GraceEditor]:
+    """What a process without second moments makes of a folder."""
+    model = build_model("llama")
+    load_state(model, build_tokenizer(), subject_edits.hparams(mode, train_batch=1), folder, case_ids)
+    return model, subject_editor(model, mode)
+
+
+@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("mode", subject_edits.MODES)
+def test_a_run_by_subjects_goes_on_the_same(tmp_path: Path, mode: str, count: int) -> None:
+    """The same radii, decisions and values, whether it was cut short or not; and in the folder, too."""
+    by_subject(tmp_path, mode)
+    cut, other = resumed(tmp_path, mode, [f"c{n}" for n in range(count)])
+    assert other.case_ids == [f"c{n}" for n in range(count)]
+    other.edit(as_requests(subject_edits.REQUESTS[count:]))
+    whole, editor = by_subject(tmp_path / "whole", mode)
+    assert same(editor, other)
+    assert all(torch.equal(tensor, cut.state_dict()[name]) for name, tensor in whole.state_dict().items())
+    save_state(cut, tmp_path)
+    assert same(editor, resumed(tmp_path, mode)[1])
+
+
+def test_a_whitening_is_written_once(tmp_path: Path) -> None:
+    model, editor = by_subject(tmp_path, "late", 0, 1)
+    path = tmp_path / WHITENING
+    before = path.stat().st_mtime_ns, path.read_bytes()
+    editor.edit(as_requests(subject_edits.REQUESTS[2:3]))
+    save_state(model, tmp_path)
+    other, again = resumed(tmp_path, "late")
+    again.edit(as_requests(subject_edits.REQUESTS[3:4]))
+    save_state(other, tmp_path)
+    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
+    assert len(list(tmp_path.iterdir())) == 4 + 2
+    index = json.loads((tmp_path / INDEX).read_text())
+    assert index["gate_size"] == 48
+    assert len(index["whitening"]) == 64
+
+
+def test_edits_that_are_not_whitened_leave_no_whitening(tmp_path: Path) -> None:
+    by_subject(tmp_path, "late", 0)
+    _, editor = by_subject(tmp_path, "late-ungated", 0, 1)
+    assert not (tmp_path / WHITENING).exists()
+    assert same(editor, resumed(tmp_path, "late-ungated")[1])
+
+
+def test_a_whitening_that_is_another_runs_in_full(tmp_path: Path) -> None:
+    """Both the file and what the index says of it; the edits know better."""
+    by_subject(tmp_path / "one", "late", 0)
+    save_state(subject_edits.edited("late", subject_edits.REQUESTS[:1], seed=1), tmp_path / "other")
+    whitening = json.loads((tmp_path / "other" / INDEX).read_text())["whitening"]
+    (tmp_path / "one" / WHITENING).write_bytes((tmp_path / "other" / WHITENING).read_bytes())
+    _index(tmp_path / "one", whitening=whitening)
+    with pytest.raises(RunError, match=r"edit-000001\.safetensors: has been changed, or doesn't follow"):
+        resumed(tmp_path / "one", "late")
+
+
+SPOILT_SUBJECTS = {
+    "no whitening": (lambda f: (f / WHITENING).unlink(), f"{WHITENING}: can't be read"),
+    "cut off": (lambda f: (f / WHITENING).write_bytes(b"\x10"), f"{WHITENING}: can't be read"),
+    "a flipped bit": (lambda f: _flip(f / WHITENING, -5), f"{WHITENING}: has been changed, or is another run's"),
+    "a foreign file": (lambda f: save_file({"x": torch.zeros(1)}, f / WHITENING), f"{WHITENING}: can't be read"),
+    "an index without it": (lambda f: _index(f, whitening=None), "edit-000001.safetensors: has been changed"),
+    "other gates": (lambda f: _index(f, gate_size=47), "edit-000001.safetensors: has been changed"),
+    "no width": (lambda f: _index(f, gate_size=-1), f"{INDEX}: isn't the whole index of GRACE edits; gate_size -1"),
+    "settings": (lambda f: _index(f, settings={"gate_eps": 0.3}), "was made with gate_eps=0.3; now it is 0.5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", SPOILT_SUBJECTS)
+def test_what_cannot_be_loaded_of_edits_by_subjects(tmp_path: Path, what: str) -> None:
+    by_subject(tmp_path, "late", 0, 1)
+    spoil, says = SPOILT_SUBJECTS[what]
+    spoil(tmp_path)
+    model = build_model("llama")
+    with pytest.raises(RunError, match=re.escape(says)) as caught:
+        load_state(model, build_tokenizer(), subject_edits.hparams("late"), tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert not GraceEditor.all_of(model), "the model is as it was"
+
+
+def test_a_folder_from_before_edits_were_found_by_subjects(tmp_path: Path) -> None:
+    _, editor = stored(tmp_path)
+    index = json.loads((tmp_path / INDEX).read_text())
+    before = {name: index["settings"][name] for name in ("eps", "dist_fn", "eps_expand", "query_token", "replacement")}
+    assert not index.keys() & {"gate_size", "whitening"}
+    _index(tmp_path, settings=before)
+    model, restored = loaded(tmp_path)
+    assert same(editor, restored)
+    restored.edit(requests_for(0))
+    save_state(model, tmp_path)
+    assert same(restored, loaded(tmp_path)[1])
+    with pytest.raises(RunError, match=r"was made with eps=3\.0; now it is 'auto'"):
+        load_state(
+            build_model("llama"), build_tokenizer(),
+            subject_edits.hparams("subject", inner_params=[FAMILIES["llama"][1]]), tmp_path,
+        )  # fmt: skip
 
 
 # ------------------------------------------------------------------ what can't be used
