@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import logging
 import sys
 import traceback
@@ -12,6 +13,7 @@ from typing import Any
 
 from easyedit_lifelong import __version__
 from easyedit_lifelong.arguments import (
+    add_calibrate_arguments,
     add_consecutive_arguments,
     add_covariance_arguments,
     add_inspect_arguments,
@@ -114,6 +116,12 @@ def build_parser() -> argparse.ArgumentParser:
     )
     add_scope_arguments(scope)
     scope.set_defaults(run=_scope)
+
+    calibrate = commands.add_parser(
+        "calibrate", parents=[common], help="pick layers, distance, radius and gate of GRACE by subjects for a model"
+    )
+    add_calibrate_arguments(calibrate)
+    calibrate.set_defaults(run=_calibrate)
 
     report = commands.add_parser(
         "report", parents=[common], help="make a page with figures and tables of a run, or of several side by side"
@@ -232,6 +240,13 @@ def _scope(arguments: argparse.Namespace) -> int:
     from easyedit_lifelong.reporting.scope import scope_session
 
     scope_session(_options(arguments))
+    return 0
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    from easyedit_lifelong.reporting.calibrate import Options, calibrate_session
+
+    calibrate_session(Options(**{item.name: getattr(arguments, item.name) for item in dataclasses.fields(Options)}))
     return 0
 
 

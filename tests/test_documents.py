@@ -120,7 +120,7 @@ def test_the_readmes_metrics_are_as_they_are() -> None:
     ("command", "documents"),
     [
         ("lifelong", ["lifelong.md"]), ("run", ["lifelong.md"]), ("report", ["lifelong.md"]),
-        ("consecutive", ["consecutive.md"]), ("covariance", ["covariance.md"]),
+        ("consecutive", ["consecutive.md"]), ("covariance", ["covariance.md"]), ("calibrate", ["calibrate.md"]),
         *((command, ["edits.md"]) for command in ("edit", "generate", "export", "push", "pull")),
         *((command, ["edits.md"]) for command in ("inspect", "rollback", "merge")),
     ],

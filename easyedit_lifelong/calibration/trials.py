@@ -1,0 +1,100 @@
+"""Edits on trial: what a gate costs in generality, and what it saves of other facts about an edit's subject."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from easyedit_lifelong.calibration.passes import Counting
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.lifelong.scoreboard import Scoreboard
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.editor import GraceEditor
+
+SCORES = ("reliability", "generality", "locality", "relation_specificity")
+
+
+@dataclass(frozen=True)
+class Point:
+    """The scores of edits behind a gate, teacher-forced.
+
+    Attributes:
+        gate: the gate's radius; None for no gate.
+        reliability: of the edits' own prompts.
+        generality: of their paraphrases.
+        locality: share of tokens that stayed what they were, of facts about something else.
+        relation_specificity: likewise, of other facts about the same subjects.
+    """
+
+    gate: float | None
+    reliability: float
+    generality: float
+    locality: float
+    relation_specificity: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Edits that answer at a layer, behind gates of several radii.
+
+    Attributes:
+        layer: its path.
+        n_edits: how many edits were made, in one codebook.
+        n_keys: how many keys they left there.
+        points: scores at each gate, the narrowest first, no gate last.
+    """
+
+    layer: str
+    n_edits: int
+    n_keys: int
+    points: tuple[Point, ...]
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Trial:
+        """Return what ``dataclasses.asdict`` made a dictionary of."""
+        return cls(**{**values, "points": tuple(Point(**point) for point in values["points"])})
+
+
+def try_edits(
+    model: Any, tokenizer: Any, requests: Sequence[EditRequest], hparams: GraceHyperParams, gates: Sequence[float],
+    board: Scoreboard, progress: Counting | None = None,
+) -> Trial:  # fmt: skip
+    """Make edits, score them behind each gate, and take them back.
+
+    Args:
+        model: an unedited model, which it is again after.
+        tokenizer: its tokenizer.
+        requests: the edits.
+        hparams: GRACE's hyperparameters, with an ``answer_layer`` and any ``gate_eps``.
+        gates: radii to score at.
+        board: knows the unedited model's answers.
+        progress: hears of what is done: edits and scorings.
+
+    Raises:
+        DataError: a record can't be used.
+        EditError: an edit failed.
+    """
+    editor = GraceEditor.on(model, tokenizer, hparams)
+    size, total = hparams.train_batch, len(requests) + len(gates) + 1
+    points = []
+    try:
+        for start in range(0, len(requests), size):
+            editor.edit(requests[start : start + size])
+            _tell(progress, min(start + size, len(requests)), total)
+        codebook = editor.codebook
+        assert codebook is not None and hparams.answer_layer is not None
+        keys = len(codebook)
+        for number, gate in enumerate([*sorted(gates), None], 1):
+            codebook.gate_eps = gate
+            scores = board.score(model, requests).values
+            points.append(Point(gate, *(scores[name] for name in SCORES)))
+            _tell(progress, len(requests) + number, total)
+    finally:
+        editor.take_back(list(editor.records))
+    return Trial(hparams.answer_layer, len(requests), keys, tuple(points))
+
+
+def _tell(progress: Counting | None, done: int, total: int) -> None:
+    if progress is not None:
+        progress(done, total)
