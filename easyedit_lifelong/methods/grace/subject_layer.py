@@ -102,11 +102,8 @@ class SubjectAdaptor(GraceAdaptor):
         answers = set(zip(rows, keys[replaced].tolist(), strict=True))
         if window is not None and window.generation is not None:
             # Its passes read prompts again where there is no cache, and rows change places where there are beams.
-            generation = window.generation
-            prompts, counted = (
-                len(generation.ends),
-                generation.decisions.setdefault(_COUNTED, {}).setdefault(id(self), set()),
-            )
+            prompts = len(window.generation.ends)
+            counted = window.generation.decisions.setdefault(_COUNTED, {}).setdefault(id(self), set())
             answers = {(row * prompts // len(replaced), key) for row, key in answers} - counted
             counted |= answers
         self.codebook.hits.update(key for _, key in answers)
