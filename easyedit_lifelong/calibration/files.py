@@ -44,7 +44,8 @@ def read_steps(out: Path, asked: Mapping[str, Any] | None) -> Steps:
         raise RunError(f"{out}: holds no calibration to resume. To begin one there, leave out --resume.")
     try:
         written = json.loads(file.read_text(encoding="utf-8"))
-        version, then, steps = written["schema_version"], written["asked"], written["steps"]
+        version, then = written["schema_version"], dict(written["asked"])
+        steps = Steps.from_dict(written["steps"]) if version == SCHEMA_VERSION else Steps()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(
             f"{file}: can't be read as a calibration's. Begin anew, in another folder, with --out."
@@ -65,7 +66,7 @@ def read_steps(out: Path, asked: Mapping[str, Any] | None) -> Steps:
             f"{out}: this calibration can't be resumed with other settings: {'; '.join(changes)}. Choose what it began "
             "with, or another folder with --out."
         )
-    return Steps.from_dict(steps)
+    return steps
 
 
 def write_steps(out: Path, asked: Mapping[str, Any], steps: Steps, outcome: Mapping[str, Any] | None = None) -> None:

@@ -105,6 +105,10 @@ def test_resuming(
     assert len(calls) == 3
     old, new = json.loads(written), json.loads((out / "calibration.json").read_text())
     assert {**old, "finished": ""} == {**new, "finished": ""}
+    (out / "calibration.json").write_text(json.dumps({**new, "schema_version": 99}))
+    assert "another version of this package (schema_version 99" in refused([*words, "--resume"], capsys)
+    (out / "calibration.json").write_text(json.dumps({**new, "steps": {"findings": [{}]}}))
+    assert "can't be read as a calibration's" in refused([*words, "--resume"], capsys)
     (out / "calibration.json").write_text("{")
     assert "can't be read as a calibration's" in refused([*words, "--resume"], capsys)
 
