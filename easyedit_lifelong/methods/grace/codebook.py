@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.methods.grace.distance import COS, between, prepared
+from easyedit_lifelong.methods.grace.distance import COS, between, lengths, prepared
 from easyedit_lifelong.methods.grace.search import Search
 
 Label = tuple[int, ...]
@@ -218,7 +218,9 @@ class Codebook(nn.Module):
         return self.radii if self.views == 1 else self.radii.repeat_interleave(self.views)
 
     def nearness(self, queries: Tensor) -> Tensor:
-        """Return how near every key is to each query, in units of its radius and rounding: at most 1 within it.
+        """Return how near every key is to each query: 0 at the key, 1 at its radius, infinite where it isn't reached.
+
+        What is at a key but for rounding is at 0, so that which of two such keys is nearer isn't left to rounding.
 
         Args:
             queries: shape ``(batch, key_size)``, any dtype.
@@ -226,8 +228,9 @@ class Codebook(nn.Module):
         Returns:
             Shape ``(batch, n)``, float32.
         """
-        reach = self.radii + self._rounding(queries).unsqueeze(1)
-        return self.distances(queries) / reach.clamp_min(torch.finfo(torch.float32).tiny)
+        slack, distances = self._rounding(queries).unsqueeze(1), self.distances(queries)
+        share = (distances - slack).clamp_min(0) / self.radii.clamp_min(torch.finfo(torch.float32).tiny)
+        return torch.where(distances <= self.radii + slack, share.clamp_max(1), float("inf"))
 
     def decide(self, query: Tensor, label: Label, value: Tensor | None = None) -> tuple[Decision, Match]:
         """Return what entering this edit would do, and the nearest key that it competes with (algorithm 1).
@@ -288,7 +291,7 @@ class Codebook(nn.Module):
 
     def _rounding(self, queries: Tensor) -> Tensor:
         scale = (
-            queries.float().norm(dim=1)
+            lengths(queries.float()).float()  # the same whatever other queries are asked
             if self.dist_fn == "euc"
             else queries.new_ones(len(queries), dtype=torch.float32)
         )

@@ -10,9 +10,8 @@ Every real token of a pass is looked up. What answers is one of two:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +27,23 @@ from easyedit_lifelong.models.positions import Window, repeated
 _COUNTED = -1
 """What a generation remembers under which keys have answered which of its prompts."""
 
-Found = dict[int, tuple[Tensor, Tensor]]
-"""By row: the keys within whose radius some token of the row is, and how near the nearest token comes, in radii."""
+
+class Reached(NamedTuple):
+    """The keys within whose radius some token of a prompt is.
+
+    Attributes:
+        keys: their indices, shape ``(keys,)``.
+        nearness: how near the nearest token comes, in radii.
+        column: of that token, in the whole prompt; of equally near ones the last.
+    """
+
+    keys: Tensor
+    nearness: Tensor
+    column: Tensor
+
+
+Found = dict[int, Reached]
+"""What each row reaches."""
 
 
 @dataclass(frozen=True)
@@ -161,11 +175,11 @@ class LateAdaptor(SubjectAdaptor):
         memory: dict[int, Any] = {} if window.generation is None else window.generation.decisions
         found: Found = dict(memory.get(id(self), {})) if window.past else {}  # of an earlier part of the prompts
         for row in reached.any(dim=1).nonzero().flatten().tolist():
-            nearness = self.codebook.nearness(queries[row, reached[row]])
-            fired[row, reached[row]] = nearness.argmin(dim=1)
-            nearest = nearness.amin(dim=0)
-            keys = (nearest <= 1).nonzero().flatten()
-            found[row] = _joined(found.get(row), (keys, nearest[keys]))
+            columns = reached[row].nonzero().flatten()
+            nearness = self.codebook.nearness(queries[row, columns])
+            fired[row, columns] = nearness.argmin(dim=1)
+            now = _reached(nearness, columns + window.past)
+            found[row] = _joined(found[row], now) if row in found else now
         memory[id(self)] = found
         # With the pass, not with the adaptor: what another pass has found says nothing about this one's rows.
         window.notes[id(self)] = Noted(found, queries, real, fired)
@@ -179,7 +193,7 @@ class LateAdaptor(SubjectAdaptor):
         chosen = torch.full(inputs.shape[:2], -1, device=inputs.device)
         ends = window.ends.tolist()
         for row, found in noted.found.items():
-            key = self._answering(inputs[row, ends[row]], *found) if ends[row] >= 0 else -1
+            key = self._answering(inputs[row, ends[row]], found) if ends[row] >= 0 else -1
             if key >= 0:
                 replaced[row, ends[row]], chosen[row, ends[row]] = True, key
         if self._watcher is not None:
@@ -193,19 +207,20 @@ class LateAdaptor(SubjectAdaptor):
         whole[replaced] = self.codebook.values[answered.to(self.codebook.values.device)].to(output)
         return whole
 
-    def _answering(self, query: Tensor, keys: Tensor, nearness: Tensor) -> int:
+    def _answering(self, query: Tensor, found: Reached) -> int:
         """Return which of the keys found answers a prompt's last token; -1 if none does.
 
-        Of several, that which both looks together come nearest to, each in units of its radius.
+        Of several, that which both looks together come nearest to, each in units of its radius. Of equals, that which
+        was found last: where one subject begins another, the longer one.
         """
         assert self.codebook is not None
-        limit = self.codebook.gate_eps
-        if limit is None:
-            return int(keys[nearness.argmin()])
-        apart = self.codebook.gate_distances(query.to(self.codebook.gates.device), keys)
-        together = (nearness + apart / limit).masked_fill(apart > limit, float("inf"))
-        best = int(together.argmin())
-        return int(keys[best]) if torch.isfinite(together[best]) else -1
+        together, limit = found.nearness, self.codebook.gate_eps
+        if limit is not None:
+            apart = self.codebook.gate_distances(query.to(self.codebook.gates.device), found.keys)
+            together = (together + apart / limit).masked_fill(apart > limit, float("inf"))
+        best = together.min()
+        last = int(torch.where(together == best, found.column, -1).argmax())
+        return int(found.keys[last]) if torch.isfinite(best) else -1
 
 
 def _real(inputs: Tensor, window: Window | None) -> Tensor:
@@ -223,12 +238,25 @@ def _in_prompts(window: Window, inputs: Tensor) -> Tensor:
     return torch.arange(inputs.shape[1], device=inputs.device) <= ends.to(inputs.device).unsqueeze(1)
 
 
-def _joined(one: tuple[Tensor, Tensor] | None, other: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the keys of both parts of a prompt, each as near as it comes in either."""
-    if one is None:
-        return other
-    known: Mapping[int, float] = dict(zip(one[0].tolist(), one[1].tolist(), strict=True))
-    merged = dict(known)
-    for key, near in zip(other[0].tolist(), other[1].tolist(), strict=True):
-        merged[key] = min(near, merged.get(key, near))
-    return other[0].new_tensor(list(merged)), other[1].new_tensor(list(merged.values()))
+def _reached(nearness: Tensor, columns: Tensor) -> Reached:
+    """Return the keys that some tokens reach.
+
+    Args:
+        nearness: of every token to every key, ``(tokens, n)``.
+        columns: of the tokens, in their order.
+    """
+    nearest = nearness.amin(dim=0)
+    keys = (nearest <= 1).nonzero().flatten()
+    ties = nearness[:, keys] == nearest[keys]
+    return Reached(keys, nearest[keys], torch.where(ties, columns.unsqueeze(1), -1).amax(dim=0))
+
+
+def _joined(one: Reached, other: Reached) -> Reached:
+    """Return the keys that a prompt reaches in either of two parts, the later one last, as near as it comes."""
+    keys = torch.cat([one.keys, other.keys]).unique()
+    size = int(keys[-1]) + 1
+    nearness, columns = one.nearness.new_full((2, size), float("inf")), one.column.new_full((2, size), -1)
+    for part, (at, near, column) in enumerate((one, other)):
+        nearness[part, at], columns[part, at] = near, column
+    whole = _reached(nearness, torch.arange(2, device=keys.device))
+    return whole._replace(column=columns[whole.column, whole.keys])
