@@ -131,7 +131,7 @@ def test_coachhooks_own(monkeypatch: pytest.MonkeyPatch) -> None:
         hyperparameters(Options(given={"num_layers": 9}))
 
 
-@pytest.mark.parametrize("option", ["mom2_update_weight", "alpha_z", "num_layers", "wohk", "stats_dir"])
+@pytest.mark.parametrize("option", ["mom2_update_weight", "alpha_z", "num_layers", "wohk"])
 def test_an_option_that_the_method_has_no_use_for(option: str) -> None:
     with pytest.raises(HyperParameterError, match=f"--{option}: GRACE has no hyperparameter '{option}'"):
         hyperparameters(Options(given={option: 1}, method="GRACE"))

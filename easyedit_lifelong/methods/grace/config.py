@@ -139,8 +139,8 @@ class GraceHyperParams(PluginHyperParams):
             problems.append(f"dropout: {self.dropout} must be less than 1")
         if isinstance(self.eps, str) and self.eps != "auto":
             problems.append(f"eps: {self.eps!r} is neither a number nor auto")
-        elif isinstance(self.eps, float) and not 0 <= self.eps < float("inf"):
-            problems.append(f"eps: {self.eps} must be 0 or greater")
+        elif isinstance(self.eps, float) and self.eps < 0:
+            problems.append(f"eps: {self.eps} is less than 0")
         if isinstance(self.false_fire_rate, float) and self.false_fire_rate >= 1:
             problems.append(f"false_fire_rate: {self.false_fire_rate} must be less than 1")
         return problems + (self._check_subject() if self.by_subject else self._check_prompt())

@@ -37,7 +37,7 @@ def refused(values: dict[str, Any]) -> str:
         ({"gate_eps": 0.5}, "gate_eps: needs answer_layer"),
         ({"gate_eps": 0, "answer_layer": "l"}, "gate_eps: 0.0 must be greater than 0"),
         ({"eps": "automatic"}, "eps: 'automatic' is neither a number nor auto"),
-        ({"eps": -1}, "eps: -1.0 must be 0 or greater"),
+        ({"eps": -1}, "eps: -1.0 is less than 0"),
         ({"eps": True}, "eps: True is not a number or text"),
         ({"eps": float("nan")}, "eps: nan is not a finite number"),
         ({"false_fire_rate": 0}, "false_fire_rate: 0.0 must be greater than 0"),
