@@ -59,15 +59,13 @@ def prepare_case(
     """
     span = subject_span(request)
 
-    def told(template: str) -> Told:
-        text, where = filled(template, request.prompt, span)
-        return Told(encode(request, text), token_of_span(tokenizer, text, where, "subject_last"))
-
-    texts = [told(template) for template in (PROMPT, *hparams.context_templates)]
+    texts = []
+    for template in (PROMPT, *hparams.context_templates):
+        text, subject = _placed(tokenizer, template, request.prompt, span)
+        texts.append(Told(encode(request, text), subject))
     if hparams.kl_factor:
-        text, where = filled(_ESSENCE, request.prompt, span)
-        ids = list(tokenizer(text)["input_ids"])
-        texts.append(Told(EncodedPair(ids, []), token_of_span(tokenizer, text, where, "subject_last")))
+        text, subject = _placed(tokenizer, _ESSENCE, request.prompt, span)
+        texts.append(Told(EncodedPair(list(tokenizer(text)["input_ids"]), []), subject))
     return Case(request, texts, key_texts(tokenizer, request.prompt, span, hparams.key_templates))
 
 
@@ -97,6 +95,12 @@ def key_texts(tokenizer: Any, prompt: str, span: Span, templates: Sequence[str])
     """
     rows = []
     for template in (PROMPT, *templates):
-        text, where = filled(template, prompt, span)
-        rows.append(list(tokenizer(text)["input_ids"])[: token_of_span(tokenizer, text, where, "subject_last") + 1])
+        text, subject = _placed(tokenizer, template, prompt, span)
+        rows.append(list(tokenizer(text)["input_ids"])[: subject + 1])
     return rows
+
+
+def _placed(tokenizer: Any, template: str, prompt: str, span: Span) -> tuple[str, int]:
+    """Return a template's text, and the index of its subject's last token."""
+    text, where = filled(template, prompt, span)
+    return text, token_of_span(tokenizer, text, where, "subject_last")

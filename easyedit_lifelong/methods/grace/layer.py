@@ -69,6 +69,7 @@ class GraceAdaptor:
         self._trial: Trial | None = None
         self._watcher: Watcher | None = None
         self._attachment = Attachment(model, layer, CHILD, self._after_layer)
+        self._keeping = self._attachment  # of the layer that the codebook is kept on
 
     @property
     def attached(self) -> bool:
@@ -78,12 +79,12 @@ class GraceAdaptor:
     def install(self, codebook: Codebook) -> None:
         """Put a codebook on the layer."""
         self.codebook = codebook.train(self.layer.training)
-        self._attachment.keep(codebook)
+        self._keeping.keep(codebook)
 
     def uninstall(self) -> None:
         """Take the codebook off the layer."""
         self.codebook = None
-        self._attachment.keep(None)
+        self._keeping.keep(None)
 
     def detach(self) -> None:
         """Leave the model as it was before the adaptor came; at the second call, do nothing."""

@@ -107,10 +107,12 @@ class SubjectEdits:
             self._neighbourhood = Neighbourhood(
                 queries_of, tokenizer, hparams.dist_fn, hparams.key_templates, hparams.false_fire_rate
             )
-        radii = []
-        for case, views in zip(cases, keys, strict=True):
-            told = [one for one in case.told if one.pair.target]
-            again = queries_of([one.pair.prompt[: one.subject + 1] for one in told])
-            subject = (case.request.subject or "").strip()
-            radii.append(self._neighbourhood.radius(views, subject, torch.stack([part[-1] for part in again])))
+        rows = [
+            [told.pair.prompt[: told.subject + 1] for told in case.told if told.pair.target] for case in cases
+        ]  # fmt: skip
+        ends = torch.stack([part[-1] for part in queries_of([row for own in rows for row in own])])
+        radii = [
+            self._neighbourhood.radius(views, (case.request.subject or "").strip(), again)
+            for case, views, again in zip(cases, keys, ends.view(len(cases), -1, ends.shape[1]), strict=True)
+        ]
         return torch.tensor(radii, device=keys.device).unsqueeze(1)

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.carried import is_looking
-from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.methods.grace.layer import CHILD, GraceAdaptor
 from easyedit_lifelong.methods.grace.whitening import whitened
 from easyedit_lifelong.models.attachment import Attachment
@@ -142,17 +141,7 @@ class LateAdaptor(SubjectAdaptor):
 
     def __init__(self, model: nn.Module, finding: nn.Module, answering: nn.Module) -> None:
         super().__init__(model, answering)
-        self._finding = Attachment(model, finding, CHILD, self._find, spanning=True)
-
-    def install(self, codebook: Codebook) -> None:
-        """Put a codebook on the layer that finds."""
-        self.codebook = codebook.train(self.layer.training)
-        self._finding.keep(codebook)
-
-    def uninstall(self) -> None:
-        """Take the codebook off the layer."""
-        self.codebook = None
-        self._finding.keep(None)
+        self._finding = self._keeping = Attachment(model, finding, CHILD, self._find, spanning=True)
 
     def detach(self) -> None:
         """Leave the model as it was before the adaptor came; at the second call, do nothing."""
