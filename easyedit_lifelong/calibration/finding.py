@@ -20,7 +20,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.contexts import key_texts
-from easyedit_lifelong.methods.grace.distance import COS, EUC, prepared
+from easyedit_lifelong.methods.grace.distance import COS, EUC, by_product, prepared
 from easyedit_lifelong.methods.grace.neutral import Neighbourhood, Sentences, sample_sentences
 from easyedit_lifelong.methods.grace.whitening import whitened
 from easyedit_lifelong.methods.subjects import subject_span, token_of_span
@@ -219,8 +219,7 @@ class _Met:
         ready = prepared(keys.flatten(0, 1), dist_fn)
 
         def distances(queries: Tensor) -> Tensor:
-            queries = prepared(queries, dist_fn)
-            apart = 1 - queries @ ready.t() if dist_fn == COS else torch.cdist(queries, ready)
+            apart = by_product(prepared(queries, dist_fn), ready, dist_fn)
             return apart.view(len(queries), count, views).amin(dim=2)
 
         self._met, self._nearest = distances(paraphrases).min(dim=1)

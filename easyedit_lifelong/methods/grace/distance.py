@@ -49,6 +49,17 @@ def between(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
     return torch.where(aimless, 1.0, distance.square() / 2)
 
 
+def by_product(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
+    """Return what :func:`between` does but for the last digits, faster: for studies and radii, not for decisions.
+
+    Args:
+        queries: prepared, shape ``(queries, width)``.
+        keys: prepared, shape ``(keys, width)``.
+        dist_fn: ``euc`` or ``cos``.
+    """
+    return (1 - queries @ keys.t()).clamp_min(0) if dist_fn == COS else torch.cdist(queries, keys)
+
+
 def farthest_squared(distance: Tensor, width: int, dist_fn: str) -> Tensor:
     """Return how far apart, at most and squared, prepared vectors are whose distance comes out as this or less.
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from easyedit_lifelong.data import samples
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.methods.grace.contexts import key_texts
-from easyedit_lifelong.methods.grace.distance import COS, prepared
+from easyedit_lifelong.methods.grace.distance import by_product, prepared
 
 _TEXTS = ("prompt", "src", "rephrase_prompt", "rephrase", "locality_prompt", "loc", "relation_specificity_prompt")
 
@@ -116,6 +116,5 @@ class Neighbourhood:
         return found.masked_fill(names, float("inf"))
 
     def _distances(self, tokens: Tensor, views: Tensor) -> Tensor:
-        """Return distances of prepared queries to views, ``(tokens, views)``, by a product."""
-        views = prepared(views, self._dist_fn)
-        return (1 - tokens @ views.t()).clamp_min(0) if self._dist_fn == COS else torch.cdist(tokens, views)
+        """Return distances of prepared queries to views, ``(tokens, views)``."""
+        return by_product(tokens, prepared(views, self._dist_fn), self._dist_fn)
