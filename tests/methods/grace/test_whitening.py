@@ -120,7 +120,7 @@ def test_stored_second_moments_are_used_and_once_is_enough(
     model, _, editor = edited("llama", "simple", FACTS[:2], **options)
     monkeypatch.setattr(whitening, "obtain_moments", forbidden)  # a later call doesn't even look
     apply_grace_to_model(model, build_tokenizer(), FACTS[2:], editor.hparams)
-    assert torch.equal(book_of(editor).keys, book.keys)
+    torch.testing.assert_close(book_of(editor).keys, book.keys)  # two and two, not four at once
     with pytest.raises(AssertionError, match="collected"):
         edited("llama", "simple", **{**options, "mom2_n_tokens": 300})
 
