@@ -86,7 +86,7 @@ def test_one_pass_takes_what_a_pass_for_each_layer_would(llama: Any) -> None:
 def test_a_layer_that_does_not_run(llama: Any) -> None:
     llama.unused = nn.Linear(2, 2)
     inputs = Inputs(Runner(llama, build_tokenizer()), {"unused": llama.unused})
-    with pytest.raises(ModelError, match="unused gets no input for every token"):
+    with pytest.raises(ModelError, match="unused gets no vector for every token"):
         inputs.at("unused", ROWS)
 
 

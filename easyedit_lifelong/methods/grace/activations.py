@@ -1,16 +1,16 @@
-"""What a layer gets to see of texts: one pass through the blocks below it, and no further."""
+"""What layers get to see of texts: one pass that ends in front of the last of them."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.covariance.plan import batches
-from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.suffix import PassEnded
@@ -18,7 +18,6 @@ from easyedit_lifelong.models.suffix import PassEnded
 _BATCH_TOKENS = 2048
 
 
-@torch.no_grad()
 def inputs_at(runner: Runner, layer: nn.Module, rows: Sequence[list[int]]) -> list[Tensor]:
     """Return a layer's inputs at every token of some rows.
 
@@ -31,28 +30,59 @@ def inputs_at(runner: Runner, layer: nn.Module, rows: Sequence[list[int]]) -> li
         One tensor for each row, ``(tokens, width)``, in the model's dtype.
 
     Raises:
-        EditError: the layer didn't run, or gets no vector for every token.
+        ModelError: the layer didn't run, or gets no vector for every token.
     """
+    name = type(layer).__name__
     taken: dict[tuple[int, ...], Tensor] = {}
-    seen: list[Tensor | None] = []
-    distinct = [list(row) for row in dict.fromkeys(tuple(row) for row in rows)]
+    for batch, seen in passes(runner, {name: layer}, rows):
+        for row, inputs in zip(batch, seen[name], strict=True):
+            taken[tuple(row)] = inputs[: len(row)]
+    return [taken[tuple(row)] for row in rows]
 
-    def take(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        seen.append(args[0] if args else kwargs.get("hidden_states"))
-        raise PassEnded
 
-    handle = layer.register_forward_pre_hook(take, with_kwargs=True)
+def passes(
+    runner: Runner, layers: Mapping[str, nn.Module], rows: Sequence[list[int]]
+) -> Iterator[tuple[list[list[int]], dict[str, Tensor]]]:
+    """Yield some rows at a time, each row once, and what the layers get of them.
+
+    Args:
+        runner: of the model.
+        layers: the layers, by what messages call them.
+        rows: token ids, in any number.
+
+    Yields:
+        The rows of a batch, and each layer's inputs, ``(rows, tokens, width)``, padded on the right.
+
+    Raises:
+        ModelError: a layer didn't run, or gets no vector for every token.
+    """
+    seen: dict[str, Any] = {}
+    handles = [
+        layer.register_forward_pre_hook(_taking(name, seen, len(layers)), with_kwargs=True)
+        for name, layer in layers.items()
+    ]
     try:
-        for batch in batches(distinct, _BATCH_TOKENS):
+        for batch in batches([list(row) for row in dict.fromkeys(tuple(row) for row in rows)], _BATCH_TOKENS):
             ids, mask = pad_rows(batch, runner.pad, "right", runner.device)
             seen.clear()
-            with contextlib.suppress(PassEnded):
+            with torch.no_grad(), contextlib.suppress(PassEnded):
                 runner.call(ids, mask, mask.sum(dim=1))
-            whole = seen[0] if seen else None
-            if not isinstance(whole, Tensor) or whole.dim() != 3 or whole.shape[:2] != ids.shape:
-                raise EditError(f"{type(layer).__name__} gets no vector for every token; name another in inner_params")
-            for row, inputs in zip(batch, whole, strict=True):
-                taken[tuple(row)] = inputs[: len(row)]
+            for name in layers:
+                inputs = seen.get(name)
+                if not isinstance(inputs, Tensor) or inputs.dim() != 3 or inputs.shape[:2] != ids.shape:
+                    raise ModelError(f"{name} gets no vector for every token; name another layer")
+            yield batch, dict(seen)
     finally:
-        handle.remove()
-    return [taken[tuple(row)] for row in rows]
+        for handle in handles:
+            handle.remove()
+
+
+def _taking(name: str, seen: dict[str, Any], layers: int) -> Callable[..., None]:
+    """Return a hook that keeps what a layer gets, and ends the pass when all layers have got theirs."""
+
+    def take(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen[name] = args[0] if args else kwargs.get("hidden_states")
+        if len(seen) == layers:
+            raise PassEnded
+
+    return take

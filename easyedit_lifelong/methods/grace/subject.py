@@ -78,7 +78,7 @@ class SubjectEdits:
 
         Raises:
             CovarianceError: the second moments to whiten with can't be had.
-            EditError: the layer can't be looked up.
+            ModelError: the layer can't be looked up.
         """
         runner = Runner(self._model, tokenizer)
         if hparams.whiten and self._adaptor.whitening is None:
