@@ -80,7 +80,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         self.hparams = GraceHyperParams.from_hparams(options.hparams)
         self.runs = options.runs
-        self.model, self.tokenizer = load_model(self.hparams.model_name, options.device, "float32")
+        self.model, self.tokenizer = load_model(self.hparams.model_name, options.device, options.dtype)
         self.path, self.layer = find_module(self.model, self.hparams.inner_params[0])
         self.requests = read_requests(COUNTERFACT, read_json)
         self.queries = self._inputs([request.prompt for request in self.requests[:BATCH]], last=True)
@@ -96,6 +96,7 @@ class Bench:
                 chosen = self._known[torch.randint(len(self._known), (len(block),), generator=self._random)]
                 block *= NOISE * chosen.norm(dim=1, keepdim=True) / block.norm(dim=1, keepdim=True)
                 block += chosen
+        keys = keys.to(self.model.dtype)  # as the layer's inputs are
         radii, values = torch.full((count,), self.hparams.eps), torch.zeros(count, self._value_width)
         made = Codebook(
             keys.shape[1], self._value_width, eps=self.hparams.eps, dist_fn=self.hparams.dist_fn, device=keys.device
@@ -291,6 +292,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=7, help="runs of each side (default %(default)s)")
     parser.add_argument("--hparams", default="GRACE/smollm2-135m", help="model and layer (default %(default)s)")
     parser.add_argument("--device", help="where the model goes")
+    parser.add_argument("--dtype", default="float32", help="of the model, and so of its keys (default %(default)s)")
     parser.add_argument("--threads", type=int, help="torch's threads")
     options = parser.parse_args(argv)
     options.parts = options.parts.split(",")

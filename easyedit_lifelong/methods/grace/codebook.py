@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.methods.grace.distance import COS, between, lengths, prepared
+from easyedit_lifelong.methods.grace.entries import NAMES, Entries
 from easyedit_lifelong.methods.grace.search import Search
 
 Label = tuple[int, ...]
@@ -21,8 +22,6 @@ Row = tuple[int, Label, tuple[Tensor, ...]]
 
 _SPLIT_GAP = 1e-5
 """The authors' code leaves this much between the two radii of a split."""
-
-_TENSORS = ("_keys", "_values", "_radii")
 
 
 def rounding_of(dtype: torch.dtype) -> float:
@@ -76,9 +75,9 @@ class Change:
 class Codebook(nn.Module):
     """Keys with values, deferral radii and labels.
 
-    Keys, values and radii are float32 whatever the model's dtype, live on the device of the layer
-    that they belong to, and are part of the model's ``state_dict``. Storage doubles when it is full,
-    so that adding a key doesn't copy all the others. Whatever writes a key tells the search of it.
+    Keys, values and radii live on the device of the layer that they belong to, and are part of the model's
+    ``state_dict``. Whatever the model's dtype, values and radii are float32, and keys to the last bit what they would
+    be in float32; how they are kept is :class:`Entries`' business. Whatever writes a key tells the search of it.
 
     A key may be of several *views*, vectors one behind the other: what it is near to, it is near to with one of them.
     Behind a value may stand a *gate*, a second key that queries of another kind are compared with, and the radius that
@@ -124,9 +123,7 @@ class Codebook(nn.Module):
         self.labels: list[Label] = []
         self.hits: Counter[int] = Counter()
         self._value_size = value_size
-        self._keys = torch.empty(0, views * key_size, device=device)
-        self._values = torch.empty(0, value_size + gate_size + own_eps, device=device)
-        self._radii = torch.empty(0, device=device)
+        self._entries = Entries(views * key_size, value_size + gate_size + own_eps, device)
         self._search = Search(dist_fn)
 
     def __len__(self) -> int:
@@ -135,8 +132,8 @@ class Codebook(nn.Module):
 
     @property
     def keys(self) -> Tensor:
-        """The keys, shape ``(n, views * key_size)``."""
-        return self._keys[: len(self)]
+        """The keys, shape ``(n, views * key_size)``: float32, or the half precision that holds them all."""
+        return self._entries.keys
 
     @property
     def key_views(self) -> Tensor:
@@ -146,22 +143,22 @@ class Codebook(nn.Module):
     @property
     def values(self) -> Tensor:
         """The values, shape ``(n, value_size)``."""
-        return self._values[: len(self), : self._value_size]
+        return self._entries.values[:, : self._value_size]
 
     @property
     def gates(self) -> Tensor:
         """The gates, shape ``(n, gate_size)``."""
-        return self._values[: len(self), self._value_size : self._value_size + self.gate_size]
+        return self._entries.values[:, self._value_size : self._value_size + self.gate_size]
 
     @property
     def radii(self) -> Tensor:
         """The deferral radii, shape ``(n,)``."""
-        return self._radii[: len(self)]
+        return self._entries.radii
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that tensors take: those in use, those in reserve, and the search's."""
-        return sum(getattr(self, name).nbytes for name in _TENSORS) + self._search.nbytes
+        return self._entries.nbytes + self._search.nbytes
 
     def distances(self, queries: Tensor) -> Tensor:
         """Return the distance of every query to every key, shape ``(batch, n)``, in float32.
@@ -287,7 +284,7 @@ class Codebook(nn.Module):
         return between(prepared(query.unsqueeze(0), COS), prepared(gates, COS), COS)[0]
 
     def _views_of(self, query: Tensor) -> Tensor:
-        return query.view(-1, self._keys.shape[1] // self.views)
+        return query.view(-1, self._entries.key_size // self.views)
 
     def _rounding(self, queries: Tensor) -> Tensor:
         scale = (
@@ -319,36 +316,26 @@ class Codebook(nn.Module):
             half = match.distance / 2
             radius = half if decision is Decision.SPLIT else float(value[-1]) if self.own_eps else self.eps
             if decision is Decision.SPLIT:
-                self._radii[nearest] = half - _SPLIT_GAP
+                self.radii[nearest] = half - _SPLIT_GAP
             return decision, self._append(query, label, value, radius), change
         change = self._before_change(nearest, query.float().clone())
-        self._values[nearest] = value.float()
+        self._entries.values[nearest] = value.float()
         self.labels[nearest] = label
         if decision is Decision.EXPAND:
             if self.eps_expand == "moving_average":
-                self._keys[nearest] = (self._keys[nearest] + query.float()) / 2
+                self._entries.write_key(nearest, (self.keys[nearest].float() + query.float()) / 2)
                 self._changed(nearest)
-            self._radii[nearest] = match.distance
+            self.radii[nearest] = match.distance
         return decision, nearest, change
 
     def _append(self, query: Tensor, label: Label, value: Tensor, radius: float | Tensor) -> int:
-        index = len(self)
-        if index == len(self._keys):
-            self._reserve(max(16, 2 * index))
-        self._keys[index], self._values[index], self._radii[index] = query.float(), value.float(), radius
+        self._entries.append(query, value, radius)
         self.labels.append(label)
-        return index
-
-    def _reserve(self, capacity: int) -> None:
-        for name in _TENSORS:
-            old = getattr(self, name)
-            new = torch.empty(capacity, *old.shape[1:], device=old.device)
-            new[: len(self)] = old[: len(self)]
-            setattr(self, name, new)
+        return len(self) - 1
 
     def row(self, index: int) -> Row:
         """Return a copy of what the codebook holds for a key."""
-        return index, self.labels[index], tuple(getattr(self, name)[index].clone() for name in _TENSORS)
+        return index, self.labels[index], self._entries.row(index)
 
     def redo(self, rows: Sequence[Row], query: Tensor | None = None) -> Change:
         """Do again what an edit did, given the rows that it changed as they were right after it.
@@ -373,15 +360,14 @@ class Codebook(nn.Module):
         for index in range(change.length, len(self)):
             self.hits.pop(index, None)
         del self.labels[change.length :]
+        self._entries.shorten(change.length)
         self._search.shorten(change.length * self.views)
         if change.index is not None:
             self._write(change.index, change.label, change.row)
 
     def _write(self, index: int, label: Label, row: tuple[Tensor, ...]) -> None:
         self.labels[index] = label
-        for name, values in zip(_TENSORS, row, strict=True):
-            tensor = getattr(self, name)  # perhaps on another device by now
-            tensor[index] = values.to(tensor.device)
+        self._entries.write(index, *row)
         self._changed(index)
 
     def _changed(self, index: int) -> None:
@@ -393,31 +379,28 @@ class Codebook(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Codebook:
         """Follow the model to another device, but never to another dtype."""
-        before = self._keys.device
-        for name in _TENSORS:
-            tensor = getattr(self, name)
-            setattr(self, name, tensor.to(fn(tensor).device))
-        if self._keys.device != before:
+        before = self._entries.device
+        self._entries.move(fn)
+        if self._entries.device != before:
             self._search.forget()
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        for name in _TENSORS:  # values with what stands behind them
-            destination[prefix + name[1:]] = getattr(self, name)[: len(self)].clone()
+        for name in NAMES:  # values with what stands behind them
+            destination[prefix + name] = getattr(self._entries, name).clone()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, _metadata: Any, strict: bool, missing_keys: list[str], *_: Any
     ) -> None:
-        missing = [prefix + name for name in ("keys", "values", "radii") if prefix + name not in state_dict]
+        missing = [prefix + name for name in NAMES if prefix + name not in state_dict]
         if missing:
             missing_keys += missing if strict else []
             return
-        loaded = [state_dict[prefix + name].float() for name in ("keys", "values", "radii")]
-        device = self._keys.device
+        loaded = [state_dict[prefix + name] for name in NAMES]
         self.hits.clear()  # they are of other keys
         # Labels aren't tensors; a key without one matches no later edit's label.
         self.labels = (self.labels + [()] * len(loaded[0]))[: len(loaded[0])]
-        self._keys, self._values, self._radii = (tensor.to(device).clone() for tensor in loaded)
+        self._entries.replace(*loaded)
         self._search.forget()
 
 

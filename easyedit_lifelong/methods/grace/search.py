@@ -104,7 +104,7 @@ class Search:
 
         Args:
             queries: shape ``(batch, width)``, any dtype.
-            keys: shape ``(n, width)``, float32, contiguous.
+            keys: shape ``(n, width)``, contiguous, in any type that holds them exactly.
         """
         queries = prepared(queries, self._dist_fn)
         if _is_small(keys):
@@ -119,7 +119,7 @@ class Search:
 
         Args:
             queries: shape ``(batch, width)``, any dtype.
-            keys: shape ``(n, width)``, float32, contiguous; at least one.
+            keys: shape ``(n, width)``, contiguous, in any type that holds them exactly; at least one.
             radii: of the keys, shape ``(n,)``.
             slack: how much longer radii count for each query, shape ``(batch,)``.
         """
@@ -198,14 +198,16 @@ class Search:
         """
         sizes, scales = self._short[: len(keys), -2], self._short[: len(keys), -1]
         size = lengths(queries).unsqueeze(1)
-        # Infinite where float32 is too narrow: upwards the key stays in, downwards its distance is infinite as well.
+        # In half precision, if keys are kept in it, and at unit length for its sake.
+        aims = queries / size.clamp_min(torch.finfo(torch.float32).tiny)
         with torch.autocast(keys.device.type, enabled=False):
-            products = (queries @ keys.t()).double() * scales
+            products = (aims.to(keys.dtype) @ keys.t()).double() * scales * size
         estimate = size.square() + sizes - 2 * products
-        allowance = _PRODUCT_ROUNDING * size * sizes.sqrt()
+        lost = 2 * torch.finfo(keys.dtype).tiny * scales  # of products that are hardly told from zero
+        allowance = (_PRODUCT_ROUNDING * sizes.sqrt() + lost) * size
         upper = torch.minimum(upper, self._pairwise(queries, keys, estimate.argmin(dim=1)))
         far = farthest_squared(upper, keys.shape[1], self._dist_fn)
-        return ~(estimate - allowance > far.unsqueeze(1))
+        return ~(estimate - allowance > far.unsqueeze(1)) | ~products.isfinite()  # where the type is too narrow
 
     def _pairwise(self, queries: Tensor, keys: Tensor, index: Tensor) -> Tensor:
         """Return each query's distance to one key of its own, shape ``(batch,)``."""

@@ -75,6 +75,8 @@ def situations(draw: st.DrawFn) -> tuple[Codebook, Tensor]:
         keys[to] = keys[origin] * (1 + nudge * torch.randn(width, generator=seeded))
     for zeroed in draw(st.lists(rows, max_size=2)):
         keys[zeroed] = 0
+    keys = keys.to(draw(st.sampled_from([torch.float32, torch.bfloat16, torch.float16]))).float()
+    keys[keys.isinf()] = 60000.0
     queries = [torch.zeros(width), keys.abs().mean() * torch.randn(width, generator=seeded)]
     for origin, nudge in draw(
         st.lists(st.tuples(rows, st.sampled_from([0.0, 1e-7, 4e-6, 1e-5, 1e-3, 0.3])), min_size=1, max_size=8)
@@ -83,9 +85,9 @@ def situations(draw: st.DrawFn) -> tuple[Codebook, Tensor]:
     asked = torch.stack(queries)
     codebook = made_of(keys, 0.0, draw(st.sampled_from(["euc", "cos"])))
     distances = codebook.distances(asked)
-    codebook._radii[:] = draw(st.sampled_from([0.0, 1e-6, 1.0])) * distances.mean()
+    codebook.radii[:] = draw(st.sampled_from([0.0, 1e-6, 1.0])) * distances.mean()
     for grown, to in draw(st.lists(st.tuples(rows, st.integers(0, len(asked) - 1)), max_size=10)):
-        codebook._radii[grown] = distances[to, grown]  # out to a query
+        codebook.radii[grown] = distances[to, grown]  # out to a query
     return codebook, asked
 
 

@@ -228,10 +228,10 @@ def test_the_search_agrees_with_all_distances(dist_fn: str, views: int) -> None:
         assert 20 < int((nearest >= 0).sum()) < 220
         assert bool((inside.any(dim=1) & (nearest < 0)).any()), "some are reached by a farther key alone"
 
-    book._radii[: len(book) // 2] *= 4
+    book.radii[: len(book) // 2] *= 4
     check()
     changed = book.nearest(queries[0]).index
-    book._write(changed, (0,), (book.keys[changed] + 0.5, book._values[changed], book.radii[changed]))
+    book._write(changed, (0,), (book.keys[changed] + 0.5, book._entries.values[changed], book.radii[changed]))
     check()
     book.undo(Change(len(book) - 25))
     check()
