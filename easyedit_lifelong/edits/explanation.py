@@ -16,7 +16,7 @@ from easyedit_lifelong.edits.explained import CoachHookLayer, Explanation, Grace
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.carried import looking
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
-from easyedit_lifelong.methods.grace.codebook import Match
+from easyedit_lifelong.methods.grace.changes import Match
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject_layer import LateAdaptor
 from easyedit_lifelong.models.encoding import EncodedPair

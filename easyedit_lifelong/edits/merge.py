@@ -14,7 +14,7 @@ from easyedit_lifelong.edits.folder import INDEX
 from easyedit_lifelong.edits.parts import SavedEdits, read_edits, write_edits
 from easyedit_lifelong.edits.undo import COACHHOOK, GRACE
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.grace.codebook import Decision
+from easyedit_lifelong.methods.grace.changes import Decision
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS
 from easyedit_lifelong.methods.grace.history import Entry, enter, entries_in, keys_of, rows_of

@@ -16,7 +16,8 @@ from easyedit_lifelong import load_edits, merge_edits, rollback_case, save_edits
 from easyedit_lifelong.edits.folder import INDEX
 from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.grace.codebook import Change, Codebook
+from easyedit_lifelong.methods.grace.changes import Change
+from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.methods.grace.packed import PackedEdits
 from easyedit_lifelong.methods.record import EditRecord
 from tests.conftest import build_model, state_of

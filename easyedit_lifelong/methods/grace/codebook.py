@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from enum import Enum
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from easyedit_lifelong.methods.grace.changes import Change, Decision, Label, Match, Row
 from easyedit_lifelong.methods.grace.distance import COS, between, lengths, prepared
 from easyedit_lifelong.methods.grace.entries import NAMES, Entries
 from easyedit_lifelong.methods.grace.search import Search
-
-Label = tuple[int, ...]
-
-Row = tuple[int, Label, tuple[Tensor, ...]]
-"""A key's index, its label, and its key, value and radius."""
 
 _SPLIT_GAP = 1e-5
 """The authors' code leaves this much between the two radii of a split."""
@@ -27,49 +21,6 @@ _SPLIT_GAP = 1e-5
 def rounding_of(dtype: torch.dtype) -> float:
     """Return how far an activation moves, relative to its norm, as batch and padding change."""
     return 4e-6 if dtype in (torch.float32, torch.float64) else torch.finfo(dtype).eps / 4
-
-
-class Decision(Enum):
-    """What an edit does to the codebook (the paper's algorithm 1)."""
-
-    ADD = "add"
-    EXPAND = "expand"
-    SPLIT = "split"
-    COVERED = "covered"
-    SUPERSEDE = "supersede"
-
-
-@dataclass(frozen=True)
-class Match:
-    """The key nearest to a query.
-
-    Attributes:
-        index: which key; -1 if there are none.
-        distance: how far it is, in units of the distance function.
-    """
-
-    index: int
-    distance: float
-
-
-@dataclass(frozen=True)
-class Change:
-    """What one edit changed, for :meth:`Codebook.undo`.
-
-    Attributes:
-        length: number of keys before.
-        index: the key that the edit changed, if it changed one.
-        label: that key's label before.
-        row: its key, value and radius before.
-        query: what the edit was entered with, where it added no key that holds it. None if that isn't known: of
-            edits saved before queries were.
-    """
-
-    length: int
-    index: int | None = None
-    label: Label = ()
-    row: tuple[Tensor, ...] = ()
-    query: Tensor | None = None
 
 
 class Codebook(nn.Module):
@@ -402,12 +353,3 @@ class Codebook(nn.Module):
         self.labels = (self.labels + [()] * len(loaded[0]))[: len(loaded[0])]
         self._entries.replace(*loaded)
         self._search.forget()
-
-
-def as_label(token_ids: Sequence[int]) -> Label:
-    """Return the label of a target: its tokens.
-
-    (The authors' code compares the means of the token ids, which takes permutations, and much else,
-    for the same answer.)
-    """
-    return tuple(int(token) for token in token_ids)

@@ -18,8 +18,9 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.applying import check_continues
 from easyedit_lifelong.methods.carried import carried, carry, drop, looking
+from easyedit_lifelong.methods.grace.changes import Change, Row, as_label
 from easyedit_lifelong.methods.grace.check import answering_layer, check_layer, find_layer
-from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Row, as_label, rounding_of
+from easyedit_lifelong.methods.grace.codebook import Codebook, rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.contexts import Case
 from easyedit_lifelong.methods.grace.history import keys_of

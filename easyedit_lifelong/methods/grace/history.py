@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Decision, Label, Match, Row
+from easyedit_lifelong.methods.grace.changes import Change, Decision, Label, Match, Row
+from easyedit_lifelong.methods.grace.codebook import Codebook
 
 
 @dataclass(frozen=True)

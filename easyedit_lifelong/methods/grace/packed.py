@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Row, rounding_of
+from easyedit_lifelong.methods.grace.changes import Change, Row
+from easyedit_lifelong.methods.grace.codebook import Codebook, rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.history import rows_of
 from easyedit_lifelong.methods.grace.removal import without

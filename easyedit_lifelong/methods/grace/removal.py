@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Row
+from easyedit_lifelong.methods.grace.changes import Change, Row
+from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.methods.grace.history import enter, entries_in, keys_of, rows_of
 
 

@@ -23,7 +23,7 @@ from safetensors.torch import save as to_bytes
 
 from easyedit_lifelong.atomic import replace_text, replacing
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.grace.codebook import Change, Row
+from easyedit_lifelong.methods.grace.changes import Change, Row
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
 from easyedit_lifelong.methods.grace.packed import StoredEdit

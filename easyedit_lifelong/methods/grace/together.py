@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.methods.grace.codebook import Codebook, Decision, Label, Match
+from easyedit_lifelong.methods.grace.changes import Decision, Label, Match
+from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.lessons import Lesson
 from easyedit_lifelong.methods.grace.training import Trained, initial_value, train_values

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
-from easyedit_lifelong.methods.grace.codebook import Change, Codebook
+from easyedit_lifelong.methods.grace.changes import Change
+from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.entries import Entries
 from easyedit_lifelong.methods.grace.store import load_state, save_state

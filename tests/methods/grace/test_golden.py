@@ -16,7 +16,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from easyedit_lifelong import GraceHyperParams
-from easyedit_lifelong.methods.grace.codebook import as_label
+from easyedit_lifelong.methods.grace.changes import as_label
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.together import Learner
 from easyedit_lifelong.models.encoding import EncodedPair

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace import removal
-from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Decision
+from easyedit_lifelong.methods.grace.changes import Change, Decision
+from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.methods.grace.history import decision_of, keys_of, rows_of
 from easyedit_lifelong.methods.grace.removal import without
 

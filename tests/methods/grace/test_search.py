@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from easyedit_lifelong.methods.grace import search
-from easyedit_lifelong.methods.grace.codebook import Change, Codebook
+from easyedit_lifelong.methods.grace.changes import Change
+from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.methods.grace.distance import between, farthest_squared, prepared
 
 NORMAL = (64, 512, 32, 1 << 22, 4096)

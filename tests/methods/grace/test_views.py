@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from easyedit_lifelong.methods.grace.codebook import Change, Codebook, Decision
+from easyedit_lifelong.methods.grace.changes import Change, Decision
+from easyedit_lifelong.methods.grace.codebook import Codebook
 from easyedit_lifelong.methods.grace.removal import without
 from easyedit_lifelong.methods.grace.search import SMALLEST
 
