@@ -78,8 +78,8 @@ class Entries:
         """Add a row."""
         if self._length == len(self._keys):
             self._reserve(max(16, 2 * self._length))
+        self.write(self._length, key, value, radius)
         self._length += 1
-        self.write(self._length - 1, key, value, radius)
 
     def write(self, index: int, key: Tensor, value: Tensor, radius: float | Tensor) -> None:
         """Put another row in a row's place."""
@@ -89,7 +89,7 @@ class Entries:
 
     def write_key(self, index: int, key: Tensor) -> None:
         """Put another key in a key's place."""
-        if self._length == 1:  # the only one: it alone says what it needs
+        if index == 0 and self._length <= 1:  # the only one: it alone says what it needs
             self._keys = self._keys.to(_narrowest(key))
         elif not _holds(self._keys.dtype, key):
             self._keys = self._keys.float()
