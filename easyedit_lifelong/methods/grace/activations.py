@@ -32,7 +32,7 @@ def inputs_at(runner: Runner, layer: nn.Module, rows: Sequence[list[int]]) -> li
     Raises:
         ModelError: the layer didn't run, or gets no vector for every token.
     """
-    name = type(layer).__name__
+    name = f"inner_params: {type(layer).__name__}"
     taken: dict[tuple[int, ...], Tensor] = {}
     for batch, seen in passes(runner, {name: layer}, rows):
         for row, inputs in zip(batch, seen[name], strict=True):

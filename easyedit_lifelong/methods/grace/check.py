@@ -101,7 +101,11 @@ def _check_subjects(model: Any, hparams: GraceHyperParams, kind: Kind, name: str
     if anatomy is None:
         return
     finds, answers = anatomy.block_of(find_layer(model, hparams)[0]), anatomy.block_of(answering[0])
-    if finds is not None and answers is not None and answers <= finds:
+    if answers is None:
+        raise ModelError(
+            f"answer_layer: {answering[0]} is in none of the model's blocks; name a layer of a later block."
+        )
+    if finds is not None and answers <= finds:
         raise ModelError(
             f"answer_layer: {answering[0]} is in block {answers}, but subjects are found in block {finds}; name a "
             "layer of a later block."

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
-from easyedit_lifelong.errors import EditError, HyperParameterError, ModelError
+from easyedit_lifelong.errors import HyperParameterError, ModelError
 from easyedit_lifelong.hyperparams import hparams_folders
 from tests.architectures import ARCHITECTURES
 from tests.conftest import build_model, build_tokenizer
@@ -118,6 +118,12 @@ def test_answers_come_behind_subjects(block: int) -> None:
     assert "subjects are found in block 1" in message
 
 
+@pytest.mark.parametrize("outside", ["model.embed_tokens", "model.norm", "lm_head", "model"])
+def test_answers_come_from_a_block(outside: str) -> None:
+    message = refused_by(build_model("llama"), build_tokenizer(), hparams_for("llama", "late", answer_layer=outside))
+    assert f"answer_layer: {outside} is in none of the model's blocks" in message
+
+
 def test_the_layer_that_finds_is_no_answer_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     for known in (True, False):
         if not known:
@@ -149,6 +155,6 @@ def test_a_layer_without_a_vector_for_every_token_is_refused(mode: str) -> None:
     model, tokenizer, hparams = build_model("llama"), build_tokenizer(), hparams_for("llama", mode)
     names = set(model.__dict__)
     hparams.inner_params = ["model.embed_tokens"]
-    with pytest.raises(EditError, match="name another in inner_params"):
+    with pytest.raises(ModelError, match="inner_params: Embedding gets no vector for every token; name another"):
         apply_grace_to_model(model, tokenizer, FACTS, hparams)
     assert set(model.__dict__) == names
