@@ -17,6 +17,9 @@ from easyedit_lifelong.methods.grace.search import Search
 _SPLIT_GAP = 1e-5
 """The authors' code leaves this much between the two radii of a split."""
 
+_SAME_GATE = 1e-3
+"""Gates nearer than this are of one prompt: far more than rounding moves them, in half precision, too."""
+
 
 def rounding_of(dtype: torch.dtype) -> float:
     """Return how far an activation moves, relative to its norm, as batch and padding change."""
@@ -188,7 +191,8 @@ class Codebook(nn.Module):
 
         Splitting halves the distance, which leaves a radius of nothing when the very same prompt is
         edited again. There the later edit takes the earlier one's place; the paper doesn't treat
-        this case.
+        this case. Where there are gates, it takes the same gate as well: two prompts on one subject are told
+        apart by their gates, so their edits stand side by side.
 
         Args:
             query: the edit's key, shape ``(views * key_size,)``.
@@ -209,17 +213,32 @@ class Codebook(nn.Module):
             return Decision.ADD, match
         if self.labels[match.index] == label:
             return (Decision.EXPAND if match.distance > radius else Decision.COVERED), match
-        same_query = match.distance <= max(float(self._rounding(query.unsqueeze(0))), 2 * _SPLIT_GAP)
-        return (Decision.SUPERSEDE if same_query else Decision.SPLIT), match
+        if match.distance > self._same(query):
+            return Decision.SPLIT, match
+        beside = value is not None and self.gate_eps is not None and self._apart(value, match.index) > _SAME_GATE
+        return (Decision.ADD if beside else Decision.SUPERSEDE), match
 
     def _nearest_rival(self, query: Tensor, value: Tensor | None) -> Match:
-        """Return the nearest of the keys whose gate is near enough to an edit's."""
+        """Return the nearest of the keys whose gate is near enough to an edit's; of those at the query, by the gate."""
         assert self.gate_eps is not None and value is not None
         distances = self.distances(self._views_of(query)).amin(dim=0)
-        distances[self.gate_distances(value[self._value_size :][: self.gate_size]) > self.gate_eps] = float("inf")
-        best = int(distances.argmin())
+        apart = self.gate_distances(self._gate_of(value))
+        distances[apart > self.gate_eps] = float("inf")
+        here = distances <= self._same(query)
+        best = int((apart.masked_fill(~here, float("inf")) if here.any() else distances).argmin())
         nearest = float(distances[best])
         return Match(best, nearest) if nearest < float("inf") else Match(-1, nearest)
+
+    def _apart(self, value: Tensor, index: int) -> float:
+        """Return how far the gate behind a value is from a key's."""
+        return float(self.gate_distances(self._gate_of(value), torch.tensor([index], device=self.gates.device))[0])
+
+    def _gate_of(self, value: Tensor) -> Tensor:
+        return value[self._value_size :][: self.gate_size]
+
+    def _same(self, query: Tensor) -> float:
+        """Return how far apart what two edits ask with may be for it to be the same but for rounding."""
+        return max(float(self._rounding(query.unsqueeze(0))), 2 * _SPLIT_GAP)
 
     def gate_distances(self, query: Tensor, index: Tensor | None = None) -> Tensor:
         """Return the cosine distance of one query of the gates' kind to some keys' gates, or to all.

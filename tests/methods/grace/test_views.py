@@ -114,13 +114,24 @@ class Account:
                 self.closest = 0.0
         return index, distance
 
+    def nearest_gate(self, edit: Edit, among: list[int], apart: list[float]) -> int:
+        best, *others = sorted(among, key=lambda n: (apart[n], n))
+        for n in others[:1]:
+            if apart[n] - apart[best] < CLOSE and not torch.equal(self.rows[best]["gate"], self.rows[n]["gate"]):
+                self.closest = 0.0
+        return best
+
     def enter(self, edit: Edit) -> Decision:
         views, among = edit.views[: self.kind.views], list(range(len(self.rows)))
+        apart = [0.0] * len(among)
         if self.kind.gated:
             apart = [
                 float(1 - F.cosine_similarity(edit.gate.double(), row["gate"].double(), dim=0)) for row in self.rows
             ]
             among = [n for n in among if self.at_most(apart[n], GATE_EPS)]
+            here = [n for n in among if self.at_most(self.to_key(views, self.rows[n]), 1e-4)]
+            if here:  # of keys at the query itself, the one with the nearest gate
+                among = [self.nearest_gate(edit, here, apart)]
         index, distance = self.nearest(views, among)
         eps = edit.own if self.kind.own_eps else self.kind.eps
         fresh = {"views": views, "label": edit.label, "gate": edit.gate, "number": edit.number, "radius": eps}
@@ -134,6 +145,9 @@ class Account:
             row |= same if inside else {**same, "radius": distance}
             return Decision.COVERED if inside else Decision.EXPAND
         if self.at_most(distance, 1e-4):
+            if not self.at_most(apart[index], 1e-3):
+                self.rows.append(fresh)
+                return Decision.ADD
             row |= same
             return Decision.SUPERSEDE
         row["radius"] = distance / 2 - 1e-5
