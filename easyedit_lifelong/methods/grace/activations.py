@@ -34,7 +34,8 @@ def inputs_at(runner: Runner, layer: nn.Module, rows: Sequence[list[int]]) -> li
     """
     name = f"inner_params: {type(layer).__name__}"
     taken: dict[tuple[int, ...], Tensor] = {}
-    for batch, seen in passes(runner, {name: layer}, rows):
+    distinct = [list(row) for row in dict.fromkeys(tuple(row) for row in rows)]
+    for batch, seen in passes(runner, {name: layer}, distinct):
         for row, inputs in zip(batch, seen[name], strict=True):
             taken[tuple(row)] = inputs[: len(row)]
     return [taken[tuple(row)] for row in rows]
@@ -43,7 +44,7 @@ def inputs_at(runner: Runner, layer: nn.Module, rows: Sequence[list[int]]) -> li
 def passes(
     runner: Runner, layers: Mapping[str, nn.Module], rows: Sequence[list[int]]
 ) -> Iterator[tuple[list[list[int]], dict[str, Tensor]]]:
-    """Yield some rows at a time, each row once, and what the layers get of them.
+    """Yield some rows at a time, and what the layers get of them.
 
     Args:
         runner: of the model.
@@ -62,7 +63,7 @@ def passes(
         for name, layer in layers.items()
     ]
     try:
-        for batch in batches([list(row) for row in dict.fromkeys(tuple(row) for row in rows)], _BATCH_TOKENS):
+        for batch in batches(rows, _BATCH_TOKENS):
             ids, mask = pad_rows(batch, runner.pad, "right", runner.device)
             seen.clear()
             with torch.no_grad(), contextlib.suppress(PassEnded):

@@ -82,7 +82,7 @@ class Codebook(nn.Module):
 
     def __len__(self) -> int:
         """Count the keys."""
-        return len(self.labels)
+        return len(self._entries)
 
     @property
     def keys(self) -> Tensor:
@@ -200,12 +200,13 @@ class Codebook(nn.Module):
             value: its value with what stands behind it, where there is such a thing. An edit whose gate is far from
                 another's competes with it for no key: they are two facts about one subject.
         """
-        match, eps = self.nearest(query), self.eps
+        match, eps, gate = self.nearest(query), self.eps, None
         if value is not None and self.own_eps:
             eps = float(value[-1])
-        gated = value is not None and self.gate_eps is not None
-        if gated and len(self) and match.distance <= eps + float(self.radii.max()):  # else there is no rival at all
-            match = self._nearest_rival(query, value)
+        if value is not None and self.gate_eps is not None:
+            gate = value[self._value_size :][: self.gate_size]
+            if len(self) and match.distance <= eps + float(self.radii.max()):  # else there is no rival at all
+                match = self._nearest_rival(query, gate, self.gate_eps)
         if match.index < 0:
             return Decision.ADD, match
         radius = float(self.radii[match.index])
@@ -215,26 +216,17 @@ class Codebook(nn.Module):
             return (Decision.EXPAND if match.distance > radius else Decision.COVERED), match
         if match.distance > self._same(query):
             return Decision.SPLIT, match
-        beside = value is not None and self.gate_eps is not None and self._apart(value, match.index) > _SAME_GATE
+        beside = gate is not None and float(self.gate_distances(gate)[match.index]) > _SAME_GATE
         return (Decision.ADD if beside else Decision.SUPERSEDE), match
 
-    def _nearest_rival(self, query: Tensor, value: Tensor | None) -> Match:
+    def _nearest_rival(self, query: Tensor, gate: Tensor, gate_eps: float) -> Match:
         """Return the nearest of the keys whose gate is near enough to an edit's; of those at the query, by the gate."""
-        assert self.gate_eps is not None and value is not None
-        distances = self.distances(self._views_of(query)).amin(dim=0)
-        apart = self.gate_distances(self._gate_of(value))
-        distances[apart > self.gate_eps] = float("inf")
+        distances, apart = self.distances(self._views_of(query)).amin(dim=0), self.gate_distances(gate)
+        distances[apart > gate_eps] = float("inf")
         here = distances <= self._same(query)
         best = int((apart.masked_fill(~here, float("inf")) if here.any() else distances).argmin())
         nearest = float(distances[best])
         return Match(best, nearest) if nearest < float("inf") else Match(-1, nearest)
-
-    def _apart(self, value: Tensor, index: int) -> float:
-        """Return how far the gate behind a value is from a key's."""
-        return float(self.gate_distances(self._gate_of(value), torch.tensor([index], device=self.gates.device))[0])
-
-    def _gate_of(self, value: Tensor) -> Tensor:
-        return value[self._value_size :][: self.gate_size]
 
     def _same(self, query: Tensor) -> float:
         """Return how far apart what two edits ask with may be for it to be the same but for rounding."""

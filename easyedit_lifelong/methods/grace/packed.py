@@ -14,6 +14,7 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.grace.changes import Change, Row
 from easyedit_lifelong.methods.grace.codebook import Codebook, rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.entries import NAMES
 from easyedit_lifelong.methods.grace.history import rows_of
 from easyedit_lifelong.methods.grace.removal import without
 from easyedit_lifelong.methods.grace.space import KeySpace, new_codebook
@@ -23,7 +24,6 @@ from easyedit_lifelong.registry import EditsPart
 StoredEdit = tuple[EditRecord, list[Row], Tensor | None]
 """An edit's record, the rows that it changed as they were right after it, and its query if it added no key."""
 
-_TENSORS = ("keys", "values", "radii")
 _WHITENING, _GATE_SIZE = "whitening", "gate_size"
 
 
@@ -99,7 +99,7 @@ class PackedEdits:
         if self.space.gate_size:
             state[_GATE_SIZE] = self.space.gate_size
         flat = [row for rows in history for row in rows]
-        tensors = {name: torch.stack([row[n] for _, _, row in flat]) for n, name in enumerate(_TENSORS)}
+        tensors = {name: torch.stack([row[n] for _, _, row in flat]) for n, name in enumerate(NAMES)}
         if queries:
             tensors["queries"] = torch.stack(queries)
         if self.space.whitening is not None:
@@ -114,7 +114,7 @@ def stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
         RunError: the part isn't whole.
     """
     try:
-        keys, values, radii = (part.tensors[name] for name in _TENSORS)
+        keys, values, radii = (part.tensors[name] for name in NAMES)
         queries = part.tensors.get("queries")
         taken, edits, length = 0, list[StoredEdit](), 0
         for record, change in zip(part.edits, part.state["changed"], strict=True):
@@ -154,8 +154,6 @@ def stored_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeyS
     """
     gate_size = part.state.get(_GATE_SIZE, 0)
     try:
-        if type(gate_size) is not int or gate_size < 0:
-            raise ValueError(f"{_GATE_SIZE} {gate_size!r} is no width")
         space = KeySpace(gate_size, part.tensors.get(_WHITENING))
         space.check(hparams, part.tensors["keys"].shape[1], part.tensors["values"].shape[1])
     except (KeyError, IndexError, ValueError) as error:

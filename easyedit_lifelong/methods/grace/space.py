@@ -23,6 +23,15 @@ class KeySpace:
     gate_size: int = 0
     whitening: Tensor | None = None
 
+    def __post_init__(self) -> None:
+        """Check what a file may have got wrong.
+
+        Raises:
+            ValueError: the gates' width is none.
+        """
+        if type(self.gate_size) is not int or self.gate_size < 0:
+            raise ValueError(f"gate_size {self.gate_size!r} is no width")
+
     def check(self, hparams: GraceHyperParams, key_width: int, value_width: int) -> None:
         """Check that stored keys and values are of this space.
 

@@ -26,6 +26,7 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.grace.changes import Change, Row
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
+from easyedit_lifelong.methods.grace.entries import NAMES
 from easyedit_lifelong.methods.grace.packed import StoredEdit
 from easyedit_lifelong.methods.grace.space import KeySpace
 from easyedit_lifelong.methods.grace.whitening_file import WHITENING, chained, load_whitening, save_whitening
@@ -39,7 +40,6 @@ INDEX = "grace.json"
 FORMAT_VERSION = 1
 
 _CALLED = "GRACE edits"
-_TENSORS = ("keys", "values", "radii")
 _QUERY = "query"
 _WHITENING = "whitening"
 _PARTS: dict[str, type] = {"model": str, "fingerprint": str, "layer": str, "settings": dict, "replay": dict}
@@ -210,10 +210,12 @@ def _load_space(path: Path, index: dict[str, Any]) -> KeySpace:
         path: of the index.
         index: what it says; nothing of this, if edits aren't found by their subjects.
     """
-    size, digest = index.get("gate_size", 0), index.get(_WHITENING)
-    if type(size) is not int or size < 0:
-        raise RunError(f"{path}: isn't the whole index of {_CALLED}; gate_size {size!r} is no width")
-    return KeySpace(size, None if digest is None else load_whitening(path.parent, digest))
+    digest = index.get(_WHITENING)
+    whitening = None if digest is None else load_whitening(path.parent, digest)
+    try:
+        return KeySpace(index.get("gate_size", 0), whitening)
+    except ValueError as error:
+        raise RunError(f"{path}: isn't the whole index of {_CALLED}; {error}") from error
 
 
 def _file(folder: Path, number: int) -> Path:
@@ -248,7 +250,7 @@ def _save_edit(path: Path, editor: GraceEditor, number: int, before: str) -> str
         "labels": [list(label) for _, label, _ in rows],
     }
     tensors = {
-        name: torch.stack([row[part] for _, _, row in rows]).cpu().contiguous() for part, name in enumerate(_TENSORS)
+        name: torch.stack([row[part] for _, _, row in rows]).cpu().contiguous() for part, name in enumerate(NAMES)
     }
     query = editor.changes[number - 1].query
     if query is not None:
@@ -265,7 +267,7 @@ def _load_edit(path: Path, before: str) -> tuple[StoredEdit, str]:
     try:
         with safe_open(path, framework="pt") as file:
             text, digest = (file.metadata() or {})["edit"], file.metadata()["digest"]
-            names = (*_TENSORS, *({_QUERY} & set(file.keys())))  # only where an edit added no key
+            names = (*NAMES, *({_QUERY} & set(file.keys())))  # only where an edit added no key
             tensors = {name: file.get_tensor(name) for name in names}
         entry = json.loads(text)
         edit, at, labels = entry["edit"], entry["rows"], entry["labels"]
@@ -274,7 +276,7 @@ def _load_edit(path: Path, before: str) -> tuple[StoredEdit, str]:
     if digest != chained(before, text, tensors):
         raise RunError(f"{path}: has been changed, or doesn't follow the edit before it. {whole}")
     rows = [
-        (int(index), tuple(label), tuple(tensors[name][n] for name in _TENSORS))
+        (int(index), tuple(label), tuple(tensors[name][n] for name in NAMES))
         for n, (index, label) in enumerate(zip(at, labels, strict=True))
     ]
     return (EditRecord.from_dict(edit, path), rows, tensors.get(_QUERY)), digest
