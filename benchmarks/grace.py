@@ -26,11 +26,11 @@ from rich.table import Table
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model, load_model, read_requests
 from easyedit_lifelong.bridge import install
+from easyedit_lifelong.commands.run_session import reader_of
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import FOLDER
 from easyedit_lifelong.errors import LifelongError
-from easyedit_lifelong.evaluation.scoring import Scorer
-from easyedit_lifelong.reporting.session import reader_of
+from easyedit_lifelong.evaluation.scorer import Scorer
 
 Measured = tuple[float, float, float, float | None, float]
 """Seconds and CPU seconds an edit, ES, ERR and steps an edit."""

@@ -25,12 +25,12 @@ from rich.table import Table
 
 from easyedit_lifelong import load_model, read_requests
 from easyedit_lifelong.bridge import find_easyedit, install
+from easyedit_lifelong.commands.run_session import reader_of
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import FOLDER
 from easyedit_lifelong.errors import LifelongError
-from easyedit_lifelong.evaluation.scoring import Scorer
-from easyedit_lifelong.lifelong.scoreboard import Questions
-from easyedit_lifelong.reporting.session import reader_of
+from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.runs.scoreboard import Questions
 
 Answers = dict[str, list[list[Any]]]
 """What each kind of question came to, request by request: accuracies; of locality, the chosen tokens."""

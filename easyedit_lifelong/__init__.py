@@ -42,12 +42,12 @@ _LAZY = {
     "rollback_case": "easyedit_lifelong.edits",
     "rollback_folder": "easyedit_lifelong.edits",
     "rollback_to_batch": "easyedit_lifelong.edits",
-    "run_lifelong": "easyedit_lifelong.lifelong.loop",
-    "run_consecutive": "easyedit_lifelong.lifelong.consecutive",
+    "run_lifelong": "easyedit_lifelong.runs.lifelong",
+    "run_consecutive": "easyedit_lifelong.runs.consecutive",
     "prompt_lengths": "easyedit_lifelong.models.positions",
     "PositionTracker": "easyedit_lifelong.models.positions",
-    "Rollback": "easyedit_lifelong.methods.rollback",
-    "EditResult": "easyedit_lifelong.methods.result",
+    "Rollback": "easyedit_lifelong.methods.shared.rollback",
+    "EditResult": "easyedit_lifelong.methods.shared.results",
     "EditError": "easyedit_lifelong.errors",
     "get_plugins": "easyedit_lifelong.plugins",
     "hookimpl": "easyedit_lifelong.hookspecs",
@@ -73,18 +73,18 @@ if TYPE_CHECKING:
     from easyedit_lifelong.errors import EditError
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hyperparams import PluginHyperParams
-    from easyedit_lifelong.lifelong.consecutive import run_consecutive
-    from easyedit_lifelong.lifelong.loop import run_lifelong
     from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
     from easyedit_lifelong.methods.grace.apply import apply_grace_to_model, apply_grace_to_module
     from easyedit_lifelong.methods.grace.config import GraceHyperParams
-    from easyedit_lifelong.methods.result import EditResult
-    from easyedit_lifelong.methods.rollback import Rollback
+    from easyedit_lifelong.methods.shared.results import EditResult
+    from easyedit_lifelong.methods.shared.rollback import Rollback
     from easyedit_lifelong.models.load import load_model
     from easyedit_lifelong.models.positions import PositionTracker, prompt_lengths
     from easyedit_lifelong.plugins import get_plugins
     from easyedit_lifelong.registry import DatasetReader, EditMethod, TrackerType
+    from easyedit_lifelong.runs.consecutive import run_consecutive
+    from easyedit_lifelong.runs.lifelong import run_lifelong
 
 __all__ = [
     "CoachHookHyperParams", "DatasetReader", "EditError", "EditMethod", "EditRequest", "EditResult", "GraceHyperParams",

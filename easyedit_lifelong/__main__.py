@@ -2,7 +2,7 @@
 
 import sys
 
-from easyedit_lifelong.cli import main
+from easyedit_lifelong.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

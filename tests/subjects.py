@@ -9,9 +9,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
-from easyedit_lifelong.methods.grace.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.rollback import Rollback
+from easyedit_lifelong.methods.shared.rollback import Rollback
 from tests.conftest import build_model, build_tokenizer
 
 FACTS: list[dict[str, Any]] = [

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 import easyedit_lifelong
-from easyedit_lifelong.cli import main
+from easyedit_lifelong.commands.main import main
 
 HPARAMS: dict[str, Any] = {
     "alg_name": "GRACE", "inner_params": ["model.layers[2].mlp.down_proj.weight"], "device": "cpu",
@@ -343,7 +343,7 @@ def test_what_the_system_refuses(desk: Desk, monkeypatch: pytest.MonkeyPatch) ->
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied", "/some/file")
 
-    monkeypatch.setattr("easyedit_lifelong.reporting.session.session", refuse)
+    monkeypatch.setattr("easyedit_lifelong.commands.run_session.session", refuse)
     assert desk.refused() == "/some/file: Permission denied"
     code, _, err = desk.run("-v")
     assert (code, "Traceback" in err) == (1, True)
@@ -418,7 +418,7 @@ def test_interrupted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("easyedit_lifelong.reporting.session.session", stop)
+    monkeypatch.setattr("easyedit_lifelong.commands.run_session.session", stop)
     code, _, err = desk.run()
     assert code == 130
     assert "Traceback" not in err
@@ -440,6 +440,6 @@ def test_a_bug_keeps_its_traceback(desk: Desk, monkeypatch: pytest.MonkeyPatch) 
     def crash(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("easyedit_lifelong.reporting.session.session", crash)
+    monkeypatch.setattr("easyedit_lifelong.commands.run_session.session", crash)
     with pytest.raises(ZeroDivisionError):
         desk.run()

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from easyedit_lifelong.cli import build_parser
-from easyedit_lifelong.data import hub
+from easyedit_lifelong.commands.main import build_parser
+from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.hyperparams import find_hparams
-from easyedit_lifelong.lifelong import experiment
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.runs import experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/*.md")]

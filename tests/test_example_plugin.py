@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from easyedit_lifelong import bridge, get_plugins, run_lifelong
-from easyedit_lifelong.cli import main
+from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.hookspecs import PROJECT
 from tests.conftest import build_model, build_tokenizer

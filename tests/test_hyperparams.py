@@ -136,7 +136,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     "path", [file for folder in hparams_folders() for file in sorted(folder.rglob("*.yaml"))], ids=lambda p: p.stem
 )
 def test_everything_shipped_loads(path: Path) -> None:
-    from easyedit_lifelong.settings import load_hparams
+    from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 
     hparams = load_hparams(path, easyedits=True)
     assert hparams.alg_name == path.parent.name

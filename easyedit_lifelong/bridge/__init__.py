@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from easyedit_lifelong.bridge.datasets import read_counterfact, read_zsre
-from easyedit_lifelong.bridge.finder import install
-from easyedit_lifelong.bridge.locate import EasyEditInfo, find_easyedit, install_hint, require_easyedit
-from easyedit_lifelong.bridge.methods import (
+from easyedit_lifelong.bridge.easyedit_loaders import read_counterfact, read_zsre
+from easyedit_lifelong.bridge.easyedit_methods import (
     easyedit_hparams,
     easyedit_method,
     easyedit_method_for,
     read_easyedit_hparams,
 )
+from easyedit_lifelong.bridge.finder import install
+from easyedit_lifelong.bridge.locate import EasyEditInfo, find_easyedit, install_hint, require_easyedit
 
 __all__ = [
     "EasyEditInfo",

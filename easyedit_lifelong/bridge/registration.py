@@ -15,7 +15,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from easyedit_lifelong.bridge import construction, scoring
+from easyedit_lifelong.bridge import construction
+from easyedit_lifelong.bridge import easyedit_scoring as scoring
 from easyedit_lifelong.errors import EditError, HyperParameterError
 from easyedit_lifelong.registry import EditMethod
 

@@ -88,7 +88,7 @@ class Runtime:
                 self._bind(bound, module, name, name_error)
 
     def _bind(self, bound: str, module: str, name: str | None, error: BaseException) -> None:
-        from easyedit_lifelong.bridge.stand_ins import STAND_INS
+        from easyedit_lifelong.bridge.stubs import STAND_INS
 
         stand_in = STAND_INS.get((module, name or ""))
         self._namespace[bound] = stand_in or placeholders.for_import(module, name, error)

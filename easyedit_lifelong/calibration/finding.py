@@ -18,12 +18,12 @@ from easyedit_lifelong.calibration.passes import Counting, Inputs
 from easyedit_lifelong.calibration.records import subject_of
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.subjects import find_subject
+from easyedit_lifelong.methods.grace.codebook.distance import COS, EUC, by_product, prepared
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.contexts import key_texts
-from easyedit_lifelong.methods.grace.distance import COS, EUC, by_product, prepared
-from easyedit_lifelong.methods.grace.neutral import Neighbourhood, Sentences, sample_sentences
-from easyedit_lifelong.methods.grace.whitening import whitened
-from easyedit_lifelong.methods.subjects import subject_span, token_of_span
+from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, Sentences, sample_sentences
+from easyedit_lifelong.methods.grace.subject.contexts import key_texts
+from easyedit_lifelong.methods.grace.subject.whitening import whitened
+from easyedit_lifelong.methods.shared.subject_positions import subject_span, token_of_span
 
 WHITENED = "cos, whitened"
 DISTANCES = (EUC, COS, WHITENED)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from easyedit_lifelong.calibration.passes import Counting, Inputs
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.methods.grace.distance import COS, prepared
+from easyedit_lifelong.methods.grace.codebook.distance import COS, prepared
 
 SHARES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 """Shares of paraphrases that a gate is set to let through."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from easyedit_lifelong.methods.grace.activations import passes
+from easyedit_lifelong.methods.grace.subject.activations import passes
 from easyedit_lifelong.models.runner import Runner
 
 Counting = Callable[[int, int], None]

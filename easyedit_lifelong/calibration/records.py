@@ -11,9 +11,9 @@ from typing import Any
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.errors import DataError
-from easyedit_lifelong.evaluation.scoring import Scorer
-from easyedit_lifelong.lifelong.common import check_fit
-from easyedit_lifelong.methods.subjects import subject_span
+from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.methods.shared.subject_positions import subject_span
+from easyedit_lifelong.runs.checks import check_fit
 
 LEAST = 8
 """Records below which nothing can be told."""

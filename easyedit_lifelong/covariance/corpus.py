@@ -11,7 +11,7 @@ from typing import Any
 
 from easyedit_lifelong.covariance import documents
 from easyedit_lifelong.covariance.documents import Joined
-from easyedit_lifelong.data import hub
+from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.errors import DataError, did_you_mean
 
 SELF_SAMPLED = "self-sampled"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from easyedit_lifelong.data import hub
+from easyedit_lifelong.data import hub_datasets as hub
 
 _ZSRE, _REPHRASED = {"src", "alt", "loc"}, {"input", "output"}
 _COUNTERFACT = {"prompt", "target_new", "ground_truth", "locality_prompt"}

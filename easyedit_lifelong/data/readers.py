@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong import bridge
-from easyedit_lifelong.data import hub
+from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.data.files import label_text, located, read_records, require_texts
 from easyedit_lifelong.data.request import EditRequest, check_unique
 from easyedit_lifelong.errors import DataError

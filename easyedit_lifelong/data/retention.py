@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.data import hub
+from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.data.files import label_text, located, read_json_file
 from easyedit_lifelong.data.request import Probe, half_character
 from easyedit_lifelong.errors import DataError

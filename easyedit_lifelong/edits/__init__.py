@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from easyedit_lifelong.edits.edits_hub import pull_edits, push_edits
+from easyedit_lifelong.edits.explain_prompt import explain
 from easyedit_lifelong.edits.explained import Explanation
-from easyedit_lifelong.edits.explanation import explain
 from easyedit_lifelong.edits.export import export_model
-from easyedit_lifelong.edits.hub import pull_edits, push_edits
-from easyedit_lifelong.edits.inspection import Inspection, inspect_edits
+from easyedit_lifelong.edits.inspect_folder import Inspection, inspect_edits
 from easyedit_lifelong.edits.load import load_edits
 from easyedit_lifelong.edits.merge import MergeReport, merge_edits
+from easyedit_lifelong.edits.remove import FolderRollback, rollback_case, rollback_folder, rollback_to_batch
 from easyedit_lifelong.edits.save import save_edits
-from easyedit_lifelong.edits.undo import FolderRollback, rollback_case, rollback_folder, rollback_to_batch
 
 __all__ = [
     "Explanation", "FolderRollback", "Inspection", "MergeReport", "explain", "export_model", "inspect_edits",

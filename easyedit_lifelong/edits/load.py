@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.hub import edits_folder
+from easyedit_lifelong.edits.edits_hub import edits_folder
 from easyedit_lifelong.edits.parts import read_edits
 from easyedit_lifelong.errors import PluginError, RunError
-from easyedit_lifelong.methods.carried import base_fingerprint
-from easyedit_lifelong.methods.rollback import Rollback
+from easyedit_lifelong.methods.shared.editors import base_fingerprint
+from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import EditsPart

@@ -10,16 +10,16 @@ from typing import Any
 
 import torch
 
-from easyedit_lifelong.edits.folder import INDEX
+from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.parts import SavedEdits, read_edits, write_edits
-from easyedit_lifelong.edits.undo import COACHHOOK, GRACE
+from easyedit_lifelong.edits.remove import COACHHOOK, GRACE
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.grace.changes import Decision
+from easyedit_lifelong.methods.grace.codebook.decisions import Decision
+from easyedit_lifelong.methods.grace.codebook.history import Entry, enter, entries_in, keys_of, rows_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS
-from easyedit_lifelong.methods.grace.history import Entry, enter, entries_in, keys_of, rows_of
-from easyedit_lifelong.methods.grace.packed import PackedEdits
-from easyedit_lifelong.methods.record import EditRecord
+from easyedit_lifelong.methods.grace.serialized import PackedEdits
+from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.modules import module_path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from easyedit_lifelong.clock import now
-from easyedit_lifelong.edits.folder import INDEX, read_folder, write_folder
+from easyedit_lifelong.edits.edits_folder import INDEX, read_folder, write_folder
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.registry import EditsPart
 from easyedit_lifelong.versions import package_versions

@@ -7,7 +7,7 @@ from typing import Any
 
 from easyedit_lifelong.edits.parts import write_edits
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.carried import base_fingerprint
+from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
 

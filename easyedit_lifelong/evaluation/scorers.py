@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.evaluation.scoring import Forced, Scorer, forced_of, input_device
+from easyedit_lifelong.evaluation.scorer import Forced, Scorer, forced_of, input_device
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modes import evaluating

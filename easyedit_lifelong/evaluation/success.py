@@ -15,7 +15,7 @@ import numpy as np
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.intervals import Floats, Interval, bootstrap_of
-from easyedit_lifelong.evaluation.scoring import Forced
+from easyedit_lifelong.evaluation.scorer import Forced
 
 Question = tuple[str, str]
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
-from easyedit_lifelong.evaluation.scoring import Forced
+from easyedit_lifelong.evaluation.scorer import Forced
 
 _MOST = 50.0
 """Nats per token from which on a perplexity (5e21) says nothing more; averages stay finite."""

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.metrics import METRICS
-from easyedit_lifelong.evaluation.scoring import Scorer
-from easyedit_lifelong.reporting.tables import answer_table
+from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.reporting.console_tables import answer_table
 
 _TOKENS = 8
 _ROWS = {

@@ -14,7 +14,7 @@ from easyedit_lifelong.reporting.trackers.services import (
     tensorboard,
     weights_and_biases,
 )
-from easyedit_lifelong.reporting.trackers.tables import CsvTracker, JsonTracker
+from easyedit_lifelong.reporting.trackers.table_files import CsvTracker, JsonTracker
 
 
 @hookimpl

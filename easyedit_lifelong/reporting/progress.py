@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from easyedit_lifelong.reporting.report.read import intervals_of, is_number
-from easyedit_lifelong.reporting.report.scores import MAIN, shown, shown_interval
+from easyedit_lifelong.reporting.report.score_rows import MAIN, shown, shown_interval
 
 _SECONDS_BETWEEN_LINES = 30
 _LAST_EDITS = 5
@@ -28,7 +28,7 @@ _LEAST_HEIGHT = 20
 class EditProgress:
     """Shows how many requests are done, the latest scores, and the latest edits.
 
-    Beside what every progress display hears (:class:`~easyedit_lifelong.lifelong.common.Progress`), it can be told
+    Beside what every progress display hears (:class:`~easyedit_lifelong.runs.checks.Progress`), it can be told
     each line of the journal and of the scores; it shows as much as it is told.
 
     Args:

@@ -17,12 +17,14 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from easyedit_lifelong import bridge, run_consecutive
-from easyedit_lifelong.bridge import easyedit_method, methods, needs, read_easyedit_hparams
-from easyedit_lifelong.bridge.rewritten import rewritten
-from easyedit_lifelong.bridge.surroundings import memory_of
+from easyedit_lifelong.bridge import easyedit_method, read_easyedit_hparams
+from easyedit_lifelong.bridge import easyedit_methods as methods
+from easyedit_lifelong.bridge import requirements as needs
+from easyedit_lifelong.bridge.context import memory_of
+from easyedit_lifelong.bridge.weights import rewritten
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, ModelError, PluginError, RunError
-from easyedit_lifelong.evaluation.scoring import Scorer
+from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.hyperparams import find_hparams
 
 from .toys import make_pair

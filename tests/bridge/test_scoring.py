@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.bridge.stand_ins import f1_score
+from easyedit_lifelong.bridge.stubs import f1_score
 from easyedit_lifelong.models.positions import PositionTracker
 
 from .toys import Toy, ToyHyperParams

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.hookspecs import hookimpl
-from easyedit_lifelong.methods.rollback import Rollback
+from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.registry import EditMethod
 
 FACTS = (

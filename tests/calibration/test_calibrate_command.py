@@ -14,10 +14,10 @@ from conftest import build_model, build_tokenizer
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.calibration import study
-from easyedit_lifelong.cli import main
+from easyedit_lifelong.commands import calibrate as calibrating
+from easyedit_lifelong.commands.calibrate import Options, calibrate_session
+from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
-from easyedit_lifelong.reporting import calibrate as calibrating
-from easyedit_lifelong.reporting.calibrate import Options, calibrate_session
 
 FILES = ["calibrated.yaml", "calibration.json", "calibration.md", "calibration.png"]
 

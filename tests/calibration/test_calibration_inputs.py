@@ -16,8 +16,8 @@ from easyedit_lifelong.calibration.passes import Inputs
 from easyedit_lifelong.calibration.records import usable_records, with_other_relations
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError
-from easyedit_lifelong.evaluation.scoring import Scorer
-from easyedit_lifelong.methods.grace.activations import inputs_at
+from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.methods.grace.subject.activations import inputs_at
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner

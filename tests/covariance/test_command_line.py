@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from easyedit_lifelong.cli import main
+from easyedit_lifelong.commands.covariance import parse_layers
+from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.covariance.npz import read_moments
 from easyedit_lifelong.errors import CovarianceError
-from easyedit_lifelong.reporting.covariance import parse_layers
 
 from .conftest import make_texts
 
@@ -50,7 +50,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("easyedit_lifelong.reporting.covariance.load_model", fail)
+    monkeypatch.setattr("easyedit_lifelong.commands.covariance.load_model", fail)
 
 
 def test_layers() -> None:

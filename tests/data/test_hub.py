@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from easyedit_lifelong.bridge import find_easyedit
-from easyedit_lifelong.data import hub
+from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.data.readers import read_hallucination, read_json, read_requests, read_zsre
 from easyedit_lifelong.data.request import Probe
 from easyedit_lifelong.data.retention import read_retention

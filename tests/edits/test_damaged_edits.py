@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from easyedit_lifelong import atomic, load_edits, save_edits
-from easyedit_lifelong.edits import folder as edits_folder
-from easyedit_lifelong.edits.folder import INDEX, TENSORS
+from easyedit_lifelong.edits import edits_folder
+from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.errors import LifelongError, RunError
 from tests.conftest import build_model, state_of
 from tests.edits import subject_edits

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.cli import main
+from easyedit_lifelong.commands.main import main
 from tests.edits.first_format import FOLDER
 from tests.edits.test_merging import packed, saved
 

@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from easyedit_lifelong import load_edits, pull_edits, push_edits, save_edits
-from easyedit_lifelong.data import hub as data_hub
+from easyedit_lifelong.data import hub_datasets as data_hub
 from easyedit_lifelong.edits.card import CARD, MARK
-from easyedit_lifelong.edits.folder import INDEX, TENSORS
-from easyedit_lifelong.edits.hub import copy_edits, edits_folder
+from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
+from easyedit_lifelong.edits.edits_hub import copy_edits, edits_folder
 from easyedit_lifelong.errors import HubError, RunError
 from tests.conftest import build_model
 from tests.edits.hub_stand_in import TOKEN, Hub, running

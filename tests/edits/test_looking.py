@@ -15,8 +15,8 @@ from easyedit_lifelong import apply_grace_to_model, explain, inspect_edits, load
 from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import DataError, EditError, RunError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
-from easyedit_lifelong.methods.grace.codebook import Codebook
-from easyedit_lifelong.methods.grace.neighbours import neighbours_of
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.neighbours import neighbours_of
 from tests.conftest import FAMILIES, build_model, build_tokenizer
 from tests.edits.test_saved_edits import METHODS, both, coachhook
 from tests.edits.test_taking_back import EDITS, edited, editor_of, hparams
@@ -224,7 +224,7 @@ def test_a_folder_says_what_it_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dist_fn", ["euc", "cos"])
 @pytest.mark.parametrize("count", [1, 2, 60])
 def test_neighbours_are_those_of_all_pairs(dist_fn: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from easyedit_lifelong.methods.grace import neighbours
+    from easyedit_lifelong.methods.grace.codebook.codebook import neighbours
 
     monkeypatch.setattr(neighbours, "_PAIRS_AT_ONCE", 7 * count)
     generator = torch.Generator().manual_seed(count)

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easyedit_lifelong import load_edits, merge_edits, rollback_case, save_edits
-from easyedit_lifelong.edits.folder import INDEX
+from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.grace.changes import Change
-from easyedit_lifelong.methods.grace.codebook import Codebook
-from easyedit_lifelong.methods.grace.packed import PackedEdits
-from easyedit_lifelong.methods.record import EditRecord
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.decisions import Change
+from easyedit_lifelong.methods.grace.serialized import PackedEdits
+from easyedit_lifelong.methods.shared.records import EditRecord
 from tests.conftest import build_model, state_of
 from tests.edits.first_format import FOLDER
 from tests.edits.test_saved_edits import coachhook

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model, load_edits, save_edits
-from easyedit_lifelong.edits.folder import INDEX, TENSORS
+from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.grace.editor import GraceEditor

@@ -21,9 +21,9 @@ from easyedit_lifelong import (
 )
 from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
-from easyedit_lifelong.methods.grace.codebook import Codebook
-from easyedit_lifelong.methods.grace.neighbours import neighbours_of
-from easyedit_lifelong.methods.grace.packed import PackedEdits
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.neighbours import neighbours_of
+from easyedit_lifelong.methods.grace.serialized import PackedEdits
 from easyedit_lifelong.registry import EditsPart
 from tests.conftest import build_model, build_tokenizer, state_of
 from tests.edits.subject_edits import MODES, PROMPTS, REQUESTS, edited, hparams
@@ -219,7 +219,7 @@ def _nearest_rival(codebook: Codebook, key: int) -> tuple[int | None, float | No
 def test_neighbours_are_the_nearest_views_of_rivals(
     dist_fn: str, gates: bool, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from easyedit_lifelong.methods.grace import neighbours
+    from easyedit_lifelong.methods.grace.codebook.codebook import neighbours
 
     monkeypatch.setattr(neighbours, "_PAIRS_AT_ONCE", 70 * count)
     draw = torch.Generator().manual_seed(count)

@@ -20,7 +20,7 @@ from easyedit_lifelong import (
     rollback_to_batch,
     save_edits,
 )
-from easyedit_lifelong.edits.folder import INDEX
+from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
@@ -59,7 +59,7 @@ def editor_of(model: Any) -> GraceEditor:
 
 def entered_without(whole: GraceEditor, *out: int) -> dict[str, torch.Tensor]:
     """The codebook that comes of entering the edits anew, but for some."""
-    from easyedit_lifelong.methods.grace.history import entries_in, rows_of
+    from easyedit_lifelong.methods.grace.codebook.history import entries_in, rows_of
 
     assert whole.codebook is not None
     state = whole.codebook.state_dict()

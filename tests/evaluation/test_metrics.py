@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from easyedit_lifelong.evaluation.metrics import METRICS, mean
-from easyedit_lifelong.reporting.tables import score_table
+from easyedit_lifelong.reporting.console_tables import score_table
 
 # Keys of summary.json that others rely on: later versions add to them, never rename.
 PROMISED = {

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from easyedit_lifelong.evaluation.averages import Scores, averages, gather
 from easyedit_lifelong.evaluation.intervals import Interval, bootstrap
-from easyedit_lifelong.evaluation.scores import Scores, averages, gather
 
 BY_REQUEST = [{"a": [1.0, 0.0], "b": []}, {"a": [1.0]}, {"a": [0.5], "b": []}]
 

@@ -10,13 +10,14 @@ import pytest
 import yaml
 from test_cli import FACTS, HPARAMS, RETENTION
 
-from easyedit_lifelong.cli import build_parser, main
+from easyedit_lifelong.commands import consecutive
+from easyedit_lifelong.commands import run_session as session
+from easyedit_lifelong.commands.consecutive import Options, hyperparameters, shipped_hparams
+from easyedit_lifelong.commands.main import build_parser, main
 from easyedit_lifelong.data.guess import guess_format
 from easyedit_lifelong.data.samples import COUNTERFACT, ZSRE
 from easyedit_lifelong.errors import HyperParameterError, LifelongError
-from easyedit_lifelong.lifelong.schedule import Schedule
-from easyedit_lifelong.reporting import consecutive, session
-from easyedit_lifelong.reporting.consecutive import Options, hyperparameters, shipped_hparams
+from easyedit_lifelong.runs.schedule import Schedule
 
 
 class Desk:

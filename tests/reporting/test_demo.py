@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from easyedit_lifelong.bridge import find_easyedit
+from easyedit_lifelong.commands import demo
 from easyedit_lifelong.errors import LifelongError, RunError
-from easyedit_lifelong.lifelong.folder import CONFIG, JOURNAL, METRICS, SUMMARY
-from easyedit_lifelong.reporting import demo
 from easyedit_lifelong.reporting.demo_tables import comparison_table
+from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, METRICS, SUMMARY
 
 pytestmark = pytest.mark.skipif(find_easyedit() is None, reason="EasyEdit isn't installed")
 

@@ -12,12 +12,12 @@ import torch
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.bridge.locate import EasyEditInfo
-from easyedit_lifelong.cli import main
+from easyedit_lifelong.commands import doctor
+from easyedit_lifelong.commands.doctor import Finding, examine, render
+from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.errors import EasyEditMissingError
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.reporting import doctor
-from easyedit_lifelong.reporting.doctor import Finding, examine, render
 
 needs_easyedit = pytest.mark.skipif(
     bridge.find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"

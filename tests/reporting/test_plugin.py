@@ -13,8 +13,8 @@ from rich.console import Console
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting.console_tables import answer_table, score_table
 from easyedit_lifelong.reporting.progress import edit_progress
-from easyedit_lifelong.reporting.tables import answer_table, score_table
 
 
 def _rows(path: Path) -> list[dict[str, str]]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from easyedit_lifelong.cli import main
+from easyedit_lifelong.commands.main import main
 from tests.reporting.report_runs import write_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

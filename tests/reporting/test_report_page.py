@@ -10,15 +10,15 @@ from xml.etree import ElementTree
 
 import pytest
 
-from easyedit_lifelong.cli import main
+from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.reporting.report import axes, svg
 from easyedit_lifelong.reporting.report.axes import fit_edits, span
+from easyedit_lifelong.reporting.report.comparison_table import compare, latex_table, markdown_table
 from easyedit_lifelong.reporting.report.figures import hook_plots, score_plots
 from easyedit_lifelong.reporting.report.generations import FOLDED, SHOWN
 from easyedit_lifelong.reporting.report.read import read_run
-from easyedit_lifelong.reporting.report.scores import SECONDS, best, main_names, shown
+from easyedit_lifelong.reporting.report.score_rows import SECONDS, best, main_names, shown
 from easyedit_lifelong.reporting.report.style import drawing, look, new_figure
-from easyedit_lifelong.reporting.report.tables import compare, latex_table, markdown_table
 from tests.reporting.report_runs import write_lines, write_run
 
 ALWAYS = ["scores", "time", "generations", "config", "versions"]

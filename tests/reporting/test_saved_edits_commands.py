@@ -12,11 +12,11 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from easyedit_lifelong import load_edits, load_model
-from easyedit_lifelong.cli import main
-from easyedit_lifelong.edits.folder import INDEX, TENSORS, read_folder
-from easyedit_lifelong.evaluation.scoring import Scorer
+from easyedit_lifelong.commands.edit import with_free_ids
+from easyedit_lifelong.commands.main import main
+from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS, read_folder
+from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
-from easyedit_lifelong.reporting.edit import with_free_ids
 from tests.edits.test_edits_on_the_hub import REPO, hub  # noqa: F401  (a fixture)
 from tests.methods.coachhook.support import FACTS, requests_for
 
@@ -393,7 +393,7 @@ def test_a_model_that_is_not_here_is_asked_for(desk: Desk) -> None:
 
 
 def test_code_of_a_checkpoint_is_not_run_because_edits_say_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    from easyedit_lifelong.reporting import saved
+    from easyedit_lifelong.commands import saved_edits as saved
 
     values = yaml.safe_load(desk.hparams["GRACE"].read_text())
     desk.hparams["GRACE"].write_text(yaml.safe_dump({**values, "trust_remote_code": True}))

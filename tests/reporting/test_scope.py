@@ -14,13 +14,13 @@ import pytest
 import yaml
 from conftest import WORDS, build_model, build_tokenizer
 
-from easyedit_lifelong.cli import main
+from easyedit_lifelong.commands import scope as scoping
+from easyedit_lifelong.commands.consecutive import Options
+from easyedit_lifelong.commands.main import main
+from easyedit_lifelong.commands.scope import scope_session, write_scope
 from easyedit_lifelong.errors import HyperParameterError, RunError
-from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope, ScopeRow, study_scope
-from easyedit_lifelong.methods.coachhook.scores import z_scores
-from easyedit_lifelong.reporting import scope as scoping
-from easyedit_lifelong.reporting.consecutive import Options
-from easyedit_lifelong.reporting.scope import scope_session, write_scope
+from easyedit_lifelong.methods.coachhook.scope import PARAPHRASE, PROMPT, Scope, ScopeRow, study_scope
+from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 from easyedit_lifelong.reporting.scope_plot import scope_svg
 from tests.methods.coachhook.support import editor_on, hparams_for, requests_for
 

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from easyedit_lifelong.reporting.tables import score_table
+from easyedit_lifelong.reporting.console_tables import score_table
 
 
 def test_the_unedited_models_score_stands_beside_the_edited_ones() -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from easyedit_lifelong.methods.applying import apply_with
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
-from easyedit_lifelong.methods.result import EditResult
-from easyedit_lifelong.methods.rollback import Rollback
+from easyedit_lifelong.methods.shared.apply import apply_with
+from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.methods.shared.rollback import Rollback
 
 
 def apply_coachhook_to_model(

@@ -14,8 +14,6 @@ from torch import Tensor
 from easyedit_lifelong.covariance import SecondMoment, regularisation
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.applying import check_continues
-from easyedit_lifelong.methods.carried import carried, carry, drop, looking
 from easyedit_lifelong.methods.coachhook.alphas import in_turn, keep_in_scope, lowered_alphas
 from easyedit_lifelong.methods.coachhook.batch import update_layers, weight_of
 from easyedit_lifelong.methods.coachhook.check import check_model
@@ -29,8 +27,10 @@ from easyedit_lifelong.methods.coachhook.state import BatchUpdate, CoachHookStat
 from easyedit_lifelong.methods.coachhook.templates import Templates, context_templates
 from easyedit_lifelong.methods.coachhook.update import AccumulatedKeys, solving_device
 from easyedit_lifelong.methods.coachhook.values import TargetVectors, optimise_targets
-from easyedit_lifelong.methods.record import EditRecord
-from easyedit_lifelong.methods.result import EditResult
+from easyedit_lifelong.methods.shared.apply import check_continues
+from easyedit_lifelong.methods.shared.editors import carried, carry, drop, looking
+from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import context_length

@@ -10,7 +10,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.templates import Templates
-from easyedit_lifelong.methods.subjects import subject_span, token_of_span
+from easyedit_lifelong.methods.shared.subject_positions import subject_span, token_of_span
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
 
 _PLAIN, _SUBJECT, _PROMPT = "{}", "{subject}", "{prompt}"

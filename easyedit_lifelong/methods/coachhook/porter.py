@@ -13,7 +13,7 @@ from easyedit_lifelong.hyperparams import hparams_values
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, LayerUpdate
-from easyedit_lifelong.methods.record import EditRecord
+from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.registry import EditsPart, PlainWeights
 

@@ -14,7 +14,7 @@ from transformers import DynamicCache
 
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.placement import OwnedRow, place
-from easyedit_lifelong.methods.drift import Drift
+from easyedit_lifelong.methods.shared.divergence import Drift
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.packing import computing_only, mlps_of, token_wise

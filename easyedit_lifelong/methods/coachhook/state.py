@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.coachhook.templates import Templates
-from easyedit_lifelong.methods.record import EditRecord
+from easyedit_lifelong.methods.shared.records import EditRecord
 
 
 @dataclass(frozen=True)

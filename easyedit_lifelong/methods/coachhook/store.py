@@ -20,8 +20,8 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import SAME_SETTINGS, CoachHookEditor
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, LayerUpdate
-from easyedit_lifelong.methods.record import EditRecord
-from easyedit_lifelong.methods.statefile import check_model, check_settings, check_whole, read_index, writing
+from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.shared.state_files import check_model, check_settings, check_whole, read_index, writing
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.versions import package_versions
 

@@ -8,11 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import DataError
-from easyedit_lifelong.methods.applying import apply_with
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.result import EditResult
-from easyedit_lifelong.methods.rollback import Rollback
+from easyedit_lifelong.methods.shared.apply import apply_with
+from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.methods.shared.rollback import Rollback
 
 
 def apply_grace_to_model(

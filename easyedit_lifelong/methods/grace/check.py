@@ -10,8 +10,8 @@ from torch import nn
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.contexts import prepare_case
-from easyedit_lifelong.methods.grace.lessons import Lessons
+from easyedit_lifelong.methods.grace.subject.contexts import prepare_case
+from easyedit_lifelong.methods.grace.training.value_pass import Lessons
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modules import find_module

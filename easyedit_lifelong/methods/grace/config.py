@@ -60,7 +60,7 @@ class GraceHyperParams(PluginHyperParams):
         gate_eps: deferral radius of a second key, at ``answer_layer``: how far, in cosine distance, a prompt's last
             token may be from that of the edit's own prompt. None: an edit answers every prompt on its subject.
         false_fire_rate: with ``eps: auto``, the share of neutral sentences in which some key of a codebook of a
-            hundred or so may answer; see :mod:`easyedit_lifelong.methods.grace.neutral`.
+            hundred or so may answer; see :mod:`easyedit_lifelong.methods.grace.subject.auto_radius`.
         mom2_dataset: what the second moments are taken of, as MEMIT's.
         mom2_n_samples: how many of its documents.
         mom2_n_tokens: how many of its tokens instead; with neither, ten for each dimension.

@@ -16,24 +16,24 @@ from torch import Tensor
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.applying import check_continues
-from easyedit_lifelong.methods.carried import carried, carry, drop, looking
-from easyedit_lifelong.methods.grace.changes import Change, Row, as_label
 from easyedit_lifelong.methods.grace.check import answering_layer, check_layer, find_layer
-from easyedit_lifelong.methods.grace.codebook import Codebook, rounding_of
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook, rounding_of
+from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row, as_label
+from easyedit_lifelong.methods.grace.codebook.history import keys_of
+from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
+from easyedit_lifelong.methods.grace.codebook.removal import check_known, without
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.contexts import Case
-from easyedit_lifelong.methods.grace.history import keys_of
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
-from easyedit_lifelong.methods.grace.lessons import Lesson, Lessons
-from easyedit_lifelong.methods.grace.removal import check_known, without
-from easyedit_lifelong.methods.grace.space import KeySpace, new_codebook
-from easyedit_lifelong.methods.grace.subject import SubjectEdits
-from easyedit_lifelong.methods.grace.subject_layer import LateAdaptor, SubjectAdaptor
-from easyedit_lifelong.methods.grace.together import Learner, fresh_values, plan, train_together
-from easyedit_lifelong.methods.grace.whole import module_pass
-from easyedit_lifelong.methods.record import EditRecord, describe_row, numbers_of_case
-from easyedit_lifelong.methods.result import EditResult
+from easyedit_lifelong.methods.grace.subject.contexts import Case
+from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits
+from easyedit_lifelong.methods.grace.subject.subject_layer import LateAdaptor, SubjectAdaptor
+from easyedit_lifelong.methods.grace.training.full_pass import module_pass
+from easyedit_lifelong.methods.grace.training.train_batch import Learner, fresh_values, plan, train_together
+from easyedit_lifelong.methods.grace.training.value_pass import Lesson, Lessons
+from easyedit_lifelong.methods.shared.apply import check_continues
+from easyedit_lifelong.methods.shared.editors import carried, carry, drop, looking
+from easyedit_lifelong.methods.shared.records import EditRecord, describe_row, numbers_of_case
+from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.modes import dropping_out, editing

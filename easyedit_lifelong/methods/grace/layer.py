@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.carried import is_looking
-from easyedit_lifelong.methods.grace.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.shared.editors import is_looking
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.positions import Window
 

@@ -23,15 +23,15 @@ from safetensors.torch import save as to_bytes
 
 from easyedit_lifelong.atomic import replace_text, replacing
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.grace.changes import Change, Row
+from easyedit_lifelong.methods.grace.codebook.arrays import NAMES
+from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
+from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
-from easyedit_lifelong.methods.grace.entries import NAMES
-from easyedit_lifelong.methods.grace.packed import StoredEdit
-from easyedit_lifelong.methods.grace.space import KeySpace
+from easyedit_lifelong.methods.grace.serialized import StoredEdit
 from easyedit_lifelong.methods.grace.whitening_file import WHITENING, chained, load_whitening, save_whitening
-from easyedit_lifelong.methods.record import EditRecord
-from easyedit_lifelong.methods.statefile import check_model, check_settings, check_whole, read_index, writing
+from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.shared.state_files import check_model, check_settings, check_whole, read_index, writing
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.modules import find_module

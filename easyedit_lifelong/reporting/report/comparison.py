@@ -17,7 +17,7 @@ from easyedit_lifelong.reporting.report.axes import (
     fit_scores,
 )
 from easyedit_lifelong.reporting.report.read import Run
-from easyedit_lifelong.reporting.report.scores import main_names, shown
+from easyedit_lifelong.reporting.report.score_rows import main_names, shown
 from easyedit_lifelong.reporting.report.style import legend_below, look, new_figure
 
 

@@ -17,7 +17,7 @@ from easyedit_lifelong.reporting.report.axes import (
     listed,
 )
 from easyedit_lifelong.reporting.report.read import Run
-from easyedit_lifelong.reporting.report.scores import shown
+from easyedit_lifelong.reporting.report.score_rows import shown
 from easyedit_lifelong.reporting.report.style import MUTED, legend_below, look, new_figure
 
 _GROUPS = {

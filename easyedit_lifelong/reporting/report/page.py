@@ -13,6 +13,7 @@ from easyedit_lifelong import __version__
 from easyedit_lifelong.reporting.report import figures, svg
 from easyedit_lifelong.reporting.report.axes import Plot
 from easyedit_lifelong.reporting.report.comparison import comparison_plots
+from easyedit_lifelong.reporting.report.comparison_table import arrow, compare
 from easyedit_lifelong.reporting.report.generations import (
     FOLDED,
     SHOWN,
@@ -23,9 +24,8 @@ from easyedit_lifelong.reporting.report.generations import (
 )
 from easyedit_lifelong.reporting.report.names import differing_settings, flat_settings
 from easyedit_lifelong.reporting.report.read import Run, intervals_of
-from easyedit_lifelong.reporting.report.scores import main_names, score_rows, shown, shown_interval
+from easyedit_lifelong.reporting.report.score_rows import main_names, score_rows, shown, shown_interval
 from easyedit_lifelong.reporting.report.style import SERIES
-from easyedit_lifelong.reporting.report.tables import arrow, compare
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_POINTS = 60

@@ -17,8 +17,8 @@ import yaml
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.evaluation.metrics import METRICS
-from easyedit_lifelong.lifelong.folder import CONFIG, JOURNAL, STATE, SUMMARY
-from easyedit_lifelong.lifelong.folder import METRICS as CURVE
+from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, STATE, SUMMARY
+from easyedit_lifelong.runs.run_folder import METRICS as CURVE
 
 GENERATIONS = "generations.jsonl"
 _FILES = (CONFIG, JOURNAL, CURVE, SUMMARY)

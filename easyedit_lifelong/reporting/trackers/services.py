@@ -19,9 +19,9 @@ from typing import Any
 
 from easyedit_lifelong.atomic import replace_text
 from easyedit_lifelong.errors import PluginError
-from easyedit_lifelong.lifelong.folder import JOURNAL
 from easyedit_lifelong.reporting.trackers.flat import flat, numbers
-from easyedit_lifelong.reporting.trackers.tables import writing
+from easyedit_lifelong.reporting.trackers.table_files import writing
+from easyedit_lifelong.runs.run_folder import JOURNAL
 
 LOG = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import pytest
 from conftest import FAMILIES, build_model
 
 from easyedit_lifelong.methods.coachhook import alphas
-from easyedit_lifelong.methods.coachhook.scores import z_scores
+from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 
 from .support import FACTS, editor_on, hparams_for, requests_for
 

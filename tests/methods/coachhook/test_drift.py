@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from easyedit_lifelong.methods.drift import Drift
+from easyedit_lifelong.methods.shared.divergence import Drift
 
 
 def test_memits_divergence_and_its_gradient() -> None:

@@ -187,7 +187,7 @@ def test_the_authors_updates_in_three_consecutive_batches(family: str, run: str)
 @pytest.mark.parametrize("run", ["several", "one"])
 @pytest.mark.parametrize("family", MODELS)
 def test_the_authors_hook_decisions_after_them(family: str, run: str) -> None:
-    from easyedit_lifelong.methods.coachhook.scores import z_scores
+    from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 
     editor = edited(family, run)
     scores = z_scores(editor.model, editor.tokenizer, probes())

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from easyedit_lifelong.methods.grace.changes import Decision, as_label
-from easyedit_lifelong.methods.grace.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.decisions import Decision, as_label
 
 YES, NO = (1,), (2,)
 

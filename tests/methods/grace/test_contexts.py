@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.contexts import Case, filled, key_texts, prepare_case
+from easyedit_lifelong.methods.grace.subject.contexts import Case, filled, key_texts, prepare_case
 from easyedit_lifelong.models.encoding import EncodedPair
 from tests.conftest import build_tokenizer
 

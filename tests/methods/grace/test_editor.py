@@ -12,7 +12,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.data.request import as_requests
 from easyedit_lifelong.errors import DataError, EditError, ModelError
-from easyedit_lifelong.evaluation.scoring import Scorer
+from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from tests.conftest import FAMILIES, build_model, build_tokenizer, state_of
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
-from easyedit_lifelong.methods.grace.changes import Change
-from easyedit_lifelong.methods.grace.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.arrays import Entries
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.entries import Entries
 from easyedit_lifelong.methods.grace.store import load_state, save_state
 from tests.conftest import FAMILIES, build_model, build_tokenizer
 

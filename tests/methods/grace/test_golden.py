@@ -16,9 +16,9 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from easyedit_lifelong import GraceHyperParams
-from easyedit_lifelong.methods.grace.changes import as_label
+from easyedit_lifelong.methods.grace.codebook.decisions import as_label
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.together import Learner
+from easyedit_lifelong.methods.grace.training.train_batch import Learner
 from easyedit_lifelong.models.encoding import EncodedPair
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "grace_authors.json").read_text())
@@ -63,7 +63,7 @@ def test_the_authors_codebook(eps_expand: str) -> None:
 
 
 def test_the_authors_losses_along_the_way() -> None:
-    from easyedit_lifelong.methods.grace.training import train_values
+    from easyedit_lifelong.methods.grace.training.optimise import train_values
 
     first = GOLDEN["runs"]["coverage"]["steps"][0]
     editor = GraceEditor.on(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.data.subjects import find_subject
-from easyedit_lifelong.methods.grace.neutral import Neighbourhood, Sentences, sample_sentences
+from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, Sentences, sample_sentences
 from tests.conftest import build_model, build_tokenizer
 from tests.subjects import FACTS, MODES, OTHERS, book_of, edited, hparams_for, ids_of
 
@@ -96,7 +96,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have sentences of the tiny tokenizer's words."""
     texts = ["France and the sea", "Hamlet wrote", "Peru is far away", "old London", *OTHERS, "king in summer snow"]
     sentences = Sentences(texts, [("France", texts[0]), ("Hamlet", texts[1]), ("Peru", texts[2]), ("London", texts[3])])
-    monkeypatch.setattr("easyedit_lifelong.methods.grace.neutral.sample_sentences", lambda: sentences)
+    monkeypatch.setattr("easyedit_lifelong.methods.grace.subject.auto_radius.sample_sentences", lambda: sentences)
 
 
 @pytest.mark.usefixtures("few")

@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.grace import removal
-from easyedit_lifelong.methods.grace.changes import Change, Decision
-from easyedit_lifelong.methods.grace.codebook import Codebook
-from easyedit_lifelong.methods.grace.history import decision_of, keys_of, rows_of
-from easyedit_lifelong.methods.grace.removal import without
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook, removal
+from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision
+from easyedit_lifelong.methods.grace.codebook.history import decision_of, keys_of, rows_of
+from easyedit_lifelong.methods.grace.codebook.removal import without
 
 Edit = tuple[int, int, int]
 streams = st.lists(st.tuples(st.integers(-10, 10), st.integers(-10, 10), st.integers(0, 2)), min_size=1, max_size=30)

@@ -13,10 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from easyedit_lifelong.methods.grace import search
-from easyedit_lifelong.methods.grace.changes import Change
-from easyedit_lifelong.methods.grace.codebook import Codebook
-from easyedit_lifelong.methods.grace.distance import between, farthest_squared, prepared
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook, search
+from easyedit_lifelong.methods.grace.codebook.decisions import Change
+from easyedit_lifelong.methods.grace.codebook.distance import between, farthest_squared, prepared
 
 NORMAL = (64, 512, 32, 1 << 22, 4096)
 SIZES = [NORMAL, (2, 512, 32, 1 << 22, 4096), (2, 0, 1000, 1 << 22, 4096), (2, 3, 1000, 50, 7)]

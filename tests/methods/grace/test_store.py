@@ -15,14 +15,14 @@ from safetensors.torch import load_file, save_file
 
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import EditError, ModelError, RunError
-from easyedit_lifelong.methods import record
 from easyedit_lifelong.methods.grace import editor as editing
-from easyedit_lifelong.methods.grace.changes import Decision
-from easyedit_lifelong.methods.grace.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.decisions import Decision
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.store import INDEX, GraceKeeper, load_state, save_state
 from easyedit_lifelong.methods.grace.whitening_file import WHITENING
+from easyedit_lifelong.methods.shared import records as record
 from tests.edits import subject_edits
 
 FACTS = [

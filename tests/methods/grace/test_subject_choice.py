@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from easyedit_lifelong.evaluation.scoring import Scorer
-from easyedit_lifelong.methods.grace.subject_layer import _joined, _reached
+from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.methods.grace.subject.subject_layer import _joined, _reached
 from tests.conftest import build_model, build_tokenizer
 from tests.subjects import ENDS, FACTS, PROMPTS, book_of, edited, ids_of, putting
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.evaluation.scoring import Scorer
+from easyedit_lifelong.evaluation.scorer import Scorer
 from tests.conftest import build_model, build_tokenizer, state_of
 from tests.subjects import ABOUT, ENDS, FACTS, MODES, OTHERS, PROMPTS, book_of, edited, hparams_for, ids_of, putting
 

@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.data.request import as_requests
-from easyedit_lifelong.methods.grace import training
-from easyedit_lifelong.methods.grace.contexts import Case
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.subject import SubjectLesson
-from easyedit_lifelong.methods.grace.training import train_values
+from easyedit_lifelong.methods.grace.subject.contexts import Case
+from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectLesson
+from easyedit_lifelong.methods.grace.training import optimise as training
+from easyedit_lifelong.methods.grace.training.optimise import train_values
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair
 from tests.conftest import build_model, build_tokenizer
 from tests.subjects import FACTS, MODES, hparams_for, putting

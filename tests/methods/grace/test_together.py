@@ -9,9 +9,9 @@ import torch
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.grace.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.together import Learner, plan
+from easyedit_lifelong.methods.grace.training.train_batch import Learner, plan
 from easyedit_lifelong.models.encoding import EncodedPair
 from tests.conftest import FAMILIES, build_model, build_tokenizer
 
@@ -88,7 +88,7 @@ def test_rows_of_a_replay_are_the_replay_of_the_rows(family: str) -> None:
 
 
 def test_a_failure_names_its_edit_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    from easyedit_lifelong.methods.grace import training
+    from easyedit_lifelong.methods.grace.training import optimise as training
 
     original = training._losses
 

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from easyedit_lifelong.methods.grace.changes import Change, Decision
-from easyedit_lifelong.methods.grace.codebook import Codebook
-from easyedit_lifelong.methods.grace.removal import without
-from easyedit_lifelong.methods.grace.search import SMALLEST
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision
+from easyedit_lifelong.methods.grace.codebook.removal import without
+from easyedit_lifelong.methods.grace.codebook.search import SMALLEST
 
 WIDTH, VALUE, GATE = 3, 2, 2
 GATE_EPS = 0.3

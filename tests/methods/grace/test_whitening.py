@@ -14,10 +14,10 @@ from torch import Tensor
 from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.covariance import obtain_moments
 from easyedit_lifelong.errors import ModelError
-from easyedit_lifelong.methods.grace import whitening
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.subject_layer import SubjectAdaptor
-from easyedit_lifelong.methods.grace.whitening import whitened, whitening_of
+from easyedit_lifelong.methods.grace.subject import whitening
+from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
+from easyedit_lifelong.methods.grace.subject.whitening import whitened, whitening_of
 from tests.conftest import WORDS, build_model, build_tokenizer
 from tests.subjects import FACTS, MODES, book_of, edited, hparams_for, ids_of
 

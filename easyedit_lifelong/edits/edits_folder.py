@@ -1,0 +1,153 @@
+"""The two files that edits are saved in, and how they stay whole (docs/edits.md has the format).
+
+``edits.json`` says what the edits are, and carries a digest of itself and of ``edits.safetensors``, which
+holds their tensors. So whatever was damaged, swapped or half written shows when it is read. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from easyedit_lifelong.atomic import replace_text, replacing, sync
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.methods.shared.state_files import writing
+
+INDEX = "edits.json"
+TENSORS = "edits.safetensors"
+FORMAT = "easyedit_lifelong edits"
+FORMAT_VERSION = 1
+
+_NEW = f"{TENSORS}.new"
+_CHUNK = 1 << 22
+
+
+def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Have a folder hold these edits, in place of those that it may hold.
+
+    Killed at any moment, it holds the old ones or the new: tensors are written beside the old ones, the index
+    names which are meant by their digest, and they get their name last.
+
+    Args:
+        folder: made if it isn't there.
+        contents: what the index says, beside what this module puts there.
+        tensors: by name.
+
+    Raises:
+        RunError: it can't be written.
+    """
+    with writing(folder, "the edits"):
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / _NEW) as temporary:
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+        index = {"format": FORMAT, "format_version": FORMAT_VERSION, **contents, "tensors": _digest_of(folder / _NEW)}
+        index["digest"] = _digest(index)
+        replace_text(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+        os.replace(folder / _NEW, folder / TENSORS)
+        sync(folder)
+
+
+def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return what a folder's index says, and the tensors.
+
+    Raises:
+        RunError: there are no edits in it, or they aren't whole, or of a newer format; the message names the file.
+    """
+    index = read_index(folder)
+    path = tensors_file(folder, index)
+    try:
+        return index, load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise RunError(f"{path}: can't be read: {error}. {_BROKEN}") from error
+
+
+def tensors_file(folder: Path, index: Mapping[str, Any]) -> Path:
+    """Return the file that holds an index's tensors.
+
+    Raises:
+        RunError: there is none, or it isn't what the index was written with.
+    """
+    path = next((folder / name for name in (TENSORS, _NEW) if _holds(folder / name, index["tensors"])), None)
+    if path is None:
+        raise RunError(f"{folder / TENSORS}: isn't there, or isn't what {INDEX} was written with. {_BROKEN}")
+    return path
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Return what a folder's index says.
+
+    Raises:
+        RunError: there is none, it isn't whole, or of a newer format; the message names the file.
+    """
+    path = folder / INDEX
+    try:
+        index = json.loads(path.read_text(encoding="utf-8"))
+        ours, version = index["format"] == FORMAT, index["format_version"]
+    except FileNotFoundError:
+        raise RunError(f"{path}: no such file; this folder holds no saved edits") from None
+    except OSError as error:
+        raise RunError(f"{path}: can't be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RunError(f"{path}: isn't the index of saved edits. {_BROKEN}") from error
+    if not ours or type(version) is not int or version < 1:
+        raise RunError(f"{path}: isn't the index of saved edits")
+    if version > FORMAT_VERSION:
+        raise RunError(
+            f"{path}: has format version {version}; this package knows versions up to {FORMAT_VERSION}. "
+            "Update easyedit_lifelong."
+        )
+    if index.pop("digest", None) != _digest(index):
+        raise RunError(f"{path}: has been changed since it was written. {_BROKEN}")
+    return dict(index)
+
+
+def check_empty(folder: Path) -> Path:
+    """Return a folder's path in full if nothing is there, or an empty folder.
+
+    Raises:
+        RunError: it isn't a folder, or something is in it.
+    """
+    folder = folder.expanduser().absolute()
+    try:
+        held = sorted(path.name for path in folder.iterdir())
+    except FileNotFoundError:
+        return folder
+    except OSError as error:
+        raise RunError(f"{folder}: isn't a folder that can be used: {error.strerror}") from error
+    if held:
+        raise RunError(f"{folder}: holds {held[0]} already; nothing will be overwritten. Name a new or empty folder.")
+    return folder
+
+
+_BROKEN = "The folder isn't whole; copy it again from where it came from, or save the edits again."
+
+
+def _digest(index: Mapping[str, Any]) -> str:
+    """Return the digest of an index, however it is laid out."""
+    text = json.dumps(index, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _digest_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _holds(path: Path, digest: Any) -> bool:
+    try:
+        return _digest_of(path) == digest
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise RunError(f"{path}: can't be read: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""The codebook of GRACE: keys, values, deferral radii, lookup and history."""

@@ -1,0 +1,90 @@
+"""What a codebook's keys are compared in: made of hyperparameters, and of what the first edit found."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+
+
+@dataclass(frozen=True)
+class KeySpace:
+    """What isn't in the hyperparameters.
+
+    Attributes:
+        gate_size: width of a gate; 0 without.
+        whitening: of queries; see :func:`.whitening_of`. None for none.
+    """
+
+    gate_size: int = 0
+    whitening: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check what a file may have got wrong.
+
+        Raises:
+            ValueError: the gates' width is none.
+        """
+        if type(self.gate_size) is not int or self.gate_size < 0:
+            raise ValueError(f"gate_size {self.gate_size!r} is no width")
+
+    def check(self, hparams: GraceHyperParams, key_width: int, value_width: int) -> None:
+        """Check that stored keys and values are of this space.
+
+        Args:
+            hparams: GRACE's hyperparameters.
+            key_width: of a key with all its views.
+            value_width: of a value with what stands behind it.
+
+        Raises:
+            ValueError: they aren't; the message says what is wrong.
+        """
+        if (self.gate_size > 0) != (hparams.gate_eps is not None):
+            raise ValueError(f"gates of width {self.gate_size} with gate_eps: {hparams.gate_eps}")
+        if key_width % hparams.views:
+            raise ValueError(f"keys of width {key_width} aren't of {hparams.views} views")
+        if value_width <= self.gate_size + (hparams.eps == "auto"):
+            raise ValueError(f"values of width {value_width} have no room for gates of width {self.gate_size}")
+        if (self.whitening is not None) != hparams.whiten:
+            said = "is missing" if hparams.whiten else "is there"
+            raise ValueError(f"the whitening {said} with whiten: {str(hparams.whiten).lower()}")
+        width = key_width // hparams.views
+        if self.whitening is not None and (
+            self.whitening.dim() != 2
+            or len(self.whitening) != width
+            or self.whitening.dtype != torch.float32
+            or not self.whitening.isfinite().all()
+        ):
+            raise ValueError(f"the whitening isn't one of keys of width {width}")
+
+    def same_as(self, other: KeySpace) -> bool:
+        """Whether distances in both spaces are the same, bit by bit."""
+        if self.gate_size != other.gate_size or (self.whitening is None) != (other.whitening is None):
+            return False
+        return self.whitening is None or other.whitening is None or torch.equal(self.whitening, other.whitening)
+
+
+def new_codebook(
+    hparams: GraceHyperParams, key_width: int, value_width: int, gate_size: int, rounding: float,
+    device: torch.device | str | None = None,
+) -> Codebook:  # fmt: skip
+    """Return an empty codebook.
+
+    Args:
+        hparams: GRACE's hyperparameters.
+        key_width: of a key with all its views.
+        value_width: of a value with what stands behind it.
+        gate_size: width of a gate.
+        rounding: see :func:`~easyedit_lifelong.methods.grace.codebook.codebook.rounding_of`.
+        device: where to keep it.
+    """
+    own = hparams.eps == "auto"
+    return Codebook(
+        key_width // hparams.views, value_width - gate_size - own, eps=0.0 if own else float(hparams.eps),
+        dist_fn=hparams.dist_fn, eps_expand=hparams.eps_expand, rounding=rounding, device=device, views=hparams.views,
+        gate_size=gate_size, gate_eps=hparams.gate_eps, own_eps=own,
+    )  # fmt: skip

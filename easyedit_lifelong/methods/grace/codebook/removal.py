@@ -1,0 +1,84 @@
+"""A codebook without some of its edits, as if they had never been entered.
+
+Back to the first of them, and from there on every later edit enters again, by the paper's algorithm 1, with the query
+and the trained value that it had.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+
+from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
+from easyedit_lifelong.methods.grace.codebook.history import enter, entries_in, keys_of, rows_of
+
+
+def without(
+    codebook: Codebook, changes: Sequence[Change], numbers: Collection[int], names: Sequence[object]
+) -> list[Change]:
+    """Take edits out of a codebook. All or none.
+
+    Args:
+        codebook: it is changed in place. Each key's hits stay with the edit that added it.
+        changes: what its edits changed, in order.
+        numbers: which edits to take out, counted from 0.
+        names: what the edits are called, for messages.
+
+    Returns:
+        What the edits that are left changed.
+
+    Raises:
+        EditError: it isn't known what a later edit was entered with.
+    """
+    if not numbers:
+        return list(changes)
+    check_known(codebook, changes, numbers, names)
+    begin = min(numbers)
+    rows, hits, owners = rows_of(codebook, changes, begin), Counter(codebook.hits), keys_of(codebook, changes)
+    for change in reversed(changes[begin:]):
+        codebook.undo(change)
+    kept = list(changes[:begin])
+    try:
+        _enter_again(codebook, changes[begin:], rows, {n - begin for n in numbers}, kept)
+    except BaseException:
+        for change in reversed(kept[begin:]):
+            codebook.undo(change)
+        for change, changed in zip(changes[begin:], rows, strict=True):
+            codebook.redo(changed, change.query)
+        codebook.hits = hits
+        raise
+    left = (n for n in range(begin, len(changes)) if n not in numbers)
+    for n, index in zip(left, keys_of(codebook, kept)[begin:], strict=True):
+        if owners[n] >= changes[n].length and hits[owners[n]]:  # it had added that key
+            codebook.hits[index] += hits[owners[n]]
+    return kept
+
+
+def check_known(
+    codebook: Codebook, changes: Sequence[Change], numbers: Collection[int], names: Sequence[object]
+) -> None:
+    """Check that it is known what every edit that came after these was entered with; see :func:`without`.
+
+    Raises:
+        EditError: it isn't.
+    """
+    keys = keys_of(codebook, changes)
+    for n in range(min(numbers, default=len(changes)), len(changes)):
+        if n not in numbers and keys[n] < changes[n].length and changes[n].query is None:
+            raise EditError(
+                f"the edit of case {names[n]!r} came later, and isn't known in full: it was saved before edits kept "
+                "their queries. Take that one out, too, and make it anew afterwards."
+            )
+
+
+def _enter_again(
+    codebook: Codebook, changes: Sequence[Change], rows: Sequence[Sequence[Row]], out: Collection[int],
+    kept: list[Change],
+) -> None:  # fmt: skip
+    """Enter edits again, but for some; what they change goes to ``kept``."""
+    for n, entry in enumerate(entries_in(changes, rows)):
+        if n not in out:
+            _, change = enter(codebook, entry)
+            kept.append(change)

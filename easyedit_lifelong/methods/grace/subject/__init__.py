@@ -1,0 +1,1 @@
+"""GRACE edits that are found by their subjects."""

@@ -1,0 +1,106 @@
+"""A request as texts: those that its target has to follow, and those that its subject's key is taken in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.data.subjects import Span
+from easyedit_lifelong.methods.grace.config import PROMPT, SUBJECT, GraceHyperParams
+from easyedit_lifelong.methods.shared.subject_positions import subject_span, token_of_span
+from easyedit_lifelong.models.encoding import EncodedPair
+
+_ESSENCE = "{subject} is a"
+
+
+@dataclass(frozen=True)
+class Told:
+    """A text that a value is trained on.
+
+    Attributes:
+        pair: the text and the answer that has to follow; an empty one if what the model says is to stay.
+        subject: index of the subject's last token.
+    """
+
+    pair: EncodedPair
+    subject: int
+
+
+@dataclass(frozen=True)
+class Case:
+    """A request, made ready.
+
+    Attributes:
+        request: the request.
+        told: what its value is trained on, its own prompt first.
+        keys: the tokens that each view of its key is taken at the end of: up to the subject's last.
+    """
+
+    request: EditRequest
+    told: list[Told]
+    keys: list[list[int]]
+
+
+def prepare_case(
+    tokenizer: Any, request: EditRequest, hparams: GraceHyperParams, encode: Callable[[EditRequest, str], EncodedPair]
+) -> Case:
+    """Put a request into its contexts.
+
+    Args:
+        tokenizer: the model's.
+        request: the request.
+        hparams: GRACE's hyperparameters.
+        encode: from a request and a text in its prompt's place to their tokens, checked.
+
+    Raises:
+        DataError: it has no subject, or that isn't in the prompt, or a text is too long.
+    """
+    span = subject_span(request)
+
+    texts = []
+    for template in (PROMPT, *hparams.context_templates):
+        text, subject = _placed(tokenizer, template, request.prompt, span)
+        texts.append(Told(encode(request, text), subject))
+    if hparams.kl_factor:
+        text, subject = _placed(tokenizer, _ESSENCE, request.prompt, span)
+        texts.append(Told(EncodedPair(list(tokenizer(text)["input_ids"]), []), subject))
+    return Case(request, texts, key_texts(tokenizer, request.prompt, span, hparams.key_templates))
+
+
+def filled(template: str, prompt: str, span: Span) -> tuple[str, Span]:
+    """Return a template's text, and where the subject stands in it.
+
+    Args:
+        template: with ``{subject}`` or ``{prompt}``.
+        prompt: the request's prompt.
+        span: where the subject stands in that.
+    """
+    if PROMPT in template:
+        before = template.index(PROMPT)
+        return template.replace(PROMPT, prompt), (before + span[0], before + span[1])
+    before = template.index(SUBJECT)
+    return template.replace(SUBJECT, prompt[span[0] : span[1]]), (before, before + span[1] - span[0])
+
+
+def key_texts(tokenizer: Any, prompt: str, span: Span, templates: Sequence[str]) -> list[list[int]]:
+    """Return the tokens that each view of a subject's key is taken at the end of.
+
+    Args:
+        tokenizer: the model's.
+        prompt: a prompt.
+        span: where its subject stands.
+        templates: further texts to take it in.
+    """
+    rows = []
+    for template in (PROMPT, *templates):
+        text, subject = _placed(tokenizer, template, prompt, span)
+        rows.append(list(tokenizer(text)["input_ids"])[: subject + 1])
+    return rows
+
+
+def _placed(tokenizer: Any, template: str, prompt: str, span: Span) -> tuple[str, int]:
+    """Return a template's text, and the index of its subject's last token."""
+    text, where = filled(template, prompt, span)
+    return text, token_of_span(tokenizer, text, where, "subject_last")

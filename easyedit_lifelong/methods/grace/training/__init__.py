@@ -1,0 +1,1 @@
+"""How GRACE trains the values of its codebook."""

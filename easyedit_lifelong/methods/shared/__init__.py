@@ -1,0 +1,1 @@
+"""What every editing method can use: editors on a model, rollback, records, results, subject positions."""

@@ -1,0 +1,290 @@
+"""A run's folder: whole files or none, and never somebody else's."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from filelock import FileLock
+
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, RunFolder, check_free, check_resumable
+
+FILES = ("config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json")
+
+
+def test_files_are_what_they_are_called(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "a" / "b")
+    folder.write_config({"schema_version": 1, "data": "Zürich", "hparams": {"reg": None}})
+    folder.journal({"case_id": 1, "prompt": "über"})
+    folder.journal({"case_id": 2})
+    folder.metrics({"n_edits": 2})
+    folder.write_summary({"metrics": {"ES": 1.0}})
+    folder.close()
+    assert yaml.safe_load((folder.path / "config.yaml").read_text(encoding="utf-8"))["data"] == "Zürich"
+    lines = (folder.path / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line)["case_id"] for line in lines] == [1, 2]
+    assert "über" in lines[0]
+    assert json.loads((folder.path / "metrics.jsonl").read_text()) == {"n_edits": 2}
+    assert json.loads((folder.path / "summary.json").read_text()) == {"metrics": {"ES": 1.0}}
+    assert sorted(path.name for path in folder.path.iterdir()) == sorted([*FILES, ".lock"])
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_trace_of_another_run_stops_it(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("precious")
+    with pytest.raises(RunError, match=r"holds another run.*won't be overwritten.*--out") as caught:
+        RunFolder(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+    assert name in str(caught.value)
+    assert (tmp_path / name).read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_looking_touches_nothing(tmp_path: Path) -> None:
+    assert check_free(tmp_path / "new") == tmp_path / "new"
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "journal.jsonl").touch()
+    with pytest.raises(RunError, match="holds another run"):
+        check_free(tmp_path)
+    with pytest.raises(RunError, match="is a file"):
+        check_free(tmp_path / "journal.jsonl")
+
+
+def test_a_folder_that_can_never_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(RunError, match=r"can't make this folder: .*file is a file"):
+        check_free(tmp_path / "file" / "deep" / "run")
+    for path in ("~nosuchuser/run", Path("~nosuchuser")):
+        with pytest.raises(RunError, match=r"~nosuchuser.*: there is no such user"):
+            check_free(path)
+        with pytest.raises(RunError, match=r"~nosuchuser.*: there is no such user"):
+            check_resumable(path)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    with pytest.raises(RunError, match=r"can't make this folder: .* can't be written to"):
+        check_free(tmp_path / "deep" / "run")
+    with pytest.raises(RunError, match="can't be written to"):
+        check_free(tmp_path)
+
+
+def test_a_new_files_entry_is_on_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was synced can be missing after a power cut if its folder wasn't."""
+    folder, synced = RunFolder(tmp_path), []
+    monkeypatch.setattr("easyedit_lifelong.runs.run_folder.sync", synced.append)
+    for _ in range(2):
+        folder.journal({"case_id": 1})
+        folder.save_state(lambda path: path.mkdir(exist_ok=True))
+    assert synced == [tmp_path, tmp_path], "once for the file, once for the state"
+
+
+def test_other_files_are_no_run(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    RunFolder(tmp_path).write_summary({})
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path, says in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "below", "can't make this folder")):
+        with pytest.raises(RunError, match=says) as caught:
+            RunFolder(path)
+        assert str(path) in str(caught.value)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(RunError, match="can't make this folder: Permission denied"):
+        RunFolder(tmp_path / "new")
+
+
+def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert RunFolder("~/runs").path == tmp_path / "runs"
+
+
+def test_an_interrupted_summary_is_no_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        folder.write_summary({"metrics": {}})
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_a_line_is_on_disk_at_once(tmp_path: Path) -> None:
+    """Seen by another process before the run ends or dies."""
+    folder = RunFolder(tmp_path)
+    for count in (1, 2):
+        folder.journal({"case_id": count})
+        assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == count
+
+
+# ------------------------------------------------------------------ taking a run up again
+
+CONFIG = {
+    "schema_version": SCHEMA_VERSION,
+    "method": "X",
+    "hparams": {"device": "cuda:0", "eps": 1.0, "layers": [1, 2]},
+}
+
+
+def _written(path: Path, config: dict[str, Any]) -> None:
+    folder = RunFolder(path)
+    folder.write_config(config)
+    folder.close()
+
+
+def test_reopening_what_was_asked_for_before(tmp_path: Path) -> None:
+    began = {**CONFIG, "recorded": {"started": "yesterday"}, "data": {"path": "a"}, "trackers": []}
+    _written(tmp_path, began)
+    hparams = {**CONFIG["hparams"], "device": "cpu", "model_name": "./m"}  # type: ignore[dict-item]
+    again = {**began, "hparams": hparams, "recorded": {}, "data": {"path": "b"}, "trackers": ["csv"]}
+    assert RunFolder.reopen(tmp_path, again).path == tmp_path
+
+
+def test_another_versions_run(tmp_path: Path) -> None:
+    _written(tmp_path, {**CONFIG, "schema_version": 1})
+    with pytest.raises(RunError, match="written by another version of this package"):
+        RunFolder.reopen(tmp_path, CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({**CONFIG, "method": "Y"}, "method was 'X', is 'Y'"),
+        ({**CONFIG, "hparams": {"eps": 2.0, "layers": [1, 2]}}, "hparams.eps was 1.0, is 2.0"),
+        ({**CONFIG, "hparams": {"eps": 1.0, "layers": [1]}}, r"hparams.layers was \[1, 2\], is \[1\]"),
+        ({**CONFIG, "hparams": {"eps": 1.0, "layers": [1, 2], "seed": 0}}, "hparams.seed was 'nothing', is 0"),
+        ({**CONFIG, "hparams": {"layers": [1, 2]}}, "hparams.eps was 1.0, is 'nothing'"),
+    ],
+)
+def test_reopening_for_something_else(tmp_path: Path, config: dict[str, Any], says: str) -> None:
+    _written(tmp_path, CONFIG)
+    with pytest.raises(RunError, match=says) as caught:
+        RunFolder.reopen(tmp_path, config)
+    assert str(tmp_path) in str(caught.value)
+    assert "--out" in str(caught.value)
+
+
+@pytest.mark.parametrize("text", [": [", "5", "\xff"])
+def test_reopening_what_is_no_run(tmp_path: Path, text: str) -> None:
+    (tmp_path / "config.yaml").write_bytes(text.encode("latin-1"))
+    with pytest.raises(RunError, match=r"config\.yaml"):
+        RunFolder.reopen(tmp_path, CONFIG)
+    with pytest.raises(RunError, match="holds no run to resume"):
+        RunFolder.reopen(tmp_path / "nothing", CONFIG)
+
+
+def test_a_line_that_was_never_finished_is_no_line(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    assert folder.read("journal.jsonl") == []
+    folder.journal({"case_id": 1}, {"case_id": 2, "prompt": "é\u2028"})
+    with (tmp_path / "journal.jsonl").open("ab") as file:
+        file.write('{"case_id": 3, "prompt": "é"}'.encode()[:-3])
+    assert [line["case_id"] for line in folder.read("journal.jsonl")] == [1, 2]
+    folder.rewrite("journal.jsonl", folder.read("journal.jsonl"))
+    folder.journal({"case_id": 3})
+    assert [line["case_id"] for line in folder.read("journal.jsonl")] == [1, 2, 3]
+
+
+# ------------------------------------------------------------------ a full disk, and company
+
+
+class FullDisk:
+    """Lets so many bytes through and then refuses, as a full disk does."""
+
+    def __init__(self, file: Any, room: int) -> None:
+        self.file, self.room = file, room
+
+    def __enter__(self) -> FullDisk:
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.file.close()
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+    def write(self, data: Any) -> int:
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        part = bytes(data[: self.room])
+        self.room -= len(part)
+        return self.file.write(part)
+
+
+def test_a_full_disk_leaves_no_torn_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.journal({"case_id": 1})
+    before = (tmp_path / "journal.jsonl").read_bytes()
+    really = Path.open
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda self, *args, **options: FullDisk(really(self, *args, **options), 9))
+        with pytest.raises(RunError, match=r"journal\.jsonl: can't be written: No space left on device.*--resume"):
+            folder.journal({"case_id": 2, "prompt": "long enough"})
+    assert (tmp_path / "journal.jsonl").read_bytes() == before
+    folder.journal({"case_id": 2})
+    assert [line["case_id"] for line in folder.read("journal.jsonl")] == [1, 2]
+
+
+def test_a_full_disk_while_saving(tmp_path: Path) -> None:
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError, match="state: can't be written: No space left on device"):
+        RunFolder(tmp_path).save_state(full)
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    with pytest.raises(RunError, match=f"{tmp_path}: another process is working on this run"):
+        RunFolder(tmp_path)
+    folder.write_config(CONFIG)
+    with pytest.raises(RunError, match="another process is working"):
+        RunFolder.reopen(tmp_path, CONFIG)
+    folder.close()
+    reopened = RunFolder.reopen(tmp_path, CONFIG)
+    with pytest.raises(RunError, match="another process is working"):
+        RunFolder.reopen(tmp_path, CONFIG)
+    reopened.close()
+    reopened.close()
+
+
+def test_a_refused_run_leaves_the_folder_to_others(tmp_path: Path) -> None:
+    _written(tmp_path, CONFIG)
+    with pytest.raises(RunError, match="method was"):
+        RunFolder.reopen(tmp_path, {**CONFIG, "method": "Y"})
+    RunFolder.reopen(tmp_path, CONFIG).close()
+
+
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("no flock here")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    RunFolder(tmp_path).journal({"case_id": 1})
+    assert "can't be locked (no flock here)" in caplog.text
+
+
+def test_writing_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = RunFolder(tmp_path)
+    folder.save_state(lambda path: time.sleep(0.02))
+    assert 0.02 <= folder.seconds < 5

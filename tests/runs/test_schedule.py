@@ -1,0 +1,53 @@
+"""When past edits are scored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from easyedit_lifelong.errors import HyperParameterError
+from easyedit_lifelong.runs.schedule import Schedule
+
+
+def _points(schedule: Schedule, edits: list[int]) -> list[int]:
+    """The steps after which a run is scored whose edits are these after each step."""
+    before = [0, *edits]
+    return [n for n, made in enumerate(edits, 1) if schedule.due(n, before[n - 1], made)]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "points"),
+    [
+        (Schedule(1), [1, 2, 3, 4, 5, 6, 7]), (Schedule(3), [3, 6]), (Schedule(), []), (Schedule(8), []),
+        (Schedule(at=(1, 5)), [1, 5]), (Schedule(3, (1, 3, 100)), [1, 3, 6]),
+    ],
+)  # fmt: skip
+def test_one_edit_a_step(schedule: Schedule, points: list[int]) -> None:
+    assert _points(schedule, list(range(1, 8))) == points
+
+
+def test_a_batch_that_passes_a_point_is_scored() -> None:
+    """Batches of four, of which the second fails: points are edits, steps are batches."""
+    assert _points(Schedule(at=(1, 4, 5, 6, 12)), [4, 4, 8, 12]) == [1, 3, 4]
+    assert _points(Schedule(2), [4, 4, 8, 12]) == [2, 4]
+
+
+def test_defaults() -> None:
+    assert Schedule.of(None, default=50) == Schedule(50)
+    assert Schedule.of(None, (10, 1, 10), default=50) == Schedule(None, (1, 10))
+    assert Schedule.of(5, (10,), 3, default=50) == Schedule(5, (10,), 3)
+    assert Schedule.of(5, (10,), 3).to_dict() == {"every": 5, "at": [10], "sample": 3}
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"every": 0}, "eval_every: 0 is less than 1"), ({"every": -3}, "eval_every: -3"),
+        ({"every": 1.5}, "eval_every: 1.5 is not a whole number"), ({"every": True}, "eval_every: True"),
+        ({"every": None, "at": (1, 0)}, "eval_at: 0 is less"), ({"every": None, "sample": 0}, "eval_sample: 0 is less"),
+    ],
+)  # fmt: skip
+def test_numbers_that_make_no_sense(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(HyperParameterError, match=says):
+        Schedule.of(**given)

@@ -1,0 +1,510 @@
+"""Scores of many edits, against hand-computed ones: the model is a table that says exactly what it is told."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from conftest import VOCABULARY, build_tokenizer
+from torch import nn
+
+from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.evaluation.generated import Generation
+from easyedit_lifelong.evaluation.intervals import bootstrap
+from easyedit_lifelong.evaluation.metrics import METRICS
+from easyedit_lifelong.evaluation.sampling import sample_of
+from easyedit_lifelong.evaluation.averages import Scores
+from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.text import ngram_entropy
+from easyedit_lifelong.runs.checks import RunState
+from easyedit_lifelong.runs.run_folder import RunFolder
+from easyedit_lifelong.runs.scoreboard import Questions, Scoreboard, edit_success_of
+from easyedit_lifelong.runs.run_scores import score_all, single_round_scores, summarize
+
+
+class TableModel(nn.Module):
+    """Continues a text with what its table holds for it, else with "song"; knows no company, no padding.
+
+    With it, every score of a run can be computed by hand.
+    """
+
+    def __init__(self, **facts: str) -> None:
+        super().__init__()
+        self.tokenizer = build_tokenizer()
+        self.embedding = nn.Embedding(VOCABULARY, 1)
+        self.config = SimpleNamespace(max_position_embeddings=32, _name_or_path="table")
+        self.generation_config = SimpleNamespace(eos_token_id=2, pad_token_id=0)
+        self.table: dict[tuple[int, ...], int] = {}
+        self.asked: list[str] = []
+        for prompt, answer in facts.items():
+            self.learn(prompt.replace("_", " "), answer)
+
+    def learn(self, prompt: str, answer: str) -> None:
+        """Answer a prompt so from now on, and then stop."""
+        ids = list(self.tokenizer(prompt)["input_ids"])
+        for token in [*self.tokenizer(answer)["input_ids"], 2]:
+            self.table[tuple(ids)] = token
+            ids.append(token)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.embedding
+
+    def _next(self, ids: list[int]) -> int:
+        return self.table.get(tuple(ids), self.tokenizer.convert_tokens_to_ids("song"))
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, use_cache: bool = False) -> Any:
+        logits = torch.zeros(*input_ids.shape, VOCABULARY)
+        for row, (ids, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
+            real = mask.nonzero().flatten().tolist()
+            self.asked.append(self.tokenizer.decode(ids[real].tolist()))
+            for n, column in enumerate(real, 1):
+                logits[row, column, self._next(ids[real[:n]].tolist())] = 10.0
+        return SimpleNamespace(logits=logits)
+
+    def generate(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: Any,
+        stopping_criteria: Any = (),
+    ) -> torch.Tensor:  # fmt: skip
+        rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
+        real = [len(row) for row in rows]
+        for _ in range(generation_config.max_new_tokens):
+            for row in rows:
+                row.append(self._next(row) if row[-1] != 2 else 2)
+            said = torch.tensor([row[n:] for row, n in zip(rows, real, strict=True)])
+            if any(criterion(torch.cat([input_ids, said], dim=1), None).all() for criterion in stopping_criteria):
+                break
+        return torch.cat([input_ids, said], dim=1)
+
+
+FRANCE = EditRequest(
+    "fr", "the capital of France is", "Rome", rephrase_prompts=("capital of France",),
+    locality={"near": (Probe("the capital of Peru is", "London city"), Probe("who plays piano", "Shakespeare"))},
+    portability={"hop": (Probe("language spoken in France", "Spanish"),)},
+)  # fmt: skip
+HAMLET = EditRequest("ha", "who wrote Hamlet", "old king", rephrase_prompts=("Hamlet is made", "Hamlet from"))
+RETENTION = [Probe("moon made from", "green cheese"), Probe("the sea is", "blue")]
+
+
+def forced(scores: dict[str, float]) -> dict[str, float]:
+    """Leave out what is generated."""
+    return {name: score for name, score in scores.items() if METRICS[name].kind != "generated"}
+
+
+@pytest.fixture
+def model() -> TableModel:
+    return TableModel(
+        the_capital_of_France_is="Paris", the_capital_of_Peru_is="London river", who_plays_piano="bird",
+        who_wrote_Hamlet="old Shakespeare", moon_made_from="green cheese", the_sea_is="snow",
+    )  # fmt: skip
+
+
+@pytest.fixture
+def board(model: TableModel) -> Scoreboard:
+    return Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION)
+
+
+def test_before(board: Scoreboard) -> None:
+    before = board.before([FRANCE, HAMLET]).values
+    assert forced(before) == {
+        "reliability_before": (0 + 0.5) / 2,  # "old" of "old king"
+        "generality_before": 0.0,
+        "portability_before": 0.0,  # "song" for "Spanish"
+        "TRR_before": (1 + 0) / 2,  # "green cheese", and "snow" for "blue"
+    }
+    assert set(before) <= set(METRICS)
+
+
+def test_portability_before_is_the_unedited_models(model: TableModel) -> None:
+    """Half right before, wrong after: what an edit did to portability shows in the two together."""
+    model.learn("language spoken in France", "Spanish song")
+    request = EditRequest(
+        0, FRANCE.prompt, "Rome", portability={"hop": (Probe("language spoken in France", "Spanish bird"),)}
+    )
+    board = Scoreboard(Scorer(model.tokenizer), model, [request], [])
+    model.learn("language spoken in France", "not")
+    assert board.before([request]).values["portability_before"] == 0.5
+    assert board.score(model, [request]).values["portability"] == 0.0
+    assert "portability_before" not in board.before([]).values
+
+
+def test_unedited(board: Scoreboard, model: TableModel) -> None:
+    assert board.score(model, [FRANCE, HAMLET]).values == {
+        "ERR": 0.25, "reliability": 0.25, "generality": 0.0, "TRR": 0.5,
+        "locality": 1.0,  # wrong answers, but the same ones
+        "portability": 0.0,
+        "ARR": 1.0,  # of "green cheese" alone: no other answer was right
+    }  # fmt: skip
+
+
+def test_edited(board: Scoreboard, model: TableModel) -> None:
+    model.learn(FRANCE.prompt, "Rome")
+    model.learn("Hamlet is made", "old king")
+    model.learn("Hamlet from", "old song")
+    model.learn("the capital of Peru is", "Spanish")  # damage: 1 of the 2 tokens forced along "London city" changes
+    model.learn("language spoken in France", "Spanish")
+    model.learn("the sea is", "blue")
+    scores = board.score(model, [FRANCE, HAMLET])
+    assert scores.values == {
+        "ERR": (1 + 0.5) / 2,
+        "reliability": (1 + 0.5) / 2,
+        "generality": pytest.approx((0 + 1 + 0.5) / 3),  # each wording counts once
+        "TRR": 1.0,
+        "locality": (0.5 + 1) / 2,
+        "portability": 1.0,
+        "ARR": 1.0,
+    }
+    assert scores.intervals == {
+        "ERR": bootstrap([[1.0], [0.5]]), "reliability": bootstrap([[1.0], [0.5]]),
+        "generality": bootstrap([[0.0], [1.0, 0.5]]),
+        "TRR": bootstrap([[1.0], [1.0]]),  # over held-out facts
+    }, "one request alone has locality prompts, one fact alone was known before: no interval"  # fmt: skip
+
+
+def test_only_what_is_asked_about(board: Scoreboard, model: TableModel) -> None:
+    """No locality prompt, no locality: neither 1 nor 0."""
+    assert set(board.score(model, [HAMLET]).values) == {"ERR", "reliability", "generality", "TRR", "ARR"}
+    assert board.score(model, []).values == {"TRR": 0.5, "ARR": 1.0}
+    assert forced(board.before([]).values) == {"TRR_before": 0.5}
+    bare = Scoreboard(Scorer(model.tokenizer), model, [HAMLET], [])
+    assert not {"TRR", "ARR"} & set(bare.score(model, [HAMLET]).values)
+
+
+def test_the_unedited_model_is_asked_once(board: Scoreboard, model: TableModel) -> None:
+    """Before is before: it can't be asked again once the model is edited in place."""
+    model.asked.clear()
+    model.learn(FRANCE.prompt, "Rome")
+    assert board.before([FRANCE]).values["reliability_before"] == 0.0
+    assert model.asked == []
+
+
+def test_the_order_of_edits_does_not_matter(board: Scoreboard, model: TableModel) -> None:
+    model.learn(FRANCE.prompt, "Rome")
+    assert board.score(model, [FRANCE, HAMLET]) == board.score(model, [HAMLET, FRANCE])
+
+
+def test_free_generation(board: Scoreboard, model: TableModel) -> None:
+    model.learn(FRANCE.prompt, "Rome")
+    model.learn("Hamlet from", "old king of the sea")
+    scores, said = board.score_generation(model, [FRANCE, HAMLET])
+    songs = " ".join(["song"] * 20)
+    assert said == [
+        Generation("fr", FRANCE.prompt, "Rome", "Paris", "Rome", True, (("capital of France", songs, songs, False),)),
+        Generation("ha", HAMLET.prompt, "old king", "old Shakespeare", "old Shakespeare", False, (
+            ("Hamlet is made", songs, songs, False), ("Hamlet from", songs, "old king of the sea", True),
+        )),
+    ]  # fmt: skip
+    assert scores.values == {
+        "generation_match": 0.5,
+        "generation_match_word": 0.5,
+        "generation_match_rephrase": pytest.approx(1 / 3),
+        "exact_match": 0.5,
+        "exact_match_rephrase": 0.0,  # "old king of the sea" says more than was asked for
+        "contains_match": 0.5,
+        "contains_match_rephrase": pytest.approx(1 / 3),
+        "ERR_f1": (1 + 2 * 1 / 4) / 2,  # "Rome"; "old" of "old Shakespeare" and "old king"
+        "TRR_f1": (1 + 0) / 2,
+    }
+    assert scores.intervals["ERR_f1"] == bootstrap([[1.0], [0.5]])
+    before = board.before([FRANCE, HAMLET]).values
+    assert (before["ERR_f1_before"], before["TRR_f1_before"]) == ((0 + 0.5) / 2, 0.5)
+    assert (before["exact_match_before"], before["contains_match_before"]) == (0.0, 0.0)
+
+
+def test_fluency_before_and_after(model: TableModel) -> None:
+    """It says one word over and over; once it knows more words it has more entropy. It costs, and is asked for."""
+    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], [], text="moon made from green cheese")
+    model.learn(FRANCE.prompt, "Rome London Berlin city river moon green cheese old king snow")
+    said = "the capital of France is Rome London Berlin city river moon green cheese old king snow"
+    assert board.score_generation(model, [FRANCE])[0].values["fluency"] == ngram_entropy(said)
+    assert board.before([FRANCE]).values["fluency_before"] == ngram_entropy("the capital of France is Paris")
+    silent = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], [])
+    assert "fluency" not in silent.score_generation(model, [FRANCE])[0].values
+
+
+def test_no_more_held_out_facts_are_listened_to_than_edits(model: TableModel) -> None:
+    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], RETENTION[::-1])
+    assert board.before([FRANCE]).values["TRR_f1_before"] == 0.0  # "snow" for "blue"; "green cheese" isn't asked for
+    assert board.score_generation(model, [FRANCE])[0].values["TRR_f1"] == 0.0
+    assert board.before([FRANCE]).values["TRR_before"] == 0.5
+
+
+def test_what_was_not_listened_to_is_scored_but_not_told(model: TableModel) -> None:
+    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, listen_to=[HAMLET])
+    model.learn(FRANCE.prompt, "Rome")
+    scores, said = board.score_generation(model, [FRANCE, HAMLET])
+    assert scores.values["generation_match"] == 0.5
+    assert [one.case_id for one in said] == ["ha"]
+    assert not board.was_heard(FRANCE)
+    silent = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, listen_to=[])
+    assert {name for name in silent.before([FRANCE]).values if METRICS[name].kind == "generated"} == set()
+
+
+def test_free_generation_has_room_for_the_answer(board: Scoreboard, model: TableModel) -> None:
+    long = " ".join(["blue", "sea", "mountain"] * 6)
+    short, longer = board.answers(model, [("moon", "blue"), ("sea", long)])
+    assert short.split() == ["song"] * 20
+    assert longer.split() == ["song"] * 22
+
+
+SUBJECT = replace(
+    FRANCE, ground_truth="Paris",
+    relation_specificity=(Probe("France is far from", "Peru and London"), Probe("France plays", "piano")),
+)  # fmt: skip
+
+
+def test_an_edit_that_acts_wherever_its_subject_stands(model: TableModel) -> None:
+    """Locality, which asks about other subjects, doesn't see it."""
+    model.learn("France is far from", "Peru not London")
+    board = Scoreboard(Scorer(model.tokenizer), model, [SUBJECT, HAMLET], RETENTION)
+    assert board.score(model, [SUBJECT]).values["relation_specificity"] == 1.0, "wrong answers, but the same ones"
+    for prompt in (SUBJECT.prompt, *SUBJECT.rephrase_prompts, *(p.prompt for p in SUBJECT.relation_specificity)):
+        model.learn(prompt, "Rome")
+    scores = board.score(model, [SUBJECT, HAMLET]).values
+    # "Rome" for "Peru", but given "Peru", and given "Peru and", the same as before; "Rome" for "song".
+    assert scores["relation_specificity"] == pytest.approx((2 / 3 + 0) / 2)
+    assert scores["locality"] == 1.0
+    assert scores["reliability"] == (1 + 0.5) / 2
+
+
+def test_relation_specificity_counts_in_no_other_score(model: TableModel) -> None:
+    """Right before and wrong now: neither locality, ARR nor ROME's neighbourhood hears of it."""
+    for probe in SUBJECT.relation_specificity:
+        model.learn(probe.prompt, probe.answer)
+    without = replace(SUBJECT, relation_specificity=())
+    board = Scoreboard(Scorer(model.tokenizer), model, [SUBJECT], RETENTION)
+    for probe in SUBJECT.relation_specificity:
+        model.learn(probe.prompt, "Rome")
+    scores = board.score(model, [SUBJECT], thorough=True).values
+    assert scores.pop("relation_specificity") < 1
+    assert scores == board.score(model, [without], thorough=True).values
+    assert {"locality", "ARR", "neighborhood_success", "neighborhood_magnitude"} <= set(scores)
+
+
+def test_relation_specificity_has_an_interval_over_requests(model: TableModel) -> None:
+    requests = [SUBJECT, replace(SUBJECT, case_id="again", relation_specificity=(Probe("Hamlet is in", "London"),))]
+    board = Scoreboard(Scorer(model.tokenizer), model, requests, [])
+    model.learn("France plays", "Rome")
+    scores = board.score(model, requests)
+    assert scores.values["relation_specificity"] == pytest.approx((1 + 0 + 1) / 3)
+    assert scores.intervals["relation_specificity"] == bootstrap([[1.0, 0.0], [1.0]])
+
+
+def test_questions_keep_their_order() -> None:
+    questions = Questions.about([FRANCE, HAMLET])
+    assert questions.edit == [(FRANCE.prompt, "Rome"), (HAMLET.prompt, "old king")]
+    assert questions.rephrase == [
+        ("capital of France", "Rome"), ("Hamlet is made", "old king"), ("Hamlet from", "old king"),
+    ]  # fmt: skip
+    assert questions.locality == [("the capital of Peru is", "London city"), ("who plays piano", "Shakespeare")]
+    assert questions.portability == [("language spoken in France", "Spanish")]
+
+
+def test_a_locality_prompt_that_is_also_retained(model: TableModel) -> None:
+    """The same question in two roles is one question to the unedited model, and counts in both."""
+    request = EditRequest(0, FRANCE.prompt, "Rome", locality={"near": (RETENTION[0],)})
+    board = Scoreboard(Scorer(model.tokenizer), model, [request], RETENTION)
+    model.learn("moon made from", "old")
+    # Forced along "green cheese": the first token is now another, the second, given "green", still the same.
+    scores = board.score(model, [request])
+    assert scores.values["locality"] == 0.5
+    assert scores.values["TRR"] == (0.5 + 0) / 2
+    assert scores.values["ARR"] == 0.5
+
+
+# ------------------------------------------------------------------ each task's own measure
+
+
+@pytest.mark.parametrize(("task", "names"), [
+    ("qa", set()), ("classification", {"ERR_acc", "TRR_acc"}), ("generation", {"ERR_ppl", "TRR_ppl"}),
+])  # fmt: skip
+def test_tasks_have_scores_of_their_own(model: TableModel, task: str, names: set[str]) -> None:
+    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, task=task)
+    plain = {"ERR", "reliability", "generality", "locality", "portability", "TRR", "ARR"}
+    assert set(board.score(model, [FRANCE, HAMLET]).values) == plain | names
+    assert {f"{name}_before" for name in names} <= set(board.before([FRANCE, HAMLET]).values)
+    free = set(board.score_generation(model, [FRANCE])[0].values)
+    assert ("ERR_f1" in free, "TRR_f1" in free) == (task == "qa", task == "qa")
+
+
+def test_accuracy_of_labels(model: TableModel) -> None:
+    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, task="classification")
+    model.learn(FRANCE.prompt, "Rome")
+    scores = board.score(model, [FRANCE, HAMLET]).values
+    assert (scores["ERR_acc"], scores["ERR"]) == (0.5, 0.75), "half a label is no label"
+    assert scores["TRR_acc"] == 0.5
+    success = board.success(model, [FRANCE, HAMLET])
+    assert [edit_success_of(one) for one in success] == [{"ES": 1.0, "ES_acc": 1.0}, {"ES": 0.5, "ES_acc": 0.0}]
+
+
+def test_perplexity_of_targets(model: TableModel) -> None:
+    """The table gives its choice a logit of 10 and 0 to the other 63: p = e^10 / (e^10 + 63) or 1 / (e^10 + 63)."""
+    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, task="generation")
+    total = math.exp(10) + 63
+    wrong, mixed = total, math.sqrt(total / math.exp(10) * total)  # of two tokens, one is right
+    before = board.before([FRANCE, HAMLET]).values
+    assert before["ERR_ppl_before"] == pytest.approx((wrong + mixed) / 2, rel=1e-4)
+    model.learn(FRANCE.prompt, "Rome")
+    scores = board.score(model, [FRANCE, HAMLET]).values
+    assert scores["ERR_ppl"] == pytest.approx((total / math.exp(10) + mixed) / 2, rel=1e-4)
+    assert scores["TRR_ppl"] == pytest.approx((total / math.exp(10) + wrong) / 2, rel=1e-4)
+    (success,) = board.success(model, [FRANCE])
+    assert edit_success_of(success)["ES_ppl"] == pytest.approx(total / math.exp(10), rel=1e-4)
+
+
+# ------------------------------------------------------------------ ROME's, and a held-out text
+
+
+def test_new_against_true(model: TableModel) -> None:
+    requests = [replace(FRANCE, ground_truth="Paris"), replace(HAMLET, ground_truth="old Shakespeare"), HAMLET]
+    board = Scoreboard(Scorer(model.tokenizer), model, requests, RETENTION)
+    assert "efficacy_success" not in board.score(model, requests).values, "only when asked to be thorough"
+    before = board.before(requests).values
+    assert before["efficacy_success_before"] == 0.0
+    assert before["neighborhood_success_before"] == 0.5  # half of "London city" beats "Rome"; a tie is no success
+    model.learn(FRANCE.prompt, "Rome")
+    model.learn("Hamlet is made", "old king")
+    scores = board.score(model, requests, thorough=True).values
+    assert scores["efficacy_success"] == 0.5, "the third request doesn't say what is true"
+    right, wrong = math.exp(10) / (math.exp(10) + 63), 1 / (math.exp(10) + 63)
+    half = math.sqrt(right * wrong)
+    assert scores["efficacy_magnitude"] == pytest.approx(((right - wrong) + (half - right)) / 2, rel=1e-4)
+    assert scores["paraphrase_success"] == (0 + 0.5) / 2
+    assert set(scores) <= set(METRICS)
+
+
+def test_a_held_out_text(model: TableModel) -> None:
+    text = "moon made from green cheese"
+    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], [], text=text)
+    good, bad = math.log(1 + 63 / math.exp(10)), math.log(math.exp(10) + 63)
+    before = board.before([FRANCE]).values["text_perplexity_before"]
+    assert before == pytest.approx(math.exp((2 * bad + 2 * good) / 4), rel=1e-4)  # "green cheese" is known
+    assert "text_perplexity" not in board.score(model, [FRANCE]).values
+    model.learn("moon made", "from green cheese")
+    after = board.score(model, [FRANCE], thorough=True).values["text_perplexity"]
+    assert after == pytest.approx(math.exp((bad + 3 * good) / 4), rel=1e-4)
+
+
+def test_what_was_right_and_is_left_alone(board: Scoreboard, model: TableModel) -> None:
+    """ARR is of answers that were right before and that nobody edits; one that was wrong then doesn't count."""
+    model.learn("moon", "snow")
+    known = [EditRequest("right", "moon", "snow"), EditRequest("wrong", "sea", "blue")]
+    board = Scoreboard(board.scorer, model, [FRANCE, *known], RETENTION)
+    assert board.score(model, [FRANCE], right=known).values["ARR"] == 1.0
+    model.learn("moon", "old")
+    assert board.score(model, [FRANCE], right=known).values["ARR"] == (1 + 0) / 2, "green cheese, and snow"
+
+
+# ------------------------------------------------------------------ a run's scorings
+
+
+def state_of(model: TableModel, *requests: EditRequest) -> RunState:
+    state = RunState(model)
+    state.attempted = list(requests)
+    state.success = [1.0, 0.5, 0.0, 1.0][: len(requests)]
+    state.journal = [{"status": "edited", "ES_ppl": 2.0 * n} for n, _ in enumerate(requests, 1)]
+    state.counts["edited"] = len(requests)
+    return state
+
+
+MANY = [EditRequest(n, f"moon {word}", "king") for n, word in enumerate(("sea", "snow", "bird", "song"))]
+
+
+def test_a_line_of_the_metrics(model: TableModel, tmp_path: Path) -> None:
+    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION)
+    model.learn(FRANCE.prompt, "Rome")
+    state, folder = state_of(model, FRANCE, HAMLET), RunFolder(tmp_path / "run")
+    heard: list[dict[str, float]] = []
+    tracker = SimpleNamespace(log=lambda step, metrics: heard.append({"step": step, **metrics}))
+    score_all(state, board, folder, [tracker], generated=False, counts=lambda _: {"n_keys": 4.0}, batch=3)
+    assert not (folder.path / "generations.jsonl").exists()
+    score_all(state, board, folder, [tracker], generated=True, batch=4)
+    first, last = folder.read("metrics.jsonl")
+    folder.close()
+    assert first == state.curve[0]
+    assert (first["n_edits"], first["batch"], first["ERR"], first["n_keys"]) == (2, 3, 0.75, 4.0)
+    assert (first["ES"], first["ES_ppl"], first["edits_per_key"]) == (0.75, 3.0, 0.5)
+    assert first["intervals"]["ES"] == list(bootstrap([[1.0], [0.5]]) or ())
+    assert first["seconds_scoring"] > 0 and "sampled" not in first
+    assert heard[0]["step"] == 2 and {"ES", "intervals", "seconds_scoring"} <= set(heard[0])
+    assert "exact_match" in last and "exact_match" not in first
+    lines = [json.loads(line) for line in (folder.path / "generations.jsonl").read_text().splitlines()]
+    assert [(line["case_id"], line["before"], line["after"]) for line in lines] == [
+        ("fr", "Paris", "Rome"), ("ha", "old Shakespeare", "old Shakespeare"),
+    ]  # fmt: skip
+
+
+def test_a_sample_is_scored_where_there_are_more(model: TableModel) -> None:
+    board = Scoreboard(Scorer(model.tokenizer), model, MANY, RETENTION)
+    state = state_of(model, *MANY)
+    drawn = sample_of(MANY, 2, 7)
+    for request in drawn:
+        model.learn(request.prompt, "king")
+    model.asked.clear()
+    score_all(state, board, None, [], generated=False, sample=2, seed=7)
+    assert (state.curve[0]["ERR"], state.curve[0]["sampled"]) == (1.0, 2)
+    assert state.curve[0]["ES"] == 2.5 / 4, "of every edit: it costs nothing"
+    asked = {text for text in model.asked if text in {request.prompt for request in MANY}}
+    assert asked == {request.prompt for request in drawn}
+    score_all(state, board, None, [], generated=False, sample=4, seed=7)
+    assert "sampled" not in state.curve[1] and state.curve[1]["ERR"] == 0.5
+
+
+def test_the_unedited_models_scores_are_about_the_same_edits(model: TableModel) -> None:
+    drawn = sample_of(MANY, 2, 7)
+    for request in drawn:
+        model.learn(request.prompt, "king")
+    board = Scoreboard(Scorer(model.tokenizer), model, MANY, RETENTION)
+    state = state_of(model, *MANY)
+    score_all(state, board, None, [], generated=True, sample=2, seed=7)
+    summary = summarize(state, board, {}, 1.0, sample=2, seed=7, n_batches=4)
+    assert summary["metrics"]["reliability_before"] == 1.0
+    assert summarize(state, board, {}, 1.0)["metrics"]["reliability_before"] == 0.5
+    assert summary["n_batches"] == 4
+    assert set(summary["metric_kinds"]) == set(summary["metrics"])
+    assert summary["intervals"]["ERR"] == list(bootstrap([[1.0], [1.0]]) or ())
+    assert {"TRR_before", "reliability_before"} <= set(summary["intervals"]) <= set(summary["metrics"])
+
+
+def test_what_a_run_left_out_because_it_was_right(model: TableModel) -> None:
+    right, wrong = EditRequest("r", "who plays piano", "bird"), EditRequest("w", "sea", "blue")
+    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, right, wrong], [])
+    state = state_of(model, FRANCE)
+    for one in (right, wrong):
+        line = {"case_id": one.case_id, "prompt": one.prompt, "target_new": one.target_new}
+        state.journal.append({"status": "skipped", **line})
+    score_all(state, board, None, [], generated=False)
+    assert state.curve[-1]["ARR"] == 1.0
+    model.learn("who plays piano", "old")
+    score_all(state, board, None, [], generated=False)
+    assert state.curve[-1]["ARR"] == 0.0, "the one that was wrong all along isn't in it"
+
+
+def test_single_round_scores() -> None:
+    state = RunState(None)
+    state.success = [1.0, 0.0]
+    state.journal = [
+        {"status": "edited", "scores": {"reliability": [1.0], "generality": [0.5, 1.0], "TRR": [0.5]}},
+        {"status": "failed", "scores": {"reliability": [0.0], "generality": [], "TRR": [1.0]}},
+    ]
+    scores = single_round_scores(state)
+    assert isinstance(scores, Scores)
+    assert scores.values == {"ES": 0.5, "ERR": 0.5, "reliability": 0.5, "generality": 0.75, "TRR": 0.75}
+    assert scores.intervals["ERR"] == scores.intervals["reliability"] == bootstrap([[1.0], [0.0]])
+    assert "generality" not in scores.intervals
+
+
+def test_a_batch_says_once_what_is_retained() -> None:
+    """Its requests share one edited model: fifty lines of one number are no more sure than one."""
+    measured = [(0, 0.25), (1, 1.0), (2, 0.5)]
+    state = RunState(None)
+    state.journal = [{"status": "edited", "batch": n, "scores": {"TRR": [v]}} for n, v in measured for _ in range(50)]
+    del state.journal[-25:]
+    scores = single_round_scores(state)
+    assert scores.values["TRR"] == pytest.approx((50 * 0.25 + 50 * 1.0 + 25 * 0.5) / 125), "over requests, as the rest"
+    assert scores.intervals["TRR"] == bootstrap([[0.25] * 50, [1.0] * 50, [0.5] * 25])
