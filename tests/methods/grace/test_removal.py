@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.grace.codebook.codebook import Codebook, removal
+from easyedit_lifelong.methods.grace.codebook import removal
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision
 from easyedit_lifelong.methods.grace.codebook.history import decision_of, keys_of, rows_of
 from easyedit_lifelong.methods.grace.codebook.removal import without

@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from easyedit_lifelong.methods.grace.codebook.codebook import Codebook, search
+from easyedit_lifelong.methods.grace.codebook import search
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.codebook.distance import between, farthest_squared, prepared
 
