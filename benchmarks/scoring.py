@@ -29,8 +29,8 @@ from easyedit_lifelong.commands.run_session import reader_of
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import FOLDER
 from easyedit_lifelong.errors import LifelongError
+from easyedit_lifelong.evaluation.scoreboard import Questions
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.runs.scoreboard import Questions
 
 Answers = dict[str, list[list[Any]]]
 """What each kind of question came to, request by request: accuracies; of locality, the chosen tokens."""

@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.errors import EditError
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hyperparams import PluginHyperParams
+    from easyedit_lifelong.methods.base import EditMethod
     from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
     from easyedit_lifelong.methods.grace.apply import apply_grace_to_model, apply_grace_to_module
@@ -82,7 +83,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.models.load import load_model
     from easyedit_lifelong.models.positions import PositionTracker, prompt_lengths
     from easyedit_lifelong.plugins import get_plugins
-    from easyedit_lifelong.registry import DatasetReader, EditMethod, TrackerType
+    from easyedit_lifelong.registry import DatasetReader, TrackerType
     from easyedit_lifelong.runs.consecutive import run_consecutive
     from easyedit_lifelong.runs.lifelong import run_lifelong
 

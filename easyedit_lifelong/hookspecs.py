@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from pluggy import HookimplMarker, HookspecMarker
 
-from easyedit_lifelong.registry import DatasetReader, EditMethod, TrackerType
+if TYPE_CHECKING:
+    from easyedit_lifelong.methods.base import EditMethod
+    from easyedit_lifelong.registry import DatasetReader, ModelMethod, TrackerType
 
 PROJECT = "easyedit_lifelong"
 
@@ -27,3 +30,8 @@ def register_readers(register: Callable[[DatasetReader], None]) -> None:
 @hookspec
 def register_trackers(register: Callable[[TrackerType], None]) -> None:
     """Register result trackers for ``--track``."""
+
+
+@hookspec
+def register_model_methods(register: Callable[[ModelMethod], None]) -> None:
+    """Register functions that every edited model gets as methods, such as ``model.save_edits``."""

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import logging
+import pkgutil
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
 from easyedit_lifelong import hookspecs
 from easyedit_lifelong.errors import DuplicateNameError, PluginError
-from easyedit_lifelong.registry import DatasetReader, EditMethod, Registry, TrackerType
+from easyedit_lifelong.registry import DatasetReader, ModelMethod, Registry, TrackerType
+
+if TYPE_CHECKING:
+    from easyedit_lifelong.methods.base import EditMethod
 
 LOG = logging.getLogger(__name__)
 
@@ -21,8 +25,14 @@ BUILT_IN = (
     "easyedit_lifelong.methods.grace.plugin",
     "easyedit_lifelong.methods.coachhook.plugin",
     "easyedit_lifelong.data.plugin",
+    "easyedit_lifelong.edits.plugin",
     "easyedit_lifelong.reporting.plugin",
 )
+
+
+def _edit_method_class() -> type:
+    """Return the class by its name, as built-in plugins are loaded: this module lies below the methods."""
+    return pkgutil.resolve_name("easyedit_lifelong.methods.base:EditMethod")
 
 
 @dataclass
@@ -30,9 +40,10 @@ class Plugins:
     """Everything that plugins have registered, and the plugins that could not be loaded."""
 
     manager: pluggy.PluginManager
-    methods: Registry[EditMethod] = field(default_factory=lambda: Registry("editing method", EditMethod))
+    methods: Registry[EditMethod] = field(default_factory=lambda: Registry("editing method", _edit_method_class()))
     readers: Registry[DatasetReader] = field(default_factory=lambda: Registry("dataset format", DatasetReader))
     trackers: Registry[TrackerType] = field(default_factory=lambda: Registry("tracker", TrackerType))
+    model_methods: Registry[ModelMethod] = field(default_factory=lambda: Registry("model method", ModelMethod))
     broken: dict[str, str] = field(default_factory=dict)
 
     def add(self, plugin: Any, name: str) -> None:
@@ -55,7 +66,7 @@ class Plugins:
             raise
 
     def _remove(self, plugin: Any, name: str) -> None:
-        for registry in (self.methods, self.readers, self.trackers):
+        for registry in (self.methods, self.readers, self.trackers, self.model_methods):
             registry.discard(name)
         if self.manager.is_registered(plugin):
             self.manager.unregister(plugin)
@@ -66,6 +77,7 @@ class Plugins:
             ("register_methods", self.methods),
             ("register_readers", self.readers),
             ("register_trackers", self.trackers),
+            ("register_model_methods", self.model_methods),
         ):
 
             def register(entry: Any, registry: Registry[Any] = registry) -> None:

@@ -14,9 +14,10 @@ import pytest
 from easyedit_lifelong import hookimpl
 from easyedit_lifelong.errors import PluginError
 from easyedit_lifelong.hyperparams import PluginHyperParams
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import Plugins, get_plugins
-from easyedit_lifelong.registry import DatasetReader, EditMethod, Registry, TrackerType
+from easyedit_lifelong.registry import DatasetReader, Registry, TrackerType
 
 
 @dataclass(kw_only=True)

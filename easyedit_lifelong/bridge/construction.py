@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from easyedit_lifelong.registry import EditMethod
+from easyedit_lifelong.methods.base import EditMethod
 
 _MARK = "_easyedit_lifelong"
 

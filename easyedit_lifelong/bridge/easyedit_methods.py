@@ -25,7 +25,7 @@ from easyedit_lifelong.errors import (
 
 if TYPE_CHECKING:
     from easyedit_lifelong.data.request import EditRequest
-    from easyedit_lifelong.registry import EditMethod
+    from easyedit_lifelong.methods.base import EditMethod
 
 _NEEDED = ("layers", "rewrite_module_tmp")
 
@@ -40,7 +40,7 @@ def easyedit_method(name: str) -> EditMethod:
         EasyEditMissingError: there is no EasyEdit.
         PluginError: EasyEdit has no such method, or it doesn't rewrite weights.
     """
-    from easyedit_lifelong.registry import EditMethod
+    from easyedit_lifelong.methods.base import EditMethod
     from easyedit_lifelong.snapshots import Snapshots
 
     require_easyedit()

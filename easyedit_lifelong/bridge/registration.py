@@ -18,7 +18,7 @@ from typing import Any
 from easyedit_lifelong.bridge import construction
 from easyedit_lifelong.bridge import easyedit_scoring as scoring
 from easyedit_lifelong.errors import EditError, HyperParameterError
-from easyedit_lifelong.registry import EditMethod
+from easyedit_lifelong.methods.base import EditMethod
 
 LOG = logging.getLogger(__name__)
 

@@ -28,12 +28,12 @@ from easyedit_lifelong.calibration.records import usable_records, with_other_rel
 from easyedit_lifelong.calibration.trials import Trial, try_edits
 from easyedit_lifelong.covariance import obtain_moments
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.whitening import whitening_of
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
-from easyedit_lifelong.runs.scoreboard import Scoreboard
 
 Showing = Callable[[str], AbstractContextManager[Counting]]
 """Shows a step's progress while it goes on inside."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from easyedit_lifelong.calibration.passes import Counting
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.runs.scoreboard import Scoreboard
 
 SCORES = ("reliability", "generality", "locality", "relation_specificity")
 

@@ -18,8 +18,8 @@ from easyedit_lifelong.edits import load_edits, save_edits
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.errors import DataError, PluginError, RunError
 from easyedit_lifelong.evaluation.scorers import scorer_for
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.results import EditResult
-from easyedit_lifelong.registry import EditMethod
 from easyedit_lifelong.reporting.console_tables import answer_table, say
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.runs.checks import check_fit, check_method, find_method

@@ -18,7 +18,7 @@ from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.grace.codebook.decisions import Match
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject.subject_layer import LateAdaptor
-from easyedit_lifelong.methods.shared.editors import looking
+from easyedit_lifelong.methods.shared.editors import internal_pass
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modes import evaluating
@@ -52,7 +52,7 @@ def explain(model: Any, tokenizer: Any, prompt: str, answer: str | None = None) 
         heard[path] = what
 
     hooks = hooked.hooks if hooked is not None and not hooked.hparams.wohk else {}
-    with evaluating(model), looking(model), ExitStack() as stack:
+    with evaluating(model), internal_pass(model), ExitStack() as stack:
         for passed in passes.values():
             stack.enter_context(passed.watching())
         for path, hook in hooks.items():

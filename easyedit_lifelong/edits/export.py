@@ -16,9 +16,9 @@ from easyedit_lifelong.atomic import appearing
 from easyedit_lifelong.edits.card import CARD, exported_card
 from easyedit_lifelong.edits.edits_folder import check_empty
 from easyedit_lifelong.errors import EditError, ModelError, RunError
+from easyedit_lifelong.methods.base import PlainWeights
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.registry import PlainWeights
 
 LOG = logging.getLogger(__name__)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 from easyedit_lifelong.edits.parts import read_edits
 from easyedit_lifelong.edits.remove import COACHHOOK, GRACE
+from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.methods.coachhook.porter import stored_batches
 from easyedit_lifelong.methods.grace.codebook.history import decision_of, keys_of, rows_of
 from easyedit_lifelong.methods.grace.codebook.neighbours import Neighbour, neighbours_of
 from easyedit_lifelong.methods.grace.serialized import PackedEdits
 from easyedit_lifelong.models.modules import module_path
-from easyedit_lifelong.registry import EditsPart
 
 NEARLY = 1.25
 """Keys whose distance is below this many times the sum of their radii nearly collide."""

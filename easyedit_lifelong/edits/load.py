@@ -9,11 +9,11 @@ from typing import Any
 from easyedit_lifelong.edits.edits_hub import edits_folder
 from easyedit_lifelong.edits.parts import read_edits
 from easyedit_lifelong.errors import PluginError, RunError
+from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.registry import EditsPart
 
 
 def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_weights: bool = True) -> Rollback[Any]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.edits.edits_folder import INDEX, read_folder, write_folder
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.registry import EditsPart
+from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.versions import package_versions
 
 _PART = {"method": str, "hparams": dict, "edits": list, "state": dict}

@@ -10,6 +10,7 @@ from typing import Any
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.parts import SavedEdits, read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
+from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.coachhook.porter import first_batches
@@ -17,7 +18,6 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.serialized import PackedEdits
 from easyedit_lifelong.methods.shared.records import EditRecord, numbers_of_case
-from easyedit_lifelong.registry import EditsPart
 
 GRACE, COACHHOOK = GraceHyperParams.ALG_NAME, CoachHookHyperParams.ALG_NAME
 

@@ -21,7 +21,8 @@ from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.registry import EditMethod, Tracker
+from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.registry import Tracker
 
 LOG = logging.getLogger(__name__)
 

@@ -14,9 +14,10 @@ from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
 from easyedit_lifelong.runs.checks import Progress, RunState, tell
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.schedule import Schedule
-from easyedit_lifelong.runs.scoreboard import RequestScores, Scoreboard, averages, edit_success_of
+from easyedit_lifelong.evaluation.scoreboard import RequestScores, Scoreboard, averages, edit_success_of
 from easyedit_lifelong.runs.run_scores import report, score_all, single_round_scores
-from easyedit_lifelong.registry import EditMethod, Tracker
+from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.registry import Tracker
 
 LOG = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_config import Material, run_config, summary_facts, with_data
 from easyedit_lifelong.runs.resume import is_finished, take_up
 from easyedit_lifelong.runs.engine import CONSECUTIVE, Plan, Run
-from easyedit_lifelong.runs.scoreboard import Scoreboard
+from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.runs.run_scores import summarize
 
 

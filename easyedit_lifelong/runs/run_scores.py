@@ -15,7 +15,7 @@ from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.averages import Scores, gather
 from easyedit_lifelong.runs.checks import RunState
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, RunFolder
-from easyedit_lifelong.runs.scoreboard import Scoreboard
+from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.registry import Tracker
 from easyedit_lifelong.versions import package_versions
 

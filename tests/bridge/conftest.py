@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from easyedit_lifelong.bridge import find_easyedit, install
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import Plugins, get_plugins
-from easyedit_lifelong.registry import EditMethod
 
 from .toys import Plugin, Toy, ToyHyperParams, make_pair
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.registry import EditMethod
+from easyedit_lifelong.methods.base import EditMethod
 
 from .toys import Toy, ToyHyperParams, make_pair
 

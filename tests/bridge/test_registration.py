@@ -12,7 +12,7 @@ import pytest
 from easyedit_lifelong.bridge import base_editor, install
 from easyedit_lifelong.bridge.registration import dispatcher
 from easyedit_lifelong.errors import EditError, HyperParameterError
-from easyedit_lifelong.registry import EditMethod
+from easyedit_lifelong.methods.base import EditMethod
 
 from .toys import Toy, ToyHyperParams
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.hookspecs import hookimpl
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.rollback import Rollback
-from easyedit_lifelong.registry import EditMethod
 
 FACTS = (
     "The capital of France is Paris and the capital of Italy is Rome",

@@ -21,6 +21,7 @@ from easyedit_lifelong.calibration.records import with_other_relations
 from easyedit_lifelong.calibration.study import Settings, Steps, calibrate
 from easyedit_lifelong.calibration.trials import Point, Trial, try_edits
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject.activations import inputs_at
@@ -28,7 +29,6 @@ from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.subject_positions import subject_position
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
-from easyedit_lifelong.runs.scoreboard import Scoreboard
 
 FINDS, ANSWERS = "model.layers.1.mlp.gate_proj", "model.layers.3.mlp"
 

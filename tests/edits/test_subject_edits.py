@@ -21,10 +21,10 @@ from easyedit_lifelong import (
 )
 from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
+from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.neighbours import neighbours_of
 from easyedit_lifelong.methods.grace.serialized import PackedEdits
-from easyedit_lifelong.registry import EditsPart
 from tests.conftest import build_model, build_tokenizer, state_of
 from tests.edits.subject_edits import MODES, PROMPTS, REQUESTS, edited, hparams
 from tests.edits.test_taking_back import book_of, editor_of, entered_without

@@ -24,10 +24,10 @@ from conftest import FAMILIES, build_model
 import easyedit_lifelong
 from easyedit_lifelong.bridge import find_easyedit, install
 from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.runs.scoreboard import Scoreboard
 
 CHECKOUT = os.environ.get("EASYEDIT_MAIN")
 

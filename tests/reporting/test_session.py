@@ -16,9 +16,9 @@ from easyedit_lifelong import hookimpl
 from easyedit_lifelong.commands.run_session import load_for, load_hparams
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, ModelError
 from easyedit_lifelong.hyperparams import PluginHyperParams
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.registry import EditMethod
 
 
 @dataclass(kw_only=True)

@@ -25,7 +25,8 @@ from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
 from easyedit_lifelong.runs.lifelong import run_lifelong
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.registry import EditMethod, TrackerType
+from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.registry import TrackerType
 
 
 @dataclass(kw_only=True)

@@ -28,7 +28,7 @@ from easyedit_lifelong.methods.coachhook.templates import Templates, context_tem
 from easyedit_lifelong.methods.coachhook.update import AccumulatedKeys, solving_device
 from easyedit_lifelong.methods.coachhook.values import TargetVectors, optimise_targets
 from easyedit_lifelong.methods.shared.apply import check_continues
-from easyedit_lifelong.methods.shared.editors import carried, carry, drop, looking
+from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor, unregister_editor
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.devices import device_of
@@ -81,7 +81,7 @@ class CoachHookEditor:
         modules = dict(find_module(model, name) for name in hparams.rewrite_modules)
         self._blocks = [find_module(model, hparams.layer_module_tmp.format(n))[1] for n in hparams.edited_layers]
         if templates is None:
-            with looking(model):
+            with internal_pass(model):
                 templates = context_templates(model, tokenizer, hparams.context_template_length_params, hparams.seed)
         self.state = CoachHookState(list(modules), hparams.alpha_z, templates, fingerprint=model_fingerprint(model))
         self._moments = dict(moments) if moments is not None else None
@@ -97,7 +97,7 @@ class CoachHookEditor:
     @classmethod
     def of(cls, model: Any) -> CoachHookEditor | None:
         """Return the editor that is on a model, if there is one."""
-        return carried(model, CoachHookHyperParams.ALG_NAME).get(_PLACE)
+        return editors_on(model, CoachHookHyperParams.ALG_NAME).get(_PLACE)
 
     @classmethod
     def on(
@@ -117,7 +117,7 @@ class CoachHookEditor:
         editor = cls.of(model)
         if editor is None:
             editor = cls(model, tokenizer, hparams, moments, templates)
-            carry(model, hparams.ALG_NAME, _PLACE, editor)
+            register_editor(model, hparams.ALG_NAME, _PLACE, editor)
             return editor
         check_continues(
             "the model carries CoachHook edits", editor.hparams, hparams, SAME_SETTINGS, "Roll them back first."
@@ -171,7 +171,7 @@ class CoachHookEditor:
             starts = range(0, len(facts), size)
             for start in starts:
                 check_batch(facts[start : start + size])
-            with editing(self.model), looking(self.model):
+            with editing(self.model), internal_pass(self.model):
                 for start in starts:
                     given = None if targets is None else targets[start : start + size]
                     results += self._edit_batch(facts[start : start + size], given)
@@ -329,7 +329,7 @@ class CoachHookEditor:
         self.attached = False
         for hook in self.hooks.values():
             hook.detach()
-        drop(self.model, self.hparams.ALG_NAME, _PLACE)
+        unregister_editor(self.model, self.hparams.ALG_NAME, _PLACE)
 
     def _take_back(self, names: Sequence[str], before: Mapping[str, Tensor | None]) -> None:
         """Take these batches back, those of them that are still in; before the first, layers held ``before``."""

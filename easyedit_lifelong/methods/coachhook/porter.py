@@ -10,12 +10,12 @@ import torch
 
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.hyperparams import hparams_values
+from easyedit_lifelong.methods.base import EditsPart, PlainWeights
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, LayerUpdate
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.load import model_label
-from easyedit_lifelong.registry import EditsPart, PlainWeights
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(LayerUpdate))
 _LOST = (

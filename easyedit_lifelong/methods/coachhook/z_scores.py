@@ -11,7 +11,7 @@ from torch import Tensor
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
-from easyedit_lifelong.methods.shared.editors import looking
+from easyedit_lifelong.methods.shared.editors import internal_pass
 from easyedit_lifelong.models.modes import evaluating
 from easyedit_lifelong.models.runner import Runner
 
@@ -37,7 +37,7 @@ def z_scores(model: Any, tokenizer: Any, prompts: Sequence[str]) -> dict[str, li
     runner = Runner(model, tokenizer)
     rows = [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
     found: dict[str, list[Tensor]] = {path: [] for path in editor.hooks}
-    with evaluating(model), looking(model), ExitStack() as stack:
+    with evaluating(model), internal_pass(model), ExitStack() as stack:
         for path, hook in editor.hooks.items():
             stack.enter_context(hook.listening(found[path].append))
         for row in rows:

@@ -31,7 +31,7 @@ from easyedit_lifelong.methods.grace.training.full_pass import module_pass
 from easyedit_lifelong.methods.grace.training.train_batch import Learner, fresh_values, plan, train_together
 from easyedit_lifelong.methods.grace.training.value_pass import Lesson, Lessons
 from easyedit_lifelong.methods.shared.apply import check_continues
-from easyedit_lifelong.methods.shared.editors import carried, carry, drop, looking
+from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor, unregister_editor
 from easyedit_lifelong.methods.shared.records import EditRecord, describe_row, numbers_of_case
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.devices import device_of
@@ -86,7 +86,7 @@ class GraceEditor:
     @staticmethod
     def all_of(model: Any) -> dict[str, GraceEditor]:
         """Return the editors that are on a model, by path of their layer."""
-        return carried(model, GraceHyperParams.ALG_NAME)
+        return editors_on(model, GraceHyperParams.ALG_NAME)
 
     @classmethod
     def on(cls, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> GraceEditor:
@@ -100,7 +100,7 @@ class GraceEditor:
         editor = cls.all_of(model).get(path)
         if editor is None:
             editor = cls(model, tokenizer, hparams)
-            carry(model, hparams.ALG_NAME, path, editor)
+            register_editor(model, hparams.ALG_NAME, path, editor)
             return editor
         check_continues(
             f"{path} carries GRACE edits", editor.hparams, hparams, SAME_SETTINGS,
@@ -200,7 +200,7 @@ class GraceEditor:
         mark, found_out = len(self.changes), self.found_out
         try:
             edits = prepare()
-            with editing(self.model), looking(self.model):
+            with editing(self.model), internal_pass(self.model):
                 results = [result for edit in edits for result in _timed(edit)]
         except BaseException:
             self._undo_to(mark)
@@ -365,7 +365,7 @@ class GraceEditor:
                 self.codebook.undo(change)
         if not self.changes:
             self.adaptor.detach()
-            drop(self.model, self.hparams.ALG_NAME, self.path)
+            unregister_editor(self.model, self.hparams.ALG_NAME, self.path)
 
 
 def _timed(edit: Callable[[], list[EditResult]]) -> list[EditResult]:

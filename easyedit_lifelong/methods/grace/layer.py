@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
-from easyedit_lifelong.methods.shared.editors import is_looking
+from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.positions import Window
 
@@ -165,7 +165,7 @@ class GraceAdaptor:
         if self._watcher is not None:
             looked_up = torch.arange(inputs.shape[1], device=inputs.device) == columns.unsqueeze(1)
             self._watcher(inputs, looked_up, torch.where(looked_up, fired.unsqueeze(1), -1), replaced.squeeze(-1))
-        if first and not is_looking(self.model):
+        if first and not in_internal_pass(self.model):
             self.codebook.hits.update(fired[fired >= 0].tolist())
         values = self.codebook.values[fired.clamp(min=0)].to(output.dtype)
         return torch.where(replaced, values.unsqueeze(1), output)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from easyedit_lifelong.hookspecs import hookimpl
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
 from easyedit_lifelong.methods.grace.check import check_layer, check_requests
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
@@ -13,7 +14,6 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.porter import GracePorter
 from easyedit_lifelong.methods.grace.store import GraceKeeper
 from easyedit_lifelong.methods.grace.subject.whitening import prepare_whitening
-from easyedit_lifelong.registry import EditMethod
 
 
 @hookimpl

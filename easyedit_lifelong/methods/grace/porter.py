@@ -7,12 +7,12 @@ from typing import Any
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.hyperparams import hparams_values
+from easyedit_lifelong.methods.base import EditsPart, PlainWeights
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.serialized import PackedEdits, found_out, stored_edits, stored_hits, stored_space
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.modules import find_module
-from easyedit_lifelong.registry import EditsPart, PlainWeights
 
 
 class GracePorter:

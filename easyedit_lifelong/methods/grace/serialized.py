@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.methods.grace.codebook.arrays import NAMES
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook, rounding_of
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
@@ -19,7 +20,6 @@ from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_cod
 from easyedit_lifelong.methods.grace.codebook.removal import without
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.registry import EditsPart
 
 StoredEdit = tuple[EditRecord, list[Row], Tensor | None]
 """An edit's record, the rows that it changed as they were right after it, and its query if it added no key."""

@@ -8,38 +8,39 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.wrappers import bare_model
+from easyedit_lifelong.plugins import get_plugins
 
 _ATTRIBUTE = "_easyedit_lifelong_editors"
-_SAVE = "save_edits"
 _LOOKING = "_easyedit_lifelong_looking"
 
 
-def carried(model: Any, method: str) -> dict[str, Any]:
+def editors_on(model: Any, method: str) -> dict[str, Any]:
     """Return a method's editors that are on a model, by what they are on."""
     editors = bare_model(model).__dict__.get(_ATTRIBUTE, {})
     return {place: editor for (owner, place), editor in editors.items() if owner == method}
 
 
-def carry(model: Any, method: str, place: str, editor: Any) -> None:
-    """Have a model carry an editor, and with the first one a way to save what it carries."""
+def register_editor(model: Any, method: str, place: str, editor: Any) -> None:
+    """Have a model carry an editor, and with the first one the methods that plugins give an edited model."""
     model = bare_model(model)
     model.__dict__.setdefault(_ATTRIBUTE, {})[method, place] = editor
-    model.__dict__.setdefault(_SAVE, functools.partial(_save_edits, model))
+    for one in get_plugins().model_methods:
+        model.__dict__.setdefault(one.name, functools.partial(one.call, model))
 
 
-def drop(model: Any, method: str, place: str) -> None:
+def unregister_editor(model: Any, method: str, place: str) -> None:
     """Have a model carry an editor no longer; at the second call, do nothing."""
     model = bare_model(model)
     editors = model.__dict__.get(_ATTRIBUTE, {})
     editors.pop((method, place), None)
     if not editors:
         model.__dict__.pop(_ATTRIBUTE, None)
-        model.__dict__.pop(_SAVE, None)
+        for one in get_plugins().model_methods:
+            model.__dict__.pop(one.name, None)
 
 
 def base_fingerprint(model: Any) -> str:
@@ -52,7 +53,7 @@ def base_fingerprint(model: Any) -> str:
 
 
 @contextlib.contextmanager
-def looking(model: Any) -> Iterator[None]:
+def internal_pass(model: Any) -> Iterator[None]:
     """Mark the passes inside as an editor's own: they train, or look, and no key counts that it answered in them."""
     model = bare_model(model)
     before = model.__dict__.get(_LOOKING)
@@ -64,13 +65,6 @@ def looking(model: Any) -> Iterator[None]:
             del model.__dict__[_LOOKING]
 
 
-def is_looking(model: Any) -> bool:
+def in_internal_pass(model: Any) -> bool:
     """Tell whether the pass under way is an editor's own."""
     return _LOOKING in bare_model(model).__dict__
-
-
-def _save_edits(model: Any, folder: str | Path) -> None:
-    """Write all edits that a model carries; see :func:`easyedit_lifelong.save_edits`."""
-    from easyedit_lifelong.edits import save_edits
-
-    save_edits(model, folder)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.layer import CHILD, GraceAdaptor
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
-from easyedit_lifelong.methods.shared.editors import is_looking
+from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.positions import Window, repeated
 
@@ -109,7 +109,7 @@ class SubjectAdaptor(GraceAdaptor):
             keys: which one, same shape.
             window: the pass under way.
         """
-        if self.codebook is None or is_looking(self.model):
+        if self.codebook is None or in_internal_pass(self.model):
             return
         rows = replaced.nonzero()[:, 0].tolist()
         answers = set(zip(rows, keys[replaced].tolist(), strict=True))

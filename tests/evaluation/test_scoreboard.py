@@ -15,16 +15,16 @@ from conftest import VOCABULARY, build_tokenizer
 from torch import nn
 
 from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.evaluation.averages import Scores
 from easyedit_lifelong.evaluation.generated import Generation
 from easyedit_lifelong.evaluation.intervals import bootstrap
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.sampling import sample_of
-from easyedit_lifelong.evaluation.averages import Scores
+from easyedit_lifelong.evaluation.scoreboard import Questions, Scoreboard, edit_success_of
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.text import ngram_entropy
 from easyedit_lifelong.runs.checks import RunState
 from easyedit_lifelong.runs.run_folder import RunFolder
-from easyedit_lifelong.runs.scoreboard import Questions, Scoreboard, edit_success_of
 from easyedit_lifelong.runs.run_scores import score_all, single_round_scores, summarize
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.evaluation.averages import RequestScores, Scores, averages, gather
 from easyedit_lifelong.evaluation.generated import (
     ANSWER_TOKENS,
     Generation,
@@ -18,7 +19,6 @@ from easyedit_lifelong.evaluation.generated import (
 )
 from easyedit_lifelong.evaluation.intervals import Interval
 from easyedit_lifelong.evaluation.sampling import sample_of
-from easyedit_lifelong.evaluation.averages import RequestScores, Scores, averages, gather
 from easyedit_lifelong.evaluation.scorer import Forced, Scorer, starts_with_answer, starts_with_whole_answer
 from easyedit_lifelong.evaluation.success import SCORE, SUCCESS, contests, success_scores
 from easyedit_lifelong.evaluation.tasks import task_named
