@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.errors import LifelongError
-
-__version__ = "0.1.0"
+from easyedit_lifelong.versions import __version__ as __version__
 
 _LAZY = {
     "GraceHyperParams": "easyedit_lifelong.methods.grace.config",

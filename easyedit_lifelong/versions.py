@@ -1,9 +1,11 @@
-"""Versions of what a result depends on."""
+"""This package's version, and the versions of what a result depends on."""
 
 from __future__ import annotations
 
 import platform
 from importlib import metadata
+
+__version__ = "0.1.0"
 
 PACKAGES = ("easyedit-lifelong", "easyeditor", "torch", "transformers", "numpy")
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong import __version__
 from easyedit_lifelong.commands.arguments import (
     add_calibrate_arguments,
     add_consecutive_arguments,
@@ -25,6 +24,7 @@ from easyedit_lifelong.commands.arguments import (
 )
 from easyedit_lifelong.commands.edits_commands import add_edits_commands
 from easyedit_lifelong.errors import LifelongError, RunError
+from easyedit_lifelong.versions import __version__
 
 
 def main(argv: Sequence[str] | None = None) -> int:

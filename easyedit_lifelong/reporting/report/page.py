@@ -9,7 +9,6 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from easyedit_lifelong import __version__
 from easyedit_lifelong.reporting.report import figures, svg
 from easyedit_lifelong.reporting.report.axes import Plot
 from easyedit_lifelong.reporting.report.comparison import comparison_plots
@@ -26,6 +25,7 @@ from easyedit_lifelong.reporting.report.names import differing_settings, flat_se
 from easyedit_lifelong.reporting.report.read import Run, intervals_of
 from easyedit_lifelong.reporting.report.score_rows import main_names, score_rows, shown, shown_interval
 from easyedit_lifelong.reporting.report.style import SERIES
+from easyedit_lifelong.versions import __version__
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _MOST_POINTS = 60
