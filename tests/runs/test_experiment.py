@@ -18,7 +18,7 @@ from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.samples import ZSRE
 from easyedit_lifelong.errors import HyperParameterError, LifelongError
 from easyedit_lifelong.runs import run_config as records
-from easyedit_lifelong.runs.experiment import experiment_folders, find_experiment, read_experiment
+from easyedit_lifelong.runs.experiment_files import experiment_folders, find_experiment, read_experiment
 from easyedit_lifelong.runs.schedule import Schedule
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.models.load import load_model
