@@ -16,9 +16,9 @@ from conftest import FAMILIES, build_model, build_tokenizer
 
 from easyedit_lifelong import run_lifelong
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.runs.run_folder import RunFolder
 
 FACTS: list[dict[str, Any]] = [
     {"prompt": "the capital of France is", "target_new": "Rome", "rephrase_prompt": "capital of France"},
