@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.edits.state_folder import keeper_of
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scorer import Scorer
@@ -71,7 +72,7 @@ def execute(
 
 
 def _check_unedited(plan: Plan, model: Any) -> None:
-    carries = getattr(plan.method.state, "carries", None)
+    carries = getattr(keeper_of(plan.method), "carries", None)
     if carries is not None and carries(model):
         raise RunError(
             "the model carries edits already; a run begins on the unedited model. Roll them back or load it anew."

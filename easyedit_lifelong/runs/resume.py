@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from easyedit_lifelong.edits.state_folder import keeper_of
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.runs.run_folder import JOURNAL, SUMMARY, RunFolder
 from easyedit_lifelong.runs.run_folder import METRICS as CURVE
@@ -80,7 +81,7 @@ def _edits_before(run: Run, entries: list[dict[str, Any]]) -> int:
 
 
 def _load(run: Run, folder: RunFolder, edited: list[int | str]) -> None:
-    keeper = run.plan.method.state
+    keeper = keeper_of(run.plan.method)
     assert keeper is not None
     if not folder.state.is_dir():
         raise RunError(

@@ -54,29 +54,34 @@ def check_whole(path: Path, index: Mapping[str, Any], parts: Mapping[str, type],
         raise RunError(f"{path}: isn't the whole index of {called}; something is missing or of another kind")
 
 
-def check_model(path: Path, index: Mapping[str, Any], model: Any) -> None:
+def check_model(path: Path, made_on: str, fingerprint: str, model: Any) -> None:
     """Check that edits were made on this model.
+
+    Args:
+        path: the edits' index, for the message.
+        made_on: name of the model that they were made on.
+        fingerprint: of its unedited weights.
+        model: the model that they are to be put on.
 
     Raises:
         RunError: its weights are others.
     """
-    if index["fingerprint"] != model_fingerprint(model):
+    if fingerprint != model_fingerprint(model):
         raise RunError(
-            f"{path}: was made on {index['model']!r} with other weights than this {model_label(model)!r} has "
+            f"{path}: was made on {made_on!r} with other weights than this {model_label(model)!r} has "
             "(the fingerprints differ). Load the same, unedited model."
         )
 
 
-def check_settings(path: Path, index: Mapping[str, Any], hparams: Any) -> None:
-    """Check that edits were made with these settings.
+def check_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that edits were made with these settings; those that an older folder does not name are not compared.
 
     Raises:
         RunError: one differs; the message says which.
     """
-    for name, before in index["settings"].items():
-        now = getattr(hparams, name, None)
-        if now != before:
-            raise RunError(f"{path}: was made with {name}={before!r}; now it is {now!r}")
+    for name, value in before.items():
+        if now.get(name) != value:
+            raise RunError(f"{path}: was made with {name}={value!r}; now it is {now.get(name)!r}")
 
 
 @contextlib.contextmanager
