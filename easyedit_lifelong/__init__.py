@@ -23,7 +23,7 @@ _LAZY = {
     "SecondMoment": "easyedit_lifelong.covariance",
     "collect_covariance": "easyedit_lifelong.covariance",
     "PluginHyperParams": "easyedit_lifelong.hyperparams",
-    "EditMethod": "easyedit_lifelong.registry",
+    "EditMethod": "easyedit_lifelong.methods.base",
     "DatasetReader": "easyedit_lifelong.registry",
     "TrackerType": "easyedit_lifelong.registry",
     "EditRequest": "easyedit_lifelong.data.request",
