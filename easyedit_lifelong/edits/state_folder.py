@@ -9,7 +9,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +16,8 @@ from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_inde
 from easyedit_lifelong.edits.parts import description
 from easyedit_lifelong.edits.step_files import read_steps, step_count, step_file, write_step
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import AppendableEditStore, EditMethod, StateKeeper
+from easyedit_lifelong.methods.base import AppendableEditStore
 from easyedit_lifelong.methods.shared.state_files import check_model, check_settings, writing
-
-
-@cache
-def keeper_of(method: EditMethod) -> StateKeeper | None:
-    """Return what saves and loads a method's edits during a run; None if the method can't save them."""
-    if method.state is None and isinstance(method.edits, AppendableEditStore):
-        return StateFolder(method.name, method.edits)
-    return method.state
 
 
 @dataclass(frozen=True)

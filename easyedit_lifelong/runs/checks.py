@@ -17,12 +17,12 @@ from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.metrics import METRICS, mean
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.success import contests
-from easyedit_lifelong.runs.run_folder import RunFolder
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.registry import Tracker
+from easyedit_lifelong.runs.run_folder import RunFolder
 
 LOG = logging.getLogger(__name__)
 

@@ -20,9 +20,9 @@ from easyedit_lifelong.runs.checks import (
     task_of,
     usable_requests,
 )
+from easyedit_lifelong.runs.engine import CONSECUTIVE, Plan
 from easyedit_lifelong.runs.execute import execute
 from easyedit_lifelong.runs.run_config import Material, Source
-from easyedit_lifelong.runs.engine import CONSECUTIVE, Plan
 from easyedit_lifelong.runs.schedule import Schedule
 
 EVAL_EVERY = 20

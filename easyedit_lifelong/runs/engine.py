@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.edits.state_folder import keeper_of
 from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
-from easyedit_lifelong.runs.checks import Progress, RunState, tell
-from easyedit_lifelong.runs.run_folder import RunFolder
-from easyedit_lifelong.runs.schedule import Schedule
 from easyedit_lifelong.evaluation.scoreboard import RequestScores, Scoreboard, averages, edit_success_of
-from easyedit_lifelong.runs.run_scores import report, score_all, single_round_scores
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.registry import Tracker
+from easyedit_lifelong.runs.checks import Progress, RunState, tell
+from easyedit_lifelong.runs.run_folder import RunFolder
+from easyedit_lifelong.runs.run_scores import report, score_all, single_round_scores
+from easyedit_lifelong.runs.schedule import Schedule
 
 LOG = logging.getLogger(__name__)
 
@@ -64,7 +63,7 @@ class Plan:
     @property
     def resumable(self) -> bool:
         """Whether a run that was cut short can be taken up: its edits are on disk, or each stands alone."""
-        return keeper_of(self.method) is not None or not self.consecutive
+        return self.method.state is not None or not self.consecutive
 
     def check(self, out: Path | str | None, resume: bool) -> None:
         """Check what needs neither model nor data."""
@@ -185,7 +184,7 @@ class Run:
         else:
             entries = self._edit(number, batch, time.perf_counter() - began)
         if self.folder:
-            keeper = keeper_of(plan.method) if plan.consecutive else None
+            keeper = plan.method.state if plan.consecutive else None
             if keeper is not None and entries[0]["status"] == "edited":
                 model = self.state.model
                 edited = [*self.edited, *(entry["case_id"] for entry in entries)]

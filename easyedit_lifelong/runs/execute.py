@@ -8,16 +8,15 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.state_folder import keeper_of
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.evaluation.sampling import sample_of
+from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.runs.checks import Progress, RunResult, RunState, open_trackers, prepare_method, tell
-from easyedit_lifelong.runs.run_folder import RunFolder
-from easyedit_lifelong.runs.run_config import Material, run_config, summary_facts, with_data
-from easyedit_lifelong.runs.resume import is_finished, take_up
 from easyedit_lifelong.runs.engine import CONSECUTIVE, Plan, Run
-from easyedit_lifelong.evaluation.scoreboard import Scoreboard
+from easyedit_lifelong.runs.resume import is_finished, take_up
+from easyedit_lifelong.runs.run_config import Material, run_config, summary_facts, with_data
+from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_scores import summarize
 
 
@@ -72,7 +71,7 @@ def execute(
 
 
 def _check_unedited(plan: Plan, model: Any) -> None:
-    carries = getattr(keeper_of(plan.method), "carries", None)
+    carries = getattr(plan.method.state, "carries", None)
     if carries is not None and carries(model):
         raise RunError(
             "the model carries edits already; a run begins on the unedited model. Roll them back or load it anew."

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.data import samples
 from easyedit_lifelong.data import hub_datasets as hub
+from easyedit_lifelong.data import samples
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
 from easyedit_lifelong.evaluation.tasks import TASKS
 from easyedit_lifelong.hyperparams import coerce, describe_type, read_mapping

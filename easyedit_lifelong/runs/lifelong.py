@@ -19,9 +19,9 @@ from easyedit_lifelong.runs.checks import (
     held_out_facts,
     task_of,
 )
+from easyedit_lifelong.runs.engine import LIFELONG, Plan
 from easyedit_lifelong.runs.execute import execute
 from easyedit_lifelong.runs.run_config import Material, Source
-from easyedit_lifelong.runs.engine import LIFELONG, Plan
 from easyedit_lifelong.runs.schedule import Schedule
 
 EVAL_EVERY = 50

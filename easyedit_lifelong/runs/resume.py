@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from easyedit_lifelong.edits.state_folder import keeper_of
 from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.runs.engine import Run
 from easyedit_lifelong.runs.run_folder import JOURNAL, SUMMARY, RunFolder
 from easyedit_lifelong.runs.run_folder import METRICS as CURVE
-from easyedit_lifelong.runs.engine import Run
 from easyedit_lifelong.runs.run_scores import tell
 
 
@@ -81,7 +80,7 @@ def _edits_before(run: Run, entries: list[dict[str, Any]]) -> int:
 
 
 def _load(run: Run, folder: RunFolder, edited: list[int | str]) -> None:
-    keeper = keeper_of(run.plan.method)
+    keeper = run.plan.method.state
     assert keeper is not None
     if not folder.state.is_dir():
         raise RunError(

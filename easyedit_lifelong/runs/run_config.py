@@ -19,11 +19,11 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError, RunError
 from easyedit_lifelong.hyperparams import hparams_values
-from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
-from easyedit_lifelong.runs.engine import CONSECUTIVE, Plan
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.runs.engine import CONSECUTIVE, Plan
+from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
 
 REQUESTS, RETENTION, TEXT = "requests.jsonl", "retention.json", "text.txt"
 

@@ -9,14 +9,14 @@ from typing import Any
 
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.evaluation.averages import Scores, gather
 from easyedit_lifelong.evaluation.generated import Generation
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.sampling import sample_of
-from easyedit_lifelong.evaluation.averages import Scores, gather
-from easyedit_lifelong.runs.checks import RunState
-from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, RunFolder
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.registry import Tracker
+from easyedit_lifelong.runs.checks import RunState
+from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, RunFolder
 from easyedit_lifelong.versions import package_versions
 
 LOG = logging.getLogger(__name__)

@@ -9,12 +9,11 @@ from typing import Any
 
 from easyedit_lifelong import get_plugins
 from easyedit_lifelong.edits.edits_folder import INDEX, read_index, write_index
-from easyedit_lifelong.edits.state_folder import keeper_of
 from easyedit_lifelong.methods.base import StateKeeper
 
 
 def keeper(method: str) -> StateKeeper:
-    found = keeper_of(get_plugins().methods.get(method))
+    found = get_plugins().methods.get(method).state
     assert found is not None
     return found
 

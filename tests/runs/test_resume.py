@@ -16,9 +16,9 @@ from conftest import FAMILIES, build_model, build_tokenizer
 
 from easyedit_lifelong import run_lifelong
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.runs.run_folder import RunFolder
 
 FACTS: list[dict[str, Any]] = [
     {"prompt": "the capital of France is", "target_new": "Rome", "rephrase_prompt": "capital of France"},
@@ -171,7 +171,7 @@ def test_a_run_begins_on_the_unedited_model(tmp_path: Path) -> None:
 def test_a_method_that_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entries = get_plugins().methods._entries
     method, origin = entries["GRACE"]
-    monkeypatch.setitem(entries, "GRACE", (dataclasses.replace(method, edits=None), origin))
+    monkeypatch.setitem(entries, "GRACE", (dataclasses.replace(method, state=None), origin))
     with pytest.raises(RunError, match="GRACE can't save its edits, so a lifelong run of it can't be resumed"):
         _run(tmp_path / "run", resume=True)
     with pytest.raises(RunError, match="out="):
