@@ -56,16 +56,16 @@ class SerializedEdits:
             RunError: the part isn't whole.
             HyperParameterError: its hyperparameters can't be used.
         """
-        hparams, edits = GraceHyperParams.from_values(part.hparams, where), stored_edits(part, where)
-        space = stored_space(part, hparams, where)
+        hparams, edits = GraceHyperParams.from_values(part.hparams, where), _stored_edits(part, where)
+        space = _stored_space(part, hparams, where)
         try:
             key_width, value_width = part.tensors["keys"].shape[1], part.tensors["values"].shape[1]
             codebook = new_codebook(hparams, key_width, value_width, space.gate_size, _rounding(part, hparams))
             changes = [codebook.redo(rows, query) for _, rows, query in edits]
         except (RuntimeError, IndexError) as error:  # tensors of other shapes
             raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
-        codebook.hits = stored_hits(part, len(codebook), where)
-        return cls(part.hparams, codebook, changes, [record for record, _, _ in edits], replay_support_of(part), space)
+        codebook.hits = _stored_hits(part, len(codebook), where)
+        return cls(part.hparams, codebook, changes, [record for record, _, _ in edits], _replay_support_of(part), space)
 
     def remove(self, numbers: Collection[int]) -> None:
         """Take edits out, counted from 0, as if they had never been entered.
@@ -123,7 +123,7 @@ class SerializedEdits:
         return EditsPart(self.hparams, [record.to_dict() for record in records], state, tensors)
 
 
-def stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
+def _stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
     """Return a part's edits.
 
     Raises:
@@ -162,7 +162,7 @@ def _query(number: Any, queries: Tensor | None, keys: Tensor) -> Tensor | None:
     return queries[number]
 
 
-def stored_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeySpace:
+def _stored_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeySpace:
     """Return what a part's keys are compared in.
 
     Raises:
@@ -177,7 +177,7 @@ def stored_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeyS
     return space
 
 
-def stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:
+def _stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:
     """Return how often each key of a part has answered; none if the part doesn't say.
 
     Raises:
@@ -192,7 +192,7 @@ def stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:
     return Counter({at: count for at, count in enumerate(hits) if count})
 
 
-def replay_support_of(part: EditsPart) -> tuple[bool | None, int]:
+def _replay_support_of(part: EditsPart) -> tuple[bool | None, int]:
     """Return what the edits had shown of the model: whether it can be replayed in part, up to which length."""
     return part.state.get("in_part"), part.state.get("checked_length", 0)
 

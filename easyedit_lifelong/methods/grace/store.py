@@ -15,13 +15,7 @@ from easyedit_lifelong.methods.grace import old_state
 from easyedit_lifelong.methods.grace.codebook.arrays import NAMES
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
-from easyedit_lifelong.methods.grace.serialized import (
-    SerializedEdits,
-    replay_support_of,
-    stored_edits,
-    stored_hits,
-    stored_space,
-)
+from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.modules import find_module, module_path
@@ -44,18 +38,11 @@ class GraceStore:
             ModelError: the model has no such layer, or one of another width.
             EditError: the layer carries GRACE edits already.
         """
-        hparams = GraceHyperParams.from_values(part.hparams, where)
-        edits = stored_edits(part, where)
-        hits = stored_hits(part, 1 + max((at for _, rows, _ in edits for at, _, _ in rows), default=-1), where)
-        space = stored_space(part, hparams, where)
+        hparams, stored = GraceHyperParams.from_values(part.hparams, where), SerializedEdits.of(part, where)
         layer, _ = find_module(model, hparams.inner_params[0])
         if layer in GraceEditor.all_of(model):
             raise EditError(f"{where}: {layer} carries GRACE edits already; roll those back first")
-        editor = GraceEditor.on(model, tok, hparams)
-        undo = editor.restore(edits, replay_support_of(part), space)
-        if editor.codebook is not None:
-            editor.codebook.hits = hits
-        return undo
+        return GraceEditor.on(model, tok, hparams).adopt(stored)
 
     def history(self, model: Any) -> Sequence[EditRecord]:
         """Return the records of the edits on a model's one edited layer.

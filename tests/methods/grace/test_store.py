@@ -23,6 +23,8 @@ from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Decision
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
+from easyedit_lifelong.methods.grace.serialized import SerializedEdits
+from easyedit_lifelong.methods.grace.store import GraceStore
 from easyedit_lifelong.methods.shared import records as record
 from tests.edits import subject_edits
 from tests.edits.state_folders import change_hparams, change_index, keeper, load_state, save_state
@@ -120,9 +122,9 @@ def test_every_edit_can_be_taken_back_after_loading(tmp_path: Path) -> None:
     model, restored = loaded(tmp_path)
     before = state_of(build_model("llama"))
     for count in range(len(FACTS) - 1, 0, -1):
-        restored._undo_to(count)
+        restored.undo_to(count)
         assert same(edited(*range(count))[1], restored)
-    restored._undo_to(0)
+    restored.undo_to(0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.state_dict().keys() == before.keys()
 
@@ -448,9 +450,10 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_restoring_upon_edits() -> None:
-    _, editor, _ = edited(0)
+    model, editor, _ = edited(0)
+    (part,) = GraceStore().parts(model)
     with pytest.raises(EditError, match="onto an unedited model only"):
-        editor.restore([])
+        editor.adopt(SerializedEdits.of(part, "here"))
 
 
 def test_redo_undoes_undo() -> None:
