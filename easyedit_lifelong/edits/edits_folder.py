@@ -7,10 +7,11 @@ whose digests are chained (format version 2, a run's ``state/``). Nothing is pic
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from torch import Tensor
 
 from easyedit_lifelong.atomic import replace_text, replacing, sync
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.shared.state_files import writing
 
 INDEX = "edits.json"
 TENSORS = "edits.safetensors"
@@ -129,6 +129,20 @@ def read_index(folder: Path) -> dict[str, Any]:
     if index.pop("digest", None) != _digest(index):
         raise RunError(f"{path}: has been changed since it was written. {_BROKEN}")
     return dict(index)
+
+
+@contextlib.contextmanager
+def writing(folder: Path, what: str) -> Iterator[None]:
+    """Turn what goes wrong with a disk inside into an error that says what couldn't be written.
+
+    Raises:
+        RunError: it couldn't.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise RunError(f"{folder}: {what} can't be written: {said}. What was written stays.") from error
 
 
 def check_empty(folder: Path) -> Path:

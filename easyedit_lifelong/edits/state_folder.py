@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_index, write_index
+from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_index, write_index, writing
 from easyedit_lifelong.edits.parts import description
 from easyedit_lifelong.edits.step_files import read_steps, step_count, step_file, write_step
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import AppendableEditStore
-from easyedit_lifelong.methods.shared.state_files import check_model, check_settings, writing
+from easyedit_lifelong.models.fingerprint import model_fingerprint
+from easyedit_lifelong.models.load import model_label
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,8 @@ class StateFolder:
             )
         if not steps:
             return
-        check_model(path, made_on, fingerprint, model)
-        check_settings(path, settings, self._store.shared_settings(hparams))
+        _check_model(path, made_on, fingerprint, model)
+        _check_settings(path, settings, self._store.shared_settings(hparams))
         self._store.attach(model, tok, self._store.join(steps, str(path)), str(path))
         if digest:
             history = self._store.history(model)
@@ -140,3 +141,33 @@ class StateFolder:
         for name in self._store.old_state_files:
             for path in folder.glob(name):
                 path.unlink()
+
+
+def _check_model(path: Path, made_on: str, fingerprint: str, model: Any) -> None:
+    """Check that edits were made on this model.
+
+    Args:
+        path: the edits' index, for the message.
+        made_on: name of the model that they were made on.
+        fingerprint: of its unedited weights.
+        model: the model that they are to be put on.
+
+    Raises:
+        RunError: its weights are others.
+    """
+    if fingerprint != model_fingerprint(model):
+        raise RunError(
+            f"{path}: was made on {made_on!r} with other weights than this {model_label(model)!r} has "
+            "(the fingerprints differ). Load the same, unedited model."
+        )
+
+
+def _check_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Check that edits were made with these settings; those that an older folder does not name are not compared.
+
+    Raises:
+        RunError: one differs; the message says which.
+    """
+    for name, value in before.items():
+        if now.get(name) != value:
+            raise RunError(f"{path}: was made with {name}={value!r}; now it is {now.get(name)!r}")

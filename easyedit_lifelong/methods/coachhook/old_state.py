@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import EditsPart, OldState
-from easyedit_lifelong.methods.shared.state_files import check_whole, read_index
+from easyedit_lifelong.methods.shared.old_state_index import check_whole, read_index
 
 INDEX = "coachhook.json"
 FILES = (INDEX, "batch-*.safetensors")

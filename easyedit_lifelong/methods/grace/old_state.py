@@ -19,7 +19,7 @@ from torch import Tensor
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import EditsPart, OldState
 from easyedit_lifelong.methods.grace.codebook.arrays import NAMES
-from easyedit_lifelong.methods.shared.state_files import check_whole, read_index
+from easyedit_lifelong.methods.shared.old_state_index import check_whole, read_index
 
 INDEX = "grace.json"
 FILES = (INDEX, "edit-*.safetensors", "whitening.safetensors")
