@@ -12,6 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from easyedit_lifelong.methods.report_sections import ReportPlot as ReportPlot
+from easyedit_lifelong.methods.report_sections import ReportSection as ReportSection
+from easyedit_lifelong.methods.report_sections import RunRecord as RunRecord
+from easyedit_lifelong.methods.report_sections import Series as Series
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -391,6 +396,8 @@ class EditMethod:
             they cannot be joined.
         plain_weights: ``plain_weights(model)`` returns the edits as ordinary weights; raises an :class:`EditError`
             that says why if weights cannot hold them.
+        report_sections: ``report_sections(run)`` returns the sections that the method adds to the report of a run of
+            its own.
     """
 
     name: str
@@ -409,3 +416,4 @@ class EditMethod:
     describe: Callable[[EditsPart, str, float], InspectedPart] | None = None
     merge: Callable[[Sequence[MergeSource]], MergedEdits] | None = None
     plain_weights: Callable[[Any], PlainWeights] | None = None
+    report_sections: Callable[[RunRecord], Sequence[ReportSection]] | None = None

@@ -12,6 +12,7 @@ from easyedit_lifelong.methods.grace.check import check_layer, check_requests
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.porter import GracePorter
+from easyedit_lifelong.methods.grace.report import report_sections
 from easyedit_lifelong.methods.grace.store import GraceKeeper
 from easyedit_lifelong.methods.grace.subject.whitening import prepare_whitening
 
@@ -22,7 +23,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
     method = EditMethod(
         "GRACE", GraceHyperParams, apply_grace_to_model, batchable=True, check=check_layer,
         check_requests=check_requests, prepare=prepare_whitening, state=GraceKeeper(), edits=GracePorter(),
-        counts=count_keys,
+        counts=count_keys, report_sections=report_sections,
     )  # fmt: skip
     register(method)
 
