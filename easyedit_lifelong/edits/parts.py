@@ -13,7 +13,7 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_index, read_tensors, write_folder
 from easyedit_lifelong.edits.step_files import read_steps, step_count, step_entries
 from easyedit_lifelong.errors import PluginError, RunError
-from easyedit_lifelong.methods.base import AppendableEditStore, EditMethod, EditsPart
+from easyedit_lifelong.methods.base import AppendableEditStore, EditMethod, EditsPart, OldState
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
@@ -48,7 +48,7 @@ def read_edits(folder: Path) -> SavedEdits:
         RunError: there are none in it, or they aren't whole, or of a newer format; the message names the file.
     """
     path = folder / INDEX
-    if not path.exists() and (old := _old_state(folder)) is not None:
+    if not path.exists() and (old := _old_edits(folder)) is not None:
         return old
     index = read_index(folder)
     try:
@@ -68,7 +68,7 @@ def read_description(folder: Path) -> dict[str, Any]:
     Raises:
         RunError: there are none in it, or the index isn't whole, or of a newer format; the message names the file.
     """
-    if not (folder / INDEX).exists() and (old := _old_state(folder)) is not None:
+    if not (folder / INDEX).exists() and (old := _old_edits(folder)) is not None:
         parts = [{"method": method, "hparams": part.hparams, "edits": part.edits} for method, part in old.parts]
         return {**old.index, "model": {"name": old.model, "fingerprint": old.fingerprint}, "parts": parts}
     index = read_index(folder)
@@ -76,6 +76,21 @@ def read_description(folder: Path) -> dict[str, Any]:
         edits = [edit for entry in step_entries(folder) for edit in entry["edits"]]
         index["parts"] = [{**part, "edits": edits} for part in index["parts"]]
     return index
+
+
+def read_step_states(folder: Path) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
+    """Return of each step in a run's state the records of its edits and the method's state, without tensors.
+
+    A folder without steps has none.
+
+    Raises:
+        RunError: a file in it can't be read.
+    """
+    old = None if (folder / INDEX).exists() else _old_state(folder, tensors=False)
+    steps = [] if old is None else old[1].steps
+    return [(part.edits, part.state) for part in steps] or [
+        (entry["edits"], entry["state"]) for entry in step_entries(folder)
+    ]
 
 
 def _unpacked(path: Path, parts: Sequence[Any], tensors: dict[str, Tensor]) -> list[tuple[str, EditsPart]]:
@@ -97,15 +112,26 @@ def _joined(folder: Path, method: str, hparams: dict[str, Any]) -> tuple[str, Ed
     return method, store.join(steps, str(folder / INDEX))
 
 
-def _old_state(folder: Path) -> SavedEdits | None:
+def _old_edits(folder: Path) -> SavedEdits | None:
     """Return the edits of a run's state that version 0.1 wrote; None if there is none."""
+    found = _old_state(folder)
+    if found is None:
+        return None
+    method, old = found
+    store = get_plugins().methods.get(method).edits
+    assert isinstance(store, AppendableEditStore)
+    parts = [(method, store.join(old.steps, str(old.path)))] if old.steps else []
+    index = {"format_version": 0, "saved": "", "versions": {}}
+    return SavedEdits(old.path, index, old.model, old.fingerprint, parts)
+
+
+def _old_state(folder: Path, *, tensors: bool = True) -> tuple[str, OldState] | None:
+    """Return a run's state that version 0.1 wrote, and the name of its method."""
     for method in get_plugins().methods:
-        store = method.edits
-        old = store.read_old_state(folder) if isinstance(store, AppendableEditStore) else None
-        if old is not None and isinstance(store, AppendableEditStore):
-            parts = [(method.name, store.join(old.steps, str(old.path)))] if old.steps else []
-            index = {"format_version": 0, "saved": "", "versions": {}}
-            return SavedEdits(old.path, index, old.model, old.fingerprint, parts)
+        if isinstance(method.edits, AppendableEditStore):
+            old = method.edits.read_old_state(folder, tensors=tensors)
+            if old is not None:
+                return method.name, old
     return None
 
 

@@ -12,6 +12,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from easyedit_lifelong.methods.report_sections import ReportPlot as ReportPlot
+from easyedit_lifelong.methods.report_sections import ReportSection as ReportSection
+from easyedit_lifelong.methods.report_sections import RunRecord as RunRecord
+from easyedit_lifelong.methods.report_sections import Series as Series
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -97,12 +102,15 @@ class AppendableEditStore(EditStore, Protocol):
     def shared_settings(self, hparams: Any) -> dict[str, Any]:
         """Return the hyperparameters, by name, that all steps of a folder must have been made with."""
 
-    def read_old_state(self, folder: Path, case_ids: Sequence[int | str] | None = None) -> OldState | None:
+    def read_old_state(
+        self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True
+    ) -> OldState | None:
         """Return the steps of a state folder that version 0.1 of this package wrote; None if it is not one.
 
         Args:
             folder: the folder.
             case_ids: only the first steps, which must be the edits of these cases in order. None: all of them.
+            tensors: whether the steps have their tensors, or only what the files say of them.
 
         Raises:
             RunError: the folder is incomplete or damaged; the message names the file.
@@ -395,6 +403,8 @@ class EditMethod:
         merge: ``merge(sources)`` joins folders made on the same model, or raises a :class:`RunError`.
         plain_weights: ``plain_weights(model)`` returns the edits as ordinary weights.
         reasons: why the method lacks a port, by the port's name: sentences for the error that a user gets.
+        report_sections: ``report_sections(run)`` returns the sections that the method adds to the report of a run of
+            its own.
     """
 
     name: str
@@ -414,3 +424,4 @@ class EditMethod:
     merge: Callable[[Sequence[MergeSource]], MergedEdits] | None = None
     plain_weights: Callable[[Any], PlainWeights] | None = None
     reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
+    report_sections: Callable[[RunRecord], Sequence[ReportSection]] | None = None

@@ -24,7 +24,7 @@ _PARTS: dict[str, type] = {"model": str, "fingerprint": str, "settings": dict, "
 _BATCH_PARTS: dict[str, type] = {"file": str, "edits": list, "prompts": list, "alphas": dict, "ordinary": dict}
 
 
-def read_old_state(folder: Path, case_ids: Sequence[int | str] | None) -> OldState | None:
+def read_old_state(folder: Path, case_ids: Sequence[int | str] | None, *, tensors: bool) -> OldState | None:
     """Return the batches of a state folder; see :class:`~easyedit_lifelong.methods.base.AppendableEditStore`."""
     path = folder / INDEX
     if not path.exists():
@@ -42,12 +42,12 @@ def read_old_state(folder: Path, case_ids: Sequence[int | str] | None) -> OldSta
             break
         file = folder / Path(entry["file"]).name
         try:
-            tensors = load_file(file)
+            held = load_file(file) if tensors else {}
         except (OSError, SafetensorError) as error:
             raise RunError(f"{file}: can't be read: {error}. The state in {folder} isn't whole.") from error
         batch = {"edits": len(entry["edits"]), **{name: entry[name] for name in ("alphas", "ordinary", "prompts")}}
         state = {"templates": index["templates"], "batches": [batch]}
-        steps.append(EditsPart(hparams, entry["edits"], state, tensors))
+        steps.append(EditsPart(hparams, entry["edits"], state, held))
         found += [edit.get("case_id") if isinstance(edit, dict) else None for edit in entry["edits"]]
     if case_ids is not None and found != list(case_ids):
         raise RunError(

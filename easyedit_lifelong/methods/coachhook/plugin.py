@@ -12,6 +12,7 @@ from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.describe import describe
 from easyedit_lifelong.methods.coachhook.explain import explain
 from easyedit_lifelong.methods.coachhook.moments import second_moments
+from easyedit_lifelong.methods.coachhook.report import report_sections
 from easyedit_lifelong.methods.coachhook.store import CoachHookRemoval, CoachHookStore, plain_weights
 
 _REASONS = {
@@ -43,6 +44,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             explain=explain,
             describe=describe,
             plain_weights=plain_weights,
+            report_sections=report_sections,
             reasons=_REASONS,
         )
     )

@@ -98,9 +98,11 @@ class CoachHookStore:
         """Return the settings that all batches of a model must share."""
         return {name: getattr(hparams, name) for name in SAME_SETTINGS}
 
-    def read_old_state(self, folder: Path, case_ids: Sequence[int | str] | None = None) -> OldState | None:
+    def read_old_state(
+        self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True
+    ) -> OldState | None:
         """Return the batches of a state folder that version 0.1 wrote; None if it isn't one of CoachHook's."""
-        return old_state.read_old_state(folder, case_ids)
+        return old_state.read_old_state(folder, case_ids, tensors=tensors)
 
 
 class CoachHookRemoval:

@@ -28,7 +28,7 @@ _CALLED = "GRACE edits"
 _PARTS: dict[str, type] = {"model": str, "fingerprint": str, "layer": str, "settings": dict, "replay": dict}
 
 
-def read_old_state(folder: Path, case_ids: Sequence[int | str] | None) -> OldState | None:
+def read_old_state(folder: Path, case_ids: Sequence[int | str] | None, *, tensors: bool) -> OldState | None:
     """Return the edits of a state folder; see :class:`~easyedit_lifelong.methods.base.AppendableEditStore`."""
     path = folder / INDEX
     if not path.exists():
@@ -44,17 +44,17 @@ def read_old_state(folder: Path, case_ids: Sequence[int | str] | None) -> OldSta
     steps: list[EditsPart] = []
     for number in range(1, _count(folder) + 1 if case_ids is None else len(case_ids) + 1):
         file = folder / f"edit-{number:06d}.safetensors"
-        entry, tensors, digest = _read(file, digest)
+        entry, held, digest = _read(file, digest)
         if case_ids is not None and entry["edit"]["case_id"] != case_ids[number - 1]:
             raise RunError(
                 f"{file}: is the edit of case {entry['edit']['case_id']}, but edit {number} of the run's journal is "
                 f"that of case {case_ids[number - 1]}. The state belongs to another run."
             )
         changed: dict[str, Any] = {"keys": entry["rows"], "labels": entry["labels"]}
-        if "query" in tensors:
-            changed["query"], tensors["queries"] = 0, tensors.pop("query").unsqueeze(0)
-        tensors |= {} if steps else whitening
-        steps.append(EditsPart(hparams, [entry["edit"]], {"changed": [changed], **state}, tensors))
+        if "query" in held:
+            changed["query"], held["queries"] = 0, held.pop("query").unsqueeze(0)
+        held |= {} if steps else whitening
+        steps.append(EditsPart(hparams, [entry["edit"]], {"changed": [changed], **state}, held if tensors else {}))
     return OldState(path, index["model"], index["fingerprint"], settings, steps)
 
 

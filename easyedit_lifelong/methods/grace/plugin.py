@@ -14,6 +14,7 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.describe import describe
 from easyedit_lifelong.methods.grace.explain import explain
 from easyedit_lifelong.methods.grace.merge import merge
+from easyedit_lifelong.methods.grace.report import report_sections
 from easyedit_lifelong.methods.grace.store import GraceRemoval, GraceStore
 from easyedit_lifelong.methods.grace.subject.whitening import prepare_whitening
 
@@ -44,6 +45,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             explain=explain,
             describe=describe,
             merge=merge,
+            report_sections=report_sections,
             reasons={"plain_weights": _NO_WEIGHTS, "remove_batches": _NO_BATCHES},
         )
     )

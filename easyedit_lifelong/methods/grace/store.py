@@ -90,9 +90,11 @@ class GraceStore:
         layer = [module_path(name) for name in hparams.inner_params]
         return {"inner_params": layer, **{name: getattr(hparams, name) for name in SAME_SETTINGS}}
 
-    def read_old_state(self, folder: Path, case_ids: Sequence[int | str] | None = None) -> OldState | None:
+    def read_old_state(
+        self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True
+    ) -> OldState | None:
         """Return the edits of a state folder that version 0.1 wrote; None if it isn't one of GRACE's."""
-        return old_state.read_old_state(folder, case_ids)
+        return old_state.read_old_state(folder, case_ids, tensors=tensors)
 
 
 class GraceRemoval:
