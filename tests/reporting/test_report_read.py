@@ -96,7 +96,7 @@ def test_alpha_and_z_scores_by_batch(tmp_path: Path) -> None:
     index.write_text(json.dumps({"batches": [{"file": "x"}]}))
     run = read_run(tmp_path / "run")
     assert alphas(run.record()) == {}
-    assert any("α isn't shown" in note for note in run.notes)
+    assert any("isn't shown" in note for note in run.notes)
 
 
 def test_the_running_median_and_the_thinning() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import EditsPart, OldState
@@ -32,26 +33,30 @@ def read_old_state(folder: Path, case_ids: Sequence[int | str] | None, *, tensor
     _, index = read_index(path, "CoachHook", 1, _CALLED)
     if index.get("batches") == []:  # rolled back to the unedited model
         return OldState(path, "", "", {}, [])
-    check_whole(path, index, _PARTS, _CALLED)
-    hparams = {"model_name": index["model"], "alg_name": "CoachHook", **index["settings"]}
+    check_whole(path, index, _PARTS if tensors else {"batches": list}, _CALLED)
+    hparams = {"model_name": index.get("model"), "alg_name": "CoachHook", **index.get("settings", {})}
     steps: list[EditsPart] = []
     found: list[Any] = []
     for entry in index["batches"]:
-        check_whole(path, entry, _BATCH_PARTS, _CALLED)
+        check_whole(path, entry, _BATCH_PARTS if tensors else {"edits": list, "alphas": dict}, _CALLED)
         if case_ids is not None and len(found) >= len(case_ids):
             break
-        file = folder / Path(entry["file"]).name
-        try:
-            held = load_file(file) if tensors else {}
-        except (OSError, SafetensorError) as error:
-            raise RunError(f"{file}: can't be read: {error}. The state in {folder} isn't whole.") from error
-        batch = {"edits": len(entry["edits"]), **{name: entry[name] for name in ("alphas", "ordinary", "prompts")}}
-        state = {"templates": index["templates"], "batches": [batch]}
-        steps.append(EditsPart(hparams, entry["edits"], state, held))
+        batch = {name: entry.get(name) for name in ("alphas", "ordinary", "prompts")}
+        state = {"templates": index.get("templates"), "batches": [{"edits": len(entry["edits"]), **batch}]}
+        steps.append(
+            EditsPart(hparams, entry["edits"], state, _tensors(folder / Path(entry["file"]).name) if tensors else {})
+        )
         found += [edit.get("case_id") if isinstance(edit, dict) else None for edit in entry["edits"]]
     if case_ids is not None and found != list(case_ids):
         raise RunError(
             f"{path}: doesn't hold the edits that the run's journal lists ({len(found)} against {len(case_ids)}, or "
             "others). The state belongs to another run."
         )
-    return OldState(path, index["model"], index["fingerprint"], index["settings"], steps)
+    return OldState(path, index.get("model", ""), index.get("fingerprint", ""), index.get("settings", {}), steps)
+
+
+def _tensors(file: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file}: can't be read: {error}. The state in {file.parent} isn't whole.") from error
