@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from easyedit_lifelong.methods.calibrator import Calibrator
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -391,6 +393,7 @@ class EditMethod:
             they cannot be joined.
         plain_weights: ``plain_weights(model)`` returns the edits as ordinary weights; raises an :class:`EditError`
             that says why if weights cannot hold them.
+        calibrate: chooses hyperparameters for one model; see :mod:`easyedit_lifelong.methods.calibrator`.
     """
 
     name: str
@@ -409,3 +412,4 @@ class EditMethod:
     describe: Callable[[EditsPart, str, float], InspectedPart] | None = None
     merge: Callable[[Sequence[MergeSource]], MergedEdits] | None = None
     plain_weights: Callable[[Any], PlainWeights] | None = None
+    calibrate: Calibrator | None = None

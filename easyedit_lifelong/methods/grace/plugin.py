@@ -8,6 +8,7 @@ from typing import Any
 from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
+from easyedit_lifelong.methods.grace.calibration.calibrator import GraceCalibrator
 from easyedit_lifelong.methods.grace.check import check_layer, check_requests
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
@@ -22,7 +23,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
     method = EditMethod(
         "GRACE", GraceHyperParams, apply_grace_to_model, batchable=True, check=check_layer,
         check_requests=check_requests, prepare=prepare_whitening, state=GraceKeeper(), edits=GracePorter(),
-        counts=count_keys,
+        counts=count_keys, calibrate=GraceCalibrator(),
     )  # fmt: skip
     register(method)
 
