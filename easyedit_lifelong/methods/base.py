@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from easyedit_lifelong.methods.calibrator import Calibrator
 from easyedit_lifelong.methods.report_sections import ReportPlot as ReportPlot
 from easyedit_lifelong.methods.report_sections import ReportSection as ReportSection
 from easyedit_lifelong.methods.report_sections import RunRecord as RunRecord
@@ -405,6 +406,7 @@ class EditMethod:
         reasons: why the method lacks a port, by the port's name: sentences for the error that a user gets.
         report_sections: ``report_sections(run)`` returns the sections that the method adds to the report of a run of
             its own.
+        calibrate: chooses hyperparameters for one model; see :mod:`easyedit_lifelong.methods.calibrator`.
     """
 
     name: str
@@ -425,3 +427,4 @@ class EditMethod:
     plain_weights: Callable[[Any], PlainWeights] | None = None
     reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
     report_sections: Callable[[RunRecord], Sequence[ReportSection]] | None = None
+    calibrate: Calibrator | None = None

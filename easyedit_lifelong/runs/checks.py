@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from easyedit_lifelong import bridge
-from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe, check_unique
+from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
 from easyedit_lifelong.data.samples import retention_probes
 from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
+from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.metrics import METRICS, mean
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.evaluation.success import contests
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.models.kinds import Kind, kind_of
-from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import Tracker
 from easyedit_lifelong.runs.run_folder import RunFolder
@@ -212,47 +211,6 @@ def usable_requests(
     if skipped:
         LOG.warning("%d of %d requests can't be used and are left out", len(skipped), len(requests))
     return usable, skipped
-
-
-_COMPARED = (("prompt", "ground_truth"), ("rephrase_prompt", "ground_truth"), ("locality_prompt", "target_new"))
-"""What ROME's scores compare each kind of prompt's own answer with."""
-
-
-def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, retention: Sequence[Probe] = ()) -> None:
-    """Check, before anything is edited, that every prompt and answer fits into the model's context.
-
-    Raises:
-        DataError: one doesn't; the message says which.
-    """
-    limit = context_length(model)
-    own = "its answer"
-    asked = [
-        (f"retention fact {n}", [("prompt", own, probe.prompt, probe.answer)]) for n, probe in enumerate(retention)
-    ]
-    for request in requests:
-        fields = [("prompt", own, request.prompt, request.target_new)]
-        fields += [("rephrase_prompt", own, prompt, request.target_new) for prompt in request.rephrase_prompts]
-        for kind in ("locality", "portability"):
-            for probes in getattr(request, kind).values():
-                fields += [(f"{kind}_prompt", own, probe.prompt, probe.answer) for probe in probes]
-        fields += [
-            (f"{RELATION_SPECIFICITY}_prompt", own, probe.prompt, probe.answer)
-            for probe in request.relation_specificity
-        ]
-        for (name, behind), several in zip(_COMPARED, contests(request), strict=True):
-            fields += [(name, behind, *question) for contest in several for question in contest.questions]
-        asked.append((request.where, fields))
-    for where, fields in asked:
-        for name, behind, prompt, answer in fields:
-            try:
-                length = scorer.encode(prompt, answer).length
-            except DataError as error:
-                raise DataError(f"{where}, field {name!r}: {error}") from error
-            if limit is not None and length > limit:
-                raise DataError(
-                    f"{where}, field {name!r}: with {behind} it has {length} tokens, the model's "
-                    f"context is {limit}. Shorten it or leave the record out."
-                )
 
 
 def open_trackers(

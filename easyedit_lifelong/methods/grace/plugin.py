@@ -8,6 +8,7 @@ from typing import Any
 from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
+from easyedit_lifelong.methods.grace.calibration.calibrator import GraceCalibrator
 from easyedit_lifelong.methods.grace.check import check_layer, check_requests
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
@@ -46,6 +47,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             describe=describe,
             merge=merge,
             report_sections=report_sections,
+            calibrate=GraceCalibrator(),
             reasons={"plain_weights": _NO_WEIGHTS, "remove_batches": _NO_BATCHES},
         )
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -13,16 +14,24 @@ from conftest import build_model, build_tokenizer, state_of
 from torch import Tensor
 
 from easyedit_lifelong import GraceHyperParams
-from easyedit_lifelong.calibration import choice as choosing
-from easyedit_lifelong.calibration.finding import COS, EUC, WHITENED, Asked, Finding, Radius, study_finding
-from easyedit_lifelong.calibration.gates import Gate, Opening, auc, study_gates
-from easyedit_lifelong.calibration.passes import Inputs
-from easyedit_lifelong.calibration.records import with_other_relations
-from easyedit_lifelong.calibration.study import Settings, Steps, calibrate
-from easyedit_lifelong.calibration.trials import Point, Trial, try_edits
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.methods.grace.calibration import choice as choosing
+from easyedit_lifelong.methods.grace.calibration.finding import (
+    COS,
+    EUC,
+    WHITENED,
+    Finding,
+    Radius,
+    StudyTexts,
+    study_finding,
+)
+from easyedit_lifelong.methods.grace.calibration.gates import Gate, Opening, auc, study_gates
+from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
+from easyedit_lifelong.methods.grace.calibration.study import Settings, Steps, calibrate
+from easyedit_lifelong.methods.grace.calibration.trials import Point, Trial, try_edits
+from easyedit_lifelong.methods.grace.calibration.usable_records import with_other_relations
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject.activations import inputs_at
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
@@ -73,9 +82,9 @@ def test_finding_by_hand(hparams: GraceHyperParams, distance: str) -> None:
     )  # fmt: skip
     draw = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(32, 8, generator=draw)).Q * 0.8
-    asked = Asked.of(requests, tokenizer, hparams)
-    inputs = Inputs(Runner(model, tokenizer), {FINDS: find_module(model, FINDS)[1]})
-    found = study_finding(inputs, [FINDS], asked, {FINDS: basis}, tokenizer, hparams, 0.4)
+    texts = StudyTexts.of(requests, tokenizer, hparams)
+    inputs = LayerInputs(Runner(model, tokenizer), {FINDS: find_module(model, FINDS)[1]})
+    found = study_finding(inputs, [FINDS], texts, {FINDS: basis}, tokenizer, hparams, 0.4)
     one = next(finding for finding in found if finding.distance == distance)
     to_keys, fires = by_hand(model, tokenizer, requests, basis if distance == WHITENED else None, distance)
     names_peru = 4  # the fifth of the locality prompts, which so can't fire falsely for Peru's key
@@ -103,15 +112,15 @@ def test_another_record_of_the_same_subject_is_right(hparams: GraceHyperParams) 
         {"case_id": 10, "prompt": "city of France but", "target_new": "sea", "subject": "France",
          "rephrase_prompt": "the capital of France is", "locality_prompt": "song", "locality_ground_truth": "sea"}, "x"
     ))  # fmt: skip
-    asked = Asked.of(twice, build_tokenizer(), hparams)
-    assert asked.same[0].tolist() == [True, *[False] * 9, True]
+    texts = StudyTexts.of(twice, build_tokenizer(), hparams)
+    assert texts.same[0].tolist() == [True, *[False] * 9, True]
     model, tokenizer = build_model("llama"), build_tokenizer()
-    inputs = Inputs(Runner(model, tokenizer), {FINDS: find_module(model, FINDS)[1]})
+    inputs = LayerInputs(Runner(model, tokenizer), {FINDS: find_module(model, FINDS)[1]})
 
     def right() -> float:
-        return study_finding(inputs, [FINDS], asked, {FINDS: torch.zeros(32, 1)}, tokenizer, hparams, 0.01)[1].right
+        return study_finding(inputs, [FINDS], texts, {FINDS: torch.zeros(32, 1)}, tokenizer, hparams, 0.01)[1].right
 
-    found, asked.same = right(), torch.eye(11, dtype=torch.bool)
+    found, texts.same = right(), torch.eye(11, dtype=torch.bool)
     # The last one's paraphrase is the first one's prompt, whose key it is.
     assert found >= right() + 1 / 11 - 1e-6
 
@@ -125,7 +134,7 @@ def test_gates_by_hand() -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     requests, _ = with_other_relations(records())
     runner, layer = Runner(model, tokenizer), find_module(model, ANSWERS)[1]
-    (gate,) = study_gates(Inputs(runner, {ANSWERS: layer}, ends_only=True), [ANSWERS], requests, tokenizer)
+    (gate,) = study_gates(LayerInputs(runner, {ANSWERS: layer}, ends_only=True), [ANSWERS], requests, tokenizer)
 
     def end(text: str) -> Tensor:
         return inputs_at(runner, layer, [tokenizer(text)["input_ids"]])[0][-1]
@@ -141,7 +150,7 @@ def test_gates_by_hand() -> None:
     for opening in gate.openings:
         assert opening.paraphrases == pytest.approx(float((near <= opening.radius).float().mean()))
         assert opening.others == pytest.approx(float((far <= opening.radius).float().mean()))
-    assert gate.letting(0.7).paraphrases >= 0.7
+    assert gate.passing(0.7).paraphrases >= 0.7
 
 
 def test_edits_on_trial_leave_nothing_behind(hparams: GraceHyperParams) -> None:
@@ -220,8 +229,14 @@ def test_the_narrowest_gate_that_leaves_enough() -> None:
     assert choosing.narrowest(trial("b", (0.3, 0.5, 0.9), (None, 0.8, 0.1)), 0.9).gate is None
     better = trial("c", (0.4, 0.75, 0.7), (None, 0.8, 0.1))
     assert choosing.best_trial([one, better], 0.9) == (better, better.points[0])
-    assert choosing.harmonic(Point(None, 1.0, 0.5, 1.0, 0.0)) == 0
-    assert choosing.harmonic(Point(None, 1.0, 0.5, 1.0, 0.5)) == pytest.approx(4 / 6)
+
+
+def test_the_best_trial_has_the_best_harmonic_mean() -> None:
+    even = trial("even", (None, 0.5, 0.5))  # 0.667, as 0.75 is the arithmetic mean
+    for uneven in (trial("uneven", (None, 0.95, 0.33)), trial("none", (None, 1.0, 0.0))):
+        assert choosing.best_trial([uneven, even], 0.9)[0] is even
+    better = trial("better", (None, 0.95, 0.35))
+    assert choosing.best_trial([even, better], 0.9)[0] is better
 
 
 def test_the_best_gates() -> None:
@@ -235,15 +250,15 @@ def test_steps_are_not_done_again(hparams: GraceHyperParams) -> None:
     kept: list[dict[str, Any]] = []
 
     def keep(steps: Steps) -> None:
-        kept.append(json.loads(json.dumps(steps.to_dict())))
+        kept.append(json.loads(json.dumps(dataclasses.asdict(steps))))
 
-    whole = calibrate(model, tokenizer, records(), hparams, settings, keep=keep)
+    whole = calibrate(model, tokenizer, records(), hparams, settings, save=keep)
     assert [len(steps["trials"]) for steps in kept] == [0, 0, 1, 2]
     assert kept[0]["gates"] is None
     for steps in kept:
         again: list[Steps] = []
         resumed = calibrate(
-            model, tokenizer, records(), hparams, settings, steps=Steps.from_dict(steps), keep=again.append
+            model, tokenizer, records(), hparams, settings, steps=Steps.from_dict(steps), save=again.append
         )
         assert len(again) == 3 - kept.index(steps)
         assert resumed.steps == whole.steps and resumed.choice == whole.choice and resumed.hparams == whole.hparams

@@ -1,4 +1,4 @@
-"""Which layers and records a calibration looks at, and what it takes of them in one pass."""
+"""Which layers and records a calibration uses, and the layers' inputs that it reads in one pass."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from calibration_records import records
 from conftest import build_model, build_tokenizer
 from torch import nn
 
-from easyedit_lifelong.calibration.candidates import answering_layers, finding_layers, parse_layers
-from easyedit_lifelong.calibration.passes import Inputs
-from easyedit_lifelong.calibration.records import usable_records, with_other_relations
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.methods.grace.calibration.candidate_layers import answering_layers, finding_layers, parse_layers
+from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
+from easyedit_lifelong.methods.grace.calibration.usable_records import usable_records, with_other_relations
 from easyedit_lifelong.methods.grace.subject.activations import inputs_at
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.modules import find_module
@@ -64,7 +64,7 @@ def test_one_pass_takes_what_a_pass_for_each_layer_would(llama: Any) -> None:
     runner = Runner(llama, build_tokenizer())
     paths = ["model.layers.2.mlp.gate_proj", "model.layers.1.mlp.gate_proj"]
     layers = {path: find_module(llama, path)[1] for path in paths}
-    inputs, ends = Inputs(runner, layers), Inputs(runner, layers, ends_only=True)
+    inputs, ends = LayerInputs(runner, layers), LayerInputs(runner, layers, ends_only=True)
 
     def beyond(*_: Any) -> None:
         raise AssertionError("a block behind the last layer ran")
@@ -85,7 +85,7 @@ def test_one_pass_takes_what_a_pass_for_each_layer_would(llama: Any) -> None:
 
 def test_a_layer_that_does_not_run(llama: Any) -> None:
     llama.unused = nn.Linear(2, 2)
-    inputs = Inputs(Runner(llama, build_tokenizer()), {"unused": llama.unused})
+    inputs = LayerInputs(Runner(llama, build_tokenizer()), {"unused": llama.unused})
     with pytest.raises(ModelError, match="unused gets no vector for every token"):
         inputs.at("unused", ROWS)
 

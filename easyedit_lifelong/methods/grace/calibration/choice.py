@@ -1,22 +1,23 @@
-"""What a calibration picks, by rules that can be said in a sentence each."""
+"""The rules by which a calibration chooses; each can be stated in a sentence."""
 
 from __future__ import annotations
 
 import decimal
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from easyedit_lifelong.calibration.finding import WHITENED, Finding, dist_fn_of
-from easyedit_lifelong.calibration.gates import Gate
-from easyedit_lifelong.calibration.trials import Point, Trial
+from easyedit_lifelong.methods.grace.calibration.finding import WHITENED, Finding, dist_fn_of
+from easyedit_lifelong.methods.grace.calibration.gates import Gate
+from easyedit_lifelong.methods.grace.calibration.trials import Point, Trial
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 
 AUTO = "auto"
 _AUTO_FINDS = 0.95
 """``eps: auto`` is kept if it finds this share of what one radius for all keys does …"""
 _AUTO_FIRES = 2.0
-"""… and fires in no more than so many times the locality prompts that it was allowed, or in one."""
+"""… and fires in at most so many times the permitted number of locality prompts, or in one prompt."""
 
 
 def best_finding(findings: Sequence[Finding], rate: float) -> Finding:
@@ -29,17 +30,19 @@ def eps_of(finding: Finding, rate: float, n_locality: int) -> float | str:
     common, auto = finding.at(rate), finding.auto
     finds = auto.found >= _AUTO_FINDS * common.found
     stays = auto.fires * n_locality <= max(1.0, _AUTO_FIRES * rate * n_locality) + 1e-6
-    return AUTO if finds and stays else _rounded_down(common.eps)
+    # Four digits, none of which makes the radius wider.
+    rounding = decimal.Context(prec=4, rounding=decimal.ROUND_FLOOR)
+    return AUTO if finds and stays else float(rounding.create_decimal(common.eps))
 
 
 def best_gates(gates: Sequence[Gate], count: int) -> list[Gate]:
-    """Return the layers whose gates tell a paraphrase best from another question, the best first."""
+    """Return the layers whose gates separate paraphrases from other questions best, the best first."""
     return sorted(gates, key=lambda gate: gate.auc, reverse=True)[:count]
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What is picked.
+    """What is chosen.
 
     Attributes:
         finding: where subjects are found, and by which distance.
@@ -54,19 +57,24 @@ class Choice:
     point: Point
 
     def values(self, rate: float) -> dict[str, Any]:
-        """Return the hyperparameters that are picked, by name."""
-        return {
-            **values_of(self.finding, self.eps, rate), "answer_layer": self.trial.layer, "gate_eps": self.point.gate,
-        }  # fmt: skip
+        """Return the chosen hyperparameters, by name."""
+        return values_of(self.finding, self.eps, rate, self.trial.layer, self.point.gate)
 
 
-def values_of(finding: Finding, eps: float | str, rate: float) -> dict[str, Any]:
-    """Return the hyperparameters of where subjects are found, by name."""
+def values_of(
+    finding: Finding, eps: float | str, rate: float, answer_layer: str, gate_eps: float | None
+) -> dict[str, Any]:
+    """Return the hyperparameters of where subjects are found and edits answer, by name."""
     return {
-        "query_token": "subject_last", "inner_params": [f"{finding.layer}.weight"],
-        "dist_fn": dist_fn_of(finding.distance), "whiten": finding.distance == WHITENED, "eps": eps,
+        "query_token": "subject_last",
+        "inner_params": [f"{finding.layer}.weight"],
+        "dist_fn": dist_fn_of(finding.distance),
+        "whiten": finding.distance == WHITENED,
+        "eps": eps,
         "false_fire_rate": rate,
-    }  # fmt: skip
+        "answer_layer": answer_layer,
+        "gate_eps": gate_eps,
+    }
 
 
 def narrowest(trial: Trial, share: float) -> Point:
@@ -76,26 +84,15 @@ def narrowest(trial: Trial, share: float) -> Point:
 
 
 def best_trial(trials: Sequence[Trial], share: float) -> tuple[Trial, Point]:
-    """Return the layer whose edits score best behind their narrowest gate: by the harmonic mean of all four scores."""
-    picked = [(trial, narrowest(trial, share)) for trial in trials]
-    return max(picked, key=lambda one: harmonic(one[1]))
-
-
-def harmonic(point: Point) -> float:
-    """Return the harmonic mean of a point's scores; 0 if one of them is."""
-    scores = (point.reliability, point.generality, point.locality, point.relation_specificity)
-    return len(scores) / sum(1 / score for score in scores) if all(score > 0 for score in scores) else 0.0
+    """Return the layer whose edits score best behind their narrowest gate, by the harmonic mean of all four scores."""
+    chosen = [(trial, narrowest(trial, share)) for trial in trials]
+    return max(chosen, key=lambda one: statistics.harmonic_mean(one[1].scores))
 
 
 def with_values(hparams: GraceHyperParams, values: dict[str, Any]) -> GraceHyperParams:
     """Return hyperparameters with some replaced.
 
     Raises:
-        HyperParameterError: they can't be had together.
+        HyperParameterError: they contradict each other.
     """
     return GraceHyperParams.from_values({**hparams.to_dict(), **values}, hparams.source)
-
-
-def _rounded_down(radius: float) -> float:
-    """Return a radius with four digits, none of which makes it wider."""
-    return float(decimal.Context(prec=4, rounding=decimal.ROUND_FLOOR).create_decimal(radius))

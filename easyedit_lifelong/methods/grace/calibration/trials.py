@@ -1,14 +1,14 @@
-"""Edits on trial: what a gate costs in generality, and what it saves of other facts about an edit's subject."""
+"""Edits on trial: what a gate costs in generality, and how many other facts about an edit's subject it spares."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from easyedit_lifelong.calibration.passes import Counting
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
+from easyedit_lifelong.methods.calibrator import Progress, no_progress
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 
@@ -23,8 +23,8 @@ class Point:
         gate: the gate's radius; None for no gate.
         reliability: of the edits' own prompts.
         generality: of their paraphrases.
-        locality: share of tokens that stayed what they were, of facts about something else.
-        relation_specificity: likewise, of other facts about the same subjects.
+        locality: share of unchanged tokens, in facts about other subjects.
+        relation_specificity: share of unchanged tokens, in other facts about the same subjects.
     """
 
     gate: float | None
@@ -32,6 +32,11 @@ class Point:
     generality: float
     locality: float
     relation_specificity: float
+
+    @property
+    def scores(self) -> list[float]:
+        """The scores, in the order of :data:`SCORES`."""
+        return [getattr(self, name) for name in SCORES]
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class Trial:
     Attributes:
         layer: its path.
         n_edits: how many edits were made, in one codebook.
-        n_keys: how many keys they left there.
+        n_keys: how many keys the codebook holds then.
         points: scores at each gate, the narrowest first, no gate last.
     """
 
@@ -50,29 +55,29 @@ class Trial:
     n_keys: int
     points: tuple[Point, ...]
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Trial:
-        """Return what ``dataclasses.asdict`` made a dictionary of."""
-        return cls(**{**values, "points": tuple(Point(**point) for point in values["points"])})
-
 
 def try_edits(
-    model: Any, tokenizer: Any, requests: Sequence[EditRequest], hparams: GraceHyperParams, gates: Sequence[float],
-    board: Scoreboard, progress: Counting | None = None,
-) -> Trial:  # fmt: skip
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[EditRequest],
+    hparams: GraceHyperParams,
+    gates: Sequence[float],
+    board: Scoreboard,
+    progress: Progress = no_progress,
+) -> Trial:
     """Make edits, score them behind each gate, and take them back.
 
     Args:
-        model: an unedited model, which it is again after.
+        model: an unedited model, which it is again afterwards.
         tokenizer: its tokenizer.
         requests: the edits.
         hparams: GRACE's hyperparameters, with an ``answer_layer`` and any ``gate_eps``.
         gates: radii to score at.
         board: knows the unedited model's answers.
-        progress: hears of what is done: edits and scorings.
+        progress: called after each batch of edits and each scoring.
 
     Raises:
-        DataError: a record can't be used.
+        DataError: a record cannot be used.
         EditError: an edit failed.
     """
     editor = GraceEditor.on(model, tokenizer, hparams)
@@ -81,7 +86,7 @@ def try_edits(
     try:
         for start in range(0, len(requests), size):
             editor.edit(requests[start : start + size])
-            _tell(progress, min(start + size, len(requests)), total)
+            progress(min(start + size, len(requests)), total)
         codebook = editor.codebook
         assert codebook is not None and hparams.answer_layer is not None
         keys = len(codebook)
@@ -89,12 +94,7 @@ def try_edits(
             codebook.gate_eps = gate
             scores = board.score(model, requests).values
             points.append(Point(gate, *(scores[name] for name in SCORES)))
-            _tell(progress, len(requests) + number, total)
+            progress(len(requests) + number, total)
     finally:
         editor.take_back(list(editor.records))
     return Trial(hparams.answer_layer, len(requests), keys, tuple(points))
-
-
-def _tell(progress: Counting | None, done: int, total: int) -> None:
-    if progress is not None:
-        progress(done, total)

@@ -13,11 +13,12 @@ from calibration_records import facts, write_inputs
 from conftest import build_model, build_tokenizer
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
-from easyedit_lifelong.calibration import study
-from easyedit_lifelong.commands import calibrate as calibrating
-from easyedit_lifelong.commands.calibrate import Options, calibrate_session
-from easyedit_lifelong.commands.main import main
+from easyedit_lifelong.commands import calibrate_session as calibrating
+from easyedit_lifelong.commands.calibrate_files import hparams_text
+from easyedit_lifelong.commands.main import build_parser, main
 from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
+from easyedit_lifelong.methods.grace.calibration import study
+from easyedit_lifelong.methods.grace.calibration.calibrator import GraceCalibrator
 
 FILES = ["calibrated.yaml", "calibration.json", "calibration.md", "calibration.png"]
 
@@ -136,19 +137,25 @@ def test_refusals_before_the_model_loads(
         raise AssertionError("the model was loaded before everything was checked")
 
     monkeypatch.setattr(calibrating, "load_for", load)
-    data, out = str(tmp_path / "facts.json"), tmp_path / "out"
+
+    def calibrate(hparams: str, *more: str) -> None:
+        # A later option overrides an earlier one.
+        arguments = build_parser().parse_args([*words, "--hparams", hparams, *more])
+        calibrating.calibrate_session(arguments)
+
     with pytest.raises(HyperParameterError, match="query_token: prompt_last; calibrate is for GRACE by subjects"):
-        calibrate_session(Options("GRACE/smollm2-135m", data, out))
-    with pytest.raises(HyperParameterError, match="is for CoachHook; calibrate is for"):
-        calibrate_session(Options("CoachHook/smollm2-135m", data, out))
+        calibrate("GRACE/smollm2-135m")
+    with pytest.raises(HyperParameterError, match="is for CoachHook; calibrate is for GRACE by subjects") as caught:
+        calibrate("CoachHook/smollm2-135m")
+    assert "Begin with GRACE/smollm2-135m-subject, or a copy of it, and --model." in str(caught.value)
     good = str(tmp_path / "subject.yaml")
     with pytest.raises(HyperParameterError, match="--false-fire-rate 1"):
-        calibrate_session(Options(good, data, out, false_fire_rate=1.0))
+        calibrate(good, "--false-fire-rate", "1")
     with pytest.raises(RunError, match="holds no calibration to resume"):
-        calibrate_session(Options(good, data, out, resume=True))
+        calibrate(good, "--resume")
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match="is a file"):
-        calibrate_session(Options(good, data, tmp_path / "file"))
+        calibrate(good, "--out", str(tmp_path / "file"))
 
 
 @pytest.mark.parametrize("wrong", ["0", "1.5", "much"])
@@ -156,3 +163,13 @@ def test_a_share_is_one(wrong: str, words: list[str], capsys: pytest.CaptureFixt
     with pytest.raises(SystemExit):
         main([*words, "--generality", wrong])
     assert "--generality" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gate", [0.4, None])
+def test_the_hyperparameter_file(gate: float | None) -> None:
+    given = {"alg_name": "GRACE", "inner_params": ["old"], "key_templates": ["Well: {prompt} # really"], "seed": 3}
+    chosen = {"inner_params": ["h.1.c_fc.weight"], "eps": 0.1, "gate_eps": gate}
+    text = hparams_text(given, chosen, GraceCalibrator.comments, "Found so:\nby looking")
+    assert yaml.safe_load(text) == {**given, **chosen}
+    assert text.startswith("# Found so:\n# by looking\nalg_name: GRACE\n")
+    assert "gate_eps: " + ("null" if gate is None else "0.4") + " # calibrated" in text
