@@ -45,8 +45,8 @@ _LAZY = {
     "rollback_case": "easyedit_lifelong.edits",
     "rollback_folder": "easyedit_lifelong.edits",
     "rollback_to_batch": "easyedit_lifelong.edits",
-    "run_lifelong": "easyedit_lifelong.runs.lifelong",
-    "run_consecutive": "easyedit_lifelong.runs.consecutive",
+    "run_lifelong": "easyedit_lifelong.runs.api",
+    "run_consecutive": "easyedit_lifelong.runs.api",
     "prompt_lengths": "easyedit_lifelong.models.positions",
     "PositionTracker": "easyedit_lifelong.models.positions",
     "Rollback": "easyedit_lifelong.methods.shared.rollback",
@@ -88,8 +88,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.models.positions import PositionTracker, prompt_lengths
     from easyedit_lifelong.plugins import get_plugins
     from easyedit_lifelong.registry import DatasetReader, TrackerType
-    from easyedit_lifelong.runs.consecutive import run_consecutive
-    from easyedit_lifelong.runs.lifelong import run_lifelong
+    from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
 
 __all__ = [
     "CoachHookHyperParams", "DatasetReader", "EditError", "EditMethod", "EditRequest", "EditResult", "GraceHyperParams",

@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 from conftest import FAMILIES, WORDS, build_model, state_of
-from test_scoreboard import TableModel
+from table_model import TableModel
 
 from easyedit_lifelong import hookimpl, run_consecutive
 from easyedit_lifelong.data.request import EditRequest, Probe

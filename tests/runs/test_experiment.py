@@ -22,7 +22,7 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs import run_config as records
-from easyedit_lifelong.runs.experiment import experiment_folders, find_experiment, read_experiment
+from easyedit_lifelong.runs.experiment_files import experiment_folders, find_experiment, read_experiment
 from easyedit_lifelong.runs.schedule import Schedule
 
 SHIPPED = sorted(file for folder in experiment_folders() for file in folder.glob("*.yaml"))
