@@ -14,7 +14,7 @@ import pluggy
 
 from easyedit_lifelong import hookspecs
 from easyedit_lifelong.errors import DuplicateNameError, PluginError
-from easyedit_lifelong.registry import DatasetReader, ModelMethod, Registry, TrackerType
+from easyedit_lifelong.registry import DatasetReader, ModelMethod, RecordLoader, Registry, TrackerType
 
 if TYPE_CHECKING:
     from easyedit_lifelong.methods.base import EditMethod
@@ -25,6 +25,7 @@ BUILT_IN = (
     "easyedit_lifelong.methods.grace.plugin",
     "easyedit_lifelong.methods.coachhook.plugin",
     "easyedit_lifelong.data.plugin",
+    "easyedit_lifelong.bridge.plugin",
     "easyedit_lifelong.edits.plugin",
     "easyedit_lifelong.reporting.plugin",
 )
@@ -42,6 +43,7 @@ class Plugins:
     manager: pluggy.PluginManager
     methods: Registry[EditMethod] = field(default_factory=lambda: Registry("editing method", _edit_method_class()))
     readers: Registry[DatasetReader] = field(default_factory=lambda: Registry("dataset format", DatasetReader))
+    loaders: Registry[RecordLoader] = field(default_factory=lambda: Registry("record loader", RecordLoader))
     trackers: Registry[TrackerType] = field(default_factory=lambda: Registry("tracker", TrackerType))
     model_methods: Registry[ModelMethod] = field(default_factory=lambda: Registry("model method", ModelMethod))
     broken: dict[str, str] = field(default_factory=dict)
@@ -66,7 +68,7 @@ class Plugins:
             raise
 
     def _remove(self, plugin: Any, name: str) -> None:
-        for registry in (self.methods, self.readers, self.trackers, self.model_methods):
+        for registry in (self.methods, self.readers, self.loaders, self.trackers, self.model_methods):
             registry.discard(name)
         if self.manager.is_registered(plugin):
             self.manager.unregister(plugin)
@@ -76,6 +78,7 @@ class Plugins:
         for hook, registry in (
             ("register_methods", self.methods),
             ("register_readers", self.readers),
+            ("register_loaders", self.loaders),
             ("register_trackers", self.trackers),
             ("register_model_methods", self.model_methods),
         ):

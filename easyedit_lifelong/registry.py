@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -43,6 +43,21 @@ class DatasetReader:
     read: Callable[[Path], Iterable[EditRequest]]
     description: str = ""
     task: str = "qa"
+
+
+@dataclass(frozen=True)
+class RecordLoader:
+    """Reads the files of a dataset format in place of the format's native loader.
+
+    Attributes:
+        name: the format's name.
+        load: ``load(path)`` returns the records in EasyEdit's request fields, each with a ``case_id``.
+        available: whether the loader can be used here; if not, the native loader reads the file.
+    """
+
+    name: str
+    load: Callable[[Path], Sequence[Mapping[str, Any]]]
+    available: Callable[[], bool] = lambda: True
 
 
 @dataclass(frozen=True)
