@@ -33,8 +33,7 @@ from easyedit_lifelong.methods.calibrator import CalibrationOutcome, Calibrator,
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.reporting.calibrate_plot import panels_png
-from easyedit_lifelong.reporting.calibrate_tables import markdown, show
+from easyedit_lifelong.reporting.calibrate_outcome import markdown, panels_png, show
 from easyedit_lifelong.reporting.console_tables import say
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.runs.checks import find_method
