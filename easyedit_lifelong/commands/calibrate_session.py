@@ -28,7 +28,7 @@ from easyedit_lifelong.commands.calibrate_files import (
 from easyedit_lifelong.commands.run_session import load_for, reader_of
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.errors import HyperParameterError, RunError
-from easyedit_lifelong.hyperparams import find_hparams, hparams_values, read_hparams_file
+from easyedit_lifelong.hparams_files import find_hparams, hparams_values, read_hparams_file
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, Calibrator, Progress
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
