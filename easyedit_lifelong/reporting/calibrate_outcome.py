@@ -1,4 +1,4 @@
-"""A calibration's plots, side by side in one picture."""
+"""A calibration's outcome as people look at it: tables for the terminal and for the file, and plots in one picture."""
 
 from __future__ import annotations
 
@@ -6,12 +6,33 @@ import io
 from collections.abc import Sequence
 
 from matplotlib.axes import Axes
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
 
-from easyedit_lifelong.methods.calibrator import PlotPanel
+from easyedit_lifelong.methods.calibrator import PlotPanel, TextTable
 from easyedit_lifelong.reporting.report.generations import clean
 from easyedit_lifelong.reporting.report.style import INK, MUTED, drawing, look, new_figure
 
 _DOTS = 120
+
+
+def markdown(table: TextTable) -> str:
+    """Return a table as Markdown, with its title before it."""
+    rule = ["---"] * table.left + ["---:"] * (len(table.headers) - table.left)
+    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in [table.headers, rule, *table.rows])
+    return f"**{table.title}**\n\n{lines}\n"
+
+
+def show(console: Console, table: TextTable) -> None:
+    """Print a table."""
+    grid = Table(title=f"\n{table.title}", title_justify="left", box=None, pad_edge=False)
+    for number, header in enumerate(table.headers):
+        text = number < table.left
+        grid.add_column(header, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    for row in table.rows:
+        grid.add_row(*map(Text, row))
+    console.print(grid)
 
 
 def panels_png(panels: Sequence[PlotPanel]) -> bytes:
