@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor, nn
 
-from easyedit_lifelong.methods.grace.subject.activations import passes
+from easyedit_lifelong.models.capture import input_batches
 from easyedit_lifelong.models.runner import Runner
 
 Counting = Callable[[int, int], None]
@@ -41,7 +41,7 @@ class Inputs:
         known = next(iter(self._taken.values()))
         missing = dict.fromkeys(tuple(row) for row in rows if tuple(row) not in known)
         done = 0
-        for batch, seen in passes(self._runner, self._layers, [list(row) for row in missing]):
+        for batch, seen in input_batches(self._runner, self._layers, [list(row) for row in missing]):
             for path, inputs in seen.items():
                 for row, vectors in zip(batch, inputs.cpu(), strict=True):
                     first = len(row) - 1 if self._ends_only else 0

@@ -17,8 +17,8 @@ from easyedit_lifelong.calibration.records import usable_records, with_other_rel
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.methods.grace.subject.activations import inputs_at
 from easyedit_lifelong.models.anatomy import anatomy_of
+from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
 
