@@ -40,9 +40,9 @@ from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.study import Settings, Steps, calibrate
 from easyedit_lifelong.methods.grace.calibration.usable_records import with_other_relations
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.subject.activations import inputs_at
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.subject_positions import subject_position
+from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
 
