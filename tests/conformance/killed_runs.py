@@ -1,6 +1,7 @@
 """Kill every method's run at several moments, resume it, and compare it with one that was not killed.
 
-``python -m tests.conformance.killed_runs FOLDER`` prints JSON: of each case, how many runs were killed, and what differs.
+``python -m tests.conformance.killed_runs FOLDER`` prints JSON: of each case, how many runs were killed, and what
+differs.
 """
 
 from __future__ import annotations
