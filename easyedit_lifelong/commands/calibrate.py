@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import functools
 import shlex
@@ -28,6 +29,8 @@ from easyedit_lifelong.calibration.files import (
 )
 from easyedit_lifelong.calibration.study import Calibration, Settings, Steps, calibrate
 from easyedit_lifelong.clock import now
+from easyedit_lifelong.commands.option_types import positive_int, share
+from easyedit_lifelong.commands.run_options import DATA, add_model_arguments
 from easyedit_lifelong.commands.run_session import load_for, reader_of
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
@@ -48,6 +51,60 @@ from easyedit_lifelong.runs.run_folder import check_free
 _ELSEWHERE = ("device", "model_parallel", "inner_params", "dist_fn", "whiten", "eps", "answer_layer", "gate_eps",
               "false_fire_rate", "model_name")  # fmt: skip
 """Hyperparameters that a resumed calibration may be given otherwise: where it computes, and what it picks itself."""
+
+HELP = "pick layers, distance, radius and gate of GRACE by subjects for a model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the calibration."""
+    add = parser.add_argument
+    add("--hparams", required=True, help="file of GRACE by subjects to begin with, or GRACE/smollm2-135m-subject")
+    add(*DATA, required=True, metavar="FILE", help="records held aside: a file, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
+    add("--format", help="of --data: zsre, counterfact, json, or another of `plugins` (default: as the file looks)")
+    add(
+        "--limit",
+        "--sample",
+        type=positive_int,
+        default=500,
+        metavar="N",
+        help="only the first N records of --data (default 500)",
+    )
+    add("--edits", type=positive_int, default=50, metavar="N", help="edit the first N of them (default 50)")
+    add("--layers", metavar="L", help="where subjects may be found: blocks, such as 1-4,6, or modules")
+    add("--answer-layers", metavar="L", help="where edits may answer: later blocks, or modules")
+    add("--tries", type=positive_int, default=2, metavar="N", help="edit at the N most promising of these (default 2)")
+    add(
+        "--false-fire-rate",
+        type=share,
+        metavar="R",
+        help="share of unrelated prompts in which a key may be found (default: the file's)",
+    )
+    add(
+        "--generality",
+        type=share,
+        default=0.9,
+        metavar="G",
+        help="share of the generality without a gate that the gate has to leave (default 0.9)",
+    )
+    add(
+        "--out",
+        type=Path,
+        default=Path("runs/calibration"),
+        metavar="DIR",
+        help="folder for the results (default runs/calibration)",
+    )
+    add_model_arguments(parser)
+    add("--resume", action="store_true", help="go on with the calibration in --out that was cut short")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Calibrate as the arguments say.
+
+    Raises:
+        LifelongError: an input cannot be used.
+    """
+    calibrate_session(Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__}))
+    return 0
 
 
 @dataclass(frozen=True)

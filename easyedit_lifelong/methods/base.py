@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from easyedit_lifelong.data.request import EditRequest
+    from easyedit_lifelong.evaluation.scope import Scope
     from easyedit_lifelong.methods.shared.records import EditRecord
 
 
@@ -391,6 +392,8 @@ class EditMethod:
             they cannot be joined.
         plain_weights: ``plain_weights(model)`` returns the edits as ordinary weights; raises an :class:`EditError`
             that says why if weights cannot hold them.
+        study_scope: ``study_scope(model, tok, requests)`` returns where the edits of an edited model act in the
+            requests' prompts and paraphrases.
     """
 
     name: str
@@ -409,3 +412,4 @@ class EditMethod:
     describe: Callable[[EditsPart, str, float], InspectedPart] | None = None
     merge: Callable[[Sequence[MergeSource]], MergedEdits] | None = None
     plain_weights: Callable[[Any], PlainWeights] | None = None
+    study_scope: Callable[[Any, Any, Sequence[EditRequest]], Scope] | None = None

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from test_cli import FACTS, HPARAMS, RETENTION
 
 from easyedit_lifelong import run_lifelong
 from easyedit_lifelong.commands.main import main
@@ -24,6 +23,7 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.commands.run_session import file_session, hyperparameters_of
+from tests.commands.desk import FACTS, HPARAMS, RETENTION
 
 SHIPPED = sorted(file for folder in experiment_folders() for file in folder.glob("*.yaml"))
 

@@ -11,6 +11,7 @@ from easyedit_lifelong.methods.coachhook.check import check_model, check_request
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.moments import second_moments
 from easyedit_lifelong.methods.coachhook.porter import CoachHookPorter
+from easyedit_lifelong.methods.coachhook.scope import study_scope
 from easyedit_lifelong.methods.coachhook.store import CoachHookKeeper
 
 
@@ -20,6 +21,6 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
     method = EditMethod(
         "CoachHook", CoachHookHyperParams, apply_coachhook_to_model, batchable=True,
         check=check_model, check_requests=check_requests, prepare=second_moments, state=CoachHookKeeper(),
-        edits=CoachHookPorter(),
+        edits=CoachHookPorter(), study_scope=study_scope,
     )  # fmt: skip
     register(method)
