@@ -27,11 +27,10 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.demo_tables import answers, comparison_table, show_answers
 from easyedit_lifelong.reporting.progress import count_progress, edit_progress
-from easyedit_lifelong.runs.checks import RunResult
-from easyedit_lifelong.runs.consecutive import run_consecutive
+from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
-from easyedit_lifelong.runs.lifelong import run_lifelong
 from easyedit_lifelong.runs.run_folder import CONFIG
+from easyedit_lifelong.runs.state import RunResult
 
 HELP = "edit SmolLM2-135M with sample facts, by GRACE and by CoachHook, side by side"
 

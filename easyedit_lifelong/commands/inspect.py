@@ -9,21 +9,14 @@ from rich.console import Console
 
 from easyedit_lifelong.commands.option_types import count, positive_float
 from easyedit_lifelong.commands.saved_edits import amount_of
-from easyedit_lifelong.edits.inspect_folder import InspectedPart, inspect_edits
+from easyedit_lifelong.edits.inspect_folder import inspect_edits
+from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.reporting.console_tables import print_json, say
 from easyedit_lifelong.reporting.folder_tables import EDIT, cell, text_table, wide_console
 
 HELP = "show what a folder of saved edits holds"
 
 _NEAR_SHOWN = 20
-_KEY_COLUMNS = {
-    "key": "key",
-    "radius": "radius",
-    "hits": "hits",
-    "nearest key": "neighbour",
-    "nearness": "nearness",
-}
-"""The columns of edits that have keys, each with the name of its entry."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,16 +62,13 @@ def _show_edits(console: Console, part: InspectedPart, limit: int) -> None:
     settings = ", ".join(f"{name} {value}" for name, value in part.settings.items())
     title = f"{part.method} on {', '.join(part.layers)} ({settings}): {amount_of(len(part.edits))}"
     first = max(0, len(part.edits) - limit) if limit else 0
-    columns = {"batch": "batch"} if part.batches else {}
-    if any("key" in edit for edit in part.edits):
-        columns = _KEY_COLUMNS
     rows = []
     for number, edit in enumerate(part.edits[first:], start=first + 1):
         replaced = f" (replaced by edit {edit['replaced_by']})" if edit.get("replaced_by") else ""
         text = f"{edit['prompt']} → {edit['target_new']}{replaced}"
-        values = [cell(edit.get(name)) for name in columns.values()]
+        values = [cell(edit.get(name)) for name in part.columns.values()]
         rows.append([str(number), str(edit["case_id"]), text, edit["time"][:16].replace("T", " "), *values])
-    text_table(console, rows, ["edit", "case", EDIT, "made (UTC)", *columns], title)
+    text_table(console, rows, ["edit", "case", EDIT, "made (UTC)", *part.columns], title)
     if first > 0:
         say(console, f"… and {first} before these: --limit 0 shows all, --json has them, too.")
 

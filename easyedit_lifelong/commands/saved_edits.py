@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.edits_folder import INDEX, read_index
+from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.edits_hub import edits_folder
+from easyedit_lifelong.edits.parts import read_description
 from easyedit_lifelong.errors import ModelError, RunError
 from easyedit_lifelong.models.load import load_model
 
@@ -61,7 +62,7 @@ class Saved:
             RunError: there are none, or their index is damaged.
         """
         folder = edits_folder(edits)
-        index = read_index(folder)
+        index = read_description(folder)
         try:
             made_on, parts = str(index["model"]["name"]), index["parts"]
             records = [dict(edit) for part in parts for edit in part["edits"]]
