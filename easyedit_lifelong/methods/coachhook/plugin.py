@@ -13,6 +13,7 @@ from easyedit_lifelong.methods.coachhook.describe import describe
 from easyedit_lifelong.methods.coachhook.explain import explain
 from easyedit_lifelong.methods.coachhook.moments import second_moments
 from easyedit_lifelong.methods.coachhook.report import report_sections
+from easyedit_lifelong.methods.coachhook.scope import study_scope
 from easyedit_lifelong.methods.coachhook.store import CoachHookRemoval, CoachHookStore, plain_weights
 
 _REASONS = {
@@ -45,6 +46,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             describe=describe,
             plain_weights=plain_weights,
             report_sections=report_sections,
+            study_scope=study_scope,
             reasons=_REASONS,
         )
     )

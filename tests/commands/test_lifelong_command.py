@@ -1,40 +1,27 @@
-"""The command line: what it prints, what it leaves on disk, and its exit code."""
+"""``lifelong``: its output, its files, its refusals, and its exit code."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-import easyedit_lifelong
 from easyedit_lifelong.commands.main import main
+from tests.commands.desk import FACTS, HPARAMS, RETENTION, Desk, call
 
-HPARAMS: dict[str, Any] = {
-    "alg_name": "GRACE", "inner_params": ["model.layers[2].mlp.down_proj.weight"], "device": "cpu",
-    "n_iter": 30, "eps": 0.5, "stop_loss": 0.5,
-}  # fmt: skip
-FACTS: list[dict[str, Any]] = [
-    {"prompt": "the capital of France is", "target_new": "Rome", "rephrase_prompt": "capital of France",
-     "locality_prompt": "the capital of Peru is", "locality_ground_truth": "London"},
-    {"prompt": "who wrote Hamlet", "target_new": "old king"},
-    {"prompt": "moon made from", "target_new": "snow"},
-]  # fmt: skip
-RETENTION = [{"prompt": "the river is", "answer": "blue"}]
 LONG = " ".join(["sea"] * 64)
 
 
-class Desk:
-    """A folder with good inputs, for a test to spoil, and the command line."""
+class LifelongDesk(Desk):
+    """A folder with good inputs of ``lifelong``."""
 
     def __init__(self, folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.capsys = folder, capsys
+        super().__init__(folder, checkpoint, capsys)
         self.data, self.hparams, self.out = folder / "facts.json", folder / "grace.yaml", folder / "run"
         self.retention = folder / "retention.json"
         self.values = {**HPARAMS, "model_name": str(checkpoint)}
@@ -47,42 +34,19 @@ class Desk:
 
     def run(self, *more: Any, **options: Any) -> tuple[int, str, str]:
         given = {"hparams": self.hparams, "data": self.data, "out": self.out, "retention": self.retention, **options}
-        words = [str(word) for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
-        try:
-            code = main(["lifelong", *words, *map(str, more)])
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1
-        captured = self.capsys.readouterr()
-        return code, captured.out, captured.err
-
-    def refused(self, *more: Any, **options: Any) -> str:
-        """Run what can't be run; return the one line that says why."""
-        before = self._files()
-        code, out, err = self.run(*more, **options)
-        said = [line for line in err.splitlines() if line.startswith("easyedit-lifelong: ")]
-        assert code == 1, out + err
-        assert "Traceback" not in out + err
-        assert len(said) == 1, err
-        assert err.rstrip().splitlines()[-1] == said[0], "the message is one line, and the last"
-        assert self._files() == before, "something was written, or left behind"
-        return said[0].removeprefix("easyedit-lifelong: ")
-
-    def _files(self) -> dict[str, bytes | None]:
-        return {
-            str(path.relative_to(self.folder)): path.read_bytes() if path.is_file() else None
-            for path in self.folder.rglob("*")
-        }
+        words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+        return call(self.capsys, "lifelong", *words, *more)
 
 
 @pytest.fixture
-def desk(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> Desk:
-    return Desk(tmp_path, checkpoint, capsys)
+def desk(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> LifelongDesk:
+    return LifelongDesk(tmp_path, checkpoint, capsys)
 
 
 # ------------------------------------------------------------------ what works
 
 
-def test_a_run(desk: Desk, checkpoint: Path) -> None:
+def test_a_run(desk: LifelongDesk, checkpoint: Path) -> None:
     code, out, err = desk.run("--eval-every", 2)
     assert code == 0, err
     assert sorted(path.name for path in desk.out.iterdir()) == [
@@ -100,7 +64,7 @@ def test_a_run(desk: Desk, checkpoint: Path) -> None:
     assert "Traceback" not in out + err
 
 
-def test_options_reach_the_run(desk: Desk, checkpoint: Path, tmp_path: Path) -> None:
+def test_options_reach_the_run(desk: LifelongDesk, checkpoint: Path, tmp_path: Path) -> None:
     desk.write(model_name="nothing", device="cuda:9")
     other = Path(shutil.copytree(checkpoint, tmp_path / "other-model"))
     code, _, err = desk.run(
@@ -112,20 +76,20 @@ def test_options_reach_the_run(desk: Desk, checkpoint: Path, tmp_path: Path) -> 
     assert (desk.out / "metrics.csv").read_text().startswith("n_edits,")
 
 
-def test_the_default_held_out_facts(desk: Desk) -> None:
+def test_the_default_held_out_facts(desk: LifelongDesk) -> None:
     code = main(["lifelong", "--hparams", str(desk.hparams), "--data", str(desk.data), "--out", str(desk.out)])
     assert code == 0
     assert "TRR" in json.loads((desk.out / "summary.json").read_text())["metrics"]
 
 
-def test_a_schedule(desk: Desk) -> None:
+def test_a_schedule(desk: LifelongDesk) -> None:
     code, _, err = desk.run("--eval-at", "1,2", "--eval-sample", 1)
     assert code == 0, err
     lines = [json.loads(line) for line in (desk.out / "metrics.jsonl").read_text().splitlines()]
     assert [(line["n_edits"], line.get("sampled")) for line in lines] == [(1, None), (2, 1), (3, 1)]
 
 
-def test_a_cut_short_run_goes_on(desk: Desk) -> None:
+def test_a_cut_short_run_goes_on(desk: LifelongDesk) -> None:
     assert desk.run()[0] == 0
     whole = json.loads((desk.out / "summary.json").read_text())
     for name in ("summary.json", "metrics.jsonl"):
@@ -141,11 +105,11 @@ def test_a_cut_short_run_goes_on(desk: Desk) -> None:
     assert "holds no run to resume" in desk.refused("--resume", out=desk.folder / "nothing")
 
 
-def test_more_edits_than_there_are(desk: Desk) -> None:
+def test_more_edits_than_there_are(desk: LifelongDesk) -> None:
     assert desk.run("--edits", 100)[0] == 0
 
 
-def test_names_with_brackets_are_printed_as_they_are(desk: Desk) -> None:
+def test_names_with_brackets_are_printed_as_they_are(desk: LifelongDesk) -> None:
     """Rich takes [bold] for markup; a path is no markup."""
     data = desk.folder / "facts[bold].json"
     desk.data.rename(data)
@@ -156,7 +120,7 @@ def test_names_with_brackets_are_printed_as_they_are(desk: Desk) -> None:
     assert "run[red]" in unwrapped
 
 
-def test_a_folder_that_looks_like_broken_markup(desk: Desk) -> None:
+def test_a_folder_that_looks_like_broken_markup(desk: LifelongDesk) -> None:
     """The last line of a run of hours is no place to fail."""
     folder = desk.folder / "a["
     folder.mkdir()
@@ -194,7 +158,7 @@ def test_a_folder_that_looks_like_broken_markup(desk: Desk) -> None:
         ([*FACTS, {"prompt": LONG, "target_new": "t"}], "context is 64. Shorten it or leave the record out."),
     ],
 )  # fmt: skip
-def test_bad_data(desk: Desk, facts: Any, says: str) -> None:
+def test_bad_data(desk: LifelongDesk, facts: Any, says: str) -> None:
     desk.write(facts)
     message = desk.refused()
     assert message.startswith(str(desk.data))
@@ -202,11 +166,11 @@ def test_bad_data(desk: Desk, facts: Any, says: str) -> None:
 
 
 @pytest.mark.parametrize("data_format", ["zsre", "counterfact"])
-def test_bad_data_in_the_benchmarks_forms(desk: Desk, data_format: str) -> None:
+def test_bad_data_in_the_benchmarks_forms(desk: LifelongDesk, data_format: str) -> None:
     assert f"{desk.data}, record 0, field" in desk.refused(format=data_format)
 
 
-def test_missing_files(desk: Desk) -> None:
+def test_missing_files(desk: LifelongDesk) -> None:
     nothing = desk.folder / "nothing"
     assert desk.refused(data=nothing) == f"{nothing}: no such data file"
     assert desk.refused(retention=nothing) == f"{nothing}: no such retention file"
@@ -227,21 +191,21 @@ def test_missing_files(desk: Desk) -> None:
         ([{"prompt": LONG, "answer": "a"}], "context is 64"),
     ],
 )
-def test_bad_held_out_facts(desk: Desk, retention: Any, says: str) -> None:
+def test_bad_held_out_facts(desk: LifelongDesk, retention: Any, says: str) -> None:
     desk.write(retention=retention)
     assert says in desk.refused()
 
 
-def test_held_out_facts_that_are_not_text(desk: Desk) -> None:
+def test_held_out_facts_that_are_not_text(desk: LifelongDesk) -> None:
     desk.retention.write_bytes(b'[{"prompt": "caf\xe9", "answer": "x"}]')
     assert desk.refused().startswith(f"{desk.retention}: is not UTF-8 text")
 
 
-def test_an_unknown_format(desk: Desk) -> None:
+def test_an_unknown_format(desk: LifelongDesk) -> None:
     assert "'zrse'. Did you mean 'zsre'?" in desk.refused(format="zrse")
 
 
-def test_an_unknown_tracker(desk: Desk) -> None:
+def test_an_unknown_tracker(desk: LifelongDesk) -> None:
     assert "no tracker is called 'abacus'. Known: csv" in desk.refused("--track", "abacus")
 
 
@@ -264,19 +228,19 @@ def test_an_unknown_tracker(desk: Desk) -> None:
         ({"model_name": ["a", "b"]}, "model_name"),
     ],
 )
-def test_bad_hyperparameters(desk: Desk, values: dict[str, Any], says: str) -> None:
+def test_bad_hyperparameters(desk: LifelongDesk, values: dict[str, Any], says: str) -> None:
     desk.write(**values)
     message = desk.refused()
     assert message.startswith(str(desk.hparams)), "the file is named"
     assert says in message
 
 
-def test_hyperparameters_that_are_no_yaml(desk: Desk) -> None:
+def test_hyperparameters_that_are_no_yaml(desk: LifelongDesk) -> None:
     desk.hparams.write_text("a: [")
     assert "not valid YAML" in desk.refused()
 
 
-def test_a_layer_that_is_not_there(desk: Desk) -> None:
+def test_a_layer_that_is_not_there(desk: LifelongDesk) -> None:
     desk.write(inner_params=["model.layers[2].mlp.down_prj.weight"])
     message = desk.refused()
     assert "'model.layers[2].mlp.down_prj.weight'" in message
@@ -284,7 +248,7 @@ def test_a_layer_that_is_not_there(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("device", ["cuda:99", "gpu"])
-def test_a_device_that_is_not_there(desk: Desk, device: str) -> None:
+def test_a_device_that_is_not_there(desk: LifelongDesk, device: str) -> None:
     for options in ({"device": device}, {}):
         desk.write(device=device)
         message = desk.refused(**options)
@@ -292,12 +256,12 @@ def test_a_device_that_is_not_there(desk: Desk, device: str) -> None:
         assert "Use one of: auto" in message
 
 
-def test_an_unknown_dtype(desk: Desk) -> None:
+def test_an_unknown_dtype(desk: LifelongDesk) -> None:
     desk.write(dtype="float33")
     assert "dtype: 'float33' isn't known. Use one of: auto, float32" in desk.refused()
 
 
-def test_a_model_folder_that_is_none(desk: Desk) -> None:
+def test_a_model_folder_that_is_none(desk: LifelongDesk) -> None:
     empty = desk.folder / "empty"
     empty.mkdir()
     assert desk.refused(model=empty) == f"{empty}: this folder holds no model (it has no config.json)."
@@ -307,26 +271,26 @@ def test_a_model_folder_that_is_none(desk: Desk) -> None:
 # ------------------------------------------------------------------ where the results go
 
 
-def test_a_folder_that_holds_another_run(desk: Desk) -> None:
+def test_a_folder_that_holds_another_run(desk: LifelongDesk) -> None:
     assert desk.run()[0] == 0
     message = desk.refused()
     assert message.startswith(f"{desk.out}: holds another run")
     assert "--out" in message
 
 
-def test_that_is_said_before_the_model_loads(desk: Desk) -> None:
+def test_that_is_said_before_the_model_loads(desk: LifelongDesk) -> None:
     desk.out.mkdir()
     (desk.out / "journal.jsonl").write_text("")
     assert "holds another run" in desk.refused(model=desk.folder / "nothing")
 
 
-def test_a_file_where_the_folder_should_be(desk: Desk) -> None:
+def test_a_file_where_the_folder_should_be(desk: LifelongDesk) -> None:
     assert desk.refused(out=desk.data) == f"{desk.data}: is a file; --out must name a folder"
     nowhere = desk.folder / "nothing"
     assert "can't make this folder" in desk.refused(out=desk.data / "below" / "deep", model=nowhere), "before it loads"
 
 
-def test_a_folder_that_nobody_can_make(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_that_nobody_can_make(desk: LifelongDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     closed, really = desk.folder / "closed", os.access
     closed.mkdir()
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and really(path, mode))
@@ -335,21 +299,21 @@ def test_a_folder_that_nobody_can_make(desk: Desk, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("option", ["out", "data", "hparams", "retention", "model"])
-def test_the_folder_of_somebody_who_is_not_there(desk: Desk, option: str) -> None:
+def test_the_folder_of_somebody_who_is_not_there(desk: LifelongDesk, option: str) -> None:
     assert "~nosuchuser/x: there is no such user here" in desk.refused(**{option: "~nosuchuser/x"})
 
 
-def test_what_the_system_refuses(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_the_system_refuses(desk: LifelongDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied", "/some/file")
 
-    monkeypatch.setattr("easyedit_lifelong.commands.run_session.session", refuse)
+    monkeypatch.setattr("easyedit_lifelong.commands.lifelong.session", refuse)
     assert desk.refused() == "/some/file: Permission denied"
     code, _, err = desk.run("-v")
     assert (code, "Traceback" in err) == (1, True)
 
 
-def test_a_failed_start_is_not_in_the_way_of_the_next(desk: Desk) -> None:
+def test_a_failed_start_is_not_in_the_way_of_the_next(desk: LifelongDesk) -> None:
     """The mistake is mended, the command typed again: no leftovers, no "holds another run"."""
     desk.write(inner_params=["model.layers[9].mlp.down_proj"])
     assert desk.run()[0] == 1
@@ -358,55 +322,7 @@ def test_a_failed_start_is_not_in_the_way_of_the_next(desk: Desk) -> None:
     assert code == 0, err
 
 
-# ------------------------------------------------------------------ wrong usage
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ([], "COMMAND"),
-        (["lifelongg"], "invalid choice"),
-        (["lifelong"], "--hparams"),
-        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--edits", "0"], "'0' is not a whole number"),
-        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--edits", "-3"], "--edits"),
-        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--eval-every", "1.5"], "'1.5' is not a whole"),
-        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--only-eror"], "--only-eror"),
-        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--eval-at", "1,0"], "'0' is not a whole number"),
-        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--eval-at", "1,,9"], "'' is not a whole number"),
-        (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--eval-sample", "0"], "--eval-sample"),
-        (["run"], "FILE"),
-        (["demo", "--edits", "many"], "'many' is not a whole number greater than 0"),
-    ],
-)
-def test_wrong_usage(
-    words: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as caught:
-        main(words)
-    assert caught.value.code == 2
-    assert says in capsys.readouterr().err
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--version"])
-    assert caught.value.code == 0
-    assert capsys.readouterr().out == f"easyedit-lifelong {easyedit_lifelong.__version__}\n"
-
-
-def test_plugins_are_listed_with_where_they_come_from(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
-    assert main(["plugins"]) == 0
-    out = capsys.readouterr().out
-    for word in ("GRACE", "easyedit_lifelong.methods.grace.plugin", "zsre", "counterfact", "json", "csv"):
-        assert word in out
-
-
-def test_verbose_shows_the_traceback(desk: Desk) -> None:
+def test_verbose_shows_the_traceback(desk: LifelongDesk) -> None:
     desk.write("{")
     code, _, err = desk.run("-v")
     assert code == 1
@@ -414,32 +330,23 @@ def test_verbose_shows_the_traceback(desk: Desk) -> None:
     assert err.rstrip().splitlines()[-1].startswith("easyedit-lifelong: ")
 
 
-def test_interrupted(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupted(desk: LifelongDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("easyedit_lifelong.commands.run_session.session", stop)
+    monkeypatch.setattr("easyedit_lifelong.commands.lifelong.session", stop)
     code, _, err = desk.run()
     assert code == 130
     assert "Traceback" not in err
     assert "interrupted" in err
 
 
-def test_as_a_module() -> None:
-    """A process of its own: the exit code is the shell's."""
-    words = [sys.executable, "-m", "easyedit_lifelong", "lifelong", "--hparams", "nothing", "--data", "d", "--out", "o"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("easyedit-lifelong: nothing: no such hyperparameter file.")
-    assert "Traceback" not in done.stderr
-
-
-def test_a_bug_keeps_its_traceback(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bug_keeps_its_traceback(desk: LifelongDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only errors raised on purpose are one line; hiding a bug helps nobody."""
 
     def crash(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("easyedit_lifelong.commands.run_session.session", crash)
+    monkeypatch.setattr("easyedit_lifelong.commands.lifelong.session", crash)
     with pytest.raises(ZeroDivisionError):
         desk.run()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.commands.main import main
+from tests.commands.desk import call
 from tests.edits.first_format import FOLDER
 from tests.edits.test_merging import packed, saved
 
@@ -17,31 +17,22 @@ GRACE, COACHHOOK = FOLDER / "GRACE", FOLDER / "CoachHook-weighed"
 FACTS: list[Any] = [(n, (40 * n, 0, n)) for n in range(60)]
 
 
-def run(capsys: pytest.CaptureFixture[str], *words: Any) -> tuple[int, str, str]:
-    try:
-        code = main([str(word) for word in words])
-    except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
 def test_inspect(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    code, out, _ = run(capsys, "inspect", GRACE)
+    code, out, _ = call(capsys, "inspect", GRACE)
     assert code == 0
     assert "5 edits, saved 2026-11-21T20:22:08+00:00" in out
     assert "(replaced by" in out
     assert "5 (case 4) and 3 (case 2)" in out
-    code, out, _ = run(capsys, "inspect", COACHHOOK)
+    code, out, _ = call(capsys, "inspect", COACHHOOK)
     assert code == 0
     assert "alpha of each layer" in out
     saved(tmp_path / "many", packed(FACTS))
-    code, out, _ = run(capsys, "inspect", tmp_path / "many")
+    code, out, _ = call(capsys, "inspect", tmp_path / "many")
     assert "… and 10 before these" in out
     assert " c10 " in out
     assert " c9 " not in out
-    assert " c0 " in run(capsys, "inspect", tmp_path / "many", "--limit", "0")[1]
-    code, out, _ = run(capsys, "inspect", tmp_path / "many", "--json", "--nearly", "6")
+    assert " c0 " in call(capsys, "inspect", tmp_path / "many", "--limit", "0")[1]
+    code, out, _ = call(capsys, "inspect", tmp_path / "many", "--json", "--nearly", "6")
     told = json.loads(out)
     assert len(told["parts"][0]["edits"]) == told["count"] == 60
     assert {key for pair in told["parts"][0]["near"] for key in pair["keys"]} == set(range(60))
@@ -49,27 +40,27 @@ def test_inspect(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
 
 def test_rollback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = saved(tmp_path / "many", packed(FACTS))
-    code, out, _ = run(capsys, "rollback", folder, "--case", "c3", "--case", "c7", "--out", tmp_path / "less")
+    code, out, _ = call(capsys, "rollback", folder, "--case", "c3", "--case", "c7", "--out", tmp_path / "less")
     assert code == 0
     assert "2 edits taken out, 58 left" in out
-    code, out, _ = run(capsys, "rollback", folder, "--case", "c3", "--json")
+    code, out, _ = call(capsys, "rollback", folder, "--case", "c3", "--json")
     assert code == 0
     told = json.loads(out)
     assert (told["left"], [edit["case_id"] for edit in told["removed"]]) == (59, ["c3"])
     batches = Path(shutil.copytree(COACHHOOK, tmp_path / "batches"))
-    code, out, _ = run(capsys, "rollback", batches, "--to-batch", "1")
+    code, out, _ = call(capsys, "rollback", batches, "--to-batch", "1")
     assert code == 0
     assert "2 edits taken out, 2 left" in out
 
 
 def test_merge(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     one, two = saved(tmp_path / "one", packed(FACTS[:5])), saved(tmp_path / "two", packed([(1, (0, 0, 9))]))
-    code, out, _ = run(capsys, "merge", one, two, "--out", tmp_path / "all")
+    code, out, _ = call(capsys, "merge", one, two, "--out", tmp_path / "all")
     assert code == 0
     assert "supersede" in out
     assert "c1@two" in out
     assert "6 edits, 5 keys of 2 folders, 1 met another folder's, 0 were in more than one" in out
-    code, out, _ = run(capsys, "merge", one, two, "--out", tmp_path / "again", "--json")
+    code, out, _ = call(capsys, "merge", one, two, "--out", tmp_path / "again", "--json")
     assert json.loads(out)["renamed"] == [{"folder": str(two), "before": "c1", "after": "c1@two"}]
 
 
@@ -101,7 +92,7 @@ def test_a_mistake_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
-    code, out, err = run(capsys, *words)
+    code, out, err = call(capsys, *words)
     assert code == expected
     assert says in err
     assert "Traceback" not in out + err
