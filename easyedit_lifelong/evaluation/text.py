@@ -26,6 +26,9 @@ WINDOW = 256
 WINDOWS = 16
 """How much of a held-out text is read: at most so many windows of so many tokens."""
 
+_MOST = 50.0
+"""Nats per token above which a perplexity has no further meaning."""
+
 _WEIGHTS = {2: 2 / 3, 3: 4 / 3}
 
 
@@ -81,9 +84,7 @@ class HeldOutText:
         DataError: it has no two tokens, or the model isn't a causal language model.
     """
 
-    def __init__(
-        self, text: str, tokenizer: Any, model: Any, *, window: int = WINDOW, windows: int = WINDOWS
-    ) -> None:  # fmt: skip
+    def __init__(self, text: str, tokenizer: Any, model: Any, *, window: int = WINDOW, windows: int = WINDOWS) -> None:
         if kind_of(model) is not Kind.CAUSAL:
             raise DataError(
                 f"the perplexity of a text is a causal language model's; {type(model).__name__} is a "
@@ -101,8 +102,8 @@ class HeldOutText:
     def nll(self, model: Any) -> list[list[float]]:
         """Return the negative log-likelihood of every token but the first, window by window, in nats.
 
-        A window is read as one prompt. So an edit that acts at a prompt's end only, as GRACE's do, can
-        hardly show in it; one in the weights does.
+        A window is read as one prompt. An edit that acts only at a prompt's end (GRACE) hardly shows in it; an
+        edit of the weights does.
         """
         device = device_of(model.get_input_embeddings())
         read = []
@@ -115,8 +116,11 @@ class HeldOutText:
 
 
 def perplexity(nll: Sequence[Sequence[float]]) -> float | None:
-    """Return exp(mean negative log-likelihood per token); None of nothing, 5e21 for anything above it."""
+    """Return exp(mean negative log-likelihood per token) of windows of tokens; None of nothing."""
     average = mean(value for row in nll for value in row)
-    if average is None:
-        return None
-    return math.exp(min(average, 50.0)) if math.isfinite(average) else math.exp(50.0)
+    return None if average is None else bounded_perplexity(average)
+
+
+def bounded_perplexity(nll: float) -> float:
+    """Return exp(nll), nats per token; 5e21 stands for anything above it, so that averages stay finite."""
+    return math.exp(min(nll, _MOST)) if math.isfinite(nll) else math.exp(_MOST)

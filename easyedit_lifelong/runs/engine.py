@@ -228,7 +228,7 @@ class Run:
         if self.plan.consecutive:
             return self.board.success(model, batch)
         forced, retention = self.board.score_each(model, batch)
-        free, _ = self.board.score_generation_each(model, batch)
+        free, _ = self.board.free.score_each(model, batch)
         held_out: RequestScores = {} if retention is None else {"TRR": [retention]}
         return [{**one, **two, **held_out} for one, two in zip(forced, free, strict=True)]
 
