@@ -19,9 +19,6 @@ from typing import Any, ClassVar, TypeVar
 
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
 from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file
-from easyedit_lifelong.hparams_files import hparams_folders as hparams_folders
-from easyedit_lifelong.hparams_files import hparams_values as hparams_values
-from easyedit_lifelong.hparams_files import read_mapping as read_mapping
 
 Params = TypeVar("Params", bound="PluginHyperParams")
 
