@@ -36,9 +36,8 @@ from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.calibrate_outcome import markdown, panels_png, show
 from easyedit_lifelong.reporting.console_tables import say
 from easyedit_lifelong.reporting.progress import count_progress
-from easyedit_lifelong.runs.checks import find_method
 from easyedit_lifelong.runs.folder_lock import lock_folder
-from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replaced
+from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replaced
 from easyedit_lifelong.runs.run_config import requests_digest
 from easyedit_lifelong.runs.run_folder import check_free
 from easyedit_lifelong.versions import package_versions

@@ -34,13 +34,9 @@ class Questions:
             questions.portability += _pairs(request.portability.values())
         return questions
 
-    def kinds(self) -> tuple[list[Question], ...]:
-        """Return the questions of each kind."""
-        return self.edit, self.rephrase, self.locality, self.relation_specificity, self.portability
-
     def all(self) -> list[Question]:
         """Return all questions in one list."""
-        return [question for kind in self.kinds() for question in kind]
+        return self.edit + self.rephrase + self.locality + self.relation_specificity + self.portability
 
 
 def contested_questions(requests: Iterable[EditRequest]) -> list[Question]:

@@ -14,7 +14,7 @@ from easyedit_lifelong.evaluation.questions import Question, Questions, conteste
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.success import SCORE, SUCCESS, success_scores
 from easyedit_lifelong.evaluation.tasks import task_named
-from easyedit_lifelong.evaluation.text_scores import TextScores
+from easyedit_lifelong.evaluation.text import TextScores
 
 _BEFORE = (
     *("TRR", "ERR_f1", "TRR_f1", "ERR_acc", "TRR_acc", "ERR_ppl", "TRR_ppl", "reliability", "generality"),

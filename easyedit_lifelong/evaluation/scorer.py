@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import GenerationConfig, StoppingCriteriaList
+from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
 from easyedit_lifelong.evaluation.forced import Forced, PairKey, forced_of, key_of, shared_rows
-from easyedit_lifelong.evaluation.stopping import StopEachRow, bare_generation_config
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, pad_rows
@@ -115,7 +114,7 @@ class Scorer:
             # Nothing is predicted after the last token, so n tokens need n - 1 positions after the prompt.
             limits = [min(limit, context + 1 - len(row)) for row, limit in zip(rows, limits, strict=True)]
         ends, start = self._end_tokens(model), self._start(model)
-        with evaluating(model), bare_generation_config(model):
+        with evaluating(model), _bare_generation_config(model):
             for batch in self._generation_batches([len(row) for row in rows], limits, context):
                 ids, mask = pad_rows([rows[i] for i in batch], self._pad, self._side, input_device(model))
                 config = GenerationConfig(
@@ -127,7 +126,7 @@ class Scorer:
                     **(sampling or {}),
                 )
                 begin = self._answer_column(ids)
-                stop = None if ended is None else StopEachRow(self.tokenizer, begin, batch, limits, ends, ended)
+                stop = None if ended is None else _StopEachRow(self.tokenizer, begin, batch, limits, ends, ended)
                 more = {} if stop is None else {"stopping_criteria": StoppingCriteriaList([stop])}
                 output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
                 for n, (i, row) in enumerate(zip(batch, output[:, begin:].tolist(), strict=True)):
@@ -202,3 +201,59 @@ class Scorer:
 def input_device(model: Any) -> torch.device:
     """Return where a model takes its tokens."""
     return device_of(model.get_input_embeddings())
+
+
+class _StopEachRow(StoppingCriteria):
+    """Ends each row of a batch by its own text.
+
+    Args:
+        tokenizer: the model's.
+        begin: column of the batch at which the new text begins.
+        batch: the prompt's index of each row.
+        limits: by prompt, how many tokens are added at most.
+        ends: tokens that end a text.
+        ended: whether the prompt of this index needs no more than this text.
+
+    Attributes:
+        lengths: by row that has ended, how many tokens were added until then.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        begin: int,
+        batch: Sequence[int],
+        limits: Sequence[int],
+        ends: set[int],
+        ended: Callable[[int, str], bool],
+    ) -> None:
+        self.tokenizer, self.begin, self.batch = tokenizer, begin, batch
+        self.limits, self.ends, self.ended = limits, ends, ended
+        self.lengths: dict[int, int] = {}
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        outputs = input_ids[:, self.begin :].tolist()
+        for row, (index, tokens) in enumerate(zip(self.batch, outputs, strict=True)):
+            if row not in self.lengths and (
+                len(tokens) >= self.limits[index]
+                or tokens[-1] in self.ends
+                or self.ended(index, self.tokenizer.decode(tokens, skip_special_tokens=True))
+            ):
+                self.lengths[row] = len(tokens)
+        done = [row in self.lengths for row in range(len(self.batch))]
+        return torch.tensor(done, device=input_ids.device)
+
+
+@contextlib.contextmanager
+def _bare_generation_config(model: Any) -> Iterator[None]:
+    """Set the model's own generation settings aside inside.
+
+    A checkpoint's repetition penalty, beams or suppressed tokens would supply whatever the
+    configuration given to ``generate`` leaves open, and greedy text would not be greedy.
+    """
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before

@@ -21,8 +21,8 @@ from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.runs.checks import Material
 from easyedit_lifelong.runs.experiment import Source
-from easyedit_lifelong.runs.material import Material
 from easyedit_lifelong.runs.plan import Plan
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
 
