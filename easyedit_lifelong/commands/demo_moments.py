@@ -10,7 +10,7 @@ from rich.console import Console
 
 from easyedit_lifelong.covariance.corpus import find_corpus
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.moments import second_moments
+from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.reporting.progress import count_progress
 
 

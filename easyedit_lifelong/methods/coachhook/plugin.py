@@ -7,11 +7,11 @@ from collections.abc import Callable
 from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
-from easyedit_lifelong.methods.coachhook.check import check_model, check_requests
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.moments import second_moments
 from easyedit_lifelong.methods.coachhook.porter import CoachHookPorter
 from easyedit_lifelong.methods.coachhook.store import CoachHookKeeper
+from easyedit_lifelong.methods.locate_edit.check import check_model, check_requests
+from easyedit_lifelong.methods.locate_edit.moments import second_moments
 
 
 @hookimpl
