@@ -35,7 +35,7 @@ from easyedit_lifelong.evaluation.forced import Forced, forced_of
 from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
-from easyedit_lifelong.methods.coachhook.templates import Templates, context_templates
+from easyedit_lifelong.methods.locate_edit.templates import Templates, context_templates
 from easyedit_lifelong.models.encoding import encode_pair
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
 

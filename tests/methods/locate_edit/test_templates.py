@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from easyedit_lifelong.methods.coachhook.templates import PLAIN, context_templates
+from easyedit_lifelong.methods.locate_edit.templates import PLAIN, context_templates
 from tests.conftest import build_model, build_tokenizer, state_of
 from tests.methods.coachhook.support import (
     anatomy_of_everything,
@@ -19,7 +19,7 @@ from tests.methods.coachhook.support import (
     requests_for,
     same_tensors,
 )
-from tests.methods.coachhook.test_subjects import byte_level
+from tests.methods.locate_edit.test_subjects import byte_level
 
 
 def test_the_same_for_the_same_seed(family: str) -> None:

@@ -7,16 +7,16 @@ from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import ModelError
-from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.facts import prepare
-from easyedit_lifelong.methods.coachhook.templates import PLAIN
+from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
+from easyedit_lifelong.methods.locate_edit.facts import prepare
+from easyedit_lifelong.methods.locate_edit.templates import PLAIN
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modules import find_module
 
 
-def check_model(model: Any, tokenizer: Any, hparams: CoachHookHyperParams) -> None:
+def check_model(model: Any, tokenizer: Any, hparams: LocateEditHyperParams) -> None:
     """Check that the model has the layers that the hyperparameters name.
 
     Raises:
@@ -24,7 +24,7 @@ def check_model(model: Any, tokenizer: Any, hparams: CoachHookHyperParams) -> No
             the model has.
     """
     if (kind := kind_of(model)) is not Kind.CAUSAL:
-        raise ModelError(f"CoachHook edits causal language models; {type(model).__name__} is a {kind.value}")
+        raise ModelError(f"{hparams.ALG_NAME} edits causal language models; {type(model).__name__} is a {kind.value}")
     last = len(anatomy.blocks) - 1 if (anatomy := anatomy_of(model)) is not None else None
     for number in hparams.edited_layers:
         if last is not None and number > last:
@@ -43,7 +43,7 @@ def check_model(model: Any, tokenizer: Any, hparams: CoachHookHyperParams) -> No
             _find(model, hparams, "ln_f_module", None)
 
 
-def check_requests(model: Any, tokenizer: Any, hparams: CoachHookHyperParams, requests: Sequence[EditRequest]) -> None:
+def check_requests(model: Any, tokenizer: Any, hparams: LocateEditHyperParams, requests: Sequence[EditRequest]) -> None:
     """Check that every request can be edited by itself.
 
     Raises:
@@ -57,7 +57,7 @@ def check_requests(model: Any, tokenizer: Any, hparams: CoachHookHyperParams, re
         prepare(tokenizer, request, PLAIN, hparams, None if limit is None else limit - longest - 2)
 
 
-def _find(model: Any, hparams: CoachHookHyperParams, name: str, number: int | None) -> Any:
+def _find(model: Any, hparams: LocateEditHyperParams, name: str, number: int | None) -> Any:
     path = getattr(hparams, name)
     try:
         return find_module(model, path if number is None else path.format(number))[1]
@@ -65,6 +65,6 @@ def _find(model: Any, hparams: CoachHookHyperParams, name: str, number: int | No
         raise ModelError(_named(hparams, name, str(error))) from None
 
 
-def _named(hparams: CoachHookHyperParams, name: str, problem: str) -> str:
+def _named(hparams: LocateEditHyperParams, name: str, problem: str) -> str:
     where = f"{hparams.source}, " if hparams.source else ""
     return f"{where}{name}: {problem}"

@@ -11,8 +11,8 @@ from transformers import PreTrainedTokenizer, PreTrainedTokenizerFast
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.errors import DataError
-from easyedit_lifelong.methods.coachhook.check import check_requests
-from easyedit_lifelong.methods.coachhook.facts import prepare
+from easyedit_lifelong.methods.locate_edit.check import check_requests
+from easyedit_lifelong.methods.locate_edit.facts import prepare
 from easyedit_lifelong.methods.shared.subject_positions import subject_position, subject_span
 from tests.conftest import build_model, build_tokenizer
 from tests.methods.coachhook.support import PLAIN, hparams_for

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.methods.coachhook.facts import Fact, Row
+from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.runner import Runner
 

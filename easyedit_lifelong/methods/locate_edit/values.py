@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.facts import Fact
-from easyedit_lifelong.methods.coachhook.placement import group_rows
-from easyedit_lifelong.methods.coachhook.rows import SuffixRows
+from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
+from easyedit_lifelong.methods.locate_edit.facts import Fact
+from easyedit_lifelong.methods.locate_edit.placement import group_rows
+from easyedit_lifelong.methods.locate_edit.rows import SuffixRows
 from easyedit_lifelong.models.runner import Runner
 
 LOG = logging.getLogger(__name__)
@@ -42,7 +42,9 @@ class TargetVectors:
     learned: list[bool]
 
 
-def optimise_targets(runner: Runner, facts: Sequence[Fact], hparams: CoachHookHyperParams, layer: int) -> TargetVectors:
+def optimise_targets(
+    runner: Runner, facts: Sequence[Fact], hparams: LocateEditHyperParams, layer: int
+) -> TargetVectors:
     """Optimise the target vectors of a batch.
 
     Args:
@@ -98,7 +100,7 @@ def _initial_values(groups: Sequence[SuffixRows], count: int) -> Tensor:
 
 
 def _losses(
-    groups: Sequence[SuffixRows], delta: Tensor, count: int, hparams: CoachHookHyperParams
+    groups: Sequence[SuffixRows], delta: Tensor, count: int, hparams: LocateEditHyperParams
 ) -> tuple[Tensor, Tensor]:
     """Return each request's likelihood and divergence losses, and whether its target was chosen everywhere."""
     loss = delta.new_zeros(count)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.methods.coachhook.facts import Fact, Row
+from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.packing import computing_only, token_wise

@@ -1,16 +1,64 @@
-"""The closed-form update Δ = R K₂ᵀ C_accu⁻¹ (arXiv 2403.05330, equation 4)."""
+"""The closed-form update Δ = R Kᵀ (λ E[kkᵀ] + …)⁻¹ of one layer, and the solvers that compute it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.coachhook.state import LayerUpdate
+
+
+@dataclass(frozen=True)
+class LayerUpdate:
+    """The low-rank update of one layer by a batch of n edits: Δ = residual · adjustedᵀ.
+
+    Attributes:
+        keys: K, shape ``(inputs, n)``.
+        adjusted: the solution of the solver's matrix with K, such as (λ E[kkᵀ] + KKᵀ)⁻¹ K, shape ``(inputs, n)``.
+        residual: this layer's part of R, shape ``(outputs, n)``.
+    """
+
+    keys: Tensor
+    adjusted: Tensor
+    residual: Tensor
+
+    def matrix(self) -> Tensor:
+        """Return Δ, shape ``(outputs, inputs)``, float64."""
+        return self.residual.double() @ self.adjusted.double().t()
+
+    def added_to(self, delta: Tensor | None) -> Tensor:
+        """Return a layer's ΔW plus this update, in the dtype that updates are stored in; None counts as zero."""
+        update = self.matrix()
+        total = update if delta is None else delta.to(update.device).double() + update
+        return total.to(self.keys.dtype)
+
+
+class Solver(Protocol):
+    """Computes the updates of one layer, batch by batch."""
+
+    def update(self, keys: Tensor, residual: Tensor) -> LayerUpdate:
+        """Return the update that maps new keys onto a residual; the solver itself stays as it is.
+
+        Args:
+            keys: K, shape ``(inputs, n)``.
+            residual: R, shape ``(outputs, n)``.
+
+        Raises:
+            EditError: the keys cannot be solved with.
+        """
+
+    def add(self, keys: Tensor) -> None:
+        """Note that the update of these keys, shape ``(inputs, n)``, is in the layer from now on."""
+
+    def truncate(self, count: int) -> None:
+        """Forget all edits but the first ``count``."""
 
 
 class AccumulatedKeys:
-    """C_accu = λ E[kkᵀ] + K'K'ᵀ of one layer, solved through factors that grow with the keys.
+    """C_accu = λ E[kkᵀ] + K'K'ᵀ of one layer (arXiv 2403.05330, equation 4), solved with factors that grow with K'.
 
     The first term is factored once, λ E[kkᵀ] = L Lᵀ (d³/3 operations). From then on a batch of n keys
     K costs d²n: with Y = L⁻¹[K' K],
@@ -19,14 +67,14 @@ class AccumulatedKeys:
 
     where S picks the columns of K from [K' K], and the Cholesky factor of I + YᵀY gets n new rows. Nothing
     is subtracted, so nothing cancels however small λ is. Once there are as many keys as dimensions, they
-    are folded into L. All in float64.
+    are folded into L. All in float64. It is a :class:`Solver`: keys of earlier batches weigh on later ones.
 
     Args:
         moment: E[kkᵀ], shape ``(d, d)``.
         weight: λ, ``mom2_update_weight``.
         ridge: share of the moment's mean diagonal that is added to it, for statistics of few tokens.
         device: where to solve.
-        dtype: of the keys kept.
+        dtype: of the keys that are kept, and of updates.
     """
 
     def __init__(
@@ -73,11 +121,17 @@ class AccumulatedKeys:
         self._solved = (keys, whitened, inner)
         return solution
 
+    def update(self, keys: Tensor, residual: Tensor) -> LayerUpdate:
+        """Return Δ = R Kᵀ (C_accu + KKᵀ)⁻¹; see :class:`Solver`."""
+        dtype = self.keys.dtype
+        keys = keys.to(dtype)
+        return LayerUpdate(keys.cpu(), self.solve(keys).to("cpu", dtype), residual.to("cpu", dtype))
+
     def add(self, keys: Tensor) -> None:
         """Accumulate keys, shape ``(d, n)``: they are K' from now on."""
         kept = keys.to("cpu", self.keys.dtype)
         if self._solved is not None and torch.equal(self._solved[0].to("cpu", torch.float64), kept.double()):
-            _, self._whitened, self._inner = self._solved  # what they were solved for just now
+            _, self._whitened, self._inner = self._solved  # the factors of the solve just before
         else:
             new = torch.linalg.solve_triangular(self._factored(), kept.to(self.device, torch.float64), upper=False)
             self._inner = self._extended(new)
@@ -86,25 +140,6 @@ class AccumulatedKeys:
         self.keys = torch.cat([self.keys, kept], dim=1)
         if self._whitened.shape[1] >= len(self.moment):
             self._refactor()
-
-    def ordinary(self, update: LayerUpdate, before: tuple[Tensor, float] | None) -> float:
-        """Return the root mean square of ‖ΔW k‖ over the text of the second moments, √tr(ΔW E[kkᵀ] ΔWᵀ).
-
-        With ΔW = ΔW' + R Aᵀ and X = E[kkᵀ] A that is tr(ΔW' E[kkᵀ] ΔW'ᵀ) + 2 tr(Rᵀ ΔW' X) + tr(RᵀR AᵀX):
-        d²n operations for n new edits.
-
-        Args:
-            update: R and A, ``residual`` and ``adjusted``.
-            before: ΔW', and its root mean square; None for none.
-        """
-        moment = self.moment
-        adjusted, residual = update.adjusted.to(moment.device), update.residual.to(moment.device).double()
-        seen = (moment @ adjusted.to(moment.dtype)).double()
-        square = ((residual.t() @ residual) * (adjusted.double().t() @ seen)).sum()
-        if before is not None:
-            delta, mean = before
-            square += mean**2 + 2 * ((delta.to(moment.device).double() @ seen) * residual).sum()
-        return float(square.clamp_min(torch.finfo(torch.float64).tiny).sqrt())
 
     def truncate(self, count: int) -> None:
         """Forget all keys but the first ``count``."""
@@ -158,6 +193,14 @@ class AccumulatedKeys:
     def _empty(self) -> None:
         self._whitened = torch.empty(len(self.moment), 0, dtype=torch.float64, device=self.device)
         self._inner = torch.empty(0, 0, dtype=torch.float64, device=self.device)
+
+
+class SeparateBatches(AccumulatedKeys):
+    """λ E[kkᵀ] alone: each batch is solved for without the keys of earlier ones (MEMIT, arXiv 2210.07229)."""
+
+    def add(self, keys: Tensor) -> None:
+        """Keep nothing."""
+        self._solved = None
 
 
 def solving_device(size: int, preferred: torch.device) -> torch.device:

@@ -8,8 +8,8 @@ from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError
-from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.templates import Templates
+from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
+from easyedit_lifelong.methods.locate_edit.templates import Templates
 from easyedit_lifelong.methods.shared.subject_positions import subject_span, token_of_span
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
 
@@ -61,7 +61,7 @@ def prepare(
     tokenizer: Any,
     request: EditRequest,
     templates: Templates,
-    hparams: CoachHookHyperParams,
+    hparams: LocateEditHyperParams,
     context_limit: int | None,
 ) -> Fact:
     """Encode a request.

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
-from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.placement import OwnedRow, place
+from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
+from easyedit_lifelong.methods.locate_edit.placement import OwnedRow, place
 from easyedit_lifelong.methods.shared.divergence import Drift
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.modules import find_module
@@ -51,7 +51,7 @@ class SuffixRows:
         values: the block's own output at the look-up token, shape ``(rows, width)``.
     """
 
-    def __init__(self, runner: Runner, owned: Sequence[OwnedRow], layer: int, hparams: CoachHookHyperParams) -> None:
+    def __init__(self, runner: Runner, owned: Sequence[OwnedRow], layer: int, hparams: LocateEditHyperParams) -> None:
         self._runner = runner
         self._block = find_module(runner.model, hparams.layer_module_tmp.format(layer))[1]
         self._early = EarlyHead(runner, hparams, layer)
@@ -177,7 +177,7 @@ class EarlyHead:
         layer: number of the block whose output is changed; the loss can't be taken below it.
     """
 
-    def __init__(self, runner: Runner, hparams: CoachHookHyperParams, layer: int) -> None:
+    def __init__(self, runner: Runner, hparams: LocateEditHyperParams, layer: int) -> None:
         self._block: nn.Module | None = None
         self._hidden: Tensor | None = None
         last = len(runner.anatomy.blocks) - 1 if runner.anatomy is not None else None

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.facts import Fact, Row, prepare
-from easyedit_lifelong.methods.coachhook.placement import group_rows, place
-from easyedit_lifelong.methods.coachhook.rows import SuffixRows
-from easyedit_lifelong.methods.coachhook.values import TargetVectors, optimise_targets
+from easyedit_lifelong.methods.locate_edit.facts import Fact, Row, prepare
+from easyedit_lifelong.methods.locate_edit.placement import group_rows, place
+from easyedit_lifelong.methods.locate_edit.rows import SuffixRows
+from easyedit_lifelong.methods.locate_edit.values import TargetVectors, optimise_targets
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
 from tests.conftest import build_model, build_tokenizer

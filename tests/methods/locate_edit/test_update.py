@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.coachhook.state import LayerUpdate
-from easyedit_lifelong.methods.coachhook.update import AccumulatedKeys
+from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, SeparateBatches
 
 close = torch.testing.assert_close
 
@@ -51,29 +50,6 @@ def test_solves_as_the_direct_solve_does(
         assert float((accumulated.solve(keys) - direct).norm()) <= off * float(direct.norm())
         accumulated.add(keys)
         close(accumulated.matrix(), c_accu, rtol=1e-12, atol=1e-12 * float(c_accu.abs().max()))
-
-
-def test_the_size_of_a_change_at_ordinary_text_is_kept_up_batch_by_batch() -> None:
-    generator = torch.Generator().manual_seed(1)
-    moment, delta, ordinary = _moment(12, generator), None, None
-    accumulated = AccumulatedKeys(moment, 10.0, dtype=torch.float64)
-    for count in (3, 1, 5):
-        keys, residual = _keys(12, count, generator), _keys(7, count, generator)
-        update = LayerUpdate(keys, accumulated.solve(keys), residual)
-        accumulated.add(keys)
-        before = None if delta is None or ordinary is None else (delta, ordinary)
-        delta, ordinary = update.added_to(delta), accumulated.ordinary(update, before)
-        assert ordinary == pytest.approx(float((delta @ moment @ delta.t()).trace().sqrt()), rel=1e-9)
-    text = _keys(12, 200_000, generator)  # of which the second moment is the identity
-    accumulated = AccumulatedKeys(torch.eye(12), 10.0, dtype=torch.float64)
-    measured = (delta @ text).norm(dim=0).square().mean().sqrt()
-    whole = LayerUpdate(keys, torch.eye(12, dtype=torch.float64), delta)
-    assert accumulated.ordinary(whole, None) == pytest.approx(float(measured), rel=1e-2)
-
-
-def test_a_change_of_nothing_can_be_divided_by() -> None:
-    nothing = LayerUpdate(torch.zeros(12, 2), torch.zeros(12, 2), torch.zeros(7, 2))
-    assert AccumulatedKeys(torch.eye(12), 10.0).ordinary(nothing, None) > 0
 
 
 def test_little_weight_on_the_old_keys_costs_no_digits() -> None:
@@ -205,3 +181,26 @@ def test_hostile_numbers_are_refused_and_leave_nothing_behind(bad: float) -> Non
     moment[2, 2] = bad
     with pytest.raises(EditError, match="second moments"):
         AccumulatedKeys(moment, 1.0).solve(good)
+
+
+def test_separate_batches_forget_the_keys_of_earlier_ones() -> None:
+    generator = torch.Generator().manual_seed(0)
+    moment = _moment(6, generator)
+    solver = SeparateBatches(moment, 2.0, dtype=torch.float64)
+    for count in (3, 5, 2):  # more keys than dimensions, all in all
+        keys, residual = _keys(6, count, generator), _keys(4, count, generator)
+        update = solver.update(keys, residual)
+        solver.add(update.keys)
+        close(update.matrix(), residual @ keys.t() @ torch.linalg.inv(2 * moment + keys @ keys.t()))
+
+
+def test_accumulated_keys_weigh_on_later_updates() -> None:
+    generator = torch.Generator().manual_seed(0)
+    moment, c_accu = _moment(6, generator), 0.0
+    solver = AccumulatedKeys(moment, 2.0, dtype=torch.float64)
+    for count in (3, 5, 2):
+        keys, residual = _keys(6, count, generator), _keys(4, count, generator)
+        c_accu = c_accu + keys @ keys.t()
+        update = solver.update(keys, residual)
+        solver.add(update.keys)
+        close(update.matrix(), residual @ keys.t() @ torch.linalg.inv(2 * moment + c_accu))
