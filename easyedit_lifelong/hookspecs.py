@@ -9,7 +9,7 @@ from pluggy import HookimplMarker, HookspecMarker
 
 if TYPE_CHECKING:
     from easyedit_lifelong.methods.base import EditMethod
-    from easyedit_lifelong.registry import DatasetReader, ModelMethod, TrackerType
+    from easyedit_lifelong.registry import CovarianceEngine, DatasetReader, ModelMethod, RecordLoader, TrackerType
 
 PROJECT = "easyedit_lifelong"
 
@@ -22,9 +22,24 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
     """Register editing methods; each becomes usable through EasyEdit's ``BaseEditor``."""
 
 
+@hookspec(firstresult=True)
+def complete_method(method: EditMethod) -> EditMethod | None:
+    """Return a method that is being registered with what its ports imply; None to leave it as it is."""
+
+
 @hookspec
 def register_readers(register: Callable[[DatasetReader], None]) -> None:
     """Register dataset formats for ``--format``."""
+
+
+@hookspec
+def register_loaders(register: Callable[[RecordLoader], None]) -> None:
+    """Register loaders that read the files of a format in place of its native loader."""
+
+
+@hookspec
+def register_covariance_engines(register: Callable[[CovarianceEngine], None]) -> None:
+    """Register engines that collect second moments, for ``covariance --engine``."""
 
 
 @hookspec

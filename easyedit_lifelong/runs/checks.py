@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
+from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.samples import retention_probes
 from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
+from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.evaluation.success import contests
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.models.kinds import Kind, kind_of
-from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.runs.experiment import Inputs
-from easyedit_lifelong.runs.hyperparameter_files import find_method as find_method
 from easyedit_lifelong.runs.plan import Plan
-from easyedit_lifelong.runs.state import Progress as Progress
-from easyedit_lifelong.runs.state import RunResult as RunResult
 
 LOG = logging.getLogger(__name__)
 
@@ -126,47 +122,3 @@ def usable_requests(
     if skipped:
         LOG.warning("%d of %d requests can't be used and are left out", len(skipped), len(requests))
     return usable, skipped
-
-
-def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, retention: Sequence[Probe] = ()) -> None:
-    """Check, before anything is edited, that every prompt and answer fits into the model's context.
-
-    Raises:
-        DataError: one doesn't; the message says which.
-    """
-    limit = context_length(model)
-    texts = [(f"retention fact {n}", "prompt", "its answer", p.prompt, p.answer) for n, p in enumerate(retention)]
-    texts += [(request.where, *text) for request in requests for text in _texts_of(request)]
-    for where, field, answer_name, prompt, answer in texts:
-        try:
-            length = scorer.encode(prompt, answer).length
-        except DataError as error:
-            raise DataError(f"{where}, field {field!r}: {error}") from error
-        if limit is not None and length > limit:
-            raise DataError(
-                f"{where}, field {field!r}: with {answer_name} it has {length} tokens, the model's "
-                f"context is {limit}. Shorten it or leave the record out."
-            )
-
-
-_COMPARED = (("prompt", "ground_truth"), ("rephrase_prompt", "ground_truth"), ("locality_prompt", "target_new"))
-"""The answer, by field, that ROME's scores compare each kind of prompt's own answer with."""
-
-
-def _texts_of(request: EditRequest) -> Iterator[tuple[str, str, str, str]]:
-    """Yield all prompts of a request with their answers: field, name of the answer, prompt, answer."""
-    own = "its answer"
-    yield "prompt", own, request.prompt, request.target_new
-    for prompt in request.rephrase_prompts:
-        yield "rephrase_prompt", own, prompt, request.target_new
-    sets = {"locality": request.locality, "portability": request.portability}
-    for kind, probes in (
-        *((kind, probes) for kind, by_name in sets.items() for probes in by_name.values()),
-        (RELATION_SPECIFICITY, request.relation_specificity),
-    ):
-        for probe in probes:
-            yield f"{kind}_prompt", own, probe.prompt, probe.answer
-    for (field, other), pairs in zip(_COMPARED, contests(request), strict=True):
-        for contest in pairs:
-            for prompt, answer in contest.questions:
-                yield field, other, prompt, answer

@@ -9,7 +9,7 @@ from typing import Any
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.errors import HyperParameterError, PluginError
-from easyedit_lifelong.hyperparams import find_hparams, read_hparams_file
+from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.experiment import Experiment

@@ -1,187 +1,162 @@
-"""CoachHook's state in a folder: one file per batch, and an index that says which of them count.
-
-A batch's file never changes and is written once, however often the state is saved. The index is replaced in one
-step after the files that it names are on disk. Nothing is pickled.
-"""
+"""CoachHook's edits as data: every batch's updates, taken off a model, put on one, and cut at any batch."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+import torch
 
-from easyedit_lifelong.atomic import replace_text, replacing
-from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.errors import EditError, RunError
+from easyedit_lifelong.hparams_files import hparams_values
+from easyedit_lifelong.methods.base import EditsPart, OldState, PlainWeights
+from easyedit_lifelong.methods.coachhook import old_state
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.editor import SAME_SETTINGS, CoachHookEditor
+from easyedit_lifelong.methods.coachhook.editor import SAME_SETTINGS, CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, LayerUpdate
 from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.methods.shared.state_files import check_model, check_settings, check_whole, read_index, writing
 from easyedit_lifelong.models.load import model_label
-from easyedit_lifelong.versions import package_versions
 
-INDEX = "coachhook.json"
-FORMAT_VERSION = 1
-
-_CALLED = "CoachHook edits"
-_PARTS: dict[str, type] = {"model": str, "fingerprint": str, "settings": dict, "templates": list, "batches": list}
-_BATCH_PARTS: dict[str, type] = {"file": str, "edits": list, "prompts": list, "alphas": dict, "ordinary": dict}
-
-
-def save_state(model: Any, folder: Path) -> None:
-    """Write a model's CoachHook batches; those that are there already aren't written again.
-
-    Args:
-        model: the model; without CoachHook edits an empty state is written.
-        folder: where to; made if it isn't there.
-
-    Raises:
-        RunError: it can't be written.
-    """
-    editor = CoachHookEditor.of(model)
-    batches = [] if editor is None else editor.state.batches
-    index: dict[str, Any] = {"format_version": FORMAT_VERSION, "method": "CoachHook"}
-    with writing(folder, "CoachHook's edits"):
-        folder.mkdir(parents=True, exist_ok=True)
-        if editor is not None:
-            index |= _description(editor)
-        for batch in batches:
-            if not (folder / batch.file).is_file():
-                _save_batch(folder / batch.file, batch)
-        replace_text(folder / INDEX, _text(index, batches))
-        named = {batch.file for batch in batches}
-        for path in folder.glob("batch-*.safetensors"):
-            if path.name not in named:  # rolled back since it was written
-                path.unlink()
+_FIELDS = tuple(field.name for field in dataclasses.fields(LayerUpdate))
+_LOST = (
+    "CoachHook's hook layers, which decided at every token whether the edits are in scope. In plain weights the "
+    "updates act at every token, as with wohk: what no edit is about changes, too, and the more so the more edits "
+    "there are (locality falls)."
+)
 
 
-def load_state(
-    model: Any,
-    tokenizer: Any,
-    hparams: CoachHookHyperParams,
-    folder: Path,
-    case_ids: Sequence[int | str] | None = None,
-) -> None:
-    """Put the batches of a folder on a model that carries none.
+class CoachHookStore:
+    """Saves and loads the batches of a model's editor; every batch is a step."""
 
-    Args:
-        model: the model.
-        tokenizer: its tokenizer.
-        hparams: CoachHook's hyperparameters.
-        folder: what was saved.
-        case_ids: the requests whose batches count, in order: the folder's first ones. None: all of them.
+    old_state_files = old_state.FILES
 
-    Raises:
-        RunError: the folder can't be used, belongs to another model, doesn't hold these requests, or was made with
-            other settings; the message names the file and says what differs.
-        ModelError: the model has no such layers.
-    """
-    path = folder / INDEX
-    _, index = read_index(path, "CoachHook", FORMAT_VERSION, _CALLED)
-    if index.get("batches") != []:
-        check_whole(path, index, _PARTS, _CALLED)
-        for entry in index["batches"]:
-            check_whole(path, entry, _BATCH_PARTS, _CALLED)
-    if CoachHookEditor.of(model) is not None:
-        raise RunError(f"{path}: the model carries CoachHook edits already; load the state onto the unedited model")
-    entries = _first_batches(index["batches"], case_ids, path)
-    if not entries:
-        return
-    check_model(path, index, model)
-    check_settings(path, index, hparams)
-    batches = [_load_batch(folder, entry) for entry in entries]
-    try:
-        CoachHookEditor.on(model, tokenizer, hparams, templates=index["templates"]).restore(batches)
-    except RuntimeError as error:  # tensors of other shapes, or an EditError
-        raise RunError(f"{path}: can't be put on this model: {error}. The state in {folder} isn't whole.") from error
+    def parts(self, model: Any) -> list[EditsPart]:
+        """Return one part, if the model carries CoachHook edits."""
+        steps = list(self.steps(model, 0)) if self.history(model) else []
+        return [self.join(steps, "the model")] if steps else []
 
+    def attach(self, model: Any, tok: Any, part: EditsPart, where: str) -> Callable[[], None]:
+        """Put batches on a model that carries none.
 
-class CoachHookKeeper:
-    """Saves and loads CoachHook's state for the loops."""
+        Raises:
+            RunError: the part isn't whole.
+            ModelError: the model lacks a layer.
+            EditError: the model carries CoachHook edits already.
+        """
+        hparams = CoachHookHyperParams.from_values(part.hparams, where)
+        if CoachHookEditor.of(model) is not None:
+            raise EditError(f"{where}: the model carries CoachHook edits already; roll those back first")
+        batches = stored_batches(part, where)
+        templates = part.state.get("templates")
+        if not isinstance(templates, list):
+            raise RunError(f"{where}: CoachHook's edits aren't whole: templates is missing")
+        editor = CoachHookEditor.on(model, tok, hparams, templates=templates)
+        try:
+            return editor.restore(batches)
+        except (RuntimeError, KeyError) as error:  # tensors of other shapes, or an EditError
+            raise RunError(f"{where}: CoachHook's edits don't fit this model: {error}") from error
 
-    def carries(self, model: Any) -> bool:
-        """Tell whether a model carries CoachHook edits."""
-        return CoachHookEditor.of(model) is not None
+    def history(self, model: Any) -> Sequence[BatchUpdate]:
+        """Return the batches on a model."""
+        editor = CoachHookEditor.of(model)
+        return [] if editor is None else editor.state.batches
 
-    def save(self, model: Any, folder: Path, case_ids: Sequence[int | str] = ()) -> None:
-        """Write the edits that a model carries; see :func:`save_state`."""
-        save_state(model, folder)
-
-    def load(
-        self, model: Any, tok: Any, hparams: Any, folder: Path, case_ids: Sequence[int | str] | None = None
-    ) -> None:
-        """Put a folder's edits on an unedited model; see :func:`load_state`."""
-        load_state(model, tok, hparams, folder, case_ids)
-
-
-def _first_batches(
-    entries: list[dict[str, Any]], case_ids: Sequence[int | str] | None, path: Path
-) -> list[dict[str, Any]]:
-    """Return the entries of the batches that hold these requests and no others."""
-    if case_ids is None:
-        return entries
-    found: list[int | str] = []
-    for number, entry in enumerate(entries):
-        if len(found) >= len(case_ids):
-            entries = entries[:number]
-            break
-        found += [record.case_id for record in _records(entry, path)]
-    if found != list(case_ids):
-        raise RunError(
-            f"{path}: doesn't hold the edits that the run's journal lists ({len(found)} against {len(case_ids)}, or "
-            "others). The state belongs to another run."
-        )
-    return entries
-
-
-def _records(entry: dict[str, Any], path: Path) -> tuple[EditRecord, ...]:
-    return tuple(EditRecord.from_dict(one, path) for one in entry["edits"])
-
-
-def _description(editor: CoachHookEditor) -> dict[str, Any]:
-    state = editor.state
-    return {
-        "model": model_label(editor.model),
-        "fingerprint": state.fingerprint,
-        "settings": {name: getattr(editor.hparams, name) for name in SAME_SETTINGS},
-        "paths": state.paths,
-        "templates": state.templates,
-        "versions": package_versions(),
-    }
-
-
-def _text(index: dict[str, Any], batches: Sequence[BatchUpdate]) -> str:
-    """Return an index as JSON, with a line for every batch."""
-    head = json.dumps({**index, "batches": []}, indent=1, ensure_ascii=False)
-    return head.removesuffix("[]\n}") + "[\n" + ",\n".join(batch.line for batch in batches) + "\n ]\n}\n"
-
-
-def _save_batch(path: Path, batch: BatchUpdate) -> None:
-    tensors = {
-        f"{layer}.{field.name}": getattr(update, field.name).contiguous()
-        for layer, update in batch.layers.items()
-        for field in dataclasses.fields(LayerUpdate)
-    }
-    with replacing(path) as temporary:
-        save_file(tensors, temporary)
-
-
-def _load_batch(folder: Path, entry: dict[str, Any]) -> BatchUpdate:
-    path = folder / entry["file"]
-    fields = [field.name for field in dataclasses.fields(LayerUpdate)]
-    try:
-        with safe_open(path, framework="pt") as file:
-            layers = {
-                layer: LayerUpdate(*(file.get_tensor(f"{layer}.{name}") for name in fields))
-                for layer in entry["alphas"]
+    def steps(self, model: Any, begin: int) -> Iterator[EditsPart]:
+        """Yield each batch from number ``begin`` on as a part."""
+        editor = coachhook_editor(model)
+        hparams = hparams_values(editor.hparams, model_label(model))
+        for batch in editor.state.batches[begin:]:
+            entry = {
+                "edits": len(batch.records),
+                "alphas": batch.alphas,
+                "ordinary": batch.ordinary,
+                "prompts": [list(prompt) for prompt in batch.prompts],
             }
-    except (OSError, SafetensorError, KeyError) as error:
-        raise RunError(f"{path}: can't be read: {error}. The state in {folder} isn't whole.") from error
-    name = path.name.removeprefix("batch-").removesuffix(".safetensors")
-    prompts = tuple(tuple(prompt) for prompt in entry["prompts"])
-    return BatchUpdate(_records(entry, folder / INDEX), layers, entry["alphas"], entry["ordinary"], prompts, name)
+            tensors = {
+                f"{path}.{name}": getattr(batch.layers[path], name) for path in editor.state.paths for name in _FIELDS
+            }
+            state = {"templates": editor.state.templates, "batches": [entry]}
+            yield EditsPart(hparams, [record.to_dict() for record in batch.records], state, tensors)
+
+    def join(self, steps: Sequence[EditsPart], where: str) -> EditsPart:
+        """Return consecutive batches as one part.
+
+        Raises:
+            RunError: they are of different layers, or a step isn't whole.
+        """
+        try:
+            batches = [batch for step in steps for batch in step.state["batches"]]
+            tensors = {name: torch.cat([step.tensors[name] for step in steps], dim=1) for name in steps[0].tensors}
+        except (KeyError, TypeError, RuntimeError, IndexError) as error:
+            raise RunError(f"{where}: CoachHook's edits aren't whole: {error}") from error
+        edits = [edit for step in steps for edit in step.edits]
+        return EditsPart(steps[-1].hparams, edits, {**steps[-1].state, "batches": batches}, tensors)
+
+    def shared_settings(self, hparams: CoachHookHyperParams) -> dict[str, Any]:
+        """Return the settings that all batches of a model must share."""
+        return {name: getattr(hparams, name) for name in SAME_SETTINGS}
+
+    def read_old_state(
+        self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True
+    ) -> OldState | None:
+        """Return the batches of a state folder that version 0.1 wrote; None if it isn't one of CoachHook's."""
+        return old_state.read_old_state(folder, case_ids, tensors=tensors)
+
+
+class CoachHookRemoval:
+    """Takes later batches out; single edits can't be."""
+
+    def back_to(self, model: Any, batch: int) -> None:
+        """Make a model bitwise what it was after so many batches; see :meth:`CoachHookEditor.back_to`."""
+        coachhook_editor(model).back_to(batch)
+
+    def first_batches(self, part: EditsPart, batch: int, where: str) -> EditsPart:
+        """Return the first batches of a part.
+
+        Raises:
+            RunError: the part isn't whole.
+            EditError: it hasn't as many.
+        """
+        sizes = [len(one.records) for one in stored_batches(part, where)]
+        if not 0 <= batch <= len(sizes):
+            raise EditError(f"{where}: there is no going back to batch {batch}: the folder has {len(sizes)} batches")
+        end = sum(sizes[:batch])
+        tensors = {name: tensor[:, :end].contiguous() for name, tensor in part.tensors.items()}
+        state = {**part.state, "batches": part.state["batches"][:batch]}
+        return EditsPart(part.hparams, part.edits[:end], state, tensors)
+
+
+def plain_weights(model: Any) -> PlainWeights:
+    """Return W + ΔW of the edited projections; nothing where ``wohk`` has put them into the weights already."""
+    editor = coachhook_editor(model)
+    return PlainWeights() if editor.hparams.wohk else PlainWeights(editor.plain_weights(), _LOST)
+
+
+def stored_batches(part: EditsPart, where: str) -> list[BatchUpdate]:
+    """Return a part's batches.
+
+    Raises:
+        RunError: the part isn't whole.
+    """
+    batches: list[BatchUpdate] = []
+    begin = 0
+    try:
+        for entry in part.state["batches"]:
+            end = begin + entry["edits"]
+            layers = {
+                path: LayerUpdate(*(part.tensors[f"{path}.{name}"][:, begin:end].clone() for name in _FIELDS))
+                for path in entry["alphas"]
+            }
+            records = tuple(EditRecord.from_dict(edit, where) for edit in part.edits[begin:end])
+            prompts = tuple(tuple(prompt) for prompt in entry["prompts"])
+            if len(records) != entry["edits"]:
+                raise ValueError(f"batch {len(batches) + 1} lacks a part")
+            batches.append(BatchUpdate(records, layers, entry["alphas"], entry["ordinary"], prompts))
+            begin = end
+        if begin != len(part.edits) or any(tensor.shape[1] != begin for tensor in part.tensors.values()):
+            raise ValueError(f"{begin} edits of {len(part.edits)}")
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise RunError(f"{where}: CoachHook's edits aren't whole: {error}") from error
+    return batches

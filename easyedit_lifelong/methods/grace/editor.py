@@ -7,7 +7,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,24 +16,24 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.check import answering_layer, check_layer, find_layer
-from easyedit_lifelong.methods.grace.codebook.codebook import Codebook, rounding_of
-from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row, as_label
-from easyedit_lifelong.methods.grace.codebook.history import keys_of
-from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
-from easyedit_lifelong.methods.grace.codebook.removal import check_known, without
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.decisions import as_label
+from easyedit_lifelong.methods.grace.codebook.key_space import new_codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
+from easyedit_lifelong.methods.grace.layer_edits import LayerEdits
+from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.grace.subject.contexts import Case
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import LateAdaptor, SubjectAdaptor
 from easyedit_lifelong.methods.grace.training.full_pass import module_pass
-from easyedit_lifelong.methods.grace.training.train_batch import Learner, fresh_values, plan, train_together
-from easyedit_lifelong.methods.grace.training.value_pass import Lesson, Lessons
+from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
+from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, fresh_values, plan, train_batch
+from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.methods.shared.apply import check_continues
-from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor, unregister_editor
-from easyedit_lifelong.methods.shared.records import EditRecord, describe_row, numbers_of_case
+from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor
+from easyedit_lifelong.methods.shared.records import EditRecord, describe_row
 from easyedit_lifelong.methods.shared.results import EditResult
-from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.modes import dropping_out, editing
 from easyedit_lifelong.models.wrappers import model_to_edit
@@ -48,7 +47,7 @@ SAME_SETTINGS = (
 """Settings that all edits of a codebook must share."""
 
 
-class GraceEditor:
+class GraceEditor(LayerEdits):
     """Enters edits into the codebook of one layer. Get it with :meth:`on`.
 
     Args:
@@ -57,31 +56,25 @@ class GraceEditor:
         hparams: GRACE's hyperparameters.
 
     Attributes:
-        path: of the edited layer.
-        changes: what each edit so far changed.
-        records: what each of them was asked to do.
-        saved: how far folders are up to date with the edits, by folder; kept by the store.
+        hparams: the hyperparameters of the latest edits.
     """
 
     def __init__(self, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> None:
         model = model_to_edit(model)
-        self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         check_layer(model, tokenizer, hparams)
-        self.path, layer = find_layer(model, hparams)
-        self.changes: list[Change] = []
-        self.records: list[EditRecord] = []
-        self.saved: dict[Path, Any] = {}
+        path, layer = find_layer(model, hparams)
+        super().__init__(model, path)
+        self.tokenizer, self.hparams = tokenizer, hparams
         answering_path, answering = answering_layer(model, hparams) or (self.path, layer)
-        self._lessons = Lessons(model, answering, answering_path)
+        self._passes = LayerPasses(model, answering, answering_path)
         self._subjects: SubjectEdits | None = None
-        self._gate_size = 0
         # Last, so that a model that can't be taken apart stays as it is.
         if not hparams.by_subject:
             self.adaptor = GraceAdaptor(model, layer, hparams.replacement, hparams.query_token)
             return
         found = SubjectAdaptor(model, layer) if answering is layer else LateAdaptor(model, layer, answering)
         self.adaptor = found
-        self._subjects = SubjectEdits(model, self.path, layer, found, self._lessons)
+        self._subjects = SubjectEdits(model, self.path, layer, found, self._passes)
 
     @staticmethod
     def all_of(model: Any) -> dict[str, GraceEditor]:
@@ -109,16 +102,6 @@ class GraceEditor:
         editor.tokenizer, editor.hparams = tokenizer, hparams
         return editor
 
-    @property
-    def case_ids(self) -> list[int | str]:
-        """Of the requests of the edits so far."""
-        return [record.case_id for record in self.records]
-
-    @property
-    def codebook(self) -> Codebook | None:
-        """The codebook, once there is an edit."""
-        return self.adaptor.codebook
-
     def edit(self, requests: Sequence[EditRequest]) -> tuple[list[EditResult], Callable[[], None]]:
         """Apply requests in order, all or none.
 
@@ -133,26 +116,31 @@ class GraceEditor:
 
         def edit_by_subject(cases: Sequence[Case]) -> list[EditResult]:
             assert subjects is not None
-            lesson = subjects.lesson(self.tokenizer, cases, self.hparams, pad)
+            batch = subjects.batch(self.tokenizer, cases, self.hparams, pad)
             if self.hparams.gate_eps is not None:
-                self._gate_size = lesson.lesson.query.shape[1]
+                self.gate_size = batch.value_pass.query.shape[1]
             some = [case.request for case in cases]
-            learners = [
-                Learner(as_label(case.told[0].pair.target), f"{one.prompt}\x00{one.target_new}", one.where, one.case_id,
-                        behind)
-                for one, case, behind in zip(some, cases, lesson.behind, strict=True)
-            ]  # fmt: skip
-            results = self._enter(lesson.lesson, learners, lesson.queries)
+            pending = [
+                PendingEdit(
+                    as_label(case.texts[0].pair.target),
+                    f"{one.prompt}\x00{one.target_new}",
+                    one.where,
+                    one.case_id,
+                    extras,
+                )
+                for one, case, extras in zip(some, cases, batch.extras, strict=True)
+            ]
+            results = self._enter(batch.value_pass, pending, batch.keys)
             self.records += [EditRecord.of(request) for request in some]
             return results
 
         def edit_some(some: Sequence[EditRequest], pairs: Sequence[EncodedPair]) -> list[EditResult]:
-            lesson = self._lessons.of(self.adaptor, pairs, self._copies, pad)
-            learners = [
-                Learner(as_label(pair.target), f"{one.prompt}\x00{one.target_new}", one.where, one.case_id)
+            value_pass = self._passes.of(self.adaptor, pairs, self._copies, pad)
+            pending = [
+                PendingEdit(as_label(pair.target), f"{one.prompt}\x00{one.target_new}", one.where, one.case_id)
                 for one, pair in zip(some, pairs, strict=True)
             ]
-            results = self._enter(lesson, learners)
+            results = self._enter(value_pass, pending)
             self.records += [EditRecord.of(request) for request in some]
             return results
 
@@ -160,7 +148,7 @@ class GraceEditor:
             if subjects is not None:
                 cases, size = subjects.prepare(self.tokenizer, requests, self.hparams), self._batch_size
                 return [functools.partial(edit_by_subject, cases[n : n + size]) for n in range(0, len(cases), size)]
-            pairs = [self._lessons.encode(self.tokenizer, request, self.hparams.replacement) for request in requests]
+            pairs = [self._passes.encode(self.tokenizer, request, self.hparams.replacement) for request in requests]
             size = self._batch_size
             starts = range(0, len(requests), size)
             return [functools.partial(edit_some, requests[n : n + size], pairs[n : n + size]) for n in starts]
@@ -182,9 +170,9 @@ class GraceEditor:
         """
 
         def edit_one(number: int, row: Tensor, label: int) -> list[EditResult]:
-            lesson = module_pass(self.model, self.adaptor, row, label, self._copies)
+            value_pass = module_pass(self.model, self.adaptor, row, label, self._copies)
             case_id, said = len(self.records), describe_row(row)
-            results = self._enter(lesson, [Learner((label,), f"{said}\x00{label}", f"row {number}", case_id)])
+            results = self._enter(value_pass, [PendingEdit((label,), f"{said}\x00{label}", f"row {number}", case_id)])
             self.records.append(EditRecord(case_id, said, str(label), None, None, now()))
             return results
 
@@ -203,112 +191,30 @@ class GraceEditor:
             with editing(self.model), internal_pass(self.model):
                 results = [result for edit in edits for result in _timed(edit)]
         except BaseException:
-            self._undo_to(mark)
+            self.undo_to(mark)
             # What a failed edit found out isn't stored with any edit, so a resumed run wouldn't know it.
-            self._lessons.found_out = found_out
+            self._passes.replay_support = found_out
             raise
         # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
         return results, functools.partial(self.take_back, self.records[mark:])
 
-    def remove(self, case_id: int | str, prompt: str | None = None) -> list[EditRecord]:
-        """Take the edits of one case out, as if they had never been entered.
-
-        Edits after them enter again, in their order, with the queries and values that they have: what a split
-        halved, or an expansion widened, is as it would be without them.
-
-        Args:
-            case_id: which case.
-            prompt: only its edit of this prompt, where several edits have the same id.
-
-        Returns:
-            The records of what was taken out.
-
-        Raises:
-            EditError: there is no such edit, or several of different prompts; or it isn't known what a later one
-                was entered with. Then nothing is changed.
-        """
-        numbers = numbers_of_case(self.records, case_id, prompt)
-        removed = [self.records[n] for n in numbers]
-        self.take_back(removed)
-        return removed
-
-    def take_back(self, records: Sequence[EditRecord], *, check_only: bool = False) -> None:
-        """Take out those of some edits that are still in; see :meth:`remove`.
-
-        Args:
-            records: of the edits; the very objects of :attr:`records` count, not what they say.
-            check_only: only look whether it can be done.
-
-        Raises:
-            EditError: it isn't known what a later edit was entered with.
-        """
-        own = {id(record) for record in records}
-        numbers = {n for n, record in enumerate(self.records) if id(record) in own}
-        if not numbers or self.codebook is None:
-            return
-        if check_only:
-            return check_known(self.codebook, self.changes, numbers, self.case_ids)
-        self.changes[:] = without(self.codebook, self.changes, numbers, self.case_ids)
-        self.records[:] = [record for n, record in enumerate(self.records) if n not in numbers]
-        self._undo_to(len(self.changes))  # nothing, but what goes with the last edit
-
-    def edits_of_keys(self) -> dict[int, EditRecord]:
-        """Return the edit that each key answers for, by the key's index: the last one that entered it."""
-        if self.codebook is None:
-            return {}
-        return dict(zip(keys_of(self.codebook, self.changes), self.records, strict=True))
-
     @property
     def found_out(self) -> tuple[bool | None, int]:
         """What the edits so far have shown of the model: whether it can be replayed in part, up to which length."""
-        return self._lessons.found_out
+        return self._passes.replay_support
 
-    @property
-    def space(self) -> KeySpace:
-        """What the keys are compared in, beyond the hyperparameters."""
-        whitening = self.adaptor.whitening if isinstance(self.adaptor, SubjectAdaptor) else None
-        return KeySpace(self._gate_size, whitening)
-
-    def restore(
-        self,
-        edits: Sequence[tuple[EditRecord, Sequence[Row], torch.Tensor | None]],
-        found_out: tuple[bool | None, int] = (None, 0),
-        space: KeySpace | None = None,
-    ) -> Callable[[], None]:
-        """Do stored edits again, on an editor without any.
-
-        Args:
-            edits: each edit's record, the rows that it changed as they were right after it, and its query if it
-                added no key: see :class:`Change`.
-            found_out: see :attr:`found_out`; without it, the next edit finds out again.
-            space: see :attr:`space`.
+    def adopt(self, stored: SerializedEdits) -> Callable[[], None]:
+        """Take over saved edits, on a layer without any, and what they had shown of the model.
 
         Returns:
-            What undoes them.
+            A function that takes them off again.
 
         Raises:
             EditError: there are edits already.
         """
-        if self.changes:
-            raise EditError("edits can be restored onto an unedited model only")
-        if space is not None and isinstance(self.adaptor, SubjectAdaptor):
-            self._gate_size, self.adaptor.whitening = space.gate_size, space.whitening
-        try:
-            for record, rows, query in edits:
-                codebook = self.codebook
-                if codebook is None:
-                    key, value, _ = rows[0][2]
-                    layer = self.adaptor.layer
-                    place = layer if next(layer.parameters(), None) is not None else self.model
-                    codebook = self._new_codebook(len(key), len(value), device_of(place))
-                    self.adaptor.install(codebook)
-                self.changes.append(codebook.redo(rows, query))
-                self.records.append(record)
-        except BaseException:
-            self._undo_to(0)
-            raise
-        self._lessons.found_out = found_out
-        return functools.partial(self.take_back, list(self.records))
+        undo = super().adopt(stored)
+        self._passes.replay_support = stored.found_out
+        return undo
 
     @property
     def _copies(self) -> int:
@@ -317,31 +223,33 @@ class GraceEditor:
     @property
     def _batch_size(self) -> int:
         """How many requests are trained together; what is drawn at random in a pass is drawn for one alone."""
-        alone = self._copies > 1 or self.hparams.dropout > 0 or not self._lessons.go_together
+        alone = self._copies > 1 or self.hparams.dropout > 0 or not self._passes.batchable
         return 1 if alone else self.hparams.train_batch
 
-    def _enter(self, lesson: Lesson, learners: Sequence[Learner], queries: Tensor | None = None) -> list[EditResult]:
-        """Train the values of a lesson's edits, and enter them in order; with the lesson's queries, or their own."""
-        hparams, copies = self.hparams, len(lesson.targets) // len(learners)
+    def _enter(
+        self, value_pass: ValuePass, pending: Sequence[PendingEdit], queries: Tensor | None = None
+    ) -> list[EditResult]:
+        """Train the values of a pass's edits, and enter them in order; with the pass's queries, or with others."""
+        hparams, copies = self.hparams, len(value_pass.targets) // len(pending)
         if queries is None:
-            queries = lesson.query[::copies]
-        for query, one in zip(queries, learners, strict=True):
+            queries = value_pass.query[::copies]
+        for query, one in zip(queries, pending, strict=True):
             if not torch.isfinite(query).all():
                 raise EditError(f"{one.where}: the model's activations at {self.path} are NaN or infinite")
         codebook = self.codebook
         if codebook is None:
-            width = len(learners[0].entering(lesson.output[0]))
+            width = len(pending[0].with_extras(value_pass.output[0]))
             codebook = self._new_codebook(queries.shape[1], width, queries.device)
-        planned = plan(codebook, queries, learners, fresh_values(lesson, learners, hparams))
-        drops = f"{hparams.seed}\x00dropout\x00{learners[0].identity}"
-        with dropping_out(self._lessons.above(), hparams.dropout, drops):
-            trained = train_together(lesson, planned, learners, hparams)
+        planned = plan(codebook, queries, pending, fresh_values(value_pass, pending, hparams))
+        drops = f"{hparams.seed}\x00dropout\x00{pending[0].identity}"
+        with dropping_out(self._passes.above(), hparams.dropout, drops):
+            trained = train_batch(value_pass, planned, pending, hparams)
         if self.codebook is None:
             self.adaptor.install(codebook)
         results = []
-        for query, one, how, value in zip(queries, learners, planned, trained, strict=True):
+        for query, one, how, value in zip(queries, pending, planned, trained, strict=True):
             decision, index, change = codebook.enter(
-                query, one.label, one.entering(value.value), (how.decision, how.match)
+                query, one.label, one.with_extras(value.value), (how.decision, how.match)
             )
             self.changes.append(change)
             results.append(EditResult(
@@ -354,18 +262,7 @@ class GraceEditor:
         return results
 
     def _new_codebook(self, key_width: int, value_width: int, device: torch.device) -> Codebook:
-        rounding = rounding_of(next(self.model.parameters()).dtype)
-        return new_codebook(self.hparams, key_width, value_width, self._gate_size, rounding, device)
-
-    def _undo_to(self, mark: int) -> None:
-        del self.records[mark:]
-        while len(self.changes) > mark:
-            change = self.changes.pop()
-            if self.codebook is not None:
-                self.codebook.undo(change)
-        if not self.changes:
-            self.adaptor.detach()
-            unregister_editor(self.model, self.hparams.ALG_NAME, self.path)
+        return new_codebook(self.hparams, key_width, value_width, self.gate_size, self.rounding, device)
 
 
 def _timed(edit: Callable[[], list[EditResult]]) -> list[EditResult]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from easyedit_lifelong.reporting.report.read import Run
-from easyedit_lifelong.reporting.report.score_rows import SECONDS, best, direction, main_names, shown, shown_interval
+from easyedit_lifelong.reporting.report.score_rows import (
+    SECONDS,
+    Score,
+    best,
+    direction,
+    main_names,
+    score_rows,
+    seconds_row,
+)
 
 _ARROWS = {"higher": "↑", "lower": "↓"}
 _LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
@@ -15,15 +23,6 @@ _LATEX = str.maketrans({
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "·": r"$\cdot$",
 })  # fmt: skip
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|*_`<>[]"})
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of a comparison; empty where a run has none."""
-
-    value: str = ""
-    interval: str = ""
-    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,64 +39,58 @@ class Comparison:
     names: list[str]
     edits: list[int]
     metrics: list[str]
-    cells: list[list[Cell]]
+    cells: list[list[Score]]
 
 
 def compare(runs: Sequence[Run], names: Sequence[str], metrics: Sequence[str] | None = None) -> Comparison:
-    """Put runs side by side, on their main scores or on those asked for."""
-    columns = list(main_names(runs) if metrics is None else metrics)
-    values = [[run.scores().get(metric) for run in runs] for metric in columns]
-    intervals = [[run.intervals().get(metric) for run in runs] for metric in columns]
-    seconds = [run.timing.get("seconds_per_edit") for run in runs]
-    if metrics is None and any(one is not None for one in seconds):
-        columns.append(SECONDS)
-        values.append(seconds)
-        intervals.append([None] * len(runs))
-    cells: list[list[Cell]] = [[] for _ in runs]
-    for metric, column, spans in zip(columns, values, intervals, strict=True):
-        top = best(metric, column)
-        for number, (value, span) in enumerate(zip(column, spans, strict=True)):
-            text = "" if value is None else f"{value:.2f}" if metric == SECONDS else shown(value, metric)
-            cells[number].append(Cell(text, shown_interval(span, metric), number in top))
+    """Put runs side by side, on their main scores and the time an edit took, or on the scores given."""
+    rows = [{row.name: row for row in (*score_rows(run), *seconds_row(run))} for run in runs]
+    seconds = [SECONDS] if any(SECONDS in row for row in rows) else []
+    columns = [*main_names(runs), *seconds] if metrics is None else list(metrics)
+    cells = [[row.get(metric, Score(metric, "")) for metric in columns] for row in rows]
+    for n, metric in enumerate(columns):
+        for number in best(metric, [row[n].number for row in cells]):
+            cells[number][n] = replace(cells[number][n], best=True)
     return Comparison(list(names), [run.n_edits for run in runs], columns, cells)
 
 
 def arrow(metric: str) -> str:
     """Return an arrow to where a metric is better, or nothing."""
-    return _ARROWS.get("lower" if metric == SECONDS else direction(metric), "")
+    return _ARROWS.get(direction(metric), "")
 
 
 def markdown_table(table: Comparison) -> str:
     """Return the comparison in Markdown: a row for each run, intervals in brackets, the best in bold."""
-    head = ["run", "edits", *(f"{metric.translate(_MARKDOWN)} {arrow(metric)}".strip() for metric in table.metrics)]
-    lines = [_row(head), _row(["---"] + ["---:"] * (len(head) - 1))]
-    for name, edits, cells in zip(table.names, table.edits, table.cells, strict=True):
-        numbers = [
-            f"{f'**{cell.value}**' if cell.best else cell.value} {cell.interval.translate(_MARKDOWN)}".strip() or "-"
-            for cell in cells
-        ]
-        lines.append(_row([name.translate(_MARKDOWN), str(edits), *numbers]))
-    return "\n".join(lines) + "\n"
+
+    def text(cell: Score) -> str:
+        value = f"**{cell.value}**" if cell.best else cell.value
+        return f"{value} {cell.interval.translate(_MARKDOWN)}".strip() or "-"
+
+    head, *rows = _rows(table, text, _MARKDOWN, _ARROWS)
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))
 
 
 def latex_table(table: Comparison) -> str:
     """Return the comparison in LaTeX: needs ``booktabs``; rows, intervals and bold as in Markdown."""
-    heads = ["run", "edits"]
-    for metric in table.metrics:
-        way = _LATEX_ARROWS.get("lower" if metric == SECONDS else direction(metric), "")
-        heads.append(f"{metric.translate(_LATEX)} {way}".strip())
+
+    def text(cell: Score) -> str:
+        value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
+        return f"{value} {{\\scriptsize {cell.interval}}}" if cell.interval else value or "--"
+
+    head, *rows = (" & ".join(row) + r" \\" for row in _rows(table, text, _LATEX, _LATEX_ARROWS))
     lines = [
-        "% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule",
-        " & ".join(heads) + r" \\", r"\midrule",
+        "% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{l{'r' * (1 + len(table.metrics))}}}", r"\toprule", head,
+        r"\midrule", *rows, r"\bottomrule", r"\end{tabular}",
     ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _rows(
+    table: Comparison, text: Callable[[Score], str], escapes: dict[int, str], arrows: Mapping[str, str]
+) -> Iterator[list[str]]:
+    """Yield the head of a table and its rows, as texts in which special characters are escaped."""
+    heads = [f"{metric.translate(escapes)} {arrows.get(direction(metric), '')}".strip() for metric in table.metrics]
+    yield ["run", "edits", *heads]
     for name, edits, cells in zip(table.names, table.edits, table.cells, strict=True):
-        numbers = []
-        for cell in cells:
-            value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
-            numbers.append(f"{value} {{\\scriptsize {cell.interval}}}" if cell.interval else value or "--")
-        lines.append(" & ".join([name.translate(_LATEX), str(edits), *numbers]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        yield [name.translate(escapes), str(edits), *map(text, cells)]

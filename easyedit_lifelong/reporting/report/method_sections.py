@@ -1,0 +1,86 @@
+"""The sections that a method adds to the page of a run: asks the method for them and draws their plots."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection, Series
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting.report.axes import Plot, draw_band, fit_edits, fit_values
+from easyedit_lifelong.reporting.report.history import thinned
+from easyedit_lifelong.reporting.report.read import Run
+from easyedit_lifelong.reporting.report.style import MUTED, legend_below, look, new_figure
+
+_MOST_BOXES = 40
+_MANY_POINTS = 150
+"""Points of one plot from which on they are drawn smaller."""
+
+
+def method_sections(run: Run) -> list[tuple[ReportSection, list[Plot]]]:
+    """Return the sections of the method that made a run, with their plots. To be called while :func:`drawing`.
+
+    There are none if the method is not installed or has none, or if its code fails, which is noted.
+    """
+    methods = get_plugins().methods
+    port = methods.get(run.method_name).report_sections if run.method_name in methods else None
+    if port is None:
+        return []
+    try:
+        return [(section, [draw_plot(plot) for plot in section.plots]) for section in port(run.record())]
+    except Exception as error:  # anything can come out of a plugin's code, and a report shows the rest
+        run.notes.append(f"The figures of {run.method_name} can't be drawn: {type(error).__name__}: {error}")
+        return []
+
+
+def draw_plot(plot: ReportPlot) -> Plot:
+    """Draw a plot. To be called while :func:`drawing`."""
+    figure = new_figure()
+    axes = figure.add_subplot()
+    several = [series for series in plot.series if series.points]
+    clouds = [series for series in several if series.kind == "points" and not series.muted]
+    crowded = sum(len(series.points) for series in clouds) > _MANY_POINTS
+    values: list[float] = []
+    for series in several:
+        style = _style(series, crowded)
+        if series.kind == "distribution":
+            _draw_distribution(axes, series, style["color"])
+        elif series.kind == "band":
+            draw_band(axes, series.points, style["color"], series.label)
+        else:
+            points = thinned(series.points) if series.kind == "points" else series.points
+            axes.plot(*zip(*points, strict=True), label=series.label, **style)
+        nested = series.kind in ("distribution", "band")
+        values += [value for _, y in series.points for value in (y if nested else [y])]
+    ends = [x + (0.5 if series.kind == "distribution" else 0) for series in several for x, _ in series.points]
+    fit_edits(axes, [0, max(ends, default=0)], plot.x_label)
+    fit_values(axes, values, plot.y_axis, plot.y_label)
+    legend_below(figure, axes)
+    return Plot(plot.name, plot.title, plot.caption, ". ".join(filter(None, (plot.alt, plot.caption))), figure)
+
+
+def _style(series: Series, crowded: bool) -> dict[str, Any]:
+    """Return colour, line and marker of a series."""
+    if series.kind == "reference":
+        return {"color": MUTED, "linewidth": 1, "linestyle": (0, (1, 2))}
+    style: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "alpha": 0.7} if series.muted else look(series.style)
+    if series.kind == "points" and series.muted:
+        style |= {"linestyle": "none", "markersize": 3.5, "alpha": 0.6}
+    elif series.kind == "points":
+        style |= {"linestyle": "none", "markersize": 2.5 if crowded else 4.5, "markeredgewidth": 0}
+    return style if series.marker is None else {**style, "marker": series.marker}
+
+
+def _draw_distribution(axes: Axes, series: Series, colour: str) -> None:
+    """Draw a box at each x, or a band with the medians where boxes would be too narrow."""
+    places, values = zip(*series.points, strict=True)
+    if len(places) > _MOST_BOXES:
+        draw_band(axes, series.points, colour)
+        axes.plot(places, [sorted(several)[len(several) // 2] for several in values], color=colour, label=series.label)
+        return
+    line = {"color": colour, "linewidth": 1.1}
+    axes.boxplot(
+        values, positions=places, widths=0.6, manage_ticks=False, whis=(0, 100), boxprops=line, whiskerprops=line,
+        capprops=line, medianprops={**line, "linewidth": 2.2},
+    )  # fmt: skip
