@@ -194,7 +194,7 @@ def _bases(
         moments = obtain_moments(
             model, tokenizer, layers, stats_dir=hparams.stats_dir, dataset=hparams.mom2_dataset,
             n_samples=hparams.mom2_n_samples, n_tokens=hparams.mom2_n_tokens, dtype=hparams.mom2_dtype,
-            seed=hparams.seed, progress=progress,
+            engine=hparams.mom2_engine, seed=hparams.seed, progress=progress,
         )  # fmt: skip
     return {path: whitening_of(found.moment).cpu() for path, found in moments.items()}
 

@@ -58,6 +58,7 @@ def add_covariance_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="folder of statistics (default: this package's cache)")
     add("--hparams", metavar="FILE", help="take what isn't given from this hyperparameter file")
     add("--dtype", choices=("float32", "float64"), help="of the stored sums (default float32)")
+    add("--engine", metavar="E", help="what collects: native (default), or easyedit: EasyEdit's layer_stats")
     add("--device", help="where the model goes")
     add("--seed", type=int, default=0, help="of the order of documents, or of the sampling (default 0)")
     add("--context", type=positive, metavar="N", help="longest row of tokens (default 512; the model's for --samples)")

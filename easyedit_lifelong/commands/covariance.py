@@ -63,6 +63,7 @@ class Options:
         seed: of the order of documents, or of the sampling.
         context: longest row of tokens.
         easyedit_samples: also store under the name that EasyEdit looks for.
+        engine: what collects.
     """
 
     model: str | None = None
@@ -77,6 +78,7 @@ class Options:
     seed: int = 0
     context: int | None = None
     easyedit_samples: int | None = None
+    engine: str | None = None
 
 
 def covariance_session(options: Options) -> None:
@@ -95,6 +97,8 @@ def covariance_session(options: Options) -> None:
     dataset = options.corpus or values.get("mom2_dataset") or "self"
     corpus = find_corpus(dataset)
     n_samples, n_tokens = _amount(options, values)
+    engine = options.engine or values.get("mom2_engine") or "native"
+    get_plugins().covariance_engines.get(engine).check(corpus, n_samples, n_tokens)
     folder = stats_folder(options.out or values.get("stats_dir"))
     check_writable(folder)
     with torchrun_processes() as first:
@@ -117,7 +121,7 @@ def covariance_session(options: Options) -> None:
             moments = obtain_moments(
                 model, tokenizer, modules, stats_dir=folder, dataset=dataset, n_samples=n_samples, n_tokens=n_tokens,
                 dtype=dtype, seed=options.seed, context=options.context,
-                progress=progress, easyedit_samples=options.easyedit_samples,
+                progress=progress, easyedit_samples=options.easyedit_samples, engine=engine,
             )  # fmt: skip
         _table(console, moments, time.monotonic() - began)
 

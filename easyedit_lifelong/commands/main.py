@@ -206,7 +206,7 @@ def _covariance(arguments: argparse.Namespace) -> int:
         model=arguments.model, layers=arguments.layers, corpus=arguments.corpus, tokens=arguments.tokens,
         samples=arguments.samples, out=arguments.out, hparams=arguments.hparams, dtype=arguments.dtype,
         device=arguments.device, seed=arguments.seed, context=arguments.context,
-        easyedit_samples=arguments.easyedit_samples,
+        easyedit_samples=arguments.easyedit_samples, engine=arguments.engine,
     ))  # fmt: skip
     return 0
 

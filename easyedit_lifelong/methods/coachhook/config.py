@@ -45,6 +45,7 @@ class CoachHookHyperParams(PluginHyperParams):
         mom2_n_samples: how many of its documents.
         mom2_n_tokens: how many of its tokens instead, if given.
         mom2_dtype: MEMIT's name of the statistics' dtype.
+        mom2_engine: what collects them: ``native``, or ``easyedit`` for EasyEdit's ``layer_stats``.
         stats_dir: folder of the statistics; None for this package's own cache.
         alpha_z: score α at which a validated hook swaps at first; it only falls (section 3.2).
         alpha_model: the model in which a batch's z-scores are taken when α falls: ``unedited``, as the
@@ -72,6 +73,7 @@ class CoachHookHyperParams(PluginHyperParams):
         "layer_selection": ("all",),
         "mom2_adjustment": (True,),
         "mom2_dtype": ("float32", "float64"),
+        "mom2_engine": ("native", "easyedit"),
     }
     AT_LEAST: ClassVar[Mapping[str, float]] = {
         **PluginHyperParams.AT_LEAST, "num_layers": 1, "v_num_grad_steps": 1, "v_loss_layer": 0, "v_weight_decay": 0,
@@ -104,6 +106,7 @@ class CoachHookHyperParams(PluginHyperParams):
     mom2_n_samples: int | None = 100000
     mom2_n_tokens: int | None = None
     mom2_dtype: str = "float32"
+    mom2_engine: str = "native"
     stats_dir: str | None = None
     alpha_z: float = 2.2
     alpha_model: str = "unedited"

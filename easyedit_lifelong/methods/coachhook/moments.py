@@ -26,5 +26,6 @@ def second_moments(
     return obtain_moments(
         model, tokenizer, hparams.rewrite_modules, stats_dir=hparams.stats_dir, dataset=hparams.mom2_dataset,
         n_samples=hparams.mom2_n_samples, n_tokens=hparams.mom2_n_tokens, dtype=hparams.mom2_dtype,
+        engine=hparams.mom2_engine,
         seed=hparams.seed, progress=progress,
     )  # fmt: skip
