@@ -13,7 +13,7 @@ import pytest
 from easyedit_lifelong.commands.main import build_parser
 from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.evaluation.metrics import METRICS
-from easyedit_lifelong.hyperparams import find_hparams
+from easyedit_lifelong.hparams_files import find_hparams
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs import experiment_files as experiment
 

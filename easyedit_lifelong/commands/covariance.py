@@ -23,7 +23,7 @@ from easyedit_lifelong.covariance.npz import check_writable
 from easyedit_lifelong.covariance.obtain import DTYPES, obtain_moments
 from easyedit_lifelong.covariance.shards import torchrun_processes
 from easyedit_lifelong.errors import CovarianceError, HyperParameterError
-from easyedit_lifelong.hyperparams import find_hparams, read_hparams_file
+from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
 from easyedit_lifelong.plugins import get_plugins

@@ -19,13 +19,14 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits import load_edits, save_edits
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.errors import DataError, PluginError, RunError
+from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.reporting.console_tables import answer_table, say
 from easyedit_lifelong.reporting.progress import edit_progress
-from easyedit_lifelong.runs.checks import check_fit, check_method, find_method
-from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replaced
+from easyedit_lifelong.runs.checks import check_method
+from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replaced
 from easyedit_lifelong.runs.run_folder import check_free
 
 HELP = "edit a few facts, and save the edits in a folder"

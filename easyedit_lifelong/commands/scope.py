@@ -20,7 +20,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.scope import FIGURES, Scope
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.hyperparams import hparams_values
+from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
