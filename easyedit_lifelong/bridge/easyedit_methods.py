@@ -74,7 +74,7 @@ def easyedit_method_for(hparams: Any) -> EditMethod | None:
 
 def read_easyedit_hparams(path: Path, name: str) -> Any:
     """Read a hyperparameter file of one of EasyEdit's own methods, as strictly as our own; see below."""
-    from easyedit_lifelong.hyperparams import read_hparams_file
+    from easyedit_lifelong.hparams_files import read_hparams_file
 
     return easyedit_hparams(read_hparams_file(path), name, str(path))
 

@@ -161,20 +161,3 @@ def _trim(rows: list[list[int]], budget: int) -> list[list[int]]:
 
 def _block(rows: list[list[int]], after: Position) -> Block:
     return Block(lambda: rows, after)
-
-
-def batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
-    """Group rows of like length, so that little padding is computed; longest first.
-
-    Args:
-        rows: token rows.
-        batch_tokens: most tokens a batch, padding included; a longer row is a batch by itself.
-    """
-    batch: list[list[int]] = []
-    for row in sorted((row for row in rows if row), key=len, reverse=True):
-        if batch and len(batch[0]) * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

@@ -187,10 +187,6 @@ class RunFolder:
         """Append the scores at one point of the run."""
         self._append(METRICS, [entry])
 
-    def generations(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Write what was said to the edits' prompts, before and after; the file is there whole or not at all."""
-        self.rewrite(GENERATIONS, entries)
-
     def read(self, name: str) -> list[dict[str, Any]]:
         """Return a file's lines; one at its end that was never finished is left out.
 

@@ -25,7 +25,7 @@ from easyedit_lifelong.bridge.weights import rewritten
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, ModelError, PluginError, RunError
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.hyperparams import find_hparams
+from easyedit_lifelong.hparams_files import find_hparams
 
 from .toys import make_pair
 

@@ -10,8 +10,8 @@ from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
 
 from easyedit_lifelong import apply_grace_to_model, load_edits
 from easyedit_lifelong.errors import CovarianceError, EditError, RunError
-from easyedit_lifelong.methods.coachhook.moments import second_moments
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.models.anatomy import anatomy_of, mlp_of
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.modules import find_module

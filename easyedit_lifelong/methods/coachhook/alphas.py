@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.coachhook.facts import Fact
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, score_norms
-from easyedit_lifelong.methods.coachhook.passes import EditingPasses
+from easyedit_lifelong.methods.locate_edit.facts import Fact
+from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.runner import Runner

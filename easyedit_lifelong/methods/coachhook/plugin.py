@@ -7,13 +7,14 @@ from collections.abc import Callable
 from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
-from easyedit_lifelong.methods.coachhook.check import check_model, check_requests
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.describe import describe
 from easyedit_lifelong.methods.coachhook.explain import explain
-from easyedit_lifelong.methods.coachhook.moments import second_moments
 from easyedit_lifelong.methods.coachhook.report import report_sections
+from easyedit_lifelong.methods.coachhook.scope import study_scope
 from easyedit_lifelong.methods.coachhook.store import CoachHookRemoval, CoachHookStore, plain_weights
+from easyedit_lifelong.methods.locate_edit.check import check_model, check_requests
+from easyedit_lifelong.methods.locate_edit.moments import second_moments
 
 _REASONS = {
     "remove": (
@@ -45,6 +46,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             describe=describe,
             plain_weights=plain_weights,
             report_sections=report_sections,
+            study_scope=study_scope,
             reasons=_REASONS,
         )
     )

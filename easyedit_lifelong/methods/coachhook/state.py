@@ -1,4 +1,4 @@
-"""What makes a model's CoachHook edits, batch by batch: enough to go on, to go back, and to store."""
+"""The batches of a model's CoachHook edits: enough to continue, to roll back and to store."""
 
 from __future__ import annotations
 
@@ -10,50 +10,23 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.methods.coachhook.templates import Templates
-from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.locate_edit.history import Batch, BatchHistory
+from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
+
+__all__ = ["BatchUpdate", "CoachHookState", "LayerUpdate"]
 
 
 @dataclass(frozen=True)
-class LayerUpdate:
-    """What a batch of n edits did to one layer: Δ = residual · adjustedᵀ (equation 4).
-
-    Attributes:
-        keys: K₂, shape ``(inputs, n)``.
-        adjusted: C_accu⁻¹ K₂ with K₂ in C_accu, shape ``(inputs, n)``.
-        residual: this layer's part of R, shape ``(outputs, n)``.
-    """
-
-    keys: Tensor
-    adjusted: Tensor
-    residual: Tensor
-
-    def matrix(self) -> Tensor:
-        """Return Δ, shape ``(outputs, inputs)``, float64."""
-        return self.residual.double() @ self.adjusted.double().t()
-
-    def added_to(self, delta: Tensor | None) -> Tensor:
-        """Return a layer's ΔW with this update in it, in the dtype that updates are kept in."""
-        update = self.matrix()
-        total = update if delta is None else delta.to(update.device).double() + update
-        return total.to(self.keys.dtype)
-
-
-@dataclass(frozen=True)
-class BatchUpdate:
+class BatchUpdate(Batch):
     """One batch of edits.
 
     Attributes:
-        records: what its edits were asked to do, in order.
-        layers: its update, by path of the projection, from the first layer to the last.
-        alphas: each layer's α once the batch is in.
+        alphas: each layer's α after the batch.
         ordinary: the root mean square of each layer's ‖ΔW k‖ over ordinary text, where scores are weighed by it.
         prompts: the tokens of its requests' bare prompts, in order.
-        name: unique; what its file is called.
+        name: unique; part of its file's name.
     """
 
-    records: tuple[EditRecord, ...]
-    layers: dict[str, LayerUpdate]
     alphas: dict[str, float]
     ordinary: dict[str, float]
     prompts: tuple[tuple[int, ...], ...]
@@ -83,22 +56,14 @@ class BatchUpdate:
 
 
 @dataclass
-class CoachHookState:
+class CoachHookState(BatchHistory[BatchUpdate]):
     """All batches since the unedited model.
 
     Attributes:
-        paths: of the edited projections, from the first layer to the last.
         alpha_z: α before the first batch.
-        templates: the context templates that all batches are learned in.
-        batches: in order.
-        fingerprint: of the unedited model's weights.
     """
 
-    paths: list[str]
-    alpha_z: float
-    templates: Templates
-    batches: list[BatchUpdate] = field(default_factory=list)
-    fingerprint: str = ""
+    alpha_z: float = field(kw_only=True)
 
     @property
     def alphas(self) -> dict[str, float]:

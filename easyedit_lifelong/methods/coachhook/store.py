@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from easyedit_lifelong.errors import EditError, RunError
-from easyedit_lifelong.hyperparams import hparams_values
+from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.base import EditsPart, OldState, PlainWeights
 from easyedit_lifelong.methods.coachhook import old_state
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams

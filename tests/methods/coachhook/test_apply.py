@@ -11,8 +11,8 @@ import torch
 
 from easyedit_lifelong import apply_coachhook_to_model
 from easyedit_lifelong.errors import DataError, EditError
-from easyedit_lifelong.methods.coachhook import editor as editing
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
+from easyedit_lifelong.methods.locate_edit import editor as editing
 from easyedit_lifelong.plugins import get_plugins
 from tests.conftest import WORDS, build_model, build_tokenizer, state_of
 from tests.methods.coachhook.support import FACTS, hparams_for, moments_for, same_tensors

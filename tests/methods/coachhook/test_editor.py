@@ -12,13 +12,15 @@ import torch
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError, ModelError
-from easyedit_lifelong.methods.coachhook import editor as editing
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
-from easyedit_lifelong.methods.coachhook.layers import EditedLayers
-from easyedit_lifelong.methods.coachhook.passes import EditingPasses
-from easyedit_lifelong.methods.coachhook.update import AccumulatedKeys
+from easyedit_lifelong.methods.coachhook.hook_layers import HookLayers
+from easyedit_lifelong.methods.coachhook.layer import Mode
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
-from easyedit_lifelong.models.positions import PositionTracker
+from easyedit_lifelong.methods.locate_edit import editor as editing
+from easyedit_lifelong.methods.locate_edit.edited_weights import EditedWeights
+from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
+from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys
+from easyedit_lifelong.models.prompt_positions import PositionTracker
 from tests.conftest import FAMILIES, build_model, build_tokenizer, state_of
 from tests.methods.coachhook.support import (
     FACTS,
@@ -53,7 +55,7 @@ class Picture:
         editor = CoachHookEditor.of(model)
         self.batches = list(editor.state.batches) if editor else None
         self.alphas = editor.alphas if editor else None
-        self.c_accu = {p: a.matrix() for p, a in editor._accumulated.items()} if editor else {}
+        self.c_accu = {p: a.matrix() for p, a in editor._solvers.items()} if editor else {}
 
     def holds(self, model: Any) -> None:
         now = Picture(model)
@@ -218,8 +220,8 @@ STAGES: dict[str, tuple[Any, str, int, Callable[[Any], Any]]] = {
     "the third layer's factor": (AccumulatedKeys, "add", 3, raising),
     "the second batch's solve": (AccumulatedKeys, "solve", 5, nans),
     "alphas": (EditingPasses, "inputs_for_prompts", 1, lambda answer: ([nans(x) for x in answer[0]], answer[1])),
-    "the end": (EditedLayers, "settle", 1, raising),
-    "the second batch's end": (EditedLayers, "settle", 2, raising),
+    "the end": (HookLayers, "settle", 1, raising),
+    "the second batch's end": (HookLayers, "settle", 2, raising),
     "values": (editing, "optimise_targets", 1, raising),
     "the second batch's values": (editing, "optimise_targets", 2, raising),
 }
@@ -242,6 +244,8 @@ def test_a_batch_that_fails_leaves_no_trace(
         editor_on(model, tokenizer, hparams).edit(requests_for(3))
     before = Picture(model)
     owner, name, call, spoil = STAGES[stage]
+    if wohk and owner is HookLayers:
+        owner = EditedWeights
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, poisoned(getattr(owner, name), call, spoil))
         with pytest.raises((EditError, KeyboardInterrupt)):
@@ -373,7 +377,7 @@ def test_a_model_cast_after_the_edit_still_uses_its_hook_weights(number: int, dt
     model.to(dtype)
     edited = logits_of(model, [FACTS[number][0]])
     for hook in editor.hooks.values():
-        hook.mode = editing.Mode.OFF
+        hook.mode = Mode.OFF
     assert not all_equal(edited, logits_of(model, [FACTS[number][0]]))
 
 
@@ -431,7 +435,7 @@ def test_moments_of_few_tokens_are_regularised() -> None:
     (path,) = moments
     base = moments[path].moment.double()
     keys = editor.state.keys(path).double()
-    c_accu = editor._accumulated[path].matrix()
+    c_accu = editor._solvers[path].matrix()
     extra = c_accu - base - keys @ keys.t()
     share = 0.01 * (1 - 10 / (4 * len(base)))
     torch.testing.assert_close(

@@ -178,7 +178,7 @@ def test_the_authors_updates_in_three_consecutive_batches(family: str, run: str)
             close(update.keys.T, numbers(family, run, batch, layer, "keys"))
             close(update.residual.T * (len(layers) - number), numbers(family, run, batch, layer, "residuals"))
             close(update.matrix(), numbers(family, run, batch, layer, "delta"))
-            close(editor._accumulated[path].matrix(), numbers(family, run, batch, layer, "C_accu"))
+            close(editor._solvers[path].matrix(), numbers(family, run, batch, layer, "C_accu"))
             if run != "wohk":
                 alpha = GOLDEN["models"][family][run]["alpha"][batch][str(layer)]
                 assert editor.alphas[path] == pytest.approx(alpha, rel=1e-6)
@@ -225,7 +225,7 @@ def test_without_hooks_the_authors_weigh_earlier_edits_as_they_do_old_knowledge(
 @pytest.mark.parametrize("case", range(len(GOLDEN["models"]["llama"]["values"])))
 @pytest.mark.parametrize("family", MODELS)
 def test_the_authors_target_vectors_and_losses(family: str, case: int) -> None:
-    from easyedit_lifelong.methods.coachhook.values import optimise_targets
+    from easyedit_lifelong.methods.locate_edit.values import optimise_targets
 
     golden = GOLDEN["models"][family]["values"][case]
     changes = {name: golden[name] for name in SETTINGS if name in golden and name != "templates"}

@@ -70,8 +70,8 @@ def test_what_is_loaded_is_what_was_saved_and_goes_on_the_same(
         editor.edit(requests_for(3))
     assert same_tensors(state_of(other), state_of(model))
     assert two.alphas == one.alphas
-    for path, accumulated in one._accumulated.items():
-        assert torch.equal(two._accumulated[path].matrix(), accumulated.matrix())
+    for path, accumulated in one._solvers.items():
+        assert torch.equal(two._solvers[path].matrix(), accumulated.matrix())
 
 
 def test_earlier_prompts_are_kept_in_scope_after_loading_too(tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_second_moments_are_had_from_the_unedited_model_after_loading(
         seen.append(torch.equal(model(**inputs).logits, logits))
         return moments_for(model, hparams)
 
-    monkeypatch.setattr("easyedit_lifelong.methods.coachhook.editor.second_moments", obtain)
+    monkeypatch.setattr("easyedit_lifelong.methods.locate_edit.editor.second_moments", obtain)
     load_state(model, tokenizer, hparams, tmp_path)
     before = copy.deepcopy(state_of(model))
     _, undo = coachhook_editor(model).edit(requests_for(0))

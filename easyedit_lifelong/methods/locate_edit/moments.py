@@ -1,0 +1,40 @@
+"""The second moments that hyperparameters name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from easyedit_lifelong.covariance import SecondMoment, obtain_moments
+from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
+
+
+def second_moments(
+    model: Any, tokenizer: Any, hparams: LocateEditHyperParams, progress: Callable[[int, int], None] | None = None
+) -> dict[str, SecondMoment]:
+    """Return E[kkᵀ] of every edited projection: from disk, or collected (and stored) in one pass.
+
+    Args:
+        model: the unedited model.
+        tokenizer: its tokenizer.
+        hparams: name the projections, the corpus, its amount and the folder.
+        progress: called with tokens, or documents, done and in all.
+
+    Returns:
+        By path of the projection; each moment has the shape ``(inputs, inputs)``.
+
+    Raises:
+        CovarianceError: a stored file cannot be used, or the corpus is not available.
+    """
+    return obtain_moments(
+        model,
+        tokenizer,
+        hparams.rewrite_modules,
+        stats_dir=hparams.stats_dir,
+        dataset=hparams.mom2_dataset,
+        n_samples=hparams.mom2_n_samples,
+        n_tokens=hparams.mom2_n_tokens,
+        dtype=hparams.mom2_dtype,
+        seed=hparams.seed,
+        progress=progress,
+    )

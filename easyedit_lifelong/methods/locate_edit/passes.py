@@ -1,0 +1,180 @@
+"""The passes that keys, residuals and z-scores are taken in: no block is run again for what can't have changed."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
+from easyedit_lifelong.models.attention import grouped_queries
+from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.packing import computing_only, token_wise
+from easyedit_lifelong.models.runner import Runner
+from easyedit_lifelong.models.suffix import ending_after, hidden_of, recording_output, standing_in
+
+_PADDING = 256
+"""Columns of padding in a group of rows, at most."""
+
+
+class EditingPasses:
+    """Runs a batch's prompts through the edited blocks.
+
+    Layers are updated from the first to the last, so once it is a layer's turn nothing below its block changes any
+    more: rows stay where they have been brought to. Contexts end at the layer's key; only bare prompts go on to the
+    last edited block.
+
+    Args:
+        runner: of the model.
+        facts: the batch.
+        edited: the edited blocks, from the first to the last.
+    """
+
+    def __init__(self, runner: Runner, facts: Sequence[Fact], edited: Sequence[nn.Module]) -> None:
+        anatomy = runner.anatomy
+        self._blocks: list[nn.Module] = list(anatomy.blocks) if anatomy is not None else []
+        self._last = edited[-1]
+        plain = [fact.plain for fact in facts]
+        # A context that is the bare prompt itself is its row.
+        owned = [
+            (owner, row)
+            for owner, fact in enumerate(facts)
+            for row in fact.contexts
+            if (row.prompt, row.lookup) != (fact.plain.prompt, fact.plain.lookup)
+        ]
+        owned.sort(key=lambda item: len(item[1].prompt))
+        # Key of a fact: the weighted mean of its rows' keys, as one matrix product. Bare prompts come last.
+        self._mix = torch.zeros(len(facts), len(owned) + len(facts), dtype=torch.float64)
+        for column, (owner, row) in enumerate(owned):
+            self._mix[owner, column] = row.weight
+        for owner, fact in enumerate(facts):
+            self._mix[owner, len(owned) + owner] = sum(row.weight for row in fact.contexts) - self._mix[owner].sum()
+        groups = grouped_by_length([row.prompt for _, row in owned], _PADDING)
+        self._contexts = [_Rows(runner, [owned[number][1] for number in group], self._blocks) for group in groups]
+        self._plain, self._prompts = (_Rows(runner, plain, self._blocks) for _ in range(2))
+
+    def keys_and_outputs(self, module: nn.Module) -> tuple[Tensor, Tensor]:
+        """Return a projection's keys, and what the last edited block returns, where facts are looked up.
+
+        Args:
+            module: an edited projection; each in its turn, from the first layer to the last.
+
+        Returns:
+            Keys, averaged over contexts, shape ``(facts, inputs)``, and outputs for the bare prompts,
+            shape ``(facts, width)``; in float64.
+        """
+        settled = self._below(module)
+        keys: list[Tensor] = []
+        outputs: list[Any] = []
+        with inputs_of([module]) as inputs:
+            for group in self._contexts:
+                group.run(until=module, settled=settled)
+                keys.append(group.at_lookups(inputs[0]))
+            with recording_output(self._last, outputs.append):
+                self._plain.run(until=self._last, settled=settled)
+            keys.append(self._plain.at_lookups(inputs[0]))
+        together = torch.cat(keys).double()
+        return self._mix.to(together.device) @ together, self._plain.at_lookups(hidden_of(outputs[0])).double()
+
+    def inputs_for_prompts(self, modules: Sequence[nn.Module]) -> tuple[list[Tensor], Tensor]:
+        """Return projections' inputs at every token of the bare prompts.
+
+        Args:
+            modules: edited projections.
+
+        Returns:
+            Of each, shape ``(facts, tokens, inputs)``; and which tokens are real, ``(facts, tokens)``.
+        """
+        with inputs_of(modules) as inputs:
+            self._prompts.run(until=self._last)
+        return inputs, self._prompts.mask.bool()
+
+    def _below(self, module: nn.Module) -> list[nn.Module]:
+        """Return the blocks below the one that holds a module; none where that can't be told."""
+        for number, block in enumerate(self._blocks):
+            if any(part is module for part in block.modules()):
+                return self._blocks[:number]
+        return []
+
+
+class _Rows:
+    """Rows that are run together, and the block that they have been brought to.
+
+    Args:
+        runner: of the model.
+        rows: the rows.
+        blocks: the model's blocks, if they are known.
+    """
+
+    def __init__(self, runner: Runner, rows: Sequence[Row], blocks: Sequence[nn.Module]) -> None:
+        self._runner = runner
+        self._ids, self.mask = pad_rows([row.prompt for row in rows], runner.pad, "right", runner.device)
+        self._lengths = torch.tensor([len(row.prompt) for row in rows])
+        self._lookups = torch.tensor([row.lookup for row in rows])
+        self._parts = [part for block in blocks for part in token_wise(block)]
+        self._settled: Sequence[nn.Module] = []
+        self._boundary: Any = None
+
+    @torch.no_grad()
+    def run(self, *, until: nn.Module, settled: Sequence[nn.Module] = ()) -> None:
+        """Run the rows until a module has returned.
+
+        Args:
+            until: the module.
+            settled: the lowest blocks, which won't change any more: they aren't run again.
+        """
+        reached: list[Any] = []
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(standing_in(self._settled, self._boundary))
+            stack.enter_context(recording_output(settled[-1] if settled else None, reached.append))
+            stack.enter_context(computing_only(self._parts, self.mask.bool()))
+            stack.enter_context(grouped_queries())
+            stack.enter_context(ending_after(until))
+            self._runner.call(self._ids, self.mask, self._lengths)
+        if settled:
+            self._settled, self._boundary = settled, reached[0]
+
+    def at_lookups(self, values: Tensor) -> Tensor:
+        """Return what of ``(rows, tokens, width)`` is at the tokens where facts are looked up: ``(rows, width)``."""
+        rows = torch.arange(len(values), device=values.device)
+        return values[rows, self._lookups.to(values.device)]
+
+
+@contextlib.contextmanager
+def inputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
+    """Collect what modules are given in the passes inside, the latest of each."""
+    inputs: list[Tensor] = [torch.empty(0)] * len(modules)
+
+    def recorder(number: int) -> Any:
+        def record(_: nn.Module, args: tuple[Any, ...]) -> None:
+            inputs[number] = args[0].detach()
+
+        return record
+
+    handles = [module.register_forward_pre_hook(recorder(i)) for i, module in enumerate(modules)]
+    try:
+        yield inputs
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def grouped_by_length(rows: Sequence[Sequence[int]], padding: int) -> list[list[int]]:
+    """Return the numbers of rows, from the shortest to the longest, in groups with little padding.
+
+    Args:
+        rows: the rows.
+        padding: columns of padding in a group, at most.
+    """
+    groups: list[list[int]] = []
+    tokens = 0
+    for number in sorted(range(len(rows)), key=lambda number: len(rows[number])):
+        if not groups or (len(groups[-1]) + 1) * len(rows[number]) - tokens - len(rows[number]) > padding:
+            groups.append([])
+            tokens = 0
+        groups[-1].append(number)
+        tokens += len(rows[number])
+    return groups

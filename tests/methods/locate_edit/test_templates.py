@@ -1,0 +1,98 @@
+"""Context templates: of the model, of the seed, and nothing else."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from easyedit_lifelong.methods.locate_edit.templates import PLAIN, context_templates
+from tests.conftest import build_model, build_tokenizer, state_of
+from tests.methods.coachhook.support import (
+    anatomy_of_everything,
+    editor_on,
+    hparams_for,
+    moments_for,
+    requests_for,
+    same_tensors,
+)
+from tests.methods.locate_edit.test_subjects import byte_level
+
+
+def test_the_same_for_the_same_seed(family: str) -> None:
+    tokenizer = build_tokenizer()
+    model = build_model(family).train()
+    parts = anatomy_of_everything(model)
+    torch.manual_seed(1)
+    first = context_templates(model, tokenizer, [[10, 5], [6, 7]], 3)
+    torch.manual_seed(2)
+    assert context_templates(build_model(family), tokenizer, [[10, 5], [6, 7]], 3) == first
+    if family != "gemma2":  # the tiny one says nothing but its end token
+        assert context_templates(model, tokenizer, [[10, 5], [6, 7]], 4) != first
+    assert anatomy_of_everything(model) == parts
+    assert first[0] == ["{}"]
+    assert [len(group) for group in first] == [1, 5, 7]
+    assert all(template.endswith(". {}") and template.count("{") == 1 for group in first[1:] for template in group)
+
+
+def test_other_generators_stay_as_they_are() -> None:
+    model, tokenizer = build_model("llama"), build_tokenizer()
+    torch.manual_seed(5)
+    random.seed(5)
+    np.random.seed(5)
+    before = (torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist())
+    context_templates(model, tokenizer, [[10, 5]], 0)
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert np.random.get_state()[1].tolist() == before[2]
+
+
+def test_none_are_asked_for() -> None:
+    model, tokenizer = build_model("llama"), build_tokenizer()
+    templates = context_templates(model, tokenizer, [], 0)
+    assert templates == PLAIN
+    templates[0].append("spoiled")
+    assert PLAIN == [["{}"]]
+
+
+def test_braces_and_new_lines_in_what_the_model_writes_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokenizer = build_model("llama"), byte_level()
+    monkeypatch.setattr(type(tokenizer), "batch_decode", lambda *_, **__: ["a {} b", "c\n\n{0}", "  }{ ", "", "%s"])
+    monkeypatch.setattr(type(model), "generate", lambda *_, **__: torch.zeros(5, 3, dtype=torch.long))
+    for template in context_templates(model, tokenizer, [[5, 5]], 0)[1]:
+        assert template.count("{") == template.count("}") == 1
+        assert template.endswith(". {}")
+        assert "\n" not in template
+
+
+def test_an_editors_templates_are_those_of_its_first_batch() -> None:
+    model, tokenizer = build_model("llama"), build_tokenizer()
+    hparams = hparams_for("llama", context_template_length_params=[[5, 2]], seed=3)
+    editor = editor_on(model, tokenizer, hparams, templates=None)
+    expected = context_templates(build_model("llama"), tokenizer, [[5, 2]], 3)
+    assert editor.state.templates == expected
+    editor.edit(requests_for(0))
+    assert editor_on(model, tokenizer, hparams, templates=None).state.templates == expected
+
+
+def test_the_length_of_templates_is_in_tokens_of_the_model() -> None:
+    model, tokenizer = build_model("llama"), build_tokenizer()
+    model.generation_config.eos_token_id = None
+    (group,) = context_templates(model, tokenizer, [[8, 6]], 0)[1:]
+    assert max(len(template.removesuffix(". {}").split()) for template in group) <= 8
+
+
+def test_the_same_run_twice_is_the_same_run() -> None:
+    states: list[dict[str, Any]] = []
+    for _ in range(2):
+        model = build_model("llama")
+        hparams = hparams_for("llama", context_template_length_params=[[5, 3]])
+        torch.manual_seed(len(states))
+        editor = editor_on(model, build_tokenizer(), hparams, templates=None)
+        editor.edit(requests_for())
+        states.append(state_of(model))
+    assert same_tensors(*states)
+    assert moments_for(model, hparams).keys() == set(editor.alphas)
