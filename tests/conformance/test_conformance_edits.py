@@ -121,6 +121,18 @@ def test_deep_copies_are_independent(case: MethodCase) -> None:
     assert_unchanged(twin, first)
 
 
+@each_case
+def test_a_copy_is_edited_instead_of_the_model_if_asked_for(case: MethodCase) -> None:
+    model = build_model("llama")
+    before = picture_of(model)
+    twin, rollback = case.method.apply(model, build_tokenizer(), REQUESTS, case.hparams(), copy=True)
+    assert twin is not model
+    assert_unchanged(model, before)
+    assert set(differing(logits_of(twin), before.logits)) >= {request["prompt"] for request in REQUESTS}
+    rollback()
+    assert_unchanged(twin, before)
+
+
 # ------------------------------------------------------------------ two methods on one model
 
 
