@@ -27,10 +27,9 @@ from easyedit_lifelong.methods.grace.layer import GraceAdaptor
 from easyedit_lifelong.methods.grace.subject.contexts import Case
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import LateAdaptor, SubjectAdaptor
-from easyedit_lifelong.methods.grace.training.full_pass import module_pass
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
 from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, fresh_values, plan, train_batch
-from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
+from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, module_pass
 from easyedit_lifelong.methods.shared.apply import check_continues
 from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor, unregister_editor
 from easyedit_lifelong.methods.shared.records import EditRecord, describe_row, numbers_of_case
