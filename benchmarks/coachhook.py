@@ -37,7 +37,7 @@ from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.coachhook.templates import Templates, context_templates
 from easyedit_lifelong.models.encoding import encode_pair
-from easyedit_lifelong.models.positions import prompt_lengths
+from easyedit_lifelong.models.prompt_positions import prompt_lengths
 
 SAMPLE = Path(__file__).resolve().parents[1] / "easyedit_lifelong" / "data" / "samples" / "counterfact.json"
 STOP_LOSS = 0.05

@@ -43,8 +43,8 @@ _LAZY = {
     "rollback_to_batch": "easyedit_lifelong.edits",
     "run_lifelong": "easyedit_lifelong.runs.lifelong",
     "run_consecutive": "easyedit_lifelong.runs.consecutive",
-    "prompt_lengths": "easyedit_lifelong.models.positions",
-    "PositionTracker": "easyedit_lifelong.models.positions",
+    "prompt_lengths": "easyedit_lifelong.models.prompt_positions",
+    "PositionTracker": "easyedit_lifelong.models.prompt_positions",
     "Rollback": "easyedit_lifelong.methods.shared.rollback",
     "EditResult": "easyedit_lifelong.methods.shared.results",
     "EditError": "easyedit_lifelong.errors",
@@ -80,7 +80,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.shared.results import EditResult
     from easyedit_lifelong.methods.shared.rollback import Rollback
     from easyedit_lifelong.models.load import load_model
-    from easyedit_lifelong.models.positions import PositionTracker, prompt_lengths
+    from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
     from easyedit_lifelong.plugins import get_plugins
     from easyedit_lifelong.registry import DatasetReader, TrackerType
     from easyedit_lifelong.runs.consecutive import run_consecutive

@@ -61,7 +61,7 @@ def _informed(original: Callable[..., Any]) -> Callable[..., Any]:
             return original(*call.args, **call.kwargs)
         if not _wants_to_know(given["model"]):
             return original(*args, **kwargs)
-        from easyedit_lifelong.models.positions import prompt_lengths
+        from easyedit_lifelong.models.prompt_positions import prompt_lengths
 
         with prompt_lengths(given["model"], _count(given, truncates)):
             return original(*args, **kwargs)
@@ -94,7 +94,7 @@ def _as_they_follow(tok: Any, prompts: Any, targets: Any) -> Any:
 def _wants_to_know(model: Any) -> bool:
     from torch import nn
 
-    from easyedit_lifelong.models.positions import PositionTracker
+    from easyedit_lifelong.models.prompt_positions import PositionTracker
 
     return isinstance(model, nn.Module) and PositionTracker.of(model) is not None
 

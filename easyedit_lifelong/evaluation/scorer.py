@@ -21,7 +21,7 @@ from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import evaluating
 from easyedit_lifelong.models.pairs import Encode
-from easyedit_lifelong.models.positions import prompt_lengths
+from easyedit_lifelong.models.prompt_positions import prompt_lengths
 from easyedit_lifelong.models.suffix import head_at
 
 

@@ -17,10 +17,11 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.check import answering_layer, check_layer, find_layer
-from easyedit_lifelong.methods.grace.codebook.codebook import Codebook, rounding_of
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row, as_label
 from easyedit_lifelong.methods.grace.codebook.history import keys_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
+from easyedit_lifelong.methods.grace.codebook.lookup import rounding_of
 from easyedit_lifelong.methods.grace.codebook.removal import check_known, without
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
@@ -202,7 +203,7 @@ class GraceEditor:
         """Make the edits that ``prepare`` returns, in order; if it or one of them fails, none of them."""
         if not self.adaptor.attached:
             raise EditError("these edits have been rolled back for good; get the layer's editor anew")
-        mark, found_out = len(self.changes), self.found_out
+        mark, replay_support = len(self.changes), self.replay_support
         try:
             edits = prepare()
             with editing(self.model), internal_pass(self.model):
@@ -210,7 +211,7 @@ class GraceEditor:
         except BaseException:
             self._undo_to(mark)
             # What a failed edit found out isn't stored with any edit, so a resumed run wouldn't know it.
-            self._passes.replay_support = found_out
+            self._passes.replay_support = replay_support
             raise
         # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
         return results, functools.partial(self.take_back, self.records[mark:])
@@ -264,7 +265,7 @@ class GraceEditor:
         return dict(zip(keys_of(self.codebook, self.changes), self.records, strict=True))
 
     @property
-    def found_out(self) -> tuple[bool | None, int]:
+    def replay_support(self) -> tuple[bool | None, int]:
         """What the edits so far have shown of the model: whether it can be replayed in part, up to which length."""
         return self._passes.replay_support
 
@@ -277,7 +278,7 @@ class GraceEditor:
     def restore(
         self,
         edits: Sequence[tuple[EditRecord, Sequence[Row], torch.Tensor | None]],
-        found_out: tuple[bool | None, int] = (None, 0),
+        replay_support: tuple[bool | None, int] = (None, 0),
         space: KeySpace | None = None,
     ) -> Callable[[], None]:
         """Do stored edits again, on an editor without any.
@@ -285,7 +286,7 @@ class GraceEditor:
         Args:
             edits: each edit's record, the rows that it changed as they were right after it, and its query if it
                 added no key: see :class:`Change`.
-            found_out: see :attr:`found_out`; without it, the next edit finds out again.
+            replay_support: see :attr:`replay_support`; without it, the next edit finds out again.
             space: see :attr:`space`.
 
         Returns:
@@ -312,7 +313,7 @@ class GraceEditor:
         except BaseException:
             self._undo_to(0)
             raise
-        self._passes.replay_support = found_out
+        self._passes.replay_support = replay_support
         return functools.partial(self.take_back, list(self.records))
 
     @property

@@ -10,7 +10,13 @@ from easyedit_lifelong.hyperparams import hparams_values
 from easyedit_lifelong.methods.base import EditsPart, PlainWeights
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.serialized import PackedEdits, found_out, stored_edits, stored_hits, stored_space
+from easyedit_lifelong.methods.grace.serialized import (
+    PackedEdits,
+    replay_support,
+    stored_edits,
+    stored_hits,
+    stored_space,
+)
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.modules import find_module
 
@@ -38,7 +44,7 @@ class GracePorter:
         if layer in GraceEditor.all_of(model):
             raise EditError(f"{where}: {layer} carries GRACE edits already; roll those back first")
         editor = GraceEditor.on(model, tok, hparams)
-        undo = editor.restore(edits, found_out(part), space)
+        undo = editor.restore(edits, replay_support(part), space)
         if editor.codebook is not None:
             editor.codebook.hits = hits
         return undo
@@ -60,6 +66,6 @@ def _part(model: Any, editor: GraceEditor) -> EditsPart:
     assert editor.codebook is not None
     hparams = hparams_values(editor.hparams, model_label(model))
     edits = PackedEdits(
-        hparams, editor.codebook, editor.changes, editor.records, editor.found_out, editor.space
+        hparams, editor.codebook, editor.changes, editor.records, editor.replay_support, editor.space
     )  # fmt: skip
     return edits.part()

@@ -13,10 +13,11 @@ from torch import Tensor
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.methods.grace.codebook.arrays import NAMES
-from easyedit_lifelong.methods.grace.codebook.codebook import Codebook, rounding_of
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
 from easyedit_lifelong.methods.grace.codebook.history import rows_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
+from easyedit_lifelong.methods.grace.codebook.lookup import rounding_of
 from easyedit_lifelong.methods.grace.codebook.removal import without
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.shared.records import EditRecord
@@ -36,7 +37,7 @@ class PackedEdits:
         codebook: what came of the edits.
         changes: what each edit changed.
         records: what each was asked to do.
-        found_out: whether the model can be replayed in part, up to which length; see the editor.
+        replay_support: whether the model can be replayed in part, up to which length; see the editor.
         space: what the keys are compared in, beyond the hyperparameters.
     """
 
@@ -44,7 +45,7 @@ class PackedEdits:
     codebook: Codebook
     changes: list[Change]
     records: list[EditRecord]
-    found_out: tuple[bool | None, int]
+    replay_support: tuple[bool | None, int]
     space: KeySpace = field(default_factory=KeySpace)
 
     @classmethod
@@ -64,7 +65,7 @@ class PackedEdits:
         except (RuntimeError, IndexError) as error:  # tensors of other shapes
             raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
         codebook.hits = stored_hits(part, len(codebook), where)
-        return cls(part.hparams, codebook, changes, [record for record, _, _ in edits], found_out(part), space)
+        return cls(part.hparams, codebook, changes, [record for record, _, _ in edits], replay_support(part), space)
 
     def remove(self, numbers: Collection[int]) -> None:
         """Take edits out, counted from 0, as if they had never been entered.
@@ -93,8 +94,8 @@ class PackedEdits:
             "changed": changed,
             "hits": [codebook.hits[at] for at in range(len(codebook))],
             "rounding": codebook.rounding,
-            "in_part": self.found_out[0],
-            "checked_length": self.found_out[1],
+            "in_part": self.replay_support[0],
+            "checked_length": self.replay_support[1],
         }
         if self.space.gate_size:
             state[_GATE_SIZE] = self.space.gate_size
@@ -176,7 +177,7 @@ def stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:
     return Counter({at: count for at, count in enumerate(hits) if count})
 
 
-def found_out(part: EditsPart) -> tuple[bool | None, int]:
+def replay_support(part: EditsPart) -> tuple[bool | None, int]:
     """Return what the edits had shown of the model."""
     return part.state.get("in_part"), part.state.get("checked_length", 0)
 

@@ -183,7 +183,7 @@ class GraceKeeper:
 
 
 def _description(editor: GraceEditor, fingerprint: str, whitening: str | None) -> dict[str, Any]:
-    in_part, checked_length = editor.found_out
+    in_part, checked_length = editor.replay_support
     description = {
         "format_version": FORMAT_VERSION,
         "method": "GRACE",

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision, Label, Match, Row
 from easyedit_lifelong.methods.grace.codebook.lookup import StoredKeys
-from easyedit_lifelong.methods.grace.codebook.lookup import rounding_of as rounding_of
 
 _SPLIT_GAP = 1e-5
 """The authors' code leaves this much between the two radii of a split."""

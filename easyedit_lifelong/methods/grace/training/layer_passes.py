@@ -20,8 +20,7 @@ from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.pairs import Encode, encoder_for
-from easyedit_lifelong.models.positions import PositionTracker
-from easyedit_lifelong.models.prompt_positions import stack_of
+from easyedit_lifelong.models.prompt_positions import PositionTracker, stack_of
 from easyedit_lifelong.models.runner import Runner
 
 LOG = logging.getLogger(__name__)

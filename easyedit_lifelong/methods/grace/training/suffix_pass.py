@@ -24,7 +24,7 @@ from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.linear import few_token_linears
-from easyedit_lifelong.models.positions import PositionTracker
+from easyedit_lifelong.models.prompt_positions import PositionTracker
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.suffix import FrozenPrefix, hidden_of, with_hidden
 
