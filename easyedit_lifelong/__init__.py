@@ -100,7 +100,8 @@ if TYPE_CHECKING:
     )
     from easyedit_lifelong.errors import EditError
     from easyedit_lifelong.hookspecs import hookimpl
-    from easyedit_lifelong.hyperparams import PluginHyperParams, hparams_values
+    from easyedit_lifelong.hparams_files import hparams_values
+    from easyedit_lifelong.hyperparams import PluginHyperParams
     from easyedit_lifelong.methods.base import (
         AppendableEditStore,
         BatchRemoval,
