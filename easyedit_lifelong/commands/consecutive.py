@@ -14,8 +14,7 @@ from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, PluginError, did_you_mean
 from easyedit_lifelong.hparams_files import hparams_folders
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.runs.engine import CONSECUTIVE
-from easyedit_lifelong.runs.experiment import PROTOCOLS, Experiment
+from easyedit_lifelong.runs.experiment import CONSECUTIVE, PROTOCOLS, Experiment
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replaced
 
 HELP = "edit a model with batches of facts, keeping score (CoachHook's)"

@@ -14,8 +14,7 @@ from easyedit_lifelong.commands.run_options import (
     loop_settings,
 )
 from easyedit_lifelong.commands.run_session import session
-from easyedit_lifelong.runs.engine import LIFELONG
-from easyedit_lifelong.runs.experiment import Experiment
+from easyedit_lifelong.runs.experiment import LIFELONG, Experiment
 
 HELP = "edit a model with a stream of facts, keeping score"
 

@@ -29,7 +29,7 @@ _LEAST_HEIGHT = 20
 class EditProgress:
     """Shows how many requests are done, the latest scores, and the latest edits.
 
-    Beside what every progress display hears (:class:`~easyedit_lifelong.runs.checks.Progress`), it can be told
+    Beside what every progress display hears (:class:`~easyedit_lifelong.runs.state.Progress`), it can be told
     each line of the journal and of the scores; it shows as much as it is told.
 
     Args:
