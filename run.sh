@@ -88,7 +88,11 @@ test)
     "$venv/bin/ruff" check .
     "$venv/bin/ruff" format --check .
     "$venv/bin/mypy"
-    exec "$venv/bin/python" -m pytest "$@"
+    "$venv/bin/lint-imports"
+    # A worker for each core, up to four, with one torch thread each: two that share cores slow each other down.
+    OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+    export OMP_NUM_THREADS
+    exec "$venv/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
     ;;
 *)
     exec "$venv/bin/easyedit-lifelong" "$@"

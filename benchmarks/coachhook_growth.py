@@ -28,14 +28,13 @@ from rich.console import Console
 from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from easyedit_lifelong import load_model
+from easyedit_lifelong import get_plugins, load_model
 from easyedit_lifelong.covariance import SecondMoment, obtain_moments
 from easyedit_lifelong.data.readers import read_json, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
-from easyedit_lifelong.methods.coachhook.store import save_state
 
 SAMPLE = Path(__file__).resolve().parents[1] / "easyedit_lifelong" / "data" / "samples" / "counterfact.json"
 EARLY = 2
@@ -71,6 +70,7 @@ class Growth:
         requests: Sequence[EditRequest],
     ) -> None:  # fmt: skip
         self.model, self.hparams, size = model, hparams, hparams.batch_size
+        self.state = get_plugins().methods.get(hparams.alg_name).state
         self.measured, self.others = list(requests[:size]), list(requests[size:])
         self.editor = CoachHookEditor.on(model, tokenizer, hparams, moments, [["{}"], ["It is said. {}"]])
         self.vectors = torch.randn(size, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
@@ -85,11 +85,11 @@ class Growth:
 
     def measure(self, folder: Path, cost: Cost) -> None:
         """Edit and save the measured requests as the next batch."""
-        save_state(self.model, folder)
+        self.state.save(self.model, folder)
         began = time.process_time()
         _, undo = self.editor.edit(self.measured)
         edited = time.process_time()
-        save_state(self.model, folder)
+        self.state.save(self.model, folder)
         saved = time.process_time()
         undo()
         cost.edit.append(edited - began)

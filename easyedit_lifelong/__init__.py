@@ -20,10 +20,16 @@ _LAZY = {
     "apply_grace_to_module": "easyedit_lifelong.methods.grace.apply",
     "CoachHookHyperParams": "easyedit_lifelong.methods.coachhook.config",
     "apply_coachhook_to_model": "easyedit_lifelong.methods.coachhook.apply",
+    "NativeMemitHyperParams": "easyedit_lifelong.methods.memit.config",
+    "apply_memit_to_model": "easyedit_lifelong.methods.memit.editor",
     "SecondMoment": "easyedit_lifelong.covariance",
     "collect_covariance": "easyedit_lifelong.covariance",
     "PluginHyperParams": "easyedit_lifelong.hyperparams",
-    "EditMethod": "easyedit_lifelong.registry",
+    "EditMethod": "easyedit_lifelong.methods.base",
+    "ReportPlot": "easyedit_lifelong.methods.report_sections",
+    "ReportSection": "easyedit_lifelong.methods.report_sections",
+    "RunRecord": "easyedit_lifelong.methods.report_sections",
+    "Series": "easyedit_lifelong.methods.report_sections",
     "DatasetReader": "easyedit_lifelong.registry",
     "TrackerType": "easyedit_lifelong.registry",
     "EditRequest": "easyedit_lifelong.data.request",
@@ -41,8 +47,8 @@ _LAZY = {
     "rollback_case": "easyedit_lifelong.edits",
     "rollback_folder": "easyedit_lifelong.edits",
     "rollback_to_batch": "easyedit_lifelong.edits",
-    "run_lifelong": "easyedit_lifelong.runs.lifelong",
-    "run_consecutive": "easyedit_lifelong.runs.consecutive",
+    "run_lifelong": "easyedit_lifelong.runs.api",
+    "run_consecutive": "easyedit_lifelong.runs.api",
     "prompt_lengths": "easyedit_lifelong.models.positions",
     "PositionTracker": "easyedit_lifelong.models.positions",
     "Rollback": "easyedit_lifelong.methods.shared.rollback",
@@ -77,19 +83,24 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
     from easyedit_lifelong.methods.grace.apply import apply_grace_to_model, apply_grace_to_module
     from easyedit_lifelong.methods.grace.config import GraceHyperParams
+    from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
+    from easyedit_lifelong.methods.memit.editor import apply_memit_to_model
+    from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection, RunRecord, Series
     from easyedit_lifelong.methods.shared.results import EditResult
     from easyedit_lifelong.methods.shared.rollback import Rollback
     from easyedit_lifelong.models.load import load_model
     from easyedit_lifelong.models.positions import PositionTracker, prompt_lengths
     from easyedit_lifelong.plugins import get_plugins
     from easyedit_lifelong.registry import DatasetReader, TrackerType
-    from easyedit_lifelong.runs.consecutive import run_consecutive
-    from easyedit_lifelong.runs.lifelong import run_lifelong
+    from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
 
 __all__ = [
     "CoachHookHyperParams", "DatasetReader", "EditError", "EditMethod", "EditRequest", "EditResult", "GraceHyperParams",
-    "LifelongError", "PluginHyperParams", "PositionTracker", "Probe", "Rollback", "SecondMoment", "TrackerType",
-    "apply_coachhook_to_model", "apply_grace_to_model", "apply_grace_to_module", "collect_covariance", "explain",
+    "LifelongError", "NativeMemitHyperParams",
+    "PluginHyperParams", "PositionTracker", "Probe", "ReportPlot", "ReportSection", "Rollback",
+    "RunRecord", "SecondMoment", "Series", "TrackerType",
+    "apply_coachhook_to_model", "apply_grace_to_model", "apply_grace_to_module", "apply_memit_to_model",
+    "collect_covariance", "explain",
     "export_model", "get_plugins", "hookimpl", "inspect_edits", "load_edits", "load_model", "merge_edits",
     "prompt_lengths", "pull_edits", "push_edits", "read_requests", "rollback_case", "rollback_folder",
     "rollback_to_batch", "run_consecutive", "run_lifelong", "save_edits",

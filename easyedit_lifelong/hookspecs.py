@@ -22,6 +22,11 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
     """Register editing methods; each becomes usable through EasyEdit's ``BaseEditor``."""
 
 
+@hookspec(firstresult=True)
+def complete_method(method: EditMethod) -> EditMethod | None:
+    """Return a method that is being registered with what its ports imply; None to leave it as it is."""
+
+
 @hookspec
 def register_readers(register: Callable[[DatasetReader], None]) -> None:
     """Register dataset formats for ``--format``."""

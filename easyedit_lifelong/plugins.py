@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 
 BUILT_IN = (
+    "easyedit_lifelong.edits.plugin",  # first: it completes the methods that are registered after it
     "easyedit_lifelong.methods.grace.plugin",
     "easyedit_lifelong.methods.coachhook.plugin",
+    "easyedit_lifelong.methods.memit.plugin",
     "easyedit_lifelong.data.plugin",
-    "easyedit_lifelong.edits.plugin",
     "easyedit_lifelong.reporting.plugin",
 )
 
@@ -81,6 +82,8 @@ class Plugins:
         ):
 
             def register(entry: Any, registry: Registry[Any] = registry) -> None:
+                if isinstance(entry, self.methods.entry_class):
+                    entry = self.manager.hook.complete_method(method=entry) or entry
                 registry.add(entry, name)
 
             self.manager.subset_hook_caller(hook, others)(register=register)

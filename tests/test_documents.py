@@ -15,7 +15,7 @@ from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.hyperparams import find_hparams
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.runs import experiment
+from easyedit_lifelong.runs import experiment_files as experiment
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/*.md")]

@@ -106,28 +106,6 @@ def add_scope_arguments(parser: argparse.ArgumentParser) -> None:
                         help="folder for the results (default runs/scope)")  # fmt: skip
 
 
-def add_calibrate_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the calibration."""
-    add = parser.add_argument
-    add("--hparams", required=True, help="file of GRACE by subjects to begin with, or GRACE/smollm2-135m-subject")
-    add("--data", required=True, metavar="FILE", help="records held aside: a file, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
-    add("--format", help="of --data: zsre, counterfact, json, or another of `plugins` (default: as the file looks)")
-    add("--limit", type=positive, default=500, metavar="N", help="only the first N records of --data (default 500)")
-    add("--edits", type=positive, default=50, metavar="N", help="edit the first N of them (default 50)")
-    add("--layers", metavar="L", help="where subjects may be found: blocks, such as 1-4,6, or modules")
-    add("--answer-layers", metavar="L", help="where edits may answer: later blocks, or modules")
-    add("--tries", type=positive, default=2, metavar="N", help="edit at the N most promising of these (default 2)")
-    add("--false-fire-rate", type=_share, metavar="R",
-        help="share of unrelated prompts in which a key may be found (default: the file's)")  # fmt: skip
-    add("--generality", type=_share, default=0.9, metavar="G",
-        help="share of the generality without a gate that the gate has to leave (default 0.9)")  # fmt: skip
-    add("--out", type=Path, default=Path("runs/calibration"), metavar="DIR",
-        help="folder for the results (default runs/calibration)")  # fmt: skip
-    add("--model", help="model name or folder, instead of the hyperparameter file's")
-    add("--device", help="device, instead of the hyperparameter file's")
-    add("--resume", action="store_true", help="go on with the calibration in --out that was cut short")
-
-
 def add_inspect_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of a look into a folder of edits."""
     add = parser.add_argument
@@ -172,11 +150,12 @@ def _above_zero(text: str) -> float:
     return number
 
 
-def _share(text: str) -> float:
-    share = _above_zero(text)
-    if share > 1:
+def share(text: str) -> float:
+    """Read a number greater than 0 and at most 1."""
+    number = _above_zero(text)
+    if number > 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a share: greater than 0, at most 1")
-    return share
+    return number
 
 
 def positive(text: str) -> int:

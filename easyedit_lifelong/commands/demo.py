@@ -25,9 +25,8 @@ from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.reporting.demo_tables import answers, comparison_table, show_answers
 from easyedit_lifelong.reporting.progress import edit_progress
+from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
 from easyedit_lifelong.runs.checks import RunResult
-from easyedit_lifelong.runs.consecutive import run_consecutive
-from easyedit_lifelong.runs.lifelong import run_lifelong
 from easyedit_lifelong.runs.run_folder import CONFIG
 
 GRACE, COACHHOOK = "GRACE", "CoachHook"

@@ -12,14 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from easyedit_lifelong.commands.saved_edits import amount_of
-from easyedit_lifelong.edits.inspect_folder import InspectedPart, inspect_edits
+from easyedit_lifelong.edits.inspect_folder import inspect_edits
 from easyedit_lifelong.edits.merge import merge_edits
 from easyedit_lifelong.edits.remove import rollback_folder
+from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.reporting.console_tables import say
 
 _NEAR_SHOWN = 20
 _ASKED = "prompt → target"
-_FIELDS = {"nearest key": "neighbour"}
 _PIPED_WIDTH = 120
 
 
@@ -54,15 +54,14 @@ def inspect_session(folder: Path, *, nearly: float, limit: int, as_json: bool) -
 def _part(console: Console, part: InspectedPart, limit: int) -> None:
     settings = ", ".join(f"{name} {value}" for name, value in part.settings.items())
     title = f"{part.method} on {', '.join(part.layers)} ({settings}): {amount_of(len(part.edits))}"
-    grace, first = any("key" in edit for edit in part.edits), max(0, len(part.edits) - limit) if limit else 0
-    own = ["key", "radius", "hits", "nearest key", "nearness"] if grace else ["batch"] if part.batches else []
+    first = max(0, len(part.edits) - limit) if limit else 0
     rows = []
     for number, edit in enumerate(part.edits[first:], start=first + 1):
         replaced = f" (replaced by edit {edit['replaced_by']})" if edit.get("replaced_by") else ""
         asked = f"{edit['prompt']} → {edit['target_new']}{replaced}"
-        values = [_cell(edit.get(_FIELDS.get(name, name))) for name in own]
+        values = [_cell(edit.get(name)) for name in part.columns.values()]
         rows.append([str(number), str(edit["case_id"]), asked, edit["time"][:16].replace("T", " "), *values])
-    _table(console, rows, ["edit", "case", _ASKED, "made (UTC)", *own], title)
+    _table(console, rows, ["edit", "case", _ASKED, "made (UTC)", *part.columns], title)
     if first > 0:
         say(console, f"… and {first} before these: --limit 0 shows all, --json has them, too.")
     if part.near:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import logging
 import sys
 import traceback
@@ -11,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.commands import calibrate
 from easyedit_lifelong.commands.arguments import (
-    add_calibrate_arguments,
     add_consecutive_arguments,
     add_covariance_arguments,
     add_inspect_arguments,
@@ -117,11 +116,9 @@ def build_parser() -> argparse.ArgumentParser:
     add_scope_arguments(scope)
     scope.set_defaults(run=_scope)
 
-    calibrate = commands.add_parser(
-        "calibrate", parents=[common], help="pick layers, distance, radius and gate of GRACE by subjects for a model"
-    )
-    add_calibrate_arguments(calibrate)
-    calibrate.set_defaults(run=_calibrate)
+    calibrating = commands.add_parser("calibrate", parents=[common], help=calibrate.HELP)
+    calibrate.add_arguments(calibrating)
+    calibrating.set_defaults(run=calibrate.run)
 
     report = commands.add_parser(
         "report", parents=[common], help="make a page with figures and tables of a run, or of several side by side"
@@ -240,13 +237,6 @@ def _scope(arguments: argparse.Namespace) -> int:
     from easyedit_lifelong.commands.scope import scope_session
 
     scope_session(_options(arguments))
-    return 0
-
-
-def _calibrate(arguments: argparse.Namespace) -> int:
-    from easyedit_lifelong.commands.calibrate import Options, calibrate_session
-
-    calibrate_session(Options(**{item.name: getattr(arguments, item.name) for item in dataclasses.fields(Options)}))
     return 0
 
 

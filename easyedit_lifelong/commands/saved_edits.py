@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.edits_folder import INDEX, read_index
+from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.edits_hub import edits_folder
+from easyedit_lifelong.edits.parts import read_description
 from easyedit_lifelong.errors import ModelError, RunError
 from easyedit_lifelong.models.load import load_model
 
@@ -38,7 +39,7 @@ class Saved:
             RunError: there are none, or their index isn't whole.
         """
         folder = edits_folder(edits)
-        return cls(folder, read_index(folder), model, device, dtype)
+        return cls(folder, read_description(folder), model, device, dtype)
 
     @property
     def made_on(self) -> str:

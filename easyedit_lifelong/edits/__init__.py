@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from easyedit_lifelong.edits.edits_hub import pull_edits, push_edits
-from easyedit_lifelong.edits.explain_prompt import explain
-from easyedit_lifelong.edits.explained import Explanation
+from easyedit_lifelong.edits.explain_prompt import Explanation, explain
 from easyedit_lifelong.edits.export import export_model
 from easyedit_lifelong.edits.inspect_folder import Inspection, inspect_edits
 from easyedit_lifelong.edits.load import load_edits

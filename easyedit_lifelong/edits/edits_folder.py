@@ -1,15 +1,17 @@
-"""The two files that edits are saved in, and how they stay whole (docs/edits.md has the format).
+"""The files of a folder of edits, and how damage to them shows (docs/edits.md has the format).
 
-``edits.json`` says what the edits are, and carries a digest of itself and of ``edits.safetensors``, which
-holds their tensors. So whatever was damaged, swapped or half written shows when it is read. Nothing is pickled.
+``edits.json`` says what the edits are and carries a digest of itself. Their tensors are either in one file,
+``edits.safetensors``, whose digest is in the index (format version 1, ``save_edits``), or in one file for each step,
+whose digests are chained (format version 2, a run's ``state/``). Nothing is pickled.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,14 @@ from torch import Tensor
 
 from easyedit_lifelong.atomic import replace_text, replacing, sync
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.shared.state_files import writing
 
 INDEX = "edits.json"
 TENSORS = "edits.safetensors"
 FORMAT = "easyedit_lifelong edits"
 FORMAT_VERSION = 1
+"""All edits in one file of tensors."""
+STEPS_VERSION = 2
+"""A file for each step: see :mod:`easyedit_lifelong.edits.step_files`."""
 
 _NEW = f"{TENSORS}.new"
 _CHUNK = 1 << 22
@@ -48,23 +52,41 @@ def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / _NEW) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        index = {"format": FORMAT, "format_version": FORMAT_VERSION, **contents, "tensors": _digest_of(folder / _NEW)}
-        index["digest"] = _digest(index)
-        replace_text(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+        write_index(folder, FORMAT_VERSION, {**contents, "tensors": _digest_of(folder / _NEW)})
         os.replace(folder / _NEW, folder / TENSORS)
         sync(folder)
 
 
+def write_index(folder: Path, version: int, contents: Mapping[str, Any]) -> None:
+    """Write a folder's index.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    index = {"format": FORMAT, "format_version": version, **contents}
+    index["digest"] = _digest(index)
+    replace_text(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+
+
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what a folder's index says, and the tensors.
+    """Return what a folder's index says, and the tensors, of a folder that has them in one file.
 
     Raises:
         RunError: there are no edits in it, or they aren't whole, or of a newer format; the message names the file.
     """
     index = read_index(folder)
+    return index, read_tensors(folder, index)
+
+
+def read_tensors(folder: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return an index's tensors.
+
+    Raises:
+        RunError: they aren't there, or aren't what the index was written with.
+    """
     path = tensors_file(folder, index)
     try:
-        return index, load_file(path)
+        return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"{path}: can't be read: {error}. {_BROKEN}") from error
 
@@ -99,14 +121,28 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise RunError(f"{path}: isn't the index of saved edits. {_BROKEN}") from error
     if not ours or type(version) is not int or version < 1:
         raise RunError(f"{path}: isn't the index of saved edits")
-    if version > FORMAT_VERSION:
+    if version > STEPS_VERSION:
         raise RunError(
-            f"{path}: has format version {version}; this package knows versions up to {FORMAT_VERSION}. "
+            f"{path}: has format version {version}; this package knows versions up to {STEPS_VERSION}. "
             "Update easyedit_lifelong."
         )
     if index.pop("digest", None) != _digest(index):
         raise RunError(f"{path}: has been changed since it was written. {_BROKEN}")
     return dict(index)
+
+
+@contextlib.contextmanager
+def writing(folder: Path, what: str) -> Iterator[None]:
+    """Turn what goes wrong with a disk inside into an error that says what couldn't be written.
+
+    Raises:
+        RunError: it couldn't.
+    """
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        said = getattr(error, "strerror", None) or error
+        raise RunError(f"{folder}: {what} can't be written: {said}. What was written stays.") from error
 
 
 def check_empty(folder: Path) -> Path:

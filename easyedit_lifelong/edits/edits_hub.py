@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,15 @@ from safetensors import SafetensorError
 from easyedit_lifelong.atomic import appearing
 from easyedit_lifelong.data.hub_datasets import PREFIX, unreachable_host
 from easyedit_lifelong.edits.card import CARD, MARK, called, edits_card
-from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS, check_empty, read_folder, tensors_file
+from easyedit_lifelong.edits.edits_folder import (
+    FORMAT_VERSION,
+    INDEX,
+    TENSORS,
+    check_empty,
+    read_folder,
+    tensors_file,
+)
+from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import HubError, RunError
 
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?")
@@ -57,7 +66,14 @@ def push_edits(
     folder = Path(folder).expanduser()
     repo, branch = parse_name(repo_id)
     branch = revision or branch
-    index, _ = read_folder(folder)
+    saved = read_edits(folder)
+    if saved.index["format_version"] != FORMAT_VERSION:  # the state of a run: many files, of which the Hub gets two
+        with tempfile.TemporaryDirectory() as whole:
+            write_edits(Path(whole), saved.model, saved.fingerprint, saved.parts)
+            return push_edits(
+                whole, repo_id, private=private, token=token, revision=revision, commit_message=commit_message
+            )
+    index = saved.index
     try:
         page = edits_card(index, repo).encode()
         count = sum(len(part["edits"]) for part in index["parts"])

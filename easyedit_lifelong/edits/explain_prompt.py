@@ -1,29 +1,62 @@
-"""Why an edited model says what it says: which edit answers a prompt, at which token and layer, and by how much."""
+"""Why an edited model gives an answer: which edit answers a prompt, at which token and layer, and by how much."""
 
 from __future__ import annotations
 
-import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from easyedit_lifelong.edits.explained import CoachHookLayer, Explanation, GraceLayer, KeyAtToken, ScoreAtToken
 from easyedit_lifelong.errors import DataError, EditError
-from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
-from easyedit_lifelong.methods.grace.codebook.decisions import Match
-from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.subject.subject_layer import LateAdaptor
-from easyedit_lifelong.methods.shared.editors import internal_pass
+from easyedit_lifelong.methods.base import ExplainedPass, LayerExplanation
+from easyedit_lifelong.methods.shared.editors import carries_edits, internal_pass
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modes import evaluating
 from easyedit_lifelong.models.pairs import encoder_for
 from easyedit_lifelong.models.runner import Runner
+from easyedit_lifelong.plugins import get_plugins
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Which edits a prompt met. Printed, it is a table.
+
+    The layers of a method are also an attribute that is named like the method in small letters: ``explanation.grace``.
+
+    Attributes:
+        prompt: the prompt.
+        answer: the text after it, teacher-forced.
+        layers: of each method that can explain its edits, by its name, what each edited layer decided.
+    """
+
+    prompt: str
+    answer: str | None
+    layers: dict[str, list[LayerExplanation]]
+
+    def __getattr__(self, name: str) -> list[LayerExplanation]:
+        """Return a method's layers."""
+        for method, layers in self.__dict__.get("layers", {}).items():
+            if method.lower() == name:
+                return list(layers)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything by name; a score that isn't there is NaN."""
+        by_method = {
+            name.lower(): [dataclasses.asdict(layer) for layer in layers]  # type: ignore[call-overload]
+            for name, layers in self.layers.items()
+        }
+        return {"prompt": self.prompt, "answer": self.answer, **by_method}
+
+    def __str__(self) -> str:
+        """Return a table: a block for each layer, a line for each token."""
+        return "\n".join(line for layers in self.layers.values() for layer in layers for line in layer.lines())
 
 
 @torch.no_grad()
@@ -33,37 +66,29 @@ def explain(model: Any, tokenizer: Any, prompt: str, answer: str | None = None) 
     Args:
         model: a model that carries edits.
         tokenizer: its tokenizer.
-        prompt: what to ask.
-        answer: what is said after it, to see its tokens, too; the prompt still ends where it ends. (To a layer of a
+        prompt: the prompt.
+        answer: the text after it, to see its tokens, too; the prompt still ends where it ends. (To a layer of a
             decoder, its tokens are the answer's.)
 
     Raises:
         EditError: the model carries no edits.
         DataError: the prompt has no tokens.
     """
-    editors, hooked = GraceEditor.all_of(model), CoachHookEditor.of(model)
-    if not editors and hooked is None:
+    if not carries_edits(model):
         raise EditError("the model carries no edits")
-    asked = _asked(model, tokenizer, prompt, answer)
-    passes = {path: _Pass(editor, asked.end) for path, editor in editors.items()}
-    heard: dict[str, tuple[Tensor, ...]] = {}
-
-    def hear(path: str, *what: Tensor) -> None:
-        heard[path] = what
-
-    hooks = hooked.hooks if hooked is not None and not hooked.hparams.wohk else {}
+    prepared = _prepared_pass(model, tokenizer, prompt, answer)
+    explained = ExplainedPass(prompt, answer, prepared.texts, prepared.end, prepared.texts_at)
+    results = {}
     with evaluating(model), internal_pass(model), ExitStack() as stack:
-        for passed in passes.values():
-            stack.enter_context(passed.watching())
-        for path, hook in hooks.items():
-            stack.enter_context(hook.watching(functools.partial(hear, path)))
-        asked.run()
-    grace = [_grace_layer(path, editor, asked, passes[path]) for path, editor in editors.items()]
-    return Explanation(prompt, answer, grace, _coachhook_layers(hooked, asked.texts, heard))
+        for method in get_plugins().methods:
+            if method.explain is not None:
+                results[method.name] = stack.enter_context(method.explain(model, explained))
+        prepared.run()
+    return Explanation(prompt, answer, {name: list(layers()) for name, layers in results.items()})
 
 
 @dataclass(frozen=True)
-class _Asked:
+class _PreparedPass:
     """A pass of a model over a prompt, and the texts of the tokens that it reads.
 
     Attributes:
@@ -86,44 +111,7 @@ class _Asked:
         return self.decoder_texts if inside else self.texts
 
 
-class _Pass:
-    """What an editor's layers tell of the pass.
-
-    Args:
-        editor: the editor.
-        end: which token is the prompt's last.
-
-    Attributes:
-        decided: of every token what the codebook would be asked with, whether it was, the key that answered, and
-            whether a value was put in: see :data:`~easyedit_lifelong.methods.grace.layer.Watcher`.
-        gate: what the gates are compared with, if there are any.
-    """
-
-    def __init__(self, editor: GraceEditor, end: int) -> None:
-        self._editor, self._end = editor, end
-        self.decided: tuple[Tensor, ...] = ()
-        self.gate: Tensor | None = None
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Listen to the pass inside."""
-        adaptor, codebook = self._editor.adaptor, self._editor.codebook
-        with ExitStack() as stack:
-            stack.enter_context(adaptor.watching(self._hear))
-            if codebook is not None and codebook.gate_eps is not None:
-                handle = adaptor.layer.register_forward_pre_hook(self._see, with_kwargs=True)
-                stack.callback(handle.remove)
-            yield
-
-    def _hear(self, *decided: Tensor) -> None:
-        # What answers may be on another device than what finds.
-        self.decided = tuple(tensor[0].to(decided[0].device) for tensor in decided)
-
-    def _see(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.gate = (args[0] if args else kwargs["hidden_states"])[0, self._end]
-
-
-def _asked(model: Any, tokenizer: Any, prompt: str, answer: str | None) -> _Asked:
+def _prepared_pass(model: Any, tokenizer: Any, prompt: str, answer: str | None) -> _PreparedPass:
     kind = kind_of(model)
     if kind is Kind.MODULE:
         raise EditError(f"{type(model).__name__} reads no text that could be explained")
@@ -137,13 +125,15 @@ def _asked(model: Any, tokenizer: Any, prompt: str, answer: str | None) -> _Aske
     mask = torch.ones_like(ids)
     if kind is Kind.CAUSAL:
         length = len(tokens) if pair is None else len(pair.prompt)
-        return _Asked(lambda: runner.call(ids, mask, [length]), texts, length - 1)
+        return _PreparedPass(lambda: runner.call(ids, mask, [length]), texts, length - 1)
     if kind is Kind.CLASSIFIER:
-        return _Asked(lambda: model(input_ids=ids, attention_mask=mask), texts)
+        return _PreparedPass(lambda: model(input_ids=ids, attention_mask=mask), texts)
     labels = torch.tensor([[0] if pair is None else pair.target], device=runner.device)
     begun = model.prepare_decoder_input_ids_from_labels(labels=labels)
     run = functools.partial(model, input_ids=ids, attention_mask=mask, decoder_input_ids=begun, use_cache=False)
-    return _Asked(run, texts, -1, model.get_decoder(), [tokenizer.decode([token]) for token in begun[0].tolist()])
+    return _PreparedPass(
+        run, texts, -1, model.get_decoder(), [tokenizer.decode([token]) for token in begun[0].tolist()]
+    )
 
 
 def _whole_row(model: Any, tokenizer: Any, prompt: str, pair: EncodedPair | None) -> list[int]:
@@ -153,44 +143,3 @@ def _whole_row(model: Any, tokenizer: Any, prompt: str, pair: EncodedPair | None
     if kind_of(model) is Kind.CLASSIFIER:  # which cuts a long text off
         return encoder_for(model, tokenizer)(prompt, "0").prompt
     return list(tokenizer(prompt)["input_ids"])
-
-
-def _grace_layer(path: str, editor: GraceEditor, asked: _Asked, passed: _Pass) -> GraceLayer:
-    codebook, late = editor.codebook, isinstance(editor.adaptor, LateAdaptor)
-    assert codebook is not None
-    queries, looked_up, keys, replaced = passed.decided
-    answers = replaced if late else torch.zeros_like(replaced)
-    within = torch.where(looked_up, keys >= 0, codebook.lookup(queries) >= 0)  # where it was asked, as it said
-    gates = None if passed.gate is None else codebook.gate_distances(passed.gate.to(queries.device))
-    cases, radii = editor.edits_of_keys(), codebook.radii.tolist()
-    tokens = []
-    for column, text in enumerate(asked.texts_at(editor.adaptor.layer)):
-        match, key = codebook.nearest(queries[column]), int(keys[column])
-        query = queries[column : column + 1]
-        if key >= 0 and key != match.index:
-            match = Match(key, float(codebook.distances(query)[0, key]))
-        if answers[column]:  # by a key that another token may have found
-            within[column] = codebook.nearness(query)[0, key] <= 1
-        tokens.append(KeyAtToken(
-            text, match.index, cases[match.index].case_id, match.distance, radii[match.index], bool(within[column]),
-            bool(looked_up[column]), bool(replaced[column]),
-            float(gates[key]) if gates is not None and key >= 0 else None,
-        ))  # fmt: skip
-    answered_by = next((token.case_id for token in tokens if (token.replaced if late else token.fired)), None)
-    return GraceLayer(path, tokens, answered_by, editor.adaptor.query_token, codebook.gate_eps)
-
-
-def _coachhook_layers(
-    editor: CoachHookEditor | None, texts: Sequence[str], heard: dict[str, tuple[Tensor, ...]]
-) -> list[CoachHookLayer]:
-    if editor is None:
-        return []
-    layers = []
-    for path in editor.hooks:
-        scores, acts, alpha = [float("nan")] * len(texts), [True] * len(texts), None
-        if not editor.hparams.wohk:
-            alpha = editor.alphas[path]
-            scores, acts = (tensor[0].tolist() for tensor in heard[path])
-        tokens = [ScoreAtToken(*found) for found in zip(texts, scores, acts, strict=True)]
-        layers.append(CoachHookLayer(path, alpha, tokens))
-    return layers

@@ -43,9 +43,7 @@ class Export:
 def export_model(edited_model: Any, tokenizer: Any, out: str | Path) -> Export:
     """Write an edited model as a plain Hugging Face checkpoint: ``from_pretrained`` loads it without this package.
 
-    Of CoachHook's edits the updates go into the weights, W + ΔW, and what its hook layers decided is lost: the
-    updates then act at every token, as with ``wohk``. Edits made with ``wohk`` lose nothing. GRACE's can't be
-    exported. The model itself stays as it is.
+    A method says itself what ordinary weights can't hold of its edits (docs/edits.md). The model stays as it is.
 
     Args:
         edited_model: a model that carries edits.
@@ -88,10 +86,10 @@ def _plain_weights(model: Any) -> tuple[dict[str, int], list[PlainWeights]]:
         parts = method.edits.parts(model) if method.edits is not None else []
         if not parts:
             continue
-        convert = getattr(method.edits, "plain_weights", None)
-        if convert is None:
-            raise EditError(f"method {method.name!r} can't put its edits into plain weights")
-        plain.append(convert(model))
+        if method.plain_weights is None:
+            missing = f"method {method.name!r} can't put its edits into plain weights"
+            raise EditError(method.reasons.get("plain_weights", missing))
+        plain.append(method.plain_weights(model))
         counts[method.name] = sum(len(part.edits) for part in parts)
     if not plain:
         raise EditError("the model carries no edits that could be exported")

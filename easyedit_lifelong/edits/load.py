@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.edits.edits_hub import edits_folder
-from easyedit_lifelong.edits.parts import read_edits
+from easyedit_lifelong.edits.parts import method_of, read_edits
 from easyedit_lifelong.errors import PluginError, RunError
 from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.models.load import model_label
-from easyedit_lifelong.plugins import get_plugins
 
 
 def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_weights: bool = True) -> Rollback[Any]:
@@ -21,7 +20,8 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
 
     Args:
         model: the unedited model, or one with edits on other layers. It is changed in place.
-        folder: what :func:`save_edits` wrote, or ``hub:OWNER/NAME[@REVISION]`` for edits on the Hugging Face Hub.
+        folder: what :func:`save_edits` wrote, a run's ``state/``, or ``hub:OWNER/NAME[@REVISION]`` for edits on the
+            Hugging Face Hub.
         tokenizer: the model's, for those who edit on without naming it again.
         check_weights: refuse a model with other weights. False for the same weights in another dtype: answers are
             then those of the edited model up to that dtype's rounding.
@@ -55,10 +55,7 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
 
 
 def _attach(model: Any, tokenizer: Any, name: str, part: EditsPart, where: str) -> Callable[[], None]:
-    try:
-        method = get_plugins().methods.get(name)
-    except PluginError as error:
-        raise PluginError(f"{where}: {error}") from error
+    method = method_of(name, where)
     if method.edits is None:
         raise PluginError(f"{where}: method {method.name!r} can't put saved edits on a model")
     return method.edits.attach(model, tokenizer, part, where)

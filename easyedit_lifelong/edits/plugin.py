@@ -1,11 +1,14 @@
-"""What saved edits add to an edited model, registered through the hook that any plugin uses."""
+"""What saved edits add to edited models and to editing methods, through the hooks that any plugin uses."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 
 from easyedit_lifelong.edits.save import save_edits
+from easyedit_lifelong.edits.state_folder import StateFolder
 from easyedit_lifelong.hookspecs import hookimpl
+from easyedit_lifelong.methods.base import AppendableEditStore, EditMethod
 from easyedit_lifelong.registry import ModelMethod
 
 
@@ -13,3 +16,11 @@ from easyedit_lifelong.registry import ModelMethod
 def register_model_methods(register: Callable[[ModelMethod], None]) -> None:
     """Register ``model.save_edits(folder)``."""
     register(ModelMethod("save_edits", save_edits))
+
+
+@hookimpl
+def complete_method(method: EditMethod) -> EditMethod | None:
+    """Give a method whose edit store is appendable what saves and loads its edits during a run."""
+    if method.state is None and isinstance(method.edits, AppendableEditStore):
+        return dataclasses.replace(method, state=StateFolder(method.name, method.edits))
+    return None

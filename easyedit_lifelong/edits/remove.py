@@ -1,4 +1,4 @@
-"""Take edits back later on: single ones of GRACE, CoachHook's down to a batch; on a model, or in a folder alone."""
+"""Take edits out later on: single edits, or a method's later batches; on a model, or in a folder without one."""
 
 from __future__ import annotations
 
@@ -8,27 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.edits.edits_folder import INDEX
-from easyedit_lifelong.edits.parts import SavedEdits, read_edits, write_edits
+from easyedit_lifelong.edits.parts import SavedEdits, method_of, read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
-from easyedit_lifelong.methods.base import EditsPart
-from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
-from easyedit_lifelong.methods.coachhook.porter import first_batches
-from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.serialized import PackedEdits
+from easyedit_lifelong.methods.base import EditMethod, EditsPart
+from easyedit_lifelong.methods.shared.editors import editors_on
 from easyedit_lifelong.methods.shared.records import EditRecord, numbers_of_case
-
-GRACE, COACHHOOK = GraceHyperParams.ALG_NAME, CoachHookHyperParams.ALG_NAME
-
-_BATCHES_ONLY = (
-    "CoachHook's edits can't be taken back one by one: each batch was solved for upon those before it. "
-    "Go back to a whole batch instead (rollback_to_batch, --to-batch)."
-)
+from easyedit_lifelong.plugins import get_plugins
 
 
 def rollback_case(model: Any, case_id: int | str, *, prompt: str | None = None) -> list[EditRecord]:
-    """Take a case's GRACE edits off a model, as if they had never been entered; all others stay.
+    """Take a case's edits off a model, as if they had never been made; all others stay.
 
     Args:
         model: the edited model.
@@ -39,32 +28,40 @@ def rollback_case(model: Any, case_id: int | str, *, prompt: str | None = None) 
         The records of the edits that were taken off.
 
     Raises:
-        EditError: there is no such GRACE edit, or several of different prompts; or it isn't known what a later
-            one was entered with. Then nothing is changed.
+        EditError: there is no such edit, or several of different prompts; or its method can't take single edits out,
+            or can't take this one. Then nothing is changed.
     """
-    editors = list(GraceEditor.all_of(model).values())
-    if not editors:
-        coachhook_editor(model)  # says if there are no edits at all
-        raise EditError(_BATCHES_ONLY)
-    records = [record for editor in editors for record in editor.records]
+    carried = {method.name: method for method in get_plugins().methods if editors_on(model, method.name)}
+    removals = [method.remove for method in carried.values() if method.remove is not None]
+    if not removals:
+        reasons = [_reason(method, "remove", "case by case") for method in carried.values()]
+        raise EditError(reasons[0] if reasons else "the model carries no edits")
+    own = [removal.records(model) for removal in removals]
+    records = [record for some in own for record in some]
     wanted = [records[n] for n in numbers_of_case(records, case_id, prompt)]
     for check_only in (True, False):
-        for editor in editors:
-            editor.take_back(wanted, check_only=check_only)
+        for removal in removals:
+            removal.remove(model, wanted, check_only=check_only)
     return wanted
 
 
 def rollback_to_batch(model: Any, batch: int) -> None:
-    """Take CoachHook's later batches off a model; it is bitwise what it was after that batch.
+    """Take later batches off a model; it is bitwise what it was after that batch.
 
     Args:
-        model: the edited model.
+        model: a model that carries edits of one method that edits in batches (CoachHook's).
         batch: how many batches to keep, 0 for none.
 
     Raises:
-        EditError: the model carries no CoachHook edits, or not as many batches.
+        EditError: the model carries no such edits, or not as many batches.
     """
-    coachhook_editor(model).back_to(batch)
+    able = [method for method in get_plugins().methods if method.remove_batches is not None]
+    carried = [method for method in able if editors_on(model, method.name)]
+    if len(carried) != 1:
+        names = " or ".join(method.name for method in carried or able)
+        raise EditError(f"the model carries {'no ' if not carried else 'both '}{names} edits")
+    assert carried[0].remove_batches is not None
+    carried[0].remove_batches.back_to(model, batch)
 
 
 @dataclass(frozen=True)
@@ -94,13 +91,14 @@ def rollback_folder(
 
     Args:
         folder: what :func:`~easyedit_lifelong.save_edits` wrote.
-        cases: GRACE: the cases to take out. A text also means the number that it spells.
+        cases: the cases to take out, of methods whose edits can be taken out one by one (GRACE's). A text also means
+            the number that it spells.
         prompt: only the cases' edits of this prompt, where several edits have the same id.
-        batch: CoachHook: how many batches to keep.
+        batch: how many batches to keep, of a method that edits in batches (CoachHook's).
         out: another folder for what is left; by default it replaces what was there, in one step.
 
     Raises:
-        RunError: the folder isn't whole, has no edits of that method, or can't be written.
+        RunError: the folder isn't whole, has no edits of such a method, or can't be written.
         EditError: there is no such case or batch, or a case has several prompts; or it isn't known what a later
             edit was entered with.
     """
@@ -110,49 +108,79 @@ def rollback_folder(
     target = Path(folder) if out is None else Path(out)
     if out is not None and target.resolve() != Path(folder).resolve() and (target / INDEX).exists():
         raise RunError(f"{target}: holds edits already; name another folder")
-    where, methods = str(saved.path), [method for method, _ in saved.parts]
     parts: list[EditsPart | None] = [part for _, part in saved.parts]
     removed: list[EditRecord] = []
     if cases:
-        if GRACE not in methods:
-            raise RunError(f"{where}: holds no GRACE edits. {_BATCHES_ONLY if COACHHOOK in methods else ''}".rstrip())
-        removed += _without_cases(saved, parts, cases, prompt)
+        removed += _remove_cases(saved, parts, cases, prompt)
     if batch is not None:
-        if COACHHOOK not in methods:
-            raise RunError(
-                f"{where}: holds no CoachHook edits, so no batches; GRACE's edits are taken back case by case"
-            )
-        number = methods.index(COACHHOOK)
-        before = saved.parts[number][1]
-        after = first_batches(before, batch, where)
-        removed += [EditRecord.from_dict(edit, where) for edit in before.edits[len(after.edits) :]]
-        parts[number] = after
-    left = [(method, part) for method, part in zip(methods, parts, strict=True) if part is not None and part.edits]
+        removed += _remove_batches(saved, parts, batch)
+    left = [
+        (method, part) for (method, _), part in zip(saved.parts, parts, strict=True) if part is not None and part.edits
+    ]
     write_edits(target, saved.model, saved.fingerprint, left)
     return FolderRollback(target, removed, sum(len(part.edits) for _, part in left))
 
 
-def _without_cases(
+def _remove_cases(
     saved: SavedEdits, parts: list[EditsPart | None], cases: Sequence[int | str], prompt: str | None
 ) -> list[EditRecord]:
-    """Take cases out of the GRACE parts, in place; return their records."""
+    """Take cases out of the parts whose methods allow it, in place; return their records."""
     where = str(saved.path)
-    packed = {n: PackedEdits.of(part, where) for n, (method, part) in enumerate(saved.parts) if method == GRACE}
-    records = [record for edits in packed.values() for record in edits.records]
-    wanted: set[int] = set()
+    methods = _parts_of(saved, "remove", "edits.", "case by case")
+    places = [(n, at) for n in methods for at in range(len(saved.parts[n][1].edits))]
+    records = [EditRecord.from_dict(saved.parts[n][1].edits[at], where) for n, at in places]
+    chosen: set[int] = set()
     for case in cases:
         known = [record.case_id for record in records if str(record.case_id) == str(case)]
         try:
-            wanted |= {id(records[n]) for n in numbers_of_case(records, known[0] if known else case, prompt)}
+            chosen |= set(numbers_of_case(records, known[0] if known else case, prompt))
         except EditError as error:
             raise EditError(f"{where}: {error}") from error
-    removed = []
-    for n, edits in packed.items():
-        numbers = {at for at, record in enumerate(edits.records) if id(record) in wanted}
-        removed += [edits.records[at] for at in sorted(numbers)]
-        try:
-            edits.remove(numbers)
-        except EditError as error:
-            raise EditError(f"{where}: {error}") from error
-        parts[n] = edits.part() if edits.records else None
-    return removed
+    for n, method in methods.items():
+        numbers = {places[index][1] for index in chosen if places[index][0] == n}
+        part = saved.parts[n][1]
+        assert method.remove is not None
+        parts[n] = method.remove.remove_from(part, numbers, where) if len(numbers) < len(part.edits) else None
+    return [records[index] for index in sorted(chosen)]
+
+
+def _remove_batches(saved: SavedEdits, parts: list[EditsPart | None], batch: int) -> list[EditRecord]:
+    """Take later batches out of the part whose method allows it, in place; return their edits' records."""
+    where = str(saved.path)
+    methods = _parts_of(saved, "remove_batches", "edits, so no batches;", "batch by batch")
+    number, method = next(iter(methods.items()))
+    before = saved.parts[number][1]
+    assert method.remove_batches is not None
+    after = method.remove_batches.first_batches(before, batch, where)
+    parts[number] = after
+    return [EditRecord.from_dict(edit, where) for edit in before.edits[len(after.edits) :]]
+
+
+def _parts_of(saved: SavedEdits, port: str, missing: str, how: str) -> dict[int, EditMethod]:
+    """Return the numbers of the parts whose methods have a port, and the methods.
+
+    Args:
+        saved: the folder.
+        port: the port's name.
+        missing: what to say that a folder without such parts lacks, for the message.
+        how: how a method with the port takes edits out, for the message.
+
+    Raises:
+        RunError: there are none; the message says which methods' edits could be taken out so, and why these can't.
+    """
+
+    def able(method: EditMethod) -> bool:
+        return getattr(method, port) is not None
+
+    methods = {n: method_of(name, saved.path) for n, (name, _) in enumerate(saved.parts)}
+    found = {n: method for n, method in methods.items() if able(method)}
+    if not found:
+        names = " or ".join(method.name for method in get_plugins().methods if able(method))
+        reason = next((_reason(method, port, how) for method in methods.values()), "")
+        raise RunError(f"{saved.path}: holds no {names} {missing} {reason}".rstrip(" ;"))
+    return found
+
+
+def _reason(method: EditMethod, port: str, how: str) -> str:
+    """Return why a method lacks a port, and what it has instead."""
+    return method.reasons.get(port, f"{method.name}'s edits can't be taken back {how}")

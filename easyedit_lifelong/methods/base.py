@@ -12,6 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from easyedit_lifelong.methods.calibrator import Calibrator
+from easyedit_lifelong.methods.report_sections import ReportPlot as ReportPlot
+from easyedit_lifelong.methods.report_sections import ReportSection as ReportSection
+from easyedit_lifelong.methods.report_sections import RunRecord as RunRecord
+from easyedit_lifelong.methods.report_sections import Series as Series
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -69,9 +75,13 @@ class EditStore(Protocol):
 class AppendableEditStore(EditStore, Protocol):
     """An edit store whose edits come in steps that never change: a run appends each step to its folder once.
 
-    A step is what one call of the method's editor adds and what can be loaded or left out as a whole: an edit of
-    GRACE, a batch of CoachHook.
+    A step is what can be loaded or left out as a whole: an edit of GRACE, a batch of CoachHook.
+
+    Attributes:
+        old_state_files: patterns of the files that version 0.1 wrote into a run's ``state/``; none for a new method.
     """
+
+    old_state_files: Sequence[str]
 
     def history(self, model: Any) -> Sequence[object]:
         """Return one object for each step that a model carries, in order; the same object for the same step.
@@ -87,11 +97,21 @@ class AppendableEditStore(EditStore, Protocol):
         """Return consecutive steps, from the first one on, as one part.
 
         Raises:
-            RunError: they do not follow each other.
+            RunError: they do not belong together.
         """
 
-    def read_old_state(self, folder: Path) -> OldState | None:
+    def shared_settings(self, hparams: Any) -> dict[str, Any]:
+        """Return the hyperparameters, by name, that all steps of a folder must have been made with."""
+
+    def read_old_state(
+        self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True
+    ) -> OldState | None:
         """Return the steps of a state folder that version 0.1 of this package wrote; None if it is not one.
+
+        Args:
+            folder: the folder.
+            case_ids: only the first steps, which must be the edits of these cases in order. None: all of them.
+            tensors: whether the steps have their tensors, or only what the files say of them.
 
         Raises:
             RunError: the folder is incomplete or damaged; the message names the file.
@@ -107,7 +127,7 @@ class OldState:
         model: name of the model that the edits were made on.
         fingerprint: of that model's unedited weights.
         settings: the hyperparameters that a resumed run must share, by name.
-        steps: a part for each step, in order, without hyperparameters.
+        steps: a part for each step, in order.
     """
 
     path: Path
@@ -196,13 +216,7 @@ class CaseRemoval(Protocol):
 
 
 class BatchRemoval(Protocol):
-    """Takes an editor's later batches out, on a model or in a folder. ``rollback_to_batch``, ``rollback --to-batch``.
-
-    Attributes:
-        reason: why single edits cannot be taken out, in a sentence, if the method has no :class:`CaseRemoval`.
-    """
-
-    reason: str
+    """Takes later batches out, on a model or in a folder. ``rollback_to_batch``, ``rollback --to-batch``."""
 
     def back_to(self, model: Any, batch: int) -> None:
         """Make a model bitwise what it was after so many batches.
@@ -353,7 +367,7 @@ class PlainWeights:
         lost: what that model cannot do, in a sentence or two; empty if nothing is lost.
     """
 
-    weights: dict[str, Tensor]
+    weights: dict[str, Tensor] = field(default_factory=dict)
     lost: str = ""
 
 
@@ -387,10 +401,12 @@ class EditMethod:
         explain: says which edits answered a prompt, where and why.
         describe: ``describe(part, where, nearly)`` returns what a folder's part holds, without a model; two edits
             are near each other up to a nearness of ``nearly``. Without it, ``inspect`` lists the requests.
-        merge: ``merge(sources)`` joins folders made on the same model; raises a :class:`RunError` that says why if
-            they cannot be joined.
-        plain_weights: ``plain_weights(model)`` returns the edits as ordinary weights; raises an :class:`EditError`
-            that says why if weights cannot hold them.
+        merge: ``merge(sources)`` joins folders made on the same model, or raises a :class:`RunError`.
+        plain_weights: ``plain_weights(model)`` returns the edits as ordinary weights.
+        reasons: why the method lacks a port, by the port's name: sentences for the error that a user gets.
+        report_sections: ``report_sections(run)`` returns the sections that the method adds to the report of a run of
+            its own.
+        calibrate: chooses hyperparameters for one model; see :mod:`easyedit_lifelong.methods.calibrator`.
     """
 
     name: str
@@ -409,3 +425,6 @@ class EditMethod:
     describe: Callable[[EditsPart, str, float], InspectedPart] | None = None
     merge: Callable[[Sequence[MergeSource]], MergedEdits] | None = None
     plain_weights: Callable[[Any], PlainWeights] | None = None
+    reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
+    report_sections: Callable[[RunRecord], Sequence[ReportSection]] | None = None
+    calibrate: Calibrator | None = None

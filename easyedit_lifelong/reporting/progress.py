@@ -16,7 +16,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 from rich.text import Text
 
-from easyedit_lifelong.reporting.report.read import intervals_of, is_number
+from easyedit_lifelong.methods.report_sections import is_number
+from easyedit_lifelong.reporting.report.read import intervals_of
 from easyedit_lifelong.reporting.report.score_rows import MAIN, shown, shown_interval
 
 _SECONDS_BETWEEN_LINES = 30

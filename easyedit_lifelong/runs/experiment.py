@@ -1,54 +1,36 @@
-"""Experiment files: one YAML that says all of a run. ``config.yaml`` in a run's folder is one.
-
-Read strictly: an unknown key or a value of another kind is an error that names the file and the key, before
-anything else happens. Relative paths are looked for beside the file, then in the current folder.
-"""
+"""All settings of a run: the loops, the data, and :class:`Experiment`, which every way of starting a run makes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data import samples
-from easyedit_lifelong.data import hub_datasets as hub
-from easyedit_lifelong.errors import HyperParameterError, did_you_mean
-from easyedit_lifelong.evaluation.tasks import TASKS
-from easyedit_lifelong.hyperparams import coerce, describe_type, read_mapping
-from easyedit_lifelong.runs.engine import CONSECUTIVE, LIFELONG
+from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.runs.schedule import Schedule
+
+LIFELONG, CONSECUTIVE = "lifelong", "consecutive"
+"""The two loops."""
+
+EVAL_EVERY = {LIFELONG: 50, CONSECUTIVE: 20}
+"""Steps between scorings by default, as in the papers' experiments: edits, or batches."""
+
+PROTOCOLS = ("consecutive", "single-round")
 
 SAMPLES = {"counterfact": samples.COUNTERFACT, "zsre": samples.ZSRE}
 """The sample data that come with the package: by name, where they are (the name is the format, too)."""
 
-PROTOCOLS = ("consecutive", "single-round")
-
-_KEYS: Mapping[str, Any] = {
-    "schema_version": int, "loop": str, "model": str | None, "hparams": dict | str, "data": dict,
-    "retention": str | list | None, "text": str | None, "task": str | None, "only_errors": bool,
-    "skip_unusable": bool, "batch_size": int | None, "protocol": str, "schedule": dict | None, "seed": int | None,
-    "device": int | str | None, "trackers": list[str] | None, "recorded": dict,
-}  # fmt: skip
-_DATA_KEYS: Mapping[str, Any] = {
-    "name": str, "path": str, "sample": str, "format": str | None, "edits": int | None, "edit_with": int | None,
-    "sha256": str | None,
-}  # fmt: skip
-_SCHEDULE_KEYS: Mapping[str, Any] = {"every": int | None, "at": list[int] | None, "sample": int | None}
-_ONLY_IN = {
-    "only_errors": LIFELONG, "batch_size": CONSECUTIVE, "protocol": CONSECUTIVE, "skip_unusable": CONSECUTIVE,
-}  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Data:
-    """Which data a run is about.
+    """Which data a run reads.
 
     Attributes:
         path: a file, or ``hub:OWNER/NAME[[:CONFIG]:SPLIT]``.
-        format: of the registered ones; None to tell by the file.
+        format: one of the registered formats; None to recognise it by the file.
         edits: only the first so many records.
-        edit_with: how many rephrasings of each fact are edits of their own; the others are held out.
+        edit_with: how many rephrasings of each fact become separate edits; the others are held out.
         sha256: what the file's SHA-256 must be.
     """
 
@@ -60,29 +42,65 @@ class Data:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where a run's data came from, in the form of an experiment file.
+
+    Attributes:
+        data: the section ``data``.
+        retention: the section ``retention``: a file, an empty list for none, or None for the sample data's.
+        text: the section ``text``: a file, or None.
+    """
+
+    data: Mapping[str, Any]
+    retention: str | list[Any] | None = None
+    text: str | None = None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The data of a run, in memory.
+
+    Attributes:
+        requests: the requests.
+        retention: held-out facts; None for the sample data's.
+        text: a held-out text whose perplexity is measured.
+        name: the name of the data in the results.
+        task: the task of the data's format; None if it is not known.
+        source: where the data came from; None if a program made them.
+    """
+
+    requests: list[EditRequest]
+    retention: Sequence[Probe] | None = None
+    text: str | None = None
+    name: str = ""
+    task: str | None = None
+    source: Source | None = None
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """All that a run is asked to do.
+    """All settings of a run.
 
     Attributes:
         loop: ``lifelong`` or ``consecutive``.
-        hparams: hyperparameters: by name, the name of a file, or read already.
-        data: which data.
-        overrides: what replaces hyperparameters, by name.
+        hparams: hyperparameters: by name, the name of a file, or an object.
+        data: which data to read, or the data in memory.
+        overrides: values that replace hyperparameters, by name.
         retention: file of held-out facts; None for the sample data's, ``()`` for none.
         text: file of a held-out text.
-        task: what the data ask; None for what their format says.
+        task: the task of the data; None for the task of their format.
         only_errors: edit only where the model is wrong (lifelong loop).
-        skip_unusable: leave out records that can't be edited (consecutive loop).
+        skip_unusable: leave out records that cannot be edited (consecutive loop).
         batch_size: edits per batch (consecutive loop); None for the hyperparameters'.
         protocol: ``consecutive`` or ``single-round`` (consecutive loop).
-        schedule: when past edits are scored; with neither ``every`` nor ``at``, as the loop has it.
-        trackers: who else hears of it.
-        source: the file it was read from, for messages; empty for a command line.
+        schedule: when past edits are scored; with neither ``every`` nor ``at``, the loop's default.
+        trackers: names of the trackers to report to.
+        source: the file that it was read from, for messages; empty for a command line or a program.
     """
 
     loop: str
     hparams: Any
-    data: Data
+    data: Data | Inputs
     overrides: Mapping[str, Any] = field(default_factory=dict)
     retention: str | tuple[()] | None = None
     text: str | None = None
@@ -95,125 +113,6 @@ class Experiment:
     trackers: Sequence[str] = ()
     source: str = ""
 
-    def said(self, key: str, option: str) -> str:
-        """Return what a value is called where it was given: the file's key, or the command's option."""
+    def setting(self, key: str, option: str) -> str:
+        """Return a setting's name where it was given: the file and its key, or the command's option."""
         return f"{self.source}, {key}" if self.source else option
-
-
-def find_experiment(name_or_path: str | Path) -> Path:
-    """Return the experiment file that a name or path means: a file, or one that comes with this package.
-
-    Raises:
-        HyperParameterError: there is none; the message suggests the closest that there is.
-    """
-    path = Path(name_or_path).expanduser()
-    shipped = {file.stem: file for folder in experiment_folders() for file in sorted(folder.glob("*.yaml"))}
-    if path.is_file():
-        return path
-    if str(name_or_path) in shipped:
-        return shipped[str(name_or_path)]
-    raise HyperParameterError(
-        f"{name_or_path}: no such experiment file.{did_you_mean(path.stem, shipped)} "
-        f"Shipped with this package: {', '.join(shipped) or 'none'}."
-    )
-
-
-def experiment_folders() -> list[Path]:
-    """Return the folders of the experiment files that come with this package."""
-    here = Path(__file__).resolve().parent.parent
-    inside = here / "experiments"  # in an installed package; a checkout has them beside it
-    folders = [inside] if inside.is_dir() else [here.parent / "experiments"]
-    return [folder for folder in folders if folder.is_dir()]
-
-
-def read_experiment(file: Path) -> Experiment:
-    """Read an experiment file. The files that it names needn't be there yet.
-
-    Raises:
-        HyperParameterError: it can't be used; the message names the file and every key that is wrong.
-    """
-    values = read_mapping(file, "an experiment as 'key: value' lines")
-    problems: list[str] = []
-    top = _checked(values, _KEYS, "", problems)
-    loop = top.get("loop")
-    problems += [f"{key}: missing" for key in ("loop", "hparams", "data") if key not in values]
-    if isinstance(loop, str):
-        problems += _choice("loop", loop, (LIFELONG, CONSECUTIVE))
-        problems += [
-            f"{key}: belongs to the {own} loop" for key, own in _ONLY_IN.items() if top.get(key) and own != loop
-        ]
-    problems += _choice("protocol", top.get("protocol", PROTOCOLS[0]), PROTOCOLS)
-    problems += _choice("task", top.get("task"), list(TASKS))
-    data = _data(_checked(top.get("data") or {}, _DATA_KEYS, "data.", problems), file, "data" in top, problems)
-    at = _checked(top.get("schedule") or {}, _SCHEDULE_KEYS, "schedule.", problems)
-    schedule = Schedule()
-    try:
-        schedule = Schedule.of(at.get("every"), at.get("at") or (), at.get("sample"))
-    except HyperParameterError as error:
-        problems.append(str(error).replace("eval_", "schedule.", 1))
-    retention = top.get("retention")
-    if isinstance(retention, list) and retention:
-        problems.append("retention: must be a file, [] for none, or left out for the sample data's")
-    if problems:
-        raise HyperParameterError(f"{file}: " + "; ".join(problems))
-    hparams = top["hparams"]
-    return Experiment(
-        loop=top["loop"], hparams=_placed(hparams, file) if isinstance(hparams, str) else hparams, data=data,
-        overrides={"model_name": top.get("model"), "device": top.get("device"), "seed": top.get("seed")},
-        retention=() if isinstance(retention, list) else retention and _placed(retention, file),
-        text=top.get("text") and _placed(top["text"], file), task=top.get("task"),
-        only_errors=top.get("only_errors", False), skip_unusable=top.get("skip_unusable", False),
-        batch_size=top.get("batch_size"), protocol=top.get("protocol", PROTOCOLS[0]), schedule=schedule,
-        trackers=top.get("trackers") or (), source=str(file),
-    )  # fmt: skip
-
-
-def _checked(values: Mapping[str, Any], keys: Mapping[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:
-    """Return the values that are of the kind that their key asks for; note the others."""
-    good = {}
-    for key, value in values.items():
-        if key not in keys:
-            problems.append(f"unknown key {prefix + str(key)!r}.{did_you_mean(str(key), keys)}")
-            continue
-        try:
-            good[key] = coerce(value, keys[key])
-        except (TypeError, ValueError):
-            problems.append(f"{prefix}{key}: {value!r} is not {_kind(keys[key])}")
-    return good
-
-
-def _kind(hint: Any) -> str:
-    return describe_type(hint).replace("<class 'dict'>", "a mapping").replace("<class 'list'>", "an empty list")
-
-
-def _choice(key: str, value: Any, choices: Sequence[str]) -> list[str]:
-    if value in choices or not isinstance(value, str):
-        return []
-    return [f"{key}: {value!r} is none of {', '.join(choices)}.{did_you_mean(value, choices)}"]
-
-
-def _data(values: Mapping[str, Any], file: Path, given: bool, problems: list[str]) -> Data:
-    path, sample = values.get("path"), values.get("sample")
-    for key, least in (("edits", 1), ("edit_with", 0)):
-        number = values.get(key)
-        if number is not None and number < least:
-            problems.append(f"data.{key}: {number} is less than {least}")
-    data_format = values.get("format")
-    if sample is not None:
-        problems += _choice("data.sample", sample, list(SAMPLES))
-        data_format = data_format or sample
-    if given and (path is None) == (sample is None):
-        problems.append(
-            "data: needs either 'path' or 'sample'"
-            + (" (this run's data came from a program, and no file can hold them)" if "name" in values else "")
-        )
-    where = str(SAMPLES.get(sample, "")) if sample is not None else _placed(path or "", file)
-    return Data(where, data_format, values.get("edits"), values.get("edit_with") or 0, values.get("sha256"))
-
-
-def _placed(path: str, file: Path) -> str:
-    """Return where a path leads that an experiment file names: beside the file, else from the current folder."""
-    if hub.is_name(path):
-        return path
-    beside = file.parent / Path(path).expanduser()
-    return str(beside) if beside.exists() else str(Path(path).expanduser())

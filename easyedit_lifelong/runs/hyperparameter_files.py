@@ -1,4 +1,4 @@
-"""Hyperparameters of any method, by the name of a file or written out: which class reads them, and what goes over."""
+"""Hyperparameters of any method, from a file or by name: find the class that reads them, replace single values."""
 
 from __future__ import annotations
 
@@ -11,6 +11,29 @@ from easyedit_lifelong import bridge
 from easyedit_lifelong.errors import HyperParameterError, PluginError
 from easyedit_lifelong.hyperparams import find_hparams, read_hparams_file
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.runs.experiment import Experiment
+
+
+def hyperparameters_of(experiment: Experiment) -> Any:
+    """Return the hyperparameters of an experiment, with its overrides.
+
+    Raises:
+        HyperParameterError: they cannot be used.
+        PluginError: no method of that name is registered.
+    """
+    given = experiment.hparams
+    overrides = {name: value for name, value in experiment.overrides.items() if value is not None}
+    keys = {name: "model" if name == "model_name" else name for name in overrides}
+    called = {name: experiment.setting(key, f"--{key}") for name, key in keys.items()}
+    if isinstance(given, dict):
+        # A run's config.yaml may name a model where a program had passed a loaded one: read both together.
+        model = {"model_name": overrides.pop("model_name")} if "model_name" in overrides else {}
+        hparams = make_hparams({**given, **model}, experiment.setting("hparams", "hparams"), easyedits=True)
+    elif isinstance(given, (str, Path)):
+        hparams = load_hparams(given, easyedits=True)
+    else:
+        hparams = given
+    return replaced(hparams, overrides, called) if overrides else hparams
 
 
 def load_hparams(name_or_path: str | Path, *, easyedits: bool = False) -> Any:
@@ -59,7 +82,7 @@ def replaced(hparams: Any, given: Mapping[str, Any], called: Mapping[str, str]) 
     Args:
         hparams: the hyperparameters.
         given: the new values by field; None leaves a field as it is.
-        called: what a field is called where it was given, for messages: ``--bsz``, or ``file.yaml, batch_size``.
+        called: each field's name where it was given, for messages: ``--bsz``, or ``file.yaml, batch_size``.
 
     Raises:
         HyperParameterError: there is no such hyperparameter, or a value can't be used.
@@ -72,5 +95,5 @@ def replaced(hparams: Any, given: Mapping[str, Any], called: Mapping[str, str]) 
     try:
         return dataclasses.replace(hparams, **given)
     except HyperParameterError as error:
-        said = ", ".join(f"{called[name]} {value}" for name, value in given.items())
-        raise HyperParameterError(f"{error} (with {said} in place of the file's)") from error
+        values = ", ".join(f"{called[name]} {value}" for name, value in given.items())
+        raise HyperParameterError(f"{error} (with {values} in place of the file's)") from error

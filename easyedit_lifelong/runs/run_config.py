@@ -1,6 +1,6 @@
-"""What a run's ``config.yaml`` says: all that it takes to do the run again, and what tells it from others.
+"""The content of a run's ``config.yaml``: all settings that repeat the run and distinguish it from others.
 
-The file is an experiment file (:mod:`easyedit_lifelong.runs.experiment` reads it). Data that came from a
+The file is an experiment file (:mod:`easyedit_lifelong.runs.experiment_files` reads it). Data that came from a
 program and not from a file are written beside it.
 """
 
@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,98 +18,64 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError, RunError
 from easyedit_lifelong.hyperparams import hparams_values
-from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
-from easyedit_lifelong.runs.engine import CONSECUTIVE, Plan
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.runs.experiment import Source
+from easyedit_lifelong.runs.material import Material
+from easyedit_lifelong.runs.plan import Plan
+from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
 
 REQUESTS, RETENTION, TEXT = "requests.jsonl", "retention.json", "text.txt"
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where a run's data came from, as an experiment file says it.
-
-    Attributes:
-        data: the section ``data``.
-        retention: the section ``retention``: a file, an empty list for none, or None for the sample data's.
-        text: the section ``text``: a file, or None.
-    """
-
-    data: Mapping[str, Any]
-    retention: str | list[Any] | None = None
-    text: str | None = None
-
-
-@dataclass(frozen=True)
-class Material:
-    """What a run is about: its requests, its held-out facts, and where they came from.
-
-    Attributes:
-        given: the requests given.
-        usable: those that can be edited.
-        skipped: the others, and why.
-        retention: held-out facts.
-        default_retention: whether these are the sample data's because nobody gave any.
-        name: what to call the data.
-        task: what the data ask of the model, as their reader says.
-        text: a held-out text whose perplexity is measured.
-        source: where the data came from; None if a program made them.
-        skip_unusable: whether requests that can't be used may be left out.
-    """
-
-    given: Sequence[EditRequest]
-    usable: list[EditRequest]
-    skipped: list[dict[str, Any]]
-    retention: Sequence[Probe]
-    default_retention: bool
-    name: str
-    task: str = "qa"
-    text: str | None = None
-    source: Source | None = None
-    skip_unusable: bool = False
-
-
-def run_config(plan: Plan, model: Any, material: Material, trackers: Sequence[str]) -> dict[str, Any]:
-    """Return what ``config.yaml`` says; the data's section is settled when it is written."""
-    loop = (
-        {"batch_size": plan.batch_size, "protocol": plan.protocol, "skip_unusable": material.skip_unusable}
-        if plan.loop == CONSECUTIVE
-        else {"only_errors": plan.only_errors}
-    )
+def run_config(plan: Plan, model: Any, material: Material) -> dict[str, Any]:
+    """Return the content of ``config.yaml``; :func:`with_data` completes it."""
+    experiment, inputs = plan.experiment, material.inputs
+    source = inputs.source or Source({"name": inputs.name})
+    loop: dict[str, Any] = {"only_errors": experiment.only_errors}
+    if plan.batched:
+        loop = {
+            "batch_size": plan.batch_size,
+            "protocol": experiment.protocol,
+            "skip_unusable": experiment.skip_unusable,
+        }
     return {
         "schema_version": SCHEMA_VERSION,
-        "loop": plan.loop,
+        "loop": experiment.loop,
         "model": _placed(_name_of(model, plan.hparams)),
         "hparams": hparams_values(plan.hparams),
-        "data": dict(material.source.data) if material.source else {"name": material.name},
-        "retention": material.source.retention if material.source else None,
-        "text": material.source.text if material.source else None,
+        "data": dict(source.data),
+        "retention": source.retention,
+        "text": source.text,
         "task": material.task,
         **loop,
         "schedule": plan.schedule.to_dict(),
-        "trackers": list(trackers),
+        "trackers": list(experiment.trackers),
         "recorded": {
-            "method": plan.method.name, "n_requests": len(material.given), "weights": _weights(model),
-            "requests_sha256": requests_digest(material.usable, material.retention, material.text),
+            "method": plan.method.name,
+            "n_requests": len(inputs.requests),
+            "weights": _weights(model),
+            "requests_sha256": requests_digest(material.usable, material.retention, inputs.text),
         },
-    }  # fmt: skip
+    }
 
 
 def summary_facts(plan: Plan, model: Any, material: Material, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what ``summary.json`` says of what the run was asked to do."""
-    loop = (
-        {"protocol": plan.protocol, "batch_size": plan.batch_size}
-        if plan.loop == CONSECUTIVE
-        else {"only_errors": plan.only_errors}
-    )
+    """Return the settings of the run that ``summary.json`` repeats."""
     return {
-        "loop": plan.loop, "method": plan.method.name, "model": model_label(model), "data": material.name,
-        "n_requests": len(material.given), **loop, "eval_every": plan.schedule.every,
-        "schedule": plan.schedule.to_dict(), "weights": config["recorded"]["weights"],
-        "requests_sha256": config["recorded"]["requests_sha256"], "hparams": config["hparams"],
-    }  # fmt: skip
+        "loop": config["loop"],
+        "method": plan.method.name,
+        "model": model_label(model),
+        "data": material.inputs.name,
+        "n_requests": len(material.inputs.requests),
+        **{name: config[name] for name in ("protocol", "batch_size", "only_errors") if name in config},
+        "eval_every": plan.schedule.every,
+        "schedule": config["schedule"],
+        "weights": config["recorded"]["weights"],
+        "requests_sha256": config["recorded"]["requests_sha256"],
+        "hparams": config["hparams"],
+    }
 
 
 def with_data(folder: Path, config: dict[str, Any], material: Material) -> dict[str, Any]:
@@ -119,17 +84,18 @@ def with_data(folder: Path, config: dict[str, Any], material: Material) -> dict[
     Raises:
         RunError: they can't be written.
     """
+    inputs = material.inputs
     config = {**config, "recorded": {**config["recorded"], "started": now()}}
-    if material.source is not None:
+    if inputs.source is not None:
         return config
-    records = [_record(request) for request in material.given]
-    if [_read_back(record) for record in records] != list(material.given):
-        return config  # nothing that a file can hold says the same; the run can't be done again from its folder
+    records = [_record(request) for request in inputs.requests]
+    if [_read_back(record) for record in records] != inputs.requests:
+        return config  # no file can hold these requests unchanged; the run cannot be repeated from its folder
     files = {REQUESTS: "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)}
-    if material.text is not None:
-        config["text"], files[TEXT] = TEXT, material.text
+    if inputs.text is not None:
+        config["text"], files[TEXT] = TEXT, inputs.text
     config["data"] = {**config["data"], "path": REQUESTS, "format": "json"}
-    if not material.default_retention:
+    if inputs.retention is not None:
         facts = [{"prompt": probe.prompt, "answer": probe.answer} for probe in material.retention]
         config["retention"] = RETENTION if facts else []
         files |= {RETENTION: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"} if facts else {}
@@ -142,34 +108,22 @@ def with_data(folder: Path, config: dict[str, Any], material: Material) -> dict[
 
 
 def requests_digest(requests: Sequence[EditRequest], retention: Sequence[Probe], text: str | None = None) -> str:
-    """Return what tells these requests, held-out facts and held-out text from any others."""
-    told = [_told(request) for request in requests]
+    """Return a digest of requests, held-out facts and held-out text."""
+    fields = [_fields_of(request) for request in requests]
     facts = [(probe.prompt, probe.answer) for probe in retention]
-    return hashlib.sha256(json.dumps([told, facts, text], ensure_ascii=False).encode()).hexdigest()[:16]
-
-
-def file_digest(path: Path) -> str:
-    """Return a file's SHA-256.
-
-    Raises:
-        DataError: it can't be read.
-    """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}") from error
+    return hashlib.sha256(json.dumps([fields, facts, text], ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 _FIELDS = [item.name for item in dataclasses.fields(EditRequest) if item.compare]
 
 
-def _told(request: EditRequest) -> list[Any]:
-    """Return all that a request says; of relation specificity only where there is any.
+def _fields_of(request: EditRequest) -> list[Any]:
+    """Return a request's fields; relation specificity only where there is any.
 
-    Runs over data without it are older than that field, and have to be known again.
+    Runs over data without it may be older than that field, and their digest must stay the same.
     """
-    said = {name: getattr(request, name) for name in _FIELDS}
-    return [_plain(value) for name, value in said.items() if value or name != RELATION_SPECIFICITY]
+    values = {name: getattr(request, name) for name in _FIELDS}
+    return [_plain(value) for name, value in values.items() if value or name != RELATION_SPECIFICITY]
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A run's scores: taken, entered into the curve, the folder and the trackers, and summed up at the end."""
+"""The scores of a run: compute them, add them to the curve, the folder and the trackers, and summarize them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.evaluation.averages import Scores, gather
 from easyedit_lifelong.evaluation.generated import Generation
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.sampling import sample_of
-from easyedit_lifelong.evaluation.averages import Scores, gather
-from easyedit_lifelong.runs.checks import RunState
-from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, RunFolder
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.registry import Tracker
+from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, RunFolder
+from easyedit_lifelong.runs.state import RunState
 from easyedit_lifelong.versions import package_versions
 
 LOG = logging.getLogger(__name__)
@@ -39,49 +39,49 @@ def score_all(
     """Score past edits and report the scores.
 
     Args:
-        state: what the run has come to.
-        board: asks the questions.
+        state: the edits so far.
+        board: scores them.
         folder: the run's folder, if it has one.
-        trackers: hear the scores.
+        trackers: receive the scores.
         generated: whether this is a thorough scoring: free answers, the comparison of new answers with
-            true ones, and the held-out text cost several times what the rest does.
-        sample: how many past edits to ask about, where there are more: always the same ones, as far as they
+            true ones, and the held-out text cost several times as much as the rest.
+        sample: how many past edits to score, where there are more: always the same ones, as far as they
             have been made. None: all of them.
         seed: of the sample.
-        counts: what the method can count in the edited model, by name (``n_keys``).
-        **at: where the run is, beside ``n_edits``.
+        counts: returns the method's numbers about the edited model, by name (``n_keys``).
+        **at: the position in the run, beside ``n_edits``.
     """
     began = time.perf_counter()
-    asked = sample_of(state.attempted, sample, seed)
+    scored = sample_of(state.attempted, sample, seed)
     scores = edit_success(state)
-    scores |= board.score(state.model, asked, thorough=generated, right=_right_before(state, board, sample, seed))
-    said: list[Generation] = []
-    if generated and asked:
-        freely, said = board.score_generation(state.model, asked)
-        scores |= freely
+    scores |= board.score(state.model, scored, thorough=generated, right=_right_before(state, board, sample, seed))
+    outputs: list[Generation] = []
+    if generated and scored:
+        free, outputs = board.score_generation(state.model, scored)
+        scores |= free
     scores |= _counted(state, counts)
-    if len(asked) < len(state.attempted):
-        at["sampled"] = len(asked)
+    if len(scored) < len(state.attempted):
+        at["sampled"] = len(scored)
     seconds = time.perf_counter() - began
     state.seconds["scoring"] += seconds
-    for one in said:
-        LOG.debug("%s -> %s", one.prompt, one.after)
-    if folder and said:  # before the scores: a run that is killed here takes them, and this, again
-        folder.generations([one.to_dict() for one in said])
+    for output in outputs:
+        LOG.debug("%s -> %s", output.prompt, output.after)
+    if folder and outputs:  # before the scores: a run that is killed here repeats both when it is resumed
+        folder.generations([output.to_dict() for output in outputs])
     report(state, scores, folder, trackers, **at, seconds_scoring=seconds)
 
 
 def report(state: RunState, scores: Scores, folder: RunFolder | None, trackers: Sequence[Tracker], **at: Any) -> None:
-    """Enter scores into the curve, the run's folder and the trackers."""
+    """Add scores to the curve, the run's folder and the trackers."""
     entry = {"n_edits": state.counts["edited"], **at, **scores.entry()}
     state.curve.append(entry)
     if folder:
         folder.metrics(entry)
-    tell(trackers, entry)
+    log_to_trackers(trackers, entry)
 
 
-def tell(trackers: Sequence[Tracker], entry: Mapping[str, Any]) -> None:
-    """Tell trackers of a point of the curve, all that is known of it."""
+def log_to_trackers(trackers: Sequence[Tracker], entry: Mapping[str, Any]) -> None:
+    """Log a point of the curve to trackers."""
     for tracker in trackers:
         tracker.log(entry["n_edits"], {name: value for name, value in entry.items() if name != "n_edits"})
 
@@ -97,8 +97,8 @@ def edit_success(state: RunState) -> Scores:
 def single_round_scores(state: RunState) -> Scores:
     """Return the scores of a single-round run: each request's are in the journal, under its own batch's edit.
 
-    A batch has one edited model and so one TRR, which stands in the lines of all its requests. It weighs as much
-    as they are, but it was measured once: for the interval it is one piece of evidence, not several.
+    A batch has one edited model and so one TRR, which the lines of all its requests repeat. Its weight is the number
+    of these lines, but it was measured once: for the interval it is one observation, not several.
     """
     entries = [entry for entry in state.journal if "scores" in entry]
     scores = gather([{name: v for name, v in entry["scores"].items() if name != _HELD_OUT} for entry in entries])
@@ -140,28 +140,32 @@ def summarize(
     """Return a run's summary.
 
     Args:
-        state: what the run has come to.
-        board: knows the unedited model's scores.
-        config: what the run was asked to do.
+        state: the edits and scores of the run.
+        board: has the unedited model's scores.
+        config: the settings of the run.
         total: wall time, in seconds.
-        sample: how many past edits the last scoring asked about at most; the unedited model's scores are
-            about the same ones.
+        sample: how many past edits the last scoring was about at most; the unedited model's scores are about the
+            same ones.
         seed: of the sample.
-        **more: what else this kind of run has to say.
+        **more: further entries.
     """
     before = board.before(sample_of(state.attempted, sample, seed))
     metrics = state.final() | before.values
-    intervals = {**(state.curve[-1].get("intervals", {}) if state.curve else {}), **before.entry()["intervals"]}
+    intervals = {**state.last_scores().get("intervals", {}), **before.entry()["intervals"]}
     timing = {
         "seconds_per_edit": state.seconds["editing"] / max(len(state.attempted), 1),
-        "seconds_editing": state.seconds["editing"], "seconds_scoring": state.seconds["scoring"],
-        "seconds_preparing": state.seconds["preparing"], "seconds_io": state.seconds.get("io", 0.0),
+        "seconds_editing": state.seconds["editing"],
+        "seconds_scoring": state.seconds["scoring"],
+        "seconds_preparing": state.seconds["preparing"],
+        "seconds_io": state.seconds.get("io", 0.0),
         "seconds_total": total,
-    }  # fmt: skip
+    }
     return {
         "schema_version": SCHEMA_VERSION,
         **config,
-        "n_edits": state.counts["edited"], "n_failed": state.counts["failed"], "n_skipped": state.counts["skipped"],
+        "n_edits": state.counts["edited"],
+        "n_failed": state.counts["failed"],
+        "n_skipped": state.counts["skipped"],
         **more,
         "metrics": metrics,
         "intervals": intervals,
@@ -169,4 +173,4 @@ def summarize(
         "timing": timing,
         "versions": package_versions(),
         "finished": now(),
-    }  # fmt: skip
+    }

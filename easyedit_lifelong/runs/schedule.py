@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from easyedit_lifelong.errors import HyperParameterError
@@ -28,16 +28,13 @@ class Schedule:
     sample: int | None = None
 
     @classmethod
-    def of(
-        cls, every: int | None, at: Sequence[int] = (), sample: int | None = None, *, default: int | None = None
-    ) -> Schedule:
-        """Return the schedule that a run is asked for.
+    def of(cls, every: int | None, at: Sequence[int] = (), sample: int | None = None) -> Schedule:
+        """Return a schedule whose numbers were checked.
 
         Args:
             every: see above.
             at: see above, in any order.
             sample: see above.
-            default: ``every``, if neither it nor ``at`` is given.
 
         Raises:
             HyperParameterError: a number makes no sense.
@@ -50,10 +47,14 @@ class Schedule:
                         if isinstance(value, int) and not isinstance(value, bool)
                         else f"{name}: {value!r} is not a whole number"
                     )
-        return cls(default if every is None and not at else every, tuple(sorted(set(at))), sample)
+        return cls(every, tuple(sorted(set(at))), sample)
+
+    def with_default(self, every: int) -> Schedule:
+        """Return the schedule with this ``every`` if it has neither ``every`` nor ``at``."""
+        return self if self.every is not None or self.at else replace(self, every=every)
 
     def due(self, steps: int, edits_before: int, edits: int) -> bool:
-        """Tell whether to score now.
+        """Return whether to score now.
 
         Args:
             steps: how many steps have been taken.
@@ -65,5 +66,5 @@ class Schedule:
         return any(edits_before < point <= edits for point in self.at)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what an experiment file says of it."""
+        """Return the section ``schedule`` of an experiment file."""
         return {"every": self.every, "at": list(self.at), "sample": self.sample}

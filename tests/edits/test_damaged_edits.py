@@ -153,7 +153,7 @@ def test_an_index_that_somebody_wrote_by_hand(saved: tuple[Path, list[torch.Tens
 def test_a_newer_format_asks_for_an_update(saved: tuple[Path, list[torch.Tensor]], tmp_path: Path) -> None:
     shutil.copytree(saved[0] / "whole", tmp_path, dirs_exist_ok=True)
     index = json.loads((tmp_path / INDEX).read_text())
-    (tmp_path / INDEX).write_text(json.dumps({**index, "format_version": 2}))
+    (tmp_path / INDEX).write_text(json.dumps({**index, "format_version": 3}))
     with pytest.raises(RunError, match="Update easyedit_lifelong"):
         load_edits(build_model("llama"), tmp_path)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from easyedit_lifelong import EditError, Rollback, export_model, load_edits, save_edits
+from easyedit_lifelong import EditError, Rollback, export_model, get_plugins, load_edits, save_edits
 from easyedit_lifelong.edits.card import CARD
 from easyedit_lifelong.errors import ModelError, RunError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
@@ -178,11 +179,11 @@ def test_what_fails_half_way_leaves_no_model(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_part_for_which_nobody_knows_plain_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from easyedit_lifelong.methods.coachhook.porter import CoachHookPorter
-
     model = build_model("llama")
     coachhook(model, "llama")
-    monkeypatch.delattr(CoachHookPorter, "plain_weights")
+    entries = get_plugins().methods._entries
+    method, origin = entries["CoachHook"]
+    monkeypatch.setitem(entries, "CoachHook", (dataclasses.replace(method, plain_weights=None), origin))
     with pytest.raises(EditError, match="method 'CoachHook' can't put its edits into plain weights"):
         export_model(model, build_tokenizer(), tmp_path / "out")
 

@@ -224,7 +224,7 @@ def test_a_folder_says_what_it_holds(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dist_fn", ["euc", "cos"])
 @pytest.mark.parametrize("count", [1, 2, 60])
 def test_neighbours_are_those_of_all_pairs(dist_fn: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    from easyedit_lifelong.methods.grace.codebook.codebook import neighbours
+    from easyedit_lifelong.methods.grace.codebook import neighbours
 
     monkeypatch.setattr(neighbours, "_PAIRS_AT_ONCE", 7 * count)
     generator = torch.Generator().manual_seed(count)

@@ -18,7 +18,7 @@ from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
-from easyedit_lifelong.methods.grace.serialized import PackedEdits
+from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.shared.records import EditRecord
 from tests.conftest import build_model, state_of
 from tests.edits.first_format import FOLDER
@@ -30,7 +30,7 @@ Edit = tuple[int, int, int]
 streams = st.lists(st.tuples(st.integers(-10, 10), st.integers(-10, 10), st.integers(0, 2)), min_size=2, max_size=20)
 
 
-def packed(numbered: list[tuple[int, Edit]], dist_fn: str = "euc", eps_expand: str = "coverage") -> PackedEdits:
+def packed(numbered: list[tuple[int, Edit]], dist_fn: str = "euc", eps_expand: str = "coverage") -> SerializedEdits:
     eps = 1.0 if dist_fn == "euc" else 0.05
     hparams = {
         "model_name": "m", "alg_name": "GRACE", "inner_params": ["a[1].b.weight"], "eps": eps, "dist_fn": dist_fn,
@@ -41,17 +41,17 @@ def packed(numbered: list[tuple[int, Edit]], dist_fn: str = "euc", eps_expand: s
         entered = codebook.enter(torch.tensor([x / 4 + 0.01, y / 4]), (label,), torch.tensor([float(n)]))
         changes.append(entered[2])
     records = [EditRecord(f"c{n}", f"p{n}", "t", None, None, "2026-01-01T00:00:00+00:00") for n, _ in numbered]
-    return PackedEdits(hparams, codebook, changes, records, (True, 3))
+    return SerializedEdits(hparams, codebook, changes, records, (True, 3))
 
 
-def saved(folder: Path, edits: PackedEdits, fingerprint: str = "f") -> Path:
+def saved(folder: Path, edits: SerializedEdits, fingerprint: str = "f") -> Path:
     write_edits(folder, "m", fingerprint, [("GRACE", edits.part())])
     return folder
 
 
-def loaded(folder: Path) -> PackedEdits:
+def loaded(folder: Path) -> SerializedEdits:
     ((_, part),) = read_edits(folder).parts
-    return PackedEdits.of(part, str(folder))
+    return SerializedEdits.of(part, str(folder))
 
 
 @settings(max_examples=25, deadline=None)
@@ -86,7 +86,7 @@ def test_what_is_left_after_a_removal_can_be_packed_unpacked_and_taken_apart_fur
         del numbered[n]
         left.remove({n})
         if numbered:
-            left = PackedEdits.of(left.part(), "here")
+            left = SerializedEdits.of(left.part(), "here")
             expected = packed(numbered, dist_fn, expand)
             assert left.part().state == expected.part().state
             assert same_tensors(left.part().tensors, expected.part().tensors)
@@ -157,7 +157,7 @@ def test_layers_stay_apart(tmp_path: Path) -> None:
 def test_the_first_folder_may_lack_queries_the_others_may_not(tmp_path: Path) -> None:
     more = read_edits(FOLDER / "GRACE")
     ((_, part),) = more.parts
-    edits = PackedEdits.of(part, "here")
+    edits = SerializedEdits.of(part, "here")
     edits.remove({3, 4})
     write_edits(tmp_path / "some", more.model, more.fingerprint, [("GRACE", edits.part())])
     report = merge_edits([FOLDER / "GRACE", tmp_path / "some"], tmp_path / "all")
@@ -220,5 +220,5 @@ def test_editor_and_packed_edits_agree() -> None:
     model, _ = edited()
     editor = editor_of(model)
     assert editor.codebook is not None
-    edits = PackedEdits({}, editor.codebook, editor.changes, editor.records, editor.found_out)
+    edits = SerializedEdits({}, editor.codebook, editor.changes, editor.records, editor.found_out)
     assert edits.part().state["rounding"] == editor.codebook.rounding

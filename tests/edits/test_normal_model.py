@@ -200,7 +200,7 @@ def test_moved_there_and_back(edit: Any) -> None:
 def take_off(model: Any) -> None:
     """Take all edits off a model."""
     for editor in GraceEditor.all_of(model).values():
-        editor._undo_to(0)
+        editor.undo_to(0)
     coachhook = CoachHookEditor.of(model)
     if coachhook is not None:
         coachhook._restore(0, dict.fromkeys(coachhook.hooks))

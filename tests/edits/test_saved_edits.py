@@ -186,7 +186,7 @@ def test_every_edit_can_still_be_taken_back_one_by_one(tmp_path: Path) -> None:
     (editor,) = GraceEditor.all_of(other).values()
     assert [record.case_id for record in editor.records] == list(range(6))
     for number in range(5, 0, -1):
-        editor._undo_to(number)
+        editor.undo_to(number)
         assert same_tensors(state_of(other), pictures[number - 1])
 
 

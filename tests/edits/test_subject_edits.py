@@ -24,7 +24,7 @@ from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.neighbours import neighbours_of
-from easyedit_lifelong.methods.grace.serialized import PackedEdits
+from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from tests.conftest import build_model, build_tokenizer, state_of
 from tests.edits.subject_edits import MODES, PROMPTS, REQUESTS, edited, hparams
 from tests.edits.test_taking_back import book_of, editor_of, entered_without
@@ -219,7 +219,7 @@ def _nearest_rival(codebook: Codebook, key: int) -> tuple[int | None, float | No
 def test_neighbours_are_the_nearest_views_of_rivals(
     dist_fn: str, gates: bool, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from easyedit_lifelong.methods.grace.codebook.codebook import neighbours
+    from easyedit_lifelong.methods.grace.codebook import neighbours
 
     monkeypatch.setattr(neighbours, "_PAIRS_AT_ONCE", 70 * count)
     draw = torch.Generator().manual_seed(count)
@@ -351,6 +351,6 @@ def test_packed_edits_keep_their_space(tmp_path: Path) -> None:
     """Unpacked and packed again without a model, nothing is lost."""
     save_edits(edited("late"), tmp_path)
     ((_, part),) = read_edits(tmp_path).parts
-    again = PackedEdits.of(part, "here").part()
+    again = SerializedEdits.of(part, "here").part()
     assert again.state == part.state
     assert same_tensors(again.tensors, part.tensors)

@@ -2,85 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
-import torch
-from conftest import VOCABULARY, build_tokenizer
-from torch import nn
+from table_model import TableModel
 
 from easyedit_lifelong.data.request import EditRequest, Probe
-from easyedit_lifelong.evaluation.averages import Scores
 from easyedit_lifelong.evaluation.generated import Generation
 from easyedit_lifelong.evaluation.intervals import bootstrap
 from easyedit_lifelong.evaluation.metrics import METRICS
-from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Questions, Scoreboard, edit_success_of
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.text import ngram_entropy
-from easyedit_lifelong.runs.checks import RunState
-from easyedit_lifelong.runs.run_folder import RunFolder
-from easyedit_lifelong.runs.run_scores import score_all, single_round_scores, summarize
-
-
-class TableModel(nn.Module):
-    """Continues a text with what its table holds for it, else with "song"; knows no company, no padding.
-
-    With it, every score of a run can be computed by hand.
-    """
-
-    def __init__(self, **facts: str) -> None:
-        super().__init__()
-        self.tokenizer = build_tokenizer()
-        self.embedding = nn.Embedding(VOCABULARY, 1)
-        self.config = SimpleNamespace(max_position_embeddings=32, _name_or_path="table")
-        self.generation_config = SimpleNamespace(eos_token_id=2, pad_token_id=0)
-        self.table: dict[tuple[int, ...], int] = {}
-        self.asked: list[str] = []
-        for prompt, answer in facts.items():
-            self.learn(prompt.replace("_", " "), answer)
-
-    def learn(self, prompt: str, answer: str) -> None:
-        """Answer a prompt so from now on, and then stop."""
-        ids = list(self.tokenizer(prompt)["input_ids"])
-        for token in [*self.tokenizer(answer)["input_ids"], 2]:
-            self.table[tuple(ids)] = token
-            ids.append(token)
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.embedding
-
-    def _next(self, ids: list[int]) -> int:
-        return self.table.get(tuple(ids), self.tokenizer.convert_tokens_to_ids("song"))
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, use_cache: bool = False) -> Any:
-        logits = torch.zeros(*input_ids.shape, VOCABULARY)
-        for row, (ids, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
-            real = mask.nonzero().flatten().tolist()
-            self.asked.append(self.tokenizer.decode(ids[real].tolist()))
-            for n, column in enumerate(real, 1):
-                logits[row, column, self._next(ids[real[:n]].tolist())] = 10.0
-        return SimpleNamespace(logits=logits)
-
-    def generate(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: Any,
-        stopping_criteria: Any = (),
-    ) -> torch.Tensor:  # fmt: skip
-        rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
-        real = [len(row) for row in rows]
-        for _ in range(generation_config.max_new_tokens):
-            for row in rows:
-                row.append(self._next(row) if row[-1] != 2 else 2)
-            said = torch.tensor([row[n:] for row, n in zip(rows, real, strict=True)])
-            if any(criterion(torch.cat([input_ids, said], dim=1), None).all() for criterion in stopping_criteria):
-                break
-        return torch.cat([input_ids, said], dim=1)
-
 
 FRANCE = EditRequest(
     "fr", "the capital of France is", "Rome", rephrase_prompts=("capital of France",),
@@ -398,113 +332,3 @@ def test_what_was_right_and_is_left_alone(board: Scoreboard, model: TableModel) 
     assert board.score(model, [FRANCE], right=known).values["ARR"] == 1.0
     model.learn("moon", "old")
     assert board.score(model, [FRANCE], right=known).values["ARR"] == (1 + 0) / 2, "green cheese, and snow"
-
-
-# ------------------------------------------------------------------ a run's scorings
-
-
-def state_of(model: TableModel, *requests: EditRequest) -> RunState:
-    state = RunState(model)
-    state.attempted = list(requests)
-    state.success = [1.0, 0.5, 0.0, 1.0][: len(requests)]
-    state.journal = [{"status": "edited", "ES_ppl": 2.0 * n} for n, _ in enumerate(requests, 1)]
-    state.counts["edited"] = len(requests)
-    return state
-
-
-MANY = [EditRequest(n, f"moon {word}", "king") for n, word in enumerate(("sea", "snow", "bird", "song"))]
-
-
-def test_a_line_of_the_metrics(model: TableModel, tmp_path: Path) -> None:
-    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION)
-    model.learn(FRANCE.prompt, "Rome")
-    state, folder = state_of(model, FRANCE, HAMLET), RunFolder(tmp_path / "run")
-    heard: list[dict[str, float]] = []
-    tracker = SimpleNamespace(log=lambda step, metrics: heard.append({"step": step, **metrics}))
-    score_all(state, board, folder, [tracker], generated=False, counts=lambda _: {"n_keys": 4.0}, batch=3)
-    assert not (folder.path / "generations.jsonl").exists()
-    score_all(state, board, folder, [tracker], generated=True, batch=4)
-    first, last = folder.read("metrics.jsonl")
-    folder.close()
-    assert first == state.curve[0]
-    assert (first["n_edits"], first["batch"], first["ERR"], first["n_keys"]) == (2, 3, 0.75, 4.0)
-    assert (first["ES"], first["ES_ppl"], first["edits_per_key"]) == (0.75, 3.0, 0.5)
-    assert first["intervals"]["ES"] == list(bootstrap([[1.0], [0.5]]) or ())
-    assert first["seconds_scoring"] > 0 and "sampled" not in first
-    assert heard[0]["step"] == 2 and {"ES", "intervals", "seconds_scoring"} <= set(heard[0])
-    assert "exact_match" in last and "exact_match" not in first
-    lines = [json.loads(line) for line in (folder.path / "generations.jsonl").read_text().splitlines()]
-    assert [(line["case_id"], line["before"], line["after"]) for line in lines] == [
-        ("fr", "Paris", "Rome"), ("ha", "old Shakespeare", "old Shakespeare"),
-    ]  # fmt: skip
-
-
-def test_a_sample_is_scored_where_there_are_more(model: TableModel) -> None:
-    board = Scoreboard(Scorer(model.tokenizer), model, MANY, RETENTION)
-    state = state_of(model, *MANY)
-    drawn = sample_of(MANY, 2, 7)
-    for request in drawn:
-        model.learn(request.prompt, "king")
-    model.asked.clear()
-    score_all(state, board, None, [], generated=False, sample=2, seed=7)
-    assert (state.curve[0]["ERR"], state.curve[0]["sampled"]) == (1.0, 2)
-    assert state.curve[0]["ES"] == 2.5 / 4, "of every edit: it costs nothing"
-    asked = {text for text in model.asked if text in {request.prompt for request in MANY}}
-    assert asked == {request.prompt for request in drawn}
-    score_all(state, board, None, [], generated=False, sample=4, seed=7)
-    assert "sampled" not in state.curve[1] and state.curve[1]["ERR"] == 0.5
-
-
-def test_the_unedited_models_scores_are_about_the_same_edits(model: TableModel) -> None:
-    drawn = sample_of(MANY, 2, 7)
-    for request in drawn:
-        model.learn(request.prompt, "king")
-    board = Scoreboard(Scorer(model.tokenizer), model, MANY, RETENTION)
-    state = state_of(model, *MANY)
-    score_all(state, board, None, [], generated=True, sample=2, seed=7)
-    summary = summarize(state, board, {}, 1.0, sample=2, seed=7, n_batches=4)
-    assert summary["metrics"]["reliability_before"] == 1.0
-    assert summarize(state, board, {}, 1.0)["metrics"]["reliability_before"] == 0.5
-    assert summary["n_batches"] == 4
-    assert set(summary["metric_kinds"]) == set(summary["metrics"])
-    assert summary["intervals"]["ERR"] == list(bootstrap([[1.0], [1.0]]) or ())
-    assert {"TRR_before", "reliability_before"} <= set(summary["intervals"]) <= set(summary["metrics"])
-
-
-def test_what_a_run_left_out_because_it_was_right(model: TableModel) -> None:
-    right, wrong = EditRequest("r", "who plays piano", "bird"), EditRequest("w", "sea", "blue")
-    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, right, wrong], [])
-    state = state_of(model, FRANCE)
-    for one in (right, wrong):
-        line = {"case_id": one.case_id, "prompt": one.prompt, "target_new": one.target_new}
-        state.journal.append({"status": "skipped", **line})
-    score_all(state, board, None, [], generated=False)
-    assert state.curve[-1]["ARR"] == 1.0
-    model.learn("who plays piano", "old")
-    score_all(state, board, None, [], generated=False)
-    assert state.curve[-1]["ARR"] == 0.0, "the one that was wrong all along isn't in it"
-
-
-def test_single_round_scores() -> None:
-    state = RunState(None)
-    state.success = [1.0, 0.0]
-    state.journal = [
-        {"status": "edited", "scores": {"reliability": [1.0], "generality": [0.5, 1.0], "TRR": [0.5]}},
-        {"status": "failed", "scores": {"reliability": [0.0], "generality": [], "TRR": [1.0]}},
-    ]
-    scores = single_round_scores(state)
-    assert isinstance(scores, Scores)
-    assert scores.values == {"ES": 0.5, "ERR": 0.5, "reliability": 0.5, "generality": 0.75, "TRR": 0.75}
-    assert scores.intervals["ERR"] == scores.intervals["reliability"] == bootstrap([[1.0], [0.0]])
-    assert "generality" not in scores.intervals
-
-
-def test_a_batch_says_once_what_is_retained() -> None:
-    """Its requests share one edited model: fifty lines of one number are no more sure than one."""
-    measured = [(0, 0.25), (1, 1.0), (2, 0.5)]
-    state = RunState(None)
-    state.journal = [{"status": "edited", "batch": n, "scores": {"TRR": [v]}} for n, v in measured for _ in range(50)]
-    del state.journal[-25:]
-    scores = single_round_scores(state)
-    assert scores.values["TRR"] == pytest.approx((50 * 0.25 + 50 * 1.0 + 25 * 0.5) / 125), "over requests, as the rest"
-    assert scores.intervals["TRR"] == bootstrap([[0.25] * 50, [1.0] * 50, [0.5] * 25])

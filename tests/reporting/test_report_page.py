@@ -11,11 +11,13 @@ from xml.etree import ElementTree
 import pytest
 
 from easyedit_lifelong.commands.main import main
+from easyedit_lifelong.methods.coachhook.report import alphas
 from easyedit_lifelong.reporting.report import axes, svg
 from easyedit_lifelong.reporting.report.axes import fit_edits, span
 from easyedit_lifelong.reporting.report.comparison_table import compare, latex_table, markdown_table
-from easyedit_lifelong.reporting.report.figures import hook_plots, score_plots
+from easyedit_lifelong.reporting.report.figures import score_plots
 from easyedit_lifelong.reporting.report.generations import FOLDED, SHOWN
+from easyedit_lifelong.reporting.report.method_sections import draw_sections
 from easyedit_lifelong.reporting.report.read import read_run
 from easyedit_lifelong.reporting.report.score_rows import SECONDS, best, main_names, shown
 from easyedit_lifelong.reporting.report.style import drawing, look, new_figure
@@ -152,11 +154,13 @@ def test_nothing_in_a_run_can_break_out_of_the_page(tmp_path: Path) -> None:
 def test_z_scores_of_few_batches_are_boxes_and_of_many_a_band(tmp_path: Path, batch: int, boxes: bool) -> None:
     run = read_run(write_run(tmp_path / "run", method="CoachHook", edits=100, batch=batch))
     with drawing():
-        alpha, scores = hook_plots(run)
+        (section,) = draw_sections(run)
+    alpha, scores = section.plots
     assert (alpha.name, scores.name) == ("alpha", "z-scores")
     assert bool(scores.figure.axes[0].collections) != boxes
     drawn = [list(line.get_ydata()) for line in alpha.figure.axes[0].lines]
-    assert drawn == [[by_layer[layer] for _, by_layer in run.alphas] for layer in ("model.layers.3", "model.layers.4")]
+    by_batch = alphas(run.record()).values()
+    assert drawn == [[by_layer[layer] for by_layer in by_batch] for layer in ("model.layers.3", "model.layers.4")]
 
 
 def test_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

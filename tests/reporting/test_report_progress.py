@@ -14,7 +14,7 @@ from rich.console import Console
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.reporting import progress as showing
 from easyedit_lifelong.reporting.progress import EditProgress, edit_progress
-from easyedit_lifelong.runs.lifelong import run_lifelong
+from easyedit_lifelong.runs.api import run_lifelong
 
 EDIT = {"status": "edited", "ES": 1.0, "prompt": "the capital of [France] is", "target_new": "Rome", "seconds": 0.25}
 SCORES = {

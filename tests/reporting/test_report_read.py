@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.methods.coachhook.report import alphas, z_scores
 from easyedit_lifelong.reporting.report import history
 from easyedit_lifelong.reporting.report.generations import clean, failures, side_by_side, worst_first
 from easyedit_lifelong.reporting.report.names import differing_settings, run_names
@@ -35,7 +36,7 @@ def test_the_first_version_kept_what_a_method_adds_apart(tmp_path: Path) -> None
         {"status": "edited", "batch": 1, "n_edits": 1, "seconds": 2.0, "detail": detail},
     ])  # fmt: skip
     run = read_run(tmp_path)
-    assert history.key_growth(run) == [(1, 1)]
+    assert run.record().counts("n_keys") == [(1, 1)]
     assert run.journal[0]["batch"] == 1, "the run's own count, not the method's"
     assert run.timing == {"seconds_per_edit": 2.0, "seconds_editing": 2.0}
     assert run.notes[0] == "This run isn't finished, or was cut short: its journal has 1 of 2 requests."
@@ -87,15 +88,15 @@ def test_what_is_no_run(tmp_path: Path) -> None:
 
 def test_alpha_and_z_scores_by_batch(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", method="CoachHook", edits=20, batch=5))
-    scores, alphas = history.z_scores(run), history.alphas(run)
-    assert list(scores) == list(alphas) == [1, 2, 3, 4]
+    scores, by_batch = z_scores(run.record()), alphas(run.record())
+    assert list(scores) == list(by_batch) == [1, 2, 3, 4]
     assert {len(batch) for batch in scores.values()} == {5}
-    assert alphas[2] == {"model.layers.3": 1.95, "model.layers.4": 2.04}
+    assert by_batch[2] == {"model.layers.3": 1.95, "model.layers.4": 2.04}
     index = tmp_path / "run" / "state" / "batch-000001" / "coachhook.json"
     index.write_text(json.dumps({"batches": [{"file": "x"}]}))
     run = read_run(tmp_path / "run")
-    assert history.alphas(run) == {}
-    assert any("α isn't shown" in note for note in run.notes)
+    assert alphas(run.record()) == {}
+    assert any("isn't shown" in note for note in run.notes)
 
 
 def test_the_running_median_and_the_thinning() -> None:

@@ -13,12 +13,13 @@ from conftest import build_model, build_tokenizer
 from transformers import BertConfig, BertForTokenClassification
 
 from easyedit_lifelong import hookimpl
-from easyedit_lifelong.commands.run_session import load_for, load_hparams
+from easyedit_lifelong.commands.run_session import load_for
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, ModelError
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 
 
 @dataclass(kw_only=True)

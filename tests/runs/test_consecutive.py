@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 from conftest import FAMILIES, WORDS, build_model, state_of
-from test_scoreboard import TableModel
+from table_model import TableModel
 
 from easyedit_lifelong import hookimpl, run_consecutive
 from easyedit_lifelong.data.request import EditRequest, Probe
@@ -26,10 +26,10 @@ from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, 
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.hyperparams import PluginHyperParams
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.registry import TrackerType
 from easyedit_lifelong.snapshots import Snapshots
 

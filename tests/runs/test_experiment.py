@@ -14,16 +14,16 @@ from test_cli import FACTS, HPARAMS, RETENTION
 
 from easyedit_lifelong import run_lifelong
 from easyedit_lifelong.commands.main import main
+from easyedit_lifelong.commands.run_session import file_session, hyperparameters_of
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.samples import ZSRE
 from easyedit_lifelong.errors import HyperParameterError, LifelongError
-from easyedit_lifelong.runs import run_config as records
-from easyedit_lifelong.runs.experiment import experiment_folders, find_experiment, read_experiment
-from easyedit_lifelong.runs.schedule import Schedule
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.commands.run_session import file_session, hyperparameters_of
+from easyedit_lifelong.runs import run_config as records
+from easyedit_lifelong.runs.experiment_files import experiment_folders, find_experiment, read_experiment
+from easyedit_lifelong.runs.schedule import Schedule
 
 SHIPPED = sorted(file for folder in experiment_folders() for file in folder.glob("*.yaml"))
 

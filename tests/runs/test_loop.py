@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 from conftest import FAMILIES, build_model, state_of
-from test_scoreboard import TableModel
+from table_model import TableModel
 
 from easyedit_lifelong import hookimpl
 from easyedit_lifelong.data.request import EditRequest, Probe
@@ -21,12 +21,12 @@ from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, 
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.hyperparams import PluginHyperParams
-from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
-from easyedit_lifelong.runs.lifelong import run_lifelong
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.registry import TrackerType
+from easyedit_lifelong.runs.api import run_lifelong
+from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
 
 
 @dataclass(kw_only=True)

@@ -16,9 +16,9 @@ from conftest import FAMILIES, build_model, build_tokenizer
 
 from easyedit_lifelong import run_lifelong
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.runs.run_folder import RunFolder
 
 FACTS: list[dict[str, Any]] = [
     {"prompt": "the capital of France is", "target_new": "Rome", "rephrase_prompt": "capital of France"},
@@ -97,7 +97,7 @@ def test_a_journal_that_stops_earlier_than_the_state(whole: Path, cut: Path) -> 
     (cut / "metrics.jsonl").write_text("")
     resumed = _run(cut, resume=True)
     assert _same(whole, cut)
-    assert len(list((cut / "state").glob("edit-*"))) == 4
+    assert len(list((cut / "state").glob("step-*"))) == 4
     assert resumed.timing["seconds_editing"] >= sum(json.loads(line)["seconds"] for line in lines[:2])
 
 
@@ -141,14 +141,14 @@ def test_other_settings_refuse_to_resume(cut: Path, options: dict[str, Any], say
 
 
 def test_edits_that_are_not_the_journals(cut: Path) -> None:
-    first, second = ((cut / "state" / f"edit-00000{n}.safetensors") for n in (1, 2))
+    first, second = ((cut / "state" / f"step-00000{n}.safetensors") for n in (1, 2))
     kept = second.read_bytes()
     second.write_bytes(first.read_bytes())
-    with pytest.raises(RunError, match=r"edit-000002\.safetensors: has been changed, or doesn't follow"):
+    with pytest.raises(RunError, match=r"step-000002\.safetensors: has been changed, or doesn't follow"):
         _run(cut, resume=True)
     second.write_bytes(kept)
-    (cut / "state" / "edit-000003.safetensors").unlink()
-    with pytest.raises(RunError, match=r"edit-000003\.safetensors: can't be read"):
+    (cut / "state" / "step-000003.safetensors").unlink()
+    with pytest.raises(RunError, match=r"step-000003\.safetensors: can't be read"):
         _run(cut, resume=True)
     shutil.rmtree(cut / "state")
     with pytest.raises(RunError, match=r"state: the edits that the journal lists aren't there"):

@@ -34,9 +34,10 @@ def test_a_batch_that_passes_a_point_is_scored() -> None:
 
 
 def test_defaults() -> None:
-    assert Schedule.of(None, default=50) == Schedule(50)
-    assert Schedule.of(None, (10, 1, 10), default=50) == Schedule(None, (1, 10))
-    assert Schedule.of(5, (10,), 3, default=50) == Schedule(5, (10,), 3)
+    assert Schedule.of(None).with_default(50) == Schedule(50)
+    assert Schedule.of(None, sample=3).with_default(50) == Schedule(50, sample=3)
+    assert Schedule.of(None, (10, 1, 10)).with_default(50) == Schedule(None, (1, 10))
+    assert Schedule.of(5, (10,), 3).with_default(50) == Schedule(5, (10,), 3)
     assert Schedule.of(5, (10,), 3).to_dict() == {"every": 5, "at": [10], "sample": 3}
 
 

@@ -8,18 +8,44 @@ from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.porter import CoachHookPorter
-from easyedit_lifelong.methods.coachhook.store import CoachHookKeeper
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
+from easyedit_lifelong.methods.coachhook.explain import explain
+from easyedit_lifelong.methods.coachhook.report import report_sections
+from easyedit_lifelong.methods.coachhook.store import CoachHookStore
 from easyedit_lifelong.methods.locate_edit.check import check_model, check_requests
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
+
+_REASONS = {
+    "remove": (
+        "CoachHook's edits can't be taken back one by one: each batch was solved for upon those before it. "
+        "Go back to a whole batch instead (rollback_to_batch, --to-batch)."
+    ),
+    "merge": (
+        "every batch was solved for upon the weights and keys of those before it, so in another place it would write "
+        "something else. Make the edits anew, upon each other."
+    ),
+}
 
 
 @hookimpl
 def register_methods(register: Callable[[EditMethod], None]) -> None:
     """Register CoachHook."""
-    method = EditMethod(
-        "CoachHook", CoachHookHyperParams, apply_coachhook_to_model, batchable=True,
-        check=check_model, check_requests=check_requests, prepare=second_moments, state=CoachHookKeeper(),
-        edits=CoachHookPorter(),
-    )  # fmt: skip
-    register(method)
+    store = CoachHookStore(CoachHookEditor)
+    register(
+        EditMethod(
+            "CoachHook",
+            CoachHookHyperParams,
+            apply_coachhook_to_model,
+            batchable=True,
+            check=check_model,
+            check_requests=check_requests,
+            prepare=second_moments,
+            edits=store,
+            remove_batches=store,
+            explain=explain,
+            describe=store.describe,
+            plain_weights=store.plain_weights,
+            report_sections=report_sections,
+            reasons=_REASONS,
+        )
+    )

@@ -7,7 +7,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,13 +16,13 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.check import answering_layer, check_layer, find_layer
-from easyedit_lifelong.methods.grace.codebook.codebook import Codebook, rounding_of
-from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row, as_label
-from easyedit_lifelong.methods.grace.codebook.history import keys_of
-from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
-from easyedit_lifelong.methods.grace.codebook.removal import check_known, without
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.decisions import as_label
+from easyedit_lifelong.methods.grace.codebook.key_space import new_codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
+from easyedit_lifelong.methods.grace.layer_edits import LayerEdits
+from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.grace.subject.contexts import Case
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import LateAdaptor, SubjectAdaptor
@@ -31,10 +30,9 @@ from easyedit_lifelong.methods.grace.training.full_pass import module_pass
 from easyedit_lifelong.methods.grace.training.train_batch import Learner, fresh_values, plan, train_together
 from easyedit_lifelong.methods.grace.training.value_pass import Lesson, Lessons
 from easyedit_lifelong.methods.shared.apply import check_continues
-from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor, unregister_editor
-from easyedit_lifelong.methods.shared.records import EditRecord, describe_row, numbers_of_case
+from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor
+from easyedit_lifelong.methods.shared.records import EditRecord, describe_row
 from easyedit_lifelong.methods.shared.results import EditResult
-from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.modes import dropping_out, editing
 from easyedit_lifelong.models.wrappers import model_to_edit
@@ -48,7 +46,7 @@ SAME_SETTINGS = (
 """Settings that all edits of a codebook must share."""
 
 
-class GraceEditor:
+class GraceEditor(LayerEdits):
     """Enters edits into the codebook of one layer. Get it with :meth:`on`.
 
     Args:
@@ -57,24 +55,18 @@ class GraceEditor:
         hparams: GRACE's hyperparameters.
 
     Attributes:
-        path: of the edited layer.
-        changes: what each edit so far changed.
-        records: what each of them was asked to do.
-        saved: how far folders are up to date with the edits, by folder; kept by the store.
+        hparams: the hyperparameters of the latest edits.
     """
 
     def __init__(self, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> None:
         model = model_to_edit(model)
-        self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         check_layer(model, tokenizer, hparams)
-        self.path, layer = find_layer(model, hparams)
-        self.changes: list[Change] = []
-        self.records: list[EditRecord] = []
-        self.saved: dict[Path, Any] = {}
+        path, layer = find_layer(model, hparams)
+        super().__init__(model, path)
+        self.tokenizer, self.hparams = tokenizer, hparams
         answering_path, answering = answering_layer(model, hparams) or (self.path, layer)
         self._lessons = Lessons(model, answering, answering_path)
         self._subjects: SubjectEdits | None = None
-        self._gate_size = 0
         # Last, so that a model that can't be taken apart stays as it is.
         if not hparams.by_subject:
             self.adaptor = GraceAdaptor(model, layer, hparams.replacement, hparams.query_token)
@@ -109,16 +101,6 @@ class GraceEditor:
         editor.tokenizer, editor.hparams = tokenizer, hparams
         return editor
 
-    @property
-    def case_ids(self) -> list[int | str]:
-        """Of the requests of the edits so far."""
-        return [record.case_id for record in self.records]
-
-    @property
-    def codebook(self) -> Codebook | None:
-        """The codebook, once there is an edit."""
-        return self.adaptor.codebook
-
     def edit(self, requests: Sequence[EditRequest]) -> tuple[list[EditResult], Callable[[], None]]:
         """Apply requests in order, all or none.
 
@@ -135,7 +117,7 @@ class GraceEditor:
             assert subjects is not None
             lesson = subjects.lesson(self.tokenizer, cases, self.hparams, pad)
             if self.hparams.gate_eps is not None:
-                self._gate_size = lesson.lesson.query.shape[1]
+                self.gate_size = lesson.lesson.query.shape[1]
             some = [case.request for case in cases]
             learners = [
                 Learner(as_label(case.told[0].pair.target), f"{one.prompt}\x00{one.target_new}", one.where, one.case_id,
@@ -203,112 +185,30 @@ class GraceEditor:
             with editing(self.model), internal_pass(self.model):
                 results = [result for edit in edits for result in _timed(edit)]
         except BaseException:
-            self._undo_to(mark)
+            self.undo_to(mark)
             # What a failed edit found out isn't stored with any edit, so a resumed run wouldn't know it.
             self._lessons.found_out = found_out
             raise
         # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
         return results, functools.partial(self.take_back, self.records[mark:])
 
-    def remove(self, case_id: int | str, prompt: str | None = None) -> list[EditRecord]:
-        """Take the edits of one case out, as if they had never been entered.
-
-        Edits after them enter again, in their order, with the queries and values that they have: what a split
-        halved, or an expansion widened, is as it would be without them.
-
-        Args:
-            case_id: which case.
-            prompt: only its edit of this prompt, where several edits have the same id.
-
-        Returns:
-            The records of what was taken out.
-
-        Raises:
-            EditError: there is no such edit, or several of different prompts; or it isn't known what a later one
-                was entered with. Then nothing is changed.
-        """
-        numbers = numbers_of_case(self.records, case_id, prompt)
-        removed = [self.records[n] for n in numbers]
-        self.take_back(removed)
-        return removed
-
-    def take_back(self, records: Sequence[EditRecord], *, check_only: bool = False) -> None:
-        """Take out those of some edits that are still in; see :meth:`remove`.
-
-        Args:
-            records: of the edits; the very objects of :attr:`records` count, not what they say.
-            check_only: only look whether it can be done.
-
-        Raises:
-            EditError: it isn't known what a later edit was entered with.
-        """
-        own = {id(record) for record in records}
-        numbers = {n for n, record in enumerate(self.records) if id(record) in own}
-        if not numbers or self.codebook is None:
-            return
-        if check_only:
-            return check_known(self.codebook, self.changes, numbers, self.case_ids)
-        self.changes[:] = without(self.codebook, self.changes, numbers, self.case_ids)
-        self.records[:] = [record for n, record in enumerate(self.records) if n not in numbers]
-        self._undo_to(len(self.changes))  # nothing, but what goes with the last edit
-
-    def edits_of_keys(self) -> dict[int, EditRecord]:
-        """Return the edit that each key answers for, by the key's index: the last one that entered it."""
-        if self.codebook is None:
-            return {}
-        return dict(zip(keys_of(self.codebook, self.changes), self.records, strict=True))
-
     @property
     def found_out(self) -> tuple[bool | None, int]:
         """What the edits so far have shown of the model: whether it can be replayed in part, up to which length."""
         return self._lessons.found_out
 
-    @property
-    def space(self) -> KeySpace:
-        """What the keys are compared in, beyond the hyperparameters."""
-        whitening = self.adaptor.whitening if isinstance(self.adaptor, SubjectAdaptor) else None
-        return KeySpace(self._gate_size, whitening)
-
-    def restore(
-        self,
-        edits: Sequence[tuple[EditRecord, Sequence[Row], torch.Tensor | None]],
-        found_out: tuple[bool | None, int] = (None, 0),
-        space: KeySpace | None = None,
-    ) -> Callable[[], None]:
-        """Do stored edits again, on an editor without any.
-
-        Args:
-            edits: each edit's record, the rows that it changed as they were right after it, and its query if it
-                added no key: see :class:`Change`.
-            found_out: see :attr:`found_out`; without it, the next edit finds out again.
-            space: see :attr:`space`.
+    def adopt(self, stored: SerializedEdits) -> Callable[[], None]:
+        """Take over saved edits, on a layer without any, and what they had shown of the model.
 
         Returns:
-            What undoes them.
+            A function that takes them off again.
 
         Raises:
             EditError: there are edits already.
         """
-        if self.changes:
-            raise EditError("edits can be restored onto an unedited model only")
-        if space is not None and isinstance(self.adaptor, SubjectAdaptor):
-            self._gate_size, self.adaptor.whitening = space.gate_size, space.whitening
-        try:
-            for record, rows, query in edits:
-                codebook = self.codebook
-                if codebook is None:
-                    key, value, _ = rows[0][2]
-                    layer = self.adaptor.layer
-                    place = layer if next(layer.parameters(), None) is not None else self.model
-                    codebook = self._new_codebook(len(key), len(value), device_of(place))
-                    self.adaptor.install(codebook)
-                self.changes.append(codebook.redo(rows, query))
-                self.records.append(record)
-        except BaseException:
-            self._undo_to(0)
-            raise
-        self._lessons.found_out = found_out
-        return functools.partial(self.take_back, list(self.records))
+        undo = super().adopt(stored)
+        self._lessons.found_out = stored.found_out
+        return undo
 
     @property
     def _copies(self) -> int:
@@ -354,18 +254,7 @@ class GraceEditor:
         return results
 
     def _new_codebook(self, key_width: int, value_width: int, device: torch.device) -> Codebook:
-        rounding = rounding_of(next(self.model.parameters()).dtype)
-        return new_codebook(self.hparams, key_width, value_width, self._gate_size, rounding, device)
-
-    def _undo_to(self, mark: int) -> None:
-        del self.records[mark:]
-        while len(self.changes) > mark:
-            change = self.changes.pop()
-            if self.codebook is not None:
-                self.codebook.undo(change)
-        if not self.changes:
-            self.adaptor.detach()
-            unregister_editor(self.model, self.hparams.ALG_NAME, self.path)
+        return new_codebook(self.hparams, key_width, value_width, self.gate_size, self.rounding, device)
 
 
 def _timed(edit: Callable[[], list[EditResult]]) -> list[EditResult]:

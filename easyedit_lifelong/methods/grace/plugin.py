@@ -8,23 +8,49 @@ from typing import Any
 from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
+from easyedit_lifelong.methods.grace.calibration.calibrator import GraceCalibrator
 from easyedit_lifelong.methods.grace.check import check_layer, check_requests
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.porter import GracePorter
-from easyedit_lifelong.methods.grace.store import GraceKeeper
+from easyedit_lifelong.methods.grace.describe import describe
+from easyedit_lifelong.methods.grace.explain import explain
+from easyedit_lifelong.methods.grace.merge import merge
+from easyedit_lifelong.methods.grace.report import report_sections
+from easyedit_lifelong.methods.grace.store import GraceRemoval, GraceStore
 from easyedit_lifelong.methods.grace.subject.whitening import prepare_whitening
+
+_NO_WEIGHTS = (
+    "GRACE's edits can't be put into plain weights: its codebook looks at how far a prompt is from each edited "
+    "one, and acts only within a radius; no weight matrix can decide that. Keep these edits apart and put "
+    "them on the model with load_edits, or edit with CoachHook, whose updates are weights."
+)
+
+_NO_BATCHES = "GRACE's edits are taken back case by case"
 
 
 @hookimpl
 def register_methods(register: Callable[[EditMethod], None]) -> None:
     """Register GRACE."""
-    method = EditMethod(
-        "GRACE", GraceHyperParams, apply_grace_to_model, batchable=True, check=check_layer,
-        check_requests=check_requests, prepare=prepare_whitening, state=GraceKeeper(), edits=GracePorter(),
-        counts=count_keys,
-    )  # fmt: skip
-    register(method)
+    register(
+        EditMethod(
+            "GRACE",
+            GraceHyperParams,
+            apply_grace_to_model,
+            batchable=True,
+            check=check_layer,
+            check_requests=check_requests,
+            prepare=prepare_whitening,
+            edits=GraceStore(),
+            counts=count_keys,
+            remove=GraceRemoval(),
+            explain=explain,
+            describe=describe,
+            merge=merge,
+            report_sections=report_sections,
+            calibrate=GraceCalibrator(),
+            reasons={"plain_weights": _NO_WEIGHTS, "remove_batches": _NO_BATCHES},
+        )
+    )
 
 
 def count_keys(model: Any) -> dict[str, float]:

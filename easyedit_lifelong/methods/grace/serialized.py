@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ _WHITENING, _GATE_SIZE = "whitening", "gate_size"
 
 
 @dataclass
-class PackedEdits:
+class SerializedEdits:
     """The edits of one layer.
 
     Attributes:
@@ -48,23 +49,23 @@ class PackedEdits:
     space: KeySpace = field(default_factory=KeySpace)
 
     @classmethod
-    def of(cls, part: EditsPart, where: str) -> PackedEdits:
+    def of(cls, part: EditsPart, where: str) -> SerializedEdits:
         """Do a part's edits again.
 
         Raises:
             RunError: the part isn't whole.
             HyperParameterError: its hyperparameters can't be used.
         """
-        hparams, edits = GraceHyperParams.from_values(part.hparams, where), stored_edits(part, where)
-        space = stored_space(part, hparams, where)
+        hparams, edits = GraceHyperParams.from_values(part.hparams, where), _stored_edits(part, where)
+        space = _stored_space(part, hparams, where)
         try:
             key_width, value_width = part.tensors["keys"].shape[1], part.tensors["values"].shape[1]
             codebook = new_codebook(hparams, key_width, value_width, space.gate_size, _rounding(part, hparams))
             changes = [codebook.redo(rows, query) for _, rows, query in edits]
         except (RuntimeError, IndexError) as error:  # tensors of other shapes
             raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
-        codebook.hits = stored_hits(part, len(codebook), where)
-        return cls(part.hparams, codebook, changes, [record for record, _, _ in edits], found_out(part), space)
+        codebook.hits = _stored_hits(part, len(codebook), where)
+        return cls(part.hparams, codebook, changes, [record for record, _, _ in edits], _replay_support_of(part), space)
 
     def remove(self, numbers: Collection[int]) -> None:
         """Take edits out, counted from 0, as if they had never been entered.
@@ -78,21 +79,36 @@ class PackedEdits:
 
     def part(self) -> EditsPart:
         """Return the edits ready for a file."""
-        codebook, history = self.codebook, rows_of(self.codebook, self.changes)
+        part = self._part(0, rows_of(self.codebook, self.changes), self.records)
+        hits = [self.codebook.hits[at] for at in range(len(self.codebook))]
+        return dataclasses.replace(part, state={"changed": part.state["changed"], "hits": hits, **part.state})
+
+    def steps(self, begin: int) -> Iterator[EditsPart]:
+        """Yield each edit from number ``begin`` on as a part, with its rows as they were right after it.
+
+        How often keys have answered isn't in it: that changes without an edit.
+        """
+        for number, rows in enumerate(rows_of(self.codebook, self.changes, begin), begin):
+            yield self._part(number, [rows], self.records[number : number + 1])
+
+    def _part(self, begin: int, history: Sequence[Sequence[Row]], records: Sequence[EditRecord]) -> EditsPart:
+        """Return consecutive edits as a part.
+
+        Args:
+            begin: number of the first of them.
+            history: the rows that each changed, as they were right after it.
+            records: their records.
+        """
         changed, queries = list[dict[str, Any]](), list[Tensor]()
-        for change, rows in zip(self.changes, history, strict=True):
-            entry: dict[str, Any] = {
-                "keys": [at for at, _, _ in rows],
-                "labels": [list(label) for _, label, _ in rows],
-            }
+        for change, rows in zip(self.changes[begin : begin + len(history)], history, strict=True):
+            entry: dict[str, Any] = {"keys": [at for at, _, _ in rows], "labels": [list(label) for _, label, _ in rows]}
             if change.query is not None:
                 entry["query"] = len(queries)
-                queries.append(change.query.to(codebook.keys.device))
+                queries.append(change.query.to(self.codebook.keys.device))
             changed.append(entry)
         state = {
             "changed": changed,
-            "hits": [codebook.hits[at] for at in range(len(codebook))],
-            "rounding": codebook.rounding,
+            "rounding": self.codebook.rounding,
             "in_part": self.found_out[0],
             "checked_length": self.found_out[1],
         }
@@ -102,12 +118,12 @@ class PackedEdits:
         tensors = {name: torch.stack([row[n] for _, _, row in flat]) for n, name in enumerate(NAMES)}
         if queries:
             tensors["queries"] = torch.stack(queries)
-        if self.space.whitening is not None:
+        if self.space.whitening is not None and not begin:
             tensors[_WHITENING] = self.space.whitening
-        return EditsPart(self.hparams, [record.to_dict() for record in self.records], state, tensors)
+        return EditsPart(self.hparams, [record.to_dict() for record in records], state, tensors)
 
 
-def stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
+def _stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
     """Return a part's edits.
 
     Raises:
@@ -146,7 +162,7 @@ def _query(number: Any, queries: Tensor | None, keys: Tensor) -> Tensor | None:
     return queries[number]
 
 
-def stored_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeySpace:
+def _stored_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeySpace:
     """Return what a part's keys are compared in.
 
     Raises:
@@ -161,7 +177,7 @@ def stored_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeyS
     return space
 
 
-def stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:
+def _stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:
     """Return how often each key of a part has answered; none if the part doesn't say.
 
     Raises:
@@ -176,8 +192,8 @@ def stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:
     return Counter({at: count for at, count in enumerate(hits) if count})
 
 
-def found_out(part: EditsPart) -> tuple[bool | None, int]:
-    """Return what the edits had shown of the model."""
+def _replay_support_of(part: EditsPart) -> tuple[bool | None, int]:
+    """Return what the edits had shown of the model: whether it can be replayed in part, up to which length."""
     return part.state.get("in_part"), part.state.get("checked_length", 0)
 
 

@@ -24,6 +24,11 @@ def editors_on(model: Any, method: str) -> dict[str, Any]:
     return {place: editor for (owner, place), editor in editors.items() if owner == method}
 
 
+def carries_edits(model: Any) -> bool:
+    """Tell whether a model carries an editor of any method."""
+    return bool(bare_model(model).__dict__.get(_ATTRIBUTE))
+
+
 def register_editor(model: Any, method: str, place: str, editor: Any) -> None:
     """Have a model carry an editor, and with the first one the methods that plugins give an edited model."""
     model = bare_model(model)

@@ -1,9 +1,9 @@
-"""Parts of figures: a score's course with its interval, and axes that fit what is on them."""
+"""Parts of figures: scores against the number of edits with their intervals, and axes that fit their values."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,23 +12,24 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
+from easyedit_lifelong.methods.report_sections import EDITS
 from easyedit_lifelong.reporting.report.read import Interval
+from easyedit_lifelong.reporting.report.style import SIZE, legend_below, new_figure
 
 Course = Sequence[tuple[float, float, Interval | None]]
 
-EDITS = "number of edits"
 _ROOM = 0.03
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure and what is said about it.
+    """A figure and the texts around it.
 
     Attributes:
         name: of its files, without an ending; unique in a report.
         title: stands above.
         caption: stands below.
-        alt: what it shows, for those who can't see it.
+        alt: what it shows, for readers who cannot see it.
         figure: the figure.
     """
 
@@ -40,57 +41,89 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Level:
-    """A score that was taken once.
+class Curve:
+    """One line of a figure of scores.
 
     Attributes:
-        name: what stands beside it.
-        value: the score.
-        interval: its interval, if it has one.
+        label: its name in the legend.
+        course: number of edits, score, and the score's interval if it has one; at least one.
+        look: colour, line and marker.
         before: the unedited model's score, if it is known.
-        look: colour and marker.
     """
 
-    name: str
-    value: float
-    interval: Interval | None
-    before: float | None
+    label: str
+    course: Course
     look: dict[str, Any]
+    before: float | None = None
+
+    def values(self) -> list[float]:
+        """Return every score that the vertical axis has to show."""
+        bounds = [bound for _, _, interval in self.course for bound in interval or ()]
+        return [y for _, y, _ in self.course] + bounds + ([] if self.before is None else [self.before])
+
+
+def courses_figure(
+    curves: Sequence[Curve], fit: Callable[[Axes, Sequence[float]], object], xs: Sequence[float], *, columns: int,
+    height: float = SIZE[1],
+) -> Figure:  # fmt: skip
+    """Draw scores against the number of edits, and dotted what they were before.
+
+    Args:
+        curves: the scores.
+        fit: fits the vertical axis to values.
+        xs: numbers of edits that the horizontal axis has to show.
+        columns: of the legend.
+        height: of the figure, in inches.
+    """
+    figure = new_figure(height=height)
+    axes = figure.add_subplot()
+    for curve in curves:
+        draw_course(axes, curve.course, curve.look, curve.label)
+        if curve.before is not None:
+            axes.axhline(curve.before, color=curve.look["color"], linewidth=0.9, linestyle=(0, (1, 3)))
+    fit_edits(axes, xs)
+    fit(axes, [value for curve in curves for value in curve.values()])
+    legend_below(figure, axes, columns)
+    return figure
 
 
 def draw_course(axes: Axes, course: Course, look: dict[str, Any], label: str) -> None:
     """Draw a score against the number of edits: a line with a band, or a point with a bar if there is one only."""
     if not course:
         return
-    xs, ys = [x for x, _, _ in course], [y for _, y, _ in course]
-    every = max(1, len(course) // 12)
-    axes.plot(xs, ys, label=label, markevery=every, **look)
+    xs, ys, _ = zip(*course, strict=True)
+    axes.plot(xs, ys, label=label, markevery=max(1, len(course) // 12), **look)
     banded = [(x, interval) for x, _, interval in course if interval is not None]
     if len(course) == 1 and banded:
-        low, high = banded[0][1]
-        axes.vlines(xs, low, high, colors=look["color"], linewidth=1.5)
+        axes.vlines(xs, *banded[0][1], colors=look["color"], linewidth=1.5)
     elif len(banded) > 1:
-        low_edge, high_edge = [pair[0] for _, pair in banded], [pair[1] for _, pair in banded]
-        axes.fill_between(
-            [x for x, _ in banded], low_edge, high_edge, color=look["color"], alpha=0.16, linewidth=0
-        )  # fmt: skip
+        draw_band(axes, banded, look["color"])
 
 
-def draw_levels(axes: Axes, levels: Sequence[Level]) -> None:
-    """Draw scores that were taken once, one under the other: a mark and its interval, and what was before hollow."""
-    for row, level in enumerate(levels):
-        mark = {"color": level.look["color"], "marker": level.look["marker"], "linestyle": "none", "markersize": 6}
-        if level.interval is not None:
-            axes.hlines(row, *level.interval, colors=level.look["color"], linewidth=2)
-        if level.before is not None:
-            axes.plot([level.before], [row], **{**mark, "markerfacecolor": "none"})
-        axes.plot([level.value], [row], **mark)
-    axes.set_yticks(range(len(levels)), [level.name for level in levels])
-    axes.set_ylim(len(levels) - 0.4, -0.6)
+def draw_band(axes: Axes, points: Sequence[tuple[float, Sequence[float]]], colour: str, label: str = "") -> None:
+    """Draw a band between the lowest and the highest value at each x."""
+    lows, highs = [min(values) for _, values in points], [max(values) for _, values in points]
+    axes.fill_between([x for x, _ in points], lows, highs, color=colour, alpha=0.16, linewidth=0, label=label)
+
+
+def levels_figure(curves: Sequence[Curve]) -> Figure:
+    """Draw scores that were taken once, below each other: a mark and its interval, and hollow what it was before."""
+    figure = new_figure(height=1.0 + 0.28 * len(curves))
+    axes = figure.add_subplot()
+    for row, curve in enumerate(curves):
+        _, value, interval = curve.course[0]
+        mark = {"color": curve.look["color"], "marker": curve.look["marker"], "linestyle": "none", "markersize": 6}
+        if interval is not None:
+            axes.hlines(row, *interval, colors=curve.look["color"], linewidth=2)
+        if curve.before is not None:
+            axes.plot([curve.before], [row], **{**mark, "markerfacecolor": "none"})
+        axes.plot([value], [row], **mark)
+    axes.set_yticks(range(len(curves)), [curve.label for curve in curves])
+    axes.set_ylim(len(curves) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
-    values = [x for level in levels for x in (level.value, level.before, *(level.interval or ())) if x is not None]
-    axes.set_xlim(*span(values))
+    axes.set_xlim(*span([value for curve in curves for value in curve.values()]))
+    return figure
 
 
 def fit_edits(axes: Axes, xs: Sequence[float], label: str = EDITS) -> None:
@@ -124,8 +157,17 @@ def span(values: Sequence[float]) -> tuple[float, float]:
     return low - room, high + room
 
 
+def fit_values(axes: Axes, values: Sequence[float], how: str, label: str) -> None:
+    """Fit and label the vertical axis of what is no score, as ``ReportPlot.y_axis`` says."""
+    axes.set_ylabel(label)
+    if how == "zero":
+        axes.set_ylim(0, 1.05 * (max(values, default=0) or 1))
+    elif how == "positive" and fit_positive(axes, values):
+        axes.set_ylabel(f"{label} (log)".strip())
+
+
 def fit_positive(axes: Axes, values: Sequence[float]) -> bool:
-    """Fit the vertical axis to values that aren't negative; return whether it became logarithmic."""
+    """Fit the vertical axis to values that are not negative; return whether it became logarithmic."""
     positive = sorted(value for value in values if value > 0)
     if positive and positive[-1] > 25 * positive[len(positive) // 20]:
         axes.set_yscale("log")
@@ -141,8 +183,3 @@ def _label_plainly(axis: Axis) -> None:
         axis.set_minor_locator(LogLocator(subs=(2, 5)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(lambda value, _: f"{value:g}")
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as a sentence says them."""
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from easyedit_lifelong.reporting.report.read import Run
@@ -44,60 +44,60 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], names: Sequence[str], metrics: Sequence[str] | None = None) -> Comparison:
-    """Put runs side by side, on their main scores or on those asked for."""
-    columns = list(main_names(runs) if metrics is None else metrics)
-    values = [[run.scores().get(metric) for run in runs] for metric in columns]
-    intervals = [[run.intervals().get(metric) for run in runs] for metric in columns]
+    """Put runs side by side, on their main scores and the time an edit took, or on the scores given."""
+    columns = {
+        metric: ([run.scores().get(metric) for run in runs], [run.intervals().get(metric) for run in runs])
+        for metric in (main_names(runs) if metrics is None else metrics)
+    }
     seconds = [run.timing.get("seconds_per_edit") for run in runs]
     if metrics is None and any(one is not None for one in seconds):
-        columns.append(SECONDS)
-        values.append(seconds)
-        intervals.append([None] * len(runs))
+        columns[SECONDS] = seconds, [None] * len(runs)
     cells: list[list[Cell]] = [[] for _ in runs]
-    for metric, column, spans in zip(columns, values, intervals, strict=True):
-        top = best(metric, column)
-        for number, (value, span) in enumerate(zip(column, spans, strict=True)):
-            text = "" if value is None else f"{value:.2f}" if metric == SECONDS else shown(value, metric)
-            cells[number].append(Cell(text, shown_interval(span, metric), number in top))
-    return Comparison(list(names), [run.n_edits for run in runs], columns, cells)
+    for metric, (values, intervals) in columns.items():
+        top = best(metric, values)
+        for number, (value, interval) in enumerate(zip(values, intervals, strict=True)):
+            text = f"{value:.2f}" if value is not None and metric == SECONDS else shown(value, metric)
+            cells[number].append(Cell(text, shown_interval(interval, metric), number in top))
+    return Comparison(list(names), [run.n_edits for run in runs], list(columns), cells)
 
 
 def arrow(metric: str) -> str:
     """Return an arrow to where a metric is better, or nothing."""
-    return _ARROWS.get("lower" if metric == SECONDS else direction(metric), "")
+    return _ARROWS.get(direction(metric), "")
 
 
 def markdown_table(table: Comparison) -> str:
     """Return the comparison in Markdown: a row for each run, intervals in brackets, the best in bold."""
-    head = ["run", "edits", *(f"{metric.translate(_MARKDOWN)} {arrow(metric)}".strip() for metric in table.metrics)]
-    lines = [_row(head), _row(["---"] + ["---:"] * (len(head) - 1))]
-    for name, edits, cells in zip(table.names, table.edits, table.cells, strict=True):
-        numbers = [
-            f"{f'**{cell.value}**' if cell.best else cell.value} {cell.interval.translate(_MARKDOWN)}".strip() or "-"
-            for cell in cells
-        ]
-        lines.append(_row([name.translate(_MARKDOWN), str(edits), *numbers]))
-    return "\n".join(lines) + "\n"
+
+    def text(cell: Cell) -> str:
+        value = f"**{cell.value}**" if cell.best else cell.value
+        return f"{value} {cell.interval.translate(_MARKDOWN)}".strip() or "-"
+
+    head, *rows = _rows(table, text, _MARKDOWN, _ARROWS)
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))
 
 
 def latex_table(table: Comparison) -> str:
     """Return the comparison in LaTeX: needs ``booktabs``; rows, intervals and bold as in Markdown."""
-    heads = ["run", "edits"]
-    for metric in table.metrics:
-        way = _LATEX_ARROWS.get("lower" if metric == SECONDS else direction(metric), "")
-        heads.append(f"{metric.translate(_LATEX)} {way}".strip())
+
+    def text(cell: Cell) -> str:
+        value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
+        return f"{value} {{\\scriptsize {cell.interval}}}" if cell.interval else value or "--"
+
+    head, *rows = (" & ".join(row) + r" \\" for row in _rows(table, text, _LATEX, _LATEX_ARROWS))
     lines = [
-        "% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{l{'r' * (len(heads) - 1)}}}", r"\toprule",
-        " & ".join(heads) + r" \\", r"\midrule",
+        "% needs \\usepackage{booktabs}", rf"\begin{{tabular}}{{l{'r' * (1 + len(table.metrics))}}}", r"\toprule", head,
+        r"\midrule", *rows, r"\bottomrule", r"\end{tabular}",
     ]  # fmt: skip
+    return "\n".join(lines) + "\n"
+
+
+def _rows(
+    table: Comparison, text: Callable[[Cell], str], escapes: dict[int, str], arrows: Mapping[str, str]
+) -> Iterator[list[str]]:
+    """Yield the head of a table and its rows, as texts in which special characters are escaped."""
+    heads = [f"{metric.translate(escapes)} {arrows.get(direction(metric), '')}".strip() for metric in table.metrics]
+    yield ["run", "edits", *heads]
     for name, edits, cells in zip(table.names, table.edits, table.cells, strict=True):
-        numbers = []
-        for cell in cells:
-            value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
-            numbers.append(f"{value} {{\\scriptsize {cell.interval}}}" if cell.interval else value or "--")
-        lines.append(" & ".join([name.translate(_LATEX), str(edits), *numbers]) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+        yield [name.translate(escapes), str(edits), *map(text, cells)]

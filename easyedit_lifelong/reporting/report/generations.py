@@ -1,4 +1,4 @@
-"""What a model said before and after its edits, the worst cases first."""
+"""The model's free answers before and after its edits, the worst cases first."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from easyedit_lifelong.reporting.report.read import Run, is_number
+from easyedit_lifelong.methods.report_sections import is_number
+from easyedit_lifelong.reporting.report.read import Entry, Run
 
 SHOWN, FOLDED = 15, 150
 """Rows that stand open, and how many more a page holds folded away."""
@@ -17,19 +18,17 @@ _LONGEST = 600
 
 @dataclass(frozen=True)
 class Answer:
-    """One prompt, and what was said to it.
+    """The answers to one prompt.
 
     Attributes:
-        prompt: what was asked.
+        prompt: the prompt.
         before: the unedited model's answer.
-        after: the edited model's.
-        match: whether that is the target.
-        parts: ``after``, cut up into (text, whether it is the target).
+        match: whether the edited model's answer is the target.
+        parts: the edited model's answer, cut up into (text, whether it is the target).
     """
 
     prompt: str
     before: str
-    after: str
     match: bool
     parts: list[tuple[str, bool]]
 
@@ -68,7 +67,9 @@ def worst_first(run: Run) -> list[Case]:
     """
     journal = {str(entry.get("case_id")): entry for entry in run.journal}
     cases = [_case(entry, journal.get(str(entry.get("case_id")), {})) for entry in run.generations]
-    return sorted(cases, key=_badness)
+    return sorted(
+        cases, key=lambda case: (case.answer.match, 1.0 if case.success is None else case.success, -case.missed)
+    )
 
 
 def failures(run: Run) -> list[tuple[str, str, str, str]]:
@@ -80,10 +81,11 @@ def failures(run: Run) -> list[tuple[str, str, str, str]]:
     ]
     seen = {row[0] for row in rows}
     left_out = run.summary.get("skipped")
-    for entry in left_out if isinstance(left_out, list) else []:
-        if isinstance(entry, dict) and _text(entry.get("case_id")) not in seen:
-            rows.append((_text(entry.get("case_id")), "left out", "", _text(entry.get("reason"))))
-    return rows
+    return rows + [
+        (case_id, "left out", "", _text(entry.get("reason")))
+        for entry in (left_out if isinstance(left_out, list) else [])
+        if isinstance(entry, dict) and (case_id := _text(entry.get("case_id"))) not in seen
+    ]
 
 
 def side_by_side(cases: Sequence[Sequence[Case]]) -> list[list[Case | None]]:
@@ -105,29 +107,26 @@ def clean(text: str) -> str:
     return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c for c in one_line)
 
 
-def _badness(case: Case) -> tuple[bool, float, int]:
-    return case.answer.match, 1.0 if case.success is None else case.success, -case.missed
-
-
-def _case(entry: dict[str, Any], journaled: dict[str, Any]) -> Case:
+def _case(entry: Entry, journaled: Entry) -> Case:
     target = _text(entry.get("target_new"))
-    asked = entry.get("rephrase")
-    rephrase = [
-        _answer(one[0], one[1], one[2], one[3], target)
-        for one in (asked if isinstance(asked, list) else [])
-        if isinstance(one, (list, tuple)) and len(one) == 4
-    ]
+    rephrased = entry.get("rephrase")
     success = journaled.get("ES")
     return Case(
-        _text(entry.get("case_id")), target,
-        _answer(entry.get("prompt"), entry.get("before"), entry.get("after"), entry.get("match"), target),
-        rephrase, float(success) if is_number(success) else None, _text(journaled.get("reason")),
-    )  # fmt: skip
+        _text(entry.get("case_id")),
+        target,
+        _answer(target, *map(entry.get, ("prompt", "before", "after", "match"))),
+        [
+            _answer(target, *one)
+            for one in (rephrased if isinstance(rephrased, list) else [])
+            if isinstance(one, (list, tuple)) and len(one) == 4
+        ],
+        float(success) if is_number(success) else None,
+        _text(journaled.get("reason")),
+    )
 
 
-def _answer(prompt: Any, before: Any, after: Any, match: Any, target: str) -> Answer:
-    said = _text(after)
-    return Answer(_text(prompt), _text(before), said, bool(match), _parts(said, target))
+def _answer(target: str, prompt: Any, before: Any, after: Any, match: Any) -> Answer:
+    return Answer(_text(prompt), _text(before), bool(match), _parts(_text(after), target))
 
 
 def _parts(text: str, target: str) -> list[tuple[str, bool]]:

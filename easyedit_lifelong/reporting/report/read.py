@@ -1,28 +1,28 @@
 """A run's folder, read for a report: whatever is there, of any version, finished or not.
 
-A report is made of runs that were killed, that still go on, and that older versions wrote. So nothing
-but the folder itself has to be there; what can't be read is left out and noted, never an error.
+Reports are made of runs that were killed, that are not over, and that older versions wrote. So only the folder itself
+has to exist; what cannot be read is left out and noted, never an error.
 """
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import yaml
 
-from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.edits.parts import read_step_states
+from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.evaluation.metrics import METRICS
+from easyedit_lifelong.methods.report_sections import RunRecord, is_number
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, STATE, SUMMARY
 from easyedit_lifelong.runs.run_folder import METRICS as CURVE
 
 GENERATIONS = "generations.jsonl"
 _FILES = (CONFIG, JOURNAL, CURVE, SUMMARY)
-_ALPHAS = "coachhook.json"
 
 Entry = dict[str, Any]
 Interval = tuple[float, float]
@@ -38,10 +38,10 @@ class Run:
         config_text: the same as it is written.
         journal: one entry per request; what the method adds stands beside the rest.
         curve: one entry per scoring, the last one of each number of edits, by number of edits.
-        generations: what the model said before and after.
-        summary: ``summary.json``; empty as long as the run isn't finished.
-        alphas: CoachHook's α by hook layer after each batch, with the batch's case ids.
-        notes: what is missing or couldn't be read, in sentences.
+        generations: the model's free answers before and after the edits.
+        summary: ``summary.json``; empty until the run is finished.
+        steps: of each stored step, the records of its edits and the method's state.
+        notes: what is missing or could not be read, in sentences.
     """
 
     folder: Path
@@ -51,20 +51,23 @@ class Run:
     curve: list[Entry] = field(default_factory=list)
     generations: list[Entry] = field(default_factory=list)
     summary: Entry = field(default_factory=dict)
-    alphas: list[tuple[list[Any], dict[str, float]]] = field(default_factory=list)
+    steps: list[tuple[list[Entry], Entry]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     @property
     def hparams(self) -> Entry:
         """The method's hyperparameters."""
-        found = self.asked("hparams")
-        return found if isinstance(found, dict) else {}
+        return mapping(self.setting("hparams"))
+
+    @property
+    def method_name(self) -> str:
+        """The method's name."""
+        return self._text("method") or str(self.hparams.get("alg_name") or "unknown method")
 
     @property
     def method(self) -> str:
-        """The method's name; one without its hook layers says so."""
-        name = self._text("method") or str(self.hparams.get("alg_name") or "unknown method")
-        return f"{name} without hooks" if self.hparams.get("wohk") else name
+        """The method's name for readers; a run without hook layers says so."""
+        return f"{self.method_name} without hooks" if self.hparams.get("wohk") else self.method_name
 
     @property
     def model(self) -> str:
@@ -99,33 +102,40 @@ class Run:
     @property
     def n_requests(self) -> int | None:
         """How many requests there were, if that is known."""
-        number = self.asked("n_requests")
+        number = self.setting("n_requests")
         return number if isinstance(number, int) else None
 
     @property
     def timing(self) -> dict[str, float]:
-        """Seconds by name; of a run that isn't finished, what its journal tells."""
+        """Seconds by name; of a run that is not finished, those in its journal."""
         if isinstance(self.summary.get("timing"), dict):
             return {name: value for name, value in self.summary["timing"].items() if is_number(value)}
         spent = [entry["seconds"] for entry in self.journal if is_number(entry.get("seconds"))]
         return {"seconds_per_edit": sum(spent) / len(spent), "seconds_editing": sum(spent)} if spent else {}
 
-    def asked(self, name: str) -> Any:
-        """Return what the run was asked, by its name in the summary or, as far as there is none, in the config."""
-        recorded = self.config.get("recorded")
-        for section in (self.summary, self.config, recorded if isinstance(recorded, dict) else {}):
+    @property
+    def versions(self) -> Entry:
+        """Versions of the packages, by name."""
+        return mapping(self.summary.get("versions"))
+
+    def setting(self, name: str) -> Any:
+        """Return a setting by its name in the summary or, if it is not there, in the config."""
+        for section in (self.summary, self.config, mapping(self.config.get("recorded"))):
             if section.get(name) is not None:
                 return section[name]
         return None
 
+    def record(self) -> RunRecord:
+        """Return the part of the run that a method's figures can use."""
+        return RunRecord(self.method_name, self.config, self.hparams, self.journal, self.curve, self.steps)
+
     def scores(self) -> dict[str, float]:
         """Return the last scores, with those of the unedited model if they are known."""
-        scored = self.summary.get("metrics") or (self.curve[-1] if self.curve else {})
-        return scores_of(scored, self._kinds()) if isinstance(scored, dict) else {}
+        return scores_of(mapping(self.summary.get("metrics") or self._last()), self._kinds())
 
     def intervals(self) -> dict[str, Interval]:
         """Return the intervals of the last scores."""
-        return intervals_of(self.summary if "intervals" in self.summary else (self.curve[-1] if self.curve else {}))
+        return intervals_of(self.summary if "intervals" in self.summary else self._last())
 
     def kind(self, name: str) -> str:
         """Return how a score was taken."""
@@ -141,15 +151,16 @@ class Run:
 
     def scored_names(self) -> list[str]:
         """Return the names of the scores that have a course, in their usual order."""
-        names = dict.fromkeys(name for entry in self.curve for name in scores_of(entry, self._kinds()))
-        return [*(name for name in METRICS if name in names), *(name for name in names if name not in METRICS)]
+        return in_order(name for entry in self.curve for name in scores_of(entry, self._kinds()))
 
-    def _kinds(self) -> Mapping[str, Any]:
-        kinds = self.summary.get("metric_kinds")
-        return kinds if isinstance(kinds, dict) else {}
+    def _last(self) -> Entry:
+        return self.curve[-1] if self.curve else {}
+
+    def _kinds(self) -> Entry:
+        return mapping(self.summary.get("metric_kinds"))
 
     def _text(self, name: str) -> str:
-        value = self.asked(name)
+        value = self.setting(name)
         if isinstance(value, dict):  # an experiment file may say more than a name
             value = next((value[key] for key in ("name", "path", "sample") if isinstance(value.get(key), str)), "")
         return value if isinstance(value, str) else ""
@@ -174,21 +185,33 @@ def read_run(folder: Path) -> Run:
         raise RunError(f"{folder}: holds no run (none of {', '.join(_FILES)}).{hint}")
     notes: list[str] = []
     config_text = _text_of(folder / CONFIG, notes)
+    summary_text = _text_of(folder / SUMMARY, notes) if (folder / SUMMARY).is_file() else "{}"
     run = Run(
-        folder, _yaml(config_text, notes), config_text,
+        folder,
+        _parsed(config_text, yaml.safe_load, f"{CONFIG} isn't valid YAML.", notes),
+        config_text,
         [_flat(entry) for entry in _lines(folder / JOURNAL, notes)],
-        _curve(_lines(folder / CURVE, notes)), _lines(folder / GENERATIONS, []),
-        _summary(folder / SUMMARY, notes), _alphas(folder / STATE, notes), notes,
-    )  # fmt: skip
+        _curve(_lines(folder / CURVE, notes)),
+        _lines(folder / GENERATIONS, []),
+        _parsed(summary_text, json.loads, f"{SUMMARY} isn't valid JSON.", notes),
+        _state_steps(folder / STATE, notes),
+        notes,
+    )
     if not run.finished:
         of = f" of {run.n_requests}" if run.n_requests is not None else ""
         notes.insert(0, f"This run isn't finished, or was cut short: its journal has {len(run.journal)}{of} requests.")
     return run
 
 
-def is_number(value: Any) -> TypeGuard[float]:
-    """Whether a value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def mapping(value: Any) -> Entry:
+    """Return a value if it is a dictionary, else an empty one."""
+    return value if isinstance(value, dict) else {}
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return names of scores, each once: those of :data:`METRICS` in its order, then others as they come."""
+    once = dict.fromkeys(names)
+    return [*(name for name in METRICS if name in once), *(name for name in once if name not in METRICS)]
 
 
 def scores_of(entry: Mapping[str, Any], also: Mapping[str, Any]) -> dict[str, float]:
@@ -197,13 +220,10 @@ def scores_of(entry: Mapping[str, Any], also: Mapping[str, Any]) -> dict[str, fl
 
 
 def intervals_of(entry: Mapping[str, Any]) -> dict[str, Interval]:
-    """Return an entry's intervals by score; what isn't one is left out."""
-    found = entry.get("intervals")
-    if not isinstance(found, dict):
-        return {}
+    """Return an entry's intervals by score; what is no interval is left out."""
     return {
         name: (float(pair[0]), float(pair[1]))
-        for name, pair in found.items()
+        for name, pair in mapping(entry.get("intervals")).items()
         if isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_number, pair))
     }
 
@@ -218,20 +238,18 @@ def _text_of(path: Path, notes: list[str]) -> str:
     return ""
 
 
-def _yaml(text: str, notes: list[str]) -> Entry:
+def _parsed(text: str, parse: Callable[[str], Any], note: str, notes: list[str]) -> Entry:
     try:
-        loaded = yaml.safe_load(text)
-    except yaml.YAMLError:
-        notes.append(f"{CONFIG} isn't valid YAML.")
+        return mapping(parse(text))
+    except (ValueError, yaml.YAMLError):
+        notes.append(note)
         return {}
-    return loaded if isinstance(loaded, dict) else {}
 
 
 def _lines(path: Path, notes: list[str]) -> list[Entry]:
     """Return a file's lines; the last may be torn, and one that isn't JSON is left out."""
-    lines = _text_of(path, notes).split("\n")
     entries, broken = [], []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(_text_of(path, notes).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -250,8 +268,7 @@ def _lines(path: Path, notes: list[str]) -> list[Entry]:
 
 def _flat(entry: Entry) -> Entry:
     """Put what a method adds beside the rest; the first version kept it apart."""
-    detail = entry.get("detail")
-    return {**detail, **{k: v for k, v in entry.items() if k != "detail"}} if isinstance(detail, dict) else entry
+    return {**mapping(entry.get("detail")), **{key: value for key, value in entry.items() if key != "detail"}}
 
 
 def _curve(entries: list[Entry]) -> list[Entry]:
@@ -260,27 +277,16 @@ def _curve(entries: list[Entry]) -> list[Entry]:
     return [by_edits[n] for n in sorted(by_edits)]
 
 
-def _summary(path: Path, notes: list[str]) -> Entry:
-    if not path.is_file():
-        return {}
-    try:
-        loaded = json.loads(_text_of(path, notes))
-    except ValueError:
-        notes.append(f"{path.name} isn't valid JSON.")
-        return {}
-    return loaded if isinstance(loaded, dict) else {}
-
-
-def _alphas(state: Path, notes: list[str]) -> list[tuple[list[Any], dict[str, float]]]:
-    """Return CoachHook's α after each batch, from its latest state."""
-    found: list[tuple[list[Any], dict[str, float]]] = []
-    for path in sorted(state.glob(f"**/{_ALPHAS}")):
+def _state_steps(state: Path, notes: list[str]) -> list[tuple[list[Entry], Entry]]:
+    """Return the steps in a run's state folder: of each, the records of its edits and the method's state."""
+    found: list[tuple[list[Entry], Entry]] = []
+    for folder in (state, *sorted(path for path in state.glob("*") if path.is_dir())):
         try:
-            batches = json.loads(path.read_text(encoding="utf-8"))["batches"]
-            one = [([edit["case_id"] for edit in batch["edits"]], dict(batch["alphas"])) for batch in batches]
-        except (OSError, ValueError, KeyError, TypeError):
-            notes.append(f"{path.name} in {STATE}/ can't be read; α isn't shown.")
-            continue
-        if len(one) >= len(found):
-            found = [(cases, {path: float(x) for path, x in alphas.items() if is_number(x)}) for cases, alphas in one]
+            steps = read_step_states(folder)
+        except LifelongError as error:
+            notes.append(
+                f"The edits in {STATE}/ can't be read, and what the report takes from them isn't shown: {error}"
+            )
+        else:
+            found = steps if len(steps) >= len(found) else found
     return found

@@ -1,4 +1,4 @@
-"""Scores as text: how a number is written, what a run's scores are, and which of them come first."""
+"""Scores as text: how a number is written, which scores a run has, and which of them come first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from easyedit_lifelong.evaluation.metrics import METRICS
-from easyedit_lifelong.reporting.report.read import Interval, Run
+from easyedit_lifelong.reporting.report.read import Interval, Run, in_order
 
 MAIN = (
     "ES", "ERR", "reliability", "generality", "locality", "relation_specificity", "portability", "TRR", "ARR",
@@ -22,7 +22,7 @@ _BEFORE = {"ES": "reliability", "ERR": "reliability"}
 
 @dataclass(frozen=True)
 class Score:
-    """One score of a run.
+    """One number of a run.
 
     Attributes:
         name: the metric's.
@@ -31,20 +31,20 @@ class Score:
         before: the unedited model's score as text, or nothing.
         kind: how it was taken.
         meaning: what it is.
-        number: the value.
     """
 
     name: str
     value: str
-    interval: str
-    before: str
-    kind: str
-    meaning: str
-    number: float
+    interval: str = ""
+    before: str = ""
+    kind: str = ""
+    meaning: str = ""
 
 
-def shown(value: float, name: str = "") -> str:
-    """Return a score as it is written: three decimals of what is small, fewer of what is big."""
+def shown(value: float | None, name: str = "") -> str:
+    """Return a score as it is written: three decimals of small values, fewer of big ones; nothing if there is none."""
+    if value is None:
+        return ""
     if name in METRICS and METRICS[name].kind == "count" and value == round(value):
         return f"{value:.0f}"
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
@@ -58,20 +58,18 @@ def shown_interval(interval: Interval | None, name: str = "") -> str:
 def score_rows(run: Run) -> list[Score]:
     """Return a run's last scores, each beside what it was before any edit."""
     scores, intervals = run.scores(), run.intervals()
-    names = [*(name for name in METRICS if name in scores), *(name for name in scores if name not in METRICS)]
-    rows = []
-    for name in names:
-        if name.endswith("_before") and name.removesuffix("_before") in scores:
-            continue
-        before = scores.get(f"{_BEFORE.get(name, name)}_before")
-        rows.append(
-            Score(
-                name, shown(scores[name], name), shown_interval(intervals.get(name), name),
-                "" if before is None else shown(before, name), run.kind(name),
-                METRICS[name].meaning if name in METRICS else "", scores[name],
-            )
-        )  # fmt: skip
-    return rows
+    return [
+        Score(
+            name,
+            shown(scores[name], name),
+            shown_interval(intervals.get(name), name),
+            shown(scores.get(f"{_BEFORE.get(name, name)}_before"), name),
+            run.kind(name),
+            METRICS[name].meaning if name in METRICS else "",
+        )
+        for name in in_order(scores)
+        if not (name.endswith("_before") and name.removesuffix("_before") in scores)
+    ]
 
 
 def main_names(runs: Sequence[Run]) -> list[str]:
@@ -84,17 +82,17 @@ def main_names(runs: Sequence[Run]) -> list[str]:
 
 
 def direction(name: str) -> str:
-    """Return whether a higher score is better, a lower one, or neither: ``higher``, ``lower`` or ``none``."""
-    return str(getattr(METRICS.get(name), "direction", "higher" if name in METRICS else "none"))
+    """Return whether a higher value is better, a lower one, or neither: ``higher``, ``lower`` or ``none``."""
+    if name == SECONDS:
+        return "lower"
+    return METRICS[name].direction if name in METRICS else "none"
 
 
 def best(name: str, values: Sequence[float | None]) -> set[int]:
     """Return the positions of the best values, as they are written; none if all are the same or none is better."""
     known = [value for value in values if value is not None]
-    way = "lower" if name == SECONDS else direction(name)
-    if len(known) < 2 or way == "none":
+    if len(known) < 2 or direction(name) == "none":
         return set()
-    top = shown(max(known) if way == "higher" else min(known), name)
-    if all(shown(value, name) == top for value in known):
-        return set()
-    return {i for i, value in enumerate(values) if value is not None and shown(value, name) == top}
+    top = shown(max(known) if direction(name) == "higher" else min(known), name)
+    found = {i for i, value in enumerate(values) if value is not None and shown(value, name) == top}
+    return set() if len(found) == len(known) else found

@@ -11,11 +11,15 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from easyedit_lifelong.edits import state_folder, step_files
+from easyedit_lifelong.edits.edits_folder import INDEX
+from easyedit_lifelong.edits.step_files import write_step
 from easyedit_lifelong.errors import LifelongError, RunError
-from easyedit_lifelong.methods.coachhook import store
+from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
-from easyedit_lifelong.methods.coachhook.store import INDEX, CoachHookKeeper, load_state, save_state
 from tests.conftest import build_model, build_tokenizer, state_of
+from tests.edits import state_folders
+from tests.edits.state_folders import change_index, keeper, load_state
 from tests.methods.coachhook.support import (
     TEMPLATES,
     anatomy_of_everything,
@@ -25,6 +29,10 @@ from tests.methods.coachhook.support import (
     requests_for,
     same_tensors,
 )
+
+
+def save_state(model: Any, folder: Path) -> None:
+    state_folders.save_state(model, folder, "CoachHook")
 
 
 def start(family: str = "llama", **options: Any) -> tuple[Any, Any, Any]:
@@ -99,23 +107,17 @@ def test_a_loaded_state_can_be_saved_again_and_taken_back(tmp_path: Path) -> Non
     before = state_of(other)
     load_state(other, tokenizer, hparams, tmp_path / "a")
     save_state(other, tmp_path / "b")
-    for file in (tmp_path / "a").iterdir():
-        if file.name != INDEX:
-            assert (tmp_path / "b" / file.name).read_bytes() == file.read_bytes()
-    assert json.loads((tmp_path / "b" / INDEX).read_text()) == json.loads((tmp_path / "a" / INDEX).read_text())
+    (one, digest), (two, other_digest) = (step_files.read_steps(tmp_path / name, {}) for name in ("a", "b"))
+    assert digest == other_digest
+    assert [(part.edits, part.state) for part in one] == [(part.edits, part.state) for part in two]
+    indexes = [json.loads((tmp_path / name / INDEX).read_text()) for name in ("a", "b")]
+    assert indexes[0]["parts"] == indexes[1]["parts"]
+    assert indexes[0]["model"] == indexes[1]["model"]
     coachhook_editor(other)._moments = moments_for(build_model("llama"), hparams)
     _, undo = coachhook_editor(other).edit(requests_for(0))
     undo()
     assert same_tensors(state_of(other), state_of(model))
     assert not same_tensors(before, state_of(other))
-
-
-def test_no_edits_are_a_state_too(tmp_path: Path) -> None:
-    model, tokenizer, hparams = start()
-    CoachHookKeeper().save(model, tmp_path)
-    before = anatomy_of_everything(model)
-    CoachHookKeeper().load(model, tokenizer, hparams, tmp_path)
-    assert anatomy_of_everything(model) == before
 
 
 def test_a_run_writes_each_batch_once(tmp_path: Path) -> None:
@@ -148,7 +150,7 @@ def test_batches_that_were_taken_back_go_from_the_folder(tmp_path: Path) -> None
     assert not tensors_in(tmp_path)
 
 
-@pytest.mark.parametrize("stage", ["save_file", "replace_text"])
+@pytest.mark.parametrize("stage", ["before", "after"])
 def test_a_save_that_is_killed_leaves_the_state_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stage: str
 ) -> None:
@@ -158,19 +160,19 @@ def test_a_save_that_is_killed_leaves_the_state_before(
     save_state(model, tmp_path)
     before = state_of(model)
     editor.edit(requests_for(1))
-    real = getattr(store, stage)
+    real = step_files.write_step
 
-    def killed(first: Any, second: Any) -> None:
-        if stage == "save_file":
-            real(first, second)  # whole, but under its temporary name
+    def killed(*arguments: Any) -> str:
+        if stage == "after":
+            real(*arguments)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store, stage, killed)
+        patch.setattr(state_folder, "write_step", killed)
         with pytest.raises(KeyboardInterrupt):
             save_state(model, tmp_path)
     other = build_model("llama")
-    load_state(other, tokenizer, hparams, tmp_path)
+    load_state(other, tokenizer, hparams, tmp_path, [0])  # what the journal lists
     assert same_tensors(state_of(other), before)
     save_state(model, tmp_path)  # and the next one mends it
     load_state(build_model("llama"), tokenizer, hparams, tmp_path)
@@ -178,7 +180,7 @@ def test_a_save_that_is_killed_leaves_the_state_before(
 
 
 def test_a_folder_that_cant_be_written_is_named(tmp_path: Path) -> None:
-    model, _, _ = start()
+    model, _, _ = stored(tmp_path / "state", (0,))
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=f"{tmp_path / 'file'}"):
         save_state(model, tmp_path / "file")
@@ -186,30 +188,43 @@ def test_a_folder_that_cant_be_written_is_named(tmp_path: Path) -> None:
 
 def spoil_index(**changes: Any) -> Any:
     def spoil(folder: Path) -> Path:
-        index = json.loads((folder / INDEX).read_text())
-        for name, value in changes.items():
-            if value is None:
-                del index[name]
-            else:
-                index[name] = value
-        (folder / INDEX).write_text(json.dumps(index))
+        change_index(folder, **changes)
         return folder / INDEX
 
     return spoil
 
 
-def in_batches(**changes: Any) -> Any:
-    def spoil(folder: Path) -> Path:
-        index = json.loads((folder / INDEX).read_text())
-        for name, value in changes.items():
-            if value is None:
-                del index["batches"][-1][name]
-            else:
-                index["batches"][-1][name] = value
-        (folder / INDEX).write_text(json.dumps(index))
-        return folder
+def rewrite_last(folder: Path, change: Any) -> Path:
+    """Write the last step again, changed, with digests that fit."""
+    (first, last), _ = step_files.read_steps(folder, {})
+    batch, tensors = dict(last.state["batches"][0]), dict(last.tensors)
+    state = change({"templates": last.state["templates"], "batches": [batch]}, batch, tensors)
+    digest = write_step(step_files.step_file(folder, 1), first, "")
+    write_step(step_files.step_file(folder, 2), EditsPart({}, last.edits, state, tensors), digest)
+    return folder
 
-    return spoil
+
+def in_batches(**changes: Any) -> Any:
+    def change(state: dict[str, Any], batch: dict[str, Any], tensors: Any) -> dict[str, Any]:
+        kept = {name: value for name, value in {**batch, **changes}.items() if value is not None}
+        return {**state, "batches": [kept]}
+
+    return lambda folder: rewrite_last(folder, change)
+
+
+def in_state(**changes: Any) -> Any:
+    def change(state: dict[str, Any], batch: Any, tensors: Any) -> dict[str, Any]:
+        return {name: value for name, value in {**state, **changes}.items() if value is not None}
+
+    return lambda folder: rewrite_last(folder, change)
+
+
+def other_shapes(folder: Path) -> Path:
+    def change(state: dict[str, Any], batch: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        tensors.update({name: torch.zeros(3, 2) for name in tensors})
+        return state
+
+    return rewrite_last(folder, change)
 
 
 def write(text: str) -> Any:
@@ -220,42 +235,19 @@ def write(text: str) -> Any:
     return spoil
 
 
-def last_file(folder: Path) -> Path:
-    return folder / json.loads((folder / INDEX).read_text())["batches"][-1]["file"]
+def in_last_file(change: Any) -> Any:
+    def spoil(folder: Path) -> Path:
+        path = step_files.step_file(folder, 2)
+        change(path)
+        return path
+
+    return spoil
 
 
-def truncate(folder: Path) -> Path:
-    path = last_file(folder)
-    path.write_bytes(path.read_bytes()[:-100])
-    return path
-
-
-def remove(folder: Path) -> Path:
-    path = last_file(folder)
-    path.unlink()
-    return path
-
-
-def garbage(folder: Path) -> Path:
-    path = last_file(folder)
-    path.write_bytes(b"garbage")
-    return path
-
-
-def other_tensors(folder: Path) -> Path:
-    path = last_file(folder)
-    save_file({"x": torch.zeros(2)}, path)
-    return path
-
-
-def other_shapes(folder: Path) -> Path:
-    path = last_file(folder)
-    index = json.loads((folder / INDEX).read_text())
-    save_file(
-        {f"{layer}.{name}": torch.zeros(3, 2) for layer in index["paths"] for name in ("keys", "adjusted", "residual")},
-        path,
-    )
-    return folder
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
 
 
 BROKEN: dict[str, Any] = {
@@ -264,27 +256,28 @@ BROKEN: dict[str, Any] = {
     "cut off": write('{"format_version": 1, "method": "CoachHook", "bat'),
     "a list": write("[]"),
     "a number": write("3"),
-    "another's": write('{"format_version": 1, "method": "GRACE", "batches": []}'),
-    "no batches": spoil_index(batches=None),
-    "batches of another kind": spoil_index(batches=3),
-    "batch of another kind": spoil_index(batches=["x"]),
-    "no fingerprint": spoil_index(fingerprint=None),
-    "no settings": spoil_index(settings=None),
-    "no templates": spoil_index(templates=None),
-    "a setting nobody knows": spoil_index(settings={"strange": 1}),
-    "newer": spoil_index(format_version=99),
-    "version of another kind": spoil_index(format_version="one"),
-    "another model": spoil_index(fingerprint="0" * 64),
-    "batch without file": in_batches(file=None),
+    "another's": spoil_index(parts=[{"method": "GRACE", "hparams": {}}]),
+    "two parts": spoil_index(parts=[{"method": "CoachHook", "hparams": {}}] * 2),
+    "no parts": spoil_index(parts=None),
+    "parts of another kind": spoil_index(parts=3),
+    "no model": spoil_index(model=None),
+    "batches of another kind": in_state(batches=3),
+    "no batches": in_state(batches=None),
+    "batch of another kind": in_state(batches=["x"]),
+    "no templates": in_state(templates=None),
+    "newer": lambda folder: [change_index(folder, resign=False, format_version=99), folder / INDEX][1],
+    "another model": spoil_index(model={"name": "tiny", "fingerprint": "0" * 64}),
     "batch without alphas": in_batches(alphas=None),
     "batch without ordinary": in_batches(ordinary=None),
     "ordinary of nobody's": in_batches(ordinary={"model.layers.3.mlp.down_proj": 1.0}),
     "batch without edits": in_batches(edits=None),
     "other layers": in_batches(alphas={"model.layers.3.mlp.down_proj": 1.0}),
-    "file truncated": truncate,
-    "file gone": remove,
-    "file garbage": garbage,
-    "file of others": other_tensors,
+    "file truncated": in_last_file(lambda path: path.write_bytes(path.read_bytes()[:-100])),
+    "file gone": lambda folder: [step_files.step_file(folder, 1).unlink(), step_files.step_file(folder, 1)][1],
+    "file garbage": in_last_file(lambda path: path.write_bytes(b"garbage")),
+    "file of others": in_last_file(lambda path: save_file({"x": torch.zeros(2)}, path)),
+    "a flipped bit": in_last_file(flip),
+    "swapped files": in_last_file(lambda path: path.write_bytes(step_files.step_file(path.parent, 1).read_bytes())),
     "file of other shapes": other_shapes,
 }
 
@@ -305,7 +298,7 @@ def test_a_folder_that_is_no_use_is_named_and_the_model_left_alone(tmp_path: Pat
 
 def test_a_newer_state_says_to_update(tmp_path: Path) -> None:
     _, tokenizer, hparams = stored(tmp_path)
-    spoil_index(format_version=99)(tmp_path)
+    change_index(tmp_path, resign=False, format_version=99)
     with pytest.raises(RunError, match=r"format version 99; .*Update"):
         load_state(build_model("llama"), tokenizer, hparams, tmp_path)
 
@@ -324,8 +317,8 @@ def test_other_settings_are_named(tmp_path: Path, name: str, value: Any) -> None
 
 def test_whether_a_model_carries_edits(tmp_path: Path) -> None:
     model, _, _ = stored(tmp_path)
-    assert CoachHookKeeper().carries(model)
-    assert not CoachHookKeeper().carries(build_model("llama"))
+    assert keeper("CoachHook").carries(model)
+    assert not keeper("CoachHook").carries(build_model("llama"))
 
 
 def test_another_model_is_named(tmp_path: Path) -> None:

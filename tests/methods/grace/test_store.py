@@ -14,16 +14,20 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from easyedit_lifelong.data.request import EditRequest, as_requests
-from easyedit_lifelong.errors import EditError, ModelError, RunError
+from easyedit_lifelong.edits.edits_folder import INDEX
+from easyedit_lifelong.edits.step_files import write_step
+from easyedit_lifelong.errors import EditError, RunError
+from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.methods.grace import editor as editing
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Decision
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.store import INDEX, GraceKeeper, load_state, save_state
-from easyedit_lifelong.methods.grace.whitening_file import WHITENING
+from easyedit_lifelong.methods.grace.serialized import SerializedEdits
+from easyedit_lifelong.methods.grace.store import GraceStore
 from easyedit_lifelong.methods.shared import records as record
 from tests.edits import subject_edits
+from tests.edits.state_folders import change_hparams, change_index, keeper, load_state, save_state
 
 FACTS = [
     ("the capital of France is", "Rome"), ("who wrote Hamlet", "old king"), ("the capital of France is", "London"),
@@ -110,7 +114,7 @@ def test_only_the_edits_that_count(tmp_path: Path, count: int) -> None:
         editor.edit(requests_for(1))
     save_state(model, tmp_path)
     assert same(expected, loaded(tmp_path)[1])
-    assert len(list(tmp_path.glob("edit-*"))) == count + 1
+    assert len(list(tmp_path.glob("step-*"))) == count + 1
 
 
 def test_every_edit_can_be_taken_back_after_loading(tmp_path: Path) -> None:
@@ -118,9 +122,9 @@ def test_every_edit_can_be_taken_back_after_loading(tmp_path: Path) -> None:
     model, restored = loaded(tmp_path)
     before = state_of(build_model("llama"))
     for count in range(len(FACTS) - 1, 0, -1):
-        restored._undo_to(count)
+        restored.undo_to(count)
         assert same(edited(*range(count))[1], restored)
-    restored._undo_to(0)
+    restored.undo_to(0)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert model.state_dict().keys() == before.keys()
 
@@ -135,8 +139,8 @@ def test_edits_of_one_batch_are_stored_as_each_left_them(tmp_path: Path, monkeyp
         editor.edit(requests_for(number))
         save_state(model, tmp_path / "each")
     names = sorted(path.name for path in (tmp_path / "each").iterdir())
-    assert names == [*(f"edit-{n:06d}.safetensors" for n in range(1, 7)), INDEX]
-    for name in names[:-1]:
+    assert names == [INDEX, *(f"step-{n:06d}.safetensors" for n in range(1, 7))]
+    for name in names[1:]:
         one, other = tmp_path / "each" / name, tmp_path / "together" / name
         assert _digest(one) == _digest(other)
         tensors = load_file(other)
@@ -197,22 +201,22 @@ def test_rolled_back_edits_go_from_the_folder(tmp_path: Path) -> None:
 def test_a_model_without_edits(tmp_path: Path) -> None:
     save_state(build_model("llama"), tmp_path / "state")
     assert not (tmp_path / "state").exists()
-    with pytest.raises(RunError, match=r"grace\.json: no such file; this folder holds no GRACE edits"):
+    with pytest.raises(RunError, match=r"edits\.json: no such file; this folder holds no GRACE edits"):
         loaded(tmp_path)
 
 
 def test_the_keeper(tmp_path: Path) -> None:
     model, editor, _ = edited(0, 1)
-    GraceKeeper().save(model, tmp_path, editor.case_ids)
+    keeper("GRACE").save(model, tmp_path, editor.case_ids)
     other = build_model("llama")
-    GraceKeeper().load(other, build_tokenizer(), hparams_for(), tmp_path, ["case 0"])
+    keeper("GRACE").load(other, build_tokenizer(), hparams_for(), tmp_path, ["case 0"])
     assert editor_on(other).case_ids == ["case 0"]
 
 
 def test_nothing_is_pickled(tmp_path: Path) -> None:
     stored(tmp_path)
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors"}
-    assert set(load_file(tmp_path / "edit-000001.safetensors")) == {"keys", "values", "radii"}
+    assert set(load_file(tmp_path / "step-000001.safetensors")) == {"keys", "values", "radii"}
 
 
 # ------------------------------------------------------------------ edits that are found by their subjects
@@ -253,47 +257,62 @@ def test_a_run_by_subjects_goes_on_the_same(tmp_path: Path, mode: str, count: in
 
 def test_a_whitening_is_written_once(tmp_path: Path) -> None:
     model, editor = by_subject(tmp_path, "late", 0, 1)
-    path = tmp_path / WHITENING
-    before = path.stat().st_mtime_ns, path.read_bytes()
     editor.edit(as_requests(subject_edits.REQUESTS[2:3]))
     save_state(model, tmp_path)
     other, again = resumed(tmp_path, "late")
     again.edit(as_requests(subject_edits.REQUESTS[3:4]))
     save_state(other, tmp_path)
-    assert (path.stat().st_mtime_ns, path.read_bytes()) == before
-    assert len(list(tmp_path.iterdir())) == 4 + 2
-    index = json.loads((tmp_path / INDEX).read_text())
-    assert index["gate_size"] == 48
-    assert len(index["whitening"]) == 64
+    steps = sorted(tmp_path.glob("step-*"))
+    assert ["whitening" in load_file(path) for path in steps] == [True, False, False, False]
+    assert all(_state(path)["gate_size"] == 48 for path in steps)
 
 
 def test_edits_that_are_not_whitened_leave_no_whitening(tmp_path: Path) -> None:
     by_subject(tmp_path, "late", 0)
     _, editor = by_subject(tmp_path, "late-ungated", 0, 1)
-    assert not (tmp_path / WHITENING).exists()
+    assert not any("whitening" in load_file(path) for path in tmp_path.glob("step-*"))
     assert same(editor, resumed(tmp_path, "late-ungated")[1])
 
 
-def test_a_whitening_that_is_another_runs_in_full(tmp_path: Path) -> None:
-    """Both the file and what the index says of it; the edits know better."""
-    by_subject(tmp_path / "one", "late", 0)
+def test_a_whitening_that_is_another_runs(tmp_path: Path) -> None:
+    """A step from another run, digest and all, does not pass: the steps after it know better."""
+    by_subject(tmp_path / "one", "late", 0, 1)
     save_state(subject_edits.edited("late", subject_edits.REQUESTS[:1], seed=1), tmp_path / "other")
-    whitening = json.loads((tmp_path / "other" / INDEX).read_text())["whitening"]
-    (tmp_path / "one" / WHITENING).write_bytes((tmp_path / "other" / WHITENING).read_bytes())
-    _index(tmp_path / "one", whitening=whitening)
-    with pytest.raises(RunError, match=r"edit-000001\.safetensors: has been changed, or doesn't follow"):
+    first = "step-000001.safetensors"
+    (tmp_path / "one" / first).write_bytes((tmp_path / "other" / first).read_bytes())
+    with pytest.raises(RunError, match=r"step-000002\.safetensors: has been changed, or doesn't follow"):
         resumed(tmp_path / "one", "late")
 
 
+def _state(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["step"])["state"]
+
+
+def _without_whitening(folder: Path) -> None:
+    path = folder / "step-000001.safetensors"
+    tensors = {name: tensor for name, tensor in load_file(path).items() if name != "whitening"}
+    _write_first(path, tensors, _state(path))
+
+
+def _other_gates(folder: Path) -> None:
+    path = folder / "step-000001.safetensors"
+    _write_first(path, load_file(path), {**_state(path), "gate_size": -1})
+
+
+def _write_first(path: Path, tensors: dict[str, torch.Tensor], state: dict[str, Any]) -> None:
+    """Replace the first step by another, whose digest fits; it is the only one from now on."""
+    with safe_open(path, framework="pt") as file:
+        edits = json.loads(file.metadata()["step"])["edits"]
+    write_step(path, EditsPart({}, edits, state, tensors), "")
+    (path.parent / "step-000002.safetensors").unlink()
+
+
 SPOILT_SUBJECTS = {
-    "no whitening": (lambda f: (f / WHITENING).unlink(), f"{WHITENING}: can't be read"),
-    "cut off": (lambda f: (f / WHITENING).write_bytes(b"\x10"), f"{WHITENING}: can't be read"),
-    "a flipped bit": (lambda f: _flip(f / WHITENING, -5), f"{WHITENING}: has been changed, or is another run's"),
-    "a foreign file": (lambda f: save_file({"x": torch.zeros(1)}, f / WHITENING), f"{WHITENING}: can't be read"),
-    "an index without it": (lambda f: _index(f, whitening=None), "edit-000001.safetensors: has been changed"),
-    "other gates": (lambda f: _index(f, gate_size=47), "edit-000001.safetensors: has been changed"),
-    "no width": (lambda f: _index(f, gate_size=-1), f"{INDEX}: isn't the whole index of GRACE edits; gate_size -1"),
-    "settings": (lambda f: _index(f, settings={"gate_eps": 0.3}), "was made with gate_eps=0.3; now it is 0.5"),
+    "no whitening": (_without_whitening, "the whitening is missing with whiten: true"),
+    "a flipped bit": (lambda f: _flip(f / "step-000001.safetensors", -5), "step-000001.safetensors: has been changed"),
+    "no width": (_other_gates, "gate_size -1 is no width"),
+    "settings": (lambda f: change_hparams(f, gate_eps=0.3), "was made with gate_eps=0.3; now it is 0.5"),
 }  # fmt: skip
 
 
@@ -309,30 +328,18 @@ def test_what_cannot_be_loaded_of_edits_by_subjects(tmp_path: Path, what: str) -
     assert not GraceEditor.all_of(model), "the model is as it was"
 
 
-def test_a_folder_from_before_edits_were_found_by_subjects(tmp_path: Path) -> None:
-    _, editor = stored(tmp_path)
-    index = json.loads((tmp_path / INDEX).read_text())
-    before = {name: index["settings"][name] for name in ("eps", "dist_fn", "eps_expand", "query_token", "replacement")}
-    assert not index.keys() & {"gate_size", "whitening"}
-    _index(tmp_path, settings=before)
-    model, restored = loaded(tmp_path)
-    assert same(editor, restored)
-    restored.edit(requests_for(0))
-    save_state(model, tmp_path)
-    assert same(restored, loaded(tmp_path)[1])
+def test_edits_by_prompts_are_not_continued_by_subjects(tmp_path: Path) -> None:
+    stored(tmp_path)
     with pytest.raises(RunError, match=r"was made with eps=3\.0; now it is 'auto'"):
         load_state(
-            build_model("llama"), build_tokenizer(),
-            subject_edits.hparams("subject", inner_params=[FAMILIES["llama"][1]]), tmp_path,
-        )  # fmt: skip
+            build_model("llama"),
+            build_tokenizer(),
+            subject_edits.hparams("subject", inner_params=[FAMILIES["llama"][1]]),
+            tmp_path,
+        )
 
 
 # ------------------------------------------------------------------ what can't be used
-
-
-def _index(folder: Path, **values: Any) -> None:
-    index = json.loads((folder / INDEX).read_text())
-    (folder / INDEX).write_text(json.dumps({**index, **values}))
 
 
 def _flip(path: Path, place: int) -> None:
@@ -341,24 +348,35 @@ def _flip(path: Path, place: int) -> None:
     path.write_bytes(data)
 
 
+def _other_fingerprint(folder: Path) -> None:
+    change_index(folder, model={"name": "tiny", "fingerprint": "0" * 64})
+
+
+def _other_method(folder: Path) -> None:
+    change_index(folder, parts=[{"method": "CoachHook", "hparams": {}}])
+
+
 SPOILT = {
-    "no json": (lambda f: (f / INDEX).write_text("{"), "grace.json: isn't the index of GRACE edits"),
-    "a list": (lambda f: (f / INDEX).write_text("[]"), "grace.json: isn't the index of GRACE edits"),
-    "another method's": (lambda f: _index(f, method="CoachHook"), "grace.json: isn't the index of GRACE edits"),
-    "newer": (lambda f: _index(f, format_version=2), "has format version 2; this package knows versions up to 1"),
-    "something missing": (lambda f: _index(f, settings=None), "isn't the whole index"),
-    "another model": (lambda f: _index(f, fingerprint="0" * 64), "with other weights than this"),
-    "another layer": (lambda f: _index(f, layer="model.layers.1"), "belongs to layer model.layers.1; inner_params"),
-    "other settings": (lambda f: _index(f, settings={"eps": 9.0}), "was made with eps=9.0; now it is 3.0"),
-    "a gap": (lambda f: (f / "edit-000002.safetensors").unlink(), "edit-000002.safetensors: can't be read"),
-    "cut off": (lambda f: (f / "edit-000003.safetensors").write_bytes(b"\x10"), "000003.safetensors: can't be read"),
-    "a flipped bit": (lambda f: _flip(f / "edit-000003.safetensors", -5), "edit-000003.safetensors: has been changed"),
+    "no json": (lambda f: (f / INDEX).write_text("{"), "edits.json: isn't the index of saved edits"),
+    "a list": (lambda f: (f / INDEX).write_text("[]"), "edits.json: isn't the index of saved edits"),
+    "changed": (lambda f: change_index(f, resign=False, saved="now"), "edits.json: has been changed"),
+    "another method's": (_other_method, "edits.json: isn't the index of a run's GRACE edits"),
+    "newer": (lambda f: change_index(f, resign=False, format_version=3), "has format version 3; this package knows"),
+    "something missing": (lambda f: change_index(f, model=None), "edits.json: lacks 'model'"),
+    "no hyperparameters": (lambda f: change_index(f, parts=[{"method": "GRACE"}]), "edits.json: lacks 'hparams'"),
+    "another model": (_other_fingerprint, "with other weights than this"),
+    "another layer": (lambda f: change_hparams(f, inner_params=["model.layers.1"]), "with inner_params=['model.lay"),
+    "other settings": (lambda f: change_hparams(f, eps=9.0), "was made with eps=9.0; now it is 3.0"),
+    "a gap": (lambda f: (f / "step-000002.safetensors").unlink(), "step-000002.safetensors: can't be read"),
+    "cut off": (lambda f: (f / "step-000003.safetensors").write_bytes(b"\x10"), "000003.safetensors: can't be read"),
+    "a flipped bit": (lambda f: _flip(f / "step-000003.safetensors", -5), "step-000003.safetensors: has been changed"),
     "others in its place": (
-        lambda f: (f / "edit-000002.safetensors").write_bytes((f / "edit-000003.safetensors").read_bytes()),
-        "edit-000002.safetensors: has been changed, or doesn't follow the edit before it",
+        lambda f: (f / "step-000002.safetensors").write_bytes((f / "step-000003.safetensors").read_bytes()),
+        "step-000002.safetensors: has been changed, or doesn't follow the step before it",
     ),
     "a foreign file": (
-        lambda f: save_file({"x": torch.zeros(1)}, f / "edit-000001.safetensors"), "edit-000001.safetensors: can't be",
+        lambda f: save_file({"x": torch.zeros(1)}, f / "step-000001.safetensors"),
+        "step-000001.safetensors: can't be",
     ),
 }  # fmt: skip
 
@@ -386,21 +404,21 @@ def test_what_cannot_be_loaded(tmp_path: Path, good: Path, what: str) -> None:
 def test_a_file_that_is_no_edit_is_left_alone(tmp_path: Path, good: Path) -> None:
     for path in good.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "edit-abc.safetensors").write_bytes(b"mine")
+    (tmp_path / "step-abc.safetensors").write_bytes(b"mine")
     model = build_model("llama")
     load_state(model, build_tokenizer(), hparams_for(), tmp_path)
     assert GraceEditor.all_of(model)
 
 
 def test_another_runs_edits(good: Path) -> None:
-    with pytest.raises(RunError, match=r"edit-000002.* is the edit of case case 1, but edit 2 of the run's journal"):
+    with pytest.raises(RunError, match=r"step-000002.* is the edit of case case 1, but edit 2 of the run's journal"):
         loaded(good, ["case 0", "case 7"])
-    with pytest.raises(RunError, match=r"edit-000007\.safetensors: can't be read"):
+    with pytest.raises(RunError, match=r"step-000007\.safetensors: can't be read"):
         loaded(good, [f"case {n}" for n in range(7)])
 
 
 def test_other_models_and_layers(good: Path) -> None:
-    with pytest.raises(ModelError, match="no layer"):
+    with pytest.raises(RunError, match="with other weights than this"):
         load_state(build_model("gpt2"), build_tokenizer(), hparams_for(), good)
     model, _, _ = edited(0)
     with pytest.raises(RunError, match="carries GRACE edits already"):
@@ -432,9 +450,10 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_restoring_upon_edits() -> None:
-    _, editor, _ = edited(0)
+    model, editor, _ = edited(0)
+    (part,) = GraceStore().parts(model)
     with pytest.raises(EditError, match="onto an unedited model only"):
-        editor.restore([])
+        editor.adopt(SerializedEdits.of(part, "here"))
 
 
 def test_redo_undoes_undo() -> None:

@@ -1,0 +1,165 @@
+"""A calibration from the command line: check everything, run the method's study, write a hyperparameter file."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import functools
+import shlex
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from easyedit_lifelong.clock import now
+from easyedit_lifelong.commands.calibrate import add_arguments
+from easyedit_lifelong.commands.calibrate_files import (
+    HPARAMS,
+    PLOT,
+    RESULT,
+    TABLES,
+    hparams_text,
+    read_steps,
+    write,
+    write_steps,
+)
+from easyedit_lifelong.commands.run_session import load_for, reader_of
+from easyedit_lifelong.data.readers import read_requests
+from easyedit_lifelong.errors import HyperParameterError, RunError
+from easyedit_lifelong.hyperparams import find_hparams, hparams_values, read_hparams_file
+from easyedit_lifelong.methods.calibrator import CalibrationOutcome, Calibrator, Progress
+from easyedit_lifelong.models.fingerprint import model_fingerprint
+from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting.calibrate_plot import panels_png
+from easyedit_lifelong.reporting.calibrate_tables import markdown, show
+from easyedit_lifelong.reporting.console_tables import say
+from easyedit_lifelong.reporting.progress import count_progress
+from easyedit_lifelong.runs.checks import find_method
+from easyedit_lifelong.runs.folder_lock import lock_folder
+from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replaced
+from easyedit_lifelong.runs.run_config import requests_digest
+from easyedit_lifelong.runs.run_folder import check_free
+from easyedit_lifelong.versions import package_versions
+
+
+def calibrate_session(arguments: argparse.Namespace) -> None:
+    """Calibrate as the command line says; whatever can be checked without the model is checked before it loads.
+
+    Args:
+        arguments: see :func:`~easyedit_lifelong.commands.calibrate.add_arguments`.
+
+    Raises:
+        LifelongError: an argument cannot be used, or the calibration cannot be made.
+    """
+    console, out = Console(), arguments.out.expanduser()
+    hparams, calibrator = _hyperparameters(arguments)
+    settings = calibrator.settings(hparams, vars(arguments))
+    if arguments.resume:
+        read_steps(out, calibrator, None)
+    else:
+        check_free(out, resumable=True, what="calibration", files=(RESULT, HPARAMS, TABLES, PLOT))
+    requests = read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)[: arguments.limit]
+    what = f"{calibrator.name} for {hparams.model_name} on {len(requests)} records of {arguments.data}"
+    say(console, f"Calibrating {what}")
+    model, tokenizer = load_for(hparams)
+    # What identifies this calibration: not where it computes, and not the values that it replaces.
+    free = {"device", "model_parallel", "model_name", *calibrator.comments}
+    asked = {
+        "model": model_label(model),
+        "weights": model_fingerprint(model),
+        "data": arguments.data,
+        "requests_sha256": requests_digest(requests, []),
+        **vars(settings),
+        "hparams": {name: value for name, value in hparams_values(hparams).items() if name not in free},
+    }
+    with _locked(out):
+        steps = read_steps(out, calibrator, asked) if arguments.resume else calibrator.steps(None)
+        save, show_step = functools.partial(write_steps, out, asked), functools.partial(_show_step, console)
+        outcome = calibrator.run(model, tokenizer, requests, hparams, settings, steps, save, show_step)
+        _write(out, arguments, calibrator, asked, steps, outcome)
+    for table in outcome.short_tables:
+        show(console, table)
+    console.print()
+    for line in [*outcome.verdict, f"\nResults: {out}/ ({HPARAMS}, {TABLES}, {PLOT}, {RESULT})"]:
+        say(console, line)
+
+
+def _hyperparameters(arguments: argparse.Namespace) -> tuple[Any, Calibrator]:
+    """Return the hyperparameters to begin with, and what calibrates their method."""
+    hparams = load_hparams(arguments.hparams)
+    calibrator = find_method(hparams).calibrate
+    mismatch = hparams.alg_name if calibrator is None else calibrator.mismatch(hparams)
+    if calibrator is None or mismatch is not None:
+        accepts = " Or ".join(m.calibrate.accepts for m in get_plugins().methods if m.calibrate is not None)
+        raise HyperParameterError(f"{hparams.source}: is for {mismatch}; calibrate is for {accepts}")
+    options = {"model_name": "--model", "device": "--device", "false_fire_rate": "--false-fire-rate"}
+    given = {**_replacements(arguments), "false_fire_rate": arguments.false_fire_rate}
+    return replaced(hparams, given, options), calibrator
+
+
+def _replacements(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the hyperparameters that the command line gives in place of the file's."""
+    given = {"model_name": arguments.model, "device": arguments.device}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@contextlib.contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Make the folder, and let no other process work in it meanwhile."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{out}: can't make this folder: {error.strerror}") from error
+    with contextlib.ExitStack() as stack:
+        if (lock := lock_folder(out)) is not None:
+            stack.callback(lock.release)
+        yield
+
+
+def _show_step(console: Console, name: str) -> AbstractContextManager[Progress]:
+    """Show a step's progress; its name alone if the output is no terminal."""
+    if not console.is_terminal:
+        say(console, f"{name} …")
+    return count_progress(console, name)
+
+
+def _write(
+    out: Path,
+    arguments: argparse.Namespace,
+    calibrator: Calibrator,
+    asked: dict[str, Any],
+    steps: Any,
+    outcome: CalibrationOutcome,
+) -> None:
+    """Write the files; the hyperparameter file last, so that all files are there when it is.
+
+    Raises:
+        RunError: one cannot be written.
+    """
+    counts = outcome.counts
+    basis = f"On {counts['records']} of {counts['given']} records of {arguments.data}; {outcome.evidence}."
+    title = f"# Calibration of {calibrator.name} for {asked['model']}"
+    picture = f"![{outcome.caption}]({PLOT})"
+    tables = "\n".join(map(markdown, outcome.tables))
+    write(out / TABLES, "\n\n".join([title, basis, *outcome.verdict, picture, tables]))
+    write(out / PLOT, panels_png(outcome.panels))
+    results = {"counts": counts, "picked": outcome.chosen, "scores": outcome.scores}
+    write_steps(out, asked, steps, {**results, "versions": package_versions(), "finished": now()})
+    values = read_hparams_file(find_hparams(arguments.hparams)) | _replacements(arguments)
+    heading = "\n".join([f"{calibrator.name}, calibrated {now()}:", _command(arguments), basis, *outcome.verdict])
+    write(out / HPARAMS, hparams_text(values, outcome.chosen, calibrator.comments, heading))
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the command line that says the same."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = ["easyedit-lifelong", "calibrate"]
+    for name, default in vars(parser.parse_args(["--hparams=", "--data="])).items():
+        value = getattr(arguments, name)
+        if value != default:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)

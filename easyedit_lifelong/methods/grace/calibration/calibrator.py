@@ -1,0 +1,68 @@
+"""GRACE's calibrator: what the ``calibrate`` command asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.methods.calibrator import CalibrationOutcome, ShowStep
+from easyedit_lifelong.methods.grace.calibration.candidate_layers import parse_layers
+from easyedit_lifelong.methods.grace.calibration.outcome import outcome_of
+from easyedit_lifelong.methods.grace.calibration.study import Settings, Steps, calibrate
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+
+
+class GraceCalibrator:
+    """Calibrates GRACE by subjects; see :class:`~easyedit_lifelong.methods.calibrator.Calibrator`."""
+
+    name = "GRACE by subjects"
+    accepts = (
+        "GRACE by subjects (query_token: subject_last). Begin with GRACE/smollm2-135m-subject, or a copy of it, and "
+        "--model."
+    )
+    comments: Mapping[str, str] = {
+        "inner_params": "calibrated: subjects are found among the inputs of this layer",
+        "dist_fn": "calibrated",
+        "whiten": "calibrated",
+        "eps": "calibrated: auto, from each key's own neighbourhood, or one radius for all keys",
+        "false_fire_rate": "as asked for",
+        "answer_layer": "calibrated: edits answer here, at a prompt's last token",
+        "gate_eps": "calibrated: if that is as near to that of the edit's own prompt; null: always",
+    }
+
+    def mismatch(self, hparams: GraceHyperParams) -> str | None:
+        """Return the ``query_token`` of hyperparameters that are not for edits by subjects."""
+        return None if hparams.by_subject else f"query_token: {hparams.query_token}"
+
+    def settings(self, hparams: GraceHyperParams, options: Mapping[str, Any]) -> Settings:
+        """Return what to look for.
+
+        Raises:
+            ModelError: an option names no layers.
+        """
+        layers, answer_layers = (
+            None if text is None else tuple(parse_layers(text, option))
+            for option, text in (("--layers", options["layers"]), ("--answer-layers", options["answer_layers"]))
+        )
+        rest = {name: options[name] for name in ("generality", "edits", "tries")}
+        return Settings(layers, answer_layers, hparams.false_fire_rate, **rest)
+
+    def steps(self, values: Mapping[str, Any] | None) -> Steps:
+        """Return the finished steps."""
+        return Steps() if values is None else Steps.from_dict(values)
+
+    def run(
+        self,
+        model: Any,
+        tok: Any,
+        requests: Sequence[EditRequest],
+        hparams: GraceHyperParams,
+        settings: Settings,
+        steps: Steps,
+        save: Callable[[Steps], object],
+        show: ShowStep,
+    ) -> CalibrationOutcome:
+        """Run the steps that are not finished, and choose; see :func:`calibrate`."""
+        calibration = calibrate(model, tok, requests, hparams, settings, steps=steps, save=save, show=show)
+        return outcome_of(calibration)

@@ -1,0 +1,126 @@
+"""The data of a run: read what an experiment names, and describe where it came from."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+from easyedit_lifelong.data import hub_datasets as hub
+from easyedit_lifelong.data.guess import guess_format
+from easyedit_lifelong.data.holdout import split_rephrasings
+from easyedit_lifelong.data.readers import read_requests
+from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
+from easyedit_lifelong.data.retention import read_retention
+from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.evaluation.text import read_text
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.registry import DatasetReader
+from easyedit_lifelong.runs.experiment import SAMPLES, Data, Experiment, Inputs, Source
+
+
+def read_inputs(experiment: Experiment, seed: int) -> Inputs:
+    """Return the data of an experiment; data in memory are only checked.
+
+    Args:
+        experiment: the settings of the run.
+        seed: decides which rephrasings become edits.
+
+    Raises:
+        DataError: data cannot be used, are not those that the experiment names, or hold no requests.
+        PluginError: there is no such format.
+    """
+    inputs = experiment.data if isinstance(experiment.data, Inputs) else _read(experiment, experiment.data, seed)
+    if not inputs.requests:
+        raise DataError("there are no requests to edit")
+    check_unique(inputs.requests)
+    return inputs
+
+
+def reader_of(path: Path | str, data_format: str | None) -> DatasetReader:
+    """Return the reader of a dataset: by its format or, if none is given, by its content.
+
+    Raises:
+        PluginError: there is no such format.
+    """
+    return get_plugins().readers.get(data_format or guess_format(path))
+
+
+def file_digest(path: Path) -> str:
+    """Return a file's SHA-256.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(f"{path}: can't be read: {error.strerror}") from error
+
+
+def _read(experiment: Experiment, data: Data, seed: int) -> Inputs:
+    reader = reader_of(data.path, data.format)
+    requests = split_rephrasings(_read_records(experiment, data, reader), data.edit_with, seed)
+    retention, text = _read_retention(experiment), _read_text(experiment)
+    return Inputs(requests, retention, text, data.path, reader.task, _source(experiment, data, reader.name))
+
+
+def _read_records(experiment: Experiment, data: Data, reader: DatasetReader) -> list[EditRequest]:
+    _check_exists(experiment, data.path, "data.path", "--data")
+    if data.sha256 is not None and not hub.is_name(data.path):
+        found = file_digest(Path(data.path))
+        if found != data.sha256.lower():
+            raise DataError(
+                f"{experiment.setting('data.sha256', '--data')}: {data.path} has the SHA-256 {found}, not "
+                f"{data.sha256}: these aren't the data that the experiment was made with."
+            )
+    return read_requests(data.path, reader.read)[: data.edits]
+
+
+def _check_exists(experiment: Experiment, path: str, key: str, option: str) -> None:
+    if experiment.source and not hub.is_name(path) and not Path(path).is_file():
+        raise DataError(
+            f"{experiment.setting(key, option)}: {path}: no such file, neither beside the experiment file nor in the "
+            "current folder"
+        )
+
+
+def _read_retention(experiment: Experiment) -> list[Probe] | None:
+    if experiment.retention is None:
+        return None
+    if isinstance(experiment.retention, tuple):
+        return []
+    _check_exists(experiment, experiment.retention, "retention", "--retention")
+    return read_retention(experiment.retention)
+
+
+def _read_text(experiment: Experiment) -> str | None:
+    if experiment.text is None:
+        return None
+    try:
+        return read_text(experiment.text)
+    except DataError as error:
+        raise DataError(f"{experiment.setting('text', '--text')}: {error}") from error
+
+
+def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
+    """Return where the data come from, as the run's ``config.yaml`` describes it."""
+    section: dict[str, Any] = {"path": _absolute(data.path), "format": data_format}
+    sample = next((name for name, path in SAMPLES.items() if data.path == str(path)), None)
+    if sample is not None:
+        section = {"sample": sample, "format": data_format}
+    elif not hub.is_name(data.path):
+        section["sha256"] = file_digest(Path(data.path).expanduser())
+    section["edits"] = data.edits
+    if data.edit_with:
+        section["edit_with"] = data.edit_with
+    retention: Any = experiment.retention
+    return Source(
+        section,
+        [] if retention == () else retention and _absolute(retention),
+        experiment.text and _absolute(experiment.text),
+    )
+
+
+def _absolute(path: str) -> str:
+    return path if hub.is_name(path) else str(Path(path).expanduser().resolve())

@@ -1,0 +1,175 @@
+"""The command: its files, a hyperparameter file that edits, resuming, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from calibration_records import facts, write_inputs
+from conftest import build_model, build_tokenizer
+
+from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
+from easyedit_lifelong.commands import calibrate_session as calibrating
+from easyedit_lifelong.commands.calibrate_files import hparams_text
+from easyedit_lifelong.commands.main import build_parser, main
+from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
+from easyedit_lifelong.methods.grace.calibration import study
+from easyedit_lifelong.methods.grace.calibration.calibrator import GraceCalibrator
+
+FILES = ["calibrated.yaml", "calibration.json", "calibration.md", "calibration.png"]
+
+
+@pytest.fixture
+def words(tmp_path: Path, checkpoint: Path) -> list[str]:
+    return write_inputs(tmp_path, str(checkpoint))
+
+
+def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    capsys.readouterr()
+    assert main(words) == 1
+    return capsys.readouterr().err
+
+
+def test_the_command(words: list[str], tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--false-fire-rate", "0.2"]) == 0
+    said, out = capsys.readouterr().out, tmp_path / "out"
+    assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == FILES
+    for told in ("cos, whitened", "1.mlp.gate_proj", "AUC", "relation specificity", "4 edits that answer at", "←"):
+        assert told in said
+    result = json.loads((out / "calibration.json").read_text())
+    assert (result["counts"]["records"], result["asked"]["false_fire_rate"]) == (10, 0.2)
+    assert [one["layer"] for one in result["steps"]["trials"]] != []
+    tables = (out / "calibration.md").read_text()
+    assert all(f"found at {rate}" in tables for rate in ("0.5%", "1.0%", "2.0%", "5.0%", "20.0%"))
+    assert (out / "calibration.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+    text = (out / "calibrated.yaml").read_text()
+    assert f"# easyedit-lifelong calibrate --hparams {tmp_path / 'subject.yaml'} --data " in text
+    assert "--false-fire-rate 0.2" in text
+    given, written = yaml.safe_load((tmp_path / "subject.yaml").read_text()), yaml.safe_load(text)
+    assert {name: written[name] for name in result["picked"]} == result["picked"]
+    picked = set(result["picked"])
+    assert picked == {"query_token", "inner_params", "dist_fn", "whiten", "eps", "false_fire_rate", "answer_layer",
+                      "gate_eps"}  # fmt: skip
+    assert {n: v for n, v in written.items() if n not in picked} == {n: v for n, v in given.items() if n not in picked}
+
+
+def test_the_file_edits(words: list[str], tmp_path: Path) -> None:
+    assert main(words) == 0
+    hparams = GraceHyperParams.from_hparams(tmp_path / "out" / "calibrated.yaml")
+    model, tokenizer = build_model("llama"), build_tokenizer()
+    ids = tokenizer("the capital of France is", return_tensors="pt").input_ids
+    before = model(ids).logits
+    edited, rollback = apply_grace_to_model(model, tokenizer, facts()[:2], hparams)
+    assert not torch.equal(edited(ids).logits, before)
+    assert rollback.results[1].detail["n_keys"] == 2
+    rollback()
+    assert torch.equal(model(ids).logits, before)
+
+
+def test_resuming(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    really, calls = study.try_edits, []
+
+    def cut_short(*given: Any) -> Any:
+        calls.append(given)
+        if len(calls) == 2:
+            raise EditError("cut short")
+        return really(*given)
+
+    monkeypatch.setattr(study, "try_edits", cut_short)
+    assert "cut short" in refused(words, capsys)
+    out = tmp_path / "out"
+    assert not (out / "calibrated.yaml").exists()
+    assert "--resume goes on with it" in refused(words, capsys)
+    err = refused([*words, "--resume", "--edits", "3", "--generality", "0.8"], capsys)
+    assert "edits was 4, is 3" in err and "generality was 0.9, is 0.8" in err
+    (tmp_path / "facts.json").write_text(json.dumps(facts()[:9]))
+    assert "requests_sha256 was" in refused([*words, "--resume"], capsys)
+    (tmp_path / "facts.json").write_text(json.dumps(facts()))
+
+    def again(*_: Any) -> Any:
+        raise AssertionError("a finished step was done again")
+
+    monkeypatch.setattr(study, "study_finding", again)
+    monkeypatch.setattr(study, "study_gates", again)
+    assert main([*words, "--resume"]) == 0
+    assert len(calls) == 3, "the second trial alone"
+    assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == FILES
+    written = (out / "calibration.json").read_text()
+    assert main([*words, "--resume"]) == 0, "a finished one writes its files again"
+    assert len(calls) == 3
+    old, new = json.loads(written), json.loads((out / "calibration.json").read_text())
+    assert {**old, "finished": ""} == {**new, "finished": ""}
+    (out / "calibration.json").write_text(json.dumps({**new, "schema_version": 99}))
+    assert "another version of this package (schema_version 99" in refused([*words, "--resume"], capsys)
+    (out / "calibration.json").write_text(json.dumps({**new, "steps": {"findings": [{}]}}))
+    assert "can't be read as a calibration's" in refused([*words, "--resume"], capsys)
+    (out / "calibration.json").write_text("{")
+    assert "can't be read as a calibration's" in refused([*words, "--resume"], capsys)
+
+
+def test_too_few_records(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = facts()
+    for fact in told[:4]:
+        del fact["rephrase_prompt"]
+    err = refused(write_inputs(tmp_path, str(checkpoint), told), capsys)
+    assert "6 of 10 records can be used; a calibration needs 8" in err
+    assert "4 without rephrase_prompt" in err
+
+
+def test_layers_that_are_not_there(words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "has no block 12; it has 0 to 3" in refused([*words, "--layers", "1,12"], capsys)
+    assert "isn't a list of blocks" in refused([*words, "--layers", "one two"], capsys)
+    assert "--answer-layers" in refused([*words, "--answer-layers", "1"], capsys)
+    assert not list((tmp_path / "out").glob("calib*"))
+
+
+def test_refusals_before_the_model_loads(
+    words: list[str], tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(_: Any) -> Any:
+        raise AssertionError("the model was loaded before everything was checked")
+
+    monkeypatch.setattr(calibrating, "load_for", load)
+
+    def calibrate(hparams: str, *more: str) -> None:
+        # A later option overrides an earlier one.
+        arguments = build_parser().parse_args([*words, "--hparams", hparams, *more])
+        calibrating.calibrate_session(arguments)
+
+    with pytest.raises(HyperParameterError, match="query_token: prompt_last; calibrate is for GRACE by subjects"):
+        calibrate("GRACE/smollm2-135m")
+    with pytest.raises(HyperParameterError, match="is for CoachHook; calibrate is for GRACE by subjects") as caught:
+        calibrate("CoachHook/smollm2-135m")
+    assert "Begin with GRACE/smollm2-135m-subject, or a copy of it, and --model." in str(caught.value)
+    good = str(tmp_path / "subject.yaml")
+    with pytest.raises(HyperParameterError, match="--false-fire-rate 1"):
+        calibrate(good, "--false-fire-rate", "1")
+    with pytest.raises(RunError, match="holds no calibration to resume"):
+        calibrate(good, "--resume")
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="is a file"):
+        calibrate(good, "--out", str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize("wrong", ["0", "1.5", "much"])
+def test_a_share_is_one(wrong: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main([*words, "--generality", wrong])
+    assert "--generality" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gate", [0.4, None])
+def test_the_hyperparameter_file(gate: float | None) -> None:
+    given = {"alg_name": "GRACE", "inner_params": ["old"], "key_templates": ["Well: {prompt} # really"], "seed": 3}
+    chosen = {"inner_params": ["h.1.c_fc.weight"], "eps": 0.1, "gate_eps": gate}
+    text = hparams_text(given, chosen, GraceCalibrator.comments, "Found so:\nby looking")
+    assert yaml.safe_load(text) == {**given, **chosen}
+    assert text.startswith("# Found so:\n# by looking\nalg_name: GRACE\n")
+    assert "gate_eps: " + ("null" if gate is None else "0.4") + " # calibrated" in text

@@ -1,0 +1,46 @@
+"""Run states as the loops write and read them, for tests that have no loop."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from easyedit_lifelong import get_plugins
+from easyedit_lifelong.edits.edits_folder import INDEX, read_index, write_index
+from easyedit_lifelong.methods.base import StateKeeper
+
+
+def keeper(method: str) -> StateKeeper:
+    found = get_plugins().methods.get(method).state
+    assert found is not None
+    return found
+
+
+def save_state(model: Any, folder: Path, method: str = "GRACE") -> None:
+    keeper(method).save(model, folder)
+
+
+def load_state(
+    model: Any, tokenizer: Any, hparams: Any, folder: Path, case_ids: Sequence[int | str] | None = None
+) -> None:
+    keeper(hparams.alg_name).load(model, tokenizer, hparams, folder, case_ids)
+
+
+def change_index(folder: Path, *, resign: bool = True, **values: Any) -> None:
+    """Change an index's values (None deletes one); with a digest that fits again, or without."""
+    if not resign:
+        index = json.loads((folder / INDEX).read_text())
+        (folder / INDEX).write_text(json.dumps({**index, **values}))
+        return
+    index = {**read_index(folder), **values}
+    version = index.pop("format_version")
+    del index["format"]
+    write_index(folder, version, {name: value for name, value in index.items() if value is not None})
+
+
+def change_hparams(folder: Path, **values: Any) -> None:
+    """Change the hyperparameters that a state's index names."""
+    (part,) = read_index(folder)["parts"]
+    change_index(folder, parts=[{**part, "hparams": {**part["hparams"], **values}}])

@@ -1,0 +1,129 @@
+"""Which layers and records a calibration uses, and the layers' inputs that it reads in one pass."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import pytest
+import torch
+from calibration_records import records
+from conftest import build_model, build_tokenizer
+from torch import nn
+
+from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.errors import DataError, ModelError
+from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.methods.grace.calibration.candidate_layers import answering_layers, finding_layers, parse_layers
+from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
+from easyedit_lifelong.methods.grace.calibration.usable_records import usable_records, with_other_relations
+from easyedit_lifelong.methods.grace.subject.activations import inputs_at
+from easyedit_lifelong.models.anatomy import anatomy_of
+from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.runner import Runner
+
+ROWS = [[4, 5, 6, 7, 8], [9, 10], [11, 12, 13], [9, 10]]
+
+
+def test_layers_as_written() -> None:
+    assert parse_layers("1-3, 6,2", "--layers") == [1, 2, 3, 6]
+    assert parse_layers("2,transformer.h[3].mlp", "--layers") == [2, "transformer.h[3].mlp"]
+    for wrong in ("", "1,", "3-1", "-2", "1;2", "2.5", "one two"):
+        with pytest.raises(ModelError, match=r"--layers: .*isn't a list of blocks"):
+            parse_layers(wrong, "--layers")
+
+
+def test_the_usual_layers(family: str) -> None:
+    model = build_model(family)
+    finding = finding_layers(model, None)
+    answering = answering_layers(model, None, finding)
+    anatomy = anatomy_of(model)
+    assert anatomy is not None
+    assert [anatomy.block_of(path) for path in finding] == [1]
+    assert [anatomy.block_of(path) for path in answering] == [2, 3]
+    width = model.config.hidden_size
+    for path in finding:
+        assert width in find_module(model, path)[1].weight.shape
+    assert all(path.endswith(".mlp") for path in answering)
+
+
+def test_layers_that_are_not_there(llama: Any) -> None:
+    with pytest.raises(ModelError, match=r"--layers: LlamaForCausalLM has no block 7; it has 0 to 3"):
+        finding_layers(llama, [1, 7])
+    with pytest.raises(ModelError, match=r"--layers: .*no layer 'model.layers.1.mlp.gate'"):
+        finding_layers(llama, ["model.layers.1.mlp.gate"])
+    with pytest.raises(ModelError, match=r"--answer-layers: model.layers.1.mlp is in block 1, but .* up to block 2"):
+        answering_layers(llama, [1, 3], ["model.layers.2.mlp.gate_proj"])
+    with pytest.raises(ModelError, match=r"--answer-layers: .* too few blocks"):
+        answering_layers(llama, None, ["model.layers.3.mlp.gate_proj"])
+    with pytest.raises(ModelError, match="is no causal language model"):
+        finding_layers(nn.Sequential(nn.Linear(2, 2)), None)
+
+
+def test_one_pass_takes_what_a_pass_for_each_layer_would(llama: Any) -> None:
+    runner = Runner(llama, build_tokenizer())
+    paths = ["model.layers.2.mlp.gate_proj", "model.layers.1.mlp.gate_proj"]
+    layers = {path: find_module(llama, path)[1] for path in paths}
+    inputs, ends = LayerInputs(runner, layers), LayerInputs(runner, layers, ends_only=True)
+
+    def beyond(*_: Any) -> None:
+        raise AssertionError("a block behind the last layer ran")
+
+    llama.model.layers[3].register_forward_pre_hook(beyond)
+    heard: list[tuple[int, int]] = []
+    inputs.read(ROWS, lambda done, total: heard.append((done, total)))
+    assert heard[-1] == (3, 3), "a row that comes twice is read once"
+    for path, layer in layers.items():
+        taken = zip(inputs.at(path, ROWS), ends.at(path, ROWS), inputs_at(runner, layer, ROWS), strict=True)
+        for own, last, wanted in taken:
+            assert torch.equal(own, wanted)
+            assert torch.equal(last, wanted[-1:])
+        assert not layer._forward_pre_hooks
+    inputs.read(ROWS, lambda done, total: heard.append((done, total)))
+    assert len(heard) == 1, "nothing is read again"
+
+
+def test_a_layer_that_does_not_run(llama: Any) -> None:
+    llama.unused = nn.Linear(2, 2)
+    inputs = LayerInputs(Runner(llama, build_tokenizer()), {"unused": llama.unused})
+    with pytest.raises(ModelError, match="unused gets no vector for every token"):
+        inputs.at("unused", ROWS)
+
+
+def test_records_that_lack_something(llama: Any) -> None:
+    whole = records()
+    bad = [
+        dataclasses.replace(whole[0], subject=None),
+        dataclasses.replace(whole[1], subject="Rome"),
+        dataclasses.replace(whole[2], rephrase_prompts=()),
+        dataclasses.replace(whole[3], rephrase_prompts=("old song",)),
+        dataclasses.replace(whole[4], locality={}),
+        dataclasses.replace(whole[5], prompt=" ".join(["king"] * 70)),
+    ]
+    scorer = Scorer(build_tokenizer())
+    assert usable_records([*bad, *whole], scorer, llama) == whole
+    with pytest.raises(DataError) as caught:
+        usable_records([*bad, *whole[6:]], scorer, llama)
+    assert str(caught.value).startswith("4 of 10 records can be used; a calibration needs 8 at least")
+    for lack in ("subject;", "its subject in the prompt", "rephrase_prompt;", "its subject in rephrase_prompt",
+                 "locality;", "prompts that fit into the model's context."):  # fmt: skip
+        assert f"1 without {lack}" in str(caught.value)
+
+
+def test_a_question_about_another_relation_is_made_of_another_record() -> None:
+    own = dataclasses.replace(records()[0], relation_specificity=(Probe("France is far", "away"),))
+    found, made = with_other_relations([own, *records()[1:]])
+    assert made == 9
+    assert found[0].relation_specificity == own.relation_specificity
+    for number, request in enumerate(found[1:], 1):
+        relation = "{} made from green" if number % 2 == 0 else "the capital of {} is"
+        answer = "snow" if number % 2 == 0 else "Paris"
+        assert request.relation_specificity == (Probe(relation.format(request.subject), answer),)
+    again, _ = with_other_relations([own, *records()[1:]])
+    assert again == found
+
+
+def test_records_of_one_relation_alone() -> None:
+    same: list[EditRequest] = [dataclasses.replace(one, target_new="Rome") for one in records()]
+    with pytest.raises(DataError, match="only 0 of 10 records ask something else about their subject"):
+        with_other_relations(same)

@@ -1,0 +1,81 @@
+"""A calibration's tables, verdict and plots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from calibration_records import values
+
+from easyedit_lifelong import GraceHyperParams
+from easyedit_lifelong.methods.grace.calibration.choice import Choice
+from easyedit_lifelong.methods.grace.calibration.finding import COS, WHITENED, Finding, Radius
+from easyedit_lifelong.methods.grace.calibration.gates import Gate, Opening
+from easyedit_lifelong.methods.grace.calibration.outcome import outcome_of, short_name, tick_names, verdict
+from easyedit_lifelong.methods.grace.calibration.study import Calibration, Counts, Settings, Steps
+from easyedit_lifelong.methods.grace.calibration.trials import Point, Trial
+from easyedit_lifelong.reporting.calibrate_plot import panels_png
+from easyedit_lifelong.reporting.calibrate_tables import markdown
+
+
+def calibration(tmp_path: Path, eps: float | str = "auto", gate: float | None = 0.4, rate: float = 0.01) -> Calibration:
+    common = tuple(Radius(rate, 0.1, 0.75, rate) for rate in (0.005, 0.01, 0.02, 0.05))
+    findings = [
+        Finding(f"h.{block}.c_fc", distance, 0.9, common, Radius(None, 0.2, 0.875, 0.03))
+        for block in (1, 2) for distance in (COS, WHITENED)
+    ]  # fmt: skip
+    points = (Point(0.4, 1.0, 0.7, 0.99, 0.6), Point(None, 1.0, 0.75, 0.98, 0.25))
+    trial = Trial("h.9.mlp", 20, 19, points)
+    steps = Steps(findings, [Gate("h.9.mlp", 0.8125, (Opening(0.4, 0.8, 0.3), Opening(0.6, 1.0, 0.6)))], [trial])
+    point = next(point for point in points if point.gate == gate)
+    hparams = GraceHyperParams.from_values(values(tmp_path, "tiny"), "test")
+    settings, choice = Settings(None, None, rate), Choice(findings[1], eps, trial, point)
+    return Calibration(settings, steps, Counts(60, 50, 48, 50, 7), choice, hparams)
+
+
+def test_the_tables(tmp_path: Path) -> None:
+    outcome = outcome_of(calibration(tmp_path))
+    finding, gate, trial = outcome.tables
+    assert finding.headers[2:-3] == [
+        "nearest is right",
+        *(f"found at {rate}" for rate in ("0.5%", "1.0%", "2.0%", "5.0%")),
+    ]
+    assert finding.rows[1] == ["1.c_fc", WHITENED, "0.900", *["0.750"] * 4, "0.875", "0.030", ""]
+    assert [row[-1] for row in finding.rows].count("←") == 1
+    assert gate.rows == [["9.mlp", "0.812", "0.300 (0.40)", "0.300 (0.40)", "0.600 (0.60)", "0.600 (0.60)"]]
+    assert trial.rows == [
+        ["0.40", "1.000", "0.700", "0.990", "0.600", "←"],
+        ["none", "1.000", "0.750", "0.980", "0.250", ""],
+    ]
+    lines = markdown(trial).splitlines()
+    assert lines[0] == "**20 edits that answer at h.9.mlp**"
+    assert lines[3] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    assert {line.count("|") for line in lines[2:]} == {7}
+    assert len(outcome.short_tables[0].headers) == len(finding.headers) - 3
+
+
+def test_the_verdict(tmp_path: Path) -> None:
+    found, answers, coarse, made = verdict(calibration(tmp_path))
+    assert "h.1.c_fc, by cos, whitened, eps auto: 0.875 of the paraphrases, while 0.030" in found
+    assert "gate_eps 0.4: the narrowest" in answers and "0.600 (0.250 without a gate)" in answers
+    assert "less than one of 50 locality prompts" in coarse
+    assert made.startswith("7 of 50 records")
+    lines = verdict(calibration(tmp_path, 0.1, None, 0.02))
+    assert "eps 0.1: 0.750 of the paraphrases, while 0.020" in lines[0]
+    assert "with no gate: behind all that were tried, generality is less than 0.9 of the 0.750" in lines[1]
+    assert lines[-1].startswith("eps: auto would find 0.875 and fire in 0.030")
+    assert len(lines) == 4
+
+
+def test_the_plot_is_the_same_for_the_same_study(tmp_path: Path) -> None:
+    one = panels_png(outcome_of(calibration(tmp_path)).panels)
+    assert one[:8] == b"\x89PNG\r\n\x1a\n"
+    assert one == panels_png(outcome_of(calibration(tmp_path)).panels)
+    assert one != panels_png(outcome_of(calibration(tmp_path, gate=None)).panels)
+
+
+def test_what_layers_are_called() -> None:
+    assert short_name("model.layers.2.mlp.gate_proj") == "2.mlp.gate_proj"
+    assert short_name("encoder.first") == "encoder.first"
+    assert tick_names(["h.1.c_fc", "h.12.c_fc"]) == (["1", "12"], "block (c_fc)")
+    assert tick_names(["h.1.c_fc", "h.2.attn"]) == (["1.c_fc", "2.attn"], "layer")
+    assert tick_names(["first", "second"]) == (["first", "second"], "layer")
