@@ -31,13 +31,13 @@ from easyedit_lifelong.covariance import SecondMoment, obtain_moments, regularis
 from easyedit_lifelong.data.readers import read_json, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, LifelongError
+from easyedit_lifelong.evaluation.forced import Forced, forced_of
 from easyedit_lifelong.evaluation.metrics import mean
-from easyedit_lifelong.evaluation.scorer import Forced, forced_of
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.locate_edit.templates import Templates, context_templates
 from easyedit_lifelong.models.encoding import encode_pair
-from easyedit_lifelong.models.positions import prompt_lengths
+from easyedit_lifelong.models.prompt_positions import prompt_lengths
 
 SAMPLE = Path(__file__).resolve().parents[1] / "easyedit_lifelong" / "data" / "samples" / "counterfact.json"
 STOP_LOSS = 0.05

@@ -29,7 +29,7 @@ from easyedit_lifelong.commands.run_session import reader_of
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import FOLDER
 from easyedit_lifelong.errors import LifelongError
-from easyedit_lifelong.evaluation.scoreboard import Questions
+from easyedit_lifelong.evaluation.questions import Questions
 from easyedit_lifelong.evaluation.scorer import Scorer
 
 Answers = dict[str, list[list[Any]]]

@@ -26,6 +26,31 @@ _LAZY = {
     "collect_covariance": "easyedit_lifelong.covariance",
     "PluginHyperParams": "easyedit_lifelong.hyperparams",
     "EditMethod": "easyedit_lifelong.methods.base",
+    "AppendableEditStore": "easyedit_lifelong.methods.base",
+    "BatchRemoval": "easyedit_lifelong.methods.base",
+    "CaseRemoval": "easyedit_lifelong.methods.base",
+    "Conflict": "easyedit_lifelong.methods.base",
+    "EditsPart": "easyedit_lifelong.methods.base",
+    "EditStore": "easyedit_lifelong.methods.base",
+    "Explain": "easyedit_lifelong.methods.base",
+    "ExplainedPass": "easyedit_lifelong.methods.base",
+    "InspectedPart": "easyedit_lifelong.methods.base",
+    "LayerExplanation": "easyedit_lifelong.methods.base",
+    "MergedEdits": "easyedit_lifelong.methods.base",
+    "MergeSource": "easyedit_lifelong.methods.base",
+    "PlainWeights": "easyedit_lifelong.methods.base",
+    "Renamed": "easyedit_lifelong.methods.base",
+    "StateKeeper": "easyedit_lifelong.methods.base",
+    "EditRecord": "easyedit_lifelong.methods.shared.records",
+    "editors_on": "easyedit_lifelong.methods.shared.editors",
+    "register_editor": "easyedit_lifelong.methods.shared.editors",
+    "unregister_editor": "easyedit_lifelong.methods.shared.editors",
+    "internal_pass": "easyedit_lifelong.methods.shared.editors",
+    "SeparateEdit": "easyedit_lifelong.methods.shared.separate_edits",
+    "SeparateEditor": "easyedit_lifelong.methods.shared.separate_edits",
+    "separate_edit_ports": "easyedit_lifelong.methods.shared.separate_edits",
+    "hparams_values": "easyedit_lifelong.hparams_files",
+    "ModelMethod": "easyedit_lifelong.registry",
     "ReportPlot": "easyedit_lifelong.methods.report_sections",
     "ReportSection": "easyedit_lifelong.methods.report_sections",
     "RunRecord": "easyedit_lifelong.methods.report_sections",
@@ -49,8 +74,8 @@ _LAZY = {
     "rollback_to_batch": "easyedit_lifelong.edits",
     "run_lifelong": "easyedit_lifelong.runs.api",
     "run_consecutive": "easyedit_lifelong.runs.api",
-    "prompt_lengths": "easyedit_lifelong.models.positions",
-    "PositionTracker": "easyedit_lifelong.models.positions",
+    "prompt_lengths": "easyedit_lifelong.models.prompt_positions",
+    "PositionTracker": "easyedit_lifelong.models.prompt_positions",
     "Rollback": "easyedit_lifelong.methods.shared.rollback",
     "EditResult": "easyedit_lifelong.methods.shared.results",
     "EditError": "easyedit_lifelong.errors",
@@ -77,8 +102,26 @@ if TYPE_CHECKING:
     )
     from easyedit_lifelong.errors import EditError
     from easyedit_lifelong.hookspecs import hookimpl
+    from easyedit_lifelong.hparams_files import hparams_values
     from easyedit_lifelong.hyperparams import PluginHyperParams
-    from easyedit_lifelong.methods.base import EditMethod
+    from easyedit_lifelong.methods.base import (
+        AppendableEditStore,
+        BatchRemoval,
+        CaseRemoval,
+        Conflict,
+        EditMethod,
+        EditsPart,
+        EditStore,
+        Explain,
+        ExplainedPass,
+        InspectedPart,
+        LayerExplanation,
+        MergedEdits,
+        MergeSource,
+        PlainWeights,
+        Renamed,
+        StateKeeper,
+    )
     from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
     from easyedit_lifelong.methods.grace.apply import apply_grace_to_model, apply_grace_to_module
@@ -86,24 +129,30 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
     from easyedit_lifelong.methods.memit.editor import apply_memit_to_model
     from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection, RunRecord, Series
+    from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor, unregister_editor
+    from easyedit_lifelong.methods.shared.records import EditRecord
     from easyedit_lifelong.methods.shared.results import EditResult
     from easyedit_lifelong.methods.shared.rollback import Rollback
+    from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit, SeparateEditor, separate_edit_ports
     from easyedit_lifelong.models.load import load_model
-    from easyedit_lifelong.models.positions import PositionTracker, prompt_lengths
+    from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
     from easyedit_lifelong.plugins import get_plugins
-    from easyedit_lifelong.registry import DatasetReader, TrackerType
+    from easyedit_lifelong.registry import DatasetReader, ModelMethod, TrackerType
     from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
 
 __all__ = [
-    "CoachHookHyperParams", "DatasetReader", "EditError", "EditMethod", "EditRequest", "EditResult", "GraceHyperParams",
-    "LifelongError", "NativeMemitHyperParams",
-    "PluginHyperParams", "PositionTracker", "Probe", "ReportPlot", "ReportSection", "Rollback",
-    "RunRecord", "SecondMoment", "Series", "TrackerType",
-    "apply_coachhook_to_model", "apply_grace_to_model", "apply_grace_to_module", "apply_memit_to_model",
-    "collect_covariance", "explain",
-    "export_model", "get_plugins", "hookimpl", "inspect_edits", "load_edits", "load_model", "merge_edits",
-    "prompt_lengths", "pull_edits", "push_edits", "read_requests", "rollback_case", "rollback_folder",
-    "rollback_to_batch", "run_consecutive", "run_lifelong", "save_edits",
+    "AppendableEditStore", "BatchRemoval", "CaseRemoval", "CoachHookHyperParams", "Conflict", "DatasetReader",
+    "EditError", "EditMethod", "EditRecord", "EditRequest", "EditResult", "EditStore", "EditsPart", "Explain",
+    "ExplainedPass", "GraceHyperParams", "InspectedPart", "LayerExplanation", "LifelongError", "MergeSource",
+    "MergedEdits", "ModelMethod", "NativeMemitHyperParams",
+    "PlainWeights", "PluginHyperParams", "PositionTracker", "Probe", "Renamed",
+    "ReportPlot", "ReportSection", "Rollback", "RunRecord", "SecondMoment", "SeparateEdit", "SeparateEditor", "Series",
+    "StateKeeper", "TrackerType", "apply_coachhook_to_model", "apply_grace_to_model", "apply_grace_to_module",
+    "apply_memit_to_model",
+    "collect_covariance", "editors_on", "explain", "export_model", "get_plugins", "hookimpl", "hparams_values",
+    "inspect_edits", "internal_pass", "load_edits", "load_model", "merge_edits", "prompt_lengths", "pull_edits",
+    "push_edits", "read_requests", "register_editor", "rollback_case", "rollback_folder", "rollback_to_batch",
+    "run_consecutive", "run_lifelong", "save_edits", "separate_edit_ports", "unregister_editor",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from pluggy import HookimplMarker, HookspecMarker
 
 if TYPE_CHECKING:
     from easyedit_lifelong.methods.base import EditMethod
-    from easyedit_lifelong.registry import DatasetReader, ModelMethod, TrackerType
+    from easyedit_lifelong.registry import CovarianceEngine, DatasetReader, ModelMethod, RecordLoader, TrackerType
 
 PROJECT = "easyedit_lifelong"
 
@@ -30,6 +30,16 @@ def complete_method(method: EditMethod) -> EditMethod | None:
 @hookspec
 def register_readers(register: Callable[[DatasetReader], None]) -> None:
     """Register dataset formats for ``--format``."""
+
+
+@hookspec
+def register_loaders(register: Callable[[RecordLoader], None]) -> None:
+    """Register loaders that read the files of a format in place of its native loader."""
+
+
+@hookspec
+def register_covariance_engines(register: Callable[[CovarianceEngine], None]) -> None:
+    """Register engines that collect second moments, for ``covariance --engine``."""
 
 
 @hookspec

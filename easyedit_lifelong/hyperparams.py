@@ -7,6 +7,7 @@ anything else happens.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import types
@@ -16,9 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-import yaml
-
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
+from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file
 
 Params = TypeVar("Params", bound="PluginHyperParams")
 
@@ -65,32 +65,32 @@ class PluginHyperParams:
     """The file these were read from, for messages."""
 
     def __post_init__(self) -> None:
-        """Bring values into their types and check them.
+        """Convert values to their types and check them.
 
         Raises:
-            HyperParameterError: some value can't be used; the message lists every one that can't.
+            HyperParameterError: some value cannot be used; the message lists all of them.
         """
         self.alg_name = self.alg_name or self.ALG_NAME
         problems: list[str] = []
         hints = typing.get_type_hints(type(self))
         for item in dataclasses.fields(self):
-            value = getattr(self, item.name)
-            value = _aliased(value, self.ALIASES.get(item.name, {}))
+            value = _aliased(getattr(self, item.name), self.ALIASES.get(item.name, {}))
             try:
                 value = coerce(value, hints[item.name])
-            except (TypeError, ValueError):
+            except TypeError:
                 problems.append(f"{item.name}: {value!r} is not {describe_type(hints[item.name])}")
                 continue
             setattr(self, item.name, value)
             problems += self._out_of_range(item.name, value)
         if self.ALG_NAME and self.alg_name != self.ALG_NAME:
             problems.append(f"alg_name: {self.alg_name!r} is another method; this class is for {self.ALG_NAME!r}")
-        name = self.model_name
-        if not (isinstance(name, str) and name.strip()) and not (isinstance(name, (tuple, list)) and _is_pair(name)):
+        name, not_loaded = self.model_name, (str, int, float, type(None))
+        loaded = isinstance(name, (tuple, list)) and len(name) == 2 and not any(isinstance(x, not_loaded) for x in name)
+        if not loaded and not (isinstance(name, str) and name.strip()):
             problems.append(f"model_name: {name!r} is not a model's name, folder or file (in quotes if it's a number)")
         problems += self.check()
         if problems:
-            self._fail(problems)
+            raise HyperParameterError(f"{self.source or type(self).__name__}: " + "; ".join(problems))
 
     def check(self) -> list[str]:
         """Return what is wrong with these values together; overridden by methods."""
@@ -122,7 +122,7 @@ class PluginHyperParams:
 
     @classmethod
     def from_values(cls: type[Params], values: Mapping[str, Any], source: str) -> Params:
-        """Take hyperparameters by name.
+        """Return hyperparameters that are given by name.
 
         Args:
             values: as a hyperparameter file holds them.
@@ -131,17 +131,7 @@ class PluginHyperParams:
         Raises:
             HyperParameterError: they can't be used; the message names every one that is wrong.
         """
-        known = {item.name for item in dataclasses.fields(cls) if not item.metadata.get("internal")}
-        problems = [
-            f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in values if key not in known
-        ]
-        problems += [
-            f"{item.name}: missing"
-            for item in dataclasses.fields(cls)
-            if item.default is dataclasses.MISSING
-            and item.default_factory is dataclasses.MISSING
-            and item.name not in values
-        ]
+        problems = misnamed_values(cls, values)
         if problems:
             raise HyperParameterError(f"{source}: " + "; ".join(problems))
         return cls(**values, source=source)
@@ -160,99 +150,17 @@ class PluginHyperParams:
             return [f"{name}: {value} must be greater than 0"]
         return []
 
-    def _fail(self, problems: list[str]) -> typing.NoReturn:
-        where = f"{self.source}: " if self.source else f"{type(self).__name__}: "
-        raise HyperParameterError(where + "; ".join(problems))
 
-
-def _is_pair(value: Any) -> bool:
-    return len(value) == 2 and not any(isinstance(item, (str, int, float, type(None))) for item in value)
-
-
-def hparams_folders() -> list[Path]:
-    """Return the folders of the hyperparameter files that come with this package."""
-    here = Path(__file__).resolve().parent
-    inside = here / "hparams"  # in an installed package; a checkout has them beside it
-    folders = [inside] if inside.is_dir() else [here.parent / "hparams"]
-    return [folder for folder in folders if folder.is_dir()]
-
-
-def hparams_values(hparams: Any, model_name: str | None = None) -> dict[str, Any]:
-    """Return hyperparameters as YAML can hold them; a loaded (model, tokenizer) pair becomes its kind.
-
-    Args:
-        hparams: of any method.
-        model_name: what to call the model instead.
-    """
-    # The classes of EasyEdit's 2023 release can't say what they hold.
-    values = hparams.to_dict() if hasattr(hparams, "to_dict") else dataclasses.asdict(hparams)
-    if model_name is not None:
-        values = {**values, "model_name": model_name}
-    simple = (str, int, float, bool, type(None), list)
-    return {name: value if isinstance(value, simple) else f"<{type(value).__name__}>" for name, value in values.items()}
-
-
-def find_hparams(name_or_path: str | Path) -> Path:
-    """Return the file that a name or path means.
-
-    Raises:
-        HyperParameterError: there is none; the message suggests the closest that there is.
-    """
-    path = Path(name_or_path).expanduser()
-    candidates = [path] if path.suffix in {".yaml", ".yml", ".json"} else [path, path.with_name(path.name + ".yaml")]
-    for base in [Path(), *hparams_folders()]:
-        for candidate in candidates:
-            if (base / candidate).is_file():
-                return base / candidate
-    shipped = [
-        str(file.relative_to(folder).with_suffix(""))
-        for folder in hparams_folders()
-        for file in sorted(folder.rglob("*.yaml"))
+def misnamed_values(cls: Any, values: Mapping[str, Any]) -> list[str]:
+    """Return which values a dataclass of hyperparameters has no field for, and which fields lack a value."""
+    fields = [item for item in dataclasses.fields(cls) if not item.metadata.get("internal")]
+    known, default = {item.name for item in fields}, dataclasses.MISSING
+    unknown = [f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in values if key not in known]
+    return unknown + [
+        f"{item.name}: missing"
+        for item in fields
+        if item.default is default and item.default_factory is default and item.name not in values
     ]
-    raise HyperParameterError(
-        f"{name_or_path}: no such hyperparameter file.{did_you_mean(str(path.with_suffix('')), shipped)} "
-        f"Shipped with this package: {', '.join(shipped) or 'none'}."
-    )
-
-
-def read_hparams_file(path: Path) -> dict[str, Any]:
-    """Return a hyperparameter file's values by name.
-
-    Raises:
-        HyperParameterError: the file isn't YAML, or isn't a mapping.
-    """
-    return read_mapping(path, "hyperparameters as 'name: value' lines")
-
-
-def read_mapping(path: Path, what: str) -> dict[str, Any]:
-    """Return what a YAML file maps names to.
-
-    Args:
-        path: the file.
-        what: what it must hold, for messages.
-
-    Raises:
-        HyperParameterError: the file isn't YAML, or isn't a mapping.
-    """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise HyperParameterError(f"{path}: can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise HyperParameterError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise HyperParameterError(f"{path}: must hold {what}")
-    return values
-
-
-def _number(value: Any) -> Any:
-    """Read YAML 1.1's blind spot: ``1e-3`` (no dot) is a string to it."""
-    if isinstance(value, str):
-        try:
-            return float(value) if any(c in value for c in ".eE") else value
-        except ValueError:
-            return value
-    return value
 
 
 def _aliased(value: Any, aliases: Mapping[Any, Any]) -> Any:
@@ -262,32 +170,26 @@ def _aliased(value: Any, aliases: Mapping[Any, Any]) -> Any:
 
 
 def coerce(value: Any, hint: Any) -> Any:
-    """Return the value as the hinted type, if that loses nothing.
+    """Return a value as the hinted type, if nothing is lost.
+
+    Args:
+        value: as YAML holds it.
+        hint: a class, a list, a union, a literal, or ``Any``.
 
     Raises:
-        TypeError: it isn't of that type.
-        ValueError: it isn't of that type.
+        TypeError: the value is not of that type.
     """
     if hint is Any:
         return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         for option in arguments:
-            try:
+            with contextlib.suppress(TypeError):
                 return coerce(value, option)
-            except (TypeError, ValueError):
-                continue
-        raise TypeError
-    if origin is typing.Literal:
-        if value not in arguments:
-            raise ValueError
+    if origin is typing.Literal and value in arguments:
         return value
-    if origin is list:
-        if isinstance(value, str) or not isinstance(value, (list, tuple)):
-            raise TypeError
+    if origin is list and isinstance(value, (list, tuple)):
         return [coerce(item, arguments[0]) for item in value]
-    if hint is type(None) and value is None:
-        return value
     if hint in (int, float):
         value = _number(value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -300,7 +202,7 @@ def coerce(value: Any, hint: Any) -> Any:
 
 
 def describe_type(hint: Any) -> str:
-    """Say in words what a value of a type is."""
+    """Return in words what a value of a type is."""
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(str(choice) for choice in typing.get_args(hint))
@@ -311,3 +213,11 @@ def describe_type(hint: Any) -> str:
     return " or ".join(
         describe_type(option) if typing.get_origin(option) else names.get(option, str(option)) for option in options
     )
+
+
+def _number(value: Any) -> Any:
+    """Return the number that text such as ``1e-3`` means: without a dot, this is text to YAML 1.1."""
+    if isinstance(value, str) and any(c in value for c in ".eE"):
+        with contextlib.suppress(ValueError):
+            return float(value)
+    return value

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import logging
 import pkgutil
 from dataclasses import dataclass, field
-from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,14 @@ import pluggy
 
 from easyedit_lifelong import hookspecs
 from easyedit_lifelong.errors import DuplicateNameError, PluginError
-from easyedit_lifelong.registry import DatasetReader, ModelMethod, Registry, TrackerType
+from easyedit_lifelong.registry import (
+    CovarianceEngine,
+    DatasetReader,
+    ModelMethod,
+    RecordLoader,
+    Registry,
+    TrackerType,
+)
 
 if TYPE_CHECKING:
     from easyedit_lifelong.methods.base import EditMethod
@@ -27,6 +34,8 @@ BUILT_IN = (
     "easyedit_lifelong.methods.coachhook.plugin",
     "easyedit_lifelong.methods.memit.plugin",
     "easyedit_lifelong.data.plugin",
+    "easyedit_lifelong.covariance.plugin",
+    "easyedit_lifelong.bridge.plugin",
     "easyedit_lifelong.reporting.plugin",
 )
 
@@ -43,6 +52,10 @@ class Plugins:
     manager: pluggy.PluginManager
     methods: Registry[EditMethod] = field(default_factory=lambda: Registry("editing method", _edit_method_class()))
     readers: Registry[DatasetReader] = field(default_factory=lambda: Registry("dataset format", DatasetReader))
+    loaders: Registry[RecordLoader] = field(default_factory=lambda: Registry("record loader", RecordLoader))
+    covariance_engines: Registry[CovarianceEngine] = field(
+        default_factory=lambda: Registry("covariance engine", CovarianceEngine)
+    )
     trackers: Registry[TrackerType] = field(default_factory=lambda: Registry("tracker", TrackerType))
     model_methods: Registry[ModelMethod] = field(default_factory=lambda: Registry("model method", ModelMethod))
     broken: dict[str, str] = field(default_factory=dict)
@@ -66,34 +79,40 @@ class Plugins:
             self._remove(plugin, name)
             raise
 
+    def _registries(self) -> dict[str, Registry[Any]]:
+        """Return each registry by the hook that fills it."""
+        return {
+            "register_methods": self.methods,
+            "register_readers": self.readers,
+            "register_loaders": self.loaders,
+            "register_covariance_engines": self.covariance_engines,
+            "register_trackers": self.trackers,
+            "register_model_methods": self.model_methods,
+        }
+
     def _remove(self, plugin: Any, name: str) -> None:
-        for registry in (self.methods, self.readers, self.trackers, self.model_methods):
+        for registry in self._registries().values():
             registry.discard(name)
         if self.manager.is_registered(plugin):
             self.manager.unregister(plugin)
 
     def _ask(self, plugin: Any, name: str) -> None:
         others = [other for _, other in self.manager.list_name_plugin() if other is not plugin]
-        for hook, registry in (
-            ("register_methods", self.methods),
-            ("register_readers", self.readers),
-            ("register_trackers", self.trackers),
-            ("register_model_methods", self.model_methods),
-        ):
+        for hook, registry in self._registries().items():
+            add = functools.partial(self._register, registry, name)
+            self.manager.subset_hook_caller(hook, others)(register=add)
 
-            def register(entry: Any, registry: Registry[Any] = registry) -> None:
-                if isinstance(entry, self.methods.entry_class):
-                    entry = self.manager.hook.complete_method(method=entry) or entry
-                registry.add(entry, name)
-
-            self.manager.subset_hook_caller(hook, others)(register=register)
+    def _register(self, registry: Registry[Any], plugin: str, entry: Any) -> None:
+        if isinstance(entry, self.methods.entry_class):
+            entry = self.manager.hook.complete_method(method=entry) or entry
+        registry.add(entry, plugin)
 
     def method_for(self, hparams: Any) -> EditMethod | None:
         """Return the method whose hyperparameter class this is an instance of, if any."""
         return next((m for m in self.methods if isinstance(hparams, m.hparams_class)), None)
 
 
-@cache
+@functools.cache
 def get_plugins() -> Plugins:
     """Return this process's plugins, loading them at the first call.
 

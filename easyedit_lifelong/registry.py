@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 from easyedit_lifelong.errors import DuplicateNameError, PluginError, did_you_mean
 
 if TYPE_CHECKING:
+    from easyedit_lifelong.covariance.corpus import Corpus
+    from easyedit_lifelong.covariance.moments import SecondMoment
     from easyedit_lifelong.data.request import EditRequest
 
 
@@ -43,6 +45,40 @@ class DatasetReader:
     read: Callable[[Path], Iterable[EditRequest]]
     description: str = ""
     task: str = "qa"
+
+
+@dataclass(frozen=True)
+class RecordLoader:
+    """Reads the files of a dataset format in place of the format's native loader.
+
+    Attributes:
+        name: the format's name.
+        load: ``load(path)`` returns the records in EasyEdit's request fields, each with a ``case_id``.
+        available: whether the loader can be used here; if not, the native loader reads the file.
+    """
+
+    name: str
+    load: Callable[[Path], Sequence[Mapping[str, Any]]]
+    available: Callable[[], bool] = lambda: True
+
+
+@dataclass(frozen=True)
+class CovarianceEngine:
+    """Collects second moments of keys.
+
+    Attributes:
+        name: what ``--engine`` and ``mom2_engine`` call it.
+        collect: ``collect(model, tokenizer, job, shard, progress)`` collects what a
+            :class:`~easyedit_lifelong.covariance.job.Job` asks for, stores it, and returns it by module.
+        check: ``check(corpus, n_samples, n_tokens)`` raises a :class:`LifelongError` if the engine can't work here, or
+            can't collect this; called before a model is loaded.
+        counts_tokens: whether it collects a number of tokens where a number of documents is given as well.
+    """
+
+    name: str
+    collect: Callable[..., dict[str, SecondMoment]]
+    check: Callable[[Corpus, int | None, int | None], object] = lambda corpus, n_samples, n_tokens: None
+    counts_tokens: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import HyperParameterError
-from easyedit_lifelong.hyperparams import PluginHyperParams, find_hparams, hparams_folders
+from easyedit_lifelong.hparams_files import find_hparams, hparams_folders
+from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 
 # What EasyEdit's main branch has as hparams/GRACE/gpt2-xl.yaml.

@@ -1,1 +1,1 @@
-"""The commands of the command line, one file for each."""
+"""The command line: one module per verb, with ``HELP``, ``add_arguments(parser)`` and ``run(arguments)``."""

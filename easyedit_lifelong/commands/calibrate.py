@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from easyedit_lifelong.commands.arguments import positive, share
+from easyedit_lifelong.commands.option_types import positive_int, share
+from easyedit_lifelong.commands.run_options import DATA, add_model_arguments
 
 HELP = "pick layers, distance, radius and gate of GRACE by subjects for a model"
 
@@ -14,22 +15,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the calibration."""
     add = parser.add_argument
     add("--hparams", required=True, help="file of GRACE by subjects to begin with, or GRACE/smollm2-135m-subject")
-    add("--data", required=True, metavar="FILE", help="records held aside: a file, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
+    add(*DATA, required=True, metavar="FILE", help="records held aside: a file, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
     add("--format", help="of --data: zsre, counterfact, json, or another of `plugins` (default: as the file looks)")
     records = "only the first N records of --data (default 500)"
-    add("--limit", "--sample", type=positive, default=500, metavar="N", help=records)
-    add("--edits", type=positive, default=50, metavar="N", help="edit the first N of them (default 50)")
+    add("--limit", "--sample", type=positive_int, default=500, metavar="N", help=records)
+    add("--edits", type=positive_int, default=50, metavar="N", help="edit the first N of them (default 50)")
     add("--layers", metavar="L", help="where subjects may be found: blocks, such as 1-4,6, or modules")
     add("--answer-layers", metavar="L", help="where edits may answer: later blocks, or modules")
-    add("--tries", type=positive, default=2, metavar="N", help="edit at the N most promising of these (default 2)")
+    add("--tries", type=positive_int, default=2, metavar="N", help="edit at the N most promising of these (default 2)")
     rate = "share of unrelated prompts in which a key may be found (default: the file's)"
     add("--false-fire-rate", type=share, metavar="R", help=rate)
     generality = "share of the generality without a gate that the gate has to leave (default 0.9)"
     add("--generality", type=share, default=0.9, metavar="G", help=generality)
     folder = Path("runs/calibration")
     add("--out", type=Path, default=folder, metavar="DIR", help=f"folder for the results (default {folder})")
-    add("--model", help="model name or folder, instead of the hyperparameter file's")
-    add("--device", help="device, instead of the hyperparameter file's")
+    add_model_arguments(parser)
     add("--resume", action="store_true", help="go on with the calibration in --out that was cut short")
 
 

@@ -28,18 +28,16 @@ from easyedit_lifelong.commands.calibrate_files import (
 from easyedit_lifelong.commands.run_session import load_for, reader_of
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.errors import HyperParameterError, RunError
-from easyedit_lifelong.hyperparams import find_hparams, hparams_values, read_hparams_file
+from easyedit_lifelong.hparams_files import find_hparams, hparams_values, read_hparams_file
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, Calibrator, Progress
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.reporting.calibrate_plot import panels_png
-from easyedit_lifelong.reporting.calibrate_tables import markdown, show
+from easyedit_lifelong.reporting.calibrate_outcome import markdown, panels_png, show
 from easyedit_lifelong.reporting.console_tables import say
 from easyedit_lifelong.reporting.progress import count_progress
-from easyedit_lifelong.runs.checks import find_method
 from easyedit_lifelong.runs.folder_lock import lock_folder
-from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replaced
+from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replaced
 from easyedit_lifelong.runs.run_config import requests_digest
 from easyedit_lifelong.runs.run_folder import check_free
 from easyedit_lifelong.versions import package_versions

@@ -1,109 +1,143 @@
-"""A consecutive-batch run from the command line, with the arguments of the authors' script."""
+"""``consecutive``: edit a model with batches of facts, with the arguments of the script of CoachHook's authors."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import argparse
 from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong import bridge
+from easyedit_lifelong.commands.option_types import positive_float, positive_int
+from easyedit_lifelong.commands.run_options import DATA, RECORDS, add_loop_arguments, loop_settings, spellings
 from easyedit_lifelong.commands.run_session import session
 from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, PluginError, did_you_mean
-from easyedit_lifelong.hyperparams import hparams_folders
+from easyedit_lifelong.hparams_files import hparams_folders
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.runs.checks import RunResult
-from easyedit_lifelong.runs.engine import CONSECUTIVE
-from easyedit_lifelong.runs.experiment import PROTOCOLS, Data, Experiment
+from easyedit_lifelong.runs.experiment import CONSECUTIVE, PROTOCOLS, Experiment
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replaced
-from easyedit_lifelong.runs.schedule import Schedule
 
-METHOD, MODEL = "CoachHook", "smollm2-135m"
-DATA, SAMPLE = COUNTERFACT, 100
+HELP = "edit a model with batches of facts, keeping score (CoachHook's)"
+
+AUTHORS_METHOD, DEFAULT_MODEL = "CoachHook", "smollm2-135m"
+"""The method of the authors' script, and the model, if the command line names neither."""
 
 FIELDS = {
-    "stats_dir": "stats_dir", "model": "model_name", "bsz": "batch_size", "mom2_update_weight": "mom2_update_weight",
-    "alpha_z": "alpha_z", "num_layers": "num_layers", "wohk": "wohk", "device": "device",
-}  # fmt: skip
-"""The options that set a hyperparameter, and which."""
+    "stats_dir": "stats_dir",
+    "model": "model_name",
+    "bsz": "batch_size",
+    "mom2_update_weight": "mom2_update_weight",
+    "alpha_z": "alpha_z",
+    "num_layers": "num_layers",
+    "wohk": "wohk",
+    "device": "device",
+}
+"""The hyperparameter that each of these options sets."""
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the command line asks for; None leaves it to the hyperparameter file.
-
-    ``given`` holds the options of :data:`FIELDS`; the other names are those of the command line.
-    """
-
-    given: Mapping[str, Any] = field(default_factory=dict)
-    method: str | None = None
-    hparams: str | None = None
-    ds_dir: Path = DATA
-    format: str | None = None
-    sample: int = SAMPLE
-    consecutive: bool = True
-    edit_with: int = 0
-    schedule: Schedule = field(default_factory=Schedule)
-    out: Path | None = None
-    resume: bool = False
-    retention: str | None = None
-    text: str | None = None
-    task: str | None = None
-    skip_unusable: bool = False
-    trackers: Sequence[str] = ()
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the consecutive-batch loop."""
+    add_script_arguments(parser)
+    add = parser.add_argument
+    add("--method", help="editing method, EasyEdit's MEMIT included (default CoachHook)")
+    add(
+        "--consecutive",
+        type=int,
+        choices=(0, 1),
+        nargs="?",
+        const=1,
+        default=1,
+        help="1: batch upon batch (default); 0: roll each batch back before the next (the authors' default)",
+    )
+    add("--out", type=Path, metavar="DIR", help="folder for the results (default runs/consecutive/METHOD-MODEL-DATA)")
+    add_loop_arguments(parser, CONSECUTIVE, "batches")
 
 
-def consecutive_session(options: Options) -> RunResult:
-    """Run the consecutive-batch loop as the command line asks; everything is checked before the model loads.
+def add_script_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the authors' scripts, under their names; each may have dashes or underscores."""
+
+    def add(name: str, **options: Any) -> None:
+        parser.add_argument(*spellings(name), **options)
+
+    add("hparams", help="hyperparameter file or shipped name (default: the method's for the model)")
+    add("model", help="model name or folder (default smollm2-135m, or the hyperparameter file's)")
+    add("device", help="device, instead of the hyperparameter file's")
+    parser.add_argument(*DATA, default=str(COUNTERFACT), metavar="FILE", help="dataset file (default: sample facts)")
+    add("format", help="zsre, counterfact, json, or a plugin's (default: as the file looks)")
+    parser.add_argument(
+        *RECORDS, type=positive_int, default=100, metavar="N", help="only the first N records (default 100)"
+    )
+    add("bsz", type=positive_int, metavar="B", help="edits per batch")
+    add("stats_dir", metavar="DIR", help="folder of second-moment statistics")
+    add("mom2_update_weight", type=positive_float, metavar="W", help="weight of the second moments")
+    add("alpha_z", type=float, metavar="A", help="initial alpha: the score from which a hook acts")
+    add("num_layers", type=positive_int, metavar="L", help="edit only the last L of the layers")
+    add("wohk", type=int, choices=(0, 1), nargs="?", const=1, help="1: without hook layers")
+    add("skip_unusable", action="store_true", help="leave out records that can't be edited, and list them")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the loop as the arguments say.
 
     Raises:
-        LifelongError: something asked for can't be had.
+        LifelongError: an input cannot be used.
     """
-    hparams = hyperparameters(options)
+    hparams = hyperparameters(arguments, arguments.method)
     experiment = Experiment(
-        CONSECUTIVE, hparams, Data(str(options.ds_dir), options.format, options.sample, options.edit_with),
-        retention=options.retention, text=options.text, task=options.task,
-        skip_unusable=options.skip_unusable, protocol=PROTOCOLS[0 if options.consecutive else 1],
-        schedule=options.schedule, trackers=options.trackers,
-    )  # fmt: skip
-    return session(experiment, options.out or default_folder(hparams, options.ds_dir), options.resume)
+        CONSECUTIVE,
+        hparams,
+        skip_unusable=arguments.skip_unusable,
+        protocol=PROTOCOLS[0 if arguments.consecutive else 1],
+        **loop_settings(arguments),
+    )
+    session(experiment, arguments.out or default_folder(hparams, arguments.data), arguments.resume)
+    return 0
 
 
-def hyperparameters(options: Options) -> Any:
-    """Return the hyperparameters that the options mean: a file's, with what is given in place of its values.
+def hyperparameters(arguments: argparse.Namespace, method: str | None = None) -> Any:
+    """Return a file's hyperparameters, with the values of the options of :data:`FIELDS` in place of the file's.
+
+    Args:
+        arguments: the values of the options of :func:`add_script_arguments`. Without ``hparams``, the file is the one
+            that ships for the method and the model.
+        method: the method's name; None for the file's, or for the method of the authors' script.
 
     Raises:
         HyperParameterError: there is no such file, or the method has no such hyperparameter.
         PluginError: there is no such method.
     """
-    given = {name: value for name, value in options.given.items() if value is not None}
-    if options.hparams is not None:
-        file = options.hparams
-    else:
-        method = options.method or METHOD
-        _check_method(method)
-        model = str(given.get("model", MODEL))
-        file = str(shipped_hparams(method, model))
-        if "/" not in model:  # a mere name of the file, which knows the model's name in full
+    given = {option: value for option in FIELDS if (value := getattr(arguments, option)) is not None}
+    if "wohk" in given:
+        given["wohk"] = bool(given["wohk"])
+    file = arguments.hparams
+    if file is None:
+        _check_method(method or AUTHORS_METHOD)
+        model = given.get("model", DEFAULT_MODEL)
+        file = str(shipped_hparams(method or AUTHORS_METHOD, model))
+        if "/" not in model:  # it names the file, which holds the model's full name
             given.pop("model", None)
     hparams = load_hparams(file, easyedits=True)
-    if options.method is not None and hparams.alg_name != options.method:
-        raise HyperParameterError(f"--method {options.method}: {file} is for {hparams.alg_name!r}")
+    if method is not None and hparams.alg_name != method:
+        raise HyperParameterError(f"--method {method}: {file} is for {hparams.alg_name!r}")
     return replaced(
-        hparams, {FIELDS[option]: value for option, value in given.items()},
+        hparams,
+        {FIELDS[option]: value for option, value in given.items()},
         {FIELDS[option]: f"--{option}" for option in given},
-    )  # fmt: skip
+    )
 
 
 def _check_method(name: str) -> None:
-    methods = get_plugins().methods
-    if name in methods:
+    """Check that a method is registered, or is EasyEdit's own.
+
+    Raises:
+        PluginError: it is neither.
+    """
+    known = [method.name for method in get_plugins().methods]
+    if name in known:
         return
     try:
         bridge.easyedit_method(name)
     except LifelongError as error:
-        known = [method.name for method in methods]
         raise PluginError(
             f"--method {name}: no editing method of that name is registered ({', '.join(known)})."
             f"{did_you_mean(name, known)} {error}"
@@ -113,11 +147,13 @@ def _check_method(name: str) -> None:
 def shipped_hparams(method: str, model: str) -> Path:
     """Return the hyperparameter file that ships for a method and a model.
 
-    A model may be named in full (``EleutherAI/gpt-j-6B``) or by a folder; its last part counts, in
-    capitals or not.
+    Args:
+        method: the method's name.
+        model: the model's name, in full (``EleutherAI/gpt-j-6B``) or not, or its folder; the last part counts, without
+            regard to case.
 
     Raises:
-        HyperParameterError: there is none; the message says what there is.
+        HyperParameterError: there is none; the message lists those that there are.
     """
     files = {file.stem: file for folder in hparams_folders() for file in sorted((folder / method).glob("*.yaml"))}
     wanted = model.rstrip("/").rpartition("/")[2].casefold()
@@ -130,8 +166,8 @@ def shipped_hparams(method: str, model: str) -> Path:
     )
 
 
-def default_folder(hparams: Any, data: Path) -> Path:
-    """Return where results go if nobody says: one folder for each method, model and data file."""
+def default_folder(hparams: Any, data: str) -> Path:
+    """Return the default folder for results: one for each method, model and data file."""
     name = hparams.model_name if isinstance(hparams.model_name, str) else "model"
     model = name.rstrip("/").rpartition("/")[2] or "model"
-    return Path("runs/consecutive") / f"{hparams.alg_name}-{model}-{data.stem}"
+    return Path("runs/consecutive") / f"{hparams.alg_name}-{model}-{Path(data).stem}"

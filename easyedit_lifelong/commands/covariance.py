@@ -1,19 +1,18 @@
-"""Second moments from the command line: check everything, collect, show."""
+"""``covariance``: collect second moments of keys, or merge files of them."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
-from easyedit_lifelong.commands.run_session import load_hparams
+from easyedit_lifelong.commands.option_types import positive_int
 from easyedit_lifelong.covariance.corpus import check_obtainable, find_corpus
 from easyedit_lifelong.covariance.derive import merge_moments
 from easyedit_lifelong.covariance.files import stats_folder
@@ -24,18 +23,46 @@ from easyedit_lifelong.covariance.npz import check_writable
 from easyedit_lifelong.covariance.obtain import DTYPES, obtain_moments
 from easyedit_lifelong.covariance.shards import torchrun_processes
 from easyedit_lifelong.errors import CovarianceError, HyperParameterError
-from easyedit_lifelong.hyperparams import find_hparams, read_hparams_file
+from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.progress import count_progress
+from easyedit_lifelong.runs.hyperparameter_files import load_hparams
+
+HELP = "collect second moments of keys, for CoachHook and MEMIT"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the collection of second moments; None stands for an option that is not given."""
+    add = parser.add_argument
+    add("--model", metavar="M", help="model name or folder")
+    add("--layers", metavar="L", help="layers, such as 13-17 or 3-7,9")
+    add("--corpus", metavar="C", help="file, folder, dataset, wikipedia, wikitext, or self: sampled from the model")
+    add("--tokens", type=positive_int, metavar="N", help="how many tokens (default 10 per dimension of the keys)")
+    add("--samples", type=positive_int, metavar="N", help="how many documents instead, as MEMIT counts")
+    add("--out", type=Path, metavar="DIR", help="folder of statistics (default: this package's cache)")
+    add("--hparams", metavar="FILE", help="take what isn't given from this hyperparameter file")
+    add("--dtype", choices=("float32", "float64"), help="of the stored sums (default float32)")
+    add("--engine", metavar="E", help="what collects: native (default), or easyedit: EasyEdit's layer_stats")
+    add("--device", help="where the model goes")
+    add("--seed", type=int, default=0, help="of the order of documents, or of the sampling (default 0)")
+    add(
+        "--context",
+        type=positive_int,
+        metavar="N",
+        help="longest row of tokens (default 512; the model's for --samples)",
+    )
+    add("--easyedit-samples", type=positive_int, metavar="N", help="also store where EasyEdit seeks mom2_n_samples: N")
+    add("--merge", type=Path, nargs="+", metavar="FILE", help="only merge these files into --out FILE.npz")
 
 
 def parse_layers(text: str) -> list[int]:
-    """Return the layers that ``3-7,9`` means.
+    """Return the numbers of the layers in a list such as ``3-7,9``.
 
     Raises:
-        CovarianceError: it means none.
+        CovarianceError: it is no such list.
     """
     layers: list[int] = []
     for part in text.replace(" ", "").split(","):
@@ -46,92 +73,79 @@ def parse_layers(text: str) -> list[int]:
     return list(dict.fromkeys(layers))
 
 
-@dataclass(frozen=True)
-class Options:
-    """What the command line says; None where it says nothing.
-
-    Attributes:
-        model: model name or folder.
-        layers: as :func:`parse_layers` reads them.
-        corpus: see :func:`~easyedit_lifelong.covariance.corpus.find_corpus`.
-        tokens: how many tokens to read.
-        samples: how many documents instead.
-        out: folder of statistics.
-        hparams: hyperparameter file to take what isn't said from.
-        dtype: of the stored sums.
-        device: where the model goes.
-        seed: of the order of documents, or of the sampling.
-        context: longest row of tokens.
-        easyedit_samples: also store under the name that EasyEdit looks for.
-    """
-
-    model: str | None = None
-    layers: str | None = None
-    corpus: str | None = None
-    tokens: int | None = None
-    samples: int | None = None
-    out: Path | None = None
-    hparams: str | None = None
-    dtype: str | None = None
-    device: str | None = None
-    seed: int = 0
-    context: int | None = None
-    easyedit_samples: int | None = None
-
-
-def covariance_session(options: Options) -> None:
-    """Collect second moments as the command line asks; everything is checked before the model loads.
+def run(arguments: argparse.Namespace) -> int:
+    """Collect second moments, or merge files of them.
 
     Raises:
-        LifelongError: something asked for can't be had.
+        LifelongError: an input cannot be used.
     """
-    values = _file_values(options.hparams)
-    model_name, layers = options.model or values.get("model_name"), _layers(options, values)
+    if arguments.merge:
+        _merge(arguments)
+    else:
+        _collect(arguments)
+    return 0
+
+
+def _collect(arguments: argparse.Namespace) -> None:
+    """Collect second moments; everything is checked before the model loads."""
+    values = _file_values(arguments.hparams)
+    model_name, layers = arguments.model or values.get("model_name"), _layers(arguments.layers, values)
     if not isinstance(model_name, str):
         raise CovarianceError("give --model, or --hparams with a model_name")
-    dtype = options.dtype or values.get("mom2_dtype") or "float32"
+    dtype = arguments.dtype or values.get("mom2_dtype") or "float32"
     if dtype not in DTYPES:
         raise CovarianceError(f"dtype: {dtype!r} can't hold sums of second moments; use one of {', '.join(DTYPES)}")
-    dataset = options.corpus or values.get("mom2_dataset") or "self"
+    dataset = arguments.corpus or values.get("mom2_dataset") or "self"
     corpus = find_corpus(dataset)
-    n_samples, n_tokens = _amount(options, values)
-    folder = stats_folder(options.out or values.get("stats_dir"))
+    n_samples, n_tokens = _amount(arguments, values)
+    engine = arguments.engine or values.get("mom2_engine") or "native"
+    get_plugins().covariance_engines.get(engine).check(corpus, n_samples, n_tokens)
+    folder = stats_folder(arguments.out or values.get("stats_dir"))
     check_writable(folder)
     with torchrun_processes() as first:
         console = Console(quiet=not first)
-        device = _device(options.device if options.device is not None else values.get("device"))
+        device = _device(arguments.device if arguments.device is not None else values.get("device"))
         resolve_device(device)
         resolve_dtype(values.get("dtype"))
         check_obtainable(corpus)
-        console.print(
-            f"Second moments of {model_name}, {len(layers)} layers, on {_text_of(corpus.label)}",
-            highlight=False, markup=False,
-        )  # fmt: skip
+        text = "text sampled from the model itself" if corpus.label == "self-sampled" else corpus.label
+        console.print(f"Second moments of {model_name}, {len(layers)} layers, on {text}", highlight=False, markup=False)
         model, tokenizer = load_model(
-            model_name, device, values.get("dtype"), model_parallel=bool(values.get("model_parallel")),
+            model_name,
+            device,
+            values.get("dtype"),
+            model_parallel=bool(values.get("model_parallel")),
             trust_remote_code=bool(values.get("trust_remote_code")),
-        )  # fmt: skip
+        )
         modules = layer_modules(model, layers, values.get("rewrite_module_tmp") or None)
         began = time.monotonic()
         with count_progress(console, "collecting") as progress:
             moments = obtain_moments(
-                model, tokenizer, modules, stats_dir=folder, dataset=dataset, n_samples=n_samples, n_tokens=n_tokens,
-                dtype=dtype, seed=options.seed, context=options.context,
-                progress=progress, easyedit_samples=options.easyedit_samples,
-            )  # fmt: skip
-        _table(console, moments, time.monotonic() - began)
+                model,
+                tokenizer,
+                modules,
+                stats_dir=folder,
+                dataset=dataset,
+                n_samples=n_samples,
+                n_tokens=n_tokens,
+                dtype=dtype,
+                seed=arguments.seed,
+                context=arguments.context,
+                progress=progress,
+                easyedit_samples=arguments.easyedit_samples,
+                engine=engine,
+            )
+        _show(console, moments, time.monotonic() - began)
 
 
-def merge_session(files: Sequence[Path], out: Path | None) -> None:
-    """Merge files of second moments as the command line asks.
-
-    Raises:
-        CovarianceError: they can't be merged.
-    """
-    if out is None:
+def _merge(arguments: argparse.Namespace) -> None:
+    """Merge files of second moments."""
+    if arguments.out is None:
         raise CovarianceError("--merge: give the merged file with --out FILE.npz")
-    moment = merge_moments(files, out)
-    Console().print(f"{moment.count} tokens of {len(files)} files: {moment.source}", highlight=False, markup=False)
+    moment = merge_moments(arguments.merge, arguments.out)
+    Console().print(
+        f"{moment.count} tokens of {len(arguments.merge)} files: {moment.source}", highlight=False, markup=False
+    )
 
 
 def _file_values(name: str | None) -> Mapping[str, Any]:
@@ -151,37 +165,34 @@ def _file_values(name: str | None) -> Mapping[str, Any]:
     return values
 
 
-def _layers(options: Options, values: Mapping[str, Any]) -> list[int]:
-    if options.layers is not None:
-        return parse_layers(options.layers)
+def _layers(text: str | None, values: Mapping[str, Any]) -> list[int]:
+    if text is not None:
+        return parse_layers(text)
     layers = values.get("layers")
     if not isinstance(layers, list) or not layers or not all(isinstance(layer, int) for layer in layers):
         raise CovarianceError("give --layers, or --hparams with a list of layers")
     return layers
 
 
-def _amount(options: Options, values: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Return the numbers of samples and of tokens; what the command line says replaces both of the file's."""
-    if options.tokens is not None and options.samples is not None:
+def _amount(arguments: argparse.Namespace, values: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Return the numbers of samples and of tokens; either option replaces both of the file's."""
+    if arguments.tokens is not None and arguments.samples is not None:
         raise CovarianceError("give either --tokens or --samples, not both")
-    if options.tokens is not None or options.samples is not None:
-        return options.samples, options.tokens
+    if arguments.tokens is not None or arguments.samples is not None:
+        return arguments.samples, arguments.tokens
     return values.get("mom2_n_samples"), values.get("mom2_n_tokens")
 
 
 def _device(device: Any) -> Any:
-    """Give every process of a machine a GPU of its own, unless a device was asked for."""
+    """Return the device of this process: each process of ``torchrun`` gets another GPU, unless a device is given."""
     if device in (None, "auto") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     return device
 
 
-def _text_of(label: str) -> str:
-    return "text sampled from the model itself" if label == "self-sampled" else label
-
-
-def _table(console: Console, moments: Mapping[str, SecondMoment], seconds: float) -> None:
-    table = Table(box=None, pad_edge=False)
+def _show(console: Console, moments: Mapping[str, SecondMoment], seconds: float) -> None:
+    """Print the size and the time of each layer, and where the files are."""
+    table = plain_table()
     table.add_column("layer", no_wrap=True)
     for header in ("key size", "tokens", "seconds"):
         table.add_column(header, justify="right")

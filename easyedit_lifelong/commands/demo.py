@@ -1,14 +1,16 @@
-"""The demo: SmolLM2-135M, edited with sample facts through EasyEdit, by GRACE and then by CoachHook."""
+"""``demo``: edit SmolLM2-135M with sample facts through EasyEdit, by GRACE and then by CoachHook."""
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import dataclasses
 import functools
 import io
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +18,43 @@ import yaml
 from rich.console import Console
 
 from easyedit_lifelong import bridge
-from easyedit_lifelong.commands.demo_moments import provide_moments
+from easyedit_lifelong.commands.option_types import positive_int
+from easyedit_lifelong.covariance.corpus import find_corpus
 from easyedit_lifelong.data.readers import read_counterfact, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.demo_tables import answers, comparison_table, show_answers
-from easyedit_lifelong.reporting.progress import edit_progress
+from easyedit_lifelong.reporting.progress import count_progress, edit_progress
 from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
-from easyedit_lifelong.runs.checks import RunResult
+from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 from easyedit_lifelong.runs.run_folder import CONFIG
+from easyedit_lifelong.runs.state import RunResult
+
+HELP = "edit SmolLM2-135M with sample facts, by GRACE and by CoachHook, side by side"
 
 GRACE, COACHHOOK = "GRACE", "CoachHook"
 _DATA_NAME = "sample facts (CounterFact form)"
 _SHOWN = 4
 
 Summaries = dict[str, dict[str, Any]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add how much the demo edits, and where its results go."""
+    parser.add_argument("--edits", type=positive_int, default=20, help="how many facts each edits (default 20)")
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where results go (default runs/demo)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the demo.
+
+    Raises:
+        LifelongError: see :func:`run_demo`.
+    """
+    run_demo(arguments.edits, arguments.out)
+    return 0
 
 
 def run_demo(
@@ -57,37 +78,41 @@ def run_demo(
         data: the facts, in CounterFact's form.
 
     Returns:
-        What each run's ``summary.json`` holds, by method.
+        Each run's ``summary.json``, by method.
 
     Raises:
-        EasyEditMissingError: EasyEdit isn't installed.
-        ModelError: SmolLM2 isn't installed.
-        RunError: a folder holds a run that isn't a demo's.
-        CovarianceError: stored second moments of the model can't be used.
+        EasyEditMissingError: EasyEdit is not installed.
+        ModelError: SmolLM2 is not installed.
+        RunError: a folder holds something other than a demo's run.
+        CovarianceError: stored second moments of the model cannot be used.
     """
     console = Console()
     folders = {method: out / method for method in (GRACE, COACHHOOK)}
     for folder in folders.values():
         _check_previous(folder)
     requests = read_requests(data, read_counterfact)[:edits]
-    stream, batches = GraceHyperParams.from_hparams(grace), CoachHookHyperParams.from_hparams(coachhook)
-    # An earlier demo's runs go together, once the new one is known to work.
-    clear = functools.partial(_remove, list(folders.values()))
+    stream, batches = load_hparams(grace), load_hparams(coachhook)
     demo = _Demo(console, requests)
     console.rule("GRACE: a codebook beside one layer", align="left")
     summaries = {
         GRACE: demo.show(
-            stream, folders[GRACE], functools.partial(run_lifelong, eval_every=25), clear=clear,
-            how=f"Now {len(requests)} facts, one after the other, and none is taken back:",
+            stream,
+            folders[GRACE],
+            functools.partial(run_lifelong, eval_every=25),
+            f"Now {len(requests)} facts, one after the other, and none is taken back:",
+            # Both runs of an earlier demo are removed together, when the first edit of the new one has worked.
+            before_run=functools.partial(_remove, *folders.values()),
         )
-    }  # fmt: skip
+    }
     console.print()
     console.rule("CoachHook: updates behind hook layers", align="left")
     summaries[COACHHOOK] = demo.show(
-        batches, folders[COACHHOOK], run_consecutive,
-        prepare=functools.partial(provide_moments, console, hparams=batches),
-        how=f"Now the same {len(requests)} facts, in batches of {batches.batch_size}, and none is taken back:",
-    )  # fmt: skip
+        batches,
+        folders[COACHHOOK],
+        run_consecutive,
+        f"Now the same {len(requests)} facts, in batches of {batches.batch_size}, and none is taken back:",
+        prepare=_provide_moments,
+    )
     console.print()
     console.rule("Side by side", align="left")
     comparison_table(console, summaries, f"The same {len(requests)} facts, each method from the unedited model:")
@@ -95,14 +120,15 @@ def run_demo(
         f"\nResults: {folders[GRACE]}/ and {folders[COACHHOOK]}/ "
         "(summary.json, journal.jsonl, metrics.jsonl, config.yaml)\n"
         f"A page with plots of both: sh run.sh report {folders[GRACE]} {folders[COACHHOOK]}",
-        highlight=False, markup=False,
-    )  # fmt: skip
+        highlight=False,
+        markup=False,
+    )
     return summaries
 
 
 @dataclasses.dataclass(frozen=True)
 class _Demo:
-    """Shows one method after the other on the same facts."""
+    """Shows several methods on the same facts."""
 
     console: Console
     requests: list[EditRequest]
@@ -112,23 +138,24 @@ class _Demo:
         hparams: Any,
         folder: Path,
         loop: Callable[..., RunResult],
+        title: str,
         *,
-        how: str,
-        prepare: Callable[[Any, Any], None] | None = None,
-        clear: Callable[[], None] | None = None,
+        prepare: Callable[[Console, Any, Any, Any], None] | None = None,
+        before_run: Callable[[], object] = lambda: None,
     ) -> dict[str, Any]:
-        """Edit one fact the way an EasyEdit script does, then all of them; print what changed.
+        """Edit one fact as an EasyEdit script does, then all of them; print what changed.
 
         Args:
             hparams: the method's hyperparameters.
             folder: the run's.
-            loop: the loop that edits all of them.
-            how: says how.
-            prepare: what the method needs before, of the unedited model and its tokenizer.
-            clear: makes room for the run, once its first edit has worked.
+            loop: the loop that edits all facts.
+            title: printed before that.
+            prepare: computes what the method needs, from the console, the unedited model, its tokenizer and the
+                hyperparameters.
+            before_run: called when the first edit has worked, before the loop.
 
         Returns:
-            What the run's ``summary.json`` holds.
+            The run's ``summary.json``.
         """
         self.console.print("Loading the unedited model through EasyEdit's BaseEditor ...")
         with _quiet_easyedit():
@@ -136,41 +163,79 @@ class _Demo:
             editor = bridge.base_editor().from_hparams(dataclasses.replace(hparams))
         model, tokenizer = editor.model, editor.tok
         if prepare is not None:
-            prepare(model, tokenizer)
+            prepare(self.console, model, tokenizer, hparams)
         shown = self.requests[:_SHOWN]
         before = answers(model, tokenizer, shown)
         _edit_once(self.console, editor, self.requests[0])
-        if clear is not None:
-            clear()
-        self.console.print(f"\n{how}")
+        before_run()
+        self.console.print(f"\n{title}")
         with edit_progress(self.console, len(self.requests)) as progress:
-            result = loop(
-                model, tokenizer, self.requests, hparams, out=folder, progress=progress, data_name=_DATA_NAME
-            )  # fmt: skip
+            result = loop(model, tokenizer, self.requests, hparams, out=folder, progress=progress, data_name=_DATA_NAME)
         show_answers(self.console, shown, before, answers(result.edited_model, tokenizer, shown))
         return result.summary
 
 
+def _provide_moments(console: Console, model: Any, tokenizer: Any, hparams: Any) -> None:
+    """Collect the second moments that CoachHook needs, unless they are stored already, and show the progress.
+
+    Raises:
+        CovarianceError: the stored ones cannot be used.
+    """
+    own = find_corpus(hparams.mom2_dataset).label == "self-sampled"
+    text = "text that the model writes itself" if own else hparams.mom2_dataset
+    amount = f"{hparams.mom2_n_tokens:,} tokens" if hparams.mom2_n_tokens else f"{hparams.mom2_n_samples:,} documents"
+    layers = ", ".join(map(str, hparams.edited_layers))
+    console.print(
+        f"CoachHook needs the second moments of the keys of layers {layers}: what an edit should leave alone. "
+        f"They are taken over {amount} of {text}, once.",
+        highlight=False,
+        markup=False,
+    )
+    collected = False
+    began = time.monotonic()
+    with count_progress(console, "collecting") as show:
+
+        def progress(done: int, total: int) -> None:
+            nonlocal collected
+            collected = True
+            show(done, total)
+
+        prepare: Any = get_plugins().methods.get(COACHHOOK).prepare
+        moments = prepare(model, tokenizer, hparams, progress)
+    folder = Path(next(iter(moments.values())).source).parent
+    source = (
+        f"Collected in {time.monotonic() - began:.0f} s and stored in"
+        if collected
+        else "Found, stored by an earlier run, in"
+    )
+    console.print(f"{source} {folder}", highlight=False, markup=False, soft_wrap=True)
+
+
 def _edit_once(console: Console, editor: Any, request: EditRequest) -> None:
-    """Edit one fact the way an EasyEdit script does; EasyEdit takes the edit back after scoring it."""
+    """Edit one fact as an EasyEdit script does; EasyEdit takes the edit back after scoring it."""
     with _quiet_easyedit():
         metrics, _, _ = editor.edit(
-            prompts=[request.prompt], target_new=[request.target_new], ground_truth=[request.ground_truth or ""],
-            subject=[request.subject or ""], keep_original_weight=True, verbose=False,
-        )  # fmt: skip
+            prompts=[request.prompt],
+            target_new=[request.target_new],
+            ground_truth=[request.ground_truth or ""],
+            subject=[request.subject or ""],
+            keep_original_weight=True,
+            verbose=False,
+        )
     pre, post = (metrics[0][phase]["rewrite_acc"][0] for phase in ("pre", "post"))
     console.print(
         f"BaseEditor.edit: {request.prompt!r} -> {request.target_new!r}: rewrite accuracy {pre:.2f} before, "
         f"{post:.2f} after the edit",
-        highlight=False, markup=False,
-    )  # fmt: skip
+        highlight=False,
+        markup=False,
+    )
 
 
 def _check_previous(folder: Path) -> None:
-    """Check that what the folder holds, if anything, is an earlier demo's.
+    """Check that a folder is empty, or holds an earlier demo's run.
 
     Raises:
-        RunError: it isn't.
+        RunError: it holds something else.
     """
     config = folder / CONFIG
     written = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
@@ -181,14 +246,14 @@ def _check_previous(folder: Path) -> None:
         raise RunError(f"{folder}: holds something that isn't a demo's. Choose another folder with --out.")
 
 
-def _remove(folders: Sequence[Path]) -> None:
+def _remove(*folders: Path) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _quiet_easyedit() -> Iterator[None]:
-    """Keep EasyEdit's own prints and log lines out of the demo; its ``logs`` folder stays its own."""
+    """Keep EasyEdit's own prints and log lines out of the demo; its ``logs`` folder stays as EasyEdit writes it."""
     logging.disable(logging.INFO)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

@@ -1,7 +1,8 @@
-"""``doctor``: what is installed, what was found, what is missing and the command that mends it."""
+"""``doctor``: what is installed, what is missing, and the command that installs it."""
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import platform
 from collections.abc import Callable, Sequence
@@ -9,24 +10,38 @@ from dataclasses import dataclass
 from importlib import metadata
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.models import smollm2
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting.console_tables import plain_table, say
+
+HELP = "check this installation and say how to mend it"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add no arguments."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Check the installation; return 1 if something is missing without which nothing works."""
+    findings = examine()
+    render(findings)
+    return 0 if all(finding.ok for finding in findings if finding.required) else 1
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at.
+    """The result of one check.
 
     Attributes:
-        what: what it is.
+        what: the thing that was checked.
         ok: whether it is as it should be.
         state: what was found.
         remedy: the command that mends it.
-        required: whether anything works without it.
+        required: whether nothing works without it.
     """
 
     what: str
@@ -36,24 +51,34 @@ class Finding:
     required: bool = True
 
 
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "numpy",
+    "pluggy",
+    "accelerate",
+    "filelock",
+    "jinja2",
+    "matplotlib",
+    "pyyaml",
+    "rich",
+    "safetensors",
+)
+
+
 def examine() -> list[Finding]:
-    """Look at everything."""
+    """Make all checks."""
     findings = [Finding("python", True, platform.python_version())]
-    for package in (
-        "torch", "transformers", "numpy", "pluggy", "accelerate", "filelock", "jinja2", "matplotlib", "pyyaml", "rich",
-        "safetensors",
-    ):  # fmt: skip
-        findings.append(_package(package))
-    findings += [_package(package, required=False) for package in ("gguf", "sentencepiece")]  # some models' only
-    for look in (_devices, _easyedit, _registration, _demo_model, _cache, _third_party):
-        findings.append(_guarded(look))
-    return findings
+    findings += [_package(package) for package in _PACKAGES]
+    findings += [_package(package, required=False) for package in ("gguf", "sentencepiece")]  # only some models need it
+    checks = (_devices, _easyedit, _registration, _demo_model, _cache, _third_party)
+    return [*findings, *map(_guarded, checks)]
 
 
 def render(findings: Sequence[Finding]) -> None:
-    """Print what was found, and what to do about what is missing."""
+    """Print the findings, then the remedies of those that are not as they should be."""
     console = Console()
-    table = Table(box=None, pad_edge=False, show_header=False)
+    table = plain_table(show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
@@ -65,16 +90,16 @@ def render(findings: Sequence[Finding]) -> None:
     console.print(table)
     for finding in findings:
         if not finding.ok and finding.remedy:
-            console.print(f"\n{finding.what}: {finding.remedy}", highlight=False, markup=False, soft_wrap=True)
+            say(console, f"\n{finding.what}: {finding.remedy}")
 
 
-def _guarded(look: Callable[[], Finding]) -> Finding:
+def _guarded(check: Callable[[], Finding]) -> Finding:
+    """Make a check; an error is its finding."""
     try:
-        return look()
-    except LifelongError as error:
-        return Finding(look.__name__.strip("_"), False, str(error))
+        return check()
     except Exception as error:  # a broken EasyEdit can raise anything
-        return Finding(look.__name__.strip("_"), False, f"{type(error).__name__}: {error}")
+        state = str(error) if isinstance(error, LifelongError) else f"{type(error).__name__}: {error}"
+        return Finding(check.__name__.strip("_"), False, state)
 
 
 def _package(name: str, *, required: bool = True) -> Finding:
@@ -100,8 +125,6 @@ def _easyedit() -> Finding:
 def _registration() -> Finding:
     if bridge.find_easyedit() is None:
         return Finding("registration", False, "EasyEdit isn't there to register with")
-    from easyedit_lifelong.plugins import get_plugins
-
     bridge.base_editor()
     return Finding("registration", True, ", ".join(method.name for method in get_plugins().methods) + " in BaseEditor")
 
@@ -120,8 +143,6 @@ def _cache() -> Finding:
 
 
 def _third_party() -> Finding:
-    from easyedit_lifelong.plugins import get_plugins
-
     plugins = get_plugins()
     if plugins.broken:
         state = "; ".join(f"{name}: {problem}" for name, problem in plugins.broken.items())

@@ -1,15 +1,17 @@
-"""Editing a model from the command line: a few facts, or a file of them, into a folder of edits."""
+"""``edit``: edit a model with a few facts, or with a file of them, and save the edits in a folder."""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from easyedit_lifelong.commands.option_types import positive_int
+from easyedit_lifelong.commands.run_options import DATA, add_model_arguments
 from easyedit_lifelong.commands.run_session import load_for, reader_of
 from easyedit_lifelong.commands.saved_edits import Saved, amount_of
 from easyedit_lifelong.data.readers import read_requests
@@ -17,118 +19,77 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits import load_edits, save_edits
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.errors import DataError, PluginError, RunError
+from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.reporting.console_tables import answer_table, say
 from easyedit_lifelong.reporting.progress import edit_progress
-from easyedit_lifelong.runs.checks import check_fit, check_method, find_method
-from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replaced
+from easyedit_lifelong.runs.checks import check_method
+from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replaced
 from easyedit_lifelong.runs.run_folder import check_free
+
+HELP = "edit a few facts, and save the edits in a folder"
 
 _SHOWN, _TOKENS = 10, 8
 
 
-@dataclass(frozen=True)
-class Facts:
-    """What shall be edited: facts in step, or a file.
-
-    Attributes:
-        prompts: of the facts that are written out.
-        targets: their new answers, one for each prompt.
-        subjects: what they are about: one for each prompt, or none.
-        data: a dataset file instead, or ``hub:OWNER/NAME[[:CONFIG]:SPLIT]``.
-        format: its format; None for what it looks like.
-        limit: only its first records.
-    """
-
-    prompts: Sequence[str] = ()
-    targets: Sequence[str] = ()
-    subjects: Sequence[str] = ()
-    data: str | None = None
-    format: str | None = None
-    limit: int | None = None
-
-    def requests(self) -> list[EditRequest]:
-        """Return the facts as requests.
-
-        Raises:
-            DataError: they can't be used, or don't go together.
-        """
-        if self.data is not None:
-            if self.prompts or self.targets or self.subjects:
-                raise DataError("--data: a file has its own prompts, targets and subjects; give either it or --prompt")
-            return read_requests(self.data, reader_of(self.data, self.format).read)[: self.limit]
-        if not self.prompts:
-            raise DataError("there is nothing to edit: give a --prompt with its --target, or --data FILE")
-        for name, given in (("target", self.targets), ("subject", self.subjects)):
-            if len(given) != len(self.prompts) and (given or name == "target"):
-                raise DataError(
-                    f"--{name}: there are {len(given)} for {len(self.prompts)} --prompt; give each prompt one"
-                )
-        fields = [
-            {"prompt": prompt, "target_new": target}
-            for prompt, target in zip(self.prompts, self.targets, strict=True)
-        ]  # fmt: skip
-        if self.subjects:
-            fields = [{**one, "subject": subject} for one, subject in zip(fields, self.subjects, strict=True)]
-        return [EditRequest.from_dict(one, f"--prompt {one['prompt']!r}", n) for n, one in enumerate(fields)]
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the facts, the hyperparameters, and the folders of edits."""
+    add = parser.add_argument
+    add("--hparams", required=True, help="hyperparameter file, or a shipped name such as GRACE/smollm2-135m")
+    add("--prompt", action="append", default=[], metavar="P", help="text that the new answer follows (repeatable)")
+    add("--target", action="append", default=[], metavar="T", help="its new answer, one for each --prompt, in order")
+    add("--subject", action="append", default=[], metavar="S", help="what it is about, as it stands in the prompt")
+    add(*DATA, metavar="FILE", help="dataset file instead, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
+    add("--format", help="of --data: zsre, counterfact, json, or another of `plugins` (default: as the file looks)")
+    add("--limit", "--sample", type=positive_int, metavar="N", help="only the first N records of --data")
+    add("--edits", metavar="DIR", help="saved edits to begin with (or hub:OWNER/NAME[@REVISION])")
+    add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; may be that of --edits")
+    add_model_arguments(parser)
+    parser.set_defaults(writes_at_end=True)
 
 
-def edit_session(
-    hparams_file: str, facts: Facts, out: Path, *, edits: str | None = None, model: str | None = None,
-    device: str | None = None,
-) -> list[EditResult]:  # fmt: skip
+def run(arguments: argparse.Namespace) -> int:
     """Edit a model and save its edits; all facts are edited and saved, or none.
 
-    Args:
-        hparams_file: hyperparameter file or shipped name; it says which method.
-        facts: what to edit.
-        out: the folder for the edits; it may hold others only if it is that of ``edits``.
-        edits: saved edits to begin with.
-        model: model instead of the file's.
-        device: device instead of the file's.
-
-    Returns:
-        What was done per fact.
-
     Raises:
-        LifelongError: something asked for can't be had.
+        LifelongError: an input cannot be used, or an edit failed.
     """
-    console, out = Console(), out.expanduser()
-    hparams = load_hparams(hparams_file)
+    console, out = Console(), arguments.out.expanduser()
     hparams = replaced(
-        hparams, {"model_name": model, "device": device}, {"model_name": "--model", "device": "--device"}
-    )  # fmt: skip
+        load_hparams(arguments.hparams),
+        {"model_name": arguments.model, "device": arguments.device},
+        {"model_name": "--model", "device": "--device"},
+    )
     method = find_method(hparams)
     if method.edits is None:
-        raise PluginError(f"{hparams_file}: the edits of method {method.name!r} can't be saved")
-    saved = None if edits is None else Saved.of(edits, None, None, None)
+        raise PluginError(f"{arguments.hparams}: the edits of method {method.name!r} can't be saved")
+    saved = None if arguments.edits is None else Saved.of(arguments.edits)
     _check_out(out, saved)
     earlier = [] if saved is None else saved.edits
-    requests = with_free_ids(facts.requests(), [edit.get("case_id") for edit in earlier])
-    there = f", upon {amount_of(len(earlier))} from {edits}" if saved is not None else ""
+    requests = with_free_ids(_requests(arguments), [edit.get("case_id") for edit in earlier])
+    there = f", upon {amount_of(len(earlier))} from {arguments.edits}" if saved is not None else ""
     say(console, f"{hparams.alg_name} on {hparams.model_name}: {amount_of(len(requests))}{there}")
-    edited, tokenizer = load_for(hparams)
-    _check(method, edited, tokenizer, hparams, requests, typed=facts.data is None)
+    model, tokenizer = load_for(hparams)
+    _check(method, model, tokenizer, hparams, requests, typed=arguments.data is None)
     if saved is not None and method.prepare is not None:
-        load_edits(edited, saved.folder, tokenizer)()  # whether they fit the model shows before anything takes long
+        load_edits(model, saved.folder, tokenizer)()  # edits of another model are refused before prepare takes long
     shown = [request.prompt for request in requests[:_SHOWN]]
+    results: list[EditResult] = []
     with edit_progress(console, len(requests)) as progress:
         if method.prepare is not None:  # of the unedited model
-            method.prepare(edited, tokenizer, hparams, progress.prepared)
+            method.prepare(model, tokenizer, hparams, progress.prepared)
         if saved is not None:
-            load_edits(edited, saved.folder, tokenizer)
-        before = scorer_for(edited, tokenizer).generate(edited, shown, _TOKENS)
-        results: list[EditResult] = []
-        size = hparams.batch_size
-        for start in range(0, len(requests), size):
-            few = requests[start : start + size]
-            edited, done = method.apply(edited, tokenizer, few, hparams)
-            results += getattr(done, "results", None) or ()  # not every method tells
-            progress.edited(start + len(few), {})
-    after = scorer_for(edited, tokenizer).generate(edited, shown, _TOKENS)
-    save_edits(edited, out)
+            load_edits(model, saved.folder, tokenizer)
+        before = scorer_for(model, tokenizer).generate(model, shown, _TOKENS)
+        for start in range(0, len(requests), hparams.batch_size):
+            batch = requests[start : start + hparams.batch_size]
+            model, rollback = method.apply(model, tokenizer, batch, hparams)
+            results += getattr(rollback, "results", None) or ()  # a method need not report them
+            progress.edited(start + len(batch), {})
+    after = scorer_for(model, tokenizer).generate(model, shown, _TOKENS)
+    save_edits(model, out)
     _show(console, requests, before, after)
     learned = f"learned: {sum(result.learned for result in results)} of {len(results)}. " if results else ""
     say(
@@ -136,11 +97,39 @@ def edit_session(
         f"\n{learned}{out}: {amount_of(len(earlier) + len(requests))} saved."
         f"\nAsk the edited model: easyedit-lifelong generate --edits {out} --prompt ... --compare",
     )
-    return results
+    return 0
+
+
+def _requests(arguments: argparse.Namespace) -> list[EditRequest]:
+    """Return the facts of the command line, or of the file that it names, as requests.
+
+    Raises:
+        DataError: they cannot be used, or do not go together.
+    """
+    prompts, targets, subjects = arguments.prompt, arguments.target, arguments.subject
+    if arguments.data is not None:
+        if prompts or targets or subjects:
+            raise DataError("--data: a file has its own prompts, targets and subjects; give either it or --prompt")
+        return read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)[: arguments.limit]
+    if not prompts:
+        raise DataError("there is nothing to edit: give a --prompt with its --target, or --data FILE")
+    for name, given in (("target", targets), ("subject", subjects)):
+        if len(given) != len(prompts) and (given or name == "target"):
+            raise DataError(f"--{name}: there are {len(given)} for {len(prompts)} --prompt; give each prompt one")
+    facts = [
+        {"prompt": prompt, "target_new": target, **({"subject": subjects[n]} if subjects else {})}
+        for n, (prompt, target) in enumerate(zip(prompts, targets, strict=True))
+    ]
+    return [EditRequest.from_dict(fact, f"--prompt {fact['prompt']!r}", n) for n, fact in enumerate(facts)]
 
 
 def with_free_ids(requests: Sequence[EditRequest], taken: Iterable[Any]) -> list[EditRequest]:
-    """Return requests with case ids that no edit has: those that are taken become the next whole numbers."""
+    """Return requests whose case ids no edit has: an id that is taken is replaced by the next whole number.
+
+    Args:
+        requests: the requests.
+        taken: the case ids of earlier edits.
+    """
     used = set(taken)
     numbers = [number for number in (*used, *(request.case_id for request in requests)) if isinstance(number, int)]
     free = max(numbers, default=-1) + 1
@@ -154,10 +143,10 @@ def with_free_ids(requests: Sequence[EditRequest], taken: Iterable[Any]) -> list
 
 
 def _check_out(out: Path, saved: Saved | None) -> None:
-    """Check that the folder can be written, and holds no edits but those that are edited on.
+    """Check that the folder can be written to, and holds no edits but those that the run begins with.
 
     Raises:
-        RunError: it can't, or does.
+        RunError: it cannot, or it does.
     """
     check_free(out, files=())
     held = [name for name in (INDEX, TENSORS) if (out / name).exists()]
@@ -174,9 +163,17 @@ def _check(
 ) -> None:
     """Check model and requests before anything is changed.
 
+    Args:
+        method: the method.
+        model: the model.
+        tokenizer: its tokenizer.
+        hparams: the method's hyperparameters.
+        requests: the requests.
+        typed: whether they come from the command line: a message then names the option ``--subject``.
+
     Raises:
-        DataError: a request can't be edited.
-        ModelError: the model can't.
+        DataError: a request cannot be edited.
+        ModelError: the model cannot.
     """
     check_method(method, model, tokenizer, hparams)
     check_fit(requests, scorer_for(model, tokenizer), model)
@@ -192,11 +189,12 @@ def _check(
 
 
 def _show(console: Console, requests: Sequence[EditRequest], before: Sequence[str], after: Sequence[str]) -> None:
+    """Print the answers to the first prompts before and after the edits."""
     rows = [
-        (request.prompt, request.target_new, then, now)
-        for request, then, now in zip(requests, before, after, strict=False)  # the first ones
-    ]  # fmt: skip
-    few = f" (the first {len(rows)})" if len(rows) < len(requests) else ""
+        (request.prompt, request.target_new, old, new)
+        for request, old, new in zip(requests, before, after, strict=False)
+    ]
+    first = f" (the first {len(rows)})" if len(rows) < len(requests) else ""
     answer_table(
-        console, rows, ("prompt", "edited to", "before", "after"), f"\nFree generation, before and after{few}:"
+        console, rows, ("prompt", "edited to", "before", "after"), f"\nFree generation, before and after{first}:"
     )

@@ -1,108 +1,102 @@
-"""What an edited model says, from the command line; beside it, what the base model says."""
+"""``generate``: let a model with saved edits continue prompts, and the base model beside it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+import argparse
 from typing import Any
 
 import torch
 from rich.console import Console
 from rich.text import Text
 
-from easyedit_lifelong.commands.saved_edits import Saved
+from easyedit_lifelong.commands.option_types import positive_int, probability, temperature
+from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_of
 from easyedit_lifelong.edits import load_edits
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.reporting.console_tables import print_json
 
-NEW_TOKENS = 20
-
-
-@dataclass(frozen=True)
-class Asking:
-    """What is asked, and how the model may answer.
-
-    Attributes:
-        prompts: what it continues.
-        new_tokens: how many tokens it adds at most.
-        temperature: above 0 for sampled text; 0 for greedy text, and so is None without ``top_p``.
-        top_p: of sampled text: only the most probable tokens that make up this much.
-        seed: of sampled text.
-    """
-
-    prompts: Sequence[str]
-    new_tokens: int = NEW_TOKENS
-    temperature: float | None = None
-    top_p: float | None = None
-    seed: int = 0
-
-    def check(self, model: Any, tokenizer: Any) -> None:
-        """Check that every prompt leaves room for an answer.
-
-        Raises:
-            DataError: one doesn't, or has no tokens.
-        """
-        limit = context_length(model) if kind_of(model) is not Kind.CLASSIFIER else None  # which cuts a text off
-        for prompt in self.prompts:
-            length = len(tokenizer(prompt)["input_ids"])
-            if length == 0:
-                raise DataError(f"--prompt {prompt!r}: is empty; there is nothing to continue")
-            if limit is not None and length > limit:
-                raise DataError(f"--prompt {prompt[:40]!r}…: has {length} tokens, the model's context is {limit}")
-
-    def answers(self, model: Any, tokenizer: Any) -> list[str]:
-        """Let a model continue the prompts."""
-        scorer = scorer_for(model, tokenizer)
-        if self.temperature == 0 or (self.temperature is None and self.top_p is None):
-            return scorer.generate(model, self.prompts, self.new_tokens)
-        how = {"temperature": self.temperature or 1.0, "top_p": self.top_p or 1.0, "top_k": 0}
-        texts = []
-        for prompt in self.prompts:
-            # One at a time and each from the seed, so that no prompt's text depends on its neighbours.
-            with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-                torch.manual_seed(self.seed)
-                texts += scorer.generate(model, [prompt], self.new_tokens, sampling=how)
-        return texts
+HELP = "let a model with saved edits continue prompts"
 
 
-def generate_session(saved: Saved, asking: Asking, *, compare: bool = False, as_json: bool = False) -> None:
-    """Print what the edited model says to each prompt.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the saved edits, their model, the prompts, and how they are continued."""
+    add_saved_arguments(parser)
+    add = parser.add_argument
+    add("--prompt", action="append", required=True, metavar="P", help="text to continue (repeatable)")
+    add("--compare", action="store_true", help="show what the unedited model says, too")
+    add("--max-new-tokens", type=positive_int, default=20, metavar="N", help="how many tokens at most (default 20)")
+    add("--temperature", type=temperature, metavar="T", help="sample the text (default: greedy)")
+    add("--top-p", type=probability, metavar="P", help="sample from the most probable tokens of this much probability")
+    add("--seed", type=int, default=0, help="of sampled text (default 0)")
+    add("--json", action="store_true", help="print a JSON list")
+    parser.set_defaults(writes_at_end=True)
 
-    Args:
-        saved: the edits and their model.
-        asking: the prompts, and how they are continued.
-        compare: whether the unedited model is asked, too.
-        as_json: print a JSON list instead, for other programs.
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the edited model's continuation of each prompt.
 
     Raises:
-        LifelongError: something asked for can't be had.
+        LifelongError: an input cannot be used.
     """
+    saved = saved_of(arguments)
     model, tokenizer = saved.base_model()
-    asking.check(model, tokenizer)
-    base = asking.answers(model, tokenizer) if compare else None
+    _check_prompts(arguments.prompt, model, tokenizer)
+    base = _answers(arguments, model, tokenizer) if arguments.compare else None
     load_edits(model, saved.folder, tokenizer)
-    edited = asking.answers(model, tokenizer)
+    edited = _answers(arguments, model, tokenizer)
     console = Console()
-    if as_json:
-        rows = [{"prompt": prompt, "edited": text} for prompt, text in zip(asking.prompts, edited, strict=True)]
+    if arguments.json:
+        rows = [{"prompt": prompt, "edited": text} for prompt, text in zip(arguments.prompt, edited, strict=True)]
         if base is not None:
             rows = [{**row, "base": text} for row, text in zip(rows, base, strict=True)]
-        console.out(json.dumps(rows, indent=1, ensure_ascii=False), highlight=False)
-        return
-    for number, prompt in enumerate(asking.prompts):
-        if base is None:
-            _say(console, prompt, edited[number])
-        else:
-            _say(console, prompt, base[number], "base    ")
-            _say(console, prompt, edited[number], "edited  ")
-        if number + 1 < len(asking.prompts):
+        print_json(console, rows)
+        return 0
+    for number, prompt in enumerate(arguments.prompt):
+        if number:
             console.print()
+        if base is None:
+            _show(console, prompt, edited[number])
+        else:
+            _show(console, prompt, base[number], "base    ")
+            _show(console, prompt, edited[number], "edited  ")
+    return 0
 
 
-def _say(console: Console, prompt: str, text: str, label: str = "") -> None:
-    """Print a prompt and its continuation. Some tokenizers leave out the space between them: an arrow stands there."""
+def _check_prompts(prompts: list[str], model: Any, tokenizer: Any) -> None:
+    """Check that every prompt has tokens, and leaves room for an answer.
+
+    Raises:
+        DataError: one does not.
+    """
+    limit = context_length(model) if kind_of(model) is not Kind.CLASSIFIER else None  # a classifier truncates its text
+    for prompt in prompts:
+        length = len(tokenizer(prompt)["input_ids"])
+        if length == 0:
+            raise DataError(f"--prompt {prompt!r}: is empty; there is nothing to continue")
+        if limit is not None and length > limit:
+            raise DataError(f"--prompt {prompt[:40]!r}…: has {length} tokens, the model's context is {limit}")
+
+
+def _answers(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> list[str]:
+    """Let a model continue the prompts: greedily, or sampled if a temperature above 0 or ``--top-p`` is given."""
+    scorer = scorer_for(model, tokenizer)
+    prompts, new_tokens = arguments.prompt, arguments.max_new_tokens
+    if arguments.temperature == 0 or (arguments.temperature is None and arguments.top_p is None):
+        return scorer.generate(model, prompts, new_tokens)
+    sampling = {"temperature": arguments.temperature or 1.0, "top_p": arguments.top_p or 1.0, "top_k": 0}
+    texts = []
+    for prompt in prompts:
+        # One at a time and each from the seed, so that no prompt's text depends on the other prompts.
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(arguments.seed)
+            texts += scorer.generate(model, [prompt], new_tokens, sampling=sampling)
+    return texts
+
+
+def _show(console: Console, prompt: str, text: str, label: str = "") -> None:
+    """Print a prompt and its continuation, with an arrow between them: some tokenizers leave out the space there."""
     line = Text.assemble((label, "dim"), prompt, (" → ", "dim"), (text.removeprefix(" "), "bold"))
     console.print(line, soft_wrap=True)

@@ -1,7 +1,8 @@
-"""The ``report`` command: read runs, write the page, its figures and tables, and say where they are."""
+"""``report``: write a page with figures and tables of a run, or of several side by side."""
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,62 +10,69 @@ from rich.console import Console
 
 from easyedit_lifelong.atomic import replacing
 from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.reporting.console_tables import say
 from easyedit_lifelong.reporting.report import svg
-from easyedit_lifelong.reporting.report.axes import Plot
 from easyedit_lifelong.reporting.report.comparison_table import compare, latex_table, markdown_table
 from easyedit_lifelong.reporting.report.names import run_names
 from easyedit_lifelong.reporting.report.page import comparison_page, run_page
 from easyedit_lifelong.reporting.report.read import Run, read_run
 from easyedit_lifelong.reporting.report.style import drawing
 
+HELP = "make a page with figures and tables of a run, or of several side by side"
+
 PAGE = "report.html"
 _COMPARISON = Path("runs/comparison")
 
 
-def report_session(folders: Sequence[Path], out: Path | None = None) -> Path:
-    """Report one run, or several side by side.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the runs' folders and where the page goes."""
+    parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="a run's folder")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE_OR_DIR",
+        help="the page (.html) or its folder (default DIR/report or runs/comparison)",
+    )
 
-    Args:
-        folders: the runs' folders.
-        out: the page (a name that ends in ``.html``) or a folder for it; the default is ``report/`` in the
-            run's folder, and ``runs/comparison`` for several runs. An earlier report there is replaced.
 
-    Returns:
-        The page. Figures (SVG and PNG) lie beside it, and for several runs their table (Markdown and LaTeX).
+def run(arguments: argparse.Namespace) -> int:
+    """Write the report of one run, or of several side by side; an earlier report in its place is replaced.
+
+    Figures (SVG and PNG) lie beside the page, and for several runs their table (Markdown and LaTeX).
 
     Raises:
-        RunError: a folder holds no run, or the report can't be written.
+        RunError: a folder holds no run, or the report cannot be written.
     """
     console = Console()
-    runs = [read_run(folder) for folder in folders]
-    page = _page_path(runs, out)
+    runs = [read_run(folder) for folder in arguments.folders]
+    page = _page_path(runs, arguments.out)
     with drawing():
         files = write_report(runs, page)
-    for run in runs:
-        for note in run.notes:
-            console.print(f"{run.folder}: {note}", highlight=False, markup=False, soft_wrap=True)
+    for each in runs:
+        for note in each.notes:
+            say(console, f"{each.folder}: {note}")
     kinds = ", ".join(sorted({file.suffix.removeprefix(".") for file in files}))
-    console.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)
+    say(console, f"Report: {page}")
     if files:
         console.print(f"Beside it: {len(files)} files ({kinds})", highlight=False, markup=False)
-    return page
+    return 0
 
 
 def write_report(runs: Sequence[Run], page: Path) -> list[Path]:
-    """Write a page and what lies beside it; return the latter. To be called while :func:`drawing`.
+    """Write a page and the files beside it; return those files. Call it within :func:`drawing`.
 
     Raises:
-        RunError: something can't be written.
+        RunError: a file cannot be written.
     """
     several = len(runs) > 1
     names = run_names(runs)
     html, plots = comparison_page(runs, names) if several else run_page(runs[0])
-    # In a folder of its own a figure needs no other name; beside a page that was named, it takes the page's.
+    # Beside a page with a name of the user's, the files begin with that name.
     prefix = "" if page.name == PAGE else f"{page.stem}-"
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         _write(page, html)
-        files = [file for plot in plots for file in _save(plot, page.parent / f"{prefix}{plot.name}")]
+        files = [file for plot in plots for file in svg.save(plot.figure, page.parent / f"{prefix}{plot.name}")]
         if several:
             table = compare(runs, names)
             for ending, text in ((".md", markdown_table(table)), (".tex", latex_table(table))):
@@ -75,10 +83,6 @@ def write_report(runs: Sequence[Run], page: Path) -> list[Path]:
     return files
 
 
-def _save(plot: Plot, stem: Path) -> list[Path]:
-    return svg.save(plot.figure, stem)
-
-
 def _write(path: Path, text: str) -> None:
     # Generated text can hold halves of characters, which no file can.
     with replacing(path) as temporary:
@@ -86,6 +90,11 @@ def _write(path: Path, text: str) -> None:
 
 
 def _page_path(runs: Sequence[Run], out: Path | None) -> Path:
+    """Return the page that ``--out`` names, or whose folder it names.
+
+    Raises:
+        RunError: it is a file that is no page.
+    """
     if out is None:
         return (runs[0].folder / "report" if len(runs) == 1 else _COMPARISON) / PAGE
     out = out.expanduser()

@@ -1,7 +1,8 @@
-"""The scope study from the command line: edit, look at the z-scores, leave a table, the values and a plot."""
+"""``scope``: edit a model with CoachHook, and study where its hooks act; write a table, the values and a plot."""
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import logging
@@ -11,77 +12,95 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from easyedit_lifelong.commands.consecutive import Options, hyperparameters
+from easyedit_lifelong.commands.consecutive import add_script_arguments, hyperparameters
 from easyedit_lifelong.commands.run_session import load_for, reader_of
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
+from easyedit_lifelong.evaluation.scope import FIGURES, Scope
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.hyperparams import hparams_values
-from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.scope import FIGURES, Scope, study_scope
+from easyedit_lifelong.hparams_files import hparams_values
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.scope_plot import scope_svg
-from easyedit_lifelong.runs.checks import check_method, find_method, usable_requests
+from easyedit_lifelong.runs.checks import check_method, usable_requests
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, check_free
+
+HELP = "study where CoachHook's hooks act: z-scores of prompts and paraphrases"
 
 LOG = logging.getLogger(__name__)
 
 RESULT, VALUES, PLOT = "scope.json", "scope.csv", "scope.svg"
 
 
-def scope_session(options: Options) -> Scope:
-    """Edit a model with CoachHook, consecutively, and study where its hooks then act.
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the scope study."""
+    add_script_arguments(parser)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/scope"),
+        metavar="DIR",
+        help="folder for the results (default runs/scope)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Edit a model, batch after batch, and study where its edits act; everything is checked before the model loads.
 
     Raises:
-        LifelongError: something asked for can't be had.
+        LifelongError: an input cannot be used, or no batch could be edited.
     """
     console = Console()
-    hparams = hyperparameters(options)
-    if not isinstance(hparams, CoachHookHyperParams):
+    hparams = hyperparameters(arguments)
+    method = get_plugins().method_for(hparams)
+    if method is None or method.study_scope is None:
         raise HyperParameterError(f"{hparams.alg_name} has no hook layers; the scope study is CoachHook's")
-    if hparams.wohk:
+    if getattr(hparams, "wohk", False):
         raise HyperParameterError("--wohk 1 edits without hook layers; there is no scope to study")
-    out = check_free(options.out or Path("runs/scope"), what="study", files=(RESULT, VALUES, PLOT))
-    reader = reader_of(options.ds_dir, options.format)
-    requests = read_requests(options.ds_dir, reader.read)[: options.sample]
+    out = check_free(arguments.out, what="study", files=(RESULT, VALUES, PLOT))
+    requests = read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)[: arguments.edits]
     console.print(
-        f"CoachHook on {hparams.model_name}: {len(requests)} edits from {options.ds_dir}, {hparams.batch_size} a batch",
-        highlight=False, markup=False,
-    )  # fmt: skip
+        f"{method.name} on {hparams.model_name}: {len(requests)} edits from {arguments.data}, "
+        f"{hparams.batch_size} a batch",
+        highlight=False,
+        markup=False,
+    )
     model, tokenizer = load_for(hparams)
-    method = find_method(hparams)
     usable, skipped = usable_requests(
-        method, model, tokenizer, hparams, requests, Scorer(tokenizer), skip=options.skip_unusable
+        method, model, tokenizer, hparams, requests, Scorer(tokenizer), skip=arguments.skip_unusable
     )
     check_method(method, model, tokenizer, hparams)
-    edited = _edit(console, model, tokenizer, usable, hparams)
+    edited = _edit(console, method, model, tokenizer, usable, hparams)
     if not edited:
         raise EditError("every batch failed; there is no scope to study")
-    scope = study_scope(model, tokenizer, edited, hparams.fact_token)
+    scope = method.study_scope(model, tokenizer, edited)
     config = {
-        "model": model_label(model), "data": str(options.ds_dir), "n_requests": len(requests), "n_edits": len(edited),
+        "model": model_label(model),
+        "data": arguments.data,
+        "n_requests": len(requests),
+        "n_edits": len(edited),
         "skipped": skipped,
         "hparams": hparams_values(hparams),
-    }  # fmt: skip
+    }
     write_scope(scope, out, config)
-    scope_table(console, scope)
+    _show(console, scope)
     console.print(f"\nResults: {out}/ ({RESULT}, {VALUES}, {PLOT})", highlight=False, markup=False)
-    return scope
+    return 0
 
 
 def _edit(
-    console: Console, model: Any, tokenizer: Any, requests: Sequence[EditRequest], hparams: CoachHookHyperParams
+    console: Console, method: EditMethod, model: Any, tokenizer: Any, requests: Sequence[EditRequest], hparams: Any
 ) -> list[EditRequest]:
-    """Edit batch upon batch; return the requests of the batches that succeeded."""
-    method, size = find_method(hparams), hparams.batch_size
+    """Edit batch after batch; return the requests of the batches that succeeded."""
     edited: list[EditRequest] = []
     with edit_progress(console, len(requests)) as progress:
-        for start in range(0, len(requests), size):
-            batch = list(requests[start : start + size])
+        for start in range(0, len(requests), hparams.batch_size):
+            batch = list(requests[start : start + hparams.batch_size])
             try:
                 method.apply(model, tokenizer, batch, hparams)
             except EditError as error:
@@ -96,7 +115,7 @@ def write_scope(scope: Scope, out: Path, config: dict[str, Any]) -> None:
     """Write the figures and rows (JSON), every token's value (CSV) and the plot (SVG).
 
     Raises:
-        RunError: the folder can't be written to.
+        RunError: the folder cannot be written to.
     """
     figures = {"schema_version": SCHEMA_VERSION, **config, "module": scope.module, "alpha": scope.alpha}
     result = {**figures, "figures": scope.summary(), "rows": [row.to_dict() for row in scope.rows]}
@@ -115,9 +134,9 @@ def write_scope(scope: Scope, out: Path, config: dict[str, Any]) -> None:
         raise RunError(f"{error.filename or out}: can't be written: {error.strerror}") from error
 
 
-def scope_table(console: Console, scope: Scope) -> None:
+def _show(console: Console, scope: Scope) -> None:
     """Print the figures of prompts and paraphrases side by side."""
-    table = Table(title=f"\n{scope.module}, alpha {scope.alpha:.3f}", title_justify="left", box=None, pad_edge=False)
+    table = plain_table(f"\n{scope.module}, alpha {scope.alpha:.3f}")
     table.add_column("figure")
     summary = scope.summary()
     for kind in summary:

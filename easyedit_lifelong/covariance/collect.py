@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.covariance.moments import MomentSum
-from easyedit_lifelong.covariance.plan import Block, batches
+from easyedit_lifelong.covariance.plan import Block
 from easyedit_lifelong.errors import CovarianceError
-from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.encoding import batches, pad_rows
 from easyedit_lifelong.models.modules import find_module
 
 BATCH_TOKENS = {"cpu": 2048}

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.covariance import documents
-from easyedit_lifelong.covariance.documents import Joined
 from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.errors import DataError, did_you_mean
 
@@ -36,13 +36,17 @@ class Corpus:
     Attributes:
         label: short name; the folder of its statistics is ``{label}_stats``.
         identity: what it is, as plain data: kind, and name and digest of the contents, say.
-        kind: ``files``, ``dataset``, ``texts`` or ``self-sampled``.
+        load: returns the documents; None for text sampled from the model itself.
     """
 
     label: str
     identity: Mapping[str, Any]
-    kind: str
-    _source: Any = None
+    load: Callable[[], Sequence[str]] | None = None
+
+    @property
+    def kind(self) -> str:
+        """``files``, ``dataset``, ``texts`` or ``self-sampled``."""
+        return self.identity["kind"]
 
     @property
     def self_sampled(self) -> bool:
@@ -55,13 +59,9 @@ class Corpus:
         Raises:
             DataError: they can't be had.
         """
-        if self.kind == "texts":
-            return self._source
-        if self.kind == "files":
-            return Joined([documents.read_file(path) for path in self._source])
-        if self.kind == "dataset":
-            return _load_dataset(self.label, *self._source)
-        raise DataError("self-sampled text is made by the model; there is nothing to open")
+        if self.load is None:
+            raise DataError("self-sampled text is made by the model; there is nothing to open")
+        return self.load()
 
 
 def find_corpus(corpus: str | Path | Sequence[str]) -> Corpus:
@@ -80,10 +80,10 @@ def find_corpus(corpus: str | Path | Sequence[str]) -> Corpus:
         if not texts or not all(isinstance(text, str) for text in texts):
             raise DataError("corpus: a list must hold texts, at least one")
         digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
-        return Corpus("texts", {"kind": "texts", "digest": digest}, "texts", texts)
+        return Corpus("texts", {"kind": "texts", "digest": digest}, lambda: texts)
     name = str(corpus)
     if name in ("self", SELF_SAMPLED):
-        return Corpus(SELF_SAMPLED, {"kind": SELF_SAMPLED}, SELF_SAMPLED)
+        return Corpus(SELF_SAMPLED, {"kind": SELF_SAMPLED})
     if name in HUB_NAMES:
         return _dataset(name, *HUB_NAMES[name])
     path = Path(name).expanduser()
@@ -92,7 +92,7 @@ def find_corpus(corpus: str | Path | Sequence[str]) -> Corpus:
         files = documents.files_of(path)
         label = re.sub(r"[^\w.-]+", "_", path.resolve().stem) or "corpus"
         identity = {"kind": "files", "name": path.name, "digest": documents.digest_of(files)}
-        return Corpus(label, identity, "files", files)
+        return Corpus(label, identity, lambda: documents.joined([documents.read_file(file) for file in files]))
     if not _HUB_NAME.fullmatch(name):
         raise DataError(f"corpus: {name!r} is no file, folder or dataset. {_INSTEAD}.")
     dataset, _, config = name.partition(":")
@@ -101,7 +101,7 @@ def find_corpus(corpus: str | Path | Sequence[str]) -> Corpus:
 
 def _dataset(label: str, name: str, config: str | None) -> Corpus:
     identity = {"kind": "dataset", "name": name, "config": config}
-    return Corpus(label, identity, "dataset", (name, config))
+    return Corpus(label, identity, functools.partial(_load_dataset, label, name, config))
 
 
 def check_obtainable(corpus: Corpus) -> None:
@@ -130,4 +130,4 @@ def _load_dataset(label: str, name: str, config: str | None) -> Sequence[str]:
         raise DataError(
             f"corpus {label!r}: has no column 'text' nor just one column of text (columns: {list(features)})"
         )
-    return documents.Column(loaded[field])
+    return documents.column(loaded[field])

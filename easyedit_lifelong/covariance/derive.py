@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
+from easyedit_lifelong.covariance.files import model_folders, moments_file
 from easyedit_lifelong.covariance.identity import read_sidecar, sidecar_of, write_fields
+from easyedit_lifelong.covariance.job import Job
 from easyedit_lifelong.covariance.moments import SecondMoment
 from easyedit_lifelong.covariance.npz import read_moments, read_sum, write_moments
 from easyedit_lifelong.errors import CovarianceError
-
-LOG = logging.getLogger(__name__)
 
 _SAME = ("fingerprint", "module", "key_size")
 
@@ -46,64 +45,78 @@ def merge_moments(files: Sequence[str | Path], out: str | Path) -> SecondMoment:
         raise CovarianceError(f"{target}: is there already; it was not replaced")
     sidecars = [_described(path) for path in paths]
     _check_same(paths, sidecars)
-    total, count, samples = None, 0, 0
+    total: Any = np.float64(0)
+    count, samples = 0, 0
     for path, sidecar in zip(paths, sidecars, strict=True):
-        matrix, part, said = read_sum(path, sidecar.get("key_size"))
-        total = matrix.astype(np.float64) if total is None else total + matrix
-        count, samples = count + part, samples + (said or 0)
+        matrix, keys, documents = read_sum(path, sidecar.get("key_size"))
+        total, count, samples = total + matrix, count + keys, samples + (documents or 0)
     fields = {
         **sidecars[0],
         "corpus": {"kind": "merged", "parts": [sidecar["corpus"] for sidecar in sidecars]},
-        "tokens": count, "samples": None, "count": count, "seed": None,
+        "tokens": count,
+        "samples": None,
+        "count": count,
+        "seed": None,
         "documents": sum(int(sidecar.get("documents") or 0) for sidecar in sidecars),
         "self_sampled": any(sidecar.get("self_sampled") for sidecar in sidecars),
         "seconds": sum(float(sidecar.get("seconds") or 0) for sidecar in sidecars),
-    }  # fmt: skip
+    }
     fields.pop("stands_in_for_samples", None)
     _write(target, torch.from_numpy(total), count, samples, sidecars[0]["dtype"], fields)
     return read_moments(target)
 
 
-def stand_in(path: Path, copies: Sequence[Path], samples: int) -> None:
-    """Store a file again under the names that EasyEdit looks for with ``mom2_n_samples: samples``.
-
-    EasyEdit compares that number with the one inside the file, so the copies say it; their sidecars say that
-    they only stand in, and what they really hold.
-
-    Raises:
-        CovarianceError: a copy is there and is another's.
-    """
-    wanted = [copy for copy in copies if copy != path and not _stands_in(copy, path, samples)]
-    if not wanted:
-        return
-    matrix, count, _ = read_sum(path)
-    fields = {**_described(path), "stands_in_for_samples": samples}
-    for copy in wanted:
-        _write(copy, torch.from_numpy(matrix), count, samples, str(matrix.dtype), fields)
-
-
-def check_copies(copies: Sequence[Path], samples: int) -> None:
+def check_copies(job: Job, samples: int | None) -> None:
     """Check, before anything is collected, that copies wouldn't have to replace anything.
 
     Raises:
         CovarianceError: a file is there that doesn't stand in for this number of samples.
     """
-    for copy in copies:
+    for copy in (copy for module in job.sizes for copy in _copies(job, module, samples)):
         if copy.exists() and (read_sidecar(copy) or {}).get("stands_in_for_samples") != samples:
             raise CovarianceError(f"{copy}: is there already and holds statistics of its own; it was not replaced")
 
 
-def _stands_in(copy: Path, path: Path, samples: int) -> bool:
+def store_copies(job: Job, files: Mapping[str, Path], samples: int | None) -> None:
+    """Store files again under the names that EasyEdit looks for with ``mom2_n_samples: samples``.
+
+    EasyEdit compares that number with the one inside the file, so the copies say it; their sidecars say that
+    they only stand in, and what they really hold.
+
+    Args:
+        job: what the files are of.
+        files: by module.
+        samples: the number; None for no copies.
+
+    Raises:
+        CovarianceError: a copy is there and is another's.
+    """
+    for module, path in files.items():
+        for copy in _copies(job, module, samples):
+            if copy != path and not _stands_in(copy, path, samples):
+                matrix, count, _ = read_sum(path)
+                fields = {**_described(path), "stands_in_for_samples": samples}
+                _write(copy, torch.from_numpy(matrix), count, samples or 0, str(matrix.dtype), fields)
+
+
+def _copies(job: Job, module: str, samples: int | None) -> list[Path]:
+    """Return the names under which EasyEdit, in either flavour, looks for so many samples of a module."""
+    folders = [] if samples is None else model_folders(job.model)
+    options = (job.stats_dir, job.model, module, job.corpus.label, job.dtype, samples)
+    return [moments_file(*options, folder=folder) for folder in folders]
+
+
+def _stands_in(copy: Path, path: Path, samples: int | None) -> bool:
     if not copy.exists():
         return False
     there, original = read_sidecar(copy) or {}, _described(path)
     names = ("fingerprint", "module", "corpus", "count")
-    if there.get("stands_in_for_samples") == samples and all(there.get(n) == original.get(n) for n in names):
-        return True
-    raise CovarianceError(
-        f"{copy}: is there already and holds other second moments than {path.name}; it was not replaced. "
-        "Delete it to store these under that name."
-    )
+    if there.get("stands_in_for_samples") != samples or any(there.get(n) != original.get(n) for n in names):
+        raise CovarianceError(
+            f"{copy}: is there already and holds other second moments than {path.name}; it was not replaced. "
+            "Delete it to store these under that name."
+        )
+    return True
 
 
 def _described(path: Path) -> dict[str, Any]:

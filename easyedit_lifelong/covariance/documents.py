@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import importlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -56,42 +58,65 @@ def digest_of(files: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-class Joined(Sequence[str]):
-    """The documents of several files, one after the other."""
+class Documents(Sequence[str]):
+    """Documents of which each is read when it is asked for.
 
-    def __init__(self, parts: Sequence[Sequence[str]]) -> None:
-        self.parts = parts
-        self._ends = np.cumsum([len(part) for part in parts])
+    Args:
+        count: how many there are.
+        read: returns the document of an index.
+    """
+
+    def __init__(self, count: int, read: Callable[[int], str]) -> None:
+        self._count, self._read = count, read
 
     def __len__(self) -> int:
-        return int(self._ends[-1]) if len(self._ends) else 0
+        return self._count
 
     def __getitem__(self, index: Any) -> Any:
-        part = int(np.searchsorted(self._ends, index, side="right"))
-        return self.parts[part][index - int(self._ends[part - 1] if part else 0)]
+        if not 0 <= index < self._count:
+            raise IndexError(index)
+        return self._read(index)
 
 
-class Slices(Sequence[str]):
-    """Documents that are byte ranges of a file; only the ranges are held in memory.
+def joined(parts: Sequence[Sequence[str]]) -> Documents:
+    """Return the documents of several files as one sequence."""
+    ends = list(itertools.accumulate(map(len, parts), initial=0))
+
+    def read(index: int) -> str:
+        part = bisect.bisect_right(ends, index) - 1
+        return parts[part][index - ends[part]]
+
+    return Documents(ends[-1], read)
+
+
+def column(values: Any) -> Documents:
+    """Return the texts of a table's column; a missing one is empty."""
+
+    def read(index: int) -> str:
+        value = values[index]
+        value = value.as_py() if hasattr(value, "as_py") else value
+        return value if isinstance(value, str) else ""
+
+    return Documents(len(values), read)
+
+
+def _slices(path: Path, spans: Sequence[tuple[int, int]], decode: Callable[[bytes, int], str]) -> Documents:
+    """Return documents that are byte ranges of a file; only the ranges are held in memory.
 
     Args:
         path: the file.
         spans: ``(start, end)`` of every document.
         decode: makes a document's text of its bytes; it is given the document's index for messages.
     """
+    ranges = np.array(spans, dtype=np.int64).reshape(-1, 2)
 
-    def __init__(self, path: Path, spans: list[tuple[int, int]], decode: Callable[[bytes, int], str]) -> None:
-        self.path, self._decode = path, decode
-        self._spans = np.array(spans, dtype=np.int64).reshape(-1, 2)
-
-    def __len__(self) -> int:
-        return len(self._spans)
-
-    def __getitem__(self, index: Any) -> Any:
-        start, end = (int(value) for value in self._spans[index])
-        with self.path.open("rb") as file:
+    def read(index: int) -> str:
+        start, end = ranges[index].tolist()
+        with path.open("rb") as file:
             file.seek(start)
-            return self._decode(file.read(end - start), index)
+            return decode(file.read(end - start), index)
+
+    return Documents(len(ranges), read)
 
 
 def read_file(path: Path) -> Sequence[str]:
@@ -111,7 +136,7 @@ def read_file(path: Path) -> Sequence[str]:
             return _json(path)
         if suffix in (".jsonl", ".ndjson"):
             spans = [(start, end) for start, end, blank in _lines(path) if not blank]
-            return Slices(path, spans, lambda data, index: _record_text(path, index, _parse(path, index, data)))
+            return _slices(path, spans, lambda data, index: _record_text(path, index, _parse(path, index, data)))
         return _text(path)
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
@@ -126,22 +151,10 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bool]]:
 
 
 def _text(path: Path) -> Sequence[str]:
-    lines: list[tuple[int, int]] = []
-    paragraphs: list[tuple[int, int]] = []
-    blanks = 0
-    open_at: int | None = None
-    end = 0
-    for start, stop, blank in _lines(path):
-        if blank:
-            blanks += bool(lines)
-            if open_at is not None:
-                paragraphs.append((open_at, end))
-            open_at = None
-            continue
-        lines.append((start, stop))
-        open_at, end = start if open_at is None else open_at, stop
-    if open_at is not None:
-        paragraphs.append((open_at, end))
+    groups = itertools.groupby(_lines(path), key=lambda line: line[2])
+    runs = [[line[:2] for line in lines] for blank, lines in groups if not blank]
+    lines = [span for run in runs for span in run]
+    paragraphs = [(run[0][0], run[-1][1]) for run in runs]
 
     def decode(data: bytes, index: int) -> str:
         try:
@@ -149,7 +162,7 @@ def _text(path: Path) -> Sequence[str]:
         except UnicodeDecodeError as error:
             raise DataError(f"{path}, document {index}: is not UTF-8 text: {error.reason}") from error
 
-    return Slices(path, paragraphs if len(paragraphs) > 1 else lines, decode)
+    return _slices(path, paragraphs if len(paragraphs) > 1 else lines, decode)
 
 
 def _parse(path: Path, index: int, data: bytes) -> Any:
@@ -203,25 +216,9 @@ def _parquet(path: Path) -> Sequence[str]:
         field = text_field(is_text)
         if field is None or not is_text[field]:
             raise DataError(f"{path}: has no column 'text' nor just one column of text (columns: {', '.join(is_text)})")
-        column = file.read(columns=[field]).column(field)
+        return column(file.read(columns=[field]).column(field))
     except arrow.ArrowException as error:
         raise DataError(f"{path}: is not a readable Parquet file: {str(error).splitlines()[0]}") from error
-    return Column(column)
-
-
-class Column(Sequence[str]):
-    """A column of texts; a missing one is empty."""
-
-    def __init__(self, column: Any) -> None:
-        self._column = column
-
-    def __len__(self) -> int:
-        return len(self._column)
-
-    def __getitem__(self, index: Any) -> Any:
-        value = self._column[index]
-        value = value.as_py() if hasattr(value, "as_py") else value
-        return value if isinstance(value, str) else ""
 
 
 def _suffixes() -> str:

@@ -7,9 +7,10 @@ processes share a collection by taking every N-th block.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from easyedit_lifelong.errors import CovarianceError
@@ -39,6 +40,10 @@ class Amount:
     def total(self) -> int:
         """The number, of whichever it is."""
         return self.tokens if self.tokens is not None else self.samples or 0
+
+    def of(self, position: Position) -> int:
+        """How much of it a collection has read at a position."""
+        return position.tokens if self.samples is None else position.documents
 
 
 @dataclass(frozen=True)
@@ -104,35 +109,28 @@ class TextPlan:
         random.Random(1 + seed).shuffle(self._order)  # MEMIT's and EasyEdit's order is that of seed 1
         if amount.samples is not None:
             del self._order[amount.samples :]
-        empty = list(tokenizer("", verbose=False)["input_ids"])
-        self._prefix = [token for token in empty if token != tokenizer.eos_token_id or token == tokenizer.bos_token_id]
+        self._prefix = text_prefix(tokenizer)
         if len(self._prefix) >= context:
             raise CovarianceError(f"context: {context} tokens leave no room for text")
 
     def blocks(self, start: Position) -> Iterator[Block]:
         """Give the blocks from a position on."""
         rows: list[list[int]] = []
-        number, tokens, in_block = start.block, start.tokens, 0
-        read = behind = start.documents
-        if self.amount.tokens is not None and tokens >= self.amount.tokens:
-            return
+        begin = end = start
         for document in self._tokenised(start.documents):
-            read += 1
             windows = self._windows(document)
             if self.amount.tokens is not None:
-                windows = _trim(windows, self.amount.tokens - tokens)
+                if end.tokens >= self.amount.tokens:
+                    break
+                windows = _trim(windows, self.amount.tokens - end.tokens)
             rows += windows
-            added = sum(map(len, windows))
-            tokens, in_block = tokens + added, in_block + added
-            done = self.amount.tokens is not None and tokens >= self.amount.tokens
-            if in_block >= self.block_tokens or done:
-                number += 1
-                yield _block(rows, Position(number, read, tokens))
-                rows, in_block, behind = [], 0, read
-            if done:
-                return
-        if read > behind:
-            yield _block(rows, Position(number + 1, read, tokens))
+            end = Position(end.block, end.documents + 1, end.tokens + sum(map(len, windows)))
+            if end.tokens - begin.tokens >= self.block_tokens:
+                begin = end = replace(end, block=end.block + 1)
+                yield _block(rows, end)
+                rows = []
+        if end != begin:
+            yield _block(rows, replace(end, block=end.block + 1))
 
     def _tokenised(self, first: int) -> Iterator[list[int]]:
         cut = {"truncation": True, "max_length": self.context} if self.amount.samples is not None else {}
@@ -149,32 +147,17 @@ class TextPlan:
         return [self._prefix + body[i : i + width] for i in range(0, len(body), width)]
 
 
+def text_prefix(tokenizer: Any) -> list[int]:
+    """Return the tokens that begin every encoded text."""
+    empty = list(tokenizer("", verbose=False)["input_ids"])
+    return [token for token in empty if token != tokenizer.eos_token_id or token == tokenizer.bos_token_id]
+
+
 def _trim(rows: list[list[int]], budget: int) -> list[list[int]]:
-    kept = []
-    for row in rows:
-        if budget <= 0:
-            break
-        kept.append(row[:budget])
-        budget -= len(kept[-1])
-    return kept
+    """Return the rows' first ``budget`` tokens, in rows."""
+    ends = itertools.accumulate(map(len, rows), initial=0)
+    return [row[: budget - end] for row, end in zip(rows, ends, strict=False) if end < budget]
 
 
 def _block(rows: list[list[int]], after: Position) -> Block:
     return Block(lambda: rows, after)
-
-
-def batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
-    """Group rows of like length, so that little padding is computed; longest first.
-
-    Args:
-        rows: token rows.
-        batch_tokens: most tokens a batch, padding included; a longer row is a batch by itself.
-    """
-    batch: list[list[int]] = []
-    for row in sorted((row for row in rows if row), key=len, reverse=True):
-        if batch and len(batch[0]) * (len(batch) + 1) > batch_tokens:
-            yield batch
-            batch = []
-        batch.append(row)
-    if batch:
-        yield batch

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.covariance.plan import Amount, Block, Position
+from easyedit_lifelong.covariance.plan import Amount, Block, Position, text_prefix
 from easyedit_lifelong.errors import CovarianceError
 
 ROW_TOKENS = 128
@@ -40,8 +40,7 @@ class SampledPlan:
     def __init__(self, model: Any, tokenizer: Any, amount: Amount, context: int, seed: int) -> None:
         self.model, self.amount, self.seed = model, amount, seed
         self.length = min(ROW_TOKENS, context)
-        empty = list(tokenizer("", verbose=False)["input_ids"])
-        self._prefix = [token for token in empty if token != tokenizer.eos_token_id or token == tokenizer.bos_token_id]
+        self._prefix = text_prefix(tokenizer)
         if len(self._prefix) + 2 > self.length:
             raise CovarianceError(f"context: {context} tokens leave no room for text")
         self._special = torch.tensor(sorted(set(tokenizer.all_special_ids)), dtype=torch.long)
@@ -52,28 +51,22 @@ class SampledPlan:
         """Give the blocks from a position on; rows are sampled when they are asked for."""
         position = start
         while position.tokens < self.tokens:
-            budget = self.tokens - position.tokens
-            rows = min(ROWS, -(-budget // self.length))
-            tokens = min(budget, rows * self.length)
-            after = Position(position.block + 1, position.documents + rows, position.tokens + tokens)
-            yield Block(partial(self._rows, position.block, rows, tokens), after)
-            position = after
+            tokens = min(self.tokens - position.tokens, ROWS * self.length)
+            rows, block = -(-tokens // self.length), position.block
+            position = Position(block + 1, position.documents + rows, position.tokens + tokens)
+            yield Block(partial(self._rows, block, rows, tokens), position)
 
     def _rows(self, block: int, rows: int, tokens: int) -> list[list[int]]:
-        sampled = self.sample(block, rows).tolist()
-        spare = rows * self.length - tokens
-        if spare:
-            sampled[-1] = sampled[-1][: self.length - spare]
-        return sampled
+        *sampled, last = self.sample(block, rows).tolist()
+        return [*sampled, last[: tokens - len(sampled) * self.length]]
 
     @torch.no_grad()
     def sample(self, block: int, rows: int) -> Tensor:
         """Sample a block's rows: token ids of shape ``(rows, length)``."""
         device = self.model.get_input_embeddings().weight.device
         seed = int.from_bytes(hashlib.sha256(f"{self.seed}:{block}".encode()).digest()[:8], "big") >> 1
-        generator = torch.Generator().manual_seed(
-            seed
-        )  # on the CPU, whatever the model is on: the same draws everywhere
+        # On the CPU, whatever the model is on: the same draws everywhere.
+        generator = torch.Generator().manual_seed(seed)
         starts = self._words[torch.randint(len(self._words), (rows, 1), generator=generator)]
         ids = torch.cat([torch.tensor([self._prefix] * rows, dtype=torch.long).view(rows, -1), starts], dim=1)
         taken, cache = [ids.to(device)], None

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong import bridge
 from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.data.files import label_text, located, read_records, require_texts
+from easyedit_lifelong.data.native_loaders import counterfact_records, zsre_records
 from easyedit_lifelong.data.request import EditRequest, check_unique
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.plugins import get_plugins
 
 LOG = logging.getLogger(__name__)
 
@@ -28,11 +29,10 @@ _HALLUCINATION_TEXTS = ("prompt", "target_new", "locality_prompt")
 
 
 def read_zsre(path: Path) -> list[EditRequest]:
-    """Read a file in MEND's zsRE form through EasyEdit's ``ZsreDataset``.
+    """Read a file in MEND's zsRE form: through EasyEdit's ``ZsreDataset`` if EasyEdit is there, else natively.
 
     Raises:
         DataError: the file or a record can't be used.
-        EasyEditMissingError: there is no EasyEdit.
     """
     records = read_records(path)
     for where, record in located(path, records):
@@ -42,7 +42,7 @@ def read_zsre(path: Path) -> list[EditRequest]:
             raise DataError(f"{where}, field 'answers': must be a list that begins with the true answer")
         if "nq question: " not in record["loc"]:
             raise DataError(f"{where}, field 'loc': must contain 'nq question: ' (EasyEdit's loader asks for it)")
-    return _requests(path, bridge.read_zsre(path))
+    return _requests(path, _loaded("zsre", path, records, zsre_records))
 
 
 def read_zsre_rephrased(path: Path) -> list[EditRequest]:
@@ -66,25 +66,21 @@ def read_zsre_rephrased(path: Path) -> list[EditRequest]:
         rephrasings = record.get("filtered_rephrases")
         if rephrasings is not None and not isinstance(rephrasings, list):
             raise DataError(f"{where}, field 'filtered_rephrases': must be a list of texts")
-        records.append(
-            {
-                "prompt": record["input"], "target_new": answers[0], "ground_truth": answers[0],
-                "rephrase_prompt": rephrasings,
-            }
-        )  # fmt: skip
+        fields = {"prompt": record["input"], "target_new": answers[0], "ground_truth": answers[0]}
+        records.append({**fields, "rephrase_prompt": rephrasings})
     return _requests(path, records)
 
 
 def read_counterfact(path: Path) -> list[EditRequest]:
-    """Read a file in EasyEdit's CounterFact form through EasyEdit's ``CounterFactDataset``.
+    """Read a file in EasyEdit's CounterFact form: through its ``CounterFactDataset`` if it is there, else natively.
 
     Raises:
         DataError: the file or a record can't be used.
-        EasyEditMissingError: there is no EasyEdit.
     """
-    for where, record in located(path, read_records(path)):
+    records = read_records(path)
+    for where, record in located(path, records):
         require_texts(where, record, _COUNTERFACT_TEXTS)
-    return _requests(path, bridge.read_counterfact(path))
+    return _requests(path, _loaded("counterfact", path, records, counterfact_records))
 
 
 def read_hallucination(path: Path) -> list[EditRequest]:
@@ -110,8 +106,11 @@ def read_hallucination(path: Path) -> list[EditRequest]:
     if unasked:
         LOG.warning(
             "%s: locality isn't asked in %d of %d records, whose locality text has no second half (%s)",
-            path, len(unasked), len(requests), _listed(unasked),
-        )  # fmt: skip
+            path,
+            len(unasked),
+            len(requests),
+            _listed(unasked),
+        )
     return requests
 
 
@@ -159,6 +158,22 @@ def read_requests(path: Path | str, read: Callable[[Path], Iterable[EditRequest]
         raise DataError(f"{path}: holds no records")
     check_unique(requests)
     return requests
+
+
+def _loaded(
+    name: str, path: Path, records: list[Any], native: Callable[[list[Any]], list[dict[str, Any]]]
+) -> Sequence[Mapping[str, Any]]:
+    """Return a format's records in EasyEdit's request fields, by the registered loader if it is available.
+
+    Raises:
+        DataError: the file is JSON Lines, which EasyEdit's loaders cannot read, or the loader refuses it.
+    """
+    if path.suffix == ".jsonl":
+        raise DataError(f"{path}: EasyEdit's loaders read a JSON list, not JSON Lines. Save the records as one list.")
+    loaders = get_plugins().loaders
+    if name in loaders and loaders.get(name).available():
+        return loaders.get(name).load(path)
+    return native(records)
 
 
 def _requests(path: Path, records: Sequence[Any]) -> list[EditRequest]:

@@ -80,17 +80,11 @@ class EditRequest:
         if not isinstance(record, Mapping):
             raise DataError(f"{where}: must be an object with the fields of a request, not {_kind(record)}")
         reader = _Reader(record, where)
-        subject = reader.text("subject", optional=True)
+        subject = None if record.get("subject") is None else reader.text("subject")
         prompt = reader.text("prompt")
         locality = reader.probes("locality")
-        specific = reader.relation_specificity(locality)
-        flat = reader.flat_probe("locality")
-        if flat and "neighborhood" not in locality:
-            locality["neighborhood"] = flat
-        portability = reader.probes("portability")
-        flat = reader.flat_probe("portability")
-        if flat and "one_hop" not in portability:
-            portability["one_hop"] = flat
+        specific = tuple(probe for name in list(locality) if _is_specificity(name) for probe in locality.pop(name))
+        flat = reader.flat_probe(RELATION_SPECIFICITY)
         return cls(
             case_id=reader.case_id(case_id),
             prompt=prompt,
@@ -98,9 +92,9 @@ class EditRequest:
             subject=subject,
             ground_truth=reader.answer(),
             rephrase_prompts=reader.texts("rephrase_prompt"),
-            locality=MappingProxyType(locality),
-            portability=MappingProxyType(portability),
-            relation_specificity=specific,
+            locality=reader.with_flat_probe("locality", locality, "neighborhood"),
+            portability=reader.with_flat_probe("portability", reader.probes("portability"), "one_hop"),
+            relation_specificity=specific or flat,
             source=where,
         )
 
@@ -134,7 +128,7 @@ def check_unique(requests: Iterable[EditRequest]) -> None:
 
 
 class _Reader:
-    """Reads a record's fields, raising with the record's place and the field's name."""
+    """Reads a record's fields; its errors name the record's place and the field."""
 
     def __init__(self, record: Mapping[str, Any], where: str) -> None:
         self.record, self.where = record, where
@@ -142,11 +136,9 @@ class _Reader:
     def fail(self, name: str, problem: str) -> DataError:
         return DataError(f"{self.where}, field {name!r}: {problem}")
 
-    def text(self, name: str, *, optional: bool = False) -> Any:
+    def text(self, name: str) -> str:
         value = self.record.get(name)
         if value is None:
-            if optional:
-                return None
             raise self.fail(name, f"is missing.{did_you_mean(name, set(self.record) - {name})}")
         return self.checked(name, value)
 
@@ -155,9 +147,9 @@ class _Reader:
             raise self.fail(name, f"must be text, not {_kind(value)}")
         if not value.strip():
             raise self.fail(name, "is empty. Give it text or remove the record.")
-        return self.whole(name, value)
+        return self.encodable(name, value)
 
-    def whole(self, name: str, value: str) -> str:
+    def encodable(self, name: str, value: str) -> str:
         problem = half_character(value)
         if problem:
             raise self.fail(name, problem)
@@ -165,35 +157,31 @@ class _Reader:
 
     def texts(self, name: str) -> tuple[str, ...]:
         value = self.record.get(name)
-        if value is None or value == []:
-            return ()
-        return tuple(self.checked(name, item) for item in (value if isinstance(value, list) else [value]))
+        values = value if isinstance(value, list) else [] if value is None else [value]
+        return tuple(self.checked(name, item) for item in values)
 
     def case_id(self, default: int | str | None) -> int | str:
         value = self.record.get("case_id", default)
         if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
             raise self.fail("case_id", f"must be a whole number or text, not {_kind(value)}")
-        return self.whole("case_id", value) if isinstance(value, str) else value
+        return self.encodable("case_id", value) if isinstance(value, str) else value
 
     def answer(self) -> str | None:
         value = self.record.get("ground_truth")
-        if isinstance(value, list):
-            value = value[0] if value else None
-        if value is None or value == NO_ANSWER:
-            return None
-        return self.checked("ground_truth", value).strip()
+        value = next(iter(value), None) if isinstance(value, list) else value
+        return None if value is None or value == NO_ANSWER else self.checked("ground_truth", value).strip()
 
     def flat_probe(self, kind: str) -> tuple[Probe, ...]:
         if self.record.get(f"{kind}_prompt") is None:
             return ()
-        prompt = self.text(f"{kind}_prompt")
-        return (Probe(prompt, self.text(f"{kind}_ground_truth").strip()),)
+        return (Probe(self.text(f"{kind}_prompt"), self.text(f"{kind}_ground_truth").strip()),)
 
-    def relation_specificity(self, locality: dict[str, tuple[Probe, ...]]) -> tuple[Probe, ...]:
-        """Take relation specificity out of the locality sets; if none of them is, it is what the flat fields say."""
-        named = [locality.pop(name) for name in list(locality) if _is_relation_specificity(name)]
-        flat = self.flat_probe(RELATION_SPECIFICITY)
-        return tuple(probe for probes in named for probe in probes) or flat
+    def with_flat_probe(
+        self, kind: str, sets: dict[str, tuple[Probe, ...]], name: str
+    ) -> Mapping[str, tuple[Probe, ...]]:
+        """Return probe sets; the flat fields' probe is the set ``name``, unless there is a set of that name."""
+        flat = self.flat_probe(kind)
+        return MappingProxyType({**sets, name: sets.get(name, flat)} if flat else sets)
 
     def probes(self, kind: str) -> dict[str, tuple[Probe, ...]]:
         sets = self.record.get(kind)
@@ -201,7 +189,7 @@ class _Reader:
             return {}
         if not isinstance(sets, Mapping):
             raise self.fail(kind, f"must map names to prompts and answers, not {_kind(sets)}")
-        names = [self.whole(kind, str(name)) for name in sets]
+        names = [self.encodable(kind, str(name)) for name in sets]
         return {
             name: self.probe_set(f"{kind}.{name}", probes) for name, probes in zip(names, sets.values(), strict=True)
         }
@@ -216,17 +204,22 @@ class _Reader:
         if not isinstance(probes, Mapping) or not {"prompt", "ground_truth"} <= set(probes):
             raise self.fail(name, "needs 'prompt' and 'ground_truth'")
         prompts, answers = probes["prompt"], probes["ground_truth"]
-        prompts = prompts if isinstance(prompts, list) else [prompts]
-        several = isinstance(probes["prompt"], list)  # else a list of answers holds one prompt's aliases
+        several = isinstance(prompts, list)  # else a list of answers holds one prompt's aliases
+        prompts = prompts if several else [prompts]
         answers = answers if isinstance(answers, list) and (several or len(answers) == 1) else [answers]
         if len(prompts) != len(answers):
             raise self.fail(name, f"has {len(prompts)} prompts and {len(answers)} answers")
-        pairs = []
-        for prompt, answer in zip(prompts, answers, strict=True):
-            while isinstance(answer, list) and answer:  # aliases, and in KnowEdit's files several answers' aliases
-                answer = answer[0]
-            pairs.append(Probe(self.checked(name + ".prompt", prompt), self.checked(name + ".ground_truth", answer)))
-        return tuple(pairs)
+        return tuple(
+            Probe(self.checked(f"{name}.prompt", prompt), self.checked(f"{name}.ground_truth", _first(answer)))
+            for prompt, answer in zip(prompts, answers, strict=True)
+        )
+
+
+def _first(answer: Any) -> Any:
+    """Return the first of an answer's aliases; KnowEdit's files have lists of several answers' aliases, too."""
+    while isinstance(answer, list) and answer:
+        answer = answer[0]
+    return answer
 
 
 def half_character(text: str) -> str | None:
@@ -238,7 +231,7 @@ def half_character(text: str) -> str | None:
     return None
 
 
-def _is_relation_specificity(name: str) -> bool:
+def _is_specificity(name: str) -> bool:
     """Whether a locality set is relation specificity, whatever its capitals, spaces and underscores."""
     return "".join(name.replace("_", " ").split()).casefold() == RELATION_SPECIFICITY.replace("_", "")
 

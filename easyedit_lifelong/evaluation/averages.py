@@ -1,4 +1,4 @@
-"""Scores of many requests, kept by request until they are averaged: a mean, and how sure it is."""
+"""Scores of many requests, kept by request until they are averaged: a mean and its confidence interval."""
 
 from __future__ import annotations
 
@@ -55,13 +55,8 @@ def gather(by_request: Sequence[RequestScores], *, seed: int = 0) -> Scores:
     }
     scores = Scores(values, intervals)
     for suffix in ("", "_before"):
-        scores |= _harmonic(by_request, values, suffix, seed)
+        harmonic = harmonic_score(by_request, values, suffix, seed=seed)
+        if harmonic is not None:
+            name, value, interval = harmonic
+            scores |= Scores({name: value}, {} if interval is None else {name: interval})
     return scores
-
-
-def _harmonic(by_request: Sequence[RequestScores], values: Mapping[str, float], suffix: str, seed: int) -> Scores:
-    found = harmonic_score(by_request, values, suffix, seed=seed)
-    if found is None:
-        return Scores()
-    name, value, interval = found
-    return Scores({name: value}, {} if interval is None else {name: interval})

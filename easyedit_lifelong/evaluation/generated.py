@@ -93,6 +93,30 @@ def _bare(text: str) -> str:
     return "".join(c for c in text.lower() if c not in string.punctuation and unicodedata.category(c) != "Po")
 
 
+def starts_with_answer(text: str, answer: str) -> bool:
+    """Whether a free text begins with the answer (leading space apart)."""
+    return text.lstrip().startswith(answer.strip())
+
+
+def starts_with_whole_answer(text: str, answer: str) -> bool:
+    """Whether a free text begins with the answer and its last word or number ends there ("Paris", not "Parisian").
+
+    Where no spaces separate words (Chinese, Japanese, Thai …), anything may follow.
+    """
+    answer = answer.strip()
+    rest = text.lstrip()[len(answer) :]
+    if not starts_with_answer(text, answer):
+        return False
+    if answer[-1:].isdigit() and re.match(r"[.,]?\d", rest):
+        return False
+    return not (_ends_a_word(answer[-1:]) and rest[:1].isalnum())
+
+
+def _ends_a_word(character: str) -> bool:
+    # Letters without case ("Lo") are those of scripts that mostly run words together.
+    return character.isalnum() and unicodedata.category(character) != "Lo"
+
+
 def exact_match(said: str, answer: str) -> bool:
     """Whether an answer is the right one, and nothing more, but for case, punctuation and articles."""
     said_bare, answer_bare = normalise(said), normalise(answer)

@@ -1,4 +1,4 @@
-"""What is reported, under the names of the papers; one place that says what each number means."""
+"""The metrics that are reported, under the names of the papers: what each of them means."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ class MetricSpec:
     direction: str = "higher"
 
 
-_GRACE = "GRACE (arXiv 2211.11031), section 4"
+_LIFELONG = "GRACE (arXiv 2211.11031), section 4"
+_HALLUCINATION = "GRACE (arXiv 2211.11031), its hallucination task, there of accurate sentences"
 _EASYEDIT = "EasyEdit (arXiv 2308.07269)"
 _KNOWEDIT = "KnowEdit (arXiv 2401.01286)"
 _MIRAGE = "The Mirage of Model Editing (arXiv 2502.11177)"
@@ -51,36 +52,38 @@ _TEXT_PPL = "exp(mean of -log p(token | those before it)) over windows of 256 to
 
 
 _SPECS = (
-    MetricSpec("ES", _FORCED, "edit success: share of target tokens chosen, right after each edit", _TOKENS, _GRACE),
-    MetricSpec("ERR", _FORCED, "edit retention rate: of all past edits, at the end (= reliability)", _TOKENS, _GRACE),
+    MetricSpec("ES", _FORCED, "edit success: share of target tokens chosen, right after each edit", _TOKENS, _LIFELONG),
+    MetricSpec("ERR", _FORCED, "edit retention rate: of all past edits, at the end (= reliability)", _TOKENS,
+               _LIFELONG),
     MetricSpec("TRR", _FORCED, "test retention rate: share of true answers' tokens chosen, held-out prompts", _TOKENS,
-               _GRACE),
-    MetricSpec("TRR_before", _FORCED, "TRR of the unedited model", _TOKENS, _GRACE),
+               _LIFELONG),
+    MetricSpec("TRR_before", _FORCED, "TRR of the unedited model", _TOKENS, _LIFELONG),
     MetricSpec("ARR", _FORCED, "accurate retention rate: share of answer tokens still chosen on prompts that aren't "
                "edited and whose answer the unedited model got whole: held-out, locality, and requests skipped for it",
-               _TOKENS, "GRACE (arXiv 2211.11031), its hallucination task, there of accurate sentences"),
-    MetricSpec("n_keys", _COUNT, "keys in the codebook", "number of keys, over all layers", _GRACE, "lower"),
-    MetricSpec("edits_per_key", _COUNT, "edits that a key stands for", "edits / n_keys", _GRACE),
-    # ---- GRACE's scores in the task's own measure
-    MetricSpec("ERR_f1", _GENERATED, "ERR of question answering: F1 of what is said, past edits", _F1, _GRACE),
-    MetricSpec("ERR_f1_before", _GENERATED, "ERR_f1 of the unedited model", _F1, _GRACE),
+               _TOKENS, _HALLUCINATION),
+    MetricSpec("n_keys", _COUNT, "keys in the codebook", "number of keys, over all layers", _LIFELONG, "lower"),
+    MetricSpec("edits_per_key", _COUNT, "edits that a key stands for", "edits / n_keys", _LIFELONG),
+    # ---- ES, ERR and TRR in the task's own measure
+    MetricSpec("ERR_f1", _GENERATED, "ERR of question answering: F1 of what is said, past edits", _F1, _LIFELONG),
+    MetricSpec("ERR_f1_before", _GENERATED, "ERR_f1 of the unedited model", _F1, _LIFELONG),
     MetricSpec("TRR_f1", _GENERATED, "TRR of question answering: F1 of what is said, held-out prompts (no more of them "
-               "than edits)", _F1, _GRACE),
-    MetricSpec("TRR_f1_before", _GENERATED, "TRR_f1 of the unedited model", _F1, _GRACE),
+               "than edits)", _F1, _LIFELONG),
+    MetricSpec("TRR_f1_before", _GENERATED, "TRR_f1 of the unedited model", _F1, _LIFELONG),
     MetricSpec("ES_acc", _FORCED, "ES of classification: share of labels that are the model's, after each edit",
-               _WHOLE, _GRACE),
+               _WHOLE, _LIFELONG),
     MetricSpec("ERR_acc", _FORCED, "ERR of classification: share of past edits' labels that are the model's", _WHOLE,
-               _GRACE),
-    MetricSpec("ERR_acc_before", _FORCED, "ERR_acc of the unedited model", _WHOLE, _GRACE),
+               _LIFELONG),
+    MetricSpec("ERR_acc_before", _FORCED, "ERR_acc of the unedited model", _WHOLE, _LIFELONG),
     MetricSpec("TRR_acc", _FORCED, "TRR of classification: share of held-out labels that are the model's", _WHOLE,
-               _GRACE),
-    MetricSpec("TRR_acc_before", _FORCED, "TRR_acc of the unedited model", _WHOLE, _GRACE),
-    MetricSpec("ES_ppl", _FORCED, "ES of text generation: perplexity of the targets, after each edit", _PPL, _GRACE,
+               _LIFELONG),
+    MetricSpec("TRR_acc_before", _FORCED, "TRR_acc of the unedited model", _WHOLE, _LIFELONG),
+    MetricSpec("ES_ppl", _FORCED, "ES of text generation: perplexity of the targets, after each edit", _PPL, _LIFELONG,
                "lower"),
-    MetricSpec("ERR_ppl", _FORCED, "ERR of text generation: perplexity of past edits' targets", _PPL, _GRACE, "lower"),
-    MetricSpec("ERR_ppl_before", _FORCED, "ERR_ppl of the unedited model", _PPL, _GRACE, "lower"),
-    MetricSpec("TRR_ppl", _FORCED, "TRR of text generation: perplexity of held-out answers", _PPL, _GRACE, "lower"),
-    MetricSpec("TRR_ppl_before", _FORCED, "TRR_ppl of the unedited model", _PPL, _GRACE, "lower"),
+    MetricSpec("ERR_ppl", _FORCED, "ERR of text generation: perplexity of past edits' targets", _PPL, _LIFELONG,
+               "lower"),
+    MetricSpec("ERR_ppl_before", _FORCED, "ERR_ppl of the unedited model", _PPL, _LIFELONG, "lower"),
+    MetricSpec("TRR_ppl", _FORCED, "TRR of text generation: perplexity of held-out answers", _PPL, _LIFELONG, "lower"),
+    MetricSpec("TRR_ppl_before", _FORCED, "TRR_ppl of the unedited model", _PPL, _LIFELONG, "lower"),
     # ---- EasyEdit's
     MetricSpec("reliability", _FORCED, "share of target tokens chosen on the edits' prompts, at the end", _TOKENS,
                _EASYEDIT),

@@ -1,57 +1,25 @@
-"""Ask a model many questions at once: what it says when forced along an answer, and when free."""
+"""Ask a model many questions in batches: its choices along an answer (teacher forcing), and its free text."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import re
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
+from easyedit_lifelong.evaluation.forced import Forced, PairKey, forced_of, key_of, shared_rows
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import evaluating
 from easyedit_lifelong.models.pairs import Encode
-from easyedit_lifelong.models.positions import prompt_lengths
+from easyedit_lifelong.models.prompt_positions import prompt_lengths
 from easyedit_lifelong.models.suffix import head_at
-
-
-@dataclass(frozen=True)
-class Forced:
-    """A model's choices along a given answer (teacher forcing).
-
-    Attributes:
-        chosen: the model's most probable token at each of the answer's positions.
-        target: the answer's tokens.
-        nll: mean negative log-likelihood of the answer, in nats per token.
-    """
-
-    chosen: tuple[int, ...]
-    target: tuple[int, ...]
-    nll: float
-
-    @property
-    def accuracy(self) -> float:
-        """Share of the answer's tokens that the model would choose itself."""
-        return sum(c == t for c, t in zip(self.chosen, self.target, strict=True)) / len(self.target)
-
-    @property
-    def exact(self) -> bool:
-        """Whether it would choose every one of them."""
-        return self.chosen == self.target
-
-    def agreement(self, other: Forced) -> float:
-        """Share of positions at which two models choose the same token (locality)."""
-        return sum(a == b for a, b in zip(self.chosen, other.chosen, strict=True)) / len(self.chosen)
 
 
 class Scorer:
@@ -61,8 +29,8 @@ class Scorer:
 
     Args:
         tokenizer: the model's.
-        tokens_per_batch: how many tokens, padding included, go through the model together. Where it writes one
-            token after the other, rows hold four times as many: a step costs little more for more rows.
+        tokens_per_batch: how many tokens, padding included, are in one batch. When the model generates text, a batch
+            has four times as many: a step costs little more for more rows.
         encode: turns prompts and answers into ids; by default as a causal language model reads them.
 
     Attributes:
@@ -87,20 +55,19 @@ class Scorer:
     def forced(self, model: Any, questions: Sequence[tuple[str, str]]) -> list[Forced]:
         """Score prompts with their answers under teacher forcing, in the order given.
 
-        A question that is asked twice is answered once. An answer of one token needs no row of its own
-        where its prompt is asked about with another answer: what the model says behind the prompt is there.
+        A question that is given twice is scored once. An answer of one token needs no separate row if
+        another row has its prompt: the logits after the prompt are there.
         """
         pairs = [self.encode(prompt, answer) for prompt, answer in questions]
-        rows = _rows(pairs)
-        scores: dict[_Key, Forced] = {}
+        rows = shared_rows(pairs)
+        scores: dict[PairKey, Forced] = {}
         head = self._head(model)
         with evaluating(model):
             for batch in self._batches([row[0].length for row in rows]):
-                asked = [rows[i] for i in batch]
-                scores.update(
-                    zip((_key(pair) for row in asked for pair in row), self._force(model, asked, head), strict=True)
-                )
-        return [scores[_key(pair)] for pair in pairs]
+                together = [rows[i] for i in batch]
+                keys = [key_of(pair) for row in together for pair in row]
+                scores.update(zip(keys, self._force(model, together, head), strict=True))
+        return [scores[key_of(pair)] for pair in pairs]
 
     def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None) -> Iterator[Forced]:
         pairs = [row[0] for row in rows]
@@ -110,31 +77,31 @@ class Scorer:
         spans = [(row, len(pair.prompt) - 1, pair.target) for row, several in enumerate(rows) for pair in several]
         at = [(row, begin + n) for row, begin, target in spans for n in range(len(target))]
         where = torch.tensor(at).T
-        with prompt_lengths(model, [len(pair.prompt) for pair in pairs]):
-            at_answers = (
-                head_at(head, where[0], where[1], in_place=True) if head is not None else contextlib.nullcontext()
-            )
-            with at_answers:
-                whole: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        only_answers = contextlib.nullcontext() if head is None else head_at(head, where[0], where[1], in_place=True)
+        with prompt_lengths(model, [len(pair.prompt) for pair in pairs]), only_answers:
+            whole: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         logits = whole[where[0].to(whole.device), where[1].to(whole.device)]
-        taken = 0
-        for _, _, target in spans:
-            yield forced_of(logits[taken : taken + len(target)], target)
-            taken += len(target)
+        for (_, _, target), at_answer in zip(spans, logits.split([len(target) for *_, target in spans]), strict=True):
+            yield forced_of(at_answer, target)
 
     @torch.no_grad()
     def generate(
-        self, model: Any, prompts: Sequence[str], new_tokens: Sequence[int] | int,
-        ended: Callable[[int, str], bool] | None = None, sampling: Mapping[str, Any] | None = None,
-    ) -> list[str]:  # fmt: skip
-        """Let the model continue prompts greedily, unless told to sample.
+        self,
+        model: Any,
+        prompts: Sequence[str],
+        new_tokens: Sequence[int] | int,
+        ended: Callable[[int, str], bool] | None = None,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Continue prompts: greedily by default.
 
         Args:
             model: the model.
-            prompts: what it continues.
+            prompts: the prompts.
             new_tokens: how many tokens to add at most, for all or for each.
-            ended: whether the prompt of this index has been answered with this text, and no more is needed.
-            sampling: how text is sampled (``temperature``, ``top_p``, …), by PyTorch's generator.
+            ended: whether the prompt of this index needs no more than this text.
+            sampling: settings of sampling (``temperature``, ``top_p``, …), with PyTorch's generator; None for
+                greedy text.
 
         Returns:
             The continuations alone, special tokens left out.
@@ -144,7 +111,7 @@ class Scorer:
         texts = [""] * len(prompts)
         context = self._shared_context(model)
         if context is not None:
-            # Without a prediction for the last token, n tokens need n - 1 places behind the prompt.
+            # Nothing is predicted after the last token, so n tokens need n - 1 positions after the prompt.
             limits = [min(limit, context + 1 - len(row)) for row, limit in zip(rows, limits, strict=True)]
         ends, start = self._end_tokens(model), self._start(model)
         with evaluating(model), _bare_generation_config(model):
@@ -159,18 +126,18 @@ class Scorer:
                     **(sampling or {}),
                 )
                 begin = self._answer_column(ids)
-                stop = None if ended is None else _Stop(self.tokenizer, begin, batch, limits, ends, ended)
+                stop = None if ended is None else _StopEachRow(self.tokenizer, begin, batch, limits, ends, ended)
                 more = {} if stop is None else {"stopping_criteria": StoppingCriteriaList([stop])}
                 output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
                 for n, (i, row) in enumerate(zip(batch, output[:, begin:].tolist(), strict=True)):
-                    # Once a row has ended it is filled up while others go on; the filling wasn't said.
-                    said = row[: limits[i] if stop is None else stop.lengths.get(n, limits[i])]
-                    end = next((n for n, token in enumerate(said) if token in ends), len(said))
-                    texts[i] = self.tokenizer.decode(said[:end], skip_special_tokens=True)
+                    # A row that has ended is padded while others continue; the padding is no output.
+                    added = row[: limits[i] if stop is None else stop.lengths.get(n, limits[i])]
+                    end = next((n for n, token in enumerate(added) if token in ends), len(added))
+                    texts[i] = self.tokenizer.decode(added[:end], skip_special_tokens=True)
         return texts
 
     def _head(self, model: Any) -> nn.Module | None:
-        """Return the output head, where the model lets it be asked at the answers' positions alone."""
+        """Return the output head if it can be applied at the answers' positions alone."""
         anatomy = anatomy_of(model)
         return anatomy.head if anatomy is not None else None
 
@@ -185,7 +152,7 @@ class Scorer:
         return ids.shape[1]
 
     def _start(self, model: Any) -> dict[str, Any]:
-        """Return what ``generate`` has to know of how an answer starts."""
+        """Return the arguments of ``generate`` that say how an answer starts."""
         return {}
 
     def _end_tokens(self, model: Any) -> set[int]:
@@ -231,46 +198,42 @@ class Scorer:
             yield batch
 
 
-_Key = tuple[tuple[int, ...], tuple[int, ...]]
+def input_device(model: Any) -> torch.device:
+    """Return where a model takes its tokens."""
+    return device_of(model.get_input_embeddings())
 
 
-def _key(pair: EncodedPair) -> _Key:
-    return tuple(pair.prompt), tuple(pair.target)
-
-
-def _rows(pairs: Sequence[EncodedPair]) -> list[list[EncodedPair]]:
-    """Return what goes through the model: each row's own question first, then those that it answers, too."""
-    by_prompt: dict[tuple[int, ...], dict[_Key, EncodedPair]] = {}
-    for pair in pairs:
-        by_prompt.setdefault(tuple(pair.prompt), {}).setdefault(_key(pair), pair)
-    rows = []
-    for several in by_prompt.values():
-        # The shortest row of several tokens carries those of one; a sort keeps equals in their order.
-        long = sorted((p for p in several.values() if len(p.target) > 1), key=lambda p: len(p.target))
-        short = [p for p in several.values() if len(p.target) == 1]
-        rows += [[pair] for pair in long[1:]]
-        rows.append([*long[:1], *short])
-    return rows
-
-
-class _Stop(StoppingCriteria):
+class _StopEachRow(StoppingCriteria):
     """Ends each row of a batch by its own text.
 
+    Args:
+        tokenizer: the model's.
+        begin: column of the batch at which the new text begins.
+        batch: the prompt's index of each row.
+        limits: by prompt, how many tokens are added at most.
+        ends: tokens that end a text.
+        ended: whether the prompt of this index needs no more than this text.
+
     Attributes:
-        lengths: how many tokens each row had been given when it ended.
+        lengths: by row that has ended, how many tokens were added until then.
     """
 
     def __init__(
-        self, tokenizer: Any, begin: int, batch: Sequence[int], limits: Sequence[int], ends: set[int],
+        self,
+        tokenizer: Any,
+        begin: int,
+        batch: Sequence[int],
+        limits: Sequence[int],
+        ends: set[int],
         ended: Callable[[int, str], bool],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.tokenizer, self.begin, self.batch = tokenizer, begin, batch
         self.limits, self.ends, self.ended = limits, ends, ended
         self.lengths: dict[int, int] = {}
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        said = input_ids[:, self.begin :].tolist()
-        for row, (index, tokens) in enumerate(zip(self.batch, said, strict=True)):
+        outputs = input_ids[:, self.begin :].tolist()
+        for row, (index, tokens) in enumerate(zip(self.batch, outputs, strict=True)):
             if row not in self.lengths and (
                 len(tokens) >= self.limits[index]
                 or tokens[-1] in self.ends
@@ -281,42 +244,11 @@ class _Stop(StoppingCriteria):
         return torch.tensor(done, device=input_ids.device)
 
 
-def forced_of(logits: Tensor, target: Sequence[int]) -> Forced:
-    """Return a model's choices along an answer, given its logits there, ``(answer, vocabulary)``."""
-    logits = logits.float()
-    wanted = torch.tensor(list(target), device=logits.device)
-    return Forced(tuple(logits.argmax(dim=-1).tolist()), tuple(target), F.cross_entropy(logits, wanted).item())
-
-
-def starts_with_answer(text: str, answer: str) -> bool:
-    """Whether a free generation begins with the answer (leading space apart)."""
-    return text.lstrip().startswith(answer.strip())
-
-
-def starts_with_whole_answer(text: str, answer: str) -> bool:
-    """Whether it does, and the answer's last word or number ends there ("Paris", not "Parisian").
-
-    Where words aren't set apart by spaces (Chinese, Japanese, Thai …), anything may follow.
-    """
-    answer = answer.strip()
-    behind = text.lstrip()[len(answer) :]
-    if not starts_with_answer(text, answer):
-        return False
-    if answer[-1:].isdigit() and re.match(r"[.,]?\d", behind):
-        return False
-    return not (_ends_a_word(answer[-1:]) and behind[:1].isalnum())
-
-
-def _ends_a_word(character: str) -> bool:
-    # Letters without case ("Lo") are those of scripts that mostly run words together.
-    return character.isalnum() and unicodedata.category(character) != "Lo"
-
-
 @contextlib.contextmanager
 def _bare_generation_config(model: Any) -> Iterator[None]:
     """Set the model's own generation settings aside inside.
 
-    A checkpoint's repetition penalty, beams or suppressed tokens would fill in whatever the
+    A checkpoint's repetition penalty, beams or suppressed tokens would supply whatever the
     configuration given to ``generate`` leaves open, and greedy text would not be greedy.
     """
     before = model.generation_config
@@ -325,8 +257,3 @@ def _bare_generation_config(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = before
-
-
-def input_device(model: Any) -> torch.device:
-    """Return where a model takes its tokens."""
-    return device_of(model.get_input_embeddings())

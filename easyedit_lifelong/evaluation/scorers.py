@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.evaluation.scorer import Forced, Scorer, forced_of, input_device
+from easyedit_lifelong.evaluation.forced import Forced, forced_of
+from easyedit_lifelong.evaluation.scorer import Scorer, input_device
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modes import evaluating
@@ -24,7 +25,7 @@ def scorer_for(model: Any, tokenizer: Any) -> Scorer:
 class AnswerScorer(Scorer):
     """Scores encoder-decoder models: the encoder reads a question, the decoder writes the answer.
 
-    An answer's end token isn't counted: to end where the given answer ends is no merit.
+    An answer's end token is not counted: a model earns nothing by ending where the given answer ends.
     """
 
     _side = "right"
@@ -37,19 +38,21 @@ class AnswerScorer(Scorer):
         logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=starts, use_cache=False).logits
         for row, several in enumerate(rows):
             for pair in several:
-                said = pair.target[: -1 if pair.target[-1] == self.tokenizer.eos_token_id else None]
-                yield forced_of(logits[row, : len(said)], said)
+                answer = pair.target[: self._answer_length(pair)]
+                yield forced_of(logits[row, : len(answer)], answer)
 
     def answer_tokens(self, prompt: str, answer: str) -> int:
         """Count an answer's tokens, without its end token."""
-        target = self.encode(prompt, answer).target
-        return len(target) - (target[-1] == self.tokenizer.eos_token_id)
+        return self._answer_length(self.encode(prompt, answer))
+
+    def _answer_length(self, pair: EncodedPair) -> int:
+        return len(pair.target) - (pair.target[-1] == self.tokenizer.eos_token_id)
 
     def _shared_context(self, model: Any) -> int | None:
         return None
 
     def _answer_column(self, ids: Tensor) -> int:
-        return 1  # behind the start token
+        return 1  # after the start token
 
     def _start(self, model: Any) -> dict[str, Any]:
         start = getattr(model.generation_config, "decoder_start_token_id", None)
@@ -57,7 +60,7 @@ class AnswerScorer(Scorer):
 
 
 class LabelScorer(Scorer):
-    """Scores classifiers: the answer to a text is a label, and nothing is written."""
+    """Scores classifiers: the answer to a text is a label, and no text is generated."""
 
     speaks = False
 
@@ -70,18 +73,21 @@ class LabelScorer(Scorer):
 
     @torch.no_grad()
     def generate(
-        self, model: Any, prompts: Sequence[str], new_tokens: Sequence[int] | int = 1,
-        ended: Callable[[int, str], bool] | None = None, sampling: Mapping[str, Any] | None = None,
-    ) -> list[str]:  # fmt: skip
-        """Return the name of the label that each text gets; the other arguments are those of text."""
+        self,
+        model: Any,
+        prompts: Sequence[str],
+        new_tokens: Sequence[int] | int = 1,
+        ended: Callable[[int, str], bool] | None = None,
+        sampling: Mapping[str, Any] | None = None,
+    ) -> list[str]:
+        """Return the name of each text's label; the other arguments belong to generated text."""
         names = label_names(model)
         rows = [self.encode(prompt, names[0]).prompt for prompt in prompts]
         labels = [""] * len(rows)
         with evaluating(model):
             for batch in self._batches([len(row) for row in rows]):
                 ids, mask = pad_rows([rows[i] for i in batch], self._pad, "right", input_device(model))
-                for i, label in zip(
-                    batch, model(input_ids=ids, attention_mask=mask).logits.argmax(dim=-1), strict=True
-                ):
-                    labels[i] = names[int(label)]
+                best = model(input_ids=ids, attention_mask=mask).logits.argmax(dim=-1)
+                for i, label in zip(batch, best.tolist(), strict=True):
+                    labels[i] = names[label]
         return labels

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.evaluation.forced import Forced
 from easyedit_lifelong.evaluation.intervals import Floats, Interval, bootstrap_of
-from easyedit_lifelong.evaluation.scorer import Forced
 
 Question = tuple[str, str]
 

@@ -1,20 +1,17 @@
-"""What GRACE's scores are measured with, by task: the m(f(x), y) of its section 4.
+"""The measures of edit and retention rates, by task: m(f(x), y) in section 4 of GRACE (arXiv 2211.11031).
 
 The paper measures question answering by F1, classification by accuracy, and the language modelling of its
-hallucination task by perplexity. Those stand beside the token accuracies, under names of their own.
+hallucination task by perplexity. These scores are reported beside the token accuracies, under separate names.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
-from easyedit_lifelong.evaluation.scorer import Forced
-
-_MOST = 50.0
-"""Nats per token from which on a perplexity (5e21) says nothing more; averages stay finite."""
+from easyedit_lifelong.evaluation.forced import Forced
+from easyedit_lifelong.evaluation.text import bounded_perplexity
 
 
 @dataclass(frozen=True)
@@ -22,7 +19,7 @@ class Task:
     """A kind of data.
 
     Attributes:
-        name: what a dataset reader calls it.
+        name: its name in dataset readers and experiment files.
         suffix: of its measure's names: ``ERR_<suffix>``.
         measure: of an answer under teacher forcing; None where free text is measured.
     """
@@ -36,13 +33,13 @@ class Task:
         return None if self.measure is None else self.measure(answer)
 
 
-def perplexity_of(answer: Forced) -> float:
-    """Return exp(mean negative log-likelihood) of an answer's tokens; 5e21 stands for anything above it."""
-    return math.exp(min(answer.nll, _MOST)) if math.isfinite(answer.nll) else math.exp(_MOST)
+def answer_perplexity(answer: Forced) -> float:
+    """Return the perplexity of an answer's tokens."""
+    return bounded_perplexity(answer.nll)
 
 
 def whole_answer(answer: Forced) -> float:
-    """Return 1 if every token of the answer is the model's own choice: then it is what the model says."""
+    """Return 1 if every token of the answer is the model's own choice: then the model gives this answer."""
     return float(answer.exact)
 
 
@@ -51,7 +48,7 @@ TASKS: Mapping[str, Task] = {
     for task in (
         Task("qa", "f1", None),
         Task("classification", "acc", whole_answer),
-        Task("generation", "ppl", perplexity_of),
+        Task("generation", "ppl", answer_perplexity),
     )
 }
 

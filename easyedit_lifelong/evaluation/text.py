@@ -1,4 +1,4 @@
-"""Whether an edited model still writes and reads ordinary text: fluency and perplexity."""
+"""Scores of ordinary text: the fluency of a model's own text, and its perplexity on a held-out text."""
 
 from __future__ import annotations
 
@@ -12,19 +12,29 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.evaluation.averages import Scores, gather
+from easyedit_lifelong.evaluation.intervals import Interval
 from easyedit_lifelong.evaluation.metrics import mean
+from easyedit_lifelong.evaluation.sampling import sample_of
+from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import evaluating
 
+FLUENT = 20
+"""On how many requests' prompts fluency is measured."""
 FLUENCY_TOKENS = 100
 """Length of a text whose fluency is measured, its prompt included: ROME's."""
 WINDOW = 256
 WINDOWS = 16
 """How much of a held-out text is read: at most so many windows of so many tokens."""
+
+_MOST = 50.0
+"""Nats per token above which a perplexity has no further meaning."""
 
 _WEIGHTS = {2: 2 / 3, 3: 4 / 3}
 
@@ -81,9 +91,7 @@ class HeldOutText:
         DataError: it has no two tokens, or the model isn't a causal language model.
     """
 
-    def __init__(
-        self, text: str, tokenizer: Any, model: Any, *, window: int = WINDOW, windows: int = WINDOWS
-    ) -> None:  # fmt: skip
+    def __init__(self, text: str, tokenizer: Any, model: Any, *, window: int = WINDOW, windows: int = WINDOWS) -> None:
         if kind_of(model) is not Kind.CAUSAL:
             raise DataError(
                 f"the perplexity of a text is a causal language model's; {type(model).__name__} is a "
@@ -101,8 +109,8 @@ class HeldOutText:
     def nll(self, model: Any) -> list[list[float]]:
         """Return the negative log-likelihood of every token but the first, window by window, in nats.
 
-        A window is read as one prompt. So an edit that acts at a prompt's end only, as GRACE's do, can
-        hardly show in it; one in the weights does.
+        A window is read as one prompt. An edit that acts only at a prompt's end (GRACE) hardly shows in it; an
+        edit of the weights does.
         """
         device = device_of(model.get_input_embeddings())
         read = []
@@ -115,8 +123,52 @@ class HeldOutText:
 
 
 def perplexity(nll: Sequence[Sequence[float]]) -> float | None:
-    """Return exp(mean negative log-likelihood per token); None of nothing, 5e21 for anything above it."""
+    """Return exp(mean negative log-likelihood per token) of windows of tokens; None of nothing."""
     average = mean(value for row in nll for value in row)
-    if average is None:
-        return None
-    return math.exp(min(average, 50.0)) if math.isfinite(average) else math.exp(50.0)
+    return None if average is None else bounded_perplexity(average)
+
+
+def bounded_perplexity(nll: float) -> float:
+    """Return exp(nll), nats per token; 5e21 stands for anything above it, so that averages stay finite."""
+    return math.exp(min(nll, _MOST)) if math.isfinite(nll) else math.exp(_MOST)
+
+
+class TextScores:
+    """Scores a model's ordinary text; without a held-out text, there are no scores.
+
+    Args:
+        scorer: generates text.
+        model: the model, before any edit of this run.
+        requests: the requests from whose prompts text is generated.
+        text: the held-out text; None for none.
+
+    Attributes:
+        unedited: the scores of the unedited model.
+
+    Raises:
+        DataError: the held-out text is too short.
+    """
+
+    def __init__(self, scorer: Scorer, model: Any, requests: Sequence[EditRequest], text: str | None) -> None:
+        self._scorer = scorer
+        self._text = None if text is None else HeldOutText(text, scorer.tokenizer, model)
+        self._prompts = [] if text is None else [request.prompt for request in sample_of(requests, FLUENT)]
+        self.unedited = self.fluency(model) | self.perplexity(model)
+
+    def fluency(self, model: Any) -> Scores:
+        """Return the n-gram entropy of the model's own text."""
+        lengths = [len(self._scorer.tokenizer(prompt)["input_ids"]) for prompt in self._prompts]
+        limits = [max(1, FLUENCY_TOKENS - length) for length in lengths]
+        outputs = self._scorer.generate(model, self._prompts, limits)
+        entropies = [ngram_entropy(f"{prompt} {text}") for prompt, text in zip(self._prompts, outputs, strict=True)]
+        return gather([{"fluency": [entropy]} for entropy in entropies if entropy is not None])
+
+    def perplexity(self, model: Any) -> Scores:
+        """Return the held-out text's perplexity; its interval is that of the mean log-likelihood over windows."""
+        name, nll = "text_perplexity", self._text.nll(model) if self._text else []
+        value = perplexity(nll)
+        if value is None:
+            return Scores()
+        ends = gather([{name: window} for window in nll]).intervals.get(name)
+        interval = {} if ends is None else {name: Interval(*(perplexity([[end]]) or 0.0 for end in ends))}
+        return Scores({name: value}, interval)

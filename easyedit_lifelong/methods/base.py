@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from easyedit_lifelong.data.request import EditRequest
+    from easyedit_lifelong.evaluation.scope import Scope
     from easyedit_lifelong.methods.shared.records import EditRecord
 
 
@@ -407,6 +408,8 @@ class EditMethod:
         report_sections: ``report_sections(run)`` returns the sections that the method adds to the report of a run of
             its own.
         calibrate: chooses hyperparameters for one model; see :mod:`easyedit_lifelong.methods.calibrator`.
+        study_scope: ``study_scope(model, tok, requests)`` returns where the edits of an edited model act in the
+            requests' prompts and paraphrases.
     """
 
     name: str
@@ -428,3 +431,4 @@ class EditMethod:
     reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
     report_sections: Callable[[RunRecord], Sequence[ReportSection]] | None = None
     calibrate: Calibrator | None = None
+    study_scope: Callable[[Any, Any, Sequence[EditRequest]], Scope] | None = None

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.models.positions import Window
 from easyedit_lifelong.models.stacks import attach_tracker
+from easyedit_lifelong.models.windows import Window
 
 Replace = Callable[[tuple[Any, ...], dict[str, Any], Any], Any]
 """From a layer's arguments and output to its output with edits in it, or to None if it stays."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from easyedit_lifelong.errors import DataError
 
@@ -74,14 +75,29 @@ def pad_rows(
     Returns:
         Token ids and attention mask, both of shape ``(rows, longest)``.
     """
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        span = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        ids[i, span] = torch.tensor(row, dtype=torch.long)
-        mask[i, span] = 1
-    return ids.to(device), mask.to(device)
+
+    def stacked(tensors: list[Tensor], padding: int) -> Tensor:
+        return pad_sequence(tensors, batch_first=True, padding_value=padding, padding_side=side).to(device)
+
+    ids = [torch.tensor(row, dtype=torch.long) for row in rows]
+    return stacked(ids, pad), stacked([torch.ones_like(row) for row in ids], 0)
+
+
+def batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
+    """Yield rows of similar length in batches, the longest first, so that little padding is computed.
+
+    Args:
+        rows: token rows; empty ones are left out.
+        batch_tokens: most tokens of a batch, padding included; a longer row is a batch by itself.
+    """
+    batch: list[list[int]] = []
+    for row in sorted((row for row in rows if row), key=len, reverse=True):
+        if batch and len(batch[0]) * (len(batch) + 1) > batch_tokens:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
 
 
 def position_ids(mask: Tensor) -> Tensor:

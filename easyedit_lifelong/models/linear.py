@@ -9,12 +9,14 @@ to rounding.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from easyedit_lifelong.models.overrides import overridden
 
 _FEW = 8
 """Up to this many rows the other way round is faster."""
@@ -39,8 +41,7 @@ class _FewRows(torch.autograd.Function):
         return (rows @ weight)[: len(grad)], None
 
 
-@contextlib.contextmanager
-def few_token_linears(modules: Iterable[nn.Module]) -> Iterator[None]:
+def few_token_linears(modules: Iterable[nn.Module]) -> contextlib.AbstractContextManager[None]:
     """Compute the plain linear layers inside the modules the fast way, where they get few tokens.
 
     Only float32 ``nn.Linear`` layers on the CPU are touched (not subclasses, which may do more), and
@@ -55,13 +56,7 @@ def few_token_linears(modules: Iterable[nn.Module]) -> Iterator[None]:
         and layer.weight.dtype == torch.float32
         and "forward" not in layer.__dict__
     }
-    for layer in found:
-        layer.__dict__["forward"] = _forward_of(layer)
-    try:
-        yield
-    finally:
-        for layer in found:
-            del layer.__dict__["forward"]
+    return overridden("forward", {layer: _forward_of(layer) for layer in found})
 
 
 def _forward_of(layer: nn.Linear) -> Callable[[Tensor], Tensor]:

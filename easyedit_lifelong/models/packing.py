@@ -1,19 +1,21 @@
 """Leave padding out of what a model computes token by token.
 
 Rows of different lengths are padded to one width. Attention needs them so, but most of the work is done by
-projections, which take every token for itself: those can be handed the tokens that count, one behind the other,
-and return nothing for the others. So rows of all lengths can go together, through large matrix products.
+projections, which compute every token by itself. They can get the tokens that count as one sequence, and return 0 for
+the others. So rows of all lengths are computed at once, in large matrix products.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+from easyedit_lifelong.models.overrides import overridden
 
 _PROJECTIONS = (nn.Linear, Conv1D)
 _BETWEEN = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "transformers.activations")
@@ -36,8 +38,7 @@ def mlps_of(block: nn.Module) -> list[nn.Module]:
     return [part for part in token_wise(block) if type(part) not in _PROJECTIONS]
 
 
-@contextlib.contextmanager
-def computing_only(modules: Iterable[nn.Module], wanted: Tensor) -> Iterator[None]:
+def computing_only(modules: Iterable[nn.Module], wanted: Tensor) -> contextlib.AbstractContextManager[None]:
     """Have token-wise modules compute the wanted tokens only, in the passes inside, and return 0 for the others.
 
     Args:
@@ -45,17 +46,9 @@ def computing_only(modules: Iterable[nn.Module], wanted: Tensor) -> Iterator[Non
         wanted: which tokens, shape ``(rows, columns)``, as the modules get them.
     """
     if wanted.all():
-        yield
-        return
+        return contextlib.nullcontext()
     places = wanted.flatten().nonzero().squeeze(1)
-    found = list(dict.fromkeys(modules))
-    for module in found:
-        module.__dict__["forward"] = _forward_of(module, wanted.shape, places)
-    try:
-        yield
-    finally:
-        for module in found:
-            del module.__dict__["forward"]
+    return overridden("forward", {module: _forward_of(module, wanted.shape, places) for module in set(modules)})
 
 
 def _forward_of(module: nn.Module, shape: torch.Size, places: Tensor) -> Callable[[Tensor], Tensor]:

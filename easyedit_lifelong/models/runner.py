@@ -12,7 +12,7 @@ from torch import Tensor
 from easyedit_lifelong.models.anatomy import Anatomy, anatomy_of
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import position_ids
-from easyedit_lifelong.models.positions import PositionTracker, prompt_lengths
+from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
 from easyedit_lifelong.models.wrappers import bare_model
 
 
@@ -32,7 +32,7 @@ class Runner:
         self.model, self.tokenizer = model, tokenizer
         self._anatomy = anatomy_of(model)
         self.pad: int = getattr(tokenizer, "pad_token_id", None) or 0
-        self._accepted = accepted_arguments(model)
+        self._accepted = set(inspect.signature(model.forward).parameters)
 
     @property
     def anatomy(self) -> Anatomy | None:
@@ -45,44 +45,25 @@ class Runner:
         """Where the model takes its tokens."""
         return device_of(self.model.get_input_embeddings())
 
-    def call(self, ids: Tensor, mask: Tensor, lengths: Sequence[int] | Tensor, cache: Any = None) -> Tensor:
-        """Return the model's logits; see :func:`logits_of`."""
-        return logits_of(self.model, self._accepted, ids, mask, lengths, cache)
+    def call(
+        self, ids: Tensor, mask: Tensor, lengths: Sequence[int] | Tensor, cache: Any = None, *, keep: int | None = None
+    ) -> Tensor:
+        """Return the model's logits for padded rows, ``(rows, tokens, vocabulary)``.
 
-
-def accepted_arguments(model: Any) -> set[str]:
-    """Return the names of what a model's forward pass takes."""
-    return set(inspect.signature(model.forward).parameters)
-
-
-def logits_of(
-    model: Any,
-    accepted: set[str],
-    ids: Tensor,
-    mask: Tensor,
-    lengths: Sequence[int] | Tensor,
-    cache: Any = None,
-    *,
-    keep: int | None = None,
-) -> Tensor:
-    """Return a model's logits for padded rows.
-
-    Args:
-        model: the model.
-        accepted: what its forward pass takes; see :func:`accepted_arguments`.
-        ids: token ids, shape ``(rows, tokens)``.
-        mask: which columns hold tokens, those in the cache first, shape ``(rows, cached + tokens)``.
-        lengths: how many of each row's tokens are its prompt, shape ``(rows,)``.
-        cache: of the columns to the left of ``ids``.
-        keep: ask for the last so many columns' logits only, where the model can leave the others out.
-    """
-    extra: dict[str, Any] = {}
-    if "position_ids" in accepted:
-        extra["position_ids"] = position_ids(mask)[:, -ids.shape[1] :]
-    if keep is not None and "logits_to_keep" in accepted:
-        extra["logits_to_keep"] = keep
-    if cache is not None:
-        extra["past_key_values"] = cache
-    # Editors on the model have to know where the prompts end.
-    with prompt_lengths(model, lengths):
-        return model(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **extra).logits
+        Args:
+            ids: token ids, shape ``(rows, tokens)``.
+            mask: which columns hold tokens, those in the cache first, shape ``(rows, cached + tokens)``.
+            lengths: how many of each row's tokens are its prompt, shape ``(rows,)``.
+            cache: of the columns to the left of ``ids``.
+            keep: ask for the last so many columns' logits only; a model that can't leave the others out returns all.
+        """
+        extra: dict[str, Any] = {}
+        if "position_ids" in self._accepted:
+            extra["position_ids"] = position_ids(mask)[:, -ids.shape[1] :]
+        if keep is not None and "logits_to_keep" in self._accepted:
+            extra["logits_to_keep"] = keep
+        if cache is not None:
+            extra["past_key_values"] = cache
+        # Editors on the model have to know where the prompts end.
+        with prompt_lengths(self.model, lengths):
+            return self.model(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **extra).logits

@@ -11,10 +11,10 @@ import logging
 import os
 import shutil
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.atomic import appearing
 from easyedit_lifelong.errors import ModelError
 
 LOG = logging.getLogger(__name__)
@@ -74,29 +74,22 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     LOG.info("converting %s to %s (once)", gguf.name, folder)
     model, tokenizer = read_gguf(gguf)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    except OSError as error:
-        raise _unwritable(folder, error) from error
-    try:
-        # A model read from GGUF refuses save_pretrained; a plain one of its config doesn't.
-        config = model.config
-        config.architectures = [type(model).__name__]
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-        plain = type(model)(config).to(model.dtype)
-        plain.load_state_dict(model.state_dict())
-        plain.save_pretrained(work)
-        tokenizer.save_pretrained(work)
-        if folder.exists() and not _is_complete(folder):
-            shutil.rmtree(folder)
-        os.replace(work, folder)  # refused if the folder is there: another process was first
-    except OSError as error:
+        with appearing(folder) as work:
+            # A model read from GGUF refuses save_pretrained; a plain one of its config doesn't.
+            config = model.config
+            config.architectures = [type(model).__name__]
+            if hasattr(config, "quantization_config"):
+                del config.quantization_config
+            plain = type(model)(config).to(model.dtype)
+            plain.load_state_dict(model.state_dict())
+            plain.save_pretrained(work)
+            tokenizer.save_pretrained(work)
+            if not _is_complete(folder):
+                shutil.rmtree(folder, ignore_errors=True)
+    except OSError as error:  # also if the folder is there by now: another process was first
         if not _is_complete(folder):
             raise _unwritable(folder, error) from error
         LOG.debug("another process converted %s first", gguf.name)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def _is_complete(folder: Path) -> bool:

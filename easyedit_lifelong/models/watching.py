@@ -1,6 +1,6 @@
-"""Know of every pass of a module, by standing in for its ``forward``.
+"""Run each call of a module's ``forward``, or of another method, within a context.
 
-Not with hooks: an interrupt would leave them half done, and who calls ``forward`` itself (PEFT does) goes past them.
+Not with hooks: an interrupt would leave them half done, and a caller of ``forward`` itself (PEFT) bypasses them.
 """
 
 from __future__ import annotations
@@ -8,74 +8,79 @@ from __future__ import annotations
 import contextlib
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
-Passing = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], contextlib.AbstractContextManager[None]]
+from easyedit_lifelong.models.overrides import overridden
+
+CallContext = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], contextlib.AbstractContextManager[None]]
+"""Gives the context of a call, from the module and the arguments."""
 
 _CHECKPOINT = "_gradient_checkpointing_func"
 """What transformers' blocks call to be computed again when their gradients are."""
 
 
 class Watch:
-    """Stands in for a module's ``forward``, and has each pass run within a context; the signature stays the original's.
+    """Stands in for a method of a module, and runs each call within a context; the signature stays the original's.
 
-    Others may put theirs around it (accelerate does). What they keep of it when it is removed only passes on.
+    Others may wrap it in their turn (accelerate does). What they keep of it after :meth:`remove` calls the original.
 
     Args:
-        module: the module; its instance gets this as ``forward``, so that its class stays as it is.
-        passing: gives each pass's context, from the module and the arguments it is called with.
+        module: the module; its instance gets this in place of the method, so that its class stays as it is.
+        context: gives each call's context.
+        name: of the method.
     """
 
-    def __init__(self, module: nn.Module, passing: Passing) -> None:
-        self.module = module
-        self._passing: Passing | None = passing
-        self._before = module.__dict__.get("forward")
-        functools.update_wrapper(self, module.forward)
-        module.__dict__["forward"] = self
+    def __init__(self, module: nn.Module, context: CallContext, name: str = "forward") -> None:
+        self.module, self._name = module, name
+        self._context: CallContext | None = context
+        self._before = module.__dict__.get(name)
+        functools.update_wrapper(self, getattr(module, name))
+        module.__dict__[name] = self
 
     # All that is inside, too: what was compiled of one block runs for all of its kind, and without their hooks.
     @torch.compiler.disable(reason="an edited model's hooks would be left out")
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the module."""
-        own = functools.partial(type(self.module).forward, self.module)
-        forward = own if self._before is None else self._before
-        if self._passing is None:
-            return forward(*args, **kwargs)
-        with self._passing(self.module, args, kwargs):
-            return forward(*args, **kwargs)
+        """Call the method."""
+        original = self._of_class() if self._before is None else self._before
+        if self._context is None:
+            return original(*args, **kwargs)
+        with self._context(self.module, args, kwargs):
+            return original(*args, **kwargs)
 
     def in_place(self) -> bool:
-        """Whether the module's ``forward`` still leads here, perhaps through others'."""
-        forward = self.module.__dict__.get("forward")
-        while forward is not None and forward is not self:
-            forward = getattr(forward, "__wrapped__", None)
-        return forward is self
+        """Whether a call of the module's method still gets here, perhaps through others' wrappers."""
+        method = self.module.__dict__.get(self._name)
+        while method is not None and method is not self:
+            method = getattr(method, "__wrapped__", None)
+        return method is self
 
     def remove(self) -> None:
-        """Put back the ``forward`` from before, wherever this one is kept by now."""
-        self._passing = None
-        for name in ("forward", "_old_forward"):  # the second is accelerate's, for the forward that it is around
+        """Put back the method from before, wherever this one is kept by now."""
+        self._context = None
+        for name in (self._name, f"_old_{self._name}"):  # the second is accelerate's, for the forward that it wraps
             if self.module.__dict__.get(name) is not self:
                 continue
-            if self._before is not None:
-                self.module.__dict__[name] = self._before
-            elif name == "forward":
-                del self.module.__dict__[name]
+            if self._before is not None or name != self._name:
+                self.module.__dict__[name] = self._before or self._of_class()
             else:
-                self.module.__dict__[name] = types.MethodType(type(self.module).forward, self.module)
+                del self.module.__dict__[name]
+
+    def _of_class(self) -> Callable[..., Any]:
+        return types.MethodType(getattr(type(self.module), self._name), self.module)
 
 
-@contextlib.contextmanager
-def recomputing_in(model: nn.Module, context: Callable[[], contextlib.AbstractContextManager[None]]) -> Iterator[None]:
-    """Have blocks that gradient checkpointing computes again do so in this context, when the pass inside is over.
+def recomputing_in(
+    model: nn.Module, context: Callable[[], contextlib.AbstractContextManager[None]]
+) -> contextlib.AbstractContextManager[None]:
+    """Have gradient checkpointing compute blocks of the pass inside again in this context, after the pass.
 
     Args:
-        model: the model; where it isn't being trained, there is nothing to do.
-        context: of the pass inside.
+        model: the model; unless it is in training mode, there is nothing to do.
+        context: gives the context.
     """
     found: dict[nn.Module, Callable[..., Any]] = {}
     if model.training and torch.is_grad_enabled():
@@ -88,10 +93,4 @@ def recomputing_in(model: nn.Module, context: Callable[[], contextlib.AbstractCo
     def checkpoint(own: Callable[..., Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return own(functools.partial(within, function), *args, **kwargs)
 
-    for module, own in found.items():
-        module.__dict__[_CHECKPOINT] = functools.partial(checkpoint, own)
-    try:
-        yield
-    finally:
-        for module, own in found.items():
-            module.__dict__[_CHECKPOINT] = own
+    return overridden(_CHECKPOINT, {module: functools.partial(checkpoint, own) for module, own in found.items()})

@@ -6,26 +6,18 @@ from collections.abc import Callable
 
 from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.registry import TrackerType
-from easyedit_lifelong.reporting.trackers.services import (
-    MlflowTracker,
-    TensorBoardTracker,
-    WandbTracker,
-    mlflow_library,
-    tensorboard,
-    weights_and_biases,
-)
+from easyedit_lifelong.reporting.trackers.services import MlflowTracker, TensorBoardTracker, WandbTracker
 from easyedit_lifelong.reporting.trackers.table_files import CsvTracker, JsonTracker
 
 
 @hookimpl
 def register_trackers(register: Callable[[TrackerType], None]) -> None:
-    """Register all of them; a service whose package isn't installed says so when it is asked for."""
+    """Register all of them; a service whose package isn't installed says so when a run names it."""
     register(TrackerType("csv", lambda folder, config: CsvTracker(folder), "metrics.csv in the run's folder"))
     register(TrackerType("json", lambda folder, config: JsonTracker(folder), "metrics.json in the run's folder"))
-    register(
-        TrackerType(
-            "tensorboard", TensorBoardTracker, "TensorBoard's event files (needs tensorboard)", check=tensorboard
-        )
-    )
-    register(TrackerType("wandb", WandbTracker, "Weights & Biases (needs wandb)", check=weights_and_biases))
-    register(TrackerType("mlflow", MlflowTracker, "MLflow (needs mlflow)", check=mlflow_library))
+    for service, description in (
+        (TensorBoardTracker, "TensorBoard's event files (needs tensorboard)"),
+        (WandbTracker, "Weights & Biases (needs wandb)"),
+        (MlflowTracker, "MLflow (needs mlflow)"),
+    ):
+        register(TrackerType(service.name, service, description, check=service.library))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from easyedit_lifelong.evaluation.metrics import mean
-from easyedit_lifelong.methods.coachhook.scope import PARAPHRASE, PROMPT, Scope, ScopeRow, finite
+from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope, ScopeRow, finite
 from easyedit_lifelong.reporting.report.generations import clean
 from easyedit_lifelong.reporting.report.style import INK, MUTED, SERIES, drawing, new_figure
 from easyedit_lifelong.reporting.report.svg import svg_text

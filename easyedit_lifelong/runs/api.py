@@ -9,9 +9,8 @@ from typing import Any
 from easyedit_lifelong.data.request import Probe, as_requests
 from easyedit_lifelong.runs.execute import run_experiment
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, LIFELONG, PROTOCOLS, Experiment, Inputs, Source
-from easyedit_lifelong.runs.progress import Progress
 from easyedit_lifelong.runs.schedule import Schedule
-from easyedit_lifelong.runs.state import RunResult
+from easyedit_lifelong.runs.state import Progress, RunResult
 
 LifelongResult = RunResult
 ConsecutiveResult = RunResult

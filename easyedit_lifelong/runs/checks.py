@@ -1,34 +1,73 @@
-"""The checks of a run that need its method, its model or its requests, before anything is edited."""
+"""The checks of a run's data and method against its model, before anything is edited."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from easyedit_lifelong import bridge
-from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import DataError, HyperParameterError
-from easyedit_lifelong.evaluation.context_fit import check_fit as check_fit
+from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.data.samples import retention_probes
+from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
+from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.runs.progress import Progress as Progress
-from easyedit_lifelong.runs.state import RunResult as RunResult
+from easyedit_lifelong.models.kinds import Kind, kind_of
+from easyedit_lifelong.runs.experiment import Inputs
+from easyedit_lifelong.runs.plan import Plan
 
 LOG = logging.getLogger(__name__)
 
 
-def find_method(hparams: Any) -> EditMethod:
-    """Return the method that hyperparameters belong to: a registered one, or EasyEdit's own.
+@dataclass(frozen=True)
+class Material:
+    """The data of a run, checked against its model.
+
+    Attributes:
+        inputs: the data as they were given.
+        usable: the requests that can be edited.
+        skipped: the other requests: ``case_id`` and ``reason``.
+        retention: held-out facts.
+        task: the task of the data.
+    """
+
+    inputs: Inputs
+    usable: list[EditRequest]
+    skipped: list[dict[str, Any]]
+    retention: Sequence[Probe]
+    task: str
+
+
+def check_material(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: Scorer) -> Material:
+    """Check a run's data and method against its model.
 
     Raises:
-        HyperParameterError: there is none.
+        DataError: a request or a held-out fact cannot be used.
+        HyperParameterError: the task does not suit the model.
+        ModelError: the method cannot edit this model with the plan's hyperparameters.
+        RunError: the model carries edits.
     """
-    method = get_plugins().method_for(hparams) or bridge.easyedit_method_for(hparams)
-    if method is None:
-        raise HyperParameterError(f"{type(hparams).__name__} belongs to no registered editing method")
-    return method
+    classifier = kind_of(model) is Kind.CLASSIFIER
+    task = plan.experiment.task or inputs.task or "qa"
+    if classifier:  # its answers are labels, whatever the data's format says
+        if task == "generation":
+            raise HyperParameterError(f"task: {task}: {type(model).__name__} is a classifier; it writes no text")
+        task = "classification"
+    retention = inputs.retention
+    if retention is None:
+        retention = [] if classifier else retention_probes()  # no classifier has labels for the sample data's facts
+    check_fit([], scorer, model, retention)
+    usable, skipped = usable_requests(
+        plan.method, model, tokenizer, plan.hparams, inputs.requests, scorer, skip=plan.experiment.skip_unusable
+    )
+    check_method(plan.method, model, tokenizer, plan.hparams)
+    carries = getattr(plan.method.state, "carries", None)
+    if carries is not None and carries(model):
+        raise RunError(
+            "the model carries edits already; a run begins on the unedited model. Roll them back or load it anew."
+        )
+    return Material(inputs, usable, skipped, retention, task)
 
 
 def check_method(method: EditMethod, model: Any, tokenizer: Any, hparams: Any) -> None:

@@ -16,10 +16,9 @@ from easyedit_lifelong.registry import Tracker
 from easyedit_lifelong.runs.experiment import CONSECUTIVE as CONSECUTIVE
 from easyedit_lifelong.runs.experiment import LIFELONG as LIFELONG
 from easyedit_lifelong.runs.plan import Plan
-from easyedit_lifelong.runs.progress import Progress, notify
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_scores import report, score_all, single_round_scores
-from easyedit_lifelong.runs.state import RunState
+from easyedit_lifelong.runs.state import Progress, RunState
 
 LOG = logging.getLogger(__name__)
 
@@ -71,9 +70,16 @@ class Run:
             self.notify(progress, lines, scorings)
 
     def notify(self, progress: Progress | None, lines: int = 0, scorings: int = 0) -> None:
-        """Report progress: the lines of the journal and of the scores from these numbers on."""
-        state = self.state
-        notify(progress, state.journal[lines:], state.curve[scorings:], len(state.journal), self.latest())
+        """Report the lines of the journal and of the scores from these numbers on, and the latest scores."""
+        if progress is None:
+            return
+        journal, curve = self.state.journal, self.state.curve
+        for name, entries in (("journaled", journal[lines:]), ("scored", curve[scorings:])):
+            listener = getattr(progress, name, None)  # optional
+            if listener is not None:
+                for entry in entries:
+                    listener(entry)
+        progress.edited(len(journal), self.latest())
 
     def scoring_is_due(self, edits_before: int) -> bool:
         """Return whether to score now, given how many edits were made before the latest batch."""
@@ -228,7 +234,7 @@ class Run:
         if self.plan.consecutive:
             return self.board.success(model, batch)
         forced, retention = self.board.score_each(model, batch)
-        free, _ = self.board.score_generation_each(model, batch)
+        free, _ = self.board.free.score_each(model, batch)
         held_out: RequestScores = {} if retention is None else {"TRR": [retention]}
         return [{**one, **two, **held_out} for one, two in zip(forced, free, strict=True)]
 

@@ -7,23 +7,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.runs.checks import Material, check_material
 from easyedit_lifelong.runs.engine import Run
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
-from easyedit_lifelong.runs.material import Material, check_material
 from easyedit_lifelong.runs.plan import Plan, make_plan
-from easyedit_lifelong.runs.progress import Progress
 from easyedit_lifelong.runs.resume import is_finished, resume
 from easyedit_lifelong.runs.run_config import run_config, summary_facts, with_data
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_scores import summarize
-from easyedit_lifelong.runs.state import RunResult, RunState
+from easyedit_lifelong.runs.state import Progress, RunResult, RunState
 
 
 def run_experiment(
@@ -70,7 +68,6 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
     """
     scorer = scorer_for(model, tokenizer)
     material = check_material(plan, inputs, model, tokenizer, scorer)
-    _check_unedited(plan, model)
     config = run_config(plan, model, material)
     facts = summary_facts(plan, model, material, config)
     with ExitStack() as stack:
@@ -97,7 +94,10 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
                 run.notify(progress)
         finished = is_finished(run)
         run.run_remaining(progress)
-        summary = _summary(run, facts, material, time.perf_counter() - began)
+        total = time.perf_counter() - began
+        sample = plan.schedule.sample if plan.consecutive else None  # a single round scores all edits
+        more = {"n_batches": len(run.batches), "skipped": material.skipped} if plan.batched else {}
+        summary = summarize(run.state, run.board, facts, total, sample=sample, seed=plan.seed, **more)
         if folder and not finished:
             folder.write_summary(summary)
     return RunResult(
@@ -109,14 +109,6 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
         summary,
         folder.path if folder else None,
     )
-
-
-def _check_unedited(plan: Plan, model: Any) -> None:
-    carries = getattr(plan.method.state, "carries", None)
-    if carries is not None and carries(model):
-        raise RunError(
-            "the model carries edits already; a run begins on the unedited model. Roll them back or load it anew."
-        )
 
 
 def _board(plan: Plan, model: Any, scorer: Scorer, material: Material) -> Scoreboard:
@@ -143,10 +135,3 @@ def _prepare(run: Run, progress: Progress | None) -> None:
         # A progress display need not have this method.
         prepare(run.state.model, run.tokenizer, run.plan.hparams, getattr(progress, "prepared", None))
         run.state.seconds["preparing"] += time.perf_counter() - began
-
-
-def _summary(run: Run, facts: dict[str, Any], material: Material, total: float) -> dict[str, Any]:
-    plan = run.plan
-    more = {"n_batches": len(run.batches), "skipped": material.skipped} if plan.batched else {}
-    sample = plan.schedule.sample if plan.consecutive else None  # a single round scores all edits
-    return summarize(run.state, run.board, facts, total, sample=sample, seed=plan.seed, **more)

@@ -13,7 +13,8 @@ from typing import Any
 from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
 from easyedit_lifelong.evaluation.tasks import TASKS
-from easyedit_lifelong.hyperparams import coerce, describe_type, read_mapping
+from easyedit_lifelong.hparams_files import read_mapping
+from easyedit_lifelong.hyperparams import coerce, describe_type
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, LIFELONG, PROTOCOLS, SAMPLES, Data, Experiment
 from easyedit_lifelong.runs.schedule import Schedule
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.errors import HyperParameterError, PluginError
-from easyedit_lifelong.hyperparams import find_hparams, read_hparams_file
+from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.experiment import Experiment
 
@@ -34,6 +35,18 @@ def hyperparameters_of(experiment: Experiment) -> Any:
     else:
         hparams = given
     return replaced(hparams, overrides, called) if overrides else hparams
+
+
+def find_method(hparams: Any) -> EditMethod:
+    """Return the method that hyperparameters belong to: a registered one, or EasyEdit's own.
+
+    Raises:
+        HyperParameterError: there is none.
+    """
+    method = get_plugins().method_for(hparams) or bridge.easyedit_method_for(hparams)
+    if method is None:
+        raise HyperParameterError(f"{type(hparams).__name__} belongs to no registered editing method")
+    return method
 
 
 def load_hparams(name_or_path: str | Path, *, easyedits: bool = False) -> Any:

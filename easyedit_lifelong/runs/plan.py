@@ -10,9 +10,8 @@ from typing import Any
 from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.runs.checks import find_method
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, EVAL_EVERY, PROTOCOLS, Experiment
-from easyedit_lifelong.runs.hyperparameter_files import hyperparameters_of
+from easyedit_lifelong.runs.hyperparameter_files import find_method, hyperparameters_of
 from easyedit_lifelong.runs.run_folder import check_free, check_resumable
 from easyedit_lifelong.runs.schedule import Schedule
 

@@ -17,12 +17,12 @@ from easyedit_lifelong.atomic import replace_text
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError, RunError
-from easyedit_lifelong.hyperparams import hparams_values
+from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.runs.checks import Material
 from easyedit_lifelong.runs.experiment import Source
-from easyedit_lifelong.runs.material import Material
 from easyedit_lifelong.runs.plan import Plan
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
 

@@ -28,7 +28,7 @@ GENERATIONS = "generations.jsonl"
 
 _FREE = (
     "recorded.started.", "data.", "retention.", "text.", "trackers.", "hparams.device.", "hparams.model_parallel.",
-    "hparams.model_name.",
+    "hparams.model_name.", "hparams.mom2_engine.",
 )  # fmt: skip
 """What a resumed run may be asked otherwise: where it computes, who hears of it, where its data lies (a digest
 of the requests and held-out facts counts), and how its model's place is spelled (``model``, in full, and the
@@ -186,10 +186,6 @@ class RunFolder:
     def metrics(self, entry: Mapping[str, Any]) -> None:
         """Append the scores at one point of the run."""
         self._append(METRICS, [entry])
-
-    def generations(self, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Write what was said to the edits' prompts, before and after; the file is there whole or not at all."""
-        self.rewrite(GENERATIONS, entries)
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """Return a file's lines; one at its end that was never finished is left out.

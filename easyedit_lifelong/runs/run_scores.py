@@ -15,7 +15,7 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.registry import Tracker
-from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, RunFolder
+from easyedit_lifelong.runs.run_folder import GENERATIONS, SCHEMA_VERSION, RunFolder
 from easyedit_lifelong.runs.state import RunState
 from easyedit_lifelong.versions import package_versions
 
@@ -67,7 +67,7 @@ def score_all(
     for output in outputs:
         LOG.debug("%s -> %s", output.prompt, output.after)
     if folder and outputs:  # before the scores: a run that is killed here repeats both when it is resumed
-        folder.generations([output.to_dict() for output in outputs])
+        folder.rewrite(GENERATIONS, [output.to_dict() for output in outputs])
     report(state, scores, folder, trackers, **at, seconds_scoring=seconds)
 
 

@@ -1,13 +1,26 @@
-"""The state of a run, and its result."""
+"""The state of a run, what it reports while it works, and its result."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.metrics import METRICS, mean
+
+
+class Progress(Protocol):
+    """Receives every request that was processed, and every scoring.
+
+    An optional method ``prepared(done, total)`` receives how much of the editing method's preparation before its
+    first edit is done. Optional methods ``journaled(entry)`` and ``scored(entry)`` receive every line of the journal
+    and of the scores, before :meth:`edited` is called.
+    """
+
+    def edited(self, done: int, scores: Mapping[str, float]) -> None:
+        """Receive that ``done`` requests were processed; ``scores`` are the latest."""
 
 
 @dataclass

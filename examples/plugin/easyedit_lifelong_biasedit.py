@@ -1,4 +1,4 @@
-"""A complete third-party plugin: an editing method, a dataset format and a tracker.
+"""A complete third-party plugin: an editing method with its ports, a dataset format and a tracker.
 
 The method is as small as one can be. It adds a constant to a logit wherever the text so far ends in
 the edited prompt. It is here to show what a plugin consists of, not to edit well.
@@ -9,23 +9,18 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from easyedit_lifelong import (
-    DatasetReader,
-    EditMethod,
-    EditRequest,
-    PluginHyperParams,
-    Rollback,
-    TrackerType,
-    hookimpl,
-)
+import easyedit_lifelong as lifelong
+from easyedit_lifelong import EditRequest, hookimpl
 
 
 @dataclass(kw_only=True)
-class BiasEditHyperParams(PluginHyperParams):
+class BiasEditHyperParams(lifelong.PluginHyperParams):
     """Hyperparameters of BiasEdit.
 
     Attributes:
@@ -38,28 +33,68 @@ class BiasEditHyperParams(PluginHyperParams):
     strength: float = 100.0
 
 
-def apply_biasedit_to_model(
-    model: Any, tok: Any, requests: list[Any], hparams: BiasEditHyperParams,
-    copy: bool = False, return_orig_weights: bool = True, keep_original_weight: bool = False, **kwargs: Any,
-) -> tuple[Any, Rollback[Any]]:  # fmt: skip
-    """Edit a model; the signature is the one that EasyEdit calls."""
-    wanted = {}
-    for request in requests:
-        record = request if isinstance(request, EditRequest) else EditRequest.from_dict(request, "request", case_id=0)
-        prompt = tuple(tok(record.prompt)["input_ids"])
-        wanted[prompt] = tok(" " + record.target_new, add_special_tokens=False)["input_ids"][0]
+class BiasEditor(lifelong.SeparateEditor):
+    """A model's edits, each with the tokens of its prompt, its target's first token, and the strength."""
 
-    def after_forward(_: Any, __: Any, inputs: Mapping[str, Any], output: Any) -> Any:
+    hparams_class = BiasEditHyperParams
+    columns: ClassVar[Mapping[str, str]] = {"strength": "strength"}
+
+    def attach(self, model: Any) -> Callable[[], None]:
+        """Put a hook on a model; return what removes it."""
+        self.applied: dict[int, int | str] = {}
+        return model.register_forward_hook(self.add_biases, with_kwargs=True).remove
+
+    def add_biases(self, _: Any, __: Any, inputs: Mapping[str, Any], output: Any) -> Any:
+        """Add to the logits at every token where the text so far ends in an edited prompt."""
+        self.applied = {}
         for row, ids in enumerate(inputs["input_ids"].tolist()):
             hidden = len(ids) - output.logits.shape[1]  # generate() asks for the last token's logits only
             for end in range(hidden + 1, len(ids) + 1):
-                for prompt, token in wanted.items():
-                    if tuple(ids[:end])[-len(prompt) :] == prompt:
-                        output.logits[row, end - 1 - hidden, token] += hparams.strength
+                for edit in self.edits:
+                    if ids[:end][-len(edit.data["prompt_ids"]) :] == edit.data["prompt_ids"]:
+                        output.logits[row, end - 1 - hidden, edit.data["target_id"]] += edit.data["strength"]
+                        self.applied[end - 1] = edit.record.case_id
         return output
 
-    handle = model.register_forward_hook(after_forward, with_kwargs=True)
-    return model, Rollback(handle.remove, on_items=keep_original_weight)
+
+def apply_biasedit_to_model(
+    model: Any, tok: Any, requests: list[Any], hparams: BiasEditHyperParams,
+    copy: bool = False, return_orig_weights: bool = True, keep_original_weight: bool = False, **kwargs: Any,
+) -> tuple[Any, lifelong.Rollback[Any]]:  # fmt: skip
+    """Edit a model; the signature is the one that EasyEdit calls."""
+    edits, model = [], deepcopy(model) if copy else model
+    for request in requests:
+        checked = request if isinstance(request, EditRequest) else EditRequest.from_dict(request, "request", case_id=0)
+        target = tok(" " + checked.target_new, add_special_tokens=False)["input_ids"][0]
+        data = {"prompt_ids": tok(checked.prompt)["input_ids"], "target_id": target, "strength": hparams.strength}
+        edits.append(lifelong.SeparateEdit(lifelong.EditRecord.of(checked), data))
+    return model, lifelong.Rollback(BiasEditor.add(model, hparams, edits), on_items=keep_original_weight)
+
+
+@dataclass(frozen=True)
+class BiasedLogits:
+    """Of each token of a prompt: its text, and the case whose edit changed the logits there."""
+
+    tokens: list[tuple[str, int | str | None]]
+
+    def lines(self) -> list[str]:
+        """Return a heading, and a line for each token."""
+        cases = ["" if case is None else f"  answered by case {case!r}" for _, case in self.tokens]
+        return ["BiasEdit, logits", *(f"  {text!r}{case}" for (text, _), case in zip(self.tokens, cases, strict=True))]
+
+
+@contextmanager
+def explain(model: Any, explained: lifelong.ExplainedPass) -> Iterator[Callable[[], list[BiasedLogits]]]:
+    """Explain the pass that is made in this context."""
+    texts, editors = list(enumerate(explained.texts)), BiasEditor.on(model)
+    yield lambda: [BiasedLogits([(text, editor.applied.get(n)) for n, text in texts]) for editor in editors]
+
+
+def report_sections(run: lifelong.RunRecord) -> list[lifelong.ReportSection]:
+    """Plot how many edits the model carried, in the report of a run."""
+    series = [lifelong.Series("", run.counts("n_biases"))]
+    plot = lifelong.ReportPlot("biases", "Biases", "One for each edit.", "A rising line", "number of biases", series)
+    return [lifelong.ReportSection("biases", "Biases", [plot] if series[0].points else [], "There are no counts.")]
 
 
 def read_tsv(path: Path) -> Iterator[EditRequest]:
@@ -85,18 +120,21 @@ class LastScores:
 
 
 @hookimpl
-def register_methods(register: Callable[[EditMethod], None]) -> None:
+def register_methods(register: Callable[[lifelong.EditMethod], None]) -> None:
     """Register the method."""
-    register(EditMethod("BiasEdit", BiasEditHyperParams, apply_biasedit_to_model, batchable=True))
+    ports = lifelong.separate_edit_ports(BiasEditor)  # edits, remove and describe
+    ports |= {"explain": explain, "report_sections": report_sections}
+    ports["counts"] = lambda model: {"n_biases": sum(len(editor.edits) for editor in BiasEditor.on(model))}
+    register(lifelong.EditMethod("BiasEdit", BiasEditHyperParams, apply_biasedit_to_model, batchable=True, **ports))
 
 
 @hookimpl
-def register_readers(register: Callable[[DatasetReader], None]) -> None:
+def register_readers(register: Callable[[lifelong.DatasetReader], None]) -> None:
     """Register the dataset format."""
-    register(DatasetReader("tsv", read_tsv, "lines of prompt, tab, target"))
+    register(lifelong.DatasetReader("tsv", read_tsv, "lines of prompt, tab, target"))
 
 
 @hookimpl
-def register_trackers(register: Callable[[TrackerType], None]) -> None:
+def register_trackers(register: Callable[[lifelong.TrackerType], None]) -> None:
     """Register the tracker."""
-    register(TrackerType("last", lambda folder, config: LastScores(folder), "last.json in the run's folder"))
+    register(lifelong.TrackerType("last", lambda folder, config: LastScores(folder), "last.json in the run's folder"))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from easyedit_lifelong.bridge.stubs import f1_score
-from easyedit_lifelong.models.positions import PositionTracker
+from easyedit_lifelong.models.prompt_positions import PositionTracker
 
 from .toys import Toy, ToyHyperParams
 

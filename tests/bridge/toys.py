@@ -88,7 +88,7 @@ class Toy:
     calls: list[dict[str, Any]] = field(default_factory=list)
 
     def apply(self, model: Any, tok: Any, requests: list[dict[str, Any]], hparams: Any, **kwargs: Any) -> Any:
-        from easyedit_lifelong.models.positions import PositionTracker
+        from easyedit_lifelong.models.prompt_positions import PositionTracker
 
         self.calls.append({"requests": requests, "hparams": hparams, **kwargs})
         tracker = PositionTracker.attach(model)

@@ -126,7 +126,6 @@ def test_a_finished_run_is_left_as_it_is(name: str, work: Path) -> None:
     assert result.metrics == json.loads((work / "run" / "summary.json").read_text(encoding="utf-8"))["metrics"]
 
 
-@pytest.mark.xfail(strict=False, reason="load_edits does not yet read the state folder of a run")
 @pytest.mark.parametrize("name", RUNS)
 def test_the_state_of_a_run_is_loaded_as_edits(name: str, exact: bool) -> None:
     model = written.model()

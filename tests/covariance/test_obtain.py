@@ -35,7 +35,7 @@ def forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise AssertionError("collected")
 
-    monkeypatch.setattr("easyedit_lifelong.covariance.obtain.collect", fail)
+    monkeypatch.setattr("easyedit_lifelong.covariance.native_engine._run", fail)
 
 
 def _publish(path: Path, samples: int | None = 100000, d: int = D, scale: float = 1.0) -> Path:

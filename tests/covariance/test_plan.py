@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.covariance.plan import Amount, Position, TextPlan, batches
+from easyedit_lifelong.covariance.plan import Amount, Position, TextPlan
 from easyedit_lifelong.errors import CovarianceError
 
 from .conftest import make_texts, plain_count
@@ -96,17 +96,3 @@ def test_empty_documents_count_as_samples_but_give_no_rows(tokenizer: Any) -> No
 def test_amounts_that_make_no_sense(given: dict[str, int]) -> None:
     with pytest.raises(CovarianceError):
         Amount(**given)
-
-
-def test_batches_hold_every_row_once_with_little_padding() -> None:
-    rng = random.Random(0)
-    rows = [[i] * rng.randint(1, 60) for i in range(300)]
-    found = list(batches([*rows, []], 256))
-    assert sorted(row for batch in found for row in batch) == sorted(rows)
-    assert all(len(batch[0]) * len(batch) <= 256 for batch in found)
-    computed = sum(len(batch[0]) * len(batch) for batch in found)
-    assert computed < 1.06 * sum(map(len, rows))
-
-
-def test_a_row_longer_than_a_batch_is_one_by_itself() -> None:
-    assert [list(map(len, batch)) for batch in batches([[1] * 9, [1] * 3, [1]], 4)] == [[9], [3], [1]]

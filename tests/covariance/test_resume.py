@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from easyedit_lifelong.covariance import obtain_moments
+from easyedit_lifelong.covariance import native_engine, obtain_moments, stored
 from easyedit_lifelong.covariance.moments import MomentSum
 from easyedit_lifelong.covariance.partial import PartialSums, Progress
 from easyedit_lifelong.covariance.plan import Position
@@ -54,16 +54,14 @@ def _same(a: Any, b: Any) -> bool:
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The numbers of the blocks that are counted."""
-    from easyedit_lifelong.covariance import run
-
     counted: list[int] = []
-    real = run.add_block
+    real = native_engine.add_block
 
     def add_block(taker: Any, block: Any) -> None:
         counted.append(block.after.block)
         real(taker, block)
 
-    monkeypatch.setattr(run, "add_block", add_block)
+    monkeypatch.setattr(native_engine, "add_block", add_block)
     return counted
 
 
@@ -90,7 +88,7 @@ def test_a_process_that_is_killed_hard(checkpoint: Path, tmp_path: Path) -> None
         """
         import os, signal, sys
         from easyedit_lifelong import load_model
-        from easyedit_lifelong.covariance import obtain_moments
+        from easyedit_lifelong.covariance import native_engine, obtain_moments, stored
         from tests.covariance.test_resume import LAYERS, TEXTS
 
         model, tokenizer = load_model(sys.argv[1], "cpu")
@@ -138,9 +136,7 @@ def test_unfinished_sums_of_more_layers_serve_fewer(
 def test_killed_while_storing_costs_no_counting(
     llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from easyedit_lifelong.covariance import run
-
-    real = run.write_moments
+    real = stored.write_moments
 
     def write(path: Path, *rest: Any, **options: Any) -> None:
         if LAYERS[1] in path.name:
@@ -148,7 +144,7 @@ def test_killed_while_storing_costs_no_counting(
         real(path, *rest, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "write_moments", write)
+        patch.setattr(stored, "write_moments", write)
         with pytest.raises(Killed):
             _ask(llama, tokenizer, tmp_path)
     blocks.clear()

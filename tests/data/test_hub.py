@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.bridge import find_easyedit
 from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.data.readers import read_hallucination, read_json, read_requests, read_zsre
 from easyedit_lifelong.data.request import Probe
@@ -21,10 +20,6 @@ from easyedit_lifelong.data.retention import read_retention
 from easyedit_lifelong.errors import DataError
 
 datasets = pytest.importorskip("datasets", reason="the package datasets isn't installed (extra: corpora)")
-needs_easyedit = pytest.mark.skipif(
-    find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"
-)
-
 FACTS = [{"prompt": f"question {n}", "target_new": f"answer {n}", "case_id": 10 + n} for n in range(3)]
 ZSRE = {
     "subject": "Finland", "src": "What is the capital of Finland?", "rephrase": "Finland's capital?",
@@ -99,7 +94,7 @@ def test_splits_have_to_be_named(folder: Callable[..., str]) -> None:
     assert "'nonsense'" in _message(f"{name}:nonsense") or '"nonsense"' in _message(f"{name}:nonsense")
 
 
-@needs_easyedit
+@pytest.mark.usefixtures("loader")
 def test_another_reader(folder: Callable[..., str]) -> None:
     name = folder(test=[ZSRE, {**ZSRE, "src": "Who?"}])
     first, second = read_requests(name, read_zsre)

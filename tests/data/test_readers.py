@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from easyedit_lifelong.bridge import find_easyedit
 from easyedit_lifelong.data.readers import (
     read_counterfact,
     read_hallucination,
@@ -23,10 +22,6 @@ from easyedit_lifelong.data.readers import (
 from easyedit_lifelong.data.request import Probe
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.plugins import get_plugins
-
-needs_easyedit = pytest.mark.skipif(
-    find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"
-)
 
 PLAIN = [{"prompt": f"question {n}", "target_new": f"answer {n}"} for n in range(3)]
 ZSRE = {
@@ -176,7 +171,7 @@ def test_a_reader_that_yields(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ the benchmarks' forms
 
 
-@needs_easyedit
+@pytest.mark.usefixtures("loader")
 def test_zsre(tmp_path: Path) -> None:
     first, second = read_requests(_write(tmp_path, [ZSRE, {**ZSRE, "subject": "Suomi"}]), read_zsre)
     assert (first.prompt, first.target_new, first.ground_truth) == (ZSRE["src"], "Tampere", "Helsinki")
@@ -188,7 +183,7 @@ def test_zsre(tmp_path: Path) -> None:
     assert (first.case_id, second.case_id) == (0, 1)
 
 
-@needs_easyedit
+@pytest.mark.usefixtures("loader")
 def test_counterfact(tmp_path: Path) -> None:
     (request,) = read_requests(_write(tmp_path, [COUNTERFACT]), read_counterfact)
     assert (request.case_id, request.subject, request.ground_truth) == (4, "Cairo", "Nile")
@@ -197,7 +192,7 @@ def test_counterfact(tmp_path: Path) -> None:
     assert dict(request.locality) == {"neighborhood": (Probe("London's river is", "Thames"),)}
 
 
-@needs_easyedit
+@pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize(("read", "good"), [(read_zsre, ZSRE), (read_counterfact, COUNTERFACT)])
 def test_relation_specificity_of_the_benchmarks(tmp_path: Path, read: Any, good: dict[str, Any]) -> None:
     """EasyEdit's loaders know no such fields; what is wrong with one is said all the same."""
@@ -211,6 +206,7 @@ def test_relation_specificity_of_the_benchmarks(tmp_path: Path, read: Any, good:
     assert message.startswith(", record 1, field 'relation_specificity_ground_truth': must be text, not a number")
 
 
+@pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize(
     ("read", "good", "name"),
     [(read_zsre, ZSRE, name) for name in ("src", "alt", "rephrase", "loc", "loc_ans")]
@@ -225,17 +221,20 @@ def test_fields_of_the_benchmarks(tmp_path: Path, read: Any, good: dict[str, Any
     assert f"record 1, field {name!r}: is missing." in _message(_write(tmp_path, [good, without]), read)
 
 
+@pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize("answers", [None, [], "Helsinki", [5], [None]])
 def test_zsre_without_a_true_answer(tmp_path: Path, answers: Any) -> None:
     message = _message(_write(tmp_path, [{**ZSRE, "answers": answers}]), read_zsre)
     assert "record 0, field 'answers'" in message
 
 
+@pytest.mark.usefixtures("loader")
 def test_zsre_with_another_kind_of_locality(tmp_path: Path) -> None:
     message = _message(_write(tmp_path, [{**ZSRE, "loc": "who wrote it"}]), read_zsre)
     assert "record 0, field 'loc': must contain 'nq question: '" in message
 
 
+@pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize("read", [read_zsre, read_counterfact])
 def test_a_benchmark_file_of_another_kind(tmp_path: Path, read: Any) -> None:
     assert "record 0: must be an object" in _message(_write(tmp_path, [5]), read)
@@ -243,7 +242,7 @@ def test_a_benchmark_file_of_another_kind(tmp_path: Path, read: Any) -> None:
     assert "record 0, field" in _message(_write(tmp_path, PLAIN), read)
 
 
-@needs_easyedit
+@pytest.mark.usefixtures("loader")
 def test_portability_of_counterfact(tmp_path: Path) -> None:
     record = {**COUNTERFACT, "portability_prompt": "One hop", "portability_ground_truth": "away"}
     (request,) = read_requests(_write(tmp_path, [record]), read_counterfact)

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.bridge import find_easyedit
 from easyedit_lifelong.data.readers import read_requests, read_zsre
 from easyedit_lifelong.data.request import Probe
 from easyedit_lifelong.data.retention import read_retention
@@ -43,7 +42,7 @@ def test_a_zsre_file_gives_its_natural_questions(tmp_path: Path) -> None:
     ], "each once"  # fmt: skip
 
 
-@pytest.mark.skipif(find_easyedit() is None, reason="EasyEdit isn't installed")
+@pytest.mark.usefixtures("loader")
 def test_they_are_the_questions_that_locality_asks() -> None:
     probes = [probe for request in read_requests(ZSRE, read_zsre) for probe in request.locality["neighborhood"]]
     assert read_retention(ZSRE) == list(dict.fromkeys(probes))

@@ -8,20 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from easyedit_lifelong.bridge import find_easyedit
 from easyedit_lifelong.data.readers import read_counterfact, read_requests, read_zsre
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import COUNTERFACT, RETENTION, ZSRE, retention_probes
 
-pytestmark = pytest.mark.skipif(
-    find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"
-)
-
 CATEGORIES = {"people", "places", "works", "organisations", "science"}
 
 
-@pytest.fixture(scope="module")
-def requests() -> list[EditRequest]:
+@pytest.fixture
+def requests(loader: str) -> list[EditRequest]:
     """Every sample edit."""
     return read_requests(COUNTERFACT, read_counterfact) + read_requests(ZSRE, read_zsre)
 

@@ -12,7 +12,8 @@ from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.evaluation.generated import Generation
 from easyedit_lifelong.evaluation.intervals import bootstrap
 from easyedit_lifelong.evaluation.metrics import METRICS
-from easyedit_lifelong.evaluation.scoreboard import Questions, Scoreboard, edit_success_of
+from easyedit_lifelong.evaluation.questions import Questions
+from easyedit_lifelong.evaluation.scoreboard import Scoreboard, edit_success_of
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.text import ngram_entropy
 
@@ -174,14 +175,14 @@ def test_what_was_not_listened_to_is_scored_but_not_told(model: TableModel) -> N
     scores, said = board.score_generation(model, [FRANCE, HAMLET])
     assert scores.values["generation_match"] == 0.5
     assert [one.case_id for one in said] == ["ha"]
-    assert not board.was_heard(FRANCE)
+    assert not board.free.known(FRANCE)
     silent = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, listen_to=[])
     assert {name for name in silent.before([FRANCE]).values if METRICS[name].kind == "generated"} == set()
 
 
 def test_free_generation_has_room_for_the_answer(board: Scoreboard, model: TableModel) -> None:
     long = " ".join(["blue", "sea", "mountain"] * 6)
-    short, longer = board.answers(model, [("moon", "blue"), ("sea", long)])
+    short, longer = board.free.answers(model, [("moon", "blue"), ("sea", long)])
     assert short.split() == ["song"] * 20
     assert longer.split() == ["song"] * 22
 

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from easyedit_lifelong.evaluation.scorer import Forced, Scorer, starts_with_answer, starts_with_whole_answer
+from easyedit_lifelong.evaluation.forced import Forced
+from easyedit_lifelong.evaluation.generated import starts_with_answer, starts_with_whole_answer
+from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 

@@ -10,7 +10,8 @@ import torch
 from conftest import build_model
 
 from easyedit_lifelong.data.request import EditRequest, Probe
-from easyedit_lifelong.evaluation.scorer import Forced, Scorer
+from easyedit_lifelong.evaluation.forced import Forced
+from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.success import Contest, contests, success_scores
 
 REQUEST = EditRequest(

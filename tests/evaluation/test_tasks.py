@@ -7,8 +7,8 @@ import math
 import pytest
 
 from easyedit_lifelong.errors import HyperParameterError
+from easyedit_lifelong.evaluation.forced import Forced
 from easyedit_lifelong.evaluation.metrics import METRICS
-from easyedit_lifelong.evaluation.scorer import Forced
 from easyedit_lifelong.evaluation.tasks import TASKS, task_named
 
 HALF = Forced((1, 9), (1, 2), math.log(4))

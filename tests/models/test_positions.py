@@ -16,7 +16,7 @@ from transformers import DynamicCache, GenerationConfig
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.models.encoding import pad_rows
-from easyedit_lifelong.models.positions import PositionTracker, prompt_lengths
+from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
 
 PAD = 0
 SHORT, LONG = [5, 6, 7], [8, 9, 10, 11, 12]

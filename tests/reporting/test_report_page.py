@@ -17,7 +17,7 @@ from easyedit_lifelong.reporting.report.axes import fit_edits, span
 from easyedit_lifelong.reporting.report.comparison_table import compare, latex_table, markdown_table
 from easyedit_lifelong.reporting.report.figures import score_plots
 from easyedit_lifelong.reporting.report.generations import FOLDED, SHOWN
-from easyedit_lifelong.reporting.report.method_sections import draw_sections
+from easyedit_lifelong.reporting.report.method_sections import method_sections
 from easyedit_lifelong.reporting.report.read import read_run
 from easyedit_lifelong.reporting.report.score_rows import SECONDS, best, main_names, shown
 from easyedit_lifelong.reporting.report.style import drawing, look, new_figure
@@ -154,8 +154,7 @@ def test_nothing_in_a_run_can_break_out_of_the_page(tmp_path: Path) -> None:
 def test_z_scores_of_few_batches_are_boxes_and_of_many_a_band(tmp_path: Path, batch: int, boxes: bool) -> None:
     run = read_run(write_run(tmp_path / "run", method="CoachHook", edits=100, batch=batch))
     with drawing():
-        (section,) = draw_sections(run)
-    alpha, scores = section.plots
+        ((_, (alpha, scores)),) = method_sections(run)
     assert (alpha.name, scores.name) == ("alpha", "z-scores")
     assert bool(scores.figure.axes[0].collections) != boxes
     drawn = [list(line.get_ydata()) for line in alpha.figure.axes[0].lines]
@@ -261,7 +260,8 @@ def test_logarithmic_axes_have_plain_labels() -> None:
         figure = new_figure()
         plot = figure.add_subplot()
         plot.plot([1, 10, 50, 90, 300, 600, 1000, 2000], [0.02, *[0.3] * 6, 0.9])
-        assert axes.fit_positive(plot, [0.02, *[0.3] * 6, 0.9])
+        axes.fit_values(plot, [0.02, *[0.3] * 6, 0.9], "positive", "seconds")
+        assert (plot.get_yscale(), plot.get_ylabel()) == ("log", "seconds (log)")
         fit_edits(plot, [1, 10, 20, 30, 40, 50, 60, 2000])
         figure.canvas.draw()
         labels = [

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import yaml
-from test_cli import FACTS, HPARAMS, RETENTION
 
 from easyedit_lifelong import run_lifelong
 from easyedit_lifelong.commands.main import main
@@ -24,6 +23,7 @@ from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs import run_config as records
 from easyedit_lifelong.runs.experiment_files import experiment_folders, find_experiment, read_experiment
 from easyedit_lifelong.runs.schedule import Schedule
+from tests.commands.desk import FACTS, HPARAMS, RETENTION
 
 SHIPPED = sorted(file for folder in experiment_folders() for file in folder.glob("*.yaml"))
 

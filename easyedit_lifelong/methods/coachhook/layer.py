@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.models.attachment import Attachment
-from easyedit_lifelong.models.positions import Window
+from easyedit_lifelong.models.windows import Window
 
 CHILD = "coachhook"
 

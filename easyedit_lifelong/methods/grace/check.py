@@ -11,7 +11,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.contexts import prepare_case
-from easyedit_lifelong.methods.grace.training.value_pass import Lessons
+from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modules import find_module
@@ -51,10 +51,10 @@ def check_requests(model: Any, tok: Any, hparams: GraceHyperParams, requests: Se
     if not hparams.by_subject:
         return
     path, layer = answering_layer(model, hparams) or find_layer(model, hparams)
-    lessons = Lessons(model, layer, path, warn=False)
+    passes = LayerPasses(model, layer, path, warn=False)
     for request in requests:
         prepare_case(
-            tok, request, hparams, lambda one, text: lessons.encode(tok, one, hparams.replacement, text)
+            tok, request, hparams, lambda one, text: passes.encode(tok, one, hparams.replacement, text)
         )  # fmt: skip
 
 

@@ -27,8 +27,9 @@ from easyedit_lifelong.methods.grace.subject.contexts import Case
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import LateAdaptor, SubjectAdaptor
 from easyedit_lifelong.methods.grace.training.full_pass import module_pass
-from easyedit_lifelong.methods.grace.training.train_batch import Learner, fresh_values, plan, train_together
-from easyedit_lifelong.methods.grace.training.value_pass import Lesson, Lessons
+from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
+from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, fresh_values, plan, train_batch
+from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.methods.shared.apply import check_continues
 from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor
 from easyedit_lifelong.methods.shared.records import EditRecord, describe_row
@@ -65,7 +66,7 @@ class GraceEditor(LayerEdits):
         super().__init__(model, path)
         self.tokenizer, self.hparams = tokenizer, hparams
         answering_path, answering = answering_layer(model, hparams) or (self.path, layer)
-        self._lessons = Lessons(model, answering, answering_path)
+        self._passes = LayerPasses(model, answering, answering_path)
         self._subjects: SubjectEdits | None = None
         # Last, so that a model that can't be taken apart stays as it is.
         if not hparams.by_subject:
@@ -73,7 +74,7 @@ class GraceEditor(LayerEdits):
             return
         found = SubjectAdaptor(model, layer) if answering is layer else LateAdaptor(model, layer, answering)
         self.adaptor = found
-        self._subjects = SubjectEdits(model, self.path, layer, found, self._lessons)
+        self._subjects = SubjectEdits(model, self.path, layer, found, self._passes)
 
     @staticmethod
     def all_of(model: Any) -> dict[str, GraceEditor]:
@@ -115,26 +116,31 @@ class GraceEditor(LayerEdits):
 
         def edit_by_subject(cases: Sequence[Case]) -> list[EditResult]:
             assert subjects is not None
-            lesson = subjects.lesson(self.tokenizer, cases, self.hparams, pad)
+            batch = subjects.batch(self.tokenizer, cases, self.hparams, pad)
             if self.hparams.gate_eps is not None:
-                self.gate_size = lesson.lesson.query.shape[1]
+                self.gate_size = batch.value_pass.query.shape[1]
             some = [case.request for case in cases]
-            learners = [
-                Learner(as_label(case.told[0].pair.target), f"{one.prompt}\x00{one.target_new}", one.where, one.case_id,
-                        behind)
-                for one, case, behind in zip(some, cases, lesson.behind, strict=True)
-            ]  # fmt: skip
-            results = self._enter(lesson.lesson, learners, lesson.queries)
+            pending = [
+                PendingEdit(
+                    as_label(case.texts[0].pair.target),
+                    f"{one.prompt}\x00{one.target_new}",
+                    one.where,
+                    one.case_id,
+                    extras,
+                )
+                for one, case, extras in zip(some, cases, batch.extras, strict=True)
+            ]
+            results = self._enter(batch.value_pass, pending, batch.keys)
             self.records += [EditRecord.of(request) for request in some]
             return results
 
         def edit_some(some: Sequence[EditRequest], pairs: Sequence[EncodedPair]) -> list[EditResult]:
-            lesson = self._lessons.of(self.adaptor, pairs, self._copies, pad)
-            learners = [
-                Learner(as_label(pair.target), f"{one.prompt}\x00{one.target_new}", one.where, one.case_id)
+            value_pass = self._passes.of(self.adaptor, pairs, self._copies, pad)
+            pending = [
+                PendingEdit(as_label(pair.target), f"{one.prompt}\x00{one.target_new}", one.where, one.case_id)
                 for one, pair in zip(some, pairs, strict=True)
             ]
-            results = self._enter(lesson, learners)
+            results = self._enter(value_pass, pending)
             self.records += [EditRecord.of(request) for request in some]
             return results
 
@@ -142,7 +148,7 @@ class GraceEditor(LayerEdits):
             if subjects is not None:
                 cases, size = subjects.prepare(self.tokenizer, requests, self.hparams), self._batch_size
                 return [functools.partial(edit_by_subject, cases[n : n + size]) for n in range(0, len(cases), size)]
-            pairs = [self._lessons.encode(self.tokenizer, request, self.hparams.replacement) for request in requests]
+            pairs = [self._passes.encode(self.tokenizer, request, self.hparams.replacement) for request in requests]
             size = self._batch_size
             starts = range(0, len(requests), size)
             return [functools.partial(edit_some, requests[n : n + size], pairs[n : n + size]) for n in starts]
@@ -164,9 +170,9 @@ class GraceEditor(LayerEdits):
         """
 
         def edit_one(number: int, row: Tensor, label: int) -> list[EditResult]:
-            lesson = module_pass(self.model, self.adaptor, row, label, self._copies)
+            value_pass = module_pass(self.model, self.adaptor, row, label, self._copies)
             case_id, said = len(self.records), describe_row(row)
-            results = self._enter(lesson, [Learner((label,), f"{said}\x00{label}", f"row {number}", case_id)])
+            results = self._enter(value_pass, [PendingEdit((label,), f"{said}\x00{label}", f"row {number}", case_id)])
             self.records.append(EditRecord(case_id, said, str(label), None, None, now()))
             return results
 
@@ -187,7 +193,7 @@ class GraceEditor(LayerEdits):
         except BaseException:
             self.undo_to(mark)
             # What a failed edit found out isn't stored with any edit, so a resumed run wouldn't know it.
-            self._lessons.found_out = found_out
+            self._passes.replay_support = found_out
             raise
         # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
         return results, functools.partial(self.take_back, self.records[mark:])
@@ -195,7 +201,7 @@ class GraceEditor(LayerEdits):
     @property
     def found_out(self) -> tuple[bool | None, int]:
         """What the edits so far have shown of the model: whether it can be replayed in part, up to which length."""
-        return self._lessons.found_out
+        return self._passes.replay_support
 
     def adopt(self, stored: SerializedEdits) -> Callable[[], None]:
         """Take over saved edits, on a layer without any, and what they had shown of the model.
@@ -207,7 +213,7 @@ class GraceEditor(LayerEdits):
             EditError: there are edits already.
         """
         undo = super().adopt(stored)
-        self._lessons.found_out = stored.found_out
+        self._passes.replay_support = stored.found_out
         return undo
 
     @property
@@ -217,31 +223,33 @@ class GraceEditor(LayerEdits):
     @property
     def _batch_size(self) -> int:
         """How many requests are trained together; what is drawn at random in a pass is drawn for one alone."""
-        alone = self._copies > 1 or self.hparams.dropout > 0 or not self._lessons.go_together
+        alone = self._copies > 1 or self.hparams.dropout > 0 or not self._passes.batchable
         return 1 if alone else self.hparams.train_batch
 
-    def _enter(self, lesson: Lesson, learners: Sequence[Learner], queries: Tensor | None = None) -> list[EditResult]:
-        """Train the values of a lesson's edits, and enter them in order; with the lesson's queries, or their own."""
-        hparams, copies = self.hparams, len(lesson.targets) // len(learners)
+    def _enter(
+        self, value_pass: ValuePass, pending: Sequence[PendingEdit], queries: Tensor | None = None
+    ) -> list[EditResult]:
+        """Train the values of a pass's edits, and enter them in order; with the pass's queries, or with others."""
+        hparams, copies = self.hparams, len(value_pass.targets) // len(pending)
         if queries is None:
-            queries = lesson.query[::copies]
-        for query, one in zip(queries, learners, strict=True):
+            queries = value_pass.query[::copies]
+        for query, one in zip(queries, pending, strict=True):
             if not torch.isfinite(query).all():
                 raise EditError(f"{one.where}: the model's activations at {self.path} are NaN or infinite")
         codebook = self.codebook
         if codebook is None:
-            width = len(learners[0].entering(lesson.output[0]))
+            width = len(pending[0].with_extras(value_pass.output[0]))
             codebook = self._new_codebook(queries.shape[1], width, queries.device)
-        planned = plan(codebook, queries, learners, fresh_values(lesson, learners, hparams))
-        drops = f"{hparams.seed}\x00dropout\x00{learners[0].identity}"
-        with dropping_out(self._lessons.above(), hparams.dropout, drops):
-            trained = train_together(lesson, planned, learners, hparams)
+        planned = plan(codebook, queries, pending, fresh_values(value_pass, pending, hparams))
+        drops = f"{hparams.seed}\x00dropout\x00{pending[0].identity}"
+        with dropping_out(self._passes.above(), hparams.dropout, drops):
+            trained = train_batch(value_pass, planned, pending, hparams)
         if self.codebook is None:
             self.adaptor.install(codebook)
         results = []
-        for query, one, how, value in zip(queries, learners, planned, trained, strict=True):
+        for query, one, how, value in zip(queries, pending, planned, trained, strict=True):
             decision, index, change = codebook.enter(
-                query, one.label, one.entering(value.value), (how.decision, how.match)
+                query, one.label, one.with_extras(value.value), (how.decision, how.match)
             )
             self.changes.append(change)
             results.append(EditResult(

@@ -17,7 +17,7 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.models.attachment import Attachment
-from easyedit_lifelong.models.positions import Window
+from easyedit_lifelong.models.windows import Window
 
 CHILD = "grace_codebook"
 

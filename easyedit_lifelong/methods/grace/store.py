@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from easyedit_lifelong.errors import EditError, RunError
-from easyedit_lifelong.hyperparams import hparams_values
+from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.base import EditsPart, OldState
 from easyedit_lifelong.methods.grace import old_state
 from easyedit_lifelong.methods.grace.codebook.arrays import NAMES

@@ -10,7 +10,7 @@ from typing import Any, Generic
 import torch
 
 from easyedit_lifelong.errors import EditError, RunError
-from easyedit_lifelong.hyperparams import hparams_values
+from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.base import EditsPart, InspectedPart, OldState, PlainWeights
 from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.history import AnyBatch

@@ -160,21 +160,15 @@ def span(values: Sequence[float]) -> tuple[float, float]:
 def fit_values(axes: Axes, values: Sequence[float], how: str, label: str) -> None:
     """Fit and label the vertical axis of what is no score, as ``ReportPlot.y_axis`` says."""
     axes.set_ylabel(label)
-    if how == "zero":
-        axes.set_ylim(0, 1.05 * (max(values, default=0) or 1))
-    elif how == "positive" and fit_positive(axes, values):
-        axes.set_ylabel(f"{label} (log)".strip())
-
-
-def fit_positive(axes: Axes, values: Sequence[float]) -> bool:
-    """Fit the vertical axis to values that are not negative; return whether it became logarithmic."""
+    if how == "data":
+        return
     positive = sorted(value for value in values if value > 0)
-    if positive and positive[-1] > 25 * positive[len(positive) // 20]:
+    if how == "positive" and positive and positive[-1] > 25 * positive[len(positive) // 20]:
         axes.set_yscale("log")
+        axes.set_ylabel(f"{label} (log)".strip())
         _label_plainly(axes.yaxis)
-        return True
-    axes.set_ylim(0, 1.1 * (positive[-1] if positive else 1.0))
-    return False
+    else:
+        axes.set_ylim(0, (1.05 if how == "zero" else 1.1) * (positive[-1] if positive else 1.0))
 
 
 def _label_plainly(axis: Axis) -> None:

@@ -12,7 +12,7 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.methods.report_sections import EDITS, Point, ReportPlot
 from easyedit_lifelong.reporting.report import history
 from easyedit_lifelong.reporting.report.axes import Curve, Plot, courses_figure, fit_scores, fit_values, levels_figure
-from easyedit_lifelong.reporting.report.method_sections import plots_to_compare
+from easyedit_lifelong.reporting.report.method_sections import method_sections
 from easyedit_lifelong.reporting.report.read import Run
 from easyedit_lifelong.reporting.report.score_rows import main_names, shown
 from easyedit_lifelong.reporting.report.style import look
@@ -58,8 +58,9 @@ def _method_plots(runs: Sequence[Run], names: Sequence[str]) -> list[Plot]:
     """Return a figure for each plot of the runs' methods that compares: the first series of every run that has it."""
     found: dict[str, dict[int, ReportPlot]] = {}
     for number, run in enumerate(runs):
-        for plot in plots_to_compare(run):
-            found.setdefault(plot.name, {})[number] = plot
+        for plot in (plot for section, _ in method_sections(run) for plot in section.plots):
+            if plot.comparison and plot.series[0].points:
+                found.setdefault(plot.name, {})[number] = plot
     figures = []
     for name, plots in found.items():
         one = next(iter(plots.values()))

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from easyedit_lifelong.reporting.report.read import Run
-from easyedit_lifelong.reporting.report.score_rows import SECONDS, best, direction, main_names, shown, shown_interval
+from easyedit_lifelong.reporting.report.score_rows import (
+    SECONDS,
+    Score,
+    best,
+    direction,
+    main_names,
+    score_rows,
+    seconds_row,
+)
 
 _ARROWS = {"higher": "↑", "lower": "↓"}
 _LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
@@ -15,15 +23,6 @@ _LATEX = str.maketrans({
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "·": r"$\cdot$",
 })  # fmt: skip
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|*_`<>[]"})
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One number of a comparison; empty where a run has none."""
-
-    value: str = ""
-    interval: str = ""
-    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,25 +39,19 @@ class Comparison:
     names: list[str]
     edits: list[int]
     metrics: list[str]
-    cells: list[list[Cell]]
+    cells: list[list[Score]]
 
 
 def compare(runs: Sequence[Run], names: Sequence[str], metrics: Sequence[str] | None = None) -> Comparison:
     """Put runs side by side, on their main scores and the time an edit took, or on the scores given."""
-    columns = {
-        metric: ([run.scores().get(metric) for run in runs], [run.intervals().get(metric) for run in runs])
-        for metric in (main_names(runs) if metrics is None else metrics)
-    }
-    seconds = [run.timing.get("seconds_per_edit") for run in runs]
-    if metrics is None and any(one is not None for one in seconds):
-        columns[SECONDS] = seconds, [None] * len(runs)
-    cells: list[list[Cell]] = [[] for _ in runs]
-    for metric, (values, intervals) in columns.items():
-        top = best(metric, values)
-        for number, (value, interval) in enumerate(zip(values, intervals, strict=True)):
-            text = f"{value:.2f}" if value is not None and metric == SECONDS else shown(value, metric)
-            cells[number].append(Cell(text, shown_interval(interval, metric), number in top))
-    return Comparison(list(names), [run.n_edits for run in runs], list(columns), cells)
+    rows = [{row.name: row for row in (*score_rows(run), *seconds_row(run))} for run in runs]
+    seconds = [SECONDS] if any(SECONDS in row for row in rows) else []
+    columns = [*main_names(runs), *seconds] if metrics is None else list(metrics)
+    cells = [[row.get(metric, Score(metric, "")) for metric in columns] for row in rows]
+    for n, metric in enumerate(columns):
+        for number in best(metric, [row[n].number for row in cells]):
+            cells[number][n] = replace(cells[number][n], best=True)
+    return Comparison(list(names), [run.n_edits for run in runs], columns, cells)
 
 
 def arrow(metric: str) -> str:
@@ -69,7 +62,7 @@ def arrow(metric: str) -> str:
 def markdown_table(table: Comparison) -> str:
     """Return the comparison in Markdown: a row for each run, intervals in brackets, the best in bold."""
 
-    def text(cell: Cell) -> str:
+    def text(cell: Score) -> str:
         value = f"**{cell.value}**" if cell.best else cell.value
         return f"{value} {cell.interval.translate(_MARKDOWN)}".strip() or "-"
 
@@ -81,7 +74,7 @@ def markdown_table(table: Comparison) -> str:
 def latex_table(table: Comparison) -> str:
     """Return the comparison in LaTeX: needs ``booktabs``; rows, intervals and bold as in Markdown."""
 
-    def text(cell: Cell) -> str:
+    def text(cell: Score) -> str:
         value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
         return f"{value} {{\\scriptsize {cell.interval}}}" if cell.interval else value or "--"
 
@@ -94,7 +87,7 @@ def latex_table(table: Comparison) -> str:
 
 
 def _rows(
-    table: Comparison, text: Callable[[Cell], str], escapes: dict[int, str], arrows: Mapping[str, str]
+    table: Comparison, text: Callable[[Score], str], escapes: dict[int, str], arrows: Mapping[str, str]
 ) -> Iterator[list[str]]:
     """Yield the head of a table and its rows, as texts in which special characters are escaped."""
     heads = [f"{metric.translate(escapes)} {arrows.get(direction(metric), '')}".strip() for metric in table.metrics]

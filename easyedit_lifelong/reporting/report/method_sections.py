@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -19,43 +17,18 @@ _MOST_BOXES = 40
 _MANY_POINTS = 150
 """Points of one plot from which on they are drawn smaller."""
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True)
-class DrawnSection:
-    """A section whose plots are drawn; see :class:`ReportSection`."""
-
-    id: str
-    title: str
-    empty: str
-    plots: list[Plot]
-
-
-def draw_sections(run: Run) -> list[DrawnSection]:
-    """Return the sections of the method that made a run, drawn.
+def method_sections(run: Run) -> list[tuple[ReportSection, list[Plot]]]:
+    """Return the sections of the method that made a run, with their plots. To be called while :func:`drawing`.
 
     There are none if the method is not installed or has none, or if its code fails, which is noted.
     """
-
-    def draw(section: ReportSection) -> list[DrawnSection]:
-        return [DrawnSection(section.id, section.title, section.empty, [draw_plot(plot) for plot in section.plots])]
-
-    return _from_method(run, draw)
-
-
-def plots_to_compare(run: Run) -> list[ReportPlot]:
-    """Return the plots of a run's method that can be compared with those of other runs."""
-    return _from_method(run, lambda section: [p for p in section.plots if p.comparison and p.series[0].points])
-
-
-def _from_method(run: Run, use: Callable[[ReportSection], Sequence[T]]) -> list[T]:
     methods = get_plugins().methods
     port = methods.get(run.method_name).report_sections if run.method_name in methods else None
     if port is None:
         return []
     try:
-        return [result for section in port(run.record()) for result in use(section)]
+        return [(section, [draw_plot(plot) for plot in section.plots]) for section in port(run.record())]
     except Exception as error:  # anything can come out of a plugin's code, and a report shows the rest
         run.notes.append(f"The figures of {run.method_name} can't be drawn: {type(error).__name__}: {error}")
         return []
@@ -68,19 +41,23 @@ def draw_plot(plot: ReportPlot) -> Plot:
     several = [series for series in plot.series if series.points]
     clouds = [series for series in several if series.kind == "points" and not series.muted]
     crowded = sum(len(series.points) for series in clouds) > _MANY_POINTS
+    values: list[float] = []
     for series in several:
-        _DRAW[series.kind](axes, series, _style(series, crowded))
+        style = _style(series, crowded)
+        if series.kind == "distribution":
+            _draw_distribution(axes, series, style["color"])
+        elif series.kind == "band":
+            draw_band(axes, series.points, style["color"], series.label)
+        else:
+            points = thinned(series.points) if series.kind == "points" else series.points
+            axes.plot(*zip(*points, strict=True), label=series.label, **style)
+        nested = series.kind in ("distribution", "band")
+        values += [value for _, y in series.points for value in (y if nested else [y])]
     ends = [x + (0.5 if series.kind == "distribution" else 0) for series in several for x, _ in series.points]
     fit_edits(axes, [0, max(ends, default=0)], plot.x_label)
-    fit_values(axes, [y for series in several for y in _heights(series)], plot.y_axis, plot.y_label)
+    fit_values(axes, values, plot.y_axis, plot.y_label)
     legend_below(figure, axes)
     return Plot(plot.name, plot.title, plot.caption, ". ".join(filter(None, (plot.alt, plot.caption))), figure)
-
-
-def _heights(series: Series) -> list[float]:
-    """Return every value that the vertical axis has to show."""
-    nested = series.kind in ("distribution", "band")
-    return [value for _, y in series.points for value in (y if nested else [y])]
 
 
 def _style(series: Series, crowded: bool) -> dict[str, Any]:
@@ -95,35 +72,15 @@ def _style(series: Series, crowded: bool) -> dict[str, Any]:
     return style if series.marker is None else {**style, "marker": series.marker}
 
 
-def _draw_line(axes: Axes, series: Series, style: dict[str, Any]) -> None:
-    axes.plot(*zip(*series.points, strict=True), label=series.label, **style)
-
-
-def _draw_points(axes: Axes, series: Series, style: dict[str, Any]) -> None:
-    axes.plot(*zip(*thinned(series.points), strict=True), label=series.label, **style)
-
-
-def _draw_band(axes: Axes, series: Series, style: dict[str, Any]) -> None:
-    draw_band(axes, series.points, style["color"], series.label)
-
-
-def _draw_distribution(axes: Axes, series: Series, style: dict[str, Any]) -> None:
-    places, values = zip(*((x, sorted(several)) for x, several in series.points), strict=True)
+def _draw_distribution(axes: Axes, series: Series, colour: str) -> None:
+    """Draw a box at each x, or a band with the medians where boxes would be too narrow."""
+    places, values = zip(*series.points, strict=True)
     if len(places) > _MOST_BOXES:
-        draw_band(axes, series.points, style["color"])
-        axes.plot(places, [v[len(v) // 2] for v in values], color=style["color"], label=series.label)
+        draw_band(axes, series.points, colour)
+        axes.plot(places, [sorted(several)[len(several) // 2] for several in values], color=colour, label=series.label)
         return
-    line = {"color": style["color"], "linewidth": 1.1}
+    line = {"color": colour, "linewidth": 1.1}
     axes.boxplot(
         values, positions=places, widths=0.6, manage_ticks=False, whis=(0, 100), boxprops=line, whiskerprops=line,
         capprops=line, medianprops={**line, "linewidth": 2.2},
     )  # fmt: skip
-
-
-_DRAW: dict[str, Callable[[Axes, Series, dict[str, Any]], None]] = {
-    "line": _draw_line,
-    "reference": _draw_line,
-    "points": _draw_points,
-    "band": _draw_band,
-    "distribution": _draw_distribution,
-}

@@ -23,14 +23,14 @@ from easyedit_lifelong.reporting.report.generations import (
     worst_first,
 )
 from easyedit_lifelong.reporting.report.history import thinned
-from easyedit_lifelong.reporting.report.method_sections import draw_plot, draw_sections
+from easyedit_lifelong.reporting.report.method_sections import draw_plot, method_sections
 from easyedit_lifelong.reporting.report.names import differing_settings, settings_as_text
 from easyedit_lifelong.reporting.report.read import Run, intervals_of
 from easyedit_lifelong.reporting.report.score_rows import (
-    SECONDS,
     Score,
     main_names,
     score_rows,
+    seconds_row,
     shown,
     shown_interval,
 )
@@ -48,9 +48,9 @@ _TIMES = {
 
 def run_page(run: Run) -> tuple[str, list[Plot]]:
     """Return the page of one run, and its figures. To be called while :func:`drawing`."""
-    scores, sections = figures.score_plots(run), draw_sections(run)
+    scores, sections = figures.score_plots(run), method_sections(run)
     times = [draw_plot(plot) for plot in figures.time_plots(run)]
-    plots = [*scores, *(plot for section in sections for plot in section.plots), *times]
+    plots = [*scores, *(plot for _, drawn in sections for plot in drawn), *times]
     cases, failed = worst_first(run), failures(run)
     page = _render(
         "run.html.j2", plots, title=f"{run.method} on {run.model}", run=run, score_plots=scores, sections=sections,
@@ -116,9 +116,7 @@ def _facts(run: Run) -> list[str]:
 def _tiles(run: Run) -> list[Score]:
     """Return the numbers that stand at the top."""
     rows = {row.name: row for row in score_rows(run)}
-    tiles = [rows[name] for name in main_names([run])]
-    seconds = run.timing.get("seconds_per_edit")
-    return tiles if seconds is None else [*tiles, Score(SECONDS, f"{seconds:.2f}")]
+    return [*(rows[name] for name in main_names([run])), *seconds_row(run)]
 
 
 def _points(run: Run) -> dict[str, Any]:

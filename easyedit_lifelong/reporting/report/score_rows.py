@@ -31,6 +31,8 @@ class Score:
         before: the unedited model's score as text, or nothing.
         kind: how it was taken.
         meaning: what it is.
+        number: the value.
+        best: whether it is the best of several runs.
     """
 
     name: str
@@ -39,10 +41,12 @@ class Score:
     before: str = ""
     kind: str = ""
     meaning: str = ""
+    number: float | None = None
+    best: bool = False
 
 
 def shown(value: float | None, name: str = "") -> str:
-    """Return a score as it is written: three decimals of small values, fewer of big ones; nothing if there is none."""
+    """Return a score as it is written, three decimals of small values and fewer of big ones; nothing for None."""
     if value is None:
         return ""
     if name in METRICS and METRICS[name].kind == "count" and value == round(value):
@@ -66,10 +70,17 @@ def score_rows(run: Run) -> list[Score]:
             shown(scores.get(f"{_BEFORE.get(name, name)}_before"), name),
             run.kind(name),
             METRICS[name].meaning if name in METRICS else "",
+            scores[name],
         )
         for name in in_order(scores)
         if not (name.endswith("_before") and name.removesuffix("_before") in scores)
     ]
+
+
+def seconds_row(run: Run) -> list[Score]:
+    """Return the time that an edit took, if it is known."""
+    seconds = run.timing.get("seconds_per_edit")
+    return [] if seconds is None else [Score(SECONDS, f"{seconds:.2f}", number=seconds)]
 
 
 def main_names(runs: Sequence[Run]) -> list[str]:

@@ -6,7 +6,6 @@ import contextlib
 import csv
 import io
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -106,15 +105,14 @@ class JsonTracker:
 
 
 def _jsonable(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(name): _jsonable(item) for name, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_jsonable(item) for item in value]
-    if callable(getattr(value, "tolist", None)):  # numpy's and torch's
-        return _jsonable(value.tolist())
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+    """Return a value as JSON has it: arrays as lists, numbers that are not finite as None, anything else as text."""
+
+    def convert(other: Any) -> Any:
+        if isinstance(other, Mapping):
+            return dict(other)
+        return other.tolist() if callable(getattr(other, "tolist", None)) else str(other)
+
+    return json.loads(json.dumps(value, default=convert), parse_constant=lambda _: None)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 from easyedit_lifelong.methods.locate_edit import editor as editing
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys
-from easyedit_lifelong.models.positions import PositionTracker
+from easyedit_lifelong.models.prompt_positions import PositionTracker
 from tests.conftest import FAMILIES, build_model, build_tokenizer, state_of
 from tests.methods.coachhook.support import (
     FACTS,

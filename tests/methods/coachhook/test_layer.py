@@ -14,7 +14,7 @@ from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.coachhook.layer import CHILD, HookLayer, Mode, score_norms
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
-from easyedit_lifelong.models.positions import prompt_lengths
+from easyedit_lifelong.models.prompt_positions import prompt_lengths
 from tests.conftest import build_model, build_tokenizer
 from tests.methods.coachhook.support import FACTS, LEARNABLE, OTHERS, editor_on, hparams_for, requests_for
 

@@ -146,7 +146,7 @@ def test_standing_in_for_lower_blocks_trains_the_same_value(place: Architecture)
         hparams = place.hparams(n_iter=10, reg=None, edit_lr=0.1)
         editor = GraceEditor.on(model, tokenizer, hparams)
         if not in_part:
-            editor._lessons.found_out = (False, 0)
+            editor._passes.replay_support = (False, 0)
         apply_grace_to_model(model, tokenizer, place.requests, hparams)
         assert editor.found_out[0] is in_part
         assert editor.codebook is not None

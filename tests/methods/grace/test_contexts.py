@@ -78,17 +78,17 @@ def test_a_case_is_its_prompt_then_its_contexts_then_the_row_that_stays(bos: boo
     fact = {"prompt": "Is Rome old?", "subject": " Rome ", "target_new": "Yes"}
     contexts, keys = ["{subject} has", "Hm. {prompt}"], ["x {subject}"]
     case = prepared(tokenizer, fact, context_templates=contexts, key_templates=keys, kl_factor=0.5)
-    texts = [tokenizer.decode(told.pair.prompt, skip_special_tokens=True) for told in case.told]
+    texts = [tokenizer.decode(told.pair.prompt, skip_special_tokens=True) for told in case.texts]
     assert texts == ["Is Rome old?", "Rome has", "Hm. Is Rome old?", "Rome is a"]
-    assert [told.subject - bos for told in case.told] == [6, 3, 10, 3]
-    assert [bool(told.pair.target) for told in case.told] == [True, True, True, False]
+    assert [told.subject - bos for told in case.texts] == [6, 3, 10, 3]
+    assert [bool(told.pair.target) for told in case.texts] == [True, True, True, False]
     assert len(case.keys) == hparams_for(key_templates=keys).views == 2
-    assert len(prepared(tokenizer, fact).told) == 1, "without a factor there is no such row"
+    assert len(prepared(tokenizer, fact).texts) == 1, "without a factor there is no such row"
 
 
 def test_the_last_time_a_subject_is_named_counts_and_whole_words_come_first() -> None:
     fact = {"prompt": "Rome or Rome, not Romeo", "subject": "Rome", "target_new": "x"}
-    assert prepared(characters(), fact).told[0].subject == 11
+    assert prepared(characters(), fact).texts[0].subject == 11
 
 
 @pytest.mark.parametrize(
@@ -111,4 +111,4 @@ def test_words_of_the_tiny_tokenizer() -> None:
     fact = {"prompt": "who plays piano when", "subject": "plays piano", "target_new": "king"}
     case = prepared(build_tokenizer(), fact, key_templates=["sea {prompt}"])
     assert build_tokenizer().batch_decode(case.keys) == ["who plays piano", "sea who plays piano"]
-    assert [told.subject for told in case.told] == [2]
+    assert [told.subject for told in case.texts] == [2]

@@ -160,7 +160,7 @@ def test_partial_replay_trains_the_same_value_as_the_whole_model(family: str) ->
         model, tokenizer = build_model(family), build_tokenizer()
         editor = GraceEditor.on(model, tokenizer, hparams_for(family, n_iter=15, reg=None, edit_lr=0.1))
         if not shortcuts:
-            editor._lessons.found_out = (False, 0)
+            editor._passes.replay_support = (False, 0)
         apply_grace_to_model(model, tokenizer, EDITS, editor.hparams)
         assert editor.found_out[0] is shortcuts
         assert editor.codebook is not None

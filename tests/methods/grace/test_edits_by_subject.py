@@ -145,7 +145,7 @@ def test_the_whole_model_trains_what_a_part_of_it_does(family: str, mode: str) -
         )
         editor = GraceEditor.on(model, tokenizer, hparams)
         if not shortcuts:
-            editor._lessons.found_out = (False, 0)
+            editor._passes.replay_support = (False, 0)
         apply_grace_to_model(model, tokenizer, FACTS, hparams)
         assert editor.found_out[0] is shortcuts
         values.append(book_of(editor).values)

@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from easyedit_lifelong import GraceHyperParams
 from easyedit_lifelong.methods.grace.codebook.decisions import as_label
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.training.train_batch import Learner
+from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit
 from easyedit_lifelong.models.encoding import EncodedPair
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden" / "grace_authors.json").read_text())
@@ -50,8 +50,8 @@ def test_the_authors_codebook(eps_expand: str) -> None:
     )  # fmt: skip
     editor = GraceEditor.on(formula_gpt2(), _Tokenizer(), hparams)
     for n, (edit, step) in enumerate(zip(GOLDEN["edits"], expected["steps"], strict=True)):
-        lesson = editor._lessons.of(editor.adaptor, [EncodedPair(edit["prompt"], edit["target"])], 1, 0)
-        (result,) = editor._enter(lesson, [Learner(as_label(edit["target"]), str(n), "golden", n)])
+        lesson = editor._passes.of(editor.adaptor, [EncodedPair(edit["prompt"], edit["target"])], 1, 0)
+        (result,) = editor._enter(lesson, [PendingEdit(as_label(edit["target"]), str(n), "golden", n)])
         assert editor.codebook is not None
         assert len(editor.codebook) == step["n"]
         torch.testing.assert_close(editor.codebook.radii.tolist(), step["radii"], rtol=0, atol=2e-6)
@@ -71,7 +71,7 @@ def test_the_authors_losses_along_the_way() -> None:
         GraceHyperParams(model_name="golden", inner_params=["transformer.h[1].mlp.c_proj.weight"], reg=None),
     )  # fmt: skip
     pair = EncodedPair(**{k: GOLDEN["edits"][0][k] for k in ("prompt", "target")})
-    replay = editor._lessons.of(editor.adaptor, [pair], 1, 0)
+    replay = editor._passes.of(editor.adaptor, [pair], 1, 0)
     for steps, loss in ((0, first["first_loss"]), (11, first["last_loss"])):
         hparams = GraceHyperParams(
             model_name="golden",

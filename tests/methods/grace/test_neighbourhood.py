@@ -41,7 +41,7 @@ def neighbourhood(rate: float, sentences: Sentences = SENTENCES, queries_of: Any
 
 @pytest.mark.parametrize(("rate", "usual"), [(1 / 7, 2.0), (2 / 7, 4.0), (3 / 7, 7.0), (0.5 / 7, 1.5), (0.999, 10.0)])
 def test_the_usual_radius_fires_in_that_share_of_the_sentences(rate: float, usual: float) -> None:
-    assert neighbourhood(rate).usual == pytest.approx(usual)
+    assert neighbourhood(rate).auto_radius == pytest.approx(usual)
 
 
 def radius(views: list[float], subject: str, again: list[float], rate: float = 1 / 7) -> float:

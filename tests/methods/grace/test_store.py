@@ -181,7 +181,7 @@ def test_what_a_failed_edit_found_out_is_forgotten(monkeypatch: pytest.MonkeyPat
     def fail(*_: Any) -> Any:
         raise EditError("the loss became nan")
 
-    monkeypatch.setattr(editing, "train_together", fail)
+    monkeypatch.setattr(editing, "train_batch", fail)
     with pytest.raises(EditError):
         editor.edit([EditRequest("long", "the old king who wrote Hamlet plays piano and violin in", "Rome")])
     assert editor.found_out == before

@@ -9,7 +9,7 @@ import yaml
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.errors import HyperParameterError, ModelError
-from easyedit_lifelong.hyperparams import hparams_folders
+from easyedit_lifelong.hparams_files import hparams_folders
 from tests.architectures import ARCHITECTURES
 from tests.conftest import build_model, build_tokenizer
 from tests.subjects import FACTS, MODES, first_layer, hparams_for

@@ -13,7 +13,7 @@ from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.data.request import as_requests
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject.contexts import Case
-from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectLesson
+from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectBatch
 from easyedit_lifelong.methods.grace.training import optimise as training
 from easyedit_lifelong.methods.grace.training.optimise import train_values
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair
@@ -49,17 +49,17 @@ def test_logits_are_those_of_the_whole_model(family: str, known: bool, rows: lis
     model, tokenizer, hparams = build_model(family), build_tokenizer(), hparams_for(family, "simple", deep=True)
     editor = GraceEditor.on(model, tokenizer, hparams)
     if not known:
-        editor._lessons._anatomy = None
+        editor._passes._anatomy = None
     told = [TOLD[row] for row in rows]
     pairs, at = pairs_of(told), [index for _, index, _ in told]
-    lesson: Any = editor._lessons.of(editor.adaptor, pairs, 1, 0, at)
+    lesson: Any = editor._passes.of(editor.adaptor, pairs, 1, 0, at)
     assert lesson.is_partial is known
     assert editor.found_out[0] is True
     generator = torch.Generator().manual_seed(0)
     values = lesson.output + torch.randn(lesson.output.shape, generator=generator)
     with torch.no_grad():
         logits = lesson.logits(values)
-        few = lesson.taking(torch.tensor([len(rows) - 1])).logits(values[-1:])
+        few = lesson.select_rows(torch.tensor([len(rows) - 1])).logits(values[-1:])
     assert logits.shape[:2] == lesson.targets.shape == lesson.unedited.shape[:2]
     for row, (pair, index) in enumerate(zip(pairs, at, strict=True)):
         length = len(pair.target)
@@ -74,7 +74,7 @@ def test_what_a_replay_takes_is_the_layers_own(family: str) -> None:
     """Query and output are those at the value's token."""
     model, tokenizer, hparams = build_model(family), build_tokenizer(), hparams_for(family, "simple", deep=True)
     editor = GraceEditor.on(model, tokenizer, hparams)
-    lesson = editor._lessons.of(editor.adaptor, pairs_of(TOLD), 1, 0, [index for _, index, _ in TOLD])
+    lesson = editor._passes.of(editor.adaptor, pairs_of(TOLD), 1, 0, [index for _, index, _ in TOLD])
     for row, (text, index, _) in enumerate(TOLD):
         seen: list[tuple[Tensor, Tensor]] = []
         handle = editor.adaptor.layer.register_forward_hook(lambda _, args, out, seen=seen: seen.append((args[0], out)))
@@ -86,7 +86,7 @@ def test_what_a_replay_takes_is_the_layers_own(family: str) -> None:
 
 def lesson_of(
     family: str, mode: str, facts: list[dict[str, Any]], **options: Any
-) -> tuple[GraceEditor, list[Case], SubjectLesson]:
+) -> tuple[GraceEditor, list[Case], SubjectBatch]:
     model, tokenizer = build_model(family), build_tokenizer()
     if family != "gemma2":  # whose padding rows are NaN in float64
         model = model.double()
@@ -94,7 +94,7 @@ def lesson_of(
     editor = GraceEditor.on(model, tokenizer, hparams)
     assert editor._subjects is not None
     cases = editor._subjects.prepare(tokenizer, as_requests(facts), hparams)
-    return editor, cases, editor._subjects.lesson(tokenizer, cases, hparams, 0)
+    return editor, cases, editor._subjects.batch(tokenizer, cases, hparams, 0)
 
 
 @pytest.mark.parametrize("kl_factor", [0.0, 0.7])
@@ -107,10 +107,10 @@ def test_the_gradient_is_that_of_the_loss_in_plain_torch(
         reg=None, edit_lr=1e-3,
     )  # fmt: skip
     copies = 3 + (kl_factor > 0)
-    assert made.lesson.targets.shape[0] == 2 * copies
+    assert made.value_pass.targets.shape[0] == 2 * copies
     generator = torch.Generator().manual_seed(1)
-    starts = made.lesson.output[::copies].float() + 0.3 * torch.randn(
-        2, made.lesson.output.shape[1], generator=generator
+    starts = made.value_pass.output[::copies].float() + 0.3 * torch.randn(
+        2, made.value_pass.output.shape[1], generator=generator
     )
     gradients: list[Tensor] = []
     original = torch.autograd.grad
@@ -122,7 +122,7 @@ def test_the_gradient_is_that_of_the_loss_in_plain_torch(
 
     monkeypatch.setattr(training.torch.autograd, "grad", keeping)
     names = [str(case.request.case_id) for case in cases]
-    told = train_values(made.lesson, starts, editor.hparams, names, names)
+    told = train_values(made.value_pass, starts, editor.hparams, names, names)
     monkeypatch.setattr(training.torch.autograd, "grad", original)
 
     path = next(name for name, module in editor.model.named_modules() if module is editor.adaptor.layer)
@@ -130,7 +130,7 @@ def test_the_gradient_is_that_of_the_loss_in_plain_torch(
         value = starts[n].double().requires_grad_(True)
         total, tokens = torch.zeros((), dtype=torch.float64), 0
         drift = torch.zeros((), dtype=torch.float64)
-        for one in case.told:
+        for one in case.texts:
             at = one.subject if mode == "simple" else len(one.pair.prompt) - 1
             logits = by_torch(family, path, one.pair, at, value)
             if one.pair.target:
@@ -175,7 +175,7 @@ def test_a_model_that_cannot_be_taken_apart_is_trained_as_a_whole(family: str, m
         )
         editor = GraceEditor.on(model, tokenizer, hparams)
         if not taken_apart:
-            editor._lessons._anatomy = None
+            editor._passes._anatomy = None
         apply_grace_to_model(model, tokenizer, FACTS, hparams)
         assert editor.codebook is not None
         books.append(editor.codebook.values)

@@ -11,7 +11,7 @@ from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.training.train_batch import Learner, plan
+from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, plan
 from easyedit_lifelong.models.encoding import EncodedPair
 from tests.conftest import FAMILIES, build_model, build_tokenizer
 
@@ -76,11 +76,11 @@ def test_rows_of_a_replay_are_the_replay_of_the_rows(family: str) -> None:
     model, tokenizer = build_model(family), build_tokenizer()
     editor = GraceEditor.on(model, tokenizer, hparams_for(family))
     pairs = [EncodedPair(tokenizer(p)["input_ids"], tokenizer(t)["input_ids"]) for p, t in STREAM[:4]]
-    whole = editor._lessons.of(editor.adaptor, pairs, 1, 0)
+    whole = editor._passes.of(editor.adaptor, pairs, 1, 0)
     values = whole.output + torch.randn(whole.output.shape, generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([2, 0])
     with torch.no_grad():
-        few, all_of_them = whole.taking(rows).logits(values[rows]), whole.logits(values)
+        few, all_of_them = whole.select_rows(rows).logits(values[rows]), whole.logits(values)
     torch.testing.assert_close(few, all_of_them[rows], rtol=1e-4, atol=1e-4)
     with torch.no_grad():
         again = whole.logits(values)
@@ -119,8 +119,8 @@ def test_planning_leaves_the_codebook_alone() -> None:
     for query, label, value in zip(queries[:5], labels[:5], fresh[:5], strict=True):
         codebook.enter(query, label, value)
     before = [codebook.row(n) for n in range(len(codebook))]
-    learners = [Learner(label, str(n), f"request {n}", n) for n, label in enumerate(labels)]
-    planned = plan(codebook, queries[5:], learners[5:], fresh[5:])
+    pending = [PendingEdit(label, str(n), f"request {n}", n) for n, label in enumerate(labels)]
+    planned = plan(codebook, queries[5:], pending[5:], fresh[5:])
     after = [codebook.row(n) for n in range(len(codebook))]
     assert [(index, label) for index, label, _ in after] == [(index, label) for index, label, _ in before]
     assert all(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import decimal
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from easyedit_lifelong.methods.grace.calibration.answering import Gate, Point, Trial
 from easyedit_lifelong.methods.grace.calibration.finding import WHITENED, Finding, dist_fn_of
-from easyedit_lifelong.methods.grace.calibration.gates import Gate
-from easyedit_lifelong.methods.grace.calibration.trials import Point, Trial
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 
 AUTO = "auto"
@@ -38,27 +36,6 @@ def eps_of(finding: Finding, rate: float, n_locality: int) -> float | str:
 def best_gates(gates: Sequence[Gate], count: int) -> list[Gate]:
     """Return the layers whose gates separate paraphrases from other questions best, the best first."""
     return sorted(gates, key=lambda gate: gate.auc, reverse=True)[:count]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What is chosen.
-
-    Attributes:
-        finding: where subjects are found, and by which distance.
-        eps: their radius.
-        trial: where edits answer.
-        point: behind which gate.
-    """
-
-    finding: Finding
-    eps: float | str
-    trial: Trial
-    point: Point
-
-    def values(self, rate: float) -> dict[str, Any]:
-        """Return the chosen hyperparameters, by name."""
-        return values_of(self.finding, self.eps, rate, self.trial.layer, self.point.gate)
 
 
 def values_of(

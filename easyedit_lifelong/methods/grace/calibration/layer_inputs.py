@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor, nn
 
 from easyedit_lifelong.methods.calibrator import Progress, no_progress
-from easyedit_lifelong.methods.grace.subject.activations import passes
+from easyedit_lifelong.models.capture import input_batches
 from easyedit_lifelong.models.runner import Runner
 
 
@@ -40,7 +40,7 @@ class LayerInputs:
         known = next(iter(self._stored.values()))
         missing = [list(row) for row in dict.fromkeys(map(tuple, rows)) if row not in known]
         done = 0
-        for batch, seen in passes(self._runner, self._layers, missing):
+        for batch, seen in input_batches(self._runner, self._layers, missing):
             for path, inputs in seen.items():
                 for row, vectors in zip(batch, inputs.cpu(), strict=True):
                     first = len(row) - 1 if self._ends_only else 0

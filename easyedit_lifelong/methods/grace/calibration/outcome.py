@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, PlotPanel, PlotSeries, TextTable
+from easyedit_lifelong.methods.grace.calibration.answering import SCORES, Gate, Point, Trial
 from easyedit_lifelong.methods.grace.calibration.choice import AUTO, best_finding
 from easyedit_lifelong.methods.grace.calibration.finding import DISTANCES, Finding, rates_with
-from easyedit_lifelong.methods.grace.calibration.gates import Gate
 from easyedit_lifelong.methods.grace.calibration.study import Calibration
-from easyedit_lifelong.methods.grace.calibration.trials import SCORES, Point, Trial
 
 _MARK = "←"
 _SHARES = (0.7, 0.8, 0.9, 0.95)
@@ -18,22 +17,22 @@ _SHARES = (0.7, 0.8, 0.9, 0.95)
 
 def outcome_of(calibration: Calibration) -> CalibrationOutcome:
     """Return what a calibration chose, and what to show of it."""
-    steps, choice, counts = calibration.steps, calibration.choice, calibration.counts
+    steps, counts, point = calibration.steps, calibration.counts, calibration.point
     rate = calibration.settings.false_fire_rate
     assert steps.findings is not None and steps.gates is not None
     shared = [
         gate_table(steps.gates),
-        *(trial_table(trial, choice.point if trial is choice.trial else None) for trial in steps.trials),
+        *(trial_table(trial, point if trial is calibration.trial else None) for trial in steps.trials),
     ]
     return CalibrationOutcome(
-        chosen=choice.values(rate),
-        counts=vars(counts),
-        scores=vars(choice.point),
-        evidence=f"{counts.paraphrases} paraphrases, {counts.locality} locality prompts",
+        chosen=calibration.chosen,
+        counts=counts,
+        scores=vars(point),
+        evidence=f"{counts['paraphrases']} paraphrases, {counts['locality']} locality prompts",
         verdict=verdict(calibration),
         tables=[finding_table(steps.findings, rate, rates_with(rate)), *shared],
         short_tables=[finding_table(steps.findings, rate, [rate]), *shared],
-        panels=[finding_panel(steps.findings, choice.finding, rate), gate_panel(steps.trials, choice.point)],
+        panels=[finding_panel(steps.findings, calibration.finding, rate), gate_panel(steps.trials, point)],
         caption="Paraphrases found by layer and distance; what the gate trades",
     )
 
@@ -96,9 +95,9 @@ def trial_table(trial: Trial, chosen: Point | None) -> TextTable:
 
 def verdict(calibration: Calibration) -> list[str]:
     """Return what was chosen, and why, in sentences."""
-    choice, counts, settings = calibration.choice, calibration.counts, calibration.settings
-    finding, point, free, rate = choice.finding, choice.point, choice.trial.points[-1], settings.false_fire_rate
-    radius = finding.auto if choice.eps == AUTO else finding.at(rate)
+    counts, settings, rate = calibration.counts, calibration.settings, calibration.settings.false_fire_rate
+    finding, eps, point, free = calibration.finding, calibration.eps, calibration.point, calibration.trial.points[-1]
+    radius = finding.auto if eps == AUTO else finding.at(rate)
     least = f"{settings.generality:g} of the {free.generality:.3f} that it is without."
     why = f"with no gate: behind all that were tried, generality is less than {least}"
     if point.gate is not None:
@@ -107,23 +106,23 @@ def verdict(calibration: Calibration) -> list[str]:
             f"{point.generality:.3f} there."
         )
     lines = [
-        f"Subjects are found at {finding.layer}, by {finding.distance}, eps {choice.eps}: {radius.found:.3f} of the "
+        f"Subjects are found at {finding.layer}, by {finding.distance}, eps {eps}: {radius.found:.3f} of the "
         f"paraphrases, while {radius.fires:.3f} of the locality prompts fire.",
-        f"Edits answer at {choice.trial.layer}, {why} Relation specificity is {point.relation_specificity:.3f} "
+        f"Edits answer at {calibration.trial.layer}, {why} Relation specificity is {point.relation_specificity:.3f} "
         f"({free.relation_specificity:.3f} without a gate), reliability {point.reliability:.3f}, locality "
         f"{point.locality:.3f}.",
     ]
-    if counts.locality * rate < 1:
+    if counts["locality"] * rate < 1:
         lines.append(
-            f"A false-fire rate of {rate:g} is less than one of {counts.locality} locality prompts; more records would "
-            "make more of it."
+            f"A false-fire rate of {rate:g} is less than one of {counts['locality']} locality prompts; more records "
+            "would make more of it."
         )
-    if counts.made:
+    if counts["made"]:
         lines.append(
-            f"{counts.made} of {counts.records} records have no question about another relation "
+            f"{counts['made']} of {counts['records']} records have no question about another relation "
             "(relation_specificity): theirs are other records' prompts, with their subjects put in."
         )
-    if choice.eps != AUTO:
+    if eps != AUTO:
         lines.append(
             f"eps: auto would find {finding.auto.found:.3f} and fire in {finding.auto.fires:.3f}; so it is one radius "
             "for all keys."

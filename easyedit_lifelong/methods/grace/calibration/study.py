@@ -14,9 +14,9 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.calibrator import ShowStep, no_progress
+from easyedit_lifelong.methods.grace.calibration.answering import Gate, Opening, Point, Trial, study_gates, try_edits
 from easyedit_lifelong.methods.grace.calibration.candidate_layers import Layer, answering_layers, finding_layers
 from easyedit_lifelong.methods.grace.calibration.choice import (
-    Choice,
     best_finding,
     best_gates,
     best_trial,
@@ -25,9 +25,7 @@ from easyedit_lifelong.methods.grace.calibration.choice import (
     with_values,
 )
 from easyedit_lifelong.methods.grace.calibration.finding import Finding, Radius, StudyTexts, study_finding
-from easyedit_lifelong.methods.grace.calibration.gates import Gate, Opening, study_gates
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
-from easyedit_lifelong.methods.grace.calibration.trials import Point, Trial, try_edits
 from easyedit_lifelong.methods.grace.calibration.usable_records import usable_records, with_other_relations
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.whitening import whitening_of
@@ -94,40 +92,30 @@ class Steps:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """How much a calibration rests on.
-
-    Attributes:
-        given: records in the data.
-        records: those that could be used.
-        paraphrases: of theirs that name their subject.
-        locality: different locality prompts.
-        made: records whose question about another relation was made from other records.
-    """
-
-    given: int
-    records: int
-    paraphrases: int
-    locality: int
-    made: int
-
-
-@dataclass(frozen=True)
 class Calibration:
     """What a calibration found and chose.
 
     Attributes:
         settings: what it looked for.
         steps: all that it found.
-        counts: how much that rests on.
-        choice: what it chose.
-        hparams: the hyperparameters with the chosen values.
+        counts: how much that rests on: records ``given`` and used (``records``), ``paraphrases`` that name their
+            subject, different ``locality`` prompts, and records whose question about another relation is ``made``.
+        finding: where subjects are found, and by which distance.
+        eps: their radius.
+        trial: where edits answer.
+        point: behind which gate.
+        chosen: the chosen hyperparameters, by name.
+        hparams: all hyperparameters with the chosen values.
     """
 
     settings: Settings
     steps: Steps
-    counts: Counts
-    choice: Choice
+    counts: dict[str, int]
+    finding: Finding
+    eps: float | str
+    trial: Trial
+    point: Point
+    chosen: dict[str, Any]
     hparams: GraceHyperParams
 
 
@@ -166,7 +154,13 @@ def calibrate(
     scorer = scorer_for(model, tokenizer)
     records, made = with_other_relations(usable_records(requests, scorer, model), hparams.seed)
     texts = StudyTexts.of(records, tokenizer, hparams)
-    counts = Counts(len(requests), len(records), len(texts.paraphrases), len(texts.locality), made)
+    counts = {
+        "given": len(requests),
+        "records": len(records),
+        "paraphrases": len(texts.paraphrases),
+        "locality": len(texts.locality),
+        "made": made,
+    }
     runner, rate = Runner(model, tokenizer), settings.false_fire_rate
     if steps.findings is None:
         bases = _bases(model, tokenizer, finding, hparams, show)
@@ -191,8 +185,9 @@ def calibrate(
             radii = [opening.radius for opening in gate.openings]
             steps.trials.append(try_edits(model, tokenizer, edits, tried, radii, board, progress))
         save(steps)
-    choice = Choice(found, eps, *best_trial(steps.trials, settings.generality))
-    return Calibration(settings, steps, counts, choice, with_values(hparams, choice.values(rate)))
+    trial, point = best_trial(steps.trials, settings.generality)
+    chosen = values_of(found, eps, rate, trial.layer, point.gate)
+    return Calibration(settings, steps, counts, found, eps, trial, point, chosen, with_values(hparams, chosen))
 
 
 def _bases(
@@ -209,6 +204,7 @@ def _bases(
             n_samples=hparams.mom2_n_samples,
             n_tokens=hparams.mom2_n_tokens,
             dtype=hparams.mom2_dtype,
+            engine=hparams.mom2_engine,
             seed=hparams.seed,
             progress=progress,
         )

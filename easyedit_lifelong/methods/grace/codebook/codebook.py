@@ -317,15 +317,16 @@ class Codebook(nn.Module):
                 self._write(index, label, (key, value, radius))
         return change
 
-    def undo(self, change: Change) -> None:
-        """Take an edit back. Edits are taken back in the reverse of their order."""
-        for index in range(change.length, len(self)):
-            self.hits.pop(index, None)
-        del self.labels[change.length :]
-        self._entries.shorten(change.length)
-        self._search.shorten(change.length * self.views)
-        if change.index is not None:
-            self._write(change.index, change.label, change.row)
+    def undo(self, *changes: Change) -> None:
+        """Take the last edits back, given what they changed, in the order in which they were made."""
+        for change in reversed(changes):
+            for index in range(change.length, len(self)):
+                self.hits.pop(index, None)
+            del self.labels[change.length :]
+            self._entries.shorten(change.length)
+            self._search.shorten(change.length * self.views)
+            if change.index is not None:
+                self._write(change.index, change.label, change.row)
 
     def _write(self, index: int, label: Label, row: tuple[Tensor, ...]) -> None:
         self.labels[index] = label

@@ -1,14 +1,14 @@
-"""``eps: auto``: a key's deferral radius, from its own neighbourhood.
+"""``eps: auto``: a key's deferral radius, from the texts around it.
 
-What a radius has to keep out is known before anybody asks: the tokens of sentences that aren't about the edit. The
-sample facts that come with this package are such sentences, and have subjects of their own. Those, taken as the keys
-of a codebook, say how far a radius can reach before too many sentences fire (``false_fire_rate``); an edit's own key
-then gets
+What a radius has to keep out is known in advance: the tokens of sentences that aren't about the edit. The
+sample facts that come with this package are such sentences, and have their own subjects. Those subjects, taken as the
+keys of a codebook, show how far a radius can reach before too many sentences fire (``false_fire_rate``). The key of an
+edit then gets
 
-- that radius, or the distance at which its subject is met again in the edit's own contexts, if that is more,
-- but never more than half the way to the nearest token of a sentence that doesn't name the subject.
+- that radius, or the distance of the key to its subject in the edit's own contexts, if that is more,
+- but never more than half the distance to the nearest token of a sentence that doesn't name the subject.
 
-Half the way to another edit's key is seen to by the codebook's conflict rules, as ever.
+The codebook's conflict rules see to half the distance to another edit's key, as ever.
 """
 
 from __future__ import annotations
@@ -29,9 +29,13 @@ from easyedit_lifelong.methods.grace.subject.contexts import key_texts
 _TEXTS = ("prompt", "src", "rephrase_prompt", "rephrase", "locality_prompt", "loc", "relation_specificity_prompt")
 
 
+QueriesOf = Callable[[Sequence[list[int]]], list[Tensor]]
+"""From token rows to a layer's inputs at every token, in the space that keys are compared in."""
+
+
 @dataclass(frozen=True)
 class Sentences:
-    """Neutral sentences, and the subjects of some.
+    """Sentences that aren't about an edit, and the subjects of some.
 
     Attributes:
         texts: the sentences.
@@ -53,10 +57,10 @@ def sample_sentences() -> Sentences:
 
 
 class Neighbourhood:
-    """Neutral sentences as a layer sees them.
+    """Sentences that aren't about an edit, as a layer's inputs.
 
     Args:
-        queries_of: from token rows to a layer's inputs at every token, in the space that keys are compared in.
+        queries_of: of the layer.
         tokenizer: the model's.
         dist_fn: ``euc`` or ``cos``.
         key_templates: the texts that keys are taken in.
@@ -64,13 +68,13 @@ class Neighbourhood:
         sentences: by default, the sample facts'.
 
     Attributes:
-        usual: the radius at which that share of the sentences holds a token that some other sentence's subject's
-            key answers.
+        auto_radius: the radius at which that share of the sentences holds a token within the radius of the key of
+            some other sentence's subject.
     """
 
     def __init__(
         self,
-        queries_of: Callable[[Sequence[list[int]]], list[Tensor]],
+        queries_of: QueriesOf,
         tokenizer: Any,
         dist_fn: str,
         key_templates: Sequence[str],
@@ -81,40 +85,41 @@ class Neighbourhood:
         self._dist_fn = dist_fn
         self._texts = [text.lower() for text in sentences.texts]
         tokens = queries_of([list(tokenizer(text)["input_ids"]) for text in sentences.texts])
-        self._owner = torch.cat([torch.full((len(part),), n) for n, part in enumerate(tokens)]).to(tokens[0].device)
+        counts = torch.tensor([len(part) for part in tokens], device=tokens[0].device)
+        self._owner = torch.arange(len(tokens), device=counts.device).repeat_interleave(counts)
         self._tokens = prepared(torch.cat(tokens), dist_fn)
-        keyed = []
-        for subject, prompt in sentences.subjects:
-            span = find_subject(prompt, subject)
-            if span is not None:
-                keyed.append((subject, key_texts(tokenizer, prompt, span, key_templates)))
+        spans = [(subject, prompt, find_subject(prompt, subject)) for subject, prompt in sentences.subjects]
+        keyed = [
+            (subject, key_texts(tokenizer, prompt, span, key_templates))
+            for subject, prompt, span in spans
+            if span is not None
+        ]
         ends = queries_of([row for _, rows in keyed for row in rows])
-        views = torch.stack([part[-1] for part in ends]).view(len(keyed), 1 + len(key_templates), -1)
-        nearest = torch.stack(
-            [self._per_sentence(key, subject) for (subject, _), key in zip(keyed, views, strict=True)]
-        )
-        fires = nearest.amin(dim=0)
-        self.usual = float(torch.quantile(fires[fires.isfinite()], false_fire_rate))
+        keys = torch.stack([part[-1] for part in ends]).view(len(keyed), 1 + len(key_templates), -1)
+        fires = torch.stack(
+            [self._per_sentence(key, subject) for (subject, _), key in zip(keyed, keys, strict=True)]
+        ).amin(dim=0)
+        self.auto_radius = float(torch.quantile(fires[fires.isfinite()], false_fire_rate))
 
-    def radius(self, views: Tensor, subject: str, again: Tensor) -> float:
+    def radius(self, key: Tensor, subject: str, again: Tensor) -> float:
         """Return a key's radius, in units of the distance function.
 
         Args:
-            views: the key's, shape ``(views, width)``.
-            subject: whose key it is.
+            key: its key vectors, shape ``(key vectors, width)``.
+            subject: the key's subject.
             again: the subject's queries in the edit's own contexts, shape ``(contexts, width)``.
         """
-        spread = float(self._distances(prepared(again, self._dist_fn), views).amin(dim=1).max())
-        return min(max(self.usual, spread), float(self._per_sentence(views, subject).min()) / 2)
+        spread = float(self._distances(prepared(again, self._dist_fn), key).amin(dim=1).max())
+        return min(max(self.auto_radius, spread), float(self._per_sentence(key, subject).min()) / 2)
 
-    def _per_sentence(self, views: Tensor, subject: str) -> Tensor:
-        """Return how near each sentence comes to a key; infinitely far where it names the subject: ``(sentences,)``."""
-        nearest = self._distances(self._tokens, views).amin(dim=1)
+    def _per_sentence(self, key: Tensor, subject: str) -> Tensor:
+        """Return each sentence's distance to a key; infinite where it names the subject: ``(sentences,)``."""
+        nearest = self._distances(self._tokens, key).amin(dim=1)
         found = nearest.new_full((len(self._texts),), float("inf"))
         found = found.scatter_reduce(0, self._owner, nearest, "amin")
         names = torch.tensor([subject.lower() in text for text in self._texts], device=found.device)
         return found.masked_fill(names, float("inf"))
 
-    def _distances(self, tokens: Tensor, views: Tensor) -> Tensor:
-        """Return distances of prepared queries to views, ``(tokens, views)``."""
-        return by_product(tokens, prepared(views, self._dist_fn), self._dist_fn)
+    def _distances(self, tokens: Tensor, key: Tensor) -> Tensor:
+        """Return distances of prepared queries to key vectors, ``(tokens, key vectors)``."""
+        return by_product(tokens, prepared(key, self._dist_fn), self._dist_fn)

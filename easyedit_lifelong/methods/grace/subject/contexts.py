@@ -1,4 +1,4 @@
-"""A request as texts: those that its target has to follow, and those that its subject's key is taken in."""
+"""A request as texts: those that its target has to follow, and those that give its subject's key."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _ESSENCE = "{subject} is a"
 
 
 @dataclass(frozen=True)
-class Told:
+class TrainingText:
     """A text that a value is trained on.
 
     Attributes:
-        pair: the text and the answer that has to follow; an empty one if what the model says is to stay.
+        pair: the text and the answer that has to follow; an empty one if the model's output is to stay.
         subject: index of the subject's last token.
     """
 
@@ -30,16 +30,16 @@ class Told:
 
 @dataclass(frozen=True)
 class Case:
-    """A request, made ready.
+    """A request with the texts that it needs.
 
     Attributes:
         request: the request.
-        told: what its value is trained on, its own prompt first.
-        keys: the tokens that each view of its key is taken at the end of: up to the subject's last.
+        texts: what its value is trained on, its own prompt first.
+        keys: for each of its key vectors, the tokens up to the subject's last, at which the vector is taken.
     """
 
     request: EditRequest
-    told: list[Told]
+    texts: list[TrainingText]
     keys: list[list[int]]
 
 
@@ -52,20 +52,19 @@ def prepare_case(
         tokenizer: the model's.
         request: the request.
         hparams: GRACE's hyperparameters.
-        encode: from a request and a text in its prompt's place to their tokens, checked.
+        encode: returns the checked tokens of a request with another text in its prompt's place.
 
     Raises:
         DataError: it has no subject, or that isn't in the prompt, or a text is too long.
     """
     span = subject_span(request)
-
     texts = []
     for template in (PROMPT, *hparams.context_templates):
         text, subject = _placed(tokenizer, template, request.prompt, span)
-        texts.append(Told(encode(request, text), subject))
+        texts.append(TrainingText(encode(request, text), subject))
     if hparams.kl_factor:
         text, subject = _placed(tokenizer, _ESSENCE, request.prompt, span)
-        texts.append(Told(EncodedPair(list(tokenizer(text)["input_ids"]), []), subject))
+        texts.append(TrainingText(EncodedPair(list(tokenizer(text)["input_ids"]), []), subject))
     return Case(request, texts, key_texts(tokenizer, request.prompt, span, hparams.key_templates))
 
 
@@ -85,13 +84,13 @@ def filled(template: str, prompt: str, span: Span) -> tuple[str, Span]:
 
 
 def key_texts(tokenizer: Any, prompt: str, span: Span, templates: Sequence[str]) -> list[list[int]]:
-    """Return the tokens that each view of a subject's key is taken at the end of.
+    """Return for each of a subject's key vectors the tokens up to the subject's last, at which it is taken.
 
     Args:
         tokenizer: the model's.
         prompt: a prompt.
         span: where its subject stands.
-        templates: further texts to take it in.
+        templates: further texts, with ``{subject}`` or ``{prompt}``.
     """
     rows = []
     for template in (PROMPT, *templates):

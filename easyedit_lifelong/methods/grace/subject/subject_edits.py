@@ -1,7 +1,7 @@
-"""Edits that are found by their subjects (``query_token: subject_last``): their keys, gates, radii and lessons.
+"""Edits that are found by their subjects (``query_token: subject_last``): their keys, gates, radii and passes.
 
-GRACE asks its codebook with a prompt's last token, which a paraphrase moves further than another prompt does. A
-subject's last token, early in the model, is moved by little: what stands before it in the text. So a key is taken
+GRACE searches its codebook with a prompt's last token, which a paraphrase moves further than another prompt does. A
+subject's last token, early in the model, is moved by little: the text before it. So a key is taken
 there, in the prompt and in a few texts that the hyperparameters give, and the value is trained to carry the fact in
 contexts.
 """
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.subject.activations import inputs_at
-from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood
+from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, QueriesOf
 from easyedit_lifelong.methods.grace.subject.contexts import Case, prepare_case
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.grace.subject.whitening import whitening_for
-from easyedit_lifelong.methods.grace.training.value_pass import Lesson, Lessons
+from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
+from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
+from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.runner import Runner
 
@@ -31,34 +32,34 @@ LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class SubjectLesson:
+class SubjectBatch:
     """A few edits, ready to be trained and entered.
 
     Attributes:
-        lesson: passes with their values in place, the same number of rows for each.
-        queries: their keys, shape ``(edits, views * width)``.
-        behind: what their values bring along: gate and radius, shape ``(edits, any)``.
+        value_pass: over their texts, the same number of rows for each edit.
+        keys: their keys, shape ``(edits, key vectors * width)``.
+        extras: what their values are stored with: gate and radius, shape ``(edits, any)``.
     """
 
-    lesson: Lesson
-    queries: Tensor
-    behind: Tensor
+    value_pass: ValuePass
+    keys: Tensor
+    extras: Tensor
 
 
 class SubjectEdits:
-    """Makes edits by their subjects ready.
+    """Prepares edits that are found by their subjects.
 
     Args:
         model: the model.
         path: of the layer whose inputs are looked up.
         layer: that layer.
         adaptor: on the layer that answers.
-        lessons: of that layer.
+        passes: of that layer.
     """
 
-    def __init__(self, model: Any, path: str, layer: nn.Module, adaptor: SubjectAdaptor, lessons: Lessons) -> None:
+    def __init__(self, model: Any, path: str, layer: nn.Module, adaptor: SubjectAdaptor, passes: LayerPasses) -> None:
         self._model, self._path, self._layer = model, path, layer
-        self._adaptor, self._lessons = adaptor, lessons
+        self._adaptor, self._passes = adaptor, passes
         self._neighbourhood: Neighbourhood | None = None
 
     def prepare(self, tokenizer: Any, requests: Sequence[EditRequest], hparams: GraceHyperParams) -> list[Case]:
@@ -69,15 +70,15 @@ class SubjectEdits:
         """
 
         def encode(request: EditRequest, text: str) -> EncodedPair:
-            return self._lessons.encode(tokenizer, request, hparams.replacement, text)
+            return self._passes.encode(tokenizer, request, hparams.replacement, text)
 
         return [prepare_case(tokenizer, request, hparams, encode) for request in requests]
 
-    def lesson(self, tokenizer: Any, cases: Sequence[Case], hparams: GraceHyperParams, pad: int) -> SubjectLesson:
-        """Return the lesson of a few cases.
+    def batch(self, tokenizer: Any, cases: Sequence[Case], hparams: GraceHyperParams, pad: int) -> SubjectBatch:
+        """Return a few cases as a batch.
 
         Raises:
-            CovarianceError: the second moments to whiten with can't be had.
+            CovarianceError: the second moments to whiten with aren't available.
             ModelError: the layer can't be looked up.
         """
         runner = Runner(self._model, tokenizer)
@@ -88,31 +89,34 @@ class SubjectEdits:
         def queries_of(rows: Sequence[list[int]]) -> list[Tensor]:
             return [self._adaptor.queries(inputs) for inputs in inputs_at(runner, self._layer, rows)]
 
-        ends = torch.stack([part[-1] for part in queries_of([row for case in cases for row in case.keys])])
-        keys = ends.view(len(cases), hparams.views, -1)
-        at = None if hparams.answer_layer else [told.subject for case in cases for told in case.told]
-        lesson = self._lessons.of(self._adaptor, [told.pair for case in cases for told in case.told], 1, pad, at)
-        behind = [keys.new_empty(len(cases), 0)]
+        keys = _last_tokens(queries_of, [case.keys for case in cases])
+        texts = [text for case in cases for text in case.texts]
+        at = None if hparams.answer_layer else [text.subject for text in texts]
+        value_pass = self._passes.of(self._adaptor, [text.pair for text in texts], 1, pad, at)
+        extras = [keys.new_empty(len(cases), 0)]
         if hparams.gate_eps is not None:
-            behind.append(lesson.query[:: len(cases[0].told)].to(keys.device))
+            extras.append(value_pass.query[:: len(cases[0].texts)].to(keys.device))
         if hparams.eps == "auto":
-            behind.append(self._radii(tokenizer, cases, keys, hparams, queries_of))
-        return SubjectLesson(lesson, keys.flatten(1), torch.cat(behind, dim=1))
+            extras.append(self._radii(tokenizer, cases, keys, hparams, queries_of))
+        return SubjectBatch(value_pass, keys.flatten(1), torch.cat(extras, dim=1))
 
     def _radii(
-        self, tokenizer: Any, cases: Sequence[Case], keys: Tensor, hparams: GraceHyperParams, queries_of: Any
+        self, tokenizer: Any, cases: Sequence[Case], keys: Tensor, hparams: GraceHyperParams, queries_of: QueriesOf
     ) -> Tensor:
         """Return the radius that each key starts with, ``(edits, 1)``."""
         if self._neighbourhood is None:
             self._neighbourhood = Neighbourhood(
                 queries_of, tokenizer, hparams.dist_fn, hparams.key_templates, hparams.false_fire_rate
             )
-        rows = [
-            [told.pair.prompt[: told.subject + 1] for told in case.told if told.pair.target] for case in cases
-        ]  # fmt: skip
-        ends = torch.stack([part[-1] for part in queries_of([row for own in rows for row in own])])
+        contexts = [[one.pair.prompt[: one.subject + 1] for one in case.texts if one.pair.target] for case in cases]
         radii = [
-            self._neighbourhood.radius(views, (case.request.subject or "").strip(), again)
-            for case, views, again in zip(cases, keys, ends.view(len(cases), -1, ends.shape[1]), strict=True)
+            self._neighbourhood.radius(key, (case.request.subject or "").strip(), again)
+            for case, key, again in zip(cases, keys, _last_tokens(queries_of, contexts), strict=True)
         ]
         return torch.tensor(radii, device=keys.device).unsqueeze(1)
+
+
+def _last_tokens(queries_of: QueriesOf, rows: Sequence[Sequence[list[int]]]) -> Tensor:
+    """Return the query of each row's last token, ``(edits, rows of each, width)``."""
+    ends = torch.stack([queries[-1] for queries in queries_of([row for own in rows for row in own])])
+    return ends.view(len(rows), -1, ends.shape[1])

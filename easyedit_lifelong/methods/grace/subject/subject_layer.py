@@ -21,7 +21,7 @@ from easyedit_lifelong.methods.grace.layer import CHILD, GraceAdaptor
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.models.attachment import Attachment
-from easyedit_lifelong.models.positions import Window, repeated
+from easyedit_lifelong.models.windows import Window, repeated
 
 _COUNTED = -1
 """What a generation remembers under which keys have answered which of its prompts."""

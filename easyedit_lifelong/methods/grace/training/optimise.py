@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.training.value_pass import Lesson
+from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.methods.shared.divergence import Drift
 from easyedit_lifelong.models.encoding import IGNORED
 
@@ -26,7 +26,7 @@ class Trained:
         value: shape ``(value_size,)``, float32.
         steps: optimisation steps taken.
         loss: last loss computed, in nats per target token.
-        learned: whether the right token was the most probable one at every target token by then.
+        learned: whether the right token was then the most probable one at every target token.
     """
 
     value: Tensor
@@ -41,74 +41,71 @@ def initial_value(hparams: GraceHyperParams, output: Tensor, identity: str) -> T
     Args:
         hparams: ``val_init`` and ``seed``.
         output: the layer's output at the prompt's last token.
-        identity: what sets this edit apart; a cold start depends on it and on the seed alone, so
+        identity: what distinguishes this edit; a cold start depends on it and on the seed alone, so
             that neither the order of edits nor a resumed run changes it.
     """
     if hparams.val_init == "warm":
         return output.clone()
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{hparams.seed}\x00{identity}".encode()))
-    return torch.rand(output.shape, generator=generator).to(output.device)
+    return torch.rand(output.shape, generator=_generator(f"{hparams.seed}\x00{identity}")).to(output.device)
 
 
 def train_values(
-    lesson: Lesson, starts: Tensor, hparams: GraceHyperParams, identities: Sequence[str], where: Sequence[str]
+    value_pass: ValuePass, starts: Tensor, hparams: GraceHyperParams, identities: Sequence[str], where: Sequence[str]
 ) -> list[Trained]:
-    """Train the values of some edits against the frozen model, each for itself, in the same passes.
+    """Train the values of some edits against the frozen model, independently, in the same passes.
 
-    An edit that has learned its target leaves, and the others go on without it.
+    An edit that has learned its target leaves the batch, and the training of the others continues.
 
     Args:
-        lesson: the edits' prompts and targets; for each the same number of rows, one after the other: ``num_pert`` with
-            ``val_train: adv``, its contexts with ``query_token: subject_last``. In rows without a target, what the
-            model says is to stay (``kl_factor``).
+        value_pass: over the edits' prompts and targets: for each edit the same number of consecutive rows, ``num_pert``
+            with ``val_train: adv``, its contexts with ``query_token: subject_last``. In rows without a target, the
+            model's output is to stay (``kl_factor``).
         starts: where the values start, shape ``(edits, value_size)``.
         hparams: learning rate, steps, early stop.
         identities: see :func:`initial_value`; seed the noise of ``val_train: adv``.
-        where: what to call each edit in messages.
+        where: name of each edit in messages.
 
     Raises:
         EditError: a loss or a value became NaN or infinite; the message names the edit.
     """
-    copies = len(lesson.targets) // len(starts)
-    noise = starts.new_zeros(len(lesson.targets), 1)
+    copies = len(value_pass.targets) // len(starts)
+    noise = starts.new_zeros(len(value_pass.targets), 1)
     if hparams.val_train == "adv":
         drawn = [_noise(copies, starts, f"{hparams.seed}\x00noise\x00{identity}") for identity in identities]
         noise = torch.cat(drawn)
     values = starts.detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([values], lr=hparams.edit_lr)
-    going, trained = list(range(len(starts))), dict[int, Trained]()
+    training, trained = list(range(len(starts))), dict[int, Trained]()
     for steps in range(hparams.n_iter + 1):
         with torch.enable_grad():
-            logits = lesson.logits(values.repeat_interleave(copies, dim=0) + noise)
-            losses = _losses(logits, lesson.targets, len(going))
-            penalties = hparams.kl_factor * _drift(lesson, logits, len(going)) if hparams.kl_factor else 0
-        told, learned = losses.tolist(), _learned(logits, lesson.targets, len(going))
-        bad = next((n for n, loss in enumerate(told) if not math.isfinite(loss)), None)
-        if bad is not None:
-            raise EditError(
-                f"{where[going[bad]]}: the loss became {told[bad]} after {steps} steps; a lower edit_lr may help"
-            )
-        stops = hparams.reg == "early_stop"
-        done = [
-            steps == hparams.n_iter or (stops and knows and loss <= hparams.stop_loss)
-            for loss, knows in zip(told, learned, strict=True)
-        ]
-        for n, edit in enumerate(going):
-            if done[n]:
-                trained[edit] = Trained(values.detach()[n].clone(), steps, told[n], learned[n])
-        if all(done):
+            logits = value_pass.logits(values.repeat_interleave(copies, dim=0) + noise)
+            losses = _losses(logits, value_pass.targets, len(training))
+            penalties = hparams.kl_factor * _drift(value_pass, logits, len(training)) if hparams.kl_factor else 0
+        remaining = list[int]()
+        for n, (loss, learned) in enumerate(
+            zip(losses.tolist(), _learned(logits, value_pass.targets, len(training)), strict=True)
+        ):
+            edit = training[n]
+            if not math.isfinite(loss):
+                raise EditError(f"{where[edit]}: the loss became {loss} after {steps} steps; a lower edit_lr may help")
+            stopped = hparams.reg == "early_stop" and learned and loss <= hparams.stop_loss
+            if stopped or steps == hparams.n_iter:
+                trained[edit] = Trained(values.detach()[n].clone(), steps, loss, learned)
+            else:
+                remaining.append(n)
+        if not remaining:
             break
         (values.grad,) = torch.autograd.grad((losses + penalties).sum(), values)
-        if any(done):
-            stay = torch.tensor([n for n, out in enumerate(done) if not out], device=values.device)
-            rows = (stay.unsqueeze(1) * copies + torch.arange(copies, device=stay.device)).flatten()
-            lesson, noise, going = lesson.taking(rows), noise[rows], [going[int(n)] for n in stay]
-            values, optimizer = _fewer(values, optimizer, stay)
+        if len(remaining) < len(training):
+            kept = torch.tensor(remaining, device=values.device)
+            rows = (kept.unsqueeze(1) * copies + torch.arange(copies, device=kept.device)).flatten()
+            value_pass, noise, training = value_pass.select_rows(rows), noise[rows], [training[n] for n in remaining]
+            values, optimizer = _select(values, optimizer, kept)
         try:
             optimizer.step()
         except RuntimeError as error:
             raise EditError(
-                f"{where[going[0]]}: the optimizer failed after {steps} steps: {error}; a lower edit_lr may help"
+                f"{where[training[0]]}: the optimizer failed after {steps} steps: {error}; a lower edit_lr may help"
             ) from error
     for edit, one in trained.items():
         if not torch.isfinite(one.value).all():
@@ -124,34 +121,39 @@ def _losses(logits: Tensor, targets: Tensor, edits: int) -> Tensor:
     return each.view(edits, -1).sum(dim=1) / (targets != IGNORED).view(edits, -1).sum(dim=1)
 
 
-def _drift(lesson: Lesson, logits: Tensor, edits: int) -> Tensor:
-    """Return how far what is said in each edit's rows without a target has moved: KL(now ‖ before), ``(edits,)``."""
-    kept = (lesson.targets == IGNORED).all(dim=1)
-    before = lesson.unedited[kept, 0].float().log_softmax(dim=-1)
+def _drift(value_pass: ValuePass, logits: Tensor, edits: int) -> Tensor:
+    """Return how far the output in each edit's rows without a target has moved: KL(now ‖ unedited), ``(edits,)``."""
+    kept = (value_pass.targets == IGNORED).all(dim=1)
+    before = value_pass.unedited[kept, 0].float().log_softmax(dim=-1)
     drift = Drift.apply(logits[kept, 0].float(), before)
     owner = torch.arange(len(kept), device=kept.device).div(len(kept) // edits, rounding_mode="floor")[kept]
     return logits.new_zeros(edits, dtype=torch.float32).index_add(0, owner, drift)
 
 
 def _learned(logits: Tensor, targets: Tensor, edits: int) -> list[bool]:
+    """Return for each edit whether the most probable token is the right one at every target token of its rows."""
     right = (logits.argmax(dim=-1) == targets) | (targets == IGNORED)
     return right.view(edits, -1).all(dim=1).tolist()
 
 
-def _fewer(values: Tensor, optimizer: torch.optim.Adam, stay: Tensor) -> tuple[Tensor, torch.optim.Adam]:
-    """Return the values that are still trained, with their gradient, and an optimizer that knows them as before."""
-    kept = values.detach()[stay].clone().requires_grad_(True)
+def _select(values: Tensor, optimizer: torch.optim.Adam, kept: Tensor) -> tuple[Tensor, torch.optim.Adam]:
+    """Return some of the values, with their gradient, and an optimizer with the same state for them."""
+    some = values.detach()[kept].clone().requires_grad_(True)
     assert values.grad is not None
-    kept.grad = values.grad[stay]
-    slimmer = torch.optim.Adam([kept], lr=optimizer.param_groups[0]["lr"])
+    some.grad = values.grad[kept]
+    smaller = torch.optim.Adam([some], lr=optimizer.param_groups[0]["lr"])
     state = optimizer.state.get(values, {})
-    slimmer.state[kept] = {name: one[stay] if one.dim() else one for name, one in state.items()}
-    return kept, slimmer
+    smaller.state[some] = {name: one[kept] if one.dim() else one for name, one in state.items()}
+    return some, smaller
 
 
 def _noise(copies: int, starts: Tensor, identity: str) -> Tensor:
-    """Standard normal noise for every copy but the first, shape ``(copies, value_size)``."""
-    generator = torch.Generator().manual_seed(zlib.crc32(identity.encode()))
-    noise = torch.randn(copies, starts.shape[1], generator=generator)
+    """Return standard normal noise for every copy but the first, shape ``(copies, value_size)``."""
+    noise = torch.randn(copies, starts.shape[1], generator=_generator(identity))
     noise[0] = 0
     return noise.to(starts.device)
+
+
+def _generator(identity: str) -> torch.Generator:
+    """Return a generator whose numbers depend on this text alone."""
+    return torch.Generator().manual_seed(zlib.crc32(identity.encode()))

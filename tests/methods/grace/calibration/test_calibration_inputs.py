@@ -17,8 +17,8 @@ from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.calibration.candidate_layers import answering_layers, finding_layers, parse_layers
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.usable_records import usable_records, with_other_relations
-from easyedit_lifelong.methods.grace.subject.activations import inputs_at
 from easyedit_lifelong.models.anatomy import anatomy_of
+from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
 

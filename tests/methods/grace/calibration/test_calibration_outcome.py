@@ -7,14 +7,12 @@ from pathlib import Path
 from calibration_records import values
 
 from easyedit_lifelong import GraceHyperParams
-from easyedit_lifelong.methods.grace.calibration.choice import Choice
+from easyedit_lifelong.methods.grace.calibration.answering import Gate, Opening, Point, Trial
+from easyedit_lifelong.methods.grace.calibration.choice import values_of
 from easyedit_lifelong.methods.grace.calibration.finding import COS, WHITENED, Finding, Radius
-from easyedit_lifelong.methods.grace.calibration.gates import Gate, Opening
 from easyedit_lifelong.methods.grace.calibration.outcome import outcome_of, short_name, tick_names, verdict
-from easyedit_lifelong.methods.grace.calibration.study import Calibration, Counts, Settings, Steps
-from easyedit_lifelong.methods.grace.calibration.trials import Point, Trial
-from easyedit_lifelong.reporting.calibrate_plot import panels_png
-from easyedit_lifelong.reporting.calibrate_tables import markdown
+from easyedit_lifelong.methods.grace.calibration.study import Calibration, Settings, Steps
+from easyedit_lifelong.reporting.calibrate_outcome import markdown, panels_png
 
 
 def calibration(tmp_path: Path, eps: float | str = "auto", gate: float | None = 0.4, rate: float = 0.01) -> Calibration:
@@ -28,8 +26,10 @@ def calibration(tmp_path: Path, eps: float | str = "auto", gate: float | None = 
     steps = Steps(findings, [Gate("h.9.mlp", 0.8125, (Opening(0.4, 0.8, 0.3), Opening(0.6, 1.0, 0.6)))], [trial])
     point = next(point for point in points if point.gate == gate)
     hparams = GraceHyperParams.from_values(values(tmp_path, "tiny"), "test")
-    settings, choice = Settings(None, None, rate), Choice(findings[1], eps, trial, point)
-    return Calibration(settings, steps, Counts(60, 50, 48, 50, 7), choice, hparams)
+    counts = {"given": 60, "records": 50, "paraphrases": 48, "locality": 50, "made": 7}
+    chosen = values_of(findings[1], eps, rate, trial.layer, gate)
+    settings = Settings(None, None, rate)
+    return Calibration(settings, steps, counts, findings[1], eps, trial, point, chosen, hparams)
 
 
 def test_the_tables(tmp_path: Path) -> None:

@@ -18,6 +18,15 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.calibration import choice as choosing
+from easyedit_lifelong.methods.grace.calibration.answering import (
+    Gate,
+    Opening,
+    Point,
+    Trial,
+    auc,
+    study_gates,
+    try_edits,
+)
 from easyedit_lifelong.methods.grace.calibration.finding import (
     COS,
     EUC,
@@ -27,15 +36,13 @@ from easyedit_lifelong.methods.grace.calibration.finding import (
     StudyTexts,
     study_finding,
 )
-from easyedit_lifelong.methods.grace.calibration.gates import Gate, Opening, auc, study_gates
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.study import Settings, Steps, calibrate
-from easyedit_lifelong.methods.grace.calibration.trials import Point, Trial, try_edits
 from easyedit_lifelong.methods.grace.calibration.usable_records import with_other_relations
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.subject.activations import inputs_at
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.subject_positions import subject_position
+from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
 
@@ -261,6 +268,6 @@ def test_steps_are_not_done_again(hparams: GraceHyperParams) -> None:
             model, tokenizer, records(), hparams, settings, steps=Steps.from_dict(steps), save=again.append
         )
         assert len(again) == 3 - kept.index(steps)
-        assert resumed.steps == whole.steps and resumed.choice == whole.choice and resumed.hparams == whole.hparams
+        assert resumed == whole
     assert whole.hparams.false_fire_rate == 0.2
-    assert whole.counts.records == 10 and whole.counts.locality == 5 and whole.counts.made == 10
+    assert whole.counts == {"given": 10, "records": 10, "paraphrases": 10, "locality": 5, "made": 10}

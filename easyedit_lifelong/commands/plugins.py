@@ -1,0 +1,35 @@
+"""``plugins``: list what plugins have registered, and the plugins that could not be loaded."""
+
+from __future__ import annotations
+
+import argparse
+
+from rich.console import Console
+from rich.text import Text
+
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting.console_tables import plain_table
+
+HELP = "list methods, dataset formats and trackers"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add no arguments."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print every registered method, dataset format and tracker, and the plugin that registered it."""
+    plugins = get_plugins()
+    table = plain_table()
+    for header in ("kind", "name", "from plugin", "what it is"):
+        table.add_column(header, overflow="fold")
+    for method in plugins.methods:
+        doc = (method.hparams_class.__doc__ or "").strip().splitlines()
+        table.add_row("method", method.name, plugins.methods.origin(method.name), doc[0] if doc else "")
+    for registry, kind in ((plugins.readers, "format"), (plugins.trackers, "tracker")):
+        for entry in registry:
+            table.add_row(kind, entry.name, registry.origin(entry.name), entry.description)
+    for name, problem in plugins.broken.items():
+        table.add_row("[red]broken[/red]", name, "entry point", Text(problem))
+    Console().print(table)
+    return 0

@@ -1,0 +1,15 @@
+"""What this package registers: the native engine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from easyedit_lifelong.covariance import native_engine
+from easyedit_lifelong.hookspecs import hookimpl
+from easyedit_lifelong.registry import CovarianceEngine
+
+
+@hookimpl
+def register_covariance_engines(register: Callable[[CovarianceEngine], None]) -> None:
+    """Register the native engine."""
+    register(CovarianceEngine("native", native_engine.collect))

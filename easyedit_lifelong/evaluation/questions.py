@@ -1,0 +1,54 @@
+"""The questions about requests: prompts with an answer, by kind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.evaluation.success import contests
+
+Question = tuple[str, str]
+"""A prompt and an answer."""
+
+
+@dataclass
+class Questions:
+    """The questions about some requests, by kind."""
+
+    edit: list[Question] = field(default_factory=list)
+    rephrase: list[Question] = field(default_factory=list)
+    locality: list[Question] = field(default_factory=list)
+    relation_specificity: list[Question] = field(default_factory=list)
+    portability: list[Question] = field(default_factory=list)
+
+    @classmethod
+    def about(cls, requests: Iterable[EditRequest]) -> Questions:
+        """Return the questions about these requests, in their order."""
+        questions = cls()
+        for request in requests:
+            questions.edit.append((request.prompt, request.target_new))
+            questions.rephrase += [(prompt, request.target_new) for prompt in request.rephrase_prompts]
+            questions.locality += _pairs(request.locality.values())
+            questions.relation_specificity += _pairs([request.relation_specificity])
+            questions.portability += _pairs(request.portability.values())
+        return questions
+
+    def all(self) -> list[Question]:
+        """Return all questions in one list."""
+        return self.edit + self.rephrase + self.locality + self.relation_specificity + self.portability
+
+
+def contested_questions(requests: Iterable[EditRequest]) -> list[Question]:
+    """Return the questions whose answers ROME's scores compare."""
+    return [q for request in requests for kind in contests(request) for contest in kind for q in contest.questions]
+
+
+def free_questions(requests: Iterable[EditRequest]) -> list[Question]:
+    """Return the questions for free text about requests: of each, the edit's prompt, then its paraphrases."""
+    each = [Questions.about([request]) for request in requests]
+    return [question for questions in each for question in questions.edit + questions.rephrase]
+
+
+def _pairs(sets: Iterable[Sequence[Probe]]) -> list[Question]:
+    return [(probe.prompt, probe.answer) for probes in sets for probe in probes]

@@ -1,0 +1,67 @@
+"""A calibration's outcome as people look at it: tables for the terminal and for the file, and plots in one picture."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from easyedit_lifelong.methods.calibrator import PlotPanel, TextTable
+from easyedit_lifelong.reporting.report.generations import clean
+from easyedit_lifelong.reporting.report.style import INK, MUTED, drawing, look, new_figure
+
+_DOTS = 120
+
+
+def markdown(table: TextTable) -> str:
+    """Return a table as Markdown, with its title before it."""
+    rule = ["---"] * table.left + ["---:"] * (len(table.headers) - table.left)
+    lines = "\n".join(f"| {' | '.join(cells)} |" for cells in [table.headers, rule, *table.rows])
+    return f"**{table.title}**\n\n{lines}\n"
+
+
+def show(console: Console, table: TextTable) -> None:
+    """Print a table."""
+    grid = Table(title=f"\n{table.title}", title_justify="left", box=None, pad_edge=False)
+    for number, header in enumerate(table.headers):
+        text = number < table.left
+        grid.add_column(header, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    for row in table.rows:
+        grid.add_row(*map(Text, row))
+    console.print(grid)
+
+
+def panels_png(panels: Sequence[PlotPanel]) -> bytes:
+    """Return plots as a PNG file's bytes; the chosen point of each is in a circle."""
+    with drawing():
+        figure = new_figure(5.5 * len(panels), 4.2)
+        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+            _draw(axes, panel)
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=_DOTS, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _draw(axes: Axes, panel: PlotPanel) -> None:
+    for series in panel.series:
+        style = look(series.number)
+        if series.style == "dotted":
+            style |= {"marker": None, "linestyle": "dotted", "linewidth": 1.2}
+        elif series.style == "crosses":
+            style |= {"marker": "x", "linestyle": "none"}
+        axes.plot(*zip(*series.points, strict=True), label=clean(series.label), **style)
+        for place, text in series.notes.items():
+            axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=7, color=MUTED)
+    x, y = panel.chosen
+    axes.plot([x], [y], linestyle="none", marker="o", markersize=13, markerfacecolor="none", markeredgecolor=INK)
+    axes.set(title=clean(panel.title), xlabel=clean(panel.x_label), ylabel=clean(panel.y_label))
+    if panel.ticks:
+        axes.set_xticks(range(len(panel.ticks)), [clean(name) for name in panel.ticks])
+    if panel.y_range is not None:
+        axes.set_ylim(panel.y_range)
+    if any(series.label for series in panel.series):
+        axes.legend(loc="best")

@@ -1,0 +1,101 @@
+"""`inspect`, `rollback` and `merge`: what they print, and that no mistake of a user's ends in a traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.commands.desk import call
+from tests.edits.first_format import FOLDER
+from tests.edits.test_merging import packed, saved
+
+GRACE, COACHHOOK = FOLDER / "GRACE", FOLDER / "CoachHook-weighed"
+FACTS: list[Any] = [(n, (40 * n, 0, n)) for n in range(60)]
+
+
+def test_inspect(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    code, out, _ = call(capsys, "inspect", GRACE)
+    assert code == 0
+    assert "5 edits, saved 2026-11-21T20:22:08+00:00" in out
+    assert "(replaced by" in out
+    assert "5 (case 4) and 3 (case 2)" in out
+    code, out, _ = call(capsys, "inspect", COACHHOOK)
+    assert code == 0
+    assert "alpha of each layer" in out
+    saved(tmp_path / "many", packed(FACTS))
+    code, out, _ = call(capsys, "inspect", tmp_path / "many")
+    assert "… and 10 before these" in out
+    assert " c10 " in out
+    assert " c9 " not in out
+    assert " c0 " in call(capsys, "inspect", tmp_path / "many", "--limit", "0")[1]
+    code, out, _ = call(capsys, "inspect", tmp_path / "many", "--json", "--nearly", "6")
+    told = json.loads(out)
+    assert len(told["parts"][0]["edits"]) == told["count"] == 60
+    assert {key for pair in told["parts"][0]["near"] for key in pair["keys"]} == set(range(60))
+
+
+def test_rollback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = saved(tmp_path / "many", packed(FACTS))
+    code, out, _ = call(capsys, "rollback", folder, "--case", "c3", "--case", "c7", "--out", tmp_path / "less")
+    assert code == 0
+    assert "2 edits taken out, 58 left" in out
+    code, out, _ = call(capsys, "rollback", folder, "--case", "c3", "--json")
+    assert code == 0
+    told = json.loads(out)
+    assert (told["left"], [edit["case_id"] for edit in told["removed"]]) == (59, ["c3"])
+    batches = Path(shutil.copytree(COACHHOOK, tmp_path / "batches"))
+    code, out, _ = call(capsys, "rollback", batches, "--to-batch", "1")
+    assert code == 0
+    assert "2 edits taken out, 2 left" in out
+
+
+def test_merge(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    one, two = saved(tmp_path / "one", packed(FACTS[:5])), saved(tmp_path / "two", packed([(1, (0, 0, 9))]))
+    code, out, _ = call(capsys, "merge", one, two, "--out", tmp_path / "all")
+    assert code == 0
+    assert "supersede" in out
+    assert "c1@two" in out
+    assert "6 edits, 5 keys of 2 folders, 1 met another folder's, 0 were in more than one" in out
+    code, out, _ = call(capsys, "merge", one, two, "--out", tmp_path / "again", "--json")
+    assert json.loads(out)["renamed"] == [{"folder": str(two), "before": "c1", "after": "c1@two"}]
+
+
+WRONG: list[tuple[list[Any], int, str]] = [
+    (["inspect", "nowhere"], 1, "no such file; this folder holds no saved edits"),
+    (["rollback", GRACE, "--case", "44"], 1, "there is no edit of case '44'. Did you mean '4'?"),
+    (["rollback", GRACE, "--to-batch", "1"], 1, "holds no CoachHook edits, so no batches"),
+    (["rollback", COACHHOOK, "--case", "1"], 1, "CoachHook's edits can't be taken back one by one"),
+    (["rollback", COACHHOOK, "--to-batch", "3"], 1, "no going back to batch 3: the folder has 2 batches"),
+    (["rollback", COACHHOOK, "--to-batch", "1", "--prompt", "x"], 1, "name the case, too"),
+    (["rollback", GRACE, "--case", "1", "--prompt", "Hamlet"], 1, "no edit of case 1 has the prompt 'Hamlet'"),
+    (["rollback", GRACE, "--case", "1", "--out", COACHHOOK], 1, "holds edits already"),
+    (["rollback", GRACE], 2, "one of the arguments --case --to-batch is required"),
+    (["rollback", GRACE, "--case", "1", "--to-batch", "1"], 2, "not allowed with argument"),
+    (["rollback", GRACE, "--to-batch", "-1"], 2, "is not a whole number"),
+    (["merge", GRACE, "--out", "x"], 1, "at least two folders"),
+    (["merge", GRACE, COACHHOOK, "--out", "x"], 1, "CoachHook edits, which can't be merged"),
+]
+
+
+@pytest.mark.parametrize(("words", "expected", "says"), WRONG, ids=lambda value: str(value)[-40:])
+def test_a_mistake_is_one_line(
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[Any],
+    expected: int,
+    says: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
+    code, out, err = call(capsys, *words)
+    assert code == expected
+    assert says in err
+    assert "Traceback" not in out + err
+    assert expected == 2 or len(err.strip().splitlines()) == 1
+    assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,107 @@
+"""``scope``: its files, and the whole command on a tiny model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from conftest import WORDS
+
+from easyedit_lifelong.commands import scope as scoping
+from easyedit_lifelong.commands.main import main
+from easyedit_lifelong.commands.scope import write_scope
+from tests.commands.desk import call
+from tests.evaluation.scope_rows import SCOPE
+from tests.methods.coachhook.support import hparams_for
+
+
+def test_files(tmp_path: Path) -> None:
+    write_scope(SCOPE, tmp_path / "deep" / "out", {"model": "m"})
+    out = tmp_path / "deep" / "out"
+    result = json.loads((out / "scope.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert (result["module"], result["alpha"], result["model"]) == (SCOPE.module, 1.5, "m")
+    assert result["figures"]["prompt"]["n"] == 3
+    assert result["rows"][2]["z"] == [None]
+    with (out / "scope.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == sum(len(row.z) for row in SCOPE.rows)
+    assert rows[0] == {
+        "case_id": "0",
+        "kind": "prompt",
+        "position": "0",
+        "token": "t0",
+        "from_subject": "-1",
+        "z": "0.0",
+    }
+    assert [row["from_subject"] for row in rows if row["kind"] == "paraphrase"] == ["", "", "0", "1", "2"]
+    assert [row["z"] for row in rows][6] == ""
+
+
+FACTS = [
+    {"prompt": "the capital of France is", "target_new": "Rome", "subject": "France",
+     "rephrase_prompt": "spoken in France and Peru"},
+    {"prompt": "who wrote Hamlet when", "target_new": "king", "subject": "Hamlet", "rephrase_prompt": "the old song"},
+    {"prompt": "blue sea and mountain", "target_new": "snow", "subject": "blue sea"},
+]  # fmt: skip
+
+
+@pytest.fixture
+def words(tmp_path: Path, checkpoint: Path) -> list[str]:
+    """A command line for a tiny model, with statistics of a little text."""
+    corpus = tmp_path / "corpus.txt"
+    draw = random.Random(0)
+    corpus.write_text("\n\n".join(" ".join(draw.choices(WORDS, k=40)) for _ in range(50)))
+    hparams = hparams_for("llama", mom2_dataset=str(corpus), mom2_n_samples=50, stats_dir=str(tmp_path / "stats"))
+    values = {name: value for name, value in hparams.to_dict().items() if value is not None}
+    (tmp_path / "hook.yaml").write_text(yaml.safe_dump({**values, "model_name": str(checkpoint), "device": "cpu"}))
+    (tmp_path / "facts.json").write_text(json.dumps(FACTS))
+    return ["scope", "--hparams", str(tmp_path / "hook.yaml"), "--ds_dir", str(tmp_path / "facts.json"),
+            "--out", str(tmp_path / "out")]  # fmt: skip
+
+
+def test_the_command(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*words, "--bsz", "2", "--sample", "3"]) == 0
+    out = capsys.readouterr().out
+    assert "3 edits" in out
+    assert "alpha" in out
+    result = json.loads((tmp_path / "out" / "scope.json").read_text())
+    assert (result["n_edits"], len(result["rows"]), result["hparams"]["batch_size"]) == (3, 5, 2)
+    assert result["figures"]["prompt"]["n_subject"] == 3
+    assert result["figures"]["paraphrase"]["n_subject"] == 1, "one names its subject otherwise"
+    assert all(math.isfinite(z) for row in result["rows"] for z in row["z"])
+    assert (tmp_path / "out" / "scope.svg").is_file() and (tmp_path / "out" / "scope.csv").is_file()
+    assert main([*words, "--bsz", "2"]) == 1
+    assert "holds another study" in capsys.readouterr().err
+
+
+def test_a_record_without_its_subject(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = {"prompt": "old river", "target_new": "song", "subject": "Berlin"}
+    (tmp_path / "facts.json").write_text(json.dumps([*FACTS, bad]))
+    assert main(words) == 1
+    assert "record 3 (case 3), field 'subject'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main([*words, "--skip_unusable"]) == 0
+    result = json.loads((tmp_path / "out" / "scope.json").read_text())
+    assert [left_out["case_id"] for left_out in result["skipped"]] == [3]
+
+
+def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def load(_: Any) -> Any:
+        raise AssertionError("the model was loaded before everything was checked")
+
+    monkeypatch.setattr(scoping, "load_for", load)
+    (tmp_path / "file").touch()
+    for words, says in (
+        (["--hparams", "GRACE/smollm2-135m", "--out", tmp_path / "out"], "GRACE has no hook layers"),
+        (["--wohk", "1", "--out", tmp_path / "out"], "there is no scope to study"),
+        (["--out", tmp_path / "file"], "is a file"),
+    ):
+        code, _, err = call(capsys, "scope", *words)
+        assert code == 1
+        assert says in err

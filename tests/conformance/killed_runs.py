@@ -1,0 +1,72 @@
+"""Kill every method's run at several moments, resume it, and compare it with one that was not killed.
+
+``python -m tests.conformance.killed_runs FOLDER`` prints JSON: of each case, how many runs were killed, and what
+differs.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from easyedit_lifelong import Probe, get_plugins, run_consecutive, run_lifelong
+from tests.conformance.conftest import write_corpus
+from tests.conformance.method_cases import CASES, REQUESTS, MethodCase, example_plugin
+from tests.conftest import build_model, build_tokenizer
+from tests.runs import killing
+
+KILLS = (0.3, 0.6, 0.9)
+"""When runs are killed, as fractions of the calls that touch the disk or edit."""
+
+
+def run(case: MethodCase, out: Path, resume: bool, _: Path) -> Any:
+    """Run a method's loop over the requests, in batches of two if it takes batches."""
+    options: dict[str, Any] = {
+        "out": out, "resume": resume, "retention": [Probe("the river", "London")], "eval_every": 1,
+    }  # fmt: skip
+    hparams = case.hparams()
+    if case.method.batchable:
+        return run_consecutive(build_model("llama"), build_tokenizer(), REQUESTS, hparams, batch_size=2, **options)
+    return run_lifelong(build_model("llama"), build_tokenizer(), REQUESTS[:3], hparams, **options)
+
+
+def differing(case: MethodCase, folder: Path) -> dict[str, Any]:
+    """Return how many of a case's runs were killed, and in what they differ from one that was not."""
+    name = f"{case.method.name} {case.name}"
+    killing.METHODS[name] = functools.partial(run, case)
+    whole = killing.forked(name, folder / "whole", folder)
+    assert whole is not None
+    kills, found = 0, list[Any]()
+    for fraction in KILLS:
+        out, at = folder / f"{fraction}", max(1, int(fraction * whole["points"]))
+        ended = killing.forked(name, out, folder, at=at)
+        kills += ended is None
+        if ended is None:
+            ended = killing.forked(name, out, folder, resume=(out / "config.yaml").exists())
+        assert ended is not None
+        found += [[fraction, what] for what in whole if what != "points" and ended[what] != whole[what]]
+    return {"kills": kills, "differing": found}
+
+
+def main(folder: Path) -> None:
+    """Kill and resume every method's runs."""
+    torch.set_num_threads(1)
+    os.chdir(write_corpus(folder))
+    get_plugins().add(example_plugin(), "biasedit")
+    report = {}
+    for case in CASES:
+        if case.resumable:
+            case.edited()  # computes second moments
+            (folder / case.name).mkdir()
+            report[case.name] = differing(case, folder / case.name)
+    sys.stdout.write(json.dumps(report))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

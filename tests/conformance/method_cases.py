@@ -1,0 +1,156 @@
+"""The table of methods that the conformance tests run: one line for each method, or for each mode of a method.
+
+To test a new method, add a line to :data:`CASES`. Everything else is derived from its :class:`EditMethod`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from easyedit_lifelong import CoachHookHyperParams, EditMethod, GraceHyperParams, get_plugins
+from easyedit_lifelong.methods.base import AppendableEditStore
+from tests.conftest import build_model, build_tokenizer
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin" / "easyedit_lifelong_biasedit.py"
+"""The example of a third party's plugin."""
+
+PORTS = [item.name for item in fields(EditMethod) if item.default is None or item.default_factory is not MISSING]
+"""The optional ports of a method, by field name."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the modules of a tiny model are called.
+
+    Attributes:
+        block: path of a block; ``{}`` stands for its number.
+        down: path of the last projection of a block's MLP.
+        embedding: path of the token embedding.
+    """
+
+    block: str
+    down: str
+    embedding: str
+
+
+LAYOUTS = {
+    "llama": Layout("model.layers.{}", "model.layers.{}.mlp.down_proj", "model.embed_tokens"),
+    "gpt2": Layout("transformer.h.{}", "transformer.h.{}.mlp.c_proj", "transformer.wte"),
+}
+"""The model families of these tests."""
+
+REQUESTS: list[dict[str, Any]] = [
+    {"case_id": "france", "prompt": "the capital of France is", "target_new": "Rome", "subject": "France"},
+    {"case_id": "hamlet", "prompt": "who wrote Hamlet", "target_new": "Peru", "subject": "Hamlet"},
+    {"case_id": "piano", "prompt": "king plays piano", "target_new": "winter", "subject": "piano"},
+    {"case_id": "moon", "prompt": "green cheese from the moon", "target_new": "violin", "subject": "moon"},
+]
+OTHER_PROMPTS = ["snow and mountain", "where was the old river born", "blue", "language spoken in Peru is not"]
+"""Prompts that no request is about."""
+
+
+@dataclass(frozen=True)
+class MethodCase:
+    """A method, or a mode of a method, under test.
+
+    Attributes:
+        name: of the case.
+        hparams_class: the method's hyperparameter class; a text names a class of the example plugin.
+        settings: hyperparameters for the tiny models, from a layout.
+        reads_activations: whether an edit depends on the model's activations.
+    """
+
+    name: str
+    hparams_class: type | str
+    settings: Callable[[Layout], dict[str, Any]]
+    reads_activations: bool = True
+
+    def hparams(self, family: str = "llama") -> Any:
+        """Return hyperparameters for a family's tiny model; paths of files are relative to the current folder."""
+        kind = self.hparams_class
+        if isinstance(kind, str):
+            kind = getattr(example_plugin(), kind)
+        return kind(model_name="tiny", **self.settings(LAYOUTS[family]))
+
+    @property
+    def method(self) -> EditMethod:
+        """The registered method."""
+        method = get_plugins().method_for(self.hparams())
+        assert method is not None, f"{self.name}: its method is not registered"
+        return method
+
+    @property
+    def resumable(self) -> bool:
+        """Whether a run of the method that was cut short can be resumed."""
+        return self.method.state is not None or isinstance(self.method.edits, AppendableEditStore)
+
+    def port(self, name: str) -> Any:
+        """Return a port of the method; skip the test if the method has none."""
+        port = getattr(self.method, name)
+        if port is None:
+            pytest.skip(f"{self.method.name} has no {name}")
+        return port
+
+    def apply(self, model: Any, requests: Sequence[dict[str, Any]] = REQUESTS, family: str = "llama") -> Any:
+        """Edit a model in place; return the rollback."""
+        edited, rollback = self.method.apply(model, build_tokenizer(), list(requests), self.hparams(family))
+        assert edited is model
+        return rollback
+
+    def edited(self, requests: Sequence[dict[str, Any]] = REQUESTS, family: str = "llama") -> Any:
+        """Return a tiny model that carries edits."""
+        model = build_model(family)
+        self.apply(model, requests, family)
+        return model
+
+
+_MOMENTS: dict[str, Any] = {"mom2_dataset": "corpus.txt", "mom2_n_samples": 40, "stats_dir": "stats"}
+
+
+def _grace(at: Layout) -> dict[str, Any]:
+    return {"inner_params": [at.down.format(2)], "n_iter": 25, "eps": 1.0}
+
+
+def _grace_subject(at: Layout) -> dict[str, Any]:
+    return {
+        "inner_params": [at.down.format(1)], "answer_layer": at.down.format(2), "query_token": "subject_last",
+        "gate_eps": 0.5, "dist_fn": "cos", "eps": "auto", "whiten": True, "n_iter": 25,
+        "key_templates": ["not far . {prompt}"], "context_templates": ["but {subject} is"], **_MOMENTS,
+    }  # fmt: skip
+
+
+def _coachhook(at: Layout) -> dict[str, Any]:
+    return {
+        "layers": [0, 1], "rewrite_module_tmp": at.down, "layer_module_tmp": at.block, "alpha_z": 1.0,
+        "mom2_update_weight": 1.0, "clamp_norm_factor": 10, "v_weight_decay": 0.0, "v_num_grad_steps": 8,
+        "batch_size": 2, "context_template_length_params": [[4, 2]], **_MOMENTS,
+    }  # fmt: skip
+
+
+CASES = [
+    MethodCase("GRACE", GraceHyperParams, _grace),
+    MethodCase("GRACE-subject", GraceHyperParams, _grace_subject),
+    MethodCase("CoachHook", CoachHookHyperParams, _coachhook),
+    MethodCase("CoachHook-wohk", CoachHookHyperParams, lambda at: {**_coachhook(at), "wohk": True}),
+    MethodCase("BiasEdit", "BiasEditHyperParams", lambda at: {}, reads_activations=False),
+]
+"""One line for each method, or for each mode of a method."""
+
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+"""Run a test with every case."""
+each_family = pytest.mark.parametrize("family", LAYOUTS)
+"""Run a test with every model family."""
+
+
+def example_plugin() -> Any:
+    """Return the module of the example plugin."""
+    if str(EXAMPLE.parent) not in sys.path:
+        sys.path.append(str(EXAMPLE.parent))
+    return importlib.import_module(EXAMPLE.stem)

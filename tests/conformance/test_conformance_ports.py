@@ -1,0 +1,218 @@
+"""Every method: each port that it has answers for the method's own edits. A method without a port skips the test."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from easyedit_lifelong import (
+    EditError,
+    Probe,
+    RunRecord,
+    explain,
+    export_model,
+    inspect_edits,
+    load_edits,
+    merge_edits,
+    rollback_case,
+    rollback_folder,
+    rollback_to_batch,
+    run_consecutive,
+    run_lifelong,
+    save_edits,
+)
+from tests.conformance.method_cases import PORTS, REQUESTS, MethodCase, each_case
+from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, picture_of
+from tests.conftest import build_model, build_tokenizer
+
+CASE_IDS = [request["case_id"] for request in REQUESTS]
+PROMPT_OF = {request["case_id"]: request["prompt"] for request in REQUESTS}
+TESTED_ELSEWHERE = {
+    "check": "runs call it", "check_requests": "runs call it", "prepare": "runs call it", "reasons": "data",
+    "state": "test_conformance_folders.py", "edits": "test_conformance_folders.py",
+    "calibrate": "tests/methods: it needs a model that knows facts",
+    "study_scope": "tests/commands: it needs a model that knows facts",
+}  # fmt: skip
+"""Ports that no test of this file is named after."""
+
+
+def test_every_port_is_tested() -> None:
+    tested = {port for port in PORTS if any(name.startswith(f"test_{port}_") for name in globals())}
+    assert set(PORTS) - tested - TESTED_ELSEWHERE.keys() == set(), "write a test_PORT_… that runs each case"
+
+
+# ------------------------------------------------------------------ look at edits
+
+
+@each_case
+def test_explain_names_the_edit_that_answers(case: MethodCase) -> None:
+    case.port("explain")
+    model, tokenizer = case.edited(), build_tokenizer()
+    before = picture_of(model)
+    for case_id, prompt in PROMPT_OF.items():
+        explanation = explain(model, tokenizer, prompt)
+        (name,) = (name for name in json.loads(json.dumps(explanation.to_dict())) if name == case.method.name.lower())
+        layers = getattr(explanation, name)
+        assert layers
+        for layer in layers:
+            assert len(layer.lines()) > 1, "the layer, then its tokens"
+        if case.method.remove is not None:  # edits are apart from each other
+            (answer,) = (line for line in str(explanation).splitlines() if "answered by" in line)
+            assert repr(case_id) in answer
+    assert_unchanged(model, before)
+    with pytest.raises(EditError, match="carries no edits"):
+        explain(build_model("llama"), tokenizer, PROMPTS[0])
+
+
+@each_case
+def test_describe_lists_every_request(case: MethodCase, tmp_path: Path) -> None:
+    case.port("edits")
+    save_edits(case.edited(), tmp_path)
+    found = inspect_edits(tmp_path)
+    assert found.count == len(REQUESTS)
+    (part,) = found.parts
+    assert part.method == case.method.name
+    assert [{name: edit[name] for name in request} for edit, request in zip(part.edits, REQUESTS, strict=True)] == (
+        REQUESTS
+    )
+    assert all(edit["time"].endswith("+00:00") for edit in part.edits)
+    assert json.loads(json.dumps(found.to_dict()))["count"] == len(REQUESTS)
+    if case.method.describe is not None:
+        assert part.layers
+
+
+@each_case
+def test_counts_are_numbers_that_an_unedited_model_has_none_of(case: MethodCase) -> None:
+    counts = case.port("counts")
+    model = build_model("llama")
+    assert set(counts(model).values()) <= {0}
+    rollback = case.apply(model)
+    found = counts(model)
+    assert found
+    assert all(value > 0 and math.isfinite(value) for value in found.values())
+    rollback()
+    assert set(counts(model).values()) <= {0}
+
+
+# ------------------------------------------------------------------ take edits out
+
+
+@each_case
+def test_remove_takes_each_case_out_and_leaves_the_others(case: MethodCase, tmp_path: Path) -> None:
+    case.port("remove")
+    model = build_model("llama")
+    unedited = picture_of(model)
+    case.apply(model)
+    if case.method.edits is not None:
+        save_edits(model, tmp_path / "all")
+    with pytest.raises(EditError, match="no edit of case 'nobody'"):
+        rollback_case(model, "nobody")
+    order = [CASE_IDS[n] for n in (1, 3, 0, 2)]
+    for number, case_id in enumerate(order, 1):
+        before = logits_of(model)
+        (record,) = rollback_case(model, case_id)
+        assert (record.case_id, record.prompt) == (case_id, PROMPT_OF[case_id])
+        now = logits_of(model)
+        assert PROMPT_OF[case_id] not in differing(now, unedited.logits)
+        assert not set(differing(now, before)) & {PROMPT_OF[other] for other in order[number:]}
+        if case.method.edits is not None and number < len(order):
+            rollback_folder(tmp_path / "all", cases=[case_id])
+            other = build_model("llama")
+            assert [edit["case_id"] for edit in load_edits(other, tmp_path / "all").results] == [
+                one for one in CASE_IDS if one not in order[:number]
+            ]
+            assert equal(logits_of(other), now)
+    assert_unchanged(model, unedited)
+
+
+@each_case
+def test_remove_batches_goes_back_to_each_batch(case: MethodCase, tmp_path: Path) -> None:
+    case.port("remove_batches")
+    model = build_model("llama")
+    pictures = [picture_of(model)]
+    for requests in (REQUESTS[:2], REQUESTS[2:]):
+        case.apply(model, requests)
+        pictures.append(picture_of(model))
+    save_edits(model, tmp_path / "all")
+    with pytest.raises(EditError, match="3"):
+        rollback_to_batch(model, 3)
+    assert_unchanged(model, pictures[2])
+    for batch in (1, 0):
+        rollback_to_batch(model, batch)
+        assert_unchanged(model, pictures[batch])
+    rollback_folder(tmp_path / "all", batch=1, out=tmp_path / "one")
+    load_edits(model, tmp_path / "one")
+    assert_unchanged(model, pictures[1])
+
+
+# ------------------------------------------------------------------ join and export edits
+
+
+@each_case
+def test_merge_joins_the_edits_of_two_folders(case: MethodCase, tmp_path: Path) -> None:
+    case.port("merge")
+    halves = {"one": REQUESTS[:2], "two": REQUESTS[2:]}
+    expected = dict[str, torch.Tensor]()
+    for name, requests in halves.items():
+        model = case.edited(requests)
+        save_edits(model, tmp_path / name)
+        prompts = [request["prompt"] for request in requests]
+        expected |= zip(prompts, logits_of(model, prompts), strict=True)
+    report = merge_edits([tmp_path / name for name in halves], tmp_path / "all")
+    assert (report.edits, report.renamed, report.duplicates) == (len(REQUESTS), [], 0)
+    model = build_model("llama")
+    load_edits(model, tmp_path / "all")
+    assert equal(logits_of(model, list(expected)), list(expected.values()))
+    (part,) = inspect_edits(tmp_path / "all").parts
+    assert [edit["case_id"] for edit in part.edits] == CASE_IDS
+
+
+@each_case
+def test_plain_weights_make_a_checkpoint(case: MethodCase, tmp_path: Path) -> None:
+    plain = case.port("plain_weights")
+    model = case.edited()
+    before, unedited = picture_of(model), build_model("llama").state_dict()
+    weights = {**model.state_dict(), **plain(model).weights}  # the model's own weights may hold the edits already
+    assert any(not torch.equal(weights[name], tensor) for name, tensor in unedited.items())
+    export = export_model(model, build_tokenizer(), tmp_path / "checkpoint")
+    assert export.edits == {case.method.name: len(REQUESTS)}
+    assert_unchanged(model, before)
+    exported: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint").eval()
+    now = logits_of(exported)
+    assert set(differing(now, logits_of(build_model("llama")))) >= set(PROMPT_OF.values())
+    if not export.lost:
+        torch.testing.assert_close(now, before.logits, rtol=1e-4, atol=1e-4)
+
+
+# ------------------------------------------------------------------ the report
+
+
+@each_case
+def test_report_sections_draw_a_run_and_an_empty_one(case: MethodCase, tmp_path: Path) -> None:
+    sections = case.port("report_sections")
+    run = run_consecutive if case.method.batchable else run_lifelong
+    result = run(
+        build_model("llama"), build_tokenizer(), REQUESTS, case.hparams(), eval_every=1, out=tmp_path / "run",
+        retention=[Probe("the river", "London")],
+    )  # fmt: skip
+    hparams = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))["hparams"]
+    curve = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    drawn = sections(RunRecord(case.method.name, hparams=hparams, journal=result.journal, curve=curve))
+    assert drawn
+    for section in drawn:
+        assert section.title
+        assert section.empty
+        for plot in section.plots:
+            assert plot.title
+            assert plot.alt
+            assert plot.caption
+    plots = [plot.name for section in drawn for plot in section.plots]
+    assert len(plots) == len(set(plots))
+    for section in sections(RunRecord(case.method.name)):
+        assert not section.plots

@@ -1,0 +1,160 @@
+"""Native loaders give what EasyEdit's loaders give: records, requests and errors."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from easyedit_lifelong.bridge import easyedit_loaders as theirs
+from easyedit_lifelong.bridge import find_easyedit
+from easyedit_lifelong.data import samples
+from easyedit_lifelong.data.native_loaders import counterfact_records, zsre_records
+from easyedit_lifelong.data.readers import read_counterfact, read_requests, read_zsre
+from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.plugins import get_plugins
+
+from .conftest import use_loader
+from .test_readers import COUNTERFACT, ZSRE
+
+needs_easyedit = pytest.mark.skipif(
+    find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"
+)
+
+FORMATS: dict[str, tuple[Any, Any, Any]] = {
+    "zsre": (read_zsre, theirs.read_zsre, zsre_records),
+    "counterfact": (read_counterfact, theirs.read_counterfact, counterfact_records),
+}
+SPECIFIC = {"relation_specificity_prompt": "p", "relation_specificity_ground_truth": "a"}
+PORTABLE = {"portability_prompt": "p", "portability_ground_truth": "a"}
+SETS = {"locality": {"near": {"prompt": "p", "ground_truth": "a"}}, "portability": {"hop": 5}}
+
+
+def _without(record: dict[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name not in names}
+
+
+ODD: dict[str, list[Any]] = {
+    "zsre": [
+        ZSRE, {**ZSRE, **SPECIFIC}, {**ZSRE, **PORTABLE, **SETS, "prompt": "x", "target_new": "y", "case_id": 7},
+        _without(ZSRE, "subject"), {**ZSRE, "subject": ""}, {**ZSRE, "subject": None}, {**ZSRE, "alt": " Oulu "},
+        {**ZSRE, "answers": ["Helsinki", "Helsingfors", 5]}, {**ZSRE, "loc": "is it a nq question: who wrote it"},
+        {**ZSRE, "relation_specificity_prompt": None}, _without(ZSRE, "cond", "pred"),
+        {**ZSRE, "answers": [" "]}, {**ZSRE, "subject": 5}, {**ZSRE, "loc_ans": "\ud83d"},
+    ],
+    "counterfact": [
+        COUNTERFACT, {**COUNTERFACT, **SPECIFIC, "case_id": "x"}, {**_without(COUNTERFACT, "case_id"), **PORTABLE},
+        {**COUNTERFACT, **SETS, "case_id": 2.5, "extra": 1}, {**COUNTERFACT, "case_id": 11, "portability_extra": [1]},
+        _without(COUNTERFACT, "subject", "case_id"), {**COUNTERFACT, "case_id": 12, "subject": ""},
+        {**COUNTERFACT, "case_id": 13, "target_new": " Nile "},
+    ],
+}  # fmt: skip
+
+
+def _read(path: Path, read: Callable[[Path], Any], loader: str) -> tuple[Any, list[str]]:
+    """Return requests with their sources, or the error's message."""
+    with pytest.MonkeyPatch.context() as patch:
+        use_loader(loader, patch)
+        try:
+            requests = read_requests(path, read)
+        except DataError as error:
+            return str(error), []
+        return requests, [request.source for request in requests]
+
+
+def _assert_same(path: Path, read: Callable[[Path], Any]) -> Any:
+    easyedits = _read(path, read, "easyedit")
+    assert _read(path, read, "native") == easyedits
+    return easyedits[0]
+
+
+@needs_easyedit
+@pytest.mark.parametrize("name", FORMATS)
+def test_odd_records_one_by_one_and_all_at_once(name: str, tmp_path: Path) -> None:
+    read, load, native = FORMATS[name]
+    results = []
+    for number, records in enumerate([ODD[name], *([record] for record in ODD[name])]):
+        path = tmp_path / f"{number}.json"
+        path.write_text(json.dumps(records), encoding="utf-8")
+        assert native(records) == load(path)
+        results.append(_assert_same(path, read))
+    assert any(isinstance(result, str) for result in results), "some are errors"
+    assert any(isinstance(result, list) for result in results), "some are requests"
+
+
+@needs_easyedit
+def test_records_without_a_target_are_left_out(tmp_path: Path) -> None:
+    records = [ZSRE, {**ZSRE, "alt": ""}, {**ZSRE, "subject": "Turku"}]
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps(records), encoding="utf-8")
+    found = zsre_records(records)
+    assert found == theirs.read_zsre(path)
+    assert [record["case_id"] for record in found] == [0, 2]
+    assert "field 'alt': is empty" in _assert_same(path, read_zsre), "the format's reader says so first"
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.lists(st.text(max_size=2), max_size=2)
+
+
+@needs_easyedit
+@settings(max_examples=60, deadline=None)
+@given(data=st.data(), name=st.sampled_from(sorted(FORMATS)))
+def test_any_records(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str) -> None:
+    good = {"zsre": ZSRE, "counterfact": COUNTERFACT}[name]
+    fields = st.sampled_from([*good, *SPECIFIC, *PORTABLE, *SETS])
+    changes = data.draw(st.lists(st.dictionaries(fields, VALUES, max_size=2), min_size=1, max_size=3))
+    records = [{**good, "case_id": number, **change} for number, change in enumerate(changes)]
+    path = tmp_path_factory.mktemp("records") / "facts.json"
+    path.write_text(json.dumps(records), encoding="utf-8")
+    _assert_same(path, FORMATS[name][0])
+
+
+@needs_easyedit
+@pytest.mark.parametrize(("name", "path"), [("zsre", samples.ZSRE), ("counterfact", samples.COUNTERFACT)])
+def test_the_samples(name: str, path: Path) -> None:
+    assert len(_assert_same(path, FORMATS[name][0])) >= 60
+
+
+@needs_easyedit
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("zsre", "zsre/zsre_mend-500.json"), ("zsre", "zsre/zsre-3k.json"),
+        ("counterfact", "counterfact/counterfact-edit-2000.json"),
+        ("counterfact", "counterfact/counterfact-edit-10k.json"),
+    ],
+)  # fmt: skip
+def test_published_files(name: str, file: str) -> None:
+    path = Path(os.environ.get("EASYEDIT_LIFELONG_DATA", "shared/data")) / file
+    if not path.is_file():
+        pytest.skip(f"EASYEDIT_LIFELONG_DATA names no folder with {file}")
+    assert len(_assert_same(path, FORMATS[name][0])) >= 500
+
+
+@pytest.mark.usefixtures("loader")
+@pytest.mark.parametrize("name", FORMATS)
+def test_lines_are_refused_by_both(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "facts.jsonl"
+    path.write_text(json.dumps(ODD[name][0]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"facts\.jsonl: EasyEdit's loaders read a JSON list, not JSON Lines"):
+        read_requests(path, FORMATS[name][0])
+
+
+def test_easyedits_loaders_are_registered_and_left_out_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaders = get_plugins().loaders
+    assert {loader.name: loader.load for loader in loaders} == {
+        "zsre": theirs.read_zsre, "counterfact": theirs.read_counterfact,
+    }  # fmt: skip
+    monkeypatch.setattr("easyedit_lifelong.bridge.plugin.find_easyedit", lambda: None)
+    assert not any(loader.available() for loader in loaders)
+    path = tmp_path / "facts.json"
+    path.write_text(json.dumps([ZSRE]), encoding="utf-8")
+    assert len(read_requests(path, read_zsre)) == 1

@@ -1,0 +1,28 @@
+"""The figures of a scope study, by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope
+from tests.evaluation.scope_rows import SCOPE, row
+
+
+def test_figures_by_hand() -> None:
+    assert SCOPE.summary() == {
+        PROMPT: {
+            "n": 3, "n_subject": 3, "highest": pytest.approx(1 / 3), "reaches_alpha": pytest.approx(1 / 3),
+            "acts": pytest.approx(2 / 3), "elsewhere": pytest.approx(1 / 3), "z_subject": 1.5,
+            "z_other": pytest.approx((0 - 1 + 1.5 + 0.5) / 4),
+        },
+        PARAPHRASE: {
+            "n": 2, "n_subject": 1, "highest": 1.0, "reaches_alpha": 1.0, "acts": 0.5, "elsewhere": 0.5,
+            "z_subject": 3.0, "z_other": pytest.approx((0.5 + 0.25 + 2 + 1) / 4),
+        },
+    }  # fmt: skip
+
+
+def test_rounding_is_allowed_for_where_the_hook_allows_for_it() -> None:
+    one = row(PROMPT, [0.0, 1.4999], 1)
+    assert Scope("m", 1.5, (one,), threshold=1.5).summary()[PROMPT]["acts"] == 0
+    assert Scope("m", 1.5, (one,), threshold=1.499).summary()[PROMPT]["acts"] == 1

@@ -1,0 +1,36 @@
+"""The plot of a scope study."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree
+
+from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope
+from easyedit_lifelong.reporting.scope_plot import scope_svg
+from tests.evaluation.scope_rows import NAN, SCOPE, row
+
+
+def test_the_plot_is_an_image_of_every_value() -> None:
+    tree = ElementTree.fromstring(scope_svg(SCOPE))
+    name = "{http://www.w3.org/2000/svg}"
+    groups = {group.get("id"): group for group in tree.iter(f"{name}g")}
+    dots = {
+        f"{kind}-{which}": list(groups[f"{kind}-{which}"].iter(f"{name}use"))
+        for kind in (PROMPT, PARAPHRASE) for which in ("subject", "others")
+    }  # fmt: skip
+    # NaN, and texts without the subject, have no place.
+    assert {which: len(several) for which, several in dots.items()} == {
+        "prompt-subject": 2, "prompt-others": 4, "paraphrase-subject": 1, "paraphrase-others": 2,
+    }  # fmt: skip
+    width, height = (float(side) for side in tree.get("viewBox", "").split()[2:])
+    every = [dot for several in dots.values() for dot in several]
+    assert all(0 < float(dot.get("x", 0)) < width and 0 < float(dot.get("y", 0)) < height for dot in every)
+    assert all(list(groups[f"{kind}-mean"].iter(f"{name}path")) for kind in (PROMPT, PARAPHRASE))
+    texts = [text.text for text in tree.iter(f"{name}text")]
+    assert texts.count("alpha 1.50") == 2
+    assert {"prompts", "paraphrases", f"z-scores at {SCOPE.module}"} <= set(texts)
+    # A higher z-score is higher up: the subjects' are 2.0 and 1.0.
+    upper, lower = (float(dot.get("y", 0)) for dot in dots["prompt-subject"])
+    assert upper < lower
+    alone = Scope("<m&>", 0.0, (row(PROMPT, [NAN], 0),), threshold=0.0)
+    ElementTree.fromstring(scope_svg(alone))
+    assert scope_svg(SCOPE) == scope_svg(SCOPE), "the same study gives the same file"
