@@ -20,6 +20,8 @@ _LAZY = {
     "apply_grace_to_module": "easyedit_lifelong.methods.grace.apply",
     "CoachHookHyperParams": "easyedit_lifelong.methods.coachhook.config",
     "apply_coachhook_to_model": "easyedit_lifelong.methods.coachhook.apply",
+    "NativeMemitHyperParams": "easyedit_lifelong.methods.memit.config",
+    "apply_memit_to_model": "easyedit_lifelong.methods.memit.editor",
     "SecondMoment": "easyedit_lifelong.covariance",
     "collect_covariance": "easyedit_lifelong.covariance",
     "PluginHyperParams": "easyedit_lifelong.hyperparams",
@@ -47,7 +49,7 @@ _LAZY = {
     "SeparateEdit": "easyedit_lifelong.methods.shared.separate_edits",
     "SeparateEditor": "easyedit_lifelong.methods.shared.separate_edits",
     "separate_edit_ports": "easyedit_lifelong.methods.shared.separate_edits",
-    "hparams_values": "easyedit_lifelong.hyperparams",
+    "hparams_values": "easyedit_lifelong.hparams_files",
     "ModelMethod": "easyedit_lifelong.registry",
     "ReportPlot": "easyedit_lifelong.methods.report_sections",
     "ReportSection": "easyedit_lifelong.methods.report_sections",
@@ -124,6 +126,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
     from easyedit_lifelong.methods.grace.apply import apply_grace_to_model, apply_grace_to_module
     from easyedit_lifelong.methods.grace.config import GraceHyperParams
+    from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
+    from easyedit_lifelong.methods.memit.editor import apply_memit_to_model
     from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection, RunRecord, Series
     from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor, unregister_editor
     from easyedit_lifelong.methods.shared.records import EditRecord
@@ -140,9 +144,11 @@ __all__ = [
     "AppendableEditStore", "BatchRemoval", "CaseRemoval", "CoachHookHyperParams", "Conflict", "DatasetReader",
     "EditError", "EditMethod", "EditRecord", "EditRequest", "EditResult", "EditStore", "EditsPart", "Explain",
     "ExplainedPass", "GraceHyperParams", "InspectedPart", "LayerExplanation", "LifelongError", "MergeSource",
-    "MergedEdits", "ModelMethod", "PlainWeights", "PluginHyperParams", "PositionTracker", "Probe", "Renamed",
+    "MergedEdits", "ModelMethod", "NativeMemitHyperParams",
+    "PlainWeights", "PluginHyperParams", "PositionTracker", "Probe", "Renamed",
     "ReportPlot", "ReportSection", "Rollback", "RunRecord", "SecondMoment", "SeparateEdit", "SeparateEditor", "Series",
     "StateKeeper", "TrackerType", "apply_coachhook_to_model", "apply_grace_to_model", "apply_grace_to_module",
+    "apply_memit_to_model",
     "collect_covariance", "editors_on", "explain", "export_model", "get_plugins", "hookimpl", "hparams_values",
     "inspect_edits", "internal_pass", "load_edits", "load_model", "merge_edits", "prompt_lengths", "pull_edits",
     "push_edits", "read_requests", "register_editor", "rollback_case", "rollback_folder", "rollback_to_batch",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
@@ -20,7 +21,7 @@ from transformers import (
     T5Config,
 )
 
-from easyedit_lifelong import CoachHookHyperParams, GraceHyperParams
+from easyedit_lifelong import CoachHookHyperParams, GraceHyperParams, NativeMemitHyperParams
 from easyedit_lifelong.methods.grace.check import answering_layer, check_layer
 from easyedit_lifelong.methods.locate_edit.check import check_model
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
@@ -159,6 +160,20 @@ def test_coachhook_file_names_projections_of_the_right_shape(name: str) -> None:
         assert find_module(model, hparams.ln_f_module)[1] is anatomy.final_norm
     if hparams.lm_head_module:
         assert find_module(model, hparams.lm_head_module)[1].weight.shape == model.get_output_embeddings().weight.shape
+
+
+def test_the_native_memit_has_the_values_of_easyedits() -> None:
+    names = {file.name for file in (FOLDER / "MEMIT").glob("*.yaml")}
+    assert {file.name for file in (FOLDER / "MEMIT-native").glob("*.yaml")} == names
+    for name in sorted(names):
+        theirs, ours = (yaml.safe_load((FOLDER / kind / name).read_text()) for kind in ("MEMIT", "MEMIT-native"))
+        hparams = NativeMemitHyperParams.from_hparams(f"MEMIT-native/{name}")
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(CONFIGS[name.removesuffix(".yaml")])
+        check_model(model, None, hparams)
+        assert hparams.mom2_n_tokens == 10 * projection_shape(find_module(model, hparams.rewrite_modules[0])[1])[0]
+        differing = {key for key, value in theirs.items() if ours.get(key) != value}
+        assert differing == {"alg_name", "device", "mom2_n_samples"}
 
 
 def test_shipped_files_are_found_by_name_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

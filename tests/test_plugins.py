@@ -19,6 +19,9 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import Plugins, get_plugins
 from easyedit_lifelong.registry import DatasetReader, Registry, TrackerType
 
+BUILT_IN = ["GRACE", "CoachHook", "MEMIT-native"]
+"""The methods that come with the package."""
+
 
 @dataclass(kw_only=True)
 class NopHyperParams(PluginHyperParams):
@@ -101,7 +104,9 @@ def test_a_third_party_plugin_brings_what_it_has(load: Callable[..., Plugins]) -
     assert plugins.methods.get("NOP").apply is _nop
     assert plugins.methods.origin("NOP") == plugins.readers.origin("csv-facts") == "theirs"
     assert "stdout" in plugins.trackers
-    assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "NOP"], "built-ins come first"
+    assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "MEMIT-native", "NOP"], (
+        "built-ins come first"
+    )
 
 
 def test_dispatch_is_on_the_class(load: Callable[..., Plugins]) -> None:
@@ -125,7 +130,7 @@ def test_dispatch_is_on_the_class(load: Callable[..., Plugins]) -> None:
 def test_adding_one_does_not_register_the_others_again(load: Callable[..., Plugins]) -> None:
     plugins = load(theirs=Everything())
     plugins.add(Everything("NOP2", "csv-facts2", "stdout2"), "second")
-    assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "NOP", "NOP2"]
+    assert [method.name for method in plugins.methods] == [*BUILT_IN, "NOP", "NOP2"]
     assert plugins.methods.origin("NOP") == "theirs"
     assert plugins.methods.origin("NOP2") == "second"
 
@@ -222,7 +227,7 @@ def test_a_broken_plugin_takes_nobody_down(
         plugins = load(broken=broken, fine=Everything())
     assert says in plugins.broken["broken"]
     assert "NOP" in plugins.methods, "the plugin after it still loads"
-    assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "NOP"]
+    assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "MEMIT-native", "NOP"]
     assert [r.levelname for r in caplog.records if "'broken'" in r.getMessage()] == ["WARNING"]
 
 
@@ -232,7 +237,10 @@ def test_a_broken_plugin_takes_nobody_down(
 @pytest.mark.parametrize(
     ("registry", "name", "says"),
     [
-        ("methods", "GRAC", "no editing method is called 'GRAC'. Did you mean 'GRACE'? Known: CoachHook, GRACE."),
+        (
+            "methods", "GRAC",
+            "no editing method is called 'GRAC'. Did you mean 'GRACE'? Known: CoachHook, GRACE, MEMIT-native.",
+        ),
         (
             "readers", "zsrE",
             "no dataset format is called 'zsrE'. Did you mean 'zsre'? "

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.alphas import in_turn, keep_in_scope, lowered_alphas
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.hook_layers import HookLayers
+from easyedit_lifelong.methods.coachhook.hook_layers import HookLayers, WeightsWithoutHooks
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, slack_of
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, CoachHookState
-from easyedit_lifelong.methods.locate_edit.edited_weights import EditedLayers, EditedWeights
-from easyedit_lifelong.methods.locate_edit.editor import BatchEditor
+from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers
+from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.facts import Fact
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.spread import spread_residual
@@ -24,20 +24,15 @@ from easyedit_lifelong.methods.shared.records import EditRecord
 
 LOG = logging.getLogger(__name__)
 
-SAME_SETTINGS = CoachHookHyperParams.SAME_SETTINGS
-"""Settings that consecutive batches must share."""
 
-_OFFLOADED = "Use hooks (wohk: false), or take accelerate's hooks off first (remove_hook_from_submodules)."
-
-
-class CoachHookEditor(BatchEditor[BatchUpdate]):
+class CoachHookEditor(WeightEditor[BatchUpdate]):
     """Edits a model in consecutive batches, with hook layers or, with ``wohk``, in its weights. Get it with :meth:`on`.
 
     Attributes:
-        hooks: the hook layers by path, from the first to the last; with ``wohk`` they do nothing.
+        hooks: the hook layers by path, from the first to the last; with ``wohk`` they act only while a batch is edited.
     """
 
-    hparams_class = CoachHookHyperParams
+    hparams_class, batch_class = CoachHookHyperParams, BatchUpdate
     hparams: CoachHookHyperParams
     state: CoachHookState
 
@@ -46,11 +41,11 @@ class CoachHookEditor(BatchEditor[BatchUpdate]):
         return CoachHookState(paths, templates, fingerprint=fingerprint, alpha_z=self.hparams.alpha_z)
 
     def make_layers(self, modules: Mapping[str, nn.Module]) -> EditedLayers:
-        """Put hook layers on these projections; with ``wohk``, updates go into the weights all the same."""
+        """Put hook layers on these projections; with ``wohk`` they act only while a batch is edited."""
         slack, others = slack_of(self.model.dtype), self.hparams.z_tokens == "others"
         self.hooks = {path: HookLayer(self.model, module, slack, others=others) for path, module in modules.items()}
         if self.hparams.wohk:
-            return EditedWeights(modules, "wohk: true", _OFFLOADED)
+            return WeightsWithoutHooks(self.hooks)
         return HookLayers(self.hooks, self.state)
 
     @property
@@ -96,6 +91,8 @@ class CoachHookEditor(BatchEditor[BatchUpdate]):
 
     def _check_restorable(self, batch: BatchUpdate) -> None:
         super()._check_restorable(batch)
+        if list(batch.alphas) != self.state.paths:
+            raise EditError("the batches belong to other layers")
         if set(batch.ordinary) != (set(batch.layers) if self.hparams.weighed else set()):
             raise EditError("what scores are weighed by is of other layers")
 

@@ -1,4 +1,4 @@
-"""The hook layers of a model together: updates go into their ΔW, and the model's own weights stay."""
+"""Where CoachHook's updates go: into the ΔW of all hook layers or, with ``wohk``, into the weights."""
 
 from __future__ import annotations
 
@@ -6,18 +6,26 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode
 from easyedit_lifelong.methods.coachhook.state import CoachHookState
-from easyedit_lifelong.methods.locate_edit.edited_weights import Contents, changed_weight, check_finite, weight_of
+from easyedit_lifelong.methods.locate_edit.edited_layers import (
+    Contents,
+    EditedLayers,
+    changed_weight,
+    check_finite,
+    weight_of,
+)
 from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
 from easyedit_lifelong.models.devices import device_of
 
+_OFFLOADED = "Use hooks (wohk: false), or take accelerate's hooks off first (remove_hook_from_submodules)."
 
-class HookLayers:
-    """Edited layers whose updates go into the ΔW of hook layers; see :class:`EditedLayers`.
+
+class HookLayers(EditedLayers):
+    """Edited layers whose updates go into the ΔW of hook layers; the weights stay.
 
     Args:
         hooks: the hook layers by path, from the first to the last.
@@ -30,12 +38,9 @@ class HookLayers:
     in_weights = False
 
     def __init__(self, hooks: Mapping[str, HookLayer], state: CoachHookState) -> None:
+        super().__init__({path: hook.module for path, hook in hooks.items()}, "CoachHook")
         self.hooks, self._state = hooks, state
-        self.modules: Mapping[str, nn.Module] = {path: hook.module for path, hook in hooks.items()}
         self.moments: Mapping[str, SecondMoment] = {}
-
-    def check_writable(self) -> None:
-        """Do nothing: hook layers are always in memory."""
 
     def contents(self) -> dict[str, Tensor | None]:
         """Return each layer's ΔW."""
@@ -79,11 +84,7 @@ class HookLayers:
 
     def weights(self) -> dict[str, Tensor]:
         """Return each layer's W + ΔW, by path; the layers stay as they are."""
-        return {
-            path: changed_weight(hook.module, weight_of(hook.module).detach(), hook.weight.delta)
-            for path, hook in self.hooks.items()
-            if hook.weight is not None
-        }
+        return _changed_weights(self.hooks)
 
     @contextmanager
     def doing(self, mode: Mode) -> Iterator[None]:
@@ -98,6 +99,47 @@ class HookLayers:
         """Have the unedited model inside."""
         with self.doing(Mode.OFF):
             yield
+
+
+class WeightsWithoutHooks(EditedLayers):
+    """Edited weights (``wohk``): a batch's updates act through temporary hooks, and go into the weights at its end.
+
+    Args:
+        hooks: the hook layers by path, from the first to the last; they hold something only while a batch is edited.
+    """
+
+    def __init__(self, hooks: Mapping[str, HookLayer]) -> None:
+        super().__init__({path: hook.module for path, hook in hooks.items()}, "wohk: true", _OFFLOADED)
+        self.hooks = hooks
+
+    def apply(self, path: str, update: LayerUpdate) -> None:
+        """Have an update act at every token.
+
+        Raises:
+            EditError: it is not finite.
+        """
+        delta = update.added_to(None).to(device_of(self.modules[path]))
+        check_finite(delta, path)
+        self.hooks[path].set(delta, 0.0, Mode.TEMPORARY)
+
+    def settle(self) -> None:
+        """Put the updates of the batch into the weights."""
+        self.put_back(_changed_weights(self.hooks))
+
+    def put_back(self, contents: Contents) -> None:
+        """Have the layers hold these weights, bitwise, and the hooks nothing."""
+        super().put_back(contents)
+        for hook in self.hooks.values():
+            hook.set(None, 0.0, Mode.OFF)
+
+
+def _changed_weights(hooks: Mapping[str, HookLayer]) -> dict[str, Tensor]:
+    """Return each hook layer's W + ΔW, by path; the layers stay as they are."""
+    return {
+        path: changed_weight(hook.module, weight_of(hook.module).detach(), hook.weight.delta)
+        for path, hook in hooks.items()
+        if hook.weight is not None
+    }
 
 
 def size_at_ordinary_text(moment: Tensor, update: LayerUpdate, before: tuple[Tensor, float] | None) -> float:

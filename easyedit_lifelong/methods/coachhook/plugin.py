@@ -8,11 +8,11 @@ from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.coachhook.describe import describe
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.coachhook.explain import explain
 from easyedit_lifelong.methods.coachhook.report import report_sections
 from easyedit_lifelong.methods.coachhook.scope import study_scope
-from easyedit_lifelong.methods.coachhook.store import CoachHookRemoval, CoachHookStore, plain_weights
+from easyedit_lifelong.methods.coachhook.store import CoachHookStore
 from easyedit_lifelong.methods.locate_edit.check import check_model, check_requests
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
 
@@ -31,6 +31,7 @@ _REASONS = {
 @hookimpl
 def register_methods(register: Callable[[EditMethod], None]) -> None:
     """Register CoachHook."""
+    store = CoachHookStore(CoachHookEditor)
     register(
         EditMethod(
             "CoachHook",
@@ -40,11 +41,11 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             check=check_model,
             check_requests=check_requests,
             prepare=second_moments,
-            edits=CoachHookStore(),
-            remove_batches=CoachHookRemoval(),
+            edits=store,
+            remove_batches=store,
             explain=explain,
-            describe=describe,
-            plain_weights=plain_weights,
+            describe=store.describe,
+            plain_weights=store.plain_weights,
             report_sections=report_sections,
             study_scope=study_scope,
             reasons=_REASONS,

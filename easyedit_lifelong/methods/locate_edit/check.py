@@ -1,4 +1,4 @@
-"""What can be checked before a model is edited."""
+"""Checks of a model and of requests, before anything is edited."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def check_model(model: Any, tokenizer: Any, hparams: LocateEditHyperParams) -> N
     """Check that the model has the layers that the hyperparameters name.
 
     Raises:
-        ModelError: it doesn't, or isn't a causal language model; the message names the hyperparameter, and says what
-            the model has.
+        ModelError: it does not have them, or is no causal language model; the message names the hyperparameter and
+            what the model has.
     """
     if (kind := kind_of(model)) is not Kind.CAUSAL:
         raise ModelError(f"{hparams.ALG_NAME} edits causal language models; {type(model).__name__} is a {kind.value}")
@@ -47,13 +47,13 @@ def check_requests(model: Any, tokenizer: Any, hparams: LocateEditHyperParams, r
     """Check that every request can be edited by itself.
 
     Raises:
-        DataError: one can't: it has no subject, its subject isn't in its prompt, or it is too long; the
+        DataError: one cannot: it has no subject, its subject is not in its prompt, or it is too long; the
             message names the record and the field.
     """
     limit = context_length(model)
     longest = max((length for length, _ in hparams.context_template_length_params), default=0)
     for request in requests:
-        # Room for a context template and the full stop behind it.
+        # Room for a context template and the full stop after it.
         prepare(tokenizer, request, PLAIN, hparams, None if limit is None else limit - longest - 2)
 
 

@@ -1,11 +1,11 @@
-"""Edit a model in consecutive batches: what MEMIT-like methods do alike, wherever their updates go."""
+"""Edit a model in consecutive batches, as MEMIT-like methods do."""
 
 from __future__ import annotations
 
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Generic
+from typing import Any, ClassVar, Generic
 
 from torch import Tensor, nn
 
@@ -13,17 +13,18 @@ from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.check import check_model
-from easyedit_lifelong.methods.locate_edit.edited_weights import Contents, EditedLayers
+from easyedit_lifelong.methods.locate_edit.edited_layers import Contents, EditedLayers
 from easyedit_lifelong.methods.locate_edit.facts import Fact, check_batch, prepare
-from easyedit_lifelong.methods.locate_edit.history import AnyBatch, BatchHistory
+from easyedit_lifelong.methods.locate_edit.history import AnyBatch, Batch, BatchHistory
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.methods.locate_edit.one_editor import OneEditor
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
-from easyedit_lifelong.methods.locate_edit.spread import make_solvers
+from easyedit_lifelong.methods.locate_edit.spread import make_solvers, spread_residual
 from easyedit_lifelong.methods.locate_edit.templates import Templates, context_templates
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, Solver
 from easyedit_lifelong.methods.locate_edit.values import TargetVectors, optimise_targets
 from easyedit_lifelong.methods.shared.editors import internal_pass
+from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.fingerprint import model_fingerprint
@@ -32,15 +33,12 @@ from easyedit_lifelong.models.modes import editing
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.wrappers import model_to_edit
 
-if TYPE_CHECKING:
-    pass
 
+class WeightEditor(OneEditor, Generic[AnyBatch]):
+    """Edits a model's weights in consecutive batches, each of which is rolled back bitwise. Get it with :meth:`on`.
 
-class BatchEditor(OneEditor, Generic[AnyBatch]):
-    """Edits a model in consecutive batches. Get it with :meth:`on`.
-
-    A subclass names its hyperparameter class and its solver, and says where updates go (:meth:`make_layers`) and how
-    a batch is edited (:meth:`update_layers`).
+    A subclass names its hyperparameter class and its solver. It can put updates elsewhere (:meth:`make_layers`) and do
+    more with a batch (:meth:`update_layers`).
 
     Args:
         model: the model to edit.
@@ -57,6 +55,7 @@ class BatchEditor(OneEditor, Generic[AnyBatch]):
     """
 
     solver_class: ClassVar[type[AccumulatedKeys]] = AccumulatedKeys
+    batch_class: ClassVar[type[Batch]] = Batch
 
     def __init__(
         self,
@@ -83,8 +82,8 @@ class BatchEditor(OneEditor, Generic[AnyBatch]):
         self._layers = self.make_layers(modules)
 
     def make_layers(self, modules: Mapping[str, nn.Module]) -> EditedLayers:
-        """Return the place that the updates of these projections go to."""
-        raise NotImplementedError
+        """Return the layers of these projections, which updates go into."""
+        return EditedLayers(modules, self.hparams.ALG_NAME)
 
     def make_history(self, paths: list[str], templates: Templates, fingerprint: str) -> BatchHistory[AnyBatch]:
         """Return a history without batches."""
@@ -106,7 +105,9 @@ class BatchEditor(OneEditor, Generic[AnyBatch]):
         Raises:
             EditError: an update cannot be solved for, or is not finite.
         """
-        raise NotImplementedError
+        updates = spread_residual(self._layers, self._solvers, passes, z)
+        records = tuple(EditRecord.of(fact.request) for fact in facts)
+        return self.batch_class(records, updates), [{}] * len(facts)  # type: ignore[return-value]
 
     @property
     def base_fingerprint(self) -> str | None:

@@ -1,4 +1,4 @@
-"""A request, made ready for the model: its prompt in every context, and where its subject stands."""
+"""A request as tokens: its prompt in every context, and the position of its subject."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Row:
 
     Attributes:
         prompt: its tokens.
-        target: the tokens of the answer that follows; empty if none is asked for.
+        target: the tokens of the answer that follows; empty for none.
         lookup: index of the token at which the fact is looked up.
         weight: the row's share of the fact's key (MEMIT: mean within a group of templates, then over groups).
     """
@@ -35,14 +35,14 @@ class Row:
 
 @dataclass(frozen=True)
 class Fact:
-    """A request, made ready.
+    """A request as tokens.
 
     Attributes:
         request: the request.
-        contexts: its prompt behind every context template.
-        mentions: its prompt behind texts that mention the subject; the fact is looked up at that mention.
+        contexts: its prompt after every context template.
+        mentions: its prompt after texts that mention the subject; the fact is looked up at that mention.
         plain: its prompt alone.
-        essence: ``{subject} is a``; what the model says behind its subject should stay (MEMIT's essence drift).
+        essence: ``{subject} is a``; the prediction at its subject should stay (MEMIT's essence drift).
     """
 
     request: EditRequest
@@ -70,11 +70,11 @@ def prepare(
         tokenizer: the model's.
         request: the request.
         templates: the context templates.
-        hparams: say at which token the fact is looked up, and in which further contexts.
+        hparams: name the token at which the fact is looked up, and further contexts.
         context_limit: number of tokens that the model can read, if known.
 
     Raises:
-        DataError: it has no subject, or the subject isn't in the prompt, or it is too long for the model.
+        DataError: it has no subject, or the subject is not in the prompt, or it is too long for the model.
     """
     span = subject_span(request, hparams.fact_token)
 
@@ -88,7 +88,7 @@ def prepare(
             )
         return Row(pair.prompt, pair.target, lookup, weight)
 
-    def behind(template: str, weight: float) -> Row:
+    def after(template: str, weight: float) -> Row:
         before = template.index(_PLAIN)
         return row(template.replace(_PLAIN, request.prompt), before + span[0], before + span[1], weight)
 
@@ -98,9 +98,9 @@ def prepare(
         text = template.replace(_SUBJECT, subject).replace(_PROMPT, request.prompt)
         return row(text, before, before + len(subject), 0.0)
 
-    contexts = [behind(template, 1 / (len(templates) * len(group))) for group in templates for template in group]
+    contexts = [after(template, 1 / (len(templates) * len(group))) for group in templates for template in group]
     mentions = [mentioning(template) for template in hparams.mention_templates]
-    return Fact(request, contexts, mentions, behind(_PLAIN, 0.0), _essence(tokenizer, request, hparams.fact_token))
+    return Fact(request, contexts, mentions, after(_PLAIN, 0.0), _essence(tokenizer, request, hparams.fact_token))
 
 
 def _encoded(tokenizer: Any, request: EditRequest, text: str) -> EncodedPair:
@@ -120,10 +120,10 @@ def _essence(tokenizer: Any, request: EditRequest, fact_token: str) -> Row | Non
 
 
 def check_batch(facts: Sequence[Fact]) -> None:
-    """Check what only shows in a batch: that no two of its facts are written under the same prompt.
+    """Check that no two facts of a batch have the same prompt and different targets.
 
     Raises:
-        EditError: two are; one update can't give one key two values.
+        EditError: two have; one update cannot give one key two values.
     """
     seen: dict[tuple[int, ...], EditRequest] = {}
     for fact in facts:

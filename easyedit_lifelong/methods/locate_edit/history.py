@@ -22,6 +22,11 @@ class Batch:
     records: tuple[EditRecord, ...]
     layers: dict[str, LayerUpdate]
 
+    @property
+    def case_ids(self) -> tuple[int | str, ...]:
+        """Of its requests, in order."""
+        return tuple(record.case_id for record in self.records)
+
 
 AnyBatch = TypeVar("AnyBatch", bound=Batch)
 

@@ -83,7 +83,11 @@ class OneEditor:
         editor = cls.of(model)
         if editor is None:
             editor = cls(model, tokenizer, hparams, moments, templates)  # type: ignore[call-arg]
-            editor._check_only_writer()
+            try:
+                editor._check_only_writer()
+            except EditError:
+                editor._detach()
+                raise
             register_editor(model, hparams.ALG_NAME, _PLACE, editor)
             return editor
         carried = f"the model carries {hparams.ALG_NAME} edits"

@@ -1,4 +1,4 @@
-"""The passes that keys, residuals and z-scores are taken in: no block is run again for what can't have changed."""
+"""The passes that compute keys, residuals and z-scores; no block is run again for what cannot have changed."""
 
 from __future__ import annotations
 
@@ -18,15 +18,14 @@ from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.suffix import hidden_of, standing_in
 
 _PADDING = 256
-"""Columns of padding in a group of rows, at most."""
+"""Largest number of columns of padding in a group of rows."""
 
 
 class EditingPasses:
     """Runs a batch's prompts through the edited blocks.
 
-    Layers are updated from the first to the last, so once it is a layer's turn nothing below its block changes any
-    more: rows stay where they have been brought to. Contexts end at the layer's key; only bare prompts go on to the
-    last edited block.
+    Layers are updated from the first to the last, so nothing below a layer's block changes once the layer is updated:
+    rows continue from there. Contexts end at the layer's key; only bare prompts are run up to the last edited block.
 
     Args:
         runner: of the model.
@@ -54,14 +53,14 @@ class EditingPasses:
         for owner, fact in enumerate(facts):
             self._mix[owner, len(owned) + owner] = sum(row.weight for row in fact.contexts) - self._mix[owner].sum()
         groups = grouped_by_length([row.prompt for _, row in owned], _PADDING)
-        self._contexts = [_Rows(runner, [owned[number][1] for number in group], self._blocks) for group in groups]
-        self._plain, self._prompts = (_Rows(runner, plain, self._blocks) for _ in range(2))
+        self._contexts = [_Rows(runner, [owned[number][1] for number in group]) for group in groups]
+        self._plain, self._prompts = (_Rows(runner, plain) for _ in range(2))
 
     def keys_and_outputs(self, module: nn.Module) -> tuple[Tensor, Tensor]:
         """Return a projection's keys, and what the last edited block returns, where facts are looked up.
 
         Args:
-            module: an edited projection; each in its turn, from the first layer to the last.
+            module: an edited projection; called for each of them, from the first layer to the last.
 
         Returns:
             Keys, averaged over contexts, shape ``(facts, inputs)``, and outputs for the bare prompts,
@@ -71,11 +70,12 @@ class EditingPasses:
         keys: list[Tensor] = []
         outputs: list[Any] = []
         with inputs_of([module]) as inputs:
+            parts = self._token_wise()
             for group in self._contexts:
-                group.run(until=module, settled=settled)
+                group.run(parts, until=module, settled=settled)
                 keys.append(group.at_lookups(inputs[0]))
             with recording_output(self._last, outputs.append):
-                self._plain.run(until=self._last, settled=settled)
+                self._plain.run(parts, until=self._last, settled=settled)
             keys.append(self._plain.at_lookups(inputs[0]))
         together = torch.cat(keys).double()
         return self._mix.to(together.device) @ together, self._plain.at_lookups(hidden_of(outputs[0])).double()
@@ -90,11 +90,15 @@ class EditingPasses:
             Of each, shape ``(facts, tokens, inputs)``; and which tokens are real, ``(facts, tokens)``.
         """
         with inputs_of(modules) as inputs:
-            self._prompts.run(until=self._last)
+            self._prompts.run(self._token_wise(), until=self._last)
         return inputs, self._prompts.mask.bool()
 
+    def _token_wise(self) -> list[nn.Module]:
+        """Return what can be computed without padding: not the modules whose inputs are being recorded, by row."""
+        return [part for block in self._blocks for part in token_wise(block)]
+
     def _below(self, module: nn.Module) -> list[nn.Module]:
-        """Return the blocks below the one that holds a module; none where that can't be told."""
+        """Return the blocks below the one that holds a module; none if it is in no known block."""
         for number, block in enumerate(self._blocks):
             if any(part is module for part in block.modules()):
                 return self._blocks[:number]
@@ -102,36 +106,35 @@ class EditingPasses:
 
 
 class _Rows:
-    """Rows that are run together, and the block that they have been brought to.
+    """Rows that are run in one batch, and the block up to which they have been run.
 
     Args:
         runner: of the model.
         rows: the rows.
-        blocks: the model's blocks, if they are known.
     """
 
-    def __init__(self, runner: Runner, rows: Sequence[Row], blocks: Sequence[nn.Module]) -> None:
+    def __init__(self, runner: Runner, rows: Sequence[Row]) -> None:
         self._runner = runner
         self._ids, self.mask = pad_rows([row.prompt for row in rows], runner.pad, "right", runner.device)
         self._lengths = torch.tensor([len(row.prompt) for row in rows])
         self._lookups = torch.tensor([row.lookup for row in rows])
-        self._parts = [part for block in blocks for part in token_wise(block)]
         self._settled: Sequence[nn.Module] = []
         self._boundary: Any = None
 
     @torch.no_grad()
-    def run(self, *, until: nn.Module, settled: Sequence[nn.Module] = ()) -> None:
+    def run(self, parts: Sequence[nn.Module], *, until: nn.Module, settled: Sequence[nn.Module] = ()) -> None:
         """Run the rows until a module has returned.
 
         Args:
+            parts: what computes no padding.
             until: the module.
-            settled: the lowest blocks, which won't change any more: they aren't run again.
+            settled: the lowest blocks, which do not change any more: they are not run again.
         """
         reached: list[Any] = []
         with contextlib.ExitStack() as stack:
             stack.enter_context(standing_in(self._settled, self._boundary))
             stack.enter_context(recording_output(settled[-1] if settled else None, reached.append))
-            stack.enter_context(computing_only(self._parts, self.mask.bool()))
+            stack.enter_context(computing_only(parts, self.mask.bool()))
             stack.enter_context(grouped_queries())
             stack.enter_context(ending_after(until))
             self._runner.call(self._ids, self.mask, self._lengths)
@@ -139,14 +142,14 @@ class _Rows:
             self._settled, self._boundary = settled, reached[0]
 
     def at_lookups(self, values: Tensor) -> Tensor:
-        """Return what of ``(rows, tokens, width)`` is at the tokens where facts are looked up: ``(rows, width)``."""
-        rows = torch.arange(len(values), device=values.device)
+        """Return the values ``(rows, tokens, width)`` at the tokens where facts are looked up: ``(rows, width)``."""
+        rows = torch.arange(len(self._lookups), device=values.device)
         return values[rows, self._lookups.to(values.device)]
 
 
 @contextlib.contextmanager
 def inputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect what modules are given in the passes inside, the latest of each."""
+    """Collect the inputs of modules in the passes inside, the latest of each."""
     inputs: list[Tensor] = [torch.empty(0)] * len(modules)
 
     def recorder(number: int) -> Any:

@@ -1,4 +1,4 @@
-"""Line a batch's rows up at their look-up tokens, and say where in them something is predicted."""
+"""Align a batch's rows at their look-up tokens, and tell where in them something is predicted."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.runner import Runner
 
 _PADDING = 256
-"""Columns of padding in a group of rows, at most. Only attention computes them, but that is not for nothing; nor is
+"""Largest number of columns of padding in a group of rows. Only attention computes them, but that costs time; so does
 another group, which reads all weights again."""
 
 
 @dataclass(frozen=True)
 class OwnedRow:
-    """A row and whose it is.
+    """A row and its request.
 
     Attributes:
         owner: number of its request in the batch.
         row: the row.
         first: whether it is that request's first context.
-        share: what its likelihood counts in its request's loss; 0 for an essence row.
+        share: weight of its likelihood in its request's loss; 0 for an essence row.
     """
 
     owner: int
@@ -61,7 +61,7 @@ def group_rows(facts: Sequence[Fact]) -> list[list[OwnedRow]]:
 
 @dataclass(frozen=True)
 class Placement:
-    """Rows of tokens whose look-up tokens stand in one column.
+    """Rows of tokens whose look-up tokens are in one column.
 
     Attributes:
         ids: tokens, padded on both sides, shape ``(rows, columns)``.
@@ -76,7 +76,7 @@ class Placement:
         target_owner: number of each one's request, same shape.
         target_weight: its share of the request's loss (mean over tokens, then over contexts), same shape.
         essence_owner: number of each essence row's request, shape ``(essences,)``.
-        end: column behind the last place.
+        end: column after the last place.
     """
 
     ids: Tensor
@@ -93,11 +93,11 @@ class Placement:
     essence_owner: Tensor
     end: int
 
-    def asked(self) -> Tensor:
+    def predicted(self) -> Tensor:
         """Return where something is predicted, shape ``(rows, columns from the look-up token to the last place)``."""
-        asked = torch.zeros(len(self.ids), self.end - self.start, dtype=torch.bool, device=self.ids.device)
-        asked[self.rows, self.columns] = True
-        return asked
+        predicted = torch.zeros(len(self.ids), self.end - self.start, dtype=torch.bool, device=self.ids.device)
+        predicted[self.rows, self.columns] = True
+        return predicted
 
     def keep(self, kept: Tensor) -> tuple[Placement, Tensor]:
         """Return the placement of some of the rows, and which of the essences are among them.
@@ -120,10 +120,10 @@ class Placement:
 
 
 def place(runner: Runner, owned: Sequence[OwnedRow]) -> Placement:
-    """Line rows up.
+    """Align rows.
 
-    The last target token is only ever predicted, so it isn't read. What is said to an essence row is
-    looked at where its subject ends, as MEMIT does.
+    The last target token is only predicted, so it is no input. The prediction of an essence row is the one at the end
+    of its subject, as in MEMIT.
     """
     device, pad = runner.device, runner.pad
     rows = [item.row for item in owned]

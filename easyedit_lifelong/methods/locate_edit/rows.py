@@ -1,4 +1,4 @@
-"""The rows that target vectors are optimised on, and what of them is run again at every step."""
+"""The rows that target vectors are optimised on; at every step, only what the vectors change is run again."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ LOG = logging.getLogger(__name__)
 
 
 class SuffixRows:
-    """A group of rows, lined up at the token at which their facts are looked up.
+    """A group of rows, aligned at the token at which their facts are looked up.
 
-    What lies below the changed block or to the left of that token is computed once, and padding isn't
-    computed where tokens are taken one by one. The first pass is checked against a pass through the whole
-    model; where they differ, or the model's parts aren't known, the whole model is run at every step.
+    What lies below the changed block or to the left of that token is computed once, and modules that compute every
+    token by itself compute no padding. The first partial pass is compared with a pass through the whole model; if
+    they differ, or if the model's parts are unknown, the whole model is run at every step.
 
     Args:
         runner: of the model.
@@ -62,23 +62,24 @@ class SuffixRows:
         self._partial = self._block in blocks and self._head is not None
         self._below = blocks[: blocks.index(self._block) + 1] if self._partial else []
         above = blocks[len(self._below) :] if self._partial else []
-        # The last block's attention reads all tokens, its MLP only those at which something is predicted.
-        self._ending = mlps_of(above[-1]) if above else []
-        self._parts = [part for block in above for part in token_wise(block) if part not in self._ending]
+        # The last block's attention needs all tokens, its MLP only those at which something is predicted.
+        self._last_mlps = mlps_of(above[-1]) if above else []
+        self._parts = [part for block in above for part in token_wise(block) if part not in self._last_mlps]
         self._boundary, self._prefix, unchanged = self._record()
         self.values = hidden_of(self._boundary)[:, 0]
-        self._said_before: Tensor | None = None
+        self._essences_before: Tensor | None = None
         self._unchecked = unchanged if self._partial else None
 
     def log_probabilities(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what the model says with changes in place.
+        """Return the model's log-probabilities with changes in place.
 
         Args:
             delta: the changes, shape ``(requests of the batch, width)``; 0 at first, which is then checked.
 
         Returns:
-            Log-probabilities at every target token, ``(targets, vocabulary)``, and how far what is said where every
-            essence row's subject ends has moved since the first pass, ``(essences,)``; differentiable in ``delta``.
+            Log-probabilities at every target token, ``(targets, vocabulary)``, and the divergence of the prediction
+            at the end of every essence row's subject since the first pass, ``(essences,)``; differentiable in
+            ``delta``.
         """
         logits, early = self._run(delta[self.at.owner])
         if self._unchecked is not None:
@@ -86,17 +87,17 @@ class SuffixRows:
             self._unchecked = None
             if not self._partial:
                 name = type(self._runner.model).__name__
-                LOG.info("%s can't be run in part; target vectors are optimised on the whole", name)
+                LOG.info("%s cannot be run in part; target vectors are optimised on the whole model", name)
                 logits, early = self._run(delta[self.at.owner])
-        # Not two slices: the gradient of each would be as large as all of them.
+        # A split, not two slices: the gradient of each slice would be as large as all logits.
         answers, essences = logits.split([len(self.at.targets), len(self.at.essence_owner)])
-        if self._said_before is None:  # of this very pass, or else rounding would have moved it
-            self._said_before = essences.detach().log_softmax(dim=1)
-        drift: Any = Drift.apply(essences, self._said_before)
+        if self._essences_before is None:  # from this very pass: another one may round differently
+            self._essences_before = essences.detach().log_softmax(dim=1)
+        drift: Any = Drift.apply(essences, self._essences_before)
         return (answers if early is None else early).log_softmax(dim=1), drift
 
     def without(self, done: Tensor) -> bool:
-        """Forget the rows of requests that are done; return whether any are left.
+        """Drop the rows of requests that are done; return whether any are left.
 
         Args:
             done: shape ``(requests of the batch,)``.
@@ -107,8 +108,8 @@ class SuffixRows:
         if not kept.all():
             self.at, essences = self.at.keep(kept)
             self.values = self.values[kept]
-            if self._said_before is not None:
-                self._said_before = self._said_before[essences]
+            if self._essences_before is not None:
+                self._essences_before = self._essences_before[essences]
             self._boundary = with_hidden(self._boundary, hidden_of(self._boundary)[kept])
             if self._prefix is not None:
                 self._prefix.keep_rows(kept)
@@ -116,7 +117,7 @@ class SuffixRows:
 
     @torch.no_grad()
     def _record(self) -> tuple[Any, FrozenPrefix | None, Tensor]:
-        """Compute what stays the same: the block's output, the cache to the left, and the logits unchanged."""
+        """Return what no change affects: the block's output, the cache to its left, and the unchanged logits."""
         collected = DynamicCache() if self._partial and self.at.start else None
         kept: list[Any] = []
 
@@ -133,16 +134,16 @@ class SuffixRows:
                 stack.enter_context(grouped_queries())
                 below = [part for block in self._below for part in token_wise(block)]
                 stack.enter_context(computing_only([*below, *self._parts], at.mask.bool()))
-                stack.enter_context(computing_only(self._ending, F.pad(at.asked(), (at.start, rest))))
+                stack.enter_context(computing_only(self._last_mlps, F.pad(at.predicted(), (at.start, rest))))
             logits = self._runner.call(at.ids, at.mask, at.lengths, collected)
         prefix = FrozenPrefix(collected, at.start) if collected is not None else None
-        return kept[0], prefix, _wide(logits[0] if self._partial else logits[at.rows, columns])
+        return kept[0], prefix, _at_least_float32(logits[0] if self._partial else logits[at.rows, columns])
 
     def _agrees(self, logits: Tensor, unchanged: Tensor) -> bool:
         return same_logits(logits, unchanged, self.values.dtype)
 
     def _run(self, change: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the logits where something is predicted; those of an earlier block's output, if so asked."""
+        """Return the logits where something is predicted, and those of ``v_loss_layer`` if it is not the last."""
         at = self.at
         hidden = hidden_of(self._boundary)
         changed = torch.cat([(hidden[:, :1] + change.unsqueeze(1)).to(hidden.dtype), hidden[:, 1:]], dim=1)
@@ -153,28 +154,28 @@ class SuffixRows:
                 stack.enter_context(standing_in(self._below, with_hidden(self._boundary, changed)))
                 stack.enter_context(head_at(self._head, at.rows, at.columns))
                 stack.enter_context(grouped_queries())
-                asked = at.asked()
-                stack.enter_context(computing_only(self._ending, asked))
-                stack.enter_context(computing_only(self._parts, asked.flip(1).cumsum(dim=1).flip(1) > 0))
+                predicted = at.predicted()
+                stack.enter_context(computing_only(self._last_mlps, predicted))
+                stack.enter_context(computing_only(self._parts, predicted.flip(1).cumsum(dim=1).flip(1) > 0))
             else:
                 stack.enter_context(replacing_output(self._block, changed, at.start))
-            # Behind the change: the block that is listened to may be the one that is changed.
-            stack.enter_context(self._early.listening())
+            # After the change: the block that is recorded may be the one that is changed.
+            stack.enter_context(self._early.recording())
             if self._partial:
                 logits = self._runner.call(at.ids[:, start : at.end], at.mask[:, : at.end], at.lengths, self._prefix)[0]
             else:
                 logits = self._runner.call(at.ids, at.mask, at.lengths)[at.rows, at.start + at.columns]
         count = len(at.targets)
-        return _wide(logits), self._early.logits(at.rows[:count], at.start - start + at.columns[:count])
+        return _at_least_float32(logits), self._early.logits(at.rows[:count], at.start - start + at.columns[:count])
 
 
 class EarlyHead:
-    """Takes the likelihood from an earlier block's output, where ``v_loss_layer`` asks for it (MEMIT).
+    """Computes the likelihood from an earlier block's output, if ``v_loss_layer`` names one (MEMIT).
 
     Args:
         runner: of the model.
         hparams: names the block, the final norm and the head.
-        layer: number of the block whose output is changed; the loss can't be taken below it.
+        layer: number of the block whose output is changed; the loss cannot be computed below it.
     """
 
     def __init__(self, runner: Runner, hparams: LocateEditHyperParams, layer: int) -> None:
@@ -189,7 +190,7 @@ class EarlyHead:
         self._head = runner.model.get_output_embeddings()
 
     @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
+    def recording(self) -> Iterator[None]:
         """Keep what the block returns in the pass inside."""
 
         def keep(output: Any) -> None:
@@ -199,12 +200,12 @@ class EarlyHead:
             yield
 
     def logits(self, rows: Tensor, columns: Tensor) -> Tensor | None:
-        """Return the logits that follow from the block's output; None if the last block's are asked for."""
+        """Return the logits that follow from the block's output; None if it is the last block."""
         if self._block is None or self._hidden is None:
             return None
-        return _wide(self._head(self._norm(self._hidden[rows, columns])))
+        return _at_least_float32(self._head(self._norm(self._hidden[rows, columns])))
 
 
-def _wide(logits: Tensor) -> Tensor:
+def _at_least_float32(logits: Tensor) -> Tensor:
     """Return logits in float32 or wider."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

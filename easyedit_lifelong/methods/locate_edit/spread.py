@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.covariance import SecondMoment, regularisation
-from easyedit_lifelong.methods.locate_edit.edited_weights import EditedLayers, weight_of
+from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers, weight_of
 from easyedit_lifelong.methods.locate_edit.history import Batch
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, LayerUpdate, Solver, solving_device

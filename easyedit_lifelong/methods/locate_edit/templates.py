@@ -1,4 +1,4 @@
-"""Context templates: short texts of the model's own that a fact is learned behind (MEMIT, appendix)."""
+"""Context templates: short texts that the model generates, after which a fact is learned (MEMIT, appendix)."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _TOP_K = 5
 
 @torch.no_grad()
 def context_templates(model: Any, tokenizer: Any, length_params: Sequence[Sequence[int]], seed: int) -> Templates:
-    """Have the model write the beginnings of a few texts, the same ones for the same seed.
+    """Generate the beginnings of a few texts; the same seed gives the same texts.
 
     Args:
         model: the model, before it is edited.
         tokenizer: its tokenizer.
         length_params: ``(tokens, how many)`` of each group.
-        seed: of the sampling (top-k, k = 5, as MEMIT's); the process's own generators stay as they are.
+        seed: of the sampling (top-k, k = 5, as in MEMIT); the process's own generators stay as they are.
 
     Returns:
         The bare prompt as one group, and a group for each of ``length_params``.

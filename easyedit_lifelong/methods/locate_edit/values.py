@@ -1,9 +1,9 @@
-"""Target vectors z: what the last edited block should return where a fact is looked up (equation 5).
+"""Target vectors z: what the last edited block should return where a fact is looked up (MEMIT, section 4.2).
 
 For every request of a batch, a change δ is added to that block's output at the subject's token, and
-trained so that the model gives the target in every context. Requests are trained together, each with
-its own loss and its own stop; only the blocks above, from the subject's token on, are run again and
-again, and the output head only where a target is due.
+trained so that the model predicts the target in every context. Requests are trained in one batch, each with
+its own loss and its own stop; a step runs only the blocks above, from the subject's token on, and the
+output head only where a target is predicted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class TargetVectors:
 
     Attributes:
         z: shape ``(requests, width)``.
-        steps: times that each request's vector was moved.
+        steps: how often each request's vector was moved.
         losses: last loss of each, in nats per target token plus the penalties.
         learned: whether, in each of a request's contexts, every target token was the most probable one.
     """
@@ -48,7 +48,7 @@ def optimise_targets(
     """Optimise the target vectors of a batch.
 
     Args:
-        runner: of the model, in evaluation mode, its hook layers validated.
+        runner: of the model, in evaluation mode, with the edits of earlier batches.
         facts: the batch.
         hparams: steps, learning rate, penalties.
         layer: number of the last edited block.
@@ -84,7 +84,7 @@ def optimise_targets(
             norm = delta.norm(dim=1)
             limit = hparams.clamp_norm_factor * scale
             delta.mul_(torch.where(norm > limit, limit / norm, 1.0).unsqueeze(1))
-            delta[~active] = before[~active]  # Adam's momentum would move those that are done
+            delta[~active] = before[~active]  # Adam's momentum would move finished ones
         steps[active] += 1
         LOG.debug("target vectors, step %d: mean loss %.3f, %d active", step, losses.nanmean(), int(active.sum()))
     return TargetVectors((start + delta).detach(), steps.tolist(), losses.tolist(), learned.tolist())
@@ -102,7 +102,7 @@ def _initial_values(groups: Sequence[SuffixRows], count: int) -> Tensor:
 def _losses(
     groups: Sequence[SuffixRows], delta: Tensor, count: int, hparams: LocateEditHyperParams
 ) -> tuple[Tensor, Tensor]:
-    """Return each request's likelihood and divergence losses, and whether its target was chosen everywhere."""
+    """Return each request's likelihood plus divergence loss, and whether its target was predicted everywhere."""
     loss = delta.new_zeros(count)
     missed = torch.zeros(count, dtype=torch.long, device=delta.device)
     for group in groups:

@@ -1,4 +1,4 @@
-"""How far what the model says behind a subject has moved: the divergence in the loss of a target vector."""
+"""The divergence of a model's predictions from earlier ones, as a term of a loss."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ _ROUNDING = 1000
 
 
 class Drift(torch.autograd.Function):
-    """KL(now ‖ before), in MEMIT's direction; differentiable in what is said now.
+    """KL(now ‖ before), in MEMIT's direction; differentiable in the predictions now.
 
-    What has moved by no more than rounding has no gradient. Composed of torch's operations it has a rounding error for
-    one, which Adam makes steps of where there is no other.
+    A change within rounding has no gradient. Composed of torch's operations, the divergence would have a rounding error
+    for a gradient, and Adam turns that into a full step where there is no other gradient.
     """
 
     @staticmethod

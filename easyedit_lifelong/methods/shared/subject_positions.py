@@ -1,4 +1,4 @@
-"""Where the subject stands in a prompt: the token at which a fact is looked up."""
+"""The position of the subject in a prompt: the token at which a fact is looked up."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from easyedit_lifelong.errors import DataError
 def subject_span(request: EditRequest, fact_token: str = "subject_last") -> Span:
     """Return the characters of a request's prompt that are its subject.
 
-    Where the subject stands in the prompt more than once, the last time counts: what the model reads
-    after it has read all of them. Whole words come before parts of words.
+    If the subject is in the prompt more than once, the last time counts: there the model has read all of them. Whole
+    words come before parts of words.
 
     Raises:
-        DataError: the request names no subject, or it isn't in the prompt.
+        DataError: the request names no subject, or it is not in the prompt.
     """
     if fact_token == "last":
         return 0, len(request.prompt)
@@ -37,16 +37,16 @@ def subject_span(request: EditRequest, fact_token: str = "subject_last") -> Span
 
 
 def subject_position(tokenizer: Any, prompt: str, subject: str, fact_token: str = "subject_last") -> int:
-    """Return the index, among a prompt's tokens, of the one that stands for its subject.
+    """Return the index of a subject's token among a prompt's tokens.
 
     Args:
         tokenizer: the model's.
         prompt: the text; special tokens that the tokenizer adds count.
-        subject: as it stands in the text.
-        fact_token: which token; see :class:`~easyedit_lifelong.methods.coachhook.config.CoachHookHyperParams`.
+        subject: as the text spells it.
+        fact_token: which token; see :class:`~easyedit_lifelong.methods.locate_edit.config.LocateEditHyperParams`.
 
     Raises:
-        DataError: the subject isn't in the text.
+        DataError: the subject is not in the text.
     """
     span = find_subject(prompt, subject) if fact_token != "last" else (0, len(prompt))
     if span is None:
@@ -55,9 +55,9 @@ def subject_position(tokenizer: Any, prompt: str, subject: str, fact_token: str 
 
 
 def token_of_span(tokenizer: Any, text: str, span: Span, fact_token: str) -> int:
-    """Return the index of the token that some characters' fact is written at.
+    """Return the index of the token at which the fact of some characters is written.
 
-    A token may hold the subject's end and what follows it; then it is that token. Counting the tokens
+    A token that holds the subject's end and what follows it counts as the subject's last. Counting the tokens
     of the text up to the subject, as MEMIT does, would miss it.
     """
     ends = _token_ends(tokenizer, text)
@@ -75,7 +75,7 @@ def _token_ends(tokenizer: Any, text: str) -> list[int]:
         offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
         ends, read = [], 0
         for (_, end), (later, later_end) in itertools.pairwise([*offsets, (0, 0)]):
-            # Special tokens stand for no characters. A character of several tokens is read with its last,
+            # Special tokens have no characters. A character of several tokens is complete with its last,
             # and byte-level tokens may hold the end of one character and the beginning of the next.
             read = max(read, min(end, later) if later_end > later else end)
             ends.append(read)

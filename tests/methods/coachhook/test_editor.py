@@ -13,11 +13,10 @@ from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError, ModelError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
-from easyedit_lifelong.methods.coachhook.hook_layers import HookLayers
+from easyedit_lifelong.methods.coachhook.hook_layers import HookLayers, WeightsWithoutHooks
 from easyedit_lifelong.methods.coachhook.layer import Mode
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 from easyedit_lifelong.methods.locate_edit import editor as editing
-from easyedit_lifelong.methods.locate_edit.edited_weights import EditedWeights
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys
 from easyedit_lifelong.models.prompt_positions import PositionTracker
@@ -245,7 +244,7 @@ def test_a_batch_that_fails_leaves_no_trace(
     before = Picture(model)
     owner, name, call, spoil = STAGES[stage]
     if wohk and owner is HookLayers:
-        owner = EditedWeights
+        owner = WeightsWithoutHooks
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, poisoned(getattr(owner, name), call, spoil))
         with pytest.raises((EditError, KeyboardInterrupt)):
@@ -434,7 +433,7 @@ def test_moments_of_few_tokens_are_regularised() -> None:
     editor.edit(requests_for(0))
     (path,) = moments
     base = moments[path].moment.double()
-    keys = editor.state.keys(path).double()
+    keys = torch.cat([batch.layers[path].keys for batch in editor.state.batches], dim=1).double()
     c_accu = editor._solvers[path].matrix()
     extra = c_accu - base - keys @ keys.t()
     share = 0.01 * (1 - 10 / (4 * len(base)))

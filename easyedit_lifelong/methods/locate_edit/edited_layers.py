@@ -1,10 +1,9 @@
-"""Where the updates of the edited layers go: what an editor asks of such a place, and the weights as one."""
+"""The edited layers of a model, which updates are put into and taken out of."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -17,52 +16,10 @@ Contents = Mapping[str, Tensor | None]
 """What each layer holds, by path: its weight, or the ΔW beside it (None for no ΔW)."""
 
 
-class EditedLayers(Protocol):
-    """The edited layers of a model: updates go into them, and come out of them bitwise.
+class EditedLayers:
+    """The edited layers of a model: updates go into their weights, W ← W + Δ, and come out bitwise.
 
-    Attributes:
-        modules: the edited projections by path, from the first to the last.
-        in_weights: whether updates change the model's own weights.
-    """
-
-    modules: Mapping[str, nn.Module]
-    in_weights: bool
-
-    def check_writable(self) -> None:
-        """Check that updates can be written.
-
-        Raises:
-            EditError: they cannot.
-        """
-
-    def contents(self) -> dict[str, Tensor | None]:
-        """Return what each layer holds now; later updates do not change it."""
-
-    def added(self, path: str, content: Tensor | None, update: LayerUpdate) -> Tensor:
-        """Return what a layer that held ``content`` holds with an update, bitwise as :meth:`apply` computes it."""
-
-    def apply(self, path: str, update: LayerUpdate) -> None:
-        """Add an update to a layer; the next layers' keys are taken with it.
-
-        Raises:
-            EditError: the result is not finite.
-        """
-
-    def settle(self) -> None:
-        """Finish a batch, once it is in the editor's history."""
-
-    def put_back(self, contents: Contents) -> None:
-        """Have the layers hold these contents, bitwise."""
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return each layer's weight with all updates in it, by path."""
-
-    def without_edits(self, unedited: Contents) -> AbstractContextManager[None]:
-        """Have the unedited model inside; ``unedited`` is what the layers held before the first batch."""
-
-
-class EditedWeights:
-    """Edited layers whose updates go into the weights: W ← W + Δ.
+    A subclass puts updates elsewhere; then a layer's *content* is what it holds there.
 
     Args:
         modules: the edited projections by path, from the first to the last.
@@ -71,6 +28,7 @@ class EditedWeights:
     """
 
     in_weights = True
+    """Whether updates go into the model's own weights."""
 
     def __init__(
         self,
@@ -81,28 +39,29 @@ class EditedWeights:
         self.modules, self._owner, self._remedy = modules, owner, remedy
 
     def check_writable(self) -> None:
-        """Check that the weights are in memory.
+        """Check that updates can be written.
 
         Raises:
-            EditError: accelerate keeps one of them elsewhere.
+            EditError: they go into weights that accelerate keeps elsewhere.
         """
-        if (path := next((p for p, module in self.modules.items() if weight_of(module).is_meta), None)) is not None:
+        away = (path for path, module in self.modules.items() if weight_of(module).is_meta)
+        if self.in_weights and (path := next(away, None)) is not None:
             raise EditError(
                 f"{self._owner} has updates in the weights, but those of {path} aren't in memory (accelerate offloads "
                 f"them). {self._remedy}"
             )
 
     def contents(self) -> dict[str, Tensor | None]:
-        """Return copies of the weights."""
+        """Return what each layer holds now; later updates do not change it."""
         return {path: weight_of(module).detach().clone() for path, module in self.modules.items()}
 
     def added(self, path: str, content: Tensor | None, update: LayerUpdate) -> Tensor:
-        """Return a weight with an update in it, in the weight's dtype and orientation."""
+        """Return what a layer that held ``content`` holds with an update, bitwise as :meth:`apply` computes it."""
         assert content is not None
         return changed_weight(self.modules[path], content, update.added_to(None).to(content.device))
 
     def apply(self, path: str, update: LayerUpdate) -> None:
-        """Add an update to a weight.
+        """Add an update to a layer; the next layers' keys are computed with it.
 
         Raises:
             EditError: the result is not finite.
@@ -112,22 +71,22 @@ class EditedWeights:
         self.put_back({path: changed})
 
     def settle(self) -> None:
-        """Do nothing: the updates are in the weights already."""
+        """Finish a batch, once it is in the editor's history."""
 
     @torch.no_grad()
     def put_back(self, contents: Contents) -> None:
-        """Have the layers hold these weights, bitwise."""
+        """Have the layers hold these contents, bitwise."""
         for path, weight in contents.items():
             assert weight is not None
             weight_of(self.modules[path]).copy_(weight)
 
     def weights(self) -> dict[str, Tensor]:
-        """Return the weights as they are, by path."""
+        """Return each layer's weight with all updates in it, by path."""
         return {path: weight_of(module).detach() for path, module in self.modules.items()}
 
     @contextmanager
     def without_edits(self, unedited: Contents) -> Iterator[None]:
-        """Have the weights from before the first batch inside."""
+        """Have the unedited model inside; ``unedited`` is what the layers held before the first batch."""
         edited = self.contents()
         try:
             self.put_back(unedited)
