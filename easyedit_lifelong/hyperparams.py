@@ -131,17 +131,7 @@ class PluginHyperParams:
         Raises:
             HyperParameterError: they can't be used; the message names every one that is wrong.
         """
-        known = {item.name for item in dataclasses.fields(cls) if not item.metadata.get("internal")}
-        problems = [
-            f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in values if key not in known
-        ]
-        problems += [
-            f"{item.name}: missing"
-            for item in dataclasses.fields(cls)
-            if item.default is dataclasses.MISSING
-            and item.default_factory is dataclasses.MISSING
-            and item.name not in values
-        ]
+        problems = misnamed_values(cls, values)
         if problems:
             raise HyperParameterError(f"{source}: " + "; ".join(problems))
         return cls(**values, source=source)
@@ -159,6 +149,18 @@ class PluginHyperParams:
         if name in self.ABOVE_ZERO and not value > 0:
             return [f"{name}: {value} must be greater than 0"]
         return []
+
+
+def misnamed_values(cls: Any, values: Mapping[str, Any]) -> list[str]:
+    """Return which values a dataclass of hyperparameters has no field for, and which fields lack a value."""
+    fields = [item for item in dataclasses.fields(cls) if not item.metadata.get("internal")]
+    known, default = {item.name for item in fields}, dataclasses.MISSING
+    unknown = [f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in values if key not in known]
+    return unknown + [
+        f"{item.name}: missing"
+        for item in fields
+        if item.default is default and item.default_factory is default and item.name not in values
+    ]
 
 
 def _aliased(value: Any, aliases: Mapping[Any, Any]) -> Any:

@@ -6,32 +6,30 @@ nor EasyEdit. The rest happens when somebody imports ``easyeditor``. No file of 
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
-from easyedit_lifelong.bridge.easyedit_loaders import read_counterfact, read_zsre
-from easyedit_lifelong.bridge.easyedit_methods import (
-    easyedit_hparams,
-    easyedit_method,
-    easyedit_method_for,
-    read_easyedit_hparams,
-)
 from easyedit_lifelong.bridge.finder import install
 from easyedit_lifelong.bridge.locate import EasyEditInfo, find_easyedit, install_hint, require_easyedit
 
-__all__ = [
-    "EasyEditInfo",
-    "base_editor",
-    "easyedit_hparams",
-    "easyedit_method",
-    "easyedit_method_for",
-    "find_easyedit",
-    "install",
-    "install_hint",
-    "read_counterfact",
-    "read_easyedit_hparams",
-    "read_zsre",
-    "require_easyedit",
-]
+_LAZY = {
+    "easyedit_hparams": "easyedit_methods",
+    "easyedit_method": "easyedit_methods",
+    "easyedit_method_for": "easyedit_methods",
+    "read_counterfact": "easyedit_loaders",
+    "read_easyedit_hparams": "easyedit_methods",
+    "read_zsre": "easyedit_loaders",
+}
+"""Names whose modules import torch or the methods' modules, loaded at their first use."""
+
+__all__ = ["EasyEditInfo", "base_editor", "find_easyedit", "install", "install_hint", "require_easyedit", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a name of :data:`_LAZY`."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 def base_editor() -> Any:
@@ -42,6 +40,4 @@ def base_editor() -> Any:
     """
     install()
     require_easyedit()
-    from easyeditor import BaseEditor
-
-    return BaseEditor
+    return importlib.import_module("easyeditor").BaseEditor

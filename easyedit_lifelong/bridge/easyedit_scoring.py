@@ -1,8 +1,8 @@
-"""Have EasyEdit score edited models by what they say where the answer is due.
+"""Have EasyEdit score edited models by their output where the answer is due.
 
-EasyEdit scores by teacher forcing: it feeds prompt and target in one piece and compares what the
-model says at each target token. A method that acts on the last *prompt* token can't see from that
-where the prompt ends, so the scoring function is wrapped to say so to models that want to know.
+EasyEdit scores by teacher forcing: it feeds prompt and target in one piece and compares the model's
+output at each target token. A method that acts on the last *prompt* token can't see from that
+where the prompt ends, so the scoring function is wrapped to tell models that need to know.
 
 Main scores methods called GRACE by generation instead, and compares with the tokens of the bare
 target. What follows a prompt is the target behind a space, for most tokenizers other tokens, and a
@@ -11,18 +11,20 @@ perfect edit scores 0. For our methods the target is handed over as it follows t
 
 from __future__ import annotations
 
-import functools
 import importlib
 import inspect
-import sys
 from collections.abc import Callable
 from typing import Any
 
-_FUNCTIONS = ("test_prediction_acc", "F1")  # the latter in main only
-_MARK = "_easyedit_lifelong"
+from torch import nn
+
+from easyedit_lifelong.bridge.wrapping import easyedit_modules, wrap
+from easyedit_lifelong.models.encoding import encode_pair
+from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
+from easyedit_lifelong.plugins import get_plugins
 
 
-def wrap(package: str) -> None:
+def wrap_scoring(package: str) -> None:
     """Wrap EasyEdit's scoring functions wherever a module of EasyEdit's holds them.
 
     Doing it again does nothing.
@@ -30,73 +32,49 @@ def wrap(package: str) -> None:
     Args:
         package: EasyEdit's package.
     """
-    module = importlib.import_module(f"{package}.evaluate.evaluate_utils")
-    for function in _FUNCTIONS:
-        original = getattr(module, function, None)
-        if original is not None and not hasattr(original, _MARK):
-            _replace(package, original, _informed(original))
+    utils = importlib.import_module(f"{package}.evaluate.evaluate_utils")
+    for name in ("test_prediction_acc", "F1"):  # the latter in main only
+        original = wrap(utils, name, _score)
+        holders = [
+            (module, key)
+            for module in easyedit_modules()
+            for key, value in vars(module).items()
+            if original is not None and value is original
+        ]
+        for module, key in holders:
+            setattr(module, key, getattr(utils, name))
 
 
-def _replace(package: str, original: Any, wrapped: Any) -> None:
-    for name, module in list(sys.modules.items()):
-        if name == package or name.startswith(f"{package}."):
-            for attribute, value in list(vars(module).items()):
-                if value is original:
-                    setattr(module, attribute, wrapped)
-
-
-def _informed(original: Callable[..., Any]) -> Callable[..., Any]:
+def _score(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call a scoring function, with what it lacks."""
     signature = inspect.signature(original)
+    call = signature.bind(*args, **kwargs)
+    call.apply_defaults()
+    given = call.arguments
+    model = given["model"]
+    if given.get("vanilla_generation"):
+        if get_plugins().method_for(given["hparams"]) is not None:
+            given["targets"] = _as_they_follow(given["tok"], given["prompts"], given["targets"])
+        return original(*call.args, **call.kwargs)
+    if not isinstance(model, nn.Module) or PositionTracker.of(model) is None:
+        return original(*args, **kwargs)
     # Main makes room for the longest input; the release cuts at max_length.
     truncates = "vanilla_generation" not in signature.parameters
-
-    @functools.wraps(original)
-    def scored(*args: Any, **kwargs: Any) -> Any:
-        call = signature.bind(*args, **kwargs)
-        call.apply_defaults()
-        given = call.arguments
-        if given.get("vanilla_generation"):
-            if _is_ours(given["hparams"]):
-                given["targets"] = _as_they_follow(given["tok"], given["prompts"], given["targets"])
-            return original(*call.args, **call.kwargs)
-        if not _wants_to_know(given["model"]):
-            return original(*args, **kwargs)
-        from easyedit_lifelong.models.prompt_positions import prompt_lengths
-
-        with prompt_lengths(given["model"], _count(given, truncates)):
-            return original(*args, **kwargs)
-
-    setattr(scored, _MARK, True)
-    return scored
-
-
-def _is_ours(hparams: Any) -> bool:
-    from easyedit_lifelong.plugins import get_plugins
-
-    return get_plugins().method_for(hparams) is not None
+    with prompt_lengths(model, _count(given, truncates)):
+        return original(*args, **kwargs)
 
 
 def _as_they_follow(tok: Any, prompts: Any, targets: Any) -> Any:
     """Return each target, behind a space if its tokens after the prompt are those of it with one."""
-    from easyedit_lifelong.models.encoding import encode_pair
-
     if isinstance(prompts, str):
         return _as_they_follow(tok, [prompts], [targets])[0]
     followed = []
     for prompt, target in zip(prompts, targets, strict=False):  # not strict: EasyEdit isn't either
         spaced = f" {target}"
-        usual = isinstance(target, str) and target and not target[0].isspace()
-        fits = usual and tok.encode(spaced, add_special_tokens=False) == encode_pair(tok, prompt, target).target
+        is_word = isinstance(target, str) and target and not target[0].isspace()
+        fits = is_word and tok.encode(spaced, add_special_tokens=False) == encode_pair(tok, prompt, target).target
         followed.append(spaced if fits else target)
     return followed
-
-
-def _wants_to_know(model: Any) -> bool:
-    from torch import nn
-
-    from easyedit_lifelong.models.prompt_positions import PositionTracker
-
-    return isinstance(model, nn.Module) and PositionTracker.of(model) is not None
 
 
 def _count(given: dict[str, Any], truncates: bool) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import warnings
@@ -12,23 +13,25 @@ from typing import Any
 
 from easyedit_lifelong.bridge import locate, placeholders
 from easyedit_lifelong.bridge.rewrite import RUNTIME, defined_names, rewrite
-from easyedit_lifelong.bridge.runtime import Runtime
-from easyedit_lifelong.errors import EasyEditMissingError
 
 LOG = logging.getLogger(__name__)
 
 # Without these there is no editing at all, so their failure must show at once. Any other module
 # serves some methods only, and those who use none of them needn't know.
-_CORE = {
-    locate.PACKAGE,
-    *(
-        f"{locate.PACKAGE}.{name}"
-        for name in (
-            "dataset", "editors", "editors.editor", "editors.batch_editor", "evaluate", "evaluate.evaluate",
-            "evaluate.evaluate_utils", "models", "util", "util.alg_dict", "util.hparams", "util.nethook",
-        )
-    ),
-}  # fmt: skip
+_CORE = [
+    "dataset",
+    "editors",
+    "editors.editor",
+    "editors.batch_editor",
+    "evaluate",
+    "evaluate.evaluate",
+    "evaluate.evaluate_utils",
+    "models",
+    "util",
+    "util.alg_dict",
+    "util.hparams",
+    "util.nethook",
+]
 
 
 def install() -> None:
@@ -88,6 +91,8 @@ class EasyEditLoader(SourceFileLoader):
         Raises:
             EasyEditMissingError: EasyEdit as a whole can't be imported.
         """
+        from easyedit_lifelong.bridge.runtime import Runtime
+
         name = module.__name__
         module.__dict__[RUNTIME] = Runtime(module.__dict__)
         try:
@@ -95,8 +100,10 @@ class EasyEditLoader(SourceFileLoader):
                 super().exec_module(module)
         except Exception as error:  # old code on new packages: anything can come out of it
             if name == locate.PACKAGE:
-                raise _unusable(module, error) from error
-            if name in _CORE:
+                folder = getattr(module, "__file__", None)
+                detail = f"{type(error).__name__}: {error}"
+                raise locate.missing_error(f"EasyEdit was found ({folder}) but can't be imported: {detail}") from error
+            if name.partition(".")[2] in _CORE:
                 raise
             self._replace_names(module, error)
         if name == locate.PACKAGE:
@@ -106,34 +113,22 @@ class EasyEditLoader(SourceFileLoader):
         name = module.__name__
         LOG.info("%s can't be imported here; what needs it will say so: %s", name, error)
 
-        def stand_in(attribute: str) -> placeholders.Placeholder:
+        def placeholder(attribute: str) -> placeholders.Placeholder:
             if attribute.startswith("__"):
                 raise AttributeError(attribute)
             return placeholders.for_failed_module(name, attribute, error)
 
-        try:
-            names = defined_names(self.get_data(self.get_filename(name)))
-        except SyntaxError:
-            names = []
-        for attribute in names:
-            if attribute not in module.__dict__:
-                module.__dict__[attribute] = stand_in(attribute)
-        module.__dict__["__getattr__"] = stand_in
+        with contextlib.suppress(SyntaxError):
+            for attribute in defined_names(self.get_data(self.get_filename(name))):
+                if attribute not in module.__dict__:
+                    module.__dict__[attribute] = placeholder(attribute)
+        module.__dict__["__getattr__"] = placeholder
 
 
 def _connect(module: ModuleType) -> None:
     from easyedit_lifelong.bridge.registration import connect
 
     connect(module)
-
-
-def _unusable(module: ModuleType, error: Exception) -> EasyEditMissingError:
-    folder = getattr(module, "__file__", None)
-    problem = EasyEditMissingError(
-        f"EasyEdit was found ({folder}) but can't be imported: {type(error).__name__}: {error}"
-    )
-    problem.name = locate.PACKAGE
-    return problem
 
 
 def _is_import_statement() -> bool:

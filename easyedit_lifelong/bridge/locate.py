@@ -87,9 +87,9 @@ def require_easyedit() -> EasyEditInfo:
     return info
 
 
-def missing_error() -> EasyEditMissingError:
-    """Return the error that says that EasyEdit is missing."""
-    error = EasyEditMissingError(install_hint())
+def missing_error(message: str | None = None) -> EasyEditMissingError:
+    """Return the error that says that EasyEdit is missing, or, in other words, unusable."""
+    error = EasyEditMissingError(message or install_hint())
     error.name = PACKAGE
     return error
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator
+from importlib import metadata
 from typing import Any, NoReturn
 
 from easyedit_lifelong.errors import LifelongError
@@ -119,20 +120,16 @@ class Placeholder:
 
     __ror__ = __or__
 
-    def __iter__(self) -> NoReturn:
-        self._fail()
+    def _fail(self, *_: Any) -> NoReturn:
+        name, reason, package = (self.__dict__[key] for key in ("__name__", "_reason", "_package"))
+        raise MissingPackageError(f"{name} can't be used: {reason}", package)
 
-    def __enter__(self) -> NoReturn:
-        self._fail()
-
-    def __exit__(self, *_: Any) -> NoReturn:
-        self._fail()
+    __iter__ = __enter__ = __exit__ = _fail
 
     def __instancecheck__(self, _: Any) -> bool:
         return False  # nothing can be an instance of a class that isn't there
 
-    def __subclasscheck__(self, _: Any) -> bool:
-        return False
+    __subclasscheck__ = __instancecheck__
 
     def __mro_entries__(self, _: tuple[Any, ...]) -> tuple[type, ...]:
         return (_missing_base(self),)
@@ -142,10 +139,6 @@ class Placeholder:
             self._fail()
         name = self.__dict__["__name__"] + (part if part in {"()", "[]"} else f".{part}")
         return Placeholder(name, self.__dict__["_reason"], self.__dict__["_package"])
-
-    def _fail(self) -> NoReturn:
-        name = self.__dict__["__name__"]
-        raise MissingPackageError(f"{name} can't be used: {self.__dict__['_reason']}", self.__dict__["_package"])
 
 
 def _missing_base(placeholder: Placeholder) -> type:
@@ -190,8 +183,6 @@ def for_failed_module(module: str, name: str, error: BaseException) -> Placehold
 
 
 def _installed(package: str) -> str:
-    from importlib import metadata
-
     distribution = _DISTRIBUTIONS.get(package, package)
     try:
         return f"the installed {distribution} {metadata.version(distribution)}"

@@ -1,13 +1,14 @@
-"""What the bridge registers: EasyEdit's dataset loaders."""
+"""What the bridge registers: EasyEdit's dataset loaders, and its code for second moments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from easyedit_lifelong.bridge import easyedit_covariance
 from easyedit_lifelong.bridge.easyedit_loaders import read_counterfact, read_zsre
 from easyedit_lifelong.bridge.locate import find_easyedit
 from easyedit_lifelong.hookspecs import hookimpl
-from easyedit_lifelong.registry import RecordLoader
+from easyedit_lifelong.registry import CovarianceEngine, RecordLoader
 
 
 @hookimpl
@@ -15,3 +16,9 @@ def register_loaders(register: Callable[[RecordLoader], None]) -> None:
     """Register EasyEdit's loaders of zsRE and CounterFact."""
     for name, load in (("zsre", read_zsre), ("counterfact", read_counterfact)):
         register(RecordLoader(name, load, lambda: find_easyedit() is not None))
+
+
+@hookimpl
+def register_covariance_engines(register: Callable[[CovarianceEngine], None]) -> None:
+    """Register the engine that collects through EasyEdit's ``layer_stats``."""
+    register(CovarianceEngine("easyedit", easyedit_covariance.collect, easyedit_covariance.check, counts_tokens=False))

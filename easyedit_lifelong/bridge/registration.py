@@ -15,14 +15,17 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from easyedit_lifelong.bridge import construction
-from easyedit_lifelong.bridge import easyedit_scoring as scoring
+from easyedit_lifelong.bridge.construction import wrap_constructor
+from easyedit_lifelong.bridge.easyedit_scoring import wrap_scoring
+from easyedit_lifelong.bridge.locate import PACKAGE
+from easyedit_lifelong.bridge.wrapping import wrap
 from easyedit_lifelong.errors import EditError, HyperParameterError
 from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.plugins import get_plugins
 
 LOG = logging.getLogger(__name__)
 
-_MARK = "_easyedit_lifelong"
+_METHOD = "_easyedit_lifelong_method"
 
 
 def connect(package: ModuleType) -> None:
@@ -35,8 +38,6 @@ def connect(package: ModuleType) -> None:
     Raises:
         PluginError: the plugins contradict each other.
     """
-    from easyedit_lifelong.plugins import get_plugins
-
     name = package.__name__
     try:
         editor_class = importlib.import_module(f"{name}.editors.editor").BaseEditor
@@ -49,18 +50,17 @@ def connect(package: ModuleType) -> None:
 
     def entry(method: EditMethod) -> Callable[..., Any]:
         present = algorithms.get(method.name)
-        if getattr(present, _MARK, None) is method:
-            return present
-        LOG.debug("registering %s%s", method.name, " beside EasyEdit's own" if present else "")
-        algorithms[method.name] = dispatcher(method, present, keep_original_weight=restores)
+        if getattr(present, _METHOD, None) is not method:
+            LOG.debug("registering %s%s", method.name, " beside EasyEdit's own" if present else "")
+            algorithms[method.name] = dispatcher(method, present, keep_original_weight=restores)
         return algorithms[method.name]
 
     for method in get_plugins().methods:
         entry(method)
     _wrap_name_tests(name)
     # A method that is registered later gets its entry when it is first used.
-    construction.wrap(editor_class, entry)
-    scoring.wrap(name)
+    wrap_constructor(editor_class, entry)
+    wrap_scoring(name)
 
 
 def dispatcher(
@@ -90,7 +90,7 @@ def dispatcher(
         _refuse_batch(method.name, requests)
         return original(model, tok, requests, hparams, *args, **kwargs)
 
-    setattr(dispatch, _MARK, method)
+    setattr(dispatch, _METHOD, method)
     return dispatch
 
 
@@ -100,27 +100,18 @@ def _refuse_batch(name: str, requests: Any) -> None:
     Raises:
         EditError: EasyEdit's method would edit the first request and drop the others.
     """
-    from easyeditor.editors.batch_editor import BatchEditor
-
-    own = getattr(BatchEditor.is_batchable_method, "__wrapped__", BatchEditor.is_batchable_method)
-    if isinstance(requests, list) and len(requests) > 1 and not own(name):
+    if isinstance(requests, list) and len(requests) > 1 and not is_batchable(name):
         raise EditError(f"EasyEdit's own {name} edits one request at a time; it was given {len(requests)}.")
+
+
+def is_batchable(name: str) -> bool:
+    """Tell whether EasyEdit's own method of a name takes several requests at once."""
+    test = importlib.import_module(f"{PACKAGE}.editors.batch_editor").BatchEditor.is_batchable_method
+    return bool(inspect.unwrap(test)(name))
 
 
 def _wrap_name_tests(package: str) -> None:
     """Have EasyEdit's two lists of names know our methods."""
-    from easyedit_lifelong.plugins import get_plugins
-
-    def answer(original: Callable[[str], bool], batchable: bool) -> Callable[[str], bool]:
-        @functools.wraps(original)
-        def is_method(alg_name: str) -> bool:
-            methods = get_plugins().methods
-            ours = alg_name in methods and methods.get(alg_name).batchable is batchable
-            return ours or original(alg_name)
-
-        setattr(is_method, _MARK, True)
-        return is_method
-
     for module, cls, test, batchable in (
         ("batch_editor", "BatchEditor", "is_batchable_method", True),
         ("singleton_editor", "SingletonEditor", "is_singleton_method", False),  # the release only
@@ -129,6 +120,9 @@ def _wrap_name_tests(package: str) -> None:
             owner = getattr(importlib.import_module(f"{package}.editors.{module}"), cls)
         except ModuleNotFoundError:
             continue
-        original = getattr(owner, test)
-        if not hasattr(original, _MARK):
-            setattr(owner, test, staticmethod(answer(original, batchable)))
+        wrap(owner, test, functools.partial(_is_method, batchable))
+
+
+def _is_method(batchable: bool, original: Callable[[str], bool], alg_name: str) -> bool:
+    methods = get_plugins().methods
+    return (alg_name in methods and methods.get(alg_name).batchable is batchable) or original(alg_name)

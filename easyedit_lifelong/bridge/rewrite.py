@@ -19,8 +19,9 @@ top-level ``os.environ[…] = …``             the same (``CUDA_LAUNCH_BLOCKING
 from __future__ import annotations
 
 import ast
+import re
 import sys
-from typing import Any, TypeVar
+from typing import Any
 
 #: The private name under which a module finds its :class:`~easyedit_lifelong.bridge.runtime.Runtime`.
 RUNTIME = "_easyedit_lifelong_runtime"
@@ -28,10 +29,8 @@ RUNTIME = "_easyedit_lifelong_runtime"
 #: Calls that EasyEdit makes while it is imported, and that are the user's business.
 SIDE_EFFECTS = {"logging.basicConfig", "random.seed", "np.random.seed", "torch.manual_seed", "seed_everything"}
 
-_CUDA = "cuda:"
 _ERROR = "_easyedit_lifelong_error"
-
-Node = TypeVar("Node", bound=ast.AST)
+_SPLIT_DEVICE = re.compile(r"str\(([\w.]+\.device)\)\.split\(':'\)")
 
 
 def rewrite(source: bytes | str, filename: str = "<string>") -> ast.Module:
@@ -68,56 +67,27 @@ def defined_names(source: bytes | str) -> list[str]:
 class _Devices(ast.NodeTransformer):
     """The rules about devices: expressions, anywhere in a module."""
 
-    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
-        """``f"cuda:{x}"``."""
-        self.generic_visit(node)
-        if len(node.values) == 2 and _is_text(node.values[0], _CUDA):
-            value = node.values[1]
-            if isinstance(value, ast.FormattedValue) and value.format_spec is None:
-                return _call("device", value.value, at=node)
-        return node
-
-    def visit_BinOp(self, node: ast.BinOp) -> ast.AST:
-        """``"cuda:" + x``."""
-        self.generic_visit(node)
-        if isinstance(node.op, ast.Add) and _is_text(node.left, _CUDA):
-            return _call("device", node.right, at=node)
-        return node
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        """``y.cuda()``, ``y.to("cuda")``, ``y.to(device)`` and ``y.to(z.device)``."""
-        self.generic_visit(node)
-        if not isinstance(node.func, ast.Attribute) or node.keywords:
-            return node
-        if node.func.attr == "cuda" and not node.args and _dotted(node.func.value) != "torch":
-            node.func.attr = "to"
-            node.args = [_call("device", at=node)]
-        elif node.func.attr == "to" and len(node.args) == 1:
-            device = node.args[0]
-            if _is_text(device, "cuda"):
+    def generic_visit(self, node: ast.AST) -> ast.AST:
+        """Apply the rules to what is inside a node, then to the node."""
+        super().generic_visit(node)
+        match node:
+            case ast.JoinedStr(values=[ast.Constant(value="cuda:"), ast.FormattedValue(value=index, format_spec=None)]):
+                return _call("device", index, at=node)
+            case ast.BinOp(left=ast.Constant(value="cuda:"), op=ast.Add(), right=index):
+                return _call("device", index, at=node)
+            case ast.Call(func=ast.Attribute(attr="cuda", value=owner) as method, args=[], keywords=[]):
+                if _dotted(owner) != "torch":
+                    method.attr = "to"
+                    node.args = [_call("device", at=node)]
+            case ast.Call(func=ast.Attribute(attr="to"), args=[ast.Constant(value="cuda")], keywords=[]):
                 node.args = [_call("device", at=node)]
-            elif (_dotted(device) or "").rpartition(".")[2] == "device":
-                node.args = [_call("target", device, at=node)]
-        return node
-
-    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
-        """``str(d).split(":")[1]``."""
-        self.generic_visit(node)
-        split = node.value
-        if (
-            isinstance(node.slice, ast.Constant)
-            and node.slice.value == 1
-            and isinstance(split, ast.Call)
-            and isinstance(split.func, ast.Attribute)
-            and split.func.attr == "split"
-            and len(split.args) == 1
-            and _is_text(split.args[0], ":")
-            and isinstance(split.func.value, ast.Call)
-            and _dotted(split.func.value.func) == "str"
-            and len(split.func.value.args) == 1
-            and (_dotted(split.func.value.args[0]) or "").endswith(".device")
-        ):
-            return _call("index", split.func.value.args[0], at=node)
+            case ast.Call(func=ast.Attribute(attr="to"), args=[device], keywords=[]):
+                if (_dotted(device) or "").rpartition(".")[2] == "device":
+                    node.args = [_call("target", device, at=node)]
+            case ast.Subscript(slice=ast.Constant(value=1), value=split) if found := _SPLIT_DEVICE.fullmatch(
+                ast.unparse(split)
+            ):
+                return _call("index", ast.parse(found[1], mode="eval").body, at=node)
         return node
 
 
@@ -131,8 +101,7 @@ def _top_level(body: list[ast.stmt]) -> list[ast.stmt]:
         if _is_side_effect(statement):
             result.append(ast.copy_location(ast.Pass(), statement))
         elif isinstance(statement, ast.Import):
-            for alias in statement.names:
-                result.append(_guarded_import(alias, statement))
+            result += [_guarded_import(alias, statement) for alias in statement.names]
         elif isinstance(statement, ast.ImportFrom):
             result.append(_guarded_from(statement))
         else:
@@ -141,70 +110,46 @@ def _top_level(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _is_side_effect(statement: ast.stmt) -> bool:
-    if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
-        return _dotted(statement.value.func) in SIDE_EFFECTS
-    return (
-        isinstance(statement, ast.Assign)
-        and isinstance(statement.targets[0], ast.Subscript)
-        and _dotted(statement.targets[0].value) == "os.environ"
-    )
+    match statement:
+        case ast.Expr(value=ast.Call(func=function)):
+            return _dotted(function) in SIDE_EFFECTS
+        case ast.Assign(targets=[ast.Subscript(value=target), *_]):
+            return _dotted(target) == "os.environ"
+    return False
 
 
 def _guarded_import(alias: ast.alias, at: ast.Import) -> ast.stmt:
-    statement = _like(ast.Import(names=[alias]), at)
-    if _always_there(alias.name):
-        return statement
+    statement = ast.copy_location(ast.Import(names=[alias]), at)
     bound = alias.asname or alias.name.partition(".")[0]
-    return _guarded(statement, "missing_import", alias.name, bound, alias.asname is not None)
+    return _guarded(statement, alias.name, f"missing_import({_ERROR}, {alias.name!r}, {bound!r}, {bool(alias.asname)})")
 
 
 def _guarded_from(statement: ast.ImportFrom) -> ast.stmt:
     # A star binds names that only the module knows; a module of EasyEdit's looks after itself.
     if statement.level or not statement.module or statement.names[0].name == "*":
         return statement
-    if _always_there(statement.module):
-        return statement
     names = tuple((alias.name, alias.asname or alias.name) for alias in statement.names)
-    return _guarded(statement, "missing_from", statement.module, names)
+    return _guarded(statement, statement.module, f"missing_from({_ERROR}, {statement.module!r}, {names!r})")
 
 
-def _guarded(statement: ast.stmt, handler: str, *arguments: Any) -> ast.stmt:
-    values = [_like(ast.Constant(value), statement) for value in arguments]
-    error = _like(ast.Name(_ERROR, ast.Load()), statement)
-    call = _call(handler, error, *values, at=statement)
-    catch = ast.ExceptHandler(
-        type=_like(ast.Name("Exception", ast.Load()), statement),
-        name=_ERROR,
-        body=[_like(ast.Expr(call), statement)],
-    )
-    handlers = [_like(catch, statement)]
-    return _like(ast.Try(body=[statement], handlers=handlers, orelse=[], finalbody=[]), statement)
-
-
-def _always_there(module: str) -> bool:
-    top = module.partition(".")[0]
-    return top == "easyeditor" or top in sys.stdlib_module_names
+def _guarded(statement: ast.stmt, module: str, call: str) -> ast.stmt:
+    """Return an import that calls the runtime if it fails; the import itself if it cannot fail."""
+    if module.partition(".")[0] in {"easyeditor", *sys.stdlib_module_names}:
+        return statement
+    guard: Any = ast.parse(f"try: pass\nexcept Exception as {_ERROR}: {RUNTIME}.{call}").body[0]
+    for node in ast.walk(guard):
+        ast.copy_location(node, statement)
+    guard.body = [statement]
+    return guard
 
 
 def _call(function: str, *arguments: ast.expr, at: ast.AST) -> ast.Call:
-    runtime = _like(ast.Name(RUNTIME, ast.Load()), at)
-    attribute = _like(ast.Attribute(runtime, function, ast.Load()), at)
-    return _like(ast.Call(attribute, list(arguments), []), at)
-
-
-def _like(node: Node, at: ast.AST) -> Node:
-    return ast.fix_missing_locations(ast.copy_location(node, at))
-
-
-def _is_text(node: ast.expr, text: str) -> bool:
-    return isinstance(node, ast.Constant) and node.value == text
+    runtime = ast.Name(RUNTIME, ast.Load())
+    call = ast.Call(ast.Attribute(runtime, function, ast.Load()), list(arguments), [])
+    return ast.fix_missing_locations(ast.copy_location(call, at))
 
 
 def _dotted(node: ast.expr) -> str | None:
     """Return ``a.b.c`` for such an expression, None for any other."""
-    if isinstance(node, ast.Name):
-        return node.id
-    if isinstance(node, ast.Attribute):
-        prefix = _dotted(node.value)
-        return f"{prefix}.{node.attr}" if prefix else None
-    return None
+    text = ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
+    return text if re.fullmatch(r"[\w.]+", text) else None

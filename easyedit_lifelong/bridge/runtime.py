@@ -1,7 +1,4 @@
-"""What the rewritten source of EasyEdit's modules calls; see :mod:`easyedit_lifelong.bridge.rewrite`.
-
-Torch is imported when it is needed: installing the bridge must stay cheap.
-"""
+"""What the rewritten source of EasyEdit's modules calls; see :mod:`easyedit_lifelong.bridge.rewrite`."""
 
 from __future__ import annotations
 
@@ -10,6 +7,8 @@ import logging
 from typing import Any
 
 from easyedit_lifelong.bridge import placeholders
+from easyedit_lifelong.bridge.stubs import STUBS
+from easyedit_lifelong.models.devices import resolve_device
 
 LOG = logging.getLogger(__name__)
 
@@ -32,17 +31,14 @@ class Runtime:
             device: a CUDA index (the CPU where there is no CUDA), or a device already named in
                 full, as our editors and a model spread over devices leave it.
         """
-        from easyedit_lifelong.models.devices import resolve_device
-
         return str(resolve_device(device))
 
     @staticmethod
     def target(device: Any) -> Any:
         """Return a device for ``.to()``: bare numbers are resolved, anything else stays what it is."""
-        is_index = isinstance(device, int) and not isinstance(device, bool)
-        if is_index or (isinstance(device, str) and device.strip().isdigit()):
-            return Runtime.device(device)
-        return device
+        is_number = isinstance(device, int) and not isinstance(device, bool)
+        is_index = is_number or (isinstance(device, str) and device.strip().isdigit())
+        return Runtime.device(device) if is_index else device
 
     @staticmethod
     def index(device: Any) -> str:
@@ -62,10 +58,10 @@ class Runtime:
         if not whole and top != module:
             try:
                 self._namespace[bound] = importlib.import_module(top)
-                return
             except Exception as top_error:  # whatever a half-broken package raises
-                module, error = top, top_error
-        self._bind(bound, module, None, error)
+                self._bind(bound, top, None, top_error)
+        else:
+            self._bind(bound, module, None, error)
 
     def missing_from(self, error: BaseException, module: str, names: tuple[tuple[str, str], ...]) -> None:
         """Bind what ``from module import …`` should have bound: what is there, as it is.
@@ -88,10 +84,8 @@ class Runtime:
                 self._bind(bound, module, name, name_error)
 
     def _bind(self, bound: str, module: str, name: str | None, error: BaseException) -> None:
-        from easyedit_lifelong.bridge.stubs import STAND_INS
-
-        stand_in = STAND_INS.get((module, name or ""))
-        self._namespace[bound] = stand_in or placeholders.for_import(module, name, error)
+        stub = STUBS.get((module, name or ""))
+        self._namespace[bound] = stub or placeholders.for_import(module, name, error)
         LOG.debug("%s: %s isn't there: %s", self._namespace.get("__name__"), bound, error)
 
 

@@ -29,11 +29,12 @@ def f1_score(y_true: Sequence[int], y_pred: Sequence[int], *, average: str = "ma
     if len(y_true) != len(y_pred):
         raise ValueError(f"{len(y_true)} labels can't be compared with {len(y_pred)}")
     true, predicted = np.asarray(y_true), np.asarray(y_pred)
-    labels = np.union1d(true, predicted)
-    hits = np.array([np.sum((true == label) & (predicted == label)) for label in labels])
-    occurrences = np.array([np.sum(true == label) + np.sum(predicted == label) for label in labels])
-    return float(np.mean(2 * hits / occurrences))
+    scores = [
+        2 * np.sum((true == label) & (predicted == label)) / (np.sum(true == label) + np.sum(predicted == label))
+        for label in np.union1d(true, predicted)
+    ]
+    return float(np.mean(scores))
 
 
-#: Stand-ins by module and name.
-STAND_INS: dict[tuple[str, str], Callable[..., Any]] = {("sklearn.metrics", "f1_score"): f1_score}
+#: Stubs by module and name.
+STUBS: dict[tuple[str, str], Callable[..., Any]] = {("sklearn.metrics", "f1_score"): f1_score}

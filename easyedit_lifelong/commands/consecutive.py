@@ -14,8 +14,7 @@ from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, PluginError, did_you_mean
 from easyedit_lifelong.hparams_files import hparams_folders
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.runs.engine import CONSECUTIVE
-from easyedit_lifelong.runs.experiment import PROTOCOLS, Experiment
+from easyedit_lifelong.runs.experiment import CONSECUTIVE, PROTOCOLS, Experiment
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replaced
 
 HELP = "edit a model with batches of facts, keeping score (CoachHook's)"
@@ -51,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="1: batch upon batch (default); 0: roll each batch back before the next (the authors' default)",
     )
     add("--out", type=Path, metavar="DIR", help="folder for the results (default runs/consecutive/METHOD-MODEL-DATA)")
-    add_loop_arguments(parser, "batches", 20)
+    add_loop_arguments(parser, CONSECUTIVE, "batches")
 
 
 def add_script_arguments(parser: argparse.ArgumentParser) -> None:

@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="folder of statistics (default: this package's cache)")
     add("--hparams", metavar="FILE", help="take what isn't given from this hyperparameter file")
     add("--dtype", choices=("float32", "float64"), help="of the stored sums (default float32)")
+    add("--engine", metavar="E", help="what collects: native (default), or easyedit: EasyEdit's layer_stats")
     add("--device", help="where the model goes")
     add("--seed", type=int, default=0, help="of the order of documents, or of the sampling (default 0)")
     add(
@@ -97,6 +98,8 @@ def _collect(arguments: argparse.Namespace) -> None:
     dataset = arguments.corpus or values.get("mom2_dataset") or "self"
     corpus = find_corpus(dataset)
     n_samples, n_tokens = _amount(arguments, values)
+    engine = arguments.engine or values.get("mom2_engine") or "native"
+    get_plugins().covariance_engines.get(engine).check(corpus, n_samples, n_tokens)
     folder = stats_folder(arguments.out or values.get("stats_dir"))
     check_writable(folder)
     with torchrun_processes() as first:
@@ -130,6 +133,7 @@ def _collect(arguments: argparse.Namespace) -> None:
                 context=arguments.context,
                 progress=progress,
                 easyedit_samples=arguments.easyedit_samples,
+                engine=engine,
             )
         _show(console, moments, time.monotonic() - began)
 

@@ -14,8 +14,7 @@ from easyedit_lifelong.commands.run_options import (
     loop_settings,
 )
 from easyedit_lifelong.commands.run_session import session
-from easyedit_lifelong.runs.engine import LIFELONG
-from easyedit_lifelong.runs.experiment import Experiment
+from easyedit_lifelong.runs.experiment import LIFELONG, Experiment
 
 HELP = "edit a model with a stream of facts, keeping score"
 
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the results; must not hold another run")
     add("--only-errors", action="store_true", help="edit only where the model is wrong")
     add_model_arguments(parser)
-    add_loop_arguments(parser, "edits", 50)
+    add_loop_arguments(parser, LIFELONG, "edits")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from easyedit_lifelong.commands.option_types import positive_int, positive_ints
 from easyedit_lifelong.evaluation.tasks import TASKS
-from easyedit_lifelong.runs.experiment import Data
+from easyedit_lifelong.runs.experiment import EVAL_EVERY, Data
 from easyedit_lifelong.runs.schedule import Schedule
 
 DATA = ("--data", "--ds-dir", "--ds_dir")
@@ -28,20 +28,20 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="device, instead of the hyperparameter file's")
 
 
-def add_loop_arguments(parser: argparse.ArgumentParser, unit: str, every: int) -> None:
+def add_loop_arguments(parser: argparse.ArgumentParser, loop: str, unit: str) -> None:
     """Add the options of both loops.
 
     Args:
         parser: the verb's parser.
-        unit: what ``--eval-every`` counts.
-        every: its default, for the help text.
+        loop: the loop.
+        unit: what its ``--eval-every`` counts.
     """
     add = parser.add_argument
     add(
         *spellings("eval_every"),
         type=positive_int,
         metavar="K",
-        help=f"score all past edits every K {unit} (default {every}, or not if --eval-at is given)",
+        help=f"score all past edits every K {unit} (default {EVAL_EVERY[loop]}, or not if --eval-at is given)",
     )
     add(
         *spellings("eval_at"),

@@ -12,6 +12,7 @@ from easyedit_lifelong.errors import CovarianceError
 ENOUGH_PER_DIMENSION = 4
 """From this many keys per dimension on, second moments need no regularisation."""
 _MOST = 0.01
+_NOT_FINITE = "the keys hold NaN or infinity: the model computes no usable inputs there"
 _STRIPS = 8
 _NARROWEST_STRIP = 192
 
@@ -68,6 +69,24 @@ class MomentSum:
         """Sum of all flushed products, upper strips only; float64, shape ``(d, d)``."""
         self._block: Tensor | None = None
 
+    @classmethod
+    def of(cls, total: Tensor, count: int, module: str) -> MomentSum:
+        """Return a sum that was computed elsewhere.
+
+        Args:
+            total: sum of k kᵀ, shape ``(d, d)``.
+            count: number of keys summed.
+            module: path of the module whose inputs they are, for messages.
+
+        Raises:
+            CovarianceError: the sum holds NaN or infinity.
+        """
+        made = cls(len(total))
+        made.total, made.count = total.cpu().double(), count
+        if not bool(torch.isfinite(made.total.sum())):
+            raise CovarianceError(f"{module}: {_NOT_FINITE}")
+        return made
+
     def add(self, keys: Tensor) -> None:
         """Add keys of shape ``(n, d)``, any dtype and device, to the block's sum.
 
@@ -94,7 +113,7 @@ class MomentSum:
             return
         block = self._block.cpu()
         if not bool(torch.isfinite(block.sum())):
-            raise CovarianceError("the keys hold NaN or infinity: the model computes no usable inputs there")
+            raise CovarianceError(_NOT_FINITE)
         self.total += block
         self._block.zero_()
 

@@ -1,1 +1,1 @@
-"""What people see: tables, progress, the demo, the doctor, trackers."""
+"""What people look at: console tables, progress, reports and trackers."""

@@ -1,4 +1,4 @@
-"""Progress of a long run: a live view where somebody watches, a line now and then where nobody does."""
+"""Progress of a long run: a live view on a terminal, a line every half a minute elsewhere."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
-from rich.table import Table
 from rich.text import Text
 
 from easyedit_lifelong.methods.report_sections import is_number
+from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.report.read import intervals_of
 from easyedit_lifelong.reporting.report.score_rows import MAIN, shown, shown_interval
 
@@ -29,20 +29,19 @@ _LEAST_HEIGHT = 20
 class EditProgress:
     """Shows how many requests are done, the latest scores, and the latest edits.
 
-    Beside what every progress display hears (:class:`~easyedit_lifelong.runs.checks.Progress`), it can be told
-    each line of the journal and of the scores; it shows as much as it is told.
+    It has all methods of :class:`~easyedit_lifelong.runs.progress.Progress`, the optional ones included.
 
     Args:
         console: where to show it.
         total: number of requests.
-        bar: the bar to move, if somebody watches.
+        bar: the progress bar; None if the console is no terminal.
     """
 
     def __init__(self, console: Console, total: int, bar: Bar | None) -> None:
         self.console, self.total, self._bar = console, total, bar
         self._task = bar.add_task("editing", total=total, scores="") if bar else None
         self._preparing = bar.add_task("preparing", total=1, scores="", visible=False) if bar else None
-        self._said = self._began = time.monotonic()
+        self._printed = self._began = time.monotonic()
         self._done_before: int | None = None
         self._seconds: deque[float] = deque(maxlen=25)
         self._edits: deque[Mapping[str, Any]] = deque(maxlen=_LAST_EDITS)
@@ -50,24 +49,24 @@ class EditProgress:
         self.over = False
 
     def prepared(self, done: int, total: int) -> None:
-        """Show how far the method has come with what it computes before the first edit."""
+        """Show how much of the method's preparation before its first edit is done."""
         if self._bar is not None and self._preparing is not None:
             self._bar.update(self._preparing, completed=done, total=total, visible=done < total)
-        elif done < total and time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
-            self._said = time.monotonic()
+        elif done < total and time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
             self.console.print(f"preparing: {done}/{total} tokens", highlight=False)
 
     def edited(self, done: int, scores: Mapping[str, float]) -> None:
-        """Show that ``done`` requests have been dealt with."""
+        """Show that ``done`` requests were processed."""
         text = "  ".join(f"{name} {score:.3f}" for name, score in scores.items())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, scores=" ".join(filter(None, [text, self._pace()])))
-        elif done == self.total or time.monotonic() - self._said > _SECONDS_BETWEEN_LINES:
-            self._said = time.monotonic()
+        elif done == self.total or time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
+            self._printed = time.monotonic()
             ending = "" if done == self.total else self._left(done)
             line = "  ".join(filter(None, [f"{done}/{self.total} edits", text, self._pace(), ending]))
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        if self._done_before is None:  # what a resumed run did before tells nothing of its pace now
+        if self._done_before is None:  # the pace is that of this process, not of the run that it resumes
             self._done_before, self._began = done, time.monotonic()
 
     def journaled(self, entry: Mapping[str, Any]) -> None:
@@ -81,7 +80,7 @@ class EditProgress:
         self._scores = entry
 
     def view(self) -> RenderableType:
-        """Return what a terminal shows: the bar, and what there is room for."""
+        """Return the live view: the bar, then the latest scores and edits if the terminal is high enough."""
         assert self._bar is not None
         if self.over or self.console.height < _LEAST_HEIGHT:
             return self._bar
@@ -104,8 +103,7 @@ class EditProgress:
 def _score_lines(entry: Mapping[str, Any]) -> RenderableType:
     """Return the main scores of a line of ``metrics.jsonl``, with their intervals."""
     spans = intervals_of(entry)
-    table = Table(box=None, pad_edge=False, show_header=False, title_justify="left", title_style="dim")
-    table.title = f"scored at {entry.get('n_edits', '?')} edits"
+    table = plain_table(f"scored at {entry.get('n_edits', '?')} edits", show_header=False, title_style="dim")
     for name in MAIN:
         if is_number(entry.get(name)) and (name != "reliability" or entry.get("ERR") != entry[name]):
             table.add_row(name, shown(entry[name], name), Text(shown_interval(spans.get(name), name), style="dim"))
@@ -114,17 +112,17 @@ def _score_lines(entry: Mapping[str, Any]) -> RenderableType:
 
 def _edit_lines(entries: list[Mapping[str, Any]]) -> RenderableType:
     """Return the latest lines of the journal, one line each."""
-    table = Table(box=None, pad_edge=False, show_header=False, expand=True)
+    table = plain_table(show_header=False, expand=True)
     table.add_column(no_wrap=True, min_width=7)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
     table.add_column(no_wrap=True, min_width=9, justify="right")
     for entry in entries:
         success, seconds = entry.get("ES"), entry.get("seconds")
-        said = f"ES {success:.2f}" if is_number(success) else str(entry.get("status", ""))
+        outcome = f"ES {success:.2f}" if is_number(success) else str(entry.get("status", ""))
         style = "green" if success == 1 else "red" if entry.get("status") == "failed" else "yellow"
         table.add_row(
-            Text(said, style=style), Text(_line(entry.get("prompt"))), Text(f"→ {_line(entry.get('target_new'))}"),
+            Text(outcome, style=style), Text(_line(entry.get("prompt"))), Text(f"→ {_line(entry.get('target_new'))}"),
             f"{seconds:.2f} s" if is_number(seconds) else "",
         )  # fmt: skip
     return table
@@ -136,7 +134,7 @@ def _line(text: Any) -> str:
 
 @contextlib.contextmanager
 def edit_progress(console: Console, total: int) -> Iterator[EditProgress]:
-    """Show a run's progress while it goes on inside."""
+    """Show a run's progress; the run is made inside this context."""
     if not console.is_terminal:
         yield EditProgress(console, total, None)
         return
@@ -154,13 +152,13 @@ def edit_progress(console: Console, total: int) -> Iterator[EditProgress]:
 
 @contextlib.contextmanager
 def count_progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show the progress of one long count, and yield what is told ``(done, total)``."""
+    """Show the progress of one long count; yield a function that is called with ``(done, total)``."""
     if console.quiet or not console.is_terminal:
-        said = [time.monotonic()]
+        printed = [time.monotonic()]
 
         def line(done: int, total: int) -> None:
-            if done < total and time.monotonic() - said[0] > _SECONDS_BETWEEN_LINES:
-                said[0] = time.monotonic()
+            if done < total and time.monotonic() - printed[0] > _SECONDS_BETWEEN_LINES:
+                printed[0] = time.monotonic()
                 console.print(f"{done}/{total}", highlight=False)
 
         yield line

@@ -28,7 +28,7 @@ GENERATIONS = "generations.jsonl"
 
 _FREE = (
     "recorded.started.", "data.", "retention.", "text.", "trackers.", "hparams.device.", "hparams.model_parallel.",
-    "hparams.model_name.",
+    "hparams.model_name.", "hparams.mom2_engine.",
 )  # fmt: skip
 """What a resumed run may be asked otherwise: where it computes, who hears of it, where its data lies (a digest
 of the requests and held-out facts counts), and how its model's place is spelled (``model``, in full, and the

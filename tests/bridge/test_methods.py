@@ -17,11 +17,10 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from easyedit_lifelong import bridge, run_consecutive
-from easyedit_lifelong.bridge import easyedit_method, read_easyedit_hparams
+from easyedit_lifelong.bridge import easyedit_method, read_easyedit_hparams, requirements
 from easyedit_lifelong.bridge import easyedit_methods as methods
-from easyedit_lifelong.bridge import requirements as needs
 from easyedit_lifelong.bridge.context import memory_of
-from easyedit_lifelong.bridge.weights import rewritten
+from easyedit_lifelong.bridge.weights import edited_weights
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, ModelError, PluginError, RunError
 from easyedit_lifelong.evaluation.scorer import Scorer
@@ -81,7 +80,7 @@ def _moments(model: Any, hparams: Any) -> dict[str, Tensor]:
 
 @pytest.fixture
 def given_moments(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (methods, needs):
+    for module in (methods, requirements):
         monkeypatch.setattr(module, "second_moments", lambda model, tok, hparams: _moments(model, hparams))
 
 
@@ -419,12 +418,10 @@ def test_a_run_begins_on_the_unedited_model(memit: Any, given_moments: None, tmp
 
 def test_statistics_are_collected_once_and_kept(memit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through this package's own collection; the file is EasyEdit's."""
-    import easyedit_lifelong.covariance as covariance
-
     calls: list[Any] = []
-    original = covariance.obtain_moments
+    original = requirements.obtain_moments
     monkeypatch.setattr(
-        covariance, "obtain_moments", lambda *args, **kwargs: calls.append(kwargs) or original(*args, **kwargs)
+        requirements, "obtain_moments", lambda *args, **kwargs: calls.append(kwargs) or original(*args, **kwargs)
     )
     model, tok = make_pair("gpt2")
     text = tmp_path / "corpus.txt"
@@ -554,5 +551,5 @@ def test_the_files_for_easyedits_own_methods_fit_their_model(name: str, request:
     )  # fmt: skip
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    needs.check_names(model, None, hparams)
-    assert list(rewritten(model, hparams)) == [f"model.layers.{n}.mlp.down_proj.weight" for n in hparams.layers]
+    requirements.check_names(model, None, hparams)
+    assert list(edited_weights(model, hparams)) == [f"model.layers.{n}.mlp.down_proj.weight" for n in hparams.layers]

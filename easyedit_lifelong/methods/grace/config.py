@@ -65,6 +65,7 @@ class GraceHyperParams(PluginHyperParams):
         mom2_n_samples: how many of its documents.
         mom2_n_tokens: how many of its tokens instead; with neither, ten for each dimension.
         mom2_dtype: MEMIT's name of the statistics' dtype.
+        mom2_engine: what collects them: ``native``, or ``easyedit`` for EasyEdit's ``layer_stats``.
         stats_dir: folder of the statistics; None for this package's own cache.
     """
 
@@ -84,6 +85,7 @@ class GraceHyperParams(PluginHyperParams):
         "replacement": ("replace_last", "replace_all", "replace_prompt"),
         "eps_expand": ("coverage", "moving_average"),
         "mom2_dtype": ("float32", "float64"),
+        "mom2_engine": ("native", "easyedit"),
     }
     AT_LEAST: ClassVar[Mapping[str, float]] = {
         **PluginHyperParams.AT_LEAST, "n_iter": 1, "num_pert": 1, "train_batch": 1, "dropout": 0, "kl_factor": 0,
@@ -118,6 +120,7 @@ class GraceHyperParams(PluginHyperParams):
     mom2_n_samples: int | None = None
     mom2_n_tokens: int | None = None
     mom2_dtype: str = "float32"
+    mom2_engine: str = "native"
     stats_dir: str | None = None
 
     @property

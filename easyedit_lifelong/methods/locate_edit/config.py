@@ -44,6 +44,7 @@ class LocateEditHyperParams(PluginHyperParams):
         mom2_n_samples: how many of its documents.
         mom2_n_tokens: how many of its tokens instead, if given.
         mom2_dtype: dtype of the statistics.
+        mom2_engine: what collects them: ``native``, or ``easyedit`` for EasyEdit's ``layer_stats``.
         stats_dir: folder of the statistics; None for this package's own cache.
     """
 
@@ -52,6 +53,7 @@ class LocateEditHyperParams(PluginHyperParams):
         "layer_selection": ("all",),
         "mom2_adjustment": (True,),
         "mom2_dtype": ("float32", "float64"),
+        "mom2_engine": ("native", "easyedit"),
     }
     AT_LEAST: ClassVar[Mapping[str, float]] = {
         **PluginHyperParams.AT_LEAST,
@@ -91,6 +93,7 @@ class LocateEditHyperParams(PluginHyperParams):
     mom2_n_samples: int | None = 100000
     mom2_n_tokens: int | None = None
     mom2_dtype: str = "float32"
+    mom2_engine: str = "native"
     stats_dir: str | None = None
 
     @property

@@ -204,6 +204,7 @@ def _bases(
             n_samples=hparams.mom2_n_samples,
             n_tokens=hparams.mom2_n_tokens,
             dtype=hparams.mom2_dtype,
+            engine=hparams.mom2_engine,
             seed=hparams.seed,
             progress=progress,
         )

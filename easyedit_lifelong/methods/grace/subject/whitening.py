@@ -89,6 +89,6 @@ def _second_moment(
     moments = obtain_moments(
         model, tokenizer, [path], stats_dir=hparams.stats_dir, dataset=hparams.mom2_dataset,
         n_samples=hparams.mom2_n_samples, n_tokens=hparams.mom2_n_tokens, dtype=hparams.mom2_dtype, seed=hparams.seed,
-        progress=progress,
+        engine=hparams.mom2_engine, progress=progress,
     )  # fmt: skip
     return moments[path]

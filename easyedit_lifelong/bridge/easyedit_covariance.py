@@ -1,0 +1,147 @@
+"""The engine ``easyedit``: second moments through the ``layer_stats`` of EasyEdit's MEMIT code."""
+
+from __future__ import annotations
+
+import importlib
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from easyedit_lifelong.bridge.context import device_name, printing_to_log
+from easyedit_lifelong.bridge.locate import PACKAGE, require_easyedit
+from easyedit_lifelong.bridge.wrapping import replaced
+from easyedit_lifelong.covariance.corpus import Corpus
+from easyedit_lifelong.covariance.job import Job
+from easyedit_lifelong.covariance.moments import MomentSum, SecondMoment
+from easyedit_lifelong.covariance.npz import check_writable
+from easyedit_lifelong.covariance.plan import text_prefix
+from easyedit_lifelong.covariance.shards import Shard, on_first
+from easyedit_lifelong.covariance.stored import read_stored, store
+from easyedit_lifelong.errors import CovarianceError, LifelongError
+from easyedit_lifelong.models.modes import evaluating
+
+_BATCH = 100
+"""Documents that ``layer_stats`` loads at once."""
+
+
+def check(corpus: Corpus, n_samples: int | None, n_tokens: int | None) -> None:
+    """Check that EasyEdit is there and can collect what is asked for.
+
+    Raises:
+        EasyEditMissingError: EasyEdit isn't there.
+        CovarianceError: it can't read the corpus, or can't count the amount.
+    """
+    require_easyedit()
+    if corpus.self_sampled:
+        raise CovarianceError(
+            "engine easyedit: EasyEdit can't read text that is sampled from the model itself. Give a file, a folder or "
+            "a dataset as the corpus, or use the engine native."
+        )
+    if n_samples is None:
+        raise CovarianceError(
+            "engine easyedit: EasyEdit counts documents, not tokens. Give a number of samples (mom2_n_samples), or use "
+            "the engine native."
+        )
+
+
+def collect(
+    model: Any, tokenizer: Any, job: Job, shard: Shard, progress: Callable[[int, int], None] | None = None
+) -> dict[str, SecondMoment]:
+    """Collect, one pass for each module, and store; with several processes, the first does all of it.
+
+    Raises:
+        CovarianceError: EasyEdit fails, the documents hold no tokens, or a file can't be written.
+        DataError: the corpus can't be had.
+    """
+
+    def run() -> None:
+        began = time.monotonic()
+        check_writable(next(iter(job.paths.values())).parent)
+        documents = job.corpus.open()
+        with evaluating(model), printing_to_log(), torch.random.fork_rng():
+            sums = {
+                module: _sum(model, tokenizer, job, module, documents, number, progress)
+                for number, module in enumerate(job.sizes)
+            }
+        seconds = round(time.monotonic() - began, 1)
+        # EasyEdit's order of documents is that of seed 0.
+        store(
+            replace(job, seed=0),
+            sums,
+            min(job.amount.total, len(documents)),
+            engine="easyedit",
+            processes=1,
+            seconds=seconds,
+        )
+
+    on_first(shard, run)
+    return {module: read_stored(job, module, path, shard) for module, path in job.paths.items()}
+
+
+def _sum(
+    model: Any,
+    tokenizer: Any,
+    job: Job,
+    module: str,
+    documents: Sequence[str],
+    passes: int,
+    progress: Callable[[int, int], None] | None,
+) -> MomentSum:
+    """Return the sum of k kᵀ of one module by ``layer_stats``; so many passes came before."""
+    theirs: Any = importlib.import_module(f"{PACKAGE}.models.rome.layer_stats")
+    prefix = text_prefix(tokenizer)
+    samples, tally, dataset = min(job.amount.total, len(documents)), theirs.tally, theirs.TokenizedDataset
+
+    class Tokenized(dataset):  # type: ignore[misc, valid-type]
+        """EasyEdit's dataset, cut at the job's context; a document without tokens of its own has no keys."""
+
+        def __init__(self, texts: Any, tokenizer: Any, maxlen: int) -> None:
+            super().__init__(texts, tokenizer, maxlen=job.context, field=None)
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            item = super().__getitem__(index)
+            return item if len(item["input_ids"]) > len(prefix) else {name: ids[:0] for name, ids in item.items()}
+
+    def watched(batches: Iterable[Any], total: int) -> Iterator[Any]:
+        for number, batch in enumerate(batches, 1):
+            yield batch
+            if progress is not None:
+                progress(passes * samples + min(number * _BATCH, samples), samples * len(job.sizes))
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        replaced(
+            theirs,
+            load_dataset=lambda *names: {"train": documents},
+            TokenizedDataset=Tokenized,
+            # In this process: worker processes hide errors of the corpus.
+            tally=lambda *args, **options: tally(*args, **{**options, "num_workers": 0, "pin_memory": False}),
+        ),
+    ):
+        try:
+            stat = theirs.layer_stats(
+                model,
+                tokenizer,
+                module,
+                folder,
+                "wikitext",
+                ["mom2"],
+                sample_size=job.amount.total,
+                precision=job.dtype,
+                progress=watched,
+                force_recompute=True,
+                hparams=SimpleNamespace(device=device_name(model)),
+            ).mom2
+        except LifelongError:
+            raise
+        except Exception as error:  # EasyEdit checks nothing: NotImplementedError, AttributeError, …
+            detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise CovarianceError(f"{module}: EasyEdit's layer_stats failed: {detail}") from error
+    if not stat.count:
+        raise CovarianceError(f"corpus {job.corpus.label!r}: its documents hold no tokens")
+    return MomentSum.of(stat.mom2, stat.count, module)

@@ -1,0 +1,292 @@
+"""The engine ``easyedit``: EasyEdit's ``layer_stats`` gives what the native engine gives, in the same files."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from easyedit_lifelong import CoachHookHyperParams, GraceHyperParams
+from easyedit_lifelong.bridge import easyedit_covariance
+from easyedit_lifelong.commands.main import main
+from easyedit_lifelong.covariance import collect_covariance, native_engine, obtain_moments
+from easyedit_lifelong.errors import (
+    CovarianceError,
+    DataError,
+    EasyEditMissingError,
+    HyperParameterError,
+    PluginError,
+)
+from tests.conftest import build_model, build_tokenizer, state_of
+from tests.covariance.conftest import MODULES, make_texts
+
+TEXTS = [*make_texts(60, seed=9), "", *make_texts(50, seed=2), " "]
+
+
+COACHHOOK = {
+    "layers": [1], "rewrite_module_tmp": "model.layers.{}.mlp.down_proj", "layer_module_tmp": "model.layers.{}",
+}  # fmt: skip
+
+
+class WithStart:
+    """A tokenizer that begins every text with a special token."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, text: Any, **options: Any) -> dict[str, Any]:
+        if isinstance(text, str):
+            return {"input_ids": self.encode(text)}
+        return {"input_ids": [self.encode(one, **options) for one in text]}
+
+    def encode(self, text: str, max_length: int | None = None, **_: Any) -> list[int]:
+        return [1, *self._tokenizer.encode(text)][:max_length]
+
+
+def _failing(*_: Any, **__: Any) -> None:
+    raise AssertionError("collected")
+
+
+@pytest.fixture(params=["gpt2", "llama"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def layer_stats(easyeditor: Any) -> Any:
+    return importlib.import_module("easyeditor.models.rome.layer_stats")
+
+
+@pytest.fixture
+def model(kind: str) -> Any:
+    return build_model(kind)
+
+
+@pytest.mark.parametrize("options", [{}, {"samples": 300}, {"context": 7}, {"dtype": "float64"}, {"seed": 0}])
+@pytest.mark.parametrize("wrapper", [lambda tokenizer: tokenizer, WithStart])
+def test_both_engines_give_the_same(
+    layer_stats: Any, kind: str, model: Any, tmp_path: Path, options: dict[str, Any], wrapper: Callable[[Any], Any]
+) -> None:
+    """Of the same documents, a document without text among them; entries differ by rounding."""
+    tokenizer, options = wrapper(build_tokenizer()), {"samples": 110, **options}
+    found = {
+        engine: collect_covariance(model, tokenizer, [2, 1], TEXTS, out=tmp_path / engine, engine=engine, **options)
+        for engine in ("native", "easyedit")
+    }
+    assert list(found["easyedit"]) == [MODULES[kind].format(layer) for layer in (2, 1)]
+    for module, native in found["native"].items():
+        theirs = found["easyedit"][module]
+        assert (theirs.count, theirs.moment.dtype) == (native.count, torch.float32)
+        assert torch.equal(theirs.moment, theirs.moment.t())
+        torch.testing.assert_close(theirs.moment, native.moment, rtol=1e-4, atol=1e-5)
+        files = [Path(moment.source) for moment in (native, theirs)]
+        assert files[0].relative_to(tmp_path / "native") == files[1].relative_to(tmp_path / "easyedit")
+        ours, made = (json.loads(file.with_suffix(".json").read_text()) for file in files)
+        same = set(ours) - {"engine", "bytes", "seconds", "created"}
+        assert {name: made[name] for name in same} == {name: ours[name] for name in same}
+        assert (ours["engine"], made["engine"]) == ("native", "easyedit")
+        with np.load(files[0]) as a, np.load(files[1]) as b:
+            assert {name: a[name].dtype for name in a.files} == {name: b[name].dtype for name in b.files}
+
+
+@pytest.mark.parametrize("engines", [("easyedit", "native"), ("native", "easyedit")])
+def test_each_finds_what_the_other_stored(
+    layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines: Any
+) -> None:
+    first = collect_covariance(model, tokenizer, [1], TEXTS, samples=30, out=tmp_path, engine=engines[0])
+    monkeypatch.setattr(native_engine, "_run", _failing)
+    monkeypatch.setattr(layer_stats, "layer_stats", _failing)
+    again = collect_covariance(model, tokenizer, [1], TEXTS, samples=30, out=tmp_path, engine=engines[1])
+    for module, moment in first.items():
+        assert torch.equal(moment.moment, again[module].moment)
+        assert moment.source == again[module].source
+    with torch.no_grad():
+        model.get_input_embeddings().weight[9, 3] += 1
+    with pytest.raises(CovarianceError, match=r"fingerprint is .* there, .* here"):
+        collect_covariance(model, tokenizer, [1], TEXTS, samples=30, out=tmp_path, engine=engines[1])
+
+
+def test_files_are_read_as_a_corpus(layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(text for text in TEXTS if text.strip()))
+    native, theirs = (
+        collect_covariance(model, tokenizer, [0], corpus, samples=50, out=tmp_path / engine, engine=engine)
+        for engine in ("native", "easyedit")
+    )
+    for module in native:
+        assert native[module].count == theirs[module].count
+        torch.testing.assert_close(theirs[module].moment, native[module].moment, rtol=1e-4, atol=1e-5)
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('"one"\n{"text": 5}\n')
+    with pytest.raises(DataError, match=r"^\S*bad.jsonl, record 1: has no field 'text'"):
+        collect_covariance(model, tokenizer, [0], bad, samples=9, out=tmp_path, engine="easyedit")
+
+
+def test_documents_are_counted_where_both_numbers_are_given(
+    layer_stats: Any, kind: str, model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    module = MODULES[kind].format(1)
+    given = {"stats_dir": tmp_path, "dataset": TEXTS, "n_samples": 20, "n_tokens": 50}
+    theirs = obtain_moments(model, tokenizer, [module], engine="easyedit", **given)[module]
+    assert theirs.source.endswith("_mom2_20.npz")
+    assert json.loads(Path(theirs.source).with_suffix(".json").read_text())["documents"] == 20
+    with pytest.raises(CovarianceError, match="EasyEdit counts documents, not tokens"):
+        collect_covariance(model, tokenizer, [1], TEXTS, tokens=50, out=tmp_path, engine="easyedit")
+
+
+def test_the_model_and_easyedit_are_left_as_they_were(
+    layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model.train()
+    before, names, generator = state_of(model), dict(vars(layer_stats)), torch.get_rng_state()
+    reported: list[tuple[int, int]] = []
+    collect_covariance(
+        model, tokenizer, [1, 2], TEXTS, samples=110, out=tmp_path, engine="easyedit", seed=5,
+        progress=lambda done, total: reported.append((done, total)),
+    )  # fmt: skip
+    assert all(module.training for module in model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert vars(layer_stats) == names
+    assert torch.equal(torch.get_rng_state(), generator)
+    assert reported == [(100, 220), (110, 220), (210, 220), (220, 220)]
+    assert capfd.readouterr().out == ""
+    sidecars = [json.loads(file.read_text()) for file in tmp_path.rglob("*.json")]
+    assert [sidecar["seed"] for sidecar in sidecars] == [0, 0], "EasyEdit's order of documents is that of seed 0"
+
+
+def test_a_failure_names_the_module(
+    layer_stats: Any, kind: str, model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise NotImplementedError("no\nlength")
+
+    monkeypatch.setattr(layer_stats, "layer_stats", fail)
+    with pytest.raises(CovarianceError) as caught:
+        collect_covariance(model, tokenizer, [1], TEXTS, samples=9, out=tmp_path, engine="easyedit")
+    module = MODULES[kind].format(1)
+    assert str(caught.value) == f"{module}: EasyEdit's layer_stats failed: NotImplementedError: no length"
+
+
+def test_keys_that_are_no_numbers_and_texts_without_tokens(
+    layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    with pytest.raises(CovarianceError, match="its documents hold no tokens"):
+        collect_covariance(model, tokenizer, [1], ["", " "], samples=9, out=tmp_path, engine="easyedit")
+    with torch.no_grad():
+        model.get_input_embeddings().weight[:] = float("nan")
+    with pytest.raises(CovarianceError, match=r"1.mlp.*: the keys hold NaN or infinity"):
+        collect_covariance(model, tokenizer, [1], TEXTS, samples=9, out=tmp_path, engine="easyedit")
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+# ------------------------------------------------------------------ what can't be
+
+
+def test_engines_that_are_not_there(
+    llama: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing() -> None:
+        raise EasyEditMissingError("EasyEdit isn't there")
+
+    with pytest.raises(PluginError, match=r"no covariance engine is called 'easy'.*Known: easyedit, native"):
+        collect_covariance(llama, tokenizer, [1], TEXTS, samples=9, out=tmp_path, engine="easy")
+    monkeypatch.setattr(easyedit_covariance, "require_easyedit", missing)
+    with pytest.raises(EasyEditMissingError):
+        collect_covariance(llama, tokenizer, [1], TEXTS, samples=9, out=tmp_path, engine="easyedit")
+    native = collect_covariance(llama, tokenizer, [1], TEXTS, samples=9, out=tmp_path)
+    found = collect_covariance(llama, tokenizer, [1], TEXTS, samples=9, out=tmp_path, engine="easyedit")
+    assert list(found) == list(native), "what is stored needs no engine"
+
+
+def test_text_of_the_model_itself(layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    with pytest.raises(CovarianceError, match="can't read text that is sampled from the model itself"):
+        collect_covariance(model, tokenizer, [1], "self", samples=9, out=tmp_path, engine="easyedit")
+
+
+# ------------------------------------------------------------------ command line and hyperparameter files
+
+
+@pytest.mark.parametrize("where", ["option", "file"])
+def test_on_the_command_line(
+    layer_stats: Any, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(TEXTS))
+    words = ["--model", checkpoint, "--device", "cpu", "--layers", 1, "--corpus", corpus, "--out", tmp_path / "stats"]
+    if where == "option":
+        words += ["--samples", 20, "--engine", "easyedit"]
+    else:
+        values = {"alg_name": "MEMIT", "mom2_engine": "easyedit", "mom2_n_samples": 20}
+        (tmp_path / "memit.yaml").write_text(yaml.safe_dump(values))
+        words += ["--hparams", tmp_path / "memit.yaml"]
+    assert main(["covariance", *map(str, words)]) == 0
+    (sidecar,) = (tmp_path / "stats").rglob("*.json")
+    content = json.loads(sidecar.read_text())
+    assert (content["engine"], content["samples"], content["documents"]) == ("easyedit", 20, 20)
+    assert str(content["count"]) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--engine", "easyedit", "--corpus", "self", "--samples", "9"], "sampled from the model itself"),
+        (["--engine", "easyedit", "--corpus", "{corpus}", "--tokens", "9"], "counts documents, not tokens"),
+        (["--engine", "easy", "--samples", "9"], "no covariance engine is called 'easy'"),
+    ],
+)
+def test_mistakes_are_found_before_a_model_is_loaded(
+    easyeditor: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    words: list[str], message: str,
+) -> None:  # fmt: skip
+    monkeypatch.setattr("easyedit_lifelong.commands.covariance.load_model", _failing)
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n\n".join(TEXTS))
+    given = ["--model", "m", "--layers", "1", "--out", str(tmp_path), *(word.format(corpus=corpus) for word in words)]
+    assert main(["covariance", *given]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("cls", "values"),
+    [
+        (CoachHookHyperParams, COACHHOOK),
+        (GraceHyperParams, {"inner_params": ["model.layers[1].mlp.down_proj.weight"]}),
+    ],
+)
+def test_hyperparameters_name_the_engine(cls: Any, values: dict[str, Any]) -> None:
+    assert cls.from_values({"model_name": "m", **values}, "f").mom2_engine == "native"
+    assert cls.from_values({"model_name": "m", **values, "mom2_engine": "easyedit"}, "f").mom2_engine == "easyedit"
+    with pytest.raises(HyperParameterError, match="mom2_engine: 'easy' isn't one of native, easyedit"):
+        cls.from_values({"model_name": "m", **values, "mom2_engine": "easy"}, "f")
+
+
+def test_methods_pass_the_engine_on(llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from easyedit_lifelong.methods.coachhook import moments
+    from easyedit_lifelong.methods.grace.subject import whitening
+
+    asked: list[str] = []
+
+    def obtain(model: Any, tokenizer: Any, modules: Any, *, engine: str, **_: Any) -> Any:
+        asked.append(engine)
+        raise CovarianceError("enough")
+
+    hparams = CoachHookHyperParams.from_values({"model_name": "m", **COACHHOOK, "mom2_engine": "easyedit"}, "f")
+    path = "model.layers.1.mlp.down_proj"
+    grace = GraceHyperParams(model_name="m", inner_params=[path], mom2_engine="easyedit")
+    monkeypatch.setattr(moments, "obtain_moments", obtain)
+    monkeypatch.setattr(whitening, "obtain_moments", obtain)
+    with pytest.raises(CovarianceError, match="enough"):
+        moments.second_moments(llama, tokenizer, hparams)
+    with pytest.raises(CovarianceError, match="enough"):
+        whitening.whitening_for(llama, tokenizer, path, grace)
+    assert asked == ["easyedit", "easyedit"]

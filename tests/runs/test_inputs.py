@@ -1,0 +1,69 @@
+"""The data of a run: read as the experiment says, and described so that they can be read again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.data.samples import ZSRE
+from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.runs.experiment import Data, Experiment, Inputs
+from easyedit_lifelong.runs.inputs import read_inputs
+
+FACTS = [{"prompt": f"p{n}", "target_new": "t", "rephrase_prompt": [f"q{n}", f"r{n}"]} for n in range(3)]
+
+
+def experiment_of(data: Any, **settings: Any) -> Experiment:
+    return Experiment("lifelong", None, data, **settings)
+
+
+def test_a_file_is_described_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("f.json").write_text(json.dumps(FACTS))
+    Path("held.json").write_text(json.dumps([{"prompt": "p", "answer": "a"}]))
+    Path("text.txt").write_bytes(b"a text\r\n")
+    data = Data("f.json", edits=2, edit_with=1)
+    inputs = read_inputs(experiment_of(data, retention="held.json", text="text.txt"), 0)
+    assert len(inputs.requests) == 4, "two records, each with one rephrasing as an edit"
+    assert (inputs.name, inputs.task, inputs.text) == ("f.json", "qa", "a text\r\n")
+    assert inputs.retention == [Probe("p", "a")]
+    assert inputs.source is not None
+    assert inputs.source.data == {
+        "path": str(tmp_path / "f.json"), "format": "json", "edits": 2, "edit_with": 1,
+        "sha256": hashlib.sha256(Path("f.json").read_bytes()).hexdigest(),
+    }  # fmt: skip
+    assert (inputs.source.retention, inputs.source.text) == (str(tmp_path / "held.json"), str(tmp_path / "text.txt"))
+
+
+def test_sample_data_are_described_by_their_name() -> None:
+    inputs = read_inputs(experiment_of(Data(str(ZSRE), edits=1), retention=()), 0)
+    assert inputs.source is not None
+    assert inputs.source.data == {"sample": "zsre", "format": "zsre", "edits": 1}
+    assert (inputs.retention, inputs.source.retention, inputs.source.text) == ([], [], None)
+
+
+def test_data_in_memory_are_taken_as_they_are() -> None:
+    given = Inputs([EditRequest(0, "p", "t")], name="mine")
+    assert read_inputs(experiment_of(given), 0) is given
+
+
+def test_data_that_cannot_be_edited() -> None:
+    with pytest.raises(DataError, match="there are no requests to edit"):
+        read_inputs(experiment_of(Inputs([])), 0)
+    with pytest.raises(DataError, match="case_id"):
+        read_inputs(experiment_of(Inputs([EditRequest(0, "p", "t"), EditRequest(0, "q", "t")])), 0)
+
+
+def test_other_data_than_the_experiment_was_made_with(tmp_path: Path) -> None:
+    file = tmp_path / "f.json"
+    file.write_text(json.dumps(FACTS))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    assert read_inputs(experiment_of(Data(str(file), sha256=digest.upper())), 0).requests
+    file.write_text(json.dumps(FACTS[:2]))
+    with pytest.raises(DataError, match=f"--data: .*f.json has the SHA-256 .*, not {digest}"):
+        read_inputs(experiment_of(Data(str(file), sha256=digest)), 0)
