@@ -51,6 +51,10 @@ _LAZY = {
     "separate_edit_ports": "easyedit_lifelong.methods.shared.separate_edits",
     "hparams_values": "easyedit_lifelong.hparams_files",
     "ModelMethod": "easyedit_lifelong.registry",
+    "Calibrator": "easyedit_lifelong.methods.calibrator",
+    "Snapshots": "easyedit_lifelong.snapshots",
+    "RecordLoader": "easyedit_lifelong.registry",
+    "CovarianceEngine": "easyedit_lifelong.registry",
     "ReportPlot": "easyedit_lifelong.methods.report_sections",
     "ReportSection": "easyedit_lifelong.methods.report_sections",
     "RunRecord": "easyedit_lifelong.methods.report_sections",
@@ -122,6 +126,7 @@ if TYPE_CHECKING:
         Renamed,
         StateKeeper,
     )
+    from easyedit_lifelong.methods.calibrator import Calibrator
     from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
     from easyedit_lifelong.methods.grace.apply import apply_grace_to_model, apply_grace_to_module
@@ -137,22 +142,22 @@ if TYPE_CHECKING:
     from easyedit_lifelong.models.load import load_model
     from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
     from easyedit_lifelong.plugins import get_plugins
-    from easyedit_lifelong.registry import DatasetReader, ModelMethod, TrackerType
+    from easyedit_lifelong.registry import CovarianceEngine, DatasetReader, ModelMethod, RecordLoader, TrackerType
     from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
+    from easyedit_lifelong.snapshots import Snapshots
 
 __all__ = [
-    "AppendableEditStore", "BatchRemoval", "CaseRemoval", "CoachHookHyperParams", "Conflict", "DatasetReader",
-    "EditError", "EditMethod", "EditRecord", "EditRequest", "EditResult", "EditStore", "EditsPart", "Explain",
-    "ExplainedPass", "GraceHyperParams", "InspectedPart", "LayerExplanation", "LifelongError", "MergeSource",
-    "MergedEdits", "ModelMethod", "NativeMemitHyperParams",
-    "PlainWeights", "PluginHyperParams", "PositionTracker", "Probe", "Renamed",
-    "ReportPlot", "ReportSection", "Rollback", "RunRecord", "SecondMoment", "SeparateEdit", "SeparateEditor", "Series",
-    "StateKeeper", "TrackerType", "apply_coachhook_to_model", "apply_grace_to_model", "apply_grace_to_module",
-    "apply_memit_to_model",
-    "collect_covariance", "editors_on", "explain", "export_model", "get_plugins", "hookimpl", "hparams_values",
-    "inspect_edits", "internal_pass", "load_edits", "load_model", "merge_edits", "prompt_lengths", "pull_edits",
-    "push_edits", "read_requests", "register_editor", "rollback_case", "rollback_folder", "rollback_to_batch",
-    "run_consecutive", "run_lifelong", "save_edits", "separate_edit_ports", "unregister_editor",
+    "AppendableEditStore", "BatchRemoval", "Calibrator", "CaseRemoval", "CoachHookHyperParams", "Conflict",
+    "CovarianceEngine", "DatasetReader", "EditError", "EditMethod", "EditRecord", "EditRequest", "EditResult",
+    "EditStore", "EditsPart", "Explain", "ExplainedPass", "GraceHyperParams", "InspectedPart", "LayerExplanation",
+    "LifelongError", "MergeSource", "MergedEdits", "ModelMethod", "NativeMemitHyperParams", "PlainWeights",
+    "PluginHyperParams", "PositionTracker", "Probe", "RecordLoader", "Renamed", "ReportPlot", "ReportSection",
+    "Rollback", "RunRecord", "SecondMoment", "SeparateEdit", "SeparateEditor", "Series", "Snapshots", "StateKeeper",
+    "TrackerType", "apply_coachhook_to_model", "apply_grace_to_model", "apply_grace_to_module",
+    "apply_memit_to_model", "collect_covariance", "editors_on", "explain", "export_model", "get_plugins", "hookimpl",
+    "hparams_values", "inspect_edits", "internal_pass", "load_edits", "load_model", "merge_edits", "prompt_lengths",
+    "pull_edits", "push_edits", "read_requests", "register_editor", "rollback_case", "rollback_folder",
+    "rollback_to_batch", "run_consecutive", "run_lifelong", "save_edits", "separate_edit_ports", "unregister_editor",
 ]  # fmt: skip
 
 

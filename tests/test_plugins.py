@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
-from easyedit_lifelong import hookimpl
+import easyedit_lifelong
+from easyedit_lifelong import hookimpl, hookspecs
 from easyedit_lifelong.errors import PluginError
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.base import EditMethod
@@ -69,6 +71,7 @@ class FakeEntryPoint:
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plugins]:
     """Load plugins as a fresh process with these entry points would."""
+    get_plugins()  # imports torch and transformers, which read entry points of other groups
 
     def load_with(**entry_points: Any) -> Plugins:
         def find(*, group: str) -> list[FakeEntryPoint]:
@@ -133,6 +136,19 @@ def test_adding_one_does_not_register_the_others_again(load: Callable[..., Plugi
     assert [method.name for method in plugins.methods] == [*BUILT_IN, "NOP", "NOP2"]
     assert plugins.methods.origin("NOP") == "theirs"
     assert plugins.methods.origin("NOP2") == "second"
+
+
+def test_every_public_name_can_be_imported() -> None:
+    assert sorted(easyedit_lifelong._LAZY.keys() | {"LifelongError"}) == sorted(easyedit_lifelong.__all__)
+    for name in easyedit_lifelong.__all__:
+        assert getattr(easyedit_lifelong, name) is not None
+
+
+def test_the_documents_explain_every_port() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"^\| `(\w+)", text, re.MULTILINE))
+    assert {item.name for item in fields(EditMethod)} - {"name", "hparams_class", "apply"} <= explained
+    assert {name for name in vars(hookspecs) if name.startswith("register_")} <= explained
 
 
 # ------------------------------------------------------------------ quarrels

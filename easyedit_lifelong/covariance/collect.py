@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,16 +11,13 @@ from torch import Tensor
 from easyedit_lifelong.covariance.moments import MomentSum
 from easyedit_lifelong.covariance.plan import Block
 from easyedit_lifelong.errors import CovarianceError
+from easyedit_lifelong.models.capture import recording_inputs
 from easyedit_lifelong.models.encoding import batches, pad_rows
 from easyedit_lifelong.models.modules import find_module
 
 BATCH_TOKENS = {"cpu": 2048}
 """Most tokens a batch, by type of device: what fits a CPU's cache, …"""
 _BATCH_TOKENS_ELSEWHERE = 16384
-
-
-class _AllSeenError(Exception):
-    """Leaves the forward pass: every module's inputs have been taken."""
 
 
 class KeyTaker:
@@ -37,22 +33,7 @@ class KeyTaker:
 
     def __init__(self, model: Any, sums: Mapping[str, MomentSum], pad: int) -> None:
         self.model, self.sums, self._pad = model, sums, pad
-        self._mask: Tensor | None = None
-        self._shape: torch.Size = torch.Size()
-        self._waiting: set[str] = set()
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Take the modules' inputs inside; nothing is left on the model after."""
-        handles = [
-            find_module(self.model, path)[1].register_forward_pre_hook(self._hook(path), with_kwargs=True)
-            for path in self.sums
-        ]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        self._modules = {path: find_module(model, path)[1] for path in sums}
 
     @torch.no_grad()
     def take(self, rows: Sequence[list[int]]) -> None:
@@ -64,30 +45,21 @@ class KeyTaker:
         # Padding goes to the right, where no real token of a causal model looks.
         device = self.model.get_input_embeddings().weight.device
         ids, mask = pad_rows(rows, self._pad, "right", device)
-        self._mask = None if all(len(row) == ids.shape[1] for row in rows) else mask.bool()
-        self._shape = ids.shape
-        self._waiting = set(self.sums)
-        with contextlib.suppress(_AllSeenError):
-            self.model(input_ids=ids, attention_mask=mask, use_cache=False)
-        if self._waiting:
-            raise CovarianceError(f"{min(self._waiting)}: didn't run in a forward pass of the model: it has no keys")
+        padded, waiting = any(len(row) < ids.shape[1] for row in rows), set(self.sums)
 
-    def _hook(self, path: str) -> Callable[..., None]:
-        def take_keys(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            keys = args[0] if args else next(iter(kwargs.values()), None)
-            if not isinstance(keys, Tensor) or keys.dim() < 2 or keys.shape[:-1].numel() != self._shape.numel():
+        def add(path: str, keys: Any) -> None:
+            if not isinstance(keys, Tensor) or keys.dim() < 2 or keys.shape[:-1].numel() != ids.numel():
                 shape = tuple(keys.shape) if isinstance(keys, Tensor) else type(keys).__name__
-                raise CovarianceError(f"{path}: its inputs ({shape}) aren't one key per token {tuple(self._shape)}")
-            flat = keys.reshape(-1, keys.shape[-1])
-            if self._mask is not None:
-                flat = flat[self._mask.reshape(-1).to(flat.device)]
-            if path in self._waiting:
-                self.sums[path].add(flat)
-                self._waiting.discard(path)
-            if not self._waiting:
-                raise _AllSeenError
+                raise CovarianceError(f"{path}: its inputs ({shape}) aren't one key per token {tuple(ids.shape)}")
+            if path in waiting:
+                waiting.discard(path)
+                flat = keys.reshape(-1, keys.shape[-1])
+                self.sums[path].add(flat[mask.bool().reshape(-1).to(flat.device)] if padded else flat)
 
-        return take_keys
+        with recording_inputs(self._modules, add, end=True):
+            self.model(input_ids=ids, attention_mask=mask, use_cache=False)
+        if waiting:
+            raise CovarianceError(f"{min(waiting)}: didn't run in a forward pass of the model: it has no keys")
 
 
 def add_block(taker: KeyTaker, block: Block, batch_tokens: int | None = None) -> None:
@@ -96,9 +68,8 @@ def add_block(taker: KeyTaker, block: Block, batch_tokens: int | None = None) ->
     if batch_tokens is None:
         kind = taker.model.get_input_embeddings().weight.device.type
         batch_tokens = BATCH_TOKENS.get(kind, _BATCH_TOKENS_ELSEWHERE)
-    with taker.watching():
-        for batch in batches(rows, batch_tokens):
-            taker.take(batch)
+    for batch in batches(rows, batch_tokens):
+        taker.take(batch)
     for path, total in taker.sums.items():
         try:
             total.flush()

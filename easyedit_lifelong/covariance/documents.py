@@ -16,6 +16,7 @@ import numpy as np
 from easyedit_lifelong.errors import DataError
 
 SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".ndjson", ".json", ".parquet")
+_READABLE = ", ".join(SUFFIXES)
 _WHOLE = 64 << 20
 _PIECES = 64
 
@@ -29,13 +30,13 @@ def files_of(path: Path) -> list[Path]:
     path = path.expanduser()
     if path.is_file():
         if path.suffix.lower() not in SUFFIXES:
-            raise DataError(f"{path}: can't read a corpus from {path.suffix or 'this'!r}; use one of {_suffixes()}.")
+            raise DataError(f"{path}: can't read a corpus from {path.suffix or 'this'!r}; use one of {_READABLE}.")
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such corpus file or folder")
     found = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
     if not found:
-        raise DataError(f"{path}: this folder holds no corpus file; it takes {_suffixes()}.")
+        raise DataError(f"{path}: this folder holds no corpus file; it takes {_READABLE}.")
     return found
 
 
@@ -136,7 +137,9 @@ def read_file(path: Path) -> Sequence[str]:
             return _json(path)
         if suffix in (".jsonl", ".ndjson"):
             spans = [(start, end) for start, end, blank in _lines(path) if not blank]
-            return _slices(path, spans, lambda data, index: _record_text(path, index, _parse(path, index, data)))
+            return _slices(
+                path, spans, lambda data, index: _record_text(path, index, _parse(f"{path}, record {index}", data))
+            )
         return _text(path)
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
@@ -165,18 +168,15 @@ def _text(path: Path) -> Sequence[str]:
     return _slices(path, paragraphs if len(paragraphs) > 1 else lines, decode)
 
 
-def _parse(path: Path, index: int, data: bytes) -> Any:
+def _parse(where: str, data: bytes) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
-        raise DataError(f"{path}, record {index}: is not valid JSON: {error}") from error
+        raise DataError(f"{where}: is not valid JSON: {error}") from error
 
 
 def _json(path: Path) -> Sequence[str]:
-    try:
-        records = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: is not valid JSON: {error}") from error
+    records = _parse(str(path), path.read_bytes())
     if not isinstance(records, list):
         raise DataError(f"{path}: must hold a list of texts or of objects with a field 'text'")
     return [_record_text(path, index, record) for index, record in enumerate(records)]
@@ -219,7 +219,3 @@ def _parquet(path: Path) -> Sequence[str]:
         return column(file.read(columns=[field]).column(field))
     except arrow.ArrowException as error:
         raise DataError(f"{path}: is not a readable Parquet file: {str(error).splitlines()[0]}") from error
-
-
-def _suffixes() -> str:
-    return ", ".join(SUFFIXES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -78,30 +79,24 @@ def stored_files(
     (None), published files (without a sidecar) of a shorter one count too, under both spellings: ``_t1024``,
     and ``_t{batch_tokens}`` as MEMIT and EasyEdit write by mistake.
     """
-    found: list[Path] = []
-    for folder in model_folders(model):
-        if n_tokens is not None:
-            found.append(
-                moments_file(
-                    stats_dir, model, module, dataset, dtype, n_tokens=n_tokens, context=context, folder=folder
-                )
-            )
-    for folder in model_folders(model):
-        if n_samples is not None:
-            exact = moments_file(stats_dir, model, module, dataset, dtype, n_samples, context=context, folder=folder)
-            found.append(exact)
-            if context is None:
-                found += _of_shorter_context(exact, f"{module}_{dtype}_mom2", n_samples)
+    options = (stats_dir, model, module, dataset, dtype)
+    folders, found = model_folders(model), []
+    for folder in folders if n_tokens is not None else ():
+        found.append(moments_file(*options, n_tokens=n_tokens, context=context, folder=folder))
+    for folder in folders if n_samples is not None else ():
+        found.append(moments_file(*options, n_samples=n_samples, context=context, folder=folder))
+        if context is None:
+            found += _of_shorter_context(found[-1], f"{module}_{dtype}_mom2", n_samples)
     return [path for path in dict.fromkeys(found) if path.is_file()]
 
 
-def _of_shorter_context(exact: Path, stem: str, n_samples: int) -> list[Path]:
+def _of_shorter_context(exact: Path, stem: str, n_samples: int | None) -> list[Path]:
+    """Return published files of a shorter context, the longest first."""
     pattern = re.compile(re.escape(stem) + r"_t(\{batch_tokens\}|\d+)_" + str(n_samples) + r"\.npz")
-    there = exact.parent.iterdir() if exact.parent.is_dir() else []
-    matches = [p for p in there if pattern.fullmatch(p.name) and not p.with_suffix(".json").exists()]
-
-    def length(path: Path) -> int:
-        found = pattern.fullmatch(path.name)
-        return int(found[1]) if found and found[1].isdigit() else 1 << 62
-
-    return sorted(matches, key=length, reverse=True)
+    there = exact.parent.iterdir() if exact.parent.is_dir() else ()
+    contexts = {
+        path: int(match[1]) if match[1].isdigit() else math.inf
+        for path in there
+        if (match := pattern.fullmatch(path.name)) and not path.with_suffix(".json").exists()
+    }
+    return sorted(contexts, key=lambda path: contexts[path], reverse=True)

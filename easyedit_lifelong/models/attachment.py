@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.models.stacks import attach_tracker
+from easyedit_lifelong.models.prompt_positions import attach_tracker
 from easyedit_lifelong.models.windows import Window
 
 Replace = Callable[[tuple[Any, ...], dict[str, Any], Any], Any]

@@ -49,13 +49,13 @@ def recording_inputs(
 
     Args:
         modules: the modules by name.
-        keep: gets a module's name and its first argument (``hidden_states`` if it has keyword arguments only).
+        keep: gets a module's name and its first argument; of keyword arguments only, ``hidden_states`` if it is there.
         end: end the pass inside as soon as every module has been given its input; nothing after that is computed.
     """
     waiting = set(modules)
 
     def record(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(name, args[0] if args else kwargs.get("hidden_states"))
+        keep(name, args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None)))
         waiting.discard(name)
         if end and not waiting:
             raise PassEnded

@@ -33,7 +33,8 @@ def resolve_device(device: int | str | torch.device | None = None) -> torch.devi
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    text = str(device).strip()
+    text, available = str(device).strip(), available_devices()
+    choices = ", ".join(["auto", *available])
     if text.isdigit():
         if not torch.cuda.is_available():
             LOG.info("device: %s names a CUDA device; there is none, using the CPU", text)
@@ -42,9 +43,10 @@ def resolve_device(device: int | str | torch.device | None = None) -> torch.devi
     try:
         resolved = torch.device(text)
     except RuntimeError:
-        raise DeviceError(f"device: {device!r} is not a device. Use one of: {_available()}.") from None
-    if not _is_here(resolved):
-        raise DeviceError(f"device: {device!r} isn't on this machine. Use one of: {_available()}.")
+        raise DeviceError(f"device: {device!r} is not a device. Use one of: {choices}.") from None
+    name = f"cuda:{resolved.index or 0}" if resolved.type == "cuda" else resolved.type
+    if name not in (*available, "meta"):
+        raise DeviceError(f"device: {device!r} isn't on this machine. Use one of: {choices}.")
     if resolved.type == "cuda" and resolved.index is None:
         return torch.device("cuda", torch.cuda.current_device())
     return resolved
@@ -69,13 +71,3 @@ def available_devices() -> list[str]:
     if torch.backends.mps.is_available():
         devices.append("mps")
     return [*devices, "cpu"]
-
-
-def _available() -> str:
-    return ", ".join(["auto", *available_devices()])
-
-
-def _is_here(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-    return device.type in {"cpu", "meta"} or device.type in available_devices()

@@ -17,8 +17,6 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from easyedit_lifelong.models.capture import ending_after as ending_after
-from easyedit_lifelong.models.capture import recording_output as recording_output
 from easyedit_lifelong.models.overrides import overridden
 
 

@@ -29,7 +29,7 @@ _LEAST_HEIGHT = 20
 class EditProgress:
     """Shows how many requests are done, the latest scores, and the latest edits.
 
-    It has all methods of :class:`~easyedit_lifelong.runs.progress.Progress`, the optional ones included.
+    It has all methods of :class:`~easyedit_lifelong.runs.state.Progress`, the optional ones included.
 
     Args:
         console: where to show it.

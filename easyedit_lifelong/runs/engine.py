@@ -13,8 +13,6 @@ from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.evaluation.averages import RequestScores, averages
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard, edit_success_of
 from easyedit_lifelong.registry import Tracker
-from easyedit_lifelong.runs.experiment import CONSECUTIVE as CONSECUTIVE
-from easyedit_lifelong.runs.experiment import LIFELONG as LIFELONG
 from easyedit_lifelong.runs.plan import Plan
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_scores import report, score_all, single_round_scores

@@ -18,6 +18,10 @@ from tests.fixtures.runs_0_1_0 import FOLDER, RUNS
 
 EDITS = sorted(path.name for path in (FOLDER / "edits").iterdir() if path.is_dir())
 CUT_FOLDERS = ("cut", "ahead")
+ROUNDED_OTHERWISE = {"CoachHook-wohk"}
+"""Runs whose further edits are those of version 0.1.0 only up to rounding. That version added a batch's updates to the
+weights after the last layer; now each layer's update is in its weight when the next layer's keys are taken."""
+_ROUNDING = {"rtol": 1e-3, "atol": 1e-3}
 
 
 @pytest.fixture(scope="module")
@@ -30,15 +34,29 @@ def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def assert_same(found: dict[str, torch.Tensor], name: str, exact: bool) -> None:
-    """Compare logits with the stored ones: bitwise, or up to rounding on a machine that rounds otherwise."""
-    stored = load_file(FOLDER / "edits" / f"{name}.logits.safetensors")
-    unedited = load_file(FOLDER / "logits.safetensors")
-    assert not _equal(stored, unedited)
-    if exact:
-        assert _equal(found, stored)
+def assert_same(found: Any, stored: Any, what: str, *, exact: bool = True) -> None:
+    """Compare tensors and what JSON holds: bitwise, or up to rounding."""
+    if isinstance(stored, dict) and isinstance(found, dict):
+        assert found.keys() == stored.keys(), what
+        for name, value in stored.items():
+            assert_same(found[name], value, f"{what}: {name}", exact=exact)
+    elif isinstance(stored, list) and isinstance(found, list):
+        assert len(found) == len(stored), what
+        for number, value in enumerate(stored):
+            assert_same(found[number], value, f"{what}, {number}", exact=exact)
+    elif isinstance(stored, torch.Tensor):
+        torch.testing.assert_close(found, stored, **({"rtol": 0, "atol": 0} if exact else _ROUNDING), msg=what)
+    elif isinstance(stored, float) and not exact:
+        assert found == pytest.approx(stored, rel=1e-3, abs=1e-4), what
     else:
-        torch.testing.assert_close(found, stored, rtol=1e-3, atol=1e-3)
+        assert found == stored, what
+
+
+def logits_with(name: str) -> dict[str, torch.Tensor]:
+    """Return the stored logits of a model with these edits."""
+    stored = load_file(FOLDER / "edits" / f"{name}.logits.safetensors")
+    assert not _equal(stored, load_file(FOLDER / "logits.safetensors"))
+    return stored
 
 
 def entries_of(path: Path) -> list[dict[str, Any]]:
@@ -76,7 +94,7 @@ def test_edits_load_and_come_off(name: str, exact: bool) -> None:
     model = written.model()
     unedited = written.logits_of(model)
     rollback = load_edits(model, FOLDER / "edits" / name)
-    assert_same(written.logits_of(model), name, exact)
+    assert_same(written.logits_of(model), logits_with(name), name, exact=exact)
     rollback()
     assert _equal(written.logits_of(model), unedited)
 
@@ -106,15 +124,17 @@ def test_a_run_resumes_and_ends_as_it_did(name: str, cut: str, work: Path, exact
     result = written.in_folder(work, name, written.model(), resume=True)
     if not exact:
         pytest.skip("this machine rounds otherwise than the one that wrote the fixtures: training differs")
+    bitwise = name not in ROUNDED_OTHERWISE
     for path in whole.iterdir():
         if path.suffix in (".jsonl", ".csv"):
-            assert entries_of(work / "run" / path.name) == entries_of(path), path.name
-    assert summary_of(whole).items() <= summary_of(work / "run").items()
-    assert_same(written.logits_of(result.edited_model), name, exact)
+            assert_same(entries_of(work / "run" / path.name), entries_of(path), path.name, exact=bitwise)
+    stored, found = summary_of(whole), summary_of(work / "run")
+    assert_same({key: found.get(key) for key in stored}, stored, "summary.json", exact=bitwise)
+    assert_same(written.logits_of(result.edited_model), logits_with(name), "logits", exact=bitwise)
     save_edits(result.edited_model, work / "edits")
-    assert parts_of(work / "edits") == parts_of(FOLDER / "edits" / name)
-    stored = load_file(FOLDER / "edits" / name / "edits.safetensors")
-    assert _equal(load_file(work / "edits" / "edits.safetensors"), stored)
+    assert_same(parts_of(work / "edits"), parts_of(FOLDER / "edits" / name), "edits.json", exact=bitwise)
+    saved, stored_edits = (load_file(path / "edits.safetensors") for path in (work / "edits", FOLDER / "edits" / name))
+    assert_same(saved, stored_edits, "edits.safetensors", exact=bitwise)
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -130,7 +150,7 @@ def test_a_finished_run_is_left_as_it_is(name: str, work: Path) -> None:
 def test_the_state_of_a_run_is_loaded_as_edits(name: str, exact: bool) -> None:
     model = written.model()
     rollback = load_edits(model, FOLDER / "runs" / name / "whole" / "state")
-    assert_same(written.logits_of(model), name, exact)
+    assert_same(written.logits_of(model), logits_with(name), name, exact=exact)
     assert len(rollback.results) == len(parts_of(FOLDER / "edits" / name)[0]["edits"])
     rollback()
     assert _equal(written.logits_of(model), written.logits_of(written.model()))

@@ -220,5 +220,5 @@ def test_editor_and_packed_edits_agree() -> None:
     model, _ = edited()
     editor = editor_of(model)
     assert editor.codebook is not None
-    edits = SerializedEdits({}, editor.codebook, editor.changes, editor.records, editor.found_out)
+    edits = SerializedEdits({}, editor.codebook, editor.changes, editor.records, editor.replay_support)
     assert edits.part().state["rounding"] == editor.codebook.rounding

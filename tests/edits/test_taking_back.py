@@ -235,7 +235,7 @@ def test_folders_of_the_first_format_lack_queries(tmp_path: Path) -> None:
 def test_a_folder_in_place_down_to_nothing(tmp_path: Path) -> None:
     model, _ = edited(EDITS[:2])
     save_edits(model, tmp_path)
-    with pytest.raises(RunError, match="holds no CoachHook edits, so no batches"):
+    with pytest.raises(RunError, match="holds no CoachHook or MEMIT-native edits, so no batches"):
         rollback_folder(tmp_path, batch=1)
     assert rollback_folder(tmp_path, cases=["c1"]).left == 1
     assert rollback_folder(tmp_path, cases=["c0"]).left == 0
@@ -332,7 +332,7 @@ def test_each_method_says_what_the_other_is_for(tmp_path: Path) -> None:
     with pytest.raises(EditError, match="name the case, too"):
         rollback_folder(tmp_path, batch=1, prompt="x")
     assert (tmp_path / INDEX).read_bytes() == before
-    with pytest.raises(EditError, match="no CoachHook edits"):
+    with pytest.raises(EditError, match="carries no CoachHook or MEMIT-native edits"):
         rollback_to_batch(build_model("llama"), 0)
 
 

@@ -57,7 +57,7 @@ def parts_of(model: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("editors", [EDITORS, ABOVE], ids=["CoachHook below GRACE", "GRACE below CoachHook"])
-@pytest.mark.parametrize("order", itertools.permutations(range(3)), ids=str)
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
 @pytest.mark.parametrize("entered", [(0, 1, 2), (2, 1, 0)], ids=str)
 def test_taken_off_in_every_order(
     editors: dict[str, Callable[[Any], Undo]], order: tuple[int, ...], entered: tuple[int, ...]

@@ -9,16 +9,8 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from easyedit_lifelong.models.suffix import (
-    FrozenPrefix,
-    ending_after,
-    head_at,
-    hidden_of,
-    recording_output,
-    replacing_output,
-    standing_in,
-    with_hidden,
-)
+from easyedit_lifelong.models.capture import ending_after, recording_output
+from easyedit_lifelong.models.suffix import FrozenPrefix, head_at, hidden_of, replacing_output, standing_in, with_hidden
 from tests.conftest import build_model
 
 IDS = torch.tensor([[4, 5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 15]])

@@ -43,14 +43,14 @@ SUBJECTS = ["France", "Hamlet", "moon", "Peru"]
 
 def grace(out: Path, resume: bool, _: Path, hparams: GraceHyperParams | None = None) -> Any:
     """Seven facts: one fails, one is known by then, one takes another's key."""
-    really = grace_editor.train_together
+    really = grace_editor.train_batch
 
     def train(lesson: Any, planned: Any, learners: Any, hparams: Any) -> Any:
         if "moon" in learners[0].identity:
             raise EditError("the loss became nan")
         return really(lesson, planned, learners, hparams)
 
-    grace_editor.train_together = train
+    grace_editor.train_batch = train
     requests = [
         EditRequest(n, prompt, target, next(one for one in SUBJECTS if one in prompt))
         for n, (prompt, target) in enumerate(FACTS)

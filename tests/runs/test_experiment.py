@@ -13,7 +13,7 @@ import yaml
 
 from easyedit_lifelong import run_lifelong
 from easyedit_lifelong.commands.main import main
-from easyedit_lifelong.commands.run_session import file_session, hyperparameters_of
+from easyedit_lifelong.commands.run_session import file_session
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.samples import ZSRE
 from easyedit_lifelong.errors import HyperParameterError, LifelongError
@@ -22,6 +22,7 @@ from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs import run_config as records
 from easyedit_lifelong.runs.experiment_files import experiment_folders, find_experiment, read_experiment
+from easyedit_lifelong.runs.hyperparameter_files import hyperparameters_of
 from easyedit_lifelong.runs.schedule import Schedule
 from tests.commands.desk import FACTS, HPARAMS, RETENTION
 

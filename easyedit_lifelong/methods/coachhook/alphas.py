@@ -15,9 +15,9 @@ from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, score_nor
 from easyedit_lifelong.methods.locate_edit.facts import Fact
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.models.attention import grouped_queries
+from easyedit_lifelong.models.capture import ending_after
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.runner import Runner
-from easyedit_lifelong.models.suffix import ending_after
 
 _TOKENS_AT_ONCE = 4096
 _GOLDEN = (math.sqrt(5) - 1) / 2

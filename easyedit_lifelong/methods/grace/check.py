@@ -15,7 +15,7 @@ from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modules import find_module
-from easyedit_lifelong.models.stacks import stack_of
+from easyedit_lifelong.models.prompt_positions import stack_of
 
 
 def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:

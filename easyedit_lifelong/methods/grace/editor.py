@@ -26,10 +26,9 @@ from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.grace.subject.contexts import Case
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import LateAdaptor, SubjectAdaptor
-from easyedit_lifelong.methods.grace.training.full_pass import module_pass
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
 from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, fresh_values, plan, train_batch
-from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
+from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, module_pass
 from easyedit_lifelong.methods.shared.apply import check_continues
 from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor
 from easyedit_lifelong.methods.shared.records import EditRecord, describe_row
@@ -185,7 +184,7 @@ class GraceEditor(LayerEdits):
         """Make the edits that ``prepare`` returns, in order; if it or one of them fails, none of them."""
         if not self.adaptor.attached:
             raise EditError("these edits have been rolled back for good; get the layer's editor anew")
-        mark, found_out = len(self.changes), self.found_out
+        mark, replay_support = len(self.changes), self.replay_support
         try:
             edits = prepare()
             with editing(self.model), internal_pass(self.model):
@@ -193,13 +192,13 @@ class GraceEditor(LayerEdits):
         except BaseException:
             self.undo_to(mark)
             # What a failed edit found out isn't stored with any edit, so a resumed run wouldn't know it.
-            self._passes.replay_support = found_out
+            self._passes.replay_support = replay_support
             raise
         # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
         return results, functools.partial(self.take_back, self.records[mark:])
 
     @property
-    def found_out(self) -> tuple[bool | None, int]:
+    def replay_support(self) -> tuple[bool | None, int]:
         """What the edits so far have shown of the model: whether it can be replayed in part, up to which length."""
         return self._passes.replay_support
 
@@ -213,7 +212,7 @@ class GraceEditor(LayerEdits):
             EditError: there are edits already.
         """
         undo = super().adopt(stored)
-        self._passes.replay_support = stored.found_out
+        self._passes.replay_support = stored.replay_support
         return undo
 
     @property

@@ -7,10 +7,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.grace.codebook.codebook import Codebook, rounding_of
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.codebook.history import keys_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace
+from easyedit_lifelong.methods.grace.codebook.lookup import rounding_of
 from easyedit_lifelong.methods.grace.codebook.removal import check_known, without
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor

@@ -153,7 +153,7 @@ class _Merge:
             origins.append((folder, originals[n]))
             if keys[n] >= edits.changes[n].length:  # it had added that key
                 codebook.hits[index] += edits.codebook.hits[keys[n]]
-        known.found_out = _both(known.found_out, edits.found_out)
+        known.replay_support = _both(known.replay_support, edits.replay_support)
 
 
 def _entries(edits: SerializedEdits) -> list[Entry]:

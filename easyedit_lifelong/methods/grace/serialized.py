@@ -14,10 +14,11 @@ from torch import Tensor
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.methods.grace.codebook.arrays import NAMES
-from easyedit_lifelong.methods.grace.codebook.codebook import Codebook, rounding_of
+from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
 from easyedit_lifelong.methods.grace.codebook.history import rows_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
+from easyedit_lifelong.methods.grace.codebook.lookup import rounding_of
 from easyedit_lifelong.methods.grace.codebook.removal import without
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.shared.records import EditRecord
@@ -37,7 +38,7 @@ class SerializedEdits:
         codebook: what came of the edits.
         changes: what each edit changed.
         records: what each was asked to do.
-        found_out: whether the model can be replayed in part, up to which length; see the editor.
+        replay_support: whether the model can be replayed in part, up to which length; see the editor.
         space: what the keys are compared in, beyond the hyperparameters.
     """
 
@@ -45,7 +46,7 @@ class SerializedEdits:
     codebook: Codebook
     changes: list[Change]
     records: list[EditRecord]
-    found_out: tuple[bool | None, int]
+    replay_support: tuple[bool | None, int]
     space: KeySpace = field(default_factory=KeySpace)
 
     @classmethod
@@ -109,8 +110,8 @@ class SerializedEdits:
         state = {
             "changed": changed,
             "rounding": self.codebook.rounding,
-            "in_part": self.found_out[0],
-            "checked_length": self.found_out[1],
+            "in_part": self.replay_support[0],
+            "checked_length": self.replay_support[1],
         }
         if self.space.gate_size:
             state[_GATE_SIZE] = self.space.gate_size

@@ -128,4 +128,6 @@ class GraceRemoval:
 def _serialized(model: Any, editor: GraceEditor) -> SerializedEdits:
     assert editor.codebook is not None
     hparams = hparams_values(editor.hparams, model_label(model))
-    return SerializedEdits(hparams, editor.codebook, editor.changes, editor.records, editor.found_out, editor.space)
+    return SerializedEdits(
+        hparams, editor.codebook, editor.changes, editor.records, editor.replay_support, editor.space
+    )

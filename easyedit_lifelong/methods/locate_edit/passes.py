@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
 from easyedit_lifelong.models.attention import grouped_queries
+from easyedit_lifelong.models.capture import ending_after, recording_output
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.packing import computing_only, token_wise
 from easyedit_lifelong.models.runner import Runner
-from easyedit_lifelong.models.suffix import ending_after, hidden_of, recording_output, standing_in
+from easyedit_lifelong.models.suffix import hidden_of, standing_in
 
 _PADDING = 256
 """Largest number of columns of padding in a group of rows."""

@@ -16,6 +16,7 @@ from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.placement import OwnedRow, place
 from easyedit_lifelong.methods.shared.divergence import Drift
 from easyedit_lifelong.models.attention import grouped_queries
+from easyedit_lifelong.models.capture import recording_output
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.packing import computing_only, mlps_of, token_wise
 from easyedit_lifelong.models.runner import Runner
@@ -23,7 +24,6 @@ from easyedit_lifelong.models.suffix import (
     FrozenPrefix,
     head_at,
     hidden_of,
-    recording_output,
     replacing_output,
     same_logits,
     standing_in,

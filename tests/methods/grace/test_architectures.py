@@ -148,7 +148,7 @@ def test_standing_in_for_lower_blocks_trains_the_same_value(place: Architecture)
         if not in_part:
             editor._passes.replay_support = (False, 0)
         apply_grace_to_model(model, tokenizer, place.requests, hparams)
-        assert editor.found_out[0] is in_part
+        assert editor.replay_support[0] is in_part
         assert editor.codebook is not None
         values.append(editor.codebook.values)
     torch.testing.assert_close(values[0], values[1], rtol=1e-3, atol=1e-3)

@@ -162,7 +162,7 @@ def test_partial_replay_trains_the_same_value_as_the_whole_model(family: str) ->
         if not shortcuts:
             editor._passes.replay_support = (False, 0)
         apply_grace_to_model(model, tokenizer, EDITS, editor.hparams)
-        assert editor.found_out[0] is shortcuts
+        assert editor.replay_support[0] is shortcuts
         assert editor.codebook is not None
         values.append(editor.codebook.values)
     torch.testing.assert_close(values[0], values[1], rtol=1e-2, atol=1e-2)
@@ -428,7 +428,7 @@ def test_accelerates_hooks_on_the_blocks_survive() -> None:
 
     _, rollback = apply_grace_to_model(model, tokenizer, EDITS, hparams_for("llama"))
     assert [result.learned for result in rollback.results] == [True] * len(EDITS)
-    assert GraceEditor.on(model, tokenizer, hparams_for("llama")).found_out[0], "the blocks below are stood in for"
+    assert GraceEditor.on(model, tokenizer, hparams_for("llama")).replay_support[0], "the blocks below are stood in for"
     assert untouched()
     rollback()
     assert untouched()

@@ -147,7 +147,7 @@ def test_the_whole_model_trains_what_a_part_of_it_does(family: str, mode: str) -
         if not shortcuts:
             editor._passes.replay_support = (False, 0)
         apply_grace_to_model(model, tokenizer, FACTS, hparams)
-        assert editor.found_out[0] is shortcuts
+        assert editor.replay_support[0] is shortcuts
         values.append(book_of(editor).values)
     torch.testing.assert_close(*values, rtol=2e-2, atol=2e-2)
 

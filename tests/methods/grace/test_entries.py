@@ -51,7 +51,7 @@ def test_keys_of_half_precision_take_half_the_bytes(dtype: torch.dtype) -> None:
     assert codebook.keys.dtype == dtype
     assert whole.keys.dtype == torch.float32
     assert torch.equal(codebook.keys.float(), torch.stack([key(dtype, n) for n in range(200)]))
-    assert whole._entries.nbytes - codebook._entries.nbytes == 2 * codebook._entries._keys.numel()
+    assert whole._entries.nbytes - codebook._entries.nbytes == 2 * codebook._entries._arrays["keys"].numel()
 
 
 @pytest.mark.parametrize("dtype", HALF)
@@ -100,8 +100,8 @@ def test_what_no_narrow_type_holds_is_kept_in_float32(odd: float) -> None:
     entries = Entries(2, 1)
     entries.append(torch.tensor([1.0, odd * 1.1]), torch.zeros(1), 0.5)
     entries.append(torch.tensor([1.0, 1 / 3]), torch.zeros(1), 0.5)
-    torch.testing.assert_close(entries.keys[0], torch.tensor([1.0, odd * 1.1]), rtol=0, atol=0, equal_nan=True)
-    assert float(entries.keys[1, 1]) == float(torch.tensor(1 / 3))
+    torch.testing.assert_close(entries["keys"][0], torch.tensor([1.0, odd * 1.1]), rtol=0, atol=0, equal_nan=True)
+    assert float(entries["keys"][1, 1]) == float(torch.tensor(1 / 3))
 
 
 numbers = st.floats(-4, 4, width=16) | st.floats(-4, 4, width=32)

@@ -72,7 +72,7 @@ def same(one: GraceEditor, other: GraceEditor) -> bool:
     for name in ("keys", "values", "radii"):
         assert torch.equal(getattr(one.codebook, name), getattr(other.codebook, name)), name
     assert one.case_ids == other.case_ids
-    assert one.found_out == other.found_out
+    assert one.replay_support == other.replay_support
     assert len(one.changes) == len(other.changes)
     for a, b in zip(one.changes, other.changes, strict=True):
         assert (a.length, a.index, a.label) == (b.length, b.index, b.label)
@@ -176,7 +176,7 @@ def test_each_edit_is_written_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_what_a_failed_edit_found_out_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is stored with no edit: a run that goes on from disk mustn't differ by it."""
     _, editor, _ = edited(1)
-    before = editor.found_out
+    before = editor.replay_support
 
     def fail(*_: Any) -> Any:
         raise EditError("the loss became nan")
@@ -184,7 +184,7 @@ def test_what_a_failed_edit_found_out_is_forgotten(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(editing, "train_batch", fail)
     with pytest.raises(EditError):
         editor.edit([EditRequest("long", "the old king who wrote Hamlet plays piano and violin in", "Rome")])
-    assert editor.found_out == before
+    assert editor.replay_support == before
 
 
 def test_rolled_back_edits_go_from_the_folder(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_logits_are_those_of_the_whole_model(family: str, known: bool, rows: lis
     pairs, at = pairs_of(told), [index for _, index, _ in told]
     lesson: Any = editor._passes.of(editor.adaptor, pairs, 1, 0, at)
     assert lesson.is_partial is known
-    assert editor.found_out[0] is True
+    assert editor.replay_support[0] is True
     generator = torch.Generator().manual_seed(0)
     values = lesson.output + torch.randn(lesson.output.shape, generator=generator)
     with torch.no_grad():

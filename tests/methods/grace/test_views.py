@@ -246,7 +246,7 @@ def test_the_search_agrees_with_all_distances(dist_fn: str, views: int) -> None:
     book.radii[: len(book) // 2] *= 4
     check()
     changed = book.nearest(queries[0]).index
-    book._write(changed, (0,), (book.keys[changed] + 0.5, book._entries.values[changed], book.radii[changed]))
+    book._write(changed, (0,), (book.keys[changed] + 0.5, book._entries["values"][changed], book.radii[changed]))
     check()
     book.undo(Change(len(book) - 25))
     check()

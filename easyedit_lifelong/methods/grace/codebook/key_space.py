@@ -79,7 +79,7 @@ def new_codebook(
         key_width: of a key with all its views.
         value_width: of a value with what stands behind it.
         gate_size: width of a gate.
-        rounding: see :func:`~easyedit_lifelong.methods.grace.codebook.codebook.rounding_of`.
+        rounding: see :func:`~easyedit_lifelong.methods.grace.codebook.lookup.rounding_of`.
         device: where to keep it.
     """
     own = hparams.eps == "auto"

@@ -1,7 +1,7 @@
 """A codebook without some of its edits, as if they had never been entered.
 
-Back to the first of them, and from there on every later edit enters again, by the paper's algorithm 1, with the query
-and the trained value that it had.
+All edits from the first of them on are undone. Then every later edit that stays enters again, by the paper's
+algorithm 1, with the query and the trained value that it had.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
-from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
+from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.codebook.history import enter, entries_in, keys_of, rows_of
 
 
@@ -37,14 +37,14 @@ def without(
     check_known(codebook, changes, numbers, names)
     begin = min(numbers)
     rows, hits, owners = rows_of(codebook, changes, begin), Counter(codebook.hits), keys_of(codebook, changes)
-    for change in reversed(changes[begin:]):
-        codebook.undo(change)
+    codebook.undo(*changes[begin:])
     kept = list(changes[:begin])
     try:
-        _enter_again(codebook, changes[begin:], rows, {n - begin for n in numbers}, kept)
+        for n, entry in enumerate(entries_in(changes[begin:], rows), begin):
+            if n not in numbers:
+                kept.append(enter(codebook, entry)[1])
     except BaseException:
-        for change in reversed(kept[begin:]):
-            codebook.undo(change)
+        codebook.undo(*kept[begin:])
         for change, changed in zip(changes[begin:], rows, strict=True):
             codebook.redo(changed, change.query)
         codebook.hits = hits
@@ -71,14 +71,3 @@ def check_known(
                 f"the edit of case {names[n]!r} came later, and isn't known in full: it was saved before edits kept "
                 "their queries. Take that one out, too, and make it anew afterwards."
             )
-
-
-def _enter_again(
-    codebook: Codebook, changes: Sequence[Change], rows: Sequence[Sequence[Row]], out: Collection[int],
-    kept: list[Change],
-) -> None:  # fmt: skip
-    """Enter edits again, but for some; what they change goes to ``kept``."""
-    for n, entry in enumerate(entries_in(changes, rows)):
-        if n not in out:
-            _, change = enter(codebook, entry)
-            kept.append(change)

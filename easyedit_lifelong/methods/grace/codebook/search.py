@@ -1,16 +1,13 @@
-"""The key nearest to a query, exactly, without looking at all keys.
+"""The key nearest to a query, exactly, without comparing all keys in full.
 
-Brute force computes the distance of every query to every key. Most keys can be ruled out for less. Every key is kept a
-second time as its projection on the few directions in which keys vary most, and the length of what the projection
-leaves out. The distance between two such short vectors is never more than the distance between the long ones, so a key
-whose bound is too large can't be the nearest, or can't answer. What is left is compared in full, with the very
-arithmetic of brute force: the answers are the same, ties included (the first key).
+Every key is also stored as its projection on the few directions in which keys vary most, and the length of what the
+projection leaves out. The distance between two such short vectors is never more than the distance between the long
+ones, so a key whose bound is too large can't be the nearest, or can't answer. What is left is compared in full, with
+the very arithmetic of brute force: the answers are the same, ties included (the first key).
 
-Bounds are computed in float64, as ``|a|^2 - 2ab + |b|^2``: that is one small matrix product, which no setting of torch
+Bounds are computed in float64, as ``|a|^2 - 2ab + |b|^2``, a small matrix product that no setting of torch
 (TensorFloat32, autocast) makes less precise. Where they rule out too little, a product with the keys themselves does,
-with an allowance for rounding that holds even if torch was told to compute it in bfloat16.
-
-The short vectors are brought up to date when somebody searches; a codebook says which of its keys have changed.
+with an allowance for rounding that holds even in bfloat16. The short vectors are brought up to date at the next search.
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ _FRESH = 4
 """Directions are found anew when the codebook has grown by this factor."""
 
 _BLOCK = 4096
-"""Keys that are taken up, or compared in full, at once."""
+"""Keys that are projected, or compared in full, at once."""
 
 _PAIRS = 1 << 22
 """Bounds that are held at once: queries times keys."""
@@ -89,7 +86,7 @@ class Search:
         self._changed = {index for index in self._changed if index < length}
 
     def change(self, index: int) -> None:
-        """Take up a key anew: it isn't what it was."""
+        """Note that a key has changed."""
         if index < self._covered:
             self._changed.add(index)
 
@@ -110,7 +107,7 @@ class Search:
         if _is_small(keys):
             return self._first(between(queries, prepared(keys, self._dist_fn), self._dist_fn))
         self._catch_up(keys)
-        parts = [self._nearest(part, keys, self._bounds(part)) for part in queries.split(_at_once(keys))]
+        parts = [self._nearest(part, keys, self._bounds(part)) for part in queries.split(max(1, _PAIRS // len(keys)))]
         return Found(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
     @torch.no_grad()
@@ -127,7 +124,7 @@ class Search:
             return _within(self.nearest(queries, keys), radii, slack)
         queries = prepared(queries, self._dist_fn)
         self._catch_up(keys)
-        size = _at_once(keys)
+        size = max(1, _PAIRS // len(keys))
         parts = zip(queries.split(size), slack.split(size), strict=True)
         return torch.cat([self._answering(part, keys, radii, rounding) for part, rounding in parts])
 
@@ -140,11 +137,11 @@ class Search:
             return (distances <= radii + slack.unsqueeze(1)).any(dim=1)
         self._catch_up(keys)
         inside = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
-        for rows in torch.arange(len(queries), device=queries.device).split(_at_once(keys)):
+        for rows in torch.arange(len(queries), device=queries.device).split(max(1, _PAIRS // len(keys))):
             near = self._bounds(queries[rows]) <= self._reach(radii, slack[rows], keys.shape[1])
             for n in near.any(dim=1).nonzero().flatten().tolist():
                 index, row = near[n].nonzero().flatten(), rows[n]
-                inside[row] = (self._distances(queries[row], keys, index) <= radii[index] + slack[row]).any()
+                inside[row] = self._within_any(queries[row], keys, index, radii, slack[row])
         return inside
 
     def _answering(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
@@ -152,18 +149,19 @@ class Search:
         # A key that answers is at most its own radius away; most queries have no such key.
         inside = bounds <= self._reach(radii, slack, keys.shape[1])
         answers = torch.full((len(queries),), -1, device=queries.device)
-        rows = [
-            row
-            for row in inside.any(dim=1).nonzero().flatten().tolist()
-            if self._is_reached(queries[row], keys, inside[row].nonzero().flatten(), radii, slack[row])
-        ]
+        rows = []
+        for row in inside.any(dim=1).nonzero().flatten().tolist():
+            index = inside[row].nonzero().flatten()
+            # Too many keys aren't compared twice: then the query may be within a radius.
+            if len(index) > _few(keys) or self._within_any(queries[row], keys, index, radii, slack[row]):
+                rows.append(row)
         if rows:
             answers[rows] = _within(self._nearest(queries[rows], keys, bounds[rows]), radii, slack[rows])
         return answers
 
-    def _is_reached(self, query: Tensor, keys: Tensor, index: Tensor, radii: Tensor, slack: Tensor) -> bool:
-        """Whether a query is within the radius of any of these keys; for too many of them, whether it may be."""
-        return len(index) > _few(keys) or bool((self._distances(query, keys, index) <= radii[index] + slack).any())
+    def _within_any(self, query: Tensor, keys: Tensor, index: Tensor, radii: Tensor, slack: Tensor) -> bool:
+        """Whether a query is within the radius of any of these keys."""
+        return bool((self._distances(query, keys, index) <= radii[index] + slack).any())
 
     def _reach(self, radii: Tensor, slack: Tensor, width: int) -> Tensor:
         """Return how far, at most and squared, a key is that answers: ``(batch, n)``, or what is broadcast to it."""
@@ -243,27 +241,27 @@ class Search:
         return short, short.square().sum(dim=1, keepdim=True) * (1 - _ROUNDING)
 
     def _catch_up(self, keys: Tensor) -> None:
-        """Take up the keys that are new or have changed."""
+        """Project the keys that are new or have changed."""
         # Not as tensors of inference mode, which couldn't be written to outside of it.
         with torch.inference_mode(False), torch.no_grad():
             if len(keys) >= _FRESH * self._found_at:
                 self.forget()
-                self._basis = _directions(prepared(_sample(keys), self._dist_fn)).to(keys.device)
+                sample = torch.linspace(0, len(keys) - 1, min(len(keys), _SAMPLE), device=keys.device).long()
+                self._basis = _directions(prepared(keys[sample], self._dist_fn)).to(keys.device)
                 self._short = self._basis.new_empty(0, self._basis.shape[1] + 3)
                 self._found_at = len(keys)
             if len(keys) > len(self._short):
                 grown = self._short.new_empty(max(len(keys), 2 * len(self._short)), self._short.shape[1])
                 grown[: self._covered] = self._short[: self._covered]
                 self._short = grown
-            new = torch.arange(self._covered, len(keys), device=keys.device)
-            changed = torch.tensor(sorted(self._changed), dtype=new.dtype, device=keys.device)
-            for index in torch.cat([changed, new]).split(_BLOCK):
-                self._take_up(keys, index)
+            stale = [*sorted(self._changed), *range(self._covered, len(keys))]
+            for index in torch.tensor(stale, dtype=torch.long, device=keys.device).split(_BLOCK):
+                self._project(keys, index)
             self._covered = len(keys)
             self._changed.clear()
 
-    def _take_up(self, keys: Tensor, index: Tensor) -> None:
-        """Keep of some keys their projection, the length of the rest, squared norm, and scale to what is compared."""
+    def _project(self, keys: Tensor, index: Tensor) -> None:
+        """Store of some keys their projection, the length of the rest, squared norm, and scale to what is compared."""
         chosen = keys[index]
         short, size = self._shortened(prepared(chosen, self._dist_fn))
         scale = torch.ones_like(size)
@@ -276,10 +274,6 @@ def _is_small(keys: Tensor) -> bool:
     return len(keys) < SMALLEST or keys.device.type == "mps"  # where there is no float64
 
 
-def _at_once(keys: Tensor) -> int:
-    return max(1, _PAIRS // len(keys))
-
-
 def _few(keys: Tensor) -> int:
     return max(_FEW, len(keys) // _FEW_OF)
 
@@ -288,11 +282,6 @@ def _within(found: Found, radii: Tensor, slack: Tensor) -> Tensor:
     """Return the keys found, -1 where the query is outside of their radii, or infinitely far."""
     answers = (found.distance <= radii[found.key] + slack) & found.distance.isfinite()
     return torch.where(answers, found.key, -1)
-
-
-def _sample(keys: Tensor) -> Tensor:
-    """Return some of the keys, evenly spread."""
-    return keys[torch.linspace(0, len(keys) - 1, min(len(keys), _SAMPLE), device=keys.device).long()]
 
 
 def _directions(sample: Tensor) -> Tensor:

@@ -13,17 +13,15 @@ from torch import nn
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
-from easyedit_lifelong.methods.grace.training.full_pass import full_pass
 from easyedit_lifelong.methods.grace.training.suffix_pass import SuffixPass
-from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
+from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, full_pass
 from easyedit_lifelong.models.anatomy import Anatomy, anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.pairs import Encode, encoder_for
-from easyedit_lifelong.models.prompt_positions import PositionTracker
+from easyedit_lifelong.models.prompt_positions import PositionTracker, stack_of
 from easyedit_lifelong.models.runner import Runner
-from easyedit_lifelong.models.stacks import stack_of
 
 LOG = logging.getLogger(__name__)
 

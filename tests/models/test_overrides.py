@@ -1,0 +1,74 @@
+"""Attributes of objects for a while, and methods that run within a context."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from torch import Tensor, nn, ones
+
+from easyedit_lifelong.models.overrides import Watch, overridden
+
+
+class Box:
+    """Something with an attribute of its class."""
+
+    size = 1
+
+
+def test_what_was_there_before_comes_back() -> None:
+    own, plain = Box(), Box()
+    own.size = 2
+    with overridden("size", {own: 3, plain: 4}):
+        assert (own.size, plain.size) == (3, 4)
+        with pytest.raises(KeyboardInterrupt), overridden("size", {own: 5}):
+            raise KeyboardInterrupt
+        assert own.size == 3
+    assert (own.size, plain.size) == (2, 1)
+    assert vars(plain) == {}
+
+
+def test_a_module_gets_a_forward_beside_its_class() -> None:
+    layer, x = nn.Linear(2, 2), ones(1, 2)
+    expected = layer(x)
+    with overridden("forward", {layer: lambda x: x + 1}):
+        assert layer(x).tolist() == [[2.0, 2.0]]
+    assert layer(x).tolist() == expected.tolist()
+    assert "forward" not in vars(layer)
+
+
+class Speaker(nn.Module):
+    """Has a method beside ``forward``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+    def generate(self, x: Tensor, *, count: int = 1) -> Tensor:
+        return x * count
+
+
+@pytest.mark.parametrize("name", ["forward", "generate"])
+def test_every_call_of_a_method_runs_within_its_context(name: str) -> None:
+    speaker, calls = Speaker(), list[Any]()
+
+    @contextlib.contextmanager
+    def context(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+        calls.append(("in", module is speaker, len(args), kwargs))
+        yield
+        calls.append("out")
+
+    signature = inspect.signature(getattr(speaker, name))
+    watch = Watch(speaker, context, name)
+    assert inspect.signature(getattr(speaker, name)) == signature
+    assert getattr(speaker, name)(ones(1)).tolist() == [1.0]
+    assert calls == [("in", True, 1, {}), "out"]
+    kept = getattr(speaker, name)
+    assert watch.in_place()
+    watch.remove()
+    assert not watch.in_place()
+    assert name not in vars(speaker)
+    assert kept(ones(1)).tolist() == [1.0], "who kept it calls the original"
+    assert len(calls) == 2
