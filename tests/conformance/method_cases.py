@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong import CoachHookHyperParams, EditMethod, GraceHyperParams, get_plugins
+from easyedit_lifelong import CoachHookHyperParams, EditMethod, GraceHyperParams, NativeMemitHyperParams, get_plugins
 from easyedit_lifelong.methods.edit_stores import AppendableEditStore
 from tests.conftest import build_model, build_tokenizer
 
@@ -134,11 +134,19 @@ def _coachhook(at: Layout) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _memit(at: Layout) -> dict[str, Any]:
+    settings = _coachhook(at)
+    del settings["alpha_z"]
+    # Not the layers of CoachHook: two methods cannot write into the same weights.
+    return {**settings, "layers": [2]}
+
+
 CASES = [
     MethodCase("GRACE", GraceHyperParams, _grace),
     MethodCase("GRACE-subject", GraceHyperParams, _grace_subject),
     MethodCase("CoachHook", CoachHookHyperParams, _coachhook),
     MethodCase("CoachHook-wohk", CoachHookHyperParams, lambda at: {**_coachhook(at), "wohk": True}),
+    MethodCase("MEMIT-native", NativeMemitHyperParams, _memit),
     MethodCase("BiasEdit", "BiasEditHyperParams", lambda at: {}, reads_activations=False),
 ]
 """One line for each method, or for each mode of a method."""

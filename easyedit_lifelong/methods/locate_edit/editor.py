@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any, ClassVar, Generic
 
 from torch import Tensor, nn
@@ -23,11 +24,10 @@ from easyedit_lifelong.methods.locate_edit.spread import make_solvers, spread_re
 from easyedit_lifelong.methods.locate_edit.templates import Templates, context_templates
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, Solver
 from easyedit_lifelong.methods.locate_edit.values import TargetVectors, optimise_targets
-from easyedit_lifelong.methods.shared.editors import internal_pass
+from easyedit_lifelong.methods.shared.editors import base_fingerprint, internal_pass
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.anatomy import projection_shape
-from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import editing
 from easyedit_lifelong.models.modules import find_module
@@ -73,7 +73,7 @@ class WeightEditor(OneEditor, Generic[AnyBatch]):
         if templates is None:
             with internal_pass(model):
                 templates = context_templates(model, tokenizer, hparams.context_template_length_params, hparams.seed)
-        self.state: BatchHistory[AnyBatch] = self.make_history(list(modules), templates, model_fingerprint(model))
+        self.state: BatchHistory[AnyBatch] = self.make_history(list(modules), templates, base_fingerprint(model))
         self._moments = dict(moments) if moments is not None else None
         self._solvers: dict[str, Solver] = {}
         self._unedited: Contents = {}
@@ -118,6 +118,10 @@ class WeightEditor(OneEditor, Generic[AnyBatch]):
     def weight_paths(self) -> list[str]:
         """Paths of the projections whose weights the editor changes; none if its edits are beside the weights."""
         return self.state.paths if self._layers.in_weights else []
+
+    def without_edits(self) -> AbstractContextManager[None]:
+        """Have the model without the editor's edits inside."""
+        return self._layers.without_edits(self._unedited)
 
     def plain_weights(self) -> dict[str, Tensor]:
         """Return the edited projections' weights with all updates in them, by parameter name."""
@@ -254,7 +258,9 @@ class WeightEditor(OneEditor, Generic[AnyBatch]):
         if self._solvers:
             return
         if self._moments is None:
-            with self._layers.without_edits(self._unedited):
+            with ExitStack() as stack:  # also of what other methods have put into the weights
+                for editor in self._all_editors():
+                    stack.enter_context(editor.without_edits())
                 self._moments = second_moments(self.model, self.tokenizer, self.hparams)
         self._solvers = make_solvers(
             self.solver_class, self._layers.modules, self._moments, self.hparams.mom2_update_weight, self.state.batches

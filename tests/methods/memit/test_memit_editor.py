@@ -298,6 +298,35 @@ def test_two_methods_cannot_write_into_the_same_weights() -> None:
     coachhook_on(model, tokenizer, coachhook_hparams("llama", wohk=True, layers=[3])).edit(requests_for(1))
 
 
+def test_in_other_weights_both_are_rolled_back_in_any_order_and_get_the_unedited_models_moments(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    seen: list[bool] = []
+    bare = state_of(build_model("llama"))
+
+    def obtain(model: Any, _: Any, hparams: Any) -> Any:
+        now = state_of(model)
+        seen.append(all(torch.equal(now[name], tensor) for name, tensor in bare.items()))
+        return moments_for(model, hparams)
+
+    monkeypatch.setattr(editing, "second_moments", obtain)
+    model, tokenizer, hparams = start(layers=[0, 1], context_template_length_params=[])
+    undo = MemitEditor.on(model, tokenizer, hparams).edit(requests_for(0))[1]
+    wohk = coachhook_hparams("llama", layers=[2], wohk=True, context_template_length_params=[])
+    CoachHookEditor.on(model, tokenizer, wohk).edit(requests_for(1))
+    assert seen == [True, True]
+    edited_here = state_of(model)
+    save_edits(model, tmp_path / "both")
+    other = build_model("llama")
+    load_edits(other, tmp_path / "both")
+    assert same_tensors(state_of(other), edited_here)
+    undo()
+    save_edits(model, tmp_path / "one")  # made on weights that held other edits, and still the unedited model's
+    load_edits(build_model("llama"), tmp_path / "one")
+    rollback_to_batch(model, 0)
+    assert same_tensors(state_of(model), bare)
+
+
 # ------------------------------------------------------------------ on disk
 
 
