@@ -22,7 +22,8 @@ from transformers import (
 )
 
 from easyedit_lifelong import CoachHookHyperParams, GraceHyperParams, NativeMemitHyperParams
-from easyedit_lifelong.methods.grace.check import answering_layer, check_layer
+from easyedit_lifelong.methods.grace.check import check_layer
+from easyedit_lifelong.methods.grace.named_layers import answering_layer
 from easyedit_lifelong.methods.locate_edit.check import check_model
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
 from easyedit_lifelong.models.kinds import Kind, kind_of, kind_of_config

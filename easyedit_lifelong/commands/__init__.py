@@ -1,1 +1,1 @@
-"""The command line: one module per verb, with ``HELP``, ``add_arguments(parser)`` and ``run(arguments)``."""
+"""The command line: one module per verb, with ``add_arguments(parser)`` and ``run(arguments)``."""

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from easyedit_lifelong.commands.option_types import positive_int, share
 from easyedit_lifelong.commands.run_options import DATA, add_model_arguments
-
-HELP = "pick layers, distance, radius and gate of GRACE by subjects for a model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,5 +36,17 @@ def run(arguments: argparse.Namespace) -> int:
     """Calibrate, and return the exit code."""
     from easyedit_lifelong.commands.calibrate_session import calibrate_session
 
-    calibrate_session(arguments)
+    calibrate_session(arguments, _command(arguments))
     return 0
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the command line that says the same."""
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    words = ["easyedit-lifelong", "calibrate"]
+    for name, default in vars(parser.parse_args(["--hparams=", "--data="])).items():
+        value = getattr(arguments, name)
+        if value != default:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)

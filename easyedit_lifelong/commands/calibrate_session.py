@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import shlex
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -14,7 +13,6 @@ from typing import Any
 from rich.console import Console
 
 from easyedit_lifelong.clock import now
-from easyedit_lifelong.commands.calibrate import add_arguments
 from easyedit_lifelong.commands.calibrate_files import (
     HPARAMS,
     PLOT,
@@ -43,11 +41,12 @@ from easyedit_lifelong.runs.run_folder import check_free
 from easyedit_lifelong.versions import package_versions
 
 
-def calibrate_session(arguments: argparse.Namespace) -> None:
+def calibrate_session(arguments: argparse.Namespace, command: str) -> None:
     """Calibrate as the command line says; whatever can be checked without the model is checked before it loads.
 
     Args:
-        arguments: see :func:`~easyedit_lifelong.commands.calibrate.add_arguments`.
+        arguments: of the ``calibrate`` command.
+        command: the command line that says the same, for the hyperparameter file.
 
     Raises:
         LifelongError: an argument cannot be used, or the calibration cannot be made.
@@ -77,7 +76,7 @@ def calibrate_session(arguments: argparse.Namespace) -> None:
         steps = read_steps(out, calibrator, asked) if arguments.resume else calibrator.steps(None)
         save, show_step = functools.partial(write_steps, out, asked), functools.partial(_show_step, console)
         outcome = calibrator.run(model, tokenizer, requests, hparams, settings, steps, save, show_step)
-        _write(out, arguments, calibrator, asked, steps, outcome)
+        _write(out, arguments, command, calibrator, asked, steps, outcome)
     for table in outcome.short_tables:
         show(console, table)
     console.print()
@@ -127,6 +126,7 @@ def _show_step(console: Console, name: str) -> AbstractContextManager[Progress]:
 def _write(
     out: Path,
     arguments: argparse.Namespace,
+    command: str,
     calibrator: Calibrator,
     asked: dict[str, Any],
     steps: Any,
@@ -147,17 +147,5 @@ def _write(
     results = {"counts": counts, "picked": outcome.chosen, "scores": outcome.scores}
     write_steps(out, asked, steps, {**results, "versions": package_versions(), "finished": now()})
     values = read_hparams_file(find_hparams(arguments.hparams)) | _replacements(arguments)
-    heading = "\n".join([f"{calibrator.name}, calibrated {now()}:", _command(arguments), basis, *outcome.verdict])
+    heading = "\n".join([f"{calibrator.name}, calibrated {now()}:", command, basis, *outcome.verdict])
     write(out / HPARAMS, hparams_text(values, outcome.chosen, calibrator.comments, heading))
-
-
-def _command(arguments: argparse.Namespace) -> str:
-    """Return the command line that says the same."""
-    parser = argparse.ArgumentParser()
-    add_arguments(parser)
-    words = ["easyedit-lifelong", "calibrate"]
-    for name, default in vars(parser.parse_args(["--hparams=", "--data="])).items():
-        value = getattr(arguments, name)
-        if value != default:
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-    return shlex.join(words)

@@ -17,8 +17,6 @@ from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, PROTOCOLS, Experiment
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replaced
 
-HELP = "edit a model with batches of facts, keeping score (CoachHook's)"
-
 AUTHORS_METHOD, DEFAULT_MODEL = "CoachHook", "smollm2-135m"
 """The method of the authors' script, and the model, if the command line names neither."""
 

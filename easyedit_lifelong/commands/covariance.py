@@ -31,8 +31,6 @@ from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 
-HELP = "collect second moments of keys, for CoachHook and MEMIT"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the collection of second moments; None stands for an option that is not given."""

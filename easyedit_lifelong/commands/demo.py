@@ -32,8 +32,6 @@ from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 from easyedit_lifelong.runs.run_folder import CONFIG
 from easyedit_lifelong.runs.state import RunResult
 
-HELP = "edit SmolLM2-135M with sample facts, by GRACE and by CoachHook, side by side"
-
 GRACE, COACHHOOK = "GRACE", "CoachHook"
 _DATA_NAME = "sample facts (CounterFact form)"
 _SHOWN = 4

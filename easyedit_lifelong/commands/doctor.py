@@ -18,8 +18,6 @@ from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table, say
 
-HELP = "check this installation and say how to mend it"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add no arguments."""

@@ -29,8 +29,6 @@ from easyedit_lifelong.runs.checks import check_method
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replaced
 from easyedit_lifelong.runs.run_folder import check_free
 
-HELP = "edit a few facts, and save the edits in a folder"
-
 _SHOWN, _TOKENS = 10, 8
 
 

@@ -12,8 +12,6 @@ from easyedit_lifelong.edits import export_model, load_edits
 from easyedit_lifelong.edits.edits_folder import check_empty
 from easyedit_lifelong.reporting.console_tables import say
 
-HELP = "put CoachHook's saved edits into a plain checkpoint, without hooks"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the saved edits, their model, and where the checkpoint goes."""

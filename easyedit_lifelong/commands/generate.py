@@ -18,8 +18,6 @@ from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.reporting.console_tables import print_json
 
-HELP = "let a model with saved edits continue prompts"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the saved edits, their model, the prompts, and how they are continued."""

@@ -14,8 +14,6 @@ from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.reporting.console_tables import print_json, say
 from easyedit_lifelong.reporting.folder_tables import EDIT, cell, text_table, wide_console
 
-HELP = "show what a folder of saved edits holds"
-
 _NEAR_SHOWN = 20
 
 

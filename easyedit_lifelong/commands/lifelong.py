@@ -16,8 +16,6 @@ from easyedit_lifelong.commands.run_options import (
 from easyedit_lifelong.commands.run_session import session
 from easyedit_lifelong.runs.experiment import LIFELONG, Experiment
 
-HELP = "edit a model with a stream of facts, keeping score"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the lifelong loop."""

@@ -1,14 +1,12 @@
 """The command line: find the verb, run its module, report errors.
 
-A verb is a module of this package with ``HELP`` (its line in ``easyedit-lifelong --help``), ``add_arguments(parser)``
-and ``run(arguments)``, which returns the exit code. Only the module of the verb that is called is imported, because
-most of them need torch.
+A verb is an entry of :data:`VERBS` and a module of this package with ``add_arguments(parser)`` and ``run(arguments)``,
+which returns the exit code. Only the module of the verb that is called is imported, because most of them need torch.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
 import importlib
 import logging
 import sys
@@ -19,26 +17,27 @@ from pathlib import Path
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.versions import __version__
 
-VERBS = (
-    "demo",
-    "doctor",
-    "plugins",
-    "lifelong",
-    "covariance",
-    "consecutive",
-    "run",
-    "scope",
-    "calibrate",
-    "report",
-    "edit",
-    "generate",
-    "export",
-    "push",
-    "pull",
-    "inspect",
-    "rollback",
-    "merge",
-)
+VERBS = {
+    "demo": "edit SmolLM2-135M with sample facts, by GRACE and by CoachHook, side by side",
+    "doctor": "check this installation and say how to mend it",
+    "plugins": "list methods, dataset formats and trackers",
+    "lifelong": "edit a model with a stream of facts, keeping score",
+    "covariance": "collect second moments of keys, for CoachHook and MEMIT",
+    "consecutive": "edit a model with batches of facts, keeping score (CoachHook's)",
+    "run": "do the run that an experiment file describes",
+    "scope": "study where CoachHook's hooks act: z-scores of prompts and paraphrases",
+    "calibrate": "pick layers, distance, radius and gate of GRACE by subjects for a model",
+    "report": "make a page with figures and tables of a run, or of several side by side",
+    "edit": "edit a few facts, and save the edits in a folder",
+    "generate": "let a model with saved edits continue prompts",
+    "export": "put CoachHook's or MEMIT's saved edits into a plain checkpoint, without hooks",
+    "push": "put saved edits on the Hugging Face Hub",
+    "pull": "fetch saved edits from the Hugging Face Hub",
+    "inspect": "show what a folder of saved edits holds",
+    "rollback": "take edits out of a folder of saved edits",
+    "merge": "join folders of GRACE edits made on the same model",
+}
+"""What each verb does, for ``easyedit-lifelong --help``."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,8 +71,8 @@ def build_parser(verbs: Collection[str] = VERBS) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="easyedit-lifelong", description="Lifelong model editing, with EasyEdit.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for verb in VERBS:
-        subparser = subparsers.add_parser(verb, help=_help_line(verb))
+    for verb, what in VERBS.items():
+        subparser = subparsers.add_parser(verb, help=what)
         subparser.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
         if verb in verbs:
             module = importlib.import_module(f"easyedit_lifelong.commands.{verb}")
@@ -81,16 +80,6 @@ def build_parser(verbs: Collection[str] = VERBS) -> argparse.ArgumentParser:
             subparser.set_defaults(run=module.run, writes_at_end=False)
             module.add_arguments(subparser)
     return parser
-
-
-def _help_line(verb: str) -> str:
-    """Return the ``HELP`` of a verb's module without importing it."""
-    tree = ast.parse(Path(__file__).with_name(f"{verb}.py").read_bytes())
-    return next(
-        ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "HELP"
-    )
 
 
 def _check_homes(arguments: argparse.Namespace) -> None:

@@ -10,8 +10,6 @@ from easyedit_lifelong.edits.merge import merge_edits
 from easyedit_lifelong.reporting.console_tables import print_json, say
 from easyedit_lifelong.reporting.folder_tables import cell, text_table, wide_console
 
-HELP = "join folders of GRACE edits made on the same model"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the folders and where the merged edits go."""

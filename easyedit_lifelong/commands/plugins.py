@@ -10,8 +10,6 @@ from rich.text import Text
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table
 
-HELP = "list methods, dataset formats and trackers"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add no arguments."""

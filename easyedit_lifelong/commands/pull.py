@@ -11,8 +11,6 @@ from easyedit_lifelong.commands.saved_edits import Saved, amount_of
 from easyedit_lifelong.edits.edits_hub import copy_edits
 from easyedit_lifelong.reporting.console_tables import say
 
-HELP = "fetch saved edits from the Hugging Face Hub"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the repository and the folder."""

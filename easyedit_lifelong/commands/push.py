@@ -9,8 +9,6 @@ from rich.console import Console
 from easyedit_lifelong.edits import push_edits
 from easyedit_lifelong.reporting.console_tables import say
 
-HELP = "put saved edits on the Hugging Face Hub"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the folder and the repository."""

@@ -18,8 +18,6 @@ from easyedit_lifelong.reporting.report.page import comparison_page, run_page
 from easyedit_lifelong.reporting.report.read import Run, read_run
 from easyedit_lifelong.reporting.report.style import drawing
 
-HELP = "make a page with figures and tables of a run, or of several side by side"
-
 PAGE = "report.html"
 _COMPARISON = Path("runs/comparison")
 

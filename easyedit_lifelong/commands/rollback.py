@@ -11,8 +11,6 @@ from easyedit_lifelong.edits.remove import rollback_folder
 from easyedit_lifelong.reporting.console_tables import print_json, say
 from easyedit_lifelong.reporting.folder_tables import EDIT, text_table, wide_console
 
-HELP = "take edits out of a folder of saved edits"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the folder and which edits are taken out."""

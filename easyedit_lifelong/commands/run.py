@@ -7,8 +7,6 @@ from pathlib import Path
 
 from easyedit_lifelong.commands.run_session import file_session
 
-HELP = "do the run that an experiment file describes"
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the file and where its results go."""

@@ -30,8 +30,6 @@ from easyedit_lifelong.reporting.scope_plot import scope_svg
 from easyedit_lifelong.runs.checks import check_method, usable_requests
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, check_free
 
-HELP = "study where CoachHook's hooks act: z-scores of prompts and paraphrases"
-
 LOG = logging.getLogger(__name__)
 
 RESULT, VALUES, PLOT = "scope.json", "scope.csv", "scope.svg"

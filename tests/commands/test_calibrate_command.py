@@ -141,7 +141,7 @@ def test_refusals_before_the_model_loads(
     def calibrate(hparams: str, *more: str) -> None:
         # A later option overrides an earlier one.
         arguments = build_parser().parse_args([*words, "--hparams", hparams, *more])
-        calibrating.calibrate_session(arguments)
+        arguments.run(arguments)
 
     with pytest.raises(HyperParameterError, match="query_token: prompt_last; calibrate is for GRACE by subjects"):
         calibrate("GRACE/smollm2-135m")

@@ -15,13 +15,14 @@ from torch import Tensor
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.grace.check import answering_layer, check_layer, find_layer
+from easyedit_lifelong.methods.grace.check import check_layer
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import as_label
 from easyedit_lifelong.methods.grace.codebook.key_space import new_codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
 from easyedit_lifelong.methods.grace.layer_edits import LayerEdits
+from easyedit_lifelong.methods.grace.named_layers import answering_layer, find_layer
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.grace.subject.contexts import Case
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits

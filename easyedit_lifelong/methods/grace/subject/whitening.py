@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.methods.grace.check import find_layer
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.named_layers import find_layer
 from easyedit_lifelong.methods.shared.second_moments import named_moments
 
 RANK = 64
