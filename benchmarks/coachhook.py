@@ -9,19 +9,17 @@ same process, in turn. Needs EasyEdit's 2023 release, which the authors' code is
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import functools
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import _coachhook_upstream as authors
 import torch
 from _machine import alternate, describe, finish, machine, median, stop
+from _side import Side
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -44,25 +42,6 @@ STOP_LOSS = 0.05
 """A constant of MEMIT's code, which the authors use; a hyperparameter of ours."""
 
 SHOWN = ("v_num_grad_steps", "v_lr", "clamp_norm_factor", "v_weight_decay", "mom2_update_weight", "alpha_z")
-
-
-@dataclass
-class Side:
-    """What was measured of one side: one entry a run. Seconds are an edit's; ``cpu`` counts all threads."""
-
-    name: str
-    seconds: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    scores: list[dict[str, float | None]] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def timed(self, edits: int) -> Iterator[None]:
-        """Time some edits."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        self.seconds.append((time.perf_counter() - wall) / edits)
-        self.cpu.append((time.process_time() - cpu) / edits)
 
 
 class Judge:

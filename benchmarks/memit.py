@@ -9,18 +9,16 @@ round-robin. EasyEdit's MEMIT runs through this package's bridge, as in ``consec
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import logging
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from _machine import alternate, describe, finish, machine, median, stop
+from _side import Side
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -43,25 +41,6 @@ THEIRS = "easyeditor.models.memit.memit_main"
 SHOWN = ("layers", "v_num_grad_steps", "v_lr", "clamp_norm_factor", "v_weight_decay", "mom2_update_weight")
 SHARED = (*SHOWN, "v_loss_layer", "kl_factor", "fact_token", "rewrite_module_tmp", "layer_module_tmp")
 """Hyperparameters that both sides must have alike."""
-
-
-@dataclass
-class Side:
-    """What was measured of one side: one entry a run. Seconds are an edit's; ``cpu`` counts all threads."""
-
-    name: str
-    seconds: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
-    scores: list[dict[str, float | None]] = field(default_factory=list)
-
-    @contextlib.contextmanager
-    def timed(self, edits: int) -> Iterator[None]:
-        """Time some edits."""
-        wall, cpu = time.perf_counter(), time.process_time()
-        yield
-        self.seconds.append((time.perf_counter() - wall) / edits)
-        self.cpu.append((time.process_time() - cpu) / edits)
 
 
 class LossCounter(logging.Handler):

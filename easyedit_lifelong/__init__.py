@@ -26,12 +26,12 @@ _LAZY = {
     "collect_covariance": "easyedit_lifelong.covariance",
     "PluginHyperParams": "easyedit_lifelong.hyperparams",
     "EditMethod": "easyedit_lifelong.methods.base",
-    "AppendableEditStore": "easyedit_lifelong.methods.base",
+    "AppendableEditStore": "easyedit_lifelong.methods.edit_stores",
     "BatchRemoval": "easyedit_lifelong.methods.base",
     "CaseRemoval": "easyedit_lifelong.methods.base",
     "Conflict": "easyedit_lifelong.methods.base",
-    "EditsPart": "easyedit_lifelong.methods.base",
-    "EditStore": "easyedit_lifelong.methods.base",
+    "EditsPart": "easyedit_lifelong.methods.edit_stores",
+    "EditStore": "easyedit_lifelong.methods.edit_stores",
     "Explain": "easyedit_lifelong.methods.base",
     "ExplainedPass": "easyedit_lifelong.methods.base",
     "InspectedPart": "easyedit_lifelong.methods.base",
@@ -40,7 +40,7 @@ _LAZY = {
     "MergeSource": "easyedit_lifelong.methods.base",
     "PlainWeights": "easyedit_lifelong.methods.base",
     "Renamed": "easyedit_lifelong.methods.base",
-    "StateKeeper": "easyedit_lifelong.methods.base",
+    "StateKeeper": "easyedit_lifelong.methods.edit_stores",
     "EditRecord": "easyedit_lifelong.methods.shared.records",
     "editors_on": "easyedit_lifelong.methods.shared.editors",
     "register_editor": "easyedit_lifelong.methods.shared.editors",
@@ -109,13 +109,10 @@ if TYPE_CHECKING:
     from easyedit_lifelong.hparams_files import hparams_values
     from easyedit_lifelong.hyperparams import PluginHyperParams
     from easyedit_lifelong.methods.base import (
-        AppendableEditStore,
         BatchRemoval,
         CaseRemoval,
         Conflict,
         EditMethod,
-        EditsPart,
-        EditStore,
         Explain,
         ExplainedPass,
         InspectedPart,
@@ -124,11 +121,11 @@ if TYPE_CHECKING:
         MergeSource,
         PlainWeights,
         Renamed,
-        StateKeeper,
     )
     from easyedit_lifelong.methods.calibrator import Calibrator
     from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
+    from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, EditStore, StateKeeper
     from easyedit_lifelong.methods.grace.apply import apply_grace_to_model, apply_grace_to_module
     from easyedit_lifelong.methods.grace.config import GraceHyperParams
     from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams

@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     hparams = hyperparameters(arguments)
     method = get_plugins().method_for(hparams)
     if method is None or method.study_scope is None:
-        raise HyperParameterError(f"{hparams.alg_name} has no hook layers; the scope study is CoachHook's")
+        raise HyperParameterError(f"{hparams.alg_name} offers no scope study; CoachHook does, in its hook layers")
     if getattr(hparams, "wohk", False):
         raise HyperParameterError("--wohk 1 edits without hook layers; there is no scope to study")
     out = check_free(arguments.out, what="study", files=(RESULT, VALUES, PLOT))

@@ -9,7 +9,7 @@ from typing import Any
 from easyedit_lifelong.edits.edits_hub import edits_folder
 from easyedit_lifelong.edits.parts import method_of, read_edits
 from easyedit_lifelong.errors import PluginError, RunError
-from easyedit_lifelong.methods.base import EditsPart
+from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.models.load import model_label

@@ -13,7 +13,8 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_index, read_tensors, write_folder
 from easyedit_lifelong.edits.step_files import read_steps, step_count, step_entries
 from easyedit_lifelong.errors import PluginError, RunError
-from easyedit_lifelong.methods.base import AppendableEditStore, EditMethod, EditsPart, OldState
+from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, OldState
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins

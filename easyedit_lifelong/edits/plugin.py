@@ -8,7 +8,8 @@ from collections.abc import Callable
 from easyedit_lifelong.edits.save import save_edits
 from easyedit_lifelong.edits.state_folder import StateFolder
 from easyedit_lifelong.hookspecs import hookimpl
-from easyedit_lifelong.methods.base import AppendableEditStore, EditMethod
+from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.methods.edit_stores import AppendableEditStore
 from easyedit_lifelong.registry import ModelMethod
 
 

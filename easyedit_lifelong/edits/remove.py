@@ -10,7 +10,8 @@ from typing import Any
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.parts import SavedEdits, method_of, read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
-from easyedit_lifelong.methods.base import EditMethod, EditsPart
+from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.editors import editors_on
 from easyedit_lifelong.methods.shared.records import EditRecord, numbers_of_case
 from easyedit_lifelong.plugins import get_plugins

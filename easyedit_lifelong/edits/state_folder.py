@@ -16,7 +16,7 @@ from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_inde
 from easyedit_lifelong.edits.parts import description
 from easyedit_lifelong.edits.step_files import read_steps, step_count, step_file, write_step
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import AppendableEditStore
+from easyedit_lifelong.methods.edit_stores import AppendableEditStore
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from easyedit_lifelong.atomic import replacing
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import EditsPart
+from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.records import EditRecord
 
 _NAME = "step-{:06d}.safetensors"

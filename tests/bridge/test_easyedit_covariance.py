@@ -271,8 +271,9 @@ def test_hyperparameters_name_the_engine(cls: Any, values: dict[str, Any]) -> No
 
 
 def test_methods_pass_the_engine_on(llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    from easyedit_lifelong.methods.coachhook import moments
     from easyedit_lifelong.methods.grace.subject import whitening
+    from easyedit_lifelong.methods.locate_edit import moments
+    from easyedit_lifelong.methods.shared import second_moments
 
     asked: list[str] = []
 
@@ -283,8 +284,7 @@ def test_methods_pass_the_engine_on(llama: Any, tokenizer: Any, monkeypatch: pyt
     hparams = CoachHookHyperParams.from_values({"model_name": "m", **COACHHOOK, "mom2_engine": "easyedit"}, "f")
     path = "model.layers.1.mlp.down_proj"
     grace = GraceHyperParams(model_name="m", inner_params=[path], mom2_engine="easyedit")
-    monkeypatch.setattr(moments, "obtain_moments", obtain)
-    monkeypatch.setattr(whitening, "obtain_moments", obtain)
+    monkeypatch.setattr(second_moments, "obtain_moments", obtain)
     with pytest.raises(CovarianceError, match="enough"):
         moments.second_moments(llama, tokenizer, hparams)
     with pytest.raises(CovarianceError, match="enough"):

@@ -98,7 +98,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(scoping, "load_for", load)
     (tmp_path / "file").touch()
     for words, says in (
-        (["--hparams", "GRACE/smollm2-135m", "--out", tmp_path / "out"], "GRACE has no hook layers"),
+        (["--hparams", "GRACE/smollm2-135m", "--out", tmp_path / "out"], "GRACE offers no scope study"),
         (["--wohk", "1", "--out", tmp_path / "out"], "there is no scope to study"),
         (["--out", tmp_path / "file"], "is a file"),
     ):

@@ -9,7 +9,7 @@ from typing import Any
 
 from easyedit_lifelong import get_plugins
 from easyedit_lifelong.edits.edits_folder import INDEX, read_index, write_index
-from easyedit_lifelong.methods.base import StateKeeper
+from easyedit_lifelong.methods.edit_stores import StateKeeper
 
 
 def keeper(method: str) -> StateKeeper:

@@ -21,7 +21,7 @@ from easyedit_lifelong import (
 )
 from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
-from easyedit_lifelong.methods.base import EditsPart
+from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.neighbours import neighbours_of
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits

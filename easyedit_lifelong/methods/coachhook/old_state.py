@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import EditsPart, OldState
+from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
 from easyedit_lifelong.methods.shared.old_state_index import check_whole, read_index
 
 INDEX = "coachhook.json"
@@ -26,7 +26,7 @@ _BATCH_PARTS: dict[str, type] = {"file": str, "edits": list, "prompts": list, "a
 
 
 def read_old_state(folder: Path, case_ids: Sequence[int | str] | None, *, tensors: bool) -> OldState | None:
-    """Return the batches of a state folder; see :class:`~easyedit_lifelong.methods.base.AppendableEditStore`."""
+    """Return the batches of a state folder; see :class:`~easyedit_lifelong.methods.edit_stores.AppendableEditStore`."""
     path = folder / INDEX
     if not path.exists():
         return None

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.methods.base import OldState, PlainWeights
+from easyedit_lifelong.methods.base import PlainWeights
 from easyedit_lifelong.methods.coachhook import old_state
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate
+from easyedit_lifelong.methods.edit_stores import OldState
 from easyedit_lifelong.methods.locate_edit.store import BatchStore
 
 _LOST = (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from easyedit_lifelong.methods.base import EditsPart, InspectedPart
+from easyedit_lifelong.methods.base import InspectedPart
+from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.history import decision_of, keys_of, rows_of
 from easyedit_lifelong.methods.grace.codebook.neighbours import Neighbour, neighbours_of
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import EditsPart, OldState
+from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
 from easyedit_lifelong.methods.grace.codebook.arrays import NAMES
 from easyedit_lifelong.methods.shared.old_state_index import check_whole, read_index
 
@@ -29,7 +29,7 @@ _PARTS: dict[str, type] = {"model": str, "fingerprint": str, "layer": str, "sett
 
 
 def read_old_state(folder: Path, case_ids: Sequence[int | str] | None, *, tensors: bool) -> OldState | None:
-    """Return the edits of a state folder; see :class:`~easyedit_lifelong.methods.base.AppendableEditStore`."""
+    """Return the edits of a state folder; see :class:`~easyedit_lifelong.methods.edit_stores.AppendableEditStore`."""
     path = folder / INDEX
     if not path.exists():
         return None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import EditsPart
+from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.arrays import NAMES
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row

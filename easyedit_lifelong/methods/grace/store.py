@@ -10,7 +10,7 @@ import torch
 
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
-from easyedit_lifelong.methods.base import EditsPart, OldState
+from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
 from easyedit_lifelong.methods.grace import old_state
 from easyedit_lifelong.methods.grace.codebook.arrays import NAMES
 from easyedit_lifelong.methods.grace.config import GraceHyperParams

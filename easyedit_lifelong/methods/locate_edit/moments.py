@@ -1,12 +1,13 @@
-"""The second moments that hyperparameters name."""
+"""The second moments of the edited projections."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from easyedit_lifelong.covariance import SecondMoment, obtain_moments
+from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
+from easyedit_lifelong.methods.shared.second_moments import named_moments
 
 
 def second_moments(
@@ -26,16 +27,4 @@ def second_moments(
     Raises:
         CovarianceError: a stored file cannot be used, or the corpus is not available.
     """
-    return obtain_moments(
-        model,
-        tokenizer,
-        hparams.rewrite_modules,
-        stats_dir=hparams.stats_dir,
-        dataset=hparams.mom2_dataset,
-        n_samples=hparams.mom2_n_samples,
-        n_tokens=hparams.mom2_n_tokens,
-        dtype=hparams.mom2_dtype,
-        engine=hparams.mom2_engine,
-        seed=hparams.seed,
-        progress=progress,
-    )
+    return named_moments(model, tokenizer, hparams.rewrite_modules, hparams, progress)

@@ -11,7 +11,8 @@ import torch
 
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
-from easyedit_lifelong.methods.base import EditsPart, InspectedPart, OldState, PlainWeights
+from easyedit_lifelong.methods.base import InspectedPart, PlainWeights
+from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
 from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.history import AnyBatch
 from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
@@ -51,7 +52,7 @@ class BatchStore(Generic[AnyBatch]):
         return [self.join(steps, "the model")] if steps else []
 
     def attach(self, model: Any, tok: Any, part: EditsPart, where: str) -> Callable[[], None]:
-        """Put batches on a model that carries none; see :class:`~easyedit_lifelong.methods.base.EditStore`."""
+        """Put batches on a model that carries none; see :class:`~easyedit_lifelong.methods.edit_stores.EditStore`."""
         hparams = self._editor.hparams_class.from_values(part.hparams, where)
         if self._editor.of(model) is not None:
             raise EditError(f"{where}: the model carries {self._name} edits already; roll those back first")

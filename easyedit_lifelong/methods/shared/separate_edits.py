@@ -16,7 +16,8 @@ from typing import Any, ClassVar
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.hyperparams import PluginHyperParams
-from easyedit_lifelong.methods.base import EditsPart, InspectedPart, OldState
+from easyedit_lifelong.methods.base import InspectedPart
+from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
 from easyedit_lifelong.methods.shared.editors import editors_on, register_editor, unregister_editor
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.load import model_label

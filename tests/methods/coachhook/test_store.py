@@ -15,8 +15,8 @@ from easyedit_lifelong.edits import state_folder, step_files
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.step_files import write_step
 from easyedit_lifelong.errors import LifelongError, RunError
-from easyedit_lifelong.methods.base import EditsPart
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
+from easyedit_lifelong.methods.edit_stores import EditsPart
 from tests.conftest import build_model, build_tokenizer, state_of
 from tests.edits import state_folders
 from tests.edits.state_folders import change_index, keeper, load_state

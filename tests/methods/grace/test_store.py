@@ -17,7 +17,7 @@ from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.step_files import write_step
 from easyedit_lifelong.errors import EditError, RunError
-from easyedit_lifelong.methods.base import EditsPart
+from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace import editor as editing
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Decision

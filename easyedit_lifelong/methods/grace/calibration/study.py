@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import Tensor
 
-from easyedit_lifelong.covariance import obtain_moments
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorers import scorer_for
@@ -29,6 +28,7 @@ from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.usable_records import usable_records, with_other_relations
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.whitening import whitening_of
+from easyedit_lifelong.methods.shared.second_moments import named_moments
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
 
@@ -195,17 +195,5 @@ def _bases(
 ) -> dict[str, Tensor]:
     """Return every layer's whitening, from second moments on disk or collected in one pass."""
     with show("second moments") as progress:
-        moments = obtain_moments(
-            model,
-            tokenizer,
-            layers,
-            stats_dir=hparams.stats_dir,
-            dataset=hparams.mom2_dataset,
-            n_samples=hparams.mom2_n_samples,
-            n_tokens=hparams.mom2_n_tokens,
-            dtype=hparams.mom2_dtype,
-            engine=hparams.mom2_engine,
-            seed=hparams.seed,
-            progress=progress,
-        )
+        moments = named_moments(model, tokenizer, layers, hparams, progress)
     return {path: whitening_of(found.moment).cpu() for path, found in moments.items()}

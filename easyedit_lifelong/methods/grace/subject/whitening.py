@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.covariance import SecondMoment, obtain_moments
 from easyedit_lifelong.methods.grace.check import find_layer
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.shared.second_moments import named_moments
 
 RANK = 64
 """Directions that are divided."""
@@ -65,7 +65,7 @@ def whitening_for(model: Any, tokenizer: Any, path: str, hparams: GraceHyperPara
         CovarianceError: a stored file can't be used, or the corpus can't be had.
         ModelError: the layer is no linear projection.
     """
-    return whitening_of(_second_moment(model, tokenizer, path, hparams).moment)
+    return whitening_of(named_moments(model, tokenizer, [path], hparams)[path].moment)
 
 
 def prepare_whitening(
@@ -80,15 +80,4 @@ def prepare_whitening(
         progress: hears of tokens, or documents, done and in all.
     """
     if hparams.whiten:
-        _second_moment(model, tokenizer, find_layer(model, hparams)[0], hparams, progress)
-
-
-def _second_moment(
-    model: Any, tokenizer: Any, path: str, hparams: GraceHyperParams, progress: Callable[[int, int], None] | None = None
-) -> SecondMoment:
-    moments = obtain_moments(
-        model, tokenizer, [path], stats_dir=hparams.stats_dir, dataset=hparams.mom2_dataset,
-        n_samples=hparams.mom2_n_samples, n_tokens=hparams.mom2_n_tokens, dtype=hparams.mom2_dtype, seed=hparams.seed,
-        engine=hparams.mom2_engine, progress=progress,
-    )  # fmt: skip
-    return moments[path]
+        named_moments(model, tokenizer, [find_layer(model, hparams)[0]], hparams, progress)
