@@ -18,8 +18,6 @@ from tests.fixtures.runs_0_1_0 import FOLDER, RUNS
 
 EDITS = sorted(path.name for path in (FOLDER / "edits").iterdir() if path.is_dir())
 CUT_FOLDERS = ("cut", "ahead")
-ROUNDED_OTHERWISE: set[str] = set()
-"""Runs whose further edits are those of version 0.1.0 only up to rounding."""
 _ROUNDING = {"rtol": 1e-3, "atol": 1e-3}
 
 
@@ -124,17 +122,16 @@ def test_a_run_resumes_and_ends_as_it_did(name: str, cut: str, work: Path, exact
     result = written.in_folder(work, name, written.model(), resume=True)
     if not exact:
         pytest.skip("this machine rounds otherwise than the one that wrote the fixtures: training differs")
-    bitwise = name not in ROUNDED_OTHERWISE
     for path in whole.iterdir():
         if path.suffix in (".jsonl", ".csv"):
-            assert_same(entries_of(work / "run" / path.name), entries_of(path), path.name, exact=bitwise)
+            assert_same(entries_of(work / "run" / path.name), entries_of(path), path.name)
     stored, found = summary_of(whole), summary_of(work / "run")
-    assert_same({key: found.get(key) for key in stored}, stored, "summary.json", exact=bitwise)
-    assert_same(written.logits_of(result.edited_model), logits_with(name), "logits", exact=bitwise)
+    assert_same({key: found.get(key) for key in stored}, stored, "summary.json")
+    assert_same(written.logits_of(result.edited_model), logits_with(name), "logits")
     save_edits(result.edited_model, work / "edits")
-    assert_same(parts_of(work / "edits"), parts_of(FOLDER / "edits" / name), "edits.json", exact=bitwise)
+    assert_same(parts_of(work / "edits"), parts_of(FOLDER / "edits" / name), "edits.json")
     saved, stored_edits = (load_file(path / "edits.safetensors") for path in (work / "edits", FOLDER / "edits" / name))
-    assert_same(saved, stored_edits, "edits.safetensors", exact=bitwise)
+    assert_same(saved, stored_edits, "edits.safetensors")
 
 
 @pytest.mark.parametrize("name", RUNS)
