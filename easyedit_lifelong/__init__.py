@@ -83,6 +83,11 @@ _LAZY = {
     "Rollback": "easyedit_lifelong.methods.shared.rollback",
     "EditResult": "easyedit_lifelong.methods.shared.results",
     "EditError": "easyedit_lifelong.errors",
+    "DataError": "easyedit_lifelong.errors",
+    "HyperParameterError": "easyedit_lifelong.errors",
+    "ModelError": "easyedit_lifelong.errors",
+    "PluginError": "easyedit_lifelong.errors",
+    "RunError": "easyedit_lifelong.errors",
     "get_plugins": "easyedit_lifelong.plugins",
     "hookimpl": "easyedit_lifelong.hookspecs",
 }
@@ -104,7 +109,7 @@ if TYPE_CHECKING:
         rollback_to_batch,
         save_edits,
     )
-    from easyedit_lifelong.errors import EditError
+    from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, ModelError, PluginError, RunError
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hparams_files import hparams_values
     from easyedit_lifelong.hyperparams import PluginHyperParams
@@ -145,16 +150,17 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AppendableEditStore", "BatchRemoval", "Calibrator", "CaseRemoval", "CoachHookHyperParams", "Conflict",
-    "CovarianceEngine", "DatasetReader", "EditError", "EditMethod", "EditRecord", "EditRequest", "EditResult",
-    "EditStore", "EditsPart", "Explain", "ExplainedPass", "GraceHyperParams", "InspectedPart", "LayerExplanation",
-    "LifelongError", "MergeSource", "MergedEdits", "ModelMethod", "NativeMemitHyperParams", "PlainWeights",
-    "PluginHyperParams", "PositionTracker", "Probe", "RecordLoader", "Renamed", "ReportPlot", "ReportSection",
-    "Rollback", "RunRecord", "SecondMoment", "SeparateEdit", "SeparateEditor", "Series", "Snapshots", "StateKeeper",
-    "TrackerType", "apply_coachhook_to_model", "apply_grace_to_model", "apply_grace_to_module",
-    "apply_memit_to_model", "collect_covariance", "editors_on", "explain", "export_model", "get_plugins", "hookimpl",
-    "hparams_values", "inspect_edits", "internal_pass", "load_edits", "load_model", "merge_edits", "prompt_lengths",
-    "pull_edits", "push_edits", "read_requests", "register_editor", "rollback_case", "rollback_folder",
-    "rollback_to_batch", "run_consecutive", "run_lifelong", "save_edits", "separate_edit_ports", "unregister_editor",
+    "CovarianceEngine", "DataError", "DatasetReader", "EditError", "EditMethod", "EditRecord", "EditRequest",
+    "EditResult", "EditStore", "EditsPart", "Explain", "ExplainedPass", "GraceHyperParams", "HyperParameterError",
+    "InspectedPart", "LayerExplanation", "LifelongError", "MergeSource", "MergedEdits", "ModelError", "ModelMethod",
+    "NativeMemitHyperParams", "PlainWeights", "PluginError", "PluginHyperParams", "PositionTracker", "Probe",
+    "RecordLoader", "Renamed", "ReportPlot", "ReportSection", "Rollback", "RunError", "RunRecord", "SecondMoment",
+    "SeparateEdit", "SeparateEditor", "Series", "Snapshots", "StateKeeper", "TrackerType", "apply_coachhook_to_model",
+    "apply_grace_to_model", "apply_grace_to_module", "apply_memit_to_model", "collect_covariance", "editors_on",
+    "explain", "export_model", "get_plugins", "hookimpl", "hparams_values", "inspect_edits", "internal_pass",
+    "load_edits", "load_model", "merge_edits", "prompt_lengths", "pull_edits", "push_edits", "read_requests",
+    "register_editor", "rollback_case", "rollback_folder", "rollback_to_batch", "run_consecutive", "run_lifelong",
+    "save_edits", "separate_edit_ports", "unregister_editor",
 ]  # fmt: skip
 
 

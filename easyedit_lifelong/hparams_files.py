@@ -40,6 +40,8 @@ def find_hparams(name_or_path: str | Path) -> Path:
         HyperParameterError: there is none; the message suggests the closest that there is.
     """
     path = Path(name_or_path).expanduser()
+    if not path.name:
+        raise HyperParameterError(f"{str(name_or_path)!r} names no hyperparameter file")
     candidates = [path] if path.suffix in {".yaml", ".yml", ".json"} else [path, path.with_name(path.name + ".yaml")]
     for base in [Path(), *hparams_folders()]:
         for candidate in candidates:
@@ -79,7 +81,7 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise HyperParameterError(f"{path}: can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no date, as 2024-13-45
         raise HyperParameterError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise HyperParameterError(f"{path}: must hold {what}")

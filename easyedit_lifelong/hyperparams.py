@@ -1,8 +1,7 @@
-"""Hyperparameter files: EasyEdit's YAML, read strictly.
+"""Base class of hyperparameters: EasyEdit's YAML, read strictly.
 
-EasyEdit hands a YAML's keys to a dataclass: a mistyped key is a ``TypeError`` and a mistyped value
-surfaces an hour into the run. Here every problem of a file is reported at once, by name, before
-anything else happens.
+EasyEdit passes a YAML's keys to a dataclass: a mistyped key is a ``TypeError``, and a mistyped value fails an hour into
+the run. Here all problems of a file are reported at once, by name, before anything else happens.
 """
 
 from __future__ import annotations
@@ -174,7 +173,7 @@ def coerce(value: Any, hint: Any) -> Any:
 
     Args:
         value: as YAML holds it.
-        hint: a class, a list, a union, a literal, or ``Any``.
+        hint: a class, a list, a union, a literal (EasyEdit's classes have some), or ``Any``.
 
     Raises:
         TypeError: the value is not of that type.

@@ -1,8 +1,8 @@
 """State that is written whole after every edit, kept so that one whole copy is always there.
 
-Most methods change so little per edit that they can write just that (see
-:class:`~easyedit_lifelong.registry.StateKeeper`). A method that rewrites weights can't: it writes its state into an
-empty folder, and this module sees to the rest.
+Most methods change so little per edit that they can write just that
+(:class:`~easyedit_lifelong.methods.edit_stores.StateKeeper`). A method that rewrites weights can't: it writes its state
+into an empty folder, and this module does the rest.
 """
 
 from __future__ import annotations

@@ -163,6 +163,18 @@ def test_no_such_file(tmp_path: Path, name: str) -> None:
     assert "GRACE/smollm2-135m" in message, "what there is, is listed"
 
 
+@pytest.mark.parametrize("name", ["", ".", "/"])
+def test_a_name_of_nothing(name: str) -> None:
+    with pytest.raises(HyperParameterError, match="names no hyperparameter file"):
+        GraceHyperParams.from_hparams(name)
+
+
+def test_a_date_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "h.yaml").write_text("alg_name: GRACE\nmodel_name: 2024-13-45\n")
+    with pytest.raises(HyperParameterError, match="not valid YAML: month must be in"):
+        GraceHyperParams.from_hparams(tmp_path / "h.yaml")
+
+
 @pytest.mark.parametrize("name", ["GRACE/smollm2-135", "GRACE/smolm2-135m.yaml", "grace/smollm2-135m"])
 def test_a_mistyped_shipped_name(name: str) -> None:
     assert "Did you mean 'GRACE/smollm2-135m'?" in _message(name)

@@ -23,7 +23,7 @@ from easyedit_lifelong.commands.calibrate_files import (
     write,
     write_steps,
 )
-from easyedit_lifelong.commands.run_session import load_for, reader_of
+from easyedit_lifelong.commands.run_session import load_for
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.hparams_files import find_hparams, hparams_values, read_hparams_file
@@ -36,6 +36,7 @@ from easyedit_lifelong.reporting.console_tables import say
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.runs.folder_lock import lock_folder
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replaced
+from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.run_config import requests_digest
 from easyedit_lifelong.runs.run_folder import check_free
 from easyedit_lifelong.versions import package_versions

@@ -236,7 +236,10 @@ def _check_previous(folder: Path) -> None:
         RunError: it holds something else.
     """
     config = folder / CONFIG
-    written = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+    try:
+        written = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
+    except (yaml.YAMLError, ValueError):
+        written = None
     data = written.get("data") if isinstance(written, dict) else None
     if data == _DATA_NAME or (isinstance(data, dict) and data.get("name") == _DATA_NAME):
         return

@@ -12,12 +12,13 @@ from rich.console import Console
 
 from easyedit_lifelong.commands.option_types import positive_int
 from easyedit_lifelong.commands.run_options import DATA, add_model_arguments
-from easyedit_lifelong.commands.run_session import load_for, reader_of
+from easyedit_lifelong.commands.run_session import load_for
 from easyedit_lifelong.commands.saved_edits import Saved, amount_of
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits import load_edits, save_edits
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
+from easyedit_lifelong.edits.parts import check_not_a_state
 from easyedit_lifelong.errors import DataError, PluginError, RunError
 from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorers import scorer_for
@@ -27,6 +28,7 @@ from easyedit_lifelong.reporting.console_tables import answer_table, say
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.runs.checks import check_method
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replaced
+from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.run_folder import check_free
 
 _SHOWN, _TOKENS = 10, 8
@@ -67,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     _check_out(out, saved)
     earlier = [] if saved is None else saved.edits
     requests = with_free_ids(_requests(arguments), [edit.get("case_id") for edit in earlier])
-    there = f", upon {amount_of(len(earlier))} from {arguments.edits}" if saved is not None else ""
+    there = f", added to {amount_of(len(earlier))} from {arguments.edits}" if saved is not None else ""
     say(console, f"{hparams.alg_name} on {hparams.model_name}: {amount_of(len(requests))}{there}")
     model, tokenizer = load_for(hparams)
     _check(method, model, tokenizer, hparams, requests, typed=arguments.data is None)
@@ -147,12 +149,13 @@ def _check_out(out: Path, saved: Saved | None) -> None:
         RunError: it cannot, or it does.
     """
     check_free(out, files=())
+    check_not_a_state(out)
     held = [name for name in (INDEX, TENSORS) if (out / name).exists()]
     own = saved is not None and saved.folder.resolve() == out.resolve()
     if held and not own:
         raise RunError(
             f"{out}: holds other edits ({', '.join(held)}), which won't be overwritten. Choose another folder with "
-            f"--out; or, to edit on upon them, say --edits {out} as well."
+            f"--out; or, to add to them, say --edits {out} as well."
         )
 
 

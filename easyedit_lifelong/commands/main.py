@@ -40,6 +40,10 @@ VERBS = {
 """What each verb does, for ``easyedit-lifelong --help``."""
 
 
+_TEXTS = {"prompt", "target", "subject", "case", "message"}
+"""Arguments whose values are no paths."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
     words = sys.argv[1:] if argv is None else list(argv)
@@ -89,6 +93,8 @@ def _check_homes(arguments: argparse.Namespace) -> None:
         RunError: an argument is such a path.
     """
     for name, value in vars(arguments).items():
+        if name in _TEXTS:
+            continue
         for path in value if isinstance(value, list) else [value]:
             if isinstance(path, (str, Path)) and str(path).startswith("~"):
                 try:

@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
             [str(one.case_id), one.folder, one.decision, str(one.with_case_id), one.with_folder, cell(one.distance)]
             for one in report.conflicts
         ]
-        headers = ["case", "of", "decision", "upon case", "of", "distance"]
+        headers = ["case", "of", "decision", "other case", "of", "distance"]
         text_table(console, rows, headers, "edits that met another folder's")
     if report.renamed:
         rows = [[str(one.before), one.folder, one.after] for one in report.renamed]

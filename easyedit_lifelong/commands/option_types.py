@@ -30,7 +30,7 @@ def _number(convert: type, accept: Callable[[Any], bool], description: str) -> C
 
 
 positive_int = _number(int, lambda number: number >= 1, "a whole number greater than 0")
-count = _number(int, lambda number: number >= 0, "a whole number greater than 0")
+count = _number(int, lambda number: number >= 0, "a whole number from 0 on")
 positive_float = _number(float, lambda number: 0 < number < math.inf, "a number greater than 0")
 temperature = _number(float, lambda number: 0 <= number < math.inf, "a number from 0 on")
 probability = _number(float, lambda number: 0 <= number <= 1, "a number from 0 to 1")

@@ -7,6 +7,7 @@ import argparse
 from rich.console import Console
 
 from easyedit_lifelong.edits import push_edits
+from easyedit_lifelong.edits.edits_hub import parse_name
 from easyedit_lifelong.reporting.console_tables import say
 
 
@@ -35,5 +36,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     console = Console()
     say(console, f"Pushed: {address}")
-    say(console, f'Load them with load_edits(model, "hub:{arguments.repo.removeprefix("hub:")}")')
+    repo, branch = parse_name(arguments.repo)
+    branch = arguments.revision or branch
+    say(console, f'Load them with load_edits(model, "hub:{repo}{f"@{branch}" if branch else ""}")')
     return 0

@@ -17,8 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("folder", type=Path, metavar="DIR", help="folder of edits")
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--case", action="append", default=[], metavar="ID", help="a GRACE edit's case (repeatable)")
-    what.add_argument("--to-batch", type=count, metavar="N", help="keep CoachHook's first N batches")
+    what.add_argument(
+        "--case", action="append", default=[], metavar="ID", help="a case to take out (repeatable; GRACE's edits)"
+    )
+    what.add_argument(
+        "--to-batch", type=count, metavar="N", help="keep the first N batches (CoachHook's and MEMIT's edits)"
+    )
     add("--prompt", help="with --case: only the edit of this prompt, where several have the same id")
     add("--out", type=Path, metavar="DIR2", help="write what is left there (default: in place)")
     add("--json", action="store_true", help="print what was taken out as JSON")

@@ -13,12 +13,10 @@ from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.runs.execute import execute
 from easyedit_lifelong.runs.experiment import Experiment
 from easyedit_lifelong.runs.experiment_files import find_experiment, read_experiment
-from easyedit_lifelong.runs.inputs import read_inputs, reader_of
+from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import make_plan
 from easyedit_lifelong.runs.run_folder import CONFIG
 from easyedit_lifelong.runs.state import RunResult
-
-__all__ = ["file_session", "load_for", "reader_of", "session"]
 
 
 def file_session(name_or_path: str, out: Path | None, resume: bool) -> RunResult:

@@ -13,8 +13,9 @@ from typing import Any
 
 from rich.console import Console
 
+from easyedit_lifelong.atomic import replace_text, replacing
 from easyedit_lifelong.commands.consecutive import add_script_arguments, hyperparameters
-from easyedit_lifelong.commands.run_session import load_for, reader_of
+from easyedit_lifelong.commands.run_session import load_for
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
@@ -28,6 +29,7 @@ from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.scope_plot import scope_svg
 from easyedit_lifelong.runs.checks import check_method, usable_requests
+from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, check_free
 
 LOG = logging.getLogger(__name__)
@@ -110,7 +112,7 @@ def _edit(
 
 
 def write_scope(scope: Scope, out: Path, config: dict[str, Any]) -> None:
-    """Write the figures and rows (JSON), every token's value (CSV) and the plot (SVG).
+    """Write every token's value (CSV), the plot (SVG), and the figures and rows (JSON), which come last.
 
     Raises:
         RunError: the folder cannot be written to.
@@ -119,15 +121,15 @@ def write_scope(scope: Scope, out: Path, config: dict[str, Any]) -> None:
     result = {**figures, "figures": scope.summary(), "rows": [row.to_dict() for row in scope.rows]}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / RESULT).write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        with (out / VALUES).open("w", newline="", encoding="utf-8") as file:
+        with replacing(out / VALUES) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["case_id", "kind", "position", "token", "from_subject", "z"])
             for row in scope.rows:
                 for position, (token, z) in enumerate(zip(row.tokens, row.z, strict=True)):
                     distance = "" if row.subject is None else position - row.subject
                     writer.writerow([row.case_id, row.kind, position, token, distance, z if math.isfinite(z) else ""])
-        (out / PLOT).write_text(scope_svg(scope), encoding="utf-8")
+        replace_text(out / PLOT, scope_svg(scope))
+        replace_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise RunError(f"{error.filename or out}: can't be written: {error.strerror}") from error
 

@@ -11,7 +11,7 @@ import yaml
 
 CARD = "README.md"
 MARK = "<!-- written by easyedit_lifelong -->"
-"""By this a page that may be written anew is told from one that somebody wrote."""
+"""Marks a page that this package wrote and may overwrite."""
 
 _EXAMPLES = 5
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")

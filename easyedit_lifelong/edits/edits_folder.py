@@ -50,9 +50,23 @@ def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str
     """
     with writing(folder, "the edits"):
         folder.mkdir(parents=True, exist_ok=True)
+        _finish_interrupted(folder)
         with replacing(folder / _NEW) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
         write_index(folder, FORMAT_VERSION, {**contents, "tensors": _digest_of(folder / _NEW)})
+        os.replace(folder / _NEW, folder / TENSORS)
+        sync(folder)
+
+
+def _finish_interrupted(folder: Path) -> None:
+    """Give the tensors that an index names their name, if a write was killed before it could."""
+    if not (folder / _NEW).exists():
+        return
+    try:
+        named = read_index(folder).get("tensors")
+    except RunError:
+        return
+    if named and not _holds(folder / TENSORS, named) and _holds(folder / _NEW, named):
         os.replace(folder / _NEW, folder / TENSORS)
         sync(folder)
 

@@ -58,7 +58,7 @@ def inspect_edits(folder: str | Path, nearly: float = NEARLY) -> Inspection:
     Raises:
         RunError: there are no edits in it, or they aren't whole, or of a newer format; the message names the file.
     """
-    saved = read_edits(Path(folder))
+    saved = read_edits(Path(folder).expanduser())
     parts = [_inspected(method, part, str(saved.path), nearly) for method, part in saved.parts]
     return Inspection(
         folder=str(folder),

@@ -58,9 +58,10 @@ def merge_edits(folders: Sequence[str | Path], out: str | Path) -> MergeReport:
     """
     if len(folders) < 2:
         raise RunError("merging needs at least two folders of edits")
-    if (Path(out) / INDEX).exists():
+    out = Path(out).expanduser()
+    if (out / INDEX).exists():
         raise RunError(f"{out}: holds edits already; name another folder")
-    every = [read_edits(Path(folder)) for folder in folders]
+    every = [read_edits(Path(folder).expanduser()) for folder in folders]
     for one in every:
         _check(one, every[0])
     methods = list(dict.fromkeys(method for one in every for method, _ in one.parts))
@@ -75,7 +76,7 @@ def merge_edits(folders: Sequence[str | Path], out: str | Path) -> MergeReport:
         joined = merge([source for source in sources if source.parts])
         merged.append(joined)
         parts += [(name, part) for part in joined.parts]
-    write_edits(Path(out), every[0].model, every[0].fingerprint, parts)
+    write_edits(out, every[0].model, every[0].fingerprint, parts)
     return MergeReport(
         out=str(out),
         folders=[str(folder) for folder in folders],

@@ -14,7 +14,7 @@ from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_inde
 from easyedit_lifelong.edits.step_files import read_steps, step_count, step_entries
 from easyedit_lifelong.errors import PluginError, RunError
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, OldState
+from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, OldState, OldStateReader
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
@@ -129,7 +129,7 @@ def _old_edits(folder: Path) -> SavedEdits | None:
 def _old_state(folder: Path, *, tensors: bool = True) -> tuple[str, OldState] | None:
     """Return a run's state that version 0.1 wrote, and the name of its method."""
     for method in get_plugins().methods:
-        if isinstance(method.edits, AppendableEditStore):
+        if isinstance(method.edits, OldStateReader):
             old = method.edits.read_old_state(folder, tensors=tensors)
             if old is not None:
                 return method.name, old
@@ -192,5 +192,5 @@ def check_not_a_state(folder: Path) -> None:
     Raises:
         RunError: it is.
     """
-    if step_count(folder):
+    if step_count(folder) or (not (folder / INDEX).exists() and _old_state(folder, tensors=False) is not None):
         raise RunError(f"{folder}: is the state of a run, which needs its edits to be resumed; name another folder")

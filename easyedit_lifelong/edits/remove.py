@@ -59,8 +59,9 @@ def rollback_to_batch(model: Any, batch: int) -> None:
     able = [method for method in get_plugins().methods if method.remove_batches is not None]
     carried = [method for method in able if editors_on(model, method.name)]
     if len(carried) != 1:
-        names = " or ".join(method.name for method in carried or able)
-        raise EditError(f"the model carries {'no ' if not carried else 'both '}{names} edits")
+        both = " and ".join(method.name for method in carried)
+        none = " or ".join(method.name for method in able)
+        raise EditError(f"the model carries {f'both {both}' if both else f'no {none}'} edits")
     assert carried[0].remove_batches is not None
     carried[0].remove_batches.back_to(model, batch)
 
@@ -100,14 +101,15 @@ def rollback_folder(
 
     Raises:
         RunError: the folder isn't whole, has no edits of such a method, or can't be written.
-        EditError: there is no such case or batch, or a case has several prompts; or it isn't known what a later
-            edit was entered with.
+        EditError: there is no such case or batch, or a case has several prompts; or the query of a later
+            edit is not stored.
     """
     if prompt is not None and not cases:
         raise EditError("a prompt says which edit of a case is meant; name the case, too")
-    saved = read_edits(Path(folder))
-    target = Path(folder) if out is None else Path(out)
-    if out is not None and target.resolve() != Path(folder).resolve() and (target / INDEX).exists():
+    folder = Path(folder).expanduser()
+    saved = read_edits(folder)
+    target = folder if out is None else Path(out).expanduser()
+    if out is not None and target.resolve() != folder.resolve() and (target / INDEX).exists():
         raise RunError(f"{target}: holds edits already; name another folder")
     parts: list[EditsPart | None] = [part for _, part in saved.parts]
     removed: list[EditRecord] = []
@@ -149,8 +151,13 @@ def _remove_batches(saved: SavedEdits, parts: list[EditsPart | None], batch: int
     """Take later batches out of the part whose method allows it, in place; return their edits' records."""
     where = str(saved.path)
     methods = _parts_of(saved, "remove_batches", "edits, so no batches;", "batch by batch")
-    number, method = next(iter(methods.items()))
-    before = saved.parts[number][1]
+    if len(methods) > 1:
+        names = " and ".join(method.name for method in methods.values())
+        raise RunError(f"{where}: holds edits of {names}, each with batches of its own; which are meant is not clear")
+    ((number, method),) = methods.items()
+    before = parts[number]
+    if before is None:
+        return []
     assert method.remove_batches is not None
     after = method.remove_batches.first_batches(before, batch, where)
     parts[number] = after

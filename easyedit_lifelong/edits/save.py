@@ -35,4 +35,4 @@ def save_edits(edited_model: Any, folder: str | Path) -> None:
     ]
     if not parts:
         raise EditError("the model carries no edits that could be saved")
-    write_edits(Path(folder), model_label(edited_model), base_fingerprint(edited_model), parts)
+    write_edits(Path(folder).expanduser(), model_label(edited_model), base_fingerprint(edited_model), parts)

@@ -16,7 +16,7 @@ from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_inde
 from easyedit_lifelong.edits.parts import description
 from easyedit_lifelong.edits.step_files import read_steps, step_count, step_file, write_step
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.edit_stores import AppendableEditStore
+from easyedit_lifelong.methods.edit_stores import AppendableEditStore, OldStateReader
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 
@@ -118,7 +118,7 @@ class StateFolder:
             settings = self._store.shared_settings(type(hparams).from_values(stored, str(path)))
             steps, digest = read_steps(folder, stored, case_ids)
         else:
-            old = self._store.read_old_state(folder, case_ids)
+            old = self._store.read_old_state(folder, case_ids) if isinstance(self._store, OldStateReader) else None
             if old is None:
                 raise RunError(f"{path}: no such file; this folder holds no {self._method} edits")
             path, settings, made_on, fingerprint, steps = old.path, old.settings, old.model, old.fingerprint, old.steps
@@ -138,8 +138,8 @@ class StateFolder:
     def _write_index(self, model: Any, folder: Path, hparams: Mapping[str, Any] | None) -> None:
         part = {"method": self._method, "hparams": hparams}
         write_index(folder, STEPS_VERSION, {**description(model), "parts": [part]})
-        for name in self._store.old_state_files:
-            for path in folder.glob(name):
+        if isinstance(self._store, OldStateReader):
+            for path in (path for name in self._store.old_state_files for path in folder.glob(name)):
                 path.unlink()
 
 

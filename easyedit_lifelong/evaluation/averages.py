@@ -45,17 +45,17 @@ def averages(by_request: Sequence[RequestScores]) -> dict[str, float]:
     return {name: value for name, value in means.items() if value is not None}
 
 
-def gather(by_request: Sequence[RequestScores], *, seed: int = 0) -> Scores:
+def gather(by_request: Sequence[RequestScores]) -> Scores:
     """Return each score's mean over all questions and its interval over requests, and what follows from them."""
     values = averages(by_request)
     intervals = {
         name: interval
         for name in values
-        if (interval := bootstrap([scores.get(name, ()) for scores in by_request], seed=seed)) is not None
+        if (interval := bootstrap([scores.get(name, ()) for scores in by_request])) is not None
     }
     scores = Scores(values, intervals)
     for suffix in ("", "_before"):
-        harmonic = harmonic_score(by_request, values, suffix, seed=seed)
+        harmonic = harmonic_score(by_request, values, suffix)
         if harmonic is not None:
             name, value, interval = harmonic
             scores |= Scores({name: value}, {} if interval is None else {name: interval})

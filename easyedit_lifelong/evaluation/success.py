@@ -84,12 +84,12 @@ def success_scores(request: EditRequest, answers: Mapping[Question, Forced]) -> 
 
 
 def _probability(answer: Forced) -> float:
-    """Return an answer's probability: none, where exploded weights make the model say nothing that is a number."""
+    """Return an answer's probability; 0 if the loss is NaN."""
     return 0.0 if math.isnan(answer.nll) else math.exp(-answer.nll)
 
 
 def harmonic_score(
-    by_request: Sequence[Mapping[str, Sequence[float]]], means: Mapping[str, float], suffix: str = "", *, seed: int = 0
+    by_request: Sequence[Mapping[str, Sequence[float]]], means: Mapping[str, float], suffix: str = ""
 ) -> tuple[str, float, Interval | None] | None:
     """Return ROME's Score, the harmonic mean of the three kinds of success, and its interval.
 
@@ -97,7 +97,6 @@ def harmonic_score(
         by_request: each request's scores by name.
         means: their means by name.
         suffix: behind the names.
-        seed: of the interval.
 
     Returns:
         Name, score and interval; None if one of the three is missing.
@@ -107,7 +106,7 @@ def harmonic_score(
         return None
     score = _harmonic_mean(np.array([[means[name] for name in names]]))[0]
     by_kind = [[scores.get(name, ()) for name in names] for scores in by_request]
-    return SCORE + suffix, float(score), bootstrap_of(by_kind, _harmonic_mean, seed=seed)
+    return SCORE + suffix, float(score), bootstrap_of(by_kind, _harmonic_mean)
 
 
 def _harmonic_mean(means: Floats) -> Floats:

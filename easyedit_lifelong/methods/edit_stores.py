@@ -59,12 +59,7 @@ class AppendableEditStore(EditStore, Protocol):
     """An edit store whose edits come in steps that never change: a run appends each step to its folder once.
 
     A step is what can be loaded or left out as a whole: an edit of GRACE, a batch of CoachHook.
-
-    Attributes:
-        old_state_files: patterns of the files that version 0.1 wrote into a run's ``state/``; none for a new method.
     """
-
-    old_state_files: Sequence[str]
 
     def history(self, model: Any) -> Sequence[object]:
         """Return one object for each step that a model carries, in order; the same object for the same step.
@@ -86,10 +81,21 @@ class AppendableEditStore(EditStore, Protocol):
     def shared_settings(self, hparams: Any) -> dict[str, Any]:
         """Return the hyperparameters, by name, that all steps of a folder must have been made with."""
 
+
+@runtime_checkable
+class OldStateReader(Protocol):
+    """An edit store that reads the state folders that version 0.1 of this package wrote for its method's runs.
+
+    Attributes:
+        old_state_files: patterns of the files in them, which are deleted once the folder has the present format.
+    """
+
+    old_state_files: Sequence[str]
+
     def read_old_state(
         self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True
     ) -> OldState | None:
-        """Return the steps of a state folder that version 0.1 of this package wrote; None if it is not one.
+        """Return the steps of such a folder; None if it is not one.
 
         Args:
             folder: the folder.

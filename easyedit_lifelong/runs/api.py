@@ -12,9 +12,6 @@ from easyedit_lifelong.runs.experiment import CONSECUTIVE, LIFELONG, PROTOCOLS, 
 from easyedit_lifelong.runs.schedule import Schedule
 from easyedit_lifelong.runs.state import Progress, RunResult
 
-LifelongResult = RunResult
-ConsecutiveResult = RunResult
-
 
 def run_lifelong(
     model: Any,
@@ -35,7 +32,7 @@ def run_lifelong(
     task: str | None = None,
     text: str | None = None,
     source: Source | None = None,
-) -> LifelongResult:
+) -> RunResult:
     """Edit a model with a stream of requests, one at a time, and keep score.
 
     Each edit is scored at once (ES). When the schedule says so, and at the end, all edits so far are
@@ -108,7 +105,7 @@ def run_consecutive(
     resume: bool = False,
     skip_unusable: bool = False,
     source: Source | None = None,
-) -> ConsecutiveResult:
+) -> RunResult:
     """Edit a model with batches of requests, and keep score (CoachHook, section 5).
 
     Two protocols. *Consecutive*: batch upon batch; when the schedule says so, and at the end, all edits so

@@ -20,7 +20,6 @@ def hyperparameters_of(experiment: Experiment) -> Any:
 
     Raises:
         HyperParameterError: they cannot be used.
-        PluginError: no method of that name is registered.
     """
     given = experiment.hparams
     overrides = {name: value for name, value in experiment.overrides.items() if value is not None}
@@ -53,12 +52,11 @@ def load_hparams(name_or_path: str | Path, *, easyedits: bool = False) -> Any:
     """Read a hyperparameter file with the class of the method that it names.
 
     Args:
-        name_or_path: see :func:`~easyedit_lifelong.hyperparams.find_hparams`.
+        name_or_path: see :func:`~easyedit_lifelong.hparams_files.find_hparams`.
         easyedits: whether it may be one of EasyEdit's own methods.
 
     Raises:
         HyperParameterError: the file can't be used, or names no registered method.
-        PluginError: no method of that name is registered.
     """
     path = find_hparams(name_or_path)
     return make_hparams(read_hparams_file(path), str(path), easyedits=easyedits)
@@ -74,7 +72,6 @@ def make_hparams(values: Mapping[str, Any], source: str, *, easyedits: bool = Fa
 
     Raises:
         HyperParameterError: they can't be used, or name no registered method.
-        PluginError: no method of that name is registered.
     """
     name = values.get("alg_name")
     if not isinstance(name, str):

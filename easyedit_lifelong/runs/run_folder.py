@@ -30,9 +30,9 @@ _FREE = (
     "recorded.started.", "data.", "retention.", "text.", "trackers.", "hparams.device.", "hparams.model_parallel.",
     "hparams.model_name.", "hparams.mom2_engine.",
 )  # fmt: skip
-"""What a resumed run may be asked otherwise: where it computes, who hears of it, where its data lies (a digest
-of the requests and held-out facts counts), and how its model's place is spelled (``model``, in full, and the
-weights' fingerprint count)."""
+"""Settings that may differ when a run is resumed: the device, the trackers, the location of the data (a digest of the
+requests and held-out facts is compared), and how the model's location is written (``model``, in full, and the
+weights' fingerprint are compared)."""
 
 
 def check_free(
@@ -40,7 +40,7 @@ def check_free(
     *,
     resumable: bool = False,
     what: str = "run",
-    files: Sequence[str] = (CONFIG, JOURNAL, METRICS, SUMMARY),
+    files: Sequence[str] = (CONFIG, JOURNAL, METRICS, SUMMARY, STATE),
 ) -> Path:
     """Return the path if a run can be written there, without touching it.
 
@@ -157,7 +157,7 @@ class RunFolder:
             )
 
     def read_config(self) -> dict[str, Any]:
-        """Return what the run was asked to do.
+        """Return the run's settings.
 
         Raises:
             RunError: the file can't be used.
@@ -165,14 +165,14 @@ class RunFolder:
         file = self.path / CONFIG
         try:
             written = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise RunError(f"{file}: can't be read: {' '.join(str(error).split())}") from error
         if not isinstance(written, dict):
             raise RunError(f"{file}: isn't a run's; there is nothing to resume")
         return written
 
     def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write what the run was asked to do."""
+        """Write the run's settings."""
         self._replace(CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:

@@ -71,7 +71,7 @@ def test_edits_go_on_upon_others_in_their_folder_or_a_new_one(desk: EditsDesk) -
     words = ["edit", "--hparams", desk.hparams["CoachHook"], "--edits", first]
     fact = ["--prompt", FACTS[0][0], "--target", FACTS[0][1], "--subject", FACTS[0][2]]
     out = desk.done(*words, *fact, "--out", desk.folder / "second")
-    assert f"1 edit, upon 1 edit from {first}" in out
+    assert f"1 edit, added to 1 edit from {first}" in out
     assert "2 edits saved" in out
     assert [record["case_id"] for record in desk.records("second")] == [0, 1]
     assert len(desk.records("first")) == 1
@@ -193,10 +193,10 @@ def test_an_edit_that_fails_saves_nothing(desk: EditsDesk, monkeypatch: pytest.M
 
     desk.edit("GRACE", "edits")
 
-    def fail(_: Any, __: Any, learners: Any, ___: Any) -> Any:
-        raise EditError(f"{learners[0].where}: the loss is NaN")
+    def fail(_: Any, __: Any, edits: Any, ___: Any) -> Any:
+        raise EditError(f"{edits[0].where}: the loss is NaN")
 
-    monkeypatch.setattr(editor, "train_together", fail)
+    monkeypatch.setattr(editor, "train_batch", fail)
     edits = desk.folder / "edits"
     words = ["--prompt", OTHER, "--target", TARGET, "--edits", edits, "--out", edits]
     told = desk.refused("edit", "--hparams", desk.hparams["GRACE"], *words)
@@ -210,7 +210,7 @@ def test_interrupted_nothing_was_written(desk: EditsDesk, monkeypatch: pytest.Mo
     def interrupt(*_: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(editor, "train_together", interrupt)
+    monkeypatch.setattr(editor, "train_batch", interrupt)
     code, _, err = desk.run(
         "edit", "--hparams", desk.hparams["GRACE"], "--prompt", OTHER, "--target", TARGET, "--out", desk.folder / "x"
     )

@@ -27,6 +27,7 @@ from easyedit_lifelong.commands.main import VERBS, build_parser, main
         (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--eval-sample", "0"], "--eval-sample"),
         (["run"], "FILE"),
         (["demo", "--edits", "many"], "'many' is not a whole number greater than 0"),
+        (["inspect", "x", "--limit", "-1"], "'-1' is not a whole number from 0 on"),
     ],
 )
 def test_wrong_usage(
@@ -38,6 +39,22 @@ def test_wrong_usage(
     assert caught.value.code == 2
     assert says in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_text_that_begins_with_a_tilde_is_no_path(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = [
+        "edit",
+        "--hparams",
+        "",
+        "--prompt",
+        "~nobody-here is",
+        "--target",
+        "~1.6 km",
+        "--out",
+        str(tmp_path / "o"),
+    ]
+    assert main(words) == 1
+    assert "'' names no hyperparameter file" in capsys.readouterr().err  # and not: no such user
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import random
 import shutil
@@ -170,9 +171,12 @@ def test_nothing_there(tmp_path: Path) -> None:
         load_edits(build_model("llama"), tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("step", range(6))
+_ONCE, _TWICE = [(step,) for step in range(8)], [(step, again) for step in (5, 6) for again in range(7)]
+
+
+@pytest.mark.parametrize("steps", [*_ONCE, *_TWICE], ids=str)
 def test_killed_while_it_is_written_a_folder_holds_the_old_edits_or_the_new(
-    saved: tuple[Path, list[torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+    saved: tuple[Path, list[torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: tuple[int, ...]
 ) -> None:
     home, _ = saved
     folder = tmp_path / "edits"
@@ -181,7 +185,7 @@ def test_killed_while_it_is_written_a_folder_holds_the_old_edits_or_the_new(
     for name in ("others", "whole"):
         models[name] = build_model("llama")
         load_edits(models[name], home / name)
-    left = step
+    left = 0
 
     class Killed(BaseException):
         """Nothing in the package catches it."""
@@ -196,12 +200,13 @@ def test_killed_while_it_is_written_a_folder_holds_the_old_edits_or_the_new(
 
         return counted
 
-    monkeypatch.setattr(atomic, "sync", dying(atomic.sync))
-    monkeypatch.setattr(edits_folder, "sync", dying(atomic.sync))
-    monkeypatch.setattr(edits_folder.os, "replace", dying(edits_folder.os.replace))
-    with pytest.raises(Killed):
-        save_edits(models["whole"], folder)
-    monkeypatch.undo()
+    for name, left in zip(("whole", "others"), steps, strict=False):  # noqa: B007
+        with monkeypatch.context() as patched:
+            patched.setattr(atomic, "sync", dying(atomic.sync))
+            patched.setattr(edits_folder, "sync", dying(edits_folder.sync))
+            patched.setattr(edits_folder.os, "replace", dying(edits_folder.os.replace))
+            with contextlib.suppress(Killed):
+                save_edits(models[name], folder)
     found = build_model("llama")
     load_edits(found, folder)
     says = logits_of(found)

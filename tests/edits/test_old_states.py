@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from easyedit_lifelong import inspect_edits, load_edits
+from easyedit_lifelong import inspect_edits, load_edits, rollback_folder
 from easyedit_lifelong.edits.parts import read_step_states
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.shared.editors import carries_edits
@@ -111,3 +111,13 @@ def test_a_state_is_inspected_like_any_folder_of_edits(tmp_path: Path, method: s
     assert found.format_version == 0
     assert found.count == len(found.parts[0].edits) == sum(len(edits) for edits, _ in read_step_states(state))
     assert found.parts[0].layers
+
+
+@pytest.mark.parametrize("method", ["GRACE", "CoachHook"])
+def test_a_state_is_never_overwritten_with_other_edits(tmp_path: Path, method: str) -> None:
+    state = state_of(method, tmp_path)
+    before = {path.name: path.read_bytes() for path in state.rglob("*") if path.is_file()}
+    first = read_step_states(state)[0][0][0]
+    with pytest.raises(RunError, match="is the state of a run"):
+        rollback_folder(state, **({"cases": [first["case_id"]]} if method == "GRACE" else {"batch": 1}))
+    assert {path.name: path.read_bytes() for path in state.rglob("*") if path.is_file()} == before

@@ -336,6 +336,17 @@ def test_each_method_says_what_the_other_is_for(tmp_path: Path) -> None:
         rollback_to_batch(build_model("llama"), 0)
 
 
+def test_of_two_methods_with_batches_it_is_not_clear_which_are_meant(tmp_path: Path) -> None:
+    model = build_model("llama")
+    coachhook(model, "llama")
+    save_edits(model, tmp_path)
+    index = json.loads((tmp_path / INDEX).read_text())
+    twice = [*read_edits(tmp_path).parts, *read_edits(tmp_path).parts]
+    write_edits(tmp_path / "two", "m", index["model"]["fingerprint"], twice)
+    with pytest.raises(RunError, match="holds edits of CoachHook and CoachHook, each with batches of its own"):
+        rollback_folder(tmp_path / "two", batch=1)
+
+
 def test_of_both_methods_one_stays(tmp_path: Path) -> None:
     model = build_model("llama")
     both(model, "llama")

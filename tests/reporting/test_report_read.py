@@ -101,7 +101,8 @@ def test_alpha_and_z_scores_by_batch(tmp_path: Path) -> None:
 
 def test_the_running_median_and_the_thinning() -> None:
     points = [(float(n), float(n % 2) * 100) for n in range(1000)]
-    assert history.running_median([(0, 1), (1, 50), (2, 3)], window=3) == [(0, 25.5), (1, 3), (2, 26.5)]
+    median = history.running_median([(0, 1), (1, 50), (2, 3), (3, 9), (4, 7)])  # of five: two on each side
+    assert median == [(0, 3), (1, 6), (2, 7), (3, 8), (4, 7)]
     thin = history.thinned(points, 100)
     assert len(thin) == 100 and thin[0] == points[0] and thin[-1] == points[-1]
     assert history.thinned(points[:5]) == points[:5]

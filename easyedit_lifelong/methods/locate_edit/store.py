@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any, Generic
 
 import torch
@@ -12,7 +11,7 @@ import torch
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.base import InspectedPart, PlainWeights
-from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
+from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.history import AnyBatch
 from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
@@ -37,7 +36,6 @@ class BatchStore(Generic[AnyBatch]):
         shown: what it shows of each batch: fields of the batch.
     """
 
-    old_state_files: Sequence[str] = ()
     settings: Sequence[str] = ("mom2_update_weight",)
     shown: Sequence[str] = ()
 
@@ -98,12 +96,6 @@ class BatchStore(Generic[AnyBatch]):
     def shared_settings(self, hparams: Any) -> dict[str, Any]:
         """Return the settings that all batches of a model must share."""
         return {name: getattr(hparams, name) for name in hparams.SAME_SETTINGS}
-
-    def read_old_state(
-        self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True
-    ) -> OldState | None:
-        """Return None: version 0.1 wrote no state of this method."""
-        return None
 
     def batches(self, part: EditsPart, where: str) -> list[AnyBatch]:
         """Return a part's batches.

@@ -10,14 +10,13 @@ import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.base import InspectedPart
-from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
+from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.editors import editors_on, register_editor, unregister_editor
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.load import model_label
@@ -111,8 +110,6 @@ class SeparateEditStore:
         editor: the method's editor class.
     """
 
-    old_state_files: Sequence[str] = ()
-
     def __init__(self, editor: type[SeparateEditor]) -> None:
         self._editor = editor
 
@@ -155,12 +152,6 @@ class SeparateEditStore:
     def shared_settings(self, hparams: Any) -> dict[str, Any]:
         """Return no settings: each edit holds what it was made with."""
         return {}
-
-    def read_old_state(
-        self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True
-    ) -> OldState | None:
-        """Return None: version 0.1 wrote no such edits."""
-        return None
 
     def records(self, model: Any) -> list[EditRecord]:
         """Return the records of a model's edits, in order."""

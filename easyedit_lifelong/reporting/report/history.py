@@ -18,10 +18,9 @@ def edit_seconds(run: Run) -> list[Point]:
     return [(n, float(e["seconds"])) for n, e in enumerate(taken, 1) if is_number(e.get("seconds"))]
 
 
-def running_median(points: Sequence[Point], window: int | None = None) -> list[Point]:
-    """Return the median of the values around each point: of ``window`` of them, or of a twentieth."""
-    window = window or max(5, len(points) // 20)
-    half = window // 2
+def running_median(points: Sequence[Point]) -> list[Point]:
+    """Return the median of the values around each point: of a twentieth of them, or of 5."""
+    half = max(5, len(points) // 20) // 2
     return [
         (x, statistics.median(y for _, y in points[max(0, i - half) : i + half + 1])) for i, (x, _) in enumerate(points)
     ]

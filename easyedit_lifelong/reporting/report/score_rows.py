@@ -12,7 +12,7 @@ MAIN = (
     "ES", "ERR", "reliability", "generality", "locality", "relation_specificity", "portability", "TRR", "ARR",
     "generation_match", "generation_match_rephrase",
 )  # fmt: skip
-"""The scores that say most about a run, in the order of being asked for."""
+"""The scores that say most about a run, the most important first."""
 
 SECONDS = "seconds an edit"
 

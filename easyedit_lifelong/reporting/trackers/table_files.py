@@ -26,7 +26,7 @@ class CsvTracker:
     """Writes the scores of every evaluation to ``metrics.csv`` in the run's folder, a row each.
 
     Scores that come later than the first evaluation (free generation, say) bring their columns along: the file
-    is written anew, with empty cells above. A point that is told again takes the place of its row, so a resumed
+    is written anew, with empty cells above. A point that is logged again takes the place of its row, so a resumed
     run has every row once. Confidence intervals have columns of their own (``ERR_low``, ``ERR_high``).
 
     Raises:
@@ -73,7 +73,7 @@ class JsonTracker:
 
     The file is whole at any time. Of a long run it is written anew only when a hundredth of its points are new
     (so that N points cost O(N)) and when the run ends; ``metrics.jsonl`` has every point at once. A point that
-    is told again takes the place of the first. A score that is no number (NaN) is ``null``.
+    is logged again replaces the first. A score that is no number (NaN) is ``null``.
 
     Raises:
         RunError: the file can't be written.
