@@ -48,7 +48,8 @@ class Attachment:
         self._kept: nn.Module | None = None
         self._tracker = attach_tracker(model, layer)
         if self._tracker is not None:
-            self._tracker.whole_prompts += whole_prompts
+            if whole_prompts:
+                self._tracker.whole_prompt_layers.append(layer)
             self._tracker.spanning += spanning
         self._handle = layer.register_forward_hook(self._after_layer, with_kwargs=True)
 
@@ -78,7 +79,8 @@ class Attachment:
         self.keep(None)
         self._handle.remove()
         if self._tracker is not None:
-            self._tracker.whole_prompts -= self._whole_prompts
+            if self._whole_prompts:
+                self._tracker.whole_prompt_layers.remove(self.layer)
             self._tracker.spanning -= self._spanning
             self._tracker.detach()
 

@@ -34,15 +34,16 @@ def overridden(name: str, values: Mapping[Any, Any]) -> Iterator[None]:
         name: of the attribute.
         values: the value for each object.
     """
-    before = {owner: vars(owner).get(name, _ABSENT) for owner in values}
-    for owner, value in values.items():
-        vars(owner)[name] = value
+    before: dict[Any, Any] = {}
     try:
+        for owner, value in values.items():
+            before[owner] = vars(owner).get(name, _ABSENT)
+            vars(owner)[name] = value
         yield
     finally:
         for owner, value in before.items():
             if value is _ABSENT:
-                del vars(owner)[name]
+                vars(owner).pop(name, None)
             else:
                 vars(owner)[name] = value
 
@@ -62,7 +63,8 @@ class Watch:
         self.module, self._name = module, name
         self._context: CallContext | None = context
         self._before = module.__dict__.get(name)
-        functools.update_wrapper(self, getattr(module, name))
+        # Not its attributes: another's wrapper has copied those of a call context that was removed since.
+        functools.update_wrapper(self, getattr(module, name), updated=())
         module.__dict__[name] = self
 
     # All that is inside, too: what was compiled of one block runs for all of its kind, and without their hooks.

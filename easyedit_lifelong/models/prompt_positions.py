@@ -62,8 +62,8 @@ class PositionTracker:
         self.window: Window | None = None
         self._generation: Generation | None = None
         self._lengths: Tensor | None = None
-        self.whole_prompts = 0
-        """How many layers must see a prompt in one pass, from its first token on."""
+        self.whole_prompt_layers: list[nn.Module] = []
+        """Layers that must see a prompt in one pass, from its first token on."""
         self.spanning = 0
         """How many editors act at one layer on what they found at an earlier one: they need full passes."""
         self._users = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -29,6 +30,47 @@ def test_what_was_there_before_comes_back() -> None:
         assert own.size == 3
     assert (own.size, plain.size) == (2, 1)
     assert vars(plain) == {}
+
+
+def test_an_interrupt_while_attributes_are_set_leaves_none_behind() -> None:
+    class Refusing:
+        """An object whose attributes cannot be set."""
+
+        __slots__ = ()
+
+    plain = Box()
+    with pytest.raises(TypeError), overridden("size", {plain: 3, Refusing(): 4}):
+        pass
+    assert vars(plain) == {}
+
+
+def test_a_second_one_runs_within_its_own_context_under_wrappers_of_the_first() -> None:
+    calls: list[str] = []
+
+    def context(name: str) -> Any:
+        @contextlib.contextmanager
+        def enter(*_: Any) -> Iterator[None]:
+            calls.append(name)
+            yield
+
+        return enter
+
+    layer = nn.Linear(2, 2)
+    first = Watch(layer, context("first"))
+    inner = layer.forward
+
+    @functools.wraps(inner)  # as accelerate does
+    def moving(*args: Any, **kwargs: Any) -> Any:
+        calls.append("moved")
+        return inner(*args, **kwargs)
+
+    vars(layer)["forward"] = moving
+    first.remove()
+    second = Watch(layer, context("second"))
+    layer(ones(1, 2))
+    assert calls == ["second", "moved"]
+    second.remove()
+    assert layer.forward is moving
 
 
 def test_a_module_gets_a_forward_beside_its_class() -> None:

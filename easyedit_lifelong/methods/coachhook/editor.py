@@ -43,7 +43,14 @@ class CoachHookEditor(WeightEditor[BatchUpdate]):
     def make_layers(self, modules: Mapping[str, nn.Module]) -> EditedLayers:
         """Put hook layers on these projections; with ``wohk`` they act only while a batch is edited."""
         slack, others = slack_of(self.model.dtype), self.hparams.z_tokens == "others"
-        self.hooks = {path: HookLayer(self.model, module, slack, others=others) for path, module in modules.items()}
+        self.hooks: dict[str, HookLayer] = {}
+        try:
+            for path, module in modules.items():
+                self.hooks[path] = HookLayer(self.model, module, slack, others=others)
+        except BaseException:
+            for hook in self.hooks.values():
+                hook.detach()
+            raise
         if self.hparams.wohk:
             return WeightsWithoutHooks(self.hooks)
         return HookLayers(self.hooks, self.state)

@@ -84,7 +84,11 @@ class HookLayers(EditedLayers):
 
     def weights(self) -> dict[str, Tensor]:
         """Return each layer's W + ΔW, by path; the layers stay as they are."""
-        return _changed_weights(self.hooks)
+        return {
+            path: changed_weight(hook.module, weight_of(hook.module).detach(), hook.weight.delta)
+            for path, hook in self.hooks.items()
+            if hook.weight is not None
+        }
 
     @contextmanager
     def doing(self, mode: Mode) -> Iterator[None]:
@@ -124,22 +128,19 @@ class WeightsWithoutHooks(EditedLayers):
 
     def settle(self) -> None:
         """Put the updates of the batch into the weights."""
-        self.put_back(_changed_weights(self.hooks))
+        self.put_back(
+            {
+                path: changed_weight(hook.module, self.content(path), hook.weight.delta)
+                for path, hook in self.hooks.items()
+                if hook.weight is not None
+            }
+        )
 
     def put_back(self, contents: Contents) -> None:
         """Have the layers hold these weights, bitwise, and the hooks nothing."""
         super().put_back(contents)
         for hook in self.hooks.values():
             hook.set(None, 0.0, Mode.OFF)
-
-
-def _changed_weights(hooks: Mapping[str, HookLayer]) -> dict[str, Tensor]:
-    """Return each hook layer's W + ΔW, by path; the layers stay as they are."""
-    return {
-        path: changed_weight(hook.module, weight_of(hook.module).detach(), hook.weight.delta)
-        for path, hook in hooks.items()
-        if hook.weight is not None
-    }
 
 
 def size_at_ordinary_text(moment: Tensor, update: LayerUpdate, before: tuple[Tensor, float] | None) -> float:

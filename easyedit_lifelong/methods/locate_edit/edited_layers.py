@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,9 @@ Contents = Mapping[str, Tensor | None]
 class EditedLayers:
     """The edited layers of a model: updates go into their weights, W ← W + Δ, and come out bitwise.
 
-    A subclass puts updates elsewhere; then a layer's *content* is what it holds there.
+    A weight in half precision has a float32 master copy, which updates are added to: rounded at every batch, small
+    updates would be lost. A layer's *content* is its master copy or, without one, its weight. A subclass puts updates
+    elsewhere; then the content is what the layer holds there.
 
     Args:
         modules: the edited projections by path, from the first to the last.
@@ -37,6 +39,7 @@ class EditedLayers:
         remedy: str = "Take accelerate's hooks off first (remove_hook_from_submodules).",
     ) -> None:
         self.modules, self._owner, self._remedy = modules, owner, remedy
+        self._masters: dict[str, Tensor] = {}
 
     def check_writable(self) -> None:
         """Check that updates can be written.
@@ -53,7 +56,15 @@ class EditedLayers:
 
     def contents(self) -> dict[str, Tensor | None]:
         """Return what each layer holds now; later updates do not change it."""
-        return {path: weight_of(module).detach().clone() for path, module in self.modules.items()}
+        return {path: self.content(path).clone() for path in self.modules}
+
+    def content(self, path: str) -> Tensor:
+        """Return a layer's weight in at least float32, with its updates unrounded."""
+        weight = weight_of(self.modules[path]).detach()
+        master = self._masters.get(path)
+        if master is None or not torch.equal(master.to(weight), weight):  # none yet, or the weight was changed since
+            return weight.to(torch.promote_types(weight.dtype, torch.float32))
+        return master.to(weight.device)
 
     def added(self, path: str, content: Tensor | None, update: LayerUpdate) -> Tensor:
         """Return what a layer that held ``content`` holds with an update, bitwise as :meth:`apply` computes it."""
@@ -66,7 +77,7 @@ class EditedLayers:
         Raises:
             EditError: the result is not finite.
         """
-        changed = self.added(path, weight_of(self.modules[path]).detach(), update)
+        changed = self.added(path, self.content(path), update)
         check_finite(changed, path)
         self.put_back({path: changed})
 
@@ -76,9 +87,13 @@ class EditedLayers:
     @torch.no_grad()
     def put_back(self, contents: Contents) -> None:
         """Have the layers hold these contents, bitwise."""
-        for path, weight in contents.items():
-            assert weight is not None
-            weight_of(self.modules[path]).copy_(weight)
+        for path, content in contents.items():
+            assert content is not None
+            weight = weight_of(self.modules[path])
+            with torch.inference_mode() if weight.is_inference() else nullcontext():
+                weight.copy_(content)
+            if content.dtype != weight.dtype:
+                self._masters[path] = content
 
     def weights(self) -> dict[str, Tensor]:
         """Return each layer's weight with all updates in it, by path."""

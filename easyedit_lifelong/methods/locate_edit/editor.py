@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Generic
 
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from easyedit_lifelong.methods.locate_edit.spread import make_solvers, spread_re
 from easyedit_lifelong.methods.locate_edit.templates import Templates, context_templates
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, Solver
 from easyedit_lifelong.methods.locate_edit.values import TargetVectors, optimise_targets
-from easyedit_lifelong.methods.shared.editors import base_fingerprint, internal_pass
+from easyedit_lifelong.methods.shared.editors import base_fingerprint, internal_pass, without_edits
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.anatomy import projection_shape
@@ -71,7 +71,7 @@ class WeightEditor(OneEditor, Generic[AnyBatch]):
         modules = dict(find_module(model, name) for name in hparams.rewrite_modules)
         self._blocks = [find_module(model, hparams.layer_module_tmp.format(n))[1] for n in hparams.edited_layers]
         if templates is None:
-            with internal_pass(model):
+            with internal_pass(model), without_edits(model):
                 templates = context_templates(model, tokenizer, hparams.context_template_length_params, hparams.seed)
         self.state: BatchHistory[AnyBatch] = self.make_history(list(modules), templates, base_fingerprint(model))
         self._moments = dict(moments) if moments is not None else None
@@ -258,10 +258,7 @@ class WeightEditor(OneEditor, Generic[AnyBatch]):
         if self._solvers:
             return
         if self._moments is None:
-            with ExitStack() as stack:  # also of what other methods have put into the weights
-                for editor in self._all_editors():
-                    stack.enter_context(editor.without_edits())
-                self._moments = second_moments(self.model, self.tokenizer, self.hparams)
+            self._moments = second_moments(self.model, self.tokenizer, self.hparams)
         self._solvers = make_solvers(
             self.solver_class, self._layers.modules, self._moments, self.hparams.mom2_update_weight, self.state.batches
         )
@@ -272,9 +269,11 @@ class WeightEditor(OneEditor, Generic[AnyBatch]):
         count = sum(len(batch.records) for batch in self.state.batches)
         for solver in self._solvers.values():
             solver.truncate(count)
-        self._layers.put_back(before)
-        if not self.state.batches:
-            self._detach()
+        try:
+            self._layers.put_back(before)
+        finally:
+            if not self.state.batches:
+                self._detach()
 
     def _take_back(self, batches: Sequence[AnyBatch], before: Contents) -> None:
         """Roll these batches back, those of them that are still in; before the first, layers held ``before``."""

@@ -16,7 +16,7 @@ def second_moments(
     """Return E[kkᵀ] of every edited projection: from disk, or collected (and stored) in one pass.
 
     Args:
-        model: the unedited model.
+        model: the model; edits that editors have put on it are left out.
         tokenizer: its tokenizer.
         hparams: name the projections, the corpus, its amount and the folder.
         progress: called with tokens, or documents, done and in all.

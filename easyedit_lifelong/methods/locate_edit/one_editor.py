@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from easyedit_lifelong.covariance import SecondMoment
@@ -103,19 +102,10 @@ class OneEditor:
         """Paths of the projections whose weights the editor changes; none if its edits are beside the weights."""
         return []
 
-    def without_edits(self) -> AbstractContextManager[None]:
-        """Have the model without the editor's edits inside."""
-        raise NotImplementedError
-
-    def _all_editors(self) -> list[OneEditor]:
-        """Return this editor and those of other methods like it that are on the model."""
-        found = [one for method in get_plugins().methods for one in editors_on(self.model, method.name).values()]
-        return [self, *(one for one in found if isinstance(one, OneEditor) and one is not self)]
-
     def _check_only_writer(self) -> None:
         """Check that no other method changes the same weights: rolling one back would lose the other's edits."""
-        _, *others = self._all_editors()
-        for other in others:
+        found = [one for method in get_plugins().methods for one in editors_on(self.model, method.name).values()]
+        for other in (one for one in found if isinstance(one, OneEditor) and one is not self):
             if shared := next((path for path in self.weight_paths if path in other.weight_paths), None):
                 name = other.hparams.ALG_NAME
                 raise EditError(f"the weights of {shared} carry {name} edits already; roll those back first")

@@ -56,8 +56,8 @@ class BatchStore(Generic[AnyBatch]):
             raise EditError(f"{where}: the model carries {self._name} edits already; roll those back first")
         batches = self.batches(part, where)
         templates = part.state.get("templates")
-        if not isinstance(templates, list):
-            raise RunError(f"{where}: {self._name}'s edits aren't whole: templates is missing")
+        if not _are_templates(templates):
+            raise RunError(f"{where}: {self._name}'s edits aren't whole: templates is missing or damaged")
         editor = self._editor.on(model, tok, hparams, templates=templates)
         try:
             return editor.restore(batches)
@@ -164,3 +164,12 @@ class BatchStore(Generic[AnyBatch]):
     def plain_weights(self, model: Any) -> PlainWeights:
         """Return the edited projections' weights with all updates in them; nothing is lost."""
         return PlainWeights(self._editor.required(model).plain_weights())
+
+
+def _are_templates(value: Any) -> bool:
+    """Tell whether a value read from a file is groups of context templates."""
+    groups = value if isinstance(value, list) else [None]
+    return all(
+        isinstance(group, list) and all(isinstance(text, str) and text.count("{}") == 1 for text in group)
+        for group in groups
+    )

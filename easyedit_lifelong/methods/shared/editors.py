@@ -15,7 +15,7 @@ from easyedit_lifelong.models.wrappers import bare_model
 from easyedit_lifelong.plugins import get_plugins
 
 _ATTRIBUTE = "_easyedit_lifelong_editors"
-_LOOKING = "_easyedit_lifelong_looking"
+_INTERNAL_PASS = "_easyedit_lifelong_internal_pass"
 
 
 def editors_on(model: Any, method: str) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def carries_edits(model: Any) -> bool:
 
 
 def register_editor(model: Any, method: str, place: str, editor: Any) -> None:
-    """Have a model carry an editor, and with the first one the methods that plugins give an edited model."""
+    """Register an editor on a model, and with the first one the methods that plugins give an edited model."""
     model = bare_model(model)
     model.__dict__.setdefault(_ATTRIBUTE, {})[method, place] = editor
     for one in get_plugins().model_methods:
@@ -38,14 +38,16 @@ def register_editor(model: Any, method: str, place: str, editor: Any) -> None:
 
 
 def unregister_editor(model: Any, method: str, place: str) -> None:
-    """Have a model carry an editor no longer; at the second call, do nothing."""
+    """Take an editor off a model's list; at the second call, do nothing."""
     model = bare_model(model)
     editors = model.__dict__.get(_ATTRIBUTE, {})
     editors.pop((method, place), None)
     if not editors:
         model.__dict__.pop(_ATTRIBUTE, None)
         for one in get_plugins().model_methods:
-            model.__dict__.pop(one.name, None)
+            found = model.__dict__.get(one.name)
+            if isinstance(found, functools.partial) and found.func is one.call:  # and not the user's own
+                del model.__dict__[one.name]
 
 
 def base_fingerprint(model: Any) -> str:
@@ -58,18 +60,28 @@ def base_fingerprint(model: Any) -> str:
 
 
 @contextlib.contextmanager
+def without_edits(model: Any) -> Iterator[None]:
+    """Have a model without its edits inside, as far as its editors can leave them out (those in weights and hooks)."""
+    with contextlib.ExitStack() as stack:
+        for editor in list(bare_model(model).__dict__.get(_ATTRIBUTE, {}).values()):
+            if (leave_out := getattr(editor, "without_edits", None)) is not None:
+                stack.enter_context(leave_out())
+        yield
+
+
+@contextlib.contextmanager
 def internal_pass(model: Any) -> Iterator[None]:
-    """Mark the passes inside as an editor's own: they train, or look, and no key counts that it answered in them."""
+    """Mark the passes inside as internal: training and inspection do not count as hits of a key."""
     model = bare_model(model)
-    before = model.__dict__.get(_LOOKING)
-    model.__dict__[_LOOKING] = True
+    before = model.__dict__.get(_INTERNAL_PASS)
+    model.__dict__[_INTERNAL_PASS] = True
     try:
         yield
     finally:
         if before is None:
-            del model.__dict__[_LOOKING]
+            del model.__dict__[_INTERNAL_PASS]
 
 
 def in_internal_pass(model: Any) -> bool:
     """Tell whether the pass under way is an editor's own."""
-    return _LOOKING in bare_model(model).__dict__
+    return _INTERNAL_PASS in bare_model(model).__dict__

@@ -39,7 +39,7 @@ class Rollback(Generic[Result]):
             self._undo = None
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Undo the edits if so agreed, and yield no weights: none were changed."""
+        """Undo the edits if the caller asked for it. Yield no weights: the rollback restores them itself."""
         if self._on_items:
             self()
         return iter(())

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from easyedit_lifelong.covariance import SecondMoment, obtain_moments
+from easyedit_lifelong.methods.shared.editors import without_edits
 
 
 def named_moments(
@@ -18,7 +19,7 @@ def named_moments(
     """Return E[kkᵀ] of the inputs of linear layers: from disk, or collected (and stored) in one pass.
 
     Args:
-        model: the unedited model.
+        model: the model; edits that editors have put on it are left out.
         tokenizer: its tokenizer.
         paths: the layers.
         hparams: name the corpus, its amount and the folder: ``stats_dir``, ``mom2_*`` and ``seed``.
@@ -31,16 +32,17 @@ def named_moments(
         CovarianceError: a stored file cannot be used, or the corpus is not available.
         ModelError: a layer is no linear projection.
     """
-    return obtain_moments(
-        model,
-        tokenizer,
-        paths,
-        stats_dir=hparams.stats_dir,
-        dataset=hparams.mom2_dataset,
-        n_samples=hparams.mom2_n_samples,
-        n_tokens=hparams.mom2_n_tokens,
-        dtype=hparams.mom2_dtype,
-        engine=hparams.mom2_engine,
-        seed=hparams.seed,
-        progress=progress,
-    )
+    with without_edits(model):
+        return obtain_moments(
+            model,
+            tokenizer,
+            paths,
+            stats_dir=hparams.stats_dir,
+            dataset=hparams.mom2_dataset,
+            n_samples=hparams.mom2_n_samples,
+            n_tokens=hparams.mom2_n_tokens,
+            dtype=hparams.mom2_dtype,
+            engine=hparams.mom2_engine,
+            seed=hparams.seed,
+            progress=progress,
+        )

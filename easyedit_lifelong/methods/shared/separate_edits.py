@@ -150,7 +150,7 @@ class SeparateEditStore:
         return EditsPart(steps[-1].hparams, [edit for step in steps for edit in step.edits], {"data": data}, {})
 
     def shared_settings(self, hparams: Any) -> dict[str, Any]:
-        """Return no settings: each edit holds what it was made with."""
+        """Return no settings: edits of different settings may share a folder, which names the latest."""
         return {}
 
     def records(self, model: Any) -> list[EditRecord]:

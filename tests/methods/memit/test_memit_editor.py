@@ -24,12 +24,14 @@ from easyedit_lifelong import (
     save_edits,
 )
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.edits.parts import read_edits
 from easyedit_lifelong.errors import DataError, EditError, ModelError, RunError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.locate_edit import editor as editing
 from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers
+from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
-from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys
+from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, LayerUpdate
 from easyedit_lifelong.methods.memit.editor import MemitEditor
 from easyedit_lifelong.plugins import get_plugins
 from tests.conftest import build_model, build_tokenizer, state_of
@@ -304,17 +306,18 @@ def test_in_other_weights_both_are_rolled_back_in_any_order_and_get_the_unedited
     seen: list[bool] = []
     bare = state_of(build_model("llama"))
 
-    def obtain(model: Any, _: Any, hparams: Any) -> Any:
+    def obtain(model: Any, _: Any, paths: Any, **__: Any) -> Any:
         now = state_of(model)
         seen.append(all(torch.equal(now[name], tensor) for name, tensor in bare.items()))
-        return moments_for(model, hparams)
+        return {path: moment for path, moment in moments_for(model, hparams_for("llama")).items() if path in paths}
 
-    monkeypatch.setattr(editing, "second_moments", obtain)
+    monkeypatch.setattr("easyedit_lifelong.methods.shared.second_moments.obtain_moments", obtain)
     model, tokenizer, hparams = start(layers=[0, 1], context_template_length_params=[])
     undo = MemitEditor.on(model, tokenizer, hparams).edit(requests_for(0))[1]
     wohk = coachhook_hparams("llama", layers=[2], wohk=True, context_template_length_params=[])
     CoachHookEditor.on(model, tokenizer, wohk).edit(requests_for(1))
-    assert seen == [True, True]
+    second_moments(model, tokenizer, wohk)  # as a run does before its first edit
+    assert seen == [True, True, True]
     edited_here = state_of(model)
     save_edits(model, tmp_path / "both")
     other = build_model("llama")
@@ -327,7 +330,53 @@ def test_in_other_weights_both_are_rolled_back_in_any_order_and_get_the_unedited
     assert same_tensors(state_of(model), bare)
 
 
+def test_below_the_hooks_of_another_method(given_moments: None) -> None:
+    model, tokenizer, hparams = start(layers=[0, 1])
+    hooks = coachhook_hparams("llama", layers=[2], context_template_length_params=[])
+    coachhook_on(model, tokenizer, hooks).edit(requests_for(0))
+    hooked = state_of(model)
+    result, undo = editor_on(model, tokenizer, hparams).edit(requests_for(1))
+    assert result[0].steps > 0 and not same_tensors(state_of(model), hooked)
+    undo()
+    assert same_tensors(state_of(model), hooked)
+
+
+# ------------------------------------------------------------------ half precision
+
+
+def test_small_updates_add_up_in_half_precision() -> None:
+    module = torch.nn.Linear(16, 16, bias=False, dtype=torch.bfloat16)
+    layers = EditedLayers({"l": module}, "a test")
+    before, unedited = layers.contents(), module.weight.detach().clone()
+    residual, adjusted = torch.full((16, 1), 1e-2), torch.full((16, 1), 1e-2)
+    for _ in range(100):  # each far below what bfloat16 can add to a weight of 0.1
+        layers.apply("l", LayerUpdate(adjusted, adjusted, residual))
+    torch.testing.assert_close(module.weight.detach(), (unedited.float() + 1e-2).to(torch.bfloat16))
+    layers.put_back(before)
+    assert torch.equal(module.weight, unedited)
+
+
+def test_a_weight_that_somebody_else_changed_is_edited_as_it_is() -> None:
+    module = torch.nn.Linear(2, 2, bias=False, dtype=torch.bfloat16)
+    layers, update = EditedLayers({"l": module}, "a test"), LayerUpdate(*[torch.ones(2, 1)] * 3)
+    layers.apply("l", update)
+    module.weight.data.fill_(3)
+    layers.apply("l", update)
+    assert module.weight.unique().tolist() == [4]
+
+
 # ------------------------------------------------------------------ on disk
+
+
+@pytest.mark.parametrize("templates", [None, "{}", [["no place"]], ["{}"], [[1]]])
+def test_damaged_templates_are_refused(tmp_path: Path, given_moments: None, templates: Any) -> None:
+    save_edits(edited((0,)), tmp_path)
+    (name, part) = read_edits(tmp_path).parts[0]
+    part.state["templates"] = templates
+    model = build_model("llama")
+    with pytest.raises(RunError, match="templates is missing or damaged"):
+        get_plugins().methods.get(name).edits.attach(model, None, part, "a file")  # type: ignore[union-attr]
+    assert MemitEditor.of(model) is None
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])

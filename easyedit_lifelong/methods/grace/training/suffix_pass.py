@@ -63,7 +63,7 @@ class SuffixPass(ValuePass):
         # Only replace_last leaves the tokens to the left of the value's unchanged.
         # And another editor's layers may have to see full prompts.
         tracker = PositionTracker.of(runner.model)
-        full = tracker is not None and tracker.whole_prompts > 0
+        full = tracker is not None and bool(tracker.whole_prompt_layers)
         self._start = end if block is not None and adaptor.replacement == "replace_last" and not full else 0
         blocks = list(anatomy.blocks) if anatomy and block is not None else []
         above = [*blocks[block:], anatomy.head] if anatomy and blocks else []
