@@ -188,7 +188,7 @@ def _coachhook(folder: Path) -> Path:
 OTHERS: dict[str, Any] = {
     "another model": (lambda f: saved(f, packed([(1, (0, 0, 1))]), "g"), "other weights .the fingerprints differ"),
     "other settings": (lambda f: saved(f, packed([(1, (0, 0, 1))], "cos")), "made with eps=0.05; the folders before"),
-    "CoachHook": (_coachhook, "which can't be merged: every batch was solved for upon"),
+    "CoachHook": (_coachhook, "which can't be merged: every batch was solved for with"),
     "another method": (
         lambda f: write_edits(f, "m", "f", [("MINE", packed([(1, (0, 0, 1))]).part())]), "edits of MINE, which can't",
     ),

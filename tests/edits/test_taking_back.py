@@ -321,7 +321,7 @@ def test_back_after_loading(tmp_path: Path, wohk: bool) -> None:
 def test_each_method_says_what_the_other_is_for(tmp_path: Path) -> None:
     model = build_model("llama")
     coachhook(model, "llama")
-    with pytest.raises(EditError, match=r"each batch was solved for upon those before it.*rollback_to_batch"):
+    with pytest.raises(EditError, match=r"each batch was solved for with those before it in place.*rollback_to_batch"):
         rollback_case(model, 0)
     save_edits(model, tmp_path)
     before = (tmp_path / INDEX).read_bytes()

@@ -15,17 +15,7 @@ from easyedit_lifelong.methods.coachhook.scope import study_scope
 from easyedit_lifelong.methods.coachhook.store import CoachHookStore
 from easyedit_lifelong.methods.locate_edit.check import check_model, check_requests
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
-
-_REASONS = {
-    "remove": (
-        "CoachHook's edits can't be taken back one by one: each batch was solved for upon those before it. "
-        "Go back to a whole batch instead (rollback_to_batch, --to-batch)."
-    ),
-    "merge": (
-        "every batch was solved for upon the weights and keys of those before it, so in another place it would write "
-        "something else. Make the edits anew, upon each other."
-    ),
-}
+from easyedit_lifelong.methods.locate_edit.store import batch_reasons
 
 
 @hookimpl
@@ -48,6 +38,6 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             plain_weights=store.plain_weights,
             report_sections=report_sections,
             study_scope=study_scope,
-            reasons=_REASONS,
+            reasons=batch_reasons("CoachHook"),
         )
     )

@@ -166,6 +166,20 @@ class BatchStore(Generic[AnyBatch]):
         return PlainWeights(self._editor.required(model).plain_weights())
 
 
+def batch_reasons(name: str) -> dict[str, str]:
+    """Return why a method that edits in batches lacks ports: :attr:`EditMethod.reasons`."""
+    return {
+        "remove": (
+            f"{name}'s edits can't be taken back one by one: each batch was solved for with those before it in place. "
+            "Go back to a whole batch instead (rollback_to_batch, --to-batch)."
+        ),
+        "merge": (
+            "every batch was solved for with the weights and keys of those before it, so in another place it would "
+            "write something else. Make the edits anew, in one sequence."
+        ),
+    }
+
+
 def _are_templates(value: Any) -> bool:
     """Tell whether a value read from a file is groups of context templates."""
     groups = value if isinstance(value, list) else [None]

@@ -8,20 +8,9 @@ from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.locate_edit.check import check_model, check_requests
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
-from easyedit_lifelong.methods.locate_edit.store import BatchStore
+from easyedit_lifelong.methods.locate_edit.store import BatchStore, batch_reasons
 from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
 from easyedit_lifelong.methods.memit.editor import MemitEditor, apply_memit_to_model
-
-_REASONS = {
-    "remove": (
-        "MEMIT's edits can't be taken back one by one: a batch was solved for as a whole, in weights that hold those "
-        "before it. Go back to a whole batch instead (rollback_to_batch, --to-batch)."
-    ),
-    "merge": (
-        "every batch was solved for in weights that hold those before it, so in another place it would write something "
-        "else. Make the edits anew, in one sequence."
-    ),
-}
 
 
 @hookimpl
@@ -41,6 +30,6 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             remove_batches=store,
             describe=store.describe,
             plain_weights=store.plain_weights,
-            reasons=_REASONS,
+            reasons=batch_reasons("MEMIT"),
         )
     )
