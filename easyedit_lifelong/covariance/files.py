@@ -54,7 +54,7 @@ def moments_file(
         n_samples: documents sampled.
         n_tokens: tokens taken, if the amount is given in tokens.
         context: longest row of tokens, if it isn't the model's own: ``_t{context}``, as MEMIT meant to write.
-        folder: the model's folder, if not the usual one.
+        folder: the model's folder, if not the default one.
     """
     amount = f"_{n_tokens}tokens" if n_tokens is not None else f"_{n_samples}" if n_samples is not None else ""
     limit = "" if context is None else f"_t{context}"

@@ -83,8 +83,10 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise CovarianceError(f"{sidecar}: can't be read ({error}). Delete it and {path.name}.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        said = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise CovarianceError(f"{sidecar}: format is {said!r}; this version reads {FORMAT}. Delete it and {path.name}.")
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise CovarianceError(
+            f"{sidecar}: format is {found!r}; this version reads {FORMAT}. Delete it and {path.name}."
+        )
     return content
 
 

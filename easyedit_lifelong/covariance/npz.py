@@ -55,13 +55,13 @@ def read_sum(path: Path, d: int | None = None, sample_size: int | None = None) -
             if key not in archive.files:
                 has = ", ".join(archive.files) or "nothing"
                 raise CovarianceError(f"{path}: holds no second moments (it lacks {key!r}; it has {has})")
-        count, said = _whole(path, archive, "mom2.count"), _whole(path, archive, "sample_size")
+        count, stated = _whole(path, archive, "mom2.count"), _whole(path, archive, "sample_size")
         if count is None or count < 1:
             raise CovarianceError(f"{path}: 'mom2.count' is {count}; it must be a number greater than 0")
-        if sample_size is not None and said is not None and said != sample_size:
+        if sample_size is not None and stated is not None and stated != sample_size:
             raise CovarianceError(
-                f"{path}: holds {said} samples, but {sample_size} were asked for. "
-                f"Ask for {said}, name another folder, or delete the file."
+                f"{path}: holds {stated} samples, but {sample_size} were asked for. "
+                f"Ask for {stated}, name another folder, or delete the file."
             )
         matrix = archive["mom2.mom2"]
     if matrix.ndim != 2 or matrix.shape != ((d, d) if d is not None else (len(matrix), len(matrix))):
@@ -70,7 +70,7 @@ def read_sum(path: Path, d: int | None = None, sample_size: int | None = None) -
         raise CovarianceError(f"{path}: its matrix is {shape}, {what}")
     if not np.issubdtype(matrix.dtype, np.floating):
         raise CovarianceError(f"{path}: its matrix holds {matrix.dtype}, not floating-point numbers")
-    return matrix, count, said
+    return matrix, count, stated
 
 
 def write_moments(

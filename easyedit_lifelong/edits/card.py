@@ -62,7 +62,7 @@ def exported_card(model: str, counts: Mapping[str, int], lost: Sequence[str]) ->
         counts: how many edits, by method.
         lost: what the edited model did that the checkpoint can't.
     """
-    said = "".join(f"\nLost: {one}\n" for one in lost) or "\nIt answers as the edited model did.\n"
+    losses = "".join(f"\nLost: {one}\n" for one in lost) or "\nIt answers as the edited model did.\n"
     return f"""{_front_matter(model, counts)}
 {MARK}
 
@@ -70,7 +70,7 @@ def exported_card(model: str, counts: Mapping[str, int], lost: Sequence[str]) ->
 
 The weights of `{called(model)}` with {_amounts(counts)} in them, written by easyedit_lifelong. It is a plain
 checkpoint: transformers loads it, and no other package is needed.
-{said}"""
+{losses}"""
 
 
 def called(model: str) -> str:

@@ -155,8 +155,8 @@ def writing(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise RunError(f"{folder}: {what} can't be written: {said}. What was written stays.") from error
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{folder}: {what} can't be written: {reason}. What was written stays.") from error
 
 
 def check_empty(folder: Path) -> Path:

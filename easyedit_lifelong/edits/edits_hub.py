@@ -82,7 +82,7 @@ def push_edits(
     library = _library(repo)
     api = library.HfApi(token=token, library_name="easyedit_lifelong")
     _check_reachable(repo)
-    with _told(repo, branch):
+    with translate_hub_errors(repo, branch):
         api.create_repo(repo, private=private, exist_ok=True)
         if branch is not None:
             api.create_branch(repo, branch=branch, exist_ok=True)
@@ -116,7 +116,7 @@ def pull_edits(repo_id: str, revision: str | None = None, *, token: str | None =
     revision = revision or own
     library = _library(repo)
     options: dict[str, Any] = {"token": token, "local_files_only": unreachable_host() is not None}
-    with _told(repo, revision):
+    with translate_hub_errors(repo, revision):
         index = Path(library.hf_hub_download(repo, INDEX, revision=revision, **options))
         # The same commit's, whatever has been pushed in between.
         library.hf_hub_download(repo, TENSORS, revision=index.parent.name, **options)
@@ -201,7 +201,7 @@ def _page_is_ours(library: Any, api: Any, repo: str, branch: str | None) -> bool
 
 
 @contextlib.contextmanager
-def _told(repo: str, revision: str | None) -> Iterator[None]:
+def translate_hub_errors(repo: str, revision: str | None) -> Iterator[None]:
     """Turn what the Hub's client raises inside into an error that says what to do.
 
     Raises:

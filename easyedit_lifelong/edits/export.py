@@ -71,10 +71,10 @@ def export_model(edited_model: Any, tokenizer: Any, out: str | Path) -> Export:
             tokenizer.save_pretrained(work)
             (work / CARD).write_text(card, encoding="utf-8")
     except (OSError, SafetensorError) as error:
-        said = getattr(error, "strerror", None) or error
-        raise RunError(f"{folder}: the model can't be written: {said}. Nothing of it was left there.") from error
-    for said in lost:
-        LOG.info("%s: lost: %s", folder, said)
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{folder}: the model can't be written: {reason}. Nothing of it was left there.") from error
+    for one in lost:
+        LOG.info("%s: lost: %s", folder, one)
     return Export(folder, counts, lost)
 
 

@@ -178,12 +178,12 @@ def write_edits(folder: Path, model: str, fingerprint: str, parts: Sequence[tupl
         RunError: it can't be written, or is the state of a run, which other edits would destroy.
     """
     check_not_a_state(folder)
-    packed: list[dict[str, Any]] = []
+    serialized: list[dict[str, Any]] = []
     tensors: dict[str, Tensor] = {}
     for number, (method, part) in enumerate(parts):
         tensors |= {f"{number}.{name}": tensor for name, tensor in part.tensors.items()}
-        packed.append({"method": method, "hparams": part.hparams, "edits": part.edits, "state": part.state})
-    write_folder(folder, {**_description(model, fingerprint), "parts": packed}, tensors)
+        serialized.append({"method": method, "hparams": part.hparams, "edits": part.edits, "state": part.state})
+    write_folder(folder, {**_description(model, fingerprint), "parts": serialized}, tensors)
 
 
 def check_not_a_state(folder: Path) -> None:

@@ -31,19 +31,19 @@ class FreeAnswers:
         scorer: generates the answers.
         model: the model, before any edit of this run.
         requests: the requests for which the unedited model answers.
-        retention: held-out questions; the first of them, no more than requests, are answered freely.
+        retention: held-out questions; the first of them, no more than requests, are answered with generated text.
         f1: whether answers are measured by their F1, too.
 
     Attributes:
         unedited: the unedited model's texts.
-        retention: the held-out questions that are answered freely.
+        retention: the held-out questions that are answered with generated text.
     """
 
     def __init__(
         self, scorer: Scorer, model: Any, requests: Sequence[EditRequest], retention: Sequence[Question], *, f1: bool
     ) -> None:
         self._scorer, self._f1 = scorer, f1
-        requests = requests if scorer.speaks else []
+        requests = requests if scorer.generates_text else []
         self.retention = list(retention[: len(requests)]) if f1 else []
         self.unedited = self._texts(model, free_questions(requests) + self.retention)
 
@@ -70,7 +70,7 @@ class FreeAnswers:
         Requests for which the unedited model did not answer have scores, but no answer to compare with: they are
         missing in the second list. A classifier generates nothing.
         """
-        if not self._scorer.speaks:
+        if not self._scorer.generates_text:
             return [{} for _ in requests], []
         texts = self._texts(model, free_questions(requests))
         by_request = [self.scores_of(request, texts) for request in requests]
@@ -97,7 +97,7 @@ class FreeAnswers:
         return [self.retained_of(question, texts) for question in self.retention]
 
     def retained_of(self, question: Question, texts: Mapping[Question, str]) -> RequestScores:
-        """Return the F1 of a held-out question's text; nothing if it is not answered freely."""
+        """Return the F1 of a held-out question's text; nothing if it is not answered with generated text."""
         return {"TRR_f1": _measured(token_f1, [question], texts, natural=True)} if question in self.retention else {}
 
     def _texts(self, model: Any, questions: Sequence[Question]) -> dict[Question, str]:

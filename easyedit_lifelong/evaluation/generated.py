@@ -27,7 +27,7 @@ _SHORT = frozenset((*_TITLES, "co", "corp", "ft", "inc", "ltd", "mt", "no", "st"
 
 @dataclass(frozen=True)
 class Generation:
-    """What was said to an edit's prompt and to its paraphrases, before and after, up to the natural stop.
+    """What was generated to an edit's prompt and to its paraphrases, before and after, up to the natural stop.
 
     Attributes:
         case_id: the request's.
@@ -59,16 +59,16 @@ def natural_end(text: str, answer: str = "") -> int | None:
     abbreviation; one at the very end of the text leaves it open until the next token shows.
 
     Args:
-        text: what the model said.
+        text: what the model generated.
         answer: what it might be saying: as long as it does, nothing in it is an end ("Yahoo! Inc.").
 
     Returns:
         The index, None if the text hasn't come to an end.
     """
     begin = len(text) - len(text.lstrip())
-    said, answer = text[begin:], answer.strip()
-    if said.startswith(answer) or answer.startswith(said):
-        begin += min(len(said), len(answer))
+    output, answer = text[begin:], answer.strip()
+    if output.startswith(answer) or answer.startswith(output):
+        begin += min(len(output), len(answer))
     for found in _END.finditer(text, max(begin - 1, 0)):
         if found.group() == "\n":
             if text[: found.start()].strip():
@@ -79,7 +79,7 @@ def natural_end(text: str, answer: str = "") -> int | None:
 
 
 def natural_answer(text: str, answer: str = "") -> str:
-    """Return what was said up to the natural stop, without the white space around it."""
+    """Return what was generated up to the natural stop, without the white space around it."""
     end = natural_end(text, answer)
     return text[:end].strip()
 
@@ -117,31 +117,31 @@ def _ends_a_word(character: str) -> bool:
     return character.isalnum() and unicodedata.category(character) != "Lo"
 
 
-def exact_match(said: str, answer: str) -> bool:
+def exact_match(output: str, answer: str) -> bool:
     """Whether an answer is the right one, and nothing more, but for case, punctuation and articles."""
-    said_bare, answer_bare = normalise(said), normalise(answer)
-    return said_bare == answer_bare if answer_bare else said.strip() == answer.strip()
+    output_bare, answer_bare = normalise(output), normalise(answer)
+    return output_bare == answer_bare if answer_bare else output.strip() == answer.strip()
 
 
-def contains_match(said: str, answer: str) -> bool:
-    """Whether the right answer stands in what was said, as whole words where words are set apart."""
-    said_bare, answer_bare = normalise(said), normalise(answer)
+def contains_match(output: str, answer: str) -> bool:
+    """Whether the right answer stands in what was generated, as whole words where words are set apart."""
+    output_bare, answer_bare = normalise(output), normalise(answer)
     if not answer_bare and not _bare(answer).strip():
-        return answer.strip() in said
+        return answer.strip() in output
     if not answer_bare:  # it is an article, such as the letter A; case tells the two apart
-        return re.search(rf"(?<!\w){re.escape(answer.strip())}(?!\w)", said) is not None
+        return re.search(rf"(?<!\w){re.escape(answer.strip())}(?!\w)", output) is not None
     if any(unicodedata.category(c) == "Lo" for c in answer_bare):  # scripts that mostly run words together
-        return answer_bare in said_bare
-    return f" {answer_bare} " in f" {said_bare} "
+        return answer_bare in output_bare
+    return f" {answer_bare} " in f" {output_bare} "
 
 
-def token_f1(said: str, answer: str) -> float:
-    """Return the harmonic mean of the precision and the recall of what was said, word by word."""
-    said_words, answer_words = (normalise(text).split() for text in (said, answer))
-    if not said_words or not answer_words:
-        return float(said_words == answer_words)
-    same = sum((Counter(said_words) & Counter(answer_words)).values())
-    return 2 * same / (len(said_words) + len(answer_words))
+def token_f1(output: str, answer: str) -> float:
+    """Return the harmonic mean of the precision and the recall of what was generated, word by word."""
+    output_words, answer_words = (normalise(text).split() for text in (output, answer))
+    if not output_words or not answer_words:
+        return float(output_words == answer_words)
+    same = sum((Counter(output_words) & Counter(answer_words)).values())
+    return 2 * same / (len(output_words) + len(answer_words))
 
 
 def _is_short(before: str) -> bool:

@@ -32,7 +32,7 @@ class Scoreboard:
         requests: all requests of the run.
         retention: held-out facts (TRR).
         task: the task of the data: ``qa``, ``classification`` or ``generation``.
-        listen_to: the requests for which the unedited model answers freely, to be compared with the
+        generation_requests: the requests for which the unedited model generates text, to be compared with the
             edited model; all of them by default. Free answers cost several times as much as the others.
         text: a held-out text for perplexity; with it, fluency is measured, too.
 
@@ -56,7 +56,7 @@ class Scoreboard:
         retention: Sequence[Probe],
         *,
         task: str = "qa",
-        listen_to: Sequence[EditRequest] | None = None,
+        generation_requests: Sequence[EditRequest] | None = None,
         text: str | None = None,
     ) -> None:
         self.scorer, self.task = scorer, task_named(task)
@@ -64,8 +64,8 @@ class Scoreboard:
         self._text = TextScores(scorer, model, requests, text)
         questions = Questions.about(requests).all() + contested_questions(requests) + self.retention
         self.unedited = self._forced(model, questions)
-        freely = requests if listen_to is None else listen_to
-        self.free = FreeAnswers(scorer, model, freely, self.retention, f1=self.task.measure is None)
+        generated = requests if generation_requests is None else generation_requests
+        self.free = FreeAnswers(scorer, model, generated, self.retention, f1=self.task.measure is None)
 
     def success(self, model: Any, requests: Sequence[EditRequest]) -> list[RequestScores]:
         """Return each request's scores on its own prompt alone, for right after its edit."""

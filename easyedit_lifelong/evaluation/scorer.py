@@ -34,10 +34,10 @@ class Scorer:
         encode: turns prompts and answers into ids; by default as a causal language model reads them.
 
     Attributes:
-        speaks: whether the model writes text of its own.
+        generates_text: whether the model generates text.
     """
 
-    speaks = True
+    generates_text = True
 
     def __init__(self, tokenizer: Any, tokens_per_batch: int = 512, encode: Encode | None = None) -> None:
         self.tokenizer, self.tokens_per_batch = tokenizer, tokens_per_batch

@@ -62,7 +62,7 @@ class AnswerScorer(Scorer):
 class LabelScorer(Scorer):
     """Scores classifiers: the answer to a text is a label, and no text is generated."""
 
-    speaks = False
+    generates_text = False
 
     def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None) -> Iterator[Forced]:
         ids, mask = pad_rows([row[0].prompt for row in rows], self._pad, "right", input_device(model))

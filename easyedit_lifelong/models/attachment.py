@@ -27,7 +27,7 @@ class Attachment:
         model: the model that the layer belongs to.
         layer: any module of it.
         child: name that what the editor keeps on the layer gets.
-        replace: hears of every pass through the layer.
+        replace: called for every pass through the layer.
         whole_prompts: whether the editor must see a prompt in one pass, from its first token on.
         spanning: whether another layer of the editor's needs this one to run in every pass.
 

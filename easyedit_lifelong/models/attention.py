@@ -35,8 +35,8 @@ def grouped_queries() -> Iterator[None]:
         dropout: float = 0.0, scaling: float | None = None, **kwargs: Any,
     ) -> tuple[Tensor, Any]:  # fmt: skip
         (rows, heads, tokens, _), shared = query.shape, query.shape[1] // key.shape[1]
-        usual = attention_mask is not None and attention_mask.shape[1:] == (1, tokens, key.shape[2])
-        if shared == 1 or not usual or any(kwargs.get(name) is not None for name in special):
+        plain = attention_mask is not None and attention_mask.shape[1:] == (1, tokens, key.shape[2])
+        if shared == 1 or not plain or any(kwargs.get(name) is not None for name in special):
             return own(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
         assert attention_mask is not None
         out = F.scaled_dot_product_attention(

@@ -48,7 +48,7 @@ def overridden(name: str, values: Mapping[Any, Any]) -> Iterator[None]:
                 vars(owner)[name] = value
 
 
-class Watch:
+class CallWrapper:
     """Stands in for a method of a module, and runs each call within a context; the signature stays the original's.
 
     Others may wrap it in their turn (accelerate does). What they keep of it after :meth:`remove` calls the original.

@@ -45,8 +45,8 @@ def label_names(model: Any) -> list[str]:
 def _encode_apart(tokenizer: Any, prompt: str, answer: str) -> EncodedPair:
     prompt_ids = list(tokenizer(prompt)["input_ids"])
     target_ids = list(tokenizer(text_target=answer)["input_ids"])
-    said = [token for token in target_ids if token != tokenizer.eos_token_id]
-    if not prompt_ids or not said:
+    content = [token for token in target_ids if token != tokenizer.eos_token_id]
+    if not prompt_ids or not content:
         raise DataError(f"the {'answer' if prompt_ids else 'prompt'} of {prompt!r} -> {answer!r} has no tokens")
     return EncodedPair(prompt_ids, target_ids, apart=True)
 

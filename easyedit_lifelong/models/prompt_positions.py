@@ -33,7 +33,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError, ModelError
 from easyedit_lifelong.models.kinds import Kind, kind_of
-from easyedit_lifelong.models.overrides import Watch, overridden, recomputing_in
+from easyedit_lifelong.models.overrides import CallWrapper, overridden, recomputing_in
 from easyedit_lifelong.models.windows import (
     Generation,
     Window,
@@ -68,8 +68,8 @@ class PositionTracker:
         """How many editors act at one layer on what they found at an earlier one: they need full passes."""
         self._users = 0
         self._inside = False
-        self._watches: list[Watch] = []
-        self._generate: Watch | None = None
+        self._wrappers: list[CallWrapper] = []
+        self._generate: CallWrapper | None = None
 
     @classmethod
     def attach(cls, model: nn.Module) -> PositionTracker:
@@ -92,7 +92,7 @@ class PositionTracker:
         Raises:
             EditError: the model's pass can't be seen, because its ``forward`` has been replaced.
         """
-        if self.window is None and not self._inside and not all(watch.in_place() for watch in self._watches):
+        if self.window is None and not self._inside and not all(wrapper.in_place() for wrapper in self._wrappers):
             raise EditError(
                 "the model's forward has been replaced since it was edited (did accelerate's hooks come off?), so "
                 "where prompts end can't be seen. Roll the edits back, and load or make them again."
@@ -104,9 +104,9 @@ class PositionTracker:
         self._users -= 1
         if self._users != 0:
             return
-        for watch in (*self._watches, *([self._generate] if self._generate else [])):
-            watch.remove()
-        self._watches.clear()
+        for wrapper in (*self._wrappers, *([self._generate] if self._generate else [])):
+            wrapper.remove()
+        self._wrappers.clear()
         self._generate = None
         self.model.__dict__.pop(_ATTRIBUTE, None)
 
@@ -114,10 +114,10 @@ class PositionTracker:
         self.model.__dict__[_ATTRIBUTE] = self
         # Some callers call the inner model, without the language-model head; its forward counts too.
         inner = getattr(self.model, "base_model", None)
-        watched = [self.model] if inner is None or inner is self.model else [self.model, inner]
-        self._watches = [Watch(module, self._passing) for module in watched]
+        wrapped = [self.model] if inner is None or inner is self.model else [self.model, inner]
+        self._wrappers = [CallWrapper(module, self._passing) for module in wrapped]
         if hasattr(self.model, "generate"):
-            self._generate = Watch(self.model, self._generating, "generate")
+            self._generate = CallWrapper(self.model, self._generating, "generate")
 
     def given_lengths(self, lengths: Sequence[int] | Tensor) -> contextlib.AbstractContextManager[None]:
         """Take the first ``lengths[i]`` real tokens of row i as its prompt in the passes inside."""
@@ -189,10 +189,10 @@ class PositionTracker:
 class DecoderTracker(PositionTracker):
     """Takes a decoder's start token for its prompt. Get it with :func:`attach_tracker`."""
 
-    def watch_generate(self, model: Any) -> None:
+    def wrap_generate(self, model: Any) -> None:
         """Tell passes of ``generate`` from others: it is a method of the full model, not of the decoder."""
         if self._generate is None and hasattr(model, "generate"):
-            self._generate = Watch(model, self._generating, "generate")
+            self._generate = CallWrapper(model, self._generating, "generate")
 
     def _generating(self, *_: Any) -> contextlib.AbstractContextManager[None]:
         # One start token a row; how many rows there are shows in the first pass.
@@ -234,7 +234,7 @@ def attach_tracker(model: Any, layer: nn.Module) -> PositionTracker | None:
         return PositionTracker.attach(stack)
     tracker = DecoderTracker.attach(stack)
     assert isinstance(tracker, DecoderTracker)
-    tracker.watch_generate(model)
+    tracker.wrap_generate(model)
     return tracker
 
 

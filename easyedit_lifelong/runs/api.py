@@ -59,7 +59,7 @@ def run_lifelong(
         only_errors: leave out requests whose answer the model, as edited so far, already gives.
         retention: held-out facts; the default is the sample data's.
         trackers: names of registered trackers to report to.
-        progress: hears how far the run has come.
+        progress: called as the run proceeds.
         data_name: what to call the data in the results.
         task: what the data ask of the model: ``qa`` (the default), ``generation``, or ``classification`` (a
             classifier's).
@@ -131,7 +131,7 @@ def run_consecutive(
         out: folder for the run's files.
         retention: held-out facts; the default is the sample data's.
         trackers: names of registered trackers to report to.
-        progress: hears how far the run has come.
+        progress: called as the run proceeds.
         data_name: what to call the data in the results.
         task: what the data ask of the model: ``qa`` (the default), ``generation``, or ``classification`` (a
             classifier's).

@@ -112,17 +112,17 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
 
 
 def _board(plan: Plan, model: Any, scorer: Scorer, material: Material) -> Scoreboard:
-    sample, freely = plan.schedule.sample, None
+    sample, generated = plan.schedule.sample, None
     if sample is not None and plan.consecutive:
         # Some requests of the sample may need no edit; others replace them.
-        freely = sample_of(material.usable, 2 * sample if plan.experiment.only_errors else sample, plan.seed)
+        generated = sample_of(material.usable, 2 * sample if plan.experiment.only_errors else sample, plan.seed)
     return Scoreboard(
         scorer,
         model,
         material.usable,
         material.retention,
         task=material.task,
-        listen_to=freely,
+        generation_requests=generated,
         text=material.inputs.text,
     )
 

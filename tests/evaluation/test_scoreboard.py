@@ -170,13 +170,13 @@ def test_no_more_held_out_facts_are_listened_to_than_edits(model: TableModel) ->
 
 
 def test_what_was_not_listened_to_is_scored_but_not_told(model: TableModel) -> None:
-    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, listen_to=[HAMLET])
+    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, generation_requests=[HAMLET])
     model.learn(FRANCE.prompt, "Rome")
     scores, said = board.score_generation(model, [FRANCE, HAMLET])
     assert scores.values["generation_match"] == 0.5
     assert [one.case_id for one in said] == ["ha"]
     assert not board.free.known(FRANCE)
-    silent = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, listen_to=[])
+    silent = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, generation_requests=[])
     assert {name for name in silent.before([FRANCE]).values if METRICS[name].kind == "generated"} == set()
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from torch import Tensor, nn, ones
 
-from easyedit_lifelong.models.overrides import Watch, overridden
+from easyedit_lifelong.models.overrides import CallWrapper, overridden
 
 
 class Box:
@@ -56,7 +56,7 @@ def test_a_second_one_runs_within_its_own_context_under_wrappers_of_the_first() 
         return enter
 
     layer = nn.Linear(2, 2)
-    first = Watch(layer, context("first"))
+    first = CallWrapper(layer, context("first"))
     inner = layer.forward
 
     @functools.wraps(inner)  # as accelerate does
@@ -66,7 +66,7 @@ def test_a_second_one_runs_within_its_own_context_under_wrappers_of_the_first() 
 
     vars(layer)["forward"] = moving
     first.remove()
-    second = Watch(layer, context("second"))
+    second = CallWrapper(layer, context("second"))
     layer(ones(1, 2))
     assert calls == ["second", "moved"]
     second.remove()
@@ -103,14 +103,14 @@ def test_every_call_of_a_method_runs_within_its_context(name: str) -> None:
         calls.append("out")
 
     signature = inspect.signature(getattr(speaker, name))
-    watch = Watch(speaker, context, name)
+    wrapper = CallWrapper(speaker, context, name)
     assert inspect.signature(getattr(speaker, name)) == signature
     assert getattr(speaker, name)(ones(1)).tolist() == [1.0]
     assert calls == [("in", True, 1, {}), "out"]
     kept = getattr(speaker, name)
-    assert watch.in_place()
-    watch.remove()
-    assert not watch.in_place()
+    assert wrapper.in_place()
+    wrapper.remove()
+    assert not wrapper.in_place()
     assert name not in vars(speaker)
     assert kept(ones(1)).tolist() == [1.0], "who kept it calls the original"
     assert len(calls) == 2

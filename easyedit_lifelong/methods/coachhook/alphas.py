@@ -1,4 +1,4 @@
-"""Where α falls to once a batch is in."""
+"""Lower α after a batch."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ def lowered_alphas(
 
     with ExitStack() as stack:
         for path, hook in hooks.items():
-            stack.enter_context(hook.doing(Mode.VALIDATED if edited else Mode.OFF))
+            stack.enter_context(hook.in_mode(Mode.VALIDATED if edited else Mode.OFF))
             if edited:
-                stack.enter_context(hook.listening(functools.partial(lower_at_once, path)))
+                stack.enter_context(hook.recording_scores(functools.partial(lower_at_once, path)))
         inputs, real = passes.inputs_for_prompts([hook.module for hook in hooks.values()])
     if not edited:
         for (path, hook), keys in zip(hooks.items(), inputs, strict=True):
@@ -109,15 +109,15 @@ def keep_in_scope(
         floor: see above.
 
     Returns:
-        Every layer's α, and the numbers of the prompts that were given up.
+        Every layer's α, and the numbers of the prompts that were dropped.
     """
-    alphas, given_up = dict(lowered), set[int]()
+    alphas, dropped = dict(lowered), set[int]()
     while True:
-        unfit = _lower_for(runner, hooks, alphas, prompts, last, floor, given_up)
+        unfit = _lower_for(runner, hooks, alphas, prompts, last, floor, dropped)
         if not unfit:
-            return alphas, given_up
+            return alphas, dropped
         # As if α had never fallen for them.
-        given_up |= unfit
+        dropped |= unfit
         alphas = dict(before)
         for path, hook in hooks.items():
             hook.lower(alphas[path])
@@ -125,18 +125,18 @@ def keep_in_scope(
 
 def _lower_for(
     runner: Runner, hooks: Mapping[str, HookLayer], alphas: dict[str, float], prompts: Sequence[Sequence[int]],
-    last: nn.Module, floor: float, given_up: set[int],
+    last: nn.Module, floor: float, dropped: set[int],
 ) -> set[int]:  # fmt: skip
     """Lower α for all prompts that aren't given up, in place; return those that would need one below the floor."""
-    falls, unfit, asked = 0, set[int](), list[int]()
+    falls, unfit, numbers = 0, set[int](), list[int]()
 
     def lower(path: str, scores: Tensor) -> None:
         nonlocal falls
         highest = scores.nan_to_num(nan=float("-inf")).amax(dim=1).tolist()
         counted = [
             (number, score)
-            for number, score in zip(asked, highest, strict=True)
-            if number not in given_up and math.isfinite(score)  # a prompt without z-scores asks for nothing
+            for number, score in zip(numbers, highest, strict=True)
+            if number not in dropped and math.isfinite(score)  # a prompt without z-scores asks for nothing
         ]
         unfit.update(number for number, score in counted if score < floor)
         needed = min((score for _, score in counted if score >= floor), default=math.inf)
@@ -145,41 +145,42 @@ def _lower_for(
             falls += 1
             hooks[path].lower(needed)
 
-    groups = list(_together(prompts))
+    groups = list(_length_groups(prompts))
     seen = [-1] * len(groups)  # α had fallen so often when a group was done
     while not unfit and min(seen, default=falls) < falls:  # a layer that acts at more tokens moves the keys above it
-        for number, asked in enumerate(groups):
-            if seen[number] == falls:
+        for index, numbers in enumerate(groups):
+            if seen[index] == falls:
                 continue
-            rows = [list(prompts[number]) for number in asked]
+            rows = [list(prompts[number]) for number in numbers]
             ids, mask = pad_rows(rows, runner.pad, "right", runner.device)
             with ExitStack() as stack:
                 for path, hook in hooks.items():
-                    stack.enter_context(hook.doing(Mode.VALIDATED))
-                    stack.enter_context(hook.listening(functools.partial(lower, path)))
+                    stack.enter_context(hook.in_mode(Mode.VALIDATED))
+                    stack.enter_context(hook.recording_scores(functools.partial(lower, path)))
                 stack.enter_context(torch.no_grad())
                 stack.enter_context(ending_after(last))
                 stack.enter_context(grouped_queries())
                 runner.call(ids, mask, torch.tensor([len(row) for row in rows]))
-            seen[number] = falls
+            seen[index] = falls
     return unfit
 
 
-def in_turn(prompts: Sequence[Sequence[int]], count: int | None, turn: int) -> list[Sequence[int]]:
-    """Return which of the earlier prompts are looked at after a batch.
+def round_robin(prompts: Sequence[Sequence[int]], count: int | None, batch_number: int) -> list[Sequence[int]]:
+    """Return which of the earlier prompts are checked after a batch.
 
     Args:
         prompts: of all earlier edits.
         count: how many to look at, at most; None for all.
-        turn: the batch's number. Steps of the golden ratio bring every prompt's turn soon, however many there are.
+        batch_number: the batch's number. With steps of the golden ratio, every prompt is soon checked, however many
+            there are.
     """
     if count is None or count >= len(prompts):
         return list(prompts)
-    start = int(turn * _GOLDEN % 1 * len(prompts))
+    start = int(batch_number * _GOLDEN % 1 * len(prompts))
     return [prompts[number % len(prompts)] for number in range(start, start + count)]
 
 
-def _together(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+def _length_groups(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
     """Yield the numbers of rows of similar length, in groups of a bounded number of tokens."""
     group: list[int] = []
     for number in sorted(range(len(rows)), key=lambda number: len(rows[number])):

@@ -62,7 +62,7 @@ class CoachHookHyperParams(LocateEditHyperParams):
         """Return what is wrong with these values together."""
         problems = super().check()
         if self.alpha_prompts == "all" and self.alpha_model != "edited":
-            problems.append("alpha_prompts: all needs alpha_model: edited, the model that all prompts are asked in")
+            problems.append("alpha_prompts: all needs alpha_model: edited, the model in which all prompts are scored")
         if self.alpha_checked is not None and self.alpha_prompts != "all":
             problems.append("alpha_checked: needs alpha_prompts: all")
         if self.alpha_floor and self.alpha_prompts != "all":

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.coachhook.alphas import in_turn, keep_in_scope, lowered_alphas
+from easyedit_lifelong.methods.coachhook.alphas import keep_in_scope, lowered_alphas, round_robin
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.hook_layers import HookLayers, WeightsWithoutHooks
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, slack_of
@@ -72,7 +72,7 @@ class CoachHookEditor(WeightEditor[BatchUpdate]):
         if self.hparams.weighed:
             layers.moments = self._moments or {}
         # A layer's hook is validated once it has its update; those of the layers above are temporary until then.
-        with layers.doing(Mode.TEMPORARY):
+        with layers.in_mode(Mode.TEMPORARY):
             updates = spread_residual(layers, self._solvers, passes, z)
         highest, alphas = self._lowered_alphas(passes, facts, prompts)
         batch = BatchUpdate(records, updates, alphas, layers.ordinary(), prompts)
@@ -86,7 +86,7 @@ class CoachHookEditor(WeightEditor[BatchUpdate]):
         highest, alphas = lowered_alphas(self.hooks, before, passes, facts, edited=hparams.alpha_model == "edited")
         if hparams.alpha_prompts == "all":
             earlier = [prompt for batch in self.state.batches for prompt in batch.prompts]
-            everything = [*in_turn(earlier, hparams.alpha_checked, len(self.state.batches)), *prompts]
+            everything = [*round_robin(earlier, hparams.alpha_checked, len(self.state.batches)), *prompts]
             alphas, dropped = keep_in_scope(
                 self._runner, self.hooks, before, alphas, everything, self._blocks[-1], hparams.alpha_floor
             )

@@ -77,5 +77,5 @@ def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[
     with ExitStack() as stack:
         if editor is not None and not editor.hparams.wohk:
             for path, hook in editor.hooks.items():
-                stack.enter_context(hook.watching(functools.partial(record, path)))
+                stack.enter_context(hook.recording_decisions(functools.partial(record, path)))
         yield layers

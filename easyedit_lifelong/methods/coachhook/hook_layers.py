@@ -91,17 +91,17 @@ class HookLayers(EditedLayers):
         }
 
     @contextmanager
-    def doing(self, mode: Mode) -> Iterator[None]:
+    def in_mode(self, mode: Mode) -> Iterator[None]:
         """Have all hook layers in one mode inside."""
         with ExitStack() as stack:
             for hook in self.hooks.values():
-                stack.enter_context(hook.doing(mode))
+                stack.enter_context(hook.in_mode(mode))
             yield
 
     @contextmanager
     def without_edits(self, unedited: Contents) -> Iterator[None]:
         """Have the unedited model inside."""
-        with self.doing(Mode.OFF):
+        with self.in_mode(Mode.OFF):
             yield
 
 

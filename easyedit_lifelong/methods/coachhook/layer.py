@@ -118,7 +118,7 @@ def _standardise(norms: Tensor, moments: Tensor, prompt: Tensor, others: bool) -
 
 
 class HookLayer:
-    """Puts a hook weight to work on a projection.
+    """Applies a hook weight to a projection.
 
     Args:
         model: the model that the projection belongs to.
@@ -131,8 +131,8 @@ class HookLayer:
         self.module, self.slack, self.others = module, slack, others
         self.weight: HookWeight | None = None
         self.mode = Mode.OFF
-        self._listener: Callable[[Tensor], None] | None = None
-        self._watcher: Callable[[Tensor, Tensor], None] | None = None
+        self._record_scores: Callable[[Tensor], None] | None = None
+        self._record: Callable[[Tensor, Tensor], None] | None = None
         self._attachment = Attachment(model, module, CHILD, self._after_module, whole_prompts=True)
 
     def set(self, delta: Tensor | None, alpha: float, mode: Mode, ordinary: float | None = None) -> None:
@@ -147,7 +147,7 @@ class HookLayer:
         self.weight.alpha.fill_(alpha)
 
     @contextlib.contextmanager
-    def doing(self, mode: Mode) -> Iterator[None]:
+    def in_mode(self, mode: Mode) -> Iterator[None]:
         """Do something else with the hook weight inside."""
         before, self.mode = self.mode, mode
         try:
@@ -156,22 +156,22 @@ class HookLayer:
             self.mode = before
 
     @contextlib.contextmanager
-    def listening(self, listener: Callable[[Tensor], None]) -> Iterator[None]:
-        """Let somebody hear the scores of the passes inside, ``(rows, tokens)``, before they are decided on."""
-        self._listener = listener
+    def recording_scores(self, record: Callable[[Tensor], None]) -> Iterator[None]:
+        """Call ``record`` with the scores of the passes inside, ``(rows, tokens)``, before they are decided on."""
+        self._record_scores = record
         try:
             yield
         finally:
-            self._listener = None
+            self._record_scores = None
 
     @contextlib.contextmanager
-    def watching(self, watcher: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
-        """Let somebody hear the scores of the passes inside and where the hook acts, both ``(rows, tokens)``."""
-        self._watcher = watcher
+    def recording_decisions(self, record: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
+        """Call ``record`` with the scores of the passes inside and where the hook acts, both ``(rows, tokens)``."""
+        self._record = record
         try:
             yield
         finally:
-            self._watcher = None
+            self._record = None
 
     def detach(self) -> None:
         """Leave the model as it was before the layer came; at the second call, do nothing."""
@@ -215,11 +215,11 @@ class HookLayer:
         change = self.change(args[0])
         norms = change.norm(dim=-1)
         scores = self.weighed(self._score(norms, window), norms)
-        if self._listener is not None:
-            self._listener(scores)
+        if self._record_scores is not None:
+            self._record_scores(scores)
         in_scope = scores >= self.threshold(output.dtype)
-        if self._watcher is not None:
-            self._watcher(scores, in_scope)
+        if self._record is not None:
+            self._record(scores, in_scope)
         if not in_scope.any():
             return None
         return torch.where(in_scope.unsqueeze(-1), output + change.to(output.dtype), output)

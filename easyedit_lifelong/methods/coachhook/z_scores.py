@@ -39,7 +39,7 @@ def z_scores(model: Any, tokenizer: Any, prompts: Sequence[str]) -> dict[str, li
     found: dict[str, list[Tensor]] = {path: [] for path in editor.hooks}
     with evaluating(model), internal_pass(model), ExitStack() as stack:
         for path, hook in editor.hooks.items():
-            stack.enter_context(hook.listening(found[path].append))
+            stack.enter_context(hook.recording_scores(found[path].append))
         for row in rows:
             ids = torch.tensor([row], device=runner.device)
             runner.call(ids, torch.ones_like(ids), [len(row)])

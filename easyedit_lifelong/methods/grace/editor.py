@@ -130,7 +130,7 @@ class GraceEditor(LayerEdits):
                 )
                 for one, case, extras in zip(some, cases, batch.extras, strict=True)
             ]
-            results = self._enter(batch.value_pass, pending, batch.keys)
+            results = self._record(batch.value_pass, pending, batch.keys)
             self.records += [EditRecord.of(request) for request in some]
             return results
 
@@ -140,7 +140,7 @@ class GraceEditor(LayerEdits):
                 PendingEdit(as_label(pair.target), f"{one.prompt}\x00{one.target_new}", one.where, one.case_id)
                 for one, pair in zip(some, pairs, strict=True)
             ]
-            results = self._enter(value_pass, pending)
+            results = self._record(value_pass, pending)
             self.records += [EditRecord.of(request) for request in some]
             return results
 
@@ -171,9 +171,9 @@ class GraceEditor(LayerEdits):
 
         def edit_one(number: int, row: Tensor, label: int) -> list[EditResult]:
             value_pass = module_pass(self.model, self.adaptor, row, label, self._copies)
-            case_id, said = len(self.records), describe_row(row)
-            results = self._enter(value_pass, [PendingEdit((label,), f"{said}\x00{label}", f"row {number}", case_id)])
-            self.records.append(EditRecord(case_id, said, str(label), None, None, now()))
+            case_id, text = len(self.records), describe_row(row)
+            results = self._record(value_pass, [PendingEdit((label,), f"{text}\x00{label}", f"row {number}", case_id)])
+            self.records.append(EditRecord(case_id, text, str(label), None, None, now()))
             return results
 
         edits = [functools.partial(edit_one, n, *one) for n, one in enumerate(zip(rows, labels, strict=True))]
@@ -226,7 +226,7 @@ class GraceEditor(LayerEdits):
         alone = self._copies > 1 or self.hparams.dropout > 0 or not self._passes.batchable
         return 1 if alone else self.hparams.train_batch
 
-    def _enter(
+    def _record(
         self, value_pass: ValuePass, pending: Sequence[PendingEdit], queries: Tensor | None = None
     ) -> list[EditResult]:
         """Train the values of a pass's edits, and enter them in order; with the pass's queries, or with others."""

@@ -96,7 +96,7 @@ def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[
     observers = [_Observer(path, editor, explained) for path, editor in GraceEditor.all_of(model).items()]
     with ExitStack() as stack:
         for observer in observers:
-            stack.enter_context(observer.watching())
+            stack.enter_context(observer.recording())
         yield lambda: [observer.layer() for observer in observers]
 
 
@@ -110,7 +110,7 @@ class _Observer:
 
     Attributes:
         decided: of every token what the codebook would be asked with, whether it was, the key that answered, and
-            whether a value was put in: see :data:`~easyedit_lifelong.methods.grace.layer.Watcher`.
+            whether a value was put in: see :data:`~easyedit_lifelong.methods.grace.layer.RecordDecisions`.
         gate: what the gates are compared with, if there are any.
     """
 
@@ -120,11 +120,11 @@ class _Observer:
         self.gate: Tensor | None = None
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def recording(self) -> Iterator[None]:
         """Observe the pass inside."""
         adaptor, codebook = self._editor.adaptor, self._editor.codebook
         with ExitStack() as stack:
-            stack.enter_context(adaptor.watching(self._record_decisions))
+            stack.enter_context(adaptor.recording_decisions(self._record_decisions))
             if codebook is not None and codebook.gate_eps is not None:
                 handle = adaptor.layer.register_forward_pre_hook(self._record_gate, with_kwargs=True)
                 stack.callback(handle.remove)

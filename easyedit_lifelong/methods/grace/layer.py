@@ -21,7 +21,7 @@ from easyedit_lifelong.models.windows import Window
 
 CHILD = "grace_codebook"
 
-Watcher = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+RecordDecisions = Callable[[Tensor, Tensor, Tensor, Tensor], None]
 """Hears of a pass: what every token would ask the codebook with, ``(batch, tokens, key_size)``; and, each ``(batch,
 tokens)``, whether it was looked up, the key that answered it (-1: none), and whether it got a value."""
 
@@ -67,7 +67,7 @@ class GraceAdaptor:
         self.model, self.layer, self.replacement, self.query_token = model, layer, replacement, query_token
         self.codebook: Codebook | None = None
         self._trial: Trial | None = None
-        self._watcher: Watcher | None = None
+        self._record: RecordDecisions | None = None
         self._attachment = Attachment(model, layer, CHILD, self._after_layer)
         self._keeping = self._attachment  # of the layer that the codebook is kept on
 
@@ -101,13 +101,13 @@ class GraceAdaptor:
             self._trial = None
 
     @contextlib.contextmanager
-    def watching(self, watcher: Watcher) -> Iterator[None]:
-        """Let somebody hear what the codebook decides in the passes inside."""
-        self._watcher = watcher
+    def recording_decisions(self, record: RecordDecisions) -> Iterator[None]:
+        """Call ``record`` with what the codebook decides in the passes inside."""
+        self._record = record
         try:
             yield
         finally:
-            self._watcher = None
+            self._record = None
 
     def _after_layer(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         window = self._attachment.window
@@ -159,12 +159,12 @@ class GraceAdaptor:
             if remembered is None:
                 return None
             fired = remembered
-        if self._watcher is None and not (fired >= 0).any():
+        if self._record is None and not (fired >= 0).any():
             return None
         replaced = self._columns(columns, output) & (fired >= 0).view(-1, 1, 1)
-        if self._watcher is not None:
+        if self._record is not None:
             looked_up = torch.arange(inputs.shape[1], device=inputs.device) == columns.unsqueeze(1)
-            self._watcher(inputs, looked_up, torch.where(looked_up, fired.unsqueeze(1), -1), replaced.squeeze(-1))
+            self._record(inputs, looked_up, torch.where(looked_up, fired.unsqueeze(1), -1), replaced.squeeze(-1))
         if first and not in_internal_pass(self.model):
             self.codebook.hits.update(fired[fired >= 0].tolist())
         values = self.codebook.values[fired.clamp(min=0)].to(output.dtype)

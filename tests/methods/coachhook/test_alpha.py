@@ -138,11 +138,11 @@ def test_an_edit_that_has_lost_its_z_scores_asks_for_nothing(tokenizer: Any) -> 
 
 def test_earlier_prompts_take_turns() -> None:
     prompts = [(number,) for number in range(50)]
-    assert alphas.in_turn(prompts, None, 3) == prompts == alphas.in_turn(prompts, 50, 3)
-    assert alphas.in_turn(prompts, 0, 3) == []
+    assert alphas.round_robin(prompts, None, 3) == prompts == alphas.round_robin(prompts, 50, 3)
+    assert alphas.round_robin(prompts, 0, 3) == []
     looked_at: set[tuple[int, ...]] = set()
     for turn in range(12):
-        chosen = [tuple(prompt) for prompt in alphas.in_turn(prompts, 10, turn)]
+        chosen = [tuple(prompt) for prompt in alphas.round_robin(prompts, 10, turn)]
         assert len(set(chosen)) == 10
         looked_at.update(chosen)
     assert looked_at == set(prompts)

@@ -37,7 +37,7 @@ def decisions(model: Any, **inputs: Any) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {}
     handles = []
     for path, hook in coachhook_editor(model).hooks.items():
-        context = hook.listening(found.setdefault(path, []).append)
+        context = hook.recording_scores(found.setdefault(path, []).append)
         context.__enter__()
         handles.append(context)
     try:

@@ -70,7 +70,7 @@ def test_edits_are_learned_and_nothing_else_changes(name: str, mode: str) -> Non
     learned = [result.learned for result in rollback.results]
     assert all(learned) or (name, mode) in OUT_OF_REACH
     assert [answer.exact for answer in scorer.forced(model, questions_of(place))] == learned
-    if scorer.speaks:
+    if scorer.generates_text:
         prompts, targets = zip(*questions_of(place), strict=True)
         said = scorer.generate(model, prompts, 8)
         assert [text == target for text, target in zip(said, targets, strict=True)] == learned

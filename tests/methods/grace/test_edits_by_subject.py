@@ -98,7 +98,7 @@ def test_a_key_that_is_nearer_but_narrower_hides_no_other() -> None:
     book = book_of(editor)
     wording = "snow and France is"
     noted: list[Any] = []
-    with editor.adaptor.watching(lambda *heard: noted.append(heard)):
+    with editor.adaptor.recording_decisions(lambda *heard: noted.append(heard)):
         model(**ids_of(wording))
     queries, looked_up = noted[0][0][0], noted[0][1][0]
     assert looked_up.tolist() == [True] * 4

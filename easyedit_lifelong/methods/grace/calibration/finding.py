@@ -175,7 +175,7 @@ def study_finding(
 
 
 def rates_with(rate: float) -> list[float]:
-    """Return the rates of the common radii: the usual ones and the given one."""
+    """Return the rates of the common radii: the default ones and the given one."""
     return sorted({*RATES, rate})
 
 

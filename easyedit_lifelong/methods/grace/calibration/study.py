@@ -181,7 +181,7 @@ def calibrate(
             continue
         tried = with_values(hparams, values_of(found, eps, rate, gate.layer, gate.passing(TRIED_SHARE).radius))
         with show(f"editing at {gate.layer}") as progress:
-            board = board or Scoreboard(scorer, model, edits, [], listen_to=[])
+            board = board or Scoreboard(scorer, model, edits, [], generation_requests=[])
             radii = [opening.radius for opening in gate.openings]
             steps.trials.append(try_edits(model, tokenizer, edits, tried, radii, board, progress))
         save(steps)

@@ -50,8 +50,8 @@ class KeySpace:
         if value_width <= self.gate_size + (hparams.eps == "auto"):
             raise ValueError(f"values of width {value_width} have no room for gates of width {self.gate_size}")
         if (self.whitening is not None) != hparams.whiten:
-            said = "is missing" if hparams.whiten else "is there"
-            raise ValueError(f"the whitening {said} with whiten: {str(hparams.whiten).lower()}")
+            found = "is missing" if hparams.whiten else "is there"
+            raise ValueError(f"the whitening {found} with whiten: {str(hparams.whiten).lower()}")
         width = key_width // hparams.views
         if self.whitening is not None and (
             self.whitening.dim() != 2

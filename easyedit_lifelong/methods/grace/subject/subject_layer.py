@@ -93,8 +93,8 @@ class SubjectAdaptor(GraceAdaptor):
         fired = torch.full(real.shape, -1, device=inputs.device)
         fired[real] = self.codebook.lookup(queries[real])
         replaced = fired >= 0
-        if self._watcher is not None:
-            self._watcher(queries, real, fired, replaced)
+        if self._record is not None:
+            self._record(queries, real, fired, replaced)
         if not replaced.any():
             return None
         self._count(replaced, fired, window)
@@ -185,9 +185,9 @@ class LateAdaptor(SubjectAdaptor):
             key = self._answering(inputs[row, ends[row]], found) if ends[row] >= 0 else -1
             if key >= 0:
                 replaced[row, ends[row]], chosen[row, ends[row]] = True, key
-        if self._watcher is not None:
+        if self._record is not None:
             fired = torch.where(replaced, chosen, noted.fired.to(inputs.device))
-            self._watcher(noted.queries, noted.looked_up, fired, replaced)
+            self._record(noted.queries, noted.looked_up, fired, replaced)
         answered = chosen[replaced]
         if not len(answered):
             return None

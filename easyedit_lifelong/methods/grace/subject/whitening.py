@@ -77,7 +77,7 @@ def prepare_whitening(
         model: the unedited model.
         tokenizer: its tokenizer.
         hparams: GRACE's hyperparameters.
-        progress: hears of tokens, or documents, done and in all.
+        progress: called with tokens, or documents, done and in all.
     """
     if hparams.whiten:
         named_moments(model, tokenizer, [find_layer(model, hparams)[0]], hparams, progress)

@@ -168,7 +168,7 @@ def test_edits_on_trial_leave_nothing_behind(hparams: GraceHyperParams) -> None:
         "inner_params": [FINDS], "dist_fn": "cos", "eps": 0.2, "answer_layer": ANSWERS, "gate_eps": 0.5,
         "train_batch": 3,
     })  # fmt: skip
-    board = Scoreboard(Scorer(tokenizer), model, requests, [], listen_to=[])
+    board = Scoreboard(Scorer(tokenizer), model, requests, [], generation_requests=[])
     heard: list[tuple[int, int]] = []
     trial = try_edits(model, tokenizer, requests, tried, [1.99, 0.01, 2.1], board, lambda *at: heard.append(at))
     assert [point.gate for point in trial.points] == [0.01, 1.99, 2.1, None]
@@ -187,7 +187,7 @@ def test_a_failed_trial_leaves_nothing_behind(hparams: GraceHyperParams, monkeyp
     model, tokenizer = build_model("llama"), build_tokenizer()
     requests, _ = with_other_relations(records())
     tried = choosing.with_values(hparams, {"inner_params": [FINDS], "answer_layer": ANSWERS, "gate_eps": 0.5})
-    board = Scoreboard(Scorer(tokenizer), model, requests, [], listen_to=[])
+    board = Scoreboard(Scorer(tokenizer), model, requests, [], generation_requests=[])
 
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("no more memory")
