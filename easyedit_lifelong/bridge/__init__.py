@@ -10,7 +10,7 @@ import importlib
 from typing import Any
 
 from easyedit_lifelong.bridge.finder import install
-from easyedit_lifelong.bridge.locate import EasyEditInfo, find_easyedit, install_hint, require_easyedit
+from easyedit_lifelong.bridge.locate import EasyEditInfo, find_easyedit, import_easyedit, install_hint, require_easyedit
 
 _LAZY = {
     "easyedit_hparams": "easyedit_methods",
@@ -39,5 +39,4 @@ def base_editor() -> Any:
         EasyEditMissingError: EasyEdit isn't installed, or can't be imported.
     """
     install()
-    require_easyedit()
-    return importlib.import_module("easyeditor").BaseEditor
+    return import_easyedit().BaseEditor

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.bridge.locate import require_easyedit
+from easyedit_lifelong.bridge.locate import import_easyedit
 from easyedit_lifelong.data.native_loaders import request_fields, zsre_extras
 from easyedit_lifelong.errors import DataError
 
@@ -41,8 +41,7 @@ def read_counterfact(path: str | Path) -> list[dict[str, Any]]:
 
 
 def _read(path: str | Path, dataset: str) -> list[dict[str, Any]]:
-    require_easyedit()
-    import easyeditor
+    easyeditor = import_easyedit()
 
     try:
         # CounterFactDataset prints how much it has read; standard output belongs to the caller.

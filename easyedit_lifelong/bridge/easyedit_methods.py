@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from easyedit_lifelong.bridge.context import device_name, memory_of, method_context
-from easyedit_lifelong.bridge.locate import PACKAGE, require_easyedit
+from easyedit_lifelong.bridge.locate import PACKAGE, import_easyedit
 from easyedit_lifelong.bridge.registration import is_batchable
 from easyedit_lifelong.bridge.requirements import check_names, check_subjects, second_moments
 from easyedit_lifelong.bridge.weights import WeightKeeper, edited_weights, put_back
@@ -43,8 +43,7 @@ def easyedit_method(name: str) -> EditMethod:
         EasyEditMissingError: there is no EasyEdit.
         PluginError: EasyEdit has no such method, or it doesn't rewrite weights.
     """
-    require_easyedit()
-    easyeditor = importlib.import_module(PACKAGE)
+    easyeditor = import_easyedit()
     algorithms = importlib.import_module(f"{PACKAGE}.util.alg_dict").ALG_DICT
     if name not in algorithms:
         raise PluginError(f"EasyEdit has no method {name!r}.{did_you_mean(name, algorithms)}")

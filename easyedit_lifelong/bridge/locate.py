@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from easyedit_lifelong.errors import EasyEditMissingError
@@ -85,6 +87,21 @@ def require_easyedit() -> EasyEditInfo:
     if info is None:
         raise missing_error()
     return info
+
+
+def import_easyedit() -> ModuleType:
+    """Return EasyEdit's package.
+
+    Raises:
+        EasyEditMissingError: it is not there, or cannot be imported; the message says what to do.
+    """
+    info = require_easyedit()
+    try:
+        return importlib.import_module(PACKAGE)
+    except ImportError as error:
+        raise missing_error(
+            f"EasyEdit is in {info.folder}, but can't be imported: {error}. `easyedit-lifelong doctor` says more."
+        ) from error
 
 
 def missing_error(message: str | None = None) -> EasyEditMissingError:

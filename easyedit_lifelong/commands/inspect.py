@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -95,12 +96,16 @@ def _show_near(console: Console, part: InspectedPart) -> None:
 
 
 def _show_batches(console: Console, part: InspectedPart) -> None:
-    """Print the batches of a part, with each layer's alpha after each."""
+    """Print the batches of a part, with what the method says of each."""
     if not part.batches:
         return
     rows = [
-        [str(number), str(batch["edits"]), ", ".join(f"{alpha:.3g}" for alpha in batch["alphas"].values())]
+        [str(number), str(batch["edits"]), *(_joined(batch[name]) for name in part.batch_columns.values())]
         for number, batch in enumerate(part.batches, start=1)
     ]
     say(console, "")
-    text_table(console, rows, ["batch", "edits", "alpha of each layer"], "batches")
+    text_table(console, rows, ["batch", "edits", *part.batch_columns], "batches")
+
+
+def _joined(values: Mapping[str, float]) -> str:
+    return ", ".join(f"{value:.3g}" for value in values.values())

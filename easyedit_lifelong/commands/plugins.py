@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 
 from rich.console import Console
 from rich.text import Text
@@ -22,8 +23,7 @@ def run(arguments: argparse.Namespace) -> int:
     for header in ("kind", "name", "from plugin", "what it is"):
         table.add_column(header, overflow="fold")
     for method in plugins.methods:
-        doc = (method.hparams_class.__doc__ or "").strip().splitlines()
-        table.add_row("method", method.name, plugins.methods.origin(method.name), doc[0] if doc else "")
+        table.add_row("method", method.name, plugins.methods.origin(method.name), _purpose(method.hparams_class))
     for registry, kind in ((plugins.readers, "format"), (plugins.trackers, "tracker")):
         for entry in registry:
             table.add_row(kind, entry.name, registry.origin(entry.name), entry.description)
@@ -31,3 +31,9 @@ def run(arguments: argparse.Namespace) -> int:
         table.add_row("[red]broken[/red]", name, "entry point", Text(problem))
     Console().print(table)
     return 0
+
+
+def _purpose(hparams_class: type) -> str:
+    """Return the beginning of a class's docstring, up to its first full stop or colon."""
+    first = " ".join((hparams_class.__doc__ or "").strip().partition("\n\n")[0].split())
+    return re.split(r"(?<=\.)\s|:\s", first)[0]

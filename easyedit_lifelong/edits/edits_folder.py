@@ -128,7 +128,9 @@ def read_index(folder: Path) -> dict[str, Any]:
         index = json.loads(path.read_text(encoding="utf-8"))
         ours, version = index["format"] == FORMAT, index["format_version"]
     except FileNotFoundError:
-        raise RunError(f"{path}: no such file; this folder holds no saved edits") from None
+        there = folder / "state" / INDEX
+        hint = f"; the edits of this run are in {there.parent}" if there.exists() else ""
+        raise RunError(f"{path}: no such file; this folder holds no saved edits{hint}") from None
     except OSError as error:
         raise RunError(f"{path}: can't be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:

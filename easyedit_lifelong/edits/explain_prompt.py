@@ -14,7 +14,7 @@ from torch import nn
 
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.base import ExplainedPass, LayerExplanation
-from easyedit_lifelong.methods.shared.editors import carries_edits, internal_pass
+from easyedit_lifelong.methods.shared.editors import carries_edits, editors_on, internal_pass
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modes import evaluating
@@ -71,11 +71,15 @@ def explain(model: Any, tokenizer: Any, prompt: str, answer: str | None = None) 
             decoder, its tokens are the answer's.)
 
     Raises:
-        EditError: the model carries no edits.
+        EditError: the model carries no edits, or only such as act in the weights, at every token.
         DataError: the prompt has no tokens.
     """
     if not carries_edits(model):
         raise EditError("the model carries no edits")
+    carried = [method for method in get_plugins().methods if editors_on(model, method.name)]
+    if carried and all(method.explain is None for method in carried):
+        why = {method.name: method.reasons.get("explain", "the method has no port for it") for method in carried}
+        raise EditError("; ".join(f"{name}'s edits can't be explained: {reason}" for name, reason in why.items()))
     prepared = _prepared_pass(model, tokenizer, prompt, answer)
     explained = ExplainedPass(prompt, answer, prepared.texts, prepared.end, prepared.texts_at)
     results = {}

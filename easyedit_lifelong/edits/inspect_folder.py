@@ -44,7 +44,7 @@ class Inspection:
         """Return everything by name, ready for JSON; how a table shows it is left out."""
         values = dataclasses.asdict(self)
         for part in values["parts"]:
-            del part["columns"]
+            del part["columns"], part["batch_columns"]
         return values
 
 

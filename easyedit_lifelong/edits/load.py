@@ -40,8 +40,8 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
     if check_weights and saved.fingerprint != base_fingerprint(model):
         raise RunError(
             f"{saved.path}: these edits were made on {saved.model!r}, whose weights aren't those of this "
-            f"{model_label(model)!r} (the fingerprints differ). Load the same model in the same dtype; "
-            "or pass check_weights=False, if the weights differ in their dtype alone."
+            f"{model_label(model)!r} (the fingerprints differ). Load the same model in the same dtype. (In Python, "
+            "check_weights=False loads them if the weights differ in their dtype alone.)"
         )
     undo: list[Callable[[], None]] = []
     try:

@@ -127,6 +127,8 @@ class InspectedPart:
             ``distance``, ``nearness``, ``same_target``.
         batches: of each batch, ``edits`` (how many) and what the method adds.
         columns: what a table shows of each edit beside its request: the heading, and the entry's name.
+        batch_columns: what a table shows of each batch beside the number of edits: the heading, and the name of the
+            entry, which holds a number for each layer.
     """
 
     method: str
@@ -136,6 +138,7 @@ class InspectedPart:
     near: list[dict[str, Any]] = field(default_factory=list)
     batches: list[dict[str, Any]] = field(default_factory=list)
     columns: Mapping[str, str] = field(default_factory=dict)
+    batch_columns: Mapping[str, str] = field(default_factory=dict)
 
 
 # ---------------------------------------------------------------------- join and export edits

@@ -90,7 +90,7 @@ class EditProgress:
         return Group(*parts)
 
     def _pace(self) -> str:
-        return f"{statistics.median(self._seconds):.2f} s an edit" if self._seconds else ""
+        return f"{statistics.median(self._seconds):.2f} s an edit (median)" if self._seconds else ""
 
     def _left(self, done: int) -> str:
         new = done - (self._done_before or 0)

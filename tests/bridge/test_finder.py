@@ -15,9 +15,10 @@ from typing import Any
 import pytest
 
 import easyedit_lifelong
-from easyedit_lifelong.bridge import find_easyedit, install, install_hint, require_easyedit
+from easyedit_lifelong.bridge import EasyEditInfo, find_easyedit, install, install_hint, locate, require_easyedit
 from easyedit_lifelong.bridge.finder import EasyEditFinder
 from easyedit_lifelong.bridge.placeholders import MissingPackageError, Placeholder
+from easyedit_lifelong.errors import EasyEditMissingError
 
 ROOT = Path(easyedit_lifelong.__file__).parent.parent
 
@@ -233,3 +234,10 @@ def test_another_package_of_that_name_is_left_alone(python: Callable[..., str], 
     (tmp_path / "easyeditor.py").write_text("mine = 1")
     assert python("import easyedit_lifelong, easyeditor; print(easyeditor.mine)", tmp_path) == "1"
     assert python("import easyeditor, easyedit_lifelong; print(easyeditor.mine)", tmp_path) == "1"
+
+
+def test_an_easyedit_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(locate, "require_easyedit", lambda: EasyEditInfo("unknown", None, tmp_path))
+    monkeypatch.setitem(sys.modules, "easyeditor", None)
+    with pytest.raises(EasyEditMissingError, match=r"can't be imported: .*doctor` says more"):
+        locate.import_easyedit()

@@ -27,6 +27,7 @@ from easyedit_lifelong import (
     run_lifelong,
     save_edits,
 )
+from easyedit_lifelong.commands.main import main
 from tests.conformance.method_cases import PORTS, REQUESTS, MethodCase, each_case
 from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, picture_of
 from tests.conftest import build_model, build_tokenizer
@@ -52,7 +53,10 @@ def test_every_port_is_tested() -> None:
 
 @each_case
 def test_explain_names_the_edit_that_answers(case: MethodCase) -> None:
-    case.port("explain")
+    if case.method.explain is None:
+        with pytest.raises(EditError, match=f"{case.method.name}'s edits can't be explained: "):
+            explain(case.edited(), build_tokenizer(), PROMPTS[0])
+        return
     model, tokenizer = case.edited(), build_tokenizer()
     before = picture_of(model)
     for case_id, prompt in PROMPT_OF.items():
@@ -71,9 +75,15 @@ def test_explain_names_the_edit_that_answers(case: MethodCase) -> None:
 
 
 @each_case
-def test_describe_lists_every_request(case: MethodCase, tmp_path: Path) -> None:
+def test_describe_lists_every_request(
+    case: MethodCase, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     case.port("edits")
     save_edits(case.edited(), tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert main(["inspect", str(tmp_path)]) == 0
+    shown = capsys.readouterr().out
+    assert all(request["prompt"] in shown for request in REQUESTS)
     found = inspect_edits(tmp_path)
     assert found.count == len(REQUESTS)
     (part,) = found.parts

@@ -11,7 +11,7 @@ from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 
 @dataclass(kw_only=True)
 class CoachHookHyperParams(LocateEditHyperParams):
-    """Hyperparameters of CoachHook (arXiv 2403.05330), beside those of :class:`LocateEditHyperParams`.
+    """Hyperparameters of CoachHook (arXiv 2403.05330): those of :class:`LocateEditHyperParams`, and these.
 
     Attributes:
         alpha_z: score α from which on a validated hook acts at first; it only falls (section 3.2).

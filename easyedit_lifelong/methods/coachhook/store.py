@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from easyedit_lifelong.methods.base import PlainWeights
@@ -25,7 +26,7 @@ class CoachHookStore(BatchStore[BatchUpdate]):
 
     old_state_files = old_state.FILES
     settings = ("alpha_z", "scope_score", "z_tokens", "wohk")
-    shown = ("alphas",)
+    shown: Mapping[str, str] = MappingProxyType({"alpha of each layer": "alphas"})
 
     def read_old_state(
         self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True

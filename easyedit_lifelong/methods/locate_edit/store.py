@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Generic
 
 import torch
@@ -33,11 +34,11 @@ class BatchStore(Generic[AnyBatch]):
 
     Attributes:
         settings: the hyperparameters that ``inspect`` shows.
-        shown: what it shows of each batch: fields of the batch.
+        shown: what it shows of each batch: the heading, and the batch's field, which holds a number for each layer.
     """
 
     settings: Sequence[str] = ("mom2_update_weight",)
-    shown: Sequence[str] = ()
+    shown: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, editor: type[WeightEditor[AnyBatch]]) -> None:
         self._editor, self._name = editor, editor.hparams_class.ALG_NAME
@@ -157,8 +158,12 @@ class BatchStore(Generic[AnyBatch]):
             list(batches[-1].layers) if batches else [],
             {name: part.hparams.get(name) for name in self.settings},
             edits,
-            batches=[{"edits": len(b.records), **{name: getattr(b, name) for name in self.shown}} for b in batches],
+            batches=[
+                {"edits": len(batch.records), **{name: getattr(batch, name) for name in self.shown.values()}}
+                for batch in batches
+            ],
             columns={"batch": "batch"},
+            batch_columns=dict(self.shown),
         )
 
     def plain_weights(self, model: Any) -> PlainWeights:

@@ -30,6 +30,6 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             remove_batches=store,
             describe=store.describe,
             plain_weights=store.plain_weights,
-            reasons=batch_reasons("MEMIT"),
+            reasons=batch_reasons("MEMIT") | {"explain": "they are in the weights and act at every token."},
         )
     )
