@@ -86,7 +86,7 @@ class BiasedLogits:
 @contextmanager
 def explain(model: Any, explained: lifelong.ExplainedPass) -> Iterator[Callable[[], list[BiasedLogits]]]:
     """Explain the pass that is made in this context."""
-    texts, editors = list(enumerate(explained.texts)), BiasEditor.on(model)
+    texts, editors = list(enumerate(explained.texts)), BiasEditor.all_on(model)
     yield lambda: [BiasedLogits([(text, editor.applied.get(n)) for n, text in texts]) for editor in editors]
 
 
@@ -124,7 +124,7 @@ def register_methods(register: Callable[[lifelong.EditMethod], None]) -> None:
     """Register the method."""
     ports = lifelong.separate_edit_ports(BiasEditor)  # edits, remove and describe
     ports |= {"explain": explain, "report_sections": report_sections}
-    ports["counts"] = lambda model: {"n_biases": sum(len(editor.edits) for editor in BiasEditor.on(model))}
+    ports["counts"] = lambda model: {"n_biases": sum(len(editor.edits) for editor in BiasEditor.all_on(model))}
     register(lifelong.EditMethod("BiasEdit", BiasEditHyperParams, apply_biasedit_to_model, batchable=True, **ports))
 
 

@@ -6,6 +6,7 @@ A method derives its editor from :class:`SeparateEditor`; :func:`separate_edit_p
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -70,8 +71,8 @@ class SeparateEditor(ABC):
         """
 
     @classmethod
-    def on(cls, model: Any) -> list[Any]:
-        """Return the editor that is on a model, or nothing."""
+    def all_on(cls, model: Any) -> list[Any]:
+        """Return the editors that are on a model: one, or none."""
         return list(editors_on(model, cls.hparams_class.ALG_NAME).values())
 
     @classmethod
@@ -79,7 +80,7 @@ class SeparateEditor(ABC):
         """Add edits to a model; return a function that removes those of them that are left."""
         if not edits:
             return lambda: None
-        if not (editors := cls.on(model)):
+        if not (editors := cls.all_on(model)):
             editors = [cls(model, hparams)]
             register_editor(model, cls.hparams_class.ALG_NAME, _PLACE, editors[0])
         editors[0].hparams = hparams
@@ -90,7 +91,7 @@ class SeparateEditor(ABC):
     def remove(cls, model: Any, records: Sequence[EditRecord]) -> None:
         """Remove the edits with these records from a model; with the last edit, the editor."""
         chosen = {id(record) for record in records}
-        for editor in cls.on(model):
+        for editor in cls.all_on(model):
             editor.edits = [edit for edit in editor.edits if id(edit.record) not in chosen]
             if not editor.edits:
                 editor._detach()
@@ -131,11 +132,11 @@ class SeparateEditStore:
 
     def history(self, model: Any) -> list[SeparateEdit]:
         """Return a model's edits, in order."""
-        return [edit for editor in self._editor.on(model) for edit in editor.edits]
+        return [edit for editor in self._editor.all_on(model) for edit in editor.edits]
 
     def steps(self, model: Any, begin: int) -> Iterator[EditsPart]:
         """Yield each edit from number ``begin`` on as a part."""
-        for editor in self._editor.on(model):
+        for editor in self._editor.all_on(model):
             hparams = hparams_values(editor.hparams, model_label(model))
             for edit in editor.edits[begin:]:
                 yield EditsPart(hparams, [edit.record.to_dict()], {"data": [dict(edit.data)]}, {})
@@ -179,8 +180,10 @@ class SeparateEditStore:
             RunError: the part is incomplete.
         """
         edits = [{**data, **edit} for edit, data in zip(part.edits, _data_of(part, where), strict=True)]
-        name = self._editor.hparams_class.ALG_NAME
-        return InspectedPart(name, [_PLACE], dict(part.hparams), edits, columns=self._editor.columns)
+        hparams_class = self._editor.hparams_class
+        common = {field.name for field in dataclasses.fields(PluginHyperParams)} | {"alg_name"}
+        own = {name: value for name, value in part.hparams.items() if name not in common}
+        return InspectedPart(hparams_class.ALG_NAME, [_PLACE], own, edits, columns=self._editor.columns)
 
 
 def _data_of(part: EditsPart, where: str) -> list[dict[str, Any]]:
