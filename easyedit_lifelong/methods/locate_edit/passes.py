@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
 from easyedit_lifelong.models.attention import grouped_queries
-from easyedit_lifelong.models.capture import ending_after, recording_output
+from easyedit_lifelong.models.capture import ending_after, recording_inputs, recording_output
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.packing import computing_only, token_wise
 from easyedit_lifelong.models.runner import Runner
@@ -69,16 +69,17 @@ class EditingPasses:
         settled = self._below(module)
         keys: list[Tensor] = []
         outputs: list[Any] = []
-        with inputs_of([module]) as inputs:
+        inputs: dict[str, Tensor] = {}
+        with recording_inputs({"keys": module}, inputs.__setitem__):
             parts = self._token_wise()
             for group in self._contexts:
                 group.run(parts, until=module, settled=settled)
-                keys.append(group.at_lookups(inputs[0]))
+                keys.append(group.at_lookups(inputs["keys"]))
             with recording_output(self._last, outputs.append):
                 self._plain.run(parts, until=self._last, settled=settled)
-            keys.append(self._plain.at_lookups(inputs[0]))
-        together = torch.cat(keys).double()
-        return self._mix.to(together.device) @ together, self._plain.at_lookups(hidden_of(outputs[0])).double()
+            keys.append(self._plain.at_lookups(inputs["keys"]))
+        of_contexts = torch.cat(keys).double()
+        return self._mix.to(of_contexts.device) @ of_contexts, self._plain.at_lookups(hidden_of(outputs[0])).double()
 
     def inputs_for_prompts(self, modules: Sequence[nn.Module]) -> tuple[list[Tensor], Tensor]:
         """Return projections' inputs at every token of the bare prompts.
@@ -89,12 +90,14 @@ class EditingPasses:
         Returns:
             Of each, shape ``(facts, tokens, inputs)``; and which tokens are real, ``(facts, tokens)``.
         """
-        with inputs_of(modules) as inputs:
+        inputs: dict[str, Tensor] = {}
+        numbered = {str(number): module for number, module in enumerate(modules)}
+        with recording_inputs(numbered, inputs.__setitem__):
             self._prompts.run(self._token_wise(), until=self._last)
-        return inputs, self._prompts.mask.bool()
+        return [inputs[number] for number in numbered], self._prompts.mask.bool()
 
     def _token_wise(self) -> list[nn.Module]:
-        """Return what can be computed without padding: not the modules whose inputs are being recorded, by row."""
+        """Return the modules that compute each token by itself. Those with hooks are left out, so record first."""
         return [part for block in self._blocks for part in token_wise(block)]
 
     def _below(self, module: nn.Module) -> list[nn.Module]:
@@ -145,25 +148,6 @@ class _Rows:
         """Return the values ``(rows, tokens, width)`` at the tokens where facts are looked up: ``(rows, width)``."""
         rows = torch.arange(len(self._lookups), device=values.device)
         return values[rows, self._lookups.to(values.device)]
-
-
-@contextlib.contextmanager
-def inputs_of(modules: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    """Collect the inputs of modules in the passes inside, the latest of each."""
-    inputs: list[Tensor] = [torch.empty(0)] * len(modules)
-
-    def recorder(number: int) -> Any:
-        def record(_: nn.Module, args: tuple[Any, ...]) -> None:
-            inputs[number] = args[0].detach()
-
-        return record
-
-    handles = [module.register_forward_pre_hook(recorder(i)) for i, module in enumerate(modules)]
-    try:
-        yield inputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def grouped_by_length(rows: Sequence[Sequence[int]], padding: int) -> list[list[int]]:
