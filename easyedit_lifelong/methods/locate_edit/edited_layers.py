@@ -78,7 +78,7 @@ class EditedLayers:
             EditError: the result is not finite.
         """
         changed = self.added(path, self.content(path), update)
-        check_finite(changed, path)
+        check_finite(changed.to(weight_of(self.modules[path]).dtype), path)
         self.put_back({path: changed})
 
     def settle(self) -> None:
@@ -92,6 +92,7 @@ class EditedLayers:
             weight = weight_of(self.modules[path])
             with torch.inference_mode() if weight.is_inference() else nullcontext():
                 weight.copy_(content)
+            self._masters.pop(path, None)
             if content.dtype != weight.dtype:
                 self._masters[path] = content
 
