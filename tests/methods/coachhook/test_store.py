@@ -355,7 +355,7 @@ def test_second_moments_are_had_from_the_unedited_model_after_loading(
         seen.append(torch.equal(model(**inputs).logits, logits))
         return moments_for(model, hparams)
 
-    monkeypatch.setattr("easyedit_lifelong.methods.locate_edit.editor.second_moments", obtain)
+    monkeypatch.setattr("easyedit_lifelong.methods.shared.second_moments.obtain_moments", obtain)
     load_state(model, tokenizer, hparams, tmp_path)
     before = copy.deepcopy(state_of(model))
     _, undo = coachhook_editor(model).edit(requests_for(0))
