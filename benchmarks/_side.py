@@ -7,6 +7,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from _machine import median
+from rich import box
+from rich.table import Table
+
 
 @dataclass
 class Side:
@@ -25,3 +29,14 @@ class Side:
         yield
         self.seconds.append((time.perf_counter() - wall) / edits)
         self.cpu.append((time.process_time() - cpu) / edits)
+
+
+def table(*sides: Side) -> Table:
+    """Lay sides out, one in a row."""
+    names = list(sides[0].scores[0])
+    result = Table("", "s/edit", "CPU s/edit", "steps", *names, box=box.SIMPLE)
+    for side in sides:
+        scores = [side.scores[-1][name] for name in names]
+        shown = ["-" if score is None else f"{score:.3f}" for score in scores]
+        result.add_row(side.name, f"{median(side.seconds):.2f}", f"{median(side.cpu):.2f}", str(side.steps[-1]), *shown)
+    return result

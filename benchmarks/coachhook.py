@@ -19,10 +19,8 @@ from typing import Any
 import _coachhook_upstream as authors
 import torch
 from _machine import alternate, describe, finish, machine, median, stop
-from _side import Side
-from rich import box
+from _side import Side, table
 from rich.console import Console
-from rich.table import Table
 
 from easyedit_lifelong import load_model
 from easyedit_lifelong.covariance import SecondMoment, obtain_moments, regularisation
@@ -253,19 +251,6 @@ def compare(options: argparse.Namespace, console: Console) -> Comparison:
     return comparison
 
 
-def table(comparison: Comparison) -> Table:
-    """Lay the two sides out."""
-    names = list(comparison.ours.scores[0])
-    result = Table("", "s/edit", "CPU s/edit", "steps", *names, box=box.SIMPLE)
-    for side in (comparison.theirs, comparison.ours):
-        scores = [side.scores[-1][name] for name in names]
-        result.add_row(
-            side.name, f"{median(side.seconds):.2f}", f"{median(side.cpu):.2f}", str(side.steps[-1]),
-            *("-" if score is None else f"{score:.3f}" for score in scores),
-        )  # fmt: skip
-    return result
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     options, console = arguments(argv), Console()
@@ -276,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (authors.UpstreamError, LifelongError) as error:
         return stop(error)
     ours, theirs, hparams = comparison.ours, comparison.theirs, comparison.hparams
-    console.print(table(comparison))
+    console.print(table(theirs, ours))
     console.print(
         f"{median(theirs.seconds) / median(ours.seconds):.1f} times faster an edit (medians of {options.runs})"
     )

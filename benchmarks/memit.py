@@ -18,10 +18,8 @@ from typing import Any
 
 import torch
 from _machine import alternate, describe, finish, machine, median, stop
-from _side import Side
-from rich import box
+from _side import Side, table
 from rich.console import Console
-from rich.table import Table
 
 from easyedit_lifelong import NativeMemitHyperParams, load_model
 from easyedit_lifelong.bridge import easyedit_method, read_easyedit_hparams
@@ -166,17 +164,6 @@ def compare(options: argparse.Namespace, console: Console) -> Comparison:
     return comparison
 
 
-def table(comparison: Comparison) -> Table:
-    """Lay the two sides out."""
-    names = list(comparison.ours.scores[0])
-    result = Table("", "s/edit", "CPU s/edit", "steps", *names, box=box.SIMPLE)
-    for side in (comparison.theirs, comparison.ours):
-        scores = [side.scores[-1][name] for name in names]
-        shown = ["-" if score is None else f"{score:.3f}" for score in scores]
-        result.add_row(side.name, f"{median(side.seconds):.2f}", f"{median(side.cpu):.2f}", str(side.steps[-1]), *shown)
-    return result
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     options, console = arguments(argv), Console()
@@ -187,7 +174,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LifelongError as error:
         return stop(error)
     ours, theirs, hparams = comparison.ours, comparison.theirs, comparison.hparams
-    console.print(table(comparison))
+    console.print(table(theirs, ours))
     console.print(
         f"{median(theirs.seconds) / median(ours.seconds):.1f} times faster an edit (medians of {options.runs})"
     )

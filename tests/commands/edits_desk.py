@@ -17,30 +17,33 @@ PROMPT, TARGET, SUBJECT = "who wrote Hamlet", "Peru", "Hamlet"
 OTHER = "the capital of France is"
 
 
+GRACE = {
+    "alg_name": "GRACE", "inner_params": ["model.layers[2].mlp.down_proj.weight"], "n_iter": 30, "eps": 0.5,
+    "stop_loss": 0.5,
+}  # fmt: skip
+COACHHOOK = {
+    "alg_name": "CoachHook", "layers": [1, 2], "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
+    "layer_module_tmp": "model.layers.{}", "mom2_dataset": "self-sampled", "mom2_n_tokens": 400,
+    "mom2_update_weight": 0.01, "v_num_grad_steps": 25, "clamp_norm_factor": 10, "v_weight_decay": 0.0,
+    "context_template_length_params": [[5, 2]], "batch_size": 2,
+}  # fmt: skip
+
+
 class EditsDesk(Desk):
     """A folder with both methods' hyperparameters."""
 
     def __init__(self, folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
         super().__init__(folder, checkpoint, capsys)
         common = {"model_name": str(checkpoint), "device": "cpu"}
-        grace = {
-            "alg_name": "GRACE", "inner_params": ["model.layers[2].mlp.down_proj.weight"], "n_iter": 30, "eps": 0.5,
-            "stop_loss": 0.5,
-        }  # fmt: skip
-        coachhook = {
-            "alg_name": "CoachHook", "layers": [1, 2], "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
-            "layer_module_tmp": "model.layers.{}", "mom2_dataset": "self-sampled", "mom2_n_tokens": 400,
-            "mom2_update_weight": 0.01, "v_num_grad_steps": 25, "clamp_norm_factor": 10, "v_weight_decay": 0.0,
-            "context_template_length_params": [[5, 2]], "batch_size": 2, "stats_dir": str(folder / "stats"),
-        }  # fmt: skip
+        coachhook = {**COACHHOOK, "stats_dir": str(folder / "stats")}
         by_subject = {
-            **grace, "inner_params": ["model.layers[1].mlp.down_proj"], "dist_fn": "cos", "query_token": "subject_last",
+            **GRACE, "inner_params": ["model.layers[1].mlp.down_proj"], "dist_fn": "cos", "query_token": "subject_last",
             "whiten": True, "eps": "auto", "key_templates": ["not far . {prompt}"], "gate_eps": 0.5,
             "answer_layer": "model.layers[2].mlp.down_proj", "mom2_dataset": "self-sampled", "mom2_n_tokens": 400,
             "stats_dir": str(folder / "stats"),
         }  # fmt: skip
         self.hparams = {}
-        for name, values in (("GRACE", grace), ("GRACE-subject", by_subject), ("CoachHook", coachhook)):
+        for name, values in (("GRACE", GRACE), ("GRACE-subject", by_subject), ("CoachHook", coachhook)):
             self.hparams[name] = folder / f"{name.lower()}.yaml"
             self.hparams[name].write_text(yaml.safe_dump({**common, **values}), encoding="utf-8")
 

@@ -14,6 +14,7 @@ from easyedit_lifelong.commands import demo
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.reporting.demo_tables import comparison_table
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, METRICS, SUMMARY
+from tests.commands.edits_desk import COACHHOOK, GRACE
 
 pytestmark = pytest.mark.skipif(find_easyedit() is None, reason="EasyEdit isn't installed")
 
@@ -34,17 +35,7 @@ def desk(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> P
     monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "100")
     common = {"model_name": str(checkpoint), "device": "cpu"}
-    grace = {
-        "alg_name": "GRACE", "inner_params": ["model.layers[2].mlp.down_proj.weight"], "n_iter": 30, "eps": 0.5,
-        "stop_loss": 0.5,
-    }  # fmt: skip
-    coachhook = {
-        "alg_name": "CoachHook", "layers": [1, 2], "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
-        "layer_module_tmp": "model.layers.{}", "mom2_dataset": "self-sampled", "mom2_n_tokens": 400,
-        "mom2_update_weight": 0.01, "v_num_grad_steps": 25, "clamp_norm_factor": 10, "v_weight_decay": 0.0,
-        "context_template_length_params": [[5, 2]], "batch_size": 2,
-    }  # fmt: skip
-    for name, values in (("grace", grace), ("coachhook", coachhook)):
+    for name, values in (("grace", GRACE), ("coachhook", COACHHOOK)):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({**common, **values}), encoding="utf-8")
     (tmp_path / "facts.json").write_text(json.dumps(FACTS), encoding="utf-8")
     return tmp_path
