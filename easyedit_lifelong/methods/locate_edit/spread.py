@@ -69,7 +69,7 @@ def make_solvers(
             statistic.moment,
             weight,
             ridge=regularisation(statistic.count, size),
-            device=solving_device(size, device_of(module)),
+            device=solving_device(size, device_of(module), len(modules)),
             dtype=torch.promote_types(weight_of(module).dtype, torch.float32),
         )
         for batch in batches:

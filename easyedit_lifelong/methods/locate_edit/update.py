@@ -203,14 +203,15 @@ class SeparateBatches(AccumulatedKeys):
         self._solved = None
 
 
-def solving_device(size: int, preferred: torch.device) -> torch.device:
-    """Return where to solve with ``(size, size)`` matrices in float64: on the GPU if three of them fit.
+def solving_device(size: int, preferred: torch.device, layers: int) -> torch.device:
+    """Return where to solve with ``(size, size)`` matrices in float64: on the GPU if a factor of each layer fits.
 
     Args:
         size: d.
         preferred: the layer's device.
+        layers: how many layers are solved for; one factor of each is kept, and two more matrices are needed at a time.
     """
     if preferred.type != "cuda":
         return torch.device("cpu")
     free, _ = torch.cuda.mem_get_info(preferred)
-    return preferred if free > 3 * 8 * size * size else torch.device("cpu")
+    return preferred if free > (layers + 2) * 8 * size * size else torch.device("cpu")

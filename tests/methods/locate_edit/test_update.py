@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, SeparateBatches
+from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, SeparateBatches, solving_device
 
 close = torch.testing.assert_close
 
@@ -204,3 +204,11 @@ def test_accumulated_keys_weigh_on_later_updates() -> None:
         update = solver.update(keys, residual)
         solver.add(update.keys)
         close(update.matrix(), residual @ keys.t() @ torch.linalg.inv(2 * moment + c_accu))
+
+
+def test_the_factors_of_all_layers_have_to_fit_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu, cpu, matrix = torch.device("cuda", 0), torch.device("cpu"), 8 * 100 * 100
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (5 * matrix + 1, 10 * matrix))
+    assert solving_device(100, gpu, layers=3) == gpu
+    assert solving_device(100, gpu, layers=4) == cpu
+    assert solving_device(100, cpu, layers=1) == cpu
