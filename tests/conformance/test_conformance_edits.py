@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -170,3 +171,18 @@ def test_two_methods_on_one_model(first: MethodCase, second: MethodCase) -> None
     assert kept or set(differing(left.logits, unedited.logits)) >= {request["prompt"] for request in REQUESTS[2:]}
     undo_second()
     assert_unchanged(model, unedited)
+
+
+@each_case
+def test_a_failed_edit_leaves_the_settings_of_those_before_it(case: MethodCase) -> None:
+    if not case.reads_activations:
+        pytest.skip(f"{case.name} reads no activations, so no prompt is too long for it")
+    store, model, hparams = case.port("edits"), build_model("llama"), case.hparams()
+    case.apply(model, REQUESTS[:2])
+    (before,) = store.parts(model)
+    steps = "n_iter" if hasattr(hparams, "n_iter") else "v_num_grad_steps"
+    too_long = {**REQUESTS[2], "prompt": REQUESTS[2]["prompt"] + " old" * 5000}
+    with pytest.raises(LifelongError):
+        case.method.apply(model, build_tokenizer(), [too_long], dataclasses.replace(hparams, **{steps: 3}))
+    (after,) = store.parts(model)
+    assert after.hparams == before.hparams

@@ -65,6 +65,7 @@ class GraceEditor(LayerEdits):
         path, layer = find_layer(model, hparams)
         super().__init__(model, path)
         self.tokenizer, self.hparams = tokenizer, hparams
+        self._hparams_of_edits = hparams
         answering_path, answering = answering_layer(model, hparams) or (self.path, layer)
         self._passes = LayerPasses(model, answering, answering_path)
         self._subjects: SubjectEdits | None = None
@@ -194,7 +195,9 @@ class GraceEditor(LayerEdits):
             self.undo_to(mark)
             # What a failed edit found out isn't stored with any edit, so a resumed run wouldn't know it.
             self._passes.replay_support = replay_support
+            self.hparams = self._hparams_of_edits
             raise
+        self._hparams_of_edits = self.hparams
         # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
         return results, functools.partial(self.take_back, self.records[mark:])
 

@@ -163,7 +163,9 @@ class WeightEditor(OneEditor, Generic[AnyBatch]):
                     results += self._edit_batch(facts[start : start + size], given)
         except BaseException:
             self._restore(mark, before)
+            self.hparams = self._hparams_of_edits
             raise
+        self._hparams_of_edits = self.hparams
         # A partial of a method, not a closure: a deep copy of it rolls the copied model's edits back.
         return results, functools.partial(self._take_back, self.state.batches[mark:], before)
 

@@ -37,6 +37,7 @@ class OneEditor:
 
     def __init__(self, model: Any, tokenizer: Any, hparams: Any) -> None:
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
+        self._hparams_of_edits = hparams
         self._runner = Runner(model, tokenizer)
         self.attached = True
 
