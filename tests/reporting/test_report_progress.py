@@ -66,7 +66,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
             progress.journaled(EDIT)
             progress.edited(done, {"ES": 1.0})
     lines = console.export_text().splitlines()
-    assert lines[0] == "16/100 edits  ES 1.000  0.25 s an edit  about 3 min left"
+    assert lines[0] == "16/100 edits  ES 1.000  0.25 s an edit (median)  about 3 min left"
     assert lines[-1] == "100/100 edits  ES 1.000  0.25 s an edit"
     assert len(lines) == 7
 
