@@ -67,7 +67,7 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
             progress.edited(done, {"ES": 1.0})
     lines = console.export_text().splitlines()
     assert lines[0] == "16/100 edits  ES 1.000  0.25 s an edit (median)  about 3 min left"
-    assert lines[-1] == "100/100 edits  ES 1.000  0.25 s an edit"
+    assert lines[-1] == "100/100 edits  ES 1.000  0.25 s an edit (median)"
     assert len(lines) == 7
 
 
