@@ -6,9 +6,11 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from _machine import median
+from _machine import finish, median
 from rich import box
+from rich.console import Console
 from rich.table import Table
 
 
@@ -40,3 +42,29 @@ def table(*sides: Side) -> Table:
         shown = ["-" if score is None else f"{score:.3f}" for score in scores]
         result.add_row(side.name, f"{median(side.seconds):.2f}", f"{median(side.cpu):.2f}", str(side.steps[-1]), *shown)
     return result
+
+
+def report(name: str, console: Console, theirs: Side, ours: Side, **more: Any) -> None:
+    """Print both sides as a table, the ratio of their medians, and everything as one JSON object.
+
+    Args:
+        name: the benchmark's.
+        console: where the table goes.
+        theirs: what we compare with.
+        ours: our side.
+        **more: anything else to keep.
+    """
+    console.print(table(theirs, ours))
+    faster = median(theirs.seconds) / median(ours.seconds)
+    console.print(f"{faster:.1f} times faster an edit (medians of {len(ours.seconds)})")
+    finish(
+        name,
+        ours=median(ours.seconds),
+        theirs=median(theirs.seconds),
+        unit="seconds an edit",
+        runs={"ours": ours.seconds, "theirs": theirs.seconds},
+        cpu={"ours": ours.cpu, "theirs": theirs.cpu},
+        steps={"ours": ours.steps, "theirs": theirs.steps},
+        scores={"ours": ours.scores[-1], "theirs": theirs.scores[-1]},
+        **more,
+    )

@@ -18,8 +18,8 @@ from typing import Any
 
 import _coachhook_upstream as authors
 import torch
-from _machine import alternate, describe, finish, machine, median, stop
-from _side import Side, table
+from _machine import alternate, describe, machine, stop
+from _side import Side, report
 from rich.console import Console
 
 from easyedit_lifelong import load_model
@@ -261,18 +261,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (authors.UpstreamError, LifelongError) as error:
         return stop(error)
     ours, theirs, hparams = comparison.ours, comparison.theirs, comparison.hparams
-    console.print(table(theirs, ours))
-    console.print(
-        f"{median(theirs.seconds) / median(ours.seconds):.1f} times faster an edit (medians of {options.runs})"
-    )
-    finish(
-        "coachhook", ours=median(ours.seconds), theirs=median(theirs.seconds), unit="seconds an edit",
-        runs={"ours": ours.seconds, "theirs": theirs.seconds}, cpu={"ours": ours.cpu, "theirs": theirs.cpu},
-        steps={"ours": ours.steps, "theirs": theirs.steps},
-        scores={"ours": ours.scores[-1], "theirs": theirs.scores[-1]}, edits=len(comparison.requests),
-        batch_size=hparams.batch_size, model=str(hparams.model_name), layers=hparams.edited_layers,
-        hparams={name: getattr(hparams, name) for name in SHOWN},
-        upstream=authors.commit(options.upstream),
+    report(
+        "coachhook", console, theirs, ours, edits=len(comparison.requests), batch_size=hparams.batch_size,
+        model=str(hparams.model_name), layers=hparams.edited_layers,
+        hparams={name: getattr(hparams, name) for name in SHOWN}, upstream=authors.commit(options.upstream),
     )  # fmt: skip
     return 0
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _machine import alternate, describe, finish, machine, median, stop
-from _side import Side, table
+from _machine import alternate, describe, machine, stop
+from _side import Side, report
 from rich.console import Console
 
 from easyedit_lifelong import NativeMemitHyperParams, load_model
@@ -174,19 +174,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LifelongError as error:
         return stop(error)
     ours, theirs, hparams = comparison.ours, comparison.theirs, comparison.hparams
-    console.print(table(theirs, ours))
-    console.print(
-        f"{median(theirs.seconds) / median(ours.seconds):.1f} times faster an edit (medians of {options.runs})"
-    )
-    finish(
+    report(
         "memit",
-        ours=median(ours.seconds),
-        theirs=median(theirs.seconds),
-        unit="seconds an edit",
-        runs={"ours": ours.seconds, "theirs": theirs.seconds},
-        cpu={"ours": ours.cpu, "theirs": theirs.cpu},
-        steps={"ours": ours.steps, "theirs": theirs.steps},
-        scores={"ours": ours.scores[-1], "theirs": theirs.scores[-1]},
+        console,
+        theirs,
+        ours,
         edits=len(comparison.requests),
         model=str(hparams.model_name),
         hparams={name: getattr(hparams, name) for name in SHOWN},

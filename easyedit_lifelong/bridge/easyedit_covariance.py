@@ -98,7 +98,7 @@ def _sum(
     samples, tally, dataset = min(job.amount.total, len(documents)), theirs.tally, theirs.TokenizedDataset
 
     class Tokenized(dataset):  # type: ignore[misc, valid-type]
-        """EasyEdit's dataset, cut at the job's context; a document without tokens of its own has no keys."""
+        """EasyEdit's dataset, cut at the job's context; a document without tokens has no keys."""
 
         def __init__(self, texts: Any, tokenizer: Any, maxlen: int) -> None:
             super().__init__(texts, tokenizer, maxlen=job.context, field=None)

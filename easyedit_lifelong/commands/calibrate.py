@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folder = Path("runs/calibration")
     add("--out", type=Path, default=folder, metavar="DIR", help=f"folder for the results (default {folder})")
     add_model_arguments(parser)
-    add("--resume", action="store_true", help="go on with the calibration in --out that was cut short")
+    add("--resume", action="store_true", help="continue the interrupted calibration in --out")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs="?",
         const=1,
         default=1,
-        help="1: batch upon batch (default); 0: roll each batch back before the next (the authors' default)",
+        help="1: keep each batch (default); 0: roll each batch back before the next (the authors' default)",
     )
     add("--out", type=Path, metavar="DIR", help="folder for the results (default runs/consecutive/METHOD-MODEL-DATA)")
     add_loop_arguments(parser, CONSECUTIVE, "batches")

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", metavar="FILE", help="experiment file, config.yaml of a run, or a shipped name")
     add("--out", type=Path, metavar="DIR", help="folder for the results (default runs/FILE)")
-    add("--resume", action="store_true", help="go on with the run there that was cut short")
+    add("--resume", action="store_true", help="continue the interrupted run there")
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -66,7 +66,7 @@ def add_loop_arguments(parser: argparse.ArgumentParser, loop: str, unit: str) ->
     add("--retention", metavar="FILE", help="held-out facts, such as a JSON list of {prompt, answer}")
     add("--text", metavar="FILE", help="held-out text, for its perplexity before and after")
     add("--task", choices=tuple(TASKS), help="what the data ask (default: as their format)")
-    add("--resume", action="store_true", help="go on with the run in --out that was cut short")
+    add("--resume", action="store_true", help="continue the interrupted run in --out")
     add("--track", action="append", default=[], metavar="NAME", help="also report to this tracker (repeatable)")
 
 

@@ -26,7 +26,7 @@ def file_session(name_or_path: str, out: Path | None, resume: bool) -> RunResult
         name_or_path: the file, or the name of one that comes with this package.
         out: folder for the results. By default, that of the run when a run's own ``config.yaml`` is resumed,
             else one named like the file.
-        resume: continue the run there that was cut short.
+        resume: continue the interrupted run there.
 
     Raises:
         LifelongError: a setting, the data or the model cannot be used.
@@ -46,7 +46,7 @@ def session(experiment: Experiment, out: Path, resume: bool = False) -> RunResul
     Args:
         experiment: the settings of the run.
         out: folder for the results.
-        resume: continue the run there that was cut short.
+        resume: continue the interrupted run there.
 
     Raises:
         LifelongError: a setting, the data or the model cannot be used.

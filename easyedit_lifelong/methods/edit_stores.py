@@ -69,7 +69,7 @@ class AppendableEditStore(EditStore, Protocol):
         """
 
     def steps(self, model: Any, begin: int) -> Iterator[EditsPart]:
-        """Yield each step from number ``begin`` (counted from 0) on, as a part of its own."""
+        """Yield each step from number ``begin`` (counted from 0) on, as a separate part."""
 
     def join(self, steps: Sequence[EditsPart], where: str) -> EditsPart:
         """Return consecutive steps, from the first one on, as one part.

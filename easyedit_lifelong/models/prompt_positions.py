@@ -238,6 +238,12 @@ def attach_tracker(model: Any, layer: nn.Module) -> PositionTracker | None:
     return tracker
 
 
+def whole_prompt_layers(model: Any) -> Sequence[nn.Module]:
+    """Return a model's layers that must see a prompt in one pass, from its first token on."""
+    tracker = PositionTracker.of(model)
+    return () if tracker is None else tracker.whole_prompt_layers
+
+
 def prompt_lengths(model: Any, lengths: Sequence[int] | Tensor) -> contextlib.AbstractContextManager[None]:
     """Give the number of real tokens of each row that are its prompt, for the forward passes inside.
 

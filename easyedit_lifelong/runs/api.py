@@ -55,7 +55,7 @@ def run_lifelong(
         eval_sample: score a random sample of this many past edits where there are more, drawn with the
             hyperparameters' seed.
         out: folder for the run's files.
-        resume: go on with the run in ``out`` that was cut short.
+        resume: continue the interrupted run in ``out``.
         only_errors: leave out requests whose answer the model, as edited so far, already gives.
         retention: held-out facts; the default is the sample data's.
         trackers: names of registered trackers to report to.
@@ -108,8 +108,8 @@ def run_consecutive(
 ) -> RunResult:
     """Edit a model with batches of requests, and keep score (CoachHook, section 5).
 
-    Two protocols. *Consecutive*: batch upon batch; when the schedule says so, and at the end, all edits so
-    far are scored. *Single-round*: each batch is edited, scored and rolled back, and the
+    Two protocols. *Consecutive*: each batch is added to those before it; when the schedule says so, and at the end,
+    all edits so far are scored. *Single-round*: each batch is edited, scored and rolled back, and the
     scores are averages over all requests, each under its own batch's edit. Either way, "before" scores
     and the answers that locality is measured against are the unedited model's. A batch that fails is
     recorded, counts in every score as what the model then says, and the run goes on.
@@ -136,7 +136,7 @@ def run_consecutive(
         task: what the data ask of the model: ``qa`` (the default), ``generation``, or ``classification`` (a
             classifier's).
         text: a held-out text whose perplexity is measured before and after.
-        resume: go on with the run in ``out`` that was cut short, after the last batch in its journal.
+        resume: continue the interrupted run in ``out``, after the last batch in its journal.
         skip_unusable: leave out requests that can't be used, and list them in the summary.
         source: where the data came from, for ``config.yaml``; data without one are written into ``out``.
 

@@ -35,7 +35,7 @@ class Run:
         trackers: receive every scoring.
         edited: the case_ids of the edits that the model carries.
         done: how many batches were processed.
-        io_before: seconds that writing took before the run was cut short.
+        io_before: seconds that writing took before the run was interrupted.
     """
 
     plan: Plan

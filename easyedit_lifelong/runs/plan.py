@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def resumable(self) -> bool:
-        """Whether a run that was cut short can be resumed: its edits are on disk, or each batch stands alone."""
+        """Whether an interrupted run can be resumed: its edits are on disk, or each batch stands alone."""
         return self.method.state is not None or not self.consecutive
 
 

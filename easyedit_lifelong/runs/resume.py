@@ -1,4 +1,4 @@
-"""Resume a run that was cut short, where its journal ends."""
+"""Resume an interrupted run where its journal ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from easyedit_lifelong.runs.run_scores import log_to_trackers
 
 
 def resume(run: Run) -> float:
-    """Bring a run to where its folder's journal ends, as if it had never been cut short.
+    """Bring a run to where its folder's journal ends, as if it had never been interrupted.
 
     Everything after the journal's last whole batch is dropped: torn lines, lines of half a batch, edits that
     the journal does not list. A scoring that was due and is missing is made now.

@@ -117,7 +117,7 @@ class RunFolder:
 
     @classmethod
     def reopen(cls, path: Path | str, config: Mapping[str, Any]) -> RunFolder:
-        """Open the folder of a run that was cut short.
+        """Open the folder of an interrupted run.
 
         Args:
             path: the folder.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 import torch
@@ -84,11 +84,7 @@ class HookLayers(EditedLayers):
 
     def weights(self) -> dict[str, Tensor]:
         """Return each layer's W + ΔW, by path; the layers stay as they are."""
-        return {
-            path: changed_weight(hook.module, weight_of(hook.module).detach(), hook.weight.delta)
-            for path, hook in self.hooks.items()
-            if hook.weight is not None
-        }
+        return _changed_weights(self.hooks, lambda path: weight_of(self.modules[path]).detach())
 
     @contextmanager
     def in_mode(self, mode: Mode) -> Iterator[None]:
@@ -128,19 +124,22 @@ class WeightsWithoutHooks(EditedLayers):
 
     def settle(self) -> None:
         """Put the updates of the batch into the weights."""
-        self.put_back(
-            {
-                path: changed_weight(hook.module, self.content(path), hook.weight.delta)
-                for path, hook in self.hooks.items()
-                if hook.weight is not None
-            }
-        )
+        self.put_back(_changed_weights(self.hooks, self.content))
 
     def put_back(self, contents: Contents) -> None:
         """Have the layers hold these weights, bitwise, and the hooks nothing."""
         super().put_back(contents)
         for hook in self.hooks.values():
             hook.set(None, 0.0, Mode.OFF)
+
+
+def _changed_weights(hooks: Mapping[str, HookLayer], weight: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """Return W + ΔW of the hook layers that have a ΔW, by path; ``weight`` returns a layer's W."""
+    return {
+        path: changed_weight(hook.module, weight(path), hook.weight.delta)
+        for path, hook in hooks.items()
+        if hook.weight is not None
+    }
 
 
 def size_at_ordinary_text(moment: Tensor, update: LayerUpdate, before: tuple[Tensor, float] | None) -> float:

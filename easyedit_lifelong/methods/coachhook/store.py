@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, ClassVar
 
 from easyedit_lifelong.methods.base import PlainWeights
 from easyedit_lifelong.methods.coachhook import old_state
@@ -26,7 +25,7 @@ class CoachHookStore(BatchStore[BatchUpdate]):
 
     old_state_files = old_state.FILES
     settings = ("alpha_z", "scope_score", "z_tokens", "wohk")
-    shown: Mapping[str, str] = MappingProxyType({"alpha of each layer": "alphas"})
+    shown: ClassVar[Mapping[str, str]] = {"alpha of each layer": "alphas"}
 
     def read_old_state(
         self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True

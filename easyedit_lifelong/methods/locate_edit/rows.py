@@ -19,7 +19,7 @@ from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.capture import recording_output
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.packing import computing_only, mlps_of, token_wise
-from easyedit_lifelong.models.prompt_positions import PositionTracker
+from easyedit_lifelong.models.prompt_positions import whole_prompt_layers
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.suffix import (
     FrozenPrefix,
@@ -63,7 +63,8 @@ class SuffixRows:
         self._partial = self._block in blocks and self._head is not None
         self._below = blocks[: blocks.index(self._block) + 1] if self._partial else []
         above = blocks[len(self._below) :] if self._partial else []
-        if _need_whole_prompts(runner.model, above):
+        inside = {module for block in above for module in block.modules()}
+        if not inside.isdisjoint(whole_prompt_layers(runner.model)):
             self._partial, self._below, above = False, [], []
         # The last block's attention needs all tokens, its MLP only those at which something is predicted.
         self._last_mlps = mlps_of(above[-1]) if above else []
@@ -212,10 +213,3 @@ class EarlyHead:
 def _at_least_float32(logits: Tensor) -> Tensor:
     """Return logits in float32 or wider."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _need_whole_prompts(model: nn.Module, blocks: Sequence[nn.Module]) -> bool:
-    """Tell whether another editor's layers in these blocks must see prompts from their first token on."""
-    tracker = PositionTracker.of(model)
-    inside = {module for block in blocks for module in block.modules()}
-    return tracker is not None and any(layer in inside for layer in tracker.whole_prompt_layers)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Generic
+from typing import Any, ClassVar, Generic
 
 import torch
 
@@ -38,7 +37,7 @@ class BatchStore(Generic[AnyBatch]):
     """
 
     settings: Sequence[str] = ("mom2_update_weight",)
-    shown: Mapping[str, str] = MappingProxyType({})
+    shown: ClassVar[Mapping[str, str]] = {}
 
     def __init__(self, editor: type[WeightEditor[AnyBatch]]) -> None:
         self._editor, self._name = editor, editor.hparams_class.ALG_NAME
@@ -163,7 +162,7 @@ class BatchStore(Generic[AnyBatch]):
                 for batch in batches
             ],
             columns={"batch": "batch"},
-            batch_columns=dict(self.shown),
+            batch_columns=self.shown,
         )
 
     def plain_weights(self, model: Any) -> PlainWeights:

@@ -24,7 +24,7 @@ from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.linear import few_token_linears
-from easyedit_lifelong.models.prompt_positions import PositionTracker
+from easyedit_lifelong.models.prompt_positions import whole_prompt_layers
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.suffix import FrozenPrefix, hidden_of, with_hidden
 
@@ -62,8 +62,7 @@ class SuffixPass(ValuePass):
         block, end = anatomy.block_of(layer_path) if anatomy else None, left.shape[1] - 1
         # Only replace_last leaves the tokens to the left of the value's unchanged.
         # And another editor's layers may have to see full prompts.
-        tracker = PositionTracker.of(runner.model)
-        full = tracker is not None and bool(tracker.whole_prompt_layers)
+        full = bool(whole_prompt_layers(runner.model))
         self._start = end if block is not None and adaptor.replacement == "replace_last" and not full else 0
         blocks = list(anatomy.blocks) if anatomy and block is not None else []
         above = [*blocks[block:], anatomy.head] if anatomy and blocks else []
