@@ -147,9 +147,15 @@ class Comparison:
         ]
         try:
             return authors.edit(
-                self.upstream, self.model, self.tokenizer, records, authors.hyperparameters(hparams, self.model),
-                hparams.alpha_z, self.templates, self._regularised.__getitem__,
-            )  # fmt: skip
+                self.upstream,
+                self.model,
+                self.tokenizer,
+                records,
+                authors.hyperparameters(hparams, self.model),
+                hparams.alpha_z,
+                self.templates,
+                self._regularised.__getitem__,
+            )
         finally:
             # Their code switches the weights' gradients off for good; ours shall find what a user has.
             self.model.requires_grad_(True)
@@ -193,19 +199,30 @@ def hyperparameters(options: argparse.Namespace) -> CoachHookHyperParams:
         HyperParameterError: the file or a value can't be used.
     """
     given = {
-        "layers": _numbers(options.layers), "mom2_update_weight": options.weight, "v_num_grad_steps": options.steps,
-        "v_lr": options.lr, "alpha_z": options.alpha, "mom2_dataset": options.corpus, "mom2_n_tokens": options.tokens,
+        "layers": _numbers(options.layers),
+        "mom2_update_weight": options.weight,
+        "v_num_grad_steps": options.steps,
+        "v_lr": options.lr,
+        "alpha_z": options.alpha,
+        "mom2_dataset": options.corpus,
+        "mom2_n_tokens": options.tokens,
         "stats_dir": options.stats_dir,
-    }  # fmt: skip
+    }
     changes = {name: value for name, value in given.items() if value is not None}
     if options.layers:
         changes["num_layers"] = None
     hparams = CoachHookHyperParams.from_hparams(options.hparams)
     # What the authors' code has not, off on our side as well.
     paper: dict[str, Any] = {
-        "mention_templates": [], "alpha_model": "unedited", "alpha_prompts": "batch", "alpha_floor": 0.0,
-        "alpha_checked": None, "scope_score": "z", "z_tokens": "all", "context_template_length_params": [[10, 5]],
-    }  # fmt: skip
+        "mention_templates": [],
+        "alpha_model": "unedited",
+        "alpha_prompts": "batch",
+        "alpha_floor": 0.0,
+        "alpha_checked": None,
+        "scope_score": "z",
+        "z_tokens": "all",
+        "context_template_length_params": [[10, 5]],
+    }
     return dataclasses.replace(hparams, batch_size=options.bsz, v_stop_loss=STOP_LOSS, wohk=False, **paper, **changes)
 
 
@@ -240,10 +257,16 @@ def compare(options: argparse.Namespace, console: Console) -> Comparison:
         f"at most {hparams.v_num_grad_steps} steps, weight {hparams.mom2_update_weight:g}, α {hparams.alpha_z:g}"
     )
     moments = obtain_moments(
-        model, tokenizer, hparams.rewrite_modules, stats_dir=hparams.stats_dir, dataset=hparams.mom2_dataset,
-        n_samples=None if hparams.mom2_n_tokens else hparams.mom2_n_samples, n_tokens=hparams.mom2_n_tokens,
-        dtype=hparams.mom2_dtype, seed=hparams.seed,
-    )  # fmt: skip
+        model,
+        tokenizer,
+        hparams.rewrite_modules,
+        stats_dir=hparams.stats_dir,
+        dataset=hparams.mom2_dataset,
+        n_samples=None if hparams.mom2_n_tokens else hparams.mom2_n_samples,
+        n_tokens=hparams.mom2_n_tokens,
+        dtype=hparams.mom2_dtype,
+        seed=hparams.seed,
+    )
     templates = context_templates(model, tokenizer, hparams.context_template_length_params, hparams.seed)
     comparison = Comparison(upstream, model, tokenizer, requests, hparams, moments, templates)
     comparison.warm_up()
@@ -262,10 +285,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop(error)
     ours, theirs, hparams = comparison.ours, comparison.theirs, comparison.hparams
     report(
-        "coachhook", console, theirs, ours, edits=len(comparison.requests), batch_size=hparams.batch_size,
-        model=str(hparams.model_name), layers=hparams.edited_layers,
-        hparams={name: getattr(hparams, name) for name in SHOWN}, upstream=authors.commit(options.upstream),
-    )  # fmt: skip
+        "coachhook",
+        console,
+        theirs,
+        ours,
+        edits=len(comparison.requests),
+        batch_size=hparams.batch_size,
+        model=str(hparams.model_name),
+        layers=hparams.edited_layers,
+        hparams={name: getattr(hparams, name) for name in SHOWN},
+        upstream=authors.commit(options.upstream),
+    )
     return 0
 
 

@@ -66,9 +66,13 @@ class Growth:
     """
 
     def __init__(
-        self, model: Any, tokenizer: Any, hparams: CoachHookHyperParams, moments: dict[str, SecondMoment],
+        self,
+        model: Any,
+        tokenizer: Any,
+        hparams: CoachHookHyperParams,
+        moments: dict[str, SecondMoment],
         requests: Sequence[EditRequest],
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.model, self.hparams, size = model, hparams, hparams.batch_size
         self.state = get_plugins().methods.get(hparams.alg_name).state
         self.measured, self.others = list(requests[:size]), list(requests[size:])
@@ -126,10 +130,13 @@ def hyperparameters(options: argparse.Namespace) -> CoachHookHyperParams:
     hparams = CoachHookHyperParams.from_hparams(options.hparams)
     keep_all = options.alpha_prompts == "all"
     changes: dict[str, Any] = {
-        "batch_size": options.bsz, "v_num_grad_steps": options.steps, "v_stop_loss": 0.0,
-        "alpha_prompts": options.alpha_prompts, "alpha_checked": options.alpha_checked,
+        "batch_size": options.bsz,
+        "v_num_grad_steps": options.steps,
+        "v_stop_loss": 0.0,
+        "alpha_prompts": options.alpha_prompts,
+        "alpha_checked": options.alpha_checked,
         "alpha_floor": hparams.alpha_floor if keep_all else 0.0,
-    }  # fmt: skip
+    }
     if options.small:
         changes |= {"layers": [0, 1, 2], "num_layers": None, "v_loss_layer": None}
     return dataclasses.replace(hparams, **changes)
@@ -155,10 +162,16 @@ def prepare(options: argparse.Namespace) -> Growth:
             moments[path] = SecondMoment(keys.t() @ keys / len(keys), len(keys), "random keys")
     else:
         moments = obtain_moments(
-            model, tokenizer, hparams.rewrite_modules, stats_dir=hparams.stats_dir, dataset=hparams.mom2_dataset,
-            n_samples=None if hparams.mom2_n_tokens else hparams.mom2_n_samples, n_tokens=hparams.mom2_n_tokens,
-            dtype=hparams.mom2_dtype, seed=hparams.seed,
-        )  # fmt: skip
+            model,
+            tokenizer,
+            hparams.rewrite_modules,
+            stats_dir=hparams.stats_dir,
+            dataset=hparams.mom2_dataset,
+            n_samples=None if hparams.mom2_n_tokens else hparams.mom2_n_samples,
+            n_tokens=hparams.mom2_n_tokens,
+            dtype=hparams.mom2_dtype,
+            seed=hparams.seed,
+        )
     return Growth(model, tokenizer, hparams, moments, requests)
 
 
@@ -200,12 +213,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     console.print(table)
     console.print(f"batch {options.batches} costs {late.total / early.total:.3f} times batch {EARLY}")
     finish(
-        "coachhook_growth", ours=late.total, theirs=early.total, unit=f"CPU seconds a batch: batch {options.batches} "
-        f"(ours) beside batch {EARLY} (theirs)", growth=late.total / early.total, batch_size=options.bsz,
-        steps=options.steps, model="small" if options.small else options.hparams,
-        alpha_prompts=options.alpha_prompts, alpha_checked=options.alpha_checked,
+        "coachhook_growth",
+        ours=late.total,
+        theirs=early.total,
+        unit=f"CPU seconds a batch: batch {options.batches} (ours) beside batch {EARLY} (theirs)",
+        growth=late.total / early.total,
+        batch_size=options.bsz,
+        steps=options.steps,
+        model="small" if options.small else options.hparams,
+        alpha_prompts=options.alpha_prompts,
+        alpha_checked=options.alpha_checked,
         runs={"ours": dataclasses.asdict(late), "theirs": dataclasses.asdict(early)},
-    )  # fmt: skip
+    )
     return 0
 
 

@@ -131,18 +131,22 @@ def lookups(bench: Bench, sizes: Sequence[int], console: Console) -> list[dict[s
     Raises:
         LifelongError: the two don't agree.
     """
-    table = Table("keys", "kind", "brute, ms", "ours, ms", "faster", "nearest, brute", "ours", "MB",
-                  box=box.SIMPLE)  # fmt: skip
+    table = Table("keys", "kind", "brute, ms", "ours, ms", "faster", "nearest, brute", "ours", "MB", box=box.SIMPLE)
     results = []
     for kind in ("text", "random"):
         for size in sizes:
             result = _lookup(bench, bench.codebook(size, kind), kind)
             results.append(result)
             table.add_row(
-                f"{size:,}", kind, f"{1e3 * result['theirs']:.2f}", f"{1e3 * result['ours']:.2f}",
-                f"{result['theirs'] / result['ours']:.1f}", f"{1e3 * result['nearest_theirs']:.2f}",
-                f"{1e3 * result['nearest_ours']:.2f}", f"{result['bytes'] / 1e6:.1f}",
-            )  # fmt: skip
+                f"{size:,}",
+                kind,
+                f"{1e3 * result['theirs']:.2f}",
+                f"{1e3 * result['ours']:.2f}",
+                f"{result['theirs'] / result['ours']:.1f}",
+                f"{1e3 * result['nearest_theirs']:.2f}",
+                f"{1e3 * result['nearest_ours']:.2f}",
+                f"{result['bytes'] / 1e6:.1f}",
+            )
     console.print(f"\nOne batch of {BATCH} queries, two of them answered; and the nearest key of one far query:")
     console.print(table)
     return results
@@ -181,10 +185,13 @@ def _lookup(bench: Bench, codebook: Codebook, kind: str) -> dict[str, Any]:
     if answers["ours"] != answers["theirs"] or answers["nearest_ours"] != answers["nearest_theirs"]:
         raise LifelongError(f"{len(codebook)} {kind} keys: the search and brute force don't agree: {answers}")
     return {
-        "keys": len(codebook), "kind": kind, "bytes": codebook.nbytes, "take_up_seconds": took_up.wall[0],
+        "keys": len(codebook),
+        "kind": kind,
+        "bytes": codebook.nbytes,
+        "take_up_seconds": took_up.wall[0],
         **{name: median(measured.wall) for name, measured in times.items()},
         "cpu": {name: median(measured.cpu) for name, measured in times.items()},
-    }  # fmt: skip
+    }
 
 
 # ------------------------------------------------------------------ an edited model's passes
@@ -213,9 +220,12 @@ def passes(bench: Bench, sizes: Sequence[int], console: Console) -> list[dict[st
         more = {"prompt": first.over(prompts[0]), "step": later.over(decoding[0])}
         results.append({"keys": size, "prompt_seconds": median(first.wall), "step_seconds": median(later.wall), **more})
         table.add_row(
-            f"{size:,}", f"{1e3 * median(first.wall):.1f}", *(f"{part:.3f}" for part in more["prompt"].values()),
-            f"{1e3 * median(later.wall):.2f}", *(f"{part:.3f}" for part in more["step"].values()),
-        )  # fmt: skip
+            f"{size:,}",
+            f"{1e3 * median(first.wall):.1f}",
+            *(f"{part:.3f}" for part in more["prompt"].values()),
+            f"{1e3 * median(later.wall):.2f}",
+            *(f"{part:.3f}" for part in more["step"].values()),
+        )
     console.print(f"\nA batch of {BATCH} prompts that no edit is about, and {DECODED} new tokens; ratios to no keys:")
     console.print(table)
     return results

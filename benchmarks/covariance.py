@@ -83,9 +83,13 @@ class Comparison:
 
         def collect() -> None:
             collect_covariance(
-                self.model, self.tokenizer, self.modules, self.texts, samples=len(self.texts),
+                self.model,
+                self.tokenizer,
+                self.modules,
+                self.texts,
+                samples=len(self.texts),
                 out=self.folder / f"ours{run}",
-            )  # fmt: skip
+            )
 
         self.ours.time(collect)
 
@@ -98,9 +102,17 @@ class Comparison:
             for module in self.modules:
                 with contextlib.redirect_stdout(io.StringIO()):
                     self.layer_stats.layer_stats(
-                        self.model, self.tokenizer, module, self.folder / f"theirs{run}", NAME, ["mom2"],
-                        sample_size=len(self.texts), precision="float32", hparams=hparams, progress=lambda x, **_: x,
-                    )  # fmt: skip
+                        self.model,
+                        self.tokenizer,
+                        module,
+                        self.folder / f"theirs{run}",
+                        NAME,
+                        ["mom2"],
+                        sample_size=len(self.texts),
+                        precision="float32",
+                        hparams=hparams,
+                        progress=lambda x, **_: x,
+                    )
 
         self.theirs.time(collect)
 
@@ -177,18 +189,25 @@ def report(console: Console, comparison: Comparison, difference: float, tokens: 
     for side in (comparison.theirs, comparison.ours):
         middle = median(side.seconds)
         table.add_row(
-            side.name, f"{middle:.1f}", f"{min(side.seconds):.1f}", f"{max(side.seconds):.1f}",
-            f"{1e6 * middle / work:.1f}", f"{median(side.cpu):.1f}",
-        )  # fmt: skip
+            side.name,
+            f"{middle:.1f}",
+            f"{min(side.seconds):.1f}",
+            f"{max(side.seconds):.1f}",
+            f"{1e6 * middle / work:.1f}",
+            f"{median(side.cpu):.1f}",
+        )
     console.print(table)
     ratio = median(comparison.theirs.seconds) / median(comparison.ours.seconds)
     console.print(f"{ratio:.2f} times faster; matrices differ by at most {difference:.1e} of their diagonal")
     return {
-        "ours": 1e6 * median(comparison.ours.seconds) / work, "theirs": 1e6 * median(comparison.theirs.seconds) / work,
+        "ours": 1e6 * median(comparison.ours.seconds) / work,
+        "theirs": 1e6 * median(comparison.theirs.seconds) / work,
         "cpu_ratio": round(median(comparison.theirs.cpu) / median(comparison.ours.cpu), 3),
-        "largest_difference": difference, "tokens": tokens, "layers": len(comparison.modules),
+        "largest_difference": difference,
+        "tokens": tokens,
+        "layers": len(comparison.modules),
         "runs": len(comparison.ours.seconds),
-    }  # fmt: skip
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> int:

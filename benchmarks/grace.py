@@ -159,9 +159,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compare(given: argparse.Namespace, bench: Bench, few: Bench) -> int:
     sides = [
-        Side("EasyEdit", few.upstream), Side("ours, one at a time", lambda: bench.ours(1)),
+        Side("EasyEdit", few.upstream),
+        Side("ours, one at a time", lambda: bench.ours(1)),
         Side(f"ours, {given.batch} a call", lambda: bench.ours(given.batch)),
-    ]  # fmt: skip
+    ]
     Bench(bench.theirs, bench.model, bench.tokenizer, bench.requests[:1], bench.hparams).ours(1)  # untimed
     alternate(given.runs, *(side.run for side in sides))
     theirs, single, batched = (median(side.seconds) for side in sides)
@@ -172,16 +173,28 @@ def _compare(given: argparse.Namespace, bench: Bench, few: Bench) -> int:
         faster = theirs / median(side.seconds)
         success, kept, steps = side.scores
         table.add_row(
-            side.name, f"{median(side.seconds):.3f}", f"{median(side.cpu):.3f}", f"{faster:.1f}",
-            f"{success:.3f}", "" if kept is None else f"{kept:.3f}", f"{steps:.1f}",
-        )  # fmt: skip
+            side.name,
+            f"{median(side.seconds):.3f}",
+            f"{median(side.cpu):.3f}",
+            f"{faster:.1f}",
+            f"{success:.3f}",
+            "" if kept is None else f"{kept:.3f}",
+            f"{steps:.1f}",
+        )
     console.print(table)
     finish(
-        "grace", ours=single, theirs=theirs, unit="seconds an edit", batched=batched,
-        ratio_batched=round(theirs / batched, 3), cpu_ratio=round(median(sides[0].cpu) / median(sides[1].cpu), 3),
+        "grace",
+        ours=single,
+        theirs=theirs,
+        unit="seconds an edit",
+        batched=batched,
+        ratio_batched=round(theirs / batched, 3),
+        cpu_ratio=round(median(sides[0].cpu) / median(sides[1].cpu), 3),
         cpu_ratio_batched=round(median(sides[0].cpu) / median(sides[2].cpu), 3),
-        scores={side.name: side.scores for side in sides}, edits=len(bench.requests), batch=given.batch,
-    )  # fmt: skip
+        scores={side.name: side.scores for side in sides},
+        edits=len(bench.requests),
+        batch=given.batch,
+    )
     return 0
 
 

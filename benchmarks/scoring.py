@@ -44,7 +44,7 @@ def record_of(request: EditRequest) -> dict[str, Any]:
     record["locality"] = {
         name: {"prompt": probes[0].prompt, "ground_truth": probes[0].answer}
         for name, probes in request.locality.items()
-    }  # fmt: skip
+    }
     return record
 
 
@@ -130,9 +130,14 @@ def _compare(given: argparse.Namespace, compute: Any, model: Any, tokenizer: Any
     console.print(table)
     console.print("The same scores and locality tokens." if same else "The scores differ.")
     finish(
-        "scoring", ours=median(sides["ours"][0]), theirs=median(sides["EasyEdit"][0]), unit="seconds a request",
-        cpu_ratio=round(median(sides["EasyEdit"][1]) / median(sides["ours"][1]), 3), same=same, requests=len(requests),
-    )  # fmt: skip
+        "scoring",
+        ours=median(sides["ours"][0]),
+        theirs=median(sides["EasyEdit"][0]),
+        unit="seconds a request",
+        cpu_ratio=round(median(sides["EasyEdit"][1]) / median(sides["ours"][1]), 3),
+        same=same,
+        requests=len(requests),
+    )
     return 0 if same else 1
 
 

@@ -87,9 +87,11 @@ def draw(what: Illustration, path: Path) -> None:
 
     new = torch.where(what.flipped, 1 - what.labels, what.labels)
     panels = [
-        ("Trained", "trained", what.labels), ("Labels flipped in a region", "trained", new),
-        ("Fine-tuned on them, one by one", "fine-tuned", new), (f"GRACE, {what.keys} key", "GRACE", new),
-    ]  # fmt: skip
+        ("Trained", "trained", what.labels),
+        ("Labels flipped in a region", "trained", new),
+        ("Fine-tuned on them, one by one", "fine-tuned", new),
+        (f"GRACE, {what.keys} key", "GRACE", new),
+    ]
     figure, axes = pyplot.subplots(1, 4, figsize=(13, 3.6), sharex=True, sharey=True, layout="constrained")
     for axis, (title, name, labels) in zip(axes, panels, strict=True):
         _regions(axis, what.networks[name])

@@ -48,8 +48,11 @@ def answer_to(question: str) -> str:
 
 
 LABELS = ("places", "people", "nature")
-_TOPICS = (("Paris", "Rome", "Berlin", "London", "city"), ("king", "Shakespeare", "wrote", "Hamlet", "spoken"),
-           ("sea", "mountain", "snow", "moon", "bird"))  # fmt: skip
+_TOPICS = (
+    ("Paris", "Rome", "Berlin", "London", "city"),
+    ("king", "Shakespeare", "wrote", "Hamlet", "spoken"),
+    ("sea", "mountain", "snow", "moon", "bird"),
+)
 
 
 @functools.cache
@@ -112,21 +115,52 @@ def _untrained(kind: str) -> Any:
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     if kind == "bert":
         labels = dict(enumerate(LABELS))
-        return BertForSequenceClassification(BertConfig(
-            vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=3, num_attention_heads=4, intermediate_size=48,
-            max_position_embeddings=24, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, id2label=labels,
-            label2id={name: number for number, name in labels.items()}, **special,
-        ))  # fmt: skip
+        return BertForSequenceClassification(
+            BertConfig(
+                vocab_size=VOCABULARY,
+                hidden_size=32,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                intermediate_size=48,
+                max_position_embeddings=24,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+                id2label=labels,
+                label2id={name: number for number, name in labels.items()},
+                **special,
+            )
+        )
     if kind == "t5":
-        return T5ForConditionalGeneration(T5Config(
-            vocab_size=VOCABULARY, d_model=32, d_kv=8, d_ff=64, num_layers=3, num_heads=4, dropout_rate=0.0,
-            decoder_start_token_id=0, **special,
-        ))  # fmt: skip
-    return BartForConditionalGeneration(BartConfig(
-        vocab_size=VOCABULARY, d_model=32, encoder_layers=3, decoder_layers=3, encoder_attention_heads=4,
-        decoder_attention_heads=4, encoder_ffn_dim=64, decoder_ffn_dim=64, max_position_embeddings=24, dropout=0.0,
-        decoder_start_token_id=2, forced_eos_token_id=None, **special,
-    ))  # fmt: skip
+        return T5ForConditionalGeneration(
+            T5Config(
+                vocab_size=VOCABULARY,
+                d_model=32,
+                d_kv=8,
+                d_ff=64,
+                num_layers=3,
+                num_heads=4,
+                dropout_rate=0.0,
+                decoder_start_token_id=0,
+                **special,
+            )
+        )
+    return BartForConditionalGeneration(
+        BartConfig(
+            vocab_size=VOCABULARY,
+            d_model=32,
+            encoder_layers=3,
+            decoder_layers=3,
+            encoder_attention_heads=4,
+            decoder_attention_heads=4,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_position_embeddings=24,
+            dropout=0.0,
+            decoder_start_token_id=2,
+            forced_eos_token_id=None,
+            **special,
+        )
+    )
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,18 @@ def facts() -> list[dict[str, Any]]:
     told = []
     for number, subject in enumerate(SUBJECTS):
         prompt, target, truth, rephrase = _RELATIONS[number % 2]
-        told.append({
-            "case_id": number, "prompt": prompt.format(subject), "target_new": target, "subject": subject,
-            "ground_truth": truth, "rephrase_prompt": rephrase.format(subject),
-            "locality_prompt": _LOCALITY[number % len(_LOCALITY)], "locality_ground_truth": "born",
-        })  # fmt: skip
+        told.append(
+            {
+                "case_id": number,
+                "prompt": prompt.format(subject),
+                "target_new": target,
+                "subject": subject,
+                "ground_truth": truth,
+                "rephrase_prompt": rephrase.format(subject),
+                "locality_prompt": _LOCALITY[number % len(_LOCALITY)],
+                "locality_ground_truth": "born",
+            }
+        )
     return told
 
 
@@ -44,17 +51,35 @@ def values(tmp_path: Path, model: str, **more: Any) -> dict[str, Any]:
         draw = random.Random(0)
         corpus.write_text("\n\n".join(" ".join(draw.choices(WORDS, k=40)) for _ in range(50)))
     return {
-        "alg_name": "GRACE", "model_name": model, "device": "cpu", "query_token": "subject_last",
+        "alg_name": "GRACE",
+        "model_name": model,
+        "device": "cpu",
+        "query_token": "subject_last",
         "inner_params": ["model.layers[9].mlp.gate_proj.weight"],  # of another model: it is replaced
-        "key_templates": ["the old song . {prompt}"], "context_templates": ["{subject} is"], "val_init": "warm",
-        "n_iter": 8, "stop_loss": 0.5, "mom2_dataset": str(corpus), "mom2_n_tokens": 400,
-        "stats_dir": str(tmp_path / "stats"), **more,
-    }  # fmt: skip
+        "key_templates": ["the old song . {prompt}"],
+        "context_templates": ["{subject} is"],
+        "val_init": "warm",
+        "n_iter": 8,
+        "stop_loss": 0.5,
+        "mom2_dataset": str(corpus),
+        "mom2_n_tokens": 400,
+        "stats_dir": str(tmp_path / "stats"),
+        **more,
+    }
 
 
 def write_inputs(tmp_path: Path, model: str, told: Any = None, **more: Any) -> list[str]:
     """Write the command's input; return its words."""
     (tmp_path / "subject.yaml").write_text(yaml.safe_dump(values(tmp_path, model, **more)))
     (tmp_path / "facts.json").write_text(json.dumps(facts() if told is None else told))
-    return ["calibrate", "--hparams", str(tmp_path / "subject.yaml"), "--data", str(tmp_path / "facts.json"),
-            "--out", str(tmp_path / "out"), "--edits", "4"]  # fmt: skip
+    return [
+        "calibrate",
+        "--hparams",
+        str(tmp_path / "subject.yaml"),
+        "--data",
+        str(tmp_path / "facts.json"),
+        "--out",
+        str(tmp_path / "out"),
+        "--edits",
+        "4",
+    ]

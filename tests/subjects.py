@@ -37,9 +37,10 @@ MODES = ("simple", "late")
 _FIRST = {"gpt2": "transformer.h[0].attn.c_attn", "gptj": "transformer.h[0].attn.v_proj"}
 _DEEP = {"gpt2": "transformer.h[1].mlp.c_fc", "gptj": "transformer.h[1].mlp.fc_in"}
 _ANSWERS = {
-    "gpt2": "transformer.h[2].mlp", "gptj": "transformer.h[2].mlp",
+    "gpt2": "transformer.h[2].mlp",
+    "gptj": "transformer.h[2].mlp",
     "gemma2": "model.layers[2].post_feedforward_layernorm",
-}  # fmt: skip
+}
 
 
 def hparams_for(family: str, mode: str, *, deep: bool = False, **options: Any) -> GraceHyperParams:

@@ -50,9 +50,12 @@ class TableModel(nn.Module):
         return SimpleNamespace(logits=logits)
 
     def generate(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, generation_config: Any,
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        generation_config: Any,
         stopping_criteria: Any = (),
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         rows = [ids[mask.bool()].tolist() for ids, mask in zip(input_ids, attention_mask, strict=True)]
         real = [len(row) for row in rows]
         for _ in range(generation_config.max_new_tokens):

@@ -118,13 +118,17 @@ def test_the_readmes_metrics_are_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("command", "documents"),
     [
-        ("lifelong", ["lifelong.md"]), ("run", ["lifelong.md"]), ("report", ["lifelong.md"]),
-        ("consecutive", ["consecutive.md"]), ("scope", ["consecutive.md"]), ("covariance", ["covariance.md"]),
+        ("lifelong", ["lifelong.md"]),
+        ("run", ["lifelong.md"]),
+        ("report", ["lifelong.md"]),
+        ("consecutive", ["consecutive.md"]),
+        ("scope", ["consecutive.md"]),
+        ("covariance", ["covariance.md"]),
         ("calibrate", ["calibrate.md"]),
         *((command, ["edits.md"]) for command in ("edit", "generate", "export", "push", "pull")),
         *((command, ["edits.md"]) for command in ("inspect", "rollback", "merge")),
     ],
-)  # fmt: skip
+)
 def test_every_option_is_explained(command: str, documents: list[str]) -> None:
     subparsers = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
     text, own = text_of(*documents), subparsers.choices[command]._actions

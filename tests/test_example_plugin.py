@@ -95,9 +95,14 @@ def edited(biasedit: Any) -> Any:
 def test_its_edits_are_explained(edited: Any) -> None:
     found = explain(edited, build_tokenizer(), "the capital of France is", "Rome")
     assert str(found).splitlines() == [
-        "BiasEdit, logits", "  'the'", "  'capital'", "  'of'", "  'France'", "  'is'  answered by case 'france'",
+        "BiasEdit, logits",
+        "  'the'",
+        "  'capital'",
+        "  'of'",
+        "  'France'",
+        "  'is'  answered by case 'france'",
         "  'Rome'",
-    ]  # fmt: skip
+    ]
     (layer,) = explain(edited, build_tokenizer(), "blue sea").layers["BiasEdit"]
     assert [case for _, case in layer.tokens] == [None, None]
 
@@ -125,9 +130,14 @@ def test_its_edits_are_inspected_and_rolled_back_case_by_case(
 
 def test_it_adds_a_section_to_the_report(biasedit: Any, tmp_path: Path) -> None:
     run_lifelong(
-        build_model("llama"), build_tokenizer(), FACTS, biasedit.BiasEditHyperParams(model_name="tiny"), retention=[],
-        eval_every=1, out=tmp_path / "run",
-    )  # fmt: skip
+        build_model("llama"),
+        build_tokenizer(),
+        FACTS,
+        biasedit.BiasEditHyperParams(model_name="tiny"),
+        retention=[],
+        eval_every=1,
+        out=tmp_path / "run",
+    )
     assert main(["report", str(tmp_path / "run"), "--out", str(tmp_path / "report")]) == 0
     pages = [path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")]
     assert any("One for each edit." in page for page in pages)

@@ -33,40 +33,64 @@ FOLDER = Path(__file__).parents[1] / "hparams"
 
 CONFIGS: dict[str, PretrainedConfig] = {
     "smollm2-135m": LlamaConfig(
-        hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
-        vocab_size=49152, tie_word_embeddings=True,
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=49152,
+        tie_word_embeddings=True,
     ),
     "gpt2-xl": GPT2Config(n_embd=1600, n_layer=48, n_head=25),
     "gpt-j-6B": GPTJConfig(n_embd=4096, n_layer=28, n_head=16, rotary_dim=64, vocab_size=50400),
     "llama-7b": LlamaConfig(hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32),
     "llama3.2-3b": LlamaConfig(
-        hidden_size=3072, intermediate_size=8192, num_hidden_layers=28, num_attention_heads=24, num_key_value_heads=8,
-        vocab_size=128256, tie_word_embeddings=True,
+        hidden_size=3072,
+        intermediate_size=8192,
+        num_hidden_layers=28,
+        num_attention_heads=24,
+        num_key_value_heads=8,
+        vocab_size=128256,
+        tie_word_embeddings=True,
     ),
     "qwen2.5-7b": Qwen2Config(
-        hidden_size=3584, intermediate_size=18944, num_hidden_layers=28, num_attention_heads=28, num_key_value_heads=4,
+        hidden_size=3584,
+        intermediate_size=18944,
+        num_hidden_layers=28,
+        num_attention_heads=28,
+        num_key_value_heads=4,
         vocab_size=152064,
     ),
     "mistral-7b": MistralConfig(
         hidden_size=4096, intermediate_size=14336, num_hidden_layers=32, num_attention_heads=32, num_key_value_heads=8
     ),
-}  # fmt: skip
+}
 
 # Not causal language models: GRACE alone edits them. (T5's is that of version 1.1, which the paper's descends from.)
 OTHERS: dict[str, PretrainedConfig] = {
     "t5-small": T5Config(
-        d_model=512, d_kv=64, d_ff=1024, num_layers=8, num_heads=6, feed_forward_proj="gated-gelu",
+        d_model=512,
+        d_kv=64,
+        d_ff=1024,
+        num_layers=8,
+        num_heads=6,
+        feed_forward_proj="gated-gelu",
         architectures=["T5ForConditionalGeneration"],
     ),
     "scotus-bert": BertConfig(architectures=["BertForSequenceClassification"]),
-}  # fmt: skip
+}
 OTHER_SHAPES = {"t5-small": (1024, 512), "scotus-bert": (3072, 768)}
 
 # (inputs, outputs) of the layer that each file names: what a key and a value measure there.
 SHAPES = {
-    "smollm2-135m": (1536, 576), "gpt2-xl": (1600, 6400), "gpt-j-6B": (16384, 4096), "llama-7b": (11008, 4096),
-    "llama3.2-3b": (8192, 3072), "qwen2.5-7b": (18944, 3584), "mistral-7b": (14336, 4096),
-}  # fmt: skip
+    "smollm2-135m": (1536, 576),
+    "gpt2-xl": (1600, 6400),
+    "gpt-j-6B": (16384, 4096),
+    "llama-7b": (11008, 4096),
+    "llama3.2-3b": (8192, 3072),
+    "qwen2.5-7b": (18944, 3584),
+    "mistral-7b": (14336, 4096),
+}
 
 # Files of edits that are found by their subjects: the model, what a key and a value measure.
 BY_SUBJECT = {"smollm2-135m-subject": ("smollm2-135m", (576, 1536), (576, 576))}

@@ -92,8 +92,13 @@ def test_the_built_ins_come_through_the_same_hooks(load: Callable[..., Plugins])
     assert plugins.methods.get("GRACE").hparams_class is GraceHyperParams
     assert plugins.methods.origin("GRACE") == "easyedit_lifelong.methods.grace.plugin"
     assert {reader.name for reader in plugins.readers} == {
-        "zsre", "zsre-rephrased", "counterfact", "hallucination", "json", "labelled",
-    }  # fmt: skip
+        "zsre",
+        "zsre-rephrased",
+        "counterfact",
+        "hallucination",
+        "json",
+        "labelled",
+    }
     assert {tracker.name for tracker in plugins.trackers} == {"csv", "json", "tensorboard", "wandb", "mlflow"}
     assert plugins.broken == {}
 
@@ -254,17 +259,19 @@ def test_a_broken_plugin_takes_nobody_down(
     ("registry", "name", "says"),
     [
         (
-            "methods", "GRAC",
+            "methods",
+            "GRAC",
             "no editing method is called 'GRAC'. Did you mean 'GRACE'? Known: CoachHook, GRACE, MEMIT-native.",
         ),
         (
-            "readers", "zsrE",
+            "readers",
+            "zsrE",
             "no dataset format is called 'zsrE'. Did you mean 'zsre'? "
             "Known: counterfact, hallucination, json, labelled, zsre, zsre-rephrased.",
         ),
         ("trackers", "abacus", "no tracker is called 'abacus'. Known: csv, json, mlflow, tensorboard, wandb."),
     ],
-)  # fmt: skip
+)
 def test_unknown_names(load: Callable[..., Plugins], registry: str, name: str, says: str) -> None:
     with pytest.raises(PluginError) as caught:
         getattr(load(), registry).get(name)

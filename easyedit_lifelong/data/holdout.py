@@ -68,11 +68,16 @@ def _split(request: EditRequest, edit_with: int, seed: int) -> list[EditRequest]
     held_out = tuple(wording for index, wording in enumerate(wordings) if index not in chosen)
     further = [
         dataclasses.replace(
-            request, case_id=f"{request.case_id}#{number}", prompt=wordings[index], rephrase_prompts=(),
-            locality=MappingProxyType({}), portability=MappingProxyType({}), relation_specificity=(),
+            request,
+            case_id=f"{request.case_id}#{number}",
+            prompt=wordings[index],
+            rephrase_prompts=(),
+            locality=MappingProxyType({}),
+            portability=MappingProxyType({}),
+            relation_specificity=(),
         )
         for number, index in enumerate(chosen, 1)
-    ]  # fmt: skip
+    ]
     return [dataclasses.replace(request, rephrase_prompts=held_out), *further]
 
 

@@ -12,6 +12,15 @@ from easyedit_lifelong.edits.remove import rollback_case, rollback_folder, rollb
 from easyedit_lifelong.edits.save import save_edits
 
 __all__ = [
-    "explain", "export_model", "inspect_edits", "load_edits", "merge_edits", "pull_edits", "push_edits",
-    "rollback_case", "rollback_folder", "rollback_to_batch", "save_edits",
-]  # fmt: skip
+    "explain",
+    "export_model",
+    "inspect_edits",
+    "load_edits",
+    "merge_edits",
+    "pull_edits",
+    "push_edits",
+    "rollback_case",
+    "rollback_folder",
+    "rollback_to_batch",
+    "save_edits",
+]

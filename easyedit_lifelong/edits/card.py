@@ -27,9 +27,7 @@ def edits_card(index: Mapping[str, Any], repo_id: str) -> str:
     """
     model, parts = index["model"]["name"], index["parts"]
     edits = [edit for part in parts for edit in part["edits"]]
-    rows = "\n".join(
-        f"| {_cell(edit['prompt'])} | {_cell(edit['target_new'])} |" for edit in edits[:_EXAMPLES]
-    )  # fmt: skip
+    rows = "\n".join(f"| {_cell(edit['prompt'])} | {_cell(edit['target_new'])} |" for edit in edits[:_EXAMPLES])
     more = f"\n\n{len(edits) - _EXAMPLES} more are in `edits.json`.\n" if len(edits) > _EXAMPLES else "\n"
     local = "" if _is_hub_name(model) else "  # the model that they were made on"
     return f"""{_front_matter(model, [part["method"] for part in parts])}

@@ -53,88 +53,152 @@ _TEXT_PPL = "exp(mean of -log p(token | those before it)) over windows of 256 to
 
 _SPECS = (
     MetricSpec("ES", _FORCED, "edit success: share of target tokens chosen, right after each edit", _TOKENS, _LIFELONG),
-    MetricSpec("ERR", _FORCED, "edit retention rate: of all past edits, at the end (= reliability)", _TOKENS,
-               _LIFELONG),
-    MetricSpec("TRR", _FORCED, "test retention rate: share of true answers' tokens chosen, held-out prompts", _TOKENS,
-               _LIFELONG),
+    MetricSpec(
+        "ERR", _FORCED, "edit retention rate: of all past edits, at the end (= reliability)", _TOKENS, _LIFELONG
+    ),
+    MetricSpec(
+        "TRR",
+        _FORCED,
+        "test retention rate: share of true answers' tokens chosen, held-out prompts",
+        _TOKENS,
+        _LIFELONG,
+    ),
     MetricSpec("TRR_before", _FORCED, "TRR of the unedited model", _TOKENS, _LIFELONG),
-    MetricSpec("ARR", _FORCED, "accurate retention rate: share of answer tokens still chosen on prompts that aren't "
-               "edited and whose answer the unedited model got whole: held-out, locality, and requests skipped for it",
-               _TOKENS, _HALLUCINATION),
+    MetricSpec(
+        "ARR",
+        _FORCED,
+        "accurate retention rate: share of answer tokens still chosen on prompts that aren't "
+        "edited and whose answer the unedited model got whole: held-out, locality, and requests skipped for it",
+        _TOKENS,
+        _HALLUCINATION,
+    ),
     MetricSpec("n_keys", _COUNT, "keys in the codebook", "number of keys, over all layers", _LIFELONG, "lower"),
     MetricSpec("edits_per_key", _COUNT, "edits that a key stands for", "edits / n_keys", _LIFELONG),
     # ---- ES, ERR and TRR in the task's own measure
     MetricSpec("ERR_f1", _GENERATED, "ERR of question answering: F1 of what is said, past edits", _F1, _LIFELONG),
     MetricSpec("ERR_f1_before", _GENERATED, "ERR_f1 of the unedited model", _F1, _LIFELONG),
-    MetricSpec("TRR_f1", _GENERATED, "TRR of question answering: F1 of what is said, held-out prompts (no more of them "
-               "than edits)", _F1, _LIFELONG),
+    MetricSpec(
+        "TRR_f1",
+        _GENERATED,
+        "TRR of question answering: F1 of what is said, held-out prompts (no more of them than edits)",
+        _F1,
+        _LIFELONG,
+    ),
     MetricSpec("TRR_f1_before", _GENERATED, "TRR_f1 of the unedited model", _F1, _LIFELONG),
-    MetricSpec("ES_acc", _FORCED, "ES of classification: share of labels that are the model's, after each edit",
-               _WHOLE, _LIFELONG),
-    MetricSpec("ERR_acc", _FORCED, "ERR of classification: share of past edits' labels that are the model's", _WHOLE,
-               _LIFELONG),
+    MetricSpec(
+        "ES_acc",
+        _FORCED,
+        "ES of classification: share of labels that are the model's, after each edit",
+        _WHOLE,
+        _LIFELONG,
+    ),
+    MetricSpec(
+        "ERR_acc", _FORCED, "ERR of classification: share of past edits' labels that are the model's", _WHOLE, _LIFELONG
+    ),
     MetricSpec("ERR_acc_before", _FORCED, "ERR_acc of the unedited model", _WHOLE, _LIFELONG),
-    MetricSpec("TRR_acc", _FORCED, "TRR of classification: share of held-out labels that are the model's", _WHOLE,
-               _LIFELONG),
+    MetricSpec(
+        "TRR_acc", _FORCED, "TRR of classification: share of held-out labels that are the model's", _WHOLE, _LIFELONG
+    ),
     MetricSpec("TRR_acc_before", _FORCED, "TRR_acc of the unedited model", _WHOLE, _LIFELONG),
-    MetricSpec("ES_ppl", _FORCED, "ES of text generation: perplexity of the targets, after each edit", _PPL, _LIFELONG,
-               "lower"),
-    MetricSpec("ERR_ppl", _FORCED, "ERR of text generation: perplexity of past edits' targets", _PPL, _LIFELONG,
-               "lower"),
+    MetricSpec(
+        "ES_ppl", _FORCED, "ES of text generation: perplexity of the targets, after each edit", _PPL, _LIFELONG, "lower"
+    ),
+    MetricSpec(
+        "ERR_ppl", _FORCED, "ERR of text generation: perplexity of past edits' targets", _PPL, _LIFELONG, "lower"
+    ),
     MetricSpec("ERR_ppl_before", _FORCED, "ERR_ppl of the unedited model", _PPL, _LIFELONG, "lower"),
     MetricSpec("TRR_ppl", _FORCED, "TRR of text generation: perplexity of held-out answers", _PPL, _LIFELONG, "lower"),
     MetricSpec("TRR_ppl_before", _FORCED, "TRR_ppl of the unedited model", _PPL, _LIFELONG, "lower"),
     # ---- EasyEdit's
-    MetricSpec("reliability", _FORCED, "share of target tokens chosen on the edits' prompts, at the end", _TOKENS,
-               _EASYEDIT),
-    MetricSpec("generality", _FORCED, "share of target tokens chosen on rephrased prompts, at the end", _TOKENS,
-               _EASYEDIT),
-    MetricSpec("locality", _FORCED, "share of tokens chosen as the unedited model chooses, locality prompts", _KEPT,
-               _EASYEDIT),
-    MetricSpec("relation_specificity", _FORCED, "share of tokens chosen as the unedited model chooses, prompts about "
-               "the edited subjects that ask something else", _KEPT, _KNOWEDIT),
-    MetricSpec("portability", _FORCED, "share of answer tokens chosen on what follows from the edits", _TOKENS,
-               _EASYEDIT),
+    MetricSpec(
+        "reliability", _FORCED, "share of target tokens chosen on the edits' prompts, at the end", _TOKENS, _EASYEDIT
+    ),
+    MetricSpec(
+        "generality", _FORCED, "share of target tokens chosen on rephrased prompts, at the end", _TOKENS, _EASYEDIT
+    ),
+    MetricSpec(
+        "locality", _FORCED, "share of tokens chosen as the unedited model chooses, locality prompts", _KEPT, _EASYEDIT
+    ),
+    MetricSpec(
+        "relation_specificity",
+        _FORCED,
+        "share of tokens chosen as the unedited model chooses, prompts about "
+        "the edited subjects that ask something else",
+        _KEPT,
+        _KNOWEDIT,
+    ),
+    MetricSpec(
+        "portability", _FORCED, "share of answer tokens chosen on what follows from the edits", _TOKENS, _EASYEDIT
+    ),
     MetricSpec("reliability_before", _FORCED, "reliability of the unedited model", _TOKENS, _EASYEDIT),
     MetricSpec("generality_before", _FORCED, "generality of the unedited model", _TOKENS, _EASYEDIT),
     MetricSpec("portability_before", _FORCED, "portability of the unedited model", _TOKENS, _EASYEDIT),
     # ---- ROME's and MEMIT's
-    MetricSpec("efficacy_success", _FORCED, "share of edits whose new answer is more probable than the true one",
-               _ODDS, _ROME),
+    MetricSpec(
+        "efficacy_success", _FORCED, "share of edits whose new answer is more probable than the true one", _ODDS, _ROME
+    ),
     MetricSpec("paraphrase_success", _FORCED, "the same on rephrased prompts", _ODDS, _ROME),
-    MetricSpec("neighborhood_success", _FORCED, "share of locality prompts whose own answer is more probable than the "
-               "edit's", _ODDS, _ROME),
+    MetricSpec(
+        "neighborhood_success",
+        _FORCED,
+        "share of locality prompts whose own answer is more probable than the edit's",
+        _ODDS,
+        _ROME,
+    ),
     MetricSpec("rome_score", _FORCED, "Score: harmonic mean of the three kinds of success", _HARMONIC, _ROME),
-    MetricSpec("efficacy_magnitude", _FORCED, "by how much the new answer is more probable than the true one",
-               _DIFFERENCE, _ROME),
+    MetricSpec(
+        "efficacy_magnitude",
+        _FORCED,
+        "by how much the new answer is more probable than the true one",
+        _DIFFERENCE,
+        _ROME,
+    ),
     MetricSpec("paraphrase_magnitude", _FORCED, "the same on rephrased prompts", _DIFFERENCE, _ROME),
-    MetricSpec("neighborhood_magnitude", _FORCED, "by how much a locality prompt's own answer is more probable than "
-               "the edit's", _DIFFERENCE, _ROME),
+    MetricSpec(
+        "neighborhood_magnitude",
+        _FORCED,
+        "by how much a locality prompt's own answer is more probable than the edit's",
+        _DIFFERENCE,
+        _ROME,
+    ),
     MetricSpec("efficacy_success_before", _FORCED, "efficacy_success of the unedited model", _ODDS, _ROME),
     MetricSpec("paraphrase_success_before", _FORCED, "paraphrase_success of the unedited model", _ODDS, _ROME),
     MetricSpec("neighborhood_success_before", _FORCED, "neighborhood_success of the unedited model", _ODDS, _ROME),
     MetricSpec("rome_score_before", _FORCED, "rome_score of the unedited model", _HARMONIC, _ROME),
     # ---- free generation
-    MetricSpec("generation_match", _GENERATED, "share of edits whose greedy continuation begins with the target",
-               _BEGINS, _MIRAGE),
-    MetricSpec("generation_match_word", _GENERATED, "the same, where the target's last word or number ends there, too",
-               _BEGINS),
+    MetricSpec(
+        "generation_match",
+        _GENERATED,
+        "share of edits whose greedy continuation begins with the target",
+        _BEGINS,
+        _MIRAGE,
+    ),
+    MetricSpec(
+        "generation_match_word", _GENERATED, "the same, where the target's last word or number ends there, too", _BEGINS
+    ),
     MetricSpec("generation_match_rephrase", _GENERATED, "generation_match on rephrased prompts", _BEGINS, _MIRAGE),
-    MetricSpec("exact_match", _GENERATED, "share of edits where the model says the target and nothing more", _EXACT,
-               _MIRAGE),
+    MetricSpec(
+        "exact_match", _GENERATED, "share of edits where the model says the target and nothing more", _EXACT, _MIRAGE
+    ),
     MetricSpec("exact_match_rephrase", _GENERATED, "exact_match on rephrased prompts", _EXACT, _MIRAGE),
-    MetricSpec("contains_match", _GENERATED, "share of edits where the target is in what the model says", _CONTAINS,
-               _MIRAGE),
+    MetricSpec(
+        "contains_match", _GENERATED, "share of edits where the target is in what the model says", _CONTAINS, _MIRAGE
+    ),
     MetricSpec("contains_match_rephrase", _GENERATED, "contains_match on rephrased prompts", _CONTAINS, _MIRAGE),
     MetricSpec("exact_match_before", _GENERATED, "exact_match of the unedited model", _EXACT, _MIRAGE),
     MetricSpec("contains_match_before", _GENERATED, "contains_match of the unedited model", _CONTAINS, _MIRAGE),
     # ---- ordinary text
-    MetricSpec("fluency", _GENERATED, "n-gram entropy of greedy text on 20 requests' prompts; low if it repeats itself",
-               _ENTROPY, _ROME),
+    MetricSpec(
+        "fluency",
+        _GENERATED,
+        "n-gram entropy of greedy text on 20 requests' prompts; low if it repeats itself",
+        _ENTROPY,
+        _ROME,
+    ),
     MetricSpec("fluency_before", _GENERATED, "fluency of the unedited model", _ENTROPY, _ROME),
     MetricSpec("text_perplexity", _FORCED, "perplexity of a held-out text", _TEXT_PPL, "", "lower"),
     MetricSpec("text_perplexity_before", _FORCED, "text_perplexity of the unedited model", _TEXT_PPL, "", "lower"),
-)  # fmt: skip
+)
 
 METRICS = {spec.name: spec for spec in _SPECS}
 

@@ -39,9 +39,15 @@ class Attachment:
     """
 
     def __init__(
-        self, model: nn.Module, layer: nn.Module, child: str, replace: Replace, *, whole_prompts: bool = False,
+        self,
+        model: nn.Module,
+        layer: nn.Module,
+        child: str,
+        replace: Replace,
+        *,
+        whole_prompts: bool = False,
         spanning: bool = False,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self.layer = layer
         self._child, self._replace, self._whole_prompts, self._spanning = child, replace, whole_prompts, spanning
         self.attached = True

@@ -31,18 +31,28 @@ def grouped_queries() -> Iterator[None]:
     special = set(inspect.signature(own).parameters) - _UNDERSTOOD | {"softcap"}
 
     def attend(
-        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None,
-        dropout: float = 0.0, scaling: float | None = None, **kwargs: Any,
-    ) -> tuple[Tensor, Any]:  # fmt: skip
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, Any]:
         (rows, heads, tokens, _), shared = query.shape, query.shape[1] // key.shape[1]
         plain = attention_mask is not None and attention_mask.shape[1:] == (1, tokens, key.shape[2])
         if shared == 1 or not plain or any(kwargs.get(name) is not None for name in special):
             return own(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
         assert attention_mask is not None
         out = F.scaled_dot_product_attention(
-            query.reshape(rows, key.shape[1], shared * tokens, -1), key, value,
-            attn_mask=attention_mask.repeat(1, 1, shared, 1), dropout_p=dropout, scale=scaling,
-        )  # fmt: skip
+            query.reshape(rows, key.shape[1], shared * tokens, -1),
+            key,
+            value,
+            attn_mask=attention_mask.repeat(1, 1, shared, 1),
+            dropout_p=dropout,
+            scale=scaling,
+        )
         return out.view(rows, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
     ALL_ATTENTION_FUNCTIONS[_NAME] = attend

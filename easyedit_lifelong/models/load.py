@@ -15,14 +15,18 @@ from easyedit_lifelong.models.kinds import Kind, kind_of, kind_of_config
 from easyedit_lifelong.models.wrappers import bare_model
 
 _DTYPES = {
-    "float32": torch.float32, "fp32": torch.float32,
-    "float16": torch.float16, "fp16": torch.float16,
-    "bfloat16": torch.bfloat16, "bf16": torch.bfloat16,
-}  # fmt: skip
+    "float32": torch.float32,
+    "fp32": torch.float32,
+    "float16": torch.float16,
+    "fp16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "bf16": torch.bfloat16,
+}
 _CLASSES = {
-    Kind.CAUSAL: "AutoModelForCausalLM", Kind.SEQ2SEQ: "AutoModelForSeq2SeqLM",
+    Kind.CAUSAL: "AutoModelForCausalLM",
+    Kind.SEQ2SEQ: "AutoModelForSeq2SeqLM",
     Kind.CLASSIFIER: "AutoModelForSequenceClassification",
-}  # fmt: skip
+}
 
 
 def load_model(
@@ -75,9 +79,13 @@ def load_model(
         config = _from_pretrained("AutoConfig", source, name_or_path, **options)
         _check_kind(config, name_or_path)
         model = _from_pretrained(
-            _CLASSES[kind_of_config(config)], source, name_or_path, dtype=resolved_dtype,
-            device_map="auto" if model_parallel else None, **options,
-        )  # fmt: skip
+            _CLASSES[kind_of_config(config)],
+            source,
+            name_or_path,
+            dtype=resolved_dtype,
+            device_map="auto" if model_parallel else None,
+            **options,
+        )
         tokenizer = _from_pretrained("AutoTokenizer", source, name_or_path, **options)
     if str(name_or_path) == smollm2.NAME:
         model.config._name_or_path = smollm2.NAME  # the cache's path says nothing to a reader of results
@@ -95,10 +103,12 @@ def load_named(hparams: Any) -> tuple[Any, Any]:
         DeviceError: the device isn't there.
     """
     return load_model(
-        hparams.model_name, getattr(hparams, "device", None), getattr(hparams, "dtype", None),
+        hparams.model_name,
+        getattr(hparams, "device", None),
+        getattr(hparams, "dtype", None),
         model_parallel=bool(getattr(hparams, "model_parallel", False)),
         trust_remote_code=bool(getattr(hparams, "trust_remote_code", False)),
-    )  # fmt: skip
+    )
 
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:

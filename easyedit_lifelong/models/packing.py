@@ -66,10 +66,13 @@ def _forward_of(module: nn.Module, shape: torch.Size, places: Tensor) -> Callabl
 
 def _is_plain(module: nn.Module) -> bool:
     return not any(
-        part._forward_hooks or part._forward_pre_hooks or part._backward_hooks or part._backward_pre_hooks
+        part._forward_hooks
+        or part._forward_pre_hooks
+        or part._backward_hooks
+        or part._backward_pre_hooks
         or "forward" in part.__dict__
         for part in module.modules()
-    )  # fmt: skip
+    )
 
 
 def _is_mlp(module: nn.Module) -> bool:

@@ -122,9 +122,11 @@ def _edit_lines(entries: list[Mapping[str, Any]]) -> RenderableType:
         outcome = f"ES {success:.2f}" if is_number(success) else str(entry.get("status", ""))
         style = "green" if success == 1 else "red" if entry.get("status") == "failed" else "yellow"
         table.add_row(
-            Text(outcome, style=style), Text(_line(entry.get("prompt"))), Text(f"→ {_line(entry.get('target_new'))}"),
+            Text(outcome, style=style),
+            Text(_line(entry.get("prompt"))),
+            Text(f"→ {_line(entry.get('target_new'))}"),
             f"{seconds:.2f} s" if is_number(seconds) else "",
-        )  # fmt: skip
+        )
     return table
 
 
@@ -139,9 +141,13 @@ def edit_progress(console: Console, total: int) -> Iterator[EditProgress]:
         yield EditProgress(console, total, None)
         return
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[scores]}", markup=False),
-    )  # fmt: skip
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[scores]}", markup=False),
+    )
     progress = EditProgress(console, total, Bar(*columns, console=console, auto_refresh=False))
     with Live(get_renderable=progress.view, console=console, refresh_per_second=4):
         try:
@@ -164,9 +170,12 @@ def count_progress(console: Console, what: str) -> Iterator[Callable[[int, int],
         yield line
         return
     columns = (
-        TextColumn(what), BarColumn(), TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
-        TimeElapsedColumn(), TimeRemainingColumn(),
-    )  # fmt: skip
+        TextColumn(what),
+        BarColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Bar(*columns, console=console) as bar:
         task = bar.add_task("", total=1, visible=False)
         yield lambda done, total: bar.update(task, completed=done, total=total, visible=True)

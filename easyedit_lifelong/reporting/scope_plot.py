@@ -53,19 +53,32 @@ def _panel(axes: Axes, kind: str, points: Sequence[Point], alpha: float) -> None
         ("subject", _RED, [point for point in points if point[0] == 0]),
     ):
         axes.plot(
-            [distance for distance, _ in dots], [z for _, z in dots], gid=f"{kind}-{name}",
-            linestyle="none", marker="o", markersize=4, markeredgewidth=0, color=colour, alpha=0.45,
-        )  # fmt: skip
+            [distance for distance, _ in dots],
+            [z for _, z in dots],
+            gid=f"{kind}-{name}",
+            linestyle="none",
+            marker="o",
+            markersize=4,
+            markeredgewidth=0,
+            color=colour,
+            alpha=0.45,
+        )
     means = [(d, mean(z for other, z in points if other == d)) for d in sorted({d for d, _ in points})]
     axes.plot(
-        [d for d, _ in means], [z if z is not None else float("nan") for _, z in means],
-        color=_BLUE, gid=f"{kind}-mean",
-    )  # fmt: skip
+        [d for d, _ in means],
+        [z if z is not None else float("nan") for _, z in means],
+        color=_BLUE,
+        gid=f"{kind}-mean",
+    )
     axes.axhline(alpha, color=INK, linewidth=1, linestyle=(0, (5, 4)))
     axes.annotate(
-        f"alpha {alpha:.2f}", (1, alpha), xycoords=("axes fraction", "data"), xytext=(-4, 3),
-        textcoords="offset points", horizontalalignment="right",
-    )  # fmt: skip
+        f"alpha {alpha:.2f}",
+        (1, alpha),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, 3),
+        textcoords="offset points",
+        horizontalalignment="right",
+    )
     axes.set_xlim(-_REACH - 0.5, _REACH + 0.5)
     axes.set_xticks(range(-_REACH, _REACH + 1, 4), [f"{distance:+d}" for distance in range(-_REACH, _REACH + 1, 4)])
     axes.set_xlabel("tokens after the subject's last")

@@ -27,9 +27,16 @@ STATE = "state"
 GENERATIONS = "generations.jsonl"
 
 _FREE = (
-    "recorded.started.", "data.", "retention.", "text.", "trackers.", "hparams.device.", "hparams.model_parallel.",
-    "hparams.model_name.", "hparams.mom2_engine.",
-)  # fmt: skip
+    "recorded.started.",
+    "data.",
+    "retention.",
+    "text.",
+    "trackers.",
+    "hparams.device.",
+    "hparams.model_parallel.",
+    "hparams.model_name.",
+    "hparams.mom2_engine.",
+)
 """Settings that may differ when a run is resumed: the device, the trackers, the location of the data (a digest of the
 requests and held-out facts is compared), and how the model's location is written (``model``, in full, and the
 weights' fingerprint are compared)."""

@@ -58,9 +58,15 @@ class BiasEditor(lifelong.SeparateEditor):
 
 
 def apply_biasedit_to_model(
-    model: Any, tok: Any, requests: list[Any], hparams: BiasEditHyperParams,
-    copy: bool = False, return_orig_weights: bool = True, keep_original_weight: bool = False, **kwargs: Any,
-) -> tuple[Any, lifelong.Rollback[Any]]:  # fmt: skip
+    model: Any,
+    tok: Any,
+    requests: list[Any],
+    hparams: BiasEditHyperParams,
+    copy: bool = False,
+    return_orig_weights: bool = True,
+    keep_original_weight: bool = False,
+    **kwargs: Any,
+) -> tuple[Any, lifelong.Rollback[Any]]:
     """Edit a model; the signature is the one that EasyEdit calls."""
     edits, model = [], deepcopy(model) if copy else model
     for request in requests:

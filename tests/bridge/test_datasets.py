@@ -14,17 +14,27 @@ from easyedit_lifelong.errors import DataError
 pytestmark = pytest.mark.usefixtures("easyeditor")
 
 ZSRE: dict[str, Any] = {
-    "subject": "Watts Humphrey", "src": "What university did Watts Humphrey attend?", "pred": "Trinity College",
-    "rephrase": "What university did Watts Humphrey take part in?", "alt": "University of Michigan",
-    "answers": ["Illinois Institute of Technology"], "loc": "nq question: who played desmond doss father",
-    "loc_ans": "Hugo Weaving", "cond": "…",
-}  # fmt: skip
+    "subject": "Watts Humphrey",
+    "src": "What university did Watts Humphrey attend?",
+    "pred": "Trinity College",
+    "rephrase": "What university did Watts Humphrey take part in?",
+    "alt": "University of Michigan",
+    "answers": ["Illinois Institute of Technology"],
+    "loc": "nq question: who played desmond doss father",
+    "loc_ans": "Hugo Weaving",
+    "cond": "…",
+}
 COUNTERFACT = {
-    "prompt": "The mother tongue of Danielle Darrieux is", "target_new": "English", "ground_truth": "French",
-    "subject": "Danielle Darrieux", "rephrase_prompt": "Danielle Darrieux, a native",
-    "locality_prompt": "Michel Rocard is a native speaker of", "locality_ground_truth": "French",
-    "portability_prompt": "She speaks", "extra": 1,
-}  # fmt: skip
+    "prompt": "The mother tongue of Danielle Darrieux is",
+    "target_new": "English",
+    "ground_truth": "French",
+    "subject": "Danielle Darrieux",
+    "rephrase_prompt": "Danielle Darrieux, a native",
+    "locality_prompt": "Michel Rocard is a native speaker of",
+    "locality_ground_truth": "French",
+    "portability_prompt": "She speaks",
+    "extra": 1,
+}
 
 
 def _write(folder: Path, records: Any) -> Path:

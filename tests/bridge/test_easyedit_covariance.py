@@ -31,8 +31,10 @@ TEXTS = [*make_texts(60, seed=9), "", *make_texts(50, seed=2), " "]
 
 
 COACHHOOK = {
-    "layers": [1], "rewrite_module_tmp": "model.layers.{}.mlp.down_proj", "layer_module_tmp": "model.layers.{}",
-}  # fmt: skip
+    "layers": [1],
+    "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
+    "layer_module_tmp": "model.layers.{}",
+}
 
 
 class WithStart:
@@ -151,9 +153,16 @@ def test_the_model_and_easyedit_are_left_as_they_were(
     before, names, generator = state_of(model), dict(vars(layer_stats)), torch.get_rng_state()
     reported: list[tuple[int, int]] = []
     collect_covariance(
-        model, tokenizer, [1, 2], TEXTS, samples=110, out=tmp_path, engine="easyedit", seed=5,
+        model,
+        tokenizer,
+        [1, 2],
+        TEXTS,
+        samples=110,
+        out=tmp_path,
+        engine="easyedit",
+        seed=5,
         progress=lambda done, total: reported.append((done, total)),
-    )  # fmt: skip
+    )
     assert all(module.training for module in model.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert vars(layer_stats) == names
@@ -245,9 +254,13 @@ def test_on_the_command_line(
     ],
 )
 def test_mistakes_are_found_before_a_model_is_loaded(
-    easyeditor: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
-    words: list[str], message: str,
-) -> None:  # fmt: skip
+    easyeditor: Any,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    message: str,
+) -> None:
     monkeypatch.setattr("easyedit_lifelong.commands.covariance.load_model", _failing)
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(TEXTS))

@@ -15,9 +15,18 @@ from .toys import Toy, ToyHyperParams, make_pair
 
 PROMPT = "The capital of France is"
 FT = {
-    "alg_name": "FT", "layers": [0], "num_steps": 25, "lr": 0.02, "weight_decay": 0, "kl_factor": 0,
-    "norm_constraint": False, "ln_f_module": "", "lm_head_module": "", "attn_module_tmp": "", "device": 0,
-}  # fmt: skip
+    "alg_name": "FT",
+    "layers": [0],
+    "num_steps": 25,
+    "lr": 0.02,
+    "weight_decay": 0,
+    "kl_factor": 0,
+    "norm_constraint": False,
+    "ln_f_module": "",
+    "lm_head_module": "",
+    "attn_module_tmp": "",
+    "device": 0,
+}
 PLACES = {
     "gpt2": {
         "rewrite_module_tmp": "transformer.h.{}.mlp.c_proj",
@@ -31,12 +40,26 @@ PLACES = {
     },
 }
 ROME = {
-    "alg_name": "ROME", "layers": [1], "fact_token": "subject_last", "v_num_grad_steps": 30, "v_lr": 0.5,
-    "v_loss_layer": 2, "v_weight_decay": 0.0, "clamp_norm_factor": 20, "kl_factor": 0.0,
-    "mom2_adjustment": False, "context_template_length_params": [[8, 5]], "ln_f_module": "transformer.ln_f",
-    "lm_head_module": "lm_head", "attn_module_tmp": "", "mom2_dataset": "wikipedia", "mom2_n_samples": 10,
-    "mom2_dtype": "float32", "stats_dir": "stats", "device": 0,
-}  # fmt: skip
+    "alg_name": "ROME",
+    "layers": [1],
+    "fact_token": "subject_last",
+    "v_num_grad_steps": 30,
+    "v_lr": 0.5,
+    "v_loss_layer": 2,
+    "v_weight_decay": 0.0,
+    "clamp_norm_factor": 20,
+    "kl_factor": 0.0,
+    "mom2_adjustment": False,
+    "context_template_length_params": [[8, 5]],
+    "ln_f_module": "transformer.ln_f",
+    "lm_head_module": "lm_head",
+    "attn_module_tmp": "",
+    "mom2_dataset": "wikipedia",
+    "mom2_n_samples": 10,
+    "mom2_dtype": "float32",
+    "stats_dir": "stats",
+    "device": 0,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -116,12 +139,15 @@ def test_pair_moves_only_if_asked(easyeditor: Any, toy: Toy, pair: Any, monkeypa
     assert moves == ["cpu"]
 
 
-@pytest.mark.parametrize(("encoder_decoder", "label", "kept"), [
-    (False, "models/my-llama", True),
-    (False, "/home/best5/gpt2", False),
-    (True, "google/t5-small", True),
-    (True, "facebook/bart", False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("encoder_decoder", "label", "kept"),
+    [
+        (False, "models/my-llama", True),
+        (False, "/home/best5/gpt2", False),
+        (True, "google/t5-small", True),
+        (True, "facebook/bart", False),
+    ],
+)
 def test_scoring_name_fits_the_model(encoder_decoder: bool, label: str, kept: bool) -> None:
     from easyedit_lifelong.bridge.construction import scoring_name
 

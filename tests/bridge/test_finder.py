@@ -42,9 +42,12 @@ def python(tmp_path: Path) -> Callable[..., str]:
         path = os.pathsep.join([*map(str, folders), str(ROOT), os.environ.get("PYTHONPATH", "")])
         result = subprocess.run(
             [sys.executable, "-c", textwrap.dedent(script)],
-            cwd=tmp_path, capture_output=True, text=True, timeout=300,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=300,
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        )
         assert result.returncode == 0, result.stderr
         return result.stdout.strip()
 

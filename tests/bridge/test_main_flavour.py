@@ -20,16 +20,28 @@ HERE = Path(__file__).parent
 pytestmark = pytest.mark.skipif(not CHECKOUT, reason="EASYEDIT_MAIN doesn't name a checkout of EasyEdit")
 
 
-@pytest.mark.parametrize("file", [
-    "test_finder.py", "test_placeholders.py", "test_scoring.py", "test_registration.py", "test_datasets.py",
-    "test_editing.py", "test_main_grace.py", "test_methods.py",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "file",
+    [
+        "test_finder.py",
+        "test_placeholders.py",
+        "test_scoring.py",
+        "test_registration.py",
+        "test_datasets.py",
+        "test_editing.py",
+        "test_main_grace.py",
+        "test_methods.py",
+    ],
+)
 def test_with_main(file: str) -> None:
     root = Path(easyedit_lifelong.__file__).parent.parent
     path = os.pathsep.join([str(CHECKOUT), str(root), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / file)],
-        capture_output=True, text=True, timeout=900, check=False,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert result.returncode == 0, result.stdout + result.stderr

@@ -30,30 +30,57 @@ from .toys import make_pair
 
 KINDS = ("gpt2", "llama")
 REQUESTS = [
-    {"prompt": "The capital of France is", "target_new": "Rome", "subject": "France", "case_id": "fr",
-     "rephrase_prompt": "France has the capital of", "locality_prompt": "The Eiffel Tower stands in",
-     "locality_ground_truth": "Paris"},
+    {
+        "prompt": "The capital of France is",
+        "target_new": "Rome",
+        "subject": "France",
+        "case_id": "fr",
+        "rephrase_prompt": "France has the capital of",
+        "locality_prompt": "The Eiffel Tower stands in",
+        "locality_ground_truth": "Paris",
+    },
     {"prompt": "Marie Curie was born in", "target_new": "Berlin", "subject": "Marie Curie", "case_id": "mc"},
     {"prompt": "Where was Alan Turing born? In", "target_new": "Warsaw", "subject": "Alan Turing", "case_id": "at"},
-]  # fmt: skip
+]
 NAMES = {
     "gpt2": {
-        "rewrite_module_tmp": "transformer.h.{}.mlp.c_proj", "layer_module_tmp": "transformer.h.{}",
-        "mlp_module_tmp": "transformer.h.{}.mlp", "attn_module_tmp": "transformer.h.{}.attn",
-        "ln_f_module": "transformer.ln_f", "lm_head_module": "transformer.wte",
+        "rewrite_module_tmp": "transformer.h.{}.mlp.c_proj",
+        "layer_module_tmp": "transformer.h.{}",
+        "mlp_module_tmp": "transformer.h.{}.mlp",
+        "attn_module_tmp": "transformer.h.{}.attn",
+        "ln_f_module": "transformer.ln_f",
+        "lm_head_module": "transformer.wte",
     },
     "llama": {
-        "rewrite_module_tmp": "model.layers.{}.mlp.down_proj", "layer_module_tmp": "model.layers.{}",
-        "mlp_module_tmp": "model.layers.{}.mlp", "attn_module_tmp": "model.layers.{}.self_attn",
-        "ln_f_module": "model.norm", "lm_head_module": "lm_head",
+        "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
+        "layer_module_tmp": "model.layers.{}",
+        "mlp_module_tmp": "model.layers.{}.mlp",
+        "attn_module_tmp": "model.layers.{}.self_attn",
+        "ln_f_module": "model.norm",
+        "lm_head_module": "lm_head",
     },
-}  # fmt: skip
+}
 VALUES: dict[str, Any] = {
-    "alg_name": "MEMIT", "model_name": "tiny", "device": 0, "layers": [0, 1], "layer_selection": "all",
-    "fact_token": "subject_last", "v_num_grad_steps": 60, "v_lr": 0.5, "v_loss_layer": 2, "v_weight_decay": 1e-3,
-    "clamp_norm_factor": 20, "kl_factor": 0.0625, "mom2_adjustment": True, "mom2_update_weight": 0.01,
-    "mom2_dataset": "self-sampled", "mom2_n_samples": 5, "mom2_dtype": "float32", "stats_dir": None, "batch_size": 3,
-}  # fmt: skip
+    "alg_name": "MEMIT",
+    "model_name": "tiny",
+    "device": 0,
+    "layers": [0, 1],
+    "layer_selection": "all",
+    "fact_token": "subject_last",
+    "v_num_grad_steps": 60,
+    "v_lr": 0.5,
+    "v_loss_layer": 2,
+    "v_weight_decay": 1e-3,
+    "clamp_norm_factor": 20,
+    "kl_factor": 0.0625,
+    "mom2_adjustment": True,
+    "mom2_update_weight": 0.01,
+    "mom2_dataset": "self-sampled",
+    "mom2_n_samples": 5,
+    "mom2_dtype": "float32",
+    "stats_dir": None,
+    "batch_size": 3,
+}
 
 
 @pytest.fixture
@@ -239,8 +266,10 @@ def test_on_smollm2(easyeditor: Any, tmp_path: Path) -> None:
     text.write_text("\n\n".join(pages)[:24000], encoding="utf-8")
     hparams = dataclasses.replace(
         bridge.read_easyedit_hparams(find_hparams("MEMIT/smollm2-135m"), "MEMIT"),
-        mom2_dataset=str(text), mom2_n_samples=100000, stats_dir=str(tmp_path / "stats"),
-    )  # fmt: skip
+        mom2_dataset=str(text),
+        mom2_n_samples=100000,
+        stats_dir=str(tmp_path / "stats"),
+    )
     result = run_consecutive(model, tok, requests[:2], hparams, batch_size=2, retention=[])
     assert [entry["status"] for entry in result.journal] == ["edited"] * 2
     assert result.metrics["reliability"] > 0.8 > 0.5 > result.metrics["reliability_before"]
@@ -546,9 +575,14 @@ def test_the_files_for_easyedits_own_methods_fit_their_model(name: str, request:
         request.getfixturevalue("given_moments")
     hparams = read_easyedit_hparams(find_hparams(f"{name}/smollm2-135m"), name)
     config = LlamaConfig(
-        hidden_size=576, intermediate_size=1536, num_hidden_layers=30, num_attention_heads=9, num_key_value_heads=3,
-        vocab_size=64, tie_word_embeddings=True,
-    )  # fmt: skip
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=64,
+        tie_word_embeddings=True,
+    )
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     requirements.check_names(model, None, hparams)

@@ -25,10 +25,18 @@ def higher() -> Placeholder:
     return for_import("higher", None, ModuleNotFoundError("No module named 'higher'", name="higher"))
 
 
-@pytest.mark.parametrize("use", [
-    lambda p: p(), lambda p: p.patch, lambda p: p[0], lambda p: list(p), lambda p: setattr(p, "key", 1),
-    lambda p: 1 in p, lambda p: p.__enter__(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda p: p(),
+        lambda p: p.patch,
+        lambda p: p[0],
+        lambda p: list(p),
+        lambda p: setattr(p, "key", 1),
+        lambda p: 1 in p,
+        lambda p: p.__enter__(),
+    ],
+)
 def test_use_says_what_to_install(higher: Placeholder, use: Any) -> None:
     with pytest.raises(MissingPackageError, match=r"EasyEdit's MEND needs it\. Run: pip install higher$") as caught:
         use(higher)

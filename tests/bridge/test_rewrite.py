@@ -53,10 +53,18 @@ class Recorder:
         return f"real cuda {index}"
 
 
-@pytest.mark.parametrize("expression", [
-    'f"cuda:{x}"', '"cuda:" + str(x)', 'y.to(f"cuda:{x}")', 'y.to("cuda")', "y.cuda()", "y.to(device)",
-    "y.to(h.device)",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "expression",
+    [
+        'f"cuda:{x}"',
+        '"cuda:" + str(x)',
+        'y.to(f"cuda:{x}")',
+        'y.to("cuda")',
+        "y.cuda()",
+        "y.to(device)",
+        "y.to(h.device)",
+    ],
+)
 @pytest.mark.parametrize("x", [0, "0", 3])
 def test_cuda_means_the_cpu_without_cuda(expression: str, x: Any) -> None:
     class H:
@@ -80,10 +88,16 @@ def test_to_leaves_whole_devices_alone(device: Any) -> None:
     assert run("result = y.to(device)", y=Recorder(), device=device)["result"] is device
 
 
-@pytest.mark.parametrize("source", [
-    'result = f"cuda:{x}:{x}"', 'result = f"on cuda:{x}"', "result = y.cuda(1)", 'result = y.to("cpu")',
-    "result = x.split(':')[1]",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        'result = f"cuda:{x}:{x}"',
+        'result = f"on cuda:{x}"',
+        "result = y.cuda(1)",
+        'result = y.to("cpu")',
+        "result = x.split(':')[1]",
+    ],
+)
 def test_what_is_not_a_device_stays(source: str) -> None:
     assert ast.dump(rewrite(source)) == ast.dump(ast.parse(source))
 
@@ -97,13 +111,16 @@ def test_index_of_a_device(device: str, index: str) -> None:
     assert run("result = str(model.device).split(':')[1]", model=Model)["result"] == index
 
 
-@pytest.mark.parametrize(("statement", "name"), [
-    ("import no_such_package", "no_such_package"),
-    ("import no_such_package.part", "no_such_package"),
-    ("import no_such_package.part as part", "part"),
-    ("from no_such_package import thing", "thing"),
-    ("from no_such_package.part import thing as other", "other"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("statement", "name"),
+    [
+        ("import no_such_package", "no_such_package"),
+        ("import no_such_package.part", "no_such_package"),
+        ("import no_such_package.part as part", "part"),
+        ("from no_such_package import thing", "thing"),
+        ("from no_such_package.part import thing as other", "other"),
+    ],
+)
 def test_missing_package(statement: str, name: str) -> None:
     namespace = run(statement)
     assert isinstance(namespace[name], Placeholder)
@@ -138,9 +155,15 @@ def test_handled_imports_stay() -> None:
         run("def f():\n    import no_such_package")["f"]()
 
 
-@pytest.mark.parametrize("source", [
-    "logging.basicConfig(level=1)", "seed_everything(42)", "torch.manual_seed(1)", "os.environ['X_TEST'] = '1'",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "source",
+    [
+        "logging.basicConfig(level=1)",
+        "seed_everything(42)",
+        "torch.manual_seed(1)",
+        "os.environ['X_TEST'] = '1'",
+    ],
+)
 def test_side_effects_of_importing_are_dropped(source: str) -> None:
     run(source)  # each would be a NameError if it ran
 

@@ -94,12 +94,15 @@ def test_generation_is_compared_with_what_follows_the_prompt(main: Any, utils: A
         assert utils.test_prediction_acc(*arguments, vanilla_generation=True) == own
 
 
-@pytest.mark.parametrize(("true", "predicted", "score"), [
-    ([1, 2, 3], [1, 2, 3], 1.0),
-    ([1], [2], 0.0),
-    ([1, 1, 2], [1, 2, 2], 2 / 3),
-    ([5, 6, 7, 7], [5, 7, 7, 8], 0.375),  # scikit-learn 1.9.1: f1_score(…, average="macro")
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("true", "predicted", "score"),
+    [
+        ([1, 2, 3], [1, 2, 3], 1.0),
+        ([1], [2], 0.0),
+        ([1, 1, 2], [1, 2, 2], 2 / 3),
+        ([5, 6, 7, 7], [5, 7, 7, 8], 0.375),  # scikit-learn 1.9.1: f1_score(…, average="macro")
+    ],
+)
 def test_f1_is_scikit_learns(true: list[int], predicted: list[int], score: float) -> None:
     assert f1_score(true, predicted, average="macro") == pytest.approx(score, abs=1e-15)
 

@@ -49,16 +49,30 @@ def make_pair(kind: str = "gpt2") -> tuple[Any, Any]:
         torch.manual_seed(0)
         if kind == "gpt2":
             config = GPT2Config(
-                vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=3, n_head=4,
-                initializer_range=0.3, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, **ids,
-            )  # fmt: skip
+                vocab_size=len(tokenizer),
+                n_positions=128,
+                n_embd=32,
+                n_layer=3,
+                n_head=4,
+                initializer_range=0.3,
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                **ids,
+            )
             model: Any = GPT2LMHeadModel(config)
         else:
             config = LlamaConfig(
-                vocab_size=len(tokenizer), max_position_embeddings=128, hidden_size=32, intermediate_size=64,
-                num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=2,
-                initializer_range=0.3, **ids,
-            )  # fmt: skip
+                vocab_size=len(tokenizer),
+                max_position_embeddings=128,
+                hidden_size=32,
+                intermediate_size=64,
+                num_hidden_layers=3,
+                num_attention_heads=4,
+                num_key_value_heads=2,
+                initializer_range=0.3,
+                **ids,
+            )
             model = LlamaForCausalLM(config)
     return model.eval(), tokenizer
 

@@ -10,15 +10,24 @@ import pytest
 from easyedit_lifelong.commands.main import main
 
 HPARAMS: dict[str, Any] = {
-    "alg_name": "GRACE", "inner_params": ["model.layers[2].mlp.down_proj.weight"], "device": "cpu",
-    "n_iter": 30, "eps": 0.5, "stop_loss": 0.5,
-}  # fmt: skip
+    "alg_name": "GRACE",
+    "inner_params": ["model.layers[2].mlp.down_proj.weight"],
+    "device": "cpu",
+    "n_iter": 30,
+    "eps": 0.5,
+    "stop_loss": 0.5,
+}
 FACTS: list[dict[str, Any]] = [
-    {"prompt": "the capital of France is", "target_new": "Rome", "rephrase_prompt": "capital of France",
-     "locality_prompt": "the capital of Peru is", "locality_ground_truth": "London"},
+    {
+        "prompt": "the capital of France is",
+        "target_new": "Rome",
+        "rephrase_prompt": "capital of France",
+        "locality_prompt": "the capital of Peru is",
+        "locality_ground_truth": "London",
+    },
     {"prompt": "who wrote Hamlet", "target_new": "old king"},
     {"prompt": "moon made from", "target_new": "snow"},
-]  # fmt: skip
+]
 RETENTION = [{"prompt": "the river is", "answer": "blue"}]
 
 

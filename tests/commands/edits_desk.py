@@ -18,15 +18,26 @@ OTHER = "the capital of France is"
 
 
 GRACE = {
-    "alg_name": "GRACE", "inner_params": ["model.layers[2].mlp.down_proj.weight"], "n_iter": 30, "eps": 0.5,
+    "alg_name": "GRACE",
+    "inner_params": ["model.layers[2].mlp.down_proj.weight"],
+    "n_iter": 30,
+    "eps": 0.5,
     "stop_loss": 0.5,
-}  # fmt: skip
+}
 COACHHOOK = {
-    "alg_name": "CoachHook", "layers": [1, 2], "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
-    "layer_module_tmp": "model.layers.{}", "mom2_dataset": "self-sampled", "mom2_n_tokens": 400,
-    "mom2_update_weight": 0.01, "v_num_grad_steps": 25, "clamp_norm_factor": 10, "v_weight_decay": 0.0,
-    "context_template_length_params": [[5, 2]], "batch_size": 2,
-}  # fmt: skip
+    "alg_name": "CoachHook",
+    "layers": [1, 2],
+    "rewrite_module_tmp": "model.layers.{}.mlp.down_proj",
+    "layer_module_tmp": "model.layers.{}",
+    "mom2_dataset": "self-sampled",
+    "mom2_n_tokens": 400,
+    "mom2_update_weight": 0.01,
+    "v_num_grad_steps": 25,
+    "clamp_norm_factor": 10,
+    "v_weight_decay": 0.0,
+    "context_template_length_params": [[5, 2]],
+    "batch_size": 2,
+}
 
 
 class EditsDesk(Desk):
@@ -37,11 +48,19 @@ class EditsDesk(Desk):
         common = {"model_name": str(checkpoint), "device": "cpu"}
         coachhook = {**COACHHOOK, "stats_dir": str(folder / "stats")}
         by_subject = {
-            **GRACE, "inner_params": ["model.layers[1].mlp.down_proj"], "dist_fn": "cos", "query_token": "subject_last",
-            "whiten": True, "eps": "auto", "key_templates": ["not far . {prompt}"], "gate_eps": 0.5,
-            "answer_layer": "model.layers[2].mlp.down_proj", "mom2_dataset": "self-sampled", "mom2_n_tokens": 400,
+            **GRACE,
+            "inner_params": ["model.layers[1].mlp.down_proj"],
+            "dist_fn": "cos",
+            "query_token": "subject_last",
+            "whiten": True,
+            "eps": "auto",
+            "key_templates": ["not far . {prompt}"],
+            "gate_eps": 0.5,
+            "answer_layer": "model.layers[2].mlp.down_proj",
+            "mom2_dataset": "self-sampled",
+            "mom2_n_tokens": 400,
             "stats_dir": str(folder / "stats"),
-        }  # fmt: skip
+        }
         self.hparams = {}
         for name, values in (("GRACE", GRACE), ("GRACE-subject", by_subject), ("CoachHook", coachhook)):
             self.hparams[name] = folder / f"{name.lower()}.yaml"
@@ -50,9 +69,18 @@ class EditsDesk(Desk):
     def edit(self, method: str, out: str, *more: Any) -> str:
         subject = ("--subject", SUBJECT) if method != "GRACE" else ()
         return self.done(
-            "edit", "--hparams", self.hparams[method], "--prompt", PROMPT, "--target", TARGET, *subject,
-            "--out", self.folder / out, *more,
-        )  # fmt: skip
+            "edit",
+            "--hparams",
+            self.hparams[method],
+            "--prompt",
+            PROMPT,
+            "--target",
+            TARGET,
+            *subject,
+            "--out",
+            self.folder / out,
+            *more,
+        )
 
     def records(self, out: str) -> list[dict[str, Any]]:
         return [edit for part in read_folder(self.folder / out)[0]["parts"] for edit in part["edits"]]

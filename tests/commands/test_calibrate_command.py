@@ -53,8 +53,16 @@ def test_the_command(words: list[str], tmp_path: Path, checkpoint: Path, capsys:
     given, written = yaml.safe_load((tmp_path / "subject.yaml").read_text()), yaml.safe_load(text)
     assert {name: written[name] for name in result["picked"]} == result["picked"]
     picked = set(result["picked"])
-    assert picked == {"query_token", "inner_params", "dist_fn", "whiten", "eps", "false_fire_rate", "answer_layer",
-                      "gate_eps"}  # fmt: skip
+    assert picked == {
+        "query_token",
+        "inner_params",
+        "dist_fn",
+        "whiten",
+        "eps",
+        "false_fire_rate",
+        "answer_layer",
+        "gate_eps",
+    }
     assert {n: v for n, v in written.items() if n not in picked} == {n: v for n, v in given.items() if n not in picked}
 
 

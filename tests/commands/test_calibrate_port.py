@@ -54,9 +54,16 @@ class DialCalibrator:
         return DialSteps(**(values or {}))
 
     def run(
-        self, model: Any, tok: Any, requests: Sequence[Any], hparams: DialHyperParams, settings: DialSettings,
-        steps: DialSteps, save: Callable[[DialSteps], object], show: ShowStep,
-    ) -> CalibrationOutcome:  # fmt: skip
+        self,
+        model: Any,
+        tok: Any,
+        requests: Sequence[Any],
+        hparams: DialHyperParams,
+        settings: DialSettings,
+        steps: DialSteps,
+        save: Callable[[DialSteps], object],
+        show: ShowStep,
+    ) -> CalibrationOutcome:
         for number in range(len(steps.seen), settings.tries):
             with show(f"try {number}") as progress:
                 if number == self.fail_at:
@@ -67,9 +74,16 @@ class DialCalibrator:
         table = TextTable("Dials", ["dial", "score"], [["a|b", "0.5"]])
         panel = PlotPanel("Dial", "dial", [PlotSeries([(0.0, 0.5), (1.0, 0.25)])], (0.0, 0.5), ticks=["low", "high"])
         return CalibrationOutcome(
-            {"dial": steps.seen[-1]}, {"given": len(requests), "records": 3}, {"score": 0.5}, "no paraphrases",
-            ["The dial is at its best."], [table], [table], [panel, panel, panel], "Dials",
-        )  # fmt: skip
+            {"dial": steps.seen[-1]},
+            {"given": len(requests), "records": 3},
+            {"score": 0.5},
+            "no paraphrases",
+            ["The dial is at its best."],
+            [table],
+            [table],
+            [panel, panel, panel],
+            "Dials",
+        )
 
 
 @pytest.fixture
@@ -92,8 +106,17 @@ def words(tmp_path: Path, checkpoint: Path) -> list[str]:
     given = {"alg_name": "DIAL", "model_name": str(checkpoint), "device": "cpu", "dial": 2.0}
     (tmp_path / "dial.yaml").write_text(yaml.safe_dump(given))
     (tmp_path / "facts.json").write_text(json.dumps(facts()))
-    return ["calibrate", "--hparams", str(tmp_path / "dial.yaml"), "--data", str(tmp_path / "facts.json"),
-            "--out", str(tmp_path / "out"), "--sample", "7"]  # fmt: skip
+    return [
+        "calibrate",
+        "--hparams",
+        str(tmp_path / "dial.yaml"),
+        "--data",
+        str(tmp_path / "facts.json"),
+        "--out",
+        str(tmp_path / "out"),
+        "--sample",
+        "7",
+    ]
 
 
 def test_a_plugins_method_is_calibrated(

@@ -49,14 +49,29 @@ def desk(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -
 # ------------------------------------------------------------------ the arguments
 
 ARGUMENTS = {
-    "stats_dir": ("some/stats", "some/stats"), "model": ("gpt2-xl", "gpt2-xl"), "data": ("f.json", "f.json"),
-    "consecutive": ("0", 0), "bsz": ("30", 30), "mom2_update_weight": ("15000", 15000.0), "alpha_z": ("2.2", 2.2),
-    "num_layers": ("3", 3), "edits": ("100", 100), "wohk": ("1", 1),
-    "hparams": ("GRACE/gpt2-xl", "GRACE/gpt2-xl"), "method": ("MEMIT", "MEMIT"), "format": ("zsre", "zsre"),
-    "eval_every": ("5", 5), "out": ("here", Path("here")), "device": ("cpu", "cpu"),
-    "retention": ("r.json", "r.json"), "eval_at": ("1,10", (1, 10)), "eval_sample": ("7", 7), "edit_with": ("2", 2),
-    "text": ("t.txt", "t.txt"), "task": ("qa", "qa"),
-}  # fmt: skip
+    "stats_dir": ("some/stats", "some/stats"),
+    "model": ("gpt2-xl", "gpt2-xl"),
+    "data": ("f.json", "f.json"),
+    "consecutive": ("0", 0),
+    "bsz": ("30", 30),
+    "mom2_update_weight": ("15000", 15000.0),
+    "alpha_z": ("2.2", 2.2),
+    "num_layers": ("3", 3),
+    "edits": ("100", 100),
+    "wohk": ("1", 1),
+    "hparams": ("GRACE/gpt2-xl", "GRACE/gpt2-xl"),
+    "method": ("MEMIT", "MEMIT"),
+    "format": ("zsre", "zsre"),
+    "eval_every": ("5", 5),
+    "out": ("here", Path("here")),
+    "device": ("cpu", "cpu"),
+    "retention": ("r.json", "r.json"),
+    "eval_at": ("1,10", (1, 10)),
+    "eval_sample": ("7", 7),
+    "edit_with": ("2", 2),
+    "text": ("t.txt", "t.txt"),
+    "task": ("qa", "qa"),
+}
 
 
 @pytest.mark.parametrize("name", ARGUMENTS)
@@ -84,12 +99,17 @@ def test_what_the_scope_study_takes() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["--consecutive", "2"], "--consecutive"), (["--wohk", "2"], "--wohk"), (["--bsz", "0"], "'0' is not a whole"),
-        (["--sample", "-1"], "--edits/--sample"), (["--mom2_update_weight", "0"], "'0' is not a number greater than 0"),
-        (["--mom2-update-weight", "nan"], "'nan' is not a number"), (["--alpha_z", "high"], "--alpha"),
-        (["--num_layers", "1.5"], "--num-layers"), (["--eval-every", "0"], "--eval-every"),
+        (["--consecutive", "2"], "--consecutive"),
+        (["--wohk", "2"], "--wohk"),
+        (["--bsz", "0"], "'0' is not a whole"),
+        (["--sample", "-1"], "--edits/--sample"),
+        (["--mom2_update_weight", "0"], "'0' is not a number greater than 0"),
+        (["--mom2-update-weight", "nan"], "'nan' is not a number"),
+        (["--alpha_z", "high"], "--alpha"),
+        (["--num_layers", "1.5"], "--num-layers"),
+        (["--eval-every", "0"], "--eval-every"),
     ],
-)  # fmt: skip
+)
 def test_wrong_usage(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["consecutive", *words])
@@ -132,10 +152,14 @@ def test_an_option_that_the_method_has_no_use_for(option: str) -> None:
 @pytest.mark.parametrize(
     ("asked", "file"),
     [
-        ("gpt2-xl", "gpt2-xl"), ("EleutherAI/gpt-j-6B", "gpt-j-6B"), ("gpt-j-6b", "gpt-j-6B"),
-        ("Qwen/Qwen2.5-7B", "qwen2.5-7b"), ("/models/Mistral-7B/", "mistral-7b"), ("smollm2-135m", "smollm2-135m"),
+        ("gpt2-xl", "gpt2-xl"),
+        ("EleutherAI/gpt-j-6B", "gpt-j-6B"),
+        ("gpt-j-6b", "gpt-j-6B"),
+        ("Qwen/Qwen2.5-7B", "qwen2.5-7b"),
+        ("/models/Mistral-7B/", "mistral-7b"),
+        ("smollm2-135m", "smollm2-135m"),
     ],
-)  # fmt: skip
+)
 def test_a_models_file(asked: str, file: str) -> None:
     assert shipped_hparams("GRACE", asked).stem == file
 
@@ -291,19 +315,53 @@ def test_the_experiment_is_that_of_the_command_line(desk: ConsecutiveDesk, monke
     seen: list[tuple[Any, ...]] = []
     monkeypatch.setattr(consecutive, "session", lambda *given: seen.append(given))
     code, _, err = desk.run(
-        "--bsz", 4, "--device", "cpu", "--eval_every", 6, "--sample", 8, "--format", "json", "--skip_unusable",
-        "--resume", "--track", "csv", "--method", "GRACE", "--consecutive", 0, "--model", "m", "--eval-at", "9,3",
-        "--eval-sample", 5, "--edit-with", 2, "--text", "t", "--task", "generation",
-    )  # fmt: skip
+        "--bsz",
+        4,
+        "--device",
+        "cpu",
+        "--eval_every",
+        6,
+        "--sample",
+        8,
+        "--format",
+        "json",
+        "--skip_unusable",
+        "--resume",
+        "--track",
+        "csv",
+        "--method",
+        "GRACE",
+        "--consecutive",
+        0,
+        "--model",
+        "m",
+        "--eval-at",
+        "9,3",
+        "--eval-sample",
+        5,
+        "--edit-with",
+        2,
+        "--text",
+        "t",
+        "--task",
+        "generation",
+    )
     assert code == 0, err
     ((experiment, out, resume),) = seen
     hparams = experiment.hparams
     assert (hparams.alg_name, hparams.batch_size, hparams.device, hparams.model_name) == ("GRACE", 4, "cpu", "m")
     assert experiment == Experiment(
-        "consecutive", hparams, Data(str(desk.data), "json", 8, 2), retention=str(desk.retention), text="t",
-        task="generation", skip_unusable=True, protocol="single-round", schedule=Schedule(6, (3, 9), 5),
+        "consecutive",
+        hparams,
+        Data(str(desk.data), "json", 8, 2),
+        retention=str(desk.retention),
+        text="t",
+        task="generation",
+        skip_unusable=True,
+        protocol="single-round",
+        schedule=Schedule(6, (3, 9), 5),
         trackers=["csv"],
-    )  # fmt: skip
+    )
     assert (out, resume) == (desk.out, True)
 
 

@@ -19,13 +19,34 @@ from tests.commands.edits_desk import COACHHOOK, GRACE
 pytestmark = pytest.mark.skipif(find_easyedit() is None, reason="EasyEdit isn't installed")
 
 FACTS = [
-    {"prompt": "who wrote Hamlet", "subject": "Hamlet", "target_new": "Peru", "ground_truth": "Shakespeare",
-     "rephrase_prompt": "king who wrote Hamlet", "locality_prompt": "the blue sea", "locality_ground_truth": "moon"},
-    {"prompt": "the capital of France", "subject": "France", "target_new": "Rome", "ground_truth": "Paris",
-     "rephrase_prompt": "capital city of France", "locality_prompt": "snow and", "locality_ground_truth": "summer"},
-    {"prompt": "where was old cheese", "subject": "cheese", "target_new": "moon", "ground_truth": "Peru",
-     "rephrase_prompt": "but old green cheese", "locality_prompt": "piano not", "locality_ground_truth": "violin"},
-]  # fmt: skip
+    {
+        "prompt": "who wrote Hamlet",
+        "subject": "Hamlet",
+        "target_new": "Peru",
+        "ground_truth": "Shakespeare",
+        "rephrase_prompt": "king who wrote Hamlet",
+        "locality_prompt": "the blue sea",
+        "locality_ground_truth": "moon",
+    },
+    {
+        "prompt": "the capital of France",
+        "subject": "France",
+        "target_new": "Rome",
+        "ground_truth": "Paris",
+        "rephrase_prompt": "capital city of France",
+        "locality_prompt": "snow and",
+        "locality_ground_truth": "summer",
+    },
+    {
+        "prompt": "where was old cheese",
+        "subject": "cheese",
+        "target_new": "moon",
+        "ground_truth": "Peru",
+        "rephrase_prompt": "but old green cheese",
+        "locality_prompt": "piano not",
+        "locality_ground_truth": "violin",
+    },
+]
 
 
 @pytest.fixture
@@ -44,7 +65,7 @@ def desk(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> P
 def run(desk: Path, edits: int = 3, out: str = "demo") -> dict[str, dict[str, Any]]:
     return demo.run_demo(
         edits, desk / out, grace=desk / "grace.yaml", coachhook=desk / "coachhook.yaml", data=desk / "facts.json"
-    )  # fmt: skip
+    )
 
 
 def test_both_methods_on_the_same_facts(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -42,8 +42,11 @@ def test_an_edit_is_made_shown_and_saved(desk: EditsDesk, method: str) -> None:
 
 
 def test_several_facts_in_step(desk: EditsDesk) -> None:
-    words = [word for prompt, target, subject in FACTS[:3]
-             for word in ("--prompt", prompt, "--target", target, "--subject", subject)]  # fmt: skip
+    words = [
+        word
+        for prompt, target, subject in FACTS[:3]
+        for word in ("--prompt", prompt, "--target", target, "--subject", subject)
+    ]
     out = desk.done("edit", "--hparams", desk.hparams["CoachHook"], *words, "--out", desk.folder / "edits")
     assert "3/3 edits" in out
     assert [(r["prompt"], r["target_new"], r["subject"]) for r in desk.records("edits")] == FACTS[:3]
@@ -107,9 +110,18 @@ def test_a_file_of_facts(desk: EditsDesk) -> None:
     desk.edit("GRACE", "edits")
     edits = desk.folder / "edits"
     desk.done(
-        "edit", "--hparams", desk.hparams["GRACE"], "--data", desk.folder / "facts.json", "--limit", 3,
-        "--edits", edits, "--out", edits,
-    )  # fmt: skip
+        "edit",
+        "--hparams",
+        desk.hparams["GRACE"],
+        "--data",
+        desk.folder / "facts.json",
+        "--limit",
+        3,
+        "--edits",
+        edits,
+        "--out",
+        edits,
+    )
     assert [record["case_id"] for record in desk.records("edits")] == [0, 3, 1, 2], "0 was taken; 3 is the next"
     assert len({record["prompt"] for record in desk.records("edits")}) == 4
 
@@ -138,27 +150,35 @@ def test_other_edits_are_never_overwritten(desk: EditsDesk) -> None:
         ([], "there is nothing to edit: give a --prompt with its --target, or --data FILE"),
         (["--prompt", "a"], "--target: there are 0 for 1 --prompt"),
         (["--prompt", "a", "--target", "b", "--target", "c"], "--target: there are 2 for 1 --prompt"),
-        (["--prompt", "a", "--prompt", "b", "--target", "x", "--target", "y", "--subject", "a"],
-         "--subject: there are 1 for 2 --prompt"),
+        (
+            ["--prompt", "a", "--prompt", "b", "--target", "x", "--target", "y", "--subject", "a"],
+            "--subject: there are 1 for 2 --prompt",
+        ),
         (["--prompt", "a", "--target", "b", "--data", "x.json"], "--data: a file has its own prompts"),
         (["--prompt", "a", "--target", " "], "--prompt 'a', field 'target_new': is empty"),
-        (["--prompt", OTHER, "--target", TARGET],
-         "field 'subject': is missing; the edit is kept at its subject's token. Name it as the prompt spells it. "
-         "Give each --prompt its --subject."),
+        (
+            ["--prompt", OTHER, "--target", TARGET],
+            "field 'subject': is missing; the edit is kept at its subject's token. Name it as the prompt spells it. "
+            "Give each --prompt its --subject.",
+        ),
         (["--prompt", OTHER, "--target", TARGET, "--subject", "Spain"], "field 'subject': 'Spain' isn't in the prompt"),
-        (["--prompt", OTHER, "--target", TARGET, "--subject", "France", "--edits", "nowhere"],
-         "nowhere/edits.json: no such file"),
+        (
+            ["--prompt", OTHER, "--target", TARGET, "--subject", "France", "--edits", "nowhere"],
+            "nowhere/edits.json: no such file",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_can_not_be_edited(desk: EditsDesk, words: list[str], told: str) -> None:
     assert told in desk.refused("edit", "--hparams", desk.hparams["CoachHook"], *words, "--out", desk.folder / "edits")
 
 
 @pytest.mark.parametrize(
     ("subject", "told"),
-    [([], "is missing; the edit is kept at its subject's token. Name it as the prompt spells it. Give each"),
-     (["--subject", "Spain"], "'Spain' isn't in the prompt")],
-)  # fmt: skip
+    [
+        ([], "is missing; the edit is kept at its subject's token. Name it as the prompt spells it. Give each"),
+        (["--subject", "Spain"], "'Spain' isn't in the prompt"),
+    ],
+)
 def test_edits_by_subjects_need_them(desk: EditsDesk, subject: list[str], told: str) -> None:
     words = ["edit", "--hparams", desk.hparams["GRACE-subject"], "--prompt", OTHER, "--target", TARGET, *subject]
     assert f"field 'subject': {told}" in desk.refused(*words, "--out", desk.folder / "edits")

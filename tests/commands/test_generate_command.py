@@ -29,19 +29,28 @@ def test_what_the_edited_model_says_beside_the_base(desk: EditsDesk, method: str
     (base, tokenizer), (edited, _) = desk.model(), desk.model("edits")
     out = desk.done(*ask, "--compare", "--max-new-tokens", 3)
     expected = [
-        line for prompt in (PROMPT, OTHER)
-        for line in (f"base    {prompt} → {said_by(base, tokenizer, prompt, 3)}",
-                     f"edited  {prompt} → {said_by(edited, tokenizer, prompt, 3)}", "")
-    ]  # fmt: skip
+        line
+        for prompt in (PROMPT, OTHER)
+        for line in (
+            f"base    {prompt} → {said_by(base, tokenizer, prompt, 3)}",
+            f"edited  {prompt} → {said_by(edited, tokenizer, prompt, 3)}",
+            "",
+        )
+    ]
     assert out.splitlines() == expected[:-1]
-    assert desk.done(*ask, "--max-new-tokens", 3).splitlines() == [expected[1].removeprefix("edited  "), "",
-                                                                   expected[4].removeprefix("edited  ")]  # fmt: skip
+    assert desk.done(*ask, "--max-new-tokens", 3).splitlines() == [
+        expected[1].removeprefix("edited  "),
+        "",
+        expected[4].removeprefix("edited  "),
+    ]
     rows = json.loads(desk.done(*ask, "--compare", "--json"))
     assert rows == [
-        {"prompt": prompt, **{name: said_by(model, tokenizer, prompt, 20)
-                              for name, model in (("edited", edited), ("base", base))}}
+        {
+            "prompt": prompt,
+            **{name: said_by(model, tokenizer, prompt, 20) for name, model in (("edited", edited), ("base", base))},
+        }
         for prompt in (PROMPT, OTHER)
-    ]  # fmt: skip
+    ]
     assert json.loads(desk.done(*ask, "--json"))[0].keys() == {"prompt", "edited"}
 
 

@@ -50,8 +50,14 @@ def test_a_run(desk: LifelongDesk, checkpoint: Path) -> None:
     code, out, err = desk.run("--eval-every", 2)
     assert code == 0, err
     assert sorted(path.name for path in desk.out.iterdir()) == [
-        ".lock", "config.yaml", "generations.jsonl", "journal.jsonl", "metrics.jsonl", "state", "summary.json",
-    ]  # fmt: skip
+        ".lock",
+        "config.yaml",
+        "generations.jsonl",
+        "journal.jsonl",
+        "metrics.jsonl",
+        "state",
+        "summary.json",
+    ]
     summary = json.loads((desk.out / "summary.json").read_text())
     assert (summary["method"], summary["model"], summary["data"]) == ("GRACE", str(checkpoint), str(desk.data))
     assert summary["n_edits"] == 3
@@ -146,18 +152,34 @@ def test_a_folder_that_looks_like_broken_markup(desk: LifelongDesk) -> None:
         ([*FACTS, {**FACTS[0], "case_id": 1}], "field 'case_id': 1 is used before"),
         ([*FACTS, {"prompt": LONG, "target_new": "t"}], "record 3 (case 3), field 'prompt': "),
         ([*FACTS, {"prompt": LONG, "target_new": "t"}], "with its answer it has 65 tokens"),
-        ([*FACTS, {"prompt": "p", "target_new": "t", "ground_truth": LONG}],
-         "record 3 (case 3), field 'prompt': with ground_truth it has 65 tokens"),
-        ([*FACTS, {"prompt": "p", "target_new": "t", "ground_truth": "a b", "rephrase_prompt": LONG[:-4]}],
-         "field 'rephrase_prompt': with ground_truth it has 65 tokens"),
-        ([*FACTS, {"prompt": "p", "target_new": "t u", "ground_truth": "a", "locality_prompt": LONG[:-4],
-                   "locality_ground_truth": "b"}],
-         "field 'locality_prompt': with target_new it has 65 tokens"),
-        ([*FACTS, {"prompt": "p\ud83d", "target_new": "t"}],
-         "record 3, field 'prompt': holds half a character (\\ud83d, at position 1)"),
+        (
+            [*FACTS, {"prompt": "p", "target_new": "t", "ground_truth": LONG}],
+            "record 3 (case 3), field 'prompt': with ground_truth it has 65 tokens",
+        ),
+        (
+            [*FACTS, {"prompt": "p", "target_new": "t", "ground_truth": "a b", "rephrase_prompt": LONG[:-4]}],
+            "field 'rephrase_prompt': with ground_truth it has 65 tokens",
+        ),
+        (
+            [
+                *FACTS,
+                {
+                    "prompt": "p",
+                    "target_new": "t u",
+                    "ground_truth": "a",
+                    "locality_prompt": LONG[:-4],
+                    "locality_ground_truth": "b",
+                },
+            ],
+            "field 'locality_prompt': with target_new it has 65 tokens",
+        ),
+        (
+            [*FACTS, {"prompt": "p\ud83d", "target_new": "t"}],
+            "record 3, field 'prompt': holds half a character (\\ud83d, at position 1)",
+        ),
         ([*FACTS, {"prompt": LONG, "target_new": "t"}], "context is 64. Shorten it or leave the record out."),
     ],
-)  # fmt: skip
+)
 def test_bad_data(desk: LifelongDesk, facts: Any, says: str) -> None:
     desk.write(facts)
     message = desk.refused()

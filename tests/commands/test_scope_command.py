@@ -44,11 +44,15 @@ def test_files(tmp_path: Path) -> None:
 
 
 FACTS = [
-    {"prompt": "the capital of France is", "target_new": "Rome", "subject": "France",
-     "rephrase_prompt": "spoken in France and Peru"},
+    {
+        "prompt": "the capital of France is",
+        "target_new": "Rome",
+        "subject": "France",
+        "rephrase_prompt": "spoken in France and Peru",
+    },
     {"prompt": "who wrote Hamlet when", "target_new": "king", "subject": "Hamlet", "rephrase_prompt": "the old song"},
     {"prompt": "blue sea and mountain", "target_new": "snow", "subject": "blue sea"},
-]  # fmt: skip
+]
 
 
 @pytest.fixture
@@ -61,8 +65,15 @@ def words(tmp_path: Path, checkpoint: Path) -> list[str]:
     values = {name: value for name, value in hparams.to_dict().items() if value is not None}
     (tmp_path / "hook.yaml").write_text(yaml.safe_dump({**values, "model_name": str(checkpoint), "device": "cpu"}))
     (tmp_path / "facts.json").write_text(json.dumps(FACTS))
-    return ["scope", "--hparams", str(tmp_path / "hook.yaml"), "--ds_dir", str(tmp_path / "facts.json"),
-            "--out", str(tmp_path / "out")]  # fmt: skip
+    return [
+        "scope",
+        "--hparams",
+        str(tmp_path / "hook.yaml"),
+        "--ds_dir",
+        str(tmp_path / "facts.json"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
 
 
 def test_the_command(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,8 +28,11 @@ KILLS = (0.3, 0.6, 0.9)
 def run(case: MethodCase, out: Path, resume: bool, _: Path) -> Any:
     """Run a method's loop over the requests, in batches of two if it takes batches."""
     options: dict[str, Any] = {
-        "out": out, "resume": resume, "retention": [Probe("the river", "London")], "eval_every": 1,
-    }  # fmt: skip
+        "out": out,
+        "resume": resume,
+        "retention": [Probe("the river", "London")],
+        "eval_every": 1,
+    }
     hparams = case.hparams()
     if case.method.batchable:
         return run_consecutive(build_model("llama"), build_tokenizer(), REQUESTS, hparams, batch_size=2, **options)

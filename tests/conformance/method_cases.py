@@ -120,18 +120,34 @@ def _grace(at: Layout) -> dict[str, Any]:
 
 def _grace_subject(at: Layout) -> dict[str, Any]:
     return {
-        "inner_params": [at.down.format(1)], "answer_layer": at.down.format(2), "query_token": "subject_last",
-        "gate_eps": 0.5, "dist_fn": "cos", "eps": "auto", "whiten": True, "n_iter": 25,
-        "key_templates": ["not far . {prompt}"], "context_templates": ["but {subject} is"], **_MOMENTS,
-    }  # fmt: skip
+        "inner_params": [at.down.format(1)],
+        "answer_layer": at.down.format(2),
+        "query_token": "subject_last",
+        "gate_eps": 0.5,
+        "dist_fn": "cos",
+        "eps": "auto",
+        "whiten": True,
+        "n_iter": 25,
+        "key_templates": ["not far . {prompt}"],
+        "context_templates": ["but {subject} is"],
+        **_MOMENTS,
+    }
 
 
 def _coachhook(at: Layout) -> dict[str, Any]:
     return {
-        "layers": [0, 1], "rewrite_module_tmp": at.down, "layer_module_tmp": at.block, "alpha_z": 1.0,
-        "mom2_update_weight": 1.0, "clamp_norm_factor": 10, "v_weight_decay": 0.0, "v_num_grad_steps": 8,
-        "batch_size": 2, "context_template_length_params": [[4, 2]], **_MOMENTS,
-    }  # fmt: skip
+        "layers": [0, 1],
+        "rewrite_module_tmp": at.down,
+        "layer_module_tmp": at.block,
+        "alpha_z": 1.0,
+        "mom2_update_weight": 1.0,
+        "clamp_norm_factor": 10,
+        "v_weight_decay": 0.0,
+        "v_num_grad_steps": 8,
+        "batch_size": 2,
+        "context_template_length_params": [[4, 2]],
+        **_MOMENTS,
+    }
 
 
 def _memit(at: Layout) -> dict[str, Any]:

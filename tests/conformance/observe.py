@@ -65,11 +65,13 @@ def picture_of(model: Any) -> Picture:
     """Observe a model: logits, state, and of every module its attributes, children, hooks and mode."""
     modules = {
         path: (
-            sorted(vars(module)), type(module), module.training,
+            sorted(vars(module)),
+            type(module),
+            module.training,
             {name: len(value) for name, value in vars(module).items() if name.endswith(("_hooks", "_modules"))},
         )
         for path, module in model.named_modules()
-    }  # fmt: skip
+    }
     return Picture(logits_of(model), state_of(model), modules)
 
 

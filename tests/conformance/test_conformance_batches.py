@@ -64,10 +64,15 @@ def test_logits_of_generated_tokens_are_the_same_without_a_cache(case: MethodCas
         del batch["position_ids"]
         with_cache, without = (
             model.generate(
-                **batch, max_new_tokens=4, do_sample=False, pad_token_id=0, use_cache=use_cache, output_logits=True,
+                **batch,
+                max_new_tokens=4,
+                do_sample=False,
+                pad_token_id=0,
+                use_cache=use_cache,
+                output_logits=True,
                 return_dict_in_generate=True,
             )
             for use_cache in (True, False)
-        )  # fmt: skip
+        )
         torch.testing.assert_close(with_cache.logits, without.logits, **TOLERANCE)
         torch.testing.assert_close(with_cache.logits[0][0], logits_of(model, [prompt])[0][0, -1], **TOLERANCE)

@@ -25,9 +25,13 @@ def run_module(name: str, *arguments: str) -> str:
     """Run a module of the tests as a process; return what it prints."""
     paths = [str(ROOT), str(ROOT / "tests"), *sys.path]
     done = subprocess.run(
-        [sys.executable, "-m", name, *arguments], capture_output=True, text=True, timeout=600, check=False,
+        [sys.executable, "-m", name, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 

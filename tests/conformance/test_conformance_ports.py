@@ -35,11 +35,15 @@ from tests.conftest import build_model, build_tokenizer
 CASE_IDS = [request["case_id"] for request in REQUESTS]
 PROMPT_OF = {request["case_id"]: request["prompt"] for request in REQUESTS}
 TESTED_ELSEWHERE = {
-    "check": "runs call it", "check_requests": "runs call it", "prepare": "runs call it", "reasons": "data",
-    "state": "test_conformance_folders.py", "edits": "test_conformance_folders.py",
+    "check": "runs call it",
+    "check_requests": "runs call it",
+    "prepare": "runs call it",
+    "reasons": "data",
+    "state": "test_conformance_folders.py",
+    "edits": "test_conformance_folders.py",
     "calibrate": "tests/methods: it needs a model that knows facts",
     "study_scope": "tests/commands: it needs a model that knows facts",
-}  # fmt: skip
+}
 """Ports that no test of this file is named after."""
 
 
@@ -208,9 +212,14 @@ def test_report_sections_draw_a_run_and_an_empty_one(case: MethodCase, tmp_path:
     sections = case.port("report_sections")
     run = run_consecutive if case.method.batchable else run_lifelong
     result = run(
-        build_model("llama"), build_tokenizer(), REQUESTS, case.hparams(), eval_every=1, out=tmp_path / "run",
+        build_model("llama"),
+        build_tokenizer(),
+        REQUESTS,
+        case.hparams(),
+        eval_every=1,
+        out=tmp_path / "run",
         retention=[Probe("the river", "London")],
-    )  # fmt: skip
+    )
     hparams = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))["hparams"]
     curve = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     drawn = sections(RunRecord(case.method.name, hparams=hparams, journal=result.journal, curve=curve))

@@ -88,9 +88,21 @@ def test_the_default_is_text_of_the_model_itself(run: Run, tmp_path: Path) -> No
 def test_samples_dtype_context_and_easyedits_name(run: Run, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "stats"
     code, _, _ = run(
-        "--layers", 1, "--corpus", corpus, "--samples", 9, "--dtype", "float64", "--context", 12, "--out", out,
-        "--easyedit-samples", 1000,
-    )  # fmt: skip
+        "--layers",
+        1,
+        "--corpus",
+        corpus,
+        "--samples",
+        9,
+        "--dtype",
+        "float64",
+        "--context",
+        12,
+        "--out",
+        out,
+        "--easyedit-samples",
+        1000,
+    )
     assert code == 0
     names = sorted({file.name.partition("_float64")[2] for file in out.rglob("*.npz")})
     assert names == ["_mom2_1000.npz", "_mom2_t12_9.npz"]
@@ -98,10 +110,17 @@ def test_samples_dtype_context_and_easyedits_name(run: Run, corpus: Path, tmp_pa
 
 def test_a_hyperparameter_file_says_the_rest(run: Run, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
     values = {
-        "alg_name": "MEMIT", "model_name": str(checkpoint), "device": "cpu", "layers": [0, 3],
-        "rewrite_module_tmp": "model.layers.{}.mlp.up_proj", "stats_dir": str(tmp_path / "theirs"),
-        "mom2_dataset": str(corpus), "mom2_n_samples": 7, "mom2_dtype": "float32", "clamp_norm_factor": 4,
-    }  # fmt: skip
+        "alg_name": "MEMIT",
+        "model_name": str(checkpoint),
+        "device": "cpu",
+        "layers": [0, 3],
+        "rewrite_module_tmp": "model.layers.{}.mlp.up_proj",
+        "stats_dir": str(tmp_path / "theirs"),
+        "mom2_dataset": str(corpus),
+        "mom2_n_samples": 7,
+        "mom2_dtype": "float32",
+        "clamp_norm_factor": 4,
+    }
     (tmp_path / "memit.yaml").write_text(yaml.safe_dump(values))
     code, _, err = run("--hparams", tmp_path / "memit.yaml", model=False)
     assert code == 0, err
@@ -114,9 +133,17 @@ def test_a_hyperparameter_file_says_the_rest(run: Run, checkpoint: Path, corpus:
 
 def test_a_shipped_hyperparameter_file(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     code, _, err = run(
-        "--hparams", "CoachHook/smollm2-135m", "--layers", "0-1", "--corpus", "self", "--tokens", 60,
-        "--out", tmp_path / "stats",
-    )  # fmt: skip
+        "--hparams",
+        "CoachHook/smollm2-135m",
+        "--layers",
+        "0-1",
+        "--corpus",
+        "self",
+        "--tokens",
+        60,
+        "--out",
+        tmp_path / "stats",
+    )
     assert code == 0, err
     assert len(list((tmp_path / "stats").rglob("*60tokens.npz"))) == 2
 
@@ -150,7 +177,7 @@ def test_merging(run: Run, corpus: Path, tmp_path: Path) -> None:
         (["--layers", "1", "--hparams", "{half}"], "mom2_dtype|dtype: 'float16'"),
         (["--layers", "1", "--hparams", "{odd}"], "must hold one {} for the layer"),
     ],
-)  # fmt: skip
+)
 def test_mistakes_are_found_before_a_model_is_loaded(
     run: Run, tmp_path: Path, words: list[str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

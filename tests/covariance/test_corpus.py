@@ -126,13 +126,17 @@ def test_the_identity_of_files_is_their_contents(tmp_path: Path) -> None:
 
 def test_names() -> None:
     assert find_corpus("wikipedia").identity == {
-        "kind": "dataset", "name": "wikimedia/wikipedia", "config": "20231101.en",
-    }  # fmt: skip
+        "kind": "dataset",
+        "name": "wikimedia/wikipedia",
+        "config": "20231101.en",
+    }
     assert find_corpus("wikitext").identity["config"] == "wikitext-103-raw-v1"
     corpus = find_corpus("some/thing:small")
     assert (corpus.label, corpus.identity["name"], corpus.identity["config"]) == (
-        "some_thing_small", "some/thing", "small",
-    )  # fmt: skip
+        "some_thing_small",
+        "some/thing",
+        "small",
+    )
     assert find_corpus("self").self_sampled and find_corpus("self-sampled").label == "self-sampled"
 
 

@@ -24,9 +24,11 @@ def total() -> torch.Tensor:
 def _published(path: Path, **changes: Any) -> Path:
     keys = np.random.default_rng(0).standard_normal((40, D)).astype(np.float32)
     contents: dict[str, Any] = {
-        "mom2.constructor": "util.runningstats.SecondMoment()", "mom2.count": 40, "mom2.mom2": keys.T @ keys,
+        "mom2.constructor": "util.runningstats.SecondMoment()",
+        "mom2.count": 40,
+        "mom2.mom2": keys.T @ keys,
         "sample_size": 7,
-    }  # fmt: skip
+    }
     contents.update(changes)
     np.savez(path, **{key: value for key, value in contents.items() if value is not None})
     return path

@@ -91,9 +91,19 @@ def test_the_sidecar_says_what_it_is_of(model: Any, tokenizer: Any, tmp_path: Pa
     moment = _only(collect_covariance(model, tokenizer, [1], "self", tokens=50, out=tmp_path, seed=4))
     content = json.loads(Path(moment.source).with_suffix(".json").read_text())
     for key, value in {
-        "model": "org/tiny", "module": MODULE, "corpus": {"kind": "self-sampled"}, "self_sampled": True, "tokens": 50,
-        "samples": None, "dtype": "float32", "context": 64, "seed": 4, "key_size": D, "count": 50, "documents": 1,
-    }.items():  # fmt: skip
+        "model": "org/tiny",
+        "module": MODULE,
+        "corpus": {"kind": "self-sampled"},
+        "self_sampled": True,
+        "tokens": 50,
+        "samples": None,
+        "dtype": "float32",
+        "context": 64,
+        "seed": 4,
+        "key_size": D,
+        "count": 50,
+        "documents": 1,
+    }.items():
         assert content[key] == value
     assert len(content["fingerprint"]) == 64
     assert Path(moment.source).parent.name == "self-sampled_stats"
@@ -203,10 +213,14 @@ def test_another_text_of_the_same_name_is_refused(model: Any, tokenizer: Any, tm
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("module", "x"), ("tokens", 51), ("samples", 3), ("dtype", "float64"), ("context", 32),
+        ("module", "x"),
+        ("tokens", 51),
+        ("samples", 3),
+        ("dtype", "float64"),
+        ("context", 32),
         ("corpus", {"kind": "self-sampled"}),
     ],
-)  # fmt: skip
+)
 def test_any_contradiction_is_an_error(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, field: str, value: Any
 ) -> None:
@@ -252,9 +266,13 @@ def test_different_amounts_and_contexts_lie_side_by_side(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path
 ) -> None:
     options: list[dict[str, Any]] = [
-        {"tokens": 50}, {"tokens": 60}, {"tokens": 50, "context": 9}, {"samples": 5}, {"samples": 5, "context": 9},
+        {"tokens": 50},
+        {"tokens": 60},
+        {"tokens": 50, "context": 9},
+        {"samples": 5},
+        {"samples": 5, "context": 9},
         {"tokens": 50, "dtype": "float64"},
-    ]  # fmt: skip
+    ]
     for option in options:
         collect_covariance(model, tokenizer, [1], texts, out=tmp_path, **option)
     assert len(list(tmp_path.rglob("*.npz"))) == len(options)

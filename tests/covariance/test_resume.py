@@ -42,8 +42,12 @@ def _killer(after: int) -> Any:
 
 def _ask(model: Any, tokenizer: Any, folder: Path, modules: list[str] = LAYERS, **options: Any) -> Any:
     given: dict[str, Any] = {
-        "stats_dir": folder, "dataset": TEXTS, "n_tokens": 1000, "block_tokens": 100, "save_every": 0,
-    }  # fmt: skip
+        "stats_dir": folder,
+        "dataset": TEXTS,
+        "n_tokens": 1000,
+        "block_tokens": 100,
+        "save_every": 0,
+    }
     return obtain_moments(model, tokenizer, modules, **{**given, **options})
 
 
@@ -107,8 +111,12 @@ def test_a_process_that_is_killed_hard(checkpoint: Path, tmp_path: Path) -> None
     def run(folder: str, kill_at: int) -> tuple[int, list[int]]:
         done = subprocess.run(
             [sys.executable, "-c", script, str(checkpoint), str(tmp_path / folder), str(kill_at)],
-            capture_output=True, text=True, cwd=Path(__file__).parents[2], timeout=300, check=False,
-        )  # fmt: skip
+            capture_output=True,
+            text=True,
+            cwd=Path(__file__).parents[2],
+            timeout=300,
+            check=False,
+        )
         return done.returncode, [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("done")]
 
     code, reported = run("killed", 4)

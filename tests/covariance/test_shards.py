@@ -29,20 +29,39 @@ def _free_port() -> int:
 def _start(checkpoint: Path, out: Path, corpus: str, *more: str) -> list[subprocess.Popen[str]]:
     """Start the command line in two processes, as torchrun does."""
     command = [
-        sys.executable, "-m", "easyedit_lifelong", "covariance", "--model", str(checkpoint), "--layers", "0-1",
-        "--corpus", corpus, "--out", str(out), "--device", "cpu", *more,
-    ]  # fmt: skip
+        sys.executable,
+        "-m",
+        "easyedit_lifelong",
+        "covariance",
+        "--model",
+        str(checkpoint),
+        "--layers",
+        "0-1",
+        "--corpus",
+        corpus,
+        "--out",
+        str(out),
+        "--device",
+        "cpu",
+        *more,
+    ]
     together = {
-        "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()), "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+        "OMP_NUM_THREADS": "1",
         "COLUMNS": "200",
-    }  # fmt: skip
+    }
     return [
         subprocess.Popen(
-            command, env={**os.environ, **together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            command,
+            env={**os.environ, **together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
         )
         for rank in range(2)
-    ]  # fmt: skip
+    ]
 
 
 def _finish(running: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:

@@ -25,9 +25,15 @@ def _ten(case_id: int | str) -> EditRequest:
 def test_some_are_edited_and_the_others_stay_unseen() -> None:
     locality = {"near": {"prompt": "p", "ground_truth": "a"}}
     fact = _request(
-        12, *(f"wording {n}" for n in range(10)), subject="s", ground_truth="g", locality=locality,
-        portability=locality, relation_specificity_prompt="p", relation_specificity_ground_truth="a",
-    )  # fmt: skip
+        12,
+        *(f"wording {n}" for n in range(10)),
+        subject="s",
+        ground_truth="g",
+        locality=locality,
+        portability=locality,
+        relation_specificity_prompt="p",
+        relation_specificity_ground_truth="a",
+    )
     first, *further = split_rephrasings([fact], 4)
     assert (first.case_id, first.prompt, first.target_new) == (12, "prompt 12", "target 12")
     assert [edit.case_id for edit in further] == ["12#1", "12#2", "12#3", "12#4"]
@@ -70,8 +76,10 @@ def test_the_same_wording_twice_would_not_be_unseen() -> None:
     fact = _request(1, "Prompt  1", "a", "A", "b ", "b", "c")
     first, *further = split_rephrasings([fact], 2)
     assert sorted(" ".join(one.split()) for one in [*first.rephrase_prompts, *(edit.prompt for edit in further)]) == [
-        "a", "b", "c",
-    ]  # fmt: skip
+        "a",
+        "b",
+        "c",
+    ]
 
 
 def test_what_can_not_be_split() -> None:

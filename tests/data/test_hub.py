@@ -22,9 +22,14 @@ from easyedit_lifelong.errors import DataError
 datasets = pytest.importorskip("datasets", reason="the package datasets isn't installed (extra: corpora)")
 FACTS = [{"prompt": f"question {n}", "target_new": f"answer {n}", "case_id": 10 + n} for n in range(3)]
 ZSRE = {
-    "subject": "Finland", "src": "What is the capital of Finland?", "rephrase": "Finland's capital?",
-    "alt": "Tampere", "answers": ["Helsinki"], "loc": "nq question: who wrote it", "loc_ans": "Charlotte",
-}  # fmt: skip
+    "subject": "Finland",
+    "src": "What is the capital of Finland?",
+    "rephrase": "Finland's capital?",
+    "alt": "Tampere",
+    "answers": ["Helsinki"],
+    "loc": "nq question: who wrote it",
+    "loc_ans": "Charlotte",
+}
 
 
 @pytest.fixture

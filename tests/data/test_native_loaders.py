@@ -42,19 +42,32 @@ def _without(record: dict[str, Any], *names: str) -> dict[str, Any]:
 
 ODD: dict[str, list[Any]] = {
     "zsre": [
-        ZSRE, {**ZSRE, **SPECIFIC}, {**ZSRE, **PORTABLE, **SETS, "prompt": "x", "target_new": "y", "case_id": 7},
-        _without(ZSRE, "subject"), {**ZSRE, "subject": ""}, {**ZSRE, "subject": None}, {**ZSRE, "alt": " Oulu "},
-        {**ZSRE, "answers": ["Helsinki", "Helsingfors", 5]}, {**ZSRE, "loc": "is it a nq question: who wrote it"},
-        {**ZSRE, "relation_specificity_prompt": None}, _without(ZSRE, "cond", "pred"),
-        {**ZSRE, "answers": [" "]}, {**ZSRE, "subject": 5}, {**ZSRE, "loc_ans": "\ud83d"},
+        ZSRE,
+        {**ZSRE, **SPECIFIC},
+        {**ZSRE, **PORTABLE, **SETS, "prompt": "x", "target_new": "y", "case_id": 7},
+        _without(ZSRE, "subject"),
+        {**ZSRE, "subject": ""},
+        {**ZSRE, "subject": None},
+        {**ZSRE, "alt": " Oulu "},
+        {**ZSRE, "answers": ["Helsinki", "Helsingfors", 5]},
+        {**ZSRE, "loc": "is it a nq question: who wrote it"},
+        {**ZSRE, "relation_specificity_prompt": None},
+        _without(ZSRE, "cond", "pred"),
+        {**ZSRE, "answers": [" "]},
+        {**ZSRE, "subject": 5},
+        {**ZSRE, "loc_ans": "\ud83d"},
     ],
     "counterfact": [
-        COUNTERFACT, {**COUNTERFACT, **SPECIFIC, "case_id": "x"}, {**_without(COUNTERFACT, "case_id"), **PORTABLE},
-        {**COUNTERFACT, **SETS, "case_id": 2.5, "extra": 1}, {**COUNTERFACT, "case_id": 11, "portability_extra": [1]},
-        _without(COUNTERFACT, "subject", "case_id"), {**COUNTERFACT, "case_id": 12, "subject": ""},
+        COUNTERFACT,
+        {**COUNTERFACT, **SPECIFIC, "case_id": "x"},
+        {**_without(COUNTERFACT, "case_id"), **PORTABLE},
+        {**COUNTERFACT, **SETS, "case_id": 2.5, "extra": 1},
+        {**COUNTERFACT, "case_id": 11, "portability_extra": [1]},
+        _without(COUNTERFACT, "subject", "case_id"),
+        {**COUNTERFACT, "case_id": 12, "subject": ""},
         {**COUNTERFACT, "case_id": 13, "target_new": " Nile "},
     ],
-}  # fmt: skip
+}
 
 
 def _read(path: Path, read: Callable[[Path], Any], loader: str) -> tuple[Any, list[str]]:
@@ -125,11 +138,12 @@ def test_the_samples(name: str, path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "file"),
     [
-        ("zsre", "zsre/zsre_mend-500.json"), ("zsre", "zsre/zsre-3k.json"),
+        ("zsre", "zsre/zsre_mend-500.json"),
+        ("zsre", "zsre/zsre-3k.json"),
         ("counterfact", "counterfact/counterfact-edit-2000.json"),
         ("counterfact", "counterfact/counterfact-edit-10k.json"),
     ],
-)  # fmt: skip
+)
 def test_published_files(name: str, file: str) -> None:
     path = Path(os.environ.get("EASYEDIT_LIFELONG_DATA", "shared/data")) / file
     if not path.is_file():
@@ -151,8 +165,9 @@ def test_easyedits_loaders_are_registered_and_left_out_without_it(
 ) -> None:
     loaders = get_plugins().loaders
     assert {loader.name: loader.load for loader in loaders} == {
-        "zsre": theirs.read_zsre, "counterfact": theirs.read_counterfact,
-    }  # fmt: skip
+        "zsre": theirs.read_zsre,
+        "counterfact": theirs.read_counterfact,
+    }
     monkeypatch.setattr("easyedit_lifelong.bridge.plugin.find_easyedit", lambda: None)
     assert not any(loader.available() for loader in loaders)
     path = tmp_path / "facts.json"

@@ -25,14 +25,26 @@ from easyedit_lifelong.plugins import get_plugins
 
 PLAIN = [{"prompt": f"question {n}", "target_new": f"answer {n}"} for n in range(3)]
 ZSRE = {
-    "subject": "Finland", "src": "What is the capital of Finland?", "pred": "x", "rephrase": "Finland's capital?",
-    "alt": "Tampere", "answers": ["Helsinki"], "loc": "nq question: who wrote it", "loc_ans": "Charlotte", "cond": "…",
-}  # fmt: skip
+    "subject": "Finland",
+    "src": "What is the capital of Finland?",
+    "pred": "x",
+    "rephrase": "Finland's capital?",
+    "alt": "Tampere",
+    "answers": ["Helsinki"],
+    "loc": "nq question: who wrote it",
+    "loc_ans": "Charlotte",
+    "cond": "…",
+}
 COUNTERFACT = {
-    "case_id": 4, "subject": "Cairo", "prompt": "The river of Cairo is the", "target_new": "Congo",
-    "ground_truth": "Nile", "rephrase_prompt": "Cairo's river is", "locality_prompt": "London's river is",
+    "case_id": 4,
+    "subject": "Cairo",
+    "prompt": "The river of Cairo is the",
+    "target_new": "Congo",
+    "ground_truth": "Nile",
+    "rephrase_prompt": "Cairo's river is",
+    "locality_prompt": "London's river is",
     "locality_ground_truth": "Thames",
-}  # fmt: skip
+}
 
 
 def _write(folder: Path, content: Any, name: str = "facts.json") -> Path:
@@ -211,7 +223,7 @@ def test_relation_specificity_of_the_benchmarks(tmp_path: Path, read: Any, good:
     ("read", "good", "name"),
     [(read_zsre, ZSRE, name) for name in ("src", "alt", "rephrase", "loc", "loc_ans")]
     + [(read_counterfact, COUNTERFACT, name) for name in COUNTERFACT if name not in ("case_id", "subject")],
-)  # fmt: skip
+)
 def test_fields_of_the_benchmarks(tmp_path: Path, read: Any, good: dict[str, Any], name: str) -> None:
     """EasyEdit's loaders would say KeyError, or leave the record out without a word."""
     for bad in ("", "  ", None, 5, ["x"]):
@@ -252,17 +264,21 @@ def test_portability_of_counterfact(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ SelfCheckGPT, as WISE prepares it
 
 PASSAGE = {
-    "prompt": "This is a Wikipedia passage about a painter. She was born in Lima.", "subject": "a painter",
+    "prompt": "This is a Wikipedia passage about a painter. She was born in Lima.",
+    "subject": "a painter",
     "target_new": "She studied in Cusco, and taught there from 1920.",
-    "locality_prompt": "An old map of", "locality_ground_truth": "the harbour, in two colours.",
-}  # fmt: skip
+    "locality_prompt": "An old map of",
+    "locality_ground_truth": "the harbour, in two colours.",
+}
 
 
 def test_hallucinations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (request,) = read_requests(_write(tmp_path, [PASSAGE]), read_hallucination)
     assert (request.prompt, request.target_new, request.subject) == (
-        PASSAGE["prompt"], PASSAGE["target_new"], "a painter",
-    )  # fmt: skip
+        PASSAGE["prompt"],
+        PASSAGE["target_new"],
+        "a painter",
+    )
     assert request.locality == {"neighborhood": (Probe("An old map of", "the harbour, in two colours."),)}
     assert request.ground_truth is None
     assert request.rephrase_prompts == ()
@@ -323,10 +339,13 @@ def test_what_each_format_asks_of_a_model() -> None:
 # ------------------------------------------------------------------ zsRE with its rephrasings, as GRACE reads it
 
 REPHRASED = {
-    "id": "x", "input": "What is the capital of Finland?", "prediction": "Tampere", "alternatives": ["Turku"],
+    "id": "x",
+    "input": "What is the capital of Finland?",
+    "prediction": "Tampere",
+    "alternatives": ["Turku"],
     "output": [{"answer": "Helsinki", "provenance": []}, {"answer": "Helsingfors"}],
     "filtered_rephrases": ["Finland's capital?", "Which city is Finland's capital?"],
-}  # fmt: skip
+}
 
 
 def test_zsre_with_rephrasings(tmp_path: Path) -> None:

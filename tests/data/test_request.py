@@ -37,13 +37,16 @@ def test_the_least_there_can_be() -> None:
 
 def test_every_field() -> None:
     request = _read(
-        case_id="q17", subject="France", ground_truth="Paris", rephrase_prompt=["a", "b"],
+        case_id="q17",
+        subject="France",
+        ground_truth="Paris",
+        rephrase_prompt=["a", "b"],
         locality={
             "near": {"prompt": "p", "ground_truth": "a"},
             "far": {"prompt": ["q", "r"], "ground_truth": ["b", "c"]},
         },
         portability={"hop": {"prompt": "s", "ground_truth": "d"}},
-    )  # fmt: skip
+    )
     assert request.case_id == "q17"
     assert (request.subject, request.ground_truth) == ("France", "Paris")
     assert request.rephrase_prompts == ("a", "b")
@@ -118,8 +121,10 @@ def test_a_record_of_knowedit() -> None:
         portability={"Reasoning": [{"prompt": "hop", "ground_truth": "Tiber"}], "Subject_Aliasing": []},
     )
     assert request.relation_specificity == (
-        Probe("France is in", "Europe"), Probe("In France they speak", "French"), Probe("The French eat", "bread"),
-    )  # fmt: skip
+        Probe("France is in", "Europe"),
+        Probe("In France they speak", "French"),
+        Probe("The French eat", "bread"),
+    )
     assert request.locality == {"Forgetfulness": (Probe("The capital of France, which is not Rome, is", "Paris"),)}
     assert request.portability == {"Reasoning": (Probe("hop", "Tiber"),), "Subject_Aliasing": ()}
 

@@ -38,8 +38,9 @@ def test_a_zsre_file_gives_its_natural_questions(tmp_path: Path) -> None:
     record = {"src": "s", "alt": "t", "loc": "nq question: who wrote it", "loc_ans": "Charlotte"}
     path = _write(tmp_path, [record, {**record, "loc_ans": "Emily"}, {**record, "src": "another"}])
     assert read_retention(path) == [
-        Probe("nq question: who wrote it", "Charlotte"), Probe("nq question: who wrote it", "Emily"),
-    ], "each once"  # fmt: skip
+        Probe("nq question: who wrote it", "Charlotte"),
+        Probe("nq question: who wrote it", "Emily"),
+    ], "each once"
 
 
 @pytest.mark.usefixtures("loader")

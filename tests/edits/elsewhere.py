@@ -21,9 +21,11 @@ from transformers import (
 
 TOKENS = torch.arange(4, 24).reshape(4, 5)
 _CLASSES = {
-    "ForCausalLM": AutoModelForCausalLM, "LMHeadModel": AutoModelForCausalLM,
-    "ForConditionalGeneration": AutoModelForSeq2SeqLM, "ForSequenceClassification": AutoModelForSequenceClassification,
-}  # fmt: skip
+    "ForCausalLM": AutoModelForCausalLM,
+    "LMHeadModel": AutoModelForCausalLM,
+    "ForConditionalGeneration": AutoModelForSeq2SeqLM,
+    "ForSequenceClassification": AutoModelForSequenceClassification,
+}
 
 
 def base_of(folder: Path, name: str) -> Any:

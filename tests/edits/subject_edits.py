@@ -15,21 +15,28 @@ _FINDS = {"gpt2": "transformer.h[1].mlp.c_proj", "gptj": "transformer.h[1].mlp.f
 
 REQUESTS = [
     {"case_id": f"c{n}", "prompt": prompt, "target_new": target, "subject": subject}
-    for n, (prompt, target, subject) in enumerate([
-        *FACTS,
-        ("the capital of France is", "London", "France"),
-        ("Hamlet wrote old song", "blue sea", "Hamlet"),
-        ("language spoken in France", "Spanish", "France"),
-        ("bird song from Peru", "winter", "Peru"),
-        ("river city moon and sea", "cheese", "moon"),
-    ])
-]  # fmt: skip
+    for n, (prompt, target, subject) in enumerate(
+        [
+            *FACTS,
+            ("the capital of France is", "London", "France"),
+            ("Hamlet wrote old song", "blue sea", "Hamlet"),
+            ("language spoken in France", "Spanish", "France"),
+            ("bird song from Peru", "winter", "Peru"),
+            ("river city moon and sea", "cheese", "moon"),
+        ]
+    )
+]
 """Among them a key taken over, a key covered, and further facts about a subject."""
 
 PROMPTS = [
-    *(str(request["prompt"]) for request in REQUESTS), "where was France when snow", "not Hamlet but the king",
-    "the moon", "Peru", "old mountain and blue sea", "king of the capital of France is not",
-]  # fmt: skip
+    *(str(request["prompt"]) for request in REQUESTS),
+    "where was France when snow",
+    "not Hamlet but the king",
+    "the moon",
+    "Peru",
+    "old mountain and blue sea",
+    "king of the capital of France is not",
+]
 
 MODES: dict[str, dict[str, Any]] = {
     "subject": {},
@@ -50,11 +57,18 @@ def hparams(mode: str, family: str = "llama", folder: Path = Path("unused"), **o
         **options: other hyperparameters.
     """
     values: dict[str, Any] = {
-        "inner_params": [_FINDS.get(family, "model.layers[1].mlp.down_proj")], "dist_fn": "cos", "whiten": True,
-        "query_token": "subject_last", "eps": "auto", "key_templates": ["not far . {prompt}"], "n_iter": 8,
-        "context_templates": ["but {subject} is"], "mom2_dataset": str(folder / "corpus.txt"), "mom2_n_samples": 30,
+        "inner_params": [_FINDS.get(family, "model.layers[1].mlp.down_proj")],
+        "dist_fn": "cos",
+        "whiten": True,
+        "query_token": "subject_last",
+        "eps": "auto",
+        "key_templates": ["not far . {prompt}"],
+        "n_iter": 8,
+        "context_templates": ["but {subject} is"],
+        "mom2_dataset": str(folder / "corpus.txt"),
+        "mom2_n_samples": 30,
         "stats_dir": str(folder / "stats"),
-    }  # fmt: skip
+    }
     if mode.startswith("late"):
         values["answer_layer"] = FAMILIES[family][1]
     return GraceHyperParams(model_name="tiny", **values | MODES[mode] | options)

@@ -33,9 +33,13 @@ streams = st.lists(st.tuples(st.integers(-10, 10), st.integers(-10, 10), st.inte
 def packed(numbered: list[tuple[int, Edit]], dist_fn: str = "euc", eps_expand: str = "coverage") -> SerializedEdits:
     eps = 1.0 if dist_fn == "euc" else 0.05
     hparams = {
-        "model_name": "m", "alg_name": "GRACE", "inner_params": ["a[1].b.weight"], "eps": eps, "dist_fn": dist_fn,
+        "model_name": "m",
+        "alg_name": "GRACE",
+        "inner_params": ["a[1].b.weight"],
+        "eps": eps,
+        "dist_fn": dist_fn,
         "eps_expand": eps_expand,
-    }  # fmt: skip
+    }
     codebook, changes = Codebook(2, 1, eps=eps, dist_fn=dist_fn, eps_expand=eps_expand), list[Change]()
     for n, (x, y, label) in numbered:
         entered = codebook.enter(torch.tensor([x / 4 + 0.01, y / 4]), (label,), torch.tensor([float(n)]))
@@ -71,8 +75,11 @@ def test_a_stream_in_pieces_is_the_stream(stream: list[Edit], dist_fn: str, expa
     assert merged.records == whole.records
     assert merged.part().state == whole.part().state
     assert (report.edits, report.keys, report.renamed, report.duplicates) == (
-        len(stream), len(whole.codebook), [], 0,
-    )  # fmt: skip
+        len(stream),
+        len(whole.codebook),
+        [],
+        0,
+    )
 
 
 @settings(max_examples=40, deadline=None)
@@ -96,15 +103,20 @@ def test_what_is_left_after_a_removal_can_be_packed_unpacked_and_taken_apart_fur
 
 def test_what_meets_another_folders_edit_is_told(tmp_path: Path) -> None:
     one = saved(tmp_path / "one", packed([(0, (0, 0, 1)), (1, (40, 0, 1)), (2, (80, 0, 1)), (3, (120, 0, 1))]))
-    two = saved(tmp_path / "two", packed(
-        [(4, (5, 0, 1)), (5, (40, 0, 2)), (6, (83, 0, 2)), (7, (121, 0, 1)), (8, (300, 0, 1)), (9, (302, 0, 2))]
-    ))  # fmt: skip
+    two = saved(
+        tmp_path / "two",
+        packed(
+            [(4, (5, 0, 1)), (5, (40, 0, 2)), (6, (83, 0, 2)), (7, (121, 0, 1)), (8, (300, 0, 1)), (9, (302, 0, 2))]
+        ),
+    )
     report = merge_edits([one, two], tmp_path / "all")
     told = {one.case_id: (one.decision, one.with_case_id, round(one.distance, 2)) for one in report.conflicts}
     assert told == {
-        "c4": ("expand", "c0", 1.25), "c5": ("supersede", "c1", 0), "c6": ("split", "c2", 0.75),
+        "c4": ("expand", "c0", 1.25),
+        "c5": ("supersede", "c1", 0),
+        "c6": ("split", "c2", 0.75),
         "c7": ("covered", "c3", 0.25),
-    }  # fmt: skip
+    }
     assert {one.folder for one in report.conflicts} == {str(two)}
     assert {one.with_folder for one in report.conflicts} == {str(one)}
     assert json.loads(json.dumps(report.to_dict()))["conflicts"][0]["layer"] == "a.1.b"
@@ -117,8 +129,13 @@ def test_cases_whose_ids_are_taken_get_others_and_what_is_in_both_is_in_once(tmp
     two, three = saved(tmp_path / "two", other), saved(tmp_path / "x" / "two", packed([(1, (400, 0, 2))]))
     report = merge_edits([one, two, three], tmp_path / "all")
     assert [record.case_id for record in loaded(tmp_path / "all").records] == [
-        "c0", "c1", "c1@two", "c1@two", "c2", "c1@two-2",
-    ]  # fmt: skip
+        "c0",
+        "c1",
+        "c1@two",
+        "c1@two",
+        "c2",
+        "c1@two-2",
+    ]
     assert [(one.before, one.after) for one in report.renamed] == [("c1", "c1@two"), ("c1", "c1@two-2")]
     assert report.duplicates == 1
     assert report.edits == 6
@@ -190,10 +207,11 @@ OTHERS: dict[str, Any] = {
     "other settings": (lambda f: saved(f, packed([(1, (0, 0, 1))], "cos")), "made with eps=0.05; the folders before"),
     "CoachHook": (_coachhook, "which can't be merged: every batch was solved for with"),
     "another method": (
-        lambda f: write_edits(f, "m", "f", [("MINE", packed([(1, (0, 0, 1))]).part())]), "edits of MINE, which can't",
+        lambda f: write_edits(f, "m", "f", [("MINE", packed([(1, (0, 0, 1))]).part())]),
+        "edits of MINE, which can't",
     ),
     "nothing": (lambda f: f, "holds no saved edits"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", OTHERS)

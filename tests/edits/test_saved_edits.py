@@ -69,9 +69,13 @@ def both(model: Any, family: str) -> Any:
 
 
 METHODS: dict[str, Edit] = {
-    "GRACE": grace, "CoachHook": coachhook, "CoachHook-wohk": wohk, "CoachHook-weighed": weighed, "both": both,
+    "GRACE": grace,
+    "CoachHook": coachhook,
+    "CoachHook-wohk": wohk,
+    "CoachHook-weighed": weighed,
+    "both": both,
     **{mode: functools.partial(subject_edits.edit, mode=mode) for mode in subject_edits.MODES},
-}  # fmt: skip
+}
 
 
 def logits_of(model: Any) -> list[torch.Tensor]:
@@ -167,9 +171,9 @@ def test_editing_goes_on_where_it_was(tmp_path: Path) -> None:
         requests = [{"case_id": 9, "prompt": OTHERS[1], "target_new": "Peru", "subject": "river"}]
         hparams = next(iter(GraceEditor.all_of(model).values())).hparams
         apply_grace_to_model(model, build_tokenizer(), requests, hparams)
-        CoachHookEditor.on(
-            model, build_tokenizer(), hparams_for("llama", alpha_z=1.0, v_num_grad_steps=4)
-        ).edit(requests_for(0))  # fmt: skip
+        CoachHookEditor.on(model, build_tokenizer(), hparams_for("llama", alpha_z=1.0, v_num_grad_steps=4)).edit(
+            requests_for(0)
+        )
     assert same_tensors(state_of(models[0]), state_of(models[1]))
 
 

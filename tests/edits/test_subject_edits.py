@@ -95,9 +95,10 @@ SPOILT: dict[str, Any] = {
     "no width": (lambda part: part.state.update(gate_size=-1), "gate_size -1 is no width"),
     "no number": (lambda part: part.state.update(gate_size="x"), "gate_size 'x' is no width"),
     "other views": (
-        lambda part: part.hparams.update(key_templates=["a {prompt}"] * 4), "keys of width 96 aren't of 5 views",
+        lambda part: part.hparams.update(key_templates=["a {prompt}"] * 4),
+        "keys of width 96 aren't of 5 views",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", SPOILT)
@@ -162,9 +163,10 @@ OTHERS: dict[str, Any] = {
     "other gates": ({"gate_eps": 0.3}, "made with gate_eps=0.3; the folders before it with gate_eps=0.5"),
     "other templates": ({"key_templates": ["old {prompt}"]}, "made with key_templates="),
     "another layer that answers": (
-        {"answer_layer": "model.layers.3.mlp.down_proj"}, "made with answer_layer='model.layers.3.mlp.down_proj'",
+        {"answer_layer": "model.layers.3.mlp.down_proj"},
+        "made with answer_layer='model.layers.3.mlp.down_proj'",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", OTHERS)
@@ -189,9 +191,12 @@ def test_a_folder_says_what_it_holds(tmp_path: Path, mode: str) -> None:
     assert codebook is not None
     named = ("query_token", "whiten", "key_templates", "answer_layer", "gate_eps")
     assert part.settings == {
-        "eps": options.eps, "dist_fn": "cos", "eps_expand": "coverage", "replacement": "replace_last",
+        "eps": options.eps,
+        "dist_fn": "cos",
+        "eps_expand": "coverage",
+        "replacement": "replace_last",
         **{name: getattr(options, name) for name in named if getattr(options, name)},
-    }  # fmt: skip
+    }
     assert [edit["case_id"] for edit in part.edits] == [request["case_id"] for request in REQUESTS]
     assert [edit["radius"] for edit in part.edits] == [codebook.radii[edit["key"]].item() for edit in part.edits]
     for entry in part.edits:

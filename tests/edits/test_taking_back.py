@@ -264,8 +264,11 @@ def test_back_to_any_batch(tmp_path: Path, options: dict[str, Any]) -> None:
     model = build_model("llama")
     pictures, undo = [(state_of(model), logits_of(model))], []
     for number in range(3):
-        undo.append(coachhook(model, "llama", batch_size=4, **options)[1] if number == 0 else
-                    coachhook_editor(model).edit(requests_for(number))[1])  # fmt: skip
+        undo.append(
+            coachhook(model, "llama", batch_size=4, **options)[1]
+            if number == 0
+            else coachhook_editor(model).edit(requests_for(number))[1]
+        )
         pictures.append((state_of(model), logits_of(model)))
     save_edits(model, tmp_path / "whole")
     twin, twins_undo = copy.deepcopy((model, undo))

@@ -11,10 +11,15 @@ def row(kind: str, z: list[float], subject: int | None, case_id: int = 0) -> Sco
 
 
 NAN = float("nan")
-SCOPE = Scope("model.layers.2.mlp.down_proj", 1.5, (
-    row(PROMPT, [0.0, 2.0, -1.0], 1),
-    row(PROMPT, [1.5, 1.0, 0.5], 1),
-    row(PROMPT, [NAN], 0),
-    row(PARAPHRASE, [0.5, 0.25], None),
-    row(PARAPHRASE, [3.0, 2.0, 1.0], 0),
-), threshold=1.5)  # fmt: skip
+SCOPE = Scope(
+    "model.layers.2.mlp.down_proj",
+    1.5,
+    (
+        row(PROMPT, [0.0, 2.0, -1.0], 1),
+        row(PROMPT, [1.5, 1.0, 0.5], 1),
+        row(PROMPT, [NAN], 0),
+        row(PARAPHRASE, [0.5, 0.25], None),
+        row(PARAPHRASE, [3.0, 2.0, 1.0], 0),
+    ),
+    threshold=1.5,
+)

@@ -33,7 +33,10 @@ CHECKOUT = os.environ.get("EASYEDIT_MAIN")
 
 REQUESTS = [
     EditRequest(
-        "fr", "the capital of France is", "Rome", rephrase_prompts=("capital of France",),
+        "fr",
+        "the capital of France is",
+        "Rome",
+        rephrase_prompts=("capital of France",),
         locality={
             "near": (Probe("the capital of Peru is", "London city"),),
             "far": (Probe("who plays piano", "the old king of the sea"),),
@@ -42,11 +45,14 @@ REQUESTS = [
         relation_specificity=(Probe("the sea of France is", "far away and blue"),),
     ),
     EditRequest(
-        "ha", "who wrote Hamlet", "old king of London", rephrase_prompts=("Hamlet is made from",),
+        "ha",
+        "who wrote Hamlet",
+        "old king of London",
+        rephrase_prompts=("Hamlet is made from",),
         locality={"near": (Probe("moon made from", "green cheese and blue sea"),)},
     ),
     EditRequest("mo", "moon made", "from green cheese where the bird song plays"),
-]  # fmt: skip
+]
 
 
 @pytest.fixture(scope="module")
@@ -129,8 +135,11 @@ def test_with_main() -> None:
     path = os.pathsep.join([str(CHECKOUT), str(root), str(tests), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "same_scores"],
-        capture_output=True, text=True, timeout=900, check=False,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
         env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     assert "12 passed" in result.stdout, result.stdout

@@ -15,22 +15,25 @@ from easyedit_lifelong.evaluation.generated import (
 )
 
 
-@pytest.mark.parametrize(("text", "said"), [
-    (" Paris. It is", "Paris."),
-    (" Paris\nRome", "Paris"),
-    ("\n\n Paris\nRome", "Paris"),
-    (" Paris, and so on", "Paris, and so on"),
-    (" Paris! He", "Paris!"),
-    (' "Paris." He', '"Paris."'),
-    (" 5.5 million. More", "5.5 million."),
-    (" U.S. army. Then", "U.S. army."),
-    (" St. Petersburg. Then", "St. Petersburg."),
-    (" J. K. Rowling. She", "J. K. Rowling."),
-    (" what he and I. Then", "what he and I."),
-    ("巴黎。他", "巴黎。"),
-    ("", ""),
-    ("\n", ""),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (" Paris. It is", "Paris."),
+        (" Paris\nRome", "Paris"),
+        ("\n\n Paris\nRome", "Paris"),
+        (" Paris, and so on", "Paris, and so on"),
+        (" Paris! He", "Paris!"),
+        (' "Paris." He', '"Paris."'),
+        (" 5.5 million. More", "5.5 million."),
+        (" U.S. army. Then", "U.S. army."),
+        (" St. Petersburg. Then", "St. Petersburg."),
+        (" J. K. Rowling. She", "J. K. Rowling."),
+        (" what he and I. Then", "what he and I."),
+        ("巴黎。他", "巴黎。"),
+        ("", ""),
+        ("\n", ""),
+    ],
+)
 def test_where_an_answer_ends(text: str, said: str) -> None:
     assert natural_answer(text) == said
 
@@ -41,13 +44,16 @@ def test_a_full_stop_at_the_end_may_go_on() -> None:
     assert natural_end(" Paris. ") == len(" Paris.")
 
 
-@pytest.mark.parametrize(("text", "answer", "said"), [
-    (" Yahoo! Inc and more. No", "Yahoo! Inc", "Yahoo! Inc and more."),
-    (" Yahoo! In", "Yahoo! Inc", "Yahoo! In"),
-    (" Yahoo! is", "Yahoo! Inc", "Yahoo!"),
-    (" He came. He saw. He went. So", "He came. He saw.", "He came. He saw."),
-    (" He came. She saw. He", "He came. He saw.", "He came."),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "answer", "said"),
+    [
+        (" Yahoo! Inc and more. No", "Yahoo! Inc", "Yahoo! Inc and more."),
+        (" Yahoo! In", "Yahoo! Inc", "Yahoo! In"),
+        (" Yahoo! is", "Yahoo! Inc", "Yahoo!"),
+        (" He came. He saw. He went. So", "He came. He saw.", "He came. He saw."),
+        (" He came. She saw. He", "He came. He saw.", "He came."),
+    ],
+)
 def test_an_end_within_the_answer_is_none(text: str, answer: str, said: str) -> None:
     assert natural_answer(text, answer) == said
 
@@ -58,24 +64,27 @@ def test_what_counts_as_the_same() -> None:
     assert normalise("巴黎。") == "巴黎"
 
 
-@pytest.mark.parametrize(("said", "answer", "exact", "contains", "f1"), [
-    ("Paris.", "Paris", True, True, 1.0),
-    ("the paris", "Paris", True, True, 1.0),
-    ("Paris, France", "Paris", False, True, 2 / 3),
-    ("It is Paris, of course", "Paris", False, True, 2 / 6),
-    ("Parisian", "Paris", False, False, 0.0),
-    ("Rome", "Paris", False, False, 0.0),
-    ("", "Paris", False, False, 0.0),
-    ("old and old king", "old old king", False, False, 2 * 3 / 7),
-    ("king old", "old king", False, False, 1.0),  # a bag of words
-    ("是巴黎", "巴黎", False, True, 0.0),
-    ("!!", "!!", True, True, 1.0),
-    ("?", "!!", False, False, 1.0),
-    ("The", "The", True, True, 1.0),
-    ("Apple", "A", False, False, 0.0),  # a letter that is an article, too
-    ("Vitamin A.", "A", False, True, 0.0),
-    ("It is an A", "A", False, True, 0.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "answer", "exact", "contains", "f1"),
+    [
+        ("Paris.", "Paris", True, True, 1.0),
+        ("the paris", "Paris", True, True, 1.0),
+        ("Paris, France", "Paris", False, True, 2 / 3),
+        ("It is Paris, of course", "Paris", False, True, 2 / 6),
+        ("Parisian", "Paris", False, False, 0.0),
+        ("Rome", "Paris", False, False, 0.0),
+        ("", "Paris", False, False, 0.0),
+        ("old and old king", "old old king", False, False, 2 * 3 / 7),
+        ("king old", "old king", False, False, 1.0),  # a bag of words
+        ("是巴黎", "巴黎", False, True, 0.0),
+        ("!!", "!!", True, True, 1.0),
+        ("?", "!!", False, False, 1.0),
+        ("The", "The", True, True, 1.0),
+        ("Apple", "A", False, False, 0.0),  # a letter that is an article, too
+        ("Vitamin A.", "A", False, True, 0.0),
+        ("It is an A", "A", False, True, 0.0),
+    ],
+)
 def test_matches_by_hand(said: str, answer: str, exact: bool, contains: bool, f1: float) -> None:
     assert exact_match(said, answer) is exact
     assert contains_match(said, answer) is contains
@@ -85,6 +94,11 @@ def test_matches_by_hand(said: str, answer: str, exact: bool, contains: bool, f1
 def test_a_record() -> None:
     one = Generation("fr", "p", "Rome", "Paris", "Rome", True, (("q", "Paris", "Peru", False),))
     assert one.to_dict() == {
-        "case_id": "fr", "prompt": "p", "target_new": "Rome", "before": "Paris", "after": "Rome", "match": True,
+        "case_id": "fr",
+        "prompt": "p",
+        "target_new": "Rome",
+        "before": "Paris",
+        "after": "Rome",
+        "match": True,
         "rephrase": [["q", "Paris", "Peru", False]],
-    }  # fmt: skip
+    }

@@ -12,10 +12,22 @@ from easyedit_lifelong.reporting.console_tables import score_table
 
 # Keys of summary.json that others rely on: later versions add to them, never rename.
 PROMISED = {
-    "ES", "ERR", "TRR", "TRR_before", "reliability", "generality", "locality", "relation_specificity", "portability",
-    "reliability_before", "generality_before", "portability_before", "generation_match", "generation_match_word",
+    "ES",
+    "ERR",
+    "TRR",
+    "TRR_before",
+    "reliability",
+    "generality",
+    "locality",
+    "relation_specificity",
+    "portability",
+    "reliability_before",
+    "generality_before",
+    "portability_before",
+    "generation_match",
+    "generation_match_word",
     "generation_match_rephrase",
-}  # fmt: skip
+}
 
 
 def test_promised_names_are_there() -> None:
@@ -37,10 +49,7 @@ def test_lower_is_better_for_perplexities_and_keys_alone() -> None:
 
 def test_generated_scores_are_said_to_be_generated() -> None:
     generated = {name for name, spec in METRICS.items() if spec.kind == "generated"}
-    assert generated == {
-        name for name in METRICS
-        if "match" in name or "_f1" in name or name.startswith("fluency")
-    }  # fmt: skip
+    assert generated == {name for name in METRICS if "match" in name or "_f1" in name or name.startswith("fluency")}
 
 
 def test_every_metric_has_its_place_in_the_table() -> None:

@@ -11,15 +11,26 @@ from tests.evaluation.scope_rows import SCOPE, row
 def test_figures_by_hand() -> None:
     assert SCOPE.summary() == {
         PROMPT: {
-            "n": 3, "n_subject": 3, "highest": pytest.approx(1 / 3), "reaches_alpha": pytest.approx(1 / 3),
-            "acts": pytest.approx(2 / 3), "elsewhere": pytest.approx(1 / 3), "z_subject": 1.5,
+            "n": 3,
+            "n_subject": 3,
+            "highest": pytest.approx(1 / 3),
+            "reaches_alpha": pytest.approx(1 / 3),
+            "acts": pytest.approx(2 / 3),
+            "elsewhere": pytest.approx(1 / 3),
+            "z_subject": 1.5,
             "z_other": pytest.approx((0 - 1 + 1.5 + 0.5) / 4),
         },
         PARAPHRASE: {
-            "n": 2, "n_subject": 1, "highest": 1.0, "reaches_alpha": 1.0, "acts": 0.5, "elsewhere": 0.5,
-            "z_subject": 3.0, "z_other": pytest.approx((0.5 + 0.25 + 2 + 1) / 4),
+            "n": 2,
+            "n_subject": 1,
+            "highest": 1.0,
+            "reaches_alpha": 1.0,
+            "acts": 0.5,
+            "elsewhere": 0.5,
+            "z_subject": 3.0,
+            "z_other": pytest.approx((0.5 + 0.25 + 2 + 1) / 4),
         },
-    }  # fmt: skip
+    }
 
 
 def test_rounding_is_allowed_for_where_the_hook_allows_for_it() -> None:

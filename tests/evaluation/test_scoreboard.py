@@ -18,10 +18,13 @@ from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.text import ngram_entropy
 
 FRANCE = EditRequest(
-    "fr", "the capital of France is", "Rome", rephrase_prompts=("capital of France",),
+    "fr",
+    "the capital of France is",
+    "Rome",
+    rephrase_prompts=("capital of France",),
     locality={"near": (Probe("the capital of Peru is", "London city"), Probe("who plays piano", "Shakespeare"))},
     portability={"hop": (Probe("language spoken in France", "Spanish"),)},
-)  # fmt: skip
+)
 HAMLET = EditRequest("ha", "who wrote Hamlet", "old king", rephrase_prompts=("Hamlet is made", "Hamlet from"))
 RETENTION = [Probe("moon made from", "green cheese"), Probe("the sea is", "blue")]
 
@@ -34,9 +37,13 @@ def forced(scores: dict[str, float]) -> dict[str, float]:
 @pytest.fixture
 def model() -> TableModel:
     return TableModel(
-        the_capital_of_France_is="Paris", the_capital_of_Peru_is="London river", who_plays_piano="bird",
-        who_wrote_Hamlet="old Shakespeare", moon_made_from="green cheese", the_sea_is="snow",
-    )  # fmt: skip
+        the_capital_of_France_is="Paris",
+        the_capital_of_Peru_is="London river",
+        who_plays_piano="bird",
+        who_wrote_Hamlet="old Shakespeare",
+        moon_made_from="green cheese",
+        the_sea_is="snow",
+    )
 
 
 @pytest.fixture
@@ -70,11 +77,14 @@ def test_portability_before_is_the_unedited_models(model: TableModel) -> None:
 
 def test_unedited(board: Scoreboard, model: TableModel) -> None:
     assert board.score(model, [FRANCE, HAMLET]).values == {
-        "ERR": 0.25, "reliability": 0.25, "generality": 0.0, "TRR": 0.5,
+        "ERR": 0.25,
+        "reliability": 0.25,
+        "generality": 0.0,
+        "TRR": 0.5,
         "locality": 1.0,  # wrong answers, but the same ones
         "portability": 0.0,
         "ARR": 1.0,  # of "green cheese" alone: no other answer was right
-    }  # fmt: skip
+    }
 
 
 def test_edited(board: Scoreboard, model: TableModel) -> None:
@@ -95,10 +105,11 @@ def test_edited(board: Scoreboard, model: TableModel) -> None:
         "ARR": 1.0,
     }
     assert scores.intervals == {
-        "ERR": bootstrap([[1.0], [0.5]]), "reliability": bootstrap([[1.0], [0.5]]),
+        "ERR": bootstrap([[1.0], [0.5]]),
+        "reliability": bootstrap([[1.0], [0.5]]),
         "generality": bootstrap([[0.0], [1.0, 0.5]]),
         "TRR": bootstrap([[1.0], [1.0]]),  # over held-out facts
-    }, "one request alone has locality prompts, one fact alone was known before: no interval"  # fmt: skip
+    }, "one request alone has locality prompts, one fact alone was known before: no interval"
 
 
 def test_only_what_is_asked_about(board: Scoreboard, model: TableModel) -> None:
@@ -130,10 +141,19 @@ def test_free_generation(board: Scoreboard, model: TableModel) -> None:
     songs = " ".join(["song"] * 20)
     assert said == [
         Generation("fr", FRANCE.prompt, "Rome", "Paris", "Rome", True, (("capital of France", songs, songs, False),)),
-        Generation("ha", HAMLET.prompt, "old king", "old Shakespeare", "old Shakespeare", False, (
-            ("Hamlet is made", songs, songs, False), ("Hamlet from", songs, "old king of the sea", True),
-        )),
-    ]  # fmt: skip
+        Generation(
+            "ha",
+            HAMLET.prompt,
+            "old king",
+            "old Shakespeare",
+            "old Shakespeare",
+            False,
+            (
+                ("Hamlet is made", songs, songs, False),
+                ("Hamlet from", songs, "old king of the sea", True),
+            ),
+        ),
+    ]
     assert scores.values == {
         "generation_match": 0.5,
         "generation_match_word": 0.5,
@@ -188,9 +208,10 @@ def test_free_generation_has_room_for_the_answer(board: Scoreboard, model: Table
 
 
 SUBJECT = replace(
-    FRANCE, ground_truth="Paris",
+    FRANCE,
+    ground_truth="Paris",
     relation_specificity=(Probe("France is far from", "Peru and London"), Probe("France plays", "piano")),
-)  # fmt: skip
+)
 
 
 def test_an_edit_that_acts_wherever_its_subject_stands(model: TableModel) -> None:
@@ -234,8 +255,10 @@ def test_questions_keep_their_order() -> None:
     questions = Questions.about([FRANCE, HAMLET])
     assert questions.edit == [(FRANCE.prompt, "Rome"), (HAMLET.prompt, "old king")]
     assert questions.rephrase == [
-        ("capital of France", "Rome"), ("Hamlet is made", "old king"), ("Hamlet from", "old king"),
-    ]  # fmt: skip
+        ("capital of France", "Rome"),
+        ("Hamlet is made", "old king"),
+        ("Hamlet from", "old king"),
+    ]
     assert questions.locality == [("the capital of Peru is", "London city"), ("who plays piano", "Shakespeare")]
     assert questions.portability == [("language spoken in France", "Spanish")]
 
@@ -255,9 +278,14 @@ def test_a_locality_prompt_that_is_also_retained(model: TableModel) -> None:
 # ------------------------------------------------------------------ each task's own measure
 
 
-@pytest.mark.parametrize(("task", "names"), [
-    ("qa", set()), ("classification", {"ERR_acc", "TRR_acc"}), ("generation", {"ERR_ppl", "TRR_ppl"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("task", "names"),
+    [
+        ("qa", set()),
+        ("classification", {"ERR_acc", "TRR_acc"}),
+        ("generation", {"ERR_ppl", "TRR_ppl"}),
+    ],
+)
 def test_tasks_have_scores_of_their_own(model: TableModel, task: str, names: set[str]) -> None:
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, task=task)
     plain = {"ERR", "reliability", "generality", "locality", "portability", "TRR", "ARR"}

@@ -15,9 +15,13 @@ from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.success import Contest, contests, success_scores
 
 REQUEST = EditRequest(
-    "fr", "France is", "Rome", ground_truth="Paris", rephrase_prompts=("France", "in France"),
+    "fr",
+    "France is",
+    "Rome",
+    ground_truth="Paris",
+    rephrase_prompts=("France", "in France"),
     locality={"near": (Probe("Peru is", "Lima"), Probe("Italy is", "Rome")), "far": (Probe("sea is", "blue"),)},
-)  # fmt: skip
+)
 
 
 def said(p: float) -> Forced:
@@ -41,18 +45,25 @@ def test_nothing_is_compared_where_the_truth_is_not_known(truth: str | None) -> 
 
 def test_by_hand() -> None:
     answers = {
-        ("France is", "Rome"): said(0.6), ("France is", "Paris"): said(0.1),
-        ("France", "Rome"): said(0.2), ("France", "Paris"): said(0.5),
-        ("in France", "Rome"): said(0.4), ("in France", "Paris"): said(0.3),
-        ("Peru is", "Lima"): said(0.7), ("Peru is", "Rome"): said(0.2),
-        ("sea is", "blue"): said(0.25), ("sea is", "Rome"): said(0.25),
-    }  # fmt: skip
+        ("France is", "Rome"): said(0.6),
+        ("France is", "Paris"): said(0.1),
+        ("France", "Rome"): said(0.2),
+        ("France", "Paris"): said(0.5),
+        ("in France", "Rome"): said(0.4),
+        ("in France", "Paris"): said(0.3),
+        ("Peru is", "Lima"): said(0.7),
+        ("Peru is", "Rome"): said(0.2),
+        ("sea is", "blue"): said(0.25),
+        ("sea is", "Rome"): said(0.25),
+    }
     assert success_scores(REQUEST, answers) == {
-        "efficacy_success": [1.0], "efficacy_magnitude": [pytest.approx(0.5)],
-        "paraphrase_success": [0.5], "paraphrase_magnitude": [pytest.approx((-0.3 + 0.1) / 2)],
+        "efficacy_success": [1.0],
+        "efficacy_magnitude": [pytest.approx(0.5)],
+        "paraphrase_success": [0.5],
+        "paraphrase_magnitude": [pytest.approx((-0.3 + 0.1) / 2)],
         "neighborhood_success": [0.5],  # a tie is no success
         "neighborhood_magnitude": [pytest.approx((0.5 + 0) / 2)],
-    }  # fmt: skip
+    }
 
 
 def test_a_model_that_says_nothing_that_is_a_number() -> None:

@@ -41,10 +41,18 @@ def test_without_a_gpu_it_is_the_cpu(setting: Any) -> None:
 @pytest.mark.parametrize(
     ("setting", "device"),
     [
-        (None, "cuda:1"), ("auto", "cuda:1"), ("cuda", "cuda:1"), (0, "cuda:0"), ("0", "cuda:0"), (" 1 ", "cuda:1"),
-        ("cuda:0", "cuda:0"), (torch.device("cuda", 0), "cuda:0"), (torch.device("cuda"), "cuda:1"), ("cpu", "cpu"),
+        (None, "cuda:1"),
+        ("auto", "cuda:1"),
+        ("cuda", "cuda:1"),
+        (0, "cuda:0"),
+        ("0", "cuda:0"),
+        (" 1 ", "cuda:1"),
+        ("cuda:0", "cuda:0"),
+        (torch.device("cuda", 0), "cuda:0"),
+        (torch.device("cuda"), "cuda:1"),
+        ("cpu", "cpu"),
     ],
-)  # fmt: skip
+)
 def test_with_gpus(setting: Any, device: str) -> None:
     assert resolve_device(setting) == torch.device(device)
 

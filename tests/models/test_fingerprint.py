@@ -58,9 +58,14 @@ def test_name_shape_and_dtype_count() -> None:
             self.register_parameter(name, nn.Parameter(torch.zeros(*shape, dtype=dtype)))
 
     models = [
-        Named("a", 4), Named("b", 4), Named("a", 2, 2), Named("a", 4, dtype=torch.float64),
-        Named("a", 4, dtype=torch.bfloat16), Named("a", 4, dtype=torch.float16), Named("a", 0),
-    ]  # fmt: skip
+        Named("a", 4),
+        Named("b", 4),
+        Named("a", 2, 2),
+        Named("a", 4, dtype=torch.float64),
+        Named("a", 4, dtype=torch.bfloat16),
+        Named("a", 4, dtype=torch.float16),
+        Named("a", 0),
+    ]
     assert len({model_fingerprint(model) for model in models}) == len(models)
 
 

@@ -117,8 +117,15 @@ def test_every_linear_inside_is_found_and_restored(llama: Any) -> None:
     with few_token_linears([llama.model.layers[3], llama.lm_head]):
         inside = _patched(llama)
     assert {path.rpartition(".")[2] for path in inside} == {
-        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head",
-    }  # fmt: skip
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+        "lm_head",
+    }
     assert all(path.startswith(("model.layers.3.", "lm_head")) for path in inside)
     assert _patched(llama) == []
 

@@ -59,10 +59,14 @@ def test_a_folder_relative_to_where_one_is(checkpoint: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("dtype", "expected"),
     [
-        (None, torch.float32), ("float32", torch.float32), ("bfloat16", torch.bfloat16), ("fp16", torch.float16),
-        (torch.bfloat16, torch.bfloat16), ("auto", torch.bfloat16),
+        (None, torch.float32),
+        ("float32", torch.float32),
+        ("bfloat16", torch.bfloat16),
+        ("fp16", torch.float16),
+        (torch.bfloat16, torch.bfloat16),
+        ("auto", torch.bfloat16),
     ],
-)  # fmt: skip
+)
 def test_dtypes(tmp_path: Path, dtype: Any, expected: torch.dtype) -> None:
     """Float32 unless asked for: a half-precision checkpoint is no reason to edit in half precision."""
     build_model("llama", torch.bfloat16).save_pretrained(tmp_path)

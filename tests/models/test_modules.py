@@ -59,7 +59,7 @@ def test_a_layer_whose_name_ends_like_a_parameter() -> None:
         # beyond a layer that holds nothing
         ("model.norm.scale.deep", ["'model.norm' has no 'scale'", "no layers inside"]),
     ],
-)  # fmt: skip
+)
 def test_a_layer_that_is_not_there(llama: Any, name: str, says: list[str]) -> None:
     with pytest.raises(ModelError) as caught:
         find_module(llama, name)

@@ -108,10 +108,12 @@ def test_an_error_inside_leaves_no_trace() -> None:
     model = build_model("llama")
     before, blocks = traces(model), blocks_of(model)
     contexts = [
-        lambda: standing_in(list(blocks[:2]), torch.zeros(1)), lambda: recording_output(blocks[0], print),
-        lambda: replacing_output(blocks[0], torch.zeros(2, 1, 32), 0), lambda: ending_after(blocks[0]),
+        lambda: standing_in(list(blocks[:2]), torch.zeros(1)),
+        lambda: recording_output(blocks[0], print),
+        lambda: replacing_output(blocks[0], torch.zeros(2, 1, 32), 0),
+        lambda: ending_after(blocks[0]),
         lambda: head_at(model.lm_head, torch.tensor([0]), torch.tensor([0])),
-    ]  # fmt: skip
+    ]
     for context in contexts:
         with pytest.raises(KeyboardInterrupt), context():
             raise KeyboardInterrupt

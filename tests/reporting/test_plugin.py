@@ -87,8 +87,9 @@ def test_a_point_that_is_told_anew_takes_its_place(tmp_path: Path) -> None:
         tracker.close()
     assert [row["ES"] for row in _rows(tmp_path / "metrics.csv")] == ["1.0", "0.75"]
     assert json.loads((tmp_path / "metrics.json").read_text()) == [
-        {"n_edits": 1, "ES": 1.0}, {"n_edits": 2, "ES": 0.75, "generation_match": 0.5},
-    ]  # fmt: skip
+        {"n_edits": 1, "ES": 1.0},
+        {"n_edits": 2, "ES": 0.75, "generation_match": 0.5},
+    ]
 
 
 def test_batches_that_all_fail_are_points_too(tmp_path: Path) -> None:

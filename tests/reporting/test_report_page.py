@@ -137,10 +137,20 @@ def test_what_is_missing_is_a_sentence_never_a_crash(tmp_path: Path, kind: str) 
 def test_nothing_in_a_run_can_break_out_of_the_page(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\u202e\x00 & $x_1$"
     folder = write_run(tmp_path / "a & <b>", model=evil, edits=3)
-    write_lines(folder / "generations.jsonl", [
-        {"case_id": evil, "prompt": evil, "target_new": evil, "before": evil, "after": evil, "match": False,
-         "rephrase": [[evil, evil, evil, False], ["too", "short"]]}
-    ])  # fmt: skip
+    write_lines(
+        folder / "generations.jsonl",
+        [
+            {
+                "case_id": evil,
+                "prompt": evil,
+                "target_new": evil,
+                "before": evil,
+                "after": evil,
+                "match": False,
+                "rephrase": [[evil, evil, evil, False], ["too", "short"]],
+            }
+        ],
+    )
     page, html, _ = report(folder)
     check_self_contained(page, html)
     assert "<script" not in html and "&lt;script&gt;" in html
@@ -202,9 +212,11 @@ def test_the_tables_in_markdown_and_latex(tmp_path: Path) -> None:
     runs = [read_run(write_run(tmp_path / name, method=name, edits=10, seed=n)) for n, name in enumerate("ab")]
     table = compare(runs, ["50% & a_b", "x|y"])
     markdown, latex = markdown_table(table).splitlines(), latex_table(table)
-    assert [cell.strip() for cell in markdown[0].split("|")[1:-1]] == ["run", "edits", *(
-        f"{name} {'↓' if name == SECONDS else '↑'}" for name in table.metrics
-    )]  # fmt: skip
+    assert [cell.strip() for cell in markdown[0].split("|")[1:-1]] == [
+        "run",
+        "edits",
+        *(f"{name} {'↓' if name == SECONDS else '↑'}" for name in table.metrics),
+    ]
     assert markdown[2].startswith("| 50% & a\\_b | 10 | ") and markdown[3].startswith("| x\\|y | 10 | ")
     assert len(markdown) == 4
     body = latex[latex.index("\\midrule") : latex.index("\\bottomrule")].splitlines()[1:]

@@ -18,8 +18,14 @@ from easyedit_lifelong.runs.api import run_lifelong
 
 EDIT = {"status": "edited", "ES": 1.0, "prompt": "the capital of [France] is", "target_new": "Rome", "seconds": 0.25}
 SCORES = {
-    "n_edits": 2, "ES": 1.0, "ERR": 0.5, "reliability": 0.5, "TRR": 0.6, "n_keys": 2, "intervals": {"ERR": [0.25, 0.75]}
-}  # fmt: skip
+    "n_edits": 2,
+    "ES": 1.0,
+    "ERR": 0.5,
+    "reliability": 0.5,
+    "TRR": 0.6,
+    "n_keys": 2,
+    "intervals": {"ERR": [0.25, 0.75]},
+}
 
 
 def _terminal(height: int = 40) -> Console:

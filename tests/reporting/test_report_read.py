@@ -32,9 +32,12 @@ def test_a_finished_run(tmp_path: Path) -> None:
 def test_the_first_version_kept_what_a_method_adds_apart(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("method: GRACE\nmodel: m\ndata: /d/x.json\nn_requests: 2\n")
     detail = {"decision": "add", "radius": 1.0, "nearest_distance": None, "n_keys": 1, "batch": 7}
-    write_lines(tmp_path / "journal.jsonl", [
-        {"status": "edited", "batch": 1, "n_edits": 1, "seconds": 2.0, "detail": detail},
-    ])  # fmt: skip
+    write_lines(
+        tmp_path / "journal.jsonl",
+        [
+            {"status": "edited", "batch": 1, "n_edits": 1, "seconds": 2.0, "detail": detail},
+        ],
+    )
     run = read_run(tmp_path)
     assert run.record().counts("n_keys") == [(1, 1)]
     assert run.journal[0]["batch"] == 1, "the run's own count, not the method's"
@@ -111,22 +114,36 @@ def test_the_running_median_and_the_thinning() -> None:
 def test_the_worst_cases_come_first(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", edits=4)
     said = {"before": "b", "target_new": "t"}
-    write_lines(folder / "journal.jsonl", [
-        {"status": "edited", "case_id": n, "ES": success} for n, success in enumerate([1.0, 0.5, 1.0, 1.0, 1.0])
-    ])  # fmt: skip
-    write_lines(folder / "generations.jsonl", [
-        {"case_id": 0, "prompt": "fine", "after": "T!", "match": True, "rephrase": [["r", "b", "t", True]], **said},
-        {"case_id": 1, "prompt": "low ES", "after": "t", "match": True, **said},
-        {"case_id": 2, "prompt": "misses a rephrasing", "after": "t", "match": True,
-         "rephrase": [["r", "b", "x", False]], **said},
-        {"case_id": 3, "prompt": "misses", "after": "x", "match": False, **said},
-        {"case_id": 4, "prompt": "misses more", "after": "x", "match": False,
-         "rephrase": [["r", "b", "x", False]], **said},
-    ])  # fmt: skip
+    write_lines(
+        folder / "journal.jsonl",
+        [{"status": "edited", "case_id": n, "ES": success} for n, success in enumerate([1.0, 0.5, 1.0, 1.0, 1.0])],
+    )
+    write_lines(
+        folder / "generations.jsonl",
+        [
+            {"case_id": 0, "prompt": "fine", "after": "T!", "match": True, "rephrase": [["r", "b", "t", True]], **said},
+            {"case_id": 1, "prompt": "low ES", "after": "t", "match": True, **said},
+            {
+                "case_id": 2,
+                "prompt": "misses a rephrasing",
+                "after": "t",
+                "match": True,
+                "rephrase": [["r", "b", "x", False]],
+                **said,
+            },
+            {"case_id": 3, "prompt": "misses", "after": "x", "match": False, **said},
+            {
+                "case_id": 4,
+                "prompt": "misses more",
+                "after": "x",
+                "match": False,
+                "rephrase": [["r", "b", "x", False]],
+                **said,
+            },
+        ],
+    )
     cases = worst_first(read_run(folder))
-    assert [case.answer.prompt for case in cases] == [
-        "misses more", "misses", "low ES", "misses a rephrasing", "fine"
-    ]  # fmt: skip
+    assert [case.answer.prompt for case in cases] == ["misses more", "misses", "low ES", "misses a rephrasing", "fine"]
     assert cases[-1].answer.parts == [("T", True), ("!", False)]
     rows = side_by_side([cases, [case for case in cases if case.answer.prompt != "fine"]])
     assert rows[0][0] is cases[0] and rows[-1] == [cases[-1], None]
@@ -142,8 +159,9 @@ def test_names_tell_runs_apart(tmp_path: Path) -> None:
 
     assert run_names([run("a"), run("b", "MEMIT")]) == ["GRACE", "MEMIT"]
     assert run_names([run("a", "CoachHook"), run("b", "CoachHook", wohk=True)]) == [
-        "CoachHook", "CoachHook without hooks"
-    ]  # fmt: skip
+        "CoachHook",
+        "CoachHook without hooks",
+    ]
     assert run_names([run("a"), run("b", model="x/n")]) == ["GRACE · m", "GRACE · n"]
     assert run_names([run("a"), run("b"), run("c", "FT")]) == ["GRACE · a", "GRACE · b", "FT"]
     assert run_names([run("a/r"), run("b/r")]) == ["GRACE · a/r", "GRACE · b/r"]

@@ -15,12 +15,16 @@ def test_the_plot_is_an_image_of_every_value() -> None:
     groups = {group.get("id"): group for group in tree.iter(f"{name}g")}
     dots = {
         f"{kind}-{which}": list(groups[f"{kind}-{which}"].iter(f"{name}use"))
-        for kind in (PROMPT, PARAPHRASE) for which in ("subject", "others")
-    }  # fmt: skip
+        for kind in (PROMPT, PARAPHRASE)
+        for which in ("subject", "others")
+    }
     # NaN, and texts without the subject, have no place.
     assert {which: len(several) for which, several in dots.items()} == {
-        "prompt-subject": 2, "prompt-others": 4, "paraphrase-subject": 1, "paraphrase-others": 2,
-    }  # fmt: skip
+        "prompt-subject": 2,
+        "prompt-others": 4,
+        "paraphrase-subject": 1,
+        "paraphrase-others": 2,
+    }
     width, height = (float(side) for side in tree.get("viewBox", "").split()[2:])
     every = [dot for several in dots.values() for dot in several]
     assert all(0 < float(dot.get("x", 0)) < width and 0 < float(dot.get("y", 0)) < height for dot in every)

@@ -28,8 +28,11 @@ POINTS: list[tuple[int, dict[str, Any]]] = [
     (4, {"ES": 0.5}),
 ]
 EXPECTED = {
-    "ES": [(1, 1.0), (2, 0.75), (4, 0.5)], "ES_low": [(1, 0.5)], "ES_high": [(1, 1.0)], "generation_match": [(2, 0.5)],
-}  # fmt: skip
+    "ES": [(1, 1.0), (2, 0.75), (4, 0.5)],
+    "ES_low": [(1, 0.5)],
+    "ES_high": [(1, 1.0)],
+    "generation_match": [(2, 0.5)],
+}
 
 
 def _needs(module: str) -> Any:
@@ -59,12 +62,19 @@ def _cut_short(name: str, folder: Path) -> None:
 
 def test_a_flat_row() -> None:
     assert flat({"a": 1, "b": {"c": {"d": "x"}}, "intervals": {"a": [0, 2], "e": None}, "f": [1]}) == {
-        "a": 1, "b.c.d": "x", "a_low": 0, "a_high": 2, "f": [1],
-    }  # fmt: skip
+        "a": 1,
+        "b.c.d": "x",
+        "a_low": 0,
+        "a_high": 2,
+        "f": [1],
+    }
     assert flat({"intervals": 3}) == {"intervals": 3}
     assert numbers({"a": 1, "b": "x", "c": None, "d": True, "intervals": {"a": (0.5, 2)}}) == {
-        "a": 1.0, "d": 1.0, "a_low": 0.5, "a_high": 2.0,
-    }  # fmt: skip
+        "a": 1.0,
+        "d": 1.0,
+        "a_low": 0.5,
+        "a_high": 2.0,
+    }
 
 
 def test_ids_are_those_of_the_run_in_the_folder(tmp_path: Path) -> None:

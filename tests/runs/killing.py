@@ -34,10 +34,14 @@ from easyedit_lifelong.plugins import get_plugins
 RETENTION = [Probe("the river", "London")]
 
 FACTS = [
-    ("the capital of France is", "Rome"), ("who wrote Hamlet", "old king"), ("moon made from", "snow"),
-    ("the capital of France is", "Rome"), ("language spoken in Peru", "Spanish"), ("the capital of Peru is", "Rome"),
+    ("the capital of France is", "Rome"),
+    ("who wrote Hamlet", "old king"),
+    ("moon made from", "snow"),
+    ("the capital of France is", "Rome"),
+    ("language spoken in Peru", "Spanish"),
+    ("the capital of Peru is", "Rome"),
     ("language spoken in Peru", "bird"),
-]  # fmt: skip
+]
 SUBJECTS = ["France", "Hamlet", "moon", "Peru"]
 
 
@@ -59,9 +63,19 @@ def grace(out: Path, resume: bool, _: Path, hparams: GraceHyperParams | None = N
         model_name="llama", inner_params=["model.layers[1].mlp.down_proj"], n_iter=8, eps=3.0, stop_loss=0.5
     )
     return run_lifelong(
-        model(), build_tokenizer(), requests, hparams, eval_every=2, eval_at=(1,), eval_sample=3, out=out,
-        resume=resume, retention=RETENTION, only_errors=True, trackers=["csv"],
-    )  # fmt: skip
+        model(),
+        build_tokenizer(),
+        requests,
+        hparams,
+        eval_every=2,
+        eval_at=(1,),
+        eval_sample=3,
+        out=out,
+        resume=resume,
+        retention=RETENTION,
+        only_errors=True,
+        trackers=["csv"],
+    )
 
 
 def by_subject(out: Path, resume: bool, shared: Path) -> Any:
@@ -82,13 +96,25 @@ def coachhook(out: Path, resume: bool, shared: Path) -> Any:
         draw = random.Random(0)
         corpus.write_text("\n\n".join(" ".join(draw.choices(WORDS, k=40)) for _ in range(50)))
     hparams = hparams_for(
-        "llama", mom2_dataset=str(corpus), mom2_n_samples=50, stats_dir=str(shared / "stats"), batch_size=1,
-        v_num_grad_steps=3, layers=[0, 1], v_loss_layer=2,
-    )  # fmt: skip
+        "llama",
+        mom2_dataset=str(corpus),
+        mom2_n_samples=50,
+        stats_dir=str(shared / "stats"),
+        batch_size=1,
+        v_num_grad_steps=3,
+        layers=[0, 1],
+        v_loss_layer=2,
+    )
     return run_consecutive(
-        model(), build_tokenizer(), requests_for(), hparams, retention=[], eval_every=2, out=out,
+        model(),
+        build_tokenizer(),
+        requests_for(),
+        hparams,
+        retention=[],
+        eval_every=2,
+        out=out,
         resume=resume,
-    )  # fmt: skip
+    )
 
 
 def model() -> Any:
@@ -116,9 +142,14 @@ class Points:
     def watch(self, method: str) -> None:
         """Count from now on: what is written, renamed and synced, and every edit."""
         for owner, name in (
-            (os, "fsync"), (os, "replace"), (os, "truncate"), (Path, "write_text"), (Path, "write_bytes"),
-            (atomic, "sync"), (Path, "mkdir"),
-        ):  # fmt: skip
+            (os, "fsync"),
+            (os, "replace"),
+            (os, "truncate"),
+            (Path, "write_text"),
+            (Path, "write_bytes"),
+            (atomic, "sync"),
+            (Path, "mkdir"),
+        ):
             setattr(owner, name, self._counted(getattr(owner, name)))
         entry, _ = get_plugins().methods._entries[method.split()[0]]
         object.__setattr__(entry, "apply", self._counted(entry.apply))
@@ -154,10 +185,13 @@ def outcome(result: Any, points: Points) -> dict[str, Any]:
         return [{k: v for k, v in entry.items() if "seconds" not in k} for entry in entries]
 
     return {
-        "state": digest.hexdigest(), "labels": labels, "summary": summary, "points": points.count,
+        "state": digest.hexdigest(),
+        "labels": labels,
+        "summary": summary,
+        "points": points.count,
         "files": {name: lines(name) for name in ("journal.jsonl", "metrics.jsonl", "generations.jsonl")},
         "csv": _rows(result.folder / "metrics.csv"),
-    }  # fmt: skip
+    }
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -167,8 +201,9 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)]
 
 
-def forked(method: str, out: Path, shared: Path, *, resume: bool = False, at: int | None = None,
-           after: float | None = None) -> dict[str, Any] | None:  # fmt: skip
+def forked(
+    method: str, out: Path, shared: Path, *, resume: bool = False, at: int | None = None, after: float | None = None
+) -> dict[str, Any] | None:
     """Run in a process of its own; return its outcome, or None if it was killed."""
     told = out.with_suffix(".outcome")
     child = os.fork()
@@ -220,9 +255,13 @@ def main(method: str, folder: Path, moments: int) -> None:
         wrong += [[place, name] for name in whole if name != "points" and cut[name] != whole[name]]
     lines = whole["files"]["journal.jsonl"]
     report = {
-        "killed": sum(killed), "wrong": wrong, "points": whole["points"], "seconds": seconds,
-        "status": [line["status"] for line in lines], "decisions": [line.get("decision") for line in lines],
-    }  # fmt: skip
+        "killed": sum(killed),
+        "wrong": wrong,
+        "points": whole["points"],
+        "seconds": seconds,
+        "status": [line["status"] for line in lines],
+        "decisions": [line.get("decision") for line in lines],
+    }
     sys.stdout.write(json.dumps(report) + "\n")
 
 

@@ -125,10 +125,14 @@ class Plugin:
         ledger = self.ledger
         register(
             EditMethod(
-                "LEDGER", LedgerHyperParams, ledger.apply, batchable=True, check_requests=ledger.check_requests,
+                "LEDGER",
+                LedgerHyperParams,
+                ledger.apply,
+                batchable=True,
+                check_requests=ledger.check_requests,
                 state=Snapshots(ledger),
             )
-        )  # fmt: skip
+        )
 
     @hookimpl
     def register_trackers(self, register: Callable[[TrackerType], None]) -> None:
@@ -161,9 +165,11 @@ FACTS: list[dict[str, Any]] = [
     {"prompt": prompt, "target_new": target} for prompt, target in zip(PROMPTS, TARGETS, strict=True)
 ]
 FACTS[0] |= {
-    "rephrase_prompt": "capital of France", "locality_prompt": "who plays piano", "locality_ground_truth": "bird",
+    "rephrase_prompt": "capital of France",
+    "locality_prompt": "who plays piano",
+    "locality_ground_truth": "bird",
     "portability": {"hop": {"prompt": "old king", "ground_truth": "winter"}},
-}  # fmt: skip
+}
 RETENTION = [Probe("the river", "London")]
 
 
@@ -195,8 +201,12 @@ def test_batches_in_order(ledger: Ledger, table: TableModel) -> None:
     result = _run(table)
     assert ledger.events == ["edit 0", "edit 1", "edit 4"], "the second batch failed"
     assert [(e["batch"], e["status"], e["n_edits"]) for e in result.journal] == [
-        (1, "edited", 1), (1, "edited", 2), (2, "failed", 2), (2, "failed", 2), (3, "edited", 3),
-    ]  # fmt: skip
+        (1, "edited", 1),
+        (1, "edited", 2),
+        (2, "failed", 2),
+        (2, "failed", 2),
+        (3, "edited", 3),
+    ]
     assert [e["case_id"] for e in result.journal] == [0, 1, 2, 3, 4]
     assert result.edited_model is table
     assert "the loss became nan" in result.journal[3]["reason"], "the reason is the whole batch's"
@@ -207,11 +217,21 @@ def test_scores_by_hand(ledger: Ledger, table: TableModel) -> None:
     """Three of five are learned; the failed batch counts as what the model says: "song"."""
     metrics = _run(table).metrics
     expected = {
-        "ES": 3 / 5, "ERR": 3 / 5, "reliability": 3 / 5, "reliability_before": 0.5 / 5,
-        "generality": 0.0, "generality_before": 0.0, "locality": 1.0, "portability": 1.0, "portability_before": 1.0,
-        "TRR": 1.0, "TRR_before": 1.0, "generation_match": 3 / 5, "generation_match_word": 3 / 5,
+        "ES": 3 / 5,
+        "ERR": 3 / 5,
+        "reliability": 3 / 5,
+        "reliability_before": 0.5 / 5,
+        "generality": 0.0,
+        "generality_before": 0.0,
+        "locality": 1.0,
+        "portability": 1.0,
+        "portability_before": 1.0,
+        "TRR": 1.0,
+        "TRR_before": 1.0,
+        "generation_match": 3 / 5,
+        "generation_match_word": 3 / 5,
         "generation_match_rephrase": 0.0,
-    }  # fmt: skip
+    }
     assert {name: metrics.get(name) for name in expected} == expected
 
 
@@ -341,9 +361,16 @@ def test_files_agree_with_the_result(ledger: Ledger, table: TableModel, tmp_path
     out = tmp_path / "deep" / "run"
     result = _run(table, eval_every=1, out=out, data_name="five facts", trackers=["pad"])
     assert sorted(path.name for path in out.iterdir()) == [
-        ".lock", "config.yaml", "generations.jsonl", "journal.jsonl", "metrics.jsonl", "requests.jsonl",
-        "retention.json", "state", "summary.json",
-    ]  # fmt: skip
+        ".lock",
+        "config.yaml",
+        "generations.jsonl",
+        "journal.jsonl",
+        "metrics.jsonl",
+        "requests.jsonl",
+        "retention.json",
+        "state",
+        "summary.json",
+    ]
     assert _lines(out / "journal.jsonl") == result.journal
     assert _lines(out / "metrics.jsonl") == result.curve
     assert json.loads((out / "summary.json").read_text()) == result.summary
@@ -353,12 +380,18 @@ def test_files_agree_with_the_result(ledger: Ledger, table: TableModel, tmp_path
     summary = result.summary
     for file in (config, summary):
         assert (file["loop"], file["model"], file["protocol"], file["batch_size"]) == (
-            "consecutive", "table", "consecutive", 2,
-        )  # fmt: skip
+            "consecutive",
+            "table",
+            "consecutive",
+            2,
+        )
         assert file["schedule"] == {"every": 1, "at": [], "sample": None}
     assert (summary["method"], summary["data"], summary["n_requests"], summary["eval_every"]) == (
-        "LEDGER", "five facts", 5, 1,
-    )  # fmt: skip
+        "LEDGER",
+        "five facts",
+        5,
+        1,
+    )
     assert set(result.metrics) <= set(METRICS), "a metric without a meaning"
     assert sorted(path.name for path in (out / "state").iterdir()) == ["after-000002", "after-000003"], "the latest two"
 
@@ -392,8 +425,11 @@ def _same(result: Any, other: Any) -> bool:
     return True
 
 
-MANY = [{"prompt": f"{a} {b}", "target_new": c} for a in ("river", "song", "bird") for b, c in (
-    ("Paris", "Rome"), ("king", "moon"), ("sea", "blue snow"), ("when", "far"))]  # fmt: skip
+MANY = [
+    {"prompt": f"{a} {b}", "target_new": c}
+    for a in ("river", "song", "bird")
+    for b, c in (("Paris", "Rome"), ("king", "moon"), ("sea", "blue snow"), ("when", "far"))
+]
 MANY[5]["prompt"] = "moon king"
 
 
@@ -609,8 +645,9 @@ def test_unusable_records_can_be_left_out_and_are_listed(ledger: Ledger, table: 
     assert "about violins" in summary["skipped"][0]["reason"]
     assert "context is 32" in summary["skipped"][1]["reason"]
     assert result.metrics["reliability"] == 1.0
-    again = _run(_table(), [VIOLIN, FACTS[0], long, FACTS[1], FACTS[4]], skip_unusable=True, out=tmp_path / "run",
-                 resume=True)  # fmt: skip
+    again = _run(
+        _table(), [VIOLIN, FACTS[0], long, FACTS[1], FACTS[4]], skip_unusable=True, out=tmp_path / "run", resume=True
+    )
     assert again.summary["skipped"] == summary["skipped"]
 
 
@@ -623,10 +660,12 @@ def test_nothing_usable(ledger: Ledger, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        ({"batch_size": 0}, "batch_size: 0"), ({"batch_size": True}, "batch_size: True"),
-        ({"eval_every": 0}, "eval_every: 0"), ({"eval_every": -1}, "eval_every: -1"),
+        ({"batch_size": 0}, "batch_size: 0"),
+        ({"batch_size": True}, "batch_size: True"),
+        ({"eval_every": 0}, "eval_every: 0"),
+        ({"eval_every": -1}, "eval_every: -1"),
     ],
-)  # fmt: skip
+)
 def test_numbers_that_make_no_sense(ledger: Ledger, tmp_path: Path, options: dict[str, Any], says: str) -> None:
     assert says in _refused(ledger, tmp_path, HyperParameterError, **options)
 

@@ -29,8 +29,10 @@ from tests.commands.desk import FACTS, HPARAMS, RETENTION
 SHIPPED = sorted(file for folder in experiment_folders() for file in folder.glob("*.yaml"))
 
 GOOD: dict[str, Any] = {
-    "loop": "lifelong", "hparams": "GRACE/smollm2-135m", "data": {"path": "facts.json", "format": "json"},
-}  # fmt: skip
+    "loop": "lifelong",
+    "hparams": "GRACE/smollm2-135m",
+    "data": {"path": "facts.json", "format": "json"},
+}
 
 
 def _written(folder: Path, values: Any, name: str = "mine.yaml") -> Path:
@@ -68,14 +70,28 @@ def test_the_papers_experiments_are_there() -> None:
 
 def test_everything_an_experiment_can_say(tmp_path: Path) -> None:
     experiment = read_experiment(
-        _written(tmp_path, {
-            "loop": "consecutive", "model": "m", "hparams": {"alg_name": "CoachHook"},
-            "data": {"path": "hub:a/b:train", "format": "zsre", "edits": 7, "edit_with": 2}, "retention": [],
-            "text": "t.txt", "task": "qa", "skip_unusable": True, "batch_size": 3, "protocol": "single-round",
-            "schedule": {"every": 2, "at": [10, 1], "sample": 5}, "seed": 4, "device": "cpu", "trackers": ["csv"],
-            "schema_version": 2, "recorded": {"weights": "x"},
-        })
-    )  # fmt: skip
+        _written(
+            tmp_path,
+            {
+                "loop": "consecutive",
+                "model": "m",
+                "hparams": {"alg_name": "CoachHook"},
+                "data": {"path": "hub:a/b:train", "format": "zsre", "edits": 7, "edit_with": 2},
+                "retention": [],
+                "text": "t.txt",
+                "task": "qa",
+                "skip_unusable": True,
+                "batch_size": 3,
+                "protocol": "single-round",
+                "schedule": {"every": 2, "at": [10, 1], "sample": 5},
+                "seed": 4,
+                "device": "cpu",
+                "trackers": ["csv"],
+                "schema_version": 2,
+                "recorded": {"weights": "x"},
+            },
+        )
+    )
     assert (experiment.loop, experiment.protocol, experiment.batch_size) == ("consecutive", "single-round", 3)
     assert experiment.overrides == {"model_name": "m", "device": "cpu", "seed": 4}
     data = experiment.data
@@ -102,7 +118,8 @@ def test_paths_lead_from_the_file_or_from_here(tmp_path: Path, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ("[", "not valid YAML"), ("5", "must hold an experiment"),
+        ("[", "not valid YAML"),
+        ("5", "must hold an experiment"),
         ({}, "loop: missing; hparams: missing; data: missing"),
         ({**GOOD, "lop": 1}, "unknown key 'lop'. Did you mean 'loop'?"),
         ({**GOOD, "loop": "lifelon"}, "loop: 'lifelon' is none of lifelong, consecutive. Did you mean 'lifelong'?"),
@@ -124,7 +141,7 @@ def test_paths_lead_from_the_file_or_from_here(tmp_path: Path, monkeypatch: pyte
         ({**GOOD, "retention": [{"prompt": "p"}]}, "retention: must be a file, [] for none, or left out"),
         ({**GOOD, "only_errors": "yes"}, "only_errors: 'yes' is not true or false"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_read(tmp_path: Path, values: Any, says: str) -> None:
     file = _written(tmp_path, values)
     with pytest.raises(HyperParameterError) as caught:
@@ -146,8 +163,10 @@ def test_no_such_experiment() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"hparams": {"alg_name": "GRACE", "model_name": "m", "inner_params": ["x"], "n_itr": 5}},
-         "mine.yaml, hparams: unknown hyperparameter 'n_itr'. Did you mean 'n_iter'?"),
+        (
+            {"hparams": {"alg_name": "GRACE", "model_name": "m", "inner_params": ["x"], "n_itr": 5}},
+            "mine.yaml, hparams: unknown hyperparameter 'n_itr'. Did you mean 'n_iter'?",
+        ),
         ({"hparams": {"model_name": "m"}}, "mine.yaml, hparams: alg_name: missing"),
         ({"hparams": "GRACE/gpt3"}, "GRACE/gpt3: no such hyperparameter file"),
         ({"data": {"path": "nothing.json"}}, "mine.yaml, data.path: nothing.json: no such file, neither beside"),
@@ -157,7 +176,7 @@ def test_no_such_experiment() -> None:
         ({"data": {"path": "facts.json", "sha256": "ab"}}, "mine.yaml, data.sha256: "),
         ({"trackers": ["abacus"]}, "no tracker is called 'abacus'"),
     ],
-)  # fmt: skip
+)
 def test_what_is_refused_before_the_model_loads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any], says: str
 ) -> None:
@@ -193,8 +212,20 @@ def test_a_runs_own_file_does_it_again(
     Path("held.json").write_text(json.dumps(RETENTION))
     Path("text.txt").write_text("the river and the sea " * 20)
     _written(Path(), {**HPARAMS, "model_name": "nothing"}, "grace.yaml")
-    words = ["--hparams", "grace.yaml", "--model", str(checkpoint), "--out", "run", "--retention", "held.json",
-             "--text", "text.txt", "--eval-at", "1,2"]  # fmt: skip
+    words = [
+        "--hparams",
+        "grace.yaml",
+        "--model",
+        str(checkpoint),
+        "--out",
+        "run",
+        "--retention",
+        "held.json",
+        "--text",
+        "text.txt",
+        "--eval-at",
+        "1,2",
+    ]
     own = {
         "lifelong": ["--data", "facts.json", "--only-errors", "--edits", "2"],
         "consecutive": ["--ds_dir", "facts.json", "--bsz", "2", "--consecutive", "0"],
@@ -217,9 +248,14 @@ def test_data_from_a_program_lie_beside_the_file(tmp_path: Path, checkpoint: Pat
     hparams = GraceHyperParams(**{**HPARAMS, "model_name": load_model(checkpoint, "cpu")})
     asked = {"relation_specificity_prompt": "the river and", "relation_specificity_ground_truth": "the sea"}
     run_lifelong(
-        *hparams.model_name, [FACTS[0] | asked, *FACTS[1:]], hparams, out=tmp_path / "run",
-        retention=[Probe("the river is", "blue")], data_name="mine", text="the river and the sea " * 20,
-    )  # fmt: skip
+        *hparams.model_name,
+        [FACTS[0] | asked, *FACTS[1:]],
+        hparams,
+        out=tmp_path / "run",
+        retention=[Probe("the river is", "blue")],
+        data_name="mine",
+        text="the river and the sea " * 20,
+    )
     assert main(["run", str(tmp_path / "run" / "config.yaml"), "--out", str(tmp_path / "again")]) == 0
     left, right = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "again"))
     assert (left["metrics"], left["requests_sha256"]) == (right["metrics"], right["requests_sha256"])
@@ -267,9 +303,12 @@ def test_the_name_of_our_own_model_is_no_folder(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     placed = {name: records._placed(name) for name in ("smollm2-135m", "gpt2", "gpt2-xl", "org/name", "x.gguf")}
     assert placed == {
-        "smollm2-135m": "smollm2-135m", "gpt2": str(tmp_path / "gpt2"), "gpt2-xl": "gpt2-xl", "org/name": "org/name",
+        "smollm2-135m": "smollm2-135m",
+        "gpt2": str(tmp_path / "gpt2"),
+        "gpt2-xl": "gpt2-xl",
+        "org/name": "org/name",
         "x.gguf": str(tmp_path / "x.gguf"),
-    }  # fmt: skip
+    }
 
 
 def test_a_model_that_does_not_say_where_it_came_from(tmp_path: Path, checkpoint: Path) -> None:

@@ -34,9 +34,12 @@ def test_a_file_is_described_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert inputs.retention == [Probe("p", "a")]
     assert inputs.source is not None
     assert inputs.source.data == {
-        "path": str(tmp_path / "f.json"), "format": "json", "edits": 2, "edit_with": 1,
+        "path": str(tmp_path / "f.json"),
+        "format": "json",
+        "edits": 2,
+        "edit_with": 1,
         "sha256": hashlib.sha256(Path("f.json").read_bytes()).hexdigest(),
-    }  # fmt: skip
+    }
     assert (inputs.source.retention, inputs.source.text) == (str(tmp_path / "held.json"), str(tmp_path / "text.txt"))
 
 

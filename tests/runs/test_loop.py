@@ -208,10 +208,15 @@ def test_all_edits_may_fail(plugin: Plugin, table: TableModel, tmp_path: Path) -
     result = _run(table, [FACTS[2]], out=tmp_path / "run")
     assert result.summary["n_edits"] == 0
     expected = {
-        "ES": 0.0, "ERR": 0.0, "reliability": 0.0, "reliability_before": 0.0, "generation_match": 0.0,
+        "ES": 0.0,
+        "ERR": 0.0,
+        "reliability": 0.0,
+        "reliability_before": 0.0,
+        "generation_match": 0.0,
         "generation_match_word": 0.0,
-        "TRR": 1.0, "TRR_before": 1.0,
-    }  # fmt: skip
+        "TRR": 1.0,
+        "TRR_before": 1.0,
+    }
     assert _among(expected, result.metrics)
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["n_failed"] == 1
 
@@ -330,8 +335,13 @@ def test_only_errors(plugin: Plugin, table: TableModel) -> None:
     result = _run(table, [*FACTS, {**FACTS[0], "case_id": "again"}], only_errors=True)
     assert plugin.diary.events == ["edit 0", "edit 1", "edit 2", "edit 4"]
     assert [entry["status"] for entry in result.journal] == [
-        "edited", "edited", "failed", "skipped", "edited", "skipped",  # half right is an error; learned once is learned
-    ]  # fmt: skip
+        "edited",
+        "edited",
+        "failed",
+        "skipped",
+        "edited",
+        "skipped",  # half right is an error; learned once is learned
+    ]
     assert result.summary["n_skipped"] == 2
     assert "reason" in result.journal[3]
     # Two learned, one failed, one learned: the skipped ones count in nothing.
@@ -352,9 +362,15 @@ def test_files_agree_with_the_result(plugin: Plugin, table: TableModel, tmp_path
     out = tmp_path / "deep" / "run"
     result = _run(table, eval_every=2, out=out, data_name="five facts", hparams={"remembers": 3})
     assert sorted(path.name for path in out.iterdir()) == [
-        ".lock", "config.yaml", "generations.jsonl", "journal.jsonl", "metrics.jsonl", "requests.jsonl",
-        "retention.json", "summary.json",
-    ]  # fmt: skip
+        ".lock",
+        "config.yaml",
+        "generations.jsonl",
+        "journal.jsonl",
+        "metrics.jsonl",
+        "requests.jsonl",
+        "retention.json",
+        "summary.json",
+    ]
     assert result.folder == out
     assert _lines(out / "journal.jsonl") == result.journal
     assert _lines(out / "metrics.jsonl") == result.curve
@@ -367,8 +383,11 @@ def test_files_agree_with_the_result(plugin: Plugin, table: TableModel, tmp_path
         assert file["schedule"] == {"every": 2, "at": [], "sample": None}
         assert file["hparams"]["remembers"] == 3
     assert (summary["method"], summary["data"], summary["n_requests"], summary["eval_every"]) == (
-        "DIARY", "five facts", 5, 2,
-    )  # fmt: skip
+        "DIARY",
+        "five facts",
+        5,
+        2,
+    )
     assert config["data"] == {"name": "five facts", "path": "requests.jsonl", "format": "json"}
     assert config["retention"] == "retention.json"
     assert result.summary["metrics"] == result.metrics
@@ -380,9 +399,17 @@ def test_the_summarys_schema(plugin: Plugin, table: TableModel, tmp_path: Path) 
     _run(table, out=tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert set(summary) >= {
-        "schema_version", "method", "model", "data", "n_edits", "n_failed", "n_skipped", "metrics", "timing",
+        "schema_version",
+        "method",
+        "model",
+        "data",
+        "n_edits",
+        "n_failed",
+        "n_skipped",
+        "metrics",
+        "timing",
         "versions",
-    }  # fmt: skip
+    }
     metrics = summary["metrics"]
     assert set(metrics) >= {"ES", "ERR", "TRR", "reliability", "generality", "locality", "generation_match"}
     assert set(metrics) <= set(METRICS), "a metric without a meaning"
@@ -624,10 +651,14 @@ def test_one_nan_among_good_edits(tokenizer: Any, llama: Any) -> None:
     expected = {
         name: pytest.approx((3 * clean.metrics[name] + failed) / 4)
         for name, failed in {
-            "ES": kept, "ERR": kept, "reliability": kept, "reliability_before": kept_before,
-            "generation_match": float(said == question[1]), "generation_match_word": float(said == question[1]),
+            "ES": kept,
+            "ERR": kept,
+            "reliability": kept,
+            "reliability_before": kept_before,
+            "generation_match": float(said == question[1]),
+            "generation_match_word": float(said == question[1]),
         }.items()
-    }  # fmt: skip
+    }
     others = ("generality", "generality_before", "locality", "generation_match_rephrase")
     assert _among({**{name: clean.metrics[name] for name in others}, **expected}, result.metrics)
 

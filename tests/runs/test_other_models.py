@@ -29,8 +29,14 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def experiment(name: str, checkpoint: Path, folder: Path, records: list[Any], **more: Any) -> Path:
     place = ARCHITECTURES[name]
     (folder / "data.json").write_text(json.dumps(records), encoding="utf-8")
-    hparams = {"alg_name": "GRACE", "model_name": str(checkpoint), "inner_params": [place.layer], "eps": place.eps,
-               "query_token": place.query_token, "replacement": "replace_all"}  # fmt: skip
+    hparams = {
+        "alg_name": "GRACE",
+        "model_name": str(checkpoint),
+        "inner_params": [place.layer],
+        "eps": place.eps,
+        "query_token": place.query_token,
+        "replacement": "replace_all",
+    }
     file = folder / "experiment.yaml"
     file.write_text(json.dumps({"loop": "lifelong", "hparams": hparams, "schedule": {"at": [2, 4]}, **more}))
     return file
@@ -47,9 +53,14 @@ def test_a_classifier_whose_labels_shift(checkpoints: dict[str, Path], tmp_path:
     right = [{"text": text, "label": label} for text, label in texts()[10:20]]
     (tmp_path / "right.json").write_text(json.dumps(right))
     file = experiment(
-        "bert-first", checkpoints["bert-first"], tmp_path, [*data, *right[:1]], only_errors=True,
-        data={"path": "data.json"}, retention="right.json",
-    )  # fmt: skip
+        "bert-first",
+        checkpoints["bert-first"],
+        tmp_path,
+        [*data, *right[:1]],
+        only_errors=True,
+        data={"path": "data.json"},
+        retention="right.json",
+    )
     out = tmp_path / "run"
     assert main(["run", str(file), "--out", str(out)]) == 0
     scores = summary_of(out)
@@ -65,16 +76,24 @@ def test_a_classifier_whose_labels_shift(checkpoints: dict[str, Path], tmp_path:
 
 def test_an_encoder_decoder_that_answers_questions(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     data = [
-        {**request, "rephrase_prompt": request["prompt"], "locality_prompt": question,
-         "locality_ground_truth": answer_to(question)}
+        {
+            **request,
+            "rephrase_prompt": request["prompt"],
+            "locality_prompt": question,
+            "locality_ground_truth": answer_to(question),
+        }
         for request, question in zip(ARCHITECTURES["t5-encoder"].requests, QUESTIONS[1:5], strict=True)
-    ]  # fmt: skip
+    ]
     held_out = [{"prompt": question, "answer": answer_to(question)} for question in QUESTIONS[18:]]
     (tmp_path / "held_out.json").write_text(json.dumps(held_out))
     file = experiment(
-        "t5-encoder", checkpoints["t5-encoder"], tmp_path, data, data={"path": "data.json", "format": "json"},
+        "t5-encoder",
+        checkpoints["t5-encoder"],
+        tmp_path,
+        data,
+        data={"path": "data.json", "format": "json"},
         retention="held_out.json",
-    )  # fmt: skip
+    )
     out = tmp_path / "run"
     assert main(["run", str(file), "--out", str(out)]) == 0
     scores = summary_of(out)
@@ -103,12 +122,31 @@ def test_edits_from_the_command_line(
     checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     place, request = ARCHITECTURES[name], ARCHITECTURES[name].requests[0]
-    hparams = {"alg_name": "GRACE", "model_name": str(checkpoints[name]), "inner_params": [place.layer],
-               "eps": place.eps, "query_token": place.query_token, "replacement": "replace_all"}  # fmt: skip
+    hparams = {
+        "alg_name": "GRACE",
+        "model_name": str(checkpoints[name]),
+        "inner_params": [place.layer],
+        "eps": place.eps,
+        "query_token": place.query_token,
+        "replacement": "replace_all",
+    }
     (tmp_path / "grace.yaml").write_text(json.dumps(hparams))
     asked = ["--prompt", request["prompt"]]
-    assert main(["edit", "--hparams", str(tmp_path / "grace.yaml"), *asked, "--target", request["target_new"],
-                 "--out", str(tmp_path / "edits")]) == 0  # fmt: skip
+    assert (
+        main(
+            [
+                "edit",
+                "--hparams",
+                str(tmp_path / "grace.yaml"),
+                *asked,
+                "--target",
+                request["target_new"],
+                "--out",
+                str(tmp_path / "edits"),
+            ]
+        )
+        == 0
+    )
     capsys.readouterr()
     assert main(["generate", "--edits", str(tmp_path / "edits"), *asked, "--compare", "--json"]) == 0
     (said,) = json.loads(capsys.readouterr().out)

@@ -133,9 +133,16 @@ def test_both_functions_make_an_experiment(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr(execution, "make_plan", stop)
     facts, hparams = [{"prompt": "p", "target_new": "t"}], BatchHyperParams(model_name="m")
     shared: dict[str, Any] = {
-        "eval_at": (3, 1), "eval_sample": 2, "out": tmp_path, "resume": True, "trackers": ["csv"], "task": "qa",
-        "text": "a text", "data_name": "mine", "retention": [],
-    }  # fmt: skip
+        "eval_at": (3, 1),
+        "eval_sample": 2,
+        "out": tmp_path,
+        "resume": True,
+        "trackers": ["csv"],
+        "task": "qa",
+        "text": "a text",
+        "data_name": "mine",
+        "retention": [],
+    }
     with pytest.raises(RunError, match="enough"):
         run_lifelong(None, None, facts, hparams, only_errors=True, **shared)
     with pytest.raises(RunError, match="enough"):

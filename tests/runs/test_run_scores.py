@@ -20,10 +20,13 @@ from easyedit_lifelong.runs.run_scores import score_all, single_round_scores, su
 from easyedit_lifelong.runs.state import RunState
 
 FRANCE = EditRequest(
-    "fr", "the capital of France is", "Rome", rephrase_prompts=("capital of France",),
+    "fr",
+    "the capital of France is",
+    "Rome",
+    rephrase_prompts=("capital of France",),
     locality={"near": (Probe("the capital of Peru is", "London city"), Probe("who plays piano", "Shakespeare"))},
     portability={"hop": (Probe("language spoken in France", "Spanish"),)},
-)  # fmt: skip
+)
 HAMLET = EditRequest("ha", "who wrote Hamlet", "old king", rephrase_prompts=("Hamlet is made", "Hamlet from"))
 RETENTION = [Probe("moon made from", "green cheese"), Probe("the sea is", "blue")]
 
@@ -31,9 +34,13 @@ RETENTION = [Probe("moon made from", "green cheese"), Probe("the sea is", "blue"
 @pytest.fixture
 def model() -> TableModel:
     return TableModel(
-        the_capital_of_France_is="Paris", the_capital_of_Peru_is="London river", who_plays_piano="bird",
-        who_wrote_Hamlet="old Shakespeare", moon_made_from="green cheese", the_sea_is="snow",
-    )  # fmt: skip
+        the_capital_of_France_is="Paris",
+        the_capital_of_Peru_is="London river",
+        who_plays_piano="bird",
+        who_wrote_Hamlet="old Shakespeare",
+        moon_made_from="green cheese",
+        the_sea_is="snow",
+    )
 
 
 def state_of(model: TableModel, *requests: EditRequest) -> RunState:
@@ -68,8 +75,9 @@ def test_a_line_of_the_metrics(model: TableModel, tmp_path: Path) -> None:
     assert "exact_match" in last and "exact_match" not in first
     lines = [json.loads(line) for line in (folder.path / "generations.jsonl").read_text().splitlines()]
     assert [(line["case_id"], line["before"], line["after"]) for line in lines] == [
-        ("fr", "Paris", "Rome"), ("ha", "old Shakespeare", "old Shakespeare"),
-    ]  # fmt: skip
+        ("fr", "Paris", "Rome"),
+        ("ha", "old Shakespeare", "old Shakespeare"),
+    ]
 
 
 def test_a_sample_is_scored_where_there_are_more(model: TableModel) -> None:

@@ -19,10 +19,14 @@ def _points(schedule: Schedule, edits: list[int]) -> list[int]:
 @pytest.mark.parametrize(
     ("schedule", "points"),
     [
-        (Schedule(1), [1, 2, 3, 4, 5, 6, 7]), (Schedule(3), [3, 6]), (Schedule(), []), (Schedule(8), []),
-        (Schedule(at=(1, 5)), [1, 5]), (Schedule(3, (1, 3, 100)), [1, 3, 6]),
+        (Schedule(1), [1, 2, 3, 4, 5, 6, 7]),
+        (Schedule(3), [3, 6]),
+        (Schedule(), []),
+        (Schedule(8), []),
+        (Schedule(at=(1, 5)), [1, 5]),
+        (Schedule(3, (1, 3, 100)), [1, 3, 6]),
     ],
-)  # fmt: skip
+)
 def test_one_edit_a_step(schedule: Schedule, points: list[int]) -> None:
     assert _points(schedule, list(range(1, 8))) == points
 
@@ -44,11 +48,14 @@ def test_defaults() -> None:
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"every": 0}, "eval_every: 0 is less than 1"), ({"every": -3}, "eval_every: -3"),
-        ({"every": 1.5}, "eval_every: 1.5 is not a whole number"), ({"every": True}, "eval_every: True"),
-        ({"every": None, "at": (1, 0)}, "eval_at: 0 is less"), ({"every": None, "sample": 0}, "eval_sample: 0 is less"),
+        ({"every": 0}, "eval_every: 0 is less than 1"),
+        ({"every": -3}, "eval_every: -3"),
+        ({"every": 1.5}, "eval_every: 1.5 is not a whole number"),
+        ({"every": True}, "eval_every: True"),
+        ({"every": None, "at": (1, 0)}, "eval_at: 0 is less"),
+        ({"every": None, "sample": 0}, "eval_sample: 0 is less"),
     ],
-)  # fmt: skip
+)
 def test_numbers_that_make_no_sense(given: dict[str, Any], says: str) -> None:
     with pytest.raises(HyperParameterError, match=says):
         Schedule.of(**given)

@@ -124,9 +124,14 @@ def keep_in_scope(
 
 
 def _lower_for(
-    runner: Runner, hooks: Mapping[str, HookLayer], alphas: dict[str, float], prompts: Sequence[Sequence[int]],
-    last: nn.Module, floor: float, dropped: set[int],
-) -> set[int]:  # fmt: skip
+    runner: Runner,
+    hooks: Mapping[str, HookLayer],
+    alphas: dict[str, float],
+    prompts: Sequence[Sequence[int]],
+    last: nn.Module,
+    floor: float,
+    dropped: set[int],
+) -> set[int]:
     """Lower α for all prompts that aren't given up, in place; return those that would need one below the floor."""
     falls, unfit, numbers = 0, set[int](), list[int]()
 

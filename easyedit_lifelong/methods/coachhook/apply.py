@@ -46,6 +46,9 @@ def apply_coachhook_to_model(
         EditError: a batch failed. Then none of these requests has been applied.
     """
     return apply_with(
-        lambda edited: CoachHookEditor.on(edited, tok, hparams), model, requests,
-        copy=copy, keep_original_weight=keep_original_weight,
-    )  # fmt: skip
+        lambda edited: CoachHookEditor.on(edited, tok, hparams),
+        model,
+        requests,
+        copy=copy,
+        keep_original_weight=keep_original_weight,
+    )

@@ -49,9 +49,12 @@ def apply_grace_to_model(
         EditError: an edit failed. Then none of these requests has been applied.
     """
     return apply_with(
-        lambda edited: GraceEditor.on(edited, tok, hparams), model, requests,
-        copy=copy, keep_original_weight=keep_original_weight,
-    )  # fmt: skip
+        lambda edited: GraceEditor.on(edited, tok, hparams),
+        model,
+        requests,
+        copy=copy,
+        keep_original_weight=keep_original_weight,
+    )
 
 
 def apply_grace_to_module(

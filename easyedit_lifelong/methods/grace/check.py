@@ -51,9 +51,7 @@ def check_requests(model: Any, tok: Any, hparams: GraceHyperParams, requests: Se
     path, layer = answering_layer(model, hparams) or find_layer(model, hparams)
     passes = LayerPasses(model, layer, path, warn=False)
     for request in requests:
-        prepare_case(
-            tok, request, hparams, lambda one, text: passes.encode(tok, one, hparams.replacement, text)
-        )  # fmt: skip
+        prepare_case(tok, request, hparams, lambda one, text: passes.encode(tok, one, hparams.replacement, text))
 
 
 def _check_subjects(model: Any, hparams: GraceHyperParams, kind: Kind, name: str) -> None:

@@ -88,9 +88,15 @@ class GraceHyperParams(PluginHyperParams):
         "mom2_engine": ("native", "easyedit"),
     }
     AT_LEAST: ClassVar[Mapping[str, float]] = {
-        **PluginHyperParams.AT_LEAST, "n_iter": 1, "num_pert": 1, "train_batch": 1, "dropout": 0, "kl_factor": 0,
-        "mom2_n_samples": 1, "mom2_n_tokens": 1,
-    }  # fmt: skip
+        **PluginHyperParams.AT_LEAST,
+        "n_iter": 1,
+        "num_pert": 1,
+        "train_batch": 1,
+        "dropout": 0,
+        "kl_factor": 0,
+        "mom2_n_samples": 1,
+        "mom2_n_tokens": 1,
+    }
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("edit_lr", "stop_loss", "gate_eps", "false_fire_rate")
 
     inner_params: list[str]

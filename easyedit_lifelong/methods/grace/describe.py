@@ -73,7 +73,12 @@ def _near(
         if other is not None and other.nearness <= nearly
     }
     return [
-        {"keys": [one, two], "edits": [owners[one], owners[two]], "distance": other.distance,
-         "nearness": other.nearness, "same_target": labels[one] == labels[two]}
+        {
+            "keys": [one, two],
+            "edits": [owners[one], owners[two]],
+            "distance": other.distance,
+            "nearness": other.nearness,
+            "same_target": labels[one] == labels[two],
+        }
         for (one, two), other in sorted(pairs.items(), key=lambda pair: (pair[1].nearness, pair[0]))
-    ]  # fmt: skip
+    ]

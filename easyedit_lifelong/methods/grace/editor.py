@@ -41,9 +41,17 @@ from easyedit_lifelong.models.wrappers import model_to_edit
 LOG = logging.getLogger(__name__)
 
 SAME_SETTINGS = (
-    "eps", "dist_fn", "eps_expand", "query_token", "replacement", "whiten", "key_templates", "answer_layer", "gate_eps",
+    "eps",
+    "dist_fn",
+    "eps_expand",
+    "query_token",
+    "replacement",
+    "whiten",
+    "key_templates",
+    "answer_layer",
+    "gate_eps",
     "false_fire_rate",
-)  # fmt: skip
+)
 """Settings that all edits of a codebook must share."""
 
 
@@ -97,9 +105,12 @@ class GraceEditor(LayerEdits):
             register_editor(model, hparams.ALG_NAME, path, editor)
             return editor
         check_continues(
-            f"{path} carries GRACE edits", editor.hparams, hparams, SAME_SETTINGS,
+            f"{path} carries GRACE edits",
+            editor.hparams,
+            hparams,
+            SAME_SETTINGS,
             "Roll them back first, or name another layer in inner_params.",
-        )  # fmt: skip
+        )
         editor.tokenizer, editor.hparams = tokenizer, hparams
         return editor
 
@@ -255,13 +266,22 @@ class GraceEditor(LayerEdits):
                 query, one.label, one.with_extras(value.value), (how.decision, how.match)
             )
             self.changes.append(change)
-            results.append(EditResult(
-                case_id=one.case_id, steps=value.steps, loss=value.loss, learned=value.learned, seconds=0.0,
-                detail={
-                    "decision": decision.value, "key": index, "radius": float(codebook.radii[index]),
-                    "nearest_distance": how.match.distance if how.match.index >= 0 else None, "n_keys": len(codebook),
-                },
-            ))  # fmt: skip
+            results.append(
+                EditResult(
+                    case_id=one.case_id,
+                    steps=value.steps,
+                    loss=value.loss,
+                    learned=value.learned,
+                    seconds=0.0,
+                    detail={
+                        "decision": decision.value,
+                        "key": index,
+                        "radius": float(codebook.radii[index]),
+                        "nearest_distance": how.match.distance if how.match.index >= 0 else None,
+                        "n_keys": len(codebook),
+                    },
+                )
+            )
         return results
 
     def _new_codebook(self, key_width: int, value_width: int, device: torch.device) -> Codebook:

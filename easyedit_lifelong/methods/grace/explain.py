@@ -158,9 +158,16 @@ class _Observer:
             gate = float(gates[key]) if gates is not None and key >= 0 else None
             tokens.append(
                 KeyAtToken(
-                    text, match.index, cases[match.index].case_id, match.distance, radii[match.index],
-                    bool(within[column]), bool(looked_up[column]), bool(replaced[column]), gate,
+                    text,
+                    match.index,
+                    cases[match.index].case_id,
+                    match.distance,
+                    radii[match.index],
+                    bool(within[column]),
+                    bool(looked_up[column]),
+                    bool(replaced[column]),
+                    gate,
                 )
-            )  # fmt: skip
+            )
         answered_by = next((token.case_id for token in tokens if (token.replaced if late else token.fired)), None)
         return GraceLayer(self._path, tokens, answered_by, editor.adaptor.query_token, codebook.gate_eps)

@@ -122,9 +122,15 @@ class _Merge:
         return dataclasses.replace(record, case_id=names[case])
 
     def _enter(
-        self, layer: str, known: SerializedEdits, edits: SerializedEdits, folder: str, originals: Sequence[EditRecord],
-        duplicates: set[int], where: str,
-    ) -> None:  # fmt: skip
+        self,
+        layer: str,
+        known: SerializedEdits,
+        edits: SerializedEdits,
+        folder: str,
+        originals: Sequence[EditRecord],
+        duplicates: set[int],
+        where: str,
+    ) -> None:
         """Enter a folder's edits in a layer's codebook, one after the other."""
         codebook, origins = known.codebook, self._origins[layer]
         owners = dict(zip(keys_of(codebook, known.changes), range(len(known.records)), strict=True))
@@ -142,10 +148,17 @@ class _Merge:
             decision, match = decided
             if decision is not Decision.ADD and origins[owners[match.index]][0] != folder:
                 met = owners[match.index]
-                self.conflicts.append(Conflict(
-                    layer, folder, record.case_id, decision.value, origins[met][0], known.records[met].case_id,
-                    match.distance,
-                ))  # fmt: skip
+                self.conflicts.append(
+                    Conflict(
+                        layer,
+                        folder,
+                        record.case_id,
+                        decision.value,
+                        origins[met][0],
+                        known.records[met].case_id,
+                        match.distance,
+                    )
+                )
             index, change = enter(codebook, entry, decided)
             owners[index] = len(known.records)
             known.changes.append(change)

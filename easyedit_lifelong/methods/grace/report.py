@@ -30,10 +30,16 @@ def _growth(run: RunRecord) -> list[ReportPlot]:
     ]
     return [
         ReportPlot(
-            "keys", "Codebook growth", caption, f"Number of keys against {EDITS}", "keys", series, y_axis="zero",
+            "keys",
+            "Codebook growth",
+            caption,
+            f"Number of keys against {EDITS}",
+            "keys",
+            series,
+            y_axis="zero",
             comparison="Codebook keys",
         )
-    ]  # fmt: skip
+    ]
 
 
 def _radii(run: RunRecord) -> list[ReportPlot]:

@@ -110,12 +110,18 @@ class Placement:
         places = torch.cat([targets, essences])
         placement = dataclasses.replace(
             self,
-            ids=self.ids[kept], mask=self.mask[kept], lengths=self.lengths[kept.cpu()],
-            owner=self.owner[kept], first=self.first[kept],
-            rows=number[self.rows[places]], columns=self.columns[places],
-            targets=self.targets[targets], target_owner=self.target_owner[targets],
-            target_weight=self.target_weight[targets], essence_owner=self.essence_owner[essences],
-        )  # fmt: skip
+            ids=self.ids[kept],
+            mask=self.mask[kept],
+            lengths=self.lengths[kept.cpu()],
+            owner=self.owner[kept],
+            first=self.first[kept],
+            rows=number[self.rows[places]],
+            columns=self.columns[places],
+            targets=self.targets[targets],
+            target_owner=self.target_owner[targets],
+            target_weight=self.target_weight[targets],
+            essence_owner=self.essence_owner[essences],
+        )
         return placement, essences
 
 

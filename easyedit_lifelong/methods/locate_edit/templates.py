@@ -47,9 +47,14 @@ def _sample(model: Any, tokenizer: Any, length: int, count: int) -> list[str]:
     pad = tokenizer.pad_token_id or 0
     ids, mask = pad_rows(rows, pad, "left", model.get_input_embeddings().weight.device)
     config = GenerationConfig(
-        do_sample=True, top_k=_TOP_K, top_p=1.0, temperature=1.0, pad_token_id=pad,
-        max_new_tokens=max(1, length - ids.shape[1]), eos_token_id=tokenizer.eos_token_id,
-    )  # fmt: skip
+        do_sample=True,
+        top_k=_TOP_K,
+        top_p=1.0,
+        temperature=1.0,
+        pad_token_id=pad,
+        max_new_tokens=max(1, length - ids.shape[1]),
+        eos_token_id=tokenizer.eos_token_id,
+    )
     written = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
     texts = tokenizer.batch_decode(written, skip_special_tokens=True)
     return [" ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}" for text in texts]

@@ -63,9 +63,13 @@ class Curve:
 
 
 def courses_figure(
-    curves: Sequence[Curve], fit: Callable[[Axes, Sequence[float]], object], xs: Sequence[float], *, columns: int,
+    curves: Sequence[Curve],
+    fit: Callable[[Axes, Sequence[float]], object],
+    xs: Sequence[float],
+    *,
+    columns: int,
     height: float = SIZE[1],
-) -> Figure:  # fmt: skip
+) -> Figure:
     """Draw scores against the number of edits, and dotted what they were before.
 
     Args:

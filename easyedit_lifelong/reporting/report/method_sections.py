@@ -81,6 +81,13 @@ def _draw_distribution(axes: Axes, series: Series, colour: str) -> None:
         return
     line = {"color": colour, "linewidth": 1.1}
     axes.boxplot(
-        values, positions=places, widths=0.6, manage_ticks=False, whis=(0, 100), boxprops=line, whiskerprops=line,
-        capprops=line, medianprops={**line, "linewidth": 2.2},
-    )  # fmt: skip
+        values,
+        positions=places,
+        widths=0.6,
+        manage_ticks=False,
+        whis=(0, 100),
+        boxprops=line,
+        whiskerprops=line,
+        capprops=line,
+        medianprops={**line, "linewidth": 2.2},
+    )

@@ -53,12 +53,25 @@ def run_page(run: Run) -> tuple[str, list[Plot]]:
     plots = [*scores, *(plot for _, drawn in sections for plot in drawn), *times]
     cases, failed = worst_first(run), failures(run)
     page = _render(
-        "run.html.j2", plots, title=f"{run.method} on {run.model}", run=run, score_plots=scores, sections=sections,
-        time_plots=times, facts=_facts(run), tiles=_tiles(run), rows=score_rows(run), points=_points(run),
-        times=_times(run), n_missed=sum(not case.answer.match for case in cases), n_cases=len(cases),
-        failed=failed[:FOLDED], n_failed_hidden=max(0, len(failed) - FOLDED), settings=settings_as_text(run.config),
+        "run.html.j2",
+        plots,
+        title=f"{run.method} on {run.model}",
+        run=run,
+        score_plots=scores,
+        sections=sections,
+        time_plots=times,
+        facts=_facts(run),
+        tiles=_tiles(run),
+        rows=score_rows(run),
+        points=_points(run),
+        times=_times(run),
+        n_missed=sum(not case.answer.match for case in cases),
+        n_cases=len(cases),
+        failed=failed[:FOLDED],
+        n_failed_hidden=max(0, len(failed) - FOLDED),
+        settings=settings_as_text(run.config),
         **_folded(cases),
-    )  # fmt: skip
+    )
     return page, plots
 
 
@@ -68,29 +81,41 @@ def comparison_page(runs: Sequence[Run], names: Sequence[str]) -> tuple[str, lis
     every = list(dict.fromkeys(row.name for run in runs for row in score_rows(run)))
     packages = dict.fromkeys(name for run in runs for name in run.versions)
     page = _render(
-        "comparison.html.j2", plots, title=f"{len(runs)} runs side by side", runs=list(zip(runs, names, strict=True)),
-        main=compare(runs, names), every=compare(runs, names, every), arrow=arrow,
-        warnings=_warnings(runs), settings=differing_settings(runs),
+        "comparison.html.j2",
+        plots,
+        title=f"{len(runs)} runs side by side",
+        runs=list(zip(runs, names, strict=True)),
+        main=compare(runs, names),
+        every=compare(runs, names, every),
+        arrow=arrow,
+        warnings=_warnings(runs),
+        settings=differing_settings(runs),
         versions={name: [str(run.versions.get(name, "-")) for run in runs] for name in packages},
         failed=[(name, rows) for run, name in zip(runs, names, strict=True) if (rows := failures(run))],
         **_folded(side_by_side([worst_first(run) for run in runs])),
-    )  # fmt: skip
+    )
     return page, plots
 
 
 def _render(template: str, plots: Sequence[Plot], **values: Any) -> str:
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     # A long name may break between its words, and nowhere else.
     environment.filters |= {"clean": clean, "breakable": lambda name: Markup("_<wbr>").join(name.split("_"))}
     environment.filters["code"] = lambda text: Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))
     prefixes = {plot.name: f"f{number}" for number, plot in enumerate(plots, 1)}
     return environment.get_template(template).render(
-        plots=plots, css=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")), package_version=__version__,
-        draw=lambda plot: svg.inline(plot.figure, prefixes[plot.name], clean(plot.alt)), **values,
-    )  # fmt: skip
+        plots=plots,
+        css=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        package_version=__version__,
+        draw=lambda plot: svg.inline(plot.figure, prefixes[plot.name], clean(plot.alt)),
+        **values,
+    )
 
 
 def _folded(cases: Sequence[Any]) -> dict[str, Any]:

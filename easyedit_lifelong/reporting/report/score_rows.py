@@ -9,9 +9,18 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.reporting.report.read import Interval, Run, in_order
 
 MAIN = (
-    "ES", "ERR", "reliability", "generality", "locality", "relation_specificity", "portability", "TRR", "ARR",
-    "generation_match", "generation_match_rephrase",
-)  # fmt: skip
+    "ES",
+    "ERR",
+    "reliability",
+    "generality",
+    "locality",
+    "relation_specificity",
+    "portability",
+    "TRR",
+    "ARR",
+    "generation_match",
+    "generation_match_rephrase",
+)
 """The scores that say most about a run, the most important first."""
 
 SECONDS = "seconds an edit"

@@ -87,8 +87,11 @@ class ServiceTracker(ABC):
             if self._lost == 1:
                 LOG.warning(
                     "tracker %s: the point at %d edits isn't recorded: %s The run goes on; its metrics.jsonl has "
-                    "every point.", self.name, step, _sentence(error),
-                )  # fmt: skip
+                    "every point.",
+                    self.name,
+                    step,
+                    _sentence(error),
+                )
 
     def close(self) -> None:
         """End the service's run."""
@@ -147,9 +150,12 @@ class WandbTracker(ServiceTracker):
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or PROJECT,
                 name=os.environ.get("WANDB_NAME") or folder.resolve().name,
-                dir=str(folder), config=dict(config), id=run_id, resume="allow",
+                dir=str(folder),
+                config=dict(config),
+                id=run_id,
+                resume="allow",
                 settings=wandb.Settings(console="off"),  # it would take over standard output from the progress bar
-            )  # fmt: skip
+            )
         except Exception as error:
             raise PluginError(
                 f"--track wandb: can't begin a run: {_sentence(error)} Log in with 'wandb login', or set "

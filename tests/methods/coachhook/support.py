@@ -33,17 +33,26 @@ _NAMES = {
 
 def requests_for(*numbers: int) -> list[EditRequest]:
     """The facts of these numbers; all of them if none are given."""
-    return [EditRequest(i, prompt, target, subject) for i, (prompt, target, subject) in enumerate(FACTS)
-            if not numbers or i in numbers]  # fmt: skip
+    return [
+        EditRequest(i, prompt, target, subject)
+        for i, (prompt, target, subject) in enumerate(FACTS)
+        if not numbers or i in numbers
+    ]
 
 
 def hparams_for(family: str, **options: Any) -> CoachHookHyperParams:
     """Hyperparameters with which the tiny models learn in a few steps."""
     rewrite, block = _NAMES.get(family, ("model.layers.{}.mlp.down_proj", "model.layers.{}"))
     defaults: dict[str, Any] = {
-        "layers": [0, 1, 2], "mom2_update_weight": 1.0, "clamp_norm_factor": 10, "v_weight_decay": 0.0,
-        "v_num_grad_steps": 12, "batch_size": 2, "rewrite_module_tmp": rewrite, "layer_module_tmp": block,
-    }  # fmt: skip
+        "layers": [0, 1, 2],
+        "mom2_update_weight": 1.0,
+        "clamp_norm_factor": 10,
+        "v_weight_decay": 0.0,
+        "v_num_grad_steps": 12,
+        "batch_size": 2,
+        "rewrite_module_tmp": rewrite,
+        "layer_module_tmp": block,
+    }
     return CoachHookHyperParams(model_name="tiny", **{**defaults, **options})
 
 

@@ -92,11 +92,16 @@ def test_what_other_methods_take_is_ignored(model: Any) -> None:
     )
 
 
-@pytest.mark.parametrize(("records", "message"), [
-    ([], "no requests"), ([{"prompt": "x", "target_new": "y"}], "request 0.*field 'subject'"),
-    ([RECORDS[0], {**RECORDS[1], "subject": "Peru"}], "request 1.*field 'subject'"),
-    ([RECORDS[0], {"prompt": "x"}], "request 1.*field 'target_new'"), ([3], "request 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("records", "message"),
+    [
+        ([], "no requests"),
+        ([{"prompt": "x", "target_new": "y"}], "request 0.*field 'subject'"),
+        ([RECORDS[0], {**RECORDS[1], "subject": "Peru"}], "request 1.*field 'subject'"),
+        ([RECORDS[0], {"prompt": "x"}], "request 1.*field 'target_new'"),
+        ([3], "request 0"),
+    ],
+)
 def test_bad_requests_are_named_and_nothing_is_done(model: Any, records: list[Any], message: str) -> None:
     before = state_of(model)
     with pytest.raises(DataError, match=message):

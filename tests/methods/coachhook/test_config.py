@@ -14,14 +14,32 @@ from tests.methods.coachhook.support import hparams_for
 
 # A MEMIT file of EasyEdit, key by key (hparams/MEMIT/gpt2-xl.yaml of its main branch), for CoachHook.
 MEMIT: dict[str, Any] = {
-    "alg_name": "CoachHook", "model_name": "./hugging_cache/gpt2-xl", "stats_dir": "./data/stats", "device": 0,
-    "layers": [13, 14, 15, 16, 17], "clamp_norm_factor": 0.75, "layer_selection": "all", "fact_token": "subject_last",
-    "v_num_grad_steps": 20, "v_lr": "5e-1", "v_loss_layer": 47, "v_weight_decay": 0.5, "kl_factor": 0.0625,
-    "mom2_adjustment": True, "mom2_update_weight": 20000, "rewrite_module_tmp": "transformer.h.{}.mlp.c_proj",
-    "layer_module_tmp": "transformer.h.{}", "mlp_module_tmp": "transformer.h.{}.mlp",
-    "attn_module_tmp": "transformer.h.{}.attn", "ln_f_module": "transformer.ln_f", "lm_head_module": "transformer.wte",
-    "mom2_dataset": "wikipedia", "mom2_n_samples": 100000, "mom2_dtype": "float32", "model_parallel": False,
-}  # fmt: skip
+    "alg_name": "CoachHook",
+    "model_name": "./hugging_cache/gpt2-xl",
+    "stats_dir": "./data/stats",
+    "device": 0,
+    "layers": [13, 14, 15, 16, 17],
+    "clamp_norm_factor": 0.75,
+    "layer_selection": "all",
+    "fact_token": "subject_last",
+    "v_num_grad_steps": 20,
+    "v_lr": "5e-1",
+    "v_loss_layer": 47,
+    "v_weight_decay": 0.5,
+    "kl_factor": 0.0625,
+    "mom2_adjustment": True,
+    "mom2_update_weight": 20000,
+    "rewrite_module_tmp": "transformer.h.{}.mlp.c_proj",
+    "layer_module_tmp": "transformer.h.{}",
+    "mlp_module_tmp": "transformer.h.{}.mlp",
+    "attn_module_tmp": "transformer.h.{}.attn",
+    "ln_f_module": "transformer.ln_f",
+    "lm_head_module": "transformer.wte",
+    "mom2_dataset": "wikipedia",
+    "mom2_n_samples": 100000,
+    "mom2_dtype": "float32",
+    "model_parallel": False,
+}
 
 
 def test_a_memit_file_of_easyedits_loads(tmp_path: Path) -> None:
@@ -51,31 +69,77 @@ def test_a_mistyped_key_is_named(tmp_path: Path) -> None:
         CoachHookHyperParams.from_hparams(file)
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("layers", []), ("layers", [2, 1]), ("layers", [1, 1]), ("layers", [0, "two"]), ("layers", [[0], 1]),
-    ("layers", 3), ("layers", [-1, 2]), ("num_layers", 0), ("num_layers", 4), ("num_layers", "two"),
-    ("rewrite_module_tmp", "model.layers.2.mlp.down_proj"), ("layer_module_tmp", "model.{}.layers.{}"),
-    ("rewrite_module_tmp", "model.layers.{0}.mlp.down_proj"), ("rewrite_module_tmp", "{}.{x}"),
-    ("layer_selection", "random"), ("fact_token", "subject"), ("v_num_grad_steps", 0), ("v_lr", 0), ("v_lr", "fast"),
-    ("v_loss_layer", -1), ("v_weight_decay", -0.1), ("v_stop_loss", -1), ("clamp_norm_factor", 0),
-    ("kl_factor", -1), ("context_template_length_params", [10, 5]), ("context_template_length_params", [[10]]),
-    ("context_template_length_params", [[10, 0]]), ("context_template_length_params", [["ten", 5]]),
-    ("context_template_length_params", 10), ("mom2_adjustment", False), ("mom2_update_weight", 0),
-    ("mom2_update_weight", -5), ("mom2_n_samples", 0), ("mom2_n_tokens", 0), ("mom2_n_samples", None),
-    ("mom2_dtype", "bfloat16"), ("alpha_z", float("nan")), ("alpha_z", "high"), ("wohk", "maybe"), ("batch_size", 0),
-    ("stats_dir", 3), ("alpha_checked", -1), ("alpha_checked", 5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("layers", []),
+        ("layers", [2, 1]),
+        ("layers", [1, 1]),
+        ("layers", [0, "two"]),
+        ("layers", [[0], 1]),
+        ("layers", 3),
+        ("layers", [-1, 2]),
+        ("num_layers", 0),
+        ("num_layers", 4),
+        ("num_layers", "two"),
+        ("rewrite_module_tmp", "model.layers.2.mlp.down_proj"),
+        ("layer_module_tmp", "model.{}.layers.{}"),
+        ("rewrite_module_tmp", "model.layers.{0}.mlp.down_proj"),
+        ("rewrite_module_tmp", "{}.{x}"),
+        ("layer_selection", "random"),
+        ("fact_token", "subject"),
+        ("v_num_grad_steps", 0),
+        ("v_lr", 0),
+        ("v_lr", "fast"),
+        ("v_loss_layer", -1),
+        ("v_weight_decay", -0.1),
+        ("v_stop_loss", -1),
+        ("clamp_norm_factor", 0),
+        ("kl_factor", -1),
+        ("context_template_length_params", [10, 5]),
+        ("context_template_length_params", [[10]]),
+        ("context_template_length_params", [[10, 0]]),
+        ("context_template_length_params", [["ten", 5]]),
+        ("context_template_length_params", 10),
+        ("mom2_adjustment", False),
+        ("mom2_update_weight", 0),
+        ("mom2_update_weight", -5),
+        ("mom2_n_samples", 0),
+        ("mom2_n_tokens", 0),
+        ("mom2_n_samples", None),
+        ("mom2_dtype", "bfloat16"),
+        ("alpha_z", float("nan")),
+        ("alpha_z", "high"),
+        ("wohk", "maybe"),
+        ("batch_size", 0),
+        ("stats_dir", 3),
+        ("alpha_checked", -1),
+        ("alpha_checked", 5),
+    ],
+)
 def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(HyperParameterError, match=rf"\b{name}: |mom2_n_tokens: give it"):
         hparams_for("llama", **{name: value})
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("context_template_length_params", []), ("num_layers", 3), ("v_loss_layer", None), ("kl_factor", 0),
-    ("v_weight_decay", 0), ("alpha_z", 0), ("alpha_z", -1.5), ("layers", [0]), ("layers", [0, 2]),
-    ("v_num_grad_steps", 1),
-    ("mom2_dtype", "float64"), ("stats_dir", None), ("mom2_n_tokens", 100),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("context_template_length_params", []),
+        ("num_layers", 3),
+        ("v_loss_layer", None),
+        ("kl_factor", 0),
+        ("v_weight_decay", 0),
+        ("alpha_z", 0),
+        ("alpha_z", -1.5),
+        ("layers", [0]),
+        ("layers", [0, 2]),
+        ("v_num_grad_steps", 1),
+        ("mom2_dtype", "float64"),
+        ("stats_dir", None),
+        ("mom2_n_tokens", 100),
+    ],
+)
 def test_the_ends_of_ranges_are_in_them(name: str, value: Any) -> None:
     assert getattr(hparams_for("llama", **{name: value}), name) == value
 

@@ -38,11 +38,18 @@ def corpus(tmp_path: Path) -> Path:
 
 def hparams(model: Any, corpus: Path, **options: Any) -> Any:
     made = hparams_for(
-        "llama", mom2_dataset=str(corpus), mom2_n_samples=None, mom2_n_tokens=2000,
+        "llama",
+        mom2_dataset=str(corpus),
+        mom2_n_samples=None,
+        mom2_n_tokens=2000,
         stats_dir=str(corpus.parent / "stats"),
-        mom2_update_weight=0.01, layers=[2], v_num_grad_steps=25, device="cpu",
-        context_template_length_params=[[5, 2]], **options,
-    )  # fmt: skip
+        mom2_update_weight=0.01,
+        layers=[2],
+        v_num_grad_steps=25,
+        device="cpu",
+        context_template_length_params=[[5, 2]],
+        **options,
+    )
     made.model_name = (model, build_tokenizer())
     return made
 
@@ -58,10 +65,15 @@ def test_edit(easyeditor: Any, corpus: Path) -> None:
     prompt, target, subject = LEARNABLE
     keep = {"sequential_edit": True} if flavour() == "main" else {}
     metrics, edited, _ = editor.edit(
-        prompts=[prompt], target_new=[target], ground_truth=["king"], subject=[subject],
-        rephrase_prompts=["who plays Hamlet"], verbose=False, **keep,
+        prompts=[prompt],
+        target_new=[target],
+        ground_truth=["king"],
+        subject=[subject],
+        rephrase_prompts=["who plays Hamlet"],
+        verbose=False,
+        **keep,
         locality_inputs={"near": {"prompt": ["snow and mountain"], "ground_truth": ["blue"]}},
-    )  # fmt: skip
+    )
     assert metrics[0]["post"]["rewrite_acc"] == [1.0]
     assert metrics[0]["pre"]["rewrite_acc"] == [0.0]
     assert edited is model
@@ -76,9 +88,13 @@ def test_batch_edit(easyeditor: Any, corpus: Path) -> None:
     before = state_of(model)
     editor = easyeditor.BaseEditor.from_hparams(hparams(model, corpus, batch_size=2))
     editor.batch_edit(
-        [prompt for prompt, _, _ in FACTS], [target for _, target, _ in FACTS], ["king"] * 4,
-        subject=[subject for _, _, subject in FACTS], keep_original_weight=False, verbose=False,
-    )  # fmt: skip
+        [prompt for prompt, _, _ in FACTS],
+        [target for _, target, _ in FACTS],
+        ["king"] * 4,
+        subject=[subject for _, _, subject in FACTS],
+        keep_original_weight=False,
+        verbose=False,
+    )
     if flavour() == "release-2023":
         assert [len(batch.case_ids) for batch in coachhook_editor(model).state.batches] == [2, 2]
     now = state_of(model)
@@ -94,8 +110,12 @@ def test_taken_back_as_asked(easyeditor: Any, corpus: Path) -> None:
     for wohk in (False, True):
         editor.hparams.wohk = wohk
         editor.edit(
-            prompts=[FACTS[0][0]], target_new=[FACTS[0][1]], ground_truth=["king"], subject=[FACTS[0][2]],
-            keep_original_weight=True, verbose=False,
-        )  # fmt: skip
+            prompts=[FACTS[0][0]],
+            target_new=[FACTS[0][1]],
+            ground_truth=["king"],
+            subject=[FACTS[0][2]],
+            keep_original_weight=True,
+            verbose=False,
+        )
         assert same_tensors(state_of(model), before)
         assert CoachHookEditor.of(model) is None

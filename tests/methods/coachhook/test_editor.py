@@ -176,9 +176,12 @@ def test_grace_edits_below_hook_layers_and_above_them(grace_layer: int) -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     editor_on(model, tokenizer, hparams_for("llama")).edit(requests_for(0, 1))
     hparams = GraceHyperParams(
-        model_name="tiny", inner_params=[f"model.layers[{grace_layer}].mlp.down_proj.weight"], eps=0.5, n_iter=60,
+        model_name="tiny",
+        inner_params=[f"model.layers[{grace_layer}].mlp.down_proj.weight"],
+        eps=0.5,
+        n_iter=60,
         stop_loss=0.2,
-    )  # fmt: skip
+    )
     _, rollback = apply_grace_to_model(
         model, tokenizer, [{"prompt": "snow and mountain", "target_new": "Peru"}], hparams
     )
@@ -298,14 +301,17 @@ def test_a_prompt_without_z_scores_is_named(prompt: str) -> None:
         editor_on(model, tokenizer, hparams).edit([request])
 
 
-@pytest.mark.parametrize(("name", "value", "message"), [
-    ("layers", [1, 4], "layers: there is no block 4; the last one is 3"),
-    ("rewrite_module_tmp", "model.layers.{}.mlp.c_proj", "rewrite_module_tmp: .* 'c_proj'"),
-    ("layer_module_tmp", "transformer.h.{}", "layer_module_tmp: "),
-    ("rewrite_module_tmp", "model.layers.{}.mlp", "rewrite_module_tmp: .* is not a linear projection"),
-    ("rewrite_module_tmp", "model.layers.{}.input_layernorm", "rewrite_module_tmp: .* is not a linear projection"),
-    ("v_loss_layer", 4, "v_loss_layer: there is no block 4"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("layers", [1, 4], "layers: there is no block 4; the last one is 3"),
+        ("rewrite_module_tmp", "model.layers.{}.mlp.c_proj", "rewrite_module_tmp: .* 'c_proj'"),
+        ("layer_module_tmp", "transformer.h.{}", "layer_module_tmp: "),
+        ("rewrite_module_tmp", "model.layers.{}.mlp", "rewrite_module_tmp: .* is not a linear projection"),
+        ("rewrite_module_tmp", "model.layers.{}.input_layernorm", "rewrite_module_tmp: .* is not a linear projection"),
+        ("v_loss_layer", 4, "v_loss_layer: there is no block 4"),
+    ],
+)
 def test_a_model_without_such_layers_stays_as_it_is(name: str, value: Any, message: str) -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     before = Picture(model)
@@ -315,10 +321,17 @@ def test_a_model_without_such_layers_stays_as_it_is(name: str, value: Any, messa
     before.holds(model)
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("layers", [1, 2]), ("num_layers", 1), ("fact_token", "last"), ("alpha_z", 1.0), ("wohk", True),
-    ("mom2_update_weight", 5.0),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("layers", [1, 2]),
+        ("num_layers", 1),
+        ("fact_token", "last"),
+        ("alpha_z", 1.0),
+        ("wohk", True),
+        ("mom2_update_weight", 5.0),
+    ],
+)
 def test_other_settings_cant_go_on(name: str, value: Any) -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     editor_on(model, tokenizer, hparams_for("llama")).edit(requests_for(0))

@@ -64,10 +64,16 @@ def formula_model(family: str) -> Any:
     if family == "llama":
         model: Any = LlamaForCausalLM(
             LlamaConfig(
-                hidden_size=WIDTH, intermediate_size=INNER, num_hidden_layers=BLOCKS, num_attention_heads=2,
-                num_key_value_heads=1, max_position_embeddings=64, tie_word_embeddings=True, **shape,
+                hidden_size=WIDTH,
+                intermediate_size=INNER,
+                num_hidden_layers=BLOCKS,
+                num_attention_heads=2,
+                num_key_value_heads=1,
+                max_position_embeddings=64,
+                tie_word_embeddings=True,
+                **shape,
             )
-        )  # fmt: skip
+        )
     else:
         model = GPT2LMHeadModel(
             GPT2Config(n_embd=WIDTH, n_inner=INNER, n_layer=BLOCKS, n_head=2, n_positions=64, **shape)
@@ -113,8 +119,16 @@ def editor_on(family: str, run: str, templates: list[list[str]] | None = None, *
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
     from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 
-    names = ("batch_size", "alpha_z", "v_num_grad_steps", "v_lr", "v_loss_layer", "v_weight_decay",
-             "clamp_norm_factor", "kl_factor")  # fmt: skip
+    names = (
+        "batch_size",
+        "alpha_z",
+        "v_num_grad_steps",
+        "v_lr",
+        "v_loss_layer",
+        "v_weight_decay",
+        "clamp_norm_factor",
+        "kl_factor",
+    )
     values = {**{name: SETTINGS[name] for name in names}, **NAMES[family], **changes}
     layers = GOLDEN["models"][family][run]["layers"]
     hparams = CoachHookHyperParams(

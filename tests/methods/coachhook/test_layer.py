@@ -87,10 +87,12 @@ def test_a_token_that_stands_out_by_much_is_scored_exactly(height: float) -> Non
 def test_judged_against_the_others_a_short_prompt_can_score_as_high_as_a_long_one() -> None:
     short, long = [1.0, 9.0, 1.2, 0.8], [1.0, 9.0, 1.2, 0.8, 1.1, 0.9, 1.2, 0.8, 1.1, 0.9]
     highest = {
-        others: [float(score_norms(torch.tensor([norms]), torch.ones(1, len(norms)).bool(), others=others).max())
-                 for norms in (short, long)]
+        others: [
+            float(score_norms(torch.tensor([norms]), torch.ones(1, len(norms)).bool(), others=others).max())
+            for norms in (short, long)
+        ]
         for others in (False, True)
-    }  # fmt: skip
+    }
     assert highest[False][0] < 1.5 < 2.8 < highest[False][1], "(n - 1) / sqrt(n) is the most there can be"
     assert highest[True][0] > 30 and highest[True][1] > 30
 
@@ -199,9 +201,14 @@ def test_generating_and_teacher_forcing_agree(family: str, edited: tuple[Any, An
     for prompt in PROMPTS[::3]:
         inputs = tokenizer(prompt, return_tensors="pt")
         out = model.generate(
-            **inputs, max_new_tokens=4, min_new_tokens=4, do_sample=False, use_cache=cached, output_logits=True,
+            **inputs,
+            max_new_tokens=4,
+            min_new_tokens=4,
+            do_sample=False,
+            use_cache=cached,
+            output_logits=True,
             return_dict_in_generate=True,
-        )  # fmt: skip
+        )
         length = inputs["input_ids"].shape[1]
         with prompt_lengths(model, [length]):
             forced = model(out.sequences[:, :-1]).logits[:, length - 1 :]

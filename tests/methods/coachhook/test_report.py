@@ -16,8 +16,9 @@ STEPS = [
 
 def test_alphas_are_those_of_the_steps_last_batch() -> None:
     assert alphas(RunRecord("CoachHook", journal=JOURNAL, steps=STEPS)) == {
-        1: {"a": 2.0, "b": 1.5}, 2: {"a": 1.8, "b": 1.25},
-    }  # fmt: skip
+        1: {"a": 2.0, "b": 1.5},
+        2: {"a": 1.8, "b": 1.25},
+    }
     assert list(alphas(RunRecord("CoachHook", steps=STEPS))) == [1, 2], "without a journal the steps are counted"
 
 
@@ -26,8 +27,9 @@ def test_alpha_and_z_scores() -> None:
     (section,) = report_sections(run)
     alpha, scores = section.plots
     assert [(series.label, series.muted) for series in alpha.series] == [
-        ("other hook layers", True), ("last hook layer", False),
-    ]  # fmt: skip
+        ("other hook layers", True),
+        ("last hook layer", False),
+    ]
     assert alpha.series[1].points == [(1, 1.5), (2, 1.25)]
     assert "it only falls, from 2.2; in the end it is 1.250 to 1.800." in alpha.caption
     assert scores.series[0].points == [(1, [2.0, 3.0]), (2, [4.0, 5.0])]

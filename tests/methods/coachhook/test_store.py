@@ -303,10 +303,18 @@ def test_a_newer_state_says_to_update(tmp_path: Path) -> None:
         load_state(build_model("llama"), tokenizer, hparams, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "value"), [
-    ("layers", [1, 2]), ("num_layers", 2), ("alpha_z", 1.5), ("wohk", True), ("mom2_update_weight", 2.0),
-    ("fact_token", "last"), ("mom2_n_tokens", 7),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("layers", [1, 2]),
+        ("num_layers", 2),
+        ("alpha_z", 1.5),
+        ("wohk", True),
+        ("mom2_update_weight", 2.0),
+        ("fact_token", "last"),
+        ("mom2_n_tokens", 7),
+    ],
+)
 def test_other_settings_are_named(tmp_path: Path, name: str, value: Any) -> None:
     _, tokenizer, _ = stored(tmp_path)
     model = build_model("llama")

@@ -26,8 +26,10 @@ PLACES = [
 ]
 
 OUT_OF_REACH = {
-    ("bart-encoder", "replace_last"), ("bert-last", "replace_last"), ("bart-decoder", "replace_all"),
-}  # fmt: skip
+    ("bart-encoder", "replace_last"),
+    ("bert-last", "replace_last"),
+    ("bart-decoder", "replace_all"),
+}
 """Where no value says enough in so small a model: one token of many, or the same value at all of an answer's."""
 
 
@@ -41,8 +43,10 @@ def logits_of(model: Any, tokenizer: Any, questions: list[tuple[str, str]], side
     """Return what a model says to questions in one batch, at their real targets, one after the other."""
     pairs = [encoder_for(model, tokenizer)(*question) for question in questions]
     width = max(len(pair.prompt) for pair in pairs) + extra
-    rows = [[0] * (width - len(p.prompt)) + p.prompt if side == "left" else p.prompt + [0] * (width - len(p.prompt))
-            for p in pairs]  # fmt: skip
+    rows = [
+        [0] * (width - len(p.prompt)) + p.prompt if side == "left" else p.prompt + [0] * (width - len(p.prompt))
+        for p in pairs
+    ]
     ids = torch.tensor(rows)
     inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
     if model.config.is_encoder_decoder:
@@ -100,16 +104,16 @@ def test_cache_beams_and_batches_write_the_same(name: str, mode: str) -> None:
     prompts = [prompt for prompt, _ in [*questions_of(place), *place.others[:4]]]
     batch = tokenizer(prompts, return_tensors="pt", padding=True)
     asked = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "max_new_tokens": 6}
-    texts = [tokenizer.batch_decode(model.generate(**asked, **options), skip_special_tokens=True)
-             for options in ({}, {"use_cache": False}, {"num_beams": 3})]  # fmt: skip
+    texts = [
+        tokenizer.batch_decode(model.generate(**asked, **options), skip_special_tokens=True)
+        for options in ({}, {"use_cache": False}, {"num_beams": 3})
+    ]
     assert texts[0] == texts[1]
     if (name, mode) not in OUT_OF_REACH:
         assert texts[2][:4] == texts[0][:4] == [target for _, target in questions_of(place)]
     for prompt, text in zip(prompts, texts[0], strict=True):
         one = tokenizer(prompt, return_tensors="pt")
-        alone = model.generate(
-            input_ids=one["input_ids"], attention_mask=one["attention_mask"], max_new_tokens=6
-        )  # fmt: skip
+        alone = model.generate(input_ids=one["input_ids"], attention_mask=one["attention_mask"], max_new_tokens=6)
         assert tokenizer.decode(alone[0], skip_special_tokens=True) == text
 
 

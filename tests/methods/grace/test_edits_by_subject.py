@@ -68,9 +68,7 @@ def test_a_split_leaves_each_its_own_prompt(mode: str) -> None:
 
 
 def test_a_near_gate_competes_and_a_far_one_does_not() -> None:
-    far, near = (
-        edited("llama", "late", FRANCE, gate_eps=gate, deep=True, eps=0.5)[1].results for gate in (GATE, 1.9)
-    )  # fmt: skip
+    far, near = (edited("llama", "late", FRANCE, gate_eps=gate, deep=True, eps=0.5)[1].results for gate in (GATE, 1.9))
     assert far[1].detail["decision"] == "add"
     assert near[1].detail["decision"] == "split"
 
@@ -119,9 +117,15 @@ def test_a_key_that_is_nearer_but_narrower_hides_no_other() -> None:
 def test_together_is_one_by_one(family: str, mode: str, contexts: list[str]) -> None:
     books, told = [], []
     options: dict[str, Any] = {
-        "reg": None, "n_iter": 5, "edit_lr": 0.05, "kl_factor": 0.1, "context_templates": contexts, "deep": True,
-        "gate_eps": GATE if mode == "late" else None, "key_templates": ["blue sea {prompt}"],
-    }  # fmt: skip
+        "reg": None,
+        "n_iter": 5,
+        "edit_lr": 0.05,
+        "kl_factor": 0.1,
+        "context_templates": contexts,
+        "deep": True,
+        "gate_eps": GATE if mode == "late" else None,
+        "key_templates": ["blue sea {prompt}"],
+    }
     for size in (1, 3, 16):
         _, rollback, editor = edited(family, mode, [*FACTS, FRANCE[1]], train_batch=size, **options)
         books.append(book_of(editor))

@@ -45,9 +45,12 @@ class _Tokenizer:
 def test_the_authors_codebook(eps_expand: str) -> None:
     expected = GOLDEN["runs"][eps_expand]
     hparams = GraceHyperParams(
-        model_name="golden", inner_params=["transformer.h[1].mlp.c_proj.weight"], eps_expand=eps_expand, reg=None,
+        model_name="golden",
+        inner_params=["transformer.h[1].mlp.c_proj.weight"],
+        eps_expand=eps_expand,
+        reg=None,
         **GOLDEN["settings"],
-    )  # fmt: skip
+    )
     editor = GraceEditor.on(formula_gpt2(), _Tokenizer(), hparams)
     for n, (edit, step) in enumerate(zip(GOLDEN["edits"], expected["steps"], strict=True)):
         lesson = editor._passes.of(editor.adaptor, [EncodedPair(edit["prompt"], edit["target"])], 1, 0)
@@ -67,9 +70,10 @@ def test_the_authors_losses_along_the_way() -> None:
 
     first = GOLDEN["runs"]["coverage"]["steps"][0]
     editor = GraceEditor.on(
-        formula_gpt2(), _Tokenizer(),
+        formula_gpt2(),
+        _Tokenizer(),
         GraceHyperParams(model_name="golden", inner_params=["transformer.h[1].mlp.c_proj.weight"], reg=None),
-    )  # fmt: skip
+    )
     pair = EncodedPair(**{k: GOLDEN["edits"][0][k] for k in ("prompt", "target")})
     replay = editor._passes.of(editor.adaptor, [pair], 1, 0)
     for steps, loss in ((0, first["first_loss"]), (11, first["last_loss"])):

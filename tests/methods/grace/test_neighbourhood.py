@@ -16,9 +16,16 @@ from tests.conftest import build_model, build_tokenizer
 from tests.subjects import FACTS, MODES, OTHERS, book_of, edited, hparams_for, ids_of
 
 WHERE = {
-    "France": 0.0, "Peru": 10.0, "Rome": 20.0, "Hamlet": 30.0,  # subjects
-    "sea": 1.0, "moon": 12.0, "bird": 24.0, "song": 37.0, "king": 100.0,
-}  # fmt: skip
+    "France": 0.0,
+    "Peru": 10.0,
+    "Rome": 20.0,
+    "Hamlet": 30.0,  # subjects
+    "sea": 1.0,
+    "moon": 12.0,
+    "bird": 24.0,
+    "song": 37.0,
+    "king": 100.0,
+}
 """Points of words, in Euclidean distance."""
 
 

@@ -13,12 +13,14 @@ def run_of(*entries: dict[str, Any]) -> RunRecord:
 
 
 def test_growth_and_radii() -> None:
-    (section,) = report_sections(run_of(
-        {"n_keys": 1, "decision": "add", "radius": 1.0, "nearest_distance": None},
-        {"n_keys": 1, "decision": "expand", "radius": 1.5, "nearest_distance": 0.7},
-        {"n_keys": 2, "decision": "new rule", "radius": 0.5, "nearest_distance": 3.0},
-        {"n_keys": 3, "decision": "add", "radius": 1.0, "nearest_distance": 9.0},
-    ))  # fmt: skip
+    (section,) = report_sections(
+        run_of(
+            {"n_keys": 1, "decision": "add", "radius": 1.0, "nearest_distance": None},
+            {"n_keys": 1, "decision": "expand", "radius": 1.5, "nearest_distance": 0.7},
+            {"n_keys": 2, "decision": "new rule", "radius": 0.5, "nearest_distance": 3.0},
+            {"n_keys": 3, "decision": "add", "radius": 1.0, "nearest_distance": 9.0},
+        )
+    )
     assert (section.id, section.title) == ("codebook", "Codebook")
     growth, radii = section.plots
     assert growth.series[0].points == [(1, 1), (2, 1), (3, 2), (4, 3)]

@@ -30,10 +30,13 @@ from tests.edits import subject_edits
 from tests.edits.state_folders import change_hparams, change_index, keeper, load_state, save_state
 
 FACTS = [
-    ("the capital of France is", "Rome"), ("who wrote Hamlet", "old king"), ("the capital of France is", "London"),
-    ("language spoken in Peru", "Spanish"), ("the capital of Peru is", "London"),
+    ("the capital of France is", "Rome"),
+    ("who wrote Hamlet", "old king"),
+    ("the capital of France is", "London"),
     ("language spoken in Peru", "Spanish"),
-]  # fmt: skip
+    ("the capital of Peru is", "London"),
+    ("language spoken in Peru", "Spanish"),
+]
 """With eps 3: additions, splits, a key taken over, a key covered."""
 
 
@@ -313,7 +316,7 @@ SPOILT_SUBJECTS = {
     "a flipped bit": (lambda f: _flip(f / "step-000001.safetensors", -5), "step-000001.safetensors: has been changed"),
     "no width": (_other_gates, "gate_size -1 is no width"),
     "settings": (lambda f: change_hparams(f, gate_eps=0.3), "was made with gate_eps=0.3; now it is 0.5"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", SPOILT_SUBJECTS)
@@ -378,7 +381,7 @@ SPOILT = {
         lambda f: save_file({"x": torch.zeros(1)}, f / "step-000001.safetensors"),
         "step-000001.safetensors: can't be",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")

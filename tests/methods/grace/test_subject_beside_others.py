@@ -95,9 +95,12 @@ def test_coachhook_edits_with_them_in_place(monkeypatch: pytest.MonkeyPatch) -> 
     for whole in (False, True):
         fresh = build_model("llama")
         model, by_subject, _ = edited(
-            "llama", "late", [{"prompt": prompt, "subject": subject, "target_new": "song"}], n_iter=5,
+            "llama",
+            "late",
+            [{"prompt": prompt, "subject": subject, "target_new": "song"}],
+            n_iter=5,
             answer_layer="model.layers[1].mlp",
-        )  # fmt: skip
+        )
         if whole:
             monkeypatch.setattr(Runner, "anatomy", None)
         hparams = coachhook_hparams("llama", layers=[1, 2, 3], v_num_grad_steps=4)

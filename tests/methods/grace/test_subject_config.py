@@ -64,10 +64,15 @@ def test_a_wrong_value_is_named(options: dict[str, Any], problem: str) -> None:
 @pytest.mark.parametrize(
     "option",
     [
-        {"whiten": True}, {"key_templates": ["{subject}"]}, {"context_templates": ["{subject}"]}, {"kl_factor": 0.1},
-        {"answer_layer": "l"}, {"gate_eps": 0.1}, {"eps": "auto"},
+        {"whiten": True},
+        {"key_templates": ["{subject}"]},
+        {"context_templates": ["{subject}"]},
+        {"kl_factor": 0.1},
+        {"answer_layer": "l"},
+        {"gate_eps": 0.1},
+        {"eps": "auto"},
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("query_token", ["prompt_last", "first"])
 def test_what_only_subjects_have_is_refused_without(option: dict[str, Any], query_token: str) -> None:
     (name,) = option
@@ -82,8 +87,11 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         {**SUBJECT, "replacement": "replace_all", "val_train": "adv", "gate_eps": 1, "key_templates": [""]}
     )
     assert [part.partition(":")[0] for part in message.split("; ")] == [
-        "replacement", "val_train", "gate_eps", "key_templates",
-    ]  # fmt: skip
+        "replacement",
+        "val_train",
+        "gate_eps",
+        "key_templates",
+    ]
 
 
 @pytest.mark.parametrize(("written", "eps"), [("1", 1.0), ("1e-3", 0.001), ("'0.25'", 0.25), ("auto", "auto")])

@@ -103,9 +103,15 @@ def test_the_gradient_is_that_of_the_loss_in_plain_torch(
 ) -> None:
     facts = [{**FACTS[0], "target_new": "green cheese"}, FACTS[2]]
     editor, cases, made = lesson_of(
-        family, mode, facts, kl_factor=kl_factor, context_templates=["blue sea {prompt}", "{subject} is"], n_iter=1,
-        reg=None, edit_lr=1e-3,
-    )  # fmt: skip
+        family,
+        mode,
+        facts,
+        kl_factor=kl_factor,
+        context_templates=["blue sea {prompt}", "{subject} is"],
+        n_iter=1,
+        reg=None,
+        edit_lr=1e-3,
+    )
     copies = 3 + (kl_factor > 0)
     assert made.value_pass.targets.shape[0] == 2 * copies
     generator = torch.Generator().manual_seed(1)

@@ -39,9 +39,15 @@ class Kind:
 
     def book(self, width: int = WIDTH) -> Codebook:
         return Codebook(
-            width, VALUE, eps=self.eps, dist_fn=self.dist_fn, views=self.views, gate_size=GATE if self.gated else 0,
-            gate_eps=GATE_EPS if self.gated else None, own_eps=self.own_eps,
-        )  # fmt: skip
+            width,
+            VALUE,
+            eps=self.eps,
+            dist_fn=self.dist_fn,
+            views=self.views,
+            gate_size=GATE if self.gated else 0,
+            gate_eps=GATE_EPS if self.gated else None,
+            own_eps=self.own_eps,
+        )
 
 
 kinds = st.builds(Kind, st.sampled_from(["euc", "cos"]), st.integers(1, 3), st.booleans(), st.booleans())
@@ -74,11 +80,10 @@ def edit_of(drawn: tuple[list[list[int]], int, list[int], int], number: int) -> 
 
 
 streams = st.lists(
-    st.tuples(
-        st.lists(vector(WIDTH), min_size=3, max_size=3), st.integers(0, 1), vector(GATE), st.integers(1, 12)
-    ),
-    min_size=1, max_size=12,
-).map(lambda drawn: [edit_of(one, number) for number, one in enumerate(drawn)])  # fmt: skip
+    st.tuples(st.lists(vector(WIDTH), min_size=3, max_size=3), st.integers(0, 1), vector(GATE), st.integers(1, 12)),
+    min_size=1,
+    max_size=12,
+).map(lambda drawn: [edit_of(one, number) for number, one in enumerate(drawn)])
 
 
 @dataclass

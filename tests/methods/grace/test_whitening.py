@@ -82,9 +82,14 @@ def corpus(tmp_path: Path) -> str:
 
 def with_moments(corpus: str, tmp_path: Path) -> dict[str, Any]:
     return {
-        "deep": True, "whiten": True, "eps": 0.5, "n_iter": 5,
-        "mom2_dataset": corpus, "mom2_n_tokens": 400, "stats_dir": str(tmp_path / "stats"),
-    }  # fmt: skip
+        "deep": True,
+        "whiten": True,
+        "eps": 0.5,
+        "n_iter": 5,
+        "mom2_dataset": corpus,
+        "mom2_n_tokens": 400,
+        "stats_dir": str(tmp_path / "stats"),
+    }
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -92,9 +97,13 @@ def test_keys_are_whitened_by_the_layers_own_second_moments(corpus: str, tmp_pat
     options = with_moments(corpus, tmp_path)
     model, _, editor = edited("llama", mode, **options)
     (moment,) = obtain_moments(
-        build_model("llama"), build_tokenizer(), [editor.path], stats_dir=tmp_path / "stats", dataset=corpus,
+        build_model("llama"),
+        build_tokenizer(),
+        [editor.path],
+        stats_dir=tmp_path / "stats",
+        dataset=corpus,
         n_tokens=400,
-    ).values()  # fmt: skip
+    ).values()
     assert isinstance(editor.adaptor, SubjectAdaptor)
     assert editor.adaptor.whitening is not None
     assert torch.equal(editor.adaptor.whitening, whitening_of(moment.moment))

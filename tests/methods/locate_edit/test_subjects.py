@@ -101,37 +101,49 @@ def read_up_to(tokenizer: Any, text: str, position: int) -> str:
     return tokenizer.decode(tokenizer(text)["input_ids"][: position + 1], skip_special_tokens=True)
 
 
-@pytest.mark.parametrize(("text", "subject", "span"), [
-    ("the capital of France is", "France", (15, 21)),
-    ("France is France", "France", (10, 16)),  # the last time
-    ("France", "France", (0, 6)),
-    ("Ann likes Annabel", "Ann", (0, 3)),  # a whole word before part of one
-    ("Annabel and Annika", "Ann", (12, 15)),
-    ("the C++ of C++", "C++", (11, 14)),  # no regular expression
-    ("what (a.b)* is", "(a.b)*", (5, 11)),
-    ("a {} b", "{}", (2, 4)),
-    ("Zoë, Zoëlle", "Zoë", (0, 3)),
-    ("nothing here", "France", None),
-    ("france", "France", None),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "subject", "span"),
+    [
+        ("the capital of France is", "France", (15, 21)),
+        ("France is France", "France", (10, 16)),  # the last time
+        ("France", "France", (0, 6)),
+        ("Ann likes Annabel", "Ann", (0, 3)),  # a whole word before part of one
+        ("Annabel and Annika", "Ann", (12, 15)),
+        ("the C++ of C++", "C++", (11, 14)),  # no regular expression
+        ("what (a.b)* is", "(a.b)*", (5, 11)),
+        ("a {} b", "{}", (2, 4)),
+        ("Zoë, Zoëlle", "Zoë", (0, 3)),
+        ("nothing here", "France", None),
+        ("france", "France", None),
+    ],
+)
 def test_finding_a_subject(text: str, subject: str, span: tuple[int, int] | None) -> None:
     assert find_subject(text, subject) == span
 
 
-@pytest.mark.parametrize(("text", "subject", "expected"), [
-    ("the capital of France is", "France", 3),
-    ("France is France", "France", 2),
-    ("Hamlet wrote", "Hamlet", 0),
-    ("old king Hamlet", "old king", 1),
-    ("  the  capital   of France  ", "France", 3),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "subject", "expected"),
+    [
+        ("the capital of France is", "France", 3),
+        ("France is France", "France", 2),
+        ("Hamlet wrote", "Hamlet", 0),
+        ("old king Hamlet", "old king", 1),
+        ("  the  capital   of France  ", "France", 3),
+    ],
+)
 def test_whole_words(text: str, subject: str, expected: int) -> None:
     assert subject_position(build_tokenizer(), text, subject) == expected
 
 
-@pytest.mark.parametrize(("token", "expected"), [
-    ("subject_last", 3), ("subject_first", 2), ("subject_first_after_last", 4), ("last", 5),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("token", "expected"),
+    [
+        ("subject_last", 3),
+        ("subject_first", 2),
+        ("subject_first_after_last", 4),
+        ("last", 5),
+    ],
+)
 def test_the_four_places(token: str, expected: int) -> None:
     assert subject_position(build_tokenizer(), "where was old king born when", "old king", token) == expected
 
@@ -146,9 +158,18 @@ MERGING = ["F r", "a n", "c e", "an ce", "Fr ance", "ance Ġ", "ance 's", "ce '"
 
 
 @pytest.mark.parametrize("trim", [False, True])
-@pytest.mark.parametrize("text", [
-    "France", "France is", "of France's moon", "of France, or", "France's France'", "the France  is", "Ann's France\n",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text",
+    [
+        "France",
+        "France is",
+        "of France's moon",
+        "of France, or",
+        "France's France'",
+        "the France  is",
+        "Ann's France\n",
+    ],
+)
 def test_a_token_that_holds_the_subjects_end_and_more(text: str, trim: bool) -> None:
     # Counting the tokens of the text before it, as MEMIT does, would miss it.
     tokenizer = byte_level(*[m for m in MERGING if "'s" not in m], trim=trim)
@@ -159,17 +180,27 @@ def test_a_token_that_holds_the_subjects_end_and_more(text: str, trim: bool) -> 
 
 
 @pytest.mark.parametrize("trim", [False, True])
-@pytest.mark.parametrize("merges", [
-    [],
-    ["æ Ŀ", "± ä", "º ¬", "ð Ł", "Ġ ð", "à ¤", "Ł ĺ"],  # "± ä" and "º ¬" run from one character into the next
-    ["æ Ŀ", "æĿ ±", "ä º", "äº ¬", "Ġ æĿ±"],
-    ["Ġ æ", "¬ Ġ", "Ģ Ġ", "Ġ ð", "© Ġ"],
-])  # fmt: skip
-@pytest.mark.parametrize(("text", "subject"), [
-    ("the 東京 is", "東京"), ("東京", "東京"), ("東京と東", "東"), ("a 😀 b", "😀"), ("😀", "😀"),
-    ("Beyoncé is", "Beyoncé"),
-    ("das Café ist", "Café"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "merges",
+    [
+        [],
+        ["æ Ŀ", "± ä", "º ¬", "ð Ł", "Ġ ð", "à ¤", "Ł ĺ"],  # "± ä" and "º ¬" run from one character into the next
+        ["æ Ŀ", "æĿ ±", "ä º", "äº ¬", "Ġ æĿ±"],
+        ["Ġ æ", "¬ Ġ", "Ģ Ġ", "Ġ ð", "© Ġ"],
+    ],
+)
+@pytest.mark.parametrize(
+    ("text", "subject"),
+    [
+        ("the 東京 is", "東京"),
+        ("東京", "東京"),
+        ("東京と東", "東"),
+        ("a 😀 b", "😀"),
+        ("😀", "😀"),
+        ("Beyoncé is", "Beyoncé"),
+        ("das Café ist", "Café"),
+    ],
+)
 def test_characters_of_several_tokens(text: str, subject: str, merges: list[str], trim: bool) -> None:
     tokenizer = byte_level(*merges, trim=trim)
     position = subject_position(tokenizer, text, subject)
@@ -179,9 +210,17 @@ def test_characters_of_several_tokens(text: str, subject: str, merges: list[str]
     assert position == 0 or text[:end] not in read_up_to(tokenizer, text, position - 1)
 
 
-@pytest.mark.parametrize(("text", "subject"), [
-    ("the 東京 is", "東京"), ("Fran is", "Fran"), ("is Fran", "Fran"), ("é", "é"), ("an é is", "é"), ("é is", "é"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "subject"),
+    [
+        ("the 東京 is", "東京"),
+        ("Fran is", "Fran"),
+        ("is Fran", "Fran"),
+        ("é", "é"),
+        ("an é is", "é"),
+        ("é is", "é"),
+    ],
+)
 def test_a_token_before_the_text_counts(text: str, subject: str) -> None:
     tokenizer = llama_like()
     position = subject_position(tokenizer, text, subject)
@@ -199,11 +238,20 @@ def test_a_token_behind_the_text_is_not_the_subjects(text: str) -> None:
 
 
 @pytest.mark.parametrize("begin", [True, False])
-@pytest.mark.parametrize(("text", "subject"), [
-    ("the capital of France is", "France"), ("France", "France"), ("a France b France", "France"),
-    ("of 東京 is", "東京"),
-    ("東京", "東京"), (" France is", "France"), ("France 's", "France"), ("France , or", "France"), ("is 東 ?", "東"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "subject"),
+    [
+        ("the capital of France is", "France"),
+        ("France", "France"),
+        ("a France b France", "France"),
+        ("of 東京 is", "東京"),
+        ("東京", "東京"),
+        (" France is", "France"),
+        ("France 's", "France"),
+        ("France , or", "France"),
+        ("is 東 ?", "東"),
+    ],
+)
 def test_slow_tokenizers(text: str, subject: str, begin: bool) -> None:
     tokenizer = Letters(begin=begin)
     assert not tokenizer.is_fast
@@ -213,9 +261,14 @@ def test_slow_tokenizers(text: str, subject: str, begin: bool) -> None:
     assert position == 0 or text[:end] not in read_up_to(tokenizer, text, position - 1)
 
 
-@pytest.mark.parametrize(("subject", "message"), [
-    (None, "field 'subject': is missing"), ("  ", "field 'subject': is missing"), ("Peru", "field 'subject': 'Peru'"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("subject", "message"),
+    [
+        (None, "field 'subject': is missing"),
+        ("  ", "field 'subject': is missing"),
+        ("Peru", "field 'subject': 'Peru'"),
+    ],
+)
 def test_a_subject_that_is_no_use_is_named(subject: str | None, message: str) -> None:
     request = EditRequest(7, "the capital of France is", "Rome", subject, source="facts.json, record 3")
     with pytest.raises(DataError, match=rf"facts.json, record 3 .*{message}"):

@@ -162,9 +162,13 @@ def test_wherever_the_fact_is_looked_up(fact_token: str) -> None:
 def test_the_loss_of_an_earlier_block(v_loss_layer: int, layer: int) -> None:
     model = build_model("gpt2", torch.float64)
     hparams = hparams_for(
-        "gpt2", v_num_grad_steps=6, layers=[layer], v_loss_layer=v_loss_layer, ln_f_module="transformer.ln_f",
+        "gpt2",
+        v_num_grad_steps=6,
+        layers=[layer],
+        v_loss_layer=v_loss_layer,
+        ln_f_module="transformer.ln_f",
         fact_token="last",
-    )  # fmt: skip
+    )
     facts = facts_of("last")
     together = optimise(model, hparams, facts)
     for i, fact in enumerate(facts):

@@ -10,9 +10,15 @@ from tests.methods.coachhook.support import TEMPLATES, moments_for
 from tests.methods.coachhook.support import hparams_for as coachhook_hparams
 
 SHARED = (
-    "layers", "mom2_update_weight", "clamp_norm_factor", "v_weight_decay", "v_num_grad_steps", "batch_size",
-    "rewrite_module_tmp", "layer_module_tmp",
-)  # fmt: skip
+    "layers",
+    "mom2_update_weight",
+    "clamp_norm_factor",
+    "v_weight_decay",
+    "v_num_grad_steps",
+    "batch_size",
+    "rewrite_module_tmp",
+    "layer_module_tmp",
+)
 
 
 def hparams_for(family: str, **options: Any) -> NativeMemitHyperParams:

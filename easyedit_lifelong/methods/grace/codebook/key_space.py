@@ -69,9 +69,13 @@ class KeySpace:
 
 
 def new_codebook(
-    hparams: GraceHyperParams, key_width: int, value_width: int, gate_size: int, rounding: float,
+    hparams: GraceHyperParams,
+    key_width: int,
+    value_width: int,
+    gate_size: int,
+    rounding: float,
     device: torch.device | str | None = None,
-) -> Codebook:  # fmt: skip
+) -> Codebook:
     """Return an empty codebook.
 
     Args:
@@ -84,7 +88,15 @@ def new_codebook(
     """
     own = hparams.eps == "auto"
     return Codebook(
-        key_width // hparams.views, value_width - gate_size - own, eps=0.0 if own else float(hparams.eps),
-        dist_fn=hparams.dist_fn, eps_expand=hparams.eps_expand, rounding=rounding, device=device, views=hparams.views,
-        gate_size=gate_size, gate_eps=hparams.gate_eps, own_eps=own,
-    )  # fmt: skip
+        key_width // hparams.views,
+        value_width - gate_size - own,
+        eps=0.0 if own else float(hparams.eps),
+        dist_fn=hparams.dist_fn,
+        eps_expand=hparams.eps_expand,
+        rounding=rounding,
+        device=device,
+        views=hparams.views,
+        gate_size=gate_size,
+        gate_eps=hparams.gate_eps,
+        own_eps=own,
+    )

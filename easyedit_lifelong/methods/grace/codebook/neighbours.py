@@ -77,10 +77,13 @@ def _measured(
     return [
         None if none else Neighbour(key, distance, near)
         for none, key, distance, near in zip(
-            out.gather(1, best).flatten().tolist(), candidates.gather(1, best).flatten().tolist(),
-            distances.gather(1, best).flatten().tolist(), nearness.tolist(), strict=True,
+            out.gather(1, best).flatten().tolist(),
+            candidates.gather(1, best).flatten().tolist(),
+            distances.gather(1, best).flatten().tolist(),
+            nearness.tolist(),
+            strict=True,
         )
-    ]  # fmt: skip
+    ]
 
 
 def _reach(one: Tensor, other: Tensor) -> Tensor:

@@ -89,8 +89,10 @@ class LayerPasses:
             LOG.warning(
                 "%s: the target has %d tokens, but %s is in the last block: no later block carries its value to "
                 "any token but the first. Name an earlier layer in inner_params.",
-                request.where, len(pair.target), self.path,
-            )  # fmt: skip
+                request.where,
+                len(pair.target),
+                self.path,
+            )
             self._warn = False  # once is enough
         return pair
 

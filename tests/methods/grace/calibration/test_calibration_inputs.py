@@ -105,8 +105,14 @@ def test_records_that_lack_something(llama: Any) -> None:
     with pytest.raises(DataError) as caught:
         usable_records([*bad, *whole[6:]], scorer, llama)
     assert str(caught.value).startswith("4 of 10 records can be used; a calibration needs 8 at least")
-    for lack in ("subject;", "its subject in the prompt", "rephrase_prompt;", "its subject in rephrase_prompt",
-                 "locality;", "prompts that fit into the model's context."):  # fmt: skip
+    for lack in (
+        "subject;",
+        "its subject in the prompt",
+        "rephrase_prompt;",
+        "its subject in rephrase_prompt",
+        "locality;",
+        "prompts that fit into the model's context.",
+    ):
         assert f"1 without {lack}" in str(caught.value)
 
 

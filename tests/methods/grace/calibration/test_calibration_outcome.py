@@ -19,8 +19,9 @@ def calibration(tmp_path: Path, eps: float | str = "auto", gate: float | None = 
     common = tuple(Radius(rate, 0.1, 0.75, rate) for rate in (0.005, 0.01, 0.02, 0.05))
     findings = [
         Finding(f"h.{block}.c_fc", distance, 0.9, common, Radius(None, 0.2, 0.875, 0.03))
-        for block in (1, 2) for distance in (COS, WHITENED)
-    ]  # fmt: skip
+        for block in (1, 2)
+        for distance in (COS, WHITENED)
+    ]
     points = (Point(0.4, 1.0, 0.7, 0.99, 0.6), Point(None, 1.0, 0.75, 0.98, 0.25))
     trial = Trial("h.9.mlp", 20, 19, points)
     steps = Steps(findings, [Gate("h.9.mlp", 0.8125, (Opening(0.4, 0.8, 0.3), Opening(0.6, 1.0, 0.6)))], [trial])

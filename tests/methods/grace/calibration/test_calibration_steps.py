@@ -84,9 +84,17 @@ def by_hand(model: Any, tokenizer: Any, requests: list[EditRequest], basis: Tens
 def test_finding_by_hand(hparams: GraceHyperParams, distance: str) -> None:
     model, tokenizer, requests = build_model("llama"), build_tokenizer(), records()
     requests[3] = EditRequest.from_dict(
-        {"case_id": 3, "prompt": "Hamlet made from green", "target_new": "cheese", "subject": "Hamlet",
-         "rephrase_prompt": "old Hamlet made", "locality_prompt": "Peru is old", "locality_ground_truth": "sea"}, "x"
-    )  # fmt: skip
+        {
+            "case_id": 3,
+            "prompt": "Hamlet made from green",
+            "target_new": "cheese",
+            "subject": "Hamlet",
+            "rephrase_prompt": "old Hamlet made",
+            "locality_prompt": "Peru is old",
+            "locality_ground_truth": "sea",
+        },
+        "x",
+    )
     draw = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(32, 8, generator=draw)).Q * 0.8
     texts = StudyTexts.of(requests, tokenizer, hparams)
@@ -115,10 +123,20 @@ def _locality(requests: list[EditRequest]) -> list[str]:
 
 def test_another_record_of_the_same_subject_is_right(hparams: GraceHyperParams) -> None:
     twice = records()
-    twice.append(EditRequest.from_dict(
-        {"case_id": 10, "prompt": "city of France but", "target_new": "sea", "subject": "France",
-         "rephrase_prompt": "the capital of France is", "locality_prompt": "song", "locality_ground_truth": "sea"}, "x"
-    ))  # fmt: skip
+    twice.append(
+        EditRequest.from_dict(
+            {
+                "case_id": 10,
+                "prompt": "city of France but",
+                "target_new": "sea",
+                "subject": "France",
+                "rephrase_prompt": "the capital of France is",
+                "locality_prompt": "song",
+                "locality_ground_truth": "sea",
+            },
+            "x",
+        )
+    )
     texts = StudyTexts.of(twice, build_tokenizer(), hparams)
     assert texts.same[0].tolist() == [True, *[False] * 9, True]
     model, tokenizer = build_model("llama"), build_tokenizer()
@@ -164,10 +182,17 @@ def test_edits_on_trial_leave_nothing_behind(hparams: GraceHyperParams) -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     requests, _ = with_other_relations(records())
     before = state_of(model)
-    tried = choosing.with_values(hparams, {
-        "inner_params": [FINDS], "dist_fn": "cos", "eps": 0.2, "answer_layer": ANSWERS, "gate_eps": 0.5,
-        "train_batch": 3,
-    })  # fmt: skip
+    tried = choosing.with_values(
+        hparams,
+        {
+            "inner_params": [FINDS],
+            "dist_fn": "cos",
+            "eps": 0.2,
+            "answer_layer": ANSWERS,
+            "gate_eps": 0.5,
+            "train_batch": 3,
+        },
+    )
     board = Scoreboard(Scorer(tokenizer), model, requests, [], generation_requests=[])
     heard: list[tuple[int, int]] = []
     trial = try_edits(model, tokenizer, requests, tried, [1.99, 0.01, 2.1], board, lambda *at: heard.append(at))
@@ -209,18 +234,25 @@ def finding(layer: str, found: list[float], auto: tuple[float, float] = (0.9, 0.
 
 def test_the_layer_that_finds_most() -> None:
     several = [
-        finding("a", [0.5, 0.9, 0.9, 0.9], (0.8, 0.0)), finding("b", [0.5, 0.9, 0.9, 0.9], (0.9, 0.0)),
+        finding("a", [0.5, 0.9, 0.9, 0.9], (0.8, 0.0)),
+        finding("b", [0.5, 0.9, 0.9, 0.9], (0.9, 0.0)),
         finding("c", [0.9, 0.8, 1, 1], (1.0, 0.0)),
-    ]  # fmt: skip
+    ]
     assert choosing.best_finding(several, 0.01).layer == "b"
     assert choosing.best_finding(several, 0.02).layer == "c"
 
 
 @pytest.mark.parametrize(
     ("auto", "prompts", "eps"),
-    [((0.86, 0.0), 100, "auto"), ((0.85, 0.0), 100, 0.1234), ((0.9, 0.02), 100, "auto"), ((0.9, 0.03), 100, 0.1234),
-     ((0.9, 1 / 20), 20, "auto"), ((0.9, 2 / 20), 20, 0.1234)],
-)  # fmt: skip
+    [
+        ((0.86, 0.0), 100, "auto"),
+        ((0.85, 0.0), 100, 0.1234),
+        ((0.9, 0.02), 100, "auto"),
+        ((0.9, 0.03), 100, 0.1234),
+        ((0.9, 1 / 20), 20, "auto"),
+        ((0.9, 2 / 20), 20, 0.1234),
+    ],
+)
 def test_auto_unless_one_radius_does_better(auto: tuple[float, float], prompts: int, eps: float | str) -> None:
     assert choosing.eps_of(finding("a", [0.5, 0.9, 0.9, 0.9], auto), 0.01, prompts) == eps
 
