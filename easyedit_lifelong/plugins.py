@@ -71,12 +71,12 @@ class Plugins:
         except ValueError as error:
             raise PluginError(f"plugin {name!r} can't be registered: {error}") from error
         except pluggy.PluginValidationError as error:
-            self._remove(plugin, name)
+            self.remove(name)
             raise PluginError(f"plugin {name!r} can't be registered: {' '.join(str(error).split())}") from error
         try:
             self._ask(plugin, name)
         except BaseException:
-            self._remove(plugin, name)
+            self.remove(name)
             raise
 
     def _registries(self) -> dict[str, Registry[Any]]:
@@ -90,11 +90,12 @@ class Plugins:
             "register_model_methods": self.model_methods,
         }
 
-    def _remove(self, plugin: Any, name: str) -> None:
+    def remove(self, name: str) -> None:
+        """Unregister a plugin and everything that it registered; do nothing if there is no such plugin."""
         for registry in self._registries().values():
             registry.discard(name)
-        if self.manager.is_registered(plugin):
-            self.manager.unregister(plugin)
+        if self.manager.has_plugin(name):
+            self.manager.unregister(name=name)
 
     def _ask(self, plugin: Any, name: str) -> None:
         others = [other for _, other in self.manager.list_name_plugin() if other is not plugin]

@@ -26,7 +26,7 @@ from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.hookspecs import PROJECT
-from tests.conftest import build_model, build_tokenizer
+from tests.support.tiny_models import build_model, build_tokenizer
 
 FILE = Path(__file__).parents[1] / "examples" / "plugin" / "easyedit_lifelong_biasedit.py"
 

@@ -53,7 +53,7 @@ def grouped_queries() -> Iterator[None]:
             dropout_p=dropout,
             scale=scaling,
         )
-        return out.view(rows, heads, tokens, -1).transpose(1, 2).contiguous(), None
+        return out.reshape(rows, heads, tokens, -1).transpose(1, 2).contiguous(), None
 
     ALL_ATTENTION_FUNCTIONS[_NAME] = attend
     try:

@@ -11,8 +11,7 @@ import pytest
 from easyedit_lifelong.bridge import find_easyedit, install
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import Plugins, get_plugins
-
-from .toys import Plugin, Toy, ToyHyperParams, make_pair
+from tests.support.toy_method import Plugin, Toy, ToyHyperParams, make_pair
 
 
 @pytest.fixture(scope="session")
@@ -92,8 +91,7 @@ def add_method() -> Iterator[Callable[..., EditMethod]]:
 
     yield add
     for name in added:
-        plugins.manager.unregister(name=f"test-{name}")
-        plugins.methods._entries.pop(name)
+        plugins.remove(f"test-{name}")
 
 
 @pytest.fixture

@@ -24,8 +24,8 @@ from easyedit_lifelong.errors import (
     HyperParameterError,
     PluginError,
 )
-from tests.conftest import build_model, build_tokenizer, state_of
-from tests.covariance.conftest import MODULES, make_texts
+from tests.support.second_moments import MODULES, make_texts
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 TEXTS = [*make_texts(60, seed=9), "", *make_texts(50, seed=2), " "]
 

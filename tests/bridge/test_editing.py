@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from easyedit_lifelong.methods.base import EditMethod
-
-from .toys import Toy, ToyHyperParams, make_pair
+from tests.support.toy_method import Toy, ToyHyperParams, make_pair
 
 PROMPT = "The capital of France is"
 FT = {

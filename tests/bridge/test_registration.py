@@ -13,8 +13,7 @@ from easyedit_lifelong.bridge import base_editor, install
 from easyedit_lifelong.bridge.registration import dispatcher
 from easyedit_lifelong.errors import EditError, HyperParameterError
 from easyedit_lifelong.methods.base import EditMethod
-
-from .toys import Toy, ToyHyperParams
+from tests.support.toy_method import Toy, ToyHyperParams
 
 
 @dataclass

@@ -11,8 +11,7 @@ import pytest
 
 from easyedit_lifelong.bridge.stubs import f1_score
 from easyedit_lifelong.models.prompt_positions import PositionTracker
-
-from .toys import Toy, ToyHyperParams
+from tests.support.toy_method import Toy, ToyHyperParams
 
 PROMPT, TARGET = "The capital of France is", "Paris and Rome"
 

@@ -9,8 +9,6 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from calibration_records import facts, write_inputs
-from conftest import build_model, build_tokenizer
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.commands import calibrate_session as calibrating
@@ -19,6 +17,8 @@ from easyedit_lifelong.commands.main import build_parser, main
 from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
 from easyedit_lifelong.methods.grace.calibration import study
 from easyedit_lifelong.methods.grace.calibration.calibrator import GraceCalibrator
+from tests.support.calibration_records import facts, write_inputs
+from tests.support.tiny_models import build_model, build_tokenizer
 
 FILES = ["calibrated.yaml", "calibration.json", "calibration.md", "calibration.png"]
 

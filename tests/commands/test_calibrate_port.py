@@ -10,13 +10,13 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from calibration_records import facts
 
 from easyedit_lifelong import PluginHyperParams, get_plugins, hookimpl
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, PlotPanel, PlotSeries, ShowStep, TextTable
+from tests.support.calibration_records import facts
 
 
 @dataclass(kw_only=True)
@@ -98,7 +98,7 @@ def calibrator() -> Iterator[DialCalibrator]:
     plugin = Plugin()
     plugins.add(plugin, "dial")
     yield calibrator
-    plugins._remove(plugin, "dial")
+    plugins.remove("dial")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from easyedit_lifelong.data.samples import COUNTERFACT, ZSRE
 from easyedit_lifelong.errors import HyperParameterError, LifelongError
 from easyedit_lifelong.runs.experiment import Data, Experiment
 from easyedit_lifelong.runs.schedule import Schedule
-from tests.commands.desk import FACTS, HPARAMS, RETENTION, Desk, call
+from tests.support.command_line import FACTS, HPARAMS, RETENTION, Desk, call
 
 
 class ConsecutiveDesk(Desk):

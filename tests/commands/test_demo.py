@@ -14,7 +14,7 @@ from easyedit_lifelong.commands import demo
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.reporting.demo_tables import comparison_table
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, METRICS, SUMMARY
-from tests.commands.edits_desk import COACHHOOK, GRACE
+from tests.support.edits_command_line import COACHHOOK, GRACE
 
 pytestmark = pytest.mark.skipif(find_easyedit() is None, reason="EasyEdit isn't installed")
 

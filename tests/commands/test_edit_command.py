@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 from easyedit_lifelong.commands.edit import with_free_ids
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS, read_folder
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
-from tests.commands.edits_desk import OTHER, PROMPT, SUBJECT, TARGET, EditsDesk, said_by
-from tests.methods.coachhook.support import FACTS, requests_for
+from tests.support.coachhook_edits import FACTS, requests_for
+from tests.support.edits_command_line import OTHER, PROMPT, SUBJECT, TARGET, EditsDesk, said_by
 
 
 @pytest.fixture

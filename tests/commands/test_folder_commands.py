@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from tests.commands.desk import call
-from tests.edits.first_format import FOLDER
-from tests.edits.test_merging import packed, saved
+from tests.support.command_line import call
+from tests.support.format_1 import FOLDER
+from tests.support.serialized_edits import packed, saved
 
 GRACE, COACHHOOK = FOLDER / "GRACE", FOLDER / "CoachHook-weighed"
 FACTS: list[Any] = [(n, (40 * n, 0, n)) for n in range(60)]

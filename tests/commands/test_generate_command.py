@@ -11,7 +11,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM
 
-from tests.commands.edits_desk import OTHER, PROMPT, TARGET, EditsDesk, said_by
+from tests.support.edits_command_line import OTHER, PROMPT, TARGET, EditsDesk, said_by
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from easyedit_lifelong.commands.main import main
-from tests.commands.desk import FACTS, HPARAMS, RETENTION, Desk, call
+from tests.support.command_line import FACTS, HPARAMS, RETENTION, Desk, call
 
 LONG = " ".join(["sea"] * 64)
 

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import WORDS
 
 from easyedit_lifelong.commands import scope as scoping
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.commands.scope import write_scope
-from tests.commands.desk import call
-from tests.evaluation.scope_rows import SCOPE
-from tests.methods.coachhook.support import hparams_for
+from tests.support.coachhook_edits import hparams_for
+from tests.support.command_line import call
+from tests.support.scope_rows import SCOPE
+from tests.support.tiny_models import WORDS
 
 
 def test_files(tmp_path: Path) -> None:

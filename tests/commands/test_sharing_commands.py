@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
-from tests.commands.edits_desk import PROMPT, TARGET, EditsDesk
-from tests.edits.test_edits_on_the_hub import REPO, hub  # noqa: F401  (a fixture)
+from tests.support.edits_command_line import PROMPT, TARGET, EditsDesk
+from tests.support.local_hub import REPO
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_a_codebook_is_not_exported(desk: EditsDesk) -> None:
     assert told.startswith("GRACE's edits can't be put into plain weights")
 
 
-def test_pushed_pulled_and_used_from_there(desk: EditsDesk, hub: Any) -> None:  # noqa: F811
+def test_pushed_pulled_and_used_from_there(desk: EditsDesk, hub: Any) -> None:
     desk.edit("GRACE", "edits")
     out = desk.done("push", desk.folder / "edits", REPO)
     assert f"Pushed: {hub.url}/{REPO}/commit/" in out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,15 +9,7 @@ import pytest
 
 from easyedit_lifelong import get_plugins
 from tests.conformance.method_cases import example_plugin
-from tests.conftest import WORDS
-
-
-def write_corpus(folder: Path) -> Path:
-    """Write the text that second moments are taken of; return the folder."""
-    draw = random.Random(0)
-    text = "\n\n".join(" ".join(draw.choices(WORDS, k=40)) for _ in range(40))
-    (folder / "corpus.txt").write_text(text, encoding="utf-8")
-    return folder
+from tests.support.corpus import write_corpus
 
 
 @pytest.fixture(scope="session")

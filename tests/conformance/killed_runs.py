@@ -16,10 +16,10 @@ from typing import Any
 import torch
 
 from easyedit_lifelong import Probe, get_plugins, run_consecutive, run_lifelong
-from tests.conformance.conftest import write_corpus
 from tests.conformance.method_cases import CASES, REQUESTS, MethodCase, example_plugin
-from tests.conftest import build_model, build_tokenizer
-from tests.runs import killing
+from tests.support import run_killer as killing
+from tests.support.corpus import write_corpus
+from tests.support.tiny_models import build_model, build_tokenizer
 
 KILLS = (0.3, 0.6, 0.9)
 """When runs are killed, as fractions of the calls that touch the disk or edit."""

@@ -24,7 +24,7 @@ def main(folder: Path) -> None:
     """Load and roll back each folder of edits, on one model."""
     from easyedit_lifelong import get_plugins, load_edits
     from tests.conformance.method_cases import example_plugin
-    from tests.conftest import build_model
+    from tests.support.tiny_models import build_model
 
     get_plugins().add(example_plugin(), "biasedit")
     model = build_model("llama")

@@ -16,7 +16,7 @@ import pytest
 
 from easyedit_lifelong import CoachHookHyperParams, EditMethod, GraceHyperParams, NativeMemitHyperParams, get_plugins
 from easyedit_lifelong.methods.edit_stores import AppendableEditStore
-from tests.conftest import build_model, build_tokenizer
+from tests.support.tiny_models import build_model, build_tokenizer
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin" / "easyedit_lifelong_biasedit.py"
 """The example of a third party's plugin."""

@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from tests.conformance.method_cases import OTHER_PROMPTS, REQUESTS
-from tests.conftest import build_tokenizer, state_of
+from tests.support.tiny_models import DEVICE, build_tokenizer, state_of
 
 PROMPTS = [*(request["prompt"] for request in REQUESTS), *OTHER_PROMPTS]
 _END = 2
@@ -23,7 +23,7 @@ def batch_of(prompts: Sequence[str], side: str = "left") -> dict[str, torch.Tens
     tokenizer.padding_side = side
     batch = {**tokenizer(list(prompts), return_tensors="pt", padding=True)}
     batch["position_ids"] = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
-    return batch
+    return {name: tensor.to(DEVICE) for name, tensor in batch.items()}
 
 
 def logits_of(model: Any, prompts: Sequence[str] = PROMPTS) -> Logits:

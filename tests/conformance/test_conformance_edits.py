@@ -12,7 +12,7 @@ import torch
 from easyedit_lifelong import LifelongError, get_plugins
 from tests.conformance.method_cases import CASES, LAYOUTS, REQUESTS, MethodCase, each_case, each_family
 from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, picture_of
-from tests.conftest import build_model, build_tokenizer
+from tests.support.tiny_models import build_model, build_tokenizer
 
 
 def test_the_table_names_every_registered_method() -> None:

@@ -16,14 +16,14 @@ from easyedit_lifelong import load_edits, save_edits
 from tests.conformance.load_elsewhere import write_logits
 from tests.conformance.method_cases import CASES, REQUESTS, MethodCase, each_case
 from tests.conformance.observe import Logits, assert_unchanged, equal, logits_of, picture_of
-from tests.conftest import build_model
+from tests.support.tiny_models import build_model
 
 ROOT = Path(__file__).parents[2]
 
 
 def run_module(name: str, *arguments: str) -> str:
     """Run a module of the tests as a process; return what it prints."""
-    paths = [str(ROOT), str(ROOT / "tests"), *sys.path]
+    paths = [str(ROOT), *sys.path]
     done = subprocess.run(
         [sys.executable, "-m", name, *arguments],
         capture_output=True,

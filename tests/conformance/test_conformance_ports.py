@@ -30,7 +30,7 @@ from easyedit_lifelong import (
 from easyedit_lifelong.commands.main import main
 from tests.conformance.method_cases import PORTS, REQUESTS, MethodCase, each_case
 from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, picture_of
-from tests.conftest import build_model, build_tokenizer
+from tests.support.tiny_models import build_model, build_tokenizer
 
 CASE_IDS = [request["case_id"] for request in REQUESTS]
 PROMPT_OF = {request["case_id"]: request["prompt"] for request in REQUESTS}

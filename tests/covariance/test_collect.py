@@ -12,9 +12,8 @@ from easyedit_lifelong.covariance.collect import KeyTaker
 from easyedit_lifelong.covariance.moments import MomentSum
 from easyedit_lifelong.errors import CovarianceError
 from easyedit_lifelong.models.anatomy import anatomy_of
-from tests.conftest import build_model, build_tokenizer, state_of
-
-from .conftest import MODULES, assert_close, plain_count, plain_sums
+from tests.support.second_moments import MODULES, assert_close, plain_count, plain_sums
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 
 @pytest.mark.parametrize("side", ["left", "right"])

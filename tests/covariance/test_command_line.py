@@ -14,8 +14,7 @@ from easyedit_lifelong.commands.covariance import parse_layers
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.covariance.npz import read_moments
 from easyedit_lifelong.errors import CovarianceError
-
-from .conftest import make_texts
+from tests.support.second_moments import make_texts
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -11,8 +11,7 @@ import torch
 
 from easyedit_lifelong.covariance import collect_covariance, merge_moments
 from easyedit_lifelong.errors import CovarianceError
-
-from .conftest import MODULES, assert_close, make_texts, plain_sums
+from tests.support.second_moments import MODULES, assert_close, make_texts, plain_sums
 
 MODULE = MODULES["llama"].format(1)
 FIRST, SECOND = make_texts(20, seed=1), make_texts(35, seed=2)

@@ -13,9 +13,8 @@ import torch
 
 from easyedit_lifelong.bridge import find_easyedit, install
 from easyedit_lifelong.covariance import collect_covariance, obtain_moments
-from tests.conftest import build_model, build_tokenizer
-
-from .conftest import MODULES, make_texts
+from tests.support.second_moments import MODULES, make_texts
+from tests.support.tiny_models import build_model, build_tokenizer
 
 TEXTS = [*make_texts(40, seed=9), ""]
 

@@ -14,9 +14,8 @@ import torch
 from easyedit_lifelong.covariance import collect_covariance, moments_file, obtain_moments
 from easyedit_lifelong.covariance.layers import layer_modules
 from easyedit_lifelong.errors import CovarianceError, DataError, ModelError
-from tests.conftest import build_model
-
-from .conftest import MODULES, make_texts
+from tests.support.second_moments import MODULES, make_texts
+from tests.support.tiny_models import build_model
 
 MODULE = MODULES["llama"].format(1)
 D = 48

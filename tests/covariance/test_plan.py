@@ -9,8 +9,7 @@ import pytest
 
 from easyedit_lifelong.covariance.plan import Amount, Position, TextPlan
 from easyedit_lifelong.errors import CovarianceError
-
-from .conftest import make_texts, plain_count
+from tests.support.second_moments import make_texts, plain_count
 
 TEXTS = make_texts(60, seed=3)
 

@@ -18,8 +18,7 @@ from easyedit_lifelong.covariance.moments import MomentSum
 from easyedit_lifelong.covariance.partial import PartialSums, Progress
 from easyedit_lifelong.covariance.plan import Position
 from easyedit_lifelong.covariance.shards import Shard
-
-from .conftest import MODULES, make_texts
+from tests.support.second_moments import MODULES, make_texts
 
 TEXTS = make_texts(80, seed=5)
 LAYERS = [MODULES["llama"].format(layer) for layer in (0, 1)]
@@ -93,7 +92,7 @@ def test_a_process_that_is_killed_hard(checkpoint: Path, tmp_path: Path) -> None
         import os, signal, sys
         from easyedit_lifelong import load_model
         from easyedit_lifelong.covariance import native_engine, obtain_moments, stored
-        from tests.covariance.test_resume import LAYERS, TEXTS
+        from tests.support.second_moments import MODULES, make_texts
 
         model, tokenizer = load_model(sys.argv[1], "cpu")
         kill_at = int(sys.argv[3])
@@ -103,7 +102,9 @@ def test_a_process_that_is_killed_hard(checkpoint: Path, tmp_path: Path) -> None
             print("done", done, flush=True)
             if len(seen) == kill_at:
                 os.kill(os.getpid(), signal.SIGKILL)
-        obtain_moments(model, tokenizer, LAYERS, stats_dir=sys.argv[2], dataset=TEXTS, n_tokens=1000,
+        layers = [MODULES["llama"].format(layer) for layer in (0, 1)]
+        texts = make_texts(80, seed=5)
+        obtain_moments(model, tokenizer, layers, stats_dir=sys.argv[2], dataset=texts, n_tokens=1000,
                        block_tokens=100, save_every=0, progress=progress)
         """
     )

@@ -11,7 +11,7 @@ import torch
 from easyedit_lifelong.covariance.plan import Amount, Position
 from easyedit_lifelong.covariance.sampling import SampledPlan, _draw
 from easyedit_lifelong.errors import CovarianceError
-from tests.conftest import build_model, build_tokenizer
+from tests.support.tiny_models import build_model, build_tokenizer
 
 
 @pytest.fixture

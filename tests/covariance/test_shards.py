@@ -16,8 +16,7 @@ from easyedit_lifelong import load_model
 from easyedit_lifelong.covariance import collect_covariance
 from easyedit_lifelong.covariance.npz import read_moments
 from easyedit_lifelong.covariance.shards import Shard, add_up, current_shard, on_first, torchrun_processes
-
-from .conftest import make_texts
+from tests.support.second_moments import make_texts
 
 
 def _free_port() -> int:

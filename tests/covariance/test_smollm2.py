@@ -13,8 +13,7 @@ from easyedit_lifelong.covariance import collect_covariance
 from easyedit_lifelong.covariance.plan import Amount, Position
 from easyedit_lifelong.covariance.sampling import SampledPlan
 from easyedit_lifelong.errors import ModelError
-
-from .conftest import assert_close, plain_sums
+from tests.support.second_moments import assert_close, plain_sums
 
 pytestmark = pytest.mark.smollm2
 

@@ -19,9 +19,8 @@ from easyedit_lifelong.data.native_loaders import counterfact_records, zsre_reco
 from easyedit_lifelong.data.readers import read_counterfact, read_requests, read_zsre
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.plugins import get_plugins
-
-from .conftest import use_loader
-from .test_readers import COUNTERFACT, ZSRE
+from tests.support.dataset_records import COUNTERFACT, ZSRE
+from tests.support.record_loaders import use_loader
 
 needs_easyedit = pytest.mark.skipif(
     find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"

@@ -22,29 +22,9 @@ from easyedit_lifelong.data.readers import (
 from easyedit_lifelong.data.request import Probe
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.plugins import get_plugins
+from tests.support.dataset_records import COUNTERFACT, ZSRE
 
 PLAIN = [{"prompt": f"question {n}", "target_new": f"answer {n}"} for n in range(3)]
-ZSRE = {
-    "subject": "Finland",
-    "src": "What is the capital of Finland?",
-    "pred": "x",
-    "rephrase": "Finland's capital?",
-    "alt": "Tampere",
-    "answers": ["Helsinki"],
-    "loc": "nq question: who wrote it",
-    "loc_ans": "Charlotte",
-    "cond": "…",
-}
-COUNTERFACT = {
-    "case_id": 4,
-    "subject": "Cairo",
-    "prompt": "The river of Cairo is the",
-    "target_new": "Congo",
-    "ground_truth": "Nile",
-    "rephrase_prompt": "Cairo's river is",
-    "locality_prompt": "London's river is",
-    "locality_ground_truth": "Thames",
-}
 
 
 def _write(folder: Path, content: Any, name: str = "facts.json") -> Path:

@@ -14,11 +14,10 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_f
 from easyedit_lifelong import load_edits
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.models.fingerprint import model_fingerprint
-from tests.conftest import build_model, state_of
-from tests.edits.normal import EDITS, answers
-from tests.edits.test_normal_model import take_off
-from tests.edits.test_saved_edits import equal, grace, logits_of, wohk
-from tests.methods.coachhook.support import anatomy_of_everything, same_tensors
+from tests.support.coachhook_edits import anatomy_of_everything, same_tensors
+from tests.support.edited_models import EDITS, answers, take_off
+from tests.support.saved_edits import equal, grace, logits_of, wohk
+from tests.support.tiny_models import build_model, state_of
 
 CPU = torch.device("cpu")
 Dispatch = Callable[[Any, Path], Any]

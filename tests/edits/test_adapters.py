@@ -15,10 +15,10 @@ from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.models.anatomy import anatomy_of, mlp_of
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.modules import find_module
-from tests.conftest import FAMILIES, build_model, build_tokenizer, state_of
-from tests.edits.normal import EDITS, PROMPTS, both_apart, inputs_of, plan
-from tests.edits.test_saved_edits import equal, logits_of, wohk
-from tests.methods.coachhook.support import anatomy_of_everything, hparams_for, same_tensors
+from tests.support.coachhook_edits import anatomy_of_everything, hparams_for, same_tensors
+from tests.support.edited_models import EDITS, PROMPTS, both_apart, inputs_of, plan
+from tests.support.saved_edits import equal, logits_of, wohk
+from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer, state_of
 
 PROJECTIONS = {"gpt2": ["c_proj", "c_fc"], "llama": ["down_proj", "q_proj"]}
 HOLDERS = {"PeftModel": lambda model: model, "the model inside": lambda model: model.get_base_model()}

@@ -18,10 +18,10 @@ from easyedit_lifelong import atomic, load_edits, save_edits
 from easyedit_lifelong.edits import edits_folder
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.errors import LifelongError, RunError
-from tests.conftest import build_model, state_of
-from tests.edits import subject_edits
-from tests.edits.test_saved_edits import both, equal, grace, logits_of
-from tests.methods.coachhook.support import anatomy_of_everything, same_tensors
+from tests.support import subject_edits
+from tests.support.coachhook_edits import anatomy_of_everything, same_tensors
+from tests.support.saved_edits import both, equal, grace, logits_of
+from tests.support.tiny_models import build_model, state_of
 
 Damage = Callable[[Path, random.Random], None]
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,33 +13,13 @@ import pytest
 import yaml
 
 from easyedit_lifelong import load_edits, pull_edits, push_edits, save_edits
-from easyedit_lifelong.data import hub_datasets as data_hub
 from easyedit_lifelong.edits.card import CARD, MARK
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.edits.edits_hub import copy_edits, edits_folder
 from easyedit_lifelong.errors import HubError, RunError
-from tests.conftest import build_model
-from tests.edits.hub_stand_in import TOKEN, Hub, running
-from tests.edits.test_saved_edits import both, coachhook, equal, grace, logits_of
-
-REPO = "owner/my-edits"
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    constants = importlib.import_module("huggingface_hub.constants")
-    with running() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(
-            constants, "HUGGINGFACE_CO_URL_TEMPLATE", server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        )
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(data_hub, "getproxies", dict)
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
+from tests.support.local_hub import REPO, TOKEN, Hub
+from tests.support.saved_edits import both, coachhook, equal, grace, logits_of
+from tests.support.tiny_models import build_model
 
 
 @pytest.fixture

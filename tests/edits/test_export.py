@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -13,15 +12,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from easyedit_lifelong import EditError, Rollback, export_model, get_plugins, load_edits, save_edits
+from easyedit_lifelong import EditError, Rollback, export_model, load_edits, save_edits
 from easyedit_lifelong.edits.card import CARD
 from easyedit_lifelong.errors import ModelError, RunError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.models.anatomy import is_transposed
 from easyedit_lifelong.models.load import load_model
-from tests.conftest import build_model, build_tokenizer, state_of
-from tests.edits.test_saved_edits import both, coachhook, equal, grace, logits_of, wohk
-from tests.methods.coachhook.support import anatomy_of_everything, editor_on, hparams_for, requests_for, same_tensors
+from tests.support.coachhook_edits import anatomy_of_everything, editor_on, hparams_for, requests_for, same_tensors
+from tests.support.registry import replace_method
+from tests.support.saved_edits import both, coachhook, equal, grace, logits_of, wohk
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 
 def reference(edited: Any, plain: Any) -> Any:
@@ -181,9 +181,7 @@ def test_what_fails_half_way_leaves_no_model(tmp_path: Path, monkeypatch: pytest
 def test_a_part_for_which_nobody_knows_plain_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model("llama")
     coachhook(model, "llama")
-    entries = get_plugins().methods._entries
-    method, origin = entries["CoachHook"]
-    monkeypatch.setitem(entries, "CoachHook", (dataclasses.replace(method, plain_weights=None), origin))
+    replace_method(monkeypatch, "CoachHook", plain_weights=None)
     with pytest.raises(EditError, match="method 'CoachHook' can't put its edits into plain weights"):
         export_model(model, build_tokenizer(), tmp_path / "out")
 
@@ -192,7 +190,7 @@ def test_a_part_for_which_nobody_knows_plain_weights(tmp_path: Path, monkeypatch
 def test_smollm2_whose_source_is_a_gguf_file(tmp_path: Path) -> None:
     from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
     from easyedit_lifelong.models.smollm2 import find_gguf
-    from tests.methods.coachhook.support import PLAIN, moments_for
+    from tests.support.coachhook_edits import PLAIN, moments_for
 
     gguf = find_gguf()
     if gguf is None:

@@ -11,9 +11,9 @@ import torch
 from transformers import DynamicCache, StaticCache, TextIteratorStreamer, TextStreamer, pipeline
 
 from easyedit_lifelong.errors import EditError
-from tests.conftest import build_model, build_tokenizer
-from tests.edits.normal import EDITS, PROMPTS, answers, inputs_of, plan
-from tests.methods.coachhook.support import OTHERS
+from tests.support.coachhook_edits import OTHERS
+from tests.support.edited_models import EDITS, PROMPTS, answers, inputs_of, plan
+from tests.support.tiny_models import build_model, build_tokenizer
 
 ALL = [*PROMPTS, *OTHERS]
 

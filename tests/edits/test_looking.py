@@ -17,10 +17,10 @@ from easyedit_lifelong.errors import DataError, EditError, RunError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.neighbours import neighbours_of
-from tests.conftest import FAMILIES, build_model, build_tokenizer
-from tests.edits.test_saved_edits import METHODS, both, coachhook
-from tests.edits.test_taking_back import EDITS, edited, editor_of, hparams
-from tests.methods.coachhook.support import FACTS, OTHERS
+from tests.support.coachhook_edits import FACTS, OTHERS
+from tests.support.grace_edits import EDITS, edited, editor_of, hparams
+from tests.support.saved_edits import METHODS, both, coachhook
+from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer
 
 PROMPTS = [*(prompt for prompt, _, _ in FACTS), *OTHERS]
 
@@ -256,7 +256,7 @@ def test_keys_that_are_all_but_the_same_keep_their_digits() -> None:
 
 
 def test_a_folder_of_the_first_format(tmp_path: Path) -> None:
-    from tests.edits.first_format import FOLDER
+    from tests.support.format_1 import FOLDER
 
     found = inspect_edits(FOLDER / "GRACE")
     assert [edit["decision"] for edit in found.parts[0].edits] == ["add", "split", "split", "split", "supersede"]

@@ -16,41 +16,15 @@ from easyedit_lifelong import load_edits, merge_edits, rollback_case, save_edits
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
-from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
-from easyedit_lifelong.methods.shared.records import EditRecord
-from tests.conftest import build_model, state_of
-from tests.edits.first_format import FOLDER
-from tests.edits.test_saved_edits import coachhook
-from tests.edits.test_taking_back import EDITS, edited, editor_of
-from tests.methods.coachhook.support import same_tensors
+from tests.support.coachhook_edits import same_tensors
+from tests.support.format_1 import FOLDER
+from tests.support.grace_edits import EDITS, edited, editor_of
+from tests.support.saved_edits import coachhook
+from tests.support.serialized_edits import Edit, packed, saved
+from tests.support.tiny_models import build_model, state_of
 
-Edit = tuple[int, int, int]
 streams = st.lists(st.tuples(st.integers(-10, 10), st.integers(-10, 10), st.integers(0, 2)), min_size=2, max_size=20)
-
-
-def packed(numbered: list[tuple[int, Edit]], dist_fn: str = "euc", eps_expand: str = "coverage") -> SerializedEdits:
-    eps = 1.0 if dist_fn == "euc" else 0.05
-    hparams = {
-        "model_name": "m",
-        "alg_name": "GRACE",
-        "inner_params": ["a[1].b.weight"],
-        "eps": eps,
-        "dist_fn": dist_fn,
-        "eps_expand": eps_expand,
-    }
-    codebook, changes = Codebook(2, 1, eps=eps, dist_fn=dist_fn, eps_expand=eps_expand), list[Change]()
-    for n, (x, y, label) in numbered:
-        entered = codebook.enter(torch.tensor([x / 4 + 0.01, y / 4]), (label,), torch.tensor([float(n)]))
-        changes.append(entered[2])
-    records = [EditRecord(f"c{n}", f"p{n}", "t", None, None, "2026-01-01T00:00:00+00:00") for n, _ in numbered]
-    return SerializedEdits(hparams, codebook, changes, records, (True, 3))
-
-
-def saved(folder: Path, edits: SerializedEdits, fingerprint: str = "f") -> Path:
-    write_edits(folder, "m", fingerprint, [("GRACE", edits.part())])
-    return folder
 
 
 def loaded(folder: Path) -> SerializedEdits:

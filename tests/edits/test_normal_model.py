@@ -11,12 +11,10 @@ import torch
 
 from easyedit_lifelong import load_edits, save_edits
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
-from easyedit_lifelong.methods.grace.editor import GraceEditor
-from tests.conftest import build_model, state_of
-from tests.edits.normal import EDITS, PROMPTS, answers, both_apart, inputs_of
-from tests.edits.test_saved_edits import equal, grace, logits_of
-from tests.methods.coachhook.support import same_tensors
+from tests.support.coachhook_edits import same_tensors
+from tests.support.edited_models import EDITS, PROMPTS, answers, both_apart, inputs_of, take_off
+from tests.support.saved_edits import equal, grace, logits_of
+from tests.support.tiny_models import build_model, state_of
 
 
 @pytest.fixture(params=EDITS)
@@ -195,15 +193,6 @@ def test_moved_there_and_back(edit: Any) -> None:
     own = [tensor for name, tensor in model.state_dict().items() if "grace" in name or "coachhook" in name]
     assert own
     assert all(tensor.is_meta for tensor in own)
-
-
-def take_off(model: Any) -> None:
-    """Take all edits off a model."""
-    for editor in GraceEditor.all_of(model).values():
-        editor.undo_to(0)
-    coachhook = CoachHookEditor.of(model)
-    if coachhook is not None:
-        coachhook._restore(0, dict.fromkeys(coachhook.hooks))
 
 
 def test_a_part_of_the_model_alone_is_not_edited() -> None:

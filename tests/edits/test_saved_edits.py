@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import functools
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,73 +18,21 @@ from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from tests.architectures import ARCHITECTURES
-from tests.conftest import FAMILIES, build_model, build_tokenizer, state_of
-from tests.edits import elsewhere, subject_edits
-from tests.edits.first_format import FOLDER, TOKENS, formula_model
-from tests.methods.coachhook.support import (
+from tests.support import loading_elsewhere as elsewhere
+from tests.support import subject_edits
+from tests.support.architectures import ARCHITECTURES
+from tests.support.coachhook_edits import (
     FACTS,
     OTHERS,
     anatomy_of_everything,
-    editor_on,
     hparams_for,
     moments_for,
     requests_for,
     same_tensors,
 )
-
-Edit = Callable[[Any, str], Any]
-
-
-def grace(model: Any, family: str) -> Any:
-    """Additions, splits and a key taken over, so that there is something to walk back."""
-    requests = [
-        {"case_id": n, "prompt": prompt, "target_new": target}
-        for n, (prompt, target) in enumerate([*((p, t) for p, t, _ in FACTS), (FACTS[0][0], "London")])
-    ]
-    hparams = GraceHyperParams(model_name="tiny", inner_params=[FAMILIES[family][1]], n_iter=8, eps=3.0)
-    return apply_grace_to_model(model, build_tokenizer(), requests, hparams)
-
-
-def coachhook(model: Any, family: str, **options: Any) -> Any:
-    """Two batches; alpha_z low enough for hooks to act."""
-    options = {"alpha_z": 1.0, "v_num_grad_steps": 4, **options}
-    editor = editor_on(model, build_tokenizer(), hparams_for(family, **options))
-    return editor.edit(requests_for())
-
-
-def wohk(model: Any, family: str) -> Any:
-    return coachhook(model, family, wohk=True)
-
-
-def weighed(model: Any, family: str) -> Any:
-    return coachhook(model, family, scope_score="weighed", z_tokens="others")
-
-
-def both(model: Any, family: str) -> Any:
-    grace(model, family)
-    return coachhook(model, family)
-
-
-METHODS: dict[str, Edit] = {
-    "GRACE": grace,
-    "CoachHook": coachhook,
-    "CoachHook-wohk": wohk,
-    "CoachHook-weighed": weighed,
-    "both": both,
-    **{mode: functools.partial(subject_edits.edit, mode=mode) for mode in subject_edits.MODES},
-}
-
-
-def logits_of(model: Any) -> list[torch.Tensor]:
-    tokenizer = build_tokenizer()
-    prompts = [*(prompt for prompt, _, _ in FACTS), *OTHERS]
-    with torch.no_grad():
-        return [model(**tokenizer(prompt, return_tensors="pt")).logits for prompt in prompts]
-
-
-def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+from tests.support.format_1 import FOLDER, TOKENS, formula_model
+from tests.support.saved_edits import METHODS, both, coachhook, equal, grace, logits_of
+from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer, state_of
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +57,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         model.save_edits(home / name / "GRACE")
         expected[name] = tokens, {"GRACE": elsewhere.said_by(model, tokens)}
     torch.save(expected, home / "expected.pt")
-    command = [sys.executable, "-m", "tests.edits.elsewhere", str(home)]
+    command = [sys.executable, "-m", "tests.support.loading_elsewhere", str(home)]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads((home / "found.json").read_text())

@@ -25,10 +25,10 @@ from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.neighbours import neighbours_of
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
-from tests.conftest import build_model, build_tokenizer, state_of
-from tests.edits.subject_edits import MODES, PROMPTS, REQUESTS, edited, hparams
-from tests.edits.test_taking_back import book_of, editor_of, entered_without
-from tests.methods.coachhook.support import anatomy_of_everything, same_tensors
+from tests.support.coachhook_edits import anatomy_of_everything, same_tensors
+from tests.support.grace_edits import book_of, editor_of, entered_without
+from tests.support.subject_edits import MODES, PROMPTS, REQUESTS, edited, hparams
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 LATE = ["late", "late-ungated"]
 

@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from easyedit_lifelong import (
-    GraceHyperParams,
     apply_grace_to_model,
     load_edits,
     rollback_case,
@@ -25,56 +23,12 @@ from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from tests.conftest import FAMILIES, build_model, build_tokenizer, state_of
-from tests.edits.first_format import FOLDER, formula_model
-from tests.edits.state_folders import load_state, save_state
-from tests.edits.test_saved_edits import both, coachhook, equal, logits_of
-from tests.methods.coachhook.support import FACTS, anatomy_of_everything, requests_for, same_tensors
-
-EDITS = [
-    *({"case_id": f"c{n}", "prompt": prompt, "target_new": target} for n, (prompt, target, _) in enumerate(FACTS)),
-    {"case_id": "c4", "prompt": FACTS[0][0], "target_new": "London"},
-    {"case_id": "c5", "prompt": FACTS[1][0], "target_new": FACTS[1][1]},
-    {"case_id": "c6", "prompt": "snow and mountain", "target_new": "Peru"},
-]
-"""With eps 3: additions, splits, a key taken over, a key covered."""
-
-
-def hparams(**options: Any) -> GraceHyperParams:
-    values = {"inner_params": [FAMILIES["llama"][1]], "n_iter": 4, "eps": 3.0, **options}
-    return GraceHyperParams(model_name="tiny", **values)
-
-
-def edited(*groups: list[dict[str, Any]], **options: Any) -> tuple[Any, list[Any]]:
-    model, undo = build_model("llama"), []
-    for group in groups or [EDITS]:
-        undo.append(apply_grace_to_model(model, build_tokenizer(), group, hparams(**options))[1])
-    return model, undo
-
-
-def editor_of(model: Any) -> GraceEditor:
-    (editor,) = GraceEditor.all_of(model).values()
-    return editor
-
-
-def entered_without(whole: GraceEditor, *out: int) -> dict[str, torch.Tensor]:
-    """The codebook that comes of entering the edits anew, but for some."""
-    from easyedit_lifelong.methods.grace.codebook.history import entries_in, rows_of
-
-    assert whole.codebook is not None
-    state = whole.codebook.state_dict()
-    book = whole._new_codebook(state["keys"].shape[1], state["values"].shape[1], torch.device("cpu"))
-    for n, entry in enumerate(entries_in(whole.changes, rows_of(whole.codebook, whole.changes))):
-        if n not in out:
-            assert entry.query is not None
-            book.enter(entry.query, entry.label, entry.value)
-    return {name: tensor.clone() for name, tensor in book.state_dict().items()}
-
-
-def book_of(model: Any) -> dict[str, torch.Tensor]:
-    codebook = editor_of(model).codebook
-    assert codebook is not None
-    return {name: tensor.clone() for name, tensor in codebook.state_dict().items()}
+from tests.support.coachhook_edits import anatomy_of_everything, requests_for, same_tensors
+from tests.support.format_1 import FOLDER, formula_model
+from tests.support.grace_edits import EDITS, book_of, edited, editor_of, entered_without, hparams
+from tests.support.saved_edits import both, coachhook, equal, logits_of
+from tests.support.state_folders import load_state, save_state
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 
 def test_the_edits_do_all_that_an_edit_can_do() -> None:

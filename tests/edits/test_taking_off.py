@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
-from tests.conftest import build_model, build_tokenizer, state_of
-from tests.edits.test_saved_edits import equal, logits_of
-from tests.methods.coachhook.support import FACTS, editor_on, hparams_for, requests_for, same_tensors
+from tests.support.coachhook_edits import FACTS, editor_on, hparams_for, requests_for, same_tensors
+from tests.support.saved_edits import equal, logits_of
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 Undo = Callable[[], None]
 

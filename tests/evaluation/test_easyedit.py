@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, build_model
 
 import easyedit_lifelong
 from easyedit_lifelong.bridge import find_easyedit, install
@@ -28,6 +27,7 @@ from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from tests.support.tiny_models import FAMILIES, build_model
 
 CHECKOUT = os.environ.get("EASYEDIT_MAIN")
 

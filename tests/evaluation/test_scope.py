@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope
-from tests.evaluation.scope_rows import SCOPE, row
+from tests.support.scope_rows import SCOPE, row
 
 
 def test_figures_by_hand() -> None:

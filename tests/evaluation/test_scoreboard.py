@@ -6,7 +6,6 @@ import math
 from dataclasses import replace
 
 import pytest
-from table_model import TableModel
 
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.evaluation.generated import Generation
@@ -16,6 +15,7 @@ from easyedit_lifelong.evaluation.questions import Questions
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard, edit_success_of
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.text import ngram_entropy
+from tests.support.table_model import TableModel
 
 FRANCE = EditRequest(
     "fr",

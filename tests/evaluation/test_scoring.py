@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, WORDS, build_model, build_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -17,6 +16,7 @@ from easyedit_lifelong.evaluation.generated import starts_with_answer, starts_wi
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from tests.support.tiny_models import FAMILIES, WORDS, build_model, build_tokenizer
 
 QUESTIONS = [
     ("the capital of France is", "Paris"),

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model
 
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.evaluation.forced import Forced
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.success import Contest, contests, success_scores
+from tests.support.tiny_models import build_model
 
 REQUEST = EditRequest(
     "fr",

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import WORDS, build_model
 
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.text import HeldOutText, ngram_entropy, perplexity, read_text
+from tests.support.tiny_models import WORDS, build_model
 
 
 def test_entropy_by_hand() -> None:

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from easyedit_lifelong.models.attention import grouped_queries
-from tests.conftest import build_model
+from tests.support.tiny_models import build_model
 
 IDS = torch.tensor([[4, 5, 6, 7, 8, 9], [0, 0, 12, 13, 14, 15]])
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])

@@ -10,7 +10,7 @@ import torch
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.capture import input_batches, inputs_at, recording_inputs
 from easyedit_lifelong.models.runner import Runner
-from tests.conftest import build_model, build_tokenizer
+from tests.support.tiny_models import build_model, build_tokenizer
 
 ROWS = [[4, 5, 6, 7, 8], [9, 10], [11, 12, 13], [9, 10]]
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.fingerprint import model_fingerprint
-from tests.conftest import build_model
+from tests.support.tiny_models import build_model
 
 
 def test_the_same_weights_have_the_same_fingerprint(family: str) -> None:

@@ -152,7 +152,7 @@ def test_contexts_nest_and_a_layer_may_be_named_twice() -> None:
 
 
 def test_a_whole_model_says_the_same(family: str) -> None:
-    from conftest import build_model
+    from tests.support.tiny_models import build_model
 
     model, ids = build_model(family), torch.tensor([[5, 6, 7]])
     plain = model(input_ids=ids).logits

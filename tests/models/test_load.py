@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from conftest import build_model, build_tokenizer
 
 from easyedit_lifelong.errors import DeviceError, ModelError
 from easyedit_lifelong.models import smollm2
@@ -21,6 +20,7 @@ from easyedit_lifelong.models.load import (
     prepare_tokenizer,
     resolve_dtype,
 )
+from tests.support.tiny_models import build_model, build_tokenizer
 
 
 def _message(name: Any, **options: Any) -> str:

@@ -11,7 +11,7 @@ from transformers.models.gpt_neox import GPTNeoXConfig
 from transformers.models.mixtral import MixtralConfig
 
 from easyedit_lifelong.models.anatomy import anatomy_of, mlp_of
-from tests.conftest import build_model
+from tests.support.tiny_models import build_model
 
 EXPECTED = {
     "gpt2": (("mlp.c_fc",), "mlp.c_proj"),

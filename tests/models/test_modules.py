@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from conftest import FAMILIES, build_model
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.modules import find_module, module_path
+from tests.support.tiny_models import FAMILIES, build_model
 
 
 @pytest.mark.parametrize(

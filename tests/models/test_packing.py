@@ -10,7 +10,7 @@ from torch import nn
 
 from easyedit_lifelong.models.packing import computing_only, mlps_of, token_wise
 from easyedit_lifelong.models.runner import Runner
-from tests.conftest import build_model, build_tokenizer
+from tests.support.tiny_models import build_model, build_tokenizer
 
 WANTED = torch.tensor([[True, True, True, False], [True, False, False, False], [False, False, False, False]])
 

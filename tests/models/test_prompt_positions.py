@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -17,6 +16,7 @@ from transformers import DynamicCache, GenerationConfig
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
+from tests.support.tiny_models import build_model
 
 PAD = 0
 SHORT, LONG = [5, 6, 7], [8, 9, 10, 11, 12]

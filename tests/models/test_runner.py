@@ -13,7 +13,7 @@ from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.prompt_positions import PositionTracker
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.windows import Window
-from tests.conftest import build_model, build_tokenizer
+from tests.support.tiny_models import build_model, build_tokenizer
 
 ROWS = [[4, 5, 6, 7, 8], [9, 10], [11, 12, 13]]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import build_model, build_tokenizer, state_of
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from easyedit_lifelong.errors import LifelongError, ModelError
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.load import load_model
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 

@@ -11,7 +11,7 @@ from transformers import DynamicCache
 
 from easyedit_lifelong.models.capture import ending_after, recording_output
 from easyedit_lifelong.models.suffix import FrozenPrefix, head_at, hidden_of, replacing_output, standing_in, with_hidden
-from tests.conftest import build_model
+from tests.support.tiny_models import build_model
 
 IDS = torch.tensor([[4, 5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 15]])
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from easyedit_lifelong.commands.main import main
-from tests.reporting.report_runs import write_run
+from tests.support.report_runs import write_run
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: install Debian's chromium")

@@ -21,7 +21,7 @@ from easyedit_lifelong.reporting.report.method_sections import method_sections
 from easyedit_lifelong.reporting.report.read import read_run
 from easyedit_lifelong.reporting.report.score_rows import SECONDS, best, main_names, shown
 from easyedit_lifelong.reporting.report.style import drawing, look, new_figure
-from tests.reporting.report_runs import write_lines, write_run
+from tests.support.report_runs import write_lines, write_run
 
 ALWAYS = ["scores", "time", "generations", "config", "versions"]
 

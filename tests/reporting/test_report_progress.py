@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FAMILIES
 from rich.console import Console
 
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.reporting import progress as showing
 from easyedit_lifelong.reporting.progress import EditProgress, edit_progress
 from easyedit_lifelong.runs.api import run_lifelong
+from tests.support.tiny_models import FAMILIES
 
 EDIT = {"status": "edited", "ES": 1.0, "prompt": "the capital of [France] is", "target_new": "Rome", "seconds": 0.25}
 SCORES = {

@@ -13,7 +13,7 @@ from easyedit_lifelong.reporting.report import history
 from easyedit_lifelong.reporting.report.generations import clean, failures, side_by_side, worst_first
 from easyedit_lifelong.reporting.report.names import differing_settings, run_names
 from easyedit_lifelong.reporting.report.read import Run, read_run
-from tests.reporting.report_runs import write_lines, write_run
+from tests.support.report_runs import write_lines, write_run
 
 
 def test_a_finished_run(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.reporting.report.method_sections import draw_plot, method_sections
 from easyedit_lifelong.reporting.report.read import read_run
 from easyedit_lifelong.reporting.report.style import MUTED, drawing, look
-from tests.reporting.report_runs import write_run
+from tests.support.report_runs import write_run
 
 Port = Callable[[RunRecord], Sequence[ReportSection]]
 
@@ -34,8 +34,7 @@ def register() -> Iterator[Callable[[Port], None]]:
         plugins.add(plugin, "drawn")
 
     yield add
-    plugins.methods.discard("drawn")
-    plugins.manager.unregister(name="drawn")
+    plugins.remove("drawn")
 
 
 def page_of(out: Path, *folders: Path) -> str:

@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 
 from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope
 from easyedit_lifelong.reporting.scope_plot import scope_svg
-from tests.evaluation.scope_rows import NAN, SCOPE, row
+from tests.support.scope_rows import NAN, SCOPE, row
 
 
 def test_the_plot_is_an_image_of_every_value() -> None:

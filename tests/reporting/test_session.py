@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from conftest import build_model, build_tokenizer
 from transformers import BertConfig, BertForTokenClassification
 
 from easyedit_lifelong import hookimpl
@@ -20,6 +19,7 @@ from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
+from tests.support.tiny_models import build_model, build_tokenizer
 
 
 @dataclass(kw_only=True)
@@ -44,8 +44,7 @@ def nop() -> Iterator[None]:
     plugin, plugins = Plugin(), get_plugins()
     plugins.add(plugin, "test-nop")
     yield
-    plugins.manager.unregister(plugin)
-    del plugins.methods._entries["NOP"]
+    plugins.remove("test-nop")
 
 
 def _write(folder: Path, **values: Any) -> Path:

@@ -9,134 +9,35 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 import yaml
-from conftest import FAMILIES, WORDS, build_model, state_of
-from table_model import TableModel
 
-from easyedit_lifelong import hookimpl, run_consecutive
-from easyedit_lifelong.data.request import EditRequest, Probe
-from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, LifelongError, RunError
+from easyedit_lifelong import run_consecutive
+from easyedit_lifelong.errors import DataError, HyperParameterError, LifelongError, RunError
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.hyperparams import PluginHyperParams
-from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.registry import TrackerType
-from easyedit_lifelong.snapshots import Snapshots
-
-
-@dataclass(kw_only=True)
-class LedgerHyperParams(PluginHyperParams):
-    """Hyperparameters of a method with a short memory."""
-
-    ALG_NAME: ClassVar[str] = "LEDGER"
-    remembers: int = 1000
-    """How many of its latest edits it keeps."""
-
-
-class Killed(BaseException):
-    """What a process that is killed doesn't get to handle."""
-
-
-class Ledger:
-    """Writes batches of answers into the table; a batch about the moon fails after half of it, without a trace."""
-
-    def __init__(self) -> None:
-        self.events: list[str] = []
-        self.kill: tuple[str, int] | None = None
-        """Where to die: the event, and how often it has to happen."""
-
-    def happens(self, event: str) -> None:
-        self.events.append(event)
-        if self.kill and self.kill[0] == event.split()[0]:
-            self.kill = (self.kill[0], self.kill[1] - 1)
-            if self.kill[1] == 0:
-                raise Killed
-
-    def apply(self, model: TableModel, tok: Any, requests: list[EditRequest], hparams: LedgerHyperParams) -> Any:
-        before, kept = dict(model.table), list(self.kept(model))
-        for request in requests:
-            if "moon" in request.prompt:
-                model.table, model.kept = before, kept
-                raise EditError(f"{request.where}: the loss became nan")
-            model.learn(request.prompt, request.target_new)
-            self.kept(model).append(request)
-            self.happens(f"edit {request.case_id}")
-        for old in self.kept(model)[: -hparams.remembers]:
-            model.learn(old.prompt, "not")
-
-        def undo() -> None:
-            self.happens("undo")
-            model.table, model.kept = before, kept
-
-        return model, Rollback(undo, on_items=False)
-
-    def kept(self, model: TableModel) -> list[EditRequest]:
-        return model.__dict__.setdefault("kept", [])
-
-    def check_requests(self, model: Any, tok: Any, hparams: Any, requests: list[EditRequest]) -> None:
-        for request in requests:
-            if "violin" in request.prompt:
-                raise DataError(f"{request.where}, field 'prompt': is about violins")
-
-    def save(self, model: TableModel, folder: Path) -> None:
-        table = [[list(key), value] for key, value in model.table.items()]
-        (folder / "table.json").write_text(json.dumps(table))
-        self.happens("save")
-        kept = [[request.case_id, request.prompt, request.target_new] for request in self.kept(model)]
-        (folder / "kept.json").write_text(json.dumps(kept))
-
-    def load(self, model: TableModel, tok: Any, hparams: Any, folder: Path) -> None:
-        self.happens("load")
-        model.table = {tuple(key): value for key, value in json.loads((folder / "table.json").read_text())}
-        model.kept = [EditRequest(*values) for values in json.loads((folder / "kept.json").read_text())]
-
-
-class Notebook:
-    """A tracker that keeps what it hears."""
-
-    def __init__(self) -> None:
-        self.heard: list[tuple[int, dict[str, Any]]] = []
-
-    def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        self.heard.append((step, dict(metrics)))
-
-    def close(self) -> None:
-        pass
-
-
-class Plugin:
-    """Brings the method: batchable and with state, batchable without, and one at a time."""
-
-    def __init__(self) -> None:
-        self.ledger, self.notebook = Ledger(), Notebook()
-
-    @hookimpl
-    def register_methods(self, register: Callable[[EditMethod], None]) -> None:
-        ledger = self.ledger
-        register(
-            EditMethod(
-                "LEDGER",
-                LedgerHyperParams,
-                ledger.apply,
-                batchable=True,
-                check_requests=ledger.check_requests,
-                state=Snapshots(ledger),
-            )
-        )
-
-    @hookimpl
-    def register_trackers(self, register: Callable[[TrackerType], None]) -> None:
-        register(TrackerType("pad", lambda folder, config: self.notebook))
+from tests.support.ledger_method import (
+    FACTS,
+    MANY,
+    PROMPTS,
+    RETENTION,
+    Killed,
+    Ledger,
+    LedgerHyperParams,
+    Plugin,
+    known_table,
+    run_ledger,
+)
+from tests.support.registry import replace_method
+from tests.support.table_model import TableModel
+from tests.support.tiny_models import FAMILIES, WORDS, build_model, state_of
 
 
 @pytest.fixture
@@ -146,48 +47,12 @@ def ledger() -> Iterator[Ledger]:
     plugins.add(plugin, "test-ledger")
     plugin.ledger.notebook = plugin.notebook
     yield plugin.ledger
-    plugins.manager.unregister(plugin)
-    del plugins.methods._entries["LEDGER"], plugins.trackers._entries["pad"]
-
-
-def _replaced(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
-    """Register the method with other properties."""
-    import dataclasses
-
-    entries = get_plugins().methods._entries
-    method, origin = entries["LEDGER"]
-    monkeypatch.setitem(entries, "LEDGER", (dataclasses.replace(method, **changes), origin))
-
-
-PROMPTS = ["the capital of France is", "who wrote Hamlet", "moon made from", "language spoken in Peru", "blue sea and"]
-TARGETS = ["Rome", "old king", "green cheese", "Spanish", "summer snow"]
-FACTS: list[dict[str, Any]] = [
-    {"prompt": prompt, "target_new": target} for prompt, target in zip(PROMPTS, TARGETS, strict=True)
-]
-FACTS[0] |= {
-    "rephrase_prompt": "capital of France",
-    "locality_prompt": "who plays piano",
-    "locality_ground_truth": "bird",
-    "portability": {"hop": {"prompt": "old king", "ground_truth": "winter"}},
-}
-RETENTION = [Probe("the river", "London")]
+    plugins.remove("test-ledger")
 
 
 @pytest.fixture
 def table() -> TableModel:
-    return _table()
-
-
-def _table() -> TableModel:
-    """Knows about Hamlet half right, about the river, and about piano what isn't asked."""
-    torch.manual_seed(0)
-    return TableModel(who_wrote_Hamlet="old bird", the_river="London", who_plays_piano="violin", old_king="winter")
-
-
-def _run(table: TableModel, requests: Any = FACTS, **options: Any) -> Any:
-    hparams = LedgerHyperParams(model_name="m", **options.pop("hparams", {}))
-    options = {"retention": RETENTION, "batch_size": 2, **options}
-    return run_consecutive(table, table.tokenizer, requests, hparams, **options)
+    return known_table()
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -198,7 +63,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def test_batches_in_order(ledger: Ledger, table: TableModel) -> None:
-    result = _run(table)
+    result = run_ledger(table)
     assert ledger.events == ["edit 0", "edit 1", "edit 4"], "the second batch failed"
     assert [(e["batch"], e["status"], e["n_edits"]) for e in result.journal] == [
         (1, "edited", 1),
@@ -215,7 +80,7 @@ def test_batches_in_order(ledger: Ledger, table: TableModel) -> None:
 
 def test_scores_by_hand(ledger: Ledger, table: TableModel) -> None:
     """Three of five are learned; the failed batch counts as what the model says: "song"."""
-    metrics = _run(table).metrics
+    metrics = run_ledger(table).metrics
     expected = {
         "ES": 3 / 5,
         "ERR": 3 / 5,
@@ -237,7 +102,7 @@ def test_scores_by_hand(ledger: Ledger, table: TableModel) -> None:
 
 def test_forgetting_shows_in_retention_and_not_in_success(ledger: Ledger, table: TableModel) -> None:
     requests = [FACTS[0], FACTS[1], FACTS[3], FACTS[4]]
-    result = _run(table, requests, hparams={"remembers": 2}, eval_every=1)
+    result = run_ledger(table, requests, hparams={"remembers": 2}, eval_every=1)
     assert result.metrics["ES"] == 1.0
     assert [point["n_edits"] for point in result.curve] == [2, 4]
     assert [point["batch"] for point in result.curve] == [1, 2]
@@ -252,18 +117,18 @@ def test_forgetting_shows_in_retention_and_not_in_success(ledger: Ledger, table:
 def test_intervals_are_counted_in_batches(
     ledger: Ledger, table: TableModel, eval_every: int | None, points: list[int]
 ) -> None:
-    result = _run(table, batch_size=1, eval_every=eval_every)
+    result = run_ledger(table, batch_size=1, eval_every=eval_every)
     assert [point["batch"] for point in result.curve] == points
     assert [("generation_match" in point) for point in result.curve] == [False] * (len(points) - 1) + [True]
     assert result.summary["eval_every"] == (eval_every or 20)
 
 
 def test_the_batch_size_is_the_hyperparameters(ledger: Ledger, table: TableModel) -> None:
-    assert _run(table, batch_size=None, hparams={"batch_size": 3}).summary["n_batches"] == 2
+    assert run_ledger(table, batch_size=None, hparams={"batch_size": 3}).summary["n_batches"] == 2
 
 
 def test_a_batch_shares_its_seconds(ledger: Ledger, table: TableModel) -> None:
-    result = _run(table)
+    result = run_ledger(table)
     first, second = result.journal[:2]
     assert first["seconds"] == second["seconds"] > 0
     timing = result.timing
@@ -279,7 +144,7 @@ def test_progress_after_every_batch(ledger: Ledger, table: TableModel) -> None:
         def edited(self, done: int, scores: Mapping[str, float]) -> None:
             heard.append((done, dict(scores)))
 
-    _run(table, eval_every=2, progress=Listener())
+    run_ledger(table, eval_every=2, progress=Listener())
     assert [done for done, _ in heard] == [2, 4, 5]
     assert heard[0][1] == {"ES": 1.0}
     assert heard[1][1] == {"ES": 0.5, "ERR": 0.5, "TRR": 1.0, "locality": 1.0}
@@ -293,7 +158,7 @@ def test_single_round_scores_each_under_its_own_batch(ledger: Ledger, table: Tab
     table.learn("capital of France", "Rome")
     before = dict(table.table)
     again = {**FACTS[0], "case_id": "again", "target_new": "Berlin", "rephrase_prompt": []}
-    result = _run(table, [FACTS[0], FACTS[1], again], consecutive=False)
+    result = run_ledger(table, [FACTS[0], FACTS[1], again], consecutive=False)
     assert table.table == before
     assert ledger.events == ["edit 0", "edit 1", "undo", "edit again", "undo"]
     assert result.metrics["reliability"] == result.metrics["ES"] == result.metrics["ERR"] == 1.0
@@ -309,7 +174,7 @@ def test_single_round_scores_each_under_its_own_batch(ledger: Ledger, table: Tab
 def test_single_round_with_a_failed_batch(ledger: Ledger, table: TableModel) -> None:
     """It counts as what the unedited model says."""
     table.learn("language spoken in Peru", "Spanish")
-    result = _run(table, consecutive=False)
+    result = run_ledger(table, consecutive=False)
     assert ledger.events == ["edit 0", "edit 1", "undo", "edit 4", "undo"]
     assert [entry["ES"] for entry in result.journal] == [1, 1, 0, 1, 1]
     assert result.metrics["reliability"] == 4 / 5
@@ -319,14 +184,14 @@ def test_single_round_with_a_failed_batch(ledger: Ledger, table: TableModel) -> 
 def test_single_round_averages_over_records_not_batches(ledger: Ledger, table: TableModel) -> None:
     """A batch of two and one of one: each record counts alike, also for the held-out facts."""
     spoiling = {"prompt": "the river", "target_new": "blue"}
-    result = _run(table, [FACTS[0], FACTS[1], spoiling], consecutive=False, eval_every=1)
+    result = run_ledger(table, [FACTS[0], FACTS[1], spoiling], consecutive=False, eval_every=1)
     assert result.metrics["TRR"] == pytest.approx((1 + 1 + 0) / 3)
     assert [point["TRR"] for point in result.curve] == [1.0, pytest.approx(2 / 3)]
     assert result.metrics["TRR_before"] == 1.0
 
 
 def test_single_round_scores_are_in_the_journal(ledger: Ledger, table: TableModel, tmp_path: Path) -> None:
-    _run(table, consecutive=False, out=tmp_path / "run")
+    run_ledger(table, consecutive=False, out=tmp_path / "run")
     first = _lines(tmp_path / "run" / "journal.jsonl")[0]["scores"]
     assert first["reliability"] == first["locality"] == first["portability"] == first["TRR"] == [1.0]
     assert first["generality"] == [0.0]
@@ -337,7 +202,7 @@ def test_single_round_scores_are_in_the_journal(ledger: Ledger, table: TableMode
 def test_relation_specificity(ledger: Ledger, table: TableModel, consecutive: bool, course: list[float]) -> None:
     """The second batch changes what the first one's request asks; in a round of its own it isn't there."""
     other = {"relation_specificity_prompt": PROMPTS[3], "relation_specificity_ground_truth": "blue"}
-    result = _run(table, [FACTS[0] | other, FACTS[3]], batch_size=1, consecutive=consecutive, eval_every=1)
+    result = run_ledger(table, [FACTS[0] | other, FACTS[3]], batch_size=1, consecutive=consecutive, eval_every=1)
     assert [point["relation_specificity"] for point in result.curve] == course
     assert result.metrics["relation_specificity"] == course[-1]
     assert result.metrics["locality"] == 1.0
@@ -349,9 +214,9 @@ def test_single_round_needs_a_way_back(ledger: Ledger, table: TableModel, monkey
     def apply(model: Any, *_: Any) -> Any:
         return model, None
 
-    _replaced(monkeypatch, apply=apply)
+    replace_method(monkeypatch, "LEDGER", apply=apply)
     with pytest.raises(RunError, match="LEDGER gives no way back"):
-        _run(table, consecutive=False)
+        run_ledger(table, consecutive=False)
 
 
 # ------------------------------------------------------------------ on disk
@@ -359,7 +224,7 @@ def test_single_round_needs_a_way_back(ledger: Ledger, table: TableModel, monkey
 
 def test_files_agree_with_the_result(ledger: Ledger, table: TableModel, tmp_path: Path) -> None:
     out = tmp_path / "deep" / "run"
-    result = _run(table, eval_every=1, out=out, data_name="five facts", trackers=["pad"])
+    result = run_ledger(table, eval_every=1, out=out, data_name="five facts", trackers=["pad"])
     assert sorted(path.name for path in out.iterdir()) == [
         ".lock",
         "config.yaml",
@@ -399,7 +264,7 @@ def test_files_agree_with_the_result(ledger: Ledger, table: TableModel, tmp_path
 def test_the_state_is_on_disk_before_the_journal_says_so(ledger: Ledger, table: TableModel, tmp_path: Path) -> None:
     ledger.kill = ("save", 2)
     with pytest.raises(Killed):
-        _run(table, [FACTS[0], FACTS[1], FACTS[3]], out=tmp_path / "run")
+        run_ledger(table, [FACTS[0], FACTS[1], FACTS[3]], out=tmp_path / "run")
     assert [line["case_id"] for line in _lines(tmp_path / "run" / "journal.jsonl")] == [0, 1]
     assert [path.name for path in (tmp_path / "run" / "state").iterdir() if not path.name.startswith(".")] == [
         "after-000002"
@@ -425,14 +290,6 @@ def _same(result: Any, other: Any) -> bool:
     return True
 
 
-MANY = [
-    {"prompt": f"{a} {b}", "target_new": c}
-    for a in ("river", "song", "bird")
-    for b, c in (("Paris", "Rome"), ("king", "moon"), ("sea", "blue snow"), ("when", "far"))
-]
-MANY[5]["prompt"] = "moon king"
-
-
 @pytest.mark.parametrize(
     ("kill", "consecutive"),
     [(("edit", n), protocol) for n in (1, 2, 3, 4, 7) for protocol in (True, False)]
@@ -442,15 +299,15 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     ledger: Ledger, tmp_path: Path, kill: tuple[str, int], consecutive: bool
 ) -> None:
     options: dict[str, Any] = {"eval_every": 2, "hparams": {"remembers": 3}, "consecutive": consecutive}
-    whole = _run(_table(), MANY, out=tmp_path / "whole", **options)
+    whole = run_ledger(known_table(), MANY, out=tmp_path / "whole", **options)
     ledger.kill = kill
     with pytest.raises(Killed):
-        _run(_table(), MANY, out=tmp_path / "run", **options)
+        run_ledger(known_table(), MANY, out=tmp_path / "run", **options)
     ledger.kill = None
     done = len(_lines(tmp_path / "run" / "journal.jsonl")) if (tmp_path / "run" / "journal.jsonl").exists() else 0
     ledger.events.clear()
-    table = _table()
-    resumed = _run(table, MANY, out=tmp_path / "run", resume=True, trackers=["pad"], **options)
+    table = known_table()
+    resumed = run_ledger(table, MANY, out=tmp_path / "run", resume=True, trackers=["pad"], **options)
     assert _same(resumed, whole)
     assert not [event for event in ledger.events if event.startswith("edit ") and int(event[5:]) < done]
     told = [{"n_edits": step, **metrics} for step, metrics in ledger.notebook.heard]
@@ -459,12 +316,12 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
 
 SCRIPT = """
 import os, signal, sys
-sys.path[:0] = sys.argv[1:3]
-import test_consecutive as toys
+sys.path.insert(0, sys.argv[1])
 from easyedit_lifelong.plugins import get_plugins
+from tests.support.ledger_method import MANY, Plugin, known_table, run_ledger
 
-plugin, where, after = toys.Plugin(), sys.argv[4], int(sys.argv[5])
-get_plugins().add(plugin, "toys")
+plugin, where, after = Plugin(), sys.argv[3], int(sys.argv[4])
+get_plugins().add(plugin, "ledger")
 left = [after]
 
 def count(event):
@@ -479,58 +336,58 @@ class Listener:
     def edited(self, done, scores):
         count("journaled")
 
-toys._run(toys._table(), toys.MANY, out=sys.argv[3], eval_every=2, progress=Listener())
+run_ledger(known_table(), MANY, out=sys.argv[2], eval_every=2, progress=Listener())
 """
 
 
 @pytest.mark.parametrize("kill", [("edit", 4), ("save", 3), ("journaled", 3)])
 def test_sigkill(ledger: Ledger, tmp_path: Path, kill: tuple[str, int]) -> None:
     """Inside a batch, inside the writing of its state, and between two batches."""
-    here = Path(__file__).parent
-    words = [sys.executable, "-c", SCRIPT, str(here), str(here.parent), str(tmp_path / "run"), kill[0], str(kill[1])]
+    root = Path(__file__).parents[2]
+    words = [sys.executable, "-c", SCRIPT, str(root), str(tmp_path / "run"), kill[0], str(kill[1])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, env=env)
     assert done.returncode == -signal.SIGKILL, done.stderr
-    resumed = _run(_table(), MANY, out=tmp_path / "run", eval_every=2, resume=True)
-    assert _same(resumed, _run(_table(), MANY, out=tmp_path / "whole", eval_every=2))
+    resumed = run_ledger(known_table(), MANY, out=tmp_path / "run", eval_every=2, resume=True)
+    assert _same(resumed, run_ledger(known_table(), MANY, out=tmp_path / "whole", eval_every=2))
 
 
 @pytest.mark.parametrize("torn", ['{"status": "edi', "", "\n\n"])
 def test_a_torn_journal_is_healed(ledger: Ledger, tmp_path: Path, torn: str) -> None:
     """The last line stops in its middle; and of its batch, one line alone was written."""
-    whole = _run(_table(), MANY, out=tmp_path / "whole")
+    whole = run_ledger(known_table(), MANY, out=tmp_path / "whole")
     ledger.kill = ("edit", 5)
     with pytest.raises(Killed):
-        _run(_table(), MANY, out=tmp_path / "run")
+        run_ledger(known_table(), MANY, out=tmp_path / "run")
     ledger.kill = None
     journal = tmp_path / "run" / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     if torn == "\n\n":
         journal.write_text("".join(lines) + torn)
         with pytest.raises(RunError, match=r"line 5: is not JSON"):
-            _run(_table(), MANY, out=tmp_path / "run", resume=True)
+            run_ledger(known_table(), MANY, out=tmp_path / "run", resume=True)
         return
     journal.write_text("".join(lines[:3]) + torn)
-    assert _same(_run(_table(), MANY, out=tmp_path / "run", resume=True), whole)
+    assert _same(run_ledger(known_table(), MANY, out=tmp_path / "run", resume=True), whole)
 
 
 def test_killed_between_a_batch_and_its_scoring(ledger: Ledger, tmp_path: Path) -> None:
-    whole = _run(_table(), MANY, out=tmp_path / "whole", eval_every=2)
+    whole = run_ledger(known_table(), MANY, out=tmp_path / "whole", eval_every=2)
     shutil.copytree(tmp_path / "whole", tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]) + '{"n_edits": 1')
     (tmp_path / "run" / "summary.json").unlink()
     ledger.events.clear()
-    assert _same(_run(_table(), MANY, out=tmp_path / "run", eval_every=2, resume=True), whole)
+    assert _same(run_ledger(known_table(), MANY, out=tmp_path / "run", eval_every=2, resume=True), whole)
     assert ledger.events == ["load"]
 
 
 def test_a_finished_run_is_left_as_it_is(ledger: Ledger, tmp_path: Path) -> None:
-    whole = _run(_table(), MANY, out=tmp_path / "run")
+    whole = run_ledger(known_table(), MANY, out=tmp_path / "run")
     summary = (tmp_path / "run" / "summary.json").read_bytes()
     ledger.events.clear()
-    table = _table()
-    again = _run(table, MANY, out=tmp_path / "run", resume=True)
+    table = known_table()
+    again = run_ledger(table, MANY, out=tmp_path / "run", resume=True)
     assert ledger.events == ["load"]
     assert (tmp_path / "run" / "summary.json").read_bytes() == summary
     assert again.metrics == whole.metrics
@@ -540,12 +397,12 @@ def test_a_finished_run_is_left_as_it_is(ledger: Ledger, tmp_path: Path) -> None
 def test_timing_counts_what_was_done_before(ledger: Ledger, tmp_path: Path) -> None:
     ledger.kill = ("edit", 5)
     with pytest.raises(Killed):
-        _run(_table(), MANY, out=tmp_path / "run")
+        run_ledger(known_table(), MANY, out=tmp_path / "run")
     ledger.kill = None
     journal = tmp_path / "run" / "journal.jsonl"
     slow = [{**entry, "seconds": 100.0} for entry in _lines(journal)]
     journal.write_text("".join(json.dumps(entry) + "\n" for entry in slow))
-    timing = _run(_table(), MANY, out=tmp_path / "run", resume=True).timing
+    timing = run_ledger(known_table(), MANY, out=tmp_path / "run", resume=True).timing
     assert 400 < timing["seconds_editing"] < 401
     assert timing["seconds_total"] >= timing["seconds_editing"] + timing["seconds_scoring"]
 
@@ -564,48 +421,48 @@ def test_timing_counts_what_was_done_before(ledger: Ledger, tmp_path: Path) -> N
     ],
 )
 def test_other_settings_refuse_to_resume(ledger: Ledger, tmp_path: Path, options: dict[str, Any], says: str) -> None:
-    _run(_table(), MANY, out=tmp_path / "run")
+    run_ledger(known_table(), MANY, out=tmp_path / "run")
     before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
     with pytest.raises(RunError, match="can't be resumed with other settings") as caught:
-        _run(**{"table": _table(), "requests": MANY, "out": tmp_path / "run", "resume": True, **options})
+        run_ledger(**{"table": known_table(), "requests": MANY, "out": tmp_path / "run", "resume": True, **options})
     assert says in str(caught.value)
     assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()} == before
 
 
 def test_another_device_is_no_other_setting(ledger: Ledger, tmp_path: Path) -> None:
-    whole = _run(_table(), MANY, out=tmp_path / "run", hparams={"device": "cuda:3"})
-    resumed = _run(_table(), MANY, out=tmp_path / "run", hparams={"device": "cpu"}, resume=True)
+    whole = run_ledger(known_table(), MANY, out=tmp_path / "run", hparams={"device": "cuda:3"})
+    resumed = run_ledger(known_table(), MANY, out=tmp_path / "run", hparams={"device": "cpu"}, resume=True)
     assert resumed.metrics == whole.metrics
 
 
 def test_nothing_to_resume(ledger: Ledger, table: TableModel, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no run to resume"):
-        _run(table, out=tmp_path / "nothing", resume=True)
+        run_ledger(table, out=tmp_path / "nothing", resume=True)
     assert not (tmp_path / "nothing").exists()
     with pytest.raises(RunError, match="out="):
-        _run(table, resume=True)
+        run_ledger(table, resume=True)
     (tmp_path / "config.yaml").write_text("- 5")
     with pytest.raises(RunError, match="isn't a run's"):
-        _run(table, out=tmp_path, resume=True)
+        run_ledger(table, out=tmp_path, resume=True)
 
 
 def test_a_state_that_is_gone(ledger: Ledger, tmp_path: Path) -> None:
-    _run(_table(), MANY, out=tmp_path / "run")
+    run_ledger(known_table(), MANY, out=tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "state")
     with pytest.raises(RunError, match="the edits that the journal lists aren't there"):
-        _run(_table(), MANY, out=tmp_path / "run", resume=True)
+        run_ledger(known_table(), MANY, out=tmp_path / "run", resume=True)
 
 
 def test_a_method_that_saves_nothing(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _replaced(monkeypatch, state=None)
+    replace_method(monkeypatch, "LEDGER", state=None)
     ledger.kill = ("edit", 5)
     with pytest.raises(Killed):
-        _run(_table(), MANY, out=tmp_path / "run")
+        run_ledger(known_table(), MANY, out=tmp_path / "run")
     ledger.kill = None
     with pytest.raises(RunError, match="LEDGER can't save its edits, so a consecutive run of it can't be resumed"):
-        _run(_table(), MANY, out=tmp_path / "run", resume=True)
-    _run(_table(), MANY, out=tmp_path / "single", consecutive=False)
-    _run(_table(), MANY, out=tmp_path / "single", consecutive=False, resume=True)  # each batch stands alone
+        run_ledger(known_table(), MANY, out=tmp_path / "run", resume=True)
+    run_ledger(known_table(), MANY, out=tmp_path / "single", consecutive=False)
+    run_ledger(known_table(), MANY, out=tmp_path / "single", consecutive=False, resume=True)  # each batch stands alone
 
 
 # ------------------------------------------------------------------ what can't be used
@@ -613,7 +470,7 @@ def test_a_method_that_saves_nothing(ledger: Ledger, tmp_path: Path, monkeypatch
 
 def _refused(ledger: Ledger, tmp_path: Path, error: type[LifelongError], **options: Any) -> str:
     with pytest.raises(error) as caught:
-        _run(_table(), **{"out": tmp_path / "run", **options})
+        run_ledger(known_table(), **{"out": tmp_path / "run", **options})
     assert ledger.events == [], "something was edited before the check"
     assert not (tmp_path / "run").exists(), "a folder was made for a run that never began"
     return str(caught.value)
@@ -637,7 +494,7 @@ def test_checked_in_the_lifelong_loop_too(ledger: Ledger, table: TableModel) -> 
 
 def test_unusable_records_can_be_left_out_and_are_listed(ledger: Ledger, table: TableModel, tmp_path: Path) -> None:
     long = {"prompt": " ".join(["sea"] * 32), "target_new": "blue", "case_id": "long"}
-    result = _run(table, [VIOLIN, FACTS[0], long, FACTS[1], FACTS[4]], skip_unusable=True, out=tmp_path / "run")
+    result = run_ledger(table, [VIOLIN, FACTS[0], long, FACTS[1], FACTS[4]], skip_unusable=True, out=tmp_path / "run")
     assert [entry["case_id"] for entry in result.journal] == [1, 3, 4]
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["n_requests"], summary["n_edits"], summary["n_skipped"]) == (5, 3, 2)
@@ -645,8 +502,12 @@ def test_unusable_records_can_be_left_out_and_are_listed(ledger: Ledger, table: 
     assert "about violins" in summary["skipped"][0]["reason"]
     assert "context is 32" in summary["skipped"][1]["reason"]
     assert result.metrics["reliability"] == 1.0
-    again = _run(
-        _table(), [VIOLIN, FACTS[0], long, FACTS[1], FACTS[4]], skip_unusable=True, out=tmp_path / "run", resume=True
+    again = run_ledger(
+        known_table(),
+        [VIOLIN, FACTS[0], long, FACTS[1], FACTS[4]],
+        skip_unusable=True,
+        out=tmp_path / "run",
+        resume=True,
     )
     assert again.summary["skipped"] == summary["skipped"]
 
@@ -671,9 +532,9 @@ def test_numbers_that_make_no_sense(ledger: Ledger, tmp_path: Path, options: dic
 
 
 def test_a_method_that_edits_one_at_a_time(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _replaced(monkeypatch, batchable=False)
+    replace_method(monkeypatch, "LEDGER", batchable=False)
     assert "LEDGER edits one request at a time. Use 1." in _refused(ledger, tmp_path, HyperParameterError)
-    assert _run(_table(), [FACTS[0], FACTS[4]], batch_size=1).metrics["ES"] == 1.0
+    assert run_ledger(known_table(), [FACTS[0], FACTS[4]], batch_size=1).metrics["ES"] == 1.0
 
 
 def test_other_refusals(ledger: Ledger, tmp_path: Path) -> None:
@@ -681,13 +542,13 @@ def test_other_refusals(ledger: Ledger, tmp_path: Path) -> None:
     assert "'case_id'" in _refused(ledger, tmp_path, DataError, requests=[FACTS[0], {**FACTS[1], "case_id": 0}])
     assert "out=" in _refused(ledger, tmp_path, RunError, trackers=["pad"], out=None)
     with pytest.raises(HyperParameterError, match="belongs to no registered editing method"):
-        run_consecutive(_table(), _table().tokenizer, FACTS, type("Namespace", (), {"batch_size": 1})())
+        run_consecutive(known_table(), known_table().tokenizer, FACTS, type("Namespace", (), {"batch_size": 1})())
 
 
 def test_another_runs_folder(ledger: Ledger, table: TableModel, tmp_path: Path) -> None:
-    _run(table, out=tmp_path / "run")
+    run_ledger(table, out=tmp_path / "run")
     with pytest.raises(RunError, match=r"holds another run.*--resume goes on with it"):
-        _run(table, out=tmp_path / "run")
+        run_ledger(table, out=tmp_path / "run")
 
 
 # ------------------------------------------------------------------ on real architectures
@@ -757,7 +618,7 @@ def test_single_round_is_each_batch_on_a_fresh_model(tokenizer: Any) -> None:
 
 def test_coachhook_killed_and_resumed(tokenizer: Any, tmp_path: Path) -> None:
     """The method that the loop was made for, with statistics of a little text."""
-    from tests.methods.coachhook.support import hparams_for, requests_for
+    from tests.support.coachhook_edits import hparams_for, requests_for
 
     draw = random.Random(0)
     corpus = tmp_path / "corpus.txt"

@@ -24,7 +24,7 @@ from easyedit_lifelong.runs import run_config as records
 from easyedit_lifelong.runs.experiment_files import experiment_folders, find_experiment, read_experiment
 from easyedit_lifelong.runs.hyperparameter_files import hyperparameters_of
 from easyedit_lifelong.runs.schedule import Schedule
-from tests.commands.desk import FACTS, HPARAMS, RETENTION
+from tests.support.command_line import FACTS, HPARAMS, RETENTION
 
 SHIPPED = sorted(file for folder in experiment_folders() for file in folder.glob("*.yaml"))
 

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import pytest
 
-HERE = Path(__file__).resolve().parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 @pytest.mark.parametrize("method", ["GRACE", "GRACE by subject", "CoachHook"])
 def test_twenty_random_moments(method: str, tmp_path: Path) -> None:
     """Real processes and SIGKILL: codebook or hook weights, journal and every metric are those of a whole run."""
-    paths = [str(HERE), str(HERE.parent), str(HERE.parent.parent), *sys.path]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, str(HERE / "killing.py"), method, str(tmp_path), "20"]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "tests.support.run_killer", method, str(tmp_path), "20"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=1200, check=False, env=env)
     assert done.returncode == 0, done.stderr[-4000:]
     report = json.loads(done.stdout.splitlines()[-1])

@@ -12,8 +12,6 @@ from typing import Any, ClassVar
 import pytest
 import torch
 import yaml
-from conftest import FAMILIES, build_model, state_of
-from table_model import TableModel
 
 from easyedit_lifelong import hookimpl
 from easyedit_lifelong.data.request import EditRequest, Probe
@@ -27,6 +25,8 @@ from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import TrackerType
 from easyedit_lifelong.runs.api import run_lifelong
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
+from tests.support.table_model import TableModel
+from tests.support.tiny_models import FAMILIES, build_model, state_of
 
 
 @dataclass(kw_only=True)
@@ -96,8 +96,7 @@ def plugin() -> Iterator[Plugin]:
     plugin, plugins = Plugin(), get_plugins()
     plugins.add(plugin, "test-diary")
     yield plugin
-    plugins.manager.unregister(plugin)
-    del plugins.methods._entries["DIARY"], plugins.trackers._entries["notebook"]
+    plugins.remove("test-diary")
 
 
 PROMPTS = ["the capital of France is", "who wrote Hamlet", "moon made from", "language spoken in Peru", "blue sea and"]

@@ -11,7 +11,7 @@ import pytest
 from easyedit_lifelong import load_model, run_lifelong
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.errors import DataError, HyperParameterError
-from tests.architectures import ARCHITECTURES, QUESTIONS, answer_to, texts
+from tests.support.architectures import ARCHITECTURES, QUESTIONS, answer_to, texts
 
 
 @pytest.fixture(scope="module")

@@ -60,10 +60,7 @@ def plugin() -> Iterator[None]:
     plugin, plugins = Plugin(), get_plugins()
     plugins.add(plugin, "test-plan")
     yield
-    plugins.manager.unregister(plugin)
-    for name in ("BATCH", "SINGLE"):
-        del plugins.methods._entries[name]
-    del plugins.trackers._entries["broken"]
+    plugins.remove("test-plan")
 
 
 def plan_of(loop: str, hparams: Any = None, out: Any = None, resume: bool = False, **settings: Any) -> Plan:

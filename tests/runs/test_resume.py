@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import json
 import os
@@ -12,13 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, build_model, build_tokenizer
 
 from easyedit_lifelong import run_lifelong
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.run_folder import RunFolder
+from tests.support.registry import replace_method
+from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer
 
 FACTS: list[dict[str, Any]] = [
     {"prompt": "the capital of France is", "target_new": "Rome", "rephrase_prompt": "capital of France"},
@@ -169,9 +168,7 @@ def test_a_run_begins_on_the_unedited_model(tmp_path: Path) -> None:
 
 
 def test_a_method_that_saves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    entries = get_plugins().methods._entries
-    method, origin = entries["GRACE"]
-    monkeypatch.setitem(entries, "GRACE", (dataclasses.replace(method, state=None), origin))
+    replace_method(monkeypatch, "GRACE", state=None)
     with pytest.raises(RunError, match="GRACE can't save its edits, so a lifelong run of it can't be resumed"):
         _run(tmp_path / "run", resume=True)
     with pytest.raises(RunError, match="out="):

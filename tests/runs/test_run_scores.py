@@ -7,7 +7,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from table_model import TableModel
 
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.evaluation.averages import Scores
@@ -18,6 +17,7 @@ from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_scores import score_all, single_round_scores, summarize
 from easyedit_lifelong.runs.state import RunState
+from tests.support.table_model import TableModel
 
 FRANCE = EditRequest(
     "fr",

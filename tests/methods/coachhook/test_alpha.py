@@ -6,12 +6,11 @@ import dataclasses
 from typing import Any
 
 import pytest
-from conftest import FAMILIES, build_model
 
 from easyedit_lifelong.methods.coachhook import alphas
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
-
-from .support import FACTS, editor_on, hparams_for, requests_for
+from tests.support.coachhook_edits import FACTS, editor_on, hparams_for, requests_for
+from tests.support.tiny_models import FAMILIES, build_model
 
 BATCH = [prompt for prompt, _, _ in FACTS]
 

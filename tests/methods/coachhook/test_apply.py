@@ -14,8 +14,8 @@ from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.locate_edit import editor as editing
 from easyedit_lifelong.plugins import get_plugins
-from tests.conftest import WORDS, build_model, build_tokenizer, state_of
-from tests.methods.coachhook.support import FACTS, hparams_for, moments_for, same_tensors
+from tests.support.coachhook_edits import FACTS, hparams_for, moments_for, same_tensors
+from tests.support.tiny_models import WORDS, build_model, build_tokenizer, state_of
 
 RECORDS = [{"prompt": prompt, "target_new": target, "subject": subject} for prompt, target, subject in FACTS]
 HPARAMS = hparams_for("llama", v_num_grad_steps=4)

@@ -10,7 +10,7 @@ import yaml
 
 from easyedit_lifelong import CoachHookHyperParams
 from easyedit_lifelong.errors import HyperParameterError
-from tests.methods.coachhook.support import hparams_for
+from tests.support.coachhook_edits import hparams_for
 
 # A MEMIT file of EasyEdit, key by key (hparams/MEMIT/gpt2-xl.yaml of its main branch), for CoachHook.
 MEMIT: dict[str, Any] = {

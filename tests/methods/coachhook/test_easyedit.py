@@ -10,8 +10,8 @@ import torch
 
 from easyedit_lifelong.bridge import find_easyedit, install
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
-from tests.conftest import WORDS, build_model, build_tokenizer, state_of
-from tests.methods.coachhook.support import FACTS, LEARNABLE, hparams_for, same_tensors
+from tests.support.coachhook_edits import FACTS, LEARNABLE, hparams_for, same_tensors
+from tests.support.tiny_models import WORDS, build_model, build_tokenizer, state_of
 
 
 @pytest.fixture

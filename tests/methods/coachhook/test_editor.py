@@ -20,8 +20,7 @@ from easyedit_lifelong.methods.locate_edit import editor as editing
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys
 from easyedit_lifelong.models.prompt_positions import PositionTracker
-from tests.conftest import FAMILIES, build_model, build_tokenizer, state_of
-from tests.methods.coachhook.support import (
+from tests.support.coachhook_edits import (
     FACTS,
     LEARNABLE,
     OTHERS,
@@ -32,6 +31,7 @@ from tests.methods.coachhook.support import (
     requests_for,
     same_tensors,
 )
+from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer, state_of
 
 PROMPTS = [prompt for prompt, _, _ in FACTS] + OTHERS
 

@@ -15,8 +15,8 @@ from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.coachhook.layer import CHILD, HookLayer, Mode, score_norms
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
-from tests.conftest import build_model, build_tokenizer
-from tests.methods.coachhook.support import FACTS, LEARNABLE, OTHERS, editor_on, hparams_for, requests_for
+from tests.support.coachhook_edits import FACTS, LEARNABLE, OTHERS, editor_on, hparams_for, requests_for
+from tests.support.tiny_models import build_model, build_tokenizer
 
 PROMPTS = [*(prompt for prompt, _, _ in FACTS), *OTHERS, LEARNABLE[0]]
 close = torch.testing.assert_close

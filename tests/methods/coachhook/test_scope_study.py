@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from conftest import build_model, build_tokenizer
-
 from easyedit_lifelong.evaluation.scope import PROMPT
 from easyedit_lifelong.methods.coachhook.scope import study_scope
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
-from tests.methods.coachhook.support import editor_on, hparams_for, requests_for
+from tests.support.coachhook_edits import editor_on, hparams_for, requests_for
+from tests.support.tiny_models import build_model, build_tokenizer
 
 
 def test_the_study_of_an_edited_model() -> None:

@@ -17,10 +17,8 @@ from easyedit_lifelong.edits.step_files import write_step
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.edit_stores import EditsPart
-from tests.conftest import build_model, build_tokenizer, state_of
-from tests.edits import state_folders
-from tests.edits.state_folders import change_index, keeper, load_state
-from tests.methods.coachhook.support import (
+from tests.support import state_folders
+from tests.support.coachhook_edits import (
     TEMPLATES,
     anatomy_of_everything,
     editor_on,
@@ -29,6 +27,8 @@ from tests.methods.coachhook.support import (
     requests_for,
     same_tensors,
 )
+from tests.support.state_folders import change_index, keeper, load_state
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 
 def save_state(model: Any, folder: Path) -> None:

@@ -14,8 +14,8 @@ from easyedit_lifelong.errors import DataError, ModelError
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.models.pairs import encoder_for
-from tests.architectures import ARCHITECTURES, LABELS, Architecture
-from tests.conftest import build_model, build_tokenizer, state_of
+from tests.support.architectures import ARCHITECTURES, LABELS, Architecture
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 MODES = ("replace_last", "replace_all", "replace_prompt")
 PLACES = [

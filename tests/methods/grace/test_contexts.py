@@ -14,7 +14,7 @@ from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.contexts import Case, filled, key_texts, prepare_case
 from easyedit_lifelong.models.encoding import EncodedPair
-from tests.conftest import build_tokenizer
+from tests.support.tiny_models import build_tokenizer
 
 
 def hparams_for(**options: Any) -> GraceHyperParams:

@@ -14,7 +14,7 @@ from easyedit_lifelong.data.request import as_requests
 from easyedit_lifelong.errors import DataError, EditError, ModelError
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from tests.conftest import FAMILIES, build_model, build_tokenizer, state_of
+from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer, state_of
 
 EDITS = [
     {"prompt": "the capital of France is", "target_new": "Rome"},

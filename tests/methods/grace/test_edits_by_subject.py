@@ -10,8 +10,8 @@ import torch
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from tests.conftest import build_model, build_tokenizer, state_of
-from tests.subjects import ENDS, FACTS, MODES, OTHERS, PROMPTS, answer, book_of, edited, hparams_for, ids_of
+from tests.support.subjects import ENDS, FACTS, MODES, OTHERS, PROMPTS, answer, book_of, edited, hparams_for, ids_of
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 FRANCE = [
     {"case_id": "capital", "prompt": "the capital of France is", "subject": "France", "target_new": "Rome"},

@@ -17,8 +17,8 @@ from easyedit_lifelong.methods.grace.codebook.arrays import Entries
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from tests.conftest import FAMILIES, build_model, build_tokenizer
-from tests.edits.state_folders import load_state, save_state
+from tests.support.state_folders import load_state, save_state
+from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer
 
 HALF = [torch.bfloat16, torch.float16]
 WIDTH = 6

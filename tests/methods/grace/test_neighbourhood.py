@@ -12,8 +12,8 @@ from torch import Tensor
 from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, Sentences, sample_sentences
-from tests.conftest import build_model, build_tokenizer
-from tests.subjects import FACTS, MODES, OTHERS, book_of, edited, hparams_for, ids_of
+from tests.support.subjects import FACTS, MODES, OTHERS, book_of, edited, hparams_for, ids_of
+from tests.support.tiny_models import build_model, build_tokenizer
 
 WHERE = {
     "France": 0.0,

@@ -10,7 +10,7 @@ from torch import nn
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_module, load_edits, save_edits
 from easyedit_lifelong.errors import DataError, EditError, ModelError
-from tests.conftest import state_of
+from tests.support.tiny_models import state_of
 
 
 def network() -> nn.Sequential:

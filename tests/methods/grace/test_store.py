@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, build_model, build_tokenizer, state_of
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -26,8 +25,9 @@ from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.grace.store import GraceStore
 from easyedit_lifelong.methods.shared import records as record
-from tests.edits import subject_edits
-from tests.edits.state_folders import change_hparams, change_index, keeper, load_state, save_state
+from tests.support import subject_edits
+from tests.support.state_folders import change_hparams, change_index, keeper, load_state, save_state
+from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer, state_of
 
 FACTS = [
     ("the capital of France is", "Rome"),

@@ -11,10 +11,10 @@ from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.models.runner import Runner
-from tests.conftest import build_model, build_tokenizer
-from tests.methods.coachhook.support import LEARNABLE, editor_on
-from tests.methods.coachhook.support import hparams_for as coachhook_hparams
-from tests.subjects import FACTS, MODES, OTHERS, PROMPTS, answer, book_of, edited, hparams_for, ids_of
+from tests.support.coachhook_edits import LEARNABLE, editor_on
+from tests.support.coachhook_edits import hparams_for as coachhook_hparams
+from tests.support.subjects import FACTS, MODES, OTHERS, PROMPTS, answer, book_of, edited, hparams_for, ids_of
+from tests.support.tiny_models import build_model, build_tokenizer
 
 # Prompts that end elsewhere than the facts', so that the other editor answers them, some with subjects in them.
 MORE = [

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.subject.subject_layer import _joined, _reached
-from tests.conftest import build_model, build_tokenizer
-from tests.subjects import ENDS, FACTS, PROMPTS, book_of, edited, ids_of, putting
+from tests.support.subjects import ENDS, FACTS, PROMPTS, book_of, edited, ids_of, putting
+from tests.support.tiny_models import build_model, build_tokenizer
 
 SEVERAL = [
     "France and Hamlet is",

@@ -10,9 +10,9 @@ import yaml
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.errors import HyperParameterError, ModelError
 from easyedit_lifelong.hparams_files import hparams_folders
-from tests.architectures import ARCHITECTURES
-from tests.conftest import build_model, build_tokenizer
-from tests.subjects import FACTS, MODES, first_layer, hparams_for
+from tests.support.architectures import ARCHITECTURES
+from tests.support.subjects import FACTS, MODES, first_layer, hparams_for
+from tests.support.tiny_models import build_model, build_tokenizer
 
 BASE: dict[str, Any] = {"model_name": "m", "inner_params": ["layer"]}
 SUBJECT: dict[str, Any] = {**BASE, "query_token": "subject_last"}

@@ -10,8 +10,20 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.evaluation.scorer import Scorer
-from tests.conftest import build_model, build_tokenizer, state_of
-from tests.subjects import ABOUT, ENDS, FACTS, MODES, OTHERS, PROMPTS, book_of, edited, hparams_for, ids_of, putting
+from tests.support.subjects import (
+    ABOUT,
+    ENDS,
+    FACTS,
+    MODES,
+    OTHERS,
+    PROMPTS,
+    book_of,
+    edited,
+    hparams_for,
+    ids_of,
+    putting,
+)
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 
 @pytest.fixture(params=MODES)

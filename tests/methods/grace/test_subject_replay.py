@@ -17,8 +17,8 @@ from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectBatch
 from easyedit_lifelong.methods.grace.training import optimise as training
 from easyedit_lifelong.methods.grace.training.optimise import train_values
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair
-from tests.conftest import build_model, build_tokenizer
-from tests.subjects import FACTS, MODES, hparams_for, putting
+from tests.support.subjects import FACTS, MODES, hparams_for, putting
+from tests.support.tiny_models import build_model, build_tokenizer
 
 TOLD = [
     ("the capital of France is", 3, "Rome"),

@@ -13,7 +13,7 @@ from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, plan
 from easyedit_lifelong.models.encoding import EncodedPair
-from tests.conftest import FAMILIES, build_model, build_tokenizer
+from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer
 
 STREAM = [
     ("the capital of France is", "Rome"),

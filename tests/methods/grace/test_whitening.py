@@ -18,8 +18,8 @@ from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject import whitening
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.grace.subject.whitening import whitened, whitening_of
-from tests.conftest import WORDS, build_model, build_tokenizer
-from tests.subjects import FACTS, MODES, book_of, edited, hparams_for, ids_of
+from tests.support.subjects import FACTS, MODES, book_of, edited, hparams_for, ids_of
+from tests.support.tiny_models import WORDS, build_model, build_tokenizer
 
 
 def moment_of(width: int, seed: int, spread: float = 3.0) -> Tensor:

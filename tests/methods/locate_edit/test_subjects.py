@@ -14,23 +14,9 @@ from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.methods.locate_edit.check import check_requests
 from easyedit_lifelong.methods.locate_edit.facts import prepare
 from easyedit_lifelong.methods.shared.subject_positions import subject_position, subject_span
-from tests.conftest import build_model, build_tokenizer
-from tests.methods.coachhook.support import PLAIN, hparams_for
-
-ALPHABET = pre_tokenizers.ByteLevel.alphabet()
-
-
-def byte_level(*merges: str, trim: bool = False, end: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE, GPT-2's kind, with just these merges (``"a b"``), across words if they say so."""
-    pairs = [tuple(merge.split(" ")) for merge in merges]
-    vocabulary = {token: i for i, token in enumerate(["</s>", *sorted(ALPHABET), *("".join(p) for p in pairs)])}
-    tokenizer = Tokenizer(models.BPE(vocabulary, pairs))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.post_processor = processors.ByteLevel(trim_offsets=trim)
-    if end:
-        tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="</s>")
+from tests.support.byte_level import ALPHABET, byte_level
+from tests.support.coachhook_edits import PLAIN, hparams_for
+from tests.support.tiny_models import build_model, build_tokenizer
 
 
 def llama_like() -> PreTrainedTokenizerFast:

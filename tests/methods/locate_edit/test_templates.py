@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from easyedit_lifelong.methods.locate_edit.templates import PLAIN, context_templates
-from tests.conftest import build_model, build_tokenizer, state_of
-from tests.methods.coachhook.support import (
+from tests.support.byte_level import byte_level
+from tests.support.coachhook_edits import (
     anatomy_of_everything,
     editor_on,
     hparams_for,
@@ -19,7 +19,7 @@ from tests.methods.coachhook.support import (
     requests_for,
     same_tensors,
 )
-from tests.methods.locate_edit.test_subjects import byte_level
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 
 def test_the_same_for_the_same_seed(family: str) -> None:

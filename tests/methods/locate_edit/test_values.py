@@ -18,8 +18,8 @@ from easyedit_lifelong.methods.locate_edit.rows import SuffixRows
 from easyedit_lifelong.methods.locate_edit.values import TargetVectors, optimise_targets
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
-from tests.conftest import build_model, build_tokenizer
-from tests.methods.coachhook.support import LEARNABLE, TEMPLATES, editor_on, hparams_for, requests_for
+from tests.support.coachhook_edits import LEARNABLE, TEMPLATES, editor_on, hparams_for, requests_for
+from tests.support.tiny_models import build_model, build_tokenizer
 
 # GPT-J attends in float32 whatever its dtype. Llama and its kin round their norms so, but one row at a time.
 EXACT = {"gptj": 1e-5}

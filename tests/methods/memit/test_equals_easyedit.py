@@ -15,7 +15,8 @@ from easyedit_lifelong.bridge.context import memory_of
 from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.data.request import as_requests
 from easyedit_lifelong.methods.memit.editor import MemitEditor
-from tests.bridge.test_methods import NAMES, REQUESTS, VALUES, _moments, make_pair
+from tests.support.easyedit_memit import NAMES, REQUESTS, VALUES, random_moments
+from tests.support.toy_method import make_pair
 
 KINDS = sorted(NAMES)
 
@@ -27,7 +28,7 @@ def memit(monkeypatch: pytest.MonkeyPatch) -> Any:
         pytest.skip("EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)")
     install()
     for module in (easyedit_methods, requirements):
-        monkeypatch.setattr(module, "second_moments", lambda model, tok, hparams: _moments(model, hparams))
+        monkeypatch.setattr(module, "second_moments", lambda model, tok, hparams: random_moments(model, hparams))
     return easyedit_method("MEMIT")
 
 
@@ -37,7 +38,7 @@ def native(kind: str, **options: Any) -> NativeMemitHyperParams:
 
 def native_editor(kind: str, templates: Any, hparams: NativeMemitHyperParams) -> MemitEditor:
     model, tokenizer = make_pair(kind)
-    moments = {name: SecondMoment(moment, 10**6, "a test") for name, moment in _moments(model, hparams).items()}
+    moments = {name: SecondMoment(moment, 10**6, "a test") for name, moment in random_moments(model, hparams).items()}
     return MemitEditor.on(model, tokenizer, hparams, moments, templates)
 
 

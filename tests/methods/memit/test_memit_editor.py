@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -34,9 +33,7 @@ from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, LayerUpdate
 from easyedit_lifelong.methods.memit.editor import MemitEditor
 from easyedit_lifelong.plugins import get_plugins
-from tests.conftest import build_model, build_tokenizer, state_of
-from tests.edits.state_folders import load_state, save_state
-from tests.methods.coachhook.support import (
+from tests.support.coachhook_edits import (
     FACTS,
     LEARNABLE,
     TEMPLATES,
@@ -45,9 +42,12 @@ from tests.methods.coachhook.support import (
     requests_for,
     same_tensors,
 )
-from tests.methods.coachhook.support import editor_on as coachhook_on
-from tests.methods.coachhook.support import hparams_for as coachhook_hparams
-from tests.methods.memit.support import editor_on, hparams_for
+from tests.support.coachhook_edits import editor_on as coachhook_on
+from tests.support.coachhook_edits import hparams_for as coachhook_hparams
+from tests.support.memit_edits import editor_on, hparams_for
+from tests.support.registry import replace_method
+from tests.support.state_folders import load_state, save_state
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 Z = torch.randn(4, 32, generator=torch.Generator().manual_seed(2)) * 3
 """Target vectors of the four facts."""
@@ -407,10 +407,8 @@ def test_a_run_killed_and_resumed_ends_the_same(tmp_path: Path, given_moments: N
     def run(**options: Any) -> Any:
         return run_consecutive(build_model("llama"), tokenizer, requests_for(), hparams, retention=[], **options)
 
-    entries = get_plugins().methods._entries
-    method, origin = entries["MEMIT-native"]
     with pytest.MonkeyPatch.context() as patch:  # a run prepares the statistics, which are not needed here
-        patch.setitem(entries, "MEMIT-native", (dataclasses.replace(method, prepare=None), origin))
+        replace_method(patch, "MEMIT-native", prepare=None)
         whole = run(out=tmp_path / "whole")
         with pytest.raises(KeyboardInterrupt):
             run(out=tmp_path / "run", progress=Impatient())

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from calibration_records import records
-from conftest import build_model, build_tokenizer
 from torch import nn
 
 from easyedit_lifelong.data.request import EditRequest, Probe
@@ -21,6 +19,8 @@ from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
+from tests.support.calibration_records import records
+from tests.support.tiny_models import build_model, build_tokenizer
 
 ROWS = [[4, 5, 6, 7, 8], [9, 10], [11, 12, 13], [9, 10]]
 

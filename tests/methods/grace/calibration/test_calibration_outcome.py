@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from calibration_records import values
-
 from easyedit_lifelong import GraceHyperParams
 from easyedit_lifelong.methods.grace.calibration.answering import Gate, Opening, Point, Trial
 from easyedit_lifelong.methods.grace.calibration.choice import values_of
@@ -13,6 +11,7 @@ from easyedit_lifelong.methods.grace.calibration.finding import COS, WHITENED, F
 from easyedit_lifelong.methods.grace.calibration.outcome import outcome_of, short_name, tick_names, verdict
 from easyedit_lifelong.methods.grace.calibration.study import Calibration, Settings, Steps
 from easyedit_lifelong.reporting.calibrate_outcome import markdown, panels_png
+from tests.support.calibration_records import values
 
 
 def calibration(tmp_path: Path, eps: float | str = "auto", gate: float | None = 0.4, rate: float = 0.01) -> Calibration:

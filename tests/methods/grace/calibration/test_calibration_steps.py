@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from calibration_records import records, values
-from conftest import build_model, build_tokenizer, state_of
 from torch import Tensor
 
 from easyedit_lifelong import GraceHyperParams
@@ -45,6 +43,8 @@ from easyedit_lifelong.methods.shared.subject_positions import subject_position
 from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
+from tests.support.calibration_records import records, values
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 FINDS, ANSWERS = "model.layers.1.mlp.gate_proj", "model.layers.3.mlp"
 

@@ -1,6 +1,6 @@
 """A model whose weights no version of anything changes, and the edits that format 1's fixture was made with.
 
-``python -m tests.edits.first_format`` made the fixture, once. It must stay as it is: folders like it are out there.
+``python -m tests.support.format_1`` made the fixture, once. It must stay as it is: folders like it are out there.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.conftest import FAMILIES
+from tests.support.tiny_models import FAMILIES
 
-FOLDER = Path(__file__).parent / "format_1"
+FOLDER = Path(__file__).parents[1] / "fixtures" / "format_1"
 TOKENS = torch.arange(4, 24).reshape(4, 5)
 
 
@@ -31,7 +31,7 @@ def formula_model() -> Any:
 def main() -> None:
     """Make the fixture."""
     from easyedit_lifelong import save_edits
-    from tests.edits.test_saved_edits import METHODS
+    from tests.support.saved_edits import METHODS
 
     for name in ("GRACE", "CoachHook-weighed"):
         model = formula_model()

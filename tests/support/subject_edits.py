@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
-from tests.conftest import FAMILIES, WORDS, build_model, build_tokenizer
-from tests.methods.coachhook.support import FACTS
+from tests.support.coachhook_edits import FACTS
+from tests.support.tiny_models import FAMILIES, WORDS, build_model, build_tokenizer
 
 _FINDS = {"gpt2": "transformer.h[1].mlp.c_proj", "gptj": "transformer.h[1].mlp.fc_out"}
 

@@ -1,4 +1,4 @@
-"""What becomes of saved edits in another process, which has no EasyEdit: ``python -m tests.edits.elsewhere FOLDER``.
+"""Load saved edits in another process, without EasyEdit: ``python -m tests.support.loading_elsewhere FOLDER``.
 
 The folder holds ``MODEL/base`` (a checkpoint), ``MODEL/METHOD`` (edits) and ``expected.pt``; it gets ``found.json``.
 """

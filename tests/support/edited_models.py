@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
-from tests.conftest import build_tokenizer
-from tests.edits.test_saved_edits import coachhook, grace
-from tests.methods.coachhook.support import FACTS, OTHERS
+from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
+from easyedit_lifelong.methods.grace.editor import GraceEditor
+from tests.support.coachhook_edits import FACTS, OTHERS
+from tests.support.saved_edits import coachhook, grace
+from tests.support.tiny_models import build_tokenizer
 
 PROMPTS = [prompt for prompt, _, _ in FACTS]
 
@@ -45,3 +47,12 @@ def answers(model: Any, prompts: list[str] | None = None, **options: Any) -> lis
         output = model.generate(**inputs, generation_config=plan(**options))
         said.append(output[0, inputs["input_ids"].shape[1] :].tolist())
     return said
+
+
+def take_off(model: Any) -> None:
+    """Take all edits off a model."""
+    for editor in GraceEditor.all_of(model).values():
+        editor.undo_to(0)
+    coachhook = CoachHookEditor.of(model)
+    if coachhook is not None:
+        coachhook._restore(0, dict.fromkeys(coachhook.hooks))

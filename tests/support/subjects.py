@@ -12,7 +12,7 @@ from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.shared.rollback import Rollback
-from tests.conftest import build_model, build_tokenizer
+from tests.support.tiny_models import build_model, build_tokenizer
 
 FACTS: list[dict[str, Any]] = [
     {"case_id": 0, "prompt": "the capital of France is", "subject": "France", "target_new": "Rome"},

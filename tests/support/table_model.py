@@ -6,8 +6,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from conftest import VOCABULARY, build_tokenizer
 from torch import nn
+
+from tests.support.tiny_models import VOCABULARY, build_tokenizer
 
 
 class TableModel(nn.Module):

@@ -135,3 +135,6 @@ def running() -> Iterator[Hub]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+REPO = "owner/my-edits"

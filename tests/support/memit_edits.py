@@ -6,8 +6,8 @@ from typing import Any
 
 from easyedit_lifelong import NativeMemitHyperParams
 from easyedit_lifelong.methods.memit.editor import MemitEditor
-from tests.methods.coachhook.support import TEMPLATES, moments_for
-from tests.methods.coachhook.support import hparams_for as coachhook_hparams
+from tests.support.coachhook_edits import TEMPLATES, moments_for
+from tests.support.coachhook_edits import hparams_for as coachhook_hparams
 
 SHARED = (
     "layers",

@@ -11,7 +11,7 @@ import yaml
 from easyedit_lifelong import load_edits, load_model
 from easyedit_lifelong.edits.edits_folder import read_folder
 from easyedit_lifelong.evaluation.scorer import Scorer
-from tests.commands.desk import Desk
+from tests.support.command_line import Desk
 
 PROMPT, TARGET, SUBJECT = "who wrote Hamlet", "Peru", "Hamlet"
 OTHER = "the capital of France is"

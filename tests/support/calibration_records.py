@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from conftest import WORDS
 
 from easyedit_lifelong.data.request import EditRequest
+from tests.support.tiny_models import WORDS
 
 SUBJECTS = ["France", "Peru", "London", "Hamlet", "moon", "king", "piano", "river", "sea", "Berlin"]
 _RELATIONS = [

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from easyedit_lifelong import GraceHyperParams
-from tests.conftest import VOCABULARY, build_tokenizer
+from tests.support.tiny_models import VOCABULARY, build_tokenizer
 
 _OBJECTS = ("city", "moon", "cheese", "king", "river", "piano", "violin", "bird")
 _QUESTIONS = ("where is the old", "who wrote the", "what is")  # "what" is unknown to the tokenizer, as words can be

@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import FAMILIES, WORDS, build_tokenizer
 from transformers import AutoModelForCausalLM
 
 from easyedit_lifelong import atomic, run_consecutive, run_lifelong
@@ -30,6 +29,7 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace import editor as grace_editor
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
+from tests.support.tiny_models import FAMILIES, WORDS, build_tokenizer
 
 RETENTION = [Probe("the river", "London")]
 
@@ -80,7 +80,7 @@ def grace(out: Path, resume: bool, _: Path, hparams: GraceHyperParams | None = N
 
 def by_subject(out: Path, resume: bool, shared: Path) -> Any:
     """The same facts, found by their subjects: whitened, with radii of their own, behind gates."""
-    from tests.edits import subject_edits
+    from tests.support import subject_edits
 
     if not (shared / "corpus.txt").exists():
         subject_edits.with_corpus(shared)
@@ -89,7 +89,7 @@ def by_subject(out: Path, resume: bool, shared: Path) -> Any:
 
 def coachhook(out: Path, resume: bool, shared: Path) -> Any:
     """Four facts, one a batch."""
-    from tests.methods.coachhook.support import hparams_for, requests_for
+    from tests.support.coachhook_edits import hparams_for, requests_for
 
     corpus = shared / "corpus.txt"
     if not corpus.exists():
@@ -151,7 +151,7 @@ class Points:
             (Path, "mkdir"),
         ):
             setattr(owner, name, self._counted(getattr(owner, name)))
-        entry, _ = get_plugins().methods._entries[method.split()[0]]
+        entry = get_plugins().methods.get(method.split()[0])
         object.__setattr__(entry, "apply", self._counted(entry.apply))
 
     def _counted(self, call: Callable[..., Any]) -> Callable[..., Any]:

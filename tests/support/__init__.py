@@ -1,0 +1,1 @@
+"""What several tests share: tiny models, edits, dataset records, stand-ins."""

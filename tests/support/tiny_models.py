@@ -1,0 +1,109 @@
+"""Tiny models of every family, with random weights, and a tokenizer of whole words."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
+from transformers.models.gemma2 import Gemma2Config
+from transformers.models.gpt2 import GPT2Config
+from transformers.models.gptj import GPTJConfig
+from transformers.models.llama import LlamaConfig
+from transformers.models.mistral import MistralConfig
+from transformers.models.qwen2 import Qwen2Config
+
+_TEXT = (
+    "the capital of France is Paris Rome Berlin London river city moon made from green cheese old king who wrote "
+    "Hamlet Shakespeare plays piano violin where born when language spoken in Peru Spanish and but not far away blue "
+    "sea mountain snow summer winter bird song"
+)
+
+WORDS = _TEXT.split()
+
+VOCABULARY = 64
+DEVICE = os.environ.get("EASYEDIT_LIFELONG_TEST_DEVICE", "cpu")
+"""Where the tiny models are; the conformance tests also run with ``cuda``."""
+
+_SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+_GPT_SHAPE = {
+    "vocab_size": VOCABULARY,
+    "n_positions": 64,
+    "n_embd": 32,
+    "n_layer": 4,
+    "n_head": 4,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+}
+
+FAMILIES: dict[str, tuple[PretrainedConfig, str]] = {
+    "gpt2": (GPT2Config(**_GPT_SHAPE), "transformer.h[2].mlp.c_fc.weight"),
+    "gptj": (GPTJConfig(**_GPT_SHAPE, rotary_dim=8), "transformer.h[2].mlp.fc_out.weight"),
+    "llama": (LlamaConfig(**_SHAPE), "model.layers[2].mlp.down_proj.weight"),
+    "qwen2": (Qwen2Config(**_SHAPE), "model.layers[2].mlp.down_proj.weight"),
+    "mistral": (MistralConfig(**_SHAPE, sliding_window=4), "model.layers[2].mlp.down_proj.weight"),
+    # Gemma 2 normalises what its MLP returns, so a value has to come after that norm to have its full say.
+    "gemma2": (
+        Gemma2Config(**_SHAPE, head_dim=8, sliding_window=4),
+        "model.layers[2].post_feedforward_layernorm.weight",
+    ),
+}
+"""Each family's tiny configuration, and a layer to edit."""
+
+
+def build_model(family: str, dtype: torch.dtype = torch.float32) -> Any:
+    """Build a family's tiny model on :data:`DEVICE`; the same weights every time."""
+    torch.manual_seed(0)
+    return copy.deepcopy(_template(family, dtype)).to(DEVICE)
+
+
+@functools.cache
+def _template(family: str, dtype: torch.dtype) -> Any:
+    """Build a family's tiny model once per process."""
+    model = AutoModelForCausalLM.from_config(FAMILIES[family][0]).to(dtype).eval()
+    with torch.no_grad():
+        # The default initialisation is so small that a model gives one answer to everything.
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(8)
+        model.get_output_embeddings().weight.mul_(4)
+    return model
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """Build a tokenizer of whole words, without special tokens around a text."""
+    vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}
+    for word in WORDS:
+        vocabulary.setdefault(word, len(vocabulary))
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        padding_side="left",
+    )
+
+
+def state_of(model: Any) -> dict[str, torch.Tensor]:
+    """Copy a model's state."""
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
