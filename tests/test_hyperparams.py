@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import HyperParameterError
 from easyedit_lifelong.hparams_files import find_hparams, hparams_folders
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from tests.support.thoroughness import examples
 
 # What EasyEdit's main branch has as hparams/GRACE/gpt2-xl.yaml.
 EASYEDIT = """\
@@ -286,7 +287,7 @@ _ANYTHING = _VALUES | st.lists(_VALUES, max_size=2) | st.dictionaries(st.text(ma
 _NAMES = [name for name in GraceHyperParams(model_name="m", inner_params=["x"]).to_dict() if name != "model_name"]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.dictionaries(st.sampled_from(_NAMES), _ANYTHING, max_size=3))
 def test_any_values_load_or_are_refused(values: dict[str, Any]) -> None:
     """Never another exception; and what loads is of the type that it says."""

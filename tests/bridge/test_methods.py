@@ -183,6 +183,7 @@ def test_an_edit_makes_the_targets_likelier(memit: Any, kind: str, given_moments
     assert sum(_nll(model, tok, REQUESTS)) < sum(before)
 
 
+@pytest.mark.full
 @pytest.mark.smollm2
 def test_on_smollm2(easyeditor: Any, tmp_path: Path) -> None:
     """With the shipped hyperparameters, but statistics of the little text at hand."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong.data.holdout import split_rephrasings
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
+from tests.support.thoroughness import examples
 
 
 def _request(case_id: int | str, *wordings: str, **fields: Any) -> EditRequest:
@@ -96,7 +97,7 @@ def test_a_case_id_that_is_taken() -> None:
         split_rephrasings([_ten(1), _request("1#1", "x", "y")], 1)
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(
     counts=st.lists(st.integers(0, 12), min_size=1, max_size=6).filter(lambda counts: max(counts) > 1),
     edit_with=st.integers(1, 12),

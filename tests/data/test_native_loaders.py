@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong.bridge import easyedit_loaders as theirs
@@ -21,6 +21,7 @@ from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.plugins import get_plugins
 from tests.support.dataset_records import COUNTERFACT, ZSRE
 from tests.support.record_loaders import use_loader
+from tests.support.thoroughness import examples
 
 needs_easyedit = pytest.mark.skipif(
     find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"
@@ -115,7 +116,7 @@ VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.li
 
 
 @needs_easyedit
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(data=st.data(), name=st.sampled_from(sorted(FORMATS)))
 def test_any_records(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str) -> None:
     good = {"zsre": ZSRE, "counterfact": COUNTERFACT}[name]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong.data.readers import (
@@ -23,6 +23,7 @@ from easyedit_lifelong.data.request import Probe
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.plugins import get_plugins
 from tests.support.dataset_records import COUNTERFACT, ZSRE
+from tests.support.thoroughness import examples
 
 PLAIN = [{"prompt": f"question {n}", "target_new": f"answer {n}"} for n in range(3)]
 
@@ -73,7 +74,7 @@ def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(read_requests("~/facts.json", read_json)) == 3
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=4))
 def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, facts: list[tuple[str, str]]) -> None:
     facts = [("q" + prompt, "a" + target) for prompt, target in facts]

@@ -17,6 +17,7 @@ from easyedit_lifelong.models.fingerprint import model_fingerprint
 from tests.support.coachhook_edits import anatomy_of_everything, same_tensors
 from tests.support.edited_models import EDITS, answers, take_off
 from tests.support.saved_edits import equal, grace, logits_of, wohk
+from tests.support.thoroughness import default_cases
 from tests.support.tiny_models import build_model, state_of
 
 CPU = torch.device("cpu")
@@ -38,7 +39,7 @@ DISPATCH: dict[str, Dispatch] = {
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])  # the second has its head tied to its embeddings
-@pytest.mark.parametrize("method", EDITS)
+@pytest.mark.parametrize("method", default_cases(EDITS, "both"))
 @pytest.mark.parametrize("how", DISPATCH)
 @pytest.mark.parametrize("before", [True, False])
 def test_dispatched(family: str, method: str, how: str, before: bool, tmp_path: Path) -> None:

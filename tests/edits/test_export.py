@@ -186,6 +186,7 @@ def test_a_part_for_which_nobody_knows_plain_weights(tmp_path: Path, monkeypatch
         export_model(model, build_tokenizer(), tmp_path / "out")
 
 
+@pytest.mark.full
 @pytest.mark.smollm2
 def test_smollm2_whose_source_is_a_gguf_file(tmp_path: Path) -> None:
     from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor

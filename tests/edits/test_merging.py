@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong import load_edits, merge_edits, rollback_case, save_edits
@@ -22,6 +22,7 @@ from tests.support.format_1 import FOLDER
 from tests.support.grace_edits import EDITS, edited, editor_of
 from tests.support.saved_edits import coachhook
 from tests.support.serialized_edits import Edit, packed, saved
+from tests.support.thoroughness import examples
 from tests.support.tiny_models import build_model, state_of
 
 streams = st.lists(st.tuples(st.integers(-10, 10), st.integers(-10, 10), st.integers(0, 2)), min_size=2, max_size=20)
@@ -32,7 +33,7 @@ def loaded(folder: Path) -> SerializedEdits:
     return SerializedEdits.of(part, str(folder))
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(streams, st.sampled_from(["euc", "cos"]), st.sampled_from(["coverage", "moving_average"]), st.data())
 def test_a_stream_in_pieces_is_the_stream(stream: list[Edit], dist_fn: str, expand: str, data: st.DataObject) -> None:
     numbered = list(enumerate(stream))
@@ -56,7 +57,7 @@ def test_a_stream_in_pieces_is_the_stream(stream: list[Edit], dist_fn: str, expa
     )
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(streams, st.sampled_from(["euc", "cos"]), st.sampled_from(["coverage", "moving_average"]), st.data())
 def test_what_is_left_after_a_removal_can_be_packed_unpacked_and_taken_apart_further(
     stream: list[Edit], dist_fn: str, expand: str, data: st.DataObject

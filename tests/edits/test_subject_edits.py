@@ -28,6 +28,7 @@ from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from tests.support.coachhook_edits import anatomy_of_everything, same_tensors
 from tests.support.grace_edits import book_of, editor_of, entered_without
 from tests.support.subject_edits import MODES, PROMPTS, REQUESTS, edited, hparams
+from tests.support.thoroughness import default_cases
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 LATE = ["late", "late-ungated"]
@@ -121,8 +122,8 @@ def test_what_is_not_whole(tmp_path: Path, what: str) -> None:
 # ------------------------------------------------------------------ taken back
 
 
-@pytest.mark.parametrize("number", range(len(REQUESTS)))
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("number", default_cases(range(len(REQUESTS)), 0, 1, 4, 6))
+@pytest.mark.parametrize("mode", default_cases(MODES, "late", "subject"))
 def test_a_case_goes_from_a_model_and_from_a_folder_alike(tmp_path: Path, mode: str, number: int) -> None:
     model, case = edited(mode), f"c{number}"
     save_edits(model, tmp_path / "whole")
@@ -142,7 +143,7 @@ def test_a_case_goes_from_a_model_and_from_a_folder_alike(tmp_path: Path, mode: 
 # ------------------------------------------------------------------ merged
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", default_cases(MODES, "late", "subject"))
 def test_a_stream_in_two_folders_is_the_stream(tmp_path: Path, mode: str) -> None:
     """Cut where no later edit goes on with an earlier one's value, which it couldn't know."""
     for name, some in (("a", REQUESTS[:2]), ("b", REQUESTS[2:5]), ("c", REQUESTS[6:8])):

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -16,6 +16,7 @@ from easyedit_lifelong.evaluation.generated import starts_with_answer, starts_wi
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from tests.support.thoroughness import examples
 from tests.support.tiny_models import FAMILIES, WORDS, build_model, build_tokenizer
 
 QUESTIONS = [
@@ -108,7 +109,7 @@ def _mistral() -> Any:
 _TEXT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map(" ".join)
 
 
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(st.lists(st.tuples(_TEXT, _TEXT), min_size=1, max_size=6), st.integers(1, 60), st.randoms())
 def test_any_questions_in_any_order(questions: list[tuple[str, str]], tokens_per_batch: int, random: Any) -> None:
     model, tokenizer = _mistral(), build_tokenizer()

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 from easyedit_lifelong.models.linear import few_token_linears
+from tests.support.thoroughness import examples
 
 
 def _layer(inputs: int = 24, outputs: int = 40, bias: bool = True, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
@@ -62,7 +63,7 @@ def test_an_input_that_is_not_contiguous() -> None:
     _assert_same(_layer(), torch.randn(4, 2, 24).transpose(0, 1))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 40), st.booleans())
 def test_equal_to_the_layer_for_any_size(rows: int, inputs: int, outputs: int, bias: bool) -> None:
     torch.manual_seed(rows)

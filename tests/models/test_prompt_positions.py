@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from transformers import DynamicCache, GenerationConfig
@@ -16,6 +16,7 @@ from transformers import DynamicCache, GenerationConfig
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
+from tests.support.thoroughness import examples
 from tests.support.tiny_models import build_model
 
 PAD = 0
@@ -101,7 +102,7 @@ def test_embeddings_instead_of_tokens(llama: Any) -> None:
     assert seen == [[2, 4]]
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(
     lengths=st.lists(st.integers(1, 9), min_size=1, max_size=5),
     extra=st.integers(0, 4),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -314,40 +313,34 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(
     assert _timeless(told) == _timeless(whole.curve), "a tracker hears the whole story"
 
 
-SCRIPT = """
-import os, signal, sys
-sys.path.insert(0, sys.argv[1])
-from easyedit_lifelong.plugins import get_plugins
-from tests.support.ledger_method import MANY, Plugin, known_table, run_ledger
+def _run_until_killed(out: Path, where: str, after: int) -> None:
+    """Run in this process, and kill it when an event happens for the ``after``-th time."""
+    plugin, left = Plugin(), [after]
+    get_plugins().remove("test-ledger")
+    get_plugins().add(plugin, "test-ledger")
 
-plugin, where, after = Plugin(), sys.argv[3], int(sys.argv[4])
-get_plugins().add(plugin, "ledger")
-left = [after]
+    def count(event: str) -> None:
+        if event.split()[0] == where:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
 
-def count(event):
-    if event.split()[0] == where:
-        left[0] -= 1
-        if left[0] == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    class Listener:
+        def edited(self, done: int, scores: Mapping[str, float]) -> None:
+            count("journaled")
 
-plugin.ledger.happens = count
-
-class Listener:
-    def edited(self, done, scores):
-        count("journaled")
-
-run_ledger(known_table(), MANY, out=sys.argv[2], eval_every=2, progress=Listener())
-"""
+    plugin.ledger.happens = count  # type: ignore[method-assign]
+    run_ledger(known_table(), MANY, out=out, eval_every=2, progress=Listener())
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
 @pytest.mark.parametrize("kill", [("edit", 4), ("save", 3), ("journaled", 3)])
-def test_sigkill(ledger: Ledger, tmp_path: Path, kill: tuple[str, int]) -> None:
+def test_a_run_resumes_after_sigkill(ledger: Ledger, tmp_path: Path, kill: tuple[str, int]) -> None:
     """Inside a batch, inside the writing of its state, and between two batches."""
-    root = Path(__file__).parents[2]
-    words = [sys.executable, "-c", SCRIPT, str(root), str(tmp_path / "run"), kill[0], str(kill[1])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False, env=env)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    child = multiprocessing.get_context("fork").Process(target=_run_until_killed, args=(tmp_path / "run", *kill))
+    child.start()
+    child.join(timeout=300)
+    assert child.exitcode == -signal.SIGKILL
     resumed = run_ledger(known_table(), MANY, out=tmp_path / "run", eval_every=2, resume=True)
     assert _same(resumed, run_ledger(known_table(), MANY, out=tmp_path / "whole", eval_every=2))
 

@@ -10,20 +10,23 @@ from pathlib import Path
 
 import pytest
 
+from tests.support import thoroughness
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
 @pytest.mark.parametrize("method", ["GRACE", "GRACE by subject", "CoachHook"])
-def test_twenty_random_moments(method: str, tmp_path: Path) -> None:
-    """Real processes and SIGKILL: codebook or hook weights, journal and every metric are those of a whole run."""
+def test_a_killed_run_resumes_and_ends_as_one_that_was_not_killed(method: str, tmp_path: Path) -> None:
+    """Real processes and SIGKILL: codebook or hook weights, journal and every metric are the same."""
+    moments = 0 if thoroughness.full else 6
     env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
-    words = [sys.executable, "-m", "tests.support.run_killer", method, str(tmp_path), "20"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=1200, check=False, env=env)
+    words = [sys.executable, "-m", "tests.support.run_killer", method, str(tmp_path), str(moments)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=3600, check=False, env=env)
     assert done.returncode == 0, done.stderr[-4000:]
     report = json.loads(done.stdout.splitlines()[-1])
     assert report["wrong"] == []
-    assert report["killed"] >= 17, "a few of the timed ones may come too late"
+    assert report["killed"] >= (moments or report["points"]), "only those that are killed at a time may end before"
     assert report["points"] > 30
     if method != "CoachHook":
         assert set(report["status"]) == {"edited", "failed", "skipped"}

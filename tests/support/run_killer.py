@@ -234,8 +234,18 @@ def forked(
     return json.loads(told.read_text())
 
 
+def places(points: int, seconds: float, moments: int, draw: random.Random) -> list[dict[str, Any]]:
+    """Return where runs are killed: one call in each of ``moments`` equal parts of a run, and three random times.
+
+    With ``moments`` 0, every call that touches the disk or edits, and ten random times.
+    """
+    count = moments or points
+    calls = [{"at": draw.randint(points * part // count + 1, points * (part + 1) // count)} for part in range(count)]
+    return [*calls, *({"after": draw.uniform(0.1, 0.95) * seconds} for _ in range(3 if moments else 10))]
+
+
 def main(method: str, folder: Path, moments: int) -> None:
-    """Kill as many runs as asked for, take each up, and print what differs from one that wasn't killed."""
+    """Kill runs, resume each, and print what differs from a run that was not killed."""
     torch.set_num_threads(1)
     METHODS[method](folder / "warm", False, folder)  # all modules and second moments are there from now on
     began = time.perf_counter()
@@ -243,9 +253,8 @@ def main(method: str, folder: Path, moments: int) -> None:
     seconds = time.perf_counter() - began
     assert whole is not None
     draw, killed, wrong = random.Random(20), [], []
-    for number in range(moments):
-        out, timed = folder / f"run{number}", number % 4 == 3
-        place = {"after": draw.uniform(0.1, 0.95) * seconds} if timed else {"at": draw.randint(1, whole["points"])}
+    for number, place in enumerate(places(whole["points"], seconds, moments, draw)):
+        out = folder / f"run{number}"
         cut = forked(method, out, folder, **place)
         killed.append(cut is None)
         while cut is None:

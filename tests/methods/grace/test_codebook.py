@@ -6,11 +6,12 @@ import copy
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Decision, as_label
+from tests.support.thoroughness import examples
 
 YES, NO = (1,), (2,)
 
@@ -125,7 +126,7 @@ def test_labels_are_the_tokens_in_their_order():
 operations = st.lists(st.tuples(st.integers(-12, 12), st.integers(-12, 12), st.integers(0, 2)), min_size=1, max_size=40)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(operations, st.sampled_from(["coverage", "moving_average"]))
 def test_undoing_in_reverse_passes_through_every_earlier_state(edits, expand):
     codebook, states, changes = book(eps_expand=expand), [], []
@@ -140,7 +141,7 @@ def test_undoing_in_reverse_passes_through_every_earlier_state(edits, expand):
         assert codebook.labels == labels
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(operations)
 def test_the_latest_edit_is_always_answered_with_its_own_value(edits):
     codebook = book()
@@ -152,7 +153,7 @@ def test_the_latest_edit_is_always_answered_with_its_own_value(edits):
         assert codebook.values[index].tolist() == [n, n, n]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(operations)
 def test_radii_are_never_negative_and_growth_loses_nothing(edits):
     codebook = book()

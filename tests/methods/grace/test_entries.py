@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from tests.support.state_folders import load_state, save_state
+from tests.support.thoroughness import examples
 from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer
 
 HALF = [torch.bfloat16, torch.float16]
@@ -108,7 +109,7 @@ numbers = st.floats(-4, 4, width=16) | st.floats(-4, 4, width=32)
 entered = st.tuples(numbers, numbers, st.integers(0, 1))
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(st.lists(st.one_of(entered, st.sampled_from(["undo", "reload"])), max_size=30), st.booleans())
 def test_a_codebook_decides_and_holds_what_one_in_float32_does(
     steps: list[tuple[float, float, int] | str], average: bool

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import EditError
@@ -15,6 +15,7 @@ from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision
 from easyedit_lifelong.methods.grace.codebook.history import decision_of, keys_of, rows_of
 from easyedit_lifelong.methods.grace.codebook.removal import without
+from tests.support.thoroughness import examples
 
 Edit = tuple[int, int, int]
 streams = st.lists(st.tuples(st.integers(-10, 10), st.integers(-10, 10), st.integers(0, 2)), min_size=1, max_size=30)
@@ -49,7 +50,7 @@ def same_changes(one: list[Change], other: list[Change]) -> bool:
     return [told(change) for change in one] == [told(change) for change in other]
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(streams, books, st.data())
 def test_without_some_edits_is_built_without_them(
     stream: list[Edit], options: tuple[str, str], data: st.DataObject
@@ -66,7 +67,7 @@ def test_without_some_edits_is_built_without_them(
     assert len(codebook) == 0
 
 
-@settings(max_examples=50, deadline=None)
+@examples(50)
 @given(streams, books)
 def test_what_is_told_of_a_history_is_what_was_done(stream: list[Edit], options: tuple[str, str]) -> None:
     codebook = empty(options)
@@ -80,7 +81,7 @@ def test_what_is_told_of_a_history_is_what_was_done(stream: list[Edit], options:
     assert str(rows_of(codebook, changes, begin)) == str(rows[begin:])
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(streams, st.data())
 def test_a_failure_on_the_way_leaves_the_codebook_as_it_was(stream: list[Edit], data: st.DataObject) -> None:
     options = ("euc", "coverage")

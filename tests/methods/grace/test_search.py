@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from easyedit_lifelong.methods.grace.codebook import search
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.codebook.distance import between, farthest_squared, prepared
+from tests.support.thoroughness import examples
 
 NORMAL = (64, 512, 32, 1 << 22, 4096)
 SIZES = [NORMAL, (2, 512, 32, 1 << 22, 4096), (2, 0, 1000, 1 << 22, 4096), (2, 3, 1000, 50, 7)]
@@ -92,7 +93,7 @@ def situations(draw: st.DrawFn) -> tuple[Codebook, Tensor]:
     return codebook, asked
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(situations(), st.sampled_from(SIZES))
 def test_it_decides_as_brute_force_does(situation: tuple[Codebook, Tensor], limits: tuple[int, ...]) -> None:
     codebook, queries = situation
@@ -100,7 +101,7 @@ def test_it_decides_as_brute_force_does(situation: tuple[Codebook, Tensor], limi
         assert_like_brute_force(codebook, queries)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(situations())
 def test_an_answer_does_not_depend_on_the_other_queries(situation: tuple[Codebook, Tensor]) -> None:
     codebook, queries = situation
@@ -114,7 +115,7 @@ rows = st.integers(-8, 8).map(lambda n: n / 4)
 edits = st.tuples(rows, rows, st.integers(0, 2))
 
 
-@settings(max_examples=80, deadline=None)
+@examples(80)
 @given(
     steps=st.lists(st.one_of(edits, st.sampled_from(["undo", "move", "copy", "reload", "redo"])), max_size=40),
     dist_fn=st.sampled_from(["euc", "cos"]),
@@ -226,7 +227,7 @@ def test_a_vector_without_direction_is_at_cosine_distance_one() -> None:
     assert distances.tolist() == [[1.0, 1.0], [1.0, 0.0], [1.0, 2.0]]
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.integers(0, 10_000), st.sampled_from(["euc", "cos"]), st.sampled_from([1e-22, 1e-3, 1.0, 1e10]))
 def test_no_distance_is_more_than_its_limit(seed: int, dist_fn: str, scale: float) -> None:
     a = prepared(scale * normal(6, 200, seed), dist_fn)

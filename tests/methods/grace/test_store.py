@@ -27,6 +27,7 @@ from easyedit_lifelong.methods.grace.store import GraceStore
 from easyedit_lifelong.methods.shared import records as record
 from tests.support import subject_edits
 from tests.support.state_folders import change_hparams, change_index, keeper, load_state, save_state
+from tests.support.thoroughness import default_cases
 from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer, state_of
 
 FACTS = [
@@ -243,7 +244,7 @@ def resumed(folder: Path, mode: str, case_ids: list[Any] | None = None) -> tuple
     return model, subject_editor(model, mode)
 
 
-@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("count", default_cases([1, 5], 5))
 @pytest.mark.parametrize("mode", subject_edits.MODES)
 def test_a_run_by_subjects_goes_on_the_same(tmp_path: Path, mode: str, count: int) -> None:
     """The same radii, decisions and values, whether it was cut short or not; and in the folder, too."""

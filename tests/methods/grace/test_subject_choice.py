@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.subject.subject_layer import _joined, _reached
 from tests.support.subjects import ENDS, FACTS, PROMPTS, book_of, edited, ids_of, putting
+from tests.support.thoroughness import default_cases, examples
 from tests.support.tiny_models import build_model, build_tokenizer
 
 SEVERAL = [
@@ -54,7 +55,7 @@ def chosen(family: str, editor: Any, text: str, gate_eps: float | None) -> int:
     return best
 
 
-@pytest.mark.parametrize("gate_eps", [None, 0.9, 1.99])
+@pytest.mark.parametrize("gate_eps", default_cases([None, 0.9, 1.99], None, 0.9))
 @pytest.mark.parametrize("deep", [False, True])
 def test_the_nearest_in_both_looks_answers(family: str, gate_eps: float | None, deep: bool) -> None:
     options: dict[str, Any] = {"gate_eps": gate_eps, "deep": deep, "eps": 0.6, "key_templates": ["blue {subject}"]}
@@ -103,7 +104,7 @@ rows = st.integers(1, 6).flatmap(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(rows, st.data())
 def test_a_prompt_in_two_parts_reaches_what_the_whole_reaches(tokens: list[list[float]], data: st.DataObject) -> None:
     told, columns = torch.tensor(tokens), torch.arange(5, 5 + len(tokens))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +17,7 @@ from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision
 from easyedit_lifelong.methods.grace.codebook.removal import without
 from easyedit_lifelong.methods.grace.codebook.search import SMALLEST
+from tests.support.thoroughness import examples
 
 WIDTH, VALUE, GATE = 3, 2, 2
 GATE_EPS = 0.3
@@ -169,7 +170,7 @@ def enter(book: Codebook, kind: Kind, edit: Edit) -> tuple[Decision, Change]:
     return decision, change
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(streams, kinds, st.lists(vector(WIDTH), min_size=4, max_size=4))
 def test_decisions_and_lookups_are_those_of_the_rules(stream: list[Edit], kind: Kind, asked: list[list[int]]) -> None:
     book, account = kind.book(), Account(kind)
@@ -198,7 +199,7 @@ def test_decisions_and_lookups_are_those_of_the_rules(stream: list[Edit], kind: 
     assert ((book.nearness(queries) <= 1).any(dim=1)).tolist() == reached
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(streams, kinds, st.data())
 def test_without_some_edits_is_built_without_them(stream: list[Edit], kind: Kind, data: st.DataObject) -> None:
     book = kind.book()

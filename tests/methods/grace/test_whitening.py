@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from easyedit_lifelong.methods.grace.subject import whitening
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.grace.subject.whitening import whitened, whitening_of
 from tests.support.subjects import FACTS, MODES, book_of, edited, hparams_for, ids_of
+from tests.support.thoroughness import examples
 from tests.support.tiny_models import WORDS, build_model, build_tokenizer
 
 
@@ -49,7 +50,7 @@ def test_leading_directions_become_as_long_as_the_others_are_on_average(width: i
     torch.testing.assert_close(lengths, others.expand(rank), rtol=1e-4, atol=1e-6)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 1000), st.floats(0, 6))
 def test_nothing_gets_longer(width: int, rank: int, seed: int, spread: float) -> None:
     basis = whitening_of(moment_of(width, seed, spread), rank)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, SeparateBatches, solving_device
+from tests.support.thoroughness import examples
 
 close = torch.testing.assert_close
 
@@ -22,7 +23,7 @@ def _keys(size: int, count: int, generator: torch.Generator, scale: float = 1.0)
     return torch.randn(size, count, generator=generator, dtype=torch.float64) * scale
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     size=st.integers(1, 12),
     batches=st.lists(st.integers(1, 7), min_size=1, max_size=8),

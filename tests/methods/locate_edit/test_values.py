@@ -19,6 +19,7 @@ from easyedit_lifelong.methods.locate_edit.values import TargetVectors, optimise
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
 from tests.support.coachhook_edits import LEARNABLE, TEMPLATES, editor_on, hparams_for, requests_for
+from tests.support.thoroughness import default_cases
 from tests.support.tiny_models import build_model, build_tokenizer
 
 # GPT-J attends in float32 whatever its dtype. Llama and its kin round their norms so, but one row at a time.
@@ -129,7 +130,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", default_cases(FAMILIES, "gpt2", "mistral"))
 def test_as_memit_does_one_by_one(family: str, settings: str) -> None:
     model = build_model(family, torch.float64)
     hparams = hparams_for(family, **{"v_num_grad_steps": 8, **SETTINGS[settings]})
@@ -157,7 +158,7 @@ def test_wherever_the_fact_is_looked_up(fact_token: str) -> None:
         torch.testing.assert_close(together.z[i], z, rtol=1e-8, atol=1e-8)
 
 
-@pytest.mark.parametrize("v_loss_layer", [0, 1, 2, 3])
+@pytest.mark.parametrize("v_loss_layer", default_cases([0, 1, 2, 3], 0, 2))
 @pytest.mark.parametrize("layer", [1, 3])
 def test_the_loss_of_an_earlier_block(v_loss_layer: int, layer: int) -> None:
     model = build_model("gpt2", torch.float64)
