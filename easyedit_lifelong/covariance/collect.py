@@ -36,7 +36,7 @@ class KeyTaker:
         self._modules = {path: find_module(model, path)[1] for path in sums}
 
     @torch.no_grad()
-    def take(self, rows: Sequence[list[int]]) -> None:
+    def add_rows(self, rows: Sequence[list[int]]) -> None:
         """Add the keys of all tokens of the rows to the sums.
 
         Raises:
@@ -79,7 +79,7 @@ def add_block(taker: KeyTaker, block: Block, batch_tokens: int | None = None) ->
         kind = taker.model.get_input_embeddings().weight.device.type
         batch_tokens = BATCH_TOKENS.get(kind, _DEFAULT_BATCH_TOKENS)
     for batch in batches(rows, batch_tokens):
-        taker.take(batch)
+        taker.add_rows(batch)
     for path, total in taker.sums.items():
         try:
             total.flush()

@@ -90,9 +90,9 @@ def find_corpus(corpus: str | Path | Sequence[str]) -> Corpus:
     path = Path(name).expanduser()
     # Any existing file or folder comes before a dataset of that name; EasyEdit's names above come before both.
     if path.exists() or path.suffix.lower() in documents.SUFFIXES or name.startswith((".", "~", "/")):
-        files = documents.files_of(path)
+        files = documents.corpus_files(path)
         label = re.sub(r"[^\w.-]+", "_", path.resolve().stem) or "corpus"
-        identity = {"kind": "files", "name": path.name, "digest": documents.digest_of(files)}
+        identity = {"kind": "files", "name": path.name, "digest": documents.digest_files(files)}
         return Corpus(label, identity, lambda: documents.concatenate([documents.read_file(file) for file in files]))
     if not _HUB_NAME.fullmatch(name):
         raise DataError(f"corpus: {name!r} is no file, folder or dataset. {_ALTERNATIVES}.")
@@ -131,4 +131,4 @@ def _load_dataset(label: str, name: str, config: str | None) -> Sequence[str]:
         raise DataError(
             f"corpus {label!r}: has no column 'text', and not exactly one column of text (columns: {list(features)})"
         )
-    return documents.column(loaded[field])
+    return documents.table_column(loaded[field])

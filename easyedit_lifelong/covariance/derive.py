@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -74,9 +75,9 @@ def check_copies(job: Job, samples: int | None) -> None:
         samples: EasyEdit's ``mom2_n_samples``; None for no copies.
 
     Raises:
-        CovarianceError: a file exists that isn't a copy for this number of samples.
+        CovarianceError: a file that isn't a copy for this number of samples has the name of a copy.
     """
-    for copy in (copy for module in job.sizes for copy in _copy_paths(job, module, samples)):
+    for copy in itertools.chain.from_iterable(_copy_paths(job, module, samples) for module in job.sizes):
         if copy.exists() and (read_sidecar(copy) or {}).get("stands_in_for_samples") != samples:
             raise CovarianceError(
                 f"{copy}: is there already and holds statistics of its own; it was not replaced. "
@@ -144,6 +145,7 @@ def _require_sidecar(path: Path) -> dict[str, Any]:
 
 
 def _check_mergeable(paths: Sequence[Path], sidecars: Sequence[Mapping[str, Any]]) -> None:
+    """Check that files are of the same weights and module, and of different texts."""
     for path, sidecar in zip(paths[1:], sidecars[1:], strict=True):
         for field in _SAME_FIELDS:
             if sidecar.get(field) != sidecars[0].get(field):
@@ -153,7 +155,7 @@ def _check_mergeable(paths: Sequence[Path], sidecars: Sequence[Mapping[str, Any]
                 )
     seen: dict[str, Path] = {}
     for path, sidecar in zip(paths, sidecars, strict=True):
-        # Self-sampled text depends on the seed. For other corpora, the seed only changes the order.
+        # Self-sampled text of another seed is other text. Documents of a corpus can be the same for another seed.
         kind = sidecar["corpus"].get("kind")
         text = repr((sorted(sidecar["corpus"].items()), sidecar.get("seed") if kind == "self-sampled" else None))
         if text in seen:
@@ -166,4 +168,5 @@ def _check_mergeable(paths: Sequence[Path], sidecars: Sequence[Mapping[str, Any]
 def _write_with_sidecar(
     path: Path, total: torch.Tensor, count: int, samples: int, dtype: str, fields: Mapping[str, Any]
 ) -> None:
+    """Write a file of second moments, and its sidecar with the given fields."""
     write_moments(path, total, count, samples, dtype, before=lambda size: write_fields(path, {**fields, "bytes": size}))

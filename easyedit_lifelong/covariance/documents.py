@@ -23,7 +23,7 @@ _PIECES = 64
 _PIECE_BYTES = 1 << 20
 
 
-def files_of(path: Path) -> list[Path]:
+def corpus_files(path: Path) -> list[Path]:
     """Return the corpus files at a path: the file itself, or all in the folder and its subfolders, sorted.
 
     Raises:
@@ -42,7 +42,7 @@ def files_of(path: Path) -> list[Path]:
     return files
 
 
-def digest_of(files: Sequence[Path]) -> str:
+def digest_files(files: Sequence[Path]) -> str:
     """Return a digest of files' contents. For large files, it covers the size and evenly spaced pieces.
 
     Raises:
@@ -96,7 +96,7 @@ def concatenate(parts: Sequence[Sequence[str]]) -> Documents:
     return Documents(ends[-1], read)
 
 
-def column(values: Any) -> Documents:
+def table_column(values: Any) -> Documents:
     """Return the texts in a column of a table as documents; a missing text is empty."""
 
     def read(index: int) -> str:
@@ -232,6 +232,6 @@ def _read_parquet(path: Path) -> Sequence[str]:
             raise DataError(
                 f"{path}: has no column 'text', and not exactly one column of text (columns: {', '.join(is_text)})"
             )
-        return column(file.read(columns=[field]).column(field))
+        return table_column(file.read(columns=[field]).column(field))
     except arrow.ArrowException as error:
         raise DataError(f"{path}: is not a readable Parquet file: {str(error).splitlines()[0]}") from error

@@ -128,7 +128,7 @@ def check_sidecar(path: Path, content: Mapping[str, Any], wanted: Identity) -> N
     if differences:
         raise CovarianceError(
             f"{path}: holds other second moments than these: {'; '.join(differences)}. "
-            f"Delete the file and {sidecar_of(path).name} to collect anew, or name another folder."
+            f"Delete the file and {sidecar_of(path).name} to collect again, or name another folder."
         )
 
 

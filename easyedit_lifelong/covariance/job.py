@@ -35,7 +35,7 @@ class Job:
         amount: how much text is read.
         n_samples: number of documents of a stored file that is accepted instead.
         context: maximum length of a row, in tokens.
-        named_context: the ``context`` of the caller, which becomes part of file names; None if there is none.
+        requested_context: the ``context`` of the caller, which becomes part of file names; None if there is none.
         stats_dir: folder of all statistics; None for this package's cache.
         dtype: dtype of the stored sums.
         seed: seed of the order of documents, or of the sampling.
@@ -50,7 +50,7 @@ class Job:
     amount: Amount
     n_samples: int | None
     context: int
-    named_context: int | None
+    requested_context: int | None
     stats_dir: str | Path | None
     dtype: str
     seed: int
@@ -70,7 +70,7 @@ class Job:
                 self.dtype,
                 self.amount.samples,
                 n_tokens=self.amount.tokens,
-                context=self.named_context,
+                context=self.requested_context,
             )
             for module in self.sizes
         }
@@ -83,7 +83,7 @@ class Job:
             by_samples: return the identity for :attr:`n_samples` documents instead of :attr:`amount`.
         """
         amount = Amount(samples=self.n_samples) if by_samples else self.amount
-        context = row_length(self.model, amount, self.named_context) if by_samples else self.context
+        context = row_length(self.model, amount, self.requested_context) if by_samples else self.context
         return Identity(
             model_label(self.model),
             self.fingerprint(),
@@ -137,7 +137,7 @@ def make_job(
         amount=amount,
         n_samples=n_samples,
         context=row_length(model, amount, context),
-        named_context=context,
+        requested_context=context,
         fingerprint=functools.cache(lambda: model_fingerprint(model)),
         **options,
     )

@@ -64,7 +64,7 @@ def collect(
         )
         for module, total in state.sums.items()
     }
-    facts = {"engine": "native", "processes": shard.world, "seconds": round(state.seconds, 1)}
+    facts = {"engine": "native", "processes": shard.world_size, "seconds": round(state.seconds, 1)}
     on_first(shard, lambda: store(job, state.sums, state.position.documents, **facts))
     partial.remove()
     return moments
@@ -93,7 +93,7 @@ def _run(
     taker = KeyTaker(model, state.sums, pad)
     start = time.monotonic() - state.seconds
     for block in plan.blocks(state.position):
-        if shard.takes(block.after.block - 1):
+        if shard.owns_block(block.after.block - 1):
             add_block(taker, block)
         state.position = block.after
         state.seconds = time.monotonic() - start

@@ -64,8 +64,8 @@ def read_sum(path: Path, d: int | None = None, sample_size: int | None = None) -
             raise CovarianceError(f"{path}: 'mom2.count' is {count}; it must be a number greater than 0")
         if sample_size is not None and stated is not None and stated != sample_size:
             raise CovarianceError(
-                f"{path}: holds {stated} samples, but {sample_size} were asked for. "
-                f"Ask for {stated}, name another folder, or delete the file."
+                f"{path}: holds {stated} samples, but {sample_size} were requested. "
+                f"Request {stated}, name another folder, or delete the file."
             )
         matrix = archive["mom2.mom2"]
     if matrix.ndim != 2 or matrix.shape != ((d, d) if d is not None else (len(matrix), len(matrix))):

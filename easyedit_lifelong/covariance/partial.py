@@ -52,7 +52,7 @@ class PartialSums:
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any], shard: Shard, every: float) -> None:
-        self._settings = json.dumps({**settings, "rank": shard.rank, "world": shard.world}, sort_keys=True)
+        self._settings = json.dumps({**settings, "rank": shard.rank, "world": shard.world_size}, sort_keys=True)
         self._name = f".partial-{hashlib.sha256(self._settings.encode()).hexdigest()[:16]}"
         self.folder, self._every = folder, every
         self._last_save = time.monotonic()

@@ -26,20 +26,20 @@ class Shard:
 
     Attributes:
         rank: index of this process.
-        world: number of processes.
+        world_size: number of processes.
         group: process group that adds the sums; None for the default group, or if there is only one process.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     group: Any = None
 
-    def takes(self, block: int) -> bool:
+    def owns_block(self, block: int) -> bool:
         """Whether this process reads a block."""
-        return block % self.world == self.rank
+        return block % self.world_size == self.rank
 
     @property
-    def first(self) -> bool:
+    def is_first(self) -> bool:
         """Whether this is the first process, which writes the files."""
         return self.rank == 0
 
@@ -74,10 +74,10 @@ def on_first(shard: Shard, call: Callable[[], T]) -> T:
     Raises:
         LifelongError: the error that the first process raised; it is raised in all processes.
     """
-    if shard.world == 1:
+    if shard.world_size == 1:
         return call()
     outcome: list[Any] = [None, None]
-    if shard.first:
+    if shard.is_first:
         try:
             outcome[0] = call()
         except LifelongError as error:
@@ -98,9 +98,9 @@ def add_up(shard: Shard, sums: Sequence[MomentSum]) -> None:
     Raises:
         CovarianceError: the processes collect different modules.
     """
-    if shard.world == 1:
+    if shard.world_size == 1:
         return
-    sizes: list[Any] = [None] * shard.world
+    sizes: list[Any] = [None] * shard.world_size
     dist.all_gather_object(sizes, [total.d for total in sums], group=shard.group)
     if any(size != sizes[0] for size in sizes):
         raise CovarianceError(

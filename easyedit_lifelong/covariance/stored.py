@@ -36,7 +36,7 @@ def find_stored(job: Job) -> dict[str, Path]:
             job.dtype,
             n_samples=job.n_samples,
             n_tokens=job.amount.tokens,
-            context=job.named_context,
+            context=job.requested_context,
         )
         if files:
             _check_file(files[0], job, module)

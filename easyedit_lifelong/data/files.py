@@ -46,7 +46,7 @@ def read_records(path: Path) -> list[Any]:
     return records
 
 
-def located(name: Path | str, records: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+def name_records(name: Path | str, records: Sequence[Any]) -> Iterator[tuple[str, Any]]:
     """Yield every record, preceded by its name in messages: ``NAME, record INDEX``."""
     return ((f"{name}, record {index}", record) for index, record in enumerate(records))
 
@@ -71,7 +71,7 @@ def require_texts(where: str, record: Any, names: Sequence[str]) -> None:
             raise DataError(f"{where}, field {name!r}: is empty or not text. Give it text or remove the record.")
 
 
-def label_text(label: Any) -> Any:
+def label_as_text(label: Any) -> Any:
     """Return a label as text if it is a number, as in most datasets; return any other value unchanged."""
     return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data import hub_datasets as hub
-from easyedit_lifelong.data.files import label_text, located, read_records, require_texts
+from easyedit_lifelong.data.files import label_as_text, name_records, read_records, require_texts
 from easyedit_lifelong.data.native_loaders import counterfact_records, zsre_records
 from easyedit_lifelong.data.request import EditRequest, check_unique
 from easyedit_lifelong.errors import DataError
@@ -35,7 +35,7 @@ def read_zsre(path: Path) -> list[EditRequest]:
         DataError: the file or a record is invalid.
     """
     records = read_records(path)
-    for where, record in located(path, records):
+    for where, record in name_records(path, records):
         require_texts(where, record, _ZSRE_TEXTS)
         answers = record.get("answers")
         if not isinstance(answers, list) or not answers or not isinstance(answers[0], str):
@@ -57,7 +57,7 @@ def read_zsre_rephrased(path: Path) -> list[EditRequest]:
         DataError: the file or a record is invalid.
     """
     records = []
-    for where, record in located(path, read_records(path)):
+    for where, record in name_records(path, read_records(path)):
         require_texts(where, record, ("input",))
         outputs = record.get("output")
         answers = [out.get("answer") for out in outputs if isinstance(out, dict)] if isinstance(outputs, list) else []
@@ -78,7 +78,7 @@ def read_counterfact(path: Path) -> list[EditRequest]:
         DataError: the file or a record is invalid.
     """
     records = read_records(path)
-    for where, record in located(path, records):
+    for where, record in name_records(path, records):
         require_texts(where, record, _COUNTERFACT_TEXTS)
     return _make_requests(path, _load_records("counterfact", path, records, counterfact_records))
 
@@ -95,7 +95,7 @@ def read_hallucination(path: Path) -> list[EditRequest]:
         DataError: the file or a record is invalid.
     """
     records, without_locality = [], []
-    for index, (where, record) in enumerate(located(path, read_records(path))):
+    for index, (where, record) in enumerate(name_records(path, read_records(path))):
         require_texts(where, record, _HALLUCINATION_TEXTS)
         answer = record.get("locality_ground_truth")
         if isinstance(answer, str) and not answer.strip():
@@ -121,8 +121,8 @@ def read_labelled(path: Path) -> list[EditRequest]:
         DataError: the file or a record is invalid.
     """
     records = []
-    for where, record in located(path, read_records(path)):
-        record = {**record, "label": label_text(record.get("label"))} if isinstance(record, dict) else record
+    for where, record in name_records(path, read_records(path)):
+        record = {**record, "label": label_as_text(record.get("label"))} if isinstance(record, dict) else record
         require_texts(where, record, ("text", "label"))
         records.append({"prompt": record["text"], "target_new": record["label"]})
     return _make_requests(path, records)
@@ -186,7 +186,7 @@ def _make_requests(path: Path, records: Sequence[Any]) -> list[EditRequest]:
     """Validate records; the default of ``case_id`` is the index of the record."""
     return [
         EditRequest.from_dict(record, where, case_id=index)
-        for index, (where, record) in enumerate(located(path, records))
+        for index, (where, record) in enumerate(name_records(path, records))
     ]
 
 

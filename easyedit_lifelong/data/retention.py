@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data import hub_datasets as hub
-from easyedit_lifelong.data.files import label_text, located, read_json_file
+from easyedit_lifelong.data.files import label_as_text, name_records, read_json_file
 from easyedit_lifelong.data.request import Probe, encoding_problem
 from easyedit_lifelong.errors import DataError
 
@@ -43,7 +43,7 @@ def read_retention(path: Path | str) -> list[Probe]:
     if not records:
         raise DataError(f"{name}: holds no facts")
     fields = _question_fields(records[0])
-    probes = [_make_probe(where, record, fields) for where, record in located(name, records)]
+    probes = [_make_probe(where, record, fields) for where, record in name_records(name, records)]
     return list(dict.fromkeys(probes)) if fields == _FIELDS[1] else probes
 
 
@@ -59,7 +59,7 @@ def _make_probe(where: str, record: Any, fields: tuple[str, str]) -> Probe:
     for field in fields:
         value = record.get(field) if isinstance(record, dict) else None
         if field == "label":
-            value = label_text(value)
+            value = label_as_text(value)
         if not isinstance(value, str) or not value.strip():
             raise DataError(f"{where}, field {field!r}: is missing, empty or not text")
         problem = encoding_problem(value)

@@ -32,36 +32,36 @@ def ending_after(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def recording_output(module: nn.Module | None, keep: Callable[[Any], None]) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which ``keep`` receives every output of a module.
+def recording_output(module: nn.Module | None, record: Callable[[Any], None]) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which ``record`` is called with every output of a module.
 
     Args:
         module: the module; None records nothing.
-        keep: called with the module's output, in every forward pass.
+        record: called with the output, in every forward pass through the module.
     """
 
-    def record(_: nn.Module, __: Any, output: Any) -> None:
-        keep(output)
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        record(output)
 
-    return contextlib.nullcontext() if module is None else module.register_forward_hook(record)
+    return contextlib.nullcontext() if module is None else module.register_forward_hook(hook)
 
 
 @contextlib.contextmanager
 def recording_inputs(
-    modules: Mapping[str, nn.Module], keep: Callable[[str, Any], None], *, end: bool = False
+    modules: Mapping[str, nn.Module], record: Callable[[str, Any], None], *, end: bool = False
 ) -> Iterator[None]:
-    """Call ``keep`` with every input of some modules, in the order in which the modules run.
+    """Call ``record`` with every input of the given modules, in the order in which they run.
 
     Args:
         modules: the modules by name.
-        keep: called with a module's name and its first positional argument. If there are only keyword arguments, it
+        record: called with a module's name and its first positional argument. If there are only keyword arguments, it
             receives ``hidden_states``, or the first one.
         end: end the forward pass as soon as every module has received its input.
     """
     missing = set(modules)
 
-    def record(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(name, args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None)))
+    def hook(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        record(name, args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None)))
         missing.discard(name)
         if end and not missing:
             raise PassEnded
@@ -69,8 +69,7 @@ def recording_inputs(
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.suppress(PassEnded))
         for name, module in modules.items():
-            hook = functools.partial(record, name)
-            stack.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
+            stack.enter_context(module.register_forward_pre_hook(functools.partial(hook, name), with_kwargs=True))
         yield
 
 
