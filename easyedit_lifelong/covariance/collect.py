@@ -80,8 +80,8 @@ def add_block(taker: KeyTaker, block: Block, batch_tokens: int | None = None) ->
         batch_tokens = BATCH_TOKENS.get(kind, _DEFAULT_BATCH_TOKENS)
     for batch in batches(rows, batch_tokens):
         taker.add_rows(batch)
-    for path, total in taker.sums.items():
+    for path, moment_sum in taker.sums.items():
         try:
-            total.flush()
+            moment_sum.flush()
         except CovarianceError as error:
             raise CovarianceError(f"{path}: {error}") from error

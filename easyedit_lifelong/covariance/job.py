@@ -118,7 +118,7 @@ def make_job(
         n_tokens: amount as a number of tokens. If neither is given: :data:`TOKENS_PER_DIMENSION` per dimension of the
             largest key.
         context: maximum length of a row in tokens; None for the default.
-        counts_tokens: if both numbers are given: whether the amount is the number of tokens.
+        counts_tokens: whether the amount is the number of tokens if both numbers are given.
         options: the other fields of :class:`Job`.
 
     Raises:
@@ -151,6 +151,6 @@ def row_length(model: Any, amount: Amount, context: int | None) -> int:
     """
     longest = context_length(model) or math.inf
     if context is not None and not 0 < context <= longest:
-        raise CovarianceError(f"context: {context} isn't between 1 and {longest}, the most the model takes")
+        raise CovarianceError(f"context: {context} isn't between 1 and {longest}, the model's context length")
     default = TOKENS_CONTEXT if amount.samples is None or longest is math.inf else longest
     return int(min(default if context is None else context, longest))

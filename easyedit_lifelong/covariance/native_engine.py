@@ -54,15 +54,16 @@ def collect(
     with evaluating(model):
         _run(model, tokenizer, _make_plan(model, tokenizer, job), state, partial, shard, progress)
     add_up(shard, list(state.sums.values()))
-    if not any(total.count for total in state.sums.values()):
+    if not any(moment_sum.count for moment_sum in state.sums.values()):
         raise CovarianceError(f"corpus {job.corpus.label!r}: its documents hold no tokens. Give another corpus.")
     _warn_if_short(job, state)
+    dtype = getattr(torch, job.dtype)
     moments = {
         # Round as in the stored file: reading it later must give exactly the same.
         module: SecondMoment(
-            mean_of(total.symmetric().to(getattr(torch, job.dtype)), total.count), total.count, str(job.paths[module])
+            mean_of(moment_sum.symmetric().to(dtype), moment_sum.count), moment_sum.count, str(job.paths[module])
         )
-        for module, total in state.sums.items()
+        for module, moment_sum in state.sums.items()
     }
     facts = {"engine": "native", "processes": shard.world_size, "seconds": round(state.seconds, 1)}
     on_first(shard, lambda: store(job, state.sums, state.position.documents, **facts))

@@ -87,10 +87,10 @@ class PartialSums:
             return False
         state = {"what": self._settings, "modules": list(progress.sums), "seconds": progress.seconds}
         arrays = {"state": np.array(json.dumps({**state, "position": asdict(progress.position)}))}
-        for number, total in enumerate(progress.sums.values()):
-            total.flush()
-            arrays[f"sum{number}"] = total.total.numpy()
-            arrays[f"count{number}"] = np.array(total.count)
+        for number, moment_sum in enumerate(progress.sums.values()):
+            moment_sum.flush()
+            arrays[f"sum{number}"] = moment_sum.total.numpy()
+            arrays[f"count{number}"] = np.array(moment_sum.count)
         with replacing(self._file(progress)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub expects its flag allow_pickle
         self._last_save = time.monotonic()
@@ -103,6 +103,7 @@ class PartialSums:
             path.unlink(missing_ok=True)
 
     def _file(self, progress: Progress) -> Path:
+        """Return the file of a checkpoint. Its name depends on the settings and the modules."""
         modules = hashlib.sha256("\0".join(sorted(progress.sums)).encode()).hexdigest()[:8]
         return self.folder / f"{self._name}-{modules}.npz"
 
@@ -116,10 +117,9 @@ class PartialSums:
                 sums = {}
                 for module, d in sizes.items():
                     number = state["modules"].index(module)
-                    total = MomentSum(d)
-                    total.total = torch.from_numpy(archive[f"sum{number}"]).reshape(d, d)
-                    total.count = int(archive[f"count{number}"])
-                    sums[module] = total
+                    sums[module] = moment_sum = MomentSum(d)
+                    moment_sum.total = torch.from_numpy(archive[f"sum{number}"]).reshape(d, d)
+                    moment_sum.count = int(archive[f"count{number}"])
                 return Progress(sums, Position(**state["position"]), float(state["seconds"]))
         except Exception as error:  # whatever is wrong with the file, the collection can start again
             LOG.warning("%s: unfinished sums can't be read, starting again: %s", path, error)

@@ -49,7 +49,7 @@ class Amount:
 
 @dataclass(frozen=True)
 class Position:
-    """A position in a collection, always at the end of a block.
+    """A position in a collection.
 
     Attributes:
         block: number of blocks before it.
@@ -112,7 +112,7 @@ class TextPlan:
             del self._order[amount.samples :]
         self._prefix = text_prefix(tokenizer)
         if len(self._prefix) >= context:
-            raise CovarianceError(f"context: {context} tokens leave no room for text")
+            raise CovarianceError(f"context: {context} tokens leave no room for text. Give a larger number.")
 
     def blocks(self, start: Position) -> Iterator[Block]:
         """Yield the blocks from a position on."""
@@ -163,4 +163,5 @@ def _take_tokens(rows: list[list[int]], budget: int) -> list[list[int]]:
 
 
 def _block(rows: list[list[int]], after: Position) -> Block:
+    """Return a block of rows that are computed already."""
     return Block(lambda: rows, after)

@@ -45,7 +45,7 @@ class SampledPlan:
         self.length = min(ROW_TOKENS, context)
         self._prefix = text_prefix(tokenizer)
         if len(self._prefix) + 2 > self.length:
-            raise CovarianceError(f"context: {context} tokens leave no room for text")
+            raise CovarianceError(f"context: {context} tokens leave no room for text. Give a larger number.")
         self._special = torch.tensor(sorted(set(tokenizer.all_special_ids)), dtype=torch.long)
         self._word_ids = _word_ids(tokenizer)
         self.tokens = amount.tokens if amount.tokens is not None else amount.total * self.length

@@ -22,7 +22,7 @@ _TIMEOUT = datetime.timedelta(days=2)
 
 @dataclass(frozen=True)
 class Shard:
-    """This process's part of a collection.
+    """This process's part of a collection: of N processes, each reads every N-th block.
 
     Attributes:
         rank: index of this process.
@@ -101,14 +101,14 @@ def add_up(shard: Shard, sums: Sequence[MomentSum]) -> None:
     if shard.world_size == 1:
         return
     sizes: list[Any] = [None] * shard.world_size
-    dist.all_gather_object(sizes, [total.d for total in sums], group=shard.group)
+    dist.all_gather_object(sizes, [moment_sum.d for moment_sum in sums], group=shard.group)
     if any(size != sizes[0] for size in sizes):
         raise CovarianceError(
             f"the processes collect different modules (key sizes {sizes}). Start them with the same settings."
         )
-    for total in sums:
-        total.flush()
-        count = torch.tensor([total.count], dtype=torch.int64)
-        dist.all_reduce(total.total, group=shard.group)
+    for moment_sum in sums:
+        moment_sum.flush()
+        count = torch.tensor([moment_sum.count], dtype=torch.int64)
+        dist.all_reduce(moment_sum.total, group=shard.group)
         dist.all_reduce(count, group=shard.group)
-        total.count = int(count)
+        moment_sum.count = int(count)

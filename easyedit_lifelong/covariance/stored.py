@@ -53,9 +53,7 @@ def _check_file(path: Path, job: Job, module: str) -> None:
     """Check a file by its sidecar, if it has one."""
     sidecar = read_sidecar(path)
     if sidecar is None:
-        LOG.info(
-            "%s: published statistics without a sidecar; nothing says of which weights, so that isn't checked", path
-        )
+        LOG.info("%s: published statistics have no sidecar; can't check that they are of this model's weights", path)
         return
     check_sidecar(path, sidecar, job.identity(module, by_samples=not _is_named_by_tokens(path)))
     if sidecar.get("bytes") != path.stat().st_size:
@@ -97,20 +95,20 @@ def store(job: Job, sums: Mapping[str, MomentSum], documents: int, **facts: Any)
         _store_module(job, module, path, sums[module], {"documents": documents, **facts})
 
 
-def _store_module(job: Job, module: str, path: Path, total: MomentSum, facts: dict[str, Any]) -> None:
+def _store_module(job: Job, module: str, path: Path, moment_sum: MomentSum, facts: dict[str, Any]) -> None:
     """Write the file and the sidecar of one module."""
     identity = job.identity(module)
     samples = facts["documents"] if job.amount.samples is None else job.amount.samples
-    facts = {"key_size": total.d, "count": total.count, **facts}
+    facts = {"key_size": moment_sum.d, "count": moment_sum.count, **facts}
 
     def write_module_sidecar(size: int) -> None:
         write_sidecar(path, identity, {**facts, "bytes": size})
 
     try:
-        write_moments(path, total.symmetric(), total.count, samples, job.dtype, before=write_module_sidecar)
+        write_moments(path, moment_sum.symmetric(), moment_sum.count, samples, job.dtype, before=write_module_sidecar)
     except FileExistsError:
         existing = read_sidecar(path) or {}
-        if (existing.get("fingerprint"), existing.get("count")) != (identity.fingerprint, total.count):
+        if (existing.get("fingerprint"), existing.get("count")) != (identity.fingerprint, moment_sum.count):
             raise CovarianceError(
                 f"{path}: is there already, and isn't of this model and text (see {sidecar_of(path).name}); "
                 "it was not replaced. Delete it or name another folder."
