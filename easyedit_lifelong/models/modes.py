@@ -36,7 +36,7 @@ def editing(model: nn.Module) -> Iterator[None]:
     """
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise EditError(
-            "the model was loaded inside torch.inference_mode(), so it can't compute gradients. Load it outside."
+            "the model was loaded inside torch.inference_mode(), so it can't compute gradients; load it outside"
         )
     device = next(model.parameters()).device.type
     with (

@@ -237,9 +237,7 @@ def stack_of(model: Any, layer: nn.Module) -> nn.Module:
     for stack in (model.get_encoder(), model.get_decoder()):
         if any(module is layer for module in stack.modules()):
             return stack
-    raise ModelError(
-        f"this {type(layer).__name__} is neither in the encoder nor in the decoder. Name a layer of one of them."
-    )
+    raise ModelError(f"this {type(layer).__name__} is in neither encoder nor decoder. Name a layer of one of them.")
 
 
 def attach_tracker(model: Any, layer: nn.Module) -> PositionTracker | None:
