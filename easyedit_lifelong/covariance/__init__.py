@@ -1,4 +1,4 @@
-"""Second moments of keys: collected in one pass, merged, stored, and read from MEMIT's files."""
+"""Second moments of keys: collect them in one pass over a corpus, store and merge them, and read MEMIT's files."""
 
 from easyedit_lifelong.covariance.derive import merge_moments
 from easyedit_lifelong.covariance.files import moments_file

@@ -1,4 +1,4 @@
-"""One pass over a corpus for all modules, up to the last of them and no further."""
+"""Run rows of a corpus through a model, and sum the second moments of several modules' inputs in one pass."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from easyedit_lifelong.models.encoding import batches, pad_rows
 from easyedit_lifelong.models.modules import find_module
 
 BATCH_TOKENS = {"cpu": 2048}
-"""Most tokens a batch, by type of device: what fits a CPU's cache, …"""
-_BATCH_TOKENS_ELSEWHERE = 16384
+"""Maximum number of tokens in a batch, by type of device. On a CPU, such a batch fits into its cache."""
+_DEFAULT_BATCH_TOKENS = 16384
 
 
 class KeyTaker:
-    """Feeds rows to a model and sums the second moments of several modules' inputs.
+    """Runs a model on token rows and adds the keys k, the inputs of several modules, to running sums.
 
-    The pass ends in front of the last module: neither that nor anything after it is computed.
+    A forward pass ends before the last module: neither this module nor anything after it is computed.
 
     Args:
         model: causal language model.
         sums: running sums by path of the module.
-        pad: token id to fill rows with.
+        pad: id of the padding token.
     """
 
     def __init__(self, model: Any, sums: Mapping[str, MomentSum], pad: int) -> None:
@@ -36,42 +36,52 @@ class KeyTaker:
         self._modules = {path: find_module(model, path)[1] for path in sums}
 
     @torch.no_grad()
-    def take(self, rows: Sequence[list[int]]) -> None:
-        """Add the keys of every token of the rows.
+    def add_rows(self, rows: Sequence[list[int]]) -> None:
+        """Add the keys of all tokens of the rows to the sums.
 
         Raises:
-            CovarianceError: a module didn't run, or its inputs aren't one per token.
+            CovarianceError: a module didn't run, or it doesn't receive one vector per token.
         """
-        # Padding goes to the right, where no real token of a causal model looks.
+        # Tokens of a causal model don't attend to padding on the right.
         device = self.model.get_input_embeddings().weight.device
         ids, mask = pad_rows(rows, self._pad, "right", device)
-        padded, waiting = any(len(row) < ids.shape[1] for row in rows), set(self.sums)
+        padded = any(len(row) < ids.shape[1] for row in rows)
+        missing = set(self.sums)
 
-        def add(path: str, keys: Any) -> None:
+        def add_keys(path: str, keys: Any) -> None:
             if not isinstance(keys, Tensor) or keys.dim() < 2 or keys.shape[:-1].numel() != ids.numel():
                 shape = tuple(keys.shape) if isinstance(keys, Tensor) else type(keys).__name__
                 raise CovarianceError(f"{path}: its inputs ({shape}) aren't one key per token {tuple(ids.shape)}")
-            if path in waiting:
-                waiting.discard(path)
+            if path in missing:
+                missing.discard(path)
                 flat = keys.reshape(-1, keys.shape[-1])
                 self.sums[path].add(flat[mask.bool().reshape(-1).to(flat.device)] if padded else flat)
 
-        with recording_inputs(self._modules, add, end=True):
+        with recording_inputs(self._modules, add_keys, end=True):
             self.model(input_ids=ids, attention_mask=mask, use_cache=False)
-        if waiting:
-            raise CovarianceError(f"{min(waiting)}: didn't run in a forward pass of the model: it has no keys")
+        if missing:
+            raise CovarianceError(f"{min(missing)}: didn't run in a forward pass of the model: it has no keys")
 
 
 def add_block(taker: KeyTaker, block: Block, batch_tokens: int | None = None) -> None:
-    """Add one block's keys to the sums."""
+    """Add the keys of a block to the sums.
+
+    Args:
+        taker: adds the keys of a batch.
+        block: the block.
+        batch_tokens: maximum number of tokens in a batch; the default depends on the device.
+
+    Raises:
+        CovarianceError: the keys can't be collected, or contain NaN or infinity.
+    """
     rows = block.rows()
     if batch_tokens is None:
         kind = taker.model.get_input_embeddings().weight.device.type
-        batch_tokens = BATCH_TOKENS.get(kind, _BATCH_TOKENS_ELSEWHERE)
+        batch_tokens = BATCH_TOKENS.get(kind, _DEFAULT_BATCH_TOKENS)
     for batch in batches(rows, batch_tokens):
-        taker.take(batch)
-    for path, total in taker.sums.items():
+        taker.add_rows(batch)
+    for path, moment_sum in taker.sums.items():
         try:
-            total.flush()
+            moment_sum.flush()
         except CovarianceError as error:
             raise CovarianceError(f"{path}: {error}") from error

@@ -1,4 +1,4 @@
-"""Documents of text, JSON Lines, JSON and Parquet files, without holding a big file in memory."""
+"""Read documents of text, JSON Lines, JSON and Parquet files. Large text and JSON Lines files stay on disk."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from easyedit_lifelong.errors import DataError
 
 SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".ndjson", ".json", ".parquet")
 _READABLE = ", ".join(SUFFIXES)
-_WHOLE = 64 << 20
+_FULL_DIGEST_BYTES = 64 << 20
+"""Up to this size, the digest of a file covers all of its contents."""
 _PIECES = 64
+_PIECE_BYTES = 1 << 20
 
 
-def files_of(path: Path) -> list[Path]:
-    """Return the corpus files that a path means: itself, or those in it (sorted, at any depth).
+def corpus_files(path: Path) -> list[Path]:
+    """Return the corpus files at a path: the file itself, or all in the folder and its subfolders, sorted.
 
     Raises:
-        DataError: there are none, or the file is of a kind that can't be read.
+        DataError: the path doesn't exist, the folder holds no corpus file, or the file has another format.
     """
     path = path.expanduser()
     if path.is_file():
@@ -34,37 +36,41 @@ def files_of(path: Path) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise DataError(f"{path}: no such corpus file or folder")
-    found = sorted(p for p in path.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES)
-    if not found:
-        raise DataError(f"{path}: this folder holds no corpus file; it takes {_READABLE}.")
-    return found
+    files = sorted(file for file in path.rglob("*") if file.is_file() and file.suffix.lower() in SUFFIXES)
+    if not files:
+        raise DataError(f"{path}: this folder holds no corpus file. Put one of {_READABLE} into it.")
+    return files
 
 
-def digest_of(files: Sequence[Path]) -> str:
-    """Return a digest of the files' contents; of big ones, of evenly spaced pieces and the size."""
+def digest_files(files: Sequence[Path]) -> str:
+    """Return a digest of files' contents. For large files, it covers the size and evenly spaced pieces.
+
+    Raises:
+        DataError: a file can't be read.
+    """
     digest = hashlib.sha256()
     for path in files:
         try:
             size = path.stat().st_size
             digest.update(f"{path.name} {size}\n".encode())
             with path.open("rb") as file:
-                if size <= _WHOLE:
+                if size <= _FULL_DIGEST_BYTES:
                     digest.update(file.read())
                     continue
                 for piece in range(_PIECES):
-                    file.seek(piece * (size - (1 << 20)) // (_PIECES - 1))
-                    digest.update(file.read(1 << 20))
+                    file.seek(piece * (size - _PIECE_BYTES) // (_PIECES - 1))
+                    digest.update(file.read(_PIECE_BYTES))
         except OSError as error:
             raise DataError(f"{path}: can't be read: {error.strerror}") from error
     return digest.hexdigest()
 
 
 class Documents(Sequence[str]):
-    """Documents of which each is read when it is asked for.
+    """A sequence of documents that reads each document when it is accessed.
 
     Args:
-        count: how many there are.
-        read: returns the document of an index.
+        count: number of documents.
+        read: returns the document with an index.
     """
 
     def __init__(self, count: int, read: Callable[[int], str]) -> None:
@@ -79,8 +85,8 @@ class Documents(Sequence[str]):
         return self._read(index)
 
 
-def joined(parts: Sequence[Sequence[str]]) -> Documents:
-    """Return the documents of several files as one sequence."""
+def concatenate(parts: Sequence[Sequence[str]]) -> Documents:
+    """Return the documents of several sequences as one sequence."""
     ends = list(itertools.accumulate(map(len, parts), initial=0))
 
     def read(index: int) -> str:
@@ -90,8 +96,8 @@ def joined(parts: Sequence[Sequence[str]]) -> Documents:
     return Documents(ends[-1], read)
 
 
-def column(values: Any) -> Documents:
-    """Return the texts of a table's column; a missing one is empty."""
+def table_column(values: Any) -> Documents:
+    """Return the texts in a column of a table as documents; a missing text is empty."""
 
     def read(index: int) -> str:
         value = values[index]
@@ -101,13 +107,13 @@ def column(values: Any) -> Documents:
     return Documents(len(values), read)
 
 
-def _slices(path: Path, spans: Sequence[tuple[int, int]], decode: Callable[[bytes, int], str]) -> Documents:
-    """Return documents that are byte ranges of a file; only the ranges are held in memory.
+def _byte_ranges(path: Path, spans: Sequence[tuple[int, int]], decode: Callable[[bytes, int], str]) -> Documents:
+    """Return documents that are byte ranges of a file. Memory holds only the ranges.
 
     Args:
         path: the file.
         spans: ``(start, end)`` of every document.
-        decode: makes a document's text of its bytes; it is given the document's index for messages.
+        decode: returns a document's text, given its bytes and, for messages, its index.
     """
     ranges = np.array(spans, dtype=np.int64).reshape(-1, 2)
 
@@ -123,8 +129,8 @@ def _slices(path: Path, spans: Sequence[tuple[int, int]], decode: Callable[[byte
 def read_file(path: Path) -> Sequence[str]:
     """Return a file's documents.
 
-    In a text file a blank line ends a document; where there are none, every line is one. The other kinds
-    hold a document a record: a string, or an object or row with a field ``text``, or with only one field of text.
+    In a text file, blank lines separate documents; without blank lines, every line is a document. In other files, every
+    record is a document: a string, or an object or row with a field ``text``, or with only one field that holds text.
 
     Raises:
         DataError: the file can't be read; the message names file and record.
@@ -132,20 +138,21 @@ def read_file(path: Path) -> Sequence[str]:
     suffix = path.suffix.lower()
     try:
         if suffix == ".parquet":
-            return _parquet(path)
+            return _read_parquet(path)
         if suffix == ".json":
-            return _json(path)
+            return _read_json(path)
         if suffix in (".jsonl", ".ndjson"):
-            spans = [(start, end) for start, end, blank in _lines(path) if not blank]
-            return _slices(
-                path, spans, lambda data, index: _record_text(path, index, _parse(f"{path}, record {index}", data))
+            spans = [(start, end) for start, end, blank in _line_spans(path) if not blank]
+            return _byte_ranges(
+                path, spans, lambda data, index: _record_text(path, index, _parse_json(f"{path}, record {index}", data))
             )
-        return _text(path)
+        return _read_text(path)
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, bool]]:
+def _line_spans(path: Path) -> Iterator[tuple[int, int, bool]]:
+    """Yield the start, the end and whether it is blank, for every line of a file."""
     position = 0
     with path.open("rb") as file:
         for line in file:
@@ -153,8 +160,8 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bool]]:
             position += len(line)
 
 
-def _text(path: Path) -> Sequence[str]:
-    groups = itertools.groupby(_lines(path), key=lambda line: line[2])
+def _read_text(path: Path) -> Sequence[str]:
+    groups = itertools.groupby(_line_spans(path), key=lambda line: line[2])
     runs = [[line[:2] for line in lines] for blank, lines in groups if not blank]
     lines = [span for run in runs for span in run]
     paragraphs = [(run[0][0], run[-1][1]) for run in runs]
@@ -165,24 +172,25 @@ def _text(path: Path) -> Sequence[str]:
         except UnicodeDecodeError as error:
             raise DataError(f"{path}, document {index}: is not UTF-8 text: {error.reason}") from error
 
-    return _slices(path, paragraphs if len(paragraphs) > 1 else lines, decode)
+    return _byte_ranges(path, paragraphs if len(paragraphs) > 1 else lines, decode)
 
 
-def _parse(where: str, data: bytes) -> Any:
+def _parse_json(where: str, data: bytes) -> Any:
     try:
         return json.loads(data)
     except ValueError as error:
         raise DataError(f"{where}: is not valid JSON: {error}") from error
 
 
-def _json(path: Path) -> Sequence[str]:
-    records = _parse(str(path), path.read_bytes())
+def _read_json(path: Path) -> Sequence[str]:
+    records = _parse_json(str(path), path.read_bytes())
     if not isinstance(records, list):
         raise DataError(f"{path}: must hold a list of texts or of objects with a field 'text'")
     return [_record_text(path, index, record) for index, record in enumerate(records)]
 
 
 def _record_text(path: Path, index: int, record: Any) -> str:
+    """Return the text of a JSON record."""
     if isinstance(record, str):
         return record
     if isinstance(record, dict):
@@ -190,19 +198,25 @@ def _record_text(path: Path, index: int, record: Any) -> str:
         if field is not None and isinstance(record[field], str):
             return record[field]
         fields = ", ".join(map(str, record)) or "none"
-        raise DataError(f"{path}, record {index}: has no field 'text' nor just one field of text (fields: {fields})")
+        raise DataError(
+            f"{path}, record {index}: has no field 'text', and not exactly one field of text (fields: {fields})"
+        )
     raise DataError(f"{path}, record {index}: must be a text or an object with a field 'text'")
 
 
 def text_field(fields: dict[str, bool]) -> str | None:
-    """Return the field that holds the documents: ``text``, else the only one that holds text."""
+    """Return the field that holds the documents: ``text``, or the only one that holds text; None if there is none.
+
+    Args:
+        fields: whether a field holds text, by its name.
+    """
     if "text" in fields:
         return "text"
     texts = [name for name, is_text in fields.items() if is_text]
     return texts[0] if len(texts) == 1 else None
 
 
-def _parquet(path: Path) -> Sequence[str]:
+def _read_parquet(path: Path) -> Sequence[str]:
     try:
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:
@@ -215,7 +229,9 @@ def _parquet(path: Path) -> Sequence[str]:
         }
         field = text_field(is_text)
         if field is None or not is_text[field]:
-            raise DataError(f"{path}: has no column 'text' nor just one column of text (columns: {', '.join(is_text)})")
-        return column(file.read(columns=[field]).column(field))
+            raise DataError(
+                f"{path}: has no column 'text', and not exactly one column of text (columns: {', '.join(is_text)})"
+            )
+        return table_column(file.read(columns=[field]).column(field))
     except arrow.ArrowException as error:
         raise DataError(f"{path}: is not a readable Parquet file: {str(error).splitlines()[0]}") from error

@@ -1,4 +1,4 @@
-"""Where second moments lie: the folder layout of MEMIT and EasyEdit."""
+"""Paths of files of second moments, in the folder layout of MEMIT and EasyEdit."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from easyedit_lifelong.models.smollm2 import cache_dir
 
 
 def stats_folder(stats_dir: str | Path | None) -> Path:
-    """Return the folder of all statistics: the one given, else one in this package's cache."""
+    """Return the folder of all statistics: ``stats_dir``, or one in this package's cache."""
     return cache_dir() / "stats" if stats_dir is None else Path(stats_dir).expanduser()
 
 
 def model_folders(model: Any) -> list[str]:
-    """Return the names of a model's folder: MEMIT's and EasyEdit's release's, then EasyEdit's main branch's.
+    """Return the possible names of a model's folder.
 
-    They differ where a model's name has a slash: ``EleutherAI/gpt-j-6B`` is ``EleutherAI_gpt-j-6B`` to the first,
-    ``gpt-j-6B`` to the second.
+    The first is that of MEMIT and EasyEdit's release, the second that of EasyEdit's main branch. They differ if a
+    model's name has a slash: ``EleutherAI/gpt-j-6B`` becomes ``EleutherAI_gpt-j-6B`` in the first and ``gpt-j-6B`` in
+    the second.
     """
     label = model_label(model).rstrip("/")
     names = [label.replace("/", "_"), label.rpartition("/")[2]]
@@ -39,22 +40,23 @@ def moments_file(
     context: int | None = None,
     folder: str | None = None,
 ) -> Path:
-    """Return the file of one module's second moments.
+    """Return the path of the file with one module's second moments.
 
-    With ``n_samples`` alone it is the path that EasyEdit's ``layer_stats`` reads and writes:
-    ``{stats_dir}/{model}/{dataset}_stats/{module}_{dtype}_mom2_{n_samples}.npz``. With ``n_tokens``, which
-    EasyEdit doesn't know, the name ends in ``_{n_tokens}tokens`` instead.
+    With ``n_samples`` only, it is the path that EasyEdit's ``layer_stats`` reads and writes:
+    ``{stats_dir}/{model}/{dataset}_stats/{module}_{dtype}_mom2_{n_samples}.npz``. With ``n_tokens``, which EasyEdit
+    doesn't have, the name ends in ``_{n_tokens}tokens`` instead.
 
     Args:
         stats_dir: the folder of all statistics; None for this package's cache.
         model: the model, for its name.
         module: path of the module, without ``.weight``.
-        dataset: the corpus's short name.
-        dtype: of the stored sum.
-        n_samples: documents sampled.
-        n_tokens: tokens taken, if the amount is given in tokens.
-        context: longest row of tokens, if it isn't the model's own: ``_t{context}``, as MEMIT meant to write.
-        folder: the model's folder, if not the default one.
+        dataset: label of the corpus.
+        dtype: dtype of the stored sum.
+        n_samples: number of documents, if the amount is in documents.
+        n_tokens: number of tokens, if the amount is in tokens.
+        context: maximum length of a row in tokens, if it isn't the model's context length. The name then contains
+            ``_t{context}``, as MEMIT intended.
+        folder: name of the model's folder, if not the default.
     """
     amount = f"_{n_tokens}tokens" if n_tokens is not None else f"_{n_samples}" if n_samples is not None else ""
     limit = "" if context is None else f"_t{context}"
@@ -73,30 +75,32 @@ def stored_files(
     n_tokens: int | None,
     context: int | None,
 ) -> list[Path]:
-    """Return the files there are that may hold what is asked for, the best match first.
+    """Return the existing files whose names match, the best match first.
 
-    A file of so many tokens comes before one of so many samples. Where nobody asks for a certain context
-    (None), published files (without a sidecar) of a shorter one count too, under both spellings: ``_t1024``,
-    and ``_t{batch_tokens}`` as MEMIT and EasyEdit write by mistake.
+    A file with the number of tokens comes before one with the number of samples. If ``context`` is None, published
+    files (without a sidecar) of a shorter context match, too. Their names contain ``_t1024``, say, or literally
+    ``_t{batch_tokens}``, which MEMIT and EasyEdit write by mistake.
+
+    See :func:`moments_file` for the arguments.
     """
     options = (stats_dir, model, module, dataset, dtype)
-    folders, found = model_folders(model), []
+    folders, candidates = model_folders(model), []
     for folder in folders if n_tokens is not None else ():
-        found.append(moments_file(*options, n_tokens=n_tokens, context=context, folder=folder))
+        candidates.append(moments_file(*options, n_tokens=n_tokens, context=context, folder=folder))
     for folder in folders if n_samples is not None else ():
-        found.append(moments_file(*options, n_samples=n_samples, context=context, folder=folder))
+        candidates.append(moments_file(*options, n_samples=n_samples, context=context, folder=folder))
         if context is None:
-            found += _of_shorter_context(found[-1], f"{module}_{dtype}_mom2", n_samples)
-    return [path for path in dict.fromkeys(found) if path.is_file()]
+            candidates += _shorter_context_files(candidates[-1], f"{module}_{dtype}_mom2", n_samples)
+    return [path for path in dict.fromkeys(candidates) if path.is_file()]
 
 
-def _of_shorter_context(exact: Path, stem: str, n_samples: int | None) -> list[Path]:
-    """Return published files of a shorter context, the longest first."""
+def _shorter_context_files(exact: Path, stem: str, n_samples: int | None) -> list[Path]:
+    """Return published files of a shorter context, the longest context first."""
     pattern = re.compile(re.escape(stem) + r"_t(\{batch_tokens\}|\d+)_" + str(n_samples) + r"\.npz")
-    there = exact.parent.iterdir() if exact.parent.is_dir() else ()
+    files = exact.parent.iterdir() if exact.parent.is_dir() else ()
     contexts = {
         path: int(match[1]) if match[1].isdigit() else math.inf
-        for path in there
+        for path in files
         if (match := pattern.fullmatch(path.name)) and not path.with_suffix(".json").exists()
     }
     return sorted(contexts, key=lambda path: contexts[path], reverse=True)

@@ -1,4 +1,8 @@
-"""What second moments are of, kept as JSON beside each file, so that no other's are ever used by mistake."""
+"""Read, write and check the sidecar of a file of second moments.
+
+The sidecar is a JSON file that says which model, module and text the second moments are of, so that a file of another
+collection isn't used by mistake.
+"""
 
 from __future__ import annotations
 
@@ -23,14 +27,14 @@ class Identity:
 
     Attributes:
         model: the model's name.
-        fingerprint: of its weights.
+        fingerprint: fingerprint of the model's weights.
         module: path of the module whose inputs are the keys.
-        corpus: what the text is; see :class:`~easyedit_lifelong.covariance.corpus.Corpus`.
-        tokens: how many tokens were asked for, or None.
-        samples: how many documents were asked for, or None.
-        dtype: of the stored sum.
-        context: longest row of tokens.
-        seed: of the order of documents, or of the sampling.
+        corpus: identity of the corpus; see :class:`~easyedit_lifelong.covariance.corpus.Corpus`.
+        tokens: the amount, if in tokens.
+        samples: the amount, if in documents.
+        dtype: dtype of the stored sum.
+        context: maximum length of a row, in tokens.
+        seed: seed of the order of documents, or of the sampling.
     """
 
     model: str
@@ -45,35 +49,35 @@ class Identity:
 
 
 def sidecar_of(path: Path) -> Path:
-    """Return the JSON file that belongs to a file of second moments."""
+    """Return the path of the sidecar of a file of second moments."""
     return path.with_suffix(".json")
 
 
 def write_sidecar(path: Path, identity: Identity, facts: Mapping[str, Any]) -> None:
-    """Write what a file of second moments is of.
+    """Write the sidecar of a file of second moments.
 
-    It comes before the file itself: whoever is killed between the two leaves a sidecar of nothing,
-    not statistics that nobody can verify.
+    Call this before the file gets its name. If the process is killed in between, a sidecar without a file remains, but
+    never a file that can't be checked.
 
     Args:
         path: the ``.npz`` file.
-        identity: what it is of.
-        facts: what was counted (``count``, ``documents``, …).
+        identity: identity of the second moments.
+        facts: further fields (``count``, ``documents``, …).
     """
     write_fields(path, {"format": FORMAT, **asdict(identity), **facts})
 
 
 def write_fields(path: Path, fields: Mapping[str, Any]) -> None:
-    """Write a sidecar's fields as they are."""
+    """Write a sidecar with the given fields."""
     with replacing(sidecar_of(path)) as temporary:
         temporary.write_text(json.dumps(dict(fields), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def read_sidecar(path: Path) -> dict[str, Any] | None:
-    """Read what a file of second moments says it is of; None where it says nothing (published files).
+    """Return the fields of a file's sidecar; None if it has none, as published files.
 
     Raises:
-        CovarianceError: the sidecar can't be read.
+        CovarianceError: the sidecar can't be read, or has another format.
     """
     sidecar = sidecar_of(path)
     try:
@@ -83,50 +87,54 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise CovarianceError(f"{sidecar}: can't be read ({error}). Delete it and {path.name}.") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        file_format = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise CovarianceError(
-            f"{sidecar}: format is {found!r}; this version reads {FORMAT}. Delete it and {path.name}."
+            f"{sidecar}: format is {file_format!r}; this version reads {FORMAT}. Delete it and {path.name}."
         )
     return content
 
 
 def check_sidecar(path: Path, content: Mapping[str, Any], wanted: Identity) -> None:
-    """Compare what a file says it is of with what is wanted.
+    """Check that a file holds the wanted second moments, by its sidecar.
 
-    The model's name isn't compared, since the fingerprint says more; nor is the seed, since another
-    sample of the same text is as good. Files may stand in for a number of samples on purpose
-    (``easyedit_samples``): their amounts then aren't compared.
+    The model's name isn't compared, since the fingerprint is more precise. The seed isn't compared, since another
+    sample of the same text is equally good. If the file was stored as a copy for the wanted number of samples
+    (``easyedit_samples``), amounts and context length aren't compared.
 
     Args:
         path: the ``.npz`` file.
-        content: its sidecar.
-        wanted: what is wanted.
+        content: fields of its sidecar.
+        wanted: identity of the wanted second moments.
 
     Raises:
-        CovarianceError: they differ; the message says in what, and what to do.
+        CovarianceError: they differ; the message lists the differences and what to do.
     """
     fields = asdict(wanted)
     ignored = {"model", "seed"}
     stand_in = content.get("stands_in_for_samples")
     if stand_in is not None and stand_in == wanted.samples:
         LOG.warning(
-            "%s: stands in for %d samples, as it was told to; it holds %s tokens", path, stand_in, content.get("count")
+            "%s: stands in for %d samples, as easyedit_samples requested; it holds %s tokens",
+            path,
+            stand_in,
+            content.get("count"),
         )
         ignored |= {"tokens", "samples", "context"}
     differences = [
-        f"{name} is {_short(content.get(name))} there, {_short(value)} here"
+        f"{name} is {_shorten(content.get(name))} there, {_shorten(value)} here"
         for name, value in fields.items()
         if name not in ignored and content.get(name) != value
     ]
     if differences:
         raise CovarianceError(
             f"{path}: holds other second moments than these: {'; '.join(differences)}. "
-            f"Delete the file and {sidecar_of(path).name} to collect anew, or name another folder."
+            f"Delete the file and {sidecar_of(path).name} to collect again, or name another folder."
         )
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
+    """Return a value of a sidecar as text for messages; long digests are cut."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {_short(item)}" for key, item in value.items())
+        return ", ".join(f"{key} {_shorten(item)}" for key, item in value.items())
     text = str(value) if value is not None else "not given"
     return text if len(text) <= 24 or " " in text or "/" in text else f"{text[:12]}…"

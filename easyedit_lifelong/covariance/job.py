@@ -1,4 +1,4 @@
-"""A job: second moments that are asked for, what they are of, and where they lie."""
+"""The job of one call: which second moments are wanted, of which text, and in which files."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import context_length, model_label
 
 TOKENS_CONTEXT = 512
-"""Longest row where the amount is given in tokens: edits are short, and short rows are cheap."""
+"""Maximum length of a row if the amount is in tokens. Prompts of edits are short, and short rows cost less."""
 TOKENS_PER_DIMENSION = 10
-"""Tokens per key dimension that are taken where nobody says how many."""
+"""Default amount: this many tokens per dimension of the largest key."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """Second moments that are asked for, resolved against a model.
+    """The second moments that one call wants, with all settings resolved for a model.
 
     Attributes:
         model: the causal language model.
         sizes: key size by path of the module.
         corpus: the text.
-        amount: how much of it is collected.
-        n_samples: documents that a stored file may hold instead.
-        context: longest row, in tokens.
-        named_context: the one that was asked for, which file names hold; None if none was.
+        amount: how much text is read.
+        n_samples: number of documents of a stored file that is accepted instead.
+        context: maximum length of a row, in tokens.
+        requested_context: the ``context`` of the caller, which becomes part of file names; None if there is none.
         stats_dir: folder of all statistics; None for this package's cache.
-        dtype: of the stored sums.
-        seed: of the order of documents, or of the sampling.
-        save_every: seconds between two writings of unfinished sums.
-        block_tokens: tokens after which a block ends; None for the default.
+        dtype: dtype of the stored sums.
+        seed: seed of the order of documents, or of the sampling.
+        save_every: seconds between two checkpoints of unfinished sums.
+        block_tokens: number of tokens after which a block ends; None for the default.
         fingerprint: returns the fingerprint of the model's weights.
     """
 
@@ -50,7 +50,7 @@ class Job:
     amount: Amount
     n_samples: int | None
     context: int
-    named_context: int | None
+    requested_context: int | None
     stats_dir: str | Path | None
     dtype: str
     seed: int
@@ -60,7 +60,7 @@ class Job:
 
     @property
     def paths(self) -> dict[str, Path]:
-        """Where each module's file is to go."""
+        """The file of each module that a collection writes."""
         return {
             module: moments_file(
                 self.stats_dir,
@@ -70,20 +70,20 @@ class Job:
                 self.dtype,
                 self.amount.samples,
                 n_tokens=self.amount.tokens,
-                context=self.named_context,
+                context=self.requested_context,
             )
             for module in self.sizes
         }
 
     def identity(self, module: str, *, by_samples: bool = False) -> Identity:
-        """Return what a module's second moments are of.
+        """Return the identity of a module's second moments.
 
         Args:
             module: path of the module.
-            by_samples: of :attr:`n_samples` documents, rather than of the amount that is collected.
+            by_samples: return the identity for :attr:`n_samples` documents instead of :attr:`amount`.
         """
         amount = Amount(samples=self.n_samples) if by_samples else self.amount
-        context = longest_row(self.model, amount, self.named_context) if by_samples else self.context
+        context = row_length(self.model, amount, self.requested_context) if by_samples else self.context
         return Identity(
             model_label(self.model),
             self.fingerprint(),
@@ -108,21 +108,22 @@ def make_job(
     counts_tokens: bool = True,
     **options: Any,
 ) -> Job:
-    """Resolve what is asked for.
+    """Return a job with amount, context length and key sizes resolved.
 
     Args:
         model: causal language model.
         modules: paths of the modules whose inputs are the keys.
         corpus: the text.
-        n_samples: number of documents.
-        n_tokens: number of tokens; with neither, :data:`TOKENS_PER_DIMENSION` for each dimension of the largest key.
-        context: longest row of tokens; None for the default.
-        counts_tokens: whether tokens are collected where both numbers are given, rather than documents.
+        n_samples: amount as a number of documents.
+        n_tokens: amount as a number of tokens. If neither is given: :data:`TOKENS_PER_DIMENSION` per dimension of the
+            largest key.
+        context: maximum length of a row in tokens; None for the default.
+        counts_tokens: whether the amount is the number of tokens if both numbers are given.
         options: the other fields of :class:`Job`.
 
     Raises:
-        CovarianceError: the amount or the context cannot be.
-        ModelError: there is no such module, or it is no linear projection.
+        CovarianceError: the amount or the context is invalid.
+        ModelError: the model has no such module, or the module is no linear projection.
     """
     sizes = key_sizes(model, modules)
     if n_samples is None and n_tokens is None:
@@ -135,21 +136,21 @@ def make_job(
         corpus=corpus,
         amount=amount,
         n_samples=n_samples,
-        context=longest_row(model, amount, context),
-        named_context=context,
+        context=row_length(model, amount, context),
+        requested_context=context,
         fingerprint=functools.cache(lambda: model_fingerprint(model)),
         **options,
     )
 
 
-def longest_row(model: Any, amount: Amount, context: int | None) -> int:
-    """Return the longest row to read, in tokens.
+def row_length(model: Any, amount: Amount, context: int | None) -> int:
+    """Return the maximum length of a row, in tokens.
 
     Raises:
-        CovarianceError: the model doesn't take that.
+        CovarianceError: ``context`` is not positive or exceeds the model's context length.
     """
     longest = context_length(model) or math.inf
     if context is not None and not 0 < context <= longest:
-        raise CovarianceError(f"context: {context} isn't between 1 and {longest}, the most the model takes")
+        raise CovarianceError(f"context: {context} isn't between 1 and {longest}, the model's context length")
     default = TOKENS_CONTEXT if amount.samples is None or longest is math.inf else longest
     return int(min(default if context is None else context, longest))

@@ -1,4 +1,4 @@
-"""Which modules' inputs are the keys, and how large they are."""
+"""Find the modules whose inputs are the keys, and the size of their keys."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from easyedit_lifelong.models.modules import find_module
 
 
 def layer_modules(model: Any, layers: Sequence[int | str], template: str | None = None) -> list[str]:
-    """Return the modules that layers mean: paths as they are, numbers through the template or the model's anatomy.
+    """Return the paths of the modules that layers refer to, each once.
+
+    Args:
+        model: the model.
+        layers: paths of modules, or indices of blocks.
+        template: path of the module in a block, with ``{}`` for the index; None for the MLP's output projection.
 
     Raises:
-        ModelError: a layer isn't there, or its MLP's output projection can't be told.
+        CovarianceError: ``layers`` is empty.
+        ModelError: the model has no such layer, or the output projection of its MLP can't be found.
     """
     modules = []
     for layer in layers:
@@ -23,32 +29,34 @@ def layer_modules(model: Any, layers: Sequence[int | str], template: str | None 
         elif template is not None:
             modules.append(find_module(model, template.replace("{}", str(layer)))[0])
         else:
-            modules.append(_mlp_output(model, layer))
+            modules.append(_mlp_output_path(model, layer))
     if not modules:
         raise CovarianceError("layers: none are given")
     return list(dict.fromkeys(modules))
 
 
-def _mlp_output(model: Any, layer: int) -> str:
+def _mlp_output_path(model: Any, layer: int) -> str:
+    """Return the path of the MLP's output projection in a block."""
     anatomy = anatomy_of(model)
     if anatomy is None:
-        raise ModelError(f"{type(model).__name__} has no list of blocks; give the modules' paths instead of numbers")
+        raise ModelError(f"{type(model).__name__} has no list of blocks. Give paths of modules instead of numbers.")
     if not 0 <= layer < len(anatomy.blocks):
         raise ModelError(f"{type(model).__name__} has no layer {layer}; it has 0 to {len(anatomy.blocks) - 1}")
     mlp = mlp_of(anatomy.blocks[layer])
     if mlp is None:
         raise ModelError(
-            f"layer {layer} of {type(model).__name__}: its MLP's output projection can't be told; "
-            "give a module template"
+            f"layer {layer} of {type(model).__name__}: the output projection of its MLP can't be found. "
+            "Give a module template."
         )
     return f"{anatomy.blocks_path}.{layer}.{mlp.output}"
 
 
 def key_sizes(model: Any, modules: Sequence[str]) -> dict[str, int]:
-    """Return the key size of every module, by its path.
+    """Return the key size of every module, by path.
 
     Raises:
-        ModelError: a module isn't there, or is no linear projection.
+        CovarianceError: ``modules`` is empty.
+        ModelError: the model has no such module, or the module is no linear projection.
     """
     sizes = {}
     for name in modules:

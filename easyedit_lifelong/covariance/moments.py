@@ -1,4 +1,4 @@
-"""Second moments of keys: what they are, how they are summed, and what to do when there are few."""
+"""Second moments of keys: the type, the running sum, and the regularisation for few keys."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from torch import Tensor
 from easyedit_lifelong.errors import CovarianceError
 
 ENOUGH_PER_DIMENSION = 4
-"""From this many keys per dimension on, second moments need no regularisation."""
-_MOST = 0.01
-_NOT_FINITE = "the keys hold NaN or infinity: the model computes no usable inputs there"
-_STRIPS = 8
-_NARROWEST_STRIP = 192
+"""From this number of keys per dimension on, second moments need no regularisation."""
+_MAX_SHARE = 0.01
+_NOT_FINITE = "the keys hold NaN or infinity: the module gets unusable inputs"
+_MAX_STRIPS = 8
+_MIN_STRIP_ROWS = 192
 
 
 @dataclass(frozen=True)
 class SecondMoment:
-    """E[k kᵀ] of a module's inputs k ("mom2" in MEMIT's code).
+    """The second moments C = E[k kᵀ] of a module's inputs k ("mom2" in MEMIT's code).
 
     Attributes:
-        moment: the matrix, float32 on the CPU, of shape ``(d, d)``. Not centred; in units of the keys squared.
-        count: how many keys (tokens) were averaged.
-        source: the file it is in, for messages.
+        moment: the matrix C, not centred, shape ``(d, d)``, float32, on the CPU.
+        count: number of keys (tokens) in the average.
+        source: the file that holds it, for messages.
     """
 
     moment: Tensor
@@ -33,62 +33,69 @@ class SecondMoment:
 
 
 def regularisation(count: int, d: int) -> float:
-    """Return what share of the mean diagonal to add to the diagonal of second moments.
+    """Return the share of the mean diagonal that must be added to the diagonal of second moments.
 
-    Fewer keys than dimensions leave directions in which no key was ever seen: the matrix is singular,
-    and an edit's update runs off along them. From four keys per dimension on (arXiv 2506.04226
-    finds a few to be enough) nothing is added. Below that, the share rises linearly to 1 %.
+    With fewer keys than dimensions, the matrix is singular: no key has a component in some directions, and an edit's
+    update gets very large along them. With four keys per dimension or more, nothing is added (arXiv 2506.04226 finds
+    that a few are enough). With fewer, the share rises linearly up to 1 %.
 
     Args:
-        count: number of keys averaged.
+        count: number of keys in the average.
         d: key size.
 
     Returns:
-        The share, from 0.0 to 0.01: use ``moment + share * moment.diagonal().mean() * I``.
+        The share, from 0.0 to 0.01, for ``moment + share * moment.diagonal().mean() * I``.
     """
     enough = ENOUGH_PER_DIMENSION * d
-    return 0.0 if count >= enough else _MOST * (1 - count / enough)
+    return 0.0 if count >= enough else _MAX_SHARE * (1 - count / enough)
 
 
 class MomentSum:
     """The running sum of k kᵀ of one module.
 
-    EasyEdit's ``SecondMoment`` adds every batch's product to a sum in the keys' own dtype and computes both
-    halves of the symmetric product. Here a block's products are summed in float32 where the keys
-    are, one half of them only, and blocks are summed in float64 on the CPU. Nothing of EasyEdit's
-    is imported, because statistics must be had where it isn't installed; the file format is the same.
+    The products of a block are summed in float32 on the device of the keys. The sums of blocks are added in float64 on
+    the CPU. Only one half of the symmetric matrix is computed. (EasyEdit's ``SecondMoment`` computes both halves, and
+    sums all products in the dtype of the keys.)
 
     Args:
         d: key size.
+
+    Attributes:
+        d: key size.
+        count: number of keys added.
+        total: sum of the products of all flushed blocks, float64, shape ``(d, d)``. Only the upper strips are valid;
+            see :meth:`symmetric`.
     """
 
     def __init__(self, d: int) -> None:
         self.d = d
         self.count = 0
         self.total: Tensor = torch.zeros(d, d, dtype=torch.float64)
-        """Sum of all flushed products, upper strips only; float64, shape ``(d, d)``."""
-        self._block: Tensor | None = None
+        self._block_sum: Tensor | None = None
 
     @classmethod
     def of(cls, total: Tensor, count: int, module: str) -> MomentSum:
-        """Return a sum that was computed elsewhere.
+        """Return a running sum that holds a sum computed elsewhere.
 
         Args:
             total: sum of k kᵀ, shape ``(d, d)``.
-            count: number of keys summed.
+            count: number of keys in the sum.
             module: path of the module whose inputs they are, for messages.
 
         Raises:
             CovarianceError: the sum holds NaN or infinity.
         """
-        made = cls(len(total))
-        made.total, made.count = total.cpu().double(), count
-        if not bool(torch.isfinite(made.total.sum())):
+        moment_sum = cls(len(total))
+        moment_sum.total, moment_sum.count = total.cpu().double(), count
+        if not bool(torch.isfinite(moment_sum.total.sum())):
             raise CovarianceError(f"{module}: {_NOT_FINITE}")
-        return made
+        return moment_sum
 
     def add(self, keys: Tensor) -> None:
-        """Add keys of shape ``(n, d)``, any dtype and device, to the block's sum.
+        """Add keys to the sum of the current block.
+
+        Args:
+            keys: shape ``(n, d)``, of any dtype and on any device.
 
         Raises:
             CovarianceError: the keys have another size.
@@ -96,38 +103,38 @@ class MomentSum:
         if keys.dim() != 2 or keys.shape[1] != self.d:
             raise CovarianceError(f"keys of shape {tuple(keys.shape)} where (any, {self.d}) was expected")
         keys = keys.detach().float()
-        if self._block is None or self._block.device != keys.device:
+        if self._block_sum is None or self._block_sum.device != keys.device:
             self.flush()
-            self._block = torch.zeros(self.d, self.d, dtype=torch.float32, device=keys.device)
+            self._block_sum = torch.zeros(self.d, self.d, dtype=torch.float32, device=keys.device)
         for start, stop in _strips(self.d):
-            self._block[start:stop, start:].addmm_(keys[:, start:stop].t(), keys[:, start:])
+            self._block_sum[start:stop, start:].addmm_(keys[:, start:stop].t(), keys[:, start:])
         self.count += len(keys)
 
     def flush(self) -> None:
-        """Move the block's float32 sum into the float64 one.
+        """Add the float32 sum of the current block to the float64 sum.
 
         Raises:
             CovarianceError: the sum holds NaN or infinity.
         """
-        if self._block is None:
+        if self._block_sum is None:
             return
-        block = self._block.cpu()
-        if not bool(torch.isfinite(block.sum())):
+        block_sum = self._block_sum.cpu()
+        if not bool(torch.isfinite(block_sum.sum())):
             raise CovarianceError(_NOT_FINITE)
-        self.total += block
-        self._block.zero_()
+        self.total += block_sum
+        self._block_sum.zero_()
 
     def symmetric(self) -> Tensor:
-        """Return the whole sum of k kᵀ: float64, symmetric to the last bit, shape ``(d, d)``; no copy."""
+        """Return the full matrix of the sum of k kᵀ, shape ``(d, d)``, float64, exactly symmetric; not a copy."""
         self.flush()
         for start, stop in _strips(self.d):
-            corner = self.total[start:stop, start:stop]
-            corner.copy_(corner.triu() + corner.triu(1).t())
+            diagonal_square = self.total[start:stop, start:stop]
+            diagonal_square.copy_(diagonal_square.triu() + diagonal_square.triu(1).t())
             self.total[stop:, start:stop] = self.total[start:stop, stop:].t()
         return self.total
 
 
 def _strips(d: int) -> list[tuple[int, int]]:
-    """Cut the rows of a symmetric product so that little of its lower half is computed."""
-    width = max(_NARROWEST_STRIP, -(-d // _STRIPS))
+    """Return strips of rows of a symmetric product: each is computed from its first diagonal entry to the right."""
+    width = max(_MIN_STRIP_ROWS, -(-d // _MAX_STRIPS))
     return [(start, min(start + width, d)) for start in range(0, d, width)]

@@ -1,4 +1,4 @@
-"""The native engine: one pass over the text for all modules, resumable, shared among processes."""
+"""The native engine: collects in one pass for all modules. Collections can be resumed and shared among processes."""
 
 from __future__ import annotations
 
@@ -28,40 +28,53 @@ LOG = logging.getLogger(__name__)
 def collect(
     model: Any, tokenizer: Any, job: Job, shard: Shard, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, SecondMoment]:
-    """Collect, add up over the processes, and store.
+    """Collect the second moments of a job, and store them.
+
+    Args:
+        model: the causal language model.
+        tokenizer: its tokenizer.
+        job: what to collect.
+        shard: this process's part of the collection.
+        progress: called with the amount read and the total.
+
+    Returns:
+        Second moments by module path, summed over all processes.
 
     Raises:
-        CovarianceError: the keys can't be taken, there were none, or a file can't be written.
-        DataError: the corpus can't be had.
+        CovarianceError: the keys can't be collected, there are none, or a file can't be written.
+        DataError: the corpus can't be loaded.
     """
     folder = next(iter(job.paths.values())).parent
     check_writable(folder)
-    # Everything that makes unfinished sums this collection's, but its modules.
-    what = {**asdict(job.identity(next(iter(job.sizes)))), "module": None}
-    partial = PartialSums(folder, {**what, "block_tokens": job.block_tokens or BLOCK_TOKENS}, shard, job.save_every)
+    # Unfinished sums are reused if all of this agrees. The modules are compared separately.
+    settings = {**asdict(job.identity(next(iter(job.sizes)))), "module": None}
+    settings["block_tokens"] = job.block_tokens or BLOCK_TOKENS
+    partial = PartialSums(folder, settings, shard, job.save_every)
     state = partial.load(job.sizes)
     with evaluating(model):
-        _run(model, tokenizer, _plan(model, tokenizer, job), state, partial, shard, progress)
+        _run(model, tokenizer, _make_plan(model, tokenizer, job), state, partial, shard, progress)
     add_up(shard, list(state.sums.values()))
-    if not any(total.count for total in state.sums.values()):
-        raise CovarianceError(f"corpus {job.corpus.label!r}: its documents hold no tokens")
+    if not any(moment_sum.count for moment_sum in state.sums.values()):
+        raise CovarianceError(f"corpus {job.corpus.label!r}: its documents hold no tokens. Give another corpus.")
     _warn_if_short(job, state)
+    dtype = getattr(torch, job.dtype)
     moments = {
-        # The mean that reading the stored file will give, to the last bit.
+        # Round as in the stored file: reading it later must give exactly the same.
         module: SecondMoment(
-            mean_of(total.symmetric().to(getattr(torch, job.dtype)), total.count), total.count, str(job.paths[module])
+            mean_of(moment_sum.symmetric().to(dtype), moment_sum.count), moment_sum.count, str(job.paths[module])
         )
-        for module, total in state.sums.items()
+        for module, moment_sum in state.sums.items()
     }
-    facts = {"engine": "native", "processes": shard.world, "seconds": round(state.seconds, 1)}
+    facts = {"engine": "native", "processes": shard.world_size, "seconds": round(state.seconds, 1)}
     on_first(shard, lambda: store(job, state.sums, state.position.documents, **facts))
     partial.remove()
     return moments
 
 
-def _plan(model: Any, tokenizer: Any, job: Job) -> Plan:
+def _make_plan(model: Any, tokenizer: Any, job: Job) -> Plan:
+    """Return the plan of a job: text of its corpus, or text sampled from the model."""
     if job.corpus.self_sampled:
-        LOG.info("sampling text from the model itself: no corpus was given")
+        LOG.info("sampling text from the model itself, since no corpus was given")
         return SampledPlan(model, tokenizer, job.amount, job.context, job.seed)
     block_tokens = job.block_tokens or BLOCK_TOKENS
     return TextPlan(job.corpus.open(), tokenizer, job.amount, job.context, job.seed, block_tokens)
@@ -76,21 +89,23 @@ def _run(
     shard: Shard,
     progress: Callable[[int, int], None] | None,
 ) -> None:
+    """Read the remaining blocks of a plan, add this process's keys to the sums, and save the progress."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
     taker = KeyTaker(model, state.sums, pad)
-    began = time.monotonic() - state.seconds
+    start = time.monotonic() - state.seconds
     for block in plan.blocks(state.position):
-        if shard.takes(block.after.block - 1):
+        if shard.owns_block(block.after.block - 1):
             add_block(taker, block)
         state.position = block.after
-        state.seconds = time.monotonic() - began
+        state.seconds = time.monotonic() - start
         partial.save(state)
         if progress is not None:
             progress(min(plan.amount.of(block.after), plan.amount.total), plan.amount.total)
 
 
 def _warn_if_short(job: Job, state: Progress) -> None:
-    found, total = job.amount.of(state.position), job.amount.total
-    if found < total:
-        text = "only %d of the %d tokens asked for" if job.amount.samples is None else "only %d of %d documents"
-        LOG.warning(f"corpus %r holds {text}", job.corpus.label, found, total)
+    """Log a warning if the corpus holds less text than the amount."""
+    read, total = job.amount.of(state.position), job.amount.total
+    if read < total:
+        unit = "tokens" if job.amount.samples is None else "documents"
+        LOG.warning("corpus %r holds only %d of %d %s", job.corpus.label, read, total, unit)

@@ -1,4 +1,4 @@
-"""Second moments, found on disk or collected: what editors and users call."""
+"""Get second moments from disk, or collect them. Editors and users call these functions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from easyedit_lifelong.plugins import get_plugins
 DTYPES = ("float32", "float64")
 
 ProgressCallback = Callable[[int, int], None]
-"""Called with what is done and the total: tokens, or documents where samples are counted."""
+"""Called with the number of tokens read and the total; with documents instead, if the amount is in samples."""
 
 
 def obtain_moments(
@@ -41,10 +41,10 @@ def obtain_moments(
     easyedit_samples: int | None = None,
     engine: str = "native",
 ) -> dict[str, SecondMoment]:
-    """Return the second moments of several modules' inputs, collecting in one pass what isn't on disk.
+    """Return the second moments of several modules' inputs. Those that aren't on disk are collected in one pass.
 
-    A file of ours is used only if its sidecar agrees in model (weights), module, corpus, amount, dtype and
-    context length. A published file has no sidecar; it is used if its matrix can be the module's.
+    A file with a sidecar is used only if the sidecar agrees in model (weights), module, corpus, amount, dtype and
+    context length. Published files have no sidecar; they are used if the size of the matrix fits the module.
 
     Args:
         model: causal language model.
@@ -52,32 +52,32 @@ def obtain_moments(
         modules: paths of the modules whose inputs are the keys.
         stats_dir: folder of statistics, in EasyEdit's layout; None for one in this package's cache.
         dataset: the corpus (MEMIT's ``mom2_dataset``); see :func:`~easyedit_lifelong.covariance.corpus.find_corpus`.
-        n_samples: MEMIT's ``mom2_n_samples``: that many documents, each cut off at the context length.
-        n_tokens: how many tokens instead. With both, a file of either is used, and tokens are
-            collected. With neither, ten for each dimension of the largest key.
-        dtype: MEMIT's ``mom2_dtype``, of the stored sums: ``float32`` or ``float64``.
-        seed: of the order of documents, or of the sampling. 0 takes the documents that EasyEdit takes.
-        context: longest row of tokens; None for the model's own with ``n_samples``, as EasyEdit has it, and
-            for 512 with tokens.
-        progress: called with what is done and the total: tokens, or documents with ``n_samples``.
-        save_every: seconds between two writings of unfinished sums.
-        block_tokens: tokens after which a block ends; for tests.
-        easyedit_samples: also store under the name that EasyEdit looks for with this ``mom2_n_samples``.
-        engine: what collects: ``native``, ``easyedit`` (EasyEdit's ``layer_stats``), or a plugin's. The result is the
-            same up to rounding, so files on disk are used whichever engine they are from.
+        n_samples: amount as a number of documents (MEMIT's ``mom2_n_samples``), each truncated to the context length.
+        n_tokens: amount as a number of tokens. If both numbers are given, a file of either amount is used, and the
+            number of tokens is collected. If none is given, the amount is ten tokens per dimension of the largest key.
+        dtype: dtype of the stored sums, ``float32`` or ``float64`` (MEMIT's ``mom2_dtype``).
+        seed: seed of the order of documents, or of the sampling. Seed 0 selects the same documents as EasyEdit.
+        context: maximum length of a row in tokens. The default is the model's context length, as in EasyEdit, or 512 if
+            the amount is in tokens.
+        progress: called with the amount read and the total: tokens, or documents if the amount is in documents.
+        save_every: seconds between two checkpoints of unfinished sums.
+        block_tokens: number of tokens after which a block ends; for tests.
+        easyedit_samples: also store copies under the names that EasyEdit expects for this ``mom2_n_samples``.
+        engine: engine that collects: ``native``, ``easyedit`` (EasyEdit's ``layer_stats``), or a plugin's. All give
+            the same result up to rounding, so a file on disk is used whichever engine wrote it.
 
     Returns:
-        Second moments by module, in the order asked for; with several processes, the same in all.
+        Second moments by module path, in the order of ``modules``. If several processes collect, all get the same.
 
     Raises:
-        CovarianceError: a stored file can't be used, or the keys can't be taken.
-        DataError: the corpus can't be had.
-        ModelError: there is no such module, or it is no linear projection.
-        PluginError: there is no such engine.
+        CovarianceError: a stored file is invalid or of another collection, or the keys can't be collected.
+        DataError: the corpus can't be loaded.
+        ModelError: the model has no such module, or the module is no linear projection.
+        PluginError: no such engine is registered.
     """
     if dtype not in DTYPES:
         raise CovarianceError(f"dtype: {dtype!r} can't hold sums of second moments; use one of {', '.join(DTYPES)}")
-    collector = get_plugins().covariance_engines.get(engine)
+    selected_engine = get_plugins().covariance_engines.get(engine)
     job = make_job(
         model,
         modules,
@@ -85,7 +85,7 @@ def obtain_moments(
         n_samples=n_samples,
         n_tokens=n_tokens,
         context=context,
-        counts_tokens=collector.counts_tokens,
+        counts_tokens=selected_engine.counts_tokens,
         stats_dir=stats_dir,
         dtype=dtype,
         seed=seed,
@@ -94,20 +94,20 @@ def obtain_moments(
     )
     shard = current_shard()
 
-    def find() -> dict[str, Path]:
-        found = find_stored(job)
+    def find_files() -> dict[str, Path]:
+        stored = find_stored(job)
         check_copies(job, easyedit_samples)
-        return found
+        return stored
 
-    where = on_first(shard, find)
-    moments = {module: read_stored(job, module, path, shard) for module, path in where.items()}
-    missing = {module: size for module, size in job.sizes.items() if module not in where}
+    files = on_first(shard, find_files)
+    moments = {module: read_stored(job, module, path, shard) for module, path in files.items()}
+    missing = {module: size for module, size in job.sizes.items() if module not in files}
     if missing:
-        rest = replace(job, sizes=missing)
-        collector.check(rest.corpus, n_samples, n_tokens)
-        moments.update(collector.collect(model, tokenizer, rest, shard, progress))
-        where.update(rest.paths)
-    on_first(shard, lambda: store_copies(job, where, easyedit_samples))
+        collection = replace(job, sizes=missing)
+        selected_engine.check(collection.corpus, n_samples, n_tokens)
+        moments.update(selected_engine.collect(model, tokenizer, collection, shard, progress))
+        files.update(collection.paths)
+    on_first(shard, lambda: store_copies(job, files, easyedit_samples))
     return {module: moments[module] for module in job.sizes}
 
 
@@ -129,38 +129,39 @@ def collect_covariance(
     easyedit_samples: int | None = None,
     engine: str = "native",
 ) -> dict[str, SecondMoment]:
-    """Collect second moments E[k kᵀ] of the inputs of some layers' MLP output projections, in one pass.
+    """Collect the second moments E[k kᵀ] of the inputs of layers' MLP output projections, in one pass.
 
-    What is on disk already isn't collected again; what was interrupted is resumed. Run
-    under ``torchrun`` (with a process group set up), the processes share the work.
+    Second moments that are on disk aren't collected again. An interrupted collection is resumed. Under ``torchrun``
+    (with a process group set up), the processes share the work.
 
     Args:
         model: causal language model.
         tokenizer: its tokenizer.
-        layers: numbers of blocks, or paths of modules.
-        corpus: a file, folder, dataset name, the texts themselves, or ``self`` for text sampled from the model.
-        module_template: path of the module with ``{}`` for the block's number (``rewrite_module_tmp``);
-            None for the MLP's output projection, found in the model.
-        tokens: how many tokens; the default is ten a dimension.
-        samples: how many documents instead, as MEMIT counts.
+        layers: indices of blocks, or paths of modules.
+        corpus: a file, a folder, the name of a dataset, a list of texts, or ``self`` for text sampled from the model.
+        module_template: path of the module, with ``{}`` for the index of the block (``rewrite_module_tmp``). The
+            default is the MLP's output projection, which is found in the model.
+        tokens: amount as a number of tokens. The default is ten per dimension of the largest key.
+        samples: amount as a number of documents, as in MEMIT.
         out: folder of statistics (``stats_dir``); None for one in this package's cache.
-        dtype: of the stored sums: ``float32`` or ``float64``.
-        seed: of the order of documents, or of the sampling.
-        context: longest row of tokens.
-        progress: called with what is done and the total.
-        save_every: seconds between two writings of unfinished sums.
-        easyedit_samples: also store under the name that EasyEdit's MEMIT looks for with this
-            ``mom2_n_samples``. The file then says it holds that many samples, and its sidecar what it really holds.
-        engine: what collects: ``native``, ``easyedit``, or a plugin's.
+        dtype: dtype of the stored sums, ``float32`` or ``float64``.
+        seed: seed of the order of documents, or of the sampling.
+        context: maximum length of a row in tokens.
+        progress: called with the amount read and the total.
+        save_every: seconds between two checkpoints of unfinished sums.
+        easyedit_samples: also store copies under the names that EasyEdit's MEMIT expects for this ``mom2_n_samples``.
+            Such a file states that number of samples; its sidecar states the real amount.
+        engine: engine that collects: ``native``, ``easyedit``, or a plugin's.
 
     Returns:
         Second moments by module path.
 
     Raises:
-        CovarianceError: amounts contradict, a stored file can't be used, or the keys can't be taken.
-        DataError: the corpus can't be had.
-        ModelError: there is no such layer.
-        PluginError: there is no such engine.
+        CovarianceError: both amounts are given, a stored file is invalid or of another collection, or the keys can't be
+            collected.
+        DataError: the corpus can't be loaded.
+        ModelError: the model has no such layer.
+        PluginError: no such engine is registered.
     """
     if tokens is not None and samples is not None:
         raise CovarianceError("give either tokens or samples, not both")

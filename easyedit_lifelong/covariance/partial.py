@@ -1,4 +1,4 @@
-"""Sums of a collection that isn't finished, kept on disk so that a kill costs half a minute."""
+"""Checkpoints of an unfinished collection, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from easyedit_lifelong.covariance.shards import Shard
 
 LOG = logging.getLogger(__name__)
 
-_SHARE = 20
-"""Writing may take one part in this many of the time."""
+_MIN_INTERVAL_RATIO = 20
+"""The interval between two checkpoints is at least this many times the time that one takes."""
 
 
 @dataclass
 class Progress:
-    """A collection's sums and how far it is.
+    """The state of an unfinished collection.
 
     Attributes:
-        sums: by path of the module.
-        position: what is behind it.
-        seconds: spent so far, over all its processes' lives.
+        sums: running sums by path of the module.
+        position: the position up to which the text has been read.
+        seconds: time spent on it, including interrupted runs.
     """
 
     sums: dict[str, MomentSum]
@@ -41,83 +41,86 @@ class Progress:
 
 
 class PartialSums:
-    """Where one collection keeps its unfinished sums.
+    """Saves and loads the checkpoints of one collection.
 
     Args:
-        folder: folder of the files to come.
-        what: everything that makes this collection this one, but its modules.
-        shard: this process's part of it.
-        every: seconds between two writings, at least; longer where writing itself takes long. 0 for
-            no waiting at all.
+        folder: folder of the checkpoints.
+        settings: everything that the sums depend on, except for the modules.
+        shard: this process's part of the collection.
+        every: minimum number of seconds between two checkpoints. The interval is longer if a checkpoint takes long. 0
+            saves at every call.
     """
 
-    def __init__(self, folder: Path, what: Mapping[str, Any], shard: Shard, every: float) -> None:
-        self._text = json.dumps({**what, "rank": shard.rank, "world": shard.world}, sort_keys=True)
-        self._name = f".partial-{hashlib.sha256(self._text.encode()).hexdigest()[:16]}"
+    def __init__(self, folder: Path, settings: Mapping[str, Any], shard: Shard, every: float) -> None:
+        self._settings = json.dumps({**settings, "rank": shard.rank, "world": shard.world_size}, sort_keys=True)
+        self._name = f".partial-{hashlib.sha256(self._settings.encode()).hexdigest()[:16]}"
         self.folder, self._every = folder, every
-        self._wrote = time.monotonic()
-        self._took = 0.0
+        self._last_save = time.monotonic()
+        self._save_seconds = 0.0
 
     def load(self, sizes: Mapping[str, int]) -> Progress:
-        """Return the furthest progress there is for these modules, else none.
+        """Return the checkpoint with the most progress for these modules; without one, the state at the beginning.
 
-        A collection of more modules will do for some of them. A file that can't be read is passed over
-        with a warning: it costs time, not correctness.
+        A checkpoint with additional modules can be used. A checkpoint that can't be read is ignored with a warning.
+
+        Args:
+            sizes: key size by path of the module.
         """
         best = Progress({path: MomentSum(d) for path, d in sizes.items()})
         for path in sorted(self.folder.glob(f"{self._name}-*.npz")):
-            found = self._read(path, sizes)
-            if found is not None and found.position.block > best.position.block:
-                best = found
+            progress = self._read(path, sizes)
+            if progress is not None and progress.position.block > best.position.block:
+                best = progress
         if best.position.block:
-            LOG.info("going on after %d tokens that were counted before", best.position.tokens)
+            LOG.info("resuming after %d tokens that an interrupted run has counted", best.position.tokens)
         return best
 
     def save(self, progress: Progress) -> bool:
-        """Write the sums if it is time; return whether it was done.
+        """Save a checkpoint if the interval has passed; return whether it was saved.
 
         Raises:
-            CovarianceError: they can't be written.
+            CovarianceError: the checkpoint can't be written.
         """
-        begin = time.monotonic()
-        wait = max(self._every, _SHARE * self._took) if self._every > 0 else 0.0
-        if begin - self._wrote < wait:
+        start = time.monotonic()
+        interval = max(self._every, _MIN_INTERVAL_RATIO * self._save_seconds) if self._every > 0 else 0.0
+        if start - self._last_save < interval:
             return False
-        state = {"what": self._text, "modules": list(progress.sums), "seconds": progress.seconds}
-        contents = {"state": np.array(json.dumps({**state, "position": asdict(progress.position)}))}
-        for number, total in enumerate(progress.sums.values()):
-            total.flush()
-            contents[f"sum{number}"] = total.total.numpy()
-            contents[f"count{number}"] = np.array(total.count)
+        state = {"what": self._settings, "modules": list(progress.sums), "seconds": progress.seconds}
+        arrays = {"state": np.array(json.dumps({**state, "position": asdict(progress.position)}))}
+        for number, moment_sum in enumerate(progress.sums.values()):
+            moment_sum.flush()
+            arrays[f"sum{number}"] = moment_sum.total.numpy()
+            arrays[f"count{number}"] = np.array(moment_sum.count)
         with replacing(self._file(progress)) as temporary, open(temporary, "wb") as file:
-            np.savez(file, **contents)  # type: ignore[arg-type]  # its stub takes the keys for its own flag
-        self._wrote = time.monotonic()
-        self._took = self._wrote - begin
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub expects its flag allow_pickle
+        self._last_save = time.monotonic()
+        self._save_seconds = self._last_save - start
         return True
 
     def remove(self) -> None:
-        """Remove what was kept, once the results are stored."""
+        """Remove the checkpoints. Call this when the results are stored."""
         for path in self.folder.glob(f"{self._name}-*.npz"):
             path.unlink(missing_ok=True)
 
     def _file(self, progress: Progress) -> Path:
+        """Return the file of a checkpoint. Its name depends on the settings and the modules."""
         modules = hashlib.sha256("\0".join(sorted(progress.sums)).encode()).hexdigest()[:8]
         return self.folder / f"{self._name}-{modules}.npz"
 
     def _read(self, path: Path, sizes: Mapping[str, int]) -> Progress | None:
+        """Return the state in a checkpoint; None if it is of another collection or can't be read."""
         try:
             with np.load(path, allow_pickle=False) as archive:
                 state = json.loads(str(archive["state"]))
-                if state["what"] != self._text or not set(sizes) <= set(state["modules"]):
+                if state["what"] != self._settings or not set(sizes) <= set(state["modules"]):
                     return None
                 sums = {}
                 for module, d in sizes.items():
                     number = state["modules"].index(module)
-                    total = MomentSum(d)
-                    total.total = torch.from_numpy(archive[f"sum{number}"]).reshape(d, d)
-                    total.count = int(archive[f"count{number}"])
-                    sums[module] = total
+                    sums[module] = moment_sum = MomentSum(d)
+                    moment_sum.total = torch.from_numpy(archive[f"sum{number}"]).reshape(d, d)
+                    moment_sum.count = int(archive[f"count{number}"])
                 return Progress(sums, Position(**state["position"]), float(state["seconds"]))
-        except Exception as error:  # any unreadable file is one that isn't there
+        except Exception as error:  # whatever is wrong with the file, the collection can start again
             LOG.warning("%s: unfinished sums can't be read, starting again: %s", path, error)
             return None

@@ -1,4 +1,4 @@
-"""What this package registers: the native engine."""
+"""Registers the native covariance engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes, one collection: ``torchrun`` splits the blocks, and the sums are added up at the end."""
+"""Share a collection among processes: each reads its part of the blocks, and the sums are added at the end."""
 
 from __future__ import annotations
 
@@ -16,52 +16,52 @@ from easyedit_lifelong.covariance.moments import MomentSum
 from easyedit_lifelong.errors import CovarianceError, LifelongError
 
 T = TypeVar("T")
-_PATIENCE = datetime.timedelta(days=2)
-"""How long a process that is done waits for the others."""
+_TIMEOUT = datetime.timedelta(days=2)
+"""How long a process that has finished waits for the others."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Which part of a collection is this process's.
+    """This process's part of a collection: of N processes, each reads every N-th block.
 
     Attributes:
-        rank: this process's number.
-        world: how many there are.
-        group: the process group that adds up; None for the default one, or where there is one process.
+        rank: index of this process.
+        world_size: number of processes.
+        group: process group that adds the sums; None for the default group, or if there is only one process.
     """
 
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
     group: Any = None
 
-    def takes(self, block: int) -> bool:
-        """Whether a block is this process's."""
-        return block % self.world == self.rank
+    def owns_block(self, block: int) -> bool:
+        """Whether this process reads a block."""
+        return block % self.world_size == self.rank
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+    def is_first(self) -> bool:
+        """Whether this is the first process, which writes the files."""
         return self.rank == 0
 
 
 def current_shard() -> Shard:
-    """Return this process's part, by ``torch.distributed``'s process group if one is set up.
+    """Return this process's part, according to the process group of ``torch.distributed`` if one is set up.
 
-    Sums are added up on the CPU, in float64, whatever the group itself is for.
+    Sums are added on the CPU, so a group with another backend than gloo gets a gloo group next to it.
     """
     if not dist.is_available() or not dist.is_initialized() or dist.get_world_size() == 1:
         return Shard()
-    group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=_PATIENCE)
+    group = None if dist.get_backend() == "gloo" else dist.new_group(backend="gloo", timeout=_TIMEOUT)
     return Shard(dist.get_rank(), dist.get_world_size(), group)
 
 
 @contextlib.contextmanager
 def torchrun_processes() -> Iterator[bool]:
-    """Join the processes that ``torchrun`` started, if it did; gives whether this is the first of them."""
+    """Set up a process group in this context if ``torchrun`` started this process; yield whether it is the first."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield not dist.is_initialized() or dist.get_rank() == 0
         return
-    dist.init_process_group("gloo", timeout=_PATIENCE)
+    dist.init_process_group("gloo", timeout=_TIMEOUT)
     try:
         yield dist.get_rank() == 0
     finally:
@@ -69,44 +69,46 @@ def torchrun_processes() -> Iterator[bool]:
 
 
 def on_first(shard: Shard, call: Callable[[], T]) -> T:
-    """Call something in the first process alone, and return its result in all of them.
+    """Call a function in the first process only, and return its result in all processes.
 
     Raises:
-        LifelongError: whatever the first process raised, in all of them, so that none waits in vain.
+        LifelongError: the error that the first process raised; it is raised in all processes.
     """
-    if shard.world == 1:
+    if shard.world_size == 1:
         return call()
-    answer: list[Any] = [None, None]
-    if shard.first:
+    outcome: list[Any] = [None, None]
+    if shard.is_first:
         try:
-            answer[0] = call()
+            outcome[0] = call()
         except LifelongError as error:
-            answer[1] = error.with_traceback(None)
-    dist.broadcast_object_list(answer, src=0, group=shard.group)
-    result, failure = answer
+            outcome[1] = error.with_traceback(None)
+    dist.broadcast_object_list(outcome, src=0, group=shard.group)
+    result, failure = outcome
     if failure is None:
         return result
     try:
         raise failure
     finally:
-        del answer, failure  # an error that its own traceback refers to would outlive the process group
+        del outcome, failure  # else the traceback refers to the error, and both outlive the process group
 
 
 def add_up(shard: Shard, sums: Sequence[MomentSum]) -> None:
-    """Replace every process's sums and counts by those of all processes together.
+    """Add the sums and counts of all processes; afterwards, every process has the totals.
 
     Raises:
-        CovarianceError: the processes don't collect the same.
+        CovarianceError: the processes collect different modules.
     """
-    if shard.world == 1:
+    if shard.world_size == 1:
         return
-    sizes: list[Any] = [None] * shard.world
-    dist.all_gather_object(sizes, [total.d for total in sums], group=shard.group)
+    sizes: list[Any] = [None] * shard.world_size
+    dist.all_gather_object(sizes, [moment_sum.d for moment_sum in sums], group=shard.group)
     if any(size != sizes[0] for size in sizes):
-        raise CovarianceError(f"the processes collect different modules: key sizes {sizes}")
-    for total in sums:
-        total.flush()
-        count = torch.tensor([total.count], dtype=torch.int64)
-        dist.all_reduce(total.total, group=shard.group)
+        raise CovarianceError(
+            f"the processes collect different modules (key sizes {sizes}). Start them with the same settings."
+        )
+    for moment_sum in sums:
+        moment_sum.flush()
+        count = torch.tensor([moment_sum.count], dtype=torch.int64)
+        dist.all_reduce(moment_sum.total, group=shard.group)
         dist.all_reduce(count, group=shard.group)
-        total.count = int(count)
+        moment_sum.count = int(count)

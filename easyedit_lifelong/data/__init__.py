@@ -1,1 +1,1 @@
-"""Requests, dataset readers and sample facts."""
+"""Edit requests, readers of dataset files, and sample facts."""

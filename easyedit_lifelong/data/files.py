@@ -1,4 +1,4 @@
-"""Read JSON lists and JSON Lines, and say what is wrong with them."""
+"""Read JSON and JSON Lines files, with messages that name the file, the record and the field."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from easyedit_lifelong.errors import DataError, did_you_mean
 
 
 def read_json_file(path: Path, missing: str = "no such data file") -> Any:
-    """Return what a JSON file holds; of a ``.jsonl`` file, a list of what its lines hold.
+    """Return the value in a JSON file, or the list of values in a ``.jsonl`` file.
 
     Args:
         path: the file.
-        missing: what to say if it isn't there.
+        missing: message if the file doesn't exist.
 
     Raises:
-        DataError: the file isn't there, can't be read or isn't JSON; the message names the line.
+        DataError: the file doesn't exist, can't be read or isn't JSON; the message names the line.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ def read_json_file(path: Path, missing: str = "no such data file") -> Any:
     except UnicodeDecodeError as error:
         raise DataError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
     if path.suffix == ".jsonl":
-        # Not splitlines(): it also splits at U+2028 and the like, which JSON allows within a text.
+        # Not splitlines(), which also splits at U+2028 and similar characters; JSON allows them within a text.
         return [_parse(line, f"{path}, line {n}", n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     return _parse(text, str(path))
 
@@ -38,7 +38,7 @@ def read_records(path: Path) -> list[Any]:
     """Return the records of a JSON list or of JSON Lines.
 
     Raises:
-        DataError: the file can't be used.
+        DataError: the file can't be read or doesn't hold a list.
     """
     records = read_json_file(path)
     if not isinstance(records, list):
@@ -46,16 +46,21 @@ def read_records(path: Path) -> list[Any]:
     return records
 
 
-def located(name: Path | str, records: Sequence[Any]) -> Iterator[tuple[str, Any]]:
-    """Return every record with what to call it in messages."""
+def name_records(name: Path | str, records: Sequence[Any]) -> Iterator[tuple[str, Any]]:
+    """Yield every record, preceded by its name in messages: ``NAME, record INDEX``."""
     return ((f"{name}, record {index}", record) for index, record in enumerate(records))
 
 
 def require_texts(where: str, record: Any, names: Sequence[str]) -> None:
-    """Check that a record is an object whose fields of these names hold text.
+    """Check that a record is an object and that the named fields hold text.
+
+    Args:
+        where: name of the record in messages.
+        record: the record.
+        names: the fields.
 
     Raises:
-        DataError: one doesn't; the message names it.
+        DataError: a field is missing, empty or not text; the message names it.
     """
     if not isinstance(record, dict):
         raise DataError(f"{where}: must be an object with the fields {', '.join(names)}")
@@ -66,15 +71,17 @@ def require_texts(where: str, record: Any, names: Sequence[str]) -> None:
             raise DataError(f"{where}, field {name!r}: is empty or not text. Give it text or remove the record.")
 
 
-def label_text(label: Any) -> Any:
-    """Return a class label as text: datasets mostly hold its number. Anything else stays what it is."""
+def label_as_text(label: Any) -> Any:
+    """Return a label as text if it is a number, as in most datasets; return any other value unchanged."""
     return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
 
 
 def _parse(text: str, where: str, line: int | None = None) -> Any:
+    """Parse a JSON file, or one line of a JSON Lines file."""
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        place = f"line {error.lineno}, column {error.colno}" if line is None else f"column {error.colno}"
-        hint = ". One record per line? Then name the file .jsonl" if error.msg == "Extra data" and line is None else ""
-        raise DataError(f"{where}: not valid JSON: {error.msg} ({place}){hint}") from error
+        position = f"line {error.lineno}, column {error.colno}" if line is None else f"column {error.colno}"
+        one_per_line = error.msg == "Extra data" and line is None
+        hint = ". If the file has one record per line, name it .jsonl" if one_per_line else ""
+        raise DataError(f"{where}: not valid JSON: {error.msg} ({position}){hint}") from error

@@ -1,4 +1,4 @@
-"""Tell a dataset's format by what is in it."""
+"""Guess the format of a dataset from its first record, or from its name."""
 
 from __future__ import annotations
 
@@ -14,12 +14,15 @@ _LABELLED = {"text", "label"}
 
 
 def guess_format(path: Path | str) -> str:
-    """Return the format of a dataset: by a file's first record, else by its name, as CoachHook's authors do.
+    """Return the name of a dataset's format.
+
+    The fields of the first record determine the format. If they don't, the dataset's name does, as in the code of
+    CoachHook's authors.
 
     Args:
-        path: a file, or a dataset by name (``hub:…``), of which only the name is looked at.
+        path: a file, or the name of a dataset (``hub:…``). Of the latter, only the name is used.
     """
-    fields = set() if hub.is_name(path) else _fields(Path(path).expanduser())
+    fields = set() if hub.is_name(path) else _first_record_fields(Path(path).expanduser())
     name = str(path) if hub.is_name(path) else Path(path).name
     name = name.lower()
     if fields >= _REPHRASED:
@@ -31,13 +34,13 @@ def guess_format(path: Path | str) -> str:
     if fields >= _ZSRE:
         return "zsre"
     if fields:
-        known = {"counterfact": _COUNTERFACT, "hallucination": _HALLUCINATION}
-        return next((form for form, needed in known.items() if form in name and fields >= needed), "json")
+        required = {"counterfact": _COUNTERFACT, "hallucination": _HALLUCINATION}
+        return next((known for known, needed in required.items() if known in name and fields >= needed), "json")
     return next((known for known in ("counterfact", "zsre", "hallucination") if known in name), "json")
 
 
-def _fields(path: Path) -> set[str]:
-    """Return the fields of a file's first record; none if it can't be read (its reader will say so)."""
+def _first_record_fields(path: Path) -> set[str]:
+    """Return the fields of a file's first record; an empty set if the file can't be read, which its reader reports."""
     try:
         text = path.read_text(encoding="utf-8")
         records = json.loads(text.split("\n", 1)[0] if path.suffix == ".jsonl" else text)

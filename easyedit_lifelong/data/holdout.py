@@ -1,4 +1,4 @@
-"""Edit with some of a fact's wordings and hold the others out, as GRACE's paper does with zsRE."""
+"""Edit with some rephrasings of a fact and hold the others out, as the GRACE paper does with zsRE."""
 
 from __future__ import annotations
 
@@ -12,65 +12,68 @@ from easyedit_lifelong.errors import DataError
 
 
 def split_rephrasings(requests: Iterable[EditRequest], edit_with: int, seed: int = 0) -> list[EditRequest]:
-    """Turn some rephrasings of every fact into further edits; the others stay to be asked, unseen.
+    """Turn some rephrasings of every fact into additional edits, and hold the others out.
 
-    GRACE's experiment on zsRE (section 3 of the paper) edits with about half of ten rephrasings and asks the
-    others, to see whether a codebook that has met several wordings of a fact knows one that it hasn't met.
+    GRACE's experiment on zsRE (section 3 of the paper) edits with about half of ten rephrasings and evaluates on the
+    others. It shows whether a codebook that contains several rephrasings of a fact generalises to a new one.
 
-    A further edit follows its fact's first, with the same target, a rephrasing as its prompt, and the case_id
-    ``12#1``, ``12#2``, … It has no locality, relation specificity nor portability of its own: the fact's first edit
-    has been asked those. The rephrasings held out stay the ``rephrase_prompts`` of the fact's first edit, so
-    generality is measured on them alone. At least one is held out of every fact that has any: one with fewer than
-    ``edit_with + 1`` gives all but one. Rephrasings that say the same as another, or as the prompt, count once.
+    The additional edits of a fact directly follow its request. They have the same target, a rephrasing as the prompt,
+    and the case_ids ``12#1``, ``12#2``, … They have no locality, relation specificity or portability probes, since the
+    original request has them. The held-out rephrasings are the ``rephrase_prompts`` of the original request, so that
+    generality is measured on these alone. At least one rephrasing of a fact is held out: a fact with at most
+    ``edit_with`` rephrasings is edited with all but one. Rephrasings that differ only in spaces and capitals from
+    another one, or from the prompt, are dropped.
 
-    Which are held out depends on the seed and on the fact alone, so it keeps its split when others are added or
-    left out.
+    The choice depends only on the seed and the fact. So it doesn't change if other facts are added or removed.
 
     Args:
         requests: the facts.
-        edit_with: how many rephrasings of each to edit with, besides its prompt.
-        seed: of the choice.
+        edit_with: number of rephrasings of each fact to edit with, in addition to its prompt.
+        seed: seed of the choice.
+
+    Returns:
+        The requests, each followed by its additional edits.
 
     Raises:
         DataError: ``edit_with`` is negative, no fact has the two rephrasings that a split needs, or a new
-            case_id is taken.
+            case_id is used already.
     """
     requests = list(requests)
     if edit_with < 0:
         raise DataError(f"edit_with: {edit_with} is less than 0")
     if edit_with == 0:
         return requests
-    split = [part for request in requests for part in _split(request, edit_with, seed)]
-    if len(split) == len(requests):
+    edits = [edit for request in requests for edit in _split_request(request, edit_with, seed)]
+    if len(edits) == len(requests):
         raise DataError(
-            "no fact has two different rephrasings, so none can be edited with while another is held out. Use data "
-            "with several (rephrase_prompt: a list), or don't ask for edits with rephrasings."
+            "no fact has two different rephrasings, one to edit with and one to hold out. Use data with several "
+            "rephrasings per fact (rephrase_prompt: a list), or don't edit with rephrasings."
         )
-    check_unique(split)
-    return split
+    check_unique(edits)
+    return edits
 
 
-def _split(request: EditRequest, edit_with: int, seed: int) -> list[EditRequest]:
-    """Return a fact's edits: its own, and those with rephrasings."""
-    seen = {_spelled(request.prompt)}
-    wordings: list[str] = []
-    for wording in request.rephrase_prompts:
-        if _spelled(wording) not in seen:
-            seen.add(_spelled(wording))
-            wordings.append(wording)
-    count = min(edit_with, max(len(wordings) - 1, 0))
-    # By digests, which are the same in every process and every version of Python: a resumed run must find its edits.
-    lot = {
-        wording: hashlib.sha256(f"{seed} {request.case_id!r} {wording}".encode("utf-8", "surrogatepass")).digest()
-        for wording in wordings
+def _split_request(request: EditRequest, edit_with: int, seed: int) -> list[EditRequest]:
+    """Return a fact's request with its held-out rephrasings, and its additional edits."""
+    seen = {_normalize(request.prompt)}
+    rephrasings: list[str] = []
+    for rephrasing in request.rephrase_prompts:
+        if _normalize(rephrasing) not in seen:
+            seen.add(_normalize(rephrasing))
+            rephrasings.append(rephrasing)
+    count = min(edit_with, max(len(rephrasings) - 1, 0))
+    # A resumed run must make the same choice. Digests are the same in every process and version of Python.
+    digests = {
+        rephrasing: hashlib.sha256(f"{seed} {request.case_id!r} {rephrasing}".encode("utf-8", "surrogatepass")).digest()
+        for rephrasing in rephrasings
     }
-    chosen = sorted(sorted(range(len(wordings)), key=lambda index: lot[wordings[index]])[:count])
-    held_out = tuple(wording for index, wording in enumerate(wordings) if index not in chosen)
-    further = [
+    chosen = sorted(sorted(range(len(rephrasings)), key=lambda index: digests[rephrasings[index]])[:count])
+    held_out = tuple(rephrasing for index, rephrasing in enumerate(rephrasings) if index not in chosen)
+    additional = [
         dataclasses.replace(
             request,
             case_id=f"{request.case_id}#{number}",
-            prompt=wordings[index],
+            prompt=rephrasings[index],
             rephrase_prompts=(),
             locality=MappingProxyType({}),
             portability=MappingProxyType({}),
@@ -78,9 +81,9 @@ def _split(request: EditRequest, edit_with: int, seed: int) -> list[EditRequest]
         )
         for number, index in enumerate(chosen, 1)
     ]
-    return [dataclasses.replace(request, rephrase_prompts=held_out), *further]
+    return [dataclasses.replace(request, rephrase_prompts=held_out), *additional]
 
 
-def _spelled(wording: str) -> str:
-    """Return a wording without what makes no difference: spaces and capitals."""
-    return " ".join(wording.split()).casefold()
+def _normalize(text: str) -> str:
+    """Return a text with single spaces and without capitals."""
+    return " ".join(text.split()).casefold()

@@ -1,4 +1,4 @@
-"""Native loaders of zsRE and CounterFact files; they return the records that EasyEdit's loaders return."""
+"""Convert zsRE and CounterFact records to the same request fields as EasyEdit's loaders, without EasyEdit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REQUEST_FIELDS = (
     "locality_ground_truth",
 )
 RELATION_SPECIFICITY_FIELDS = ("relation_specificity_prompt", "relation_specificity_ground_truth")
-"""Fields that this package adds to both formats; EasyEdit's loaders ignore them."""
+"""Fields that this package adds to both formats. EasyEdit's loaders ignore them."""
 
 _ZSRE_FIELDS = {
     "prompt": "src",
@@ -28,12 +28,12 @@ _ZSRE_FIELDS = {
 
 
 def zsre_records(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records of a zsRE file in EasyEdit's request fields.
+    """Convert the records of a zsRE file to EasyEdit's request fields.
 
-    Records without a target are left out; ``case_id`` is a record's index in the file.
+    Records without a target are dropped. ``case_id`` is the index of the record in the file.
 
     Args:
-        records: in MEND's fields; ``answers`` begins with the true answer.
+        records: records with MEND's fields; the first of ``answers`` is the true answer.
     """
     return [
         {
@@ -48,18 +48,18 @@ def zsre_records(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def zsre_extras(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a zsRE record that EasyEdit's release drops: the subject and relation specificity."""
+    """Return the fields of a zsRE record that EasyEdit's release drops: subject and relation specificity."""
     subject = {"subject": record["subject"]} if record.get("subject") else {}
     return {**subject, **{name: record[name] for name in RELATION_SPECIFICITY_FIELDS if name in record}}
 
 
 def counterfact_records(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the records of a CounterFact file, reduced to the fields that are read; see :func:`request_fields`."""
+    """Convert the records of a CounterFact file with :func:`request_fields`."""
     return [request_fields(index, record) for index, record in enumerate(records)]
 
 
 def request_fields(index: int, record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record's request fields; ``case_id`` is its own, or its index if it has none."""
+    """Return the request fields of a record, with ``index`` as ``case_id`` if the record has none."""
     known = (*REQUEST_FIELDS, *RELATION_SPECIFICITY_FIELDS)
     fields = {name: value for name, value in record.items() if name in known or name.startswith("portability_")}
     return {"case_id": index, **fields}

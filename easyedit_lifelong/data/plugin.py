@@ -1,4 +1,4 @@
-"""The dataset formats that come with this package."""
+"""Registers the dataset formats of this package."""
 
 from __future__ import annotations
 

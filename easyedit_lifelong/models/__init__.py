@@ -1,1 +1,1 @@
-"""Load any Hugging Face causal language model and know its parts."""
+"""Load Hugging Face models, find their parts, and hook, record or skip parts of their forward passes."""

@@ -1,7 +1,7 @@
-"""Where a language model keeps its blocks, its final norm and its output head.
+"""Find a language model's blocks, final norm, output head and MLP projections.
 
-Derived from the module tree, so that it holds for families this package has never heard of. What
-can't be told is None, and whoever needs it takes the slow road through the whole model instead.
+The parts are found in the module tree, so that this works for model families that this package doesn't know. A part
+that can't be found is None; callers then run full passes, which are slower.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from easyedit_lifelong.models.wrappers import bare_model, inner_projection
 
 @dataclass(frozen=True)
 class Anatomy:
-    """A model's parts.
+    """The parts of a model.
 
     Attributes:
         blocks_path: path of the list of transformer blocks.
-        blocks: the blocks, in the order they run.
-        final_norm: the norm between the last block and the head.
-        head: the output projection (to the vocabulary).
+        blocks: the blocks, in the order in which they run.
+        final_norm: the norm between the last block and the head, if found.
+        head: the output projection to the vocabulary, if found.
         tied: whether the head shares its weight with the input embeddings.
     """
 
@@ -34,7 +34,7 @@ class Anatomy:
     tied: bool
 
     def block_of(self, module_path: str) -> int | None:
-        """Return the index of the block that holds a module, or None if none does."""
+        """Return the index of the block that contains a module; None if the module is outside of the blocks."""
         prefix = self.blocks_path + "."
         if not module_path.startswith(prefix):
             return None
@@ -42,7 +42,7 @@ class Anatomy:
 
 
 def anatomy_of(model: Any) -> Anatomy | None:
-    """Return the model's parts, or None if it has no list of blocks."""
+    """Return the parts of a model; None if it has no list of blocks."""
     model = bare_model(model)
     lists = [
         (path, module)
@@ -52,9 +52,9 @@ def anatomy_of(model: Any) -> Anatomy | None:
     if not lists:
         return None
     layers = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    # The stack is as long as the config says; failing that, it is the biggest list there is.
-    stacks = [item for item in lists if len(item[1]) == layers] or lists
-    path, blocks = max(stacks, key=lambda item: sum(p.numel() for p in item[1].parameters()))
+    # The list of blocks has the length in the config. If no list has, take the one with the most parameters.
+    candidates = [item for item in lists if len(item[1]) == layers] or lists
+    path, blocks = max(candidates, key=lambda item: sum(p.numel() for p in item[1].parameters()))
     parent = model.get_submodule(path.rpartition(".")[0])
     norms = [child for child in parent.children() if "norm" in type(child).__name__.lower()]
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
@@ -66,11 +66,11 @@ def anatomy_of(model: Any) -> Anatomy | None:
 
 @dataclass(frozen=True)
 class Mlp:
-    """The projections of a block's MLP, by their names in the block.
+    """The projections of a block's MLP: their paths within the block.
 
     Attributes:
-        inputs: from the model's width to the MLP's (two of them where the MLP is gated).
-        output: from the MLP's width back to the model's; its inputs are MEMIT's keys.
+        inputs: projections from the model's width to the MLP's width (two in a gated MLP).
+        output: projection from the MLP's width to the model's width. Its inputs are the keys k of MEMIT.
     """
 
     inputs: tuple[str, ...]
@@ -78,33 +78,34 @@ class Mlp:
 
 
 def mlp_of(block: nn.Module) -> Mlp | None:
-    """Return a block's MLP projections, or None where there isn't one plain MLP.
+    """Return the projections of a block's MLP; None if the block doesn't have exactly one plain MLP.
 
-    They are told by their shapes: of the projections back to the block's width, the MLP's is the
-    widest, and its partners beside it have that width for output.
+    They are recognised by their shapes. The output projection is the one with the most inputs. The input projections
+    are its siblings with the transposed shape.
     """
     shapes: dict[str, tuple[int, int]] = {}
     for name, module in block.named_modules():
         if any(name.startswith(f"{other}.") for other in shapes):
-            continue  # an adapter's matrices, or the projection that they are on
+            continue  # inside a projection with an adapter: the adapter's matrices, or the original projection
         with contextlib.suppress(TypeError):
             shapes[name] = projection_shape(module)
     if not shapes:
         return None
     output = max(shapes, key=lambda name: shapes[name][0])
     width, model_width = shapes[output]
-    beside = output.rpartition(".")[0]
+    parent = output.rpartition(".")[0]
     inputs = tuple(
-        name for name, shape in shapes.items() if shape == (model_width, width) and name.rpartition(".")[0] == beside
+        name for name, shape in shapes.items() if shape == (model_width, width) and name.rpartition(".")[0] == parent
     )
-    rivals = [name for name, shape in shapes.items() if shape == (width, model_width)]
-    return Mlp(inputs, output) if inputs and rivals == [output] else None
+    outputs = [name for name, shape in shapes.items() if shape == (width, model_width)]
+    return Mlp(inputs, output) if inputs and outputs == [output] else None
 
 
 def projection_shape(module: nn.Module) -> tuple[int, int]:
-    """Return a linear projection's (inputs, outputs), whichever way round it stores its weight.
+    """Return the numbers of inputs and outputs of a linear projection.
 
-    ``nn.Linear`` keeps ``(out, in)``; GPT-2's ``Conv1D`` keeps ``(in, out)`` and says so in ``nf``.
+    ``nn.Linear`` stores its weight as ``(out, in)``; GPT-2's ``Conv1D`` stores it as ``(in, out)`` and has an attribute
+    ``nf``.
 
     Raises:
         TypeError: the module has no 2-D weight.
@@ -117,5 +118,5 @@ def projection_shape(module: nn.Module) -> tuple[int, int]:
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether a linear projection keeps its weight as ``(in, out)``."""
+    """Whether a linear projection stores its weight as ``(in, out)``."""
     return isinstance(getattr(inner_projection(module), "nf", None), int)

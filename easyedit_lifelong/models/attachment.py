@@ -1,8 +1,8 @@
-"""How an editor gets onto a layer of a model, and off again: the one mechanism of every method.
+"""Attach an editor to a layer of a model, and detach it. Every method uses this.
 
-The layer isn't wrapped or replaced: every module and weight of the model keeps its name. A forward hook sees
-what goes in and may change what comes out; what it needs for that joins the layer as a child, so that it is
-saved and moved with the model; and the model's :class:`PositionTracker` says where prompts end.
+The layer isn't wrapped or replaced, so every module and weight of the model keeps its name. A forward hook reads the
+layer's input and can change its output. The editor's tensors become a child module of the layer, so that they are saved
+and moved with the model. The model's :class:`PositionTracker` provides the positions where prompts end.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from easyedit_lifelong.models.prompt_positions import attach_tracker
 from easyedit_lifelong.models.windows import Window
 
 Replace = Callable[[tuple[Any, ...], dict[str, Any], Any], Any]
-"""From a layer's arguments and output to its output with edits in it, or to None if it stays."""
+"""Returns the new output of a layer, given its arguments, keyword arguments and output; None keeps the output."""
 
 
 class Attachment:
-    """An editor's place on one layer.
+    """The connection of an editor to one layer.
 
     Args:
-        model: the model that the layer belongs to.
-        layer: any module of it.
-        child: name that what the editor keeps on the layer gets.
-        replace: called for every pass through the layer.
+        model: the model that contains the layer.
+        layer: any module of the model.
+        child: name of the child module that holds the editor's tensors.
+        replace: called in every pass through the layer.
         whole_prompts: whether the editor must see a prompt in one pass, from its first token on.
-        spanning: whether another layer of the editor's needs this one to run in every pass.
+        spanning: whether the editor acts at another layer, too, and needs this one to run in every pass.
 
     Attributes:
-        attached: whether the editor is still on the layer.
+        attached: whether the editor is still attached to the layer.
 
     Raises:
-        ModelError: the layer is outside of what reads tokens.
+        ModelError: the model is an encoder-decoder, and the layer is neither in the encoder nor in the decoder.
     """
 
     def __init__(
@@ -49,9 +49,10 @@ class Attachment:
         spanning: bool = False,
     ) -> None:
         self.layer = layer
-        self._child, self._replace, self._whole_prompts, self._spanning = child, replace, whole_prompts, spanning
+        self._child_name, self._replace = child, replace
+        self._whole_prompts, self._spanning = whole_prompts, spanning
         self.attached = True
-        self._kept: nn.Module | None = None
+        self._child_module: nn.Module | None = None
         self._tracker = attach_tracker(model, layer)
         if self._tracker is not None:
             if whole_prompts:
@@ -61,24 +62,25 @@ class Attachment:
 
     @property
     def tracked(self) -> bool:
-        """Whether there are prompts: a plain module has none."""
+        """Whether positions of prompts are known. They aren't for a plain module, which reads no tokens."""
         return self._tracker is not None
 
     @property
     def window(self) -> Window | None:
-        """The pass under way, if it is one through the model."""
+        """The running forward pass; None for a plain module, or if the caller runs only a part of the model."""
         return self._tracker.current() if self._tracker is not None else None
 
     def keep(self, child: nn.Module | None) -> None:
-        """Keep something on the layer, in place of what was kept there; None for nothing."""
-        if self._kept is not None and self.layer._modules.get(self._child) is self._kept:  # another editor's stays
-            del self.layer._modules[self._child]
-        self._kept = child
+        """Make a module the editor's child module of the layer, in place of the previous one; None removes it."""
+        # The child of that name can be another editor's.
+        if self._child_module is not None and self.layer._modules.get(self._child_name) is self._child_module:
+            del self.layer._modules[self._child_name]
+        self._child_module = child
         if child is not None:
-            self.layer.add_module(self._child, child)
+            self.layer.add_module(self._child_name, child)
 
     def detach(self) -> None:
-        """Leave the model as it was before the editor came; at the second call, do nothing."""
+        """Remove everything that the editor put on the model. A second call does nothing."""
         if not self.attached:
             return
         self.attached = False
@@ -91,7 +93,7 @@ class Attachment:
             self._tracker.detach()
 
     def _after_layer(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
-        whole = output if isinstance(output, Tensor) else output[0]
-        # What an editor compares, it compares in its own float32, also where the model's products are rounded more.
-        with torch.autocast(whole.device.type, enabled=False):
+        hidden = output if isinstance(output, Tensor) else output[0]
+        # Editors compare activations in float32, even if the model runs in autocast's lower precision.
+        with torch.autocast(hidden.device.type, enabled=False):
             return self._replace(args, kwargs, output)

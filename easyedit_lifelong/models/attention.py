@@ -1,7 +1,7 @@
-"""Attention for a few tokens of many rows, where heads share keys and values.
+"""Faster grouped-query attention for passes that compute few tokens.
 
-Models with fewer key heads than query heads repeat keys and values for every query head that reads them. For a handful
-of new tokens behind a long cache, that copy, and its gradient, cost more than attending does.
+Models with fewer key heads than query heads copy keys and values for every query head. If a pass computes a few new
+tokens after a long cache, that copy and its gradient take longer than the attention.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch.nn import functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _NAME = "sdpa"
-_UNDERSTOOD = {"module", "query", "key", "value", "attention_mask", "dropout", "scaling", "is_causal", "kwargs"}
-"""Arguments of transformers' function that are heeded here (with a mask, ``is_causal`` says nothing)."""
+_HANDLED = {"module", "query", "key", "value", "attention_mask", "dropout", "scaling", "is_causal", "kwargs"}
+"""Arguments of transformers' function that the replacement handles (``is_causal`` only matters without a mask)."""
 
 
 @contextlib.contextmanager
 def grouped_queries() -> Iterator[None]:
-    """Have the heads that share keys and values attend as one head with more tokens, in the passes inside.
+    """Compute query heads that share keys and values as one head with more tokens, in this context.
 
-    The products are the same, without a copy for every head. Where the model attends in a way of its own, or the mask
-    isn't the same for all heads, nothing changes.
+    The products are the same, but keys and values aren't copied. Nothing changes for a model with another attention
+    function, or where the mask differs between heads.
     """
-    own = ALL_ATTENTION_FUNCTIONS[_NAME]
-    special = set(inspect.signature(own).parameters) - _UNDERSTOOD | {"softcap"}
+    original = ALL_ATTENTION_FUNCTIONS[_NAME]
+    unsupported = set(inspect.signature(original).parameters) - _HANDLED | {"softcap"}
 
     def attend(
         module: nn.Module,
@@ -40,16 +40,17 @@ def grouped_queries() -> Iterator[None]:
         scaling: float | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, Any]:
-        (rows, heads, tokens, _), shared = query.shape, query.shape[1] // key.shape[1]
-        plain = attention_mask is not None and attention_mask.shape[1:] == (1, tokens, key.shape[2])
-        if shared == 1 or not plain or any(kwargs.get(name) is not None for name in special):
-            return own(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        rows, heads, tokens, _ = query.shape
+        group_size = heads // key.shape[1]
+        one_mask_for_all_heads = attention_mask is not None and attention_mask.shape[1:] == (1, tokens, key.shape[2])
+        if group_size == 1 or not one_mask_for_all_heads or any(kwargs.get(name) is not None for name in unsupported):
+            return original(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
         assert attention_mask is not None
         out = F.scaled_dot_product_attention(
-            query.reshape(rows, key.shape[1], shared * tokens, -1),
+            query.reshape(rows, key.shape[1], group_size * tokens, -1),
             key,
             value,
-            attn_mask=attention_mask.repeat(1, 1, shared, 1),
+            attn_mask=attention_mask.repeat(1, 1, group_size, 1),
             dropout_p=dropout,
             scale=scaling,
         )
@@ -59,7 +60,7 @@ def grouped_queries() -> Iterator[None]:
     try:
         yield
     finally:
-        if own is type(ALL_ATTENTION_FUNCTIONS)._global_mapping.get(_NAME):
+        if original is type(ALL_ATTENTION_FUNCTIONS)._global_mapping.get(_NAME):
             del ALL_ATTENTION_FUNCTIONS[_NAME]
         else:
-            ALL_ATTENTION_FUNCTIONS[_NAME] = own
+            ALL_ATTENTION_FUNCTIONS[_NAME] = original

@@ -1,4 +1,4 @@
-"""Read what modules are given or return in a forward pass, and end the pass as soon as that is known."""
+"""Record inputs and outputs of modules in forward passes, and end a pass when all are recorded."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class PassEnded(Exception):
 
 @contextlib.contextmanager
 def ending_after(module: nn.Module) -> Iterator[None]:
-    """End the pass inside as soon as a module has returned; what the pass returns is lost."""
+    """End the forward pass in this context as soon as a module has returned. The pass has no result."""
 
     def end(*_: Any) -> None:
         raise PassEnded
@@ -32,87 +32,92 @@ def ending_after(module: nn.Module) -> Iterator[None]:
         yield
 
 
-def recording_output(module: nn.Module | None, keep: Callable[[Any], None]) -> contextlib.AbstractContextManager[Any]:
-    """Pass what a module returns on to ``keep`` in the passes inside; with no module, do nothing."""
+def recording_output(module: nn.Module | None, record: Callable[[Any], None]) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which ``record`` is called with every output of a module.
 
-    def record(_: nn.Module, __: Any, output: Any) -> None:
-        keep(output)
+    Args:
+        module: the module; None records nothing.
+        record: called with the output, in every forward pass through the module.
+    """
 
-    return contextlib.nullcontext() if module is None else module.register_forward_hook(record)
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        record(output)
+
+    return contextlib.nullcontext() if module is None else module.register_forward_hook(hook)
 
 
 @contextlib.contextmanager
 def recording_inputs(
-    modules: Mapping[str, nn.Module], keep: Callable[[str, Any], None], *, end: bool = False
+    modules: Mapping[str, nn.Module], record: Callable[[str, Any], None], *, end: bool = False
 ) -> Iterator[None]:
-    """Pass what modules are given on to ``keep`` in the passes inside, in the order in which they run.
+    """Call ``record`` with every input of the given modules, in the order in which they run.
 
     Args:
         modules: the modules by name.
-        keep: gets a module's name and its first argument; of keyword arguments only, ``hidden_states`` if it is there.
-        end: end the pass inside as soon as every module has been given its input; nothing after that is computed.
+        record: called with a module's name and its first positional argument. If there are only keyword arguments, it
+            receives ``hidden_states``, or the first one.
+        end: end the forward pass as soon as every module has received its input.
     """
-    waiting = set(modules)
+    missing = set(modules)
 
-    def record(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        keep(name, args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None)))
-        waiting.discard(name)
-        if end and not waiting:
+    def hook(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        record(name, args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None)))
+        missing.discard(name)
+        if end and not missing:
             raise PassEnded
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(contextlib.suppress(PassEnded))
         for name, module in modules.items():
-            hook = functools.partial(record, name)
-            stack.enter_context(module.register_forward_pre_hook(hook, with_kwargs=True))
+            stack.enter_context(module.register_forward_pre_hook(functools.partial(hook, name), with_kwargs=True))
         yield
 
 
 def inputs_at(runner: Runner, layer: nn.Module, rows: Sequence[list[int]]) -> list[Tensor]:
-    """Return a layer's inputs at every token of some rows.
+    """Return a layer's inputs at every token of the given rows.
 
     Args:
-        runner: of the model.
-        layer: the layer; what comes behind it isn't computed.
-        rows: token ids, in any number.
+        runner: runs the model.
+        layer: the layer. Nothing after its input is computed.
+        rows: token ids. Equal rows are computed once.
 
     Returns:
-        One tensor for each row, ``(tokens, width)``, in the model's dtype.
+        A tensor of shape ``(tokens, width)`` for each row, in the model's dtype.
 
     Raises:
-        ModelError: the layer didn't run, or gets no vector for every token.
+        ModelError: the layer didn't run, or doesn't receive one vector per token.
     """
     name = f"inner_params: {type(layer).__name__}"
-    taken: dict[tuple[int, ...], Tensor] = {}
+    inputs_of: dict[tuple[int, ...], Tensor] = {}
     distinct = [list(row) for row in dict.fromkeys(tuple(row) for row in rows)]
-    for batch, seen in input_batches(runner, {name: layer}, distinct):
-        taken |= {tuple(row): inputs[: len(row)] for row, inputs in zip(batch, seen[name], strict=True)}
-    return [taken[tuple(row)] for row in rows]
+    for batch, recorded in input_batches(runner, {name: layer}, distinct):
+        inputs_of |= {tuple(row): inputs[: len(row)] for row, inputs in zip(batch, recorded[name], strict=True)}
+    return [inputs_of[tuple(row)] for row in rows]
 
 
 def input_batches(
     runner: Runner, layers: Mapping[str, nn.Module], rows: Sequence[list[int]]
 ) -> Iterator[tuple[list[list[int]], dict[str, Tensor]]]:
-    """Yield layers' inputs for some rows at a time; each pass ends in front of the last of the layers.
+    """Yield layers' inputs batch by batch. Each forward pass ends before the last of the layers.
 
     Args:
-        runner: of the model.
-        layers: the layers, by what messages call them.
-        rows: token ids, in any number.
+        runner: runs the model.
+        layers: the layers; messages use their keys as names.
+        rows: token ids.
 
     Yields:
-        The rows of a batch, and each layer's inputs, ``(rows, tokens, width)``, padded on the right.
+        The rows of a batch, and each layer's inputs, shape ``(rows, tokens, width)``, padded on the right.
 
     Raises:
-        ModelError: a layer didn't run, or gets no vector for every token.
+        ModelError: a layer didn't run, or doesn't receive one vector per token.
     """
     for batch in batches(rows, _BATCH_TOKENS):
         ids, mask = pad_rows(batch, runner.pad, "right", runner.device)
-        seen: dict[str, Any] = {}
-        with torch.no_grad(), recording_inputs(layers, seen.__setitem__, end=True):
+        recorded: dict[str, Any] = {}
+        with torch.no_grad(), recording_inputs(layers, recorded.__setitem__, end=True):
             runner.call(ids, mask, mask.sum(dim=1))
         for name in layers:
-            inputs = seen.get(name)
+            inputs = recorded.get(name)
             if not isinstance(inputs, Tensor) or inputs.dim() != 3 or inputs.shape[:2] != ids.shape:
                 raise ModelError(f"{name} gets no vector for every token; name another layer")
-        yield batch, seen
+        yield batch, recorded

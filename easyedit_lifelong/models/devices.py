@@ -1,4 +1,4 @@
-"""One rule for what a device setting means, shared by our code and by the bridge to EasyEdit."""
+"""Resolve device settings, for this package and for EasyEdit's methods alike."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ LOG = logging.getLogger(__name__)
 
 
 def resolve_device(device: int | str | torch.device | None = None) -> torch.device:
-    """Turn a hyperparameter file's ``device`` into a device of this machine.
+    """Return the device of this machine that a hyperparameter file's ``device`` means.
 
-    ``None`` and ``"auto"`` mean the best one there is. A bare number is EasyEdit's way to write a
-    CUDA index; since every EasyEdit YAML carries one, it means the CPU on a machine without CUDA.
+    ``None`` and ``"auto"`` mean the first available of CUDA, MPS and the CPU. EasyEdit writes a CUDA index as a bare
+    number. Since every EasyEdit YAML contains one, a bare number means the CPU on a machine without CUDA.
 
     Args:
         device: CUDA index, ``"auto"``, or anything :class:`torch.device` takes.
 
     Returns:
-        The device, with an index where CUDA is meant.
+        The device; a CUDA device has an index.
 
     Raises:
-        DeviceError: the device isn't there; the message lists what is.
+        DeviceError: this machine has no such device; the message lists the available ones.
     """
     if isinstance(device, torch.device):
         device = str(device)
@@ -37,7 +37,7 @@ def resolve_device(device: int | str | torch.device | None = None) -> torch.devi
     choices = ", ".join(["auto", *available])
     if text.isdigit():
         if not torch.cuda.is_available():
-            LOG.info("device: %s names a CUDA device; there is none, using the CPU", text)
+            LOG.info("device: %s is a CUDA index, but CUDA isn't available; using the CPU", text)
             return torch.device("cpu")
         text = f"cuda:{text}"
     try:
@@ -53,10 +53,10 @@ def resolve_device(device: int | str | torch.device | None = None) -> torch.devi
 
 
 def device_of(module: nn.Module) -> torch.device:
-    """Return the device that a module computes on.
+    """Return the device on which a module computes.
 
-    Accelerate keeps weights elsewhere (on the CPU, on disk) and brings them for the time of a pass; then it is
-    the one that it brings them to.
+    If accelerate has offloaded the weights (to the CPU or disk), it is the device to which accelerate moves them for a
+    forward pass.
     """
     device: torch.device = next(module.parameters()).device
     if device.type != "meta":
@@ -66,7 +66,7 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def available_devices() -> list[str]:
-    """Name the devices that a model can be put on here."""
+    """Return the names of the devices of this machine that can hold a model."""
     devices = [f"cuda:{i}" for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
     if torch.backends.mps.is_available():
         devices.append("mps")

@@ -1,4 +1,4 @@
-"""Turn prompts and answers into token rows, the same way for editing and for scoring."""
+"""Encode prompts and answers as rows of token ids, in one way for editing and scoring."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from torch.nn.utils.rnn import pad_sequence
 from easyedit_lifelong.errors import DataError
 
 IGNORED = -100
-"""Stands in labels where nothing is predicted, as torch's and transformers' losses have it."""
+"""Label of positions that a loss leaves out, as in torch and transformers."""
 
 
 @dataclass(frozen=True)
 class EncodedPair:
-    """A prompt and its answer as token ids; joined, they are what a causal language model reads.
+    """A prompt and its answer as token ids.
 
     Attributes:
-        prompt: the prompt's.
-        target: the answer's; for a classifier, the label's number.
-        apart: whether the model doesn't read them in one row: an encoder reads the prompt alone.
+        prompt: token ids of the prompt.
+        target: token ids of the answer; for a classifier, the index of the label.
+        apart: False if the model reads prompt and answer in one row (causal language models). True if it reads the
+            prompt alone (encoders).
     """
 
     prompt: list[int]
@@ -32,30 +33,30 @@ class EncodedPair:
 
     @property
     def tokens(self) -> list[int]:
-        """All ids, prompt first."""
+        """The ids of the prompt, followed by those of the answer."""
         return self.prompt + self.target
 
     @property
     def length(self) -> int:
-        """How many places the pair takes in the model's context."""
+        """How many positions of the model's context the pair needs."""
         return max(len(self.prompt), len(self.target)) if self.apart else len(self.tokens)
 
 
 def encode_pair(tokenizer: Any, prompt: str, target: str) -> EncodedPair:
-    """Encode a prompt and the answer that follows it after one space.
+    """Encode a prompt and the answer that follows it after a space.
 
-    They are encoded together, as EasyEdit does, and cut where the prompt alone ends. Where a
-    tokenizer merges across that border, the answer is encoded on its own instead: when generating,
-    a model is given just the prompt's own tokens.
+    Prompt and answer are encoded as one text, as EasyEdit does, and split after the prompt's tokens. If the tokenizer
+    merges characters across that border, the answer is encoded separately, because a model that generates receives the
+    tokens of the prompt alone.
 
     Raises:
         DataError: the prompt or the answer has no tokens.
     """
     gap = "" if target[:1].isspace() or prompt[-1:].isspace() else " "
     prompt_ids = list(tokenizer(prompt)["input_ids"])
-    together = list(tokenizer(prompt + gap + target)["input_ids"])
-    if together[: len(prompt_ids)] == prompt_ids:
-        target_ids = together[len(prompt_ids) :]
+    joint_ids = list(tokenizer(prompt + gap + target)["input_ids"])
+    if joint_ids[: len(prompt_ids)] == prompt_ids:
+        target_ids = joint_ids[len(prompt_ids) :]
     else:
         target_ids = list(tokenizer(gap + target, add_special_tokens=False)["input_ids"])
     if not prompt_ids or not target_ids:
@@ -70,25 +71,31 @@ def pad_rows(
     side: Literal["left", "right"],
     device: torch.device | str | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Stack token rows of different lengths.
+    """Pad rows of token ids to one length.
+
+    Args:
+        rows: the token ids.
+        pad: id of the padding token.
+        side: where the padding goes.
+        device: device of the result.
 
     Returns:
         Token ids and attention mask, both of shape ``(rows, longest)``.
     """
 
-    def stacked(tensors: list[Tensor], padding: int) -> Tensor:
+    def pad_with(tensors: list[Tensor], padding: int) -> Tensor:
         return pad_sequence(tensors, batch_first=True, padding_value=padding, padding_side=side).to(device)
 
     ids = [torch.tensor(row, dtype=torch.long) for row in rows]
-    return stacked(ids, pad), stacked([torch.ones_like(row) for row in ids], 0)
+    return pad_with(ids, pad), pad_with([torch.ones_like(row) for row in ids], 0)
 
 
 def batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
-    """Yield rows of similar length in batches, the longest first, so that little padding is computed.
+    """Yield batches of rows of similar length, so that passes compute little padding. The longest rows come first.
 
     Args:
-        rows: token rows; empty ones are left out.
-        batch_tokens: most tokens of a batch, padding included; a longer row is a batch by itself.
+        rows: token rows; empty ones are dropped.
+        batch_tokens: maximum number of tokens in a batch, padding included. A longer row is a batch by itself.
     """
     batch: list[list[int]] = []
     for row in sorted((row for row in rows if row), key=len, reverse=True):
@@ -101,5 +108,5 @@ def batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[list[list[
 
 
 def position_ids(mask: Tensor) -> Tensor:
-    """Count each row's real tokens from 0, so that padding doesn't shift positions."""
+    """Return the position of each token in its row, padding not counted; shape of ``mask``, ``(rows, tokens)``."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)

@@ -1,4 +1,4 @@
-"""Tell whether two models have the same weights, without comparing the weights."""
+"""Compute a digest of a model's weights, which tells whether two models have the same weights."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.wrappers import adapters_of, bare_model
 
 _SAMPLES = 256
-"""Values of each parameter that are hashed one by one, first and last among them."""
+"""About how many values of each parameter are hashed individually, the first and the last included."""
 _CHUNK = 1 << 24
 _INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def model_fingerprint(model: Any) -> str:
-    """Return a fingerprint of a model's weights: 64 hexadecimal digits.
+    """Return the fingerprint of a model's weights: 64 hexadecimal digits.
 
-    It is a SHA-256 over every parameter's name, shape, dtype, evenly strided sample of values, and the
-    sum of its bit patterns as whole numbers. The sample tells other weights apart; the sum notices
-    the change of a single value anywhere, and whole numbers add up to the same on every device,
-    in every order. One pass over the weights: about 0.2 s for 135 million float32 parameters on one core.
+    The fingerprint is a SHA-256 digest. For every parameter, it covers the name, the shape, the dtype, evenly spaced
+    values, and the sum of all bit patterns as integers. The sum detects a change of any single value. A sum of integers
+    doesn't depend on the device or on the order of addition. Computation takes one pass over the weights: about 0.2 s
+    for 135 million float32 parameters on one core.
 
-    Buffers don't count: they are either constants of the architecture or caches. Adapters (LoRA) do, and which
-    of them are active: what is edited is the model as it answers with them.
+    The fingerprint covers adapters (LoRA) and which of them are active, since edits are made on the model with its
+    adapters. It doesn't cover buffers, which are constants of the architecture or caches.
 
     Args:
-        model: any module, on any device; accelerate may have its parameters elsewhere.
+        model: any module, on any device. accelerate may have offloaded its parameters.
 
     Raises:
-        ModelError: the model has no parameters, or they can't be had (meta device).
+        ModelError: the model has no parameters, or their values aren't available (meta device).
     """
     model, digest = bare_model(model), hashlib.sha256()
     parameters = sorted(_parameters(model), key=lambda item: item[0])
@@ -51,25 +51,27 @@ def model_fingerprint(model: Any) -> str:
 
 
 def _parameters(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield every parameter once, also where offloading has parted those that were one."""
+    """Yield every parameter once. Offloading turns tied parameters into separate ones; the copies are left out."""
     tied = getattr(model, "all_tied_weights_keys", None) or ()
     return ((name, value) for name, value in model.named_parameters() if not (value.is_meta and name in tied))
 
 
 def _offloaded(model: nn.Module, name: str) -> Tensor:
-    """Return the values of a parameter that accelerate keeps elsewhere: on the CPU, or on disk."""
-    path, _, own = name.rpartition(".")
+    """Return the values of a parameter that accelerate has offloaded to the CPU or disk."""
+    path, _, local_name = name.rpartition(".")
     hook = getattr(model.get_submodule(path), "_hf_hook", None)
-    for one in getattr(hook, "hooks", (hook,)):
-        if (kept := getattr(one, "weights_map", None)) is not None:
-            values = kept[own]
+    for single_hook in getattr(hook, "hooks", (hook,)):
+        if (weights := getattr(single_hook, "weights_map", None)) is not None:
+            values = weights[local_name]
             assert isinstance(values, Tensor)
             return values
-    raise ModelError(f"parameter {name!r} is not in memory (meta device): no fingerprint of it")
+    raise ModelError(
+        f"parameter {name!r} is not in memory (meta device). Load the model's weights to compute its fingerprint."
+    )
 
 
 def _digest(values: Tensor) -> bytes:
-    """Return a parameter's sampled bit patterns and the sum of all of them."""
+    """Return a sample of a parameter's bit patterns, followed by the sum of all bit patterns."""
     flat = values.reshape(-1)
     if flat.numel() == 0:
         return b""
@@ -78,6 +80,6 @@ def _digest(values: Tensor) -> bytes:
     bits = flat.view(_INTEGERS[flat.element_size()])
     step = max(1, bits.numel() // _SAMPLES)
     sample = torch.cat([bits[::step], bits[-1:]]).cpu().contiguous()
-    # Sums wrap around at 64 bits, the same everywhere; in chunks, for the sake of devices that copy.
+    # Sums wrap around at 64 bits on every device. Some devices copy the tensor to sum it; chunks limit the memory.
     total = sum(int(part.sum(dtype=torch.int64)) for part in bits.split(_CHUNK)) % (1 << 64)
     return sample.numpy().tobytes() + total.to_bytes(8, "little")

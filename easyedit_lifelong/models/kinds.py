@@ -1,4 +1,4 @@
-"""What a model answers with: a continuation of its prompt, a text of its own, a label, or just numbers."""
+"""The kinds of models: causal language model, encoder-decoder, sequence classifier, or any other module."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from easyedit_lifelong.models.wrappers import bare_model
 
 
 class Kind(Enum):
-    """What a model answers with."""
+    """A kind of model: it determines how prompts and answers are encoded, scored and generated."""
 
     CAUSAL = "causal language model"
     SEQ2SEQ = "sequence-to-sequence model"
@@ -18,11 +18,11 @@ class Kind(Enum):
 
 
 def kind_of(model: Any) -> Kind:
-    """Return what kind a model is.
+    """Return the kind of a model.
 
-    Encoder-decoder models say so in their configuration. Classifiers are told by their class's name, which is
-    transformers' convention and peft's; their configuration doesn't tell them from the encoder without a head.
-    Anything without input embeddings is a plain module.
+    A configuration says whether a model is an encoder-decoder. Classifiers are recognised by the name of their class,
+    as transformers and peft do, because their configuration equals that of the encoder without a head. A model without
+    input embeddings is a plain module.
     """
     model = bare_model(model)
     if not hasattr(model, "get_input_embeddings"):
@@ -35,7 +35,7 @@ def kind_of(model: Any) -> Kind:
 
 
 def kind_of_config(config: Any) -> Kind:
-    """Return what kind of model a checkpoint's configuration belongs to."""
+    """Return the kind of model that a checkpoint's configuration describes."""
     classes = getattr(config, "architectures", None) or []
     if any(name.endswith("ForSequenceClassification") for name in classes):
         return Kind.CLASSIFIER

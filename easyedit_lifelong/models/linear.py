@@ -1,9 +1,8 @@
-"""Linear layers for a handful of tokens on a CPU.
+"""Faster linear layers for a few tokens on a CPU.
 
-Training an edit's value sends two or three tokens through large matrices, hundreds of times. For so
-few rows, the product that ``nn.Linear`` asks for (rows times transposed weight) is several times
-slower in the CPU's matrix library than the same product the other way round. The numbers are equal
-to rounding.
+Training an edit's value multiplies two or three tokens with large matrices, hundreds of times. For so few rows, the
+product that ``nn.Linear`` computes (rows times transposed weight) is several times slower in the CPU's matrix library
+than the transposed product (weight times transposed rows). The results are equal up to rounding.
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.models.overrides import overridden
 
-_FEW = 8
-"""Up to this many rows the other way round is faster."""
+_MAX_ROWS = 8
+"""Up to this many rows, the transposed product is faster."""
 
 
-class _FewRows(torch.autograd.Function):
-    """``x @ weight.T`` for a constant weight and few rows; differentiable in x alone."""
+class _FewRowsLinear(torch.autograd.Function):
+    """``x @ weight.T`` for few rows and a constant weight: only ``x`` gets a gradient."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
@@ -36,18 +35,18 @@ class _FewRows(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         (grad,) = grads
         (weight,) = ctx.saved_tensors
-        # Two and three rows hit a slow case of the library; four don't.
+        # The library is slow for two and three rows, but not for four.
         rows = F.pad(grad, (0, 0, 0, 4 - len(grad))) if len(grad) in (2, 3) else grad
         return (rows @ weight)[: len(grad)], None
 
 
 def few_token_linears(modules: Iterable[nn.Module]) -> contextlib.AbstractContextManager[None]:
-    """Compute the plain linear layers inside the modules the fast way, where they get few tokens.
+    """Return a context in which the modules' linear layers compute few tokens faster.
 
-    Only float32 ``nn.Linear`` layers on the CPU are touched (not subclasses, which may do more), and
-    only inside the context. Their weights are taken for constants: gradients reach the input alone.
+    This affects only float32 ``nn.Linear`` layers on the CPU, not subclasses, which may compute more than a product.
+    Weights count as constants: only the layers' inputs get gradients.
     """
-    found = {
+    layers = {
         layer
         for module in modules
         for layer in module.modules()
@@ -56,18 +55,19 @@ def few_token_linears(modules: Iterable[nn.Module]) -> contextlib.AbstractContex
         and layer.weight.dtype == torch.float32
         and "forward" not in layer.__dict__
     }
-    return overridden("forward", {layer: _forward_of(layer) for layer in found})
+    return overridden("forward", {layer: _fast_forward(layer) for layer in layers})
 
 
-def _forward_of(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+def _fast_forward(layer: nn.Linear) -> Callable[[Tensor], Tensor]:
+    """Return a replacement of a layer's ``forward``."""
     weight = layer.weight.detach()
     bias = None if layer.bias is None else layer.bias.detach()
 
     def forward(x: Tensor) -> Tensor:
         rows = x.reshape(-1, x.shape[-1])
-        if len(rows) > _FEW:
+        if len(rows) > _MAX_ROWS:
             return F.linear(x, weight, bias)
-        out = _FewRows.apply(rows, weight)
+        out = _FewRowsLinear.apply(rows, weight)
         out = out if bias is None else out + bias
         return out.view(*x.shape[:-1], -1)
 

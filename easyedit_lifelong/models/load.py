@@ -1,4 +1,4 @@
-"""Load a model and its tokenizer, by name, from a folder, or from a GGUF file."""
+"""Load a model and its tokenizer by name, from a folder, or from a GGUF file."""
 
 from __future__ import annotations
 
@@ -39,26 +39,25 @@ def load_model(
 ) -> tuple[Any, Any]:
     """Load a model and its tokenizer, ready to be edited.
 
-    What its configuration says it is decides the class: a sequence classifier, an encoder-decoder model, else a
+    The checkpoint's configuration determines the class: a sequence classifier, an encoder-decoder model, or otherwise a
     causal language model.
 
     Args:
         name_or_path: a Hugging Face model name, a checkpoint folder, a ``.gguf`` file, or
-            ``smollm2-135m`` (see :mod:`easyedit_lifelong.models.smollm2`). What is local needs no
-            network.
-        device: where to put it; see :func:`~easyedit_lifelong.models.devices.resolve_device`.
-        dtype: ``float32`` (the default, in which the papers' numbers were made), ``bfloat16``,
-            ``float16``, ``"auto"`` for the checkpoint's own, or a :class:`torch.dtype`.
-        model_parallel: spread the model over all devices (``device_map="auto"``) instead.
-        trust_remote_code: run code that comes with the checkpoint.
+            ``smollm2-135m`` (see :mod:`easyedit_lifelong.models.smollm2`). Local models need no network.
+        device: where to put the model; see :func:`~easyedit_lifelong.models.devices.resolve_device`.
+        dtype: ``float32`` (the default, which the papers used), ``bfloat16``, ``float16``, ``"auto"`` for the
+            checkpoint's dtype, or a :class:`torch.dtype`.
+        model_parallel: spread the model over all devices (``device_map="auto"``); ``device`` is then ignored.
+        trust_remote_code: run code that is shipped with the checkpoint.
 
     Returns:
-        The model in evaluation mode, and the tokenizer with a padding token, padding on the left for causal
-        language models, else on the right.
+        The model in evaluation mode, and the tokenizer. The tokenizer has a padding token, and pads on the left for
+        causal language models, on the right for others.
 
     Raises:
-        ModelError: there is no such model, or it is of none of these kinds.
-        DeviceError: the device isn't there.
+        ModelError: the model doesn't exist, can't be loaded, or is of another kind.
+        DeviceError: this machine has no such device.
     """
     target = None if model_parallel else resolve_device(device)
     resolved_dtype = resolve_dtype(dtype)
@@ -72,7 +71,7 @@ def load_model(
         model, tokenizer = smollm2.read_gguf(path)
         if isinstance(resolved_dtype, torch.dtype):
             model = model.to(resolved_dtype)
-        model.config._name_or_path = str(path)  # transformers notes its folder, from which nothing can be loaded
+        model.config._name_or_path = str(path)  # transformers stores the folder, which from_pretrained can't load
     else:
         source = _source(name_or_path)
         options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
@@ -88,7 +87,7 @@ def load_model(
         )
         tokenizer = _from_pretrained("AutoTokenizer", source, name_or_path, **options)
     if str(name_or_path) == smollm2.NAME:
-        model.config._name_or_path = smollm2.NAME  # the cache's path says nothing to a reader of results
+        model.config._name_or_path = smollm2.NAME  # results show this name, not the path in the cache
     prepare_tokenizer(tokenizer, model)
     if target is not None:
         model = model.to(target)
@@ -96,11 +95,15 @@ def load_model(
 
 
 def load_named(hparams: Any) -> tuple[Any, Any]:
-    """Load the model and tokenizer that hyperparameters name; those of EasyEdit's own classes know less.
+    """Load the model and tokenizer that hyperparameters name.
+
+    Args:
+        hparams: hyperparameters with ``model_name``; ``device``, ``dtype``, ``model_parallel`` and
+            ``trust_remote_code`` are optional, since EasyEdit's own classes lack some of them.
 
     Raises:
-        ModelError: there is no such model, or it can't be loaded.
-        DeviceError: the device isn't there.
+        ModelError: the model doesn't exist or can't be loaded.
+        DeviceError: this machine has no such device.
     """
     return load_model(
         hparams.model_name,
@@ -112,10 +115,10 @@ def load_named(hparams: Any) -> tuple[Any, Any]:
 
 
 def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
-    """Turn a hyperparameter file's ``dtype`` into torch's, or ``"auto"``.
+    """Return the torch dtype for the ``dtype`` of a hyperparameter file, or ``"auto"``.
 
     Raises:
-        ModelError: the name isn't known.
+        ModelError: the name is unknown.
     """
     if dtype is None or isinstance(dtype, torch.dtype):
         return dtype or torch.float32
@@ -127,13 +130,17 @@ def resolve_dtype(dtype: str | torch.dtype | None) -> torch.dtype | str:
 
 
 def prepare_tokenizer(tokenizer: Any, model: Any = None) -> None:
-    """Give a tokenizer what batching needs: a padding token, and padding on the model's side.
+    """Set what a tokenizer needs to pad batches: a padding token and the padding side that suits the model.
 
-    The end-of-text token pads where the tokenizer brings no padding token of its own, as is usual
-    for GPT-2, GPT-J, Llama and Mistral. No token is added, so no embedding has to grow.
+    If the tokenizer has no padding token, it pads with its end-of-text token, as usual for GPT-2, GPT-J, Llama and
+    Mistral, or with its unknown token. The vocabulary does not grow, so the embeddings keep their size.
+
+    Args:
+        tokenizer: the tokenizer; changed in place.
+        model: the model; None stands for a causal language model.
 
     Raises:
-        ModelError: the tokenizer has nothing to pad with.
+        ModelError: the tokenizer has none of these tokens.
     """
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is not None:
@@ -142,7 +149,7 @@ def prepare_tokenizer(tokenizer: Any, model: Any = None) -> None:
             tokenizer.pad_token = tokenizer.unk_token
         else:
             raise ModelError(f"{type(tokenizer).__name__} has no token to pad with. Set tokenizer.pad_token.")
-    # An encoder's positions count from its first column, padding or not.
+    # An encoder counts positions from the first column, even if that is padding.
     tokenizer.padding_side = "left" if model is None or kind_of(model) is Kind.CAUSAL else "right"
     generation = getattr(model, "generation_config", None)
     if generation is not None and generation.pad_token_id is None:
@@ -150,7 +157,7 @@ def prepare_tokenizer(tokenizer: Any, model: Any = None) -> None:
 
 
 def context_length(model: Any) -> int | None:
-    """Return how many tokens the model can attend to, or None where its config doesn't say."""
+    """Return how many tokens the model can attend to, or None if its configuration doesn't say."""
     config = getattr(model, "config", None)
     for name in ("max_position_embeddings", "n_positions", "n_ctx", "max_seq_len"):
         value = getattr(config, name, None)
@@ -160,38 +167,42 @@ def context_length(model: Any) -> int | None:
 
 
 def model_label(model: Any) -> str:
-    """Name a model for results: where it was loaded from, else its class."""
+    """Return the name of a model for results and file names: the name or path that it was loaded from, or its class."""
     model = bare_model(model)
     return getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
 
 
 def _source(name_or_path: str | Path) -> str:
+    """Return the checkpoint folder or Hub name that ``from_pretrained`` is to load."""
     text = str(name_or_path)
     if text == smollm2.NAME:
         return str(smollm2.checkpoint())
     path = Path(text).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelError(f"{path}: this folder holds no model (it has no config.json).")
+            raise ModelError(f"{path}: this folder holds no model (it has no config.json). Give a checkpoint folder.")
         return str(path)
-    # "org/name" may be a hub name; anything else with a separator can only have meant a folder.
+    # "org/name" may be a Hub name; any other text with a separator can only be a path.
     if path.is_absolute() or text.startswith((".", "~")) or text.count("/") > 1:
         raise ModelError(f"{text}: no such folder. model_name must be a model's name, folder or GGUF file.")
     return text
 
 
-def _check_kind(config: Any, asked_for: str | Path) -> None:
-    """Refuse what would load all the same, with another head of random weights."""
-    made_as = getattr(config, "architectures", None) or ()
-    others = [name for name in made_as if name.endswith("Classification") and kind_of_config(config) is Kind.CAUSAL]
+def _check_kind(config: Any, name_or_path: str | Path) -> None:
+    """Refuse other classifiers: transformers would load them as language models, with a randomly initialised head."""
+    architectures = getattr(config, "architectures", None) or ()
+    others = [
+        name for name in architectures if name.endswith("Classification") and kind_of_config(config) is Kind.CAUSAL
+    ]
     if others:
         raise ModelError(
-            f"{asked_for}: is a {others[0]}. Causal language models, encoder-decoders and sequence classifiers can be "
-            "edited."
+            f"{name_or_path}: is a {others[0]}. Only causal language models, encoder-decoder models and sequence "
+            "classifiers can be edited."
         )
 
 
-def _from_pretrained(auto_class: str, source: str, asked_for: str | Path, **options: Any) -> Any:
+def _from_pretrained(auto_class: str, source: str, name_or_path: str | Path, **options: Any) -> Any:
+    """Call ``from_pretrained`` of one of transformers' auto classes; turn its errors into :class:`ModelError`."""
     import transformers
 
     try:
@@ -201,6 +212,6 @@ def _from_pretrained(auto_class: str, source: str, asked_for: str | Path, **opti
         kinds = {auto: kind.value for kind, auto in _CLASSES.items()}
         what = "tokenizer" if auto_class == "AutoTokenizer" else kinds.get(auto_class, "model")
         raise ModelError(
-            f"{asked_for}: can't load a {what} from there: {first_line} "
+            f"{name_or_path}: can't load a {what} from there: {first_line} "
             f"(model_name is a Hugging Face name, a checkpoint folder, a .gguf file, or {smollm2.NAME!r})"
         ) from error

@@ -1,4 +1,4 @@
-"""Run a model in evaluation mode for a while, and leave it as it was found."""
+"""Switch a model's mode (evaluation, gradients, dropout) temporarily, and restore it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LOG = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put the model into evaluation mode inside, and every module back into its own mode after."""
+    """Put a model into evaluation mode in this context, and restore every module's mode at its end."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -29,13 +29,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def editing(model: nn.Module) -> Iterator[None]:
-    """Have a model evaluated in its own dtype, with gradients, inside, whatever its caller has switched on or off.
+    """Run a model in evaluation mode, in its own dtype and with gradients, whatever modes the caller has set.
 
     Raises:
-        EditError: the model was made in inference mode, and can't have gradients.
+        EditError: the model was created in inference mode, so that it can't compute gradients.
     """
     if any(parameter.is_inference() for parameter in model.parameters()):
-        raise EditError("the model was loaded inside torch.inference_mode(), which rules out training; load it outside")
+        raise EditError(
+            "the model was loaded inside torch.inference_mode(), so it can't compute gradients; load it outside"
+        )
     device = next(model.parameters()).device.type
     with (
         evaluating(model),
@@ -48,26 +50,26 @@ def editing(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def dropping_out(modules: Iterable[nn.Module], rate: float, identity: str) -> Iterator[None]:
-    """Let the dropout modules inside drop at this rate; at 0, change nothing.
+    """Set the rate of the modules' dropout in this context; 0 changes nothing.
 
     Args:
-        modules: where to look for them. Families that drop out without modules (Llama) aren't reached.
-        rate: share of activations dropped.
-        identity: what drops depend on; the process's own generators are left as they were.
+        modules: modules that contain the ``nn.Dropout`` modules. Families without such modules (Llama) are unaffected.
+        rate: share of activations that are dropped.
+        identity: seed of the dropout, as text. The states of the global random generators are restored.
     """
     if not rate:
         yield
         return
-    found = [m for module in modules for m in module.modules() if isinstance(m, nn.Dropout)]
-    if not found:
-        LOG.warning("dropout: %s has no effect: the model has no dropout modules after the edited layer", rate)
-    before = [(m.p, m.training) for m in found]
-    for module in found:
+    dropouts = [m for module in modules for m in module.modules() if isinstance(m, nn.Dropout)]
+    if not dropouts:
+        LOG.warning("dropout: %s has no effect, since the model has no dropout modules after the edited layer", rate)
+    previous = [(m.p, m.training) for m in dropouts]
+    for module in dropouts:
         module.p, module.training = rate, True
     try:
         with torch.random.fork_rng():
             torch.manual_seed(zlib.crc32(identity.encode()))
             yield
     finally:
-        for module, (p, training) in zip(found, before, strict=True):
+        for module, (p, training) in zip(dropouts, previous, strict=True):
             module.p, module.training = p, training

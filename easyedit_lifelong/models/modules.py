@@ -1,4 +1,4 @@
-"""Find a module of a model by the name that a hyperparameter file gives it."""
+"""Find a module of a model by its name in a hyperparameter file."""
 
 from __future__ import annotations
 
@@ -13,42 +13,44 @@ _BRACKET = re.compile(r"\[(\d+)\]")
 
 
 def module_path(name: str) -> str:
-    """Return the dotted path of the module that a parameter or module name points to.
+    """Return the dotted path of the module that the name of a parameter or module refers to.
 
-    Both of EasyEdit's spellings are understood: ``transformer.h[35].mlp.c_fc.weight`` and
-    ``transformer.h.35.mlp.c_fc``. GRACE edits layers, so a trailing ``.weight`` or ``.bias`` goes.
+    The name can have either of EasyEdit's spellings: ``transformer.h[35].mlp.c_fc.weight`` or
+    ``transformer.h.35.mlp.c_fc``. A trailing ``.weight`` or ``.bias`` is removed.
     """
     path = _BRACKET.sub(r".\1", name.strip())
     return re.sub(r"\.(weight|bias)$", "", path)
 
 
 def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
-    """Return the path and the module that a name points to.
+    """Return the path and the module that a name refers to.
 
-    Names are those of the model itself, whatever PEFT or ``torch.compile`` has put around it. A projection
-    that adapters have been put on is found with them, so that what they add is seen.
+    Names are those of the model without the wrappers of PEFT or ``torch.compile``. A projection with adapters is found
+    with its adapters, so that its output includes theirs.
 
     Args:
         model: any module.
         name: dotted or bracketed name of a module or of its weight.
 
     Raises:
-        ModelError: there is no such module; the message says how far the name fits and suggests
-            the closest one.
+        ModelError: the model has no such module; the message says which part of the name exists and suggests the
+            closest name.
     """
     model, path = bare_model(model), module_path(name)
     modules = dict(model.named_modules())
     if path and path in modules:
         return path, modules[path]
     parts = path.split(".")
-    fits = next((".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1) if ".".join(parts[:n]) in modules), "")
-    children = [child for child, _ in (modules[fits] if fits else model).named_children()]
-    what = repr(fits) if fits else "the model"
-    where = f"{what} has no {parts[len(fits.split('.')) if fits else 0]!r}; it has {_shorten(children)}"
-    raise ModelError(f"{type(model).__name__} has no layer {name!r}: {where}.{did_you_mean(path, modules)}")
+    prefixes = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
+    parent = next((prefix for prefix in prefixes if prefix in modules), "")
+    children = [child for child, _ in (modules[parent] if parent else model).named_children()]
+    missing = parts[len(parent.split(".")) if parent else 0]
+    cause = f"{repr(parent) if parent else 'the model'} has no {missing!r}; it has {_list_names(children)}"
+    raise ModelError(f"{type(model).__name__} has no layer {name!r}: {cause}.{did_you_mean(path, modules)}")
 
 
-def _shorten(children: list[str]) -> str:
+def _list_names(children: list[str]) -> str:
+    """Return names of child modules as text: a range for numbers, a list for other names."""
     if len(children) > 2 and all(child.isdigit() for child in children):
         return f"{children[0]} to {children[-1]}"
     return ", ".join(children) or "no layers inside"

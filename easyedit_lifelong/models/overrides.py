@@ -1,6 +1,7 @@
-"""Give objects other attributes for a while, and run each call of a module's method within a context.
+"""Override attributes temporarily, and run every call of a module's method in a context.
 
-Not with hooks: an interrupt would leave them half done, and a caller of ``forward`` itself (PEFT) bypasses them.
+Module hooks can't replace this: an interrupt between the two hooks of a call would leave the context open, and callers
+that use ``forward`` directly (PEFT) bypass hooks.
 """
 
 from __future__ import annotations
@@ -17,31 +18,32 @@ from torch import nn
 _ABSENT = object()
 
 CallContext = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], contextlib.AbstractContextManager[None]]
-"""Gives the context of a call, from the module and the arguments."""
+"""Returns the context for a call, given the module, the positional and the keyword arguments."""
 
 _CHECKPOINT = "_gradient_checkpointing_func"
-"""What transformers' blocks call to be computed again when their gradients are."""
+"""Attribute that holds the function with which a transformers block checkpoints its activations."""
 
 
 @contextlib.contextmanager
 def overridden(name: str, values: Mapping[Any, Any]) -> Iterator[None]:
-    """Set an attribute of some objects inside, and put back after what was there before.
+    """Set an attribute of some objects in this context, and restore the previous values at its end.
 
-    Only the objects' own ``__dict__`` is read and written. So a module gets a ``forward`` beside that of its class, and
-    a ``forward`` that it had already (accelerate's moves modules between devices) comes back.
+    Only the instances' ``__dict__`` is read and written. So a module gets a ``forward`` that overrides that of its
+    class, and a ``forward`` that the instance had before (from accelerate, which moves modules between devices) is
+    restored.
 
     Args:
-        name: of the attribute.
+        name: name of the attribute.
         values: the value for each object.
     """
-    before: dict[Any, Any] = {}
+    previous: dict[Any, Any] = {}
     try:
         for owner, value in values.items():
-            before[owner] = vars(owner).get(name, _ABSENT)
+            previous[owner] = vars(owner).get(name, _ABSENT)
             vars(owner)[name] = value
         yield
     finally:
-        for owner, value in before.items():
+        for owner, value in previous.items():
             if value is _ABSENT:
                 vars(owner).pop(name, None)
             else:
@@ -49,74 +51,80 @@ def overridden(name: str, values: Mapping[Any, Any]) -> Iterator[None]:
 
 
 class CallWrapper:
-    """Stands in for a method of a module, and runs each call within a context; the signature stays the original's.
+    """Replaces a method of one module and runs every call of it in a context. It has the original's signature.
 
-    Others may wrap it in their turn (accelerate does). What they keep of it after :meth:`remove` calls the original.
+    Other libraries may wrap it again (accelerate does). If they still hold it after :meth:`remove`, it calls the
+    original method without a context.
 
     Args:
-        module: the module; its instance gets this in place of the method, so that its class stays as it is.
-        context: gives each call's context.
-        name: of the method.
+        module: the module; the wrapper goes into its instance, so that the class doesn't change.
+        context: returns the context for a call.
+        name: name of the method.
     """
 
     def __init__(self, module: nn.Module, context: CallContext, name: str = "forward") -> None:
         self.module, self._name = module, name
         self._context: CallContext | None = context
-        self._before = module.__dict__.get(name)
-        # Not its attributes: another's wrapper has copied those of a call context that was removed since.
+        self._original = module.__dict__.get(name)
+        # Don't copy attributes: another library's wrapper may hold those of a CallWrapper that was removed.
         functools.update_wrapper(self, getattr(module, name), updated=())
         module.__dict__[name] = self
 
-    # All that is inside, too: what was compiled of one block runs for all of its kind, and without their hooks.
+    # This also keeps the blocks inside uncompiled: code compiled for one block runs for all of its class, without
+    # hooks.
     @torch.compiler.disable(reason="an edited model's hooks would be left out")
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the method."""
-        original = self._of_class() if self._before is None else self._before
+        """Call the original method in a context."""
+        original = self._class_method() if self._original is None else self._original
         if self._context is None:
             return original(*args, **kwargs)
         with self._context(self.module, args, kwargs):
             return original(*args, **kwargs)
 
     def in_place(self) -> bool:
-        """Whether a call of the module's method still gets here, perhaps through others' wrappers."""
+        """Whether calls of the module's method still reach this wrapper, directly or through other wrappers."""
         method = self.module.__dict__.get(self._name)
         while method is not None and method is not self:
             method = getattr(method, "__wrapped__", None)
         return method is self
 
     def remove(self) -> None:
-        """Put back the method from before, wherever this one is kept by now."""
+        """Restore the original method, in the module and where accelerate stores it."""
         self._context = None
-        for name in (self._name, f"_old_{self._name}"):  # the second is accelerate's, for the forward that it wraps
+        for name in (self._name, f"_old_{self._name}"):  # accelerate stores the method that it wraps as _old_forward
             if self.module.__dict__.get(name) is not self:
                 continue
-            if self._before is not None or name != self._name:
-                self.module.__dict__[name] = self._before or self._of_class()
+            if self._original is not None or name != self._name:
+                self.module.__dict__[name] = self._original or self._class_method()
             else:
                 del self.module.__dict__[name]
 
-    def _of_class(self) -> Callable[..., Any]:
+    def _class_method(self) -> Callable[..., Any]:
         return types.MethodType(getattr(type(self.module), self._name), self.module)
 
 
 def recomputing_in(
     model: nn.Module, context: Callable[[], contextlib.AbstractContextManager[None]]
 ) -> contextlib.AbstractContextManager[None]:
-    """Have gradient checkpointing compute blocks of the pass inside again in this context, after the pass.
+    """Make gradient checkpointing recompute blocks in a context.
+
+    Gradient checkpointing runs blocks a second time in the backward pass, when the contexts of the forward pass have
+    ended. Blocks whose forward pass runs in the returned context are recomputed in the given one.
 
     Args:
-        model: the model; unless it is in training mode, there is nothing to do.
-        context: gives the context.
+        model: the model; if it isn't in training mode, nothing changes.
+        context: returns the context of one block's recomputation.
     """
-    found: dict[nn.Module, Callable[..., Any]] = {}
+    checkpoints: dict[nn.Module, Callable[..., Any]] = {}
     if model.training and torch.is_grad_enabled():
-        found = {module: vars(module)[_CHECKPOINT] for module in model.modules() if _CHECKPOINT in vars(module)}
+        checkpoints = {module: vars(module)[_CHECKPOINT] for module in model.modules() if _CHECKPOINT in vars(module)}
 
-    def within(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def run_in_context(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with context():
             return function(*args, **kwargs)
 
-    def checkpoint(own: Callable[..., Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        return own(functools.partial(within, function), *args, **kwargs)
+    def checkpoint(original: Callable[..., Any], function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return original(functools.partial(run_in_context, function), *args, **kwargs)
 
-    return overridden(_CHECKPOINT, {module: functools.partial(checkpoint, own) for module, own in found.items()})
+    wrapped = {module: functools.partial(checkpoint, original) for module, original in checkpoints.items()}
+    return overridden(_CHECKPOINT, wrapped)

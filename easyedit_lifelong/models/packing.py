@@ -1,8 +1,8 @@
-"""Leave padding out of what a model computes token by token.
+"""Skip padding in the modules that compute every token independently.
 
-Rows of different lengths are padded to one width. Attention needs them so, but most of the work is done by
-projections, which compute every token by itself. They can get the tokens that count as one sequence, and return 0 for
-the others. So rows of all lengths are computed at once, in large matrix products.
+Rows of different lengths are padded to one width, as attention needs them. But projections do most of the work, and
+they compute every token independently. Here they receive only the wanted tokens, as one sequence, and their output is 0
+at all others. So rows of all lengths share large matrix products, and padding costs nothing.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from transformers.pytorch_utils import Conv1D
 from easyedit_lifelong.models.overrides import overridden
 
 _PROJECTIONS = (nn.Linear, Conv1D)
-_BETWEEN = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "transformers.activations")
-"""Modules from here stand between an MLP's projections and change every number for itself."""
+_ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "transformers.activations")
+"""Python modules that define activations and dropout: an MLP has these between its projections."""
 
 
 def token_wise(block: nn.Module) -> list[nn.Module]:
-    """Return the largest parts of a block that are known to take every token for itself.
+    """Return the largest submodules of a block that are known to compute every token independently.
 
-    These are plain projections, and MLPs that are made of them. What has hooks, or a forward pass that somebody
-    else has put on it, isn't touched: whoever did that expects rows and columns.
+    These are projections, and MLPs that consist of projections and elementwise modules. A module with hooks or a
+    replaced ``forward`` doesn't count: the hooks expect tensors of shape ``(rows, columns, width)``.
     """
     if _is_plain(block) and (type(block) in _PROJECTIONS or _is_mlp(block)):
         return [block]
@@ -34,37 +34,39 @@ def token_wise(block: nn.Module) -> list[nn.Module]:
 
 
 def mlps_of(block: nn.Module) -> list[nn.Module]:
-    """Return the MLPs among a block's token-wise parts."""
+    """Return the MLPs among the token-wise submodules of a block."""
     return [part for part in token_wise(block) if type(part) not in _PROJECTIONS]
 
 
 def computing_only(modules: Iterable[nn.Module], wanted: Tensor) -> contextlib.AbstractContextManager[None]:
-    """Have token-wise modules compute the wanted tokens only, in the passes inside, and return 0 for the others.
+    """Return a context in which token-wise modules compute only the wanted tokens; their output is 0 at all others.
 
     Args:
-        modules: from :func:`token_wise`.
-        wanted: which tokens, shape ``(rows, columns)``, as the modules get them.
+        modules: modules that :func:`token_wise` returned.
+        wanted: mask of the wanted tokens among those that the modules receive, shape ``(rows, columns)``.
     """
     if wanted.all():
         return contextlib.nullcontext()
-    places = wanted.flatten().nonzero().squeeze(1)
-    return overridden("forward", {module: _forward_of(module, wanted.shape, places) for module in set(modules)})
+    indices = wanted.flatten().nonzero().squeeze(1)
+    return overridden("forward", {module: _packed_forward(module, wanted.shape, indices) for module in set(modules)})
 
 
-def _forward_of(module: nn.Module, shape: torch.Size, places: Tensor) -> Callable[[Tensor], Tensor]:
-    own: Any = module.forward
+def _packed_forward(module: nn.Module, shape: torch.Size, indices: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return a ``forward`` that computes only the tokens at the given indices of the flattened rows."""
+    original: Any = module.forward
 
     def forward(hidden: Tensor) -> Tensor:
         if hidden.dim() != 3 or hidden.shape[:2] != shape:
-            return own(hidden)
-        here = places.to(hidden.device)
-        out = own(hidden.flatten(0, 1).index_select(0, here).unsqueeze(0)).squeeze(0)
-        return out.new_zeros(shape.numel(), out.shape[1]).index_copy(0, here, out).view(*shape, -1)
+            return original(hidden)
+        local = indices.to(hidden.device)
+        out = original(hidden.flatten(0, 1).index_select(0, local).unsqueeze(0)).squeeze(0)
+        return out.new_zeros(shape.numel(), out.shape[1]).index_copy(0, local, out).view(*shape, -1)
 
     return forward
 
 
 def _is_plain(module: nn.Module) -> bool:
+    """Whether no part of a module has hooks or a replaced ``forward``."""
     return not any(
         part._forward_hooks
         or part._forward_pre_hooks
@@ -76,9 +78,10 @@ def _is_plain(module: nn.Module) -> bool:
 
 
 def _is_mlp(module: nn.Module) -> bool:
+    """Whether a module is an MLP that consists of projections and elementwise modules only."""
     kinds = [type(child) for child in module.children()]
     return (
         type(module).__name__.endswith("MLP")
         and any(kind in _PROJECTIONS for kind in kinds)
-        and all(kind in _PROJECTIONS or kind.__module__ in _BETWEEN for kind in kinds)
+        and all(kind in _PROJECTIONS or kind.__module__ in _ELEMENTWISE for kind in kinds)
     )

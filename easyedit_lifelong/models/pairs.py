@@ -1,4 +1,4 @@
-"""Prompts and answers as token ids, the way each kind of model reads them."""
+"""Encode prompts and answers in the form that each kind of model reads."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 
 Encode = Callable[[str, str], EncodedPair]
-"""From a prompt and its answer to their ids.
+"""Encodes a prompt and its answer.
 
 Raises:
-    DataError: one of them has no tokens, or the answer isn't one that the model can give.
+    DataError: the prompt or the answer has no tokens, or the answer isn't a label of the classifier.
 """
 
 
 def encoder_for(model: Any, tokenizer: Any) -> Encode:
-    """Return what encodes prompts and answers for a model.
+    """Return the function that encodes prompts and answers for a model.
 
-    - A causal language model reads the prompt and, behind a space, the answer.
-    - An encoder-decoder reads the prompt with its encoder; the answer, end token included, is its decoder's.
-    - A classifier reads the prompt, cut off where the model's context ends, as is usual for classifiers; the
-      answer is a label's number, given by the label's name or by the number.
+    - Causal language model: the model reads the prompt, a space and the answer in one row.
+    - Encoder-decoder: the encoder reads the prompt; the decoder gives the answer, which includes the end token.
+    - Classifier: the model reads the prompt, truncated to its context length, as usual for classifiers. The answer is
+      the name or the index of a label; it is encoded as the index.
     """
     kind = kind_of(model)
     if kind is Kind.SEQ2SEQ:
-        return lambda prompt, answer: _encode_apart(tokenizer, prompt, answer)
+        return lambda prompt, answer: _encode_separately(tokenizer, prompt, answer)
     if kind is Kind.CLASSIFIER:
         labels = label_names(model)
-        limit = _longest_text(model, tokenizer)
-        return lambda prompt, answer: _encode_labelled(tokenizer, labels, limit, prompt, answer)
+        limit = _max_tokens(model, tokenizer)
+        return lambda prompt, answer: _encode_with_label(tokenizer, labels, limit, prompt, answer)
     return lambda prompt, answer: encode_pair(tokenizer, prompt, answer)
 
 
@@ -42,7 +42,8 @@ def label_names(model: Any) -> list[str]:
     return [str(names.get(n, n)) for n in range(model.config.num_labels)]
 
 
-def _encode_apart(tokenizer: Any, prompt: str, answer: str) -> EncodedPair:
+def _encode_separately(tokenizer: Any, prompt: str, answer: str) -> EncodedPair:
+    """Encode a prompt for an encoder and its answer for a decoder."""
     prompt_ids = list(tokenizer(prompt)["input_ids"])
     target_ids = list(tokenizer(text_target=answer)["input_ids"])
     content = [token for token in target_ids if token != tokenizer.eos_token_id]
@@ -51,15 +52,17 @@ def _encode_apart(tokenizer: Any, prompt: str, answer: str) -> EncodedPair:
     return EncodedPair(prompt_ids, target_ids, apart=True)
 
 
-def _encode_labelled(tokenizer: Any, labels: list[str], limit: int | None, prompt: str, answer: str) -> EncodedPair:
-    cut = {"truncation": True, "max_length": limit} if limit is not None else {}
-    ids = list(tokenizer(prompt, **cut)["input_ids"])
+def _encode_with_label(tokenizer: Any, labels: list[str], limit: int | None, prompt: str, answer: str) -> EncodedPair:
+    """Encode a text, truncated to ``limit`` tokens, and its label for a classifier."""
+    truncation = {"truncation": True, "max_length": limit} if limit is not None else {}
+    ids = list(tokenizer(prompt, **truncation)["input_ids"])
     if not ids:
         raise DataError(f"the text {prompt!r} has no tokens")
-    return EncodedPair(ids, [_label_number(labels, answer)], apart=True)
+    return EncodedPair(ids, [_label_index(labels, answer)], apart=True)
 
 
-def _label_number(labels: list[str], answer: str) -> int:
+def _label_index(labels: list[str], answer: str) -> int:
+    """Return the index of a label, given by name or index."""
     answer = answer.strip()
     if answer in labels:
         return labels.index(answer)
@@ -67,12 +70,14 @@ def _label_number(labels: list[str], answer: str) -> int:
         return int(answer)
     raise DataError(
         f"{answer!r} is no label of the model.{did_you_mean(answer, labels)} "
-        f"It knows 0 to {len(labels) - 1}: {', '.join(labels[:20])}{', …' if len(labels) > 20 else ''}."
+        f"Use one of the labels 0 to {len(labels) - 1}: {', '.join(labels[:20])}{', …' if len(labels) > 20 else ''}."
     )
 
 
-def _longest_text(model: Any, tokenizer: Any) -> int | None:
-    # Some models have more positions than they can use (RoBERTa begins at 2); their tokenizers know.
+def _max_tokens(model: Any, tokenizer: Any) -> int | None:
+    """Return the maximum length of a text in tokens; None if neither model nor tokenizer says."""
+    # Some configurations count positions that texts can't use (RoBERTa's start at 2); the tokenizer has the right
+    # length.
     known = [context_length(model), getattr(tokenizer, "model_max_length", None)]
     lengths = [length for length in known if length is not None]
     return min(lengths, default=None)

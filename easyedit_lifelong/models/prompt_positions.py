@@ -1,23 +1,25 @@
-"""Where the prompt ends, in every row of every forward pass.
+"""Track where the prompt ends in every row of every forward pass.
 
-An editor looks at each row's last prompt token, and must find it whatever the padding side, the batch, or
-the use of a KV cache. An editor's layer sees activations only. So one tracker per model wraps the model's
-own ``forward`` and ``generate`` and publishes, for the pass under way, the column of each row's last prompt
-token. Every editor on the model shares it.
+An editor acts at each row's last prompt token. It must find this token for either padding side, in any batch, with and
+without a KV cache. But the layer that it edits receives activations only. So one tracker per model wraps the model's
+``forward`` and ``generate``, and publishes the column of each row's last prompt token while a forward pass runs. All
+editors on the model share the tracker.
 
 The last prompt token is:
 
-- inside :func:`prompt_lengths`, the one that the caller gave (teacher-forced scoring);
-- during ``generate``, the last real token of the prompt that ``generate`` was given. Columns are
-  counted in absolute terms, so a pass finds it whether it gets the full sequence (no cache), the
-  prompt in chunks, or one new token (then it isn't in the window, and nothing is looked up). A cache
-  to continue is emptied, so that the prompt is read in full;
-- with ``labels``, the token before the first that isn't -100;
-- else the last real token of the row, or nothing if the pass continues a cache.
+- inside :func:`prompt_lengths`: the token that the caller's lengths determine (teacher-forced scoring);
+- during ``generate``: the last real token of the prompt that ``generate`` received. Columns are absolute: they include
+  cached ones. So the token is found if a pass reads the full sequence (no cache) or the prompt in chunks; a pass that
+  reads one new token does not contain it, and editors do nothing. If the caller passes a cache to continue, the
+  cache is emptied, so that the model reads the full prompt;
+- with ``labels``: the token before the first label that isn't -100;
+- otherwise: the last real token of the row, or none if the pass continues a cache.
 
-The two stacks of an encoder-decoder model read different tokens, and ``generate`` and teacher forcing call each stack
-separately, so each has its own tracker. An encoder reads the prompt, and nothing else: its last real token is the
-prompt's last. A decoder reads the answer. Its start token stands before the answer, and so in the place of a prompt.
+"Real" tokens are those that the attention mask includes; the others are padding.
+
+The encoder and the decoder of an encoder-decoder model read different tokens, and ``generate`` and teacher forcing call
+each of them separately. So each has its own tracker. An encoder reads nothing but the prompt: its last real token is
+the last prompt token. A decoder reads the answer. Its start token precedes the answer and takes the role of the prompt.
 """
 
 from __future__ import annotations
@@ -52,9 +54,17 @@ _ATTRIBUTE = "_easyedit_lifelong_positions"
 
 
 class PositionTracker:
-    """Publishes :attr:`window` while the model it is attached to computes.
+    """Publishes the :class:`Window` of the running forward pass of one model.
 
-    Get it with :meth:`attach`; it counts its users and goes with the last one's :meth:`detach`.
+    Use :meth:`attach` to get a model's tracker. The tracker counts its users; the last :meth:`detach` removes it.
+
+    Args:
+        model: the model, without wrappers of PEFT or ``torch.compile``.
+
+    Attributes:
+        window: the running forward pass; None between passes.
+        whole_prompt_layers: layers that must see a prompt in one pass, from its first token on.
+        spanning: how many editors find an edit at one layer and apply it at a later one. They need full passes.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -63,74 +73,80 @@ class PositionTracker:
         self._generation: Generation | None = None
         self._lengths: Tensor | None = None
         self.whole_prompt_layers: list[nn.Module] = []
-        """Layers that must see a prompt in one pass, from its first token on."""
         self.spanning = 0
-        """How many editors act at one layer on what they found at an earlier one: they need full passes."""
         self._users = 0
-        self._inside = False
-        self._wrappers: list[CallWrapper] = []
-        self._generate: CallWrapper | None = None
+        self._in_pass = False
+        self._forward_wrappers: list[CallWrapper] = []
+        self._generate_wrapper: CallWrapper | None = None
 
     @classmethod
     def attach(cls, model: nn.Module) -> PositionTracker:
-        """Return the model's tracker, putting one on the model if it has none."""
+        """Return the model's tracker and count one more user of it; create the tracker if the model has none."""
         tracker = cls.of(model)
         if tracker is None:
             tracker = cls(bare_model(model))
-            tracker._install()
+            tracker._wrap_calls()
         tracker._users += 1
         return tracker
 
     @classmethod
     def of(cls, model: nn.Module) -> PositionTracker | None:
-        """Return the model's tracker, if it has one."""
+        """Return the model's tracker, or None if it has none."""
         return bare_model(model).__dict__.get(_ATTRIBUTE)
 
     def current(self) -> Window | None:
-        """Return the window of the pass under way; None if a caller runs a part of the model alone.
+        """Return the window of the running pass; None if the caller runs only a part of the model.
 
         Raises:
-            EditError: the model's pass can't be seen, because its ``forward`` has been replaced.
+            EditError: the model's ``forward`` has been replaced, so that the tracker no longer sees its passes.
         """
-        if self.window is None and not self._inside and not all(wrapper.in_place() for wrapper in self._wrappers):
+        if (
+            self.window is None
+            and not self._in_pass
+            and not all(wrapper.in_place() for wrapper in self._forward_wrappers)
+        ):
             raise EditError(
-                "the model's forward has been replaced since it was edited (did accelerate's hooks come off?), so "
-                "where prompts end can't be seen. Roll the edits back, and load or make them again."
+                "the model's forward has been replaced since it was edited (have accelerate's hooks been removed?), "
+                "so the edits can't find where prompts end. Roll the edits back, then load them or edit again."
             )
         return self.window
 
     def detach(self) -> None:
-        """Release one use; with the last one, the model is as it was before the first."""
+        """Count one user less; the last one restores the model's own ``forward`` and ``generate``."""
         self._users -= 1
         if self._users != 0:
             return
-        for wrapper in (*self._wrappers, *([self._generate] if self._generate else [])):
+        for wrapper in (*self._forward_wrappers, *([self._generate_wrapper] if self._generate_wrapper else [])):
             wrapper.remove()
-        self._wrappers.clear()
-        self._generate = None
+        self._forward_wrappers.clear()
+        self._generate_wrapper = None
         self.model.__dict__.pop(_ATTRIBUTE, None)
 
-    def _install(self) -> None:
+    def _wrap_calls(self) -> None:
         self.model.__dict__[_ATTRIBUTE] = self
-        # Some callers call the inner model, without the language-model head; its forward counts too.
+        # Some callers run the inner model without the language-model head: track its forward, too.
         inner = getattr(self.model, "base_model", None)
         wrapped = [self.model] if inner is None or inner is self.model else [self.model, inner]
-        self._wrappers = [CallWrapper(module, self._passing) for module in wrapped]
+        self._forward_wrappers = [CallWrapper(module, self._pass_context) for module in wrapped]
         if hasattr(self.model, "generate"):
-            self._generate = CallWrapper(self.model, self._generating, "generate")
+            self._generate_wrapper = CallWrapper(self.model, self._generate_context, "generate")
 
-    def given_lengths(self, lengths: Sequence[int] | Tensor) -> contextlib.AbstractContextManager[None]:
-        """Take the first ``lengths[i]`` real tokens of row i as its prompt in the passes inside."""
+    def using_lengths(self, lengths: Sequence[int] | Tensor) -> contextlib.AbstractContextManager[None]:
+        """Return a context in whose passes the first ``lengths[i]`` real tokens of row i are its prompt."""
         return overridden("_lengths", {self: torch.as_tensor(lengths)})
 
     def generating(self, real: Tensor) -> contextlib.AbstractContextManager[None]:
-        """Take the passes inside for one call of ``generate`` on prompts whose real tokens are these."""
+        """Return a context whose passes belong to one call of ``generate``.
+
+        Args:
+            real: which columns of the prompts hold tokens, shape ``(prompts, columns)``.
+        """
         return overridden("_generation", {self: Generation(real)})
 
-    def _generating(
+    def _generate_context(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> contextlib.AbstractContextManager[None]:
-        """Return the context of a call of ``generate``."""
+        """Return the context in which a call of ``generate`` runs."""
         prompts = args[0] if args else kwargs.get("input_ids", kwargs.get("inputs", kwargs.get("inputs_embeds")))
         if not isinstance(prompts, Tensor):
             return contextlib.nullcontext()
@@ -141,23 +157,23 @@ class PositionTracker:
         return self.generating(real_tokens(mask, prompts.shape[0], prompts.shape[1], prompts.device))
 
     @contextlib.contextmanager
-    def _passing(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
-        """Publish the window of the pass inside."""
-        if self._inside:
-            yield  # the outer forward has more arguments (labels), and has set the window
+    def _pass_context(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+        """Publish the window of the forward pass that runs in this context."""
+        if self._in_pass:
+            yield  # the outer model's forward, which also receives the labels, has set the window
             return
-        self._inside = True
+        self._in_pass = True
         try:
-            self.window = self._window(module, args, kwargs)
-            again = functools.partial(overridden, "window", {self: self.window})
-            with recomputing_in(self.model, again):
+            self.window = self._make_window(module, args, kwargs)
+            restore_window = functools.partial(overridden, "window", {self: self.window})
+            with recomputing_in(self.model, restore_window):
                 yield
         finally:
-            self._inside, self.window = False, None
+            self._in_pass, self.window = False, None
 
-    def _window(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Window | None:
-        """Return the window of a pass with these arguments; None if they hold no tokens."""
-        if args:  # families order their positional arguments differently
+    def _make_window(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Window | None:
+        """Return the window of a forward pass; None if its arguments contain no tokens."""
+        if args:  # the order of positional arguments differs between model families
             kwargs = {**dict(zip(inspect.signature(module.forward).parameters, args, strict=False)), **kwargs}
         tokens = kwargs.get("input_ids")
         if tokens is None:
@@ -168,17 +184,17 @@ class PositionTracker:
         past, mask = cached_length(kwargs.get("past_key_values")), kwargs.get("attention_mask")
         real = real_tokens(mask, batch, past + length, device)
         if generation is not None and mask is not None and not is_padding_mask(mask, batch, past + length):
-            # generate() has made an attention pattern of it: for a cache of fixed size, say.
+            # generate() has turned the padding mask into an attention mask, e.g. for a cache of fixed size.
             real = generation.real_tokens(batch, past + length, device)
-        behind = self._lengths is None and past > (generation.last if generation is not None else 0)
+        after_prompts = self._lengths is None and past > (generation.last if generation is not None else 0)
         ends = torch.full((batch,), -1, device=device)
-        if not behind:
-            found = self._ends(real, past, kwargs.get("labels")) - past
-            ends = torch.where((found >= 0) & (found < length), found, ends)
-        return Window(ends, real[:, past:], past, generation, behind)
+        if not after_prompts:
+            columns = self._prompt_ends(real, past, kwargs.get("labels")) - past
+            ends = torch.where((columns >= 0) & (columns < length), columns, ends)
+        return Window(ends, real[:, past:], past, generation, after_prompts)
 
-    def _ends(self, real: Tensor, past: int, labels: Any) -> Tensor:
-        """Return the column of each row's last prompt token, cached columns counted, ``(batch,)``; -1 for none."""
+    def _prompt_ends(self, real: Tensor, past: int, labels: Any) -> Tensor:
+        """Return the absolute column of each row's last prompt token, ``(batch,)``; -1 where there is none."""
         if self._lengths is not None:
             return column_of_token(real, self._lengths.to(real.device))
         if self._generation is not None:
@@ -187,45 +203,48 @@ class PositionTracker:
 
 
 class DecoderTracker(PositionTracker):
-    """Takes a decoder's start token for its prompt. Get it with :func:`attach_tracker`."""
+    """Tracks the decoder of an encoder-decoder model, whose start token counts as its prompt.
+
+    Use :func:`attach_tracker` to get it.
+    """
 
     def wrap_generate(self, model: Any) -> None:
-        """Tell passes of ``generate`` from others: it is a method of the full model, not of the decoder."""
-        if self._generate is None and hasattr(model, "generate"):
-            self._generate = CallWrapper(model, self._generating, "generate")
+        """Wrap ``generate``, which is a method of the full model, not of the decoder."""
+        if self._generate_wrapper is None and hasattr(model, "generate"):
+            self._generate_wrapper = CallWrapper(model, self._generate_context, "generate")
 
-    def _generating(self, *_: Any) -> contextlib.AbstractContextManager[None]:
-        # One start token a row; how many rows there are shows in the first pass.
+    def _generate_context(self, *_: Any) -> contextlib.AbstractContextManager[None]:
+        # Each row has one start token. The first pass shows how many rows there are.
         return self.generating(torch.ones(1, 1, dtype=torch.bool))
 
-    def _ends(self, real: Tensor, past: int, labels: Any) -> Tensor:
+    def _prompt_ends(self, real: Tensor, past: int, labels: Any) -> Tensor:
         if self._generation is None and past:
             return torch.full((len(real),), -1, device=real.device)
         return real.long().argmax(dim=1)
 
 
 def stack_of(model: Any, layer: nn.Module) -> nn.Module:
-    """Return the part of a model whose passes say where a layer's tokens are.
+    """Return the part of a model whose forward pass receives the tokens that a layer processes.
 
     Returns:
-        The encoder or the decoder that holds the layer; of any other kind of model, the model itself.
+        The encoder or decoder that contains the layer; for a model without these parts, the model itself.
 
     Raises:
-        ModelError: the layer is in neither.
+        ModelError: the layer is neither in the encoder nor in the decoder.
     """
     if kind_of(model) is not Kind.SEQ2SEQ:
         return model
     for stack in (model.get_encoder(), model.get_decoder()):
         if any(module is layer for module in stack.modules()):
             return stack
-    raise ModelError(f"this {type(layer).__name__} is in neither encoder nor decoder; name one of their layers")
+    raise ModelError(f"this {type(layer).__name__} is in neither encoder nor decoder. Name a layer of one of them.")
 
 
 def attach_tracker(model: Any, layer: nn.Module) -> PositionTracker | None:
-    """Return the tracker that knows the positions of a layer's tokens; None for a plain module, which has none.
+    """Return the tracker of the tokens that a layer processes; None for a plain module, which reads no tokens.
 
     Raises:
-        ModelError: the layer is in neither stack of an encoder-decoder model.
+        ModelError: the model is an encoder-decoder, and the layer is in neither of its parts.
     """
     if kind_of(model) is Kind.MODULE:
         return None
@@ -239,20 +258,20 @@ def attach_tracker(model: Any, layer: nn.Module) -> PositionTracker | None:
 
 
 def whole_prompt_layers(model: Any) -> Sequence[nn.Module]:
-    """Return a model's layers that must see a prompt in one pass, from its first token on."""
+    """Return the layers of a model that must see a prompt in one pass, from its first token on."""
     tracker = PositionTracker.of(model)
     return () if tracker is None else tracker.whole_prompt_layers
 
 
 def prompt_lengths(model: Any, lengths: Sequence[int] | Tensor) -> contextlib.AbstractContextManager[None]:
-    """Give the number of real tokens of each row that are its prompt, for the forward passes inside.
+    """Return a context in whose forward passes an edited model knows the length of each row's prompt.
 
-    Teacher-forced scoring feeds prompt and answer together. So an edited model finds where the prompt ends. Models that
-    carry no edit ignore it.
+    Teacher-forced scoring runs the model on prompt and answer in one row. With the lengths, an edited model finds where
+    the prompt ends. Models without edits ignore them.
 
     Args:
         model: any model, edited or not.
-        lengths: number of prompt tokens of each row (padding not counted), shape ``(batch,)``.
+        lengths: number of prompt tokens of each row, without padding, shape ``(batch,)``.
     """
     tracker = PositionTracker.of(model) if isinstance(model, nn.Module) else None
-    return tracker.given_lengths(lengths) if tracker else contextlib.nullcontext()
+    return tracker.using_lengths(lengths) if tracker else contextlib.nullcontext()

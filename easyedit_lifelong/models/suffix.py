@@ -1,9 +1,9 @@
-"""Run only the upper part of a model, on the right part of its input.
+"""Run partial passes: only the blocks above a layer, on the tokens from a position on.
 
-What an edit changes lies above one block and to the right of one token. Everything else stays constant while the
-edit's value is trained. The tools here let a model's own forward pass skip the rest: lower blocks return what they
-returned before, the tokens to the left are read from a frozen cache, and the output head computes only the positions
-that have a target. Masks, rotary angles and norms stay the model's own, whatever its family.
+An edit changes only the activations above one block and from one token on. All others stay constant while the edit's
+value is trained. The functions here let the model's own forward pass skip the constant part: lower blocks return their
+earlier output, earlier tokens are read from a frozen cache, and the output head computes only the positions that have a
+target. The model still computes masks, rotary angles and norms itself, so this works for every model family.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from easyedit_lifelong.models.overrides import overridden
 
 
 class FrozenPrefix(DynamicCache):
-    """A cache of the tokens to the left that passes read but don't grow.
+    """A key-value cache of the first tokens, which forward passes read but don't extend.
 
     Args:
-        collected: the cache of a full pass.
-        length: how many of its tokens to keep.
+        collected: the cache of a full pass; its tensors are cut.
+        length: how many tokens of it to keep.
     """
 
     def __init__(self, collected: DynamicCache, length: int) -> None:
@@ -35,25 +35,25 @@ class FrozenPrefix(DynamicCache):
             layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
-        """Return a layer's cached keys and values, followed by the pass's own."""
+        """Return a layer's cached keys and values, followed by those of the running pass."""
         layer = self.layers[layer_idx]
         return torch.cat([layer.keys, key_states], dim=-2), torch.cat([layer.values, value_states], dim=-2)
 
     def select_rows(self, rows: Tensor) -> FrozenPrefix:
-        """Return the cache of some of its rows."""
-        some = copy.copy(self)
-        some.layers = [copy.copy(layer) for layer in self.layers]
-        some.keep_rows(rows)
-        return some
+        """Return a cache that holds the given rows of this one."""
+        selected = copy.copy(self)
+        selected.layers = [copy.copy(layer) for layer in self.layers]
+        selected.keep_rows(rows)
+        return selected
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Forget all but the given rows."""
+        """Drop all rows but the given ones."""
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
 
 def standing_in(blocks: Sequence[nn.Module], output: Any) -> contextlib.AbstractContextManager[None]:
-    """Let blocks return ``output`` without computing, in the passes inside."""
+    """Return a context in which blocks return ``output`` instead of computing."""
 
     def stand_in(*_: Any, **__: Any) -> Any:
         return output
@@ -62,17 +62,18 @@ def standing_in(blocks: Sequence[nn.Module], output: Any) -> contextlib.Abstract
 
 
 def replacing_output(module: nn.Module, hidden: Tensor, column: int) -> contextlib.AbstractContextManager[Any]:
-    """Put other hidden states into what a module returns, from a column on, in the passes inside.
+    """Return a context in which some columns of a module's output are replaced.
 
     Args:
         module: returns hidden states of shape ``(rows, tokens, width)``.
-        hidden: the other hidden states, shape ``(rows, columns, width)``.
-        column: the first one's.
+        hidden: the replacement, shape ``(rows, columns, width)``.
+        column: first column to replace.
     """
 
     def replace(_: nn.Module, __: Any, output: Any) -> Any:
-        own = hidden_of(output)
-        return with_hidden(output, torch.cat([own[:, :column], hidden, own[:, column + hidden.shape[1] :]], dim=1))
+        original = hidden_of(output)
+        after = original[:, column + hidden.shape[1] :]
+        return with_hidden(output, torch.cat([original[:, :column], hidden, after], dim=1))
 
     return module.register_forward_hook(replace)
 
@@ -80,49 +81,49 @@ def replacing_output(module: nn.Module, hidden: Tensor, column: int) -> contextl
 def head_at(
     head: nn.Module, rows: Tensor, columns: Tensor, *, in_place: bool = False
 ) -> contextlib.AbstractContextManager[None]:
-    """Have the output head compute at some positions only, in the passes inside.
+    """Return a context in which the output head computes logits only at the given positions.
 
-    The model then returns logits of shape ``(1, positions, vocabulary)``; what it does to logits
-    element by element (capping, scaling) it does to these.
+    The model then returns logits of shape ``(1, positions, vocabulary)``. It applies elementwise operations on logits
+    (capping, scaling) to these.
 
     Args:
         head: the output head.
-        rows: of the positions.
-        columns: of the positions.
-        in_place: return logits of the whole batch instead, 0 at all other positions, for those who look at what the
-            model returns.
+        rows: row of each position, shape ``(positions,)``.
+        columns: column of each position, shape ``(positions,)``.
+        in_place: return logits of shape ``(rows, tokens, vocabulary)`` instead, with 0 at all other positions, for
+            hooks that inspect the model's output.
     """
-    own = head.forward
+    original = head.forward
 
     def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Any:
-        at = rows.to(hidden.device), columns.to(hidden.device)
-        logits = own(hidden[at].unsqueeze(0), *args, **kwargs)
+        positions = rows.to(hidden.device), columns.to(hidden.device)
+        logits = original(hidden[positions].unsqueeze(0), *args, **kwargs)
         if not in_place:
             return logits
-        whole = logits.new_zeros(*hidden.shape[:-1], logits.shape[-1])
-        whole[at] = logits[0]
-        return whole
+        full = logits.new_zeros(*hidden.shape[:-1], logits.shape[-1])
+        full[positions] = logits[0]
+        return full
 
     return overridden("forward", {head: forward})
 
 
 def hidden_of(output: Any) -> Tensor:
-    """Return the hidden states in what a block returns: a tensor, or a tuple that begins with it."""
+    """Return the hidden states in a block's output: the output itself, or the first entry of a tuple."""
     return output if isinstance(output, Tensor) else output[0]
 
 
 def with_hidden(output: Any, hidden: Tensor) -> Any:
-    """Return a block's output with other hidden states in it."""
+    """Return a block's output with its hidden states replaced."""
     return hidden if isinstance(output, Tensor) else (hidden, *output[1:])
 
 
 def same_logits(part: Tensor, full: Tensor, dtype: torch.dtype) -> bool:
-    """Whether running a part of a model gave what running all of it does.
+    """Whether a partial pass gave the same logits as the full pass, up to rounding.
 
     Args:
-        part: logits of the part.
+        part: logits of the partial pass.
         full: logits of the full pass, same shape.
-        dtype: what the model computes in: half precision rounds differently when fewer tokens are computed at once.
+        dtype: the model's dtype. Half precision has a larger tolerance: it rounds differently for fewer tokens.
     """
     tolerance = 1e-3 if dtype in (torch.float32, torch.float64) else 5e-2
     return bool((part - full).abs().max() <= tolerance * full.abs().max().clamp(min=1.0))

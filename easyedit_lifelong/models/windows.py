@@ -1,4 +1,4 @@
-"""What one forward pass holds of its rows: which columns are tokens, and where each row's prompt ends."""
+"""Describe one forward pass: which columns of its rows hold tokens, and where each row's prompt ends."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from easyedit_lifelong.models.encoding import IGNORED
 
 @dataclass
 class Generation:
-    """One call of ``generate``: its prompts' ends, and what each layer decided about them.
+    """One call of ``generate``: where its prompts end, and what each edited layer decided about them.
 
     Attributes:
-        ends: absolute column of each prompt's last real token, shape ``(batch,)``.
         real: which columns of the prompts hold tokens, shape ``(batch, tokens)``.
-        decisions: what a layer wants to remember between passes, by layer.
-        last: the last of ``ends``, read once, so that no later pass has to wait for the device.
+        ends: absolute column of each prompt's last real token, shape ``(batch,)``.
+        decisions: what a layer stores for the later passes of the call; the key identifies the layer.
+        last: the largest of ``ends``. It is read once, so that later passes need not synchronise with the device.
     """
 
     ends: Tensor = field(init=False)
@@ -30,28 +30,29 @@ class Generation:
     last: int = field(init=False)
 
     def __post_init__(self) -> None:
-        """Find the prompts' ends."""
+        """Compute where the prompts end."""
         self.ends = last_token(self.real)
         self.last = int(self.ends.max())
 
     def real_tokens(self, batch: int, length: int, device: torch.device) -> Tensor:
-        """Return which columns of a pass, cached ones included, hold tokens: ``(batch, length)``."""
+        """Return which columns of a pass hold tokens, cached columns included, ``(batch, length)``."""
         real = repeated(self.real.to(device), batch)[:, :length]
         return F.pad(real, (0, length - real.shape[1]), value=True)
 
 
 @dataclass(frozen=True)
 class Window:
-    """The pass under way.
+    """The tokens of the running forward pass.
 
     Attributes:
-        ends: column, within this pass, of each row's last prompt token; -1 where this pass doesn't
-            hold it. Shape ``(batch,)``.
-        real: which columns of this pass hold tokens, not padding. Shape ``(batch, tokens)``.
+        ends: column of each row's last prompt token, counted within this pass; -1 where this pass doesn't contain
+            it. Shape ``(batch,)``.
+        real: which columns of this pass hold tokens rather than padding. Shape ``(batch, tokens)``.
         past: number of columns that the pass reads from a cache.
         generation: the call of ``generate`` that this pass belongs to, if any.
-        behind: whether this pass is known, without waiting for the device, to come after every prompt's end.
-        notes: what a layer wants a later one to know of this pass, by layer.
+        behind: True if all tokens of this pass follow the ends of all prompts. Known on the host: reading it needs no
+            synchronisation with the device.
+        notes: what a layer stores for a later layer in the same pass; the key identifies the layer.
     """
 
     ends: Tensor
@@ -63,26 +64,33 @@ class Window:
 
 
 def repeated(ends: Tensor, batch: int) -> Tensor:
-    """Repeat each prompt's end for its beams or samples, as ``generate`` repeats its rows.
+    """Repeat the row of each prompt for its beams or samples, as ``generate`` does.
+
+    Args:
+        ends: one row per prompt: the column of its end, say. Shape ``(prompts, …)``.
+        batch: number of rows that ``generate`` runs.
+
+    Returns:
+        The repeated rows, shape ``(batch, …)``.
 
     Raises:
-        EditError: the rows aren't the same number for every prompt.
+        EditError: ``batch`` isn't a multiple of the number of prompts.
     """
     if batch % len(ends):
         raise EditError(
-            f"generate() runs {batch} rows for {len(ends)} prompts; where each prompt ends can't be told. "
+            f"generate() runs {batch} rows for {len(ends)} prompts, so it is unknown which prompt a row continues. "
             "This decoding mode is not supported on an edited model."
         )
     return ends if batch == len(ends) else ends.repeat_interleave(batch // len(ends), dim=0)
 
 
 def is_padding_mask(mask: Any, batch: int, length: int) -> bool:
-    """Whether an attention mask says, column by column, which of a row's columns hold tokens."""
+    """Whether a mask has one value per row and column, ``(batch, length)``, and so says which columns hold tokens."""
     return isinstance(mask, Tensor) and mask.shape == (batch, length)
 
 
 def real_tokens(mask: Any, batch: int, length: int, device: torch.device) -> Tensor:
-    """Return which columns hold tokens by a mask, cached ones included, ``(batch, length)``; all, if it doesn't say."""
+    """Return which columns hold tokens, ``(batch, length)``, from a padding mask; all columns without such a mask."""
     if is_padding_mask(mask, batch, length):
         return mask.to(device).bool()
     return torch.ones(batch, length, dtype=torch.bool, device=device)
@@ -101,15 +109,15 @@ def column_of_token(real: Tensor, count: Tensor) -> Tensor:
 
 
 def end_before_labels(labels: Any, real: Tensor) -> Tensor:
-    """Return the column before each row's first label, ``(batch,)``; the last token's where labels mark no prompt."""
+    """Return the column before each row's first label, or of its last token if labels mark no prompt; ``(batch,)``."""
     last = last_token(real)
     if not isinstance(labels, Tensor) or labels.shape != real.shape:
         return last
     answered = labels != IGNORED
-    before = answered.long().argmax(dim=1) - 1
+    end = answered.long().argmax(dim=1) - 1
     # Labels from the first real token on (plain language modelling) mark no prompt.
-    has_prompt = answered.any(dim=1) & (before >= 0) & real.gather(1, before.clamp(min=0).unsqueeze(1)).squeeze(1)
-    return torch.where(has_prompt, before, last)
+    has_prompt = answered.any(dim=1) & (end >= 0) & real.gather(1, end.clamp(min=0).unsqueeze(1)).squeeze(1)
+    return torch.where(has_prompt, end, last)
 
 
 def cached_length(cache: Any) -> int:
@@ -120,26 +128,30 @@ def cached_length(cache: Any) -> int:
 
 
 def reset_cache(cache: Any, prompts: Tensor) -> None:
-    """Have a cache that ``generate`` is to continue filled anew, because an edit acts on full prompts.
+    """Empty a cache that the caller passed to ``generate``, so that the model reads the full prompts.
 
-    What was cached belongs to shorter prompts, which other edits, or none, answered. The prompts
-    that ``generate`` is given have its tokens, too, so all that is lost is the time to read them again.
+    Edits act on full prompts. The cached tokens ended a shorter prompt, for which another edit, or none, was active.
+    The prompts that ``generate`` received contain the cached tokens, too, so only the time to read them again is lost.
 
     Raises:
-        EditError: the prompts don't hold the cached tokens, or the cache can't be emptied.
+        EditError: the prompts don't contain the cached tokens, or the cache can't be emptied.
     """
     length = cached_length(cache)
     if length and length < prompts.shape[1] and not prompts.is_floating_point() and hasattr(cache, "reset"):
         cache.reset()
     if length and cached_length(cache):
         raise EditError(
-            f"generate() is to continue a cache of {length} tokens, and an edited model has to read its prompts as a "
-            "whole. Pass input_ids with all tokens of the prompts, those in the cache included, or no past_key_values."
+            f"generate() got a cache of {length} tokens to continue, but an edited model must read full prompts. "
+            "Pass input_ids with all tokens of the prompts, cached ones included, or leave past_key_values out."
         )
 
 
 def mask_from_padding(prompts: Tensor, model: Any) -> Tensor | None:
-    """Infer prompts' attention mask as ``generate`` does: padding shows if its token differs from end-of-text."""
+    """Infer the attention mask of prompts from their padding, as ``generate`` does.
+
+    Returns:
+        The mask, shape of ``prompts``; None if padding and end-of-text are the same token, which leaves it unknown.
+    """
     config = getattr(model, "generation_config", None)
     pad, eos = getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None)
     ends = eos if isinstance(eos, (list, tuple)) else [eos]

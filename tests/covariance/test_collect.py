@@ -128,7 +128,7 @@ def test_inputs_that_are_not_one_a_token(llama: Any) -> None:
     llama.model.layers[0].mlp.register_forward_pre_hook(lambda _, args: (args[0][:, :1],))
     taker = KeyTaker(llama, {"model.layers.0.mlp.down_proj": MomentSum(48)}, 0)
     with pytest.raises(CovarianceError, match=r"down_proj: its inputs .* aren't one key per token"):
-        taker.take([[5, 6, 7]])
+        taker.add_rows([[5, 6, 7]])
     assert not module._forward_pre_hooks
 
 

@@ -219,7 +219,7 @@ def test_writing_is_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert not partial.save(progress)
     now[0] += 2
     assert partial.save(progress)
-    partial._took = 10  # seconds that the last writing took
+    partial._save_seconds = 10
     now[0] += 31
     assert not partial.save(progress)
     now[0] += 200

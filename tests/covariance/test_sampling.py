@@ -86,7 +86,7 @@ def test_with_a_cache_or_without_the_same_distribution_is_sampled(llama: Any, to
     ids = plan.sample(0, 6)
     seed = int.from_bytes(hashlib.sha256(b"3:0").digest()[:8], "big") >> 1
     generator = torch.Generator().manual_seed(seed)
-    torch.randint(len(plan._words), (6, 1), generator=generator)
+    torch.randint(len(plan._word_ids), (6, 1), generator=generator)
     with torch.no_grad():
         logits = llama(input_ids=ids).logits
     logits[..., tokenizer.all_special_ids] = -torch.inf

@@ -111,7 +111,7 @@ def test_an_error_in_the_first_process_ends_all(checkpoint: Path, tmp_path: Path
 
 def test_one_process_is_no_group() -> None:
     shard = current_shard()
-    assert shard == Shard(0, 1, None) and shard.first and shard.takes(17)
+    assert shard == Shard(0, 1, None) and shard.is_first and shard.owns_block(17)
     assert on_first(shard, lambda: 5) == 5
     add_up(shard, [])
     with torchrun_processes() as first:
@@ -120,4 +120,4 @@ def test_one_process_is_no_group() -> None:
 
 def test_blocks_are_dealt_out_once() -> None:
     shards = [Shard(rank, 3) for rank in range(3)]
-    assert all(sum(shard.takes(block) for shard in shards) == 1 for block in range(20))
+    assert all(sum(shard.owns_block(block) for shard in shards) == 1 for block in range(20))

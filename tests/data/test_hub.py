@@ -197,7 +197,7 @@ def test_offline_is_said_at_once(cut_off: list[Any]) -> None:
         "hub:nobody/has-cached-this:test: the dataset nobody/has-cached-this:test can't be loaded: huggingface.co "
         "can't be reached and the cache has no copy: Couldn't reach"
     )
-    assert message.endswith(" Without a network: download it where there is one, and give the file.")
+    assert message.endswith(" Without a network: download it on a machine with a network, and give the file.")
     assert "OfflineMode" not in message, "nobody asked for that"
     assert cut_off == [("huggingface.co", 443)], "asked once, not six times"
     constants = importlib.import_module("huggingface_hub.constants")
@@ -240,5 +240,5 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib, "import_module", without)
     assert _message("hub:owner/name") == (
         "hub:owner/name: is read with the package datasets, which isn't installed. Run: pip install datasets. "
-        "Download it where there is one, and give the file."
+        "Download it on a machine with a network, and give the file."
     )

@@ -275,7 +275,7 @@ def test_a_locality_text_too_short_to_be_cut(tmp_path: Path, caplog: pytest.LogC
     assert len({request.target_new for request in requests}) == 1
     (warning,) = caplog.messages
     assert warning == (
-        f"{path}: locality isn't asked in 2 of 4 records, whose locality text has no second half (records 1, 3)"
+        f"{path}: locality isn't asked in 2 of 4 records, because their locality text has no second half (records 1, 3)"
     )
 
 

@@ -1,4 +1,4 @@
-"""The sample facts that come with this package; see the README beside them."""
+"""The sample facts that are shipped with this package; see README.md in this folder."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ RETENTION = FOLDER / "retention.json"
 
 
 def retention_probes(path: Path | None = None) -> list[Probe]:
-    """Return held-out facts that no sample edit is about: the default retention set."""
+    """Return the default retention set: facts that no sample edit is about.
+
+    Args:
+        path: another file of the same format.
+    """
     records = json.loads((path or RETENTION).read_text(encoding="utf-8"))
     return [Probe(record["prompt"], record["answer"]) for record in records]
