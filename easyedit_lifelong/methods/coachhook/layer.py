@@ -118,15 +118,15 @@ def _standardise(norms: Tensor, moments: Tensor, prompt: Tensor, leave_one_out: 
         # Removing one of n values moves the mean by deviation/(n-1), and reduces the sum of squared deviations by
         # deviation² n/(n-1).
         squares_of_others = (squares - deviation.square() * count / (count - 1)).clamp_min(0)
-        inside = deviation * count / (count - 1) / (squares_of_others / (count - 2)).sqrt()
-        after = deviation / (squares / (count - 1)).sqrt()
+        in_prompt = deviation * count / (count - 1) / (squares_of_others / (count - 2)).sqrt()
+        after_prompt = deviation / (squares / (count - 1)).sqrt()
     else:
-        inside = deviation / (squares / (count - 1)).sqrt()
+        in_prompt = deviation / (squares / (count - 1)).sqrt()
         # Adding one value to n values moves the mean by deviation/(n+1), and increases the sum of squared deviations by
         # deviation² n/(n+1).
         squares_with_token = squares + deviation.square() * count / (count + 1)
-        after = deviation * count / (count + 1) / (squares_with_token / count).sqrt()
-    return torch.where(prompt, inside, after)
+        after_prompt = deviation * count / (count + 1) / (squares_with_token / count).sqrt()
+    return torch.where(prompt, in_prompt, after_prompt)
 
 
 class HookLayer:
@@ -153,7 +153,7 @@ class HookLayer:
         self._attachment = Attachment(model, module, CHILD, self._after_module, whole_prompts=True)
 
     def set_weight(self, delta: Tensor | None, alpha: float, mode: Mode, ordinary: float | None = None) -> None:
-        """Set the hook weight and the mode; see :class:`HookWeight` for the arguments.
+        """Set the hook weight and the mode.
 
         Args:
             delta: ΔW, shape ``(outputs, inputs)``; None: remove the hook weight.
@@ -227,9 +227,9 @@ class HookLayer:
     def weigh(self, scores: Tensor, norms: Tensor) -> Tensor:
         """Return the scores that are compared with α: √(z · ‖O - P‖ / RMS), or z if scores are not weighed.
 
-        RMS is the root mean square of ‖O - P‖ over ordinary text. A z-score is relative to the prompt: a token can have
-        a high one in a prompt where all changes are small. The size of the change shows that. Alone, it would
-        not do either, since it grows with the number of edits.
+        RMS is the root mean square of ‖O - P‖ over ordinary text. A z-score compares a token only with its prompt, so
+        it can be high although the change is small. The size of the change alone is no better score, since
+        it grows with the number of edits. The geometric mean is high only if both are.
 
         Args:
             scores: z-scores.

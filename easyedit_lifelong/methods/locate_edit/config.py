@@ -34,7 +34,7 @@ class LocateEditHyperParams(PluginHyperParams):
         v_weight_decay: weight of the penalty ‖δ‖/‖h‖², where δ is the change of the hidden state h.
         v_stop_loss: the optimisation of a target vector stops when its loss is below this.
         clamp_norm_factor: largest ‖δ‖, in units of ‖h‖.
-        kl_factor: weight of the KL divergence at the last token of the subject in ``{subject} is a``.
+        kl_factor: weight of the KL divergence of the prediction at the lookup token of ``{subject} is a``.
         context_template_length_params: ``[tokens, count]`` pairs: generate ``count`` contexts of ``tokens`` tokens.
         mention_templates: additional contexts for target vectors, which MEMIT does not have: texts with ``{subject}``
             and, after it, ``{prompt}``. The lookup token is that of the earlier mention of the subject. They make
