@@ -1,4 +1,4 @@
-"""Lower α after a batch."""
+"""Lower α after a batch, so that the prompts of edits have a token in scope (arXiv 2403.05330, section 3.2)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ from easyedit_lifelong.models.capture import ending_after
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.runner import Runner
 
-_TOKENS_AT_ONCE = 4096
-_GOLDEN = (math.sqrt(5) - 1) / 2
+_MAX_TOKENS = 4096
+"""Largest number of tokens, with padding, in a group of prompts."""
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 
 
 def lowered_alphas(
@@ -31,53 +32,53 @@ def lowered_alphas(
     *,
     edited: bool,
 ) -> tuple[list[float], dict[str, float]]:
-    """Return each prompt's highest z-score in the last layer, and every layer's α after the batch.
+    """Return the highest score of each prompt in the last hook layer, and α of every hook layer after the batch.
 
-    α falls to the smallest of the highest z-scores of the batch's prompts (section 3.2). The authors' code
-    takes them in the unedited model. With several layers that isn't what a hook layer meets later: the
-    layers below, acting, move its keys. So they can be taken as the edited model will compute them, where
-    each layer's new α decides what the layers above see.
+    α falls to the smallest of the highest scores of the batch's prompts (section 3.2). The authors' code computes these
+    scores in the base model. With several hook layers, they differ from the scores in the edited model, because hook
+    layers change the keys of the layers above. With ``edited``, the scores are those of the edited model. There, the
+    new α of a layer takes effect before the scores of the layers above are computed.
 
     Args:
         hooks: the hook layers by path, from the first to the last, with the batch's ΔW.
-        alphas: each one's α so far.
-        passes: of the batch's prompts.
+        alphas: α of each hook layer before the batch, by path.
+        passes: runs the prompts of the batch.
         facts: the batch.
-        edited: whether to take the z-scores in the edited model.
+        edited: whether to compute the scores in the edited model.
 
     Raises:
-        EditError: a prompt's tokens can't be told apart.
+        EditError: a prompt has no z-scores, since it has too few tokens that differ.
     """
     lowered = dict(alphas)
     highest: dict[str, Tensor] = {}
 
-    def lower(path: str, scores: Tensor) -> None:
-        highest[path] = scores.nan_to_num(nan=float("-inf")).amax(dim=1)
-        bad = (~torch.isfinite(highest[path])).nonzero().flatten().tolist()
-        if bad:
-            request, least = facts[bad[0]].request, "three" if hooks[path].others else "two"
+    def record_scores(path: str, scores: Tensor) -> None:
+        highest[path] = _highest_scores(scores)
+        no_scores = (~torch.isfinite(highest[path])).nonzero().flatten().tolist()
+        if no_scores:
+            request, needed = facts[no_scores[0]].request, "three" if hooks[path].leave_one_out else "two"
             raise EditError(
-                f"{request.where}, field 'prompt': {request.prompt!r} has no z-scores: CoachHook compares a "
-                f"prompt's tokens with each other, and needs at least {least} that differ. Use a longer prompt."
+                f"{request.where}, field 'prompt': {request.prompt!r} has no z-scores: CoachHook compares the tokens "
+                f"of a prompt with each other, and needs at least {needed} that differ. Use a longer prompt."
             )
         lowered[path] = min(alphas[path], float(highest[path].min()))
 
-    def lower_at_once(path: str, scores: Tensor) -> None:
-        lower(path, scores)
-        hooks[path].lower(lowered[path])
+    def record_scores_and_set_alpha(path: str, scores: Tensor) -> None:
+        record_scores(path, scores)
+        hooks[path].set_alpha(lowered[path])
 
     with ExitStack() as stack:
         for path, hook in hooks.items():
             stack.enter_context(hook.in_mode(Mode.VALIDATED if edited else Mode.OFF))
             if edited:
-                stack.enter_context(hook.recording_scores(functools.partial(lower_at_once, path)))
-        inputs, real = passes.inputs_for_prompts([hook.module for hook in hooks.values()])
+                stack.enter_context(hook.recording_scores(functools.partial(record_scores_and_set_alpha, path)))
+        inputs, is_token = passes.inputs_for_prompts([hook.module for hook in hooks.values()])
     if not edited:
         for (path, hook), keys in zip(hooks.items(), inputs, strict=True):
-            here = real.to(keys.device)
-            norms = hook.change(keys).norm(dim=-1)
-            scores = hook.weighed(score_norms(norms, here, others=hook.others), norms)
-            lower(path, scores.masked_fill(~here, float("nan")))
+            mask = is_token.to(keys.device)
+            norms = hook.output_change(keys).norm(dim=-1)
+            scores = hook.weigh(score_norms(norms, mask, leave_one_out=hook.leave_one_out), norms)
+            record_scores(path, scores.masked_fill(~mask, float("nan")))
     last = list(hooks)[-1]
     return list(highest[last].tolist()), lowered
 
@@ -91,39 +92,39 @@ def keep_in_scope(
     last: nn.Module,
     floor: float = 0.0,
 ) -> tuple[dict[str, float], set[int]]:
-    """Lower α until every prompt, of whatever batch, has a token in scope in every layer of the edited model.
+    """Lower α until every prompt has a token in scope in every hook layer of the edited model.
 
-    A batch changes ΔW for the prompts of earlier ones, too: their z-scores sink as edits pile up, and what was in
-    scope when it was edited needn't be any more. The paper's rule looks at the new batch only.
+    The paper's rule considers only the prompts of the new batch. But a batch changes ΔW for the prompts of earlier
+    batches, too. Their scores fall as edits accumulate, so an edit that was in scope can get out of scope.
 
-    One prompt that hardly stands out would have hooks act nearly everywhere. So a prompt that would need an α below
-    the floor, in any layer, is given up: no layer's α falls for it.
+    A prompt whose tokens hardly differ would need such a low α that hook layers would act on nearly all tokens. So a
+    prompt that needs an α below ``floor`` in any layer is dropped: α does not fall for it in any layer.
 
     Args:
-        runner: of the model.
-        hooks: the hook layers by path, from the first to the last.
-        before: each one's α before the batch.
-        lowered: each one's α by the paper's rule; the hook layers have it.
-        prompts: tokens of the bare prompts of all edits.
+        runner: runs the model.
+        hooks: the hook layers by path, from the first to the last. Their α is that of ``lowered``, and is changed.
+        before: α of each hook layer before the batch, by path.
+        lowered: α of each hook layer by the paper's rule, by path.
+        prompts: the token ids of the plain prompts.
         last: the last edited block.
-        floor: see above.
+        floor: the lowest α that a prompt can need without being dropped.
 
     Returns:
-        Every layer's α, and the numbers of the prompts that were dropped.
+        α of each hook layer by path, and the indices of the dropped prompts.
     """
     alphas, dropped = dict(lowered), set[int]()
     while True:
-        unfit = _lower_for(runner, hooks, alphas, prompts, last, floor, dropped)
-        if not unfit:
+        below_floor = _lower_alphas(runner, hooks, alphas, prompts, last, floor, dropped)
+        if not below_floor:
             return alphas, dropped
-        # As if α had never fallen for them.
-        dropped |= unfit
+        # α may have fallen for a prompt that is now dropped, so start again from the α before the batch.
+        dropped |= below_floor
         alphas = dict(before)
         for path, hook in hooks.items():
-            hook.lower(alphas[path])
+            hook.set_alpha(alphas[path])
 
 
-def _lower_for(
+def _lower_alphas(
     runner: Runner,
     hooks: Mapping[str, HookLayer],
     alphas: dict[str, float],
@@ -132,66 +133,80 @@ def _lower_for(
     floor: float,
     dropped: set[int],
 ) -> set[int]:
-    """Lower α for all prompts that aren't given up, in place; return those that would need one below the floor."""
-    falls, unfit, numbers = 0, set[int](), list[int]()
+    """Lower α, in ``hooks`` and in ``alphas``, for all prompts that are not dropped.
 
-    def lower(path: str, scores: Tensor) -> None:
-        nonlocal falls
-        highest = scores.nan_to_num(nan=float("-inf")).amax(dim=1).tolist()
-        counted = [
-            (number, score)
-            for number, score in zip(numbers, highest, strict=True)
-            if number not in dropped and math.isfinite(score)  # a prompt without z-scores asks for nothing
-        ]
-        unfit.update(number for number, score in counted if score < floor)
-        needed = min((score for _, score in counted if score >= floor), default=math.inf)
+    The arguments are those of :func:`keep_in_scope`.
+
+    Returns:
+        The indices of prompts that need an α below the floor. If there are any, α is not final.
+    """
+    changes, below_floor, group = 0, set[int](), list[int]()
+
+    def lower_alpha(path: str, scores: Tensor) -> None:
+        nonlocal changes
+        highest = {
+            index: score
+            for index, score in zip(group, _highest_scores(scores).tolist(), strict=True)
+            if index not in dropped and math.isfinite(score)  # a prompt without scores cannot be in scope
+        }
+        below_floor.update(index for index, score in highest.items() if score < floor)
+        needed = min((score for score in highest.values() if score >= floor), default=math.inf)
         if needed < float(hooks[path].threshold(runner.model.dtype)):
             alphas[path] = needed
-            falls += 1
-            hooks[path].lower(needed)
+            changes += 1
+            hooks[path].set_alpha(needed)
 
-    groups = list(_length_groups(prompts))
-    seen = [-1] * len(groups)  # α had fallen so often when a group was done
-    while not unfit and min(seen, default=falls) < falls:  # a layer that acts at more tokens moves the keys above it
-        for index, numbers in enumerate(groups):
-            if seen[index] == falls:
+    groups = list(_group_by_length(prompts))
+    # For each group, how often α had changed when its pass was done. When α falls in a layer, the layer acts on more
+    # tokens, and so the keys of the layers above change. The groups before have to be run again.
+    changes_seen = [-1] * len(groups)
+    while not below_floor and min(changes_seen, default=changes) < changes:
+        for number, group in enumerate(groups):
+            if changes_seen[number] == changes:
                 continue
-            rows = [list(prompts[number]) for number in numbers]
+            rows = [list(prompts[index]) for index in group]
             ids, mask = pad_rows(rows, runner.pad, "right", runner.device)
             with ExitStack() as stack:
                 for path, hook in hooks.items():
                     stack.enter_context(hook.in_mode(Mode.VALIDATED))
-                    stack.enter_context(hook.recording_scores(functools.partial(lower, path)))
+                    stack.enter_context(hook.recording_scores(functools.partial(lower_alpha, path)))
                 stack.enter_context(torch.no_grad())
                 stack.enter_context(ending_after(last))
                 stack.enter_context(grouped_queries())
                 runner.call(ids, mask, torch.tensor([len(row) for row in rows]))
-            seen[index] = falls
-    return unfit
+            changes_seen[number] = changes
+    return below_floor
+
+
+def _highest_scores(scores: Tensor) -> Tensor:
+    """Return the highest score of each row, shape ``(rows,)``; -inf for a row without scores."""
+    return scores.nan_to_num(nan=float("-inf")).amax(dim=1)
 
 
 def round_robin(prompts: Sequence[Sequence[int]], count: int | None, batch_number: int) -> list[Sequence[int]]:
-    """Return which of the earlier prompts are checked after a batch.
+    """Return the earlier prompts to check after a batch.
+
+    Consecutive batches start at steps of the golden ratio, so that soon every prompt has been checked, however many
+    there are.
 
     Args:
-        prompts: of all earlier edits.
-        count: how many to look at, at most; None for all.
-        batch_number: the batch's number. With steps of the golden ratio, every prompt is soon checked, however many
-            there are.
+        prompts: the prompts of all earlier edits.
+        count: largest number of prompts to return; None: all.
+        batch_number: the number of the batch.
     """
     if count is None or count >= len(prompts):
         return list(prompts)
-    start = int(batch_number * _GOLDEN % 1 * len(prompts))
+    start = int(batch_number * _GOLDEN_RATIO % 1 * len(prompts))
     return [prompts[number % len(prompts)] for number in range(start, start + count)]
 
 
-def _length_groups(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
-    """Yield the numbers of rows of similar length, in groups of a bounded number of tokens."""
+def _group_by_length(rows: Sequence[Sequence[int]]) -> Iterator[list[int]]:
+    """Yield the indices of rows of similar length, in groups of at most :data:`_MAX_TOKENS` tokens."""
     group: list[int] = []
-    for number in sorted(range(len(rows)), key=lambda number: len(rows[number])):
-        if group and (len(group) + 1) * len(rows[number]) > _TOKENS_AT_ONCE:
+    for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
+        if group and (len(group) + 1) * len(rows[index]) > _MAX_TOKENS:
             yield group
             group = []
-        group.append(number)
+        group.append(index)
     if group:
         yield group

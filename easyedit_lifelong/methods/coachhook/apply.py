@@ -1,4 +1,4 @@
-"""Apply CoachHook to a model: EasyEdit's apply function."""
+"""The apply function of CoachHook, with the signature that EasyEdit expects."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ def apply_coachhook_to_model(
 ) -> tuple[Any, Rollback[EditResult]]:
     """Edit a model with CoachHook, in batches of ``hparams.batch_size``.
 
-    A model that already carries CoachHook edits gets the new batches upon them.
+    If the model has CoachHook edits already, the new batches are added to them.
 
     Args:
-        model: a causal language model. It is edited in place; its weights are touched with ``wohk`` only.
+        model: a causal language model. It is edited in place. Its weights change only with ``wohk``.
         tok: its tokenizer.
-        requests: requests in EasyEdit's fields, or :class:`EditRequest` objects, each with its subject.
-        hparams: CoachHook's hyperparameters.
+        requests: dicts with EasyEdit's fields, or :class:`EditRequest` objects. Each needs a subject.
+        hparams: the hyperparameters.
         copy: edit a copy of the model instead.
-        return_orig_weights: taken for EasyEdit's sake; the way back is always returned.
-        keep_original_weight: whether walking the rollback's ``.items()`` undoes the edits, as
-            EasyEdit's 2023 release means it. Calling the rollback always does.
-        **kwargs: EasyEdit passes other methods' arguments to every method; they are ignored.
+        return_orig_weights: accepted because EasyEdit passes it; a rollback is always returned.
+        keep_original_weight: whether iterating over the rollback's ``.items()`` rolls back, as EasyEdit's 2023
+            release expects. Calling the rollback always does.
+        **kwargs: ignored. EasyEdit passes the arguments of all methods to every method.
 
     Returns:
-        The edited model, and a :class:`Rollback` whose ``results`` hold what was done per request.
+        The edited model, and a :class:`Rollback` whose ``results`` has the result of each request.
 
     Raises:
-        DataError: a request can't be used.
-        ModelError: the model has no such layers.
-        EditError: a batch failed. Then none of these requests has been applied.
+        DataError: a request cannot be used.
+        ModelError: the model lacks a layer that the hyperparameters name.
+        EditError: a batch failed. Then no request has been applied.
     """
     return apply_with(
         lambda edited: CoachHookEditor.on(edited, tok, hparams),

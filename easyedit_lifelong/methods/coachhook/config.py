@@ -1,4 +1,4 @@
-"""CoachHook's hyperparameters: MEMIT's, and those of its hook layers."""
+"""The hyperparameters of CoachHook: those of MEMIT, and those of hook layers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ class CoachHookHyperParams(LocateEditHyperParams):
     """Hyperparameters of CoachHook (arXiv 2403.05330): those of :class:`LocateEditHyperParams`, and these.
 
     Attributes:
-        alpha_z: score α from which on a validated hook acts at first; it only falls (section 3.2).
-        alpha_model: the model in which a batch's z-scores are computed when α falls: ``unedited``, as in the
-            authors' code, or ``edited``, as later prompts are decided on.
-        alpha_prompts: the prompts that α falls for: those of the ``batch`` just edited (section 3.2), or of ``all``
-            edits so far, whose z-scores fall as edits accumulate; needs ``alpha_model: edited``.
-        alpha_checked: how many earlier prompts are checked after a batch, round-robin, for ``alpha_prompts: all``;
-            None for all of them, every time.
-        alpha_floor: a prompt that needs an α below this is dropped, and no layer's α falls for it; for
-            ``alpha_prompts: all``.
-        z_tokens: the tokens whose mean and standard deviation standardise a token's score: ``all`` of its
-            prompt (equation 6), or all the ``others``, so that a short prompt can reach as high a score as a long one.
-        scope_score: what is compared with α: ``z``, the z-score of ‖O - P‖ (equation 6), or ``weighed``, its
-            geometric mean with ‖O - P‖ in units of its root mean square over the text of the second moments.
-        wohk: write into the weights, without hook layers.
+        alpha_z: α before the first batch: a hook layer acts on tokens whose score is at least α. α only falls
+            (section 3.2).
+        alpha_model: the model in which the scores of a batch are computed to lower α: ``unedited``, as in the authors'
+            code, or ``edited``, in which later prompts are scored.
+        alpha_prompts: the prompts that must be in scope: those of the last ``batch`` (section 3.2), or those of ``all``
+            edits so far, whose scores fall as edits accumulate. ``all`` needs ``alpha_model: edited``.
+        alpha_checked: for ``alpha_prompts: all``: how many earlier prompts to check after a batch, round-robin; None:
+            all of them.
+        alpha_floor: for ``alpha_prompts: all``: a prompt that needs an α below this is dropped. α does not fall for it
+            in any layer.
+        z_tokens: the tokens whose mean and standard deviation standardise the score of a token: ``all`` tokens of its
+            prompt (equation 6), or all ``others``, so that a token of a short prompt can score as high as one of a long
+            prompt.
+        scope_score: the score that is compared with α: ``z``, the z-score of ‖O - P‖ (equation 6), or ``weighed``, the
+            geometric mean of that z-score and ‖O - P‖ divided by its root mean square over ordinary text.
+        wohk: without hooks: add the updates to the weights.
     """
 
     ALG_NAME: ClassVar[str] = "CoachHook"
@@ -54,15 +56,15 @@ class CoachHookHyperParams(LocateEditHyperParams):
     wohk: bool = False
 
     @property
-    def weighed(self) -> bool:
-        """Whether hook layers weigh z-scores with how large a change is."""
+    def weighs_scores(self) -> bool:
+        """Whether hook layers weigh z-scores by the size of the change, ‖O - P‖."""
         return self.scope_score == "weighed" and not self.wohk
 
     def check(self) -> list[str]:
-        """Return what is wrong with these values together."""
+        """Return a message for every problem that concerns more than the type and range of one value."""
         problems = super().check()
         if self.alpha_prompts == "all" and self.alpha_model != "edited":
-            problems.append("alpha_prompts: all needs alpha_model: edited, the model in which all prompts are scored")
+            problems.append("alpha_prompts: 'all' needs alpha_model: edited, in which all prompts are scored")
         if self.alpha_checked is not None and self.alpha_prompts != "all":
             problems.append("alpha_checked: needs alpha_prompts: all")
         if self.alpha_floor and self.alpha_prompts != "all":

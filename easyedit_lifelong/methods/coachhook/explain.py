@@ -1,4 +1,4 @@
-"""At which tokens of a prompt the hook layers act, and by which scores."""
+"""Explain a pass of an edited model: the tokens where hook layers acted, and the scores that decided it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 
 @dataclass(frozen=True)
 class ScoreAtToken:
-    """What a hook decided by.
+    """The decision of a hook layer at one token.
 
     Attributes:
-        token: the token's text.
-        score: its z-score, or the weighed one with ``scope_score: weighed``; NaN where there is none: in prompts too
-            short, and everywhere with ``wohk``.
-        acts: whether the edited weights were used here.
+        token: the text of the token.
+        score: its score, which was compared with α; NaN if it has none: in prompts that are too short, and with
+            ``wohk``.
+        acts: whether W + ΔW was used for this token.
     """
 
     token: str
@@ -33,12 +33,13 @@ class ScoreAtToken:
 
 @dataclass(frozen=True)
 class CoachHookLayer:
-    """What a hook layer did.
+    """The decisions of a hook layer in one pass.
 
     Attributes:
         layer: path of its projection.
-        alpha: the score from which on it acts, give or take rounding; None with ``wohk``: there are no hooks.
-        tokens: every token's score.
+        alpha: the layer acts on tokens whose score is at least this, up to rounding; None with ``wohk``, which
+            has no hook layers.
+        tokens: the decision at each token.
     """
 
     layer: str
@@ -46,7 +47,7 @@ class CoachHookLayer:
     tokens: list[ScoreAtToken]
 
     def lines(self) -> list[str]:
-        """Return a table, a line for each token."""
+        """Return the layer as a heading, and a line for each token."""
         alpha = "in the weights, everywhere" if self.alpha is None else f"alpha {self.alpha:.4g}"
         tokens = [f"  {token.token!r:16} {token.score:.4g}{'  acts' * token.acts}" for token in self.tokens]
         return [f"CoachHook {self.layer}: {alpha}", *tokens]
@@ -54,22 +55,22 @@ class CoachHookLayer:
 
 @contextlib.contextmanager
 def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[CoachHookLayer]]]:
-    """Watch the hook layers of a model in the pass inside; see :data:`~easyedit_lifelong.methods.base.Explain`."""
+    """Record the decisions of a pass within the context; see :data:`~easyedit_lifelong.methods.base.Explain`."""
     editor = CoachHookEditor.of(model)
     observed: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def layers() -> list[CoachHookLayer]:
-        found = []
+    def explanations() -> list[CoachHookLayer]:
+        layers = []
         for path in [] if editor is None else editor.hooks:
             if path in observed:
                 scores, acts = (tensor[0].tolist() for tensor in observed[path])
                 alpha = None if editor is None else editor.alphas[path]
-            else:  # in the weights: no hook decides
+            else:  # wohk: the edits are in the weights
                 count = len(explained.texts)
                 scores, acts, alpha = [float("nan")] * count, [True] * count, None
             tokens = [ScoreAtToken(*token) for token in zip(explained.texts, scores, acts, strict=True)]
-            found.append(CoachHookLayer(path, alpha, tokens))
-        return found
+            layers.append(CoachHookLayer(path, alpha, tokens))
+        return layers
 
     def record(path: str, scores: Tensor, acts: Tensor) -> None:
         observed[path] = scores, acts
@@ -78,4 +79,4 @@ def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[
         if editor is not None and not editor.hparams.wohk:
             for path, hook in editor.hooks.items():
                 stack.enter_context(hook.recording_decisions(functools.partial(record, path)))
-        yield layers
+        yield explanations

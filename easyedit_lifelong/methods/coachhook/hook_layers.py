@@ -1,4 +1,4 @@
-"""Where CoachHook's updates go: into the ΔW of all hook layers or, with ``wohk``, into the weights."""
+"""The edited layers of CoachHook: updates are added to ΔW in hook layers or, with ``wohk``, to the weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode
 from easyedit_lifelong.methods.coachhook.state import CoachHookState
 from easyedit_lifelong.methods.locate_edit.edited_layers import (
-    Contents,
     EditedLayers,
+    LayerTensors,
     changed_weight,
     check_finite,
     weight_of,
@@ -21,18 +21,19 @@ from easyedit_lifelong.methods.locate_edit.edited_layers import (
 from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
 from easyedit_lifelong.models.devices import device_of
 
-_OFFLOADED = "Use hooks (wohk: false), or take accelerate's hooks off first (remove_hook_from_submodules)."
+_OFFLOADED = "Use hook layers (wohk: false), or remove accelerate's hooks first (remove_hook_from_submodules)."
 
 
 class HookLayers(EditedLayers):
-    """Edited layers whose updates go into the ΔW of hook layers; the weights stay.
+    """Edited layers whose updates are added to ΔW in hook layers. The weights do not change.
 
     Args:
         hooks: the hook layers by path, from the first to the last.
-        state: the editor's batches, which say each layer's α and the size of its change at ordinary text.
+        state: the batches of the editor; they have α and ``ordinary`` of each layer.
 
     Attributes:
-        moments: E[kkᵀ] of each layer, if z-scores are weighed by the size of the change at ordinary text.
+        moments: the second moment of each layer, by path, if z-scores are weighed by ‖ΔW k‖ over ordinary text; else
+            empty.
     """
 
     in_weights = False
@@ -42,70 +43,71 @@ class HookLayers(EditedLayers):
         self.hooks, self._state = hooks, state
         self.moments: Mapping[str, SecondMoment] = {}
 
-    def contents(self) -> dict[str, Tensor | None]:
-        """Return each layer's ΔW."""
+    def tensors(self) -> dict[str, Tensor | None]:
+        """Return the present ΔW of each layer, by path."""
         return {path: hook.weight.delta if hook.weight else None for path, hook in self.hooks.items()}
 
-    def added(self, path: str, content: Tensor | None, update: LayerUpdate) -> Tensor:
-        """Return a layer's ΔW with an update."""
-        return update.added_to(content)
+    def with_update(self, path: str, tensor: Tensor | None, update: LayerUpdate) -> Tensor:
+        """Return ΔW plus an update."""
+        return update.added_to(tensor)
 
     def apply(self, path: str, update: LayerUpdate) -> None:
-        """Add an update to a layer's ΔW and validate its hook (section 3.3).
+        """Add an update to ΔW of a layer, and set its mode to VALIDATED (section 3.3).
 
         Raises:
             EditError: the result is not finite.
         """
         hook, before = self.hooks[path], self.hooks[path].weight
-        delta = self.added(path, before.delta if before else None, update).to(device_of(hook.module))
+        delta = self.with_update(path, before.delta if before else None, update).to(device_of(hook.module))
         check_finite(delta, path)
-        ordinary = None
+        rms_change = None
         if path in self.moments:
-            known = None if before is None else (before.delta, self._state.ordinary[path])
-            ordinary = size_at_ordinary_text(self.moments[path].moment, update, known)
-        hook.set(delta, self._state.alphas[path], Mode.VALIDATED, ordinary)
+            delta_and_rms = None if before is None else (before.delta, self._state.rms_changes[path])
+            rms_change = size_at_ordinary_text(self.moments[path].moment, update, delta_and_rms)
+        hook.set_weight(delta, self._state.alphas[path], Mode.VALIDATED, rms_change)
 
-    def ordinary(self) -> dict[str, float]:
-        """Return the root mean square of each layer's ‖ΔW k‖ over ordinary text, where z-scores are weighed by it."""
+    def rms_changes(self) -> dict[str, float]:
+        """Return the root mean square of ‖ΔW k‖ over ordinary text, by path; empty if scores are not weighed by it."""
         weights = {path: hook.weight for path, hook in self.hooks.items()}
         return {path: float(w.ordinary) for path, w in weights.items() if w is not None and w.ordinary is not None}
 
-    def settle(self) -> None:
-        """Have the hook layers act with each one's α after the batch."""
-        self.put_back(self.contents())
+    def finish_batch(self) -> None:
+        """Set α of each hook layer to its value after the batch, which is now in the editor's history."""
+        self.restore(self.tensors())
 
-    def put_back(self, contents: Contents) -> None:
-        """Have the hook layers hold these ΔW, validated, with each one's α."""
-        alphas, ordinary = self._state.alphas, self._state.ordinary
+    def restore(self, tensors: LayerTensors) -> None:
+        """Set ΔW of each hook layer, with its present α, in VALIDATED mode."""
+        alphas, rms_changes = self._state.alphas, self._state.rms_changes
         for path, hook in self.hooks.items():
-            delta = contents[path]
-            device = device_of(hook.module)  # perhaps another by now
-            hook.set(None if delta is None else delta.to(device), alphas[path], Mode.VALIDATED, ordinary.get(path))
+            delta = tensors[path]
+            if delta is not None:
+                delta = delta.to(device_of(hook.module))  # the model may have moved since
+            hook.set_weight(delta, alphas[path], Mode.VALIDATED, rms_changes.get(path))
 
     def weights(self) -> dict[str, Tensor]:
-        """Return each layer's W + ΔW, by path; the layers stay as they are."""
+        """Return W + ΔW of each layer that has a ΔW, by path. The layers do not change."""
         return _changed_weights(self.hooks, lambda path: weight_of(self.modules[path]).detach())
 
     @contextmanager
     def in_mode(self, mode: Mode) -> Iterator[None]:
-        """Have all hook layers in one mode inside."""
+        """Set the mode of all hook layers within the context."""
         with ExitStack() as stack:
             for hook in self.hooks.values():
                 stack.enter_context(hook.in_mode(mode))
             yield
 
     @contextmanager
-    def without_edits(self, unedited: Contents) -> Iterator[None]:
-        """Have the unedited model inside."""
+    def without_edits(self, unedited: LayerTensors) -> Iterator[None]:
+        """Turn all hook layers off within the context."""
         with self.in_mode(Mode.OFF):
             yield
 
 
 class WeightsWithoutHooks(EditedLayers):
-    """Edited weights (``wohk``): a batch's updates act through temporary hooks, and go into the weights at its end.
+    """Edited layers for ``wohk``: updates act through hook layers within a batch, and are then added to the weights.
 
     Args:
-        hooks: the hook layers by path, from the first to the last; they hold something only while a batch is edited.
+        hooks: the hook layers by path, from the first to the last. They have a ΔW only while a batch is edited.
     """
 
     def __init__(self, hooks: Mapping[str, HookLayer]) -> None:
@@ -113,50 +115,53 @@ class WeightsWithoutHooks(EditedLayers):
         self.hooks = hooks
 
     def apply(self, path: str, update: LayerUpdate) -> None:
-        """Have an update act at every token.
+        """Set ΔW of a layer to an update, in TEMPORARY mode.
 
         Raises:
-            EditError: it is not finite.
+            EditError: the update is not finite.
         """
         delta = update.added_to(None).to(device_of(self.modules[path]))
         check_finite(delta, path)
-        self.hooks[path].set(delta, 0.0, Mode.TEMPORARY)
+        self.hooks[path].set_weight(delta, 0.0, Mode.TEMPORARY)
 
-    def settle(self) -> None:
-        """Put the updates of the batch into the weights."""
-        self.put_back(_changed_weights(self.hooks, self.content))
+    def finish_batch(self) -> None:
+        """Add the updates of the batch to the weights."""
+        self.restore(_changed_weights(self.hooks, self.master_weight))
 
-    def put_back(self, contents: Contents) -> None:
-        """Have the layers hold these weights, bitwise, and the hooks nothing."""
-        super().put_back(contents)
+    def restore(self, tensors: LayerTensors) -> None:
+        """Set the weights of layers, bitwise, and remove ΔW from all hook layers."""
+        super().restore(tensors)
         for hook in self.hooks.values():
-            hook.set(None, 0.0, Mode.OFF)
+            hook.set_weight(None, 0.0, Mode.OFF)
 
 
-def _changed_weights(hooks: Mapping[str, HookLayer], weight: Callable[[str], Tensor]) -> dict[str, Tensor]:
-    """Return W + ΔW of the hook layers that have a ΔW, by path; ``weight`` returns a layer's W."""
+def _changed_weights(hooks: Mapping[str, HookLayer], get_weight: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """Return W + ΔW of the hook layers that have a ΔW, by path; ``get_weight`` returns W for a path."""
     return {
-        path: changed_weight(hook.module, weight(path), hook.weight.delta)
+        path: changed_weight(hook.module, get_weight(path), hook.weight.delta)
         for path, hook in hooks.items()
         if hook.weight is not None
     }
 
 
 def size_at_ordinary_text(moment: Tensor, update: LayerUpdate, before: tuple[Tensor, float] | None) -> float:
-    """Return the root mean square of ‖ΔW k‖ over the text of the second moments, √tr(ΔW E[kkᵀ] ΔWᵀ).
+    """Return the root mean square of ‖ΔW k‖ over ordinary text, √tr(ΔW E[kkᵀ] ΔWᵀ).
 
-    With ΔW = ΔW' + R Aᵀ and X = E[kkᵀ] A that is tr(ΔW' E[kkᵀ] ΔW'ᵀ) + 2 tr(Rᵀ ΔW' X) + tr(RᵀR AᵀX):
-    d²n operations for n new edits.
+    ΔW = ΔW' + R Aᵀ, where ΔW' is the change before the update. With X = E[kkᵀ] A,
+
+        tr(ΔW E[kkᵀ] ΔWᵀ) = tr(ΔW' E[kkᵀ] ΔW'ᵀ) + 2 tr(Rᵀ ΔW' X) + tr(RᵀR AᵀX),
+
+    which takes d²n operations for n new edits.
 
     Args:
         moment: E[kkᵀ], shape ``(inputs, inputs)``.
-        update: R and A, ``residual`` and ``adjusted``.
-        before: ΔW', and its root mean square; None for none.
+        update: its ``residual`` is R, and its ``adjusted`` is A.
+        before: ΔW', and the root mean square of ‖ΔW' k‖; None: ΔW' is zero.
     """
     adjusted, residual = update.adjusted.to(moment.device), update.residual.to(moment.device).double()
-    seen = (moment @ adjusted.to(moment.dtype)).double()
-    square = ((residual.t() @ residual) * (adjusted.double().t() @ seen)).sum()
+    moment_adjusted = (moment @ adjusted.to(moment.dtype)).double()
+    square = ((residual.t() @ residual) * (adjusted.double().t() @ moment_adjusted)).sum()
     if before is not None:
-        delta, mean = before
-        square += mean**2 + 2 * ((delta.to(moment.device).double() @ seen) * residual).sum()
+        delta, rms = before
+        square += rms**2 + 2 * ((delta.to(moment.device).double() @ moment_adjusted) * residual).sum()
     return float(square.clamp_min(torch.finfo(torch.float64).tiny).sqrt())

@@ -1,8 +1,8 @@
-"""The hook layer: on one projection of the model, it decides token by token whether edits are in scope.
+"""The hook layer: a forward hook on one projection, which decides for each token whether the edits are in scope.
 
-The projection itself isn't touched. The hook layer holds the difference between the hook weight and
-the original one, ΔW = W_h - W_0, as a child of the projection, so that it is saved and moved with the
-model, and adds ΔW k to the projection's output P = W_0 k where it uses O = W_h k (section 3.2).
+The projection does not change. Its original weight is W_0, and the hook weight is W_h = W_0 + ΔW. A hook layer holds
+ΔW as a child module of the projection, so that it is saved and moved with the model. Where a token is in scope, it adds
+ΔW k to the output of the projection: P = W_0 k becomes O = W_h k (arXiv 2403.05330, section 3.2).
 """
 
 from __future__ import annotations
@@ -20,31 +20,32 @@ from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.windows import Window
 
 CHILD = "coachhook"
+"""Name of the child module."""
 
-_IN_PARTS = (
-    "a prompt that is fed in parts (in chunks, or behind a cache of your own) can't be answered with CoachHook's "
-    "edits: its z-scores need all of it"
+_PARTIAL_PROMPT = (
+    "CoachHook's edits can't answer a prompt that is fed in parts (in chunks, or after a cache that you passed): "
+    "z-scores need all tokens of the prompt in one pass. Pass all of them, without past_key_values."
 )
 
 
 class Mode(Enum):
-    """What a hook layer does with a token (section 3.2)."""
+    """The output of a hook layer (section 3.2)."""
 
     OFF = "off"
-    """Nothing: the original output everywhere."""
+    """P at every token."""
     TEMPORARY = "temporary"
-    """The hook weight's output everywhere, while keys and residuals are taken."""
+    """O at every token, while the layers of a batch are updated."""
     VALIDATED = "validated"
-    """The hook weight's output where the score is at least α."""
+    """O at tokens whose score is at least α, and P at the others."""
 
 
 class HookWeight(nn.Module):
-    """ΔW and α of one hook layer: tensors of the model that keep their own dtype.
+    """ΔW and α of one hook layer, as buffers that keep their dtype when the model is cast.
 
     Args:
-        delta: W_h - W_0, shape ``(outputs, inputs)``.
-        alpha: score from which on the hook weight is used.
-        ordinary: root mean square of ‖ΔW k‖ over ordinary text, if scores are weighed by it.
+        delta: ΔW, shape ``(outputs, inputs)``.
+        alpha: the hook weight is used at tokens whose score is at least this.
+        ordinary: the root mean square of ‖ΔW k‖ over ordinary text; None if scores are not weighed by it.
     """
 
     delta: Tensor
@@ -58,97 +59,120 @@ class HookWeight(nn.Module):
         self.register_buffer("ordinary", None if ordinary is None else torch.tensor(ordinary, dtype=torch.float64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HookWeight:
-        """Follow the model to another device, but never to another dtype."""
+        """Move the buffers to another device when the model moves, but never cast them."""
         for name, tensor in self._buffers.items():
             if tensor is not None:
                 self._buffers[name] = tensor.to(fn(tensor).device)
         return self
 
 
-def score_norms(norms: Tensor, real: Tensor, ends: Tensor | None = None, *, others: bool = False) -> Tensor:
-    """Standardise ‖O - P‖ over each row's real tokens (equation 6).
+def score_norms(norms: Tensor, real: Tensor, ends: Tensor | None = None, *, leave_one_out: bool = False) -> Tensor:
+    """Return z-scores: standardise ‖O - P‖ of each token over the tokens of its prompt (equation 6).
 
-    Up to its prompt's end, a token is judged against the whole prompt. A token behind it is judged
-    against the prompt and itself, whatever else has been said in between: so a decision depends neither
-    on the cache nor on beams, and the score of a prompt's own tokens not on the answer.
+    A prompt token is compared with all tokens of the prompt. A token after the prompt is compared with the prompt and
+    itself, and not with the other tokens after the prompt. So a decision does not depend on the cache or on beams, and
+    the scores of prompt tokens do not depend on the answer.
 
     Args:
         norms: ‖O - P‖ of each token, shape ``(rows, tokens)``.
-        real: which of them are tokens, not padding; same shape.
-        ends: column of each prompt's last token, shape ``(rows,)``, -1 where a row is all prompt; None if
-            all rows are.
-        others: leave the token itself out of the mean and standard deviation that it is judged by.
+        real: which positions are tokens rather than padding, same shape.
+        ends: the prompt end of each row, shape ``(rows,)``; -1 in a row without tokens after the prompt. None: no row
+            has any.
+        leave_one_out: exclude each token from the mean and standard deviation that it is compared with.
 
     Returns:
-        The z-scores, same shape, float64, with the unbiased standard deviation; NaN where there is none.
+        The z-scores, same shape, float64, with the unbiased standard deviation; NaN or infinite where the standard
+        deviation is undefined or 0.
     """
-    prompt = real if ends is None else _prompt_of(real, ends)
-    return _standardise(norms, _moments(norms, prompt), prompt, others)
+    prompt = real if ends is None else _prompt_mask(real, ends)
+    return _standardise(norms, _prompt_moments(norms, prompt), prompt, leave_one_out)
 
 
-def _prompt_of(real: Tensor, ends: Tensor) -> Tensor:
-    """Return which tokens are of the prompt; a row whose prompt's end isn't known (-1) is all prompt."""
+def _prompt_mask(real: Tensor, ends: Tensor) -> Tensor:
+    """Return which positions are prompt tokens; all tokens of a row whose prompt end is -1."""
     columns = torch.arange(real.shape[1], device=real.device)
     return real & ((columns <= ends.unsqueeze(1)) | (ends < 0).unsqueeze(1))
 
 
-def _moments(norms: Tensor, prompt: Tensor) -> Tensor:
-    """Return count, mean and sum of squared deviations of each row's prompt, shape ``(rows, 3)``, float64."""
+def _prompt_moments(norms: Tensor, prompt: Tensor) -> Tensor:
+    """Return count, mean and sum of squared deviations over each row's prompt tokens, shape ``(rows, 3)``, float64."""
     norms = norms.double()
     count = prompt.sum(dim=1).to(norms.dtype)
     mean = torch.where(prompt, norms, 0).sum(dim=1) / count
-    spread = torch.where(prompt, (norms - mean.unsqueeze(1)).square(), 0).sum(dim=1)
-    return torch.stack([count, mean, spread], dim=1)
+    squares = torch.where(prompt, (norms - mean.unsqueeze(1)).square(), 0).sum(dim=1)
+    return torch.stack([count, mean, squares], dim=1)
 
 
-def _standardise(norms: Tensor, moments: Tensor, prompt: Tensor, others: bool) -> Tensor:
-    """Score tokens against their row's prompt; those outside it against the prompt and, unless others, themselves."""
-    count, mean, spread = (column.unsqueeze(1) for column in moments.unbind(dim=1))
-    off = norms.double() - mean
-    if others:
-        # Taking one value out of n moves the mean by off/(n-1), and takes off² n/(n-1) from the squared deviations.
-        rest = (spread - off.square() * count / (count - 1)).clamp_min(0)
-        inside = off * count / (count - 1) / (rest / (count - 2)).sqrt()
-        behind = off / (spread / (count - 1)).sqrt()
+def _standardise(norms: Tensor, moments: Tensor, prompt: Tensor, leave_one_out: bool) -> Tensor:
+    """Return the z-scores of tokens, shape ``(rows, tokens)``; see :func:`score_norms`.
+
+    Args:
+        norms: ‖O - P‖ of each token, shape ``(rows, tokens)``.
+        moments: from :func:`_prompt_moments`.
+        prompt: which positions are prompt tokens, shape ``(rows, tokens)``.
+        leave_one_out: see :func:`score_norms`.
+    """
+    count, mean, squares = (column.unsqueeze(1) for column in moments.unbind(dim=1))
+    deviation = norms.double() - mean
+    if leave_one_out:
+        # Removing one of n values moves the mean by deviation/(n-1), and reduces the sum of squared deviations by
+        # deviation² n/(n-1).
+        squares_of_others = (squares - deviation.square() * count / (count - 1)).clamp_min(0)
+        in_prompt = deviation * count / (count - 1) / (squares_of_others / (count - 2)).sqrt()
+        after_prompt = deviation / (squares / (count - 1)).sqrt()
     else:
-        inside = off / (spread / (count - 1)).sqrt()
-        # Adding one value to n moves the mean by off/(n+1), and adds off² n/(n+1) to the squared deviations.
-        behind = off * count / (count + 1) / ((spread + off.square() * count / (count + 1)) / count).sqrt()
-    return torch.where(prompt, inside, behind)
+        in_prompt = deviation / (squares / (count - 1)).sqrt()
+        # Adding one value to n values moves the mean by deviation/(n+1), and increases the sum of squared deviations by
+        # deviation² n/(n+1).
+        squares_with_token = squares + deviation.square() * count / (count + 1)
+        after_prompt = deviation * count / (count + 1) / (squares_with_token / count).sqrt()
+    return torch.where(prompt, in_prompt, after_prompt)
 
 
 class HookLayer:
-    """Applies a hook weight to a projection.
+    """Replaces the output of a projection by that of the hook weight, at tokens in scope.
 
     Args:
-        model: the model that the projection belongs to.
+        model: the model.
         module: the projection, ``(batch, tokens, inputs)`` to ``(batch, tokens, outputs)``.
-        slack: how far below α a z-score may be by rounding, in the dtype that α was found in: :func:`slack_of`.
-        others: whether a token is left out of the mean and standard deviation that it is judged by.
+        tolerance: the rounding error of scores, relative to α, in the dtype that the model has while α is computed;
+            from :func:`score_tolerance`.
+        leave_one_out: exclude each token from the mean and standard deviation that it is compared with.
+
+    Attributes:
+        weight: ΔW and α; None: no edits.
+        mode: the output of the layer.
     """
 
-    def __init__(self, model: nn.Module, module: nn.Module, slack: float, *, others: bool = False) -> None:
-        self.module, self.slack, self.others = module, slack, others
+    def __init__(self, model: nn.Module, module: nn.Module, tolerance: float, *, leave_one_out: bool = False) -> None:
+        self.module, self.tolerance, self.leave_one_out = module, tolerance, leave_one_out
         self.weight: HookWeight | None = None
         self.mode = Mode.OFF
-        self._record_scores: Callable[[Tensor], None] | None = None
-        self._record: Callable[[Tensor, Tensor], None] | None = None
+        self._score_recorder: Callable[[Tensor], None] | None = None
+        self._decision_recorder: Callable[[Tensor, Tensor], None] | None = None
         self._attachment = Attachment(model, module, CHILD, self._after_module, whole_prompts=True)
 
-    def set(self, delta: Tensor | None, alpha: float, mode: Mode, ordinary: float | None = None) -> None:
-        """Give the layer a hook weight (None for none), what it is judged by, and what to do with it."""
+    def set_weight(self, delta: Tensor | None, alpha: float, mode: Mode, ordinary: float | None = None) -> None:
+        """Set the hook weight and the mode.
+
+        Args:
+            delta: ΔW, shape ``(outputs, inputs)``; None: remove the hook weight.
+            alpha: α.
+            mode: the output of the layer.
+            ordinary: the root mean square of ‖ΔW k‖ over ordinary text, if scores are weighed by it.
+        """
         self.weight = None if delta is None else HookWeight(delta, alpha, ordinary)
         self.mode = mode
         self._attachment.keep(self.weight)
 
-    def lower(self, alpha: float) -> None:
-        """Have the layer act from this z-score on."""
+    def set_alpha(self, alpha: float) -> None:
+        """Set α of the present hook weight."""
         assert self.weight is not None
         self.weight.alpha.fill_(alpha)
 
     @contextlib.contextmanager
     def in_mode(self, mode: Mode) -> Iterator[None]:
-        """Do something else with the hook weight inside."""
+        """Set the mode within the context."""
         before, self.mode = self.mode, mode
         try:
             yield
@@ -157,96 +181,115 @@ class HookLayer:
 
     @contextlib.contextmanager
     def recording_scores(self, record: Callable[[Tensor], None]) -> Iterator[None]:
-        """Call ``record`` with the scores of the passes inside, ``(rows, tokens)``, before they are decided on."""
-        self._record_scores = record
+        """Call ``record`` with the scores of each pass in the context, shape ``(rows, tokens)``, before their use."""
+        self._score_recorder = record
         try:
             yield
         finally:
-            self._record_scores = None
+            self._score_recorder = None
 
     @contextlib.contextmanager
     def recording_decisions(self, record: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
-        """Call ``record`` with the scores of the passes inside and where the hook acts, both ``(rows, tokens)``."""
-        self._record = record
+        """Call ``record`` with the scores of each pass in the context, and with which tokens are in scope.
+
+        Both have the shape ``(rows, tokens)``.
+        """
+        self._decision_recorder = record
         try:
             yield
         finally:
-            self._record = None
+            self._decision_recorder = None
 
     def detach(self) -> None:
-        """Leave the model as it was before the layer came; at the second call, do nothing."""
+        """Remove the hook layer from the model. A second call does nothing."""
         self.weight, self.mode = None, Mode.OFF
         self._attachment.detach()
 
     def threshold(self, dtype: torch.dtype) -> Tensor:
-        """Return the score from which on the hook acts in a model of this dtype: α, less what rounding may take."""
+        """Return the lowest score that is in scope in a model of this dtype: α minus the rounding error."""
         assert self.weight is not None
         alpha = self.weight.alpha
-        return alpha - max(self.slack, slack_of(dtype)) * alpha.abs().clamp_min(1)
+        return alpha - max(self.tolerance, score_tolerance(dtype)) * alpha.abs().clamp_min(1)
 
-    def change(self, keys: Tensor) -> Tensor:
-        """Return O - P = ΔW k for keys of shape ``(..., inputs)``, in ΔW's dtype or the keys' if wider."""
+    def output_change(self, keys: Tensor) -> Tensor:
+        """Return O - P = ΔW k, in the wider dtype of k and ΔW.
+
+        Args:
+            keys: k, shape ``(..., inputs)``.
+
+        Returns:
+            ΔW k, shape ``(..., outputs)``.
+        """
         assert self.weight is not None
         dtype = torch.promote_types(keys.dtype, self.weight.delta.dtype)
         return keys.to(dtype) @ self.weight.delta.to(dtype).t()
 
-    def weighed(self, scores: Tensor, norms: Tensor) -> Tensor:
-        """Return what is compared with α: the z-scores, or √(z · ‖O - P‖ / its root mean square over text).
+    def weigh(self, scores: Tensor, norms: Tensor) -> Tensor:
+        """Return the scores that are compared with α: √(z · ‖O - P‖ / RMS), or z if scores are not weighed.
 
-        A z-score tells how a token stands out in its prompt, and in a prompt where no token's change is large
-        one may stand out by nothing. Its change's size tells that apart, but grows with what else is in ΔW.
+        RMS is the root mean square of ‖O - P‖ over ordinary text. A z-score compares a token only with its prompt, so
+        it can be high although the change is small. The size of the change alone is no better score, since
+        it grows with the number of edits. The geometric mean is high only if both are.
 
         Args:
             scores: z-scores.
-            norms: ‖O - P‖ of the same tokens.
+            norms: ‖O - P‖ of the same tokens, same shape.
         """
         if self.weight is None or self.weight.ordinary is None:
             return scores
         return (scores.clamp_min(0) * norms.double() / self.weight.ordinary).sqrt()
 
     def _after_module(self, args: tuple[Any, ...], _: dict[str, Any], output: Tensor) -> Tensor | None:
+        """Return the output of the hook layer for a pass; None to keep the output of the projection."""
         if self.weight is None or self.mode is Mode.OFF:
             return None
         if self.mode is Mode.TEMPORARY:
-            return output + self.change(args[0]).to(output.dtype)
+            return output + self.output_change(args[0]).to(output.dtype)
         window = self._attachment.window
         if window is None:
             return None
-        change = self.change(args[0])
+        change = self.output_change(args[0])
         norms = change.norm(dim=-1)
-        scores = self.weighed(self._score(norms, window), norms)
-        if self._record_scores is not None:
-            self._record_scores(scores)
+        scores = self.weigh(self._z_scores(norms, window), norms)
+        if self._score_recorder is not None:
+            self._score_recorder(scores)
         in_scope = scores >= self.threshold(output.dtype)
-        if self._record is not None:
-            self._record(scores, in_scope)
+        if self._decision_recorder is not None:
+            self._decision_recorder(scores, in_scope)
         if not in_scope.any():
             return None
         return torch.where(in_scope.unsqueeze(-1), output + change.to(output.dtype), output)
 
-    def _score(self, norms: Tensor, window: Window) -> Tensor:
-        """Return the z-scores of the pass under way; NaN for padding, and where there are none."""
+    def _z_scores(self, norms: Tensor, window: Window) -> Tensor:
+        """Return the z-scores of the present pass; NaN at padding and where the prompt is not known.
+
+        The moments of the prompt are stored for later passes of the same call of ``generate``.
+        """
         real, ends = window.real.to(norms.device), window.ends.to(norms.device)
-        memory = window.generation.decisions if window.generation is not None else None
+        stored_moments = window.generation.decisions if window.generation is not None else None
         if window.past == 0:
-            if memory is not None and (ends < 0).any():
-                raise EditError(_IN_PARTS)
-            prompt = _prompt_of(real, ends)
-            moments = _moments(norms, prompt)
-            if memory is not None:
-                memory[id(self)] = moments
+            if stored_moments is not None and (ends < 0).any():
+                raise EditError(_PARTIAL_PROMPT)
+            prompt = _prompt_mask(real, ends)
+            moments = _prompt_moments(norms, prompt)
+            if stored_moments is not None:
+                stored_moments[id(self)] = moments
         elif (ends >= 0).any():
-            raise EditError(_IN_PARTS)
-        elif memory is None or id(self) not in memory:
-            # Behind a cache that somebody keeps: the prompt's norms aren't known, and nothing is in scope.
+            raise EditError(_PARTIAL_PROMPT)
+        elif stored_moments is None or id(self) not in stored_moments:
+            # The caller passed a cache. The norms of its tokens are not known, so no token is in scope.
             return torch.full_like(norms, float("nan"))
         else:
             prompt = torch.zeros_like(real)
-            moments = memory[id(self)].to(norms.device)
+            moments = stored_moments[id(self)].to(norms.device)
             moments = moments.repeat_interleave(len(norms) // len(moments), dim=0)
-        return torch.where(real, _standardise(norms, moments, prompt, self.others), float("nan"))
+        return torch.where(real, _standardise(norms, moments, prompt, self.leave_one_out), float("nan"))
 
 
-def slack_of(dtype: torch.dtype) -> float:
-    """Return how far a z-score moves, relative to it, as batch and padding change, for a model of this dtype."""
+def score_tolerance(dtype: torch.dtype) -> float:
+    """Return how much a score can vary by rounding, relative to α, when batch and padding vary.
+
+    Args:
+        dtype: the dtype of the model.
+    """
     return {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 2e-2)

@@ -1,4 +1,4 @@
-"""CoachHook, registered through the hook that any plugin uses."""
+"""Register CoachHook, with the same hook as a third-party plugin."""
 
 from __future__ import annotations
 

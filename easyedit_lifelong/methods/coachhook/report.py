@@ -1,4 +1,4 @@
-"""CoachHook's section of a run's report: α, and the z-scores that set it."""
+"""CoachHook's section of a run's report: α after each batch, and the z-scores that it falls to."""
 
 from __future__ import annotations
 
@@ -6,59 +6,61 @@ from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection,
 
 
 def report_sections(run: RunRecord) -> list[ReportSection]:
-    """Return the section on the hook layers: α by batch, and the highest z-scores by batch."""
+    """Return the section on hook layers: α after each batch, and the highest z-scores of each batch."""
     by_batch = alphas(run)
-    plots = [*_alpha(run, by_batch), *_z_scores(run, by_batch)]
+    plots = [*_alpha_plot(run, by_batch), *_z_score_plot(run, by_batch)]
     empty = (
-        "This run edits the weights themselves: without hook layers there is neither α nor a z-score."
+        "This run edits the weights, without hook layers, so it has neither α nor z-scores."
         if run.hparams.get("wohk")
-        else "The journal has no z-scores, and `state/` no α: nothing was edited, or the state was removed."
+        else "The journal has no z-scores and `state/` has no α: nothing was edited, or the state was removed."
     )
     return [ReportSection("hooks", "Hooks", plots, empty)]
 
 
 def alphas(run: RunRecord) -> dict[int, dict[str, float]]:
-    """Return α by hook layer after each batch, by the batch's number in the journal."""
-    in_batches = [entry for entry in run.journal if isinstance(entry.get("batch"), int)]
-    batches = {str(entry.get("case_id")): entry["batch"] for entry in in_batches}
-    found = {}
+    """Return α of each hook layer after each batch: by the batch's number in the journal, then by path."""
+    entries = [entry for entry in run.journal if isinstance(entry.get("batch"), int)]
+    batch_numbers = {str(entry.get("case_id")): entry["batch"] for entry in entries}
+    by_batch = {}
     for position, (edits, state) in enumerate(run.steps, 1):
         by_layer = {path: float(x) for path, x in state["batches"][-1]["alphas"].items() if is_number(x)}
         if by_layer:
-            number = batches.get(str(edits[0].get("case_id")), position) if edits else position
-            found[number] = by_layer
-    return found
+            number = batch_numbers.get(str(edits[0].get("case_id")), position) if edits else position
+            by_batch[number] = by_layer
+    return by_batch
 
 
 def z_scores(run: RunRecord) -> dict[int, list[float]]:
-    """Return the highest z-scores of each batch's prompts in the last hook layer, by the batch's number."""
-    found: dict[int, list[float]] = {}
+    """Return the highest z-score of each prompt in the last hook layer, by the number of its batch."""
+    by_batch: dict[int, list[float]] = {}
     for _, entry in run.edits("highest_z_score"):
         if isinstance(entry.get("batch"), int):
-            found.setdefault(entry["batch"], []).append(float(entry["highest_z_score"]))
-    return found
+            by_batch.setdefault(entry["batch"], []).append(float(entry["highest_z_score"]))
+    return by_batch
 
 
-def _alpha(run: RunRecord, by_batch: dict[int, dict[str, float]]) -> list[ReportPlot]:
+def _alpha_plot(run: RunRecord, by_batch: dict[int, dict[str, float]]) -> list[ReportPlot]:
+    """Return the plot of α against batches; none without data."""
     if not by_batch:
         return []
     *others, last = next(iter(by_batch.values()))
     series = [
-        Series("" if number else "other hook layers", _course(by_batch, layer), muted=True)
+        Series("" if number else "other hook layers", _alpha_series(by_batch, layer), muted=True)
         for number, layer in enumerate(others)
     ]
-    ends = list(by_batch.values())[-1].values()
-    began = run.hparams.get("alpha_z")
+    final = list(by_batch.values())[-1].values()
+    initial = run.hparams.get("alpha_z")
     caption = (
-        f"α after each batch, by hook layer: it only falls{f', from {began:g}' if began else ''}; "
-        f"in the end it is {min(ends):.3f} to {max(ends):.3f}. "
-        "The lower, the more tokens a hook takes for edited ones."
+        f"α of each hook layer after each batch. It only falls{f', from {initial:g}' if initial else ''}; "
+        f"at the end it is {min(final):.3f} to {max(final):.3f}. "
+        "The lower α is, the more tokens a hook layer acts on."
     )
-    series.append(Series("last hook layer", _course(by_batch, last)))
+    series.append(Series("last hook layer", _alpha_series(by_batch, last)))
     return [ReportPlot("alpha", "α by batch", caption, "Alpha against batches", "α", series, "batch")]
 
 
-def _z_scores(run: RunRecord, by_batch: dict[int, dict[str, float]]) -> list[ReportPlot]:
+def _z_score_plot(run: RunRecord, by_batch: dict[int, dict[str, float]]) -> list[ReportPlot]:
+    """Return the plot of the highest z-scores of each batch, and of α; none without data."""
     scores = z_scores(run)
     if not scores:
         return []
@@ -75,5 +77,6 @@ def _z_scores(run: RunRecord, by_batch: dict[int, dict[str, float]]) -> list[Rep
     return [ReportPlot("z-scores", "Highest z-scores", caption, alt, "highest z-score", series, "batch")]
 
 
-def _course(by_batch: dict[int, dict[str, float]], layer: str) -> list[tuple[float, float]]:
+def _alpha_series(by_batch: dict[int, dict[str, float]], layer: str) -> list[tuple[float, float]]:
+    """Return the points of α of a hook layer: batch number and α."""
     return [(batch, by_layer.get(layer, float("nan"))) for batch, by_layer in by_batch.items()]

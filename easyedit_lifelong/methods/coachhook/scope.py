@@ -1,4 +1,4 @@
-"""The scope study of CoachHook (arXiv 2403.05330, section 4): z-scores at every token of prompts and paraphrases."""
+"""The scope study of CoachHook (arXiv 2403.05330, section 4): the score of every token of prompts and paraphrases."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from easyedit_lifelong.methods.shared.subject_positions import subject_position
 
 
 def study_scope(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> Scope:
-    """Take the z-scores of requests' prompts and paraphrases at an edited model's last hook layer.
+    """Return the scores of prompts and paraphrases in the last hook layer of an edited model.
 
     Args:
-        model: a model that carries CoachHook edits.
+        model: a model with CoachHook edits.
         tokenizer: its tokenizer.
-        requests: the requests that it was edited with, or any others.
+        requests: the requests that the model was edited with, or any others.
 
     Raises:
-        EditError: the model carries no CoachHook edits.
+        EditError: the model has no CoachHook edits, or has them in the weights (``wohk``).
     """
     editor = coachhook_editor(model)
     module = list(editor.alphas)[-1]
     texts = [
         (request, kind, text)
         for request in requests
-        for kind, several in ((PROMPT, (request.prompt,)), (PARAPHRASE, request.rephrase_prompts))
-        for text in several
+        for kind, prompts in ((PROMPT, (request.prompt,)), (PARAPHRASE, request.rephrase_prompts))
+        for text in prompts
     ]
     scores = z_scores(model, tokenizer, [text for _, _, text in texts])[module]
     rows = tuple(
@@ -40,7 +40,7 @@ def study_scope(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> 
             text,
             tuple(tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]),
             tuple(z.tolist()),
-            _position(tokenizer, text, request.subject, editor.hparams.fact_token),
+            _lookup_position(tokenizer, text, request.subject, editor.hparams.fact_token),
         )
         for (request, kind, text), z in zip(texts, scores, strict=True)
     )
@@ -48,8 +48,9 @@ def study_scope(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> 
     return Scope(module, float(editor.alphas[module]), rows, threshold)
 
 
-def _position(tokenizer: Any, text: str, subject: str | None, fact_token: str) -> int | None:
+def _lookup_position(tokenizer: Any, text: str, subject: str | None, fact_token: str) -> int | None:
+    """Return the index of the lookup token; None if the text does not contain the subject."""
     try:
         return subject_position(tokenizer, text, subject, fact_token) if subject else None
     except DataError:
-        return None  # a paraphrase may name the subject otherwise
+        return None  # a paraphrase can name the subject in other words

@@ -1,4 +1,4 @@
-"""The batches of a model's CoachHook edits: enough to continue, to roll back and to store."""
+"""The CoachHook batches that have edited a model: what is needed to continue, to roll back and to save."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from easyedit_lifelong.methods.locate_edit.history import Batch, BatchHistory
 
 @dataclass(frozen=True)
 class BatchUpdate(Batch):
-    """One batch of edits.
+    """The edits that one batch made.
+
+    The names of the fields are keys of saved edits.
 
     Attributes:
-        alphas: each layer's α after the batch.
-        ordinary: the root mean square of each layer's ‖ΔW k‖ over ordinary text, where scores are weighed by it.
-        prompts: the tokens of its requests' bare prompts, in order.
+        alphas: α of each hook layer after the batch, by path.
+        ordinary: the root mean square of ‖ΔW k‖ over ordinary text in each hook layer, by path; empty if scores are not
+            weighed by it.
+        prompts: the token ids of the plain prompts of its requests, in order.
     """
 
     alphas: dict[str, float]
@@ -27,7 +30,7 @@ class BatchUpdate(Batch):
 
 @dataclass
 class CoachHookState(BatchHistory[BatchUpdate]):
-    """All batches since the unedited model.
+    """All CoachHook batches that have edited a model.
 
     Attributes:
         alpha_z: α before the first batch.
@@ -37,16 +40,16 @@ class CoachHookState(BatchHistory[BatchUpdate]):
 
     @property
     def alphas(self) -> dict[str, float]:
-        """Each layer's α now."""
+        """The present α of each hook layer, by path."""
         return dict(self.batches[-1].alphas) if self.batches else dict.fromkeys(self.paths, self.alpha_z)
 
     @property
-    def ordinary(self) -> dict[str, float]:
-        """The root mean square of each layer's ‖ΔW k‖ over ordinary text now, where it counts."""
+    def rms_changes(self) -> dict[str, float]:
+        """The present root mean square of ‖ΔW k‖ over ordinary text, by path; empty if scores are not weighed by it."""
         return dict(self.batches[-1].ordinary) if self.batches else {}
 
     def delta(self, path: str, count: int | None = None) -> Tensor | None:
-        """Return a layer's ΔW, the sum of its updates (or of the first ``count``) in order; None before the first."""
+        """Return ΔW of a hook layer after the first ``count`` batches, or after all; None without batches."""
         total: Tensor | None = None
         for batch in self.batches[:count]:
             total = batch.layers[path].added_to(total)

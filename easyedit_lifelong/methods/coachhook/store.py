@@ -1,4 +1,4 @@
-"""CoachHook's batches as data: what version 0.1 wrote, and what plain weights lose."""
+"""The edit store of CoachHook: adds the folders of version 0.1, and the export to plain weights."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from easyedit_lifelong.methods.edit_stores import OldState
 from easyedit_lifelong.methods.locate_edit.store import BatchStore
 
 _LOST = (
-    "CoachHook's hook layers, which decided at every token whether the edits are in scope. In plain weights the "
-    "updates act at every token, as with wohk: what no edit is about changes, too, and the more so the more edits "
-    "there are (locality falls)."
+    "CoachHook's hook layers, which decide for each token whether the edits are in scope. In plain weights, the "
+    "updates act at every token, as with wohk. Answers that no edit is about change, too, and more of them with more "
+    "edits (locality falls)."
 )
 
 
 class CoachHookStore(BatchStore[BatchUpdate]):
-    """Saves and loads CoachHook's batches; see :class:`BatchStore`."""
+    """Saves and loads the batches of CoachHook; see :class:`BatchStore`."""
 
     old_state_files = old_state.FILES
-    settings = ("alpha_z", "scope_score", "z_tokens", "wohk")
-    shown: ClassVar[Mapping[str, str]] = {"alpha of each layer": "alphas"}
+    shown_settings = ("alpha_z", "scope_score", "z_tokens", "wohk")
+    shown_columns: ClassVar[Mapping[str, str]] = {"alpha of each layer": "alphas"}
 
     def read_old_state(
         self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True
     ) -> OldState | None:
-        """Return the batches of a state folder that version 0.1 wrote; None if it isn't one of CoachHook's."""
+        """Return the batches of a state folder that version 0.1 wrote; None if it is not a CoachHook run's."""
         return old_state.read_old_state(folder, case_ids, tensors=tensors)
 
     def plain_weights(self, model: Any) -> PlainWeights:
-        """Return W + ΔW of the edited projections; nothing where ``wohk`` has put them into the weights already."""
+        """Return W + ΔW of the edited projections; no weights with ``wohk``, which has changed the model's own."""
         editor = coachhook_editor(model)
         return PlainWeights() if editor.hparams.wohk else PlainWeights(editor.plain_weights(), _LOST)

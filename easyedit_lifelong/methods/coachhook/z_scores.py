@@ -1,4 +1,4 @@
-"""What an edited model's hook layers decide by, for those who want to look."""
+"""Return the scores of prompts in the hook layers of an edited model."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from easyedit_lifelong.models.runner import Runner
 
 @torch.no_grad()
 def z_scores(model: Any, tokenizer: Any, prompts: Sequence[str]) -> dict[str, list[Tensor]]:
-    """Return the z-scores that an edited model's hook layers decide by (equation 6), weighed if they weigh them.
+    """Return the scores that hook layers compare with α: z-scores (equation 6), weighed if ``scope_score`` says so.
 
     Args:
-        model: a model that carries CoachHook edits.
+        model: a model with CoachHook edits.
         tokenizer: its tokenizer.
-        prompts: what to look at; each is taken for a whole prompt.
+        prompts: the prompts. Each is run as a full prompt, without an answer.
 
     Returns:
-        By path of the projection, a tensor of shape ``(tokens,)`` for each prompt.
+        The scores of each prompt in each hook layer, shape ``(tokens,)``, by path of the projection.
 
     Raises:
-        EditError: the model carries no CoachHook edits, or none with hook layers (``wohk``).
+        EditError: the model has no CoachHook edits, or has them in the weights (``wohk``).
     """
     editor = coachhook_editor(model)
     if editor.hparams.wohk:
-        raise EditError("these CoachHook edits are in the weights (wohk): there are no hook layers, and no z-scores")
+        raise EditError("there are no z-scores: with wohk, CoachHook's edits are in the weights, without hook layers")
     runner = Runner(model, tokenizer)
     rows = [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
-    found: dict[str, list[Tensor]] = {path: [] for path in editor.hooks}
+    scores: dict[str, list[Tensor]] = {path: [] for path in editor.hooks}
     with evaluating(model), internal_pass(model), ExitStack() as stack:
         for path, hook in editor.hooks.items():
-            stack.enter_context(hook.recording_scores(found[path].append))
+            stack.enter_context(hook.recording_scores(scores[path].append))
         for row in rows:
             ids = torch.tensor([row], device=runner.device)
             runner.call(ids, torch.ones_like(ids), [len(row)])
-    return {path: [scores.squeeze(0).cpu() for scores in per_prompt] for path, per_prompt in found.items()}
+    return {path: [row.squeeze(0).cpu() for row in per_prompt] for path, per_prompt in scores.items()}

@@ -1,1 +1,1 @@
-"""What methods share that locate facts at MLP layers and edit those (MEMIT): keys, target vectors, solve, weights."""
+"""What MEMIT-like methods share: facts in contexts, target vectors, keys, the solve, and updates of MLP weights."""

@@ -1,4 +1,4 @@
-"""Checks of a model and of requests, before anything is edited."""
+"""Checks of the model and of the requests, made before anything is edited."""
 
 from __future__ import annotations
 
@@ -17,54 +17,58 @@ from easyedit_lifelong.models.modules import find_module
 
 
 def check_model(model: Any, tokenizer: Any, hparams: LocateEditHyperParams) -> None:
-    """Check that the model has the layers that the hyperparameters name.
+    """Check that the model has the layers that the hyperparameters name, and that they can be edited.
 
     Raises:
-        ModelError: it does not have them, or is no causal language model; the message names the hyperparameter and
-            what the model has.
+        ModelError: the model is not a causal language model, or it lacks a layer, or a layer is not a projection. The
+            message names the hyperparameter.
     """
     if (kind := kind_of(model)) is not Kind.CAUSAL:
         raise ModelError(f"{hparams.ALG_NAME} edits causal language models; {type(model).__name__} is a {kind.value}")
-    last = len(anatomy.blocks) - 1 if (anatomy := anatomy_of(model)) is not None else None
+    anatomy = anatomy_of(model)
+    last_block = None if anatomy is None else len(anatomy.blocks) - 1
     for number in hparams.edited_layers:
-        if last is not None and number > last:
-            raise ModelError(_named(hparams, "layers", f"there is no block {number}; the last one is {last}"))
+        if last_block is not None and number > last_block:
+            raise _model_error(hparams, "layers", f"there is no block {number}; the last one is {last_block}")
         _find(model, hparams, "layer_module_tmp", number)
-        module = _find(model, hparams, "rewrite_module_tmp", number)
+        projection = _find(model, hparams, "rewrite_module_tmp", number)
         try:
-            projection_shape(module)
+            projection_shape(projection)
         except TypeError as error:
-            raise ModelError(_named(hparams, "rewrite_module_tmp", str(error))) from None
-    if hparams.v_loss_layer is not None and last is not None:
-        if hparams.v_loss_layer > last:
-            problem = f"there is no block {hparams.v_loss_layer}; the last one is {last}"
-            raise ModelError(_named(hparams, "v_loss_layer", problem))
-        if max(hparams.v_loss_layer, hparams.edited_layers[-1]) < last:
+            raise _model_error(hparams, "rewrite_module_tmp", str(error)) from None
+    if hparams.v_loss_layer is not None and last_block is not None:
+        if hparams.v_loss_layer > last_block:
+            problem = f"there is no block {hparams.v_loss_layer}; the last one is {last_block}"
+            raise _model_error(hparams, "v_loss_layer", problem)
+        if max(hparams.v_loss_layer, hparams.edited_layers[-1]) < last_block:
             _find(model, hparams, "ln_f_module", None)
 
 
 def check_requests(model: Any, tokenizer: Any, hparams: LocateEditHyperParams, requests: Sequence[EditRequest]) -> None:
-    """Check that every request can be edited by itself.
+    """Check each request by itself; :func:`~easyedit_lifelong.methods.locate_edit.facts.check_batch` compares them.
 
     Raises:
-        DataError: one cannot: it has no subject, its subject is not in its prompt, or it is too long; the
-            message names the record and the field.
+        DataError: a request has no subject, its prompt does not contain its subject, or it is too long for the model.
+            The message names the record and the field.
     """
     limit = context_length(model)
-    longest = max((length for length, _ in hparams.context_template_length_params), default=0)
+    if limit is not None:
+        # Leave room for the longest context template and the full stop after it.
+        limit -= max((length for length, _ in hparams.context_template_length_params), default=0) + 2
     for request in requests:
-        # Room for a context template and the full stop after it.
-        prepare(tokenizer, request, PLAIN, hparams, None if limit is None else limit - longest - 2)
+        prepare(tokenizer, request, PLAIN, hparams, limit)
 
 
 def _find(model: Any, hparams: LocateEditHyperParams, name: str, number: int | None) -> Any:
+    """Return the module whose path the hyperparameter ``name`` gives, for one block where the path has a number."""
     path = getattr(hparams, name)
     try:
         return find_module(model, path if number is None else path.format(number))[1]
     except ModelError as error:
-        raise ModelError(_named(hparams, name, str(error))) from None
+        raise _model_error(hparams, name, str(error)) from None
 
 
-def _named(hparams: LocateEditHyperParams, name: str, problem: str) -> str:
-    where = f"{hparams.source}, " if hparams.source else ""
-    return f"{where}{name}: {problem}"
+def _model_error(hparams: LocateEditHyperParams, name: str, problem: str) -> ModelError:
+    """Return an error whose message names the hyperparameter file, if there is one, and the hyperparameter."""
+    file = f"{hparams.source}, " if hparams.source else ""
+    return ModelError(f"{file}{name}: {problem}")

@@ -1,4 +1,4 @@
-"""Hyperparameters of methods that locate facts at MLP layers: MEMIT's, under the names of EasyEdit's YAML files."""
+"""Hyperparameters that MEMIT-like methods share, with the names that EasyEdit's YAML files give them."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ class LocateEditHyperParams(PluginHyperParams):
     """Hyperparameters that MEMIT-like methods share (arXiv 2210.07229).
 
     Attributes:
-        layers: the critical path: blocks whose MLP output projections are edited, from first to last.
-        num_layers: edit only the last that many of ``layers``.
-        rewrite_module_tmp: path of the edited projection, ``{}`` for the block's number.
-        layer_module_tmp: path of a block. Target vectors are optimised at the last edited one's output.
-        mlp_module_tmp: of EasyEdit's files; not used here.
-        attn_module_tmp: of EasyEdit's files; not used here.
-        ln_f_module: path of the final norm; used where ``v_loss_layer`` is not the last block.
-        lm_head_module: of EasyEdit's files; the model itself says which module its output head is.
-        layer_selection: of EasyEdit's files; must be ``all``.
-        fact_token: token of the prompt at which the fact is written: ``subject_last``,
-            ``subject_first``, ``subject_first_after_last``, or ``last``, the prompt's last.
-        v_num_grad_steps: largest number of steps of Adam on the target vectors (one less than that moves them).
-        v_lr: learning rate of Adam.
-        v_loss_layer: block whose output predicts the target in the loss; None for the last one.
-        v_weight_decay: weight of the change's norm, relative to the squared norm of what it changes.
-        v_stop_loss: the optimisation of a request's target vector stops when its loss is below this.
-        clamp_norm_factor: largest norm of a change, relative to the norm of what it changes.
-        kl_factor: weight of the KL divergence of the model's prediction at the subject of ``{subject} is a``.
-        context_template_length_params: prefixes that the model generates, as ``[tokens, how many]`` pairs.
-        mention_templates: further contexts in which target vectors are optimised, beyond MEMIT's: texts with
-            ``{subject}`` and then ``{prompt}``, where the fact is looked up at the earlier mention. They make
-            a vector work at a distance and in other wordings (generality). The papers have none.
-        mom2_adjustment: of EasyEdit's files; must be true, since the update needs second moments.
-        mom2_update_weight: λ in λ E[kkᵀ]: how much the old keys weigh.
+        layers: numbers of the blocks on the critical path, in ascending order. Their MLP output projections are edited.
+        num_layers: edit only this many of ``layers``, counted from the last; None: all of them.
+        rewrite_module_tmp: path of an edited projection, with ``{}`` for the number of the block.
+        layer_module_tmp: path of a block, with ``{}`` for its number. Target vectors are optimised at the output of
+            the last edited block.
+        mlp_module_tmp: read from EasyEdit's files; not used.
+        attn_module_tmp: read from EasyEdit's files; not used.
+        ln_f_module: path of the final norm. It is used if ``v_loss_layer`` is not the last block.
+        lm_head_module: read from EasyEdit's files; not used: the model itself names its output head.
+        layer_selection: read from EasyEdit's files; must be ``all``.
+        fact_token: the lookup token of the prompt: ``subject_last``, ``subject_first``, ``subject_first_after_last``,
+            or ``last`` (the last token of the prompt).
+        v_num_grad_steps: number of loss evaluations per target vector, at most. The last one makes no step.
+        v_lr: learning rate of Adam for the target vectors.
+        v_loss_layer: number of the block from whose output the loss predicts the target; None: the last block.
+        v_weight_decay: weight of the penalty ‖δ‖/‖h‖², where δ is the change of the hidden state h.
+        v_stop_loss: the optimisation of a target vector stops when its loss is below this.
+        clamp_norm_factor: largest ‖δ‖, in units of ‖h‖.
+        kl_factor: weight of the KL divergence of the prediction at the lookup token of ``{subject} is a``.
+        context_template_length_params: ``[tokens, count]`` pairs: generate ``count`` contexts of ``tokens`` tokens.
+        mention_templates: additional contexts for target vectors, which MEMIT does not have: texts with ``{subject}``
+            and, after it, ``{prompt}``. The lookup token is that of the earlier mention of the subject. They make
+            a target vector work from a distance and in other wordings (generality).
+        mom2_adjustment: read from EasyEdit's files; must be true, since the update needs second moments.
+        mom2_update_weight: λ in λ E[kkᵀ]: the weight of the keys of ordinary text against the keys of the edits.
         mom2_dataset: the text that the second moments are collected from; see docs/covariance.md.
-        mom2_n_samples: how many of its documents.
-        mom2_n_tokens: how many of its tokens instead, if given.
-        mom2_dtype: dtype of the statistics.
-        mom2_engine: what collects them: ``native``, or ``easyedit`` for EasyEdit's ``layer_stats``.
-        stats_dir: folder of the statistics; None for this package's own cache.
+        mom2_n_samples: number of documents of ``mom2_dataset`` to read.
+        mom2_n_tokens: number of tokens to read instead. If both are set, a stored file of either amount is used.
+        mom2_dtype: dtype of the second moments.
+        mom2_engine: what collects the second moments: ``native``, or ``easyedit`` for EasyEdit's ``layer_stats``.
+        stats_dir: folder of the second moments; None: the cache folder of this package.
     """
 
     CHOICES: ClassVar[Mapping[str, tuple[Any, ...]]] = {
@@ -66,7 +67,7 @@ class LocateEditHyperParams(PluginHyperParams):
         *("seed", "context_template_length_params", "mom2_update_weight"),
         *("mom2_dataset", "mom2_n_samples", "mom2_n_tokens", "mom2_dtype"),
     )
-    """Settings that consecutive batches must share."""
+    """Hyperparameters that all batches on a model must share."""
 
     layers: list[int]
     rewrite_module_tmp: str
@@ -98,40 +99,40 @@ class LocateEditHyperParams(PluginHyperParams):
 
     @property
     def edited_layers(self) -> list[int]:
-        """The blocks that are edited, from first to last."""
+        """The numbers of the edited blocks, in ascending order."""
         return self.layers if self.num_layers is None else self.layers[-self.num_layers :]
 
     @property
     def rewrite_modules(self) -> list[str]:
-        """Paths of the edited projections."""
+        """The paths of the edited projections, from the first layer to the last."""
         return [self.rewrite_module_tmp.format(layer) for layer in self.edited_layers]
 
     def check(self) -> list[str]:
-        """Return what is wrong with these values together."""
+        """Return a message for every problem that concerns more than the type and range of one value."""
         problems = []
-        layers = self.layers if _is_list_of(self.layers, int) else None  # else the type's own message is enough
+        layers = self.layers if _is_list_of(self.layers, int) else None  # another check reports wrong types
         if layers is not None and (layers != sorted(set(layers)) or not layers or layers[0] < 0):
-            problems.append(f"layers: {layers} must be block numbers from first to last, each once")
+            problems.append(f"layers: {layers} must be block numbers in ascending order, without duplicates")
         elif layers is not None and isinstance(self.num_layers, int) and self.num_layers > len(layers):
-            problems.append(f"num_layers: {self.num_layers} is more than the {len(layers)} of layers")
+            problems.append(f"num_layers: {self.num_layers} is more than the number of layers, {len(layers)}")
         for name in _TEMPLATES:
             value = getattr(self, name)
             if isinstance(value, str) and (value.count("{}") != 1 or value.count("{") + value.count("}") != 2):
-                problems.append(f"{name}: {value!r} must hold one {{}} for the block's number")
+                problems.append(f"{name}: {value!r} must contain {{}} exactly once, for the number of the block")
         lengths = self.context_template_length_params
         pairs = isinstance(lengths, list) and all(_is_list_of(pair, int) for pair in lengths)
         if pairs and any(len(pair) != 2 or min(pair) < 1 for pair in lengths):
-            problems.append("context_template_length_params: must be [tokens, how many] pairs")
+            problems.append("context_template_length_params: must be [tokens, count] pairs of positive numbers")
         if self.mention_templates and self.fact_token == "last":
-            problems.append("mention_templates: need a subject token; fact_token is last")
+            problems.append("mention_templates: need a fact_token of the subject; fact_token is 'last'")
         if _is_list_of(self.mention_templates, str):
             problems += [
-                f"mention_templates: {text!r} must hold {{subject}} and then {{prompt}}, once each"
+                f"mention_templates: {text!r} must contain {{subject}} once and, after it, {{prompt}} once"
                 for text in self.mention_templates
                 if text.count("{subject}") != 1 or text.partition("{subject}")[2].count("{prompt}") != 1
             ]
         if self.mom2_n_samples is None and self.mom2_n_tokens is None:
-            problems.append("mom2_n_tokens: give it or mom2_n_samples")
+            problems.append("mom2_n_tokens: give either this or mom2_n_samples")
         return problems
 
 

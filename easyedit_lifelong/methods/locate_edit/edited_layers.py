@@ -1,4 +1,4 @@
-"""The edited layers of a model, which updates are put into and taken out of."""
+"""The edited layers of a model: add updates to their weights, and restore the weights."""
 
 from __future__ import annotations
 
@@ -12,117 +12,124 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
 from easyedit_lifelong.models.anatomy import is_transposed
 
-Contents = Mapping[str, Tensor | None]
-"""What each layer holds, by path: its weight, or the ΔW beside it (None for no ΔW)."""
+LayerTensors = Mapping[str, Tensor | None]
+"""The tensor of each layer that its updates are added to, by path: W or, in hook layers, ΔW (None: no ΔW)."""
 
 
 class EditedLayers:
-    """The edited layers of a model: updates go into their weights, W ← W + Δ, and come out bitwise.
+    """Adds updates to the weights of a model's layers, W ← W + Δ, and restores earlier weights bitwise.
 
-    A weight in half precision has a float32 master copy, which updates are added to: rounded at every batch, small
-    updates would be lost. A layer's *content* is its master copy or, without one, its weight. A subclass puts updates
-    elsewhere; then the content is what the layer holds there.
+    A weight in half precision has a float32 master copy, to which updates are added: if the sum were rounded to half
+    precision after every batch, small updates would be lost.
+
+    A subclass can add updates to other tensors than the weights. It overrides the methods that return or take
+    :data:`LayerTensors`.
 
     Args:
-        modules: the edited projections by path, from the first to the last.
-        owner: what writes into the weights, for messages.
+        modules: the edited projections by path, from the first layer to the last.
+        writer: the method or the setting that edits weights, for messages.
         remedy: what to do if the weights are not in memory, for messages.
     """
 
     in_weights = True
-    """Whether updates go into the model's own weights."""
+    """Whether updates are added to the model's own weights."""
 
     def __init__(
         self,
         modules: Mapping[str, nn.Module],
-        owner: str,
-        remedy: str = "Take accelerate's hooks off first (remove_hook_from_submodules).",
+        writer: str,
+        remedy: str = "Remove accelerate's hooks first (remove_hook_from_submodules).",
     ) -> None:
-        self.modules, self._owner, self._remedy = modules, owner, remedy
+        self.modules, self._writer, self._remedy = modules, writer, remedy
         self._masters: dict[str, Tensor] = {}
 
     def check_writable(self) -> None:
-        """Check that updates can be written.
+        """Check that the weights can be written, if updates are added to them.
 
         Raises:
-            EditError: they go into weights that accelerate keeps elsewhere.
+            EditError: accelerate has offloaded a weight.
         """
-        away = (path for path, module in self.modules.items() if weight_of(module).is_meta)
-        if self.in_weights and (path := next(away, None)) is not None:
+        offloaded = (path for path, module in self.modules.items() if weight_of(module).is_meta)
+        if self.in_weights and (path := next(offloaded, None)) is not None:
             raise EditError(
-                f"{self._owner} has updates in the weights, but those of {path} aren't in memory (accelerate offloads "
-                f"them). {self._remedy}"
+                f"{self._writer} writes updates into the weights, but those of {path} aren't in memory (accelerate "
+                f"offloads them). {self._remedy}"
             )
 
-    def contents(self) -> dict[str, Tensor | None]:
-        """Return what each layer holds now; later updates do not change it."""
-        return {path: self.content(path).clone() for path in self.modules}
+    def tensors(self) -> dict[str, Tensor | None]:
+        """Return the present tensors of all layers; later updates do not change the result."""
+        return {path: self.master_weight(path).clone() for path in self.modules}
 
-    def content(self, path: str) -> Tensor:
-        """Return a layer's weight in at least float32, with its updates unrounded."""
+    def master_weight(self, path: str) -> Tensor:
+        """Return the weight of a layer in float32 or wider, before it is rounded to the dtype of the model."""
         weight = weight_of(self.modules[path]).detach()
         master = self._masters.get(path)
-        if master is None or not torch.equal(master.to(weight), weight):  # none yet, or the weight was changed since
+        # A master copy is out of date if something else has changed the weight.
+        if master is None or not torch.equal(master.to(weight), weight):
             return weight.to(torch.promote_types(weight.dtype, torch.float32))
         return master.to(weight.device)
 
-    def added(self, path: str, content: Tensor | None, update: LayerUpdate) -> Tensor:
-        """Return what a layer that held ``content`` holds with an update, bitwise as :meth:`apply` computes it."""
-        assert content is not None
-        return changed_weight(self.modules[path], content, update.added_to(None).to(content.device))
+    def with_update(self, path: str, tensor: Tensor | None, update: LayerUpdate) -> Tensor:
+        """Return a layer's tensor plus an update, bitwise as :meth:`apply` computes it, without changing the layer."""
+        assert tensor is not None
+        return changed_weight(self.modules[path], tensor, update.added_to(None).to(tensor.device))
 
     def apply(self, path: str, update: LayerUpdate) -> None:
-        """Add an update to a layer; the next layers' keys are computed with it.
+        """Add an update to a layer.
 
         Raises:
             EditError: the result is not finite.
         """
-        changed = self.added(path, self.content(path), update)
+        changed = self.with_update(path, self.master_weight(path), update)
         check_finite(changed.to(weight_of(self.modules[path]).dtype), path)
-        self.put_back({path: changed})
+        self.restore({path: changed})
 
-    def settle(self) -> None:
-        """Finish a batch, once it is in the editor's history."""
+    def finish_batch(self) -> None:
+        """Do what is left to do after the batch has been added to the editor's history: nothing here."""
 
     @torch.no_grad()
-    def put_back(self, contents: Contents) -> None:
-        """Have the layers hold these contents, bitwise."""
-        for path, content in contents.items():
-            assert content is not None
+    def restore(self, tensors: LayerTensors) -> None:
+        """Set the tensors of layers, bitwise."""
+        for path, tensor in tensors.items():
+            assert tensor is not None
             weight = weight_of(self.modules[path])
             with torch.inference_mode() if weight.is_inference() else nullcontext():
-                weight.copy_(content)
+                weight.copy_(tensor)
             self._masters.pop(path, None)
-            if content.dtype != weight.dtype:
-                self._masters[path] = content
+            if tensor.dtype != weight.dtype:
+                self._masters[path] = tensor
 
     def weights(self) -> dict[str, Tensor]:
-        """Return each layer's weight with all updates in it, by path."""
+        """Return the weight of each layer with all updates, by path."""
         return {path: weight_of(module).detach() for path, module in self.modules.items()}
 
     @contextmanager
-    def without_edits(self, unedited: Contents) -> Iterator[None]:
-        """Have the unedited model inside; ``unedited`` is what the layers held before the first batch."""
-        edited = self.contents()
+    def without_edits(self, unedited: LayerTensors) -> Iterator[None]:
+        """Restore the base model within the context.
+
+        Args:
+            unedited: the tensors of all layers before the first batch.
+        """
+        edited = self.tensors()
         try:
-            self.put_back(unedited)
+            self.restore(unedited)
             yield
         finally:
-            self.put_back(edited)
+            self.restore(edited)
 
 
 def weight_of(module: nn.Module) -> Tensor:
-    """Return a projection's weight."""
+    """Return the weight of a projection."""
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight
 
 
 def changed_weight(module: nn.Module, weight: Tensor, delta: Tensor) -> Tensor:
-    """Return W + ΔW in the weight's dtype and orientation.
+    """Return W + ΔW in the dtype and orientation of W.
 
     Args:
-        module: the projection, which says whether its weight is stored transposed.
+        module: the projection, whose class determines whether W is stored transposed.
         weight: W.
         delta: ΔW, shape ``(outputs, inputs)``.
     """
@@ -131,10 +138,10 @@ def changed_weight(module: nn.Module, weight: Tensor, delta: Tensor) -> Tensor:
 
 
 def check_finite(values: Tensor, path: str) -> None:
-    """Check what an update has come to.
+    """Check that a layer's tensor is finite after an update.
 
     Raises:
-        EditError: it holds NaN or infinite values.
+        EditError: it has NaN or infinite values.
     """
     if not torch.isfinite(values).all():
         raise EditError(f"the update of {path} isn't finite; a smaller v_lr or clamp_norm_factor may help")

@@ -1,4 +1,4 @@
-"""Edit a model in consecutive batches, as MEMIT-like methods do."""
+"""The editor of MEMIT-like methods: edits a model in consecutive batches."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.check import check_model
-from easyedit_lifelong.methods.locate_edit.edited_layers import Contents, EditedLayers
+from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers, LayerTensors
 from easyedit_lifelong.methods.locate_edit.facts import Fact, check_batch, prepare
 from easyedit_lifelong.methods.locate_edit.history import AnyBatch, Batch, BatchHistory
+from easyedit_lifelong.methods.locate_edit.model_editor import ModelEditor
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
-from easyedit_lifelong.methods.locate_edit.one_editor import OneEditor
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.spread import make_solvers, spread_residual
 from easyedit_lifelong.methods.locate_edit.templates import Templates, context_templates
@@ -34,24 +34,24 @@ from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.wrappers import model_to_edit
 
 
-class WeightEditor(OneEditor, Generic[AnyBatch]):
-    """Edits a model's weights in consecutive batches, each of which is rolled back bitwise. Get it with :meth:`on`.
+class WeightEditor(ModelEditor, Generic[AnyBatch]):
+    """Edits a model's weights in consecutive batches, which can be rolled back bitwise. Get it with :meth:`on`.
 
-    A subclass names its hyperparameter class and its solver. It can put updates elsewhere (:meth:`make_layers`) and do
-    more with a batch (:meth:`update_layers`).
+    A subclass sets its hyperparameter class and its solver class. It can override :meth:`make_layers` to add updates to
+    other tensors than the weights, and :meth:`update_layers` to do more for each batch.
 
     Args:
         model: the model to edit.
         tokenizer: its tokenizer.
-        hparams: the method's hyperparameters.
-        moments: E[kkᵀ] by path of the projection; by default those that the hyperparameters name.
-        templates: context templates; by default the model generates them.
+        hparams: the hyperparameters of the method.
+        moments: the second moment of each projection, by path; None: those that the hyperparameters name.
+        templates: the context templates; None: the model generates them.
 
     Attributes:
         state: all batches so far.
 
     Raises:
-        ModelError: the model has no such layers.
+        ModelError: the model lacks a layer that the hyperparameters name.
     """
 
     solver_class: ClassVar[type[AccumulatedKeys]] = AccumulatedKeys
@@ -76,34 +76,34 @@ class WeightEditor(OneEditor, Generic[AnyBatch]):
         self.state: BatchHistory[AnyBatch] = self.make_history(list(modules), templates, base_fingerprint(model))
         self._moments = dict(moments) if moments is not None else None
         self._solvers: dict[str, Solver] = {}
-        self._unedited: Contents = {}
-        """What the layers held before the first batch."""
-        # Last, so that a model that cannot be edited stays as it is.
+        self._unedited: LayerTensors = {}
+        """The tensors of the layers before the first batch."""
+        # This may put hooks on the model, so it comes after everything that can fail.
         self._layers = self.make_layers(modules)
 
     def make_layers(self, modules: Mapping[str, nn.Module]) -> EditedLayers:
-        """Return the layers of these projections, which updates go into."""
+        """Return the layers that updates are added to, from the edited projections by path."""
         return EditedLayers(modules, self.hparams.ALG_NAME)
 
     def make_history(self, paths: list[str], templates: Templates, fingerprint: str) -> BatchHistory[AnyBatch]:
-        """Return a history without batches."""
+        """Return an empty history."""
         return BatchHistory(paths, templates, fingerprint=fingerprint)
 
     def update_layers(
         self, facts: Sequence[Fact], passes: EditingPasses, z: Tensor
     ) -> tuple[AnyBatch, Sequence[Mapping[str, Any]]]:
-        """Update the layers for a batch.
+        """Compute and apply the updates of a batch.
 
         Args:
             facts: the batch.
-            passes: of its prompts.
-            z: its target vectors, shape ``(facts, width)``.
+            passes: runs the prompts of the batch.
+            z: the target vectors, shape ``(facts, width)``.
 
         Returns:
-            The batch, and what else to report of each request, by name.
+            The batch, and for each fact the additional entries of ``EditResult.detail``.
 
         Raises:
-            EditError: an update cannot be solved for, or is not finite.
+            EditError: an update cannot be computed, or is not finite.
         """
         updates = spread_residual(self._layers, self._solvers, passes, z)
         records = tuple(EditRecord.of(fact.request) for fact in facts)
@@ -111,136 +111,148 @@ class WeightEditor(OneEditor, Generic[AnyBatch]):
 
     @property
     def base_fingerprint(self) -> str | None:
-        """Fingerprint of the unedited weights, where edits are in the weights."""
+        """The fingerprint of the base model's weights; None if the editor does not change weights."""
         return self.state.fingerprint if self._layers.in_weights else None
 
     @property
     def weight_paths(self) -> list[str]:
-        """Paths of the projections whose weights the editor changes; none if its edits are beside the weights."""
+        """The paths of the projections whose weights the editor changes; empty if it keeps ΔW beside the weights."""
         return self.state.paths if self._layers.in_weights else []
 
     def without_edits(self) -> AbstractContextManager[None]:
-        """Have the model without the editor's edits inside."""
+        """Leave out the edits of this editor within the context."""
         return self._layers.without_edits(self._unedited)
 
     def plain_weights(self) -> dict[str, Tensor]:
-        """Return the edited projections' weights with all updates in them, by parameter name."""
+        """Return the weights of the edited projections with all updates, by parameter name."""
         return {f"{path}.weight": weight for path, weight in self._layers.weights().items()}
 
     def edit(
         self, requests: Sequence[EditRequest], targets: Tensor | None = None
     ) -> tuple[list[EditResult], Callable[[], None]]:
-        """Apply requests in batches of ``batch_size``, all or none.
+        """Apply requests in batches of ``batch_size``. If one batch fails, none is applied.
 
         Args:
             requests: the requests.
-            targets: their target vectors z, if they are known, shape ``(requests, width)``.
+            targets: the target vectors z of the requests, shape ``(requests, width)``; None: optimise them.
 
         Returns:
-            What was done per request, and a function that rolls just these batches back (those of them that are left,
-            once no later one is).
+            The result of each request, and a function that rolls back the batches of this call. It does nothing if
+            they have been rolled back already, and raises an EditError while later batches are in place.
 
         Raises:
             DataError: a request cannot be used.
             EditError: a batch failed.
         """
         if not self.attached:
-            raise EditError("these edits have been rolled back for good; get the model's editor anew")
-        before, mark = self._layers.contents(), len(self.state.batches)
-        if not mark:
+            raise EditError(
+                f"this {self.hparams.ALG_NAME} editor was removed from its model when its edits were rolled back; get "
+                f"a new one with {type(self).__name__}.on"
+            )
+        before, batch_count = self._layers.tensors(), len(self.state.batches)
+        if not batch_count:
             self._unedited = before
         results: list[EditResult] = []
         size = self.hparams.batch_size
         try:
             self._layers.check_writable()
-            facts = [self._prepare(request) for request in requests]
+            facts = [self._encode(request) for request in requests]
             starts = range(0, len(facts), size)
             for start in starts:
                 check_batch(facts[start : start + size])
             with editing(self.model), internal_pass(self.model):
                 for start in starts:
-                    given = None if targets is None else targets[start : start + size]
-                    results += self._edit_batch(facts[start : start + size], given)
+                    known_targets = None if targets is None else targets[start : start + size]
+                    results += self._edit_batch(facts[start : start + size], known_targets)
         except BaseException:
-            self._restore(mark, before)
+            self._restore(batch_count, before)
             self.hparams = self._hparams_of_edits
             raise
         self._hparams_of_edits = self.hparams
-        # A partial of a method, not a closure: a deep copy of it rolls the copied model's edits back.
-        return results, functools.partial(self._take_back, self.state.batches[mark:], before)
+        # A deep copy of a partial refers to the copied editor, so it rolls back the copied model. A closure would not.
+        return results, functools.partial(self._roll_back, self.state.batches[batch_count:], before)
 
     def back_to(self, batch: int) -> None:
-        """Make the model bitwise what it was after so many batches.
+        """Roll back, bitwise, all batches after the first ``batch``.
 
         Args:
-            batch: how many batches to keep; 0 for the unedited model.
+            batch: the number of batches that stay; 0: the base model.
 
         Raises:
-            EditError: there are not as many.
+            EditError: the model has fewer batches.
         """
         count = len(self.state.batches)
         if not 0 <= batch <= count:
             raise EditError(f"there is no going back to batch {batch}: the model carries {count}, so 0 to {count}")
         if batch < count:
             self._layers.check_writable()
-            self._restore(batch, self._contents_with(self._unedited, self.state.batches[:batch]))
+            self._restore(batch, self._tensors_with(self._unedited, self.state.batches[:batch]))
 
-    def restore(self, batches: Sequence[AnyBatch]) -> Callable[[], None]:
-        """Put batches that were made on the same model, with the same settings, on an editor without any.
+    def load_batches(self, batches: Sequence[AnyBatch]) -> Callable[[], None]:
+        """Apply saved batches, which were made on the same base model with the same settings.
 
         Returns:
             A function that rolls them back.
 
         Raises:
-            EditError: there are batches already, or these belong to other layers.
+            EditError: the model has batches already, or these are for other layers.
         """
         if self.state.batches:
-            raise EditError("batches can be restored onto an unedited model only")
-        unedited = self._layers.contents()
+            raise EditError(
+                f"saved batches can't be loaded: the model carries {self.hparams.ALG_NAME} edits. Roll those back first"
+            )
+        unedited = self._layers.tensors()
         try:
             self._layers.check_writable()
             for batch in batches:
-                self._check_restorable(batch)
-            contents = self._contents_with(unedited, batches)
+                self._check_loadable(batch)
+            tensors = self._tensors_with(unedited, batches)
             self.state.batches += batches
-            self._layers.put_back(contents)
+            self._layers.restore(tensors)
         except BaseException:
             self._restore(0, unedited)
             raise
         self._unedited = unedited
-        return functools.partial(self._take_back, list(batches), unedited)
+        return functools.partial(self._roll_back, list(batches), unedited)
 
-    def _check_restorable(self, batch: AnyBatch) -> None:
+    def _check_loadable(self, batch: AnyBatch) -> None:
+        """Check that the updates of a saved batch are for the layers of this editor."""
         if list(batch.layers) != self.state.paths:
-            raise EditError("the batches belong to other layers")
+            raise EditError(f"the batches are for the layers {list(batch.layers)} instead of {self.state.paths}")
         for path, update in batch.layers.items():
-            shape = projection_shape(self._layers.modules[path])
-            if (len(update.adjusted), len(update.residual)) != shape:
-                raise EditError(f"the update of {path} has another shape than its weight")
+            expected = projection_shape(self._layers.modules[path])
+            shape = len(update.adjusted), len(update.residual)
+            if shape != expected:
+                raise EditError(
+                    f"the update of {path} has {shape[0]} inputs and {shape[1]} outputs, but its weight has "
+                    f"{expected[0]} and {expected[1]}"
+                )
 
-    def _contents_with(self, unedited: Contents, batches: Sequence[AnyBatch]) -> Contents:
-        """Return what the layers hold with these batches: their updates, added in the order in which they came."""
-        contents = dict(unedited)
+    def _tensors_with(self, unedited: LayerTensors, batches: Sequence[AnyBatch]) -> LayerTensors:
+        """Return the tensors of the layers after these batches. Order matters, since sums are rounded."""
+        tensors = dict(unedited)
         for batch in batches:
             for path, update in batch.layers.items():
-                contents[path] = self._layers.added(path, contents[path], update)
-        return contents
+                tensors[path] = self._layers.with_update(path, tensors[path], update)
+        return tensors
 
-    def _prepare(self, request: EditRequest) -> Fact:
+    def _encode(self, request: EditRequest) -> Fact:
+        """Encode a request in the contexts of this model."""
         return prepare(self.tokenizer, request, self.state.templates, self.hparams, context_length(self.model))
 
-    def _edit_batch(self, facts: Sequence[Fact], given: Tensor | None) -> list[EditResult]:
+    def _edit_batch(self, facts: Sequence[Fact], known_targets: Tensor | None) -> list[EditResult]:
+        """Apply one batch; return the result of each request."""
         began = time.perf_counter()
         self._prepare_solvers()
-        if given is None:
+        if known_targets is None:
             targets = optimise_targets(self._runner, facts, self.hparams, self.hparams.edited_layers[-1])
         else:
             count = len(facts)
-            targets = TargetVectors(given, [0] * count, [float("nan")] * count, [False] * count)
+            targets = TargetVectors(known_targets, [0] * count, [float("nan")] * count, [False] * count)
         passes = EditingPasses(self._runner, facts, self._blocks)
         batch, details = self.update_layers(facts, passes, targets.z)
         self.state.batches.append(batch)
-        self._layers.settle()
+        self._layers.finish_batch()
         seconds = (time.perf_counter() - began) / len(facts)
         number = len(self.state.batches)
         return [
@@ -256,7 +268,7 @@ class WeightEditor(OneEditor, Generic[AnyBatch]):
         ]
 
     def _prepare_solvers(self) -> None:
-        """Make the solver of every layer, before anything is changed."""
+        """Make the solver of every layer, unless that was done for an earlier batch."""
         if self._solvers:
             return
         if self._moments is None:
@@ -265,25 +277,30 @@ class WeightEditor(OneEditor, Generic[AnyBatch]):
             self.solver_class, self._layers.modules, self._moments, self.hparams.mom2_update_weight, self.state.batches
         )
 
-    def _restore(self, mark: int, before: Contents) -> None:
-        """Go back to the first ``mark`` batches, bitwise."""
-        del self.state.batches[mark:]
-        count = sum(len(batch.records) for batch in self.state.batches)
+    def _restore(self, batch_count: int, tensors: LayerTensors) -> None:
+        """Forget all batches after the first ``batch_count``, and set the layers to their tensors at that time."""
+        del self.state.batches[batch_count:]
+        edit_count = sum(len(batch.records) for batch in self.state.batches)
         for solver in self._solvers.values():
-            solver.truncate(count)
+            solver.truncate(edit_count)
         try:
-            self._layers.put_back(before)
+            self._layers.restore(tensors)
         finally:
             if not self.state.batches:
                 self._detach()
 
-    def _take_back(self, batches: Sequence[AnyBatch], before: Contents) -> None:
-        """Roll these batches back, those of them that are still in; before the first, layers held ``before``."""
-        mine = {id(batch) for batch in batches}
-        own = [number for number, batch in enumerate(self.state.batches) if id(batch) in mine]
-        if not own:
+    def _roll_back(self, batches: Sequence[AnyBatch], before: LayerTensors) -> None:
+        """Roll back consecutive batches; skip those that have been rolled back already.
+
+        Args:
+            batches: the batches.
+            before: the tensors of the layers before the first of them.
+        """
+        ids = {id(batch) for batch in batches}
+        in_place = [number for number, batch in enumerate(self.state.batches) if id(batch) in ids]
+        if not in_place:
             return
-        if own[-1] < len(self.state.batches) - 1:
+        if in_place[-1] < len(self.state.batches) - 1:
             raise EditError(f"later {self.hparams.ALG_NAME} batches are still in place; roll those back first")
         self._layers.check_writable()
-        self._restore(own[0], before)
+        self._restore(in_place[0], before)

@@ -1,4 +1,4 @@
-"""A request as tokens: its prompt in every context, and the position of its subject."""
+"""Encode requests: the prompt in every context as token ids, and the index of the lookup token."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ _PLAIN, _SUBJECT, _PROMPT = "{}", "{subject}", "{prompt}"
 
 @dataclass(frozen=True)
 class Row:
-    """A text that the fact is looked up in.
+    """One text of a fact, as token ids.
 
     Attributes:
-        prompt: its tokens.
-        target: the tokens of the answer that follows; empty for none.
-        lookup: index of the token at which the fact is looked up.
-        weight: the row's share of the fact's key (MEMIT: mean within a group of templates, then over groups).
+        prompt: the tokens up to the target.
+        target: the tokens of the target; empty if the text has none.
+        lookup: index of the lookup token in ``prompt``.
+        weight: weight of this row's key in the fact's key k. As in MEMIT, k is the mean over each group of templates,
+            then over groups.
     """
 
     prompt: list[int]
@@ -35,14 +36,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Fact:
-    """A request as tokens.
+    """A request with its contexts, as token ids.
 
     Attributes:
         request: the request.
-        contexts: its prompt after every context template.
-        mentions: its prompt after texts that mention the subject; the fact is looked up at that mention.
-        plain: its prompt alone.
-        essence: ``{subject} is a``; the prediction at its subject should stay (MEMIT's essence drift).
+        contexts: the prompt in each context template.
+        mentions: the prompt in each mention template. The lookup token is in the mention, before the prompt.
+        plain: the prompt without a context.
+        essence: ``{subject} is a``, whose next-token prediction should stay the same (essence drift in MEMIT); None if
+            the request has no subject.
     """
 
     request: EditRequest
@@ -53,7 +55,7 @@ class Fact:
 
     @property
     def rows(self) -> list[Row]:
-        """The rows that a target vector is optimised on."""
+        """The rows in the loss of the target vector."""
         return [*self.contexts, *self.mentions, *([] if self.essence is None else [self.essence])]
 
 
@@ -67,50 +69,61 @@ def prepare(
     """Encode a request.
 
     Args:
-        tokenizer: the model's.
+        tokenizer: the tokenizer of the model.
         request: the request.
         templates: the context templates.
-        hparams: name the token at which the fact is looked up, and further contexts.
-        context_limit: number of tokens that the model can read, if known.
+        hparams: ``fact_token`` and ``mention_templates`` are used.
+        context_limit: largest number of tokens of a row; None: no limit.
 
     Raises:
-        DataError: it has no subject, or the subject is not in the prompt, or it is too long for the model.
+        DataError: the request has no subject, its prompt does not contain its subject, or a row is too long.
     """
-    span = subject_span(request, hparams.fact_token)
+    subject_start, subject_end = subject_span(request, hparams.fact_token)
+    subject = request.prompt[subject_start:subject_end]
 
-    def row(text: str, start: int, end: int, weight: float) -> Row:
-        pair = _encoded(tokenizer, request, text)
-        lookup = token_of_span(tokenizer, text, (start, end), hparams.fact_token)
+    def encode(text: str, start: int, weight: float = 0.0) -> Row:
+        """Encode a text with the subject at character ``start``."""
+        pair = _encode_pair(tokenizer, request, text)
+        lookup = token_of_span(tokenizer, text, (start, start + len(subject)), hparams.fact_token)
         if context_limit is not None and len(pair.tokens) > context_limit:
             raise DataError(
-                f"{request.where}, field 'prompt': with a context and the target it has {len(pair.tokens)} tokens, "
-                f"the model's context is {context_limit}. Shorten it or leave the record out."
+                f"{request.where}, field 'prompt': with a context and the target it has {len(pair.tokens)} tokens, but "
+                f"the model's context is {context_limit} tokens. Shorten it or leave the record out."
             )
         return Row(pair.prompt, pair.target, lookup, weight)
 
-    def after(template: str, weight: float) -> Row:
-        before = template.index(_PLAIN)
-        return row(template.replace(_PLAIN, request.prompt), before + span[0], before + span[1], weight)
+    def encode_context(template: str, weight: float = 0.0) -> Row:
+        """Encode the prompt in a context template."""
+        text = template.replace(_PLAIN, request.prompt)
+        return encode(text, template.index(_PLAIN) + subject_start, weight)
 
-    def mentioning(template: str) -> Row:
-        subject = request.prompt[span[0] : span[1]]
-        before = template.index(_SUBJECT)
-        text = template.replace(_SUBJECT, subject).replace(_PROMPT, request.prompt)
-        return row(text, before, before + len(subject), 0.0)
+    return Fact(
+        request,
+        contexts=[
+            encode_context(template, 1 / (len(templates) * len(group))) for group in templates for template in group
+        ],
+        mentions=[
+            encode(
+                template.replace(_SUBJECT, subject).replace(_PROMPT, request.prompt),
+                template.index(_SUBJECT),
+            )
+            for template in hparams.mention_templates
+        ],
+        plain=encode_context(_PLAIN),
+        essence=_encode_essence(tokenizer, request, hparams.fact_token),
+    )
 
-    contexts = [after(template, 1 / (len(templates) * len(group))) for group in templates for template in group]
-    mentions = [mentioning(template) for template in hparams.mention_templates]
-    return Fact(request, contexts, mentions, after(_PLAIN, 0.0), _essence(tokenizer, request, hparams.fact_token))
 
-
-def _encoded(tokenizer: Any, request: EditRequest, text: str) -> EncodedPair:
+def _encode_pair(tokenizer: Any, request: EditRequest, text: str) -> EncodedPair:
+    """Encode a text and the request's target after it; an error names the record."""
     try:
         return encode_pair(tokenizer, text, request.target_new)
     except DataError as error:
         raise DataError(f"{request.where}: {error}") from error
 
 
-def _essence(tokenizer: Any, request: EditRequest, fact_token: str) -> Row | None:
+def _encode_essence(tokenizer: Any, request: EditRequest, fact_token: str) -> Row | None:
+    """Encode ``{subject} is a``; None if the request has no subject."""
     if not request.subject or not request.subject.strip():
         return None
     subject = request.subject.strip()
@@ -123,14 +136,14 @@ def check_batch(facts: Sequence[Fact]) -> None:
     """Check that no two facts of a batch have the same prompt and different targets.
 
     Raises:
-        EditError: two have; one update cannot give one key two values.
+        EditError: two facts do: one update cannot map one key to two values.
     """
-    seen: dict[tuple[int, ...], EditRequest] = {}
+    first_requests: dict[tuple[int, ...], EditRequest] = {}
     for fact in facts:
         request = fact.request
-        other = seen.setdefault(tuple(fact.plain.prompt), request)
-        if other.target_new != request.target_new:
+        first = first_requests.setdefault(tuple(fact.plain.prompt), request)
+        if first.target_new != request.target_new:
             raise EditError(
-                f"{request.where}, field 'prompt': {other.where} of the same batch has the same prompt and another "
+                f"{request.where}, field 'prompt': {first.where} of the same batch has the same prompt and another "
                 "target. Put them in different batches, or leave one out."
             )

@@ -1,4 +1,4 @@
-"""The batches that a model carries: enough to continue, to roll back and to store."""
+"""The batches that have edited a model: what is needed to continue, to roll back and to save."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from easyedit_lifelong.methods.shared.records import EditRecord
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch of edits.
+    """The edits that one batch made.
 
     Attributes:
-        records: its requests, in order.
-        layers: its update of each layer, by path of the projection, from the first layer to the last.
+        records: the records of its edits, in order.
+        layers: the update of each layer, by path of the projection, from the first layer to the last.
     """
 
     records: tuple[EditRecord, ...]
@@ -24,7 +24,7 @@ class Batch:
 
     @property
     def case_ids(self) -> tuple[int | str, ...]:
-        """Of its requests, in order."""
+        """The case_ids of its edits, in order."""
         return tuple(record.case_id for record in self.records)
 
 
@@ -33,13 +33,13 @@ AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 @dataclass
 class BatchHistory(Generic[AnyBatch]):
-    """All batches since the unedited model.
+    """All batches that have edited a model.
 
     Attributes:
-        paths: of the edited projections, from the first layer to the last.
-        templates: the context templates of all batches.
-        batches: in order.
-        fingerprint: of the unedited model's weights.
+        paths: the paths of the edited projections, from the first layer to the last.
+        templates: the context templates, which all batches share.
+        batches: the batches, in order.
+        fingerprint: the fingerprint of the base model's weights.
     """
 
     paths: list[str]

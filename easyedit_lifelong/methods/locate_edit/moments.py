@@ -13,16 +13,16 @@ from easyedit_lifelong.methods.shared.second_moments import named_moments
 def second_moments(
     model: Any, tokenizer: Any, hparams: LocateEditHyperParams, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, SecondMoment]:
-    """Return E[kkᵀ] of every edited projection: from disk, or collected (and stored) in one pass.
+    """Read the second moments E[kkᵀ] of the edited projections from disk, or collect and store them in one pass.
 
     Args:
-        model: the model; edits that editors have put on it are left out.
+        model: the model. Its edits are left out while second moments are collected.
         tokenizer: its tokenizer.
-        hparams: name the projections, the corpus, its amount and the folder.
-        progress: called with tokens, or documents, done and in all.
+        hparams: name the projections, the corpus, how much of it to read, and the folder.
+        progress: called with the number of tokens or documents that are done, and their total.
 
     Returns:
-        By path of the projection; each moment has the shape ``(inputs, inputs)``.
+        The second moment of each projection, shape ``(inputs, inputs)``, by path.
 
     Raises:
         CovarianceError: a stored file cannot be used, or the corpus is not available.

@@ -1,4 +1,4 @@
-"""The passes that compute keys, residuals and z-scores; no block is run again for what cannot have changed."""
+"""The forward passes that compute keys, residuals and z-scores of a batch."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ from easyedit_lifelong.models.packing import computing_only, token_wise
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.suffix import hidden_of, standing_in
 
-_PADDING = 256
-"""Largest number of columns of padding in a group of rows."""
+_MAX_PADDING = 256
+"""Largest number of padding tokens in a group of rows."""
 
 
 class EditingPasses:
-    """Runs a batch's prompts through the edited blocks.
+    """Runs the prompts of a batch through the edited blocks.
 
-    Layers are updated from the first to the last, so nothing below a layer's block changes once the layer is updated:
-    rows continue from there. Contexts end at the layer's key; only bare prompts are run up to the last edited block.
+    Layers are updated from the first to the last. The blocks below a layer no longer change when that layer is updated,
+    so their output is computed once and then reused. Prompts with a context are run up to the layer whose key is read;
+    only plain prompts are run up to the last edited block.
 
     Args:
-        runner: of the model.
+        runner: runs the model.
         facts: the batch.
         edited: the edited blocks, from the first to the last.
     """
@@ -38,81 +39,86 @@ class EditingPasses:
         self._blocks: list[nn.Module] = list(anatomy.blocks) if anatomy is not None else []
         self._last = edited[-1]
         plain = [fact.plain for fact in facts]
-        # A context that is the bare prompt itself is its row.
-        owned = [
-            (owner, row)
-            for owner, fact in enumerate(facts)
+        # The context "{}" is the plain prompt, which has a row already.
+        context_rows = [
+            (number, row)
+            for number, fact in enumerate(facts)
             for row in fact.contexts
             if (row.prompt, row.lookup) != (fact.plain.prompt, fact.plain.lookup)
         ]
-        owned.sort(key=lambda item: len(item[1].prompt))
-        # Key of a fact: the weighted mean of its rows' keys, as one matrix product. Bare prompts come last.
-        self._mix = torch.zeros(len(facts), len(owned) + len(facts), dtype=torch.float64)
-        for column, (owner, row) in enumerate(owned):
-            self._mix[owner, column] = row.weight
-        for owner, fact in enumerate(facts):
-            self._mix[owner, len(owned) + owner] = sum(row.weight for row in fact.contexts) - self._mix[owner].sum()
-        groups = grouped_by_length([row.prompt for _, row in owned], _PADDING)
-        self._contexts = [_Rows(runner, [owned[number][1] for number in group]) for group in groups]
-        self._plain, self._prompts = (_Rows(runner, plain) for _ in range(2))
+        context_rows.sort(key=lambda item: len(item[1].prompt))
+        # k = weights @ (keys of all rows), shape (facts, rows); the rows of plain prompts come last.
+        self._row_weights = torch.zeros(len(facts), len(context_rows) + len(facts), dtype=torch.float64)
+        for column, (number, row) in enumerate(context_rows):
+            self._row_weights[number, column] = row.weight
+        for number, fact in enumerate(facts):
+            plain_weight = sum(row.weight for row in fact.contexts) - self._row_weights[number].sum()
+            self._row_weights[number, len(context_rows) + number] = plain_weight
+        groups = group_by_length([row.prompt for _, row in context_rows], _MAX_PADDING)
+        self._contexts = [_RowGroup(runner, [context_rows[index][1] for index in group]) for group in groups]
+        # One group for keys and outputs, which reuses the output of lower blocks, and one for full passes.
+        self._plain, self._prompts = (_RowGroup(runner, plain) for _ in range(2))
 
     def keys_and_outputs(self, module: nn.Module) -> tuple[Tensor, Tensor]:
-        """Return a projection's keys, and what the last edited block returns, where facts are looked up.
+        """Return the keys k of the facts at a projection, and the hidden states h after the last edited block.
 
         Args:
-            module: an edited projection; called for each of them, from the first layer to the last.
+            module: an edited projection. Call this for each of them, from the first layer to the last.
 
         Returns:
-            Keys, averaged over contexts, shape ``(facts, inputs)``, and outputs for the bare prompts,
-            shape ``(facts, width)``; in float64.
+            The inputs of the projection at the lookup tokens, averaged over contexts, shape ``(facts, inputs)``, and
+            the outputs of the last edited block at the lookup tokens of the plain prompts, shape ``(facts, width)``;
+            both in float64.
         """
-        settled = self._below(module)
+        constant_blocks = self._blocks_below(module)
         keys: list[Tensor] = []
         outputs: list[Any] = []
         inputs: dict[str, Tensor] = {}
         with recording_inputs({"keys": module}, inputs.__setitem__):
-            parts = self._token_wise()
+            token_wise_modules = self._token_wise_modules()
             for group in self._contexts:
-                group.run(parts, until=module, settled=settled)
-                keys.append(group.at_lookups(inputs["keys"]))
+                group.run(token_wise_modules, until=module, constant_blocks=constant_blocks)
+                keys.append(group.at_lookup_tokens(inputs["keys"]))
             with recording_output(self._last, outputs.append):
-                self._plain.run(parts, until=self._last, settled=settled)
-            keys.append(self._plain.at_lookups(inputs["keys"]))
-        of_contexts = torch.cat(keys).double()
-        return self._mix.to(of_contexts.device) @ of_contexts, self._plain.at_lookups(hidden_of(outputs[0])).double()
+                self._plain.run(token_wise_modules, until=self._last, constant_blocks=constant_blocks)
+            keys.append(self._plain.at_lookup_tokens(inputs["keys"]))
+        row_keys = torch.cat(keys).double()
+        hidden = self._plain.at_lookup_tokens(hidden_of(outputs[0])).double()
+        return self._row_weights.to(row_keys.device) @ row_keys, hidden
 
     def inputs_for_prompts(self, modules: Sequence[nn.Module]) -> tuple[list[Tensor], Tensor]:
-        """Return projections' inputs at every token of the bare prompts.
+        """Return the inputs of projections at every token of the plain prompts.
 
         Args:
             modules: edited projections.
 
         Returns:
-            Of each, shape ``(facts, tokens, inputs)``; and which tokens are real, ``(facts, tokens)``.
+            The inputs of each projection, shape ``(facts, tokens, inputs)``, and which positions are tokens rather than
+            padding, shape ``(facts, tokens)``.
         """
         inputs: dict[str, Tensor] = {}
         numbered = {str(number): module for number, module in enumerate(modules)}
         with recording_inputs(numbered, inputs.__setitem__):
-            self._prompts.run(self._token_wise(), until=self._last)
+            self._prompts.run(self._token_wise_modules(), until=self._last)
         return [inputs[number] for number in numbered], self._prompts.mask.bool()
 
-    def _token_wise(self) -> list[nn.Module]:
-        """Return the modules that compute each token by itself. Those with hooks are left out, so record first."""
-        return [part for block in self._blocks for part in token_wise(block)]
+    def _token_wise_modules(self) -> list[nn.Module]:
+        """Return the modules that compute each token by itself, except those with hooks. So attach recorders first."""
+        return [module for block in self._blocks for module in token_wise(block)]
 
-    def _below(self, module: nn.Module) -> list[nn.Module]:
-        """Return the blocks below the one that holds a module; none if it is in no known block."""
+    def _blocks_below(self, module: nn.Module) -> list[nn.Module]:
+        """Return the blocks below the one that contains a module; none if the blocks are not known."""
         for number, block in enumerate(self._blocks):
             if any(part is module for part in block.modules()):
                 return self._blocks[:number]
         return []
 
 
-class _Rows:
-    """Rows that are run in one batch, and the block up to which they have been run.
+class _RowGroup:
+    """Rows that run in one batch, and the cached output of the lower blocks that no longer change.
 
     Args:
-        runner: of the model.
+        runner: runs the model.
         rows: the rows.
     """
 
@@ -121,48 +127,50 @@ class _Rows:
         self._ids, self.mask = pad_rows([row.prompt for row in rows], runner.pad, "right", runner.device)
         self._lengths = torch.tensor([len(row.prompt) for row in rows])
         self._lookups = torch.tensor([row.lookup for row in rows])
-        self._settled: Sequence[nn.Module] = []
-        self._boundary: Any = None
+        self._cached_blocks: Sequence[nn.Module] = []
+        self._cached_output: Any = None
 
     @torch.no_grad()
-    def run(self, parts: Sequence[nn.Module], *, until: nn.Module, settled: Sequence[nn.Module] = ()) -> None:
-        """Run the rows until a module has returned.
+    def run(
+        self, token_wise_modules: Sequence[nn.Module], *, until: nn.Module, constant_blocks: Sequence[nn.Module] = ()
+    ) -> None:
+        """Run the rows, and stop after a module has returned.
 
         Args:
-            parts: what computes no padding.
-            until: the module.
-            settled: the lowest blocks, which do not change any more: they are not run again.
+            token_wise_modules: modules that skip padding.
+            until: the module to stop after.
+            constant_blocks: the lowest blocks, if they will not change any more. The next run reuses their output.
         """
-        reached: list[Any] = []
+        outputs: list[Any] = []
         with contextlib.ExitStack() as stack:
-            stack.enter_context(standing_in(self._settled, self._boundary))
-            stack.enter_context(recording_output(settled[-1] if settled else None, reached.append))
-            stack.enter_context(computing_only(parts, self.mask.bool()))
+            stack.enter_context(standing_in(self._cached_blocks, self._cached_output))
+            stack.enter_context(recording_output(constant_blocks[-1] if constant_blocks else None, outputs.append))
+            stack.enter_context(computing_only(token_wise_modules, self.mask.bool()))
             stack.enter_context(grouped_queries())
             stack.enter_context(ending_after(until))
             self._runner.call(self._ids, self.mask, self._lengths)
-        if settled:
-            self._settled, self._boundary = settled, reached[0]
+        if constant_blocks:
+            self._cached_blocks, self._cached_output = constant_blocks, outputs[0]
 
-    def at_lookups(self, values: Tensor) -> Tensor:
-        """Return the values ``(rows, tokens, width)`` at the tokens where facts are looked up: ``(rows, width)``."""
+    def at_lookup_tokens(self, values: Tensor) -> Tensor:
+        """Return the values at the lookup tokens: ``(rows, tokens, width)`` to ``(rows, width)``."""
         rows = torch.arange(len(self._lookups), device=values.device)
         return values[rows, self._lookups.to(values.device)]
 
 
-def grouped_by_length(rows: Sequence[Sequence[int]], padding: int) -> list[list[int]]:
-    """Return the numbers of rows, from the shortest to the longest, in groups with little padding.
+def group_by_length(rows: Sequence[Sequence[int]], max_padding: int) -> list[list[int]]:
+    """Return the indices of rows, from the shortest to the longest, in groups with little padding.
 
     Args:
-        rows: the rows.
-        padding: columns of padding in a group, at most.
+        rows: the token ids of each row.
+        max_padding: largest number of padding tokens in a group.
     """
     groups: list[list[int]] = []
     tokens = 0
-    for number in sorted(range(len(rows)), key=lambda number: len(rows[number])):
-        if not groups or (len(groups[-1]) + 1) * len(rows[number]) - tokens - len(rows[number]) > padding:
+    for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
+        if not groups or (len(groups[-1]) + 1) * len(rows[index]) - tokens - len(rows[index]) > max_padding:
             groups.append([])
             tokens = 0
-        groups[-1].append(number)
-        tokens += len(rows[number])
+        groups[-1].append(index)
+        tokens += len(rows[index])
     return groups

@@ -1,4 +1,4 @@
-"""Align a batch's rows at their look-up tokens, and tell where in them something is predicted."""
+"""Align the rows of a batch at their lookup tokens, and list the positions where a token is predicted."""
 
 from __future__ import annotations
 
@@ -13,46 +13,51 @@ from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.runner import Runner
 
-_PADDING = 256
-"""Largest number of columns of padding in a group of rows. Only attention computes them, but that costs time; so does
-another group, which reads all weights again."""
+_MAX_PADDING = 256
+"""Largest number of padding tokens after the lookup tokens of a group. Only attention computes padding, but that takes
+time. Another group takes time, too, since each group reads all weights."""
 
 
 @dataclass(frozen=True)
-class OwnedRow:
-    """A row and its request.
+class BatchRow:
+    """A row and the request that it belongs to.
 
     Attributes:
-        owner: number of its request in the batch.
+        request: index of the request in the batch.
         row: the row.
-        first: whether it is that request's first context.
-        share: weight of its likelihood in its request's loss; 0 for an essence row.
+        is_first: whether this is the first context of the request.
+        loss_weight: weight of the row's negative log-likelihood in the request's loss; 0 for an essence row.
     """
 
-    owner: int
+    request: int
     row: Row
-    first: bool
-    share: float
+    is_first: bool
+    loss_weight: float
+
+    @property
+    def prompt_end(self) -> int:
+        """Position of the last prompt token, counted from the lookup token."""
+        return len(self.row.prompt) - 1 - self.row.lookup
 
     @property
     def suffix_length(self) -> int:
-        """Number of tokens from the look-up token to the last at which something is predicted."""
-        return len(self.row.prompt) + len(self.row.target) - 1 - self.row.lookup if self.row.target else 1
+        """Number of tokens from the lookup token to the last position where a token is predicted."""
+        return self.prompt_end + len(self.row.target) if self.row.target else 1
 
 
-def group_rows(facts: Sequence[Fact]) -> list[list[OwnedRow]]:
-    """Return the rows of a batch, in groups that need little padding behind the look-up token."""
-    owned = [
-        OwnedRow(owner, row, i == 0, 1 / (len(fact.contexts) + len(fact.mentions)) if row.target else 0.0)
-        for owner, fact in enumerate(facts)
+def group_rows(facts: Sequence[Fact]) -> list[list[BatchRow]]:
+    """Return the rows of a batch in groups of similar suffix length, from the longest to the shortest."""
+    batch_rows = [
+        BatchRow(request, row, i == 0, 1 / (len(fact.contexts) + len(fact.mentions)) if row.target else 0.0)
+        for request, fact in enumerate(facts)
         for i, row in enumerate(fact.rows)
     ]
-    owned.sort(key=lambda item: item.suffix_length, reverse=True)
-    groups: list[list[OwnedRow]] = []
+    batch_rows.sort(key=lambda item: item.suffix_length, reverse=True)
+    groups: list[list[BatchRow]] = []
     padding = 0
-    for item in owned:
+    for item in batch_rows:
         padding += groups[-1][0].suffix_length - item.suffix_length if groups else 0
-        if not groups or padding > _PADDING:
+        if not groups or padding > _MAX_PADDING:
             groups.append([])
             padding = 0
         groups[-1].append(item)
@@ -60,106 +65,112 @@ def group_rows(facts: Sequence[Fact]) -> list[list[OwnedRow]]:
 
 
 @dataclass(frozen=True)
-class Placement:
-    """Rows of tokens whose look-up tokens are in one column.
+class AlignedRows:
+    """A group of rows, padded on both sides so that all lookup tokens are in one column.
+
+    A *prediction* is a position where the loss needs the logits: the predictions of target tokens come first, then one
+    for each essence row.
 
     Attributes:
-        ids: tokens, padded on both sides, shape ``(rows, columns)``.
-        mask: which of them are real, same shape.
+        ids: token ids, shape ``(rows, columns)``.
+        mask: 1 for tokens and 0 for padding, same shape.
         lengths: number of prompt tokens of each row, shape ``(rows,)``, on the CPU.
-        start: column of the look-up tokens.
-        owner: number of each row's request, shape ``(rows,)``.
-        first: which rows are their request's first context, shape ``(rows,)``.
-        rows: row of every place at which something is predicted, targets before essences.
-        columns: its column, counted from the look-up token; same shape.
-        targets: the target tokens predicted at the first of these places, shape ``(targets,)``.
-        target_owner: number of each one's request, same shape.
-        target_weight: its share of the request's loss (mean over tokens, then over contexts), same shape.
-        essence_owner: number of each essence row's request, shape ``(essences,)``.
-        end: column after the last place.
+        lookup_column: column of the lookup tokens.
+        request: index of each row's request in the batch, shape ``(rows,)``.
+        is_first: whether a row is the first context of its request, shape ``(rows,)``.
+        prediction_row: row of each prediction, shape ``(targets + essences,)``.
+        prediction_column: column of each prediction, counted from the lookup column, same shape.
+        targets: the target tokens, shape ``(targets,)``.
+        target_request: index of each target token's request, same shape.
+        target_weight: weight of each target token in its request's loss (mean over tokens, then over contexts), same
+            shape.
+        essence_request: index of each essence row's request, shape ``(essences,)``.
+        end_column: the column after the last prediction.
     """
 
     ids: Tensor
     mask: Tensor
     lengths: Tensor
-    start: int
-    owner: Tensor
-    first: Tensor
-    rows: Tensor
-    columns: Tensor
+    lookup_column: int
+    request: Tensor
+    is_first: Tensor
+    prediction_row: Tensor
+    prediction_column: Tensor
     targets: Tensor
-    target_owner: Tensor
+    target_request: Tensor
     target_weight: Tensor
-    essence_owner: Tensor
-    end: int
+    essence_request: Tensor
+    end_column: int
 
-    def predicted(self) -> Tensor:
-        """Return where something is predicted, shape ``(rows, columns from the look-up token to the last place)``."""
-        predicted = torch.zeros(len(self.ids), self.end - self.start, dtype=torch.bool, device=self.ids.device)
-        predicted[self.rows, self.columns] = True
-        return predicted
+    def prediction_mask(self) -> Tensor:
+        """Return where predictions are, shape ``(rows, end_column - lookup_column)``."""
+        shape = len(self.ids), self.end_column - self.lookup_column
+        mask = torch.zeros(shape, dtype=torch.bool, device=self.ids.device)
+        mask[self.prediction_row, self.prediction_column] = True
+        return mask
 
-    def keep(self, kept: Tensor) -> tuple[Placement, Tensor]:
-        """Return the placement of some of the rows, and which of the essences are among them.
+    def select_rows(self, selected: Tensor) -> tuple[AlignedRows, Tensor]:
+        """Return a selection of the rows, and which of the essence rows are in it.
 
         Args:
-            kept: which rows, shape ``(rows,)``.
+            selected: whether to select a row, shape ``(rows,)``.
+
+        Returns:
+            The selected rows, and a boolean tensor of shape ``(essences,)``.
         """
-        number = kept.cumsum(dim=0) - 1
-        targets, essences = kept[self.rows[: len(self.targets)]], kept[self.rows[len(self.targets) :]]
-        places = torch.cat([targets, essences])
-        placement = dataclasses.replace(
+        new_index = selected.cumsum(dim=0) - 1
+        in_selection = selected[self.prediction_row]
+        targets, essences = in_selection[: len(self.targets)], in_selection[len(self.targets) :]
+        rows = dataclasses.replace(
             self,
-            ids=self.ids[kept],
-            mask=self.mask[kept],
-            lengths=self.lengths[kept.cpu()],
-            owner=self.owner[kept],
-            first=self.first[kept],
-            rows=number[self.rows[places]],
-            columns=self.columns[places],
+            ids=self.ids[selected],
+            mask=self.mask[selected],
+            lengths=self.lengths[selected.cpu()],
+            request=self.request[selected],
+            is_first=self.is_first[selected],
+            prediction_row=new_index[self.prediction_row[in_selection]],
+            prediction_column=self.prediction_column[in_selection],
             targets=self.targets[targets],
-            target_owner=self.target_owner[targets],
+            target_request=self.target_request[targets],
             target_weight=self.target_weight[targets],
-            essence_owner=self.essence_owner[essences],
+            essence_request=self.essence_request[essences],
         )
-        return placement, essences
+        return rows, essences
 
 
-def place(runner: Runner, owned: Sequence[OwnedRow]) -> Placement:
-    """Align rows.
+def place(runner: Runner, batch_rows: Sequence[BatchRow]) -> AlignedRows:
+    """Align a group of rows at their lookup tokens.
 
-    The last target token is only predicted, so it is no input. The prediction of an essence row is the one at the end
-    of its subject, as in MEMIT.
+    The last target token is predicted and not read, so it is not in ``ids``. The prediction of an essence row is the
+    one at its lookup token, as in MEMIT.
     """
     device, pad = runner.device, runner.pad
-    rows = [item.row for item in owned]
+    rows = [item.row for item in batch_rows]
     left, left_mask = pad_rows([row.prompt[: row.lookup + 1] for row in rows], pad, "left", device)
-    read = [(row.prompt + row.target[:-1])[row.lookup + 1 :] for row in rows]
-    right, right_mask = pad_rows(read, pad, "right", device)
-    ends = [len(row.prompt) - 1 - row.lookup for row in rows]
-    numbered = list(enumerate(zip(owned, ends, strict=True)))
+    suffixes = [(row.prompt + row.target[:-1])[row.lookup + 1 :] for row in rows]
+    right, right_mask = pad_rows(suffixes, pad, "right", device)
     targets = [
-        (number, end + step, token, item.owner, item.share / len(item.row.target))
-        for number, (item, end) in numbered
+        (index, item.prompt_end + step, token, item.request, item.loss_weight / len(item.row.target))
+        for index, item in enumerate(batch_rows)
         for step, token in enumerate(item.row.target)
     ]
-    essences = [(number, 0, item.owner) for number, (item, _) in numbered if not item.share]
+    essences = [(index, 0, item.request) for index, item in enumerate(batch_rows) if not item.loss_weight]
 
-    def column(values: Sequence[float], dtype: torch.dtype = torch.long) -> Tensor:
+    def to_tensor(values: Sequence[float], dtype: torch.dtype = torch.long) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device)
 
-    return Placement(
+    return AlignedRows(
         ids=torch.cat([left, right], dim=1),
         mask=torch.cat([left_mask, right_mask], dim=1),
         lengths=torch.tensor([len(row.prompt) for row in rows]),
-        start=left.shape[1] - 1,
-        owner=column([item.owner for item in owned]),
-        first=column([item.first for item in owned], torch.bool),
-        rows=column([target[0] for target in targets] + [essence[0] for essence in essences]),
-        columns=column([target[1] for target in targets] + [essence[1] for essence in essences]),
-        targets=column([target[2] for target in targets]),
-        target_owner=column([target[3] for target in targets]),
-        target_weight=column([target[4] for target in targets], torch.float64),
-        essence_owner=column([essence[2] for essence in essences]),
-        end=left.shape[1] - 1 + max(item.suffix_length for item in owned),
+        lookup_column=left.shape[1] - 1,
+        request=to_tensor([item.request for item in batch_rows]),
+        is_first=to_tensor([item.is_first for item in batch_rows], torch.bool),
+        prediction_row=to_tensor([target[0] for target in targets] + [essence[0] for essence in essences]),
+        prediction_column=to_tensor([target[1] for target in targets] + [essence[1] for essence in essences]),
+        targets=to_tensor([target[2] for target in targets]),
+        target_request=to_tensor([target[3] for target in targets]),
+        target_weight=to_tensor([target[4] for target in targets], torch.float64),
+        essence_request=to_tensor([essence[2] for essence in essences]),
+        end_column=left.shape[1] - 1 + max(item.suffix_length for item in batch_rows),
     )

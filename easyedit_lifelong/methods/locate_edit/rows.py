@@ -1,4 +1,4 @@
-"""The rows that target vectors are optimised on; at every step, only what the vectors change is run again."""
+"""The rows that target vectors are optimised on. A step runs only what the changed hidden states affect."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import DynamicCache
 
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
-from easyedit_lifelong.methods.locate_edit.placement import OwnedRow, place
+from easyedit_lifelong.methods.locate_edit.placement import BatchRow, place
 from easyedit_lifelong.methods.shared.divergence import Drift
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.capture import recording_output
@@ -35,176 +35,207 @@ LOG = logging.getLogger(__name__)
 
 
 class SuffixRows:
-    """A group of rows, aligned at the token at which their facts are looked up.
+    """A group of rows, aligned at their lookup tokens, and the partial passes over them.
 
-    What lies below the changed block or to the left of that token is computed once, and modules that compute every
-    token by itself compute no padding. The first partial pass is compared with a pass through the whole model; if
-    they differ, or if the model's parts are unknown, the whole model is run at every step.
+    A full pass is run once. After that, a partial pass runs the blocks above the changed one, from the lookup tokens
+    on, and skips padding in modules that compute each token by itself. The logits of the first partial pass are
+    compared with those of the full pass. If they differ, or if the model's blocks are not known, every pass is full.
 
     Args:
-        runner: of the model.
-        owned: the rows.
+        runner: runs the model.
+        batch_rows: the rows.
         layer: number of the block whose output is changed.
-        hparams: names of the model's parts.
+        hparams: name the modules of the model.
 
     Attributes:
-        at: where the rows are.
-        values: the block's own output at the look-up token, shape ``(rows, width)``.
+        rows: the aligned rows.
+        lookup_outputs: the block's unchanged output at the lookup tokens, shape ``(rows, width)``.
     """
 
-    def __init__(self, runner: Runner, owned: Sequence[OwnedRow], layer: int, hparams: LocateEditHyperParams) -> None:
+    def __init__(
+        self, runner: Runner, batch_rows: Sequence[BatchRow], layer: int, hparams: LocateEditHyperParams
+    ) -> None:
         self._runner = runner
         self._block = find_module(runner.model, hparams.layer_module_tmp.format(layer))[1]
-        self._early = EarlyHead(runner, hparams, layer)
-        self.at = place(runner, owned)
+        self._early_head = EarlyHead(runner, hparams, layer)
+        self.rows = place(runner, batch_rows)
         anatomy = runner.anatomy
         blocks: list[nn.Module] = list(anatomy.blocks) if anatomy is not None else []
         self._head = anatomy.head if anatomy is not None else None
         self._partial = self._block in blocks and self._head is not None
-        self._below = blocks[: blocks.index(self._block) + 1] if self._partial else []
-        above = blocks[len(self._below) :] if self._partial else []
-        inside = {module for block in above for module in block.modules()}
-        if not inside.isdisjoint(whole_prompt_layers(runner.model)):
-            self._partial, self._below, above = False, [], []
-        # The last block's attention needs all tokens, its MLP only those at which something is predicted.
+        self._constant_blocks = blocks[: blocks.index(self._block) + 1] if self._partial else []
+        above = blocks[len(self._constant_blocks) :] if self._partial else []
+        modules_above = {module for block in above for module in block.modules()}
+        if not modules_above.isdisjoint(whole_prompt_layers(runner.model)):
+            self._partial, self._constant_blocks, above = False, [], []
+        # The last block's attention reads all tokens, but its MLP is needed only where a token is predicted.
         self._last_mlps = mlps_of(above[-1]) if above else []
-        self._parts = [part for block in above for part in token_wise(block) if part not in self._last_mlps]
-        self._boundary, self._prefix, unchanged = self._record()
-        self.values = hidden_of(self._boundary)[:, 0]
-        self._essences_before: Tensor | None = None
-        self._unchecked = unchanged if self._partial else None
+        self._token_wise = [module for block in above for module in token_wise(block) if module not in self._last_mlps]
+        self._block_output, self._prefix, full_logits = self._full_pass()
+        self.lookup_outputs = hidden_of(self._block_output)[:, 0]
+        self._initial_essence_log_probs: Tensor | None = None
+        self._logits_to_match = full_logits if self._partial else None
 
     def log_probabilities(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the model's log-probabilities with changes in place.
+        """Return the log-probabilities of the model with changed hidden states; differentiable in ``delta``.
+
+        The first call must be with ``delta`` = 0: it checks the partial pass, and its essence predictions are those
+        that later ones are compared with.
 
         Args:
-            delta: the changes, shape ``(requests of the batch, width)``; 0 at first, which is then checked.
+            delta: the change of each request's hidden state, shape ``(requests of the batch, width)``.
 
         Returns:
-            Log-probabilities at every target token, ``(targets, vocabulary)``, and the divergence of the prediction
-            at the end of every essence row's subject since the first pass, ``(essences,)``; differentiable in
-            ``delta``.
+            The log-probabilities at every target token, shape ``(targets, vocabulary)``, and the KL divergence of the
+            prediction of every essence row from its first one, shape ``(essences,)``.
         """
-        logits, early = self._run(delta[self.at.owner])
-        if self._unchecked is not None:
-            self._partial = self._agrees(logits.detach(), self._unchecked)
-            self._unchecked = None
+        logits, early_logits = self._run(delta[self.rows.request])
+        if self._logits_to_match is not None:
+            self._partial = self._matches_full_pass(logits.detach(), self._logits_to_match)
+            self._logits_to_match = None
             if not self._partial:
                 name = type(self._runner.model).__name__
-                LOG.info("%s cannot be run in part; target vectors are optimised on the whole model", name)
-                logits, early = self._run(delta[self.at.owner])
+                LOG.info("a partial pass of %s differs from a full pass; every step runs the full model", name)
+                logits, early_logits = self._run(delta[self.rows.request])
         # A split, not two slices: the gradient of each slice would be as large as all logits.
-        answers, essences = logits.split([len(self.at.targets), len(self.at.essence_owner)])
-        if self._essences_before is None:  # from this very pass: another one may round differently
-            self._essences_before = essences.detach().log_softmax(dim=1)
-        drift: Any = Drift.apply(essences, self._essences_before)
-        return (answers if early is None else early).log_softmax(dim=1), drift
+        target_logits, essence_logits = logits.split([len(self.rows.targets), len(self.rows.essence_request)])
+        if self._initial_essence_log_probs is None:  # from the same kind of pass, since others round differently
+            self._initial_essence_log_probs = essence_logits.detach().log_softmax(dim=1)
+        divergence: Any = Drift.apply(essence_logits, self._initial_essence_log_probs)
+        return (target_logits if early_logits is None else early_logits).log_softmax(dim=1), divergence
 
-    def without(self, done: Tensor) -> bool:
-        """Drop the rows of requests that are done; return whether any are left.
+    def drop_requests(self, done: Tensor) -> bool:
+        """Drop the rows of finished requests; return whether any rows are left.
 
         Args:
-            done: shape ``(requests of the batch,)``.
+            done: whether a request is finished, shape ``(requests of the batch,)``.
         """
-        kept = ~done[self.at.owner]
+        kept = ~done[self.rows.request]
         if not kept.any():
             return False
         if not kept.all():
-            self.at, essences = self.at.keep(kept)
-            self.values = self.values[kept]
-            if self._essences_before is not None:
-                self._essences_before = self._essences_before[essences]
-            self._boundary = with_hidden(self._boundary, hidden_of(self._boundary)[kept])
+            self.rows, kept_essences = self.rows.select_rows(kept)
+            self.lookup_outputs = self.lookup_outputs[kept]
+            if self._initial_essence_log_probs is not None:
+                self._initial_essence_log_probs = self._initial_essence_log_probs[kept_essences]
+            self._block_output = with_hidden(self._block_output, hidden_of(self._block_output)[kept])
             if self._prefix is not None:
                 self._prefix.keep_rows(kept)
         return True
 
     @torch.no_grad()
-    def _record(self) -> tuple[Any, FrozenPrefix | None, Tensor]:
-        """Return what no change affects: the block's output, the cache to its left, and the unchanged logits."""
-        collected = DynamicCache() if self._partial and self.at.start else None
-        kept: list[Any] = []
+    def _full_pass(self) -> tuple[Any, FrozenPrefix | None, Tensor]:
+        """Run the model without changes.
 
-        def keep(output: Any) -> None:
-            kept.append(with_hidden(output, hidden_of(output)[:, self.at.start : self.at.end]))
+        Returns:
+            The block's output from the lookup column on, the cache of the columns before it (None if partial passes do
+            not need it), and the logits of all predictions.
+        """
+        rows, columns = self.rows, self.rows.lookup_column + self.rows.prediction_column
+        cache = DynamicCache() if self._partial and rows.lookup_column else None
+        block_outputs: list[Any] = []
 
-        at, columns = self.at, self.at.start + self.at.columns
-        rest = at.ids.shape[1] - at.end
+        def record(output: Any) -> None:
+            hidden = hidden_of(output)[:, rows.lookup_column : rows.end_column]
+            block_outputs.append(with_hidden(output, hidden))
+
+        columns_after = rows.ids.shape[1] - rows.end_column
         with contextlib.ExitStack() as stack:
-            stack.enter_context(recording_output(self._block, keep))
+            stack.enter_context(recording_output(self._block, record))
             if self._partial:
                 assert self._head is not None
-                stack.enter_context(head_at(self._head, at.rows, columns))
+                stack.enter_context(head_at(self._head, rows.prediction_row, columns))
                 stack.enter_context(grouped_queries())
-                below = [part for block in self._below for part in token_wise(block)]
-                stack.enter_context(computing_only([*below, *self._parts], at.mask.bool()))
-                stack.enter_context(computing_only(self._last_mlps, F.pad(at.predicted(), (at.start, rest))))
-            logits = self._runner.call(at.ids, at.mask, at.lengths, collected)
-        prefix = FrozenPrefix(collected, at.start) if collected is not None else None
-        return kept[0], prefix, _at_least_float32(logits[0] if self._partial else logits[at.rows, columns])
+                below = [module for block in self._constant_blocks for module in token_wise(block)]
+                stack.enter_context(computing_only([*below, *self._token_wise], rows.mask.bool()))
+                needed = F.pad(rows.prediction_mask(), (rows.lookup_column, columns_after))
+                stack.enter_context(computing_only(self._last_mlps, needed))
+            logits = self._runner.call(rows.ids, rows.mask, rows.lengths, cache)
+        prefix = FrozenPrefix(cache, rows.lookup_column) if cache is not None else None
+        logits = logits[0] if self._partial else logits[rows.prediction_row, columns]
+        return block_outputs[0], prefix, _at_least_float32(logits)
 
-    def _agrees(self, logits: Tensor, unchanged: Tensor) -> bool:
-        return same_logits(logits, unchanged, self.values.dtype)
+    def _matches_full_pass(self, logits: Tensor, full_logits: Tensor) -> bool:
+        """Tell whether the logits of a partial pass are those of the full pass, up to rounding."""
+        return same_logits(logits, full_logits, self.lookup_outputs.dtype)
 
     def _run(self, change: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the logits where something is predicted, and those of ``v_loss_layer`` if it is not the last."""
-        at = self.at
-        hidden = hidden_of(self._boundary)
+        """Run the model with changed hidden states at the lookup tokens.
+
+        Args:
+            change: the change in each row, shape ``(rows, width)``.
+
+        Returns:
+            The logits of all predictions, and the logits of the target tokens from ``v_loss_layer``, or None if that is
+            the last block.
+        """
+        rows = self.rows
+        hidden = hidden_of(self._block_output)
         changed = torch.cat([(hidden[:, :1] + change.unsqueeze(1)).to(hidden.dtype), hidden[:, 1:]], dim=1)
-        start = at.start if self._partial else 0
+        first_column = rows.lookup_column if self._partial else 0
         with contextlib.ExitStack() as stack:
             if self._partial:
                 assert self._head is not None
-                stack.enter_context(standing_in(self._below, with_hidden(self._boundary, changed)))
-                stack.enter_context(head_at(self._head, at.rows, at.columns))
+                stack.enter_context(standing_in(self._constant_blocks, with_hidden(self._block_output, changed)))
+                stack.enter_context(head_at(self._head, rows.prediction_row, rows.prediction_column))
                 stack.enter_context(grouped_queries())
-                predicted = at.predicted()
+                predicted = rows.prediction_mask()
                 stack.enter_context(computing_only(self._last_mlps, predicted))
-                stack.enter_context(computing_only(self._parts, predicted.flip(1).cumsum(dim=1).flip(1) > 0))
+                up_to_last_prediction = predicted.flip(1).cumsum(dim=1).flip(1) > 0
+                stack.enter_context(computing_only(self._token_wise, up_to_last_prediction))
             else:
-                stack.enter_context(replacing_output(self._block, changed, at.start))
-            # After the change: the block that is recorded may be the one that is changed.
-            stack.enter_context(self._early.recording())
+                stack.enter_context(replacing_output(self._block, changed, rows.lookup_column))
+            # This hook must come after the one above: both may be on the same block.
+            stack.enter_context(self._early_head.recording())
             if self._partial:
-                logits = self._runner.call(at.ids[:, start : at.end], at.mask[:, : at.end], at.lengths, self._prefix)[0]
+                ids, mask = rows.ids[:, first_column : rows.end_column], rows.mask[:, : rows.end_column]
+                logits = self._runner.call(ids, mask, rows.lengths, self._prefix)[0]
             else:
-                logits = self._runner.call(at.ids, at.mask, at.lengths)[at.rows, at.start + at.columns]
-        count = len(at.targets)
-        return _at_least_float32(logits), self._early.logits(at.rows[:count], at.start - start + at.columns[:count])
+                logits = self._runner.call(rows.ids, rows.mask, rows.lengths)
+                logits = logits[rows.prediction_row, rows.lookup_column + rows.prediction_column]
+        count = len(rows.targets)
+        columns = rows.lookup_column - first_column + rows.prediction_column[:count]
+        return _at_least_float32(logits), self._early_head.logits(rows.prediction_row[:count], columns)
 
 
 class EarlyHead:
-    """Computes the likelihood from an earlier block's output, if ``v_loss_layer`` names one (MEMIT).
+    """Computes logits from the output of an earlier block than the last, if ``v_loss_layer`` names one (MEMIT).
 
     Args:
-        runner: of the model.
-        hparams: names the block, the final norm and the head.
-        layer: number of the block whose output is changed; the loss cannot be computed below it.
+        runner: runs the model.
+        hparams: name the block and the final norm.
+        layer: number of the block whose output is changed. An earlier block is not affected by the change, so the
+            logits are computed from this one at the earliest.
     """
 
     def __init__(self, runner: Runner, hparams: LocateEditHyperParams, layer: int) -> None:
         self._block: nn.Module | None = None
         self._hidden: Tensor | None = None
-        last = len(runner.anatomy.blocks) - 1 if runner.anatomy is not None else None
-        number = hparams.v_loss_layer
-        if number is None or (last is not None and max(number, layer) >= last):
+        last_block = len(runner.anatomy.blocks) - 1 if runner.anatomy is not None else None
+        loss_layer = hparams.v_loss_layer
+        if loss_layer is None or (last_block is not None and max(loss_layer, layer) >= last_block):
             return
-        self._block = find_module(runner.model, hparams.layer_module_tmp.format(max(number, layer)))[1]
+        self._block = find_module(runner.model, hparams.layer_module_tmp.format(max(loss_layer, layer)))[1]
         self._norm = find_module(runner.model, hparams.ln_f_module)[1]
         self._head = runner.model.get_output_embeddings()
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Keep what the block returns in the pass inside."""
+        """Record the block's output in the pass within the context."""
 
-        def keep(output: Any) -> None:
+        def record(output: Any) -> None:
             self._hidden = hidden_of(output)
 
-        with recording_output(self._block, keep):
+        with recording_output(self._block, record):
             yield
 
     def logits(self, rows: Tensor, columns: Tensor) -> Tensor | None:
-        """Return the logits that follow from the block's output; None if it is the last block."""
+        """Return the logits at some positions of the recorded output; None if the loss uses the model's own logits.
+
+        Args:
+            rows: the rows of the positions, shape ``(positions,)``.
+            columns: the columns of the positions, same shape.
+        """
         if self._block is None or self._hidden is None:
             return None
         return _at_least_float32(self._head(self._norm(self._hidden[rows, columns])))

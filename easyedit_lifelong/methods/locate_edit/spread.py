@@ -1,4 +1,4 @@
-"""Spread a batch's residual over the edited layers: keys, residual and update of each, from the first to the last."""
+"""Spread the residual of a batch over the edited layers, and make the solver of each layer."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ def spread_residual(
 ) -> dict[str, LayerUpdate]:
     """Update the layers for a batch (MEMIT, arXiv 2210.07229, section 4.3).
 
-    With n layers left, the layer's residual is R = (z - h)/n, where h is what the last edited block returns now. Keys
-    and h are computed with the updates of the layers below in place.
+    The residual of a layer is R = (z - h)/n, where n is the number of layers that are left, this one included, and h
+    is the present output of the last edited block. The keys and h are computed with the layers below updated.
 
     Args:
-        layers: the layers; they get their updates.
-        solvers: of each layer, by path; they get the batch's keys.
-        passes: of the batch's prompts.
+        layers: the layers to update.
+        solvers: the solver of each layer, by path. The keys of the batch are added to it.
+        passes: runs the prompts of the batch.
         z: the target vectors, shape ``(facts, width)``.
 
     Returns:
-        Each layer's update, by path.
+        The update of each layer, by path.
 
     Raises:
-        EditError: an update cannot be solved for, or is not finite.
+        EditError: an update cannot be computed, or is not finite.
     """
     updates: dict[str, LayerUpdate] = {}
     for number, (path, module) in enumerate(layers.modules.items()):
@@ -52,14 +52,14 @@ def make_solvers(
     weight: float,
     batches: Sequence[Batch],
 ) -> dict[str, Solver]:
-    """Return the solver of each layer, by path, with the keys of the batches so far.
+    """Return a solver for each layer, by path, with the keys of earlier batches added.
 
     Args:
-        solver_class: its class.
+        solver_class: the class of the solvers.
         modules: the edited projections, by path.
-        moments: E[kkᵀ] of each.
+        moments: the second moment of each projection, by path.
         weight: λ, ``mom2_update_weight``.
-        batches: so far.
+        batches: the earlier batches.
     """
     solvers: dict[str, Solver] = {}
     for path, module in modules.items():

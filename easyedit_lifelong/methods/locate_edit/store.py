@@ -1,4 +1,4 @@
-"""Batches of edits as data: taken off a model, put on one, cut at any batch, and described without a model."""
+"""The edit store of MEMIT-like methods: save and load batches, roll back to a batch, and describe saved batches."""
 
 from __future__ import annotations
 
@@ -23,59 +23,60 @@ _FIELDS = tuple(field.name for field in dataclasses.fields(LayerUpdate))
 
 
 class BatchStore(Generic[AnyBatch]):
-    """Saves and loads the batches of a model's editor; each batch is a step. Takes later batches out.
+    """Saves and loads the batches of an editor, and rolls back later batches. Each batch is a step.
 
-    It fills the ports ``edits``, ``remove_batches``, ``describe`` and ``plain_weights`` of an
+    It implements the ports ``edits``, ``remove_batches``, ``describe`` and ``plain_weights`` of an
     :class:`~easyedit_lifelong.methods.base.EditMethod`.
 
     Args:
-        editor: the editor's class.
+        editor_class: the class of the editor.
 
     Attributes:
-        settings: the hyperparameters that ``inspect`` shows.
-        shown: what it shows of each batch: the heading, and the batch's field, which holds a number for each layer.
+        shown_settings: the hyperparameters that ``inspect`` shows.
+        shown_columns: the columns that ``inspect`` shows of each batch: from the heading to the field of the batch,
+            which has a number for each layer.
     """
 
-    settings: Sequence[str] = ("mom2_update_weight",)
-    shown: ClassVar[Mapping[str, str]] = {}
+    shown_settings: Sequence[str] = ("mom2_update_weight",)
+    shown_columns: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, editor: type[WeightEditor[AnyBatch]]) -> None:
-        self._editor, self._name = editor, editor.hparams_class.ALG_NAME
-        fields = [field.name for field in dataclasses.fields(editor.batch_class)]
-        self._own = [name for name in fields if name not in ("records", "layers")]
+    def __init__(self, editor_class: type[WeightEditor[AnyBatch]]) -> None:
+        self._editor_class, self._name = editor_class, editor_class.hparams_class.ALG_NAME
+        fields = [field.name for field in dataclasses.fields(editor_class.batch_class)]
+        self._extra_fields = [name for name in fields if name not in ("records", "layers")]
 
     def parts(self, model: Any) -> list[EditsPart]:
-        """Return one part, if the model carries edits of the method."""
+        """Return the edits of a model as one part; an empty list if it has no edits of this method."""
         steps = list(self.steps(model, 0)) if self.history(model) else []
         return [self.join(steps, "the model")] if steps else []
 
     def attach(self, model: Any, tok: Any, part: EditsPart, where: str) -> Callable[[], None]:
-        """Put batches on a model that carries none; see :class:`~easyedit_lifelong.methods.edit_stores.EditStore`."""
-        hparams = self._editor.hparams_class.from_values(part.hparams, where)
-        if self._editor.of(model) is not None:
+        """Apply saved batches to a model; see :class:`~easyedit_lifelong.methods.edit_stores.EditStore`."""
+        hparams = self._editor_class.hparams_class.from_values(part.hparams, where)
+        if self._editor_class.of(model) is not None:
             raise EditError(f"{where}: the model carries {self._name} edits already; roll those back first")
         batches = self.batches(part, where)
         templates = part.state.get("templates")
         if not _are_templates(templates):
             raise RunError(f"{where}: {self._name}'s edits aren't whole: templates is missing or damaged")
-        editor = self._editor.on(model, tok, hparams, templates=templates)
+        editor = self._editor_class.on(model, tok, hparams, templates=templates)
         try:
-            return editor.restore(batches)
-        except (RuntimeError, KeyError) as error:  # tensors of other shapes, or an EditError
+            return editor.load_batches(batches)
+        except (RuntimeError, KeyError) as error:  # tensors of other shapes; an EditError is a RuntimeError
             raise RunError(f"{where}: {self._name}'s edits don't fit this model: {error}") from error
 
     def history(self, model: Any) -> Sequence[AnyBatch]:
-        """Return the batches on a model."""
-        editor = self._editor.of(model)
+        """Return the batches that have edited a model."""
+        editor = self._editor_class.of(model)
         return [] if editor is None else editor.state.batches
 
     def steps(self, model: Any, begin: int) -> Iterator[EditsPart]:
-        """Yield each batch from number ``begin`` on as a part."""
-        editor = self._editor.required(model)
+        """Yield each batch as a part, from number ``begin`` (counted from 0) on."""
+        editor = self._editor_class.require(model)
         hparams = hparams_values(editor.hparams, model_label(model))
         for batch in editor.state.batches[begin:]:
             tensors = {f"{path}.{name}": getattr(batch.layers[path], name) for path in batch.layers for name in _FIELDS}
-            entry = {"edits": len(batch.records), **{name: getattr(batch, name) for name in self._own}}
+            entry = {"edits": len(batch.records), **{name: getattr(batch, name) for name in self._extra_fields}}
             state = {"templates": editor.state.templates, "batches": [entry]}
             yield EditsPart(hparams, [record.to_dict() for record in batch.records], state, tensors)
 
@@ -83,7 +84,7 @@ class BatchStore(Generic[AnyBatch]):
         """Return consecutive batches as one part.
 
         Raises:
-            RunError: they are of different layers, or a step is incomplete.
+            RunError: the batches are for different layers, or a step is incomplete.
         """
         try:
             batches = [batch for step in steps for batch in step.state["batches"]]
@@ -94,18 +95,20 @@ class BatchStore(Generic[AnyBatch]):
         return EditsPart(steps[-1].hparams, edits, {**steps[-1].state, "batches": batches}, tensors)
 
     def shared_settings(self, hparams: Any) -> dict[str, Any]:
-        """Return the settings that all batches of a model must share."""
+        """Return the hyperparameters, by name, that all batches on a model must share."""
         return {name: getattr(hparams, name) for name in hparams.SAME_SETTINGS}
 
     def batches(self, part: EditsPart, where: str) -> list[AnyBatch]:
-        """Return a part's batches.
+        """Return the batches of a part.
 
         Raises:
             RunError: the part is incomplete.
         """
         batches: list[AnyBatch] = []
         begin = 0
-        paths = list(map(module_path, self._editor.hparams_class.from_values(part.hparams, where).rewrite_modules))
+        paths = list(
+            map(module_path, self._editor_class.hparams_class.from_values(part.hparams, where).rewrite_modules)
+        )
         try:
             for entry in part.state["batches"]:
                 end = begin + entry["edits"]
@@ -115,28 +118,28 @@ class BatchStore(Generic[AnyBatch]):
                 }
                 records = tuple(EditRecord.from_dict(edit, where) for edit in part.edits[begin:end])
                 if len(records) != entry["edits"]:
-                    raise ValueError(f"batch {len(batches) + 1} lacks a part")
-                own = {name: entry[name] for name in self._own}
-                batches.append(self._editor.batch_class(records, layers, **own))  # type: ignore[arg-type]
+                    raise ValueError(f"batch {len(batches) + 1} has {len(records)} of {entry['edits']} edits")
+                extra = {name: entry[name] for name in self._extra_fields}
+                batches.append(self._editor_class.batch_class(records, layers, **extra))  # type: ignore[arg-type]
                 begin = end
             if begin != len(part.edits) or any(tensor.shape[1] != begin for tensor in part.tensors.values()):
-                raise ValueError(f"{begin} edits of {len(part.edits)}")
+                raise ValueError(f"the batches list {begin} edits, but the part has {len(part.edits)}")
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise RunError(f"{where}: {self._name}'s edits aren't whole: {error}") from error
         return batches
 
     def back_to(self, model: Any, batch: int) -> None:
-        """Make a model bitwise what it was after so many batches; see :meth:`WeightEditor.back_to`."""
-        self._editor.required(model).back_to(batch)
+        """Roll back all batches of a model after the first ``batch``; see :meth:`WeightEditor.back_to`."""
+        self._editor_class.require(model).back_to(batch)
 
     def first_batches(self, part: EditsPart, batch: int, where: str) -> EditsPart:
-        """Return the first batches of a part.
+        """Return a part with its first ``batch`` batches.
 
         Raises:
             RunError: the part is incomplete.
-            EditError: it does not hold as many.
+            EditError: the part has fewer batches.
         """
-        sizes = [len(one.records) for one in self.batches(part, where)]
+        sizes = [len(saved.records) for saved in self.batches(part, where)]
         if not 0 <= batch <= len(sizes):
             raise EditError(f"{where}: there is no going back to batch {batch}: the folder has {len(sizes)} batches")
         end = sum(sizes[:batch])
@@ -145,7 +148,7 @@ class BatchStore(Generic[AnyBatch]):
         return EditsPart(part.hparams, part.edits[:end], state, tensors)
 
     def describe(self, part: EditsPart, where: str, nearly: float) -> InspectedPart:
-        """Return what a part's batches are; see :class:`~easyedit_lifelong.methods.base.EditMethod`."""
+        """Return what ``inspect`` shows of a part; see :class:`~easyedit_lifelong.methods.base.EditMethod`."""
         batches = self.batches(part, where)
         edits = [
             {**record.to_dict(), "batch": number}
@@ -155,37 +158,41 @@ class BatchStore(Generic[AnyBatch]):
         return InspectedPart(
             self._name,
             list(batches[-1].layers) if batches else [],
-            {name: part.hparams.get(name) for name in self.settings},
+            {name: part.hparams.get(name) for name in self.shown_settings},
             edits,
             batches=[
-                {"edits": len(batch.records), **{name: getattr(batch, name) for name in self.shown.values()}}
+                {"edits": len(batch.records), **{name: getattr(batch, name) for name in self.shown_columns.values()}}
                 for batch in batches
             ],
             columns={"batch": "batch"},
-            batch_columns=self.shown,
+            batch_columns=self.shown_columns,
         )
 
     def plain_weights(self, model: Any) -> PlainWeights:
-        """Return the edited projections' weights with all updates in them; nothing is lost."""
-        return PlainWeights(self._editor.required(model).plain_weights())
+        """Return the weights of the edited projections with all updates; nothing is lost."""
+        return PlainWeights(self._editor_class.require(model).plain_weights())
 
 
 def batch_reasons(name: str) -> dict[str, str]:
-    """Return why a method that edits in batches lacks ports: :attr:`EditMethod.reasons`."""
+    """Return the reasons for which a method that edits in batches lacks ports; see :attr:`EditMethod.reasons`.
+
+    Args:
+        name: the name of the method, for the messages.
+    """
     return {
         "remove": (
-            f"{name}'s edits can't be taken back one by one: each batch was solved for with those before it in place. "
-            "Go back to a whole batch instead (rollback_to_batch, --to-batch)."
+            f"{name}'s edits can't be taken back one by one: each batch was solved for with the batches before it in "
+            "place. Roll back to the end of a batch instead (rollback_to_batch, --to-batch)."
         ),
         "merge": (
-            "every batch was solved for with the weights and keys of those before it, so in another place it would "
-            "write something else. Make the edits anew, in one sequence."
+            "every batch was solved for with the weights and keys of the batches before it, and is wrong after others. "
+            "Apply all requests again, in one run."
         ),
     }
 
 
 def _are_templates(value: Any) -> bool:
-    """Tell whether a value read from a file is groups of context templates."""
+    """Tell whether a value that was read from a file has the structure of context templates."""
     groups = value if isinstance(value, list) else [None]
     return all(
         isinstance(group, list) and all(isinstance(text, str) and text.count("{}") == 1 for text in group)

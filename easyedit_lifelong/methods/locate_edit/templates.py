@@ -1,4 +1,4 @@
-"""Context templates: short texts that the model generates, after which a fact is learned (MEMIT, appendix)."""
+"""Generate context templates: short texts before the prompt, so that an edit does not depend on one context (MEMIT)."""
 
 from __future__ import annotations
 
@@ -16,34 +16,36 @@ Templates = list[list[str]]
 """Groups of templates, each with one ``{}`` for the prompt. Keys are averaged within a group, then over groups."""
 
 PLAIN: Templates = [["{}"]]
+"""The prompt without a context."""
 
-_BEGINNINGS = ("The", "Therefore", "Because", "I", "You")
+_FIRST_WORDS = ("The", "Therefore", "Because", "I", "You")
 _TOP_K = 5
 
 
 @torch.no_grad()
 def context_templates(model: Any, tokenizer: Any, length_params: Sequence[Sequence[int]], seed: int) -> Templates:
-    """Generate the beginnings of a few texts; the same seed gives the same texts.
+    """Generate context templates; the same seed gives the same templates.
 
     Args:
         model: the model, before it is edited.
         tokenizer: its tokenizer.
-        length_params: ``(tokens, how many)`` of each group.
-        seed: of the sampling (top-k, k = 5, as in MEMIT); the process's own generators stay as they are.
+        length_params: ``(tokens, count)`` of each group.
+        seed: seed of the top-k sampling (k = 5, as in MEMIT). The state of the global random generators is kept.
 
     Returns:
-        The bare prompt as one group, and a group for each of ``length_params``.
+        The prompt without a context as the first group, then a group for each of ``length_params``.
     """
     groups = copy.deepcopy(PLAIN)
     with evaluating(model), torch.random.fork_rng():
         torch.manual_seed(seed)
-        groups += [_sample(model, tokenizer, length, count) for length, count in length_params]
+        groups += [_sample_group(model, tokenizer, length, count) for length, count in length_params]
     return groups
 
 
-def _sample(model: Any, tokenizer: Any, length: int, count: int) -> list[str]:
-    beginnings = [_BEGINNINGS[i % len(_BEGINNINGS)] for i in range(count)]
-    rows = [list(tokenizer(text)["input_ids"]) for text in beginnings]
+def _sample_group(model: Any, tokenizer: Any, length: int, count: int) -> list[str]:
+    """Generate ``count`` templates of ``length`` tokens."""
+    first_words = [_FIRST_WORDS[i % len(_FIRST_WORDS)] for i in range(count)]
+    rows = [list(tokenizer(text)["input_ids"]) for text in first_words]
     pad = tokenizer.pad_token_id or 0
     ids, mask = pad_rows(rows, pad, "left", model.get_input_embeddings().weight.device)
     config = GenerationConfig(
@@ -55,6 +57,6 @@ def _sample(model: Any, tokenizer: Any, length: int, count: int) -> list[str]:
         max_new_tokens=max(1, length - ids.shape[1]),
         eos_token_id=tokenizer.eos_token_id,
     )
-    written = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+    generated = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+    texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
     return [" ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}" for text in texts]

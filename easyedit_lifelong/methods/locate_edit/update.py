@@ -1,4 +1,4 @@
-"""The closed-form update Δ = R Kᵀ (λ E[kkᵀ] + …)⁻¹ of one layer, and the solvers that compute it."""
+"""The low-rank update of one layer, R Kᵀ (λ E[kkᵀ] + …)⁻¹, and the solvers that compute it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from easyedit_lifelong.errors import EditError
 
 @dataclass(frozen=True)
 class LayerUpdate:
-    """The low-rank update of one layer by a batch of n edits: Δ = residual · adjustedᵀ.
+    """The update of one layer by a batch of n edits, as a product of two factors: Δ = residual · adjustedᵀ.
 
     Attributes:
         keys: K, shape ``(inputs, n)``.
-        adjusted: the solution of the solver's matrix with K, such as (λ E[kkᵀ] + KKᵀ)⁻¹ K, shape ``(inputs, n)``.
-        residual: this layer's part of R, shape ``(outputs, n)``.
+        adjusted: M⁻¹ K, where M is the matrix of the solver, such as λ E[kkᵀ] + KKᵀ; shape ``(inputs, n)``.
+        residual: the residual R of this layer, shape ``(outputs, n)``.
     """
 
     keys: Tensor
@@ -26,11 +26,15 @@ class LayerUpdate:
     residual: Tensor
 
     def matrix(self) -> Tensor:
-        """Return Δ, shape ``(outputs, inputs)``, float64."""
+        """Return Δ, shape ``(outputs, inputs)``, in float64."""
         return self.residual.double() @ self.adjusted.double().t()
 
     def added_to(self, delta: Tensor | None) -> Tensor:
-        """Return a layer's ΔW plus this update, in the dtype that updates are stored in; None counts as zero."""
+        """Return ΔW + Δ in the dtype of the keys.
+
+        Args:
+            delta: ΔW, shape ``(outputs, inputs)``; None: zero.
+        """
         update = self.matrix()
         total = update if delta is None else delta.to(update.device).double() + update
         return total.to(self.keys.dtype)
@@ -40,41 +44,44 @@ class Solver(Protocol):
     """Computes the updates of one layer, batch by batch."""
 
     def update(self, keys: Tensor, residual: Tensor) -> LayerUpdate:
-        """Return the update that maps new keys onto a residual; the solver itself stays as it is.
+        """Return the update that maps new keys to a residual. The solver does not change.
 
         Args:
             keys: K, shape ``(inputs, n)``.
             residual: R, shape ``(outputs, n)``.
 
         Raises:
-            EditError: the keys cannot be solved with.
+            EditError: the update cannot be computed from these keys.
         """
 
     def add(self, keys: Tensor) -> None:
-        """Note that the update of these keys, shape ``(inputs, n)``, is in the layer from now on."""
+        """Record that the layer now has the update of these keys, shape ``(inputs, n)``."""
 
     def truncate(self, count: int) -> None:
-        """Forget all edits but the first ``count``."""
+        """Forget the keys of all edits after the first ``count``."""
 
 
 class AccumulatedKeys:
-    """C_accu = λ E[kkᵀ] + K'K'ᵀ of one layer (arXiv 2403.05330, equation 4), solved with factors that grow with K'.
+    """A :class:`Solver` whose updates take the keys of earlier batches into account.
 
-    The first term is factored once, λ E[kkᵀ] = L Lᵀ (d³/3 operations). From then on a batch of n keys
-    K costs d²n: with Y = L⁻¹[K' K],
+    Its matrix is C_accu = λ E[kkᵀ] + K'K'ᵀ (arXiv 2403.05330, equation 4), where K' are the keys so far. It is solved
+    with factors that grow with K'.
+
+    λ E[kkᵀ] = L Lᵀ is factored once, in d³/3 operations. After that, a batch of n keys K costs d²n operations. With
+    Y = L⁻¹[K' K],
 
         (λ E[kkᵀ] + K'K'ᵀ + KKᵀ)⁻¹ K = L⁻ᵀ (I + YYᵀ)⁻¹ L⁻¹K = L⁻ᵀ Y (I + YᵀY)⁻¹ S,
 
-    where S picks the columns of K from [K' K], and the Cholesky factor of I + YᵀY gets n new rows. Nothing
-    is subtracted, so nothing cancels however small λ is. Once there are as many keys as dimensions, they
-    are folded into L. All in float64. It is a :class:`Solver`: keys of earlier batches weigh on later ones.
+    where S selects the columns of K from [K' K], and the Cholesky factor of I + YᵀY gets n new rows. Nothing is
+    subtracted, so no digits cancel, however small λ is. When there are as many keys as dimensions, L is replaced by
+    the factor of C_accu, and Y is emptied. All computations are in float64.
 
     Args:
         moment: E[kkᵀ], shape ``(d, d)``.
         weight: λ, ``mom2_update_weight``.
-        ridge: share of the moment's mean diagonal that is added to it, for statistics of few tokens.
-        device: where to solve.
-        dtype: of the keys that are kept, and of updates.
+        ridge: this share of the mean of the moment's diagonal is added to its diagonal, for moments of few tokens.
+        device: the device of the computations.
+        dtype: the dtype of stored keys and of updates.
     """
 
     def __init__(
@@ -89,127 +96,129 @@ class AccumulatedKeys:
         self.moment, self.weight, self.ridge = moment, weight, ridge
         self.device = torch.device(device)
         self.keys = torch.empty(len(moment), 0, dtype=dtype)
-        self._factor: Tensor | None = None
-        self._folded = 0
-        self._whitened = torch.empty(len(moment), 0, dtype=torch.float64, device=self.device)
-        self._inner = torch.empty(0, 0, dtype=torch.float64, device=self.device)
-        self._solved: tuple[Tensor, Tensor, Tensor] | None = None
+        self._factor: Tensor | None = None  # L
+        self._factored_keys = 0  # the number of keys that are in L
+        self._last_solve: tuple[Tensor, Tensor, Tensor] | None = None
+        self._clear_whitened_keys()
 
     def matrix(self) -> Tensor:
-        """Return C_accu, shape ``(d, d)``, float64."""
+        """Return C_accu, shape ``(d, d)``, in float64."""
         keys = self.keys.to(self.device, torch.float64)
-        return self._base() + keys @ keys.t()
+        return self._weighted_moment() + keys @ keys.t()
 
     def solve(self, keys: Tensor) -> Tensor:
-        """Return (C_accu + KKᵀ)⁻¹ K for new keys, shape ``(d, n)``, float64. Nothing is accumulated yet.
+        """Return (C_accu + KKᵀ)⁻¹ K, shape ``(d, n)``, in float64. The keys are not added.
 
         Args:
             keys: K, shape ``(d, n)``.
 
         Raises:
-            EditError: the keys, or the second moments, can't be solved with.
+            EditError: the keys or the second moments are NaN, infinite or too large, or the second moments are
+                singular.
         """
-        factor = self._factored()
+        factor = self._get_factor()
         new = torch.linalg.solve_triangular(factor, keys.to(self.device, torch.float64), upper=False)
-        whitened = torch.cat([self._whitened, new], dim=1)
-        inner = self._extended(new)
-        picked = new.new_zeros(whitened.shape[1], new.shape[1])
-        picked[-new.shape[1] :].fill_diagonal_(1)
-        solution = torch.linalg.solve_triangular(factor.t(), whitened @ torch.cholesky_solve(picked, inner), upper=True)
+        whitened = torch.cat([self._whitened_keys, new], dim=1)
+        inner = self._extend_inner_factor(new)
+        selection = new.new_zeros(whitened.shape[1], new.shape[1])
+        selection[-new.shape[1] :].fill_diagonal_(1)
+        inner_solution = torch.cholesky_solve(selection, inner)
+        solution = torch.linalg.solve_triangular(factor.t(), whitened @ inner_solution, upper=True)
         if not torch.isfinite(solution).all():
             raise EditError("the update isn't finite: the keys or the second moments hold NaN or infinite values")
-        self._solved = (keys, whitened, inner)
+        self._last_solve = (keys, whitened, inner)
         return solution
 
     def update(self, keys: Tensor, residual: Tensor) -> LayerUpdate:
-        """Return Δ = R Kᵀ (C_accu + KKᵀ)⁻¹; see :class:`Solver`."""
+        """Return the update R Kᵀ (C_accu + KKᵀ)⁻¹; see :meth:`Solver.update`."""
         dtype = self.keys.dtype
         keys = keys.to(dtype)
         return LayerUpdate(keys.cpu(), self.solve(keys).to("cpu", dtype), residual.to("cpu", dtype))
 
     def add(self, keys: Tensor) -> None:
-        """Accumulate keys, shape ``(d, n)``: they are K' from now on."""
-        kept = keys.to("cpu", self.keys.dtype)
-        if self._solved is not None and torch.equal(self._solved[0].to("cpu", torch.float64), kept.double()):
-            _, self._whitened, self._inner = self._solved  # the factors of the solve just before
+        """Append keys, shape ``(d, n)``, to K'."""
+        stored = keys.to("cpu", self.keys.dtype)
+        if self._last_solve is not None and torch.equal(self._last_solve[0].to("cpu", torch.float64), stored.double()):
+            _, self._whitened_keys, self._inner_factor = self._last_solve
         else:
-            new = torch.linalg.solve_triangular(self._factored(), kept.to(self.device, torch.float64), upper=False)
-            self._inner = self._extended(new)
-            self._whitened = torch.cat([self._whitened, new], dim=1)
-        self._solved = None
-        self.keys = torch.cat([self.keys, kept], dim=1)
-        if self._whitened.shape[1] >= len(self.moment):
-            self._refactor()
+            new = torch.linalg.solve_triangular(self._get_factor(), stored.to(self.device, torch.float64), upper=False)
+            self._inner_factor = self._extend_inner_factor(new)
+            self._whitened_keys = torch.cat([self._whitened_keys, new], dim=1)
+        self._last_solve = None
+        self.keys = torch.cat([self.keys, stored], dim=1)
+        if self._whitened_keys.shape[1] >= len(self.moment):
+            self._compute_factor()
 
     def truncate(self, count: int) -> None:
-        """Forget all keys but the first ``count``."""
-        self._solved = None
+        """Forget all keys after the first ``count``."""
+        self._last_solve = None
         self.keys = self.keys[:, :count].clone()
-        if count < self._folded:
+        if count < self._factored_keys:
             self._factor = None
-            self._empty()
+            self._clear_whitened_keys()
         else:
-            count -= self._folded
+            count -= self._factored_keys
+            self._whitened_keys = self._whitened_keys[:, :count].clone()
             # A leading block of a Cholesky factor is the factor of the leading block.
-            self._whitened, self._inner = self._whitened[:, :count].clone(), self._inner[:count, :count].clone()
+            self._inner_factor = self._inner_factor[:count, :count].clone()
 
-    def _extended(self, new: Tensor) -> Tensor:
-        """Return the Cholesky factor of I + YᵀY with whitened keys appended to Y."""
-        beside = torch.linalg.solve_triangular(self._inner, self._whitened.t() @ new, upper=False)
-        corner = torch.eye(new.shape[1], dtype=new.dtype, device=new.device) + new.t() @ new - beside.t() @ beside
-        lower, problem = torch.linalg.cholesky_ex(corner)
-        if problem.any() or not torch.isfinite(lower).all():
-            raise EditError("the new keys can't be solved with: they are NaN, infinite or far too large")
-        old = self._inner.shape[0]
+    def _extend_inner_factor(self, new: Tensor) -> Tensor:
+        """Return the Cholesky factor of I + YᵀY after whitened keys ``new``, shape ``(d, n)``, are appended to Y."""
+        off_diagonal = torch.linalg.solve_triangular(self._inner_factor, self._whitened_keys.t() @ new, upper=False)
+        identity = torch.eye(new.shape[1], dtype=new.dtype, device=new.device)
+        corner, problem = torch.linalg.cholesky_ex(identity + new.t() @ new - off_diagonal.t() @ off_diagonal)
+        if problem.any() or not torch.isfinite(corner).all():
+            raise EditError("the update can't be computed: the new keys are NaN, infinite or far too large")
+        old = self._inner_factor.shape[0]
         size = old + new.shape[1]
         inner = torch.zeros(size, size, dtype=new.dtype, device=new.device)
-        inner[:old, :old], inner[old:, :old], inner[old:, old:] = self._inner, beside.t(), lower
+        inner[:old, :old], inner[old:, :old], inner[old:, old:] = self._inner_factor, off_diagonal.t(), corner
         return inner
 
-    def _base(self) -> Tensor:
-        """Return λ E[kkᵀ], regularised, float64."""
-        base = self.moment.to(self.device, torch.float64) * self.weight
+    def _weighted_moment(self) -> Tensor:
+        """Return λ E[kkᵀ] with the ridge, in float64."""
+        weighted = self.moment.to(self.device, torch.float64) * self.weight
         if self.ridge:
-            base.diagonal().add_(self.ridge * base.diagonal().mean())
-        return base
+            weighted.diagonal().add_(self.ridge * weighted.diagonal().mean())
+        return weighted
 
-    def _factored(self) -> Tensor:
-        if self._factor is None:
-            self._refactor()
-        assert self._factor is not None
-        return self._factor
+    def _get_factor(self) -> Tensor:
+        """Return L; compute it first if necessary."""
+        return self._compute_factor() if self._factor is None else self._factor
 
-    def _refactor(self) -> None:
-        matrix = self.matrix()
-        factor, problem = torch.linalg.cholesky_ex(matrix)
+    def _compute_factor(self) -> Tensor:
+        """Factor C_accu, which empties Y; return the factor."""
+        factor, problem = torch.linalg.cholesky_ex(self.matrix())
         if problem.any() or not torch.isfinite(factor).all():
             raise EditError(
-                "the second moments can't be solved with: they aren't positive definite. "
+                "the update can't be computed: the second moments aren't positive definite. "
                 "Collect them from more, or more varied, text (mom2_n_tokens at least four times the key size)."
             )
-        self._factor, self._folded = factor, self.keys.shape[1]
-        self._empty()
+        self._factor, self._factored_keys = factor, self.keys.shape[1]
+        self._clear_whitened_keys()
+        return factor
 
-    def _empty(self) -> None:
-        self._whitened = torch.empty(len(self.moment), 0, dtype=torch.float64, device=self.device)
-        self._inner = torch.empty(0, 0, dtype=torch.float64, device=self.device)
+    def _clear_whitened_keys(self) -> None:
+        """Empty Y and the Cholesky factor of I + YᵀY."""
+        self._whitened_keys = torch.empty(len(self.moment), 0, dtype=torch.float64, device=self.device)
+        self._inner_factor = torch.empty(0, 0, dtype=torch.float64, device=self.device)
 
 
 class SeparateBatches(AccumulatedKeys):
-    """λ E[kkᵀ] alone: each batch is solved for without the keys of earlier ones (MEMIT, arXiv 2210.07229)."""
+    """A :class:`Solver` whose updates ignore the keys of earlier batches (MEMIT, arXiv 2210.07229)."""
 
     def add(self, keys: Tensor) -> None:
-        """Keep nothing."""
-        self._solved = None
+        """Add nothing."""
+        self._last_solve = None
 
 
 def solving_device(size: int, preferred: torch.device, layers: int) -> torch.device:
-    """Return where to solve with ``(size, size)`` matrices in float64: on the GPU if a factor of each layer fits.
+    """Return the device to solve on: the layer's GPU if the float64 matrices of all layers fit, else the CPU.
 
     Args:
-        size: d.
-        preferred: the layer's device.
-        layers: how many layers are solved for; one factor of each is kept, and two more matrices are needed at a time.
+        size: number of rows and columns of each matrix.
+        preferred: the device of the layer.
+        layers: the number of edited layers. One factor of each stays in memory; a solve needs two more matrices.
     """
     if preferred.type != "cuda":
         return torch.device("cpu")

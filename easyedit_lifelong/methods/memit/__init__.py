@@ -1,1 +1,1 @@
-"""MEMIT (arXiv 2210.07229), without EasyEdit: batches of facts into the weights of a few MLP layers."""
+"""A native implementation of MEMIT (arXiv 2210.07229): writes batches of facts into the weights of MLP layers."""

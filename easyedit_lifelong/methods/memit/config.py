@@ -1,4 +1,4 @@
-"""The native MEMIT's hyperparameters: those of EasyEdit's MEMIT files, under a name of its own."""
+"""The hyperparameters of the native MEMIT: those of EasyEdit's MEMIT, with a different ``alg_name``."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 
 @dataclass(kw_only=True)
 class NativeMemitHyperParams(LocateEditHyperParams):
-    """Hyperparameters of the native MEMIT (arXiv 2210.07229): :class:`LocateEditHyperParams`, and none besides.
+    """Hyperparameters of the native MEMIT (arXiv 2210.07229); see :class:`LocateEditHyperParams`.
 
-    ``alg_name: MEMIT`` means EasyEdit's own method, which is still there.
+    ``alg_name: MEMIT`` selects EasyEdit's MEMIT, and ``alg_name: MEMIT-native`` selects this one.
     """
 
     ALG_NAME: ClassVar[str] = "MEMIT-native"

@@ -1,4 +1,4 @@
-"""The MEMIT editor of a model, and EasyEdit's apply function for it."""
+"""The editor of the native MEMIT, and its apply function with the signature that EasyEdit expects."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from easyedit_lifelong.methods.shared.rollback import Rollback
 class MemitEditor(WeightEditor[Batch]):
     """Edits a model's weights with MEMIT (arXiv 2210.07229, section 4). Get it with :meth:`on`.
 
-    For each layer from the first to the last, with the keys K of the batch, R = (z - h)/(layers left) and the second
-    moments C₀ = E[kkᵀ] of ordinary text:
+    For each layer from the first to the last, with the keys K of the batch, the residual R = (z - h)/(layers left) and
+    the second moment C₀ = E[kkᵀ] of ordinary text:
 
         Δ = R Kᵀ (λ C₀ + K Kᵀ)⁻¹,    W ← W + Δ
 
-    As upstream, a batch does not know the keys of earlier ones.
+    As in the authors' code, the update of a batch does not depend on the keys of earlier batches.
     """
 
     hparams_class = NativeMemitHyperParams
@@ -44,21 +44,21 @@ def apply_memit_to_model(
     Args:
         model: a causal language model. Its weights are edited in place.
         tok: its tokenizer.
-        requests: requests in EasyEdit's fields, or :class:`EditRequest` objects, each with its subject.
+        requests: dicts with EasyEdit's fields, or :class:`EditRequest` objects. Each needs a subject.
         hparams: the hyperparameters.
         copy: edit a copy of the model instead.
-        return_orig_weights: EasyEdit passes it; the rollback is always returned.
-        keep_original_weight: whether walking the rollback's ``.items()`` rolls back, as EasyEdit's 2023 release
-            expects. Calling the rollback always does.
-        **kwargs: EasyEdit passes other methods' arguments to every method; they are ignored.
+        return_orig_weights: accepted because EasyEdit passes it; a rollback is always returned.
+        keep_original_weight: whether iterating over the rollback's ``.items()`` rolls back, as EasyEdit's 2023
+            release expects. Calling the rollback always does.
+        **kwargs: ignored. EasyEdit passes the arguments of all methods to every method.
 
     Returns:
-        The edited model, and a :class:`Rollback` whose ``results`` say what was done per request.
+        The edited model, and a :class:`Rollback` whose ``results`` has the result of each request.
 
     Raises:
         DataError: a request cannot be used.
-        ModelError: the model has no such layers.
-        EditError: a batch failed. Then none of these requests has been applied.
+        ModelError: the model lacks a layer that the hyperparameters name.
+        EditError: a batch failed. Then no request has been applied.
     """
     return apply_with(
         lambda edited: MemitEditor.on(edited, tok, hparams),

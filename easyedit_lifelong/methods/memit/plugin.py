@@ -1,4 +1,4 @@
-"""The native MEMIT, registered through the hook that any plugin uses."""
+"""Register the native MEMIT, with the same hook as a third-party plugin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from easyedit_lifelong.methods.memit.editor import MemitEditor, apply_memit_to_m
 
 @hookimpl
 def register_methods(register: Callable[[EditMethod], None]) -> None:
-    """Register the native MEMIT; plain ``MEMIT`` is EasyEdit's."""
+    """Register ``MEMIT-native``; the name ``MEMIT`` belongs to EasyEdit's MEMIT."""
     store = BatchStore(MemitEditor)
     register(
         EditMethod(
@@ -30,6 +30,6 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             remove_batches=store,
             describe=store.describe,
             plain_weights=store.plain_weights,
-            reasons=batch_reasons("MEMIT") | {"explain": "they are in the weights and act at every token."},
+            reasons=batch_reasons("MEMIT") | {"explain": "its edits are in the weights and act at every token."},
         )
     )

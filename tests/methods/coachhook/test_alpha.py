@@ -31,7 +31,7 @@ def test_in_the_edited_model_alpha_is_what_the_batch_will_be_decided_by(
     for path, scores in highest(model, tokenizer).items():
         expected = min(2.2, *scores)
         assert editor.alphas[path] == pytest.approx(expected, abs=1e-3)
-        assert all(score >= editor.alphas[path] - editor.hooks[path].slack for score in scores)
+        assert all(score >= editor.alphas[path] - editor.hooks[path].tolerance for score in scores)
 
 
 @pytest.mark.parametrize("score", ["z", "weighed"])
@@ -73,7 +73,7 @@ ALL = {"alpha_model": "edited", "alpha_prompts": "all", "z_tokens": "others", "a
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_every_edit_so_far_can_be_kept_in_scope(family: str, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(alphas, "_TOKENS_AT_ONCE", 6)  # so that one group of prompts moves the keys of another
+    monkeypatch.setattr(alphas, "_MAX_TOKENS", 6)  # so that one group of prompts moves the keys of another
     model = build_model(family)
     editor = editor_on(model, tokenizer, hparams_for(family, **ALL))
     for request in requests_for():

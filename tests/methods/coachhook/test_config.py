@@ -118,7 +118,7 @@ def test_a_mistyped_key_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(HyperParameterError, match=rf"\b{name}: |mom2_n_tokens: give it"):
+    with pytest.raises(HyperParameterError, match=rf"\b{name}: |mom2_n_tokens: give either"):
         hparams_for("llama", **{name: value})
 
 

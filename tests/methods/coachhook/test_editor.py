@@ -222,8 +222,8 @@ STAGES: dict[str, tuple[Any, str, int, Callable[[Any], Any]]] = {
     "the third layer's factor": (AccumulatedKeys, "add", 3, raising),
     "the second batch's solve": (AccumulatedKeys, "solve", 5, nans),
     "alphas": (EditingPasses, "inputs_for_prompts", 1, lambda answer: ([nans(x) for x in answer[0]], answer[1])),
-    "the end": (HookLayers, "settle", 1, raising),
-    "the second batch's end": (HookLayers, "settle", 2, raising),
+    "the end": (HookLayers, "finish_batch", 1, raising),
+    "the second batch's end": (HookLayers, "finish_batch", 2, raising),
     "values": (editing, "optimise_targets", 1, raising),
     "the second batch's values": (editing, "optimise_targets", 2, raising),
 }
@@ -434,7 +434,7 @@ def test_rolled_back_for_good() -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     editor = editor_on(model, tokenizer, hparams_for("llama"))
     editor.edit(requests_for(0))[1]()
-    with pytest.raises(EditError, match="rolled back for good"):
+    with pytest.raises(EditError, match=r"get a new one with CoachHookEditor\.on"):
         editor.edit(requests_for(1))
 
 

@@ -72,7 +72,7 @@ def test_a_token_behind_the_prompt_is_judged_against_the_prompt_and_itself(end: 
 @pytest.mark.parametrize("end", range(2, 6))
 def test_or_every_token_is_judged_against_the_others_of_the_prompt(end: int) -> None:
     norms = [3.0, 0.5, 7.0, 1.0, 2.0, 9.0]
-    scores = score_norms(torch.tensor([norms]), torch.ones(1, 6).bool(), torch.tensor([end]), others=True)
+    scores = score_norms(torch.tensor([norms]), torch.ones(1, 6).bool(), torch.tensor([end]), leave_one_out=True)
     expected = [by_hand(norms, of, end, others=True) for of in range(6)]
     close(scores[0], torch.tensor(expected).double())
 
@@ -80,7 +80,7 @@ def test_or_every_token_is_judged_against_the_others_of_the_prompt(end: int) -> 
 @pytest.mark.parametrize("height", [1e2, 1e4, 1e6])
 def test_a_token_that_stands_out_by_much_is_scored_exactly(height: float) -> None:
     norms = [1.0, height, 1.1, 0.9, 1.05]
-    scores = score_norms(torch.tensor([norms]), torch.ones(1, 5).bool(), others=True)
+    scores = score_norms(torch.tensor([norms]), torch.ones(1, 5).bool(), leave_one_out=True)
     assert float(scores[0, 1]) == pytest.approx(by_hand(norms, 1, 4, others=True), rel=1e-3)
 
 
@@ -88,7 +88,7 @@ def test_judged_against_the_others_a_short_prompt_can_score_as_high_as_a_long_on
     short, long = [1.0, 9.0, 1.2, 0.8], [1.0, 9.0, 1.2, 0.8, 1.1, 0.9, 1.2, 0.8, 1.1, 0.9]
     highest = {
         others: [
-            float(score_norms(torch.tensor([norms]), torch.ones(1, len(norms)).bool(), others=others).max())
+            float(score_norms(torch.tensor([norms]), torch.ones(1, len(norms)).bool(), leave_one_out=others).max())
             for norms in (short, long)
         ]
         for others in (False, True)
@@ -100,12 +100,12 @@ def test_judged_against_the_others_a_short_prompt_can_score_as_high_as_a_long_on
 def test_weighed_scores_tell_a_large_change_from_one_that_merely_stands_out() -> None:
     model, model.dtype = torch.nn.Linear(3, 2), torch.float32
     layer = HookLayer(model, model, 0.0)
-    layer.set(torch.zeros(2, 3), 1.0, Mode.VALIDATED, 2.0)
+    layer.set_weight(torch.zeros(2, 3), 1.0, Mode.VALIDATED, 2.0)
     scores = torch.tensor([[9.0, 9.0, -1.0, float("nan")]]).double()
     norms = torch.tensor([[8.0, 0.5, 50.0, 1.0]])
-    assert layer.weighed(scores, norms).nan_to_num(nan=-1.0).tolist() == [[6.0, 1.5, 0.0, -1.0]]
-    layer.set(torch.zeros(2, 3), 1.0, Mode.VALIDATED)
-    assert layer.weighed(scores, norms) is scores
+    assert layer.weigh(scores, norms).nan_to_num(nan=-1.0).tolist() == [[6.0, 1.5, 0.0, -1.0]]
+    layer.set_weight(torch.zeros(2, 3), 1.0, Mode.VALIDATED)
+    assert layer.weigh(scores, norms) is scores
 
 
 @pytest.mark.parametrize("left", [0, 1, 3])
@@ -131,7 +131,7 @@ def test_padding_has_no_part_in_scores(left: int, right: int) -> None:
     ],
 )
 def test_no_spread_no_score(norms: list[float], others: bool) -> None:
-    scores = score_norms(torch.tensor([norms]).double(), torch.ones(1, len(norms)).bool(), others=others)
+    scores = score_norms(torch.tensor([norms]).double(), torch.ones(1, len(norms)).bool(), leave_one_out=others)
     assert not (scores >= -1e9).any()
 
 
@@ -144,7 +144,7 @@ def test_scores_of_a_model_are_those_of_its_keys(family: str, edited: tuple[Any,
     handle.remove()
     assert first.weight is not None
     norms = (keys[0][0].double() @ first.weight.delta.double().t()).norm(dim=1).tolist()
-    expected = [by_hand(norms, of, len(norms) - 1, first.others) for of in range(len(norms))]
+    expected = [by_hand(norms, of, len(norms) - 1, first.leave_one_out) for of in range(len(norms))]
     if first.weight.ordinary is not None:
         ordinary = float(first.weight.ordinary)
         expected = [(max(z, 0) * norm / ordinary) ** 0.5 for z, norm in zip(expected, norms, strict=True)]
@@ -252,7 +252,7 @@ def test_prompts_out_of_scope_get_the_unedited_logits_bitwise(family: str) -> No
     ]
     alpha = sorted(highest)[len(PROMPTS) // 2] + 0.01
     for hook in coachhook_editor(model).hooks.values():
-        hook.set(hook.weight.delta if hook.weight else None, alpha, Mode.VALIDATED)
+        hook.set_weight(hook.weight.delta if hook.weight else None, alpha, Mode.VALIDATED)
     same = []
     for prompt in PROMPTS:
         inputs = tokenizer(prompt, return_tensors="pt")
@@ -332,7 +332,7 @@ def test_a_layer_of_its_own_leaves_nothing() -> None:
     module = model.model.layers[1].mlp.down_proj
     before = (dict(module.__dict__), dict(module._modules), set(model.__dict__))
     layer = HookLayer(model, module, 1e-4)
-    layer.set(torch.ones(32, 48), 2.0, Mode.VALIDATED)
+    layer.set_weight(torch.ones(32, 48), 2.0, Mode.VALIDATED)
     assert CHILD in module._modules
     layer.detach()
     layer.detach()

@@ -31,7 +31,7 @@ def test_alpha_and_z_scores() -> None:
         ("last hook layer", False),
     ]
     assert alpha.series[1].points == [(1, 1.5), (2, 1.25)]
-    assert "it only falls, from 2.2; in the end it is 1.250 to 1.800." in alpha.caption
+    assert "It only falls, from 2.2; at the end it is 1.250 to 1.800." in alpha.caption
     assert scores.series[0].points == [(1, [2.0, 3.0]), (2, [4.0, 5.0])]
     assert scores.series[1].points == [(1, 1.5), (2, 1.25)]
 

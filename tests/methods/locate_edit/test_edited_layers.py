@@ -44,20 +44,20 @@ def test_an_update_changes_the_output_by_its_matrix(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_updates_add_up_bitwise_as_they_were_applied(kind: str, dtype: torch.dtype) -> None:
     layers, module = layers_of(kind, dtype)
-    contents, before = layers.contents()["a"], module.weight.detach().clone()
+    tensor, before = layers.tensors()["a"], module.weight.detach().clone()
     for seed in range(3):
         layers.apply("a", update(seed))
-        contents = layers.added("a", contents, update(seed))
-        assert torch.equal(contents.to(dtype), module.weight)
+        tensor = layers.with_update("a", tensor, update(seed))
+        assert torch.equal(tensor.to(dtype), module.weight)
     assert module.weight.dtype == dtype
-    layers.put_back({"a": before})
+    layers.restore({"a": before})
     assert torch.equal(module.weight, before)
-    assert torch.equal(layers.content("a"), before)
+    assert torch.equal(layers.master_weight("a"), before)
 
 
 def test_what_was_kept_is_not_changed_by_later_updates() -> None:
     layers, module = layers_of("linear")
-    kept, before = layers.contents()["a"], module.weight.detach().clone()
+    kept, before = layers.tensors()["a"], module.weight.detach().clone()
     layers.apply("a", update())
     assert kept is not None
     assert torch.equal(kept, before)
@@ -74,7 +74,7 @@ def test_an_update_that_is_not_finite_leaves_the_weight(broken: float) -> None:
 
 def test_the_unedited_weights_are_there_for_a_while() -> None:
     layers, module = layers_of("linear")
-    unedited = layers.contents()
+    unedited = layers.tensors()
     layers.apply("a", update())
     edited = module.weight.detach().clone()
     with contextlib.suppress(KeyboardInterrupt), layers.without_edits(unedited):
@@ -85,6 +85,6 @@ def test_the_unedited_weights_are_there_for_a_while() -> None:
 
 def test_weights_that_are_elsewhere_are_named() -> None:
     module = torch.nn.Linear(6, 4, device="meta")
-    with pytest.raises(EditError, match="TEST has updates in the weights, but those of b aren't in memory"):
+    with pytest.raises(EditError, match="TEST writes updates into the weights, but those of b aren't in memory"):
         EditedLayers({"a": torch.nn.Linear(6, 4), "b": module}, "TEST").check_writable()
     EditedLayers({"a": torch.nn.Linear(6, 4)}, "TEST").check_writable()

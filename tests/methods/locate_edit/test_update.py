@@ -174,7 +174,7 @@ def test_hostile_numbers_are_refused_and_leave_nothing_behind(bad: float) -> Non
     poisoned[1, 1] = bad
     before, matrix = accumulated.solve(good), accumulated.matrix()
     for act in (accumulated.solve, accumulated.add):
-        with pytest.raises(EditError, match="can't be solved with"):
+        with pytest.raises(EditError, match="can't be computed"):
             act(poisoned)
     assert torch.equal(accumulated.solve(good), before)
     assert torch.equal(accumulated.matrix(), matrix)

@@ -208,7 +208,7 @@ def test_each_request_stops_by_itself() -> None:
 
 @pytest.fixture
 def whole(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    monkeypatch.setattr(SuffixRows, "_agrees", lambda *_: False)
+    monkeypatch.setattr(SuffixRows, "_matches_full_pass", lambda *_: False)
     return monkeypatch
 
 
@@ -331,17 +331,17 @@ def test_every_row_is_placed_once_with_its_look_up_in_one_column() -> None:
     assert sum(map(len, groups)) == sum(len(fact.rows) for fact in facts)
     share = torch.zeros(len(facts), dtype=torch.float64)
     for owned in groups:
-        at = place(runner, owned)
+        rows = place(runner, owned)
         for number, item in enumerate(owned):
-            tokens = at.ids[number][at.mask[number].bool()].tolist()
+            tokens = rows.ids[number][rows.mask[number].bool()].tolist()
             assert tokens == item.row.prompt + item.row.target[:-1]
-            assert at.ids[number, at.start] == item.row.prompt[item.row.lookup]
-        for row, column, token in zip(at.rows, at.columns, at.targets, strict=False):
+            assert rows.ids[number, rows.lookup_column] == item.row.prompt[item.row.lookup]
+        for row, column, token in zip(rows.prediction_row, rows.prediction_column, rows.targets, strict=False):
             row_of = owned[int(row)].row
             read = row_of.prompt + row_of.target
             assert read[row_of.lookup + int(column) + 1] == int(token)
-        share.index_add_(0, at.target_owner, at.target_weight)
-        kept, essences = at.keep(at.owner == at.owner[0])
-        assert (kept.owner == at.owner[0]).all()
-        assert len(kept.essence_owner) == int(essences.sum())
+        share.index_add_(0, rows.target_request, rows.target_weight)
+        kept, essences = rows.select_rows(rows.request == rows.request[0])
+        assert (kept.request == rows.request[0]).all()
+        assert len(kept.essence_request) == int(essences.sum())
     torch.testing.assert_close(share, torch.ones_like(share))

@@ -1,4 +1,4 @@
-"""One editor on a model: found there, put there, continued with the same settings, taken off."""
+"""The one editor that a MEMIT-like method has on a model: find it, make it, detach it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _PLACE = ""
-"""All edited layers have one editor."""
+"""The registry of editors distinguishes a method's editors by place. All edited layers share this editor."""
 
 
-class OneEditor:
-    """An editor of all edited layers of a model.
+class ModelEditor:
+    """Base class of an editor that edits several layers of a model. A model has one at most of each method.
 
     Args:
         model: the model to edit.
         tokenizer: its tokenizer.
-        hparams: the method's hyperparameters.
+        hparams: the hyperparameters of the method.
 
     Attributes:
         attached: whether the editor is still on its model.
@@ -43,15 +43,15 @@ class OneEditor:
 
     @classmethod
     def of(cls, model: Any) -> Self | None:
-        """Return the editor that is on a model, if there is one."""
+        """Return the editor of this method that is on a model; None if there is none."""
         return editors_on(model, cls.hparams_class.ALG_NAME).get(_PLACE)
 
     @classmethod
-    def required(cls, model: Any) -> Self:
-        """Return the editor of a model that carries edits of this method.
+    def require(cls, model: Any) -> Self:
+        """Return the editor of this method that is on a model.
 
         Raises:
-            EditError: it carries none.
+            EditError: the model has no edits of this method.
         """
         editor = cls.of(model)
         if editor is None:
@@ -67,19 +67,19 @@ class OneEditor:
         moments: Mapping[str, SecondMoment] | None = None,
         templates: Templates | None = None,
     ) -> Self:
-        """Return the model's editor; if it has none, put one on it.
+        """Return the editor of this method that is on a model; make one if there is none.
 
         Args:
             model: the model.
             tokenizer: its tokenizer.
-            hparams: the method's hyperparameters.
-            moments: E[kkᵀ] by path of the projection; by default those that the hyperparameters name.
-            templates: context templates; by default the model generates them.
+            hparams: the hyperparameters of the method.
+            moments: the second moment of each projection, by path; None: those that the hyperparameters name.
+            templates: the context templates; None: the model generates them.
 
         Raises:
-            ModelError: the model has no such layers.
-            EditError: the model carries edits of this method with other settings, or another method's in the weights
-                that this one changes.
+            ModelError: the model lacks a layer that the hyperparameters name.
+            EditError: the model has edits of this method with other hyperparameters, or the weights to edit have
+                edits of another method.
         """
         editor = cls.of(model)
         if editor is None:
@@ -93,25 +93,26 @@ class OneEditor:
             return editor
         carried = f"the model carries {hparams.ALG_NAME} edits"
         check_continues(carried, editor.hparams, hparams, hparams.SAME_SETTINGS, "Roll them back first.")
-        if tokenizer is not editor.tokenizer:  # loaded edits came without one
+        if tokenizer is not editor.tokenizer:  # edits can be loaded without a tokenizer
             editor.tokenizer, editor._runner = tokenizer, Runner(model, tokenizer)
         editor.hparams = hparams
         return editor
 
     @property
     def weight_paths(self) -> list[str]:
-        """Paths of the projections whose weights the editor changes; none if its edits are beside the weights."""
+        """The paths of the projections whose weights the editor changes; empty if it keeps ΔW beside the weights."""
         return []
 
     def _check_only_writer(self) -> None:
-        """Check that no other method changes the same weights: rolling one back would lose the other's edits."""
-        found = [one for method in get_plugins().methods for one in editors_on(self.model, method.name).values()]
-        for other in (one for one in found if isinstance(one, OneEditor) and one is not self):
+        """Check that no other method edits the same weights: rolling one back would remove the other's edits."""
+        methods = get_plugins().methods
+        editors = [editor for method in methods for editor in editors_on(self.model, method.name).values()]
+        for other in (editor for editor in editors if isinstance(editor, ModelEditor) and editor is not self):
             if shared := next((path for path in self.weight_paths if path in other.weight_paths), None):
                 name = other.hparams.ALG_NAME
                 raise EditError(f"the weights of {shared} carry {name} edits already; roll those back first")
 
     def _detach(self) -> None:
-        """Take the editor off its model."""
+        """Remove the editor from its model."""
         self.attached = False
         unregister_editor(self.model, self.hparams.ALG_NAME, _PLACE)
