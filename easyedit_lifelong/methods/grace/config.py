@@ -26,7 +26,7 @@ class GraceHyperParams(PluginHyperParams):
         eps: deferral radius of a new key, in units of ``dist_fn`` (section 3.2). ``auto`` derives each key's radius
             from sample sentences; see ``false_fire_rate``.
         dist_fn: distance between query and key: ``euc`` for Euclidean, ``cos`` for 1 - cosine similarity.
-        val_init: start of a new value: ``cold``, uniform in [0, 1), or ``warm``, the layer's output at the query token.
+        val_init: start of a new value: ``cold``, uniform in [0, 1), or ``warm``, the output that it replaces.
         val_train: ``sgd``, or ``adv`` to train ``num_pert`` copies of the value at once, all but the first with
             standard normal noise. (In the authors' code that noise is always zero.)
         val_reg: has no effect in the authors' code; only None loads.
