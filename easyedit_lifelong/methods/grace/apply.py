@@ -1,4 +1,4 @@
-"""Apply GRACE to a model: EasyEdit's apply function."""
+"""Apply GRACE to a model, with the signature of EasyEdit's apply functions, or to a plain module."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ def apply_grace_to_model(
     keep_original_weight: bool = False,
     **kwargs: Any,
 ) -> tuple[Any, Rollback[EditResult]]:
-    """Edit a model with GRACE, one request after the other.
+    """Edit a model with GRACE (arXiv 2211.11031), request by request.
 
-    A model that already carries GRACE edits on the same layer gets further ones in the same codebook.
+    If the layer carries GRACE edits already, the new edits go into the same codebook.
 
     Args:
-        model: a causal language model. It is edited in place, and its weights are never touched.
+        model: the model to edit in place. Its weights stay unchanged.
         tok: its tokenizer.
         requests: requests in EasyEdit's fields, or :class:`EditRequest` objects.
         hparams: GRACE's hyperparameters.
         copy: edit a copy of the model instead.
-        return_orig_weights: taken for EasyEdit's sake; the way back is always returned.
-        keep_original_weight: whether walking the rollback's ``.items()`` undoes the edits, as
-            EasyEdit's 2023 release means it. Calling the rollback always does.
-        **kwargs: EasyEdit passes other methods' arguments to every method; they are ignored.
+        return_orig_weights: accepted for compatibility with EasyEdit and ignored; the rollback is always returned.
+        keep_original_weight: whether iteration over the rollback's ``.items()`` rolls the edits back, as EasyEdit's
+            2023 release expects. A call of the rollback always does.
+        **kwargs: ignored; EasyEdit passes other methods' arguments to every method.
 
     Returns:
-        The edited model, and a :class:`Rollback` whose ``results`` hold what was done per request.
+        The edited model, and a :class:`Rollback` with one result per request in ``results``.
 
     Raises:
         DataError: a request can't be used.
@@ -60,25 +60,24 @@ def apply_grace_to_model(
 def apply_grace_to_module(
     module: nn.Module, inputs: Tensor, labels: Sequence[int] | Tensor, hparams: GraceHyperParams
 ) -> tuple[nn.Module, Rollback[EditResult]]:
-    """Have a plain module give some inputs other classes, one edit for each, in order.
+    """Edit a plain module with GRACE so that it assigns given classes to given inputs, one edit per input.
 
-    The module can be anything that maps a tensor ``(batch, …)`` to class logits ``(batch, classes)``. At a layer
-    from ``(batch, width)`` every row is looked up in the codebook; at one from ``(batch, tokens, width)`` every
-    row's last token.
+    The module can be any that maps a tensor ``(batch, …)`` to class logits ``(batch, classes)``. The query is the
+    layer's input: each row of ``(batch, width)``, or the last token of each row of ``(batch, tokens, width)``.
 
     Args:
-        module: it is edited in place; its weights aren't touched.
-        inputs: what should be classified otherwise, shape ``(examples, …)``.
-        labels: the classes, as many.
+        module: the module to edit in place. Its weights stay unchanged.
+        inputs: the inputs to assign a class to, shape ``(examples, …)``.
+        labels: the class of each input.
         hparams: GRACE's hyperparameters; ``inner_params`` names a layer of the module.
 
     Returns:
-        The module, and a :class:`Rollback` whose ``results`` hold what was done per example.
+        The module, and a :class:`Rollback` with one result per input in ``results``.
 
     Raises:
-        DataError: there are no examples, or not as many labels.
+        DataError: there are no inputs, or the numbers of inputs and labels differ.
         ModelError: the module has no such layer.
-        EditError: an edit failed. Then none of these examples has been edited.
+        EditError: an edit failed. Then no input has been edited.
     """
     classes = [int(label) for label in labels]
     if not classes or len(classes) != len(inputs):

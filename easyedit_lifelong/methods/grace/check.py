@@ -1,4 +1,4 @@
-"""What has to fit between GRACE's hyperparameters and a model, and its requests."""
+"""Checks before the first edit: whether GRACE's hyperparameters fit the model and the requests."""
 
 from __future__ import annotations
 
@@ -12,69 +12,81 @@ from easyedit_lifelong.methods.grace.named_layers import answering_layer, find_l
 from easyedit_lifelong.methods.grace.subject.contexts import prepare_case
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
 from easyedit_lifelong.models.anatomy import anatomy_of
+from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.prompt_positions import stack_of
 
 
 def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
-    """Check that the model has the layer that the hyperparameters name, and a use for the tokens that they name.
+    """Check that the model has the named layers, and that ``query_token`` and ``replacement`` suit its kind.
 
     Raises:
-        ModelError: it doesn't; the message says what it has.
+        ModelError: a check fails; the message says what the model has instead.
     """
     _, layer = find_layer(model, hparams)
     kind, name = kind_of(model), type(model).__name__
     if kind is Kind.CAUSAL and hparams.query_token == "first":
         raise ModelError(
-            "query_token: the first token of a causal language model has seen nothing of the prompt, so "
-            f"{name} can't be asked with it. Use prompt_last."
+            "query_token: the first token of a causal language model has seen nothing of the prompt, so its "
+            f"activation can't be the query in {name}. Use prompt_last."
         )
     if hparams.by_subject:
-        _check_subjects(model, hparams, kind, name)
+        _check_edits_by_subject(model, hparams, kind, name)
     in_decoder = kind is Kind.SEQ2SEQ and stack_of(model, layer) is not model.get_encoder()
     if in_decoder and hparams.replacement == "replace_prompt":
         raise ModelError(
-            f"replacement: nothing stands before the start token of {name}'s decoder that replace_prompt could "
-            "replace. Use replace_last or replace_all, or name a layer of the encoder."
+            f"replacement: there are no tokens before the start token of {name}'s decoder, so replace_prompt would "
+            "replace nothing. Use replace_last or replace_all, or name a layer of the encoder."
         )
 
 
 def check_requests(model: Any, tok: Any, hparams: GraceHyperParams, requests: Sequence[EditRequest]) -> None:
-    """Check that every request can be edited: one that is to be found by its subject has to name it.
+    """Check that every request can be edited by its subject, if the hyperparameters say so.
 
     Raises:
-        DataError: one can't: it has no subject, its subject isn't in its prompt, or it is too long in one of its
-            contexts; the message names the record and the field.
+        DataError: a request has no subject, its subject isn't in its prompt, or one of its texts is too long; the
+            message names the record and the field.
     """
     if not hparams.by_subject:
         return
     path, layer = answering_layer(model, hparams) or find_layer(model, hparams)
     passes = LayerPasses(model, layer, path, warn=False)
+
+    def encode(request: EditRequest, text: str) -> EncodedPair:
+        return passes.encode(tok, request, hparams.replacement, text)
+
     for request in requests:
-        prepare_case(tok, request, hparams, lambda one, text: passes.encode(tok, one, hparams.replacement, text))
+        prepare_case(tok, request, hparams, encode)
 
 
-def _check_subjects(model: Any, hparams: GraceHyperParams, kind: Kind, name: str) -> None:
-    """Check what edits that are found by their subjects need."""
+def _check_edits_by_subject(model: Any, hparams: GraceHyperParams, kind: Kind, name: str) -> None:
+    """Check that edits can be found by their subjects in this model, and answered at a later layer.
+
+    Raises:
+        ModelError: the model is no causal language model, or ``answer_layer`` is not in a later block.
+    """
     if kind is not Kind.CAUSAL:
         raise ModelError(f"query_token: subject_last is for causal language models; {name} is none. Use prompt_last.")
-    answering, anatomy = answering_layer(model, hparams), anatomy_of(model)
-    if answering is None:
+    answer_layer = answering_layer(model, hparams)
+    if answer_layer is None:
         return
-    if answering[1] is find_layer(model, hparams)[1]:
+    answer_path, answer_module = answer_layer
+    key_path, key_module = find_layer(model, hparams)
+    if answer_module is key_module:
         raise ModelError(
-            f"answer_layer: {answering[0]} is the layer at which subjects are found; name a later one, or none to have "
-            "the value at the subject's token."
+            f"answer_layer: {answer_path} is the layer at which subjects are found. Name a later layer, or leave "
+            "answer_layer out to replace the output at the subject's token."
         )
+    anatomy = anatomy_of(model)
     if anatomy is None:
         return
-    finds, answers = anatomy.block_of(find_layer(model, hparams)[0]), anatomy.block_of(answering[0])
-    if answers is None:
+    key_block, answer_block = anatomy.block_of(key_path), anatomy.block_of(answer_path)
+    if answer_block is None:
         raise ModelError(
-            f"answer_layer: {answering[0]} is in none of the model's blocks; name a layer of a later block."
+            f"answer_layer: {answer_path} is in none of the model's blocks; name a layer of a later block."
         )
-    if finds is not None and answers <= finds:
+    if key_block is not None and answer_block <= key_block:
         raise ModelError(
-            f"answer_layer: {answering[0]} is in block {answers}, but subjects are found in block {finds}; name a "
-            "layer of a later block."
+            f"answer_layer: {answer_path} is in block {answer_block}, but subjects are found in block {key_block}; "
+            "name a layer of a later block."
         )

@@ -1,4 +1,4 @@
-"""GRACE's hyperparameters, under the names that EasyEdit's YAML files give them."""
+"""GRACE's hyperparameters, with the names that EasyEdit's YAML files use."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from easyedit_lifelong.hyperparams import PluginHyperParams
 
 SUBJECT, PROMPT = "{subject}", "{prompt}"
-"""What templates hold in a fact's place."""
+"""Placeholders of templates: the subject of a request, or its whole prompt."""
 
-_BY_SUBJECT = ("whiten", "key_templates", "context_templates", "kl_factor", "answer_layer", "gate_eps")
+_SUBJECT_SETTINGS = ("whiten", "key_templates", "context_templates", "kl_factor", "answer_layer", "gate_eps")
+"""Settings that need ``query_token: subject_last``."""
 
 
 @dataclass(kw_only=True)
@@ -19,54 +20,54 @@ class GraceHyperParams(PluginHyperParams):
     """Hyperparameters of GRACE (arXiv 2211.11031), loadable from an unchanged EasyEdit YAML.
 
     Attributes:
-        inner_params: the one layer that carries the codebook; dotted or bracketed name of a module
-            or of its weight.
-        edit_lr: learning rate of Adam on the new value.
-        n_iter: steps on the new value, at most.
-        eps: deferral radius that a new key starts with, in units of ``dist_fn`` (section 3.2); ``auto`` to take it from
-            each key's own neighbourhood, see ``false_fire_rate``.
-        dist_fn: distance between query and key: ``euc``, or ``cos`` for 1 - cosine similarity.
-        val_init: where a new value starts: ``cold``, uniform in [0, 1), or ``warm``, what the layer
-            returned at that token.
-        val_train: ``sgd``, or ``adv`` to train ``num_pert`` copies of the value together, all but
-            the first with standard normal noise. (In the authors' code that noise is always zero.)
+        inner_params: the one layer with the codebook: dotted or bracketed name of a module or of its weight.
+        edit_lr: learning rate of Adam for a new value.
+        n_iter: maximum number of optimisation steps for a new value.
+        eps: deferral radius of a new key, in units of ``dist_fn`` (section 3.2). ``auto`` derives each key's radius
+            from sample sentences; see ``false_fire_rate``.
+        dist_fn: distance between query and key: ``euc`` for Euclidean, ``cos`` for 1 - cosine similarity.
+        val_init: start of a new value: ``cold``, uniform in [0, 1), or ``warm``, the output that it replaces.
+        val_train: ``sgd``, or ``adv`` to train ``num_pert`` copies of the value at once, all but the first with
+            standard normal noise. (In the authors' code that noise is always zero.)
         val_reg: has no effect in the authors' code; only None loads.
-        reg: ``early_stop`` to stop once the answer is learned (see ``stop_loss``), or None.
-        query_token: which token is looked up in the codebook: ``prompt_last``, the prompt's last (its last real
-            token for an encoder, the start token for a decoder); ``first``, the row's first, such as BERT's
-            [CLS]; not for causal language models, whose first token has seen nothing. ``subject_last``: an edit's
-            key is taken at its subject's last token, and every token is looked up. The paper hasn't that.
-        replacement: which tokens get the value when a key fires: ``replace_last``, the token that was
-            looked up; ``replace_all``, every token; ``replace_prompt``, the tokens before the last
-            prompt token (as the authors' code has it), with ``query_token: first`` those behind the first.
-        eps_expand: how a key's radius grows to cover a new edit of the same label: ``coverage``,
-            out to it; or ``moving_average``, which also moves the key half-way.
-        num_pert: copies that ``val_train: adv`` trains.
-        dropout: rate of the dropout modules from the edited block on while a value is trained. Families
-            without such modules (Llama, Qwen, Mistral) aren't affected, and say so.
-        train_batch: how many edits of one call are trained in the same passes; not with ``val_train: adv`` or dropout,
-            nor on models that aren't causal language models. Decisions are the same as one by one.
-        stop_loss: with ``reg: early_stop``, training ends when the model's own next token is the
-            right one at every target token and the loss is at most this (nats per token).
-        whiten: compare keys after whitening by the second moments of the layer's inputs; see docs/covariance.md for
-            where these come from. The directions that all tokens share then count for little.
-        key_templates: with ``subject_last``, texts with ``{subject}`` or ``{prompt}`` that an edit's key is taken in
-            as well as in its prompt. A subject that begins a text looks unlike itself in the middle of one.
-        context_templates: texts with ``{subject}`` or ``{prompt}`` that the target has to follow as well as the prompt.
-        kl_factor: weight of the divergence of what is said after ``{subject} is a`` while a value is trained.
-        answer_layer: with ``subject_last``, a later layer at which an edit answers: where its subject has been found,
-            the value takes the place of what this layer returns at the prompt's last token. None: of what
-            ``inner_params`` returns at the subject's token.
-        gate_eps: deferral radius of a second key, at ``answer_layer``: how far, in cosine distance, a prompt's last
-            token may be from that of the edit's own prompt. None: an edit answers every prompt on its subject.
-        false_fire_rate: with ``eps: auto``, the share of neutral sentences in which some key of a codebook of a
-            hundred or so may answer; see :mod:`easyedit_lifelong.methods.grace.subject.auto_radius`.
-        mom2_dataset: what the second moments are taken of, as MEMIT's.
-        mom2_n_samples: how many of its documents.
-        mom2_n_tokens: how many of its tokens instead; with neither, ten for each dimension.
-        mom2_dtype: MEMIT's name of the statistics' dtype.
-        mom2_engine: what collects them: ``native``, or ``easyedit`` for EasyEdit's ``layer_stats``.
-        stats_dir: folder of the statistics; None for this package's own cache.
+        reg: ``early_stop`` to stop once the target is learned (see ``stop_loss``), or None.
+        query_token: token whose activation is the query. ``prompt_last``: the prompt's last token (in an encoder the
+            last real token, in a decoder the start token). ``first``: the row's first token, such as BERT's [CLS]; not
+            for causal language models, whose first token has seen nothing of the prompt. ``subject_last``: an edit's
+            key is taken at its subject's last token, and every token is a query; this mode is not in the paper.
+        replacement: tokens whose output a value replaces when a key matches: ``replace_last``, the query token;
+            ``replace_all``, every token; ``replace_prompt``, the tokens before the prompt's last token (as in the
+            authors' code), or after the first token with ``query_token: first``.
+        eps_expand: how a key's radius expands to contain a new edit of the same label: ``coverage`` sets it to the
+            distance of the new edit; ``moving_average`` also moves the key half-way to the new edit.
+        num_pert: number of copies with ``val_train: adv``.
+        dropout: rate of the dropout modules in the edited block and later ones while a value is trained. It has no
+            effect on families without such modules (Llama, Qwen, Mistral).
+        train_batch: number of edits of one call that are trained in one batch. It has no effect with ``val_train: adv``
+            or dropout, nor on models other than causal language models. The decisions equal those of single edits.
+        stop_loss: with ``reg: early_stop``, training stops when the most likely token is the right one at every target
+            token and the loss is at most this (nats per token).
+        whiten: compare keys after whitening by the second moments of the layer's inputs, which reduces the weight of
+            directions that all tokens share. docs/covariance.md says where the second moments come from.
+        key_templates: with ``subject_last``, texts with ``{subject}`` or ``{prompt}``. An edit has one key vector for
+            its prompt and one for each template, since a subject at the start of a text has other activations than in
+            the middle of one.
+        context_templates: texts with ``{subject}`` or ``{prompt}``, after which the target is trained as well.
+        kl_factor: weight of the KL divergence of the next token after ``{subject} is a`` from the base model's, in the
+            loss of a value.
+        answer_layer: with ``subject_last``, a later layer where the value replaces the output, at the prompt's last
+            token. None: the value replaces the output of the ``inner_params`` layer at the subject's last token.
+        gate_eps: radius of the relation gate at ``answer_layer``: an edit answers only if the cosine distance between
+            the prompt's last token and that of the edit's own prompt is at most this. None: no gate, so that an edit
+            answers every prompt about its subject.
+        false_fire_rate: with ``eps: auto``, the share of sentences about other subjects in which some key of a
+            codebook of about a hundred keys may match; see :mod:`easyedit_lifelong.methods.grace.subject.auto_radius`.
+        mom2_dataset: corpus of the second moments, as in MEMIT.
+        mom2_n_samples: number of documents.
+        mom2_n_tokens: number of tokens, instead of documents. Without either, ten tokens per dimension.
+        mom2_dtype: dtype of the statistics, with MEMIT's name.
+        mom2_engine: collects the second moments: ``native``, or ``easyedit`` for EasyEdit's ``layer_stats``.
+        stats_dir: folder of the statistics; None for this package's cache.
     """
 
     ALG_NAME: ClassVar[str] = "GRACE"
@@ -131,16 +132,16 @@ class GraceHyperParams(PluginHyperParams):
 
     @property
     def by_subject(self) -> bool:
-        """Whether edits are found by their subjects."""
+        """Whether edits are found by their subjects (``query_token: subject_last``)."""
         return self.query_token == "subject_last"
 
     @property
     def views(self) -> int:
-        """How many views of its subject an edit's key consists of: its prompt's, and one for each key template."""
+        """Number of key vectors per edit: one for the prompt, and one for each key template."""
         return 1 + len(self.key_templates)
 
     def check(self) -> list[str]:
-        """Return what is wrong with these values together."""
+        """Return problems with these values in combination, one message each."""
         problems = []
         if isinstance(self.inner_params, list) and len(self.inner_params) != 1:
             problems.append(f"inner_params: GRACE edits one layer, {len(self.inner_params)} are named")
@@ -155,19 +156,19 @@ class GraceHyperParams(PluginHyperParams):
         return problems + (self._check_subject() if self.by_subject else self._check_prompt())
 
     def _check_prompt(self) -> list[str]:
-        given = [name for name in _BY_SUBJECT if getattr(self, name)] + ["eps: auto"] * (self.eps == "auto")
-        return [f"{name}: needs query_token: subject_last" for name in given]
+        """Return a problem for each setting that needs edits by subject."""
+        settings = [name for name in _SUBJECT_SETTINGS if getattr(self, name)] + ["eps: auto"] * (self.eps == "auto")
+        return [f"{name}: needs query_token: subject_last" for name in settings]
 
     def _check_subject(self) -> list[str]:
+        """Return a problem for each setting that does not work with edits by subject."""
         problems = []
-        if self.replacement != "replace_last":
-            problems.append(f"replacement: {self.replacement} can't be had with query_token: subject_last")
-        if self.val_train != "sgd":
-            problems.append(f"val_train: {self.val_train} can't be had with query_token: subject_last")
-        if self.eps_expand != "coverage":
-            problems.append(f"eps_expand: {self.eps_expand} can't be had with query_token: subject_last")
+        for name, required in (("replacement", "replace_last"), ("val_train", "sgd"), ("eps_expand", "coverage")):
+            value = getattr(self, name)
+            if value != required:
+                problems.append(f"{name}: {value} can't be combined with query_token: subject_last; use {required}")
         if self.gate_eps is not None and self.answer_layer is None:
-            problems.append("gate_eps: needs answer_layer, where it is decided")
+            problems.append("gate_eps: needs answer_layer, the layer at which prompts are compared")
         for name in ("key_templates", "context_templates"):
             texts = getattr(self, name)
             problems += [

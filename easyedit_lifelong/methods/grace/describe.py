@@ -1,4 +1,4 @@
-"""What a folder's codebook holds, and how near its keys are to colliding; no model is needed."""
+"""Describe a stored codebook without a model: its edits and keys, and keys whose radii nearly overlap."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _DEFAULTS = {
     "answer_layer": None,
     "gate_eps": None,
 }
-"""Settings that are shown where they have other values than these."""
+"""Settings that are shown only if they differ from these values."""
 
 _COLUMNS = {"key": "key", "radius": "radius", "hits": "hits", "nearest key": "neighbour", "nearness": "nearness"}
 
 
 def describe(part: EditsPart, where: str, nearly: float) -> InspectedPart:
-    """Return what a part's codebook holds.
+    """Return the description of a layer's stored edits.
 
     Args:
-        part: one layer's edits.
-        where: the file that they come from, for messages.
-        nearly: keys whose distance is up to this many times the sum of their radii are listed as near.
+        part: the edits of one layer.
+        where: the file that the part comes from, for messages.
+        nearly: two keys are listed as near if their distance is at most this many times the sum of their radii.
 
     Raises:
-        RunError: the part isn't whole.
+        RunError: the part is incomplete or damaged.
     """
     stored = SerializedEdits.of(part, where)
     codebook, changes = stored.codebook, stored.changes
     keys, radii, neighbours = keys_of(codebook, changes), codebook.radii.tolist(), neighbours_of(codebook)
-    owners = {key: number for number, key in enumerate(keys, start=1)}  # the last one to enter a key
+    owners = {key: number for number, key in enumerate(keys, start=1)}  # the last edit of each key
     edits = []
     history = zip(stored.records, keys, changes, rows_of(codebook, changes), strict=True)
     for number, (record, key, change, rows) in enumerate(history, start=1):
@@ -56,29 +56,29 @@ def describe(part: EditsPart, where: str, nearly: float) -> InspectedPart:
             }
         )
     settings = {name: part.hparams.get(name) for name in ("eps", "dist_fn", "eps_expand", "replacement")}
-    others = {name: part.hparams.get(name, value) for name, value in _DEFAULTS.items()}
-    settings |= {name: value for name, value in others.items() if value != _DEFAULTS[name]}
+    optional = {name: part.hparams.get(name, default) for name, default in _DEFAULTS.items()}
+    settings |= {name: value for name, value in optional.items() if value != _DEFAULTS[name]}
     layers = [module_path(name) for name in part.hparams["inner_params"]]
-    near = _near(neighbours, owners, codebook.labels, nearly)
+    near = _near_pairs(neighbours, owners, codebook.labels, nearly)
     return InspectedPart("GRACE", layers, settings, edits, near=near, columns=_COLUMNS)
 
 
-def _near(
+def _near_pairs(
     neighbours: list[Neighbour | None], owners: dict[int, int], labels: list[tuple[int, ...]], nearly: float
 ) -> list[dict[str, Any]]:
-    """Return the pairs of keys that are near each other, each once."""
+    """Return each pair of near keys once, the nearest first."""
     pairs = {
-        (min(key, other.key), max(key, other.key)): other
-        for key, other in enumerate(neighbours)
-        if other is not None and other.nearness <= nearly
+        (min(key, neighbour.key), max(key, neighbour.key)): neighbour
+        for key, neighbour in enumerate(neighbours)
+        if neighbour is not None and neighbour.nearness <= nearly
     }
     return [
         {
-            "keys": [one, two],
-            "edits": [owners[one], owners[two]],
-            "distance": other.distance,
-            "nearness": other.nearness,
-            "same_target": labels[one] == labels[two],
+            "keys": [key, other_key],
+            "edits": [owners[key], owners[other_key]],
+            "distance": neighbour.distance,
+            "nearness": neighbour.nearness,
+            "same_target": labels[key] == labels[other_key],
         }
-        for (one, two), other in sorted(pairs.items(), key=lambda pair: (pair[1].nearness, pair[0]))
+        for (key, other_key), neighbour in sorted(pairs.items(), key=lambda pair: (pair[1].nearness, pair[0]))
     ]

@@ -1,10 +1,9 @@
-"""The GRACE editor of a layer: edits enter its codebook in order (arXiv 2211.11031)."""
+"""The GRACE editor of a layer: trains values and inserts edits into the layer's codebook (arXiv 2211.11031)."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,7 +27,7 @@ from easyedit_lifelong.methods.grace.subject.contexts import Case
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import LateAdaptor, SubjectAdaptor
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
-from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, fresh_values, plan, train_batch
+from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, initial_values, plan, train_batch
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, module_pass
 from easyedit_lifelong.methods.shared.apply import check_continues
 from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor
@@ -38,7 +37,8 @@ from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.modes import dropping_out, editing
 from easyedit_lifelong.models.wrappers import model_to_edit
 
-LOG = logging.getLogger(__name__)
+EditBatch = Callable[[], list[EditResult]]
+"""A function that makes the edits of one training batch and returns their results."""
 
 SAME_SETTINGS = (
     "eps",
@@ -56,7 +56,7 @@ SAME_SETTINGS = (
 
 
 class GraceEditor(LayerEdits):
-    """Enters edits into the codebook of one layer. Get it with :meth:`on`.
+    """Inserts edits into the codebook of one layer. :meth:`on` returns a layer's editor.
 
     Args:
         model: the model to edit.
@@ -64,7 +64,7 @@ class GraceEditor(LayerEdits):
         hparams: GRACE's hyperparameters.
 
     Attributes:
-        hparams: the hyperparameters of the latest edits.
+        hparams: the hyperparameters of the latest call.
     """
 
     def __init__(self, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> None:
@@ -74,28 +74,29 @@ class GraceEditor(LayerEdits):
         super().__init__(model, path)
         self.tokenizer, self.hparams = tokenizer, hparams
         self._hparams_of_edits = hparams
-        answering_path, answering = answering_layer(model, hparams) or (self.path, layer)
-        self._passes = LayerPasses(model, answering, answering_path)
+        answer_path, answer_layer = answering_layer(model, hparams) or (self.path, layer)
+        self._passes = LayerPasses(model, answer_layer, answer_path)
         self._subjects: SubjectEdits | None = None
-        # Last, so that a model that can't be taken apart stays as it is.
+        # Attach last, so that a model that can't be edited stays unchanged.
         if not hparams.by_subject:
             self.adaptor = GraceAdaptor(model, layer, hparams.replacement, hparams.query_token)
             return
-        found = SubjectAdaptor(model, layer) if answering is layer else LateAdaptor(model, layer, answering)
-        self.adaptor = found
-        self._subjects = SubjectEdits(model, self.path, layer, found, self._passes)
+        same_layer = answer_layer is layer
+        adaptor = SubjectAdaptor(model, layer) if same_layer else LateAdaptor(model, layer, answer_layer)
+        self.adaptor = adaptor
+        self._subjects = SubjectEdits(model, self.path, layer, adaptor, self._passes)
 
     @staticmethod
     def all_of(model: Any) -> dict[str, GraceEditor]:
-        """Return the editors that are on a model, by path of their layer."""
+        """Return the editors on a model, by the path of their layer."""
         return editors_on(model, GraceHyperParams.ALG_NAME)
 
     @classmethod
     def on(cls, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> GraceEditor:
-        """Return the editor of the model's layer that the hyperparameters name.
+        """Return the editor of the layer that the hyperparameters name; create it if the layer has none.
 
         Raises:
-            ModelError: there is no such layer.
+            ModelError: the model has no such layer.
             EditError: the layer carries edits made with other settings of the codebook.
         """
         path, _ = find_layer(model, hparams)
@@ -117,62 +118,24 @@ class GraceEditor(LayerEdits):
     def edit(self, requests: Sequence[EditRequest]) -> tuple[list[EditResult], Callable[[], None]]:
         """Apply requests in order, all or none.
 
+        Args:
+            requests: validated requests.
+
         Returns:
-            What was done per request, and what undoes just these edits: see :meth:`remove`.
+            One result per request, and a function that rolls back these edits only: see :meth:`remove`.
 
         Raises:
             DataError: a request can't be used.
             EditError: an edit failed.
         """
-        pad, subjects = getattr(self.tokenizer, "pad_token_id", None) or 0, self._subjects
-
-        def edit_by_subject(cases: Sequence[Case]) -> list[EditResult]:
-            assert subjects is not None
-            batch = subjects.batch(self.tokenizer, cases, self.hparams, pad)
-            if self.hparams.gate_eps is not None:
-                self.gate_size = batch.value_pass.query.shape[1]
-            some = [case.request for case in cases]
-            pending = [
-                PendingEdit(
-                    as_label(case.texts[0].pair.target),
-                    f"{one.prompt}\x00{one.target_new}",
-                    one.where,
-                    one.case_id,
-                    extras,
-                )
-                for one, case, extras in zip(some, cases, batch.extras, strict=True)
-            ]
-            results = self._record(batch.value_pass, pending, batch.keys)
-            self.records += [EditRecord.of(request) for request in some]
-            return results
-
-        def edit_some(some: Sequence[EditRequest], pairs: Sequence[EncodedPair]) -> list[EditResult]:
-            value_pass = self._passes.of(self.adaptor, pairs, self._copies, pad)
-            pending = [
-                PendingEdit(as_label(pair.target), f"{one.prompt}\x00{one.target_new}", one.where, one.case_id)
-                for one, pair in zip(some, pairs, strict=True)
-            ]
-            results = self._record(value_pass, pending)
-            self.records += [EditRecord.of(request) for request in some]
-            return results
-
-        def prepare() -> list[Callable[[], list[EditResult]]]:
-            if subjects is not None:
-                cases, size = subjects.prepare(self.tokenizer, requests, self.hparams), self._batch_size
-                return [functools.partial(edit_by_subject, cases[n : n + size]) for n in range(0, len(cases), size)]
-            pairs = [self._passes.encode(self.tokenizer, request, self.hparams.replacement) for request in requests]
-            size = self._batch_size
-            starts = range(0, len(requests), size)
-            return [functools.partial(edit_some, requests[n : n + size], pairs[n : n + size]) for n in starts]
-
-        return self._all_or_none(prepare)
+        return self._apply_all_or_none(lambda: self._batches(requests))
 
     def edit_rows(self, rows: Tensor, labels: Sequence[int]) -> tuple[list[EditResult], Callable[[], None]]:
-        """Make a plain module give some of its inputs other classes, one after the other, all or none.
+        """Assign other classes to inputs of a plain module, one edit per input, all or none.
 
         Args:
             rows: the inputs, shape ``(examples, …)``.
-            labels: their classes.
+            labels: the new class of each input.
 
         Returns:
             As :meth:`edit`.
@@ -180,51 +143,88 @@ class GraceEditor(LayerEdits):
         Raises:
             EditError: an edit failed.
         """
+        examples = enumerate(zip(rows, labels, strict=True))
+        edits = [functools.partial(self._edit_row, number, row, label) for number, (row, label) in examples]
+        return self._apply_all_or_none(lambda: edits)
 
-        def edit_one(number: int, row: Tensor, label: int) -> list[EditResult]:
-            value_pass = module_pass(self.model, self.adaptor, row, label, self._copies)
-            case_id, text = len(self.records), describe_row(row)
-            results = self._record(value_pass, [PendingEdit((label,), f"{text}\x00{label}", f"row {number}", case_id)])
-            self.records.append(EditRecord(case_id, text, str(label), None, None, now()))
-            return results
+    def _batches(self, requests: Sequence[EditRequest]) -> list[EditBatch]:
+        """Encode all requests; return one function per training batch, which edits it.
 
-        edits = [functools.partial(edit_one, n, *one) for n, one in enumerate(zip(rows, labels, strict=True))]
-        return self._all_or_none(lambda: edits)
+        Raises:
+            DataError: a request can't be used.
+        """
+        size = self._batch_size
+        slices = [slice(start, start + size) for start in range(0, len(requests), size)]
+        if self._subjects is not None:
+            cases = self._subjects.prepare(self.tokenizer, requests, self.hparams)
+            return [functools.partial(self._edit_by_subject, self._subjects, cases[part]) for part in slices]
+        pairs = [self._passes.encode(self.tokenizer, request, self.hparams.replacement) for request in requests]
+        return [functools.partial(self._edit_by_prompt, requests[part], pairs[part]) for part in slices]
 
-    def _all_or_none(
-        self, prepare: Callable[[], Sequence[Callable[[], list[EditResult]]]]
+    def _edit_by_prompt(self, requests: Sequence[EditRequest], pairs: Sequence[EncodedPair]) -> list[EditResult]:
+        """Apply a batch of requests whose queries are taken at the prompt's end."""
+        value_pass = self._passes.of(self.adaptor, pairs, self._copies, self._pad_id)
+        pending = [_pending_edit(request, pair) for request, pair in zip(requests, pairs, strict=True)]
+        results = self._train_and_insert(value_pass, pending)
+        self.records += [EditRecord.of(request) for request in requests]
+        return results
+
+    def _edit_by_subject(self, subjects: SubjectEdits, cases: Sequence[Case]) -> list[EditResult]:
+        """Apply a batch of requests whose keys are taken at the subject."""
+        batch = subjects.batch(self.tokenizer, cases, self.hparams, self._pad_id)
+        if self.hparams.gate_eps is not None:
+            self.gate_size = batch.value_pass.query.shape[1]
+        pending = [
+            _pending_edit(case.request, case.texts[0].pair, extras)
+            for case, extras in zip(cases, batch.extras, strict=True)
+        ]
+        results = self._train_and_insert(batch.value_pass, pending, batch.keys)
+        self.records += [EditRecord.of(case.request) for case in cases]
+        return results
+
+    def _edit_row(self, number: int, row: Tensor, label: int) -> list[EditResult]:
+        """Assign another class to one input of a plain module."""
+        value_pass = module_pass(self.model, self.adaptor, row, label, self._copies)
+        case_id, text = len(self.records), describe_row(row)
+        pending = PendingEdit((label,), f"{text}\x00{label}", f"row {number}", case_id)
+        results = self._train_and_insert(value_pass, [pending])
+        self.records.append(EditRecord(case_id, text, str(label), None, None, now()))
+        return results
+
+    def _apply_all_or_none(
+        self, prepare: Callable[[], Sequence[EditBatch]]
     ) -> tuple[list[EditResult], Callable[[], None]]:
-        """Make the edits that ``prepare`` returns, in order; if it or one of them fails, none of them."""
+        """Make the edits that ``prepare`` returns, in order. If it or one of them fails, undo all of them."""
         if not self.adaptor.attached:
             raise EditError("these edits have been rolled back for good; get the layer's editor anew")
-        mark, replay_support = len(self.changes), self.replay_support
+        edits_before, replay_support = len(self.changes), self.replay_support
         try:
-            edits = prepare()
+            batches = prepare()
             with editing(self.model), internal_pass(self.model):
-                results = [result for edit in edits for result in _timed(edit)]
+                results = [result for batch in batches for result in _timed(batch)]
         except BaseException:
-            self.undo_to(mark)
-            # What a failed edit found out isn't stored with any edit, so a resumed run wouldn't know it.
+            self.undo_to(edits_before)
+            # Restore this, too: no saved edit would hold what a failed edit changed, so a resumed run would differ.
             self._passes.replay_support = replay_support
             self.hparams = self._hparams_of_edits
             raise
         self._hparams_of_edits = self.hparams
-        # A partial of a method, not a closure: a deep copy of it undoes the copied model's edits.
-        return results, functools.partial(self.take_back, self.records[mark:])
+        # A partial of a method, not a closure: its deep copy rolls back the edits of the copied model.
+        return results, functools.partial(self.take_back, self.records[edits_before:])
 
     @property
     def replay_support(self) -> tuple[bool | None, int]:
-        """What the edits so far have shown of the model: whether it can be replayed in part, up to which length."""
+        """Whether partial passes are exact on this model, and up to which length; see :class:`.LayerPasses`."""
         return self._passes.replay_support
 
     def adopt(self, stored: SerializedEdits) -> Callable[[], None]:
-        """Take over saved edits, on a layer without any, and what they had shown of the model.
+        """Put saved edits on a layer without edits, with their ``replay_support``.
 
         Returns:
-            A function that takes them off again.
+            A function that rolls these edits back.
 
         Raises:
-            EditError: there are edits already.
+            EditError: the layer carries edits already.
         """
         undo = super().adopt(stored)
         self._passes.replay_support = stored.replay_support
@@ -232,52 +232,71 @@ class GraceEditor(LayerEdits):
 
     @property
     def _copies(self) -> int:
+        """Copies of a value that are trained at once."""
         return self.hparams.num_pert if self.hparams.val_train == "adv" else 1
 
     @property
     def _batch_size(self) -> int:
-        """How many requests are trained together; what is drawn at random in a pass is drawn for one alone."""
-        alone = self._copies > 1 or self.hparams.dropout > 0 or not self._passes.batchable
-        return 1 if alone else self.hparams.train_batch
+        """Requests that are trained in one batch; 1 where random numbers would depend on the batch."""
+        one_by_one = self._copies > 1 or self.hparams.dropout > 0 or not self._passes.batchable
+        return 1 if one_by_one else self.hparams.train_batch
 
-    def _record(
+    @property
+    def _pad_id(self) -> int:
+        """The tokenizer's padding token id; 0 if it has none."""
+        return getattr(self.tokenizer, "pad_token_id", None) or 0
+
+    def _train_and_insert(
         self, value_pass: ValuePass, pending: Sequence[PendingEdit], queries: Tensor | None = None
     ) -> list[EditResult]:
-        """Train the values of a pass's edits, and enter them in order; with the pass's queries, or with others."""
+        """Train the values of a batch of edits, and insert the edits into the codebook in order (algorithm 1).
+
+        Args:
+            value_pass: the pass over the batch's prompts and targets, the same number of rows for each edit.
+            pending: the edits.
+            queries: their queries, shape ``(edits, key_vectors * key_size)``; by default, those of the pass.
+
+        Returns:
+            One result per edit.
+
+        Raises:
+            EditError: a query, a loss or a value is NaN or infinite; the message names the edit.
+        """
         hparams, copies = self.hparams, len(value_pass.targets) // len(pending)
         if queries is None:
             queries = value_pass.query[::copies]
-        for query, one in zip(queries, pending, strict=True):
+        for query, edit in zip(queries, pending, strict=True):
             if not torch.isfinite(query).all():
-                raise EditError(f"{one.where}: the model's activations at {self.path} are NaN or infinite")
+                raise EditError(f"{edit.where}: the model's activations at {self.path} are NaN or infinite")
         codebook = self.codebook
         if codebook is None:
-            width = len(pending[0].with_extras(value_pass.output[0]))
-            codebook = self._new_codebook(queries.shape[1], width, queries.device)
-        planned = plan(codebook, queries, pending, fresh_values(value_pass, pending, hparams))
-        drops = f"{hparams.seed}\x00dropout\x00{pending[0].identity}"
-        with dropping_out(self._passes.above(), hparams.dropout, drops):
+            value_width = len(pending[0].with_extras(value_pass.output[0]))
+            codebook = self._new_codebook(queries.shape[1], value_width, queries.device)
+        planned = plan(codebook, queries, pending, initial_values(value_pass, pending, hparams))
+        dropout_seed = f"{hparams.seed}\x00dropout\x00{pending[0].identity}"
+        with dropping_out(self._passes.modules_from_layer_on(), hparams.dropout, dropout_seed):
             trained = train_batch(value_pass, planned, pending, hparams)
         if self.codebook is None:
             self.adaptor.install(codebook)
         results = []
-        for query, one, how, value in zip(queries, pending, planned, trained, strict=True):
+        for query, edit, plan_of_edit, result in zip(queries, pending, planned, trained, strict=True):
+            match = plan_of_edit.match
             decision, index, change = codebook.enter(
-                query, one.label, one.with_extras(value.value), (how.decision, how.match)
+                query, edit.label, edit.with_extras(result.value), (plan_of_edit.decision, match)
             )
             self.changes.append(change)
             results.append(
                 EditResult(
-                    case_id=one.case_id,
-                    steps=value.steps,
-                    loss=value.loss,
-                    learned=value.learned,
+                    case_id=edit.case_id,
+                    steps=result.steps,
+                    loss=result.loss,
+                    learned=result.learned,
                     seconds=0.0,
                     detail={
                         "decision": decision.value,
                         "key": index,
                         "radius": float(codebook.radii[index]),
-                        "nearest_distance": how.match.distance if how.match.index >= 0 else None,
+                        "nearest_distance": match.distance if match.index >= 0 else None,
                         "n_keys": len(codebook),
                     },
                 )
@@ -288,9 +307,15 @@ class GraceEditor(LayerEdits):
         return new_codebook(self.hparams, key_width, value_width, self.gate_size, self.rounding, device)
 
 
-def _timed(edit: Callable[[], list[EditResult]]) -> list[EditResult]:
-    """Edit, and note how long it took, in equal shares."""
-    began = time.perf_counter()
-    results = edit()
-    seconds = (time.perf_counter() - began) / len(results)
+def _pending_edit(request: EditRequest, pair: EncodedPair, extras: Tensor | None = None) -> PendingEdit:
+    """Return a request as an edit to be trained."""
+    identity = f"{request.prompt}\x00{request.target_new}"
+    return PendingEdit(as_label(pair.target), identity, request.where, request.case_id, extras)
+
+
+def _timed(edit_batch: EditBatch) -> list[EditResult]:
+    """Edit a batch; return its results with equal shares of the time that it took."""
+    start = time.perf_counter()
+    results = edit_batch()
+    seconds = (time.perf_counter() - start) / len(results)
     return [dataclasses.replace(result, seconds=seconds) for result in results]

@@ -1,4 +1,4 @@
-"""Which key answers a prompt, at which token and layer, and by how much."""
+"""Explain which key answers a prompt: at which token and layer, and by what distance."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ class KeyAtToken:
 
     Attributes:
         token: the token's text.
-        key: which key.
-        case_id: the case that it answers for.
-        distance: from the query to it, in units of the distance function.
-        radius: its deferral radius.
-        within: whether it would answer here.
-        looked_up: whether the codebook is asked here: at the prompt's last token; with ``query_token: subject_last``
-            at every token.
-        replaced: whether a value has taken the place of the layer's output here. With ``answer_layer`` the prompt's
-            last token gets the value of a key that was found before; then ``key`` is that key.
-        gate_distance: from the prompt's last token to the key's gate, in cosine distance; None where no key was
-            found or there are no gates.
+        key: the key's index.
+        case_id: the case that the key answers for.
+        distance: the distance between query and key, in units of the distance function.
+        radius: the key's deferral radius.
+        within: whether the radius contains the query.
+        looked_up: whether the token is a query: the prompt's last token; with ``query_token: subject_last`` every
+            token.
+        replaced: whether a value replaced the layer's output at this token. With ``answer_layer``, the prompt's last
+            token gets the value of a key that an earlier token matched; ``key`` is then that key.
+        gate_distance: cosine distance between the prompt's last token and the key's gate; None if no key matched or
+            the codebook has no gates.
     """
 
     token: str
@@ -48,21 +48,21 @@ class KeyAtToken:
 
     @property
     def fired(self) -> bool:
-        """Whether the codebook was asked here, and the key answered."""
+        """Whether the token was looked up and the key matched."""
         return self.looked_up and self.within
 
 
 @dataclass(frozen=True)
 class GraceLayer:
-    """What a codebook did.
+    """What the codebook of one layer decided about a prompt.
 
     Attributes:
-        layer: path of the layer that is looked up.
-        tokens: the key nearest to every token.
-        answered_by: the case whose value was put in, the first of several; None if the prompt was deferred to the
-            model.
-        query_token: which tokens are looked up.
-        gate_eps: how far a gate may be for its edit to answer; None if there are no gates.
+        layer: path of the key layer.
+        tokens: the nearest key of each token.
+        answered_by: the case whose value replaced the output, the first if several did; None if the prompt was
+            deferred to the model.
+        query_token: which tokens are looked up; see GRACE's hyperparameters.
+        gate_eps: radius of the relation gate; None without gates.
     """
 
     layer: str
@@ -72,90 +72,93 @@ class GraceLayer:
     gate_eps: float | None = None
 
     def lines(self) -> list[str]:
-        """Return a table, a line for each token."""
+        """Return the outcome, and a line for each token."""
         outcome = "deferred to the model" if self.answered_by is None else f"answered by case {self.answered_by!r}"
         lines = [f"GRACE {self.layer}: {outcome}"]
         by_subject = self.query_token == "subject_last"
         for token in self.tokens:
-            # Where all tokens are looked up, it says nothing that one is.
+            # With edits by subject, every token is looked up, so mark the matches only.
             marks = "  found" * token.fired if by_subject else "  looked up" * token.looked_up
             if token.gate_distance is not None and self.gate_eps is not None:
-                kept_back = token.gate_distance > self.gate_eps
-                marks += f"  gate {token.gate_distance:.4g} {'>' if kept_back else '<='} {self.gate_eps:.4g}"
-                marks += "  kept back" * kept_back
+                blocked = token.gate_distance > self.gate_eps
+                marks += f"  gate {token.gate_distance:.4g} {'>' if blocked else '<='} {self.gate_eps:.4g}"
+                marks += "  kept back" * blocked
             marks += "  replaced" * token.replaced
-            inside = "<=" if token.within else ">"
-            near = f"{token.distance:.4g} {inside} {token.radius:.4g}"
-            lines.append(f"  {token.token!r:16} {near} of case {token.case_id!r}{marks}")
+            sign = "<=" if token.within else ">"
+            comparison = f"{token.distance:.4g} {sign} {token.radius:.4g}"
+            lines.append(f"  {token.token!r:16} {comparison} of case {token.case_id!r}{marks}")
         return lines
 
 
 @contextlib.contextmanager
 def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[GraceLayer]]]:
-    """Watch the codebooks of a model in the pass inside; see :data:`~easyedit_lifelong.methods.base.Explain`."""
+    """Record the decisions of a model's codebooks; see :data:`~easyedit_lifelong.methods.base.Explain`."""
     observers = [_Observer(path, editor, explained) for path, editor in GraceEditor.all_of(model).items()]
     with ExitStack() as stack:
         for observer in observers:
             stack.enter_context(observer.recording())
-        yield lambda: [observer.layer() for observer in observers]
+        yield lambda: [observer.explanation() for observer in observers]
 
 
 class _Observer:
-    """What one editor's layers decide in the pass.
+    """Records the decisions of one editor's codebook in a pass.
 
     Args:
-        path: of the layer that is looked up.
+        path: path of the key layer.
         editor: the layer's editor.
         explained: the pass.
 
     Attributes:
-        decided: of every token what the codebook would be asked with, whether it was, the key that answered, and
-            whether a value was put in: see :data:`~easyedit_lifelong.methods.grace.layer.RecordDecisions`.
-        gate: what the gates are compared with, if there are any.
+        decisions: for each token, the query, whether it was looked up, the key that matched, and whether a value
+            replaced the output: see :data:`~easyedit_lifelong.methods.grace.layer.RecordDecisions`.
+        gate_query: the activation that is compared with the gates, shape ``(gate_size,)``; None without gates.
     """
 
     def __init__(self, path: str, editor: GraceEditor, explained: ExplainedPass) -> None:
         self._path, self._editor, self._explained = path, editor, explained
-        self.decided: tuple[Tensor, ...] = ()
-        self.gate: Tensor | None = None
+        self.decisions: tuple[Tensor, ...] = ()
+        self.gate_query: Tensor | None = None
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
-        """Observe the pass inside."""
+        """Record the pass inside the context."""
         adaptor, codebook = self._editor.adaptor, self._editor.codebook
         with ExitStack() as stack:
             stack.enter_context(adaptor.recording_decisions(self._record_decisions))
             if codebook is not None and codebook.gate_eps is not None:
-                handle = adaptor.layer.register_forward_pre_hook(self._record_gate, with_kwargs=True)
+                handle = adaptor.layer.register_forward_pre_hook(self._record_gate_query, with_kwargs=True)
                 stack.callback(handle.remove)
             yield
 
-    def _record_decisions(self, *decided: Tensor) -> None:
-        # What answers may be on another device than what finds.
-        self.decided = tuple(tensor[0].to(decided[0].device) for tensor in decided)
+    def _record_decisions(self, *decisions: Tensor) -> None:
+        # The answer layer may be on another device than the key layer.
+        self.decisions = tuple(tensor[0].to(decisions[0].device) for tensor in decisions)
 
-    def _record_gate(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.gate = (args[0] if args else kwargs["hidden_states"])[0, self._explained.end]
+    def _record_gate_query(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.gate_query = (args[0] if args else kwargs["hidden_states"])[0, self._explained.end]
 
-    def layer(self) -> GraceLayer:
-        """Return what was decided."""
+    def explanation(self) -> GraceLayer:
+        """Return the recorded decisions."""
         editor = self._editor
         codebook, late = editor.codebook, isinstance(editor.adaptor, LateAdaptor)
         assert codebook is not None
-        queries, looked_up, keys, replaced = self.decided
-        answers = replaced if late else torch.zeros_like(replaced)
-        within = torch.where(looked_up, keys >= 0, codebook.lookup(queries) >= 0)  # where it was asked, as it decided
-        gates = None if self.gate is None else codebook.gate_distances(self.gate.to(queries.device))
+        queries, looked_up, keys, replaced = self.decisions
+        answered_late = replaced if late else torch.zeros_like(replaced)
+        # For tokens that were looked up, use the recorded decision.
+        within = torch.where(looked_up, keys >= 0, codebook.lookup(queries) >= 0)
+        gate_distances = (
+            None if self.gate_query is None else codebook.gate_distances(self.gate_query.to(queries.device))
+        )
         cases, radii = editor.edits_of_keys(), codebook.radii.tolist()
         tokens = []
-        for column, text in enumerate(self._explained.texts_at(editor.adaptor.layer)):
-            match, key = codebook.nearest(queries[column]), int(keys[column])
-            query = queries[column : column + 1]
+        for position, text in enumerate(self._explained.texts_at(editor.adaptor.layer)):
+            match, key = codebook.nearest(queries[position]), int(keys[position])
+            query = queries[position : position + 1]
             if key >= 0 and key != match.index:
                 match = Match(key, float(codebook.distances(query)[0, key]))
-            if answers[column]:  # by a key that another token may have found
-                within[column] = codebook.nearness(query)[0, key] <= 1
-            gate = float(gates[key]) if gates is not None and key >= 0 else None
+            if answered_late[position]:  # another token may have matched the key, so compare this one
+                within[position] = codebook.nearness(query)[0, key] <= 1
+            gate_distance = float(gate_distances[key]) if gate_distances is not None and key >= 0 else None
             tokens.append(
                 KeyAtToken(
                     text,
@@ -163,10 +166,10 @@ class _Observer:
                     cases[match.index].case_id,
                     match.distance,
                     radii[match.index],
-                    bool(within[column]),
-                    bool(looked_up[column]),
-                    bool(replaced[column]),
-                    gate,
+                    bool(within[position]),
+                    bool(looked_up[position]),
+                    bool(replaced[position]),
+                    gate_distance,
                 )
             )
         answered_by = next((token.case_id for token in tokens if (token.replaced if late else token.fired)), None)

@@ -1,6 +1,6 @@
-"""The GRACE adaptor: a codebook on one layer of a model, answering through a forward hook.
+"""The GRACE adaptor: a forward hook that puts a codebook's values in place of a layer's output.
 
-How it gets there and off again is :mod:`easyedit_lifelong.models.attachment`.
+:mod:`easyedit_lifelong.models.attachment` attaches the hook to the layer and removes it.
 """
 
 from __future__ import annotations
@@ -20,45 +20,52 @@ from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.windows import Window
 
 CHILD = "grace_codebook"
+"""Name under which the codebook is a child module of the edited layer."""
 
 RecordDecisions = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""Hears of a pass: what every token would ask the codebook with, ``(batch, tokens, key_size)``; and, each ``(batch,
-tokens)``, whether it was looked up, the key that answered it (-1: none), and whether it got a value."""
+"""A function that receives the codebook's decisions in one pass.
+
+Its arguments are the query of every token, shape ``(batch, tokens, key_size)``, and three tensors of shape
+``(batch, tokens)``: whether the token was looked up, the index of the key that matched (-1 for none), and whether a
+value replaced the layer's output at the token.
+"""
 
 
 @dataclass
 class Trial:
-    """Values to put in place of the layer's output, whatever the codebook says.
+    """Values under training, which replace the layer's output without a lookup in the codebook.
 
     Attributes:
-        values: one per row, shape ``(batch, value_size)``; None to leave the output alone.
-        column: of the token that is looked up, the same in every row; -1 for the last.
-        query: filled by the pass: the layer's input at that column, ``(batch, key_size)``.
-        output: filled by the pass: the layer's output there, ``(batch, value_size)``.
+        values: one per row, shape ``(batch, value_size)``; None to leave the output unchanged and to record ``query``
+            and ``output``.
+        position: index of the query token, the same in every row; -1 for the last.
+        query: the layer's input at that position, ``(batch, key_size)``. A pass without values sets it.
+        output: the layer's output at that position, ``(batch, value_size)``. A pass without values sets it.
     """
 
     values: Tensor | None
-    column: int
+    position: int
     query: Tensor | None = None
     output: Tensor | None = None
 
 
 class GraceAdaptor:
-    """Looks every pass's queries up in the codebook and replaces what fires.
+    """Looks up every pass's queries in the codebook, and replaces the layer's output where a key matches.
 
     Args:
         model: the model that the layer belongs to.
-        layer: the edited layer: any module from ``(batch, tokens, width)`` or ``(batch, width)`` to the same
-            or another width. Without tokens, every row is looked up.
+        layer: the edited layer: any module that maps ``(batch, tokens, width)`` or ``(batch, width)`` to the same
+            or another width. Without a token axis, every row is one query.
         replacement: which tokens get the value; see
             :class:`~easyedit_lifelong.methods.grace.config.GraceHyperParams`.
-        query_token: which token is looked up; see there.
+        query_token: which token's activation is the query; see the same class.
 
     Attributes:
-        spanning: whether it does at its layer what it found at an earlier one.
+        codebook: the codebook on the layer; None before the first edit.
+        spanning: whether the adaptor looks queries up at one layer and replaces the output of a later one.
 
     Raises:
-        ModelError: the layer is outside of what reads tokens.
+        ModelError: the layer is outside the modules that read tokens.
     """
 
     spanning = False
@@ -69,11 +76,11 @@ class GraceAdaptor:
         self._trial: Trial | None = None
         self._record: RecordDecisions | None = None
         self._attachment = Attachment(model, layer, CHILD, self._after_layer)
-        self._keeping = self._attachment  # of the layer that the codebook is kept on
+        self._keeping = self._attachment  # the attachment to the layer that holds the codebook as a child
 
     @property
     def attached(self) -> bool:
-        """Whether the adaptor is still on the layer."""
+        """Whether the adaptor is on the layer."""
         return self._attachment.attached
 
     def install(self, codebook: Codebook) -> None:
@@ -87,13 +94,13 @@ class GraceAdaptor:
         self._keeping.keep(None)
 
     def detach(self) -> None:
-        """Leave the model as it was before the adaptor came; at the second call, do nothing."""
+        """Remove hook and codebook from the model. Further calls do nothing."""
         self.codebook = None
         self._attachment.detach()
 
     @contextlib.contextmanager
-    def trying(self, trial: Trial) -> Iterator[Trial]:
-        """Use the trial instead of the codebook in the passes inside."""
+    def using_trial(self, trial: Trial) -> Iterator[Trial]:
+        """Use a trial instead of the codebook in the passes inside the context."""
         self._trial = trial
         try:
             yield trial
@@ -102,7 +109,7 @@ class GraceAdaptor:
 
     @contextlib.contextmanager
     def recording_decisions(self, record: RecordDecisions) -> Iterator[None]:
-        """Call ``record`` with what the codebook decides in the passes inside."""
+        """Call ``record`` with the codebook's decisions in each pass inside the context."""
         self._record = record
         try:
             yield
@@ -110,94 +117,110 @@ class GraceAdaptor:
             self._record = None
 
     def _after_layer(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Return the layer's output with values in it; None to leave it unchanged."""
         window = self._attachment.window
         if self._trial is None and (self.codebook is None or (self._attachment.tracked and window is None)):
             return None
         inputs = args[0] if args else kwargs.get("hidden_states")
-        whole = output if isinstance(output, Tensor) else output[0]
-        if not isinstance(inputs, Tensor) or not _has_rows(inputs, window):
+        hidden = output if isinstance(output, Tensor) else output[0]
+        if not isinstance(inputs, Tensor) or not _has_batch_rows(inputs, window):
             raise EditError(
                 f"GRACE needs a layer that maps (batch, tokens, width); {type(self.layer).__name__} gets "
                 f"{tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__}. "
                 "Name another layer in inner_params."
             )
         without_tokens = inputs.dim() == 2
-        if without_tokens:  # then every row is one token
-            inputs, whole, window = inputs.unsqueeze(1), whole.unsqueeze(1), None
+        if without_tokens:  # treat every row as a row of one token
+            inputs, hidden, window = inputs.unsqueeze(1), hidden.unsqueeze(1), None
         if self._trial is not None:
-            replaced = self._with_trial(inputs, whole, self._trial)
+            replaced = self._apply_trial(inputs, hidden, self._trial)
         else:
-            replaced = self._with_codebook(inputs, whole, window)
+            replaced = self._with_codebook(inputs, hidden, window)
         if replaced is None:
             return None
         replaced = replaced.squeeze(1) if without_tokens else replaced
         return replaced if isinstance(output, Tensor) else (replaced, *output[1:])
 
-    def _with_trial(self, inputs: Tensor, output: Tensor, trial: Trial) -> Tensor | None:
-        column = trial.column % inputs.shape[1]
+    def _apply_trial(self, inputs: Tensor, output: Tensor, trial: Trial) -> Tensor | None:
+        """Return the output with the trial's values in it, or record query and output in a trial without values."""
+        position = trial.position % inputs.shape[1]
         if trial.values is None:
-            trial.query = inputs[:, column].detach().float()
-            trial.output = output[:, column].detach().float()
+            trial.query = inputs[:, position].detach().float()
+            trial.output = output[:, position].detach().float()
             return None
-        asked = torch.full((len(output),), column, device=output.device)
-        return torch.where(self._columns(asked, output), trial.values.to(output.dtype).unsqueeze(1), output)
+        positions = torch.full((len(output),), position, device=output.device)
+        values = trial.values.to(output.dtype).unsqueeze(1)
+        return torch.where(self._tokens_to_replace(positions, output), values, output)
 
     def _with_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
+        """Return the output with the values of matching keys in it; None if no key matches.
+
+        Args:
+            inputs: the layer's input, shape ``(batch, tokens, key_size)``.
+            output: the layer's output, shape ``(batch, tokens, value_size)``.
+            window: the pass under way; None if the model does not track prompts.
+        """
         assert self.codebook is not None
-        columns = self._columns_asked(inputs, window)
+        positions = self._query_positions(inputs, window)
+        has_query = positions >= 0
         generation = window.generation if window is not None else None
-        asked, memory = columns >= 0, generation.decisions if generation is not None else {}
-        first = id(self) not in memory  # without a cache, every step of a generation looks its prompts up again
-        behind = window is not None and window.behind  # then nothing is asked, and no device has to say so
-        if not behind and asked.any():
+        decisions = generation.decisions if generation is not None else {}
+        # Without a KV cache, every step of a generation looks its prompts up again. Only the first lookup counts.
+        first_lookup = id(self) not in decisions
+        # `behind` says that the pass holds no query, without waiting for the device.
+        after_prompts = window is not None and window.behind
+        if not after_prompts and has_query.any():
             rows = torch.arange(len(inputs), device=inputs.device)
-            queries = inputs[rows, columns.clamp(min=0)]
-            fired = torch.where(asked, self.codebook.lookup(queries), -1)
-            memory[id(self)] = fired
+            queries = inputs[rows, positions.clamp(min=0)]
+            keys = torch.where(has_query, self.codebook.lookup(queries), -1)
+            decisions[id(self)] = keys
         else:
-            remembered = self._remembered(window, len(inputs))
-            if remembered is None:
+            prompt_keys = self._keys_of_prompts(window, len(inputs))
+            if prompt_keys is None:
                 return None
-            fired = remembered
-        if self._record is None and not (fired >= 0).any():
+            keys = prompt_keys
+        if self._record is None and not (keys >= 0).any():
             return None
-        replaced = self._columns(columns, output) & (fired >= 0).view(-1, 1, 1)
+        replaced = self._tokens_to_replace(positions, output) & (keys >= 0).view(-1, 1, 1)
         if self._record is not None:
-            looked_up = torch.arange(inputs.shape[1], device=inputs.device) == columns.unsqueeze(1)
-            self._record(inputs, looked_up, torch.where(looked_up, fired.unsqueeze(1), -1), replaced.squeeze(-1))
-        if first and not in_internal_pass(self.model):
-            self.codebook.hits.update(fired[fired >= 0].tolist())
-        values = self.codebook.values[fired.clamp(min=0)].to(output.dtype)
+            looked_up = torch.arange(inputs.shape[1], device=inputs.device) == positions.unsqueeze(1)
+            self._record(inputs, looked_up, torch.where(looked_up, keys.unsqueeze(1), -1), replaced.squeeze(-1))
+        if first_lookup and not in_internal_pass(self.model):
+            self.codebook.hits.update(keys[keys >= 0].tolist())
+        values = self.codebook.values[keys.clamp(min=0)].to(output.dtype)
         return torch.where(replaced, values.unsqueeze(1), output)
 
-    def _columns_asked(self, inputs: Tensor, window: Window | None) -> Tensor:
-        """Return the column of the token that is looked up in each row, ``(batch,)``; -1 where this pass lacks it."""
-        if window is None:  # nobody says which tokens are real: all of them
-            column = 0 if self.query_token == "first" else inputs.shape[1] - 1
-            return torch.full((len(inputs),), column, device=inputs.device)
+    def _query_positions(self, inputs: Tensor, window: Window | None) -> Tensor:
+        """Return the position of each row's query token, ``(batch,)``; -1 where this pass does not hold it."""
+        if window is None:  # no padding is known, so every token counts as real
+            position = 0 if self.query_token == "first" else inputs.shape[1] - 1
+            return torch.full((len(inputs),), position, device=inputs.device)
         if self.query_token == "first":
             first = window.real.long().argmax(dim=1)
             return (first if window.past == 0 else torch.full_like(first, -1)).to(inputs.device)
         return window.ends.to(inputs.device)
 
-    def _remembered(self, window: Window | None, batch: int) -> Tensor | None:
-        """Return what fired on the prompts of a generation under way, where later tokens need it."""
+    def _keys_of_prompts(self, window: Window | None, batch: int) -> Tensor | None:
+        """Return the keys that matched the prompts of the generation under way, ``(batch,)``.
+
+        None if there is no such generation, or if the value does not replace the output at generated tokens.
+        """
         if window is None or window.generation is None or self.replacement != "replace_all":
             return None
-        fired = window.generation.decisions.get(id(self))
-        return fired if fired is not None and len(fired) == batch else None
+        keys = window.generation.decisions.get(id(self))
+        return keys if keys is not None and len(keys) == batch else None
 
-    def _columns(self, asked: Tensor, output: Tensor) -> Tensor:
+    def _tokens_to_replace(self, query_positions: Tensor, output: Tensor) -> Tensor:
         """Return which tokens get the value, shape ``(batch, tokens, 1)``."""
-        column = torch.arange(output.shape[1], device=output.device).view(1, -1, 1)
-        query = asked.to(output.device).view(-1, 1, 1)
+        position = torch.arange(output.shape[1], device=output.device).view(1, -1, 1)
+        query = query_positions.to(output.device).view(-1, 1, 1)
         if self.replacement == "replace_all":
-            return torch.ones_like(column, dtype=torch.bool).expand(len(asked), -1, 1)
+            return torch.ones_like(position, dtype=torch.bool).expand(len(query_positions), -1, 1)
         if self.replacement == "replace_last":
-            return column == query
-        return column > query if self.query_token == "first" else column < query
+            return position == query
+        return position > query if self.query_token == "first" else position < query
 
 
-def _has_rows(inputs: Tensor, window: Window | None) -> bool:
-    """Whether a layer's input has the batch's rows: some layers get all their tokens in one row after the other."""
+def _has_batch_rows(inputs: Tensor, window: Window | None) -> bool:
+    """Whether a layer's input has one row per example: some layers get the tokens of all examples in one axis."""
     return inputs.dim() == 3 or (inputs.dim() == 2 and (window is None or len(inputs) == len(window.real)))

@@ -1,4 +1,4 @@
-"""The edits that a layer carries: which they are, how they are taken out again, and how saved ones are put on it."""
+"""The edits in one layer's codebook: list them, roll some of them back, and load saved ones."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.codebook.history import keys_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace
 from easyedit_lifelong.methods.grace.codebook.lookup import rounding_of
-from easyedit_lifelong.methods.grace.codebook.removal import check_known, without
+from easyedit_lifelong.methods.grace.codebook.removal import check_removable, without
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.layer import GraceAdaptor
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
@@ -27,13 +27,13 @@ class LayerEdits:
 
     Args:
         model: the model.
-        path: of the edited layer.
+        path: the path of the edited layer.
 
     Attributes:
-        adaptor: puts the codebook to work on the layer; set by the editor.
-        changes: what each edit so far changed.
-        records: what each of them was asked to do.
-        gate_size: width of a gate; 0 without.
+        adaptor: the hook that applies the codebook; the editor sets it.
+        changes: what each edit changed in the codebook, in order.
+        records: the record of each edit, in the same order.
+        gate_size: width of a gate; 0 without gates.
     """
 
     adaptor: GraceAdaptor
@@ -46,41 +46,41 @@ class LayerEdits:
 
     @property
     def case_ids(self) -> list[int | str]:
-        """Of the requests of the edits so far."""
+        """The case_ids of the edits, in order."""
         return [record.case_id for record in self.records]
 
     @property
     def codebook(self) -> Codebook | None:
-        """The codebook, once there is an edit."""
+        """The codebook; None before the first edit."""
         return self.adaptor.codebook
 
     @property
     def space(self) -> KeySpace:
-        """What the keys are compared in, beyond the hyperparameters."""
+        """The part of the key space that the hyperparameters do not define: gate size and whitening."""
         whitening = self.adaptor.whitening if isinstance(self.adaptor, SubjectAdaptor) else None
         return KeySpace(self.gate_size, whitening)
 
     @property
     def rounding(self) -> float:
-        """How far the model's activations move as batch and padding change, relative to their norm."""
+        """How much activations vary with batch and padding, relative to their norm; see :func:`.rounding_of`."""
         return rounding_of(next(self.model.parameters()).dtype)
 
     def remove(self, case_id: int | str, prompt: str | None = None) -> list[EditRecord]:
-        """Take the edits of one case out, as if they had never been entered.
+        """Remove the edits of one case, as if they had never been made.
 
-        Edits after them enter again, in their order, with the queries and values that they have: what a split
-        halved, or an expansion widened, is as it would be without them.
+        Later edits are inserted again, in order, with their stored queries and values. So every radius that a removed
+        edit split or expanded becomes what it would be without that edit.
 
         Args:
-            case_id: which case.
-            prompt: only its edit of this prompt, where several edits have the same id.
+            case_id: the case to remove.
+            prompt: remove only the edit of this prompt, where several edits have the same id.
 
         Returns:
-            The records of what was taken out.
+            The records of the removed edits.
 
         Raises:
-            EditError: there is no such edit, or several of different prompts; or it isn't known what a later one
-                was entered with. Then nothing is changed.
+            EditError: there is no such edit; or several edits of different prompts have this id; or the query of a
+                later edit is not known. Then nothing is changed.
         """
         numbers = numbers_of_case(self.records, case_id, prompt)
         removed = [self.records[n] for n in numbers]
@@ -88,55 +88,55 @@ class LayerEdits:
         return removed
 
     def take_back(self, records: Sequence[EditRecord], *, check_only: bool = False) -> None:
-        """Take out those of some edits that are still in; see :meth:`remove`.
+        """Remove the edits that these records belong to; see :meth:`remove`. Edits already removed are skipped.
 
         Args:
-            records: of the edits; the very objects of :attr:`records` count, not what they say.
-            check_only: only look whether it can be done.
+            records: objects of :attr:`records`. They are compared by identity, since two edits can have equal records.
+            check_only: check that the edits can be removed, and change nothing.
 
         Raises:
-            EditError: it isn't known what a later edit was entered with.
+            EditError: the query of a later edit is not known. Then nothing is changed.
         """
-        own = {id(record) for record in records}
-        numbers = {n for n, record in enumerate(self.records) if id(record) in own}
+        identities = {id(record) for record in records}
+        numbers = {n for n, record in enumerate(self.records) if id(record) in identities}
         if not numbers or self.codebook is None:
             return
         if check_only:
-            return check_known(self.codebook, self.changes, numbers, self.case_ids)
+            return check_removable(self.codebook, self.changes, numbers, self.case_ids)
         self.changes[:] = without(self.codebook, self.changes, numbers, self.case_ids)
         self.records[:] = [record for n, record in enumerate(self.records) if n not in numbers]
-        self.undo_to(len(self.changes))  # nothing, but what goes with the last edit
+        self.undo_to(len(self.changes))  # undoes no edit; detaches the adaptor if no edit is left
 
     def edits_of_keys(self) -> dict[int, EditRecord]:
-        """Return the edit that each key answers for, by the key's index: the last one that entered it."""
+        """Return the record of the edit that each key answers for: the last edit inserted at that key."""
         if self.codebook is None:
             return {}
         return dict(zip(keys_of(self.codebook, self.changes), self.records, strict=True))
 
     def adopt(self, stored: SerializedEdits) -> Callable[[], None]:
-        """Take over saved edits, on a layer without any.
+        """Put saved edits on a layer without edits.
 
         Returns:
-            A function that takes them off again.
+            A function that rolls these edits back.
 
         Raises:
-            EditError: there are edits already.
+            EditError: the layer carries edits already.
         """
         if self.changes:
             raise EditError("edits can be restored onto an unedited model only")
         layer, codebook = self.adaptor.layer, stored.codebook
-        place = layer if next(layer.parameters(), None) is not None else self.model
+        module = layer if next(layer.parameters(), None) is not None else self.model
         codebook.rounding = self.rounding
         if isinstance(self.adaptor, SubjectAdaptor):
             self.gate_size, self.adaptor.whitening = stored.space.gate_size, stored.space.whitening
-        self.adaptor.install(codebook.to(device_of(place)))
+        self.adaptor.install(codebook.to(device_of(module)))
         self.changes, self.records = stored.changes, stored.records
         return functools.partial(self.take_back, list(self.records))
 
-    def undo_to(self, mark: int) -> None:
-        """Undo all edits but the first ``mark``; with the last edit, the adaptor and the editor leave the model."""
-        del self.records[mark:]
-        while len(self.changes) > mark:
+    def undo_to(self, count: int) -> None:
+        """Undo all edits but the first ``count``. If none is left, take adaptor and editor off the model."""
+        del self.records[count:]
+        while len(self.changes) > count:
             change = self.changes.pop()
             if self.codebook is not None:
                 self.codebook.undo(change)

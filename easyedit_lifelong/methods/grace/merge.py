@@ -1,8 +1,9 @@
-"""Joins folders of GRACE edits: the later folders' edits enter the first one's codebooks in order."""
+"""Merge folders of GRACE edits: insert the edits of later folders into the codebooks of the first one, in order."""
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import Conflict, MergedEdits, MergeSource, Renamed
 from easyedit_lifelong.methods.grace.codebook.decisions import Decision
-from easyedit_lifelong.methods.grace.codebook.history import Entry, enter, entries_in, keys_of, rows_of
+from easyedit_lifelong.methods.grace.codebook.history import TrainedEdit, entries_in, insert_again, keys_of, rows_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
@@ -20,19 +21,19 @@ from easyedit_lifelong.models.modules import module_path
 
 
 def merge(sources: Sequence[MergeSource]) -> MergedEdits:
-    """Join folders: edits enter by the paper's algorithm 1, with the queries and values that they have.
+    """Merge folders: insert edits by algorithm 1 (arXiv 2211.11031), with their stored queries and values.
 
-    So of two edits of one prompt the later folder's stands. Edits of different layers stay apart.
+    So of two edits of one prompt, the edit of the later folder stays. Every layer has its own codebook.
 
     Args:
         sources: the folders, in order.
 
     Raises:
-        RunError: a folder isn't whole, has other settings, or edits that were saved without their queries.
+        RunError: a folder is incomplete or damaged, was made with other settings, or holds edits without their queries.
     """
     merging = _Merge()
     for source in sources:
-        merging.join(source)
+        merging.add(source)
     return MergedEdits(
         [edits.part() for edits in merging.layers.values()],
         sum(len(edits.codebook) for edits in merging.layers.values()),
@@ -43,10 +44,13 @@ def merge(sources: Sequence[MergeSource]) -> MergedEdits:
 
 
 class _Merge:
-    """The merged edits so far.
+    """The edits merged so far.
 
     Attributes:
-        layers: the edits of each layer.
+        layers: the merged edits of each layer, by its path.
+        conflicts: edits of later folders that changed a key of an earlier folder.
+        renamed: edits whose case_id an earlier folder uses, with their new case_ids.
+        duplicates: number of edits skipped because an earlier folder holds them.
     """
 
     def __init__(self) -> None:
@@ -55,14 +59,14 @@ class _Merge:
         self.renamed: list[Renamed] = []
         self.duplicates = 0
         self._origins: dict[str, list[tuple[str, EditRecord]]] = {}
-        """Of each layer's edits: the folder that it is from, and its record there."""
-        self._taken: set[str] = set()
+        """The folder of each merged edit and its record there, by layer."""
+        self._case_ids: set[str] = set()
 
-    def join(self, source: MergeSource) -> None:
-        """Join a folder's edits."""
+    def add(self, source: MergeSource) -> None:
+        """Merge a folder's edits."""
         folder, where = source.folder, source.where
-        names: dict[str, str] = {}
-        own: set[str] = set()
+        new_names: dict[str, str] = {}
+        case_ids: set[str] = set()
         for part in source.parts:
             edits = SerializedEdits.of(part, where)
             layer = module_path(part.hparams["inner_params"][0])
@@ -73,55 +77,65 @@ class _Merge:
             self.duplicates += len(duplicates)
             for n, record in enumerate(edits.records):
                 if n not in duplicates:
-                    edits.records[n] = self._renamed(folder, record, names)
-                    own.add(str(edits.records[n].case_id))
+                    edits.records[n] = self._renamed(folder, record, new_names)
+                    case_ids.add(str(edits.records[n].case_id))
+            originals = [EditRecord.from_dict(edit, where) for edit in part.edits]
             origins = self._origins.setdefault(layer, [])
             if known is None:
                 self.layers[layer] = edits
-                origins += [(folder, EditRecord.from_dict(edit, where)) for edit in part.edits]
+                origins += [(folder, record) for record in originals]
             else:
-                originals = [EditRecord.from_dict(edit, where) for edit in part.edits]
-                self._enter(layer, known, edits, folder, originals, duplicates, where)
-        self._taken |= own
+                self._insert(layer, known, edits, folder, originals, duplicates, where)
+        self._case_ids |= case_ids
 
     @staticmethod
     def _check_settings(known: SerializedEdits, edits: SerializedEdits, where: str) -> None:
-        # Folders of before lack what came later; it is then as it was.
-        before, now = (GraceHyperParams.from_values(one.hparams, where) for one in (known, edits))
+        """Check that a folder's edits fit into the merged codebook of their layer.
+
+        Raises:
+            RunError: settings, widths or whitening differ.
+        """
+        # Old folders lack settings of later releases; read as hyperparameters, they have the defaults.
+        first, second = (GraceHyperParams.from_values(one.hparams, where) for one in (known, edits))
         for name in SAME_SETTINGS:
-            one, other = getattr(before, name), getattr(now, name)
-            if one != other:
-                raise RunError(f"{where}: made with {name}={other!r}; the folders before it with {name}={one!r}")
-        sizes = [tuple(edits.codebook.keys.shape[1:] + edits.codebook.values.shape[1:]) for edits in (known, edits)]
-        if sizes[0] != sizes[1]:
-            raise RunError(f"{where}: keys and values are {sizes[1]} wide, those of the folders before it {sizes[0]}")
+            expected, value = getattr(first, name), getattr(second, name)
+            if value != expected:
+                raise RunError(f"{where}: made with {name}={value!r}; the folders before it with {name}={expected!r}")
+        expected, widths = (
+            tuple(one.codebook.keys.shape[1:] + one.codebook.values.shape[1:]) for one in (known, edits)
+        )
+        if widths != expected:
+            raise RunError(f"{where}: keys and values are {widths} wide, those of the folders before it {expected}")
         if not known.space.same_as(edits.space):
             raise RunError(
                 f"{where}: its keys are whitened otherwise than those of the folders before it (by other second "
-                "moments), so they can't be compared. Make these edits anew upon the others', or all of them with the "
-                "same file of statistics."
+                "moments), so they can't be compared. Make these edits again on a model with the others' edits, or "
+                "make all of them with the same file of statistics."
             )
 
     def _duplicates(self, layer: str, known: SerializedEdits, edits: SerializedEdits) -> set[int]:
-        """Return the edits that are in already: the same request, made at the same time, entered with the same."""
-        there: dict[EditRecord, list[Entry]] = {}
-        for (_, record), entry in zip(self._origins[layer], _entries(known), strict=True):
-            there.setdefault(record, []).append(entry)
-        own = enumerate(zip(edits.records, _entries(edits), strict=True))
-        return {n for n, (record, entry) in own if any(_same(entry, one) for one in there.get(record, ()))}
+        """Return the numbers of edits that are merged already: equal record, label, value and query."""
+        merged: dict[EditRecord, list[TrainedEdit]] = {}
+        for (_, record), edit in zip(self._origins[layer], _trained_edits(known), strict=True):
+            merged.setdefault(record, []).append(edit)
+        candidates = enumerate(zip(edits.records, _trained_edits(edits), strict=True))
+        return {
+            n for n, (record, edit) in candidates if any(_are_equal(edit, other) for other in merged.get(record, ()))
+        }
 
-    def _renamed(self, folder: str, record: EditRecord, names: dict[str, str]) -> EditRecord:
+    def _renamed(self, folder: str, record: EditRecord, new_names: dict[str, str]) -> EditRecord:
+        """Return an edit's record, with a new case_id if an earlier folder uses the old one."""
         case = str(record.case_id)
-        if case not in self._taken:
+        if case not in self._case_ids:
             return record
-        if case not in names:
+        if case not in new_names:
             name = f"{case}@{Path(folder).resolve().name}"
-            again = (f"{name}-{number}" for number in range(2, 1 << 30))
-            names[case] = name if name not in self._taken else next(new for new in again if new not in self._taken)
-            self.renamed.append(Renamed(folder, record.case_id, names[case]))
-        return dataclasses.replace(record, case_id=names[case])
+            candidates = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+            new_names[case] = next(candidate for candidate in candidates if candidate not in self._case_ids)
+            self.renamed.append(Renamed(folder, record.case_id, new_names[case]))
+        return dataclasses.replace(record, case_id=new_names[case])
 
-    def _enter(
+    def _insert(
         self,
         layer: str,
         known: SerializedEdits,
@@ -131,54 +145,73 @@ class _Merge:
         duplicates: set[int],
         where: str,
     ) -> None:
-        """Enter a folder's edits in a layer's codebook, one after the other."""
+        """Insert a folder's edits into the merged codebook of a layer, in order.
+
+        Args:
+            layer: path of the layer.
+            known: the merged edits of the layer.
+            edits: the folder's edits, with their new case_ids.
+            folder: the folder.
+            originals: the folder's records, with their old case_ids.
+            duplicates: numbers of the edits to skip.
+            where: the folder's name in messages.
+
+        Raises:
+            RunError: an edit was saved without its query.
+        """
         codebook, origins = known.codebook, self._origins[layer]
         owners = dict(zip(keys_of(codebook, known.changes), range(len(known.records)), strict=True))
         keys = keys_of(edits.codebook, edits.changes)
-        for n, entry in enumerate(_entries(edits)):
+        for n, edit in enumerate(_trained_edits(edits)):
             record = edits.records[n]
             if n in duplicates:
                 continue
-            if entry.query is None:
+            if edit.query is None:
                 raise RunError(
                     f"{where}: the edit of case {originals[n].case_id!r} isn't known in full: it was saved before "
-                    "edits kept their queries. Put this folder first, or make that edit anew."
+                    "edits kept their queries. Put this folder first, or make that edit again."
                 )
-            decided = codebook.decide(entry.query, entry.label, entry.value)
-            decision, match = decided
+            decision, match = codebook.decide(edit.query, edit.label, edit.value)
             if decision is not Decision.ADD and origins[owners[match.index]][0] != folder:
-                met = owners[match.index]
+                owner = owners[match.index]
                 self.conflicts.append(
                     Conflict(
                         layer,
                         folder,
                         record.case_id,
                         decision.value,
-                        origins[met][0],
-                        known.records[met].case_id,
+                        origins[owner][0],
+                        known.records[owner].case_id,
                         match.distance,
                     )
                 )
-            index, change = enter(codebook, entry, decided)
+            index, change = insert_again(codebook, edit, (decision, match))
             owners[index] = len(known.records)
             known.changes.append(change)
             known.records.append(record)
             origins.append((folder, originals[n]))
-            if keys[n] >= edits.changes[n].length:  # it had added that key
+            added_key = keys[n] >= edits.changes[n].length
+            if added_key:
                 codebook.hits[index] += edits.codebook.hits[keys[n]]
-        known.replay_support = _both(known.replay_support, edits.replay_support)
+        known.replay_support = _merged_replay_support(known.replay_support, edits.replay_support)
 
 
-def _entries(edits: SerializedEdits) -> list[Entry]:
+def _trained_edits(edits: SerializedEdits) -> list[TrainedEdit]:
+    """Return queries, labels and values of the edits."""
     return entries_in(edits.changes, rows_of(edits.codebook, edits.changes))
 
 
-def _same(one: Entry, other: Entry) -> bool:
-    if one.label != other.label or not torch.equal(one.value, other.value):
+def _are_equal(edit: TrainedEdit, other: TrainedEdit) -> bool:
+    """Whether two edits have the same label, value and, as far as both are known, query."""
+    if edit.label != other.label or not torch.equal(edit.value, other.value):
         return False
-    return one.query is None or other.query is None or torch.equal(one.query, other.query)
+    return edit.query is None or other.query is None or torch.equal(edit.query, other.query)
 
 
-def _both(one: tuple[bool | None, int], other: tuple[bool | None, int]) -> tuple[bool | None, int]:
-    """Return what both have shown of the model; where they contradict, the next edit finds out again."""
-    return (one[0], max(one[1], other[1])) if one[0] == other[0] else (None, 0)
+def _merged_replay_support(
+    support: tuple[bool | None, int], other_support: tuple[bool | None, int]
+) -> tuple[bool | None, int]:
+    """Return the replay support of two folders; unknown where they contradict, so that the next edit checks again."""
+    if support[0] != other_support[0]:
+        return None, 0
+    return support[0], max(support[1], other_support[1])

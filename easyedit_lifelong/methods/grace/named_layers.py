@@ -1,4 +1,4 @@
-"""The layers of a model that GRACE's hyperparameters name."""
+"""Find the layers that GRACE's hyperparameters name in a model."""
 
 from __future__ import annotations
 
@@ -12,26 +12,27 @@ from easyedit_lifelong.models.modules import find_module
 
 
 def find_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, nn.Module]:
-    """Return the path and the module of the layer that the hyperparameters name.
+    """Return the path and the module of the layer that ``inner_params`` names.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the model has no such layer.
     """
-    return _named(model, hparams, "inner_params", hparams.inner_params[0])
+    return _find_module(model, hparams, "inner_params", hparams.inner_params[0])
 
 
 def answering_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, nn.Module] | None:
-    """Return the path and the module of ``answer_layer``; None if there is no such layer in the hyperparameters.
+    """Return the path and the module of the layer that ``answer_layer`` names; None if it names none.
 
     Raises:
-        ModelError: there is none in the model.
+        ModelError: the model has no such layer.
     """
     if hparams.answer_layer is None:
         return None
-    return _named(model, hparams, "answer_layer", hparams.answer_layer)
+    return _find_module(model, hparams, "answer_layer", hparams.answer_layer)
 
 
-def _named(model: Any, hparams: GraceHyperParams, field: str, name: str) -> tuple[str, nn.Module]:
+def _find_module(model: Any, hparams: GraceHyperParams, field: str, name: str) -> tuple[str, nn.Module]:
+    """Find a module by name; an error names the hyperparameter file and the field."""
     try:
         return find_module(model, name)
     except ModelError as error:

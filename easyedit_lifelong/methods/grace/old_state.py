@@ -1,7 +1,7 @@
-"""The state folders of GRACE runs that version 0.1 wrote: read, never written.
+"""Read the state folders of GRACE runs that version 0.1 wrote.
 
-``grace.json`` describes the edits; ``edit-NNNNNN.safetensors`` holds the codebook rows that edit NNNNNN changed, with a
-digest of itself and of all files before it; ``whitening.safetensors`` holds the whitening of the keys, if there is one.
+``grace.json`` describes the edits. ``edit-NNNNNN.safetensors`` holds the codebook rows that edit NNNNNN changed, with a
+digest of this file and all files before it. ``whitening.safetensors`` holds the whitening matrix, if keys are whitened.
 """
 
 from __future__ import annotations
@@ -24,78 +24,97 @@ from easyedit_lifelong.methods.shared.old_state_index import check_whole, read_i
 INDEX = "grace.json"
 FILES = (INDEX, "edit-*.safetensors", "whitening.safetensors")
 
-_CALLED = "GRACE edits"
-_PARTS: dict[str, type] = {"model": str, "fingerprint": str, "layer": str, "settings": dict, "replay": dict}
+_DESCRIPTION = "GRACE edits"
+_FIELDS: dict[str, type] = {"model": str, "fingerprint": str, "layer": str, "settings": dict, "replay": dict}
 
 
 def read_old_state(folder: Path, case_ids: Sequence[int | str] | None, *, tensors: bool) -> OldState | None:
-    """Return the edits of a state folder; see :class:`~easyedit_lifelong.methods.edit_stores.AppendableEditStore`."""
+    """Return the edits of a state folder; None if it is no such folder.
+
+    Args:
+        folder: the state folder.
+        case_ids: the case_ids of the run's journal; edits are read up to their number. None to read all edits.
+        tensors: whether to return the tensors, too.
+
+    Raises:
+        RunError: a file is missing or damaged, or belongs to another run.
+    """
     path = folder / INDEX
     if not path.exists():
         return None
-    _, index = read_index(path, "GRACE", 1, _CALLED)
-    check_whole(path, index, _PARTS, _CALLED)
+    _, index = read_index(path, "GRACE", 1, _DESCRIPTION)
+    check_whole(path, index, _FIELDS, _DESCRIPTION)
     settings = {"inner_params": [index["layer"]], **index["settings"]}
     hparams = {"model_name": index["model"], "alg_name": "GRACE", **settings}
     replay = {"in_part": index["replay"].get("in_part"), "checked_length": index["replay"].get("checked_length", 0)}
     state = {**replay, **({"gate_size": index["gate_size"]} if "gate_size" in index else {})}
-    whitening = _whitening(folder, index["whitening"]) if index.get("whitening") is not None else {}
+    whitening = _read_whitening(folder, index["whitening"]) if index.get("whitening") is not None else {}
     digest = f"{index['gate_size']} {index.get('whitening')}" if "gate_size" in index else ""
     steps: list[EditsPart] = []
-    for number in range(1, _count(folder) + 1 if case_ids is None else len(case_ids) + 1):
+    for number in range(1, _last_number(folder) + 1 if case_ids is None else len(case_ids) + 1):
         file = folder / f"edit-{number:06d}.safetensors"
-        entry, held, digest = _read(file, digest)
+        entry, contents, digest = _read_edit(file, digest)
         if case_ids is not None and entry["edit"]["case_id"] != case_ids[number - 1]:
             raise RunError(
                 f"{file}: is the edit of case {entry['edit']['case_id']}, but edit {number} of the run's journal is "
                 f"that of case {case_ids[number - 1]}. The state belongs to another run."
             )
         changed: dict[str, Any] = {"keys": entry["rows"], "labels": entry["labels"]}
-        if "query" in held:
-            changed["query"], held["queries"] = 0, held.pop("query").unsqueeze(0)
-        held |= {} if steps else whitening
-        steps.append(EditsPart(hparams, [entry["edit"]], {"changed": [changed], **state}, held if tensors else {}))
+        if "query" in contents:
+            changed["query"], contents["queries"] = 0, contents.pop("query").unsqueeze(0)
+        if not steps:  # the first step holds the whitening
+            contents |= whitening
+        steps.append(EditsPart(hparams, [entry["edit"]], {"changed": [changed], **state}, contents if tensors else {}))
     return OldState(path, index["model"], index["fingerprint"], settings, steps)
 
 
-def _count(folder: Path) -> int:
-    """Return the number of the last edit's file; a gap shows when the missing one is read."""
+def _last_number(folder: Path) -> int:
+    """Return the number of the last edit file; 0 without files. Reading the files finds gaps between them."""
     names = [path.stem.removeprefix("edit-") for path in folder.glob("edit-*.safetensors")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
 
-def _read(path: Path, before: str) -> tuple[dict[str, Any], dict[str, Tensor], str]:
-    whole = f"The state in {path.parent} isn't whole."
+def _read_edit(path: Path, previous_digest: str) -> tuple[dict[str, Any], dict[str, Tensor], str]:
+    """Return an edit's entry, its tensors, and the digest of its file.
+
+    Raises:
+        RunError: the file can't be read, or its digest is wrong.
+    """
+    consequence = f"The state in {path.parent} isn't whole."
     try:
         with safe_open(path, framework="pt") as file:
             text, digest = (file.metadata() or {})["edit"], file.metadata()["digest"]
-            names = (*NAMES, *({"query"} & set(file.keys())))  # only where an edit added no key
+            names = (*NAMES, *({"query"} & set(file.keys())))
             tensors = {name: file.get_tensor(name) for name in names}
         entry = json.loads(text)
         _ = entry["edit"]["case_id"], entry["rows"], entry["labels"]
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
-        raise RunError(f"{path}: can't be read: {error}. {whole}") from error
-    if digest != _chained(before, text, tensors):
-        raise RunError(f"{path}: has been changed, or doesn't follow the edit before it. {whole}")
+        raise RunError(f"{path}: can't be read: {error}. {consequence}") from error
+    if digest != _chained_digest(previous_digest, text, tensors):
+        raise RunError(f"{path}: has been changed, or doesn't follow the edit before it. {consequence}")
     return entry, tensors, digest
 
 
-def _whitening(folder: Path, digest: object) -> dict[str, Tensor]:
-    """Return the whitening that has this digest, by its name."""
-    path, whole = folder / "whitening.safetensors", f"The state in {folder} isn't whole."
+def _read_whitening(folder: Path, digest: object) -> dict[str, Tensor]:
+    """Return the whitening matrix, by its name.
+
+    Raises:
+        RunError: the file can't be read, or has another digest.
+    """
+    path, consequence = folder / "whitening.safetensors", f"The state in {folder} isn't whole."
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {"whitening": file.get_tensor("whitening")}
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{path}: can't be read: {error}. {whole}") from error
-    if _chained("", "whitening", tensors) != digest:
-        raise RunError(f"{path}: has been changed, or is another run's. {whole}")
+        raise RunError(f"{path}: can't be read: {error}. {consequence}") from error
+    if _chained_digest("", "whitening", tensors) != digest:
+        raise RunError(f"{path}: has been changed, or is another run's. {consequence}")
     return tensors
 
 
-def _chained(before: str, entry: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the digest of an entry and its tensors, and of all that was digested before them."""
-    digest = hashlib.sha256(f"{before}\n{entry}\n".encode())
+def _chained_digest(previous_digest: str, entry: str, tensors: Mapping[str, Tensor]) -> str:
+    """Return the digest of an entry and its tensors, chained to the digest before it."""
+    digest = hashlib.sha256(f"{previous_digest}\n{entry}\n".encode())
     for tensor in tensors.values():
         digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.contiguous().view(torch.uint8).numpy().tobytes())

@@ -1,4 +1,4 @@
-"""GRACE, registered through the hook that any plugin uses."""
+"""Register GRACE through the hook that every plugin uses."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from easyedit_lifelong.methods.grace.subject.whitening import prepare_whitening
 
 _NO_WEIGHTS = (
     "GRACE's edits can't be put into plain weights: its codebook looks at how far a prompt is from each edited "
-    "one, and acts only within a radius; no weight matrix can decide that. Keep these edits apart and put "
-    "them on the model with load_edits, or edit with CoachHook, whose updates are weights."
+    "prompt, and acts only within a radius. No weight matrix can do that. Save these edits and put them on the model "
+    "with load_edits, or edit with CoachHook, whose updates are weights."
 )
 
-_NO_BATCHES = "GRACE's edits are taken back case by case"
+_NO_BATCHES = "GRACE's edits are rolled back case by case"
 
 
 @hookimpl
@@ -54,5 +54,5 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
 
 
 def count_keys(model: Any) -> dict[str, float]:
-    """Return how many keys the model's codebooks hold, of all its edited layers."""
+    """Return the number of keys on all edited layers of the model."""
     return {"n_keys": sum(len(module) for module in model.modules() if isinstance(module, Codebook))}

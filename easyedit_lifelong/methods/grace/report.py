@@ -1,4 +1,4 @@
-"""GRACE's section of a run's report: how many keys the codebook has, and how far they reach."""
+"""GRACE's section of a run's report: the number of keys in the codebook, and their deferral radii."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ _DECISIONS = ("add", "expand", "covered", "split", "supersede")
 
 
 def report_sections(run: RunRecord) -> list[ReportSection]:
-    """Return the section on the codebook: its growth, and the deferral radii."""
+    """Return the section about the codebook: its growth, and the deferral radii."""
     plots = [*_growth(run), *_radii(run)]
-    empty = "The journal says nothing of a codebook: nothing was edited."
+    empty = "The journal holds no codebook data: nothing was edited."
     return [ReportSection("codebook", "Codebook", plots, empty)]
 
 
 def _growth(run: RunRecord) -> list[ReportPlot]:
     """Return the plot of the number of keys against the number of edits."""
-    grown = run.counts("n_keys")
-    if not grown:
+    counts = run.counts("n_keys")
+    if not counts:
         return []
-    end = max(n for n, _ in grown)
-    edits, keys = grown[-1]
+    end = max(n for n, _ in counts)
+    edits, keys = counts[-1]
     caption = f"{keys:g} keys hold {edits:g} edits: {edits / keys if keys else 0:.2f} edits a key."
     series = [
-        Series("keys", grown, marker="o" if len(grown) == 1 else ""),
+        Series("keys", counts, marker="o" if len(counts) == 1 else ""),
         Series("one for each edit", [(0, 0), (end, end)], "reference"),
     ]
     return [
@@ -44,11 +44,11 @@ def _growth(run: RunRecord) -> list[ReportPlot]:
 
 def _radii(run: RunRecord) -> list[ReportPlot]:
     """Return the plot of the radius of the key that answers each edit, and of the distance to the nearest key."""
-    events = run.edits("radius")
-    if not events:
+    edits = run.edits("radius")
+    if not edits:
         return []
-    distances = [(n, e["nearest_distance"]) for n, e in events if is_number(e.get("nearest_distance"))]
-    radii = [(n, float(entry["radius"]), str(entry.get("decision", "edit"))) for n, entry in events]
+    distances = [(n, edit["nearest_distance"]) for n, edit in edits if is_number(edit.get("nearest_distance"))]
+    radii = [(n, float(edit["radius"]), str(edit.get("decision", "edit"))) for n, edit in edits]
     counts = Counter(decision for _, _, decision in radii)
     marker = "." if len(distances) > 150 else "x"
     series = [Series("distance to the nearest key", distances, "points", marker=marker, muted=True)]
@@ -59,7 +59,7 @@ def _radii(run: RunRecord) -> list[ReportPlot]:
     reach = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
     caption = (
         f"Deferral radius ε of the key that answers each edit, right after it: {reach}. Where the "
-        f"distance to the nearest key falls to its radius and ε_init, keys share or split their ground. "
+        f"distance to the nearest key is at most its radius plus ε_init, edits share a key or split its radius. "
         f"{', '.join(f'{name} {count}' for name, count in counts.most_common())}."
     )
     alt = f"Radii of keys against {EDITS}"
@@ -67,4 +67,5 @@ def _radii(run: RunRecord) -> list[ReportPlot]:
 
 
 def _rank(decision: str) -> int:
+    """Return a decision's place in the legend; unknown decisions come last."""
     return _DECISIONS.index(decision) if decision in _DECISIONS else len(_DECISIONS)

@@ -1,4 +1,4 @@
-"""A layer's GRACE edits as a file holds them, and as a codebook without a model."""
+"""The GRACE edits of one layer without a model: converts between the stored part and a codebook."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.shared.records import EditRecord
 
 StoredEdit = tuple[EditRecord, list[Row], Tensor | None]
-"""An edit's record, the rows that it changed as they were right after it, and its query if it added no key."""
+"""An edit's record, the rows that it changed with their contents right after it, and its query if it added no key."""
 
 _WHITENING, _GATE_SIZE = "whitening", "gate_size"
 
@@ -34,12 +34,13 @@ class SerializedEdits:
     """The edits of one layer.
 
     Attributes:
-        hparams: GRACE's hyperparameters, as a YAML file holds them.
-        codebook: what came of the edits.
-        changes: what each edit changed.
-        records: what each was asked to do.
-        replay_support: whether the model can be replayed in part, up to which length; see the editor.
-        space: what the keys are compared in, beyond the hyperparameters.
+        hparams: GRACE's hyperparameters, with the keys of a YAML file.
+        codebook: the codebook with all edits.
+        changes: what each edit changed in the codebook, in order.
+        records: the record of each edit, in the same order.
+        replay_support: whether partial passes are exact on the model, and up to which length; see
+            :class:`~easyedit_lifelong.methods.grace.training.layer_passes.LayerPasses`.
+        space: the part of the key space that the hyperparameters do not define.
     """
 
     hparams: dict[str, Any]
@@ -51,43 +52,51 @@ class SerializedEdits:
 
     @classmethod
     def of(cls, part: EditsPart, where: str) -> SerializedEdits:
-        """Do a part's edits again.
+        """Return the edits of a stored part.
+
+        Args:
+            part: the edits of one layer.
+            where: the file that the part comes from, for messages.
 
         Raises:
-            RunError: the part isn't whole.
+            RunError: the part is incomplete or damaged.
             HyperParameterError: its hyperparameters can't be used.
         """
         hparams, edits = GraceHyperParams.from_values(part.hparams, where), _stored_edits(part, where)
         space = _stored_space(part, hparams, where)
         try:
             key_width, value_width = part.tensors["keys"].shape[1], part.tensors["values"].shape[1]
-            codebook = new_codebook(hparams, key_width, value_width, space.gate_size, _rounding(part, hparams))
+            codebook = new_codebook(hparams, key_width, value_width, space.gate_size, _stored_rounding(part, hparams))
             changes = [codebook.redo(rows, query) for _, rows, query in edits]
-        except (RuntimeError, IndexError) as error:  # tensors of other shapes
+        except (RuntimeError, IndexError) as error:  # from tensors of wrong shapes
             raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
         codebook.hits = _stored_hits(part, len(codebook), where)
-        return cls(part.hparams, codebook, changes, [record for record, _, _ in edits], _replay_support_of(part), space)
+        records = [record for record, _, _ in edits]
+        return cls(part.hparams, codebook, changes, records, _stored_replay_support(part), space)
 
     def remove(self, numbers: Collection[int]) -> None:
-        """Take edits out, counted from 0, as if they had never been entered.
+        """Remove edits, as if they had never been made.
+
+        Args:
+            numbers: the edits to remove, counted from 0.
 
         Raises:
-            EditError: it isn't known what a later edit was entered with.
+            EditError: the query of a later edit is not known. Then nothing is changed.
         """
         names = [record.case_id for record in self.records]
         self.changes = without(self.codebook, self.changes, numbers, names)
         self.records = [record for n, record in enumerate(self.records) if n not in numbers]
 
     def part(self) -> EditsPart:
-        """Return the edits ready for a file."""
+        """Return all edits as one part, ready to be stored."""
         part = self._part(0, rows_of(self.codebook, self.changes), self.records)
-        hits = [self.codebook.hits[at] for at in range(len(self.codebook))]
+        hits = [self.codebook.hits[key] for key in range(len(self.codebook))]
         return dataclasses.replace(part, state={"changed": part.state["changed"], "hits": hits, **part.state})
 
     def steps(self, begin: int) -> Iterator[EditsPart]:
-        """Yield each edit from number ``begin`` on as a part, with its rows as they were right after it.
+        """Yield each edit from number ``begin`` on as a part, with its rows' contents right after it.
 
-        How often keys have answered isn't in it: that changes without an edit.
+        Such parts hold no hit counts, since these change without an edit.
         """
         for number, rows in enumerate(rows_of(self.codebook, self.changes, begin), begin):
             yield self._part(number, [rows], self.records[number : number + 1])
@@ -96,13 +105,16 @@ class SerializedEdits:
         """Return consecutive edits as a part.
 
         Args:
-            begin: number of the first of them.
-            history: the rows that each changed, as they were right after it.
-            records: their records.
+            begin: number of the first edit.
+            history: the rows that each edit changed, with their contents right after it.
+            records: the record of each edit.
         """
         changed, queries = list[dict[str, Any]](), list[Tensor]()
         for change, rows in zip(self.changes[begin : begin + len(history)], history, strict=True):
-            entry: dict[str, Any] = {"keys": [at for at, _, _ in rows], "labels": [list(label) for _, label, _ in rows]}
+            entry: dict[str, Any] = {
+                "keys": [key for key, _, _ in rows],
+                "labels": [list(label) for _, label, _ in rows],
+            }
             if change.query is not None:
                 entry["query"] = len(queries)
                 queries.append(change.query.to(self.codebook.keys.device))
@@ -115,8 +127,8 @@ class SerializedEdits:
         }
         if self.space.gate_size:
             state[_GATE_SIZE] = self.space.gate_size
-        flat = [row for rows in history for row in rows]
-        tensors = {name: torch.stack([row[n] for _, _, row in flat]) for n, name in enumerate(NAMES)}
+        contents = [row for rows in history for _, _, row in rows]
+        tensors = {name: torch.stack([row[n] for row in contents]) for n, name in enumerate(NAMES)}
         if queries:
             tensors["queries"] = torch.stack(queries)
         if self.space.whitening is not None and not begin:
@@ -128,32 +140,40 @@ def _stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
     """Return a part's edits.
 
     Raises:
-        RunError: the part isn't whole.
+        RunError: the part is incomplete or damaged.
     """
     try:
         keys, values, radii = (part.tensors[name] for name in NAMES)
         queries = part.tensors.get("queries")
-        taken, edits, length = 0, list[StoredEdit](), 0
+        edits = list[StoredEdit]()
+        n_rows = n_keys = 0  # read so far
         for record, change in zip(part.edits, part.state["changed"], strict=True):
             rows: list[Row] = []
-            for at, label in zip(change["keys"], change["labels"], strict=True):
-                if not 0 <= at <= length:
-                    raise IndexError(f"key {at} of {length}")
-                length = max(length, at + 1)
-                rows.append((at, tuple(label), (keys[taken], values[taken], radii[taken])))
-                taken += 1
+            for key, label in zip(change["keys"], change["labels"], strict=True):
+                if not 0 <= key <= n_keys:
+                    raise IndexError(f"key {key} of {n_keys}")
+                n_keys = max(n_keys, key + 1)
+                rows.append((key, tuple(label), (keys[n_rows], values[n_rows], radii[n_rows])))
+                n_rows += 1
             if not rows:
                 raise ValueError("an edit changed no key")
-            edits.append((EditRecord.from_dict(record, where), rows, _query(change.get("query"), queries, keys)))
-        if not taken == len(keys) == len(values) == len(radii):
-            raise IndexError(f"{taken} rows of {len(keys)}, {len(values)} and {len(radii)}")
+            edits.append((EditRecord.from_dict(record, where), rows, _stored_query(change.get("query"), queries, keys)))
+        if not n_rows == len(keys) == len(values) == len(radii):
+            raise IndexError(f"{n_rows} rows of {len(keys)}, {len(values)} and {len(radii)}")
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
     return edits
 
 
-def _query(number: Any, queries: Tensor | None, keys: Tensor) -> Tensor | None:
-    """Return a stored query; folders of the first releases have none."""
+def _stored_query(number: Any, queries: Tensor | None, keys: Tensor) -> Tensor | None:
+    """Return the query with this number, shape ``(views * key_size,)``; None if the edit has none.
+
+    Edits of early releases have none, nor do edits that added a key.
+
+    Raises:
+        IndexError: there is no such query.
+        ValueError: queries and keys have different shapes.
+    """
     if number is None:
         return None
     if queries is None or type(number) is not int or not 0 <= number < len(queries):
@@ -164,10 +184,10 @@ def _query(number: Any, queries: Tensor | None, keys: Tensor) -> Tensor | None:
 
 
 def _stored_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeySpace:
-    """Return what a part's keys are compared in.
+    """Return a part's gate size and whitening.
 
     Raises:
-        RunError: it isn't that of its keys, or part of it is missing.
+        RunError: they do not fit the part's keys, values or hyperparameters.
     """
     gate_size = part.state.get(_GATE_SIZE, 0)
     try:
@@ -179,29 +199,29 @@ def _stored_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> Key
 
 
 def _stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:
-    """Return how often each key of a part has answered; none if the part doesn't say.
+    """Return the hits of each key of a part; empty if the part holds none.
 
     Raises:
-        RunError: they aren't those of its keys.
+        RunError: they are not one count for each key.
     """
     hits = part.state.get("hits")
     if hits is None:
         return Counter()
-    counts = isinstance(hits, list) and all(type(count) is int and count >= 0 for count in hits)
-    if not counts or len(hits) != length:
+    valid = isinstance(hits, list) and all(type(count) is int and count >= 0 for count in hits)
+    if not valid or len(hits) != length:
         raise RunError(f"{where}: GRACE's edits aren't whole: hits must be {length} counts, one for each key")
-    return Counter({at: count for at, count in enumerate(hits) if count})
+    return Counter({key: count for key, count in enumerate(hits) if count})
 
 
-def _replay_support_of(part: EditsPart) -> tuple[bool | None, int]:
-    """Return what the edits had shown of the model: whether it can be replayed in part, up to which length."""
+def _stored_replay_support(part: EditsPart) -> tuple[bool | None, int]:
+    """Return a part's ``replay_support``; see :class:`SerializedEdits`."""
     return part.state.get("in_part"), part.state.get("checked_length", 0)
 
 
-def _rounding(part: EditsPart, hparams: GraceHyperParams) -> float:
-    """Return the codebook's slack; by its dtype where the part doesn't say."""
-    known = part.state.get("rounding")
-    if isinstance(known, float) and 0 <= known < 1:
-        return known
-    named = getattr(torch, hparams.dtype or "float32", torch.float32)
-    return rounding_of(named if isinstance(named, torch.dtype) else torch.float32)
+def _stored_rounding(part: EditsPart, hparams: GraceHyperParams) -> float:
+    """Return a part's allowance for rounding; if it holds none, that of its dtype."""
+    rounding = part.state.get("rounding")
+    if isinstance(rounding, float) and 0 <= rounding < 1:
+        return rounding
+    dtype = getattr(torch, hparams.dtype or "float32", torch.float32)
+    return rounding_of(dtype if isinstance(dtype, torch.dtype) else torch.float32)

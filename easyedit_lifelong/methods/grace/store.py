@@ -1,4 +1,4 @@
-"""GRACE's edits as data: taken off a model, put on one, cut into steps and joined again; with and without a model."""
+"""GRACE's edit store, which saves and loads edits, and the removal of single edits, on a model or in stored parts."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from easyedit_lifelong.models.modules import find_module, module_path
 
 
 class GraceStore:
-    """Saves and loads the edits of each layer's codebook; every edit is a step."""
+    """Saves and loads the edits of each layer's codebook. Each edit is one step of a saved state."""
 
     old_state_files = old_state.FILES
 
@@ -31,11 +31,14 @@ class GraceStore:
         return [_serialized(model, editor).part() for editor in GraceEditor.all_of(model).values() if editor.changes]
 
     def attach(self, model: Any, tok: Any, part: EditsPart, where: str) -> Callable[[], None]:
-        """Put a layer's edits on a model that carries none on that layer.
+        """Put a layer's edits on a model that carries no GRACE edits on that layer.
+
+        Returns:
+            A function that rolls these edits back.
 
         Raises:
-            RunError: the part isn't whole.
-            ModelError: the model has no such layer, or one of another width.
+            RunError: the part is incomplete or damaged.
+            ModelError: the model has no such layer, or a layer of another width.
             EditError: the layer carries GRACE edits already.
         """
         hparams, stored = GraceHyperParams.from_values(part.hparams, where), SerializedEdits.of(part, where)
@@ -45,7 +48,7 @@ class GraceStore:
         return GraceEditor.on(model, tok, hparams).adopt(stored)
 
     def history(self, model: Any) -> Sequence[EditRecord]:
-        """Return the records of the edits on a model's one edited layer.
+        """Return the records of all edits of a model with one edited layer.
 
         Raises:
             RunError: several layers carry edits.
@@ -61,62 +64,70 @@ class GraceStore:
         return _serialized(model, editor).steps(begin)
 
     def join(self, steps: Sequence[EditsPart], where: str) -> EditsPart:
-        """Return consecutive edits as one part.
+        """Join consecutive edits into one part.
 
         Raises:
-            RunError: a step isn't whole.
+            RunError: a step is incomplete or damaged.
         """
         changed: list[dict[str, Any]] = []
-        queries = 0
+        n_queries = 0
         try:
             for step in steps:
                 for entry in step.state["changed"]:
-                    own = {"query": queries + entry["query"]} if "query" in entry else {}
-                    changed.append({**entry, **own})
-                queries += len(step.tensors.get("queries", ()))
+                    query = {"query": n_queries + entry["query"]} if "query" in entry else {}
+                    changed.append({**entry, **query})
+                n_queries += len(step.tensors.get("queries", ()))
             tensors = {
                 name: torch.cat([step.tensors[name] for step in steps if name in step.tensors])
                 for name in (*NAMES, "queries")
-                if name in NAMES or queries
+                if name in NAMES or n_queries
             }
         except (KeyError, TypeError, RuntimeError) as error:
             raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
-        tensors |= {name: steps[0].tensors[name] for name in ("whitening",) if name in steps[0].tensors}
+        if "whitening" in steps[0].tensors:
+            tensors["whitening"] = steps[0].tensors["whitening"]
         edits = [edit for step in steps for edit in step.edits]
         return EditsPart(steps[-1].hparams, edits, {**steps[-1].state, "changed": changed}, tensors)
 
     def shared_settings(self, hparams: GraceHyperParams) -> dict[str, Any]:
-        """Return the layer, and the settings that all edits of a codebook must share."""
-        layer = [module_path(name) for name in hparams.inner_params]
-        return {"inner_params": layer, **{name: getattr(hparams, name) for name in SAME_SETTINGS}}
+        """Return the layer's path and the settings that all edits of a codebook must share."""
+        layers = [module_path(name) for name in hparams.inner_params]
+        return {"inner_params": layers, **{name: getattr(hparams, name) for name in SAME_SETTINGS}}
 
     def read_old_state(
         self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True
     ) -> OldState | None:
-        """Return the edits of a state folder that version 0.1 wrote; None if it isn't one of GRACE's."""
+        """Return the edits of a state folder that version 0.1 wrote; None if the folder holds no GRACE edits."""
         return old_state.read_old_state(folder, case_ids, tensors=tensors)
 
 
 class GraceRemoval:
-    """Takes single edits out of codebooks; the edits after them enter again, as if these had never been made."""
+    """Removes single edits from codebooks, as if they had never been made: later edits are inserted again."""
 
     def records(self, model: Any) -> list[EditRecord]:
-        """Return the records of all edits of all layers."""
+        """Return the records of all edits on all layers."""
         return [record for editor in GraceEditor.all_of(model).values() for record in editor.records]
 
     def remove(self, model: Any, records: Sequence[EditRecord], *, check_only: bool = False) -> None:
-        """Take edits off a model, from every layer that carries them; all or none.
+        """Remove edits from every layer of a model that carries them, all or none.
+
+        Args:
+            model: the edited model.
+            records: the records of the edits to remove.
+            check_only: check that the edits can be removed, and change nothing.
 
         Raises:
-            EditError: it isn't known what a later edit was entered with. Then nothing is changed.
+            EditError: the query of a later edit is not known. Then nothing is changed.
         """
         editors = list(GraceEditor.all_of(model).values())
-        for check in (True,) if check_only else (True, False):
+        for editor in editors:
+            editor.take_back(records, check_only=True)
+        if not check_only:
             for editor in editors:
-                editor.take_back(records, check_only=check)
+                editor.take_back(records)
 
     def remove_from(self, part: EditsPart, numbers: Collection[int], where: str) -> EditsPart:
-        """Return a part without some of its edits; see :meth:`SerializedEdits.remove`."""
+        """Return a part without the edits of these numbers; see :meth:`SerializedEdits.remove`."""
         edits = SerializedEdits.of(part, where)
         try:
             edits.remove(numbers)
@@ -126,6 +137,7 @@ class GraceRemoval:
 
 
 def _serialized(model: Any, editor: GraceEditor) -> SerializedEdits:
+    """Return an editor's edits without their model."""
     assert editor.codebook is not None
     hparams = hparams_values(editor.hparams, model_label(model))
     return SerializedEdits(

@@ -52,7 +52,7 @@ def test_keys_of_half_precision_take_half_the_bytes(dtype: torch.dtype) -> None:
     assert codebook.keys.dtype == dtype
     assert whole.keys.dtype == torch.float32
     assert torch.equal(codebook.keys.float(), torch.stack([key(dtype, n) for n in range(200)]))
-    assert whole._entries.nbytes - codebook._entries.nbytes == 2 * codebook._entries._arrays["keys"].numel()
+    assert whole._arrays.nbytes - codebook._arrays.nbytes == 2 * codebook._arrays._tensors["keys"].numel()
 
 
 @pytest.mark.parametrize("dtype", HALF)

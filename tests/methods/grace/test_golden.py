@@ -54,7 +54,7 @@ def test_the_authors_codebook(eps_expand: str) -> None:
     editor = GraceEditor.on(formula_gpt2(), _Tokenizer(), hparams)
     for n, (edit, step) in enumerate(zip(GOLDEN["edits"], expected["steps"], strict=True)):
         lesson = editor._passes.of(editor.adaptor, [EncodedPair(edit["prompt"], edit["target"])], 1, 0)
-        (result,) = editor._record(lesson, [PendingEdit(as_label(edit["target"]), str(n), "golden", n)])
+        (result,) = editor._train_and_insert(lesson, [PendingEdit(as_label(edit["target"]), str(n), "golden", n)])
         assert editor.codebook is not None
         assert len(editor.codebook) == step["n"]
         torch.testing.assert_close(editor.codebook.radii.tolist(), step["radii"], rtol=0, atol=2e-6)

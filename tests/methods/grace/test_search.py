@@ -21,12 +21,20 @@ from tests.support.thoroughness import examples
 
 NORMAL = (64, 512, 32, 1 << 22, 4096)
 SIZES = [NORMAL, (2, 512, 32, 1 << 22, 4096), (2, 0, 1000, 1 << 22, 4096), (2, 3, 1000, 50, 7)]
-"""SMALLEST, _FEW, _FEW_OF, _PAIRS, _BLOCK: as they are, and such that few keys go every way that many do."""
+"""The constants of the module as they are, and such that few keys take every path that many keys do. In each tuple:
+SMALLEST, _MAX_CANDIDATES, _MAX_CANDIDATES_DIVISOR, _PAIRS_AT_ONCE, _BLOCK_ROWS."""
 
 
 @contextlib.contextmanager
 def sizes(smallest: int, few: int, few_of: int, pairs: int, block: int) -> Iterator[None]:
-    with mock.patch.multiple(search, SMALLEST=smallest, _FEW=few, _FEW_OF=few_of, _PAIRS=pairs, _BLOCK=block):
+    with mock.patch.multiple(
+        search,
+        SMALLEST=smallest,
+        _MAX_CANDIDATES=few,
+        _MAX_CANDIDATES_DIVISOR=few_of,
+        _PAIRS_AT_ONCE=pairs,
+        _BLOCK_ROWS=block,
+    ):
         yield
 
 
@@ -42,7 +50,7 @@ def by_brute_force(codebook: Codebook, queries: Tensor) -> tuple[list[int], list
     distances = codebook.distances(queries)
     smallest = distances.min(dim=1).values
     nearest = [(row == least).nonzero()[0].item() for row, least in zip(distances, smallest, strict=True)]
-    reach = codebook.radii[nearest] + codebook._rounding(queries)
+    reach = codebook.radii[nearest] + codebook._slack(queries)
     answers = (smallest <= reach) & smallest.isfinite()
     fired = [key if answer else -1 for key, answer in zip(nearest, answers.tolist(), strict=True)]
     return nearest, smallest.tolist(), fired

@@ -29,11 +29,11 @@ def refused(values: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
-        ({"replacement": "replace_all"}, "replacement: replace_all can't be had with query_token: subject_last"),
-        ({"replacement": "replace_prompt"}, "replacement: replace_prompt can't be had"),
-        ({"val_train": "adv"}, "val_train: adv can't be had with query_token: subject_last"),
-        ({"val_train": "pert"}, "val_train: adv can't be had"),
-        ({"eps_expand": "moving_avg"}, "eps_expand: moving_average can't be had"),
+        ({"replacement": "replace_all"}, "replacement: replace_all can't be combined with query_token: subject_last"),
+        ({"replacement": "replace_prompt"}, "replacement: replace_prompt can't be combined"),
+        ({"val_train": "adv"}, "val_train: adv can't be combined with query_token: subject_last"),
+        ({"val_train": "pert"}, "val_train: adv can't be combined"),
+        ({"eps_expand": "moving_avg"}, "eps_expand: moving_average can't be combined"),
         ({"gate_eps": 0.5}, "gate_eps: needs answer_layer"),
         ({"gate_eps": 0, "answer_layer": "l"}, "gate_eps: 0.0 must be greater than 0"),
         ({"eps": "automatic"}, "eps: 'automatic' is neither a number nor auto"),

@@ -237,7 +237,7 @@ def test_the_search_agrees_with_all_distances(dist_fn: str, views: int) -> None:
 
     def check() -> None:
         distances = book.distances(queries)
-        inside = distances <= book.radii + book._rounding(queries).unsqueeze(1)
+        inside = distances <= book.radii + book._slack(queries).unsqueeze(1)
         index = distances.argmin(dim=1)
         nearest = torch.where(inside.gather(1, index.unsqueeze(1)).squeeze(1), index, -1)
         assert torch.equal(book.lookup(queries), nearest)
@@ -252,7 +252,7 @@ def test_the_search_agrees_with_all_distances(dist_fn: str, views: int) -> None:
     book.radii[: len(book) // 2] *= 4
     check()
     changed = book.nearest(queries[0]).index
-    book._write(changed, (0,), (book.keys[changed] + 0.5, book._entries["values"][changed], book.radii[changed]))
+    book._write(changed, (0,), (book.keys[changed] + 0.5, book._arrays["values"][changed], book.radii[changed]))
     check()
     book.undo(Change(len(book) - 25))
     check()

@@ -1,1 +1,1 @@
-"""The codebook of GRACE: keys, values, deferral radii, lookup and history."""
+"""The codebook of GRACE: keys, values and radii; decisions about edits, lookup, history and removal."""

@@ -1,9 +1,9 @@
-"""Tensors that grow: a codebook's keys, values and radii, a row for each key.
+"""Growing tensors for a codebook: its keys, values and radii, one row per key.
 
-Storage doubles when it is full, so that adding a row doesn't copy all the others. Values and radii are float32. Keys
-are stored in the narrowest type that holds every one of them *exactly*: half as many bytes hold the keys of a model in
-half precision, and the first key that needs more widens them all to float32. So no decision depends on the type, and a
-codebook for such a model is smaller, and read faster.
+Storage doubles when it is full, so that adding a row rarely copies the others. Values and radii are float32. Keys have
+the narrowest dtype that holds all of them *exactly*: two bytes per number for a model in half precision. The first key
+that needs more precision converts all keys to float32. So the dtype changes no decision; it only saves memory and
+time.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from torch import Tensor
 
 NAMES = ("keys", "values", "radii")
 
-_NARROW = (torch.bfloat16, torch.float16)
+_HALF_PRECISION = (torch.bfloat16, torch.float16)
 
-_BLOCK = 4096
+_BLOCK_ROWS = 4096
 """Rows that are compared at once."""
 
 
@@ -27,82 +27,82 @@ class Entries:
     Args:
         key_size: width of a key.
         value_size: width of a value with its gate and radius.
-        device: where to store them.
+        device: device of the tensors.
     """
 
     def __init__(self, key_size: int, value_size: int, device: torch.device | str | None = None) -> None:
         self._length = 0
         shapes = ((0, key_size), (0, value_size), (0,))
-        self._arrays = {name: torch.empty(shape, device=device) for name, shape in zip(NAMES, shapes, strict=True)}
+        self._tensors = {name: torch.empty(shape, device=device) for name, shape in zip(NAMES, shapes, strict=True)}
 
     def __len__(self) -> int:
-        """Count the rows."""
+        """Return the number of rows."""
         return self._length
 
     def __getitem__(self, name: str) -> Tensor:
         """Return ``keys``, ``(n, key_size)``, ``values``, ``(n, value_size)``, or ``radii``, ``(n,)``."""
-        return self._arrays[name][: self._length]
+        return self._tensors[name][: self._length]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory in use and in reserve."""
-        return sum(array.nbytes for array in self._arrays.values())
+        """Bytes of memory, reserved rows included."""
+        return sum(tensor.nbytes for tensor in self._tensors.values())
 
     def row(self, index: int) -> tuple[Tensor, ...]:
-        """Return a copy of a row, in float32."""
-        return tuple(array[index].float().clone() for array in self._arrays.values())
+        """Return a float32 copy of a row: key, value and radius."""
+        return tuple(tensor[index].float().clone() for tensor in self._tensors.values())
 
     def append(self, key: Tensor, value: Tensor, radius: float | Tensor) -> None:
         """Add a row."""
-        if self._length == len(self._arrays["keys"]):
-            for name, old in self._arrays.items():
-                self._arrays[name] = old.new_empty(max(16, 2 * self._length), *old.shape[1:])
-                self._arrays[name][: self._length] = old[: self._length]
+        if self._length == len(self._tensors["keys"]):
+            for name, old in self._tensors.items():
+                self._tensors[name] = old.new_empty(max(16, 2 * self._length), *old.shape[1:])
+                self._tensors[name][: self._length] = old[: self._length]
         self.write(self._length, key, value, radius)
         self._length += 1
 
     def write(self, index: int, key: Tensor, value: Tensor, radius: float | Tensor) -> None:
-        """Put another row in a row's place."""
+        """Overwrite a row."""
         self.write_key(index, key)
-        self._arrays["values"][index] = value.to(self._arrays["values"])
-        self._arrays["radii"][index] = torch.as_tensor(radius).to(self._arrays["radii"])  # a number, or any tensor
+        self._tensors["values"][index] = value.to(self._tensors["values"])
+        self._tensors["radii"][index] = torch.as_tensor(radius).to(self._tensors["radii"])
 
     def write_key(self, index: int, key: Tensor) -> None:
-        """Put another key in a key's place."""
-        keys = self._arrays["keys"]
-        if index == 0 and self._length <= 1:  # the only key: it alone decides the type
-            keys = keys.to(_narrowest(key))
-        elif not _holds(keys.dtype, key):
+        """Overwrite the key of a row."""
+        keys = self._tensors["keys"]
+        if index == 0 and self._length <= 1:  # no other key needs the present dtype
+            keys = keys.to(_narrowest_dtype(key))
+        elif not _holds_exactly(keys.dtype, key):
             keys = keys.float()
         keys[index] = key.to(keys)
-        self._arrays["keys"] = keys
+        self._tensors["keys"] = keys
 
-    def shorten(self, length: int) -> None:
-        """Forget the rows from this one on."""
+    def truncate(self, length: int) -> None:
+        """Drop all rows but the first ``length``."""
         self._length = length
 
     def replace(self, keys: Tensor, values: Tensor, radii: Tensor) -> None:
-        """Store copies of other rows instead, on the same device."""
-        device, dtypes = self._arrays["keys"].device, (_narrowest(keys), torch.float32, torch.float32)
+        """Replace all rows by copies of these, on the present device."""
+        device, dtypes = self._tensors["keys"].device, (_narrowest_dtype(keys), torch.float32, torch.float32)
         self._length = len(keys)
-        for name, array, dtype in zip(NAMES, (keys, values, radii), dtypes, strict=True):
-            self._arrays[name] = array.to(device, dtype, copy=True)
+        for name, tensor, dtype in zip(NAMES, (keys, values, radii), dtypes, strict=True):
+            self._tensors[name] = tensor.to(device, dtype, copy=True)
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Follow a model to another device, but never to another dtype."""
-        self._arrays = {name: array.to(fn(array).device) for name, array in self._arrays.items()}
+        """Move the tensors to the device that ``fn``, the function of ``Module._apply``, uses; keep their dtypes."""
+        self._tensors = {name: tensor.to(fn(tensor).device) for name, tensor in self._tensors.items()}
 
 
-def _holds(dtype: torch.dtype, keys: Tensor) -> bool:
-    """Whether a type holds keys to the last bit; it doesn't hold what isn't a number."""
+def _holds_exactly(dtype: torch.dtype, keys: Tensor) -> bool:
+    """Whether a dtype holds keys without rounding; NaN needs float32."""
     if dtype in (torch.float32, keys.dtype):
         return True
-    blocks = keys.unsqueeze(0) if keys.dim() == 1 else keys.split(_BLOCK)
+    blocks = keys.unsqueeze(0) if keys.dim() == 1 else keys.split(_BLOCK_ROWS)
     return all(torch.equal(block.to(dtype).to(block.dtype), block) for block in blocks)
 
 
-def _narrowest(keys: Tensor) -> torch.dtype:
-    """Return the narrowest type that holds keys exactly; none are held by float32."""
+def _narrowest_dtype(keys: Tensor) -> torch.dtype:
+    """Return the narrowest dtype that holds keys exactly; float32 for no keys."""
     if not len(keys):
         return torch.float32
-    return next((dtype for dtype in _NARROW if _holds(dtype, keys)), torch.float32)
+    return next((dtype for dtype in _HALF_PRECISION if _holds_exactly(dtype, keys)), torch.float32)

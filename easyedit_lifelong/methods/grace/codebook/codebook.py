@@ -1,4 +1,4 @@
-"""GRACE's codebook: what edits do to its keys, values, deferral radii and labels (arXiv 2211.11031, section 3)."""
+"""GRACE's codebook: how edits change its keys, values, deferral radii and labels (arXiv 2211.11031, section 3)."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision,
 from easyedit_lifelong.methods.grace.codebook.lookup import StoredKeys
 
 _SPLIT_GAP = 1e-5
-"""The authors' code leaves this much between the two radii of a split."""
+"""Gap between the two radii of a split, as in the authors' code."""
 
 _SAME_GATE = 1e-3
-"""Gates nearer than this are of one prompt: far more than rounding moves them, in half precision, too."""
+"""Gates nearer than this belong to one prompt. Rounding, even in half precision, moves them far less."""
 
 
 class Codebook(StoredKeys):
-    """Keys that edits add and change; see :class:`.StoredKeys`."""
+    """Keys that edits add and change; see :class:`.StoredKeys` for arguments and attributes."""
 
     def decide(self, query: Tensor, label: Label, value: Tensor | None = None) -> tuple[Decision, Match]:
-        """Return what entering this edit would do, and the nearest key that it competes with (algorithm 1).
+        """Return what an edit would do, and the nearest key that it competes with (algorithm 1).
 
-        No key within ``eps`` plus the nearest key's radius: add one. Otherwise, with the same
-        label: expand the radius if the query is outside. With another label: split the distance.
+        If the distance to that key is more than ``eps`` plus the key's radius, the edit adds a key. Otherwise, with
+        the same label, it expands the radius if the query is outside of it; with another label, it splits the distance.
 
-        Splitting halves the distance, which leaves a radius of nothing when the very same prompt is
-        edited again. There the later edit takes the earlier one's place; the paper doesn't treat
-        this case. Where there are gates, it takes the same gate as well: two prompts on one subject are told
-        apart by their gates, so their edits stand side by side.
+        If the same prompt is edited again with another label, a split would leave a radius of 0. There the later edit
+        supersedes the earlier one; the paper does not treat this case. With gates, the edit supersedes the other only
+        if their gates are equal, too: otherwise they are two facts about one subject, and both keys stay.
 
         Args:
-            query: the edit's key, shape ``(views * key_size,)``.
-            label: its target's tokens.
-            value: its value with its gate and radius, where there are such. An edit whose gate is far from
-                another's competes with it for no key: they are two facts about one subject.
+            query: the edit's query, all key vectors, shape ``(views * key_size,)``.
+            label: the edit's target tokens.
+            value: the edit's value, with its gate and radius if the codebook stores these. Edits with distant gates
+                do not compete for a key.
         """
         match, eps, gate = self.nearest(query), self.eps, None
         if value is not None and self.own_eps:
             eps = float(value[-1])
         if value is not None and self.gate_eps is not None:
             gate = value[self._value_size :][: self.gate_size]
-            if len(self) and match.distance <= eps + float(self.radii.max()):  # else there is no rival at all
+            if len(self) and match.distance <= eps + float(self.radii.max()):  # otherwise the edit adds a key anyway
                 match = self._nearest_rival(query, gate, self.gate_eps)
         if match.index < 0:
             return Decision.ADD, match
@@ -50,73 +49,77 @@ class Codebook(StoredKeys):
             return Decision.ADD, match
         if self.labels[match.index] == label:
             return (Decision.EXPAND if match.distance > radius else Decision.COVERED), match
-        if match.distance > self._same(query):
+        if match.distance > self._same_query_distance(query):
             return Decision.SPLIT, match
-        beside = gate is not None and float(self.gate_distances(gate)[match.index]) > _SAME_GATE
-        return (Decision.ADD if beside else Decision.SUPERSEDE), match
+        other_fact = gate is not None and float(self.gate_distances(gate)[match.index]) > _SAME_GATE
+        return (Decision.ADD if other_fact else Decision.SUPERSEDE), match
 
     def _nearest_rival(self, query: Tensor, gate: Tensor, gate_eps: float) -> Match:
-        """Return the nearest of the keys whose gate is near enough to an edit's; of those at the query, by the gate."""
-        distances, apart = self.distances(self._vectors_of(query)).amin(dim=0), self.gate_distances(gate)
-        distances[apart > gate_eps] = float("inf")
-        here = distances <= self._same(query)
-        best = int((apart.masked_fill(~here, float("inf")) if here.any() else distances).argmin())
+        """Return the nearest key whose gate is within ``gate_eps`` of an edit's gate.
+
+        Of the keys that equal the query, the one with the nearest gate.
+        """
+        distances, gate_distances = self.distances(self._vectors_of(query)).amin(dim=0), self.gate_distances(gate)
+        distances[gate_distances > gate_eps] = float("inf")
+        at_query = distances <= self._same_query_distance(query)
+        best = int((gate_distances.masked_fill(~at_query, float("inf")) if at_query.any() else distances).argmin())
         nearest = float(distances[best])
         return Match(best, nearest) if nearest < float("inf") else Match(-1, nearest)
 
     def enter(
         self, query: Tensor, label: Label, value: Tensor, decided: tuple[Decision, Match] | None = None
     ) -> tuple[Decision, int, Change]:
-        """Enter an edit whose value has been trained.
+        """Insert an edit whose value has been trained (algorithm 1).
 
         Args:
-            query: the edit's key, shape ``(views * key_size,)``.
-            label: its target's tokens.
-            value: its trained value, followed by its gate and its radius where there are such.
-            decided: what :meth:`decide` says of it, if that is known.
+            query: the edit's query, all key vectors, shape ``(views * key_size,)``.
+            label: the edit's target tokens.
+            value: the trained value, followed by gate and radius if the codebook stores these.
+            decided: the result of :meth:`decide` for this edit, if it is known.
 
         Returns:
-            What was done, the index of the key that now answers the query, and what :meth:`undo` needs.
+            The decision, the index of the key that now answers the query, and the change that :meth:`undo` needs.
         """
         decision, match = decided or self.decide(query, label, value)
         nearest = match.index
         if decision in (Decision.ADD, Decision.SPLIT):
-            change = self._before_change(nearest if decision is Decision.SPLIT else None)
+            change = self._change_of(nearest if decision is Decision.SPLIT else None)
             half = match.distance / 2
             radius = half if decision is Decision.SPLIT else float(value[-1]) if self.own_eps else self.eps
             if decision is Decision.SPLIT:
                 self.radii[nearest] = half - _SPLIT_GAP
             return decision, self._append(query, label, value, radius), change
-        change = self._before_change(nearest, query.float().clone())
-        self._entries["values"][nearest] = value.float()
+        change = self._change_of(nearest, query.float().clone())
+        self._arrays["values"][nearest] = value.float()
         self.labels[nearest] = label
         if decision is Decision.EXPAND:
             if self.eps_expand == "moving_average":
-                self._entries.write_key(nearest, (self.keys[nearest].float() + query.float()) / 2)
-                self._changed(nearest)
+                self._arrays.write_key(nearest, (self.keys[nearest].float() + query.float()) / 2)
+                self._mark_changed(nearest)
             self.radii[nearest] = match.distance
         return decision, nearest, change
 
     def _append(self, query: Tensor, label: Label, value: Tensor, radius: float | Tensor) -> int:
-        self._entries.append(query, value, radius)
+        """Add a key; return its index."""
+        self._arrays.append(query, value, radius)
         self.labels.append(label)
         return len(self) - 1
 
     def row(self, index: int) -> Row:
-        """Return a copy of what the codebook holds for a key."""
-        return index, self.labels[index], self._entries.row(index)
+        """Return a copy of a key's row: index, label, and key, value and radius."""
+        return index, self.labels[index], self._arrays.row(index)
 
     def redo(self, rows: Sequence[Row], query: Tensor | None = None) -> Change:
-        """Do again what an edit did, given the rows that it changed as they were right after it.
+        """Repeat the change of an edit without a decision.
 
         Args:
-            rows: these rows.
+            rows: the rows that the edit changed, with their contents right after it.
             query: see :class:`Change`.
 
         Returns:
-            What :meth:`undo` needs.
+            The change that :meth:`undo` needs.
         """
-        change = self._before_change(next((index for index, _, _ in rows if index < len(self)), None), query)
+        change = self._change_of(next((index for index, _, _ in rows if index < len(self)), None), query)
         for index, label, (key, value, radius) in rows:
             if index == len(self):
                 self._append(key, label, value, radius)
@@ -125,20 +128,22 @@ class Codebook(StoredKeys):
         return change
 
     def undo(self, *changes: Change) -> None:
-        """Take the last edits back, given what they changed, in the order in which they were made."""
+        """Undo the last edits, given their changes in the order of the edits."""
         for change in reversed(changes):
             for index in range(change.length, len(self)):
                 self.hits.pop(index, None)
             del self.labels[change.length :]
-            self._entries.shorten(change.length)
-            self._search.shorten(change.length * self.views)
+            self._arrays.truncate(change.length)
+            self._search.truncate(change.length * self.views)
             if change.index is not None:
                 self._write(change.index, change.label, change.row)
 
     def _write(self, index: int, label: Label, row: tuple[Tensor, ...]) -> None:
+        """Overwrite a key's row."""
         self.labels[index] = label
-        self._entries.write(index, *row)
-        self._changed(index)
+        self._arrays.write(index, *row)
+        self._mark_changed(index)
 
-    def _before_change(self, index: int | None, query: Tensor | None = None) -> Change:
+    def _change_of(self, index: int | None, query: Tensor | None = None) -> Change:
+        """Return the change of an edit that is about to change this key, or to add one only."""
         return Change(len(self)) if index is None else Change(len(self), *self.row(index), query)

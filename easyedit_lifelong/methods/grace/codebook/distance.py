@@ -1,8 +1,8 @@
-"""How far a query is from a key (arXiv 2211.11031, section 3): Euclidean distance, or 1 - cosine similarity.
+"""Distances between queries and keys (arXiv 2211.11031, section 3): Euclidean, or 1 - cosine similarity.
 
-Both are taken from direct differences, not through ``|a|^2 - 2ab + |b|^2``: that loses all digits just where it
-matters, at a query that is its own key. And so a distance is the same, bit by bit, whatever other queries and keys
-are asked for at once, which lets a search look at a few keys and decide as if it had looked at all.
+Distances are computed from differences, not as ``|a|² - 2ab + |b|²``, which loses all digits for a query that equals
+its key. Each distance is bitwise the same whatever other queries and keys are compared in the same call. So a search
+that compares few keys decides as a comparison with all keys would.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from torch import Tensor
 
 EUC, COS = "euc", "cos"
 
-_NO_DIRECTION = 1e-12
-"""A vector shorter than this has no direction: its cosine distance to anything is 1."""
+_MIN_NORM = 1e-12
+"""A vector shorter than this has no direction: its cosine distance to any vector is 1."""
 
 _UNDERFLOW = 1e-15
-"""More than a distance can lose where squares are too small for float32."""
+"""More than the error of a distance whose squares are too small for float32."""
 
 
 def lengths(vectors: Tensor) -> Tensor:
-    """Return Euclidean norms over the last dimension, in float64 so that they don't depend on the order of sums."""
-    widest = torch.float32 if vectors.device.type == "mps" else torch.float64  # which Apple's GPUs lack
+    """Return Euclidean norms over the last dimension, in float64 so that the order of summation does not matter."""
+    widest = torch.float32 if vectors.device.type == "mps" else torch.float64  # MPS has no float64
     return torch.linalg.vector_norm(vectors, dim=-1, dtype=widest)
 
 
 def prepared(vectors: Tensor, dist_fn: str) -> Tensor:
-    """Return what is compared: the vectors in float32; for ``cos`` at unit length, zero without a direction.
+    """Convert vectors for :func:`between`: to float32 and, for ``cos``, to unit length (zero if too short).
 
     Args:
         vectors: shape ``(n, width)``, any dtype.
@@ -36,7 +36,7 @@ def prepared(vectors: Tensor, dist_fn: str) -> Tensor:
     if dist_fn == EUC:
         return vectors
     norms = lengths(vectors).float().unsqueeze(-1)
-    return torch.where(norms < _NO_DIRECTION, 0.0, vectors / norms.clamp_min(_NO_DIRECTION))
+    return torch.where(norms < _MIN_NORM, 0.0, vectors / norms.clamp_min(_MIN_NORM))
 
 
 def between(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
@@ -44,34 +44,37 @@ def between(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
     distance = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
     if dist_fn == EUC:
         return distance
-    # Of unit vectors, 1 - cos = |a - b|^2 / 2.
-    aimless = (queries == 0).all(dim=-1).unsqueeze(-1) | (keys == 0).all(dim=-1).unsqueeze(-2)
-    return torch.where(aimless, 1.0, distance.square() / 2)
+    # For unit vectors, 1 - cos = |a - b|² / 2.
+    no_direction = (queries == 0).all(dim=-1).unsqueeze(-1) | (keys == 0).all(dim=-1).unsqueeze(-2)
+    return torch.where(no_direction, 1.0, distance.square() / 2)
 
 
 def by_product(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
-    """Return what :func:`between` does but for the last digits, faster: for studies and radii, not for decisions.
+    """Return the distances of :func:`between` from a matrix product: faster, but rounded; not for decisions.
 
     Args:
         queries: prepared, shape ``(queries, width)``.
         keys: prepared, shape ``(keys, width)``.
         dist_fn: ``euc`` or ``cos``.
+
+    Returns:
+        Shape ``(queries, keys)``.
     """
     return (1 - queries @ keys.t()).clamp_min(0) if dist_fn == COS else torch.cdist(queries, keys)
 
 
 def farthest_squared(distance: Tensor, width: int, dist_fn: str) -> Tensor:
-    """Return how far apart, at most and squared, prepared vectors are whose distance comes out as this or less.
+    """Return an upper bound on the exact squared distance of vectors for which :func:`between` returns ``distance``.
 
-    In exact arithmetic, for what :func:`between` computes in float32: each of ``width`` squares and their sum round.
+    The bound allows for the rounding of ``width`` squares and their sum in float32.
 
     Args:
         distance: in units of the distance function, any shape.
-        width: of the vectors.
+        width: width of the vectors.
         dist_fn: ``euc`` or ``cos``.
 
     Returns:
-        Squared Euclidean distances, float64.
+        Squared Euclidean distances between prepared vectors, float64, in the same shape.
     """
     distance = distance.double()
     # Twice the worst case of a sum in any order: (width + 3) roundings of 2^-24 in the square, then those of the root.

@@ -1,4 +1,4 @@
-"""What each edit of a codebook did and was entered with: a codebook comes of its edits, and can be walked back."""
+"""The edits of a codebook, reconstructed from their changes: rows after each edit, inputs, keys and decisions."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision,
 
 
 @dataclass(frozen=True)
-class Entry:
-    """What an edit was entered with.
+class TrainedEdit:
+    """The inputs of :meth:`Codebook.enter` for one edit.
 
     Attributes:
-        query: shape ``(key_size,)``; None if it isn't known: see :class:`Change`.
-        label: its target's tokens.
-        value: its trained value, shape ``(value_size,)``.
+        query: shape ``(views * key_size,)``; None if it is not known: see :class:`Change`.
+        label: the edit's target tokens.
+        value: the trained value, with gate and radius if the codebook stores these.
     """
 
     query: Tensor | None
@@ -27,40 +27,42 @@ class Entry:
 
 
 def rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 0) -> list[list[Row]]:
-    """Return the rows that each edit changed, as they were right after it; the key that it entered comes last.
+    """Return the rows that each edit changed, with their contents right after it; the edit's own key comes last.
 
     Args:
         codebook: the codebook.
-        changes: what its edits changed, in order.
-        begin: the first edit that is asked for.
+        changes: the changes of all edits, in order.
+        begin: number of the first edit to return rows for.
     """
     length = changes[begin].length if begin < len(changes) else len(codebook)
-    touched = {change.index for change in changes[begin:] if change.index is not None}
-    rows = {at: codebook.row(at) for at in touched | set(range(length, len(codebook)))}
+    changed_keys = {change.index for change in changes[begin:] if change.index is not None}
+    rows = {key: codebook.row(key) for key in changed_keys | set(range(length, len(codebook)))}
     history: list[list[Row]] = []
     end = len(codebook)
     for change in reversed(changes[begin:]):
         changed = [] if change.index is None else [rows[change.index]]
-        history.append(changed + [rows[at] for at in range(change.length, end)])
+        history.append(changed + [rows[key] for key in range(change.length, end)])
         end = change.length
         if change.index is not None:
             rows[change.index] = (change.index, change.label, change.row)
     return history[::-1]
 
 
-def entries_in(changes: Sequence[Change], rows: Sequence[Sequence[Row]]) -> list[Entry]:
-    """Return what edits were entered with, given what each changed and its rows right after it."""
-    entries = []
+def entries_in(changes: Sequence[Change], rows: Sequence[Sequence[Row]]) -> list[TrainedEdit]:
+    """Return the inputs of edits, given their changes and the rows that :func:`rows_of` returns for them."""
+    edits = []
     for change, changed in zip(changes, rows, strict=True):
         index, label, (key, value, _) = changed[-1]
-        entries.append(Entry(key if index >= change.length else change.query, label, value))
-    return entries
+        edits.append(TrainedEdit(key if index >= change.length else change.query, label, value))
+    return edits
 
 
 def keys_of(codebook: Codebook, changes: Sequence[Change]) -> list[int]:
-    """Return which key each edit was entered in. A key is the last one's of its edits."""
+    """Return the index of the key that each edit added or changed.
+
+    If several edits have the same key, it answers for the last of them.
+    """
     ends = [*(change.length for change in changes), len(codebook)][1:]
-    # An edit that added none has changed one.
     return [
         change.length if end > change.length or change.index is None else change.index
         for change, end in zip(changes, ends, strict=True)
@@ -68,7 +70,7 @@ def keys_of(codebook: Codebook, changes: Sequence[Change]) -> list[int]:
 
 
 def decision_of(change: Change, rows: Sequence[Row]) -> Decision:
-    """Return what an edit did, given the rows that it changed as they were right after it."""
+    """Return the decision that an edit's change and its rows right after it show."""
     index, label, (_, _, radius) = rows[-1]
     if index >= change.length:
         return Decision.ADD if change.index is None else Decision.SPLIT
@@ -77,9 +79,11 @@ def decision_of(change: Change, rows: Sequence[Row]) -> Decision:
     return Decision.EXPAND if bool(radius > change.row[2].to(radius.device)) else Decision.COVERED
 
 
-def enter(codebook: Codebook, entry: Entry, decided: tuple[Decision, Match] | None = None) -> tuple[int, Change]:
-    """Enter an edit again; return the key that now answers it, and what undoes it. See :meth:`Codebook.enter`."""
-    assert entry.query is not None
-    device = codebook.keys.device  # perhaps another by now
-    _, index, change = codebook.enter(entry.query.to(device), entry.label, entry.value.to(device), decided)
+def insert_again(
+    codebook: Codebook, edit: TrainedEdit, decided: tuple[Decision, Match] | None = None
+) -> tuple[int, Change]:
+    """Insert an edit again; return the index of the key that answers it, and its change. See :meth:`Codebook.enter`."""
+    assert edit.query is not None
+    device = codebook.keys.device  # may have changed since the edit
+    _, index, change = codebook.enter(edit.query.to(device), edit.label, edit.value.to(device), decided)
     return index, change

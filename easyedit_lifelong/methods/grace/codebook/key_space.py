@@ -1,4 +1,4 @@
-"""What a codebook's keys are compared in: made of hyperparameters, and of what the first edit found."""
+"""The key space of a codebook: defined by hyperparameters, and by gate size and whitening from the first edit."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 
 @dataclass(frozen=True)
 class KeySpace:
-    """What isn't in the hyperparameters.
+    """The part of a key space that the hyperparameters do not define.
 
     Attributes:
-        gate_size: width of a gate; 0 without.
-        whitening: of queries; see :func:`.whitening_of`. None for none.
+        gate_size: width of a gate; 0 without gates.
+        whitening: the matrix that whitens queries, see :func:`.whitening_of`; None without whitening.
     """
 
     gate_size: int = 0
     whitening: Tensor | None = None
 
     def __post_init__(self) -> None:
-        """Check what a file may have got wrong.
+        """Check ``gate_size``, which may come from a damaged file.
 
         Raises:
-            ValueError: the gates' width is none.
+            ValueError: it is no width.
         """
         if type(self.gate_size) is not int or self.gate_size < 0:
             raise ValueError(f"gate_size {self.gate_size!r} is no width")
 
     def check(self, hparams: GraceHyperParams, key_width: int, value_width: int) -> None:
-        """Check that stored keys and values are of this space.
+        """Check that stored keys and values fit this space.
 
         Args:
             hparams: GRACE's hyperparameters.
-            key_width: of a key with all its views.
-            value_width: of a value with what stands behind it.
+            key_width: width of a key, all key vectors included.
+            value_width: width of a value, with its gate and radius.
 
         Raises:
-            ValueError: they aren't; the message says what is wrong.
+            ValueError: they do not fit; the message says why.
         """
         if (self.gate_size > 0) != (hparams.gate_eps is not None):
             raise ValueError(f"gates of width {self.gate_size} with gate_eps: {hparams.gate_eps}")
@@ -50,8 +50,8 @@ class KeySpace:
         if value_width <= self.gate_size + (hparams.eps == "auto"):
             raise ValueError(f"values of width {value_width} have no room for gates of width {self.gate_size}")
         if (self.whitening is not None) != hparams.whiten:
-            found = "is missing" if hparams.whiten else "is there"
-            raise ValueError(f"the whitening {found} with whiten: {str(hparams.whiten).lower()}")
+            presence = "is missing" if hparams.whiten else "is there"
+            raise ValueError(f"the whitening {presence} with whiten: {str(hparams.whiten).lower()}")
         width = key_width // hparams.views
         if self.whitening is not None and (
             self.whitening.dim() != 2
@@ -62,7 +62,7 @@ class KeySpace:
             raise ValueError(f"the whitening isn't one of keys of width {width}")
 
     def same_as(self, other: KeySpace) -> bool:
-        """Whether distances in both spaces are the same, bit by bit."""
+        """Whether distances in both spaces are bitwise the same."""
         if self.gate_size != other.gate_size or (self.whitening is None) != (other.whitening is None):
             return False
         return self.whitening is None or other.whitening is None or torch.equal(self.whitening, other.whitening)
@@ -80,17 +80,17 @@ def new_codebook(
 
     Args:
         hparams: GRACE's hyperparameters.
-        key_width: of a key with all its views.
-        value_width: of a value with what stands behind it.
-        gate_size: width of a gate.
-        rounding: see :func:`~easyedit_lifelong.methods.grace.codebook.lookup.rounding_of`.
-        device: where to keep it.
+        key_width: width of a key, all key vectors included.
+        value_width: width of a value, with its gate and radius.
+        gate_size: width of a gate; 0 without gates.
+        rounding: the result of :func:`~easyedit_lifelong.methods.grace.codebook.lookup.rounding_of`.
+        device: device of the codebook.
     """
-    own = hparams.eps == "auto"
+    own_eps = hparams.eps == "auto"
     return Codebook(
         key_width // hparams.views,
-        value_width - gate_size - own,
-        eps=0.0 if own else float(hparams.eps),
+        value_width - gate_size - own_eps,
+        eps=0.0 if own_eps else float(hparams.eps),
         dist_fn=hparams.dist_fn,
         eps_expand=hparams.eps_expand,
         rounding=rounding,
@@ -98,5 +98,5 @@ def new_codebook(
         views=hparams.views,
         gate_size=gate_size,
         gate_eps=hparams.gate_eps,
-        own_eps=own,
+        own_eps=own_eps,
     )

@@ -1,4 +1,4 @@
-"""The keys of GRACE's codebook, with values, deferral radii and labels: stored, and looked up."""
+"""The stored keys of GRACE's codebook, with values, deferral radii and labels, and their lookup."""
 
 from __future__ import annotations
 
@@ -16,42 +16,42 @@ from easyedit_lifelong.methods.grace.codebook.search import Search
 
 
 def rounding_of(dtype: torch.dtype) -> float:
-    """Return how far an activation moves, relative to its norm, as batch and padding change."""
+    """Return how much activations of a dtype vary with batch and padding, relative to their norm."""
     return 4e-6 if dtype in (torch.float32, torch.float64) else torch.finfo(dtype).eps / 4
 
 
 SAME_DISTANCE = 2e-5
-"""Queries nearer than this are the same."""
+"""Queries nearer than this count as equal."""
 
 
 class StoredKeys(nn.Module):
-    """Keys with values, deferral radii and labels.
+    """Keys with values, deferral radii and labels (arXiv 2211.11031, section 3).
 
-    Keys, values and radii live on the device of the layer that they belong to, and are part of the model's
-    ``state_dict``. Whatever the model's dtype, values and radii are float32, and keys to the last bit what they would
-    be in float32; :class:`Entries` decides how they are stored. Whatever writes a key notifies the search.
+    Keys, values and radii are on the device of the layer that they belong to, and are part of the model's
+    ``state_dict``. Whatever the model's dtype, values and radii are float32, and keys equal their float32 values
+    exactly; :class:`Entries` chooses the keys' dtype. Every method that writes a key notifies the search.
 
-    A key may consist of several *key vectors*; the distance to a key is the distance to the nearest of them.
-    A value may be stored with a *gate*, a second key that queries of another kind are compared with, and with the
-    radius that its key starts with in place of ``eps``.
+    A key may consist of several *key vectors*; the distance to a key is the distance to the nearest of them. A value
+    may be stored with a *gate*, the prompt's activation at a later layer that the relation gate compares, and with the
+    initial radius of its key in place of ``eps``.
 
     Args:
         key_size: width of a query, and of a key vector.
         value_size: width of a value.
-        eps: radius that a new key starts with.
+        eps: initial radius of a key.
         dist_fn: ``euc`` or ``cos``.
         eps_expand: ``coverage`` or ``moving_average``.
-        rounding: see :func:`rounding_of`, for the model's dtype.
-        device: where to store it.
+        rounding: the result of :func:`rounding_of` for the model's dtype.
+        device: device of the tensors.
         views: number of key vectors of each key.
-        gate_size: width of a gate; 0 without.
-        gate_eps: how far apart, in cosine distance, the gates of two edits are that don't compete for a key; None if
-            all do.
-        own_eps: whether every key brings its own radius.
+        gate_size: width of a gate; 0 without gates.
+        gate_eps: radius of the gate, as a cosine distance. Edits whose gates are further apart do not compete for a
+            key. None if all edits compete.
+        own_eps: whether every edit has its own initial radius.
 
     Attributes:
-        labels: each key's label.
-        hits: how often each key has answered a lookup, by its index. Not part of the model's ``state_dict``.
+        labels: the label of each key.
+        hits: number of lookups that each key has answered, by the key's index. Not part of the ``state_dict``.
     """
 
     def __init__(
@@ -75,17 +75,17 @@ class StoredKeys(nn.Module):
         self.labels: list[Label] = []
         self.hits: Counter[int] = Counter()
         self._value_size = value_size
-        self._entries = Entries(views * key_size, value_size + gate_size + own_eps, device)
+        self._arrays = Entries(views * key_size, value_size + gate_size + own_eps, device)
         self._search = Search(dist_fn)
 
     def __len__(self) -> int:
-        """Count the keys."""
-        return len(self._entries)
+        """Return the number of keys."""
+        return len(self._arrays)
 
     @property
     def keys(self) -> Tensor:
-        """The keys, shape ``(n, views * key_size)``: float32, or the half precision that holds them all."""
-        return self._entries["keys"]
+        """The keys, shape ``(n, views * key_size)``: float32, or a half-precision dtype that holds them exactly."""
+        return self._arrays["keys"]
 
     @property
     def key_views(self) -> Tensor:
@@ -95,48 +95,51 @@ class StoredKeys(nn.Module):
     @property
     def values(self) -> Tensor:
         """The values, shape ``(n, value_size)``."""
-        return self._entries["values"][:, : self._value_size]
+        return self._arrays["values"][:, : self._value_size]
 
     @property
     def gates(self) -> Tensor:
         """The gates, shape ``(n, gate_size)``."""
-        return self._entries["values"][:, self._value_size : self._value_size + self.gate_size]
+        return self._arrays["values"][:, self._value_size : self._value_size + self.gate_size]
 
     @property
     def radii(self) -> Tensor:
         """The deferral radii, shape ``(n,)``."""
-        return self._entries["radii"]
+        return self._arrays["radii"]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that tensors take: those in use, those in reserve, and the search's."""
-        return self._entries.nbytes + self._search.nbytes
+        """Bytes of memory, reserved rows and the search's tensors included."""
+        return self._arrays.nbytes + self._search.nbytes
 
     def distances(self, queries: Tensor) -> Tensor:
         """Return the distance of every query to every key, shape ``(batch, n)``, in float32.
 
-        That is what :meth:`nearest` and :meth:`lookup` decide by; they look at few of the keys.
+        :meth:`nearest` and :meth:`lookup` decide by these distances, but compute few of them.
+
+        Args:
+            queries: shape ``(batch, key_size)``, any dtype.
         """
         to_vectors = between(prepared(queries, self.dist_fn), prepared(self.key_views, self.dist_fn), self.dist_fn)
         return to_vectors.view(len(queries), len(self), self.views).amin(dim=2)
 
     def nearest(self, query: Tensor) -> Match:
-        """Return the key nearest to one query, or to the key vectors of an edit: the first of equally near ones.
+        """Return the key nearest to a query, or to any key vector of an edit; of equally near keys, the first.
 
         Args:
-            query: shape ``(key_size,)`` or ``(views * key_size,)``.
+            query: a query, shape ``(key_size,)``, or an edit's key vectors, shape ``(views * key_size,)``.
         """
         if not len(self):
             return Match(-1, float("inf"))
-        distances, found = self._search.nearest(self._vectors_of(query), self.key_views)
+        distances, vectors = self._search.nearest(self._vectors_of(query), self.key_views)
         best = int(distances.argmin())
-        return Match(int(found[best]) // self.views, float(distances[best]))
+        return Match(int(vectors[best]) // self.views, float(distances[best]))
 
     def lookup(self, queries: Tensor) -> Tensor:
-        """Return which key answers each query: its index, or -1 where the query is deferred.
+        """Return the index of the key that answers each query; -1 where the query is deferred to the model.
 
-        The nearest key answers if the query is within its radius, but for rounding: a radius
-        that was expanded to a query must hold that query in any batch.
+        The nearest key answers if its radius, with an allowance for rounding, contains the query: a radius that was
+        expanded to a query must contain that query in every batch.
 
         Args:
             queries: shape ``(batch, key_size)``, any dtype.
@@ -146,11 +149,11 @@ class StoredKeys(nn.Module):
         """
         if not len(self):
             return torch.full((len(queries),), -1, device=queries.device)
-        found = self._search.answering(queries, self.key_views, self._vector_radii, self._rounding(queries))
-        return found if self.views == 1 else found.div(self.views, rounding_mode="floor")  # which leaves -1 as it is
+        vectors = self._search.matching(queries, self.key_views, self._vector_radii, self._slack(queries))
+        return vectors if self.views == 1 else vectors.div(self.views, rounding_mode="floor")  # -1 stays -1
 
     def reached(self, queries: Tensor) -> Tensor:
-        """Return which queries are within the radius of any key, be it the nearest or not, give or take rounding.
+        """Return which queries are within the radius of any key, nearest or not, with an allowance for rounding.
 
         Args:
             queries: shape ``(batch, key_size)``, any dtype.
@@ -160,16 +163,18 @@ class StoredKeys(nn.Module):
         """
         if not len(self):
             return torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
-        return self._search.reached(queries, self.key_views, self._vector_radii, self._rounding(queries))
+        return self._search.within_any_radius(queries, self.key_views, self._vector_radii, self._slack(queries))
 
     @property
     def _vector_radii(self) -> Tensor:
+        """The radius of each key vector, shape ``(n * views,)``."""
         return self.radii if self.views == 1 else self.radii.repeat_interleave(self.views)
 
     def nearness(self, queries: Tensor) -> Tensor:
-        """Return how near every key is to each query: 0 at the key, 1 at its radius, infinite where it isn't reached.
+        """Return the distance of every query to every key in units of the key's radius; infinite outside the radius.
 
-        What is at a key but for rounding is at 0, so that which of two such keys is nearer isn't left to rounding.
+        It is 0 for a query that equals the key but for rounding, so that rounding does not decide between two such
+        keys. With the allowance for rounding, it is at most 1 inside the radius.
 
         Args:
             queries: shape ``(batch, key_size)``, any dtype.
@@ -177,16 +182,16 @@ class StoredKeys(nn.Module):
         Returns:
             Shape ``(batch, n)``, float32.
         """
-        slack, distances = self._rounding(queries).unsqueeze(1), self.distances(queries)
+        slack, distances = self._slack(queries).unsqueeze(1), self.distances(queries)
         share = (distances - slack).clamp_min(0) / self.radii.clamp_min(torch.finfo(torch.float32).tiny)
         return torch.where(distances <= self.radii + slack, share.clamp_max(1), float("inf"))
 
     def gate_distances(self, query: Tensor, index: Tensor | None = None) -> Tensor:
-        """Return the cosine distance of one query of the gates' kind to some keys' gates, or to all.
+        """Return the cosine distance of one activation at the answer layer to the gates of keys.
 
         Args:
             query: shape ``(gate_size,)``.
-            index: which keys; None for all.
+            index: indices of the keys; None for all.
 
         Returns:
             Shape ``(keys,)``.
@@ -195,36 +200,38 @@ class StoredKeys(nn.Module):
         return between(prepared(query.unsqueeze(0), COS), prepared(gates, COS), COS)[0]
 
     def _vectors_of(self, query: Tensor) -> Tensor:
+        """Return a query or an edit's key vectors as rows, ``(vectors, key_size)``."""
         return query.view(-1, self.keys.shape[1] // self.views)
 
-    def _rounding(self, queries: Tensor) -> Tensor:
-        scale = (
-            lengths(queries.float()).float()  # which don't depend on the batch
-            if self.dist_fn == EUC
-            else queries.new_ones(len(queries), dtype=torch.float32)
-        )
-        # Under autocast, queries are rounded more than the model's own dtype says.
+    def _slack(self, queries: Tensor) -> Tensor:
+        """Return the allowance for rounding that is added to radii, per query, ``(batch,)``."""
+        if self.dist_fn == EUC:
+            scale = lengths(queries.float()).float()
+        else:
+            scale = queries.new_ones(len(queries), dtype=torch.float32)
+        # Under autocast, queries are rounded more than in the model's own dtype.
         return max(self.rounding, rounding_of(queries.dtype)) * scale
 
-    def _same(self, query: Tensor) -> float:
-        """Return how far apart the queries of two edits may be to count as the same."""
-        return max(float(self._rounding(query.unsqueeze(0))), SAME_DISTANCE)
+    def _same_query_distance(self, query: Tensor) -> float:
+        """Return the distance up to which the queries of two edits count as equal."""
+        return max(float(self._slack(query.unsqueeze(0))), SAME_DISTANCE)
 
-    def _changed(self, index: int) -> None:
-        for view in range(self.views):
-            self._search.change(index * self.views + view)
+    def _mark_changed(self, index: int) -> None:
+        """Tell the search that a key has changed."""
+        for vector in range(index * self.views, (index + 1) * self.views):
+            self._search.mark_changed(vector)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> StoredKeys:
-        """Follow the model to another device, but never to another dtype."""
-        before = self.keys.device
-        self._entries.move(fn)
-        if self.keys.device != before:
-            self._search.forget()
+        """Move the tensors when the model moves to another device; never change their dtype."""
+        device_before = self.keys.device
+        self._arrays.move(fn)
+        if self.keys.device != device_before:
+            self._search.reset()
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        for name in NAMES:  # values with their gates and radii
-            destination[prefix + name] = self._entries[name].clone()
+        for name in NAMES:  # values include gates and initial radii
+            destination[prefix + name] = self._arrays[name].clone()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, _metadata: Any, strict: bool, missing_keys: list[str], *_: Any
@@ -234,8 +241,8 @@ class StoredKeys(nn.Module):
             missing_keys += missing if strict else []
             return
         loaded = [state_dict[prefix + name] for name in NAMES]
-        self.hits.clear()  # they are of other keys
-        # Labels aren't tensors; a key without one matches no later edit's label.
+        self.hits.clear()  # the counts belong to the former keys
+        # The state_dict has no labels. A key with the empty label shares no label with any later edit.
         self.labels = (self.labels + [()] * len(loaded[0]))[: len(loaded[0])]
-        self._entries.replace(*loaded)
-        self._search.forget()
+        self._arrays.replace(*loaded)
+        self._search.reset()

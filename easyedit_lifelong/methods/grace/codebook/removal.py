@@ -1,7 +1,7 @@
-"""A codebook without some of its edits, as if they had never been entered.
+"""Remove edits from a codebook, as if they had never been made.
 
-All edits from the first of them on are undone. Then every later edit that stays enters again, by the paper's
-algorithm 1, with the query and the trained value that it had.
+All edits from the first removed one on are undone. Then every later edit that stays is inserted again by algorithm 1
+(arXiv 2211.11031), with its stored query and trained value.
 """
 
 from __future__ import annotations
@@ -12,62 +12,63 @@ from collections.abc import Collection, Sequence
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
-from easyedit_lifelong.methods.grace.codebook.history import enter, entries_in, keys_of, rows_of
+from easyedit_lifelong.methods.grace.codebook.history import entries_in, insert_again, keys_of, rows_of
 
 
 def without(
     codebook: Codebook, changes: Sequence[Change], numbers: Collection[int], names: Sequence[object]
 ) -> list[Change]:
-    """Take edits out of a codebook. All or none.
+    """Remove edits from a codebook, all or none.
 
     Args:
-        codebook: it is changed in place. Each key's hits stay with the edit that added it.
-        changes: what its edits changed, in order.
-        numbers: which edits to take out, counted from 0.
-        names: what the edits are called, for messages.
+        codebook: the codebook, changed in place. A key's hits stay with the edit that added the key.
+        changes: the changes of all edits, in order.
+        numbers: the edits to remove, counted from 0.
+        names: the name of each edit in messages.
 
     Returns:
-        What the edits that are left changed.
+        The changes of the remaining edits.
 
     Raises:
-        EditError: it isn't known what a later edit was entered with.
+        EditError: the query of a later edit is not known. Then nothing is changed.
     """
     if not numbers:
         return list(changes)
-    check_known(codebook, changes, numbers, names)
+    check_removable(codebook, changes, numbers, names)
     begin = min(numbers)
-    rows, hits, owners = rows_of(codebook, changes, begin), Counter(codebook.hits), keys_of(codebook, changes)
+    rows, hits, keys_before = rows_of(codebook, changes, begin), Counter(codebook.hits), keys_of(codebook, changes)
     codebook.undo(*changes[begin:])
     kept = list(changes[:begin])
     try:
-        for n, entry in enumerate(entries_in(changes[begin:], rows), begin):
+        for n, edit in enumerate(entries_in(changes[begin:], rows), begin):
             if n not in numbers:
-                kept.append(enter(codebook, entry)[1])
+                kept.append(insert_again(codebook, edit)[1])
     except BaseException:
         codebook.undo(*kept[begin:])
         for change, changed in zip(changes[begin:], rows, strict=True):
             codebook.redo(changed, change.query)
         codebook.hits = hits
         raise
-    left = (n for n in range(begin, len(changes)) if n not in numbers)
-    for n, index in zip(left, keys_of(codebook, kept)[begin:], strict=True):
-        if owners[n] >= changes[n].length and hits[owners[n]]:  # it had added that key
-            codebook.hits[index] += hits[owners[n]]
+    remaining = (n for n in range(begin, len(changes)) if n not in numbers)
+    for n, index in zip(remaining, keys_of(codebook, kept)[begin:], strict=True):
+        added_key = keys_before[n] >= changes[n].length
+        if added_key and hits[keys_before[n]]:
+            codebook.hits[index] += hits[keys_before[n]]
     return kept
 
 
-def check_known(
+def check_removable(
     codebook: Codebook, changes: Sequence[Change], numbers: Collection[int], names: Sequence[object]
 ) -> None:
-    """Check that it is known what every edit that came after these was entered with; see :func:`without`.
+    """Check that the query of every edit after the removed ones is known; see :func:`without`.
 
     Raises:
-        EditError: it isn't.
+        EditError: a later edit was saved without its query.
     """
     keys = keys_of(codebook, changes)
     for n in range(min(numbers, default=len(changes)), len(changes)):
         if n not in numbers and keys[n] < changes[n].length and changes[n].query is None:
             raise EditError(
                 f"the edit of case {names[n]!r} came later, and isn't known in full: it was saved before edits kept "
-                "their queries. Take that one out, too, and make it anew afterwards."
+                "their queries. Roll that edit back, too, and make it again afterwards."
             )

@@ -1,13 +1,13 @@
-"""The key nearest to a query, exactly, without comparing all keys in full.
+"""Find the key nearest to a query exactly, without a full comparison with all keys.
 
-Every key is also stored as its projection on the few directions in which keys vary most, and the length of what the
-projection leaves out. The distance between two such short vectors is never more than the distance between the long
-ones, so a key whose bound is too large can't be the nearest, or can't answer. What is left is compared in full, with
-the very arithmetic of brute force: the answers are the same, ties included (the first key).
+Every key is also stored as a short vector: its projection onto the few directions in which keys vary most, and the
+length of the remainder. The distance between two short vectors is a lower bound on the distance between the full
+vectors, so a key with too large a bound is ruled out. The remaining candidates are compared in full, with the same
+arithmetic as in a comparison with all keys. So the results are identical, ties included (the first key wins).
 
-Bounds are computed in float64, as ``|a|^2 - 2ab + |b|^2``, a small matrix product that no setting of torch
-(TensorFloat32, autocast) makes less precise. Where they rule out too little, a product with the keys themselves does,
-with an allowance for rounding that holds even in bfloat16. The short vectors are brought up to date at the next search.
+Bounds are computed in float64 as ``|a|² - 2ab + |b|²``, a matrix product that no torch setting (TensorFloat32 or
+autocast) makes less precise. If they leave too many candidates, a product with the full keys rules out more of them;
+its allowance for rounding holds even in bfloat16. New and changed keys are projected at the next search.
 """
 
 from __future__ import annotations
@@ -20,42 +20,42 @@ from torch import Tensor
 from easyedit_lifelong.methods.grace.codebook.distance import EUC, between, farthest_squared, lengths, prepared
 
 SMALLEST = 64
-"""With fewer keys than this, brute force is as fast."""
+"""With fewer keys than this, a comparison with all of them is as fast."""
 
 _DIRECTIONS = 32
-"""Numbers that a key is projected to."""
+"""Directions that a key is projected onto."""
 
 _ITERATIONS = 3
-"""Of finding the directions: more rule out hardly more."""
+"""Subspace iterations for the directions. More of them hardly rule out more keys."""
 
 _SAMPLE = 512
-"""Keys that the directions are found from."""
+"""Keys from which the directions are computed."""
 
-_FRESH = 4
-"""Directions are found anew when the codebook has grown by this factor."""
+_REBUILD_GROWTH = 4
+"""The directions are computed again when the number of keys has grown by this factor."""
 
-_BLOCK = 4096
+_BLOCK_ROWS = 4096
 """Keys that are projected, or compared in full, at once."""
 
-_PAIRS = 1 << 22
-"""Bounds that are held at once: queries times keys."""
+_PAIRS_AT_ONCE = 1 << 22
+"""Pairs of query and key whose bounds are in memory at once."""
 
-_FEW, _FEW_OF = 512, 32
-"""With more keys left than this, and than one in so many, a product with all keys thins them out first."""
+_MAX_CANDIDATES, _MAX_CANDIDATES_DIVISOR = 512, 32
+"""With more candidates than this number and this fraction of all keys, a product with all keys rules out more first."""
 
 _ROUNDING = 1e-10
-"""Far more than float64 rounds a squared bound by, relative to the squares that it is made of."""
+"""Far more than the relative rounding error of a squared bound in float64."""
 
 _PRODUCT_ROUNDING = 0.05
-"""More than twice a product of two vectors loses, relative to their lengths, if they and it are rounded to bfloat16."""
+"""More than twice the relative error of a product of two vectors, if they and the product are rounded to bfloat16."""
 
 
-class Found(NamedTuple):
-    """Of every query, the nearest key.
+class NearestKeys(NamedTuple):
+    """The nearest key of each query.
 
     Attributes:
-        distance: shape ``(batch,)``, float32.
-        key: its index, shape ``(batch,)``; the first of keys that are equally near.
+        distance: the distance to it, shape ``(batch,)``, float32.
+        key: its index, shape ``(batch,)``; of equally near keys, the first.
     """
 
     distance: Tensor
@@ -63,7 +63,7 @@ class Found(NamedTuple):
 
 
 class Search:
-    """Finds the nearest keys of a codebook, which keeps it up to date about what changes.
+    """Finds the nearest keys of a codebook. The codebook reports every change of its keys.
 
     Args:
         dist_fn: ``euc`` or ``cos``.
@@ -71,224 +71,224 @@ class Search:
 
     def __init__(self, dist_fn: str) -> None:
         self._dist_fn = dist_fn
-        self.forget()
+        self.reset()
 
-    def forget(self) -> None:
-        """Forget all keys: they were replaced, or moved to another device."""
+    def reset(self) -> None:
+        """Drop all projections, since the keys were replaced or moved to another device."""
         self._basis = torch.empty(0)
-        self._short = torch.empty(0)
-        self._covered = self._found_at = 0
-        self._changed: set[int] = set()
+        self._projections = torch.empty(0)
+        self._n_projected = self._n_at_rebuild = 0
+        self._stale: set[int] = set()
 
-    def shorten(self, length: int) -> None:
-        """Forget the keys from this index on."""
-        self._covered = min(self._covered, length)
-        self._changed = {index for index in self._changed if index < length}
+    def truncate(self, length: int) -> None:
+        """Drop the projections of all keys but the first ``length``."""
+        self._n_projected = min(self._n_projected, length)
+        self._stale = {index for index in self._stale if index < length}
 
-    def change(self, index: int) -> None:
-        """Note that a key has changed."""
-        if index < self._covered:
-            self._changed.add(index)
+    def mark_changed(self, index: int) -> None:
+        """Mark a key's projection as out of date."""
+        if index < self._n_projected:
+            self._stale.add(index)
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory in use."""
-        return self._basis.nbytes + self._short.nbytes
+        return self._basis.nbytes + self._projections.nbytes
 
     @torch.no_grad()
-    def nearest(self, queries: Tensor, keys: Tensor) -> Found:
-        """Return the nearest of at least one key.
+    def nearest(self, queries: Tensor, keys: Tensor) -> NearestKeys:
+        """Return each query's nearest key.
 
         Args:
             queries: shape ``(batch, width)``, any dtype.
-            keys: shape ``(n, width)``, contiguous, in any type that holds them exactly.
+            keys: shape ``(n, width)`` with n > 0, contiguous, in any dtype that holds them exactly.
         """
         queries = prepared(queries, self._dist_fn)
-        if _is_small(keys):
-            return self._first(between(queries, prepared(keys, self._dist_fn), self._dist_fn))
-        self._catch_up(keys)
-        parts = [self._nearest(part, keys, self._bounds(part)) for part in queries.split(max(1, _PAIRS // len(keys)))]
-        return Found(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+        if _use_brute_force(keys):
+            return self._first_nearest(between(queries, prepared(keys, self._dist_fn), self._dist_fn))
+        self._update_projections(keys)
+        blocks = queries.split(max(1, _PAIRS_AT_ONCE // len(keys)))
+        parts = [self._nearest(block, keys, self._squared_bounds(block)) for block in blocks]
+        return NearestKeys(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
 
     @torch.no_grad()
-    def answering(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
-        """Return the nearest key of every query, -1 where the query is outside of that key's radius.
+    def matching(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
+        """Return the nearest key of each query, -1 where the query is outside that key's radius, ``(batch,)``.
 
         Args:
             queries: shape ``(batch, width)``, any dtype.
-            keys: shape ``(n, width)``, contiguous, in any type that holds them exactly; at least one.
-            radii: of the keys, shape ``(n,)``.
-            slack: how much longer radii count for each query, shape ``(batch,)``.
+            keys: shape ``(n, width)`` with n > 0, contiguous, in any dtype that holds them exactly.
+            radii: radii of the keys, shape ``(n,)``.
+            slack: allowance for rounding that is added to the radii, per query, shape ``(batch,)``.
         """
-        if _is_small(keys):
-            return _within(self.nearest(queries, keys), radii, slack)
+        if _use_brute_force(keys):
+            return _within_radius(self.nearest(queries, keys), radii, slack)
         queries = prepared(queries, self._dist_fn)
-        self._catch_up(keys)
-        size = max(1, _PAIRS // len(keys))
-        parts = zip(queries.split(size), slack.split(size), strict=True)
-        return torch.cat([self._answering(part, keys, radii, rounding) for part, rounding in parts])
+        self._update_projections(keys)
+        size = max(1, _PAIRS_AT_ONCE // len(keys))
+        blocks = zip(queries.split(size), slack.split(size), strict=True)
+        return torch.cat([self._matching(block, keys, radii, block_slack) for block, block_slack in blocks])
 
     @torch.no_grad()
-    def reached(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
-        """Return which queries are within the radius of any key, shape ``(batch,)``; see :meth:`answering`."""
+    def within_any_radius(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
+        """Return which queries are within the radius of any key, shape ``(batch,)``; see :meth:`matching`."""
         queries = prepared(queries, self._dist_fn)
-        if _is_small(keys):
+        if _use_brute_force(keys):
             distances = between(queries, prepared(keys, self._dist_fn), self._dist_fn)
             return (distances <= radii + slack.unsqueeze(1)).any(dim=1)
-        self._catch_up(keys)
+        self._update_projections(keys)
         inside = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
-        for rows in torch.arange(len(queries), device=queries.device).split(max(1, _PAIRS // len(keys))):
-            near = self._bounds(queries[rows]) <= self._reach(radii, slack[rows], keys.shape[1])
-            for n in near.any(dim=1).nonzero().flatten().tolist():
-                index, row = near[n].nonzero().flatten(), rows[n]
-                inside[row] = self._within_any(queries[row], keys, index, radii, slack[row])
+        for rows in torch.arange(len(queries), device=queries.device).split(max(1, _PAIRS_AT_ONCE // len(keys))):
+            possible = self._squared_bounds(queries[rows]) <= self._squared_reach(radii, slack[rows], keys.shape[1])
+            for n in possible.any(dim=1).nonzero().flatten().tolist():
+                candidates, row = possible[n].nonzero().flatten(), rows[n]
+                inside[row] = self._is_within_any(queries[row], keys, candidates, radii, slack[row])
         return inside
 
-    def _answering(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
-        bounds = self._bounds(queries)
-        # A key that answers is at most its own radius away; most queries have no such key.
-        inside = bounds <= self._reach(radii, slack, keys.shape[1])
-        answers = torch.full((len(queries),), -1, device=queries.device)
+    def _matching(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
+        """Return the result of :meth:`matching` for one block of prepared queries."""
+        bounds = self._squared_bounds(queries)
+        # Most queries are outside all radii, which the bounds show already.
+        possible = bounds <= self._squared_reach(radii, slack, keys.shape[1])
+        matches = torch.full((len(queries),), -1, device=queries.device)
         rows = []
-        for row in inside.any(dim=1).nonzero().flatten().tolist():
-            index = inside[row].nonzero().flatten()
-            # Too many keys aren't compared twice: then the query may be within a radius.
-            if len(index) > _few(keys) or self._within_any(queries[row], keys, index, radii, slack[row]):
+        for row in possible.any(dim=1).nonzero().flatten().tolist():
+            candidates = possible[row].nonzero().flatten()
+            # Many candidates would be compared twice, so skip this test for them.
+            if len(candidates) > _max_candidates(keys) or self._is_within_any(
+                queries[row], keys, candidates, radii, slack[row]
+            ):
                 rows.append(row)
         if rows:
-            answers[rows] = _within(self._nearest(queries[rows], keys, bounds[rows]), radii, slack[rows])
-        return answers
+            matches[rows] = _within_radius(self._nearest(queries[rows], keys, bounds[rows]), radii, slack[rows])
+        return matches
 
-    def _within_any(self, query: Tensor, keys: Tensor, index: Tensor, radii: Tensor, slack: Tensor) -> bool:
-        """Whether a query is within the radius of any of these keys."""
+    def _is_within_any(self, query: Tensor, keys: Tensor, index: Tensor, radii: Tensor, slack: Tensor) -> bool:
+        """Whether a prepared query is within the radius of any key in ``index``."""
         return bool((self._distances(query, keys, index) <= radii[index] + slack).any())
 
-    def _reach(self, radii: Tensor, slack: Tensor, width: int) -> Tensor:
-        """Return how far, at most and squared, a key is that answers: ``(batch, n)``, or what is broadcast to it."""
+    def _squared_reach(self, radii: Tensor, slack: Tensor, width: int) -> Tensor:
+        """Return the largest squared distance at which each key can match each query, ``(batch or 1, n)``, float64."""
         if self._dist_fn == EUC:
-            # One addition for each pair instead of all that `farthest_squared` does; the sum rounds once more.
+            # Bound radii and slack separately: one addition per pair. The sum rounds once more, hence width + 2.
             far = [farthest_squared(part, width + 2, EUC).sqrt() for part in (radii, slack)]
             return (far[0] + far[1].unsqueeze(1)).square_()
         return farthest_squared(radii + slack.unsqueeze(1), width, self._dist_fn)
 
-    def _nearest(self, queries: Tensor, keys: Tensor, bounds: Tensor) -> Found:
-        """Return the nearest keys, given what :meth:`_bounds` says."""
+    def _nearest(self, queries: Tensor, keys: Tensor, bounds: Tensor) -> NearestKeys:
+        """Return the nearest keys of prepared queries, given the bounds that :meth:`_squared_bounds` returns."""
         guess = bounds.argmin(dim=1)
-        upper = self._pairwise(queries, keys, guess)
-        left = ~(bounds > farthest_squared(upper, keys.shape[1], self._dist_fn).unsqueeze(1))
-        many = (left.sum(dim=1) > _few(keys)).nonzero().flatten()
+        upper = self._distances_to_one(queries, keys, guess)
+        possible = ~(bounds > farthest_squared(upper, keys.shape[1], self._dist_fn).unsqueeze(1))
+        many = (possible.sum(dim=1) > _max_candidates(keys)).nonzero().flatten()
         if len(many):
-            left[many] &= self._by_products(queries[many], keys, upper[many])
-        found = []
-        for row, keep in enumerate(left):
-            candidates = keep.nonzero().flatten()
-            distance, at = self._first(self._distances(queries[row], keys, candidates).unsqueeze(0))
-            found.append((distance, candidates[at]))
-        return Found(*(torch.cat(tensors) for tensors in zip(*found, strict=True)))
+            possible[many] &= self._possible_by_products(queries[many], keys, upper[many])
+        nearest = []
+        for row, mask in enumerate(possible):
+            candidates = mask.nonzero().flatten()
+            distance, position = self._first_nearest(self._distances(queries[row], keys, candidates).unsqueeze(0))
+            nearest.append((distance, candidates[position]))
+        return NearestKeys(*(torch.cat(tensors) for tensors in zip(*nearest, strict=True)))
 
-    def _by_products(self, queries: Tensor, keys: Tensor, upper: Tensor) -> Tensor:
-        """Return which keys a product with all of them can't rule out, shape ``(batch, n)``.
+    def _possible_by_products(self, queries: Tensor, keys: Tensor, upper: Tensor) -> Tensor:
+        """Return which keys a matrix product with all of them can't rule out as the nearest, shape ``(batch, n)``.
 
-        Args:
-            queries: prepared, shape ``(batch, width)``.
-            keys: shape ``(n, width)``.
-            upper: how far the nearest key is at most, shape ``(batch,)``.
+        ``upper`` is an upper bound on each prepared query's distance to its nearest key, shape ``(batch,)``.
         """
-        sizes, scales = self._short[: len(keys), -2], self._short[: len(keys), -1]
-        size = lengths(queries).unsqueeze(1)
-        # In half precision, if keys are kept in it, and at unit length for its sake.
-        aims = queries / size.clamp_min(torch.finfo(torch.float32).tiny)
+        squares, scales = self._projections[: len(keys), -2], self._projections[: len(keys), -1]
+        norms = lengths(queries).unsqueeze(1)
+        # The product runs in the keys' dtype; unit length avoids overflow in half precision.
+        directions = queries / norms.clamp_min(torch.finfo(torch.float32).tiny)
         with torch.autocast(keys.device.type, enabled=False):
-            products = (aims.to(keys.dtype) @ keys.t()).double() * scales * size
-        estimate = size.square() + sizes - 2 * products
-        lost = 2 * torch.finfo(keys.dtype).tiny * scales  # of products that are hardly told from zero
-        allowance = (_PRODUCT_ROUNDING * sizes.sqrt() + lost) * size
-        upper = torch.minimum(upper, self._pairwise(queries, keys, estimate.argmin(dim=1)))
+            products = (directions.to(keys.dtype) @ keys.t()).double() * scales * norms
+        estimate = norms.square() + squares - 2 * products
+        underflow = 2 * torch.finfo(keys.dtype).tiny * scales
+        allowance = (_PRODUCT_ROUNDING * squares.sqrt() + underflow) * norms
+        upper = torch.minimum(upper, self._distances_to_one(queries, keys, estimate.argmin(dim=1)))
         far = farthest_squared(upper, keys.shape[1], self._dist_fn)
-        return ~(estimate - allowance > far.unsqueeze(1)) | ~products.isfinite()  # where the type is too narrow
+        # A product that overflowed rules out nothing.
+        return ~(estimate - allowance > far.unsqueeze(1)) | ~products.isfinite()
 
-    def _pairwise(self, queries: Tensor, keys: Tensor, index: Tensor) -> Tensor:
-        """Return each query's distance to one key of its own, shape ``(batch,)``."""
+    def _distances_to_one(self, queries: Tensor, keys: Tensor, index: Tensor) -> Tensor:
+        """Return the distance of each prepared query to one key, given by ``index``, shape ``(batch,)``."""
         chosen = prepared(keys[index], self._dist_fn)
         return between(queries.unsqueeze(1), chosen.unsqueeze(1), self._dist_fn).flatten()
 
     def _distances(self, query: Tensor, keys: Tensor, index: Tensor) -> Tensor:
-        """Return a query's distances to some keys, shape ``(len(index),)``."""
-        blocks = (prepared(keys[part], self._dist_fn) for part in index.split(_BLOCK))
+        """Return a prepared query's distances to the keys in ``index``, shape ``(len(index),)``."""
+        blocks = (prepared(keys[part], self._dist_fn) for part in index.split(_BLOCK_ROWS))
         return torch.cat([between(query.unsqueeze(0), block, self._dist_fn).flatten() for block in blocks])
 
     @staticmethod
-    def _first(distances: Tensor) -> Found:
-        index = distances.argmin(dim=1)  # the first of equal ones, as torch documents
-        return Found(distances.gather(1, index.unsqueeze(1)).squeeze(1), index)
+    def _first_nearest(distances: Tensor) -> NearestKeys:
+        """Return the nearest keys, given all distances, ``(batch, n)``."""
+        index = distances.argmin(dim=1)  # torch documents that argmin returns the first of equal values
+        return NearestKeys(distances.gather(1, index.unsqueeze(1)).squeeze(1), index)
 
-    def _bounds(self, queries: Tensor) -> Tensor:
-        """Return how far every prepared query is from every key at least, squared: ``(batch, n)``, float64."""
-        short, size = self._shortened(queries)
-        factors = torch.cat([-2 * short, torch.ones_like(size)], dim=1)
-        return (factors @ self._short[: self._covered, :-1].t()).add_(size)
+    def _squared_bounds(self, queries: Tensor) -> Tensor:
+        """Return a lower bound on the squared distance of each prepared query to each key, ``(batch, n)``, float64."""
+        short, squares = self._shorten(queries)
+        factors = torch.cat([-2 * short, torch.ones_like(squares)], dim=1)
+        return (factors @ self._projections[: self._n_projected, :-1].t()).add_(squares)
 
-    def _shortened(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return prepared vectors' projections with the length of the rest, and their squared norms less rounding.
-
-        Returns:
-            Shapes ``(n, directions + 1)`` and ``(n, 1)``, float64.
-        """
+    def _shorten(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Return short vectors, ``(n, directions + 1)``, and their squared norms less rounding, ``(n, 1)``; float64."""
         vectors = vectors.double()
         projected = vectors @ self._basis
-        rest = torch.addmm(vectors, projected, self._basis.t(), alpha=-1)
-        short = torch.cat([projected, lengths(rest).unsqueeze(1)], dim=1)
+        remainder = torch.addmm(vectors, projected, self._basis.t(), alpha=-1)
+        short = torch.cat([projected, lengths(remainder).unsqueeze(1)], dim=1)
         return short, short.square().sum(dim=1, keepdim=True) * (1 - _ROUNDING)
 
-    def _catch_up(self, keys: Tensor) -> None:
+    def _update_projections(self, keys: Tensor) -> None:
         """Project the keys that are new or have changed."""
-        # Not as tensors of inference mode, which couldn't be written to outside of it.
+        # Tensors made in inference mode could not be written to outside of it.
         with torch.inference_mode(False), torch.no_grad():
-            if len(keys) >= _FRESH * self._found_at:
-                self.forget()
+            if len(keys) >= _REBUILD_GROWTH * self._n_at_rebuild:
+                self.reset()
                 sample = torch.linspace(0, len(keys) - 1, min(len(keys), _SAMPLE), device=keys.device).long()
-                self._basis = _directions(prepared(keys[sample], self._dist_fn)).to(keys.device)
-                self._short = self._basis.new_empty(0, self._basis.shape[1] + 3)
-                self._found_at = len(keys)
-            if len(keys) > len(self._short):
-                grown = self._short.new_empty(max(len(keys), 2 * len(self._short)), self._short.shape[1])
-                grown[: self._covered] = self._short[: self._covered]
-                self._short = grown
-            stale = [*sorted(self._changed), *range(self._covered, len(keys))]
-            for index in torch.tensor(stale, dtype=torch.long, device=keys.device).split(_BLOCK):
+                self._basis = _principal_directions(prepared(keys[sample], self._dist_fn)).to(keys.device)
+                self._projections = self._basis.new_empty(0, self._basis.shape[1] + 3)
+                self._n_at_rebuild = len(keys)
+            if len(keys) > len(self._projections):
+                rows = max(len(keys), 2 * len(self._projections))
+                grown = self._projections.new_empty(rows, self._projections.shape[1])
+                grown[: self._n_projected] = self._projections[: self._n_projected]
+                self._projections = grown
+            stale = [*sorted(self._stale), *range(self._n_projected, len(keys))]
+            for index in torch.tensor(stale, dtype=torch.long, device=keys.device).split(_BLOCK_ROWS):
                 self._project(keys, index)
-            self._covered = len(keys)
-            self._changed.clear()
+            self._n_projected = len(keys)
+            self._stale.clear()
 
     def _project(self, keys: Tensor, index: Tensor) -> None:
-        """Store of some keys their projection, the length of the rest, squared norm, and scale to what is compared."""
+        """Store, for each key in ``index``, its short vector, squared norm, and the factor that prepares the key."""
         chosen = keys[index]
-        short, size = self._shortened(prepared(chosen, self._dist_fn))
-        scale = torch.ones_like(size)
+        short, squares = self._shorten(prepared(chosen, self._dist_fn))
+        scale = torch.ones_like(squares)
         if self._dist_fn != EUC:
-            scale = torch.where(size > 0, 1 / lengths(chosen).unsqueeze(1), 0)
-        self._short[index] = torch.cat([short, size, scale], dim=1)
+            scale = torch.where(squares > 0, 1 / lengths(chosen).unsqueeze(1), 0)
+        self._projections[index] = torch.cat([short, squares, scale], dim=1)
 
 
-def _is_small(keys: Tensor) -> bool:
-    return len(keys) < SMALLEST or keys.device.type == "mps"  # where there is no float64
+def _use_brute_force(keys: Tensor) -> bool:
+    """Whether to compare with all keys: there are few of them, or the device has no float64."""
+    return len(keys) < SMALLEST or keys.device.type == "mps"
 
 
-def _few(keys: Tensor) -> int:
-    return max(_FEW, len(keys) // _FEW_OF)
+def _max_candidates(keys: Tensor) -> int:
+    """Return the number of candidates up to which each is compared in full directly."""
+    return max(_MAX_CANDIDATES, len(keys) // _MAX_CANDIDATES_DIVISOR)
 
 
-def _within(found: Found, radii: Tensor, slack: Tensor) -> Tensor:
-    """Return the keys found, -1 where the query is outside of their radii, or infinitely far."""
-    answers = (found.distance <= radii[found.key] + slack) & found.distance.isfinite()
-    return torch.where(answers, found.key, -1)
+def _within_radius(nearest: NearestKeys, radii: Tensor, slack: Tensor) -> Tensor:
+    """Return the nearest keys, -1 where the query is outside their radius or at no finite distance, ``(batch,)``."""
+    within = (nearest.distance <= radii[nearest.key] + slack) & nearest.distance.isfinite()
+    return torch.where(within, nearest.key, -1)
 
 
-def _directions(sample: Tensor) -> Tensor:
-    """Return orthonormal directions in which vectors vary most, about: ``(width, directions)``, float64.
-
-    By subspace iteration, which can't fail to converge, on the CPU.
-    """
+def _principal_directions(sample: Tensor) -> Tensor:
+    """Return orthonormal directions in which vectors vary most, about: ``(width, directions)``, float64."""
+    # Subspace iteration on the CPU can't fail to converge.
     sample = sample.double().cpu()
     sample = sample - sample.mean(dim=0)
     width = sample.shape[1]

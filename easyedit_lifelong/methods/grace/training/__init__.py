@@ -1,1 +1,1 @@
-"""How GRACE trains the values of its codebook."""
+"""Training of GRACE's values."""

@@ -1,4 +1,4 @@
-"""Passes over the requests of one layer's edits, by the kind of model: partial passes where they are exact."""
+"""Passes over requests with values at one layer: partial passes where these are exact, otherwise full passes."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ LOG = logging.getLogger(__name__)
 
 
 class LayerPasses:
-    """Encodes the requests of one layer's edits, and makes passes over them with values in place.
+    """Encodes requests, and builds the passes over them in which values replace the output of one layer.
 
     Args:
         model: the model.
-        layer: the edited layer.
+        layer: the layer whose output is replaced.
         path: its path in the model.
-        warn: whether to log, once, that a target has more tokens than a layer in the last block can answer.
+        warn: whether to log a warning, once, if a target has more tokens than a layer in the last block can produce.
 
     Attributes:
-        replay_support: what the edits so far have shown of the model: whether partial passes agree with the full pass
-            (None: not known yet), and up to which length.
+        kind: the kind of model.
+        replay_support: whether partial passes give the same logits as full passes (None: not known yet), and the
+            length in tokens up to which this has been checked.
     """
 
     def __init__(self, model: Any, layer: nn.Module, path: str, *, warn: bool = True) -> None:
@@ -62,16 +63,16 @@ class LayerPasses:
         return Runner(self.model, None)
 
     def encode(self, tokenizer: Any, request: EditRequest, replacement: str, text: str | None = None) -> EncodedPair:
-        """Return a request's prompt and target as ids.
+        """Return the token ids of a request's prompt and target.
 
         Args:
-            tokenizer: the model's.
+            tokenizer: the model's tokenizer.
             request: the request.
             replacement: see GRACE's hyperparameters.
-            text: what to take instead of the prompt.
+            text: a text to encode in place of the prompt.
 
         Raises:
-            DataError: one of them can't be used; the message names the record and the field.
+            DataError: prompt or target can't be used; the message names the record and the field.
         """
         if self._encoder is None or self._encoder[0] is not tokenizer:
             self._encoder = tokenizer, encoder_for(self.model, tokenizer)
@@ -87,18 +88,18 @@ class LayerPasses:
             )
         if self._warn and len(pair.target) > 1 and replacement == "replace_last":
             LOG.warning(
-                "%s: the target has %d tokens, but %s is in the last block: no later block carries its value to "
-                "any token but the first. Name an earlier layer in inner_params.",
+                "%s: the target has %d tokens, but %s is in the last block, so its value can change only the first of "
+                "them. Name an earlier layer in inner_params.",
                 request.where,
                 len(pair.target),
                 self.path,
             )
-            self._warn = False  # once is enough
+            self._warn = False
         return pair
 
     @property
     def batchable(self) -> bool:
-        """Whether a pass can be of several requests."""
+        """Whether one pass can run several requests."""
         return self.kind is Kind.CAUSAL
 
     def of(
@@ -107,51 +108,52 @@ class LayerPasses:
         pairs: Sequence[EncodedPair],
         copies: int,
         pad: int,
-        at: Sequence[int] | None = None,
+        value_tokens: Sequence[int] | None = None,
     ) -> ValuePass:
-        """Return the pass of requests; as little of the model runs as gives the same logits.
+        """Return the pass over requests. It runs as little of the model as gives the same logits.
 
         Args:
-            adaptor: on the edited layer.
-            pairs: their prompts and targets; of one, unless they are :attr:`batchable`.
-            copies: how many rows to make of each.
+            adaptor: the adaptor on the layer.
+            pairs: prompts and targets of the requests; a single one unless :attr:`batchable`.
+            copies: number of rows per request.
             pad: the padding token's id.
-            at: see :class:`.SuffixPass`; with ``copies`` 1.
+            value_tokens: see :class:`.SuffixPass`; only with ``copies`` 1.
         """
 
         def build(anatomy: Anatomy | None) -> ValuePass:
             if self.kind is Kind.CAUSAL:
                 rows = [pair for pair in pairs for _ in range(copies)]
-                return SuffixPass(self._runner, adaptor, self.path, rows, pad, anatomy, at)
+                return SuffixPass(self._runner, adaptor, self.path, rows, pad, anatomy, value_tokens)
             (pair,) = pairs
             return full_pass(self.model, adaptor, self._path_in_stack, pair, copies, pad, anatomy)
 
         tracker = PositionTracker.of(self.model)
-        if tracker is not None and tracker.spanning > adaptor.spanning:  # another editor's, which that would leave out
+        # A partial pass would skip the earlier layer of another editor that spans two layers.
+        if tracker is not None and tracker.spanning > adaptor.spanning:
             return build(None)
         supported, checked_length = self.replay_support
         length = max(pair.length for pair in pairs)
         if supported is False or (supported and length <= checked_length):
             return build(self._anatomy if supported else None)
-        # Whether this architecture allows partial passes shows at the first edit, and again when a
-        # prompt is longer than any before: attention may treat distant tokens differently.
+        # Check at the first edit whether this architecture allows partial passes, and again for every longer prompt,
+        # since attention may treat distant tokens differently.
         try:
             partial = build(self._anatomy)
             if not torch.isfinite(partial.query).all():
-                return partial  # shows nothing about the architecture; the edit is refused for it
+                return partial  # says nothing about the architecture; the editor refuses the edit
             if not partial.is_partial or partial.agrees():
                 self.replay_support = True, length
                 return partial
         except (EditError, torch.OutOfMemoryError):
             raise
-        except Exception as error:  # an unknown architecture can object in any way
-            LOG.debug("replaying %s in part failed: %s: %s", type(self.model).__name__, type(error).__name__, error)
+        except Exception as error:  # an unknown architecture can fail with any exception
+            LOG.debug("a partial pass of %s failed: %s: %s", type(self.model).__name__, type(error).__name__, error)
         self.replay_support = False, checked_length
-        LOG.info("%s can't be replayed in part; values are trained on the whole model", type(self.model).__name__)
+        LOG.info("%s does not support partial passes; values are trained with full passes", type(self.model).__name__)
         return build(None)
 
-    def above(self) -> list[nn.Module]:
-        """Return the modules that compute with the value: its own block and those above it."""
+    def modules_from_layer_on(self) -> list[nn.Module]:
+        """Return the block of the layer and the blocks above it; the model itself if its blocks are not known."""
         if self._anatomy is None or self._block is None or self.kind is Kind.SEQ2SEQ:
             return [self.model]
         return list(self._anatomy.blocks)[self._block :]

@@ -1,4 +1,4 @@
-"""Train GRACE values by the fine-tuning loss (arXiv 2211.11031, section 3.2)."""
+"""Train GRACE values with the fine-tuning loss (arXiv 2211.11031, section 3.2)."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from easyedit_lifelong.models.encoding import IGNORED
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedValue:
     """A trained value.
 
     Attributes:
         value: shape ``(value_size,)``, float32.
-        steps: optimisation steps taken.
-        loss: last loss computed, in nats per target token.
-        learned: whether the right token was then the most probable one at every target token.
+        steps: number of optimisation steps.
+        loss: the last loss, in nats per target token.
+        learned: whether the right token was the most likely one at every target token after the last step.
     """
 
     value: Tensor
@@ -36,13 +36,13 @@ class Trained:
 
 
 def initial_value(hparams: GraceHyperParams, output: Tensor, identity: str) -> Tensor:
-    """Return where a new value starts, shape ``(value_size,)``.
+    """Return the initial value of a new key, shape ``(value_size,)``.
 
     Args:
         hparams: ``val_init`` and ``seed``.
-        output: the layer's output at the prompt's last token.
-        identity: what distinguishes this edit; a cold start depends on it and on the seed alone, so
-            that neither the order of edits nor a resumed run changes it.
+        output: the layer's output at the query token, shape ``(value_size,)``.
+        identity: a text that identifies the edit. A cold start depends only on it and on the seed, so neither the
+            order of edits nor a resumed run changes it.
     """
     if hparams.val_init == "warm":
         return output.clone()
@@ -51,19 +51,22 @@ def initial_value(hparams: GraceHyperParams, output: Tensor, identity: str) -> T
 
 def train_values(
     value_pass: ValuePass, starts: Tensor, hparams: GraceHyperParams, identities: Sequence[str], where: Sequence[str]
-) -> list[Trained]:
-    """Train the values of some edits against the frozen model, independently, in the same passes.
+) -> list[TrainedValue]:
+    """Train the values of a batch of edits, independently of each other, with the model frozen.
 
-    An edit that has learned its target leaves the batch, and the training of the others continues.
+    An edit that has learned its target leaves the batch; the training of the others continues.
 
     Args:
-        value_pass: over the edits' prompts and targets: for each edit the same number of consecutive rows, ``num_pert``
-            with ``val_train: adv``, its contexts with ``query_token: subject_last``. In rows without a target, the
-            model's output is to stay (``kl_factor``).
-        starts: where the values start, shape ``(edits, value_size)``.
+        value_pass: the pass over the edits' prompts and targets. Each edit has the same number of consecutive rows:
+            ``num_pert`` copies with ``val_train: adv``, its contexts with ``query_token: subject_last``. In rows
+            without a target, the loss keeps the model's next token as it was (``kl_factor``).
+        starts: the initial values, shape ``(edits, value_size)``.
         hparams: learning rate, steps, early stop.
-        identities: see :func:`initial_value`; seed the noise of ``val_train: adv``.
+        identities: see :func:`initial_value`; they also seed the noise of ``val_train: adv``.
         where: name of each edit in messages.
+
+    Returns:
+        One trained value per edit.
 
     Raises:
         EditError: a loss or a value became NaN or infinite; the message names the edit.
@@ -71,11 +74,10 @@ def train_values(
     copies = len(value_pass.targets) // len(starts)
     noise = starts.new_zeros(len(value_pass.targets), 1)
     if hparams.val_train == "adv":
-        drawn = [_noise(copies, starts, f"{hparams.seed}\x00noise\x00{identity}") for identity in identities]
-        noise = torch.cat(drawn)
+        noise = torch.cat([_noise(copies, starts, f"{hparams.seed}\x00noise\x00{identity}") for identity in identities])
     values = starts.detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([values], lr=hparams.edit_lr)
-    training, trained = list(range(len(starts))), dict[int, Trained]()
+    training, trained = list(range(len(starts))), dict[int, TrainedValue]()
     for steps in range(hparams.n_iter + 1):
         with torch.enable_grad():
             logits = value_pass.logits(values.repeat_interleave(copies, dim=0) + noise)
@@ -90,7 +92,7 @@ def train_values(
                 raise EditError(f"{where[edit]}: the loss became {loss} after {steps} steps; a lower edit_lr may help")
             stopped = hparams.reg == "early_stop" and learned and loss <= hparams.stop_loss
             if stopped or steps == hparams.n_iter:
-                trained[edit] = Trained(values.detach()[n].clone(), steps, loss, learned)
+                trained[edit] = TrainedValue(values.detach()[n].clone(), steps, loss, learned)
             else:
                 remaining.append(n)
         if not remaining:
@@ -107,44 +109,45 @@ def train_values(
             raise EditError(
                 f"{where[training[0]]}: the optimizer failed after {steps} steps: {error}; a lower edit_lr may help"
             ) from error
-    for edit, one in trained.items():
-        if not torch.isfinite(one.value).all():
+    for edit, result in trained.items():
+        if not torch.isfinite(result.value).all():
             raise EditError(
-                f"{where[edit]}: the value became NaN or infinite after {one.steps} steps; a lower edit_lr may help"
+                f"{where[edit]}: the value became NaN or infinite after {result.steps} steps; a lower edit_lr may help"
             )
     return [trained[edit] for edit in range(len(starts))]
 
 
 def _losses(logits: Tensor, targets: Tensor, edits: int) -> Tensor:
-    """Return each edit's loss, the mean over all target tokens of its rows, ``(edits,)``."""
-    each = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
-    return each.view(edits, -1).sum(dim=1) / (targets != IGNORED).view(edits, -1).sum(dim=1)
+    """Return each edit's loss, the mean cross-entropy over all target tokens of its rows, ``(edits,)``."""
+    per_token = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORED, reduction="none")
+    return per_token.view(edits, -1).sum(dim=1) / (targets != IGNORED).view(edits, -1).sum(dim=1)
 
 
 def _drift(value_pass: ValuePass, logits: Tensor, edits: int) -> Tensor:
-    """Return how far the output in each edit's rows without a target has moved: KL(now ‖ unedited), ``(edits,)``."""
-    kept = (value_pass.targets == IGNORED).all(dim=1)
-    before = value_pass.unedited[kept, 0].float().log_softmax(dim=-1)
-    drift = Drift.apply(logits[kept, 0].float(), before)
-    owner = torch.arange(len(kept), device=kept.device).div(len(kept) // edits, rounding_mode="floor")[kept]
-    return logits.new_zeros(edits, dtype=torch.float32).index_add(0, owner, drift)
+    """Return KL(edited ‖ unedited) of the next token, summed over each edit's rows without a target, ``(edits,)``."""
+    no_target = (value_pass.targets == IGNORED).all(dim=1)
+    unedited = value_pass.unedited[no_target, 0].float().log_softmax(dim=-1)
+    drift = Drift.apply(logits[no_target, 0].float(), unedited)
+    rows = torch.arange(len(no_target), device=no_target.device)
+    edit_of_row = rows.div(len(no_target) // edits, rounding_mode="floor")
+    return logits.new_zeros(edits, dtype=torch.float32).index_add(0, edit_of_row[no_target], drift)
 
 
 def _learned(logits: Tensor, targets: Tensor, edits: int) -> list[bool]:
-    """Return for each edit whether the most probable token is the right one at every target token of its rows."""
-    right = (logits.argmax(dim=-1) == targets) | (targets == IGNORED)
-    return right.view(edits, -1).all(dim=1).tolist()
+    """Return for each edit whether the most likely token is the right one at every target token of its rows."""
+    correct = (logits.argmax(dim=-1) == targets) | (targets == IGNORED)
+    return correct.view(edits, -1).all(dim=1).tolist()
 
 
 def _select(values: Tensor, optimizer: torch.optim.Adam, kept: Tensor) -> tuple[Tensor, torch.optim.Adam]:
-    """Return some of the values, with their gradient, and an optimizer with the same state for them."""
-    some = values.detach()[kept].clone().requires_grad_(True)
+    """Return a selection of the values with their gradients, and an optimizer that continues with their state."""
+    selection = values.detach()[kept].clone().requires_grad_(True)
     assert values.grad is not None
-    some.grad = values.grad[kept]
-    smaller = torch.optim.Adam([some], lr=optimizer.param_groups[0]["lr"])
+    selection.grad = values.grad[kept]
+    new_optimizer = torch.optim.Adam([selection], lr=optimizer.param_groups[0]["lr"])
     state = optimizer.state.get(values, {})
-    smaller.state[some] = {name: one[kept] if one.dim() else one for name, one in state.items()}
-    return some, smaller
+    new_optimizer.state[selection] = {name: part[kept] if part.dim() else part for name, part in state.items()}
+    return selection, new_optimizer
 
 
 def _noise(copies: int, starts: Tensor, identity: str) -> Tensor:
@@ -155,5 +158,5 @@ def _noise(copies: int, starts: Tensor, identity: str) -> Tensor:
 
 
 def _generator(identity: str) -> torch.Generator:
-    """Return a generator whose numbers depend on this text alone."""
+    """Return a random generator seeded by a text."""
     return torch.Generator().manual_seed(zlib.crc32(identity.encode()))

@@ -1,8 +1,8 @@
-"""Train the values of several edits in one batch, with the codebook's decisions as if they had been made one by one.
+"""Train the values of several edits in one batch, with the same decisions as one by one.
 
-An edit's effect on the codebook depends on its query and its label, not on values, and queries don't depend
-on the codebook. So the decisions of all edits are known before anything is trained. Only an edit that continues with
-the value of another edit of the batch has to wait for it.
+A decision depends on the edit's query and label, not on values, and queries do not depend on the codebook. So the
+decisions of all edits are known before any value is trained. Only an edit that continues from the value of another edit
+of the batch has to be trained after it.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from torch import Tensor
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision, Label, Match
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.training.optimise import Trained, initial_value, train_values
+from easyedit_lifelong.methods.grace.training.optimise import TrainedValue, initial_value, train_values
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 
 
 @dataclass(frozen=True)
 class PendingEdit:
-    """An edit of a batch.
+    """An edit whose value is to be trained.
 
     Attributes:
-        label: its target's tokens.
+        label: the target tokens.
         identity: see :func:`~easyedit_lifelong.methods.grace.training.optimise.initial_value`.
-        where: its name in messages.
-        case_id: its request's.
-        extras: gate and radius that its value is stored with; see :class:`.Codebook`. None for none.
+        where: the edit's name in messages.
+        case_id: the case_id of the request.
+        extras: gate and radius to store with the value, see :class:`.StoredKeys`; None without them.
     """
 
     label: Label
@@ -39,7 +39,7 @@ class PendingEdit:
     extras: Tensor | None = None
 
     def with_extras(self, value: Tensor) -> Tensor:
-        """Return a value as it is stored in the codebook."""
+        """Return a value as the codebook stores it: followed by gate and radius, if there are any."""
         return value if self.extras is None else torch.cat([value, self.extras.to(value)])
 
 
@@ -48,41 +48,41 @@ class PlannedEdit:
     """What an edit will do to the codebook.
 
     Attributes:
-        decision: what it is.
-        match: the key nearest to it by then.
-        start: where its value starts, shape ``(value_size,)``.
-        after: the edit of the batch whose trained value it starts from instead; None if there is none.
+        decision: the decision.
+        match: the nearest key that the edit competes with, after the earlier edits of the batch.
+        start: the initial value, shape ``(value_size,)``.
+        start_from: number of the edit of the batch whose trained value is the initial value instead; None if none is.
     """
 
     decision: Decision
     match: Match
     start: Tensor
-    after: int | None
+    start_from: int | None
 
 
 def plan(
     codebook: Codebook, queries: Tensor, edits: Sequence[PendingEdit], fresh: Sequence[Tensor]
 ) -> list[PlannedEdit]:
-    """Return what edits will do when they enter in order; the codebook is left as it was.
+    """Return what edits will do when they are inserted in order. The codebook stays unchanged.
 
     Args:
         codebook: the codebook.
-        queries: the edits' keys, shape ``(edits, views * key_size)``.
+        queries: the edits' queries, shape ``(edits, views * key_size)``.
         edits: the edits.
-        fresh: where each edit's value would start if it adds a key.
+        fresh: the initial value of each edit if it adds a key.
     """
-    entered_by: dict[int, int] = {}
+    last_edit_of_key: dict[int, int] = {}
     planned, changes = list[PlannedEdit](), list[Change]()
     try:
         for number, (query, edit, start) in enumerate(zip(queries, edits, fresh, strict=True)):
             decision, match = codebook.decide(query, edit.label, edit.with_extras(start))
-            after = None
+            start_from = None
             if decision in (Decision.EXPAND, Decision.COVERED):
-                after, start = entered_by.get(match.index), codebook.values[match.index].clone()
+                start_from, start = last_edit_of_key.get(match.index), codebook.values[match.index].clone()
             _, index, change = codebook.enter(query, edit.label, edit.with_extras(start), (decision, match))
             changes.append(change)
-            entered_by[index] = number
-            planned.append(PlannedEdit(decision, match, start, after))
+            last_edit_of_key[index] = number
+            planned.append(PlannedEdit(decision, match, start, start_from))
     finally:
         codebook.undo(*changes)
     return planned
@@ -90,31 +90,34 @@ def plan(
 
 def train_batch(
     value_pass: ValuePass, planned: Sequence[PlannedEdit], edits: Sequence[PendingEdit], hparams: GraceHyperParams
-) -> list[Trained]:
+) -> list[TrainedValue]:
     """Train the values of all edits of a pass.
 
+    Returns:
+        One trained value per edit.
+
     Raises:
-        EditError: one of them failed; the message names it.
+        EditError: the training of an edit failed; the message names the edit.
     """
     copies = len(value_pass.targets) // len(edits)
-    trained: dict[int, Trained] = {}
+    trained: dict[int, TrainedValue] = {}
     while waiting := [n for n in range(len(edits)) if n not in trained]:
-        wave = [n for n in waiting if planned[n].after is None or planned[n].after in trained]
-        part = value_pass
-        if len(wave) < len(edits):
-            rows = torch.tensor([n * copies + copy for n in wave for copy in range(copies)])
-            part = value_pass.select_rows(rows.to(value_pass.targets.device))
-        starts = torch.stack([_start(planned[n], trained) for n in wave])
-        identities, where = [edits[n].identity for n in wave], [edits[n].where for n in wave]
-        trained |= dict(zip(wave, train_values(part, starts, hparams, identities, where), strict=True))
+        ready = [n for n in waiting if planned[n].start_from is None or planned[n].start_from in trained]
+        ready_pass = value_pass
+        if len(ready) < len(edits):
+            rows = torch.tensor([n * copies + copy for n in ready for copy in range(copies)])
+            ready_pass = value_pass.select_rows(rows.to(value_pass.targets.device))
+        starts = torch.stack([_initial_value(planned[n], trained) for n in ready])
+        identities, where = [edits[n].identity for n in ready], [edits[n].where for n in ready]
+        trained |= dict(zip(ready, train_values(ready_pass, starts, hparams, identities, where), strict=True))
     return [trained[n] for n in range(len(edits))]
 
 
-def fresh_values(value_pass: ValuePass, edits: Sequence[PendingEdit], hparams: GraceHyperParams) -> list[Tensor]:
-    """Return where each edit's value would start if it adds a key."""
+def initial_values(value_pass: ValuePass, edits: Sequence[PendingEdit], hparams: GraceHyperParams) -> list[Tensor]:
+    """Return the initial value of each edit if it adds a key."""
     copies = len(value_pass.targets) // len(edits)
     return [initial_value(hparams, value_pass.output[n * copies], edit.identity) for n, edit in enumerate(edits)]
 
 
-def _start(planned: PlannedEdit, trained: Mapping[int, Trained]) -> Tensor:
-    return planned.start if planned.after is None else trained[planned.after].value
+def _initial_value(planned: PlannedEdit, trained: Mapping[int, TrainedValue]) -> Tensor:
+    return planned.start if planned.start_from is None else trained[planned.start_from].value

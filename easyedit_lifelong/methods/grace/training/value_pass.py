@@ -1,9 +1,8 @@
 """Passes over requests as a function of the values that GRACE trains.
 
-A causal language model is run in part (:mod:`.suffix_pass`). Nothing to the left of the edited token is constant
-where attention looks both ways, so a :class:`FullPass` runs over all tokens. What lies below the edited layer is
-constant still: the blocks below it return what they returned before, and an encoder isn't run again for a value in the
-decoder.
+For a causal language model, a pass runs only the part that a value can change (:mod:`.suffix_pass`). Where attention
+looks both ways, a value also changes tokens to its left, so a :class:`FullPass` runs over all tokens. It still reuses
+constant results: the outputs of the blocks below the edited layer, and the encoder's output for a value in the decoder.
 """
 
 from __future__ import annotations
@@ -28,30 +27,30 @@ from easyedit_lifelong.models.suffix import hidden_of, same_logits, standing_in,
 
 
 class ValuePass(abc.ABC):
-    """Logits at the targets of a few rows, as a function of the edited layer's values.
+    """The logits at the targets of a batch, as a function of the values that replace the edited layer's output.
 
-    Subclasses define :meth:`_forward`, and call :meth:`_record` once.
+    Subclasses define :meth:`_forward`, and call :meth:`_run_full_pass` once.
 
     Args:
-        adaptor: on the edited layer.
-        targets: the classes or tokens to predict, ``(rows, targets)``; ``IGNORED`` where there is none.
-        column: of the token whose output a value replaces, the same in every row.
-        below: the blocks below the edited one, which needn't run again, in their order.
+        adaptor: the adaptor on the edited layer.
+        targets: the classes or tokens to predict, ``(rows, targets)``; ``IGNORED`` for padding.
+        position: position of the token whose output a value replaces, the same in every row.
+        below: the blocks below the edited one, in order. Their outputs are constant, so they run only once.
 
     Attributes:
-        query: the layer's input at that column, with which the codebook is searched, ``(rows, key_size)``.
-        output: the layer's output there, ``(rows, value_size)``.
+        query: the layer's input at that position, ``(rows, key_size)``.
+        output: the layer's output at that position, ``(rows, value_size)``.
         targets: as given.
-        unedited: the logits without an edit, ``(rows, targets, classes)``.
+        unedited: the logits without values, ``(rows, targets, classes)``.
     """
 
     query: Tensor
     output: Tensor
     unedited: Tensor
 
-    def __init__(self, adaptor: GraceAdaptor, targets: Tensor, column: int, below: Sequence[nn.Module] = ()) -> None:
+    def __init__(self, adaptor: GraceAdaptor, targets: Tensor, position: int, below: Sequence[nn.Module] = ()) -> None:
         self.targets = targets
-        self._adaptor, self._column, self._below = adaptor, column, below
+        self._adaptor, self._position, self._below = adaptor, position, below
         self._boundary: Any = None
 
     @property
@@ -63,16 +62,16 @@ class ValuePass(abc.ABC):
         """Return the logits that predict the targets.
 
         Args:
-            values: what replaces the layer's output, shape ``(rows, value_size)``; None for no replacement.
+            values: they replace the layer's output, shape ``(rows, value_size)``; None for no replacement.
 
         Returns:
-            Shape ``(rows, targets, classes)``; differentiable in the values.
+            Logits, shape ``(rows, targets, classes)``, differentiable in the values.
         """
-        with self._adaptor.trying(Trial(values, self._column)), self._shortcuts():
+        with self._adaptor.using_trial(Trial(values, self._position)), self._reusing_constants():
             return self._forward()
 
     def agrees(self) -> bool:
-        """Whether a partial pass without a value equals the full pass."""
+        """Whether a partial pass without values gives the same logits as the full pass."""
         with torch.no_grad():
             partial = self.logits(None)
         real = self.targets != IGNORED
@@ -80,48 +79,48 @@ class ValuePass(abc.ABC):
 
     @abc.abstractmethod
     def select_rows(self, rows: Tensor) -> ValuePass:
-        """Return the pass over some of the rows."""
+        """Return a pass over a selection of the rows."""
 
     @abc.abstractmethod
     def _forward(self) -> Tensor:
-        """Return the logits of a pass that leaves out what is constant."""
+        """Run a pass that reuses constant results; return its logits."""
 
-    def _shortcuts(self) -> contextlib.AbstractContextManager[Any]:
-        """Have the pass inside leave out what is constant."""
+    def _reusing_constants(self) -> contextlib.AbstractContextManager[Any]:
+        """Reuse constant results in the pass inside the context."""
         return standing_in(self._below, self._boundary)
 
-    def _record(self, full_pass: Callable[[], Tensor], column: int, start: int = 0) -> None:
-        """Compute what is constant in one full pass, and the layer's query and output.
+    def _run_full_pass(self, run: Callable[[], Tensor], position: int, start: int = 0) -> None:
+        """Run one full pass; keep its logits, the layer's query and output, and the constant results.
 
         Args:
-            full_pass: makes the pass, and returns its logits.
-            column: of the token whose output a value replaces, in the full pass.
-            start: first column that later passes run over.
+            run: runs the pass, and returns its logits.
+            position: position, in the full pass, of the token whose output a value replaces.
+            start: first position of later passes.
         """
 
-        def keep(output: Any) -> None:
+        def keep_from_start(output: Any) -> None:
             self._boundary = with_hidden(output, hidden_of(output)[:, start:])
 
-        trial = Trial(None, column)
+        trial = Trial(None, position)
         with (
             torch.no_grad(),
-            self._adaptor.trying(trial),
-            recording_output(self._below[-1] if self._below else None, keep),
+            self._adaptor.using_trial(trial),
+            recording_output(self._below[-1] if self._below else None, keep_from_start),
         ):
-            self.unedited = full_pass()
+            self.unedited = run()
         assert trial.query is not None and trial.output is not None
         self.query, self.output = trial.query, trial.output
 
 
 class FullPass(ValuePass):
-    """A pass over a few copies of one example; see :class:`.ValuePass`.
+    """A pass over all tokens of one example, in one or more copies; see :class:`.ValuePass`.
 
     Args:
-        adaptor: on the edited layer.
-        run: runs the model on the example's copies; returns the logits, or an output that has them.
+        adaptor: the adaptor on the edited layer.
+        run: runs the model on the copies; returns the logits, or an output object with ``logits``.
         targets: the classes or tokens to predict, ``(rows, targets)``.
-        column: of the token that is looked up, the same in every row.
-        below: the blocks below the edited one, in the order they run.
+        position: position of the query token, the same in every row.
+        below: the blocks below the edited one, in order.
     """
 
     def __init__(
@@ -129,15 +128,15 @@ class FullPass(ValuePass):
         adaptor: GraceAdaptor,
         run: Callable[[], Any],
         targets: Tensor,
-        column: int,
+        position: int,
         below: Sequence[nn.Module] = (),
     ) -> None:
-        super().__init__(adaptor, targets, column, below)
+        super().__init__(adaptor, targets, position, below)
         self._run = run
-        self._record(self._forward, column)
+        self._run_full_pass(self._forward, position)
 
     def select_rows(self, rows: Tensor) -> FullPass:
-        """Return itself: its rows are copies of one example, which stay in one batch."""
+        """Return this pass: its rows are copies of one example, so they stay together."""
         return self
 
     def _forward(self) -> Tensor:
@@ -155,43 +154,43 @@ def full_pass(
     pad: int,
     anatomy: Anatomy | None,
 ) -> FullPass:
-    """Return the pass of a request.
+    """Return the pass over a request for an encoder-decoder model or a classifier.
 
     Args:
-        model: an encoder-decoder model or a classifier, in evaluation mode.
-        adaptor: on the edited layer.
-        layer_path: the layer's path in its stack.
+        model: the model, in evaluation mode.
+        adaptor: the adaptor on the edited layer.
+        layer_path: the layer's path in its stack (encoder or decoder).
         pair: the request's prompt and target.
-        copies: how many rows to make of it.
+        copies: number of rows.
         pad: the padding token's id.
-        anatomy: of the stack that holds the layer, to leave out what is below it; None to run it all.
+        anatomy: the parts of that stack, to run the blocks below the layer only once; None to run all blocks.
     """
     device = device_of(model.get_input_embeddings())
     ids, mask = pad_rows([pair.prompt] * copies, pad, "right", device)
     targets = torch.tensor([pair.target] * copies, device=device)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
-    column = 0 if adaptor.query_token == "first" else len(pair.prompt) - 1
+    position = 0 if adaptor.query_token == "first" else len(pair.prompt) - 1
     if kind_of(model) is Kind.SEQ2SEQ:
         inputs |= {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=targets), "use_cache": False}
         encoder = model.get_encoder()
         if stack_of(model, adaptor.layer) is not encoder:
             with torch.no_grad():
                 inputs["encoder_outputs"] = encoder(input_ids=inputs.pop("input_ids"), attention_mask=mask)
-            column = 0  # the decoder's start token
+            position = 0  # the decoder's start token
     block = anatomy.block_of(layer_path) if anatomy is not None else None
     below = list(anatomy.blocks)[:block] if anatomy is not None and block else []
-    return FullPass(adaptor, functools.partial(model, **inputs), targets, column, below)
+    return FullPass(adaptor, functools.partial(model, **inputs), targets, position, below)
 
 
 def module_pass(model: nn.Module, adaptor: GraceAdaptor, row: Tensor, label: int, copies: int) -> FullPass:
-    """Return the pass of one example of a plain module.
+    """Return the pass over one example of a plain module.
 
     Args:
         model: maps ``(batch, …)`` to class logits ``(batch, classes)``.
-        adaptor: on the edited layer.
-        row: the example, without the batch's dimension.
-        label: its class.
-        copies: how many rows to make of it.
+        adaptor: the adaptor on the edited layer.
+        row: the example, without a batch dimension.
+        label: the class to predict.
+        copies: number of rows.
     """
     rows = torch.stack([row] * copies)
     return FullPass(adaptor, functools.partial(model, rows), torch.full((copies, 1), label, device=rows.device), -1)
