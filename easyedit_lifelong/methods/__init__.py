@@ -1,1 +1,1 @@
-"""Lifelong editing methods."""
+"""The editing methods and the ports that a method implements."""

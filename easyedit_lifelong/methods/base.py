@@ -1,7 +1,7 @@
-"""The ports: what an editing method can implement, and what it exchanges with the rest of the package.
+"""The ports: what an editing method can implement, and the data that it exchanges with the rest of the package.
 
 :class:`EditMethod` needs a name, a hyperparameter class and an apply function. Every other field is optional. The
-loops, ``edits/``, the commands and the report ask these ports and know no method by name; see docs/plugins.md.
+loops, ``edits/``, the commands and the report call these ports and know no method by name; see docs/plugins.md.
 """
 
 from __future__ import annotations
@@ -23,25 +23,28 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.shared.records import EditRecord
 
 
-# ---------------------------------------------------------------------- take edits out
+# ---------------------------------------------------------------------- remove edits
 
 
 class CaseRemoval(Protocol):
-    """Takes single edits out, on a model or in a folder without one. ``rollback_case``, ``rollback --case``."""
+    """Removes single edits from a model, or from a folder without the model.
+
+    ``rollback_case`` and ``rollback --case`` use this port.
+    """
 
     def records(self, model: Any) -> list[EditRecord]:
-        """Return the records of the edits that a model carries, of all editors, in order."""
+        """Return the records of all the method's edits on a model, of all its editors, in order."""
 
     def remove(self, model: Any, records: Sequence[EditRecord], *, check_only: bool = False) -> None:
-        """Take edits off a model, as if they had never been made; all others stay.
+        """Remove edits from a model, as if they had never been made. The other edits stay.
 
         Args:
             model: the edited model.
-            records: of the edits: objects that :meth:`records` returned.
-            check_only: only check whether it can be done.
+            records: the records of the edits to remove: objects that :meth:`records` returned.
+            check_only: only check whether the edits can be removed.
 
         Raises:
-            EditError: it cannot be done; then nothing is changed.
+            EditError: the edits cannot be removed. Then the model is unchanged.
         """
 
     def remove_from(self, part: EditsPart, numbers: Collection[int], where: str) -> EditsPart:
@@ -49,47 +52,60 @@ class CaseRemoval(Protocol):
 
         Args:
             part: the edits.
-            numbers: which of them to leave out, counted from 0.
-            where: the file that they come from, for messages.
+            numbers: the indices of the edits to leave out, counted from 0.
+            where: the file that the part was read from, for messages.
 
         Raises:
-            EditError: it cannot be done.
+            EditError: the edits cannot be removed.
             RunError: the part is incomplete.
         """
 
 
 class BatchRemoval(Protocol):
-    """Takes later batches out, on a model or in a folder. ``rollback_to_batch``, ``rollback --to-batch``."""
+    """Removes the latest batches from a model, or from a folder without the model.
+
+    ``rollback_to_batch`` and ``rollback --to-batch`` use this port.
+    """
 
     def back_to(self, model: Any, batch: int) -> None:
-        """Make a model bitwise what it was after so many batches.
+        """Restore a model to what it was, bitwise, after its first ``batch`` batches.
+
+        Args:
+            model: the edited model.
+            batch: how many batches to keep.
 
         Raises:
-            EditError: it does not carry as many.
+            EditError: the model has fewer batches.
         """
 
     def first_batches(self, part: EditsPart, batch: int, where: str) -> EditsPart:
-        """Return a part's first ``batch`` batches.
+        """Return the part with its first ``batch`` batches only.
+
+        Args:
+            part: the edits.
+            batch: how many batches to keep.
+            where: the file that the part was read from, for messages.
 
         Raises:
-            EditError: it does not hold as many.
+            EditError: the part has fewer batches.
             RunError: the part is incomplete.
         """
 
 
-# ---------------------------------------------------------------------- look at edits
+# ---------------------------------------------------------------------- explain and inspect edits
 
 
 @dataclass(frozen=True)
 class ExplainedPass:
-    """A pass of an edited model over one prompt that is to be explained.
+    """A forward pass of an edited model over one prompt, which is to be explained.
 
     Attributes:
         prompt: the prompt.
-        answer: the text after it, teacher-forced; None for none.
+        answer: the teacher-forced text after the prompt; None if there is none.
         texts: the text of each token that the model reads.
         end: index of the prompt's last token.
-        texts_at: returns the texts of the tokens that reach a module: an encoder-decoder's decoder reads others.
+        texts_at: ``texts_at(module)`` returns the texts of the tokens that reach a module. In the decoder of an
+            encoder-decoder model they differ from ``texts``.
     """
 
     prompt: str
@@ -100,35 +116,36 @@ class ExplainedPass:
 
 
 class LayerExplanation(Protocol):
-    """What one edited layer decided in a pass: a dataclass."""
+    """What one edited layer did in a forward pass. Implementations are dataclasses."""
 
     def lines(self) -> list[str]:
-        """Return it as lines of text: the layer, then its tokens."""
+        """Return the explanation as lines of text: the layer, then its tokens."""
 
 
 Explain = Callable[[Any, ExplainedPass], AbstractContextManager[Callable[[], Sequence[LayerExplanation]]]]
-"""``explain(model, explained_pass)``: a context in which the pass is made. The function that it yields is called after
-the pass and returns what each of the method's layers decided; nothing if the model carries no edits of the method."""
+"""``explain(model, explained_pass)`` returns a context manager, inside which the caller makes the forward pass. The
+context manager yields a function, which the caller calls after the pass. The function returns an explanation for each
+layer that the method edits, or an empty sequence if the model has no edits of the method."""
 
 
 @dataclass(frozen=True)
 class InspectedPart:
-    """What one editor's saved edits are, without a model.
+    """A description of one editor's saved edits, made without a model.
 
     Attributes:
         method: the method's name.
-        layers: paths of what is edited.
-        settings: the hyperparameters that decide what an edit answers.
-        edits: one entry for each, in order: the request's fields, ``time``, and what the method adds. GRACE adds
-            ``decision``, ``key``, ``replaced_by`` (number of the later edit that has this edit's key now, counted
-            from 1), and of the key ``radius``, ``hits``, ``neighbour``, ``distance``, ``nearness``. CoachHook adds
-            ``batch``.
-        near: pairs of edits that collide or nearly do, the nearest first: ``keys``, ``edits`` (their numbers),
+        layers: paths of the edited layers.
+        settings: the hyperparameters that determine which prompts an edit answers.
+        edits: one entry for each edit, in order: the request's fields, ``time``, and fields that the method adds. GRACE
+            adds ``decision``, ``key``, ``replaced_by`` (the later edit that took over this edit's key: its number,
+            counted from 1), and of the key ``radius``, ``hits``, ``neighbour``, ``distance``, ``nearness``. CoachHook
+            adds ``batch``.
+        near: pairs of edits that collide or nearly collide, the nearest first: ``keys``, ``edits`` (their numbers),
             ``distance``, ``nearness``, ``same_target``.
-        batches: of each batch, ``edits`` (how many) and what the method adds.
-        columns: what a table shows of each edit beside its request: the heading, and the entry's name.
-        batch_columns: what a table shows of each batch beside the number of edits: the heading, and the name of the
-            entry, which holds a number for each layer.
+        batches: one entry for each batch: ``edits`` (how many), and fields that the method adds.
+        columns: further columns of the table of edits: heading to name of the entry's field.
+        batch_columns: further columns of the table of batches: heading to name of the entry's field, which holds a
+            number for each layer.
     """
 
     method: str
@@ -141,12 +158,12 @@ class InspectedPart:
     batch_columns: Mapping[str, str] = field(default_factory=dict)
 
 
-# ---------------------------------------------------------------------- join and export edits
+# ---------------------------------------------------------------------- merge and export edits
 
 
 @dataclass(frozen=True)
 class MergeSource:
-    """One folder of a merge: its name, its index for messages, and its parts of one method, in order."""
+    """One folder of a merge: its name, its index file for messages, and its parts of one method, in order."""
 
     folder: str
     where: str
@@ -155,16 +172,16 @@ class MergeSource:
 
 @dataclass(frozen=True)
 class Conflict:
-    """An edit that met another folder's.
+    """An edit whose query matched the key of an edit from another folder during a merge.
 
     Attributes:
         layer: path of the edited layer.
-        folder: where the edit is from.
-        case_id: its case, as the merged folder calls it.
-        decision: what it did: ``split``, ``expand``, ``covered`` or ``supersede``.
-        with_folder: where the edit that it met is from.
-        with_case_id: that one's case, as the merged folder calls it.
-        distance: from its query to that one's key, in units of the distance function.
+        folder: the folder that the edit is from.
+        case_id: the edit's ``case_id`` in the merged folder.
+        decision: the codebook's decision: ``split``, ``expand``, ``covered`` or ``supersede``.
+        with_folder: the folder that the other edit is from.
+        with_case_id: the other edit's ``case_id`` in the merged folder.
+        distance: distance from the edit's query to the other edit's key, in units of the distance function.
     """
 
     layer: str
@@ -178,7 +195,7 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Renamed:
-    """A case whose id another folder's had: where it is from, its id there, and its id now."""
+    """A case whose id collided: the folder that it is from, its id there, and its id in the merged folder."""
 
     folder: str
     before: int | str
@@ -187,14 +204,14 @@ class Renamed:
 
 @dataclass(frozen=True)
 class MergedEdits:
-    """Folders' edits of one method, joined.
+    """The merged edits of several folders, of one method.
 
     Attributes:
-        parts: the joined edits.
-        keys: how many keys they hold, for methods that have keys.
-        conflicts: edits that met another folder's.
+        parts: the merged edits.
+        keys: number of their keys; 0 for methods without keys.
+        conflicts: edits that matched a key from another folder.
         renamed: cases whose ids collided.
-        duplicates: how many edits were in an earlier folder already, and are in once.
+        duplicates: number of edits that were left out because an earlier folder has them, too.
     """
 
     parts: list[EditsPart]
@@ -206,11 +223,11 @@ class MergedEdits:
 
 @dataclass(frozen=True)
 class PlainWeights:
-    """What a model without this package needs to come as close as it can to an edited one.
+    """The best approximation of an edited model by weights alone, for use without this package.
 
     Attributes:
         weights: the changed parameters, by name.
-        lost: what that model cannot do, in a sentence or two; empty if nothing is lost.
+        lost: one or two sentences on what the plain weights cannot do; empty if nothing is lost.
     """
 
     weights: dict[str, Tensor] = field(default_factory=dict)
@@ -222,39 +239,40 @@ class PlainWeights:
 
 @dataclass(frozen=True)
 class EditMethod:
-    """An editing method, as ``BaseEditor`` and the loops use it.
+    """An editing method and its ports.
 
     Attributes:
-        name: EasyEdit's ``alg_name``.
-        hparams_class: the method's hyperparameter class. Dispatch is on this type, so a method of
-            the same name that comes with EasyEdit keeps working for its own class.
+        name: the method's name, as in EasyEdit's ``alg_name``.
+        hparams_class: the method's hyperparameter class. Dispatch is on this class, so EasyEdit's own method of the
+            same name keeps working for its own hyperparameter class.
         apply: ``apply(model, tok, requests, hparams, copy=, return_orig_weights=,
             keep_original_weight=, **kw) -> (edited_model, rollback)``.
-        batchable: whether EasyEdit's ``batch_edit`` may hand it several requests at once.
+        batchable: whether EasyEdit's ``batch_edit`` may pass several requests in one call.
         check: ``check(model, tok, hparams)`` raises a :class:`LifelongError` if the method cannot edit this
-            model with these hyperparameters; the loops call it before they start anything.
+            model with these hyperparameters. The loops call it before they start.
         check_requests: ``check_requests(model, tok, hparams, requests)`` raises a :class:`DataError` that names
-            the record and the field if the method cannot edit one of them; called as early.
-        prepare: ``prepare(model, tok, hparams, progress)`` computes what is needed once per model, before its
-            first edit, and stores it where the method finds it; the loops call it once everything is checked,
-            and ``progress(done, total)``, if given, is called as it proceeds. Its time is not counted as editing.
-        state: saves and loads the edits of a run, for methods whose edit store is not appendable.
-        edits: the method's edits as data: saved, loaded and, if the store is appendable, resumed.
-        counts: ``counts(model)`` returns how many of what the method keeps in an edited model, by name
-            (``n_keys``); it is reported with every scoring.
-        remove: takes single edits out.
-        remove_batches: takes later batches out.
-        explain: says which edits answered a prompt, where and why.
-        describe: ``describe(part, where, nearly)`` returns what a folder's part holds, without a model; two edits
-            are near each other up to a nearness of ``nearly``. Without it, ``inspect`` lists the requests.
-        merge: ``merge(sources)`` joins folders made on the same model, or raises a :class:`RunError`.
+            the record and the field if the method cannot edit a request. The loops call it before they start.
+        prepare: ``prepare(model, tok, hparams, progress)`` computes what the method needs once per model, such as
+            second moments, and stores it. The loops call it after all checks, before the first edit; its time is not
+            counted as editing. ``progress(done, total)``, if not None, is called to show progress.
+        state: saves and loads the edits of a run, for methods without an appendable edit store.
+        edits: saves and loads edits; if it is an :class:`AppendableEditStore`, runs resume from it.
+        counts: ``counts(model)`` returns sizes of an edited model's state by name, such as ``n_keys``. They are
+            reported with every scoring.
+        remove: removes single edits.
+        remove_batches: removes the latest batches.
+        explain: reports which edits answered a prompt, at which token and layer, and by which margin.
+        describe: ``describe(part, where, nearly)`` describes a part of a folder without a model. Two edits are
+            reported as near each other up to a nearness of ``nearly``. Without this port, ``inspect`` lists the
+            requests.
+        merge: ``merge(sources)`` merges folders made on the same model, or raises a :class:`RunError`.
         plain_weights: ``plain_weights(model)`` returns the edits as ordinary weights.
-        reasons: why the method lacks a port, by the port's name: sentences for the error that a user gets.
-        report_sections: ``report_sections(run)`` returns the sections that the method adds to the report of a run of
-            its own.
+        reasons: for ports that the method lacks, by name: a sentence that says why, for the error message.
+        report_sections: ``report_sections(run)`` returns the sections that the method adds to the reports of its
+            runs.
         calibrate: chooses hyperparameters for one model; see :mod:`easyedit_lifelong.methods.calibrator`.
-        study_scope: ``study_scope(model, tok, requests)`` returns where the edits of an edited model act in the
-            requests' prompts and paraphrases.
+        study_scope: ``study_scope(model, tok, requests)`` returns where in the requests' prompts and paraphrases the
+            edits of an edited model act.
     """
 
     name: str

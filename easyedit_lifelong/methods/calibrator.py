@@ -1,7 +1,7 @@
-"""The port of methods that can calibrate themselves: choose some of their hyperparameters for one model.
+"""The port of methods that can be calibrated: some of their hyperparameters are chosen for one model.
 
 The ``calibrate`` command reads the files, loads the model, writes the results and shows them. The method runs the
-study and returns what it chose, as tables, text and plots that know nothing about the method.
+study and returns the chosen values, with tables, text and plots in a form that does not depend on the method.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.data.request import EditRequest
 
 Progress = Callable[[int, int], None]
-"""Called with how much is done and how much there is to do."""
+"""``progress(done, total)`` is called with the number of units done so far, and the total."""
 
 
 def no_progress(done: int, total: int) -> None:
@@ -23,7 +23,7 @@ def no_progress(done: int, total: int) -> None:
 
 
 ShowStep = Callable[[str], AbstractContextManager[Progress]]
-"""Given the name of a step, returns a context that shows the step's progress."""
+"""``show(step_name)`` returns a context manager that shows the step's progress; it yields the progress callback."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class TextTable:
     """A table of text.
 
     Attributes:
-        title: what it shows.
-        headers: of its columns.
-        rows: their cells.
-        left: how many columns from the left hold text; the others hold numbers.
+        title: the title: what the table shows.
+        headers: the headings of the columns.
+        rows: the cells, row by row.
+        left: number of columns, from the left, that hold text; the others hold numbers.
     """
 
     title: str
@@ -45,14 +45,14 @@ class TextTable:
 
 @dataclass(frozen=True)
 class PlotSeries:
-    """Points of a plot that belong together.
+    """One series of points in a plot.
 
     Attributes:
-        points: their coordinates, in order.
-        label: what the legend calls them; empty to leave them out.
-        number: series of the same number have the same colour.
+        points: (x, y) coordinates, in order.
+        label: the entry in the legend; empty for none.
+        number: index of the colour; series with the same number have the same colour.
         style: a line, a dotted line, or crosses without a line.
-        notes: texts beside some places.
+        notes: texts to write beside points, by coordinates.
     """
 
     points: Sequence[tuple[float, float]]
@@ -67,12 +67,12 @@ class PlotPanel:
     """One of several plots side by side.
 
     Attributes:
-        title: what it shows.
-        x_label: what its horizontal axis shows.
-        series: what is drawn.
-        chosen: the point that was chosen.
-        y_label: what its vertical axis shows, if the title does not say it.
-        ticks: names of the horizontal coordinates 0, 1, 2 …, if they stand for names.
+        title: the title: what the plot shows.
+        x_label: label of the horizontal axis.
+        series: the series to draw.
+        chosen: coordinates of the chosen point, which is marked.
+        y_label: label of the vertical axis; empty if the title says it.
+        ticks: tick labels of the horizontal coordinates 0, 1, 2, …; empty for a numeric axis.
         y_range: limits of the vertical axis; None to fit the points.
     """
 
@@ -87,18 +87,19 @@ class PlotPanel:
 
 @dataclass(frozen=True)
 class CalibrationOutcome:
-    """What a calibration chose, and what to show of it.
+    """The hyperparameters that a calibration chose, with the text, tables and plots that show why.
 
     Attributes:
         chosen: the chosen hyperparameters, by name.
-        counts: how much the calibration rests on, by name; ``given`` and ``records`` (used) among them.
-        scores: of what was chosen, by name.
-        evidence: what was measured beside the records, such as "48 paraphrases".
-        verdict: what was chosen, and why, in a few sentences.
-        tables: all that was seen.
-        short_tables: the part of it that a terminal shows.
+        counts: how much data the calibration used, by name; among them ``given`` (records given) and ``records``
+            (records used).
+        scores: the scores of the chosen values, by name.
+        evidence: further data that the calibration used, such as "48 paraphrases".
+        verdict: a few sentences that say what was chosen, and why.
+        tables: all results.
+        short_tables: shorter tables for a terminal.
         panels: the plots, from left to right.
-        caption: what the plots show, in a few words.
+        caption: a short description of the plots.
     """
 
     chosen: Mapping[str, Any]
@@ -113,12 +114,12 @@ class CalibrationOutcome:
 
 
 class Calibrator(Protocol):
-    """Chooses some of a method's hyperparameters for one model, on records that nothing else is judged by.
+    """Chooses some of a method's hyperparameters for one model, on held-out records.
 
     Attributes:
         name: what is calibrated, for titles.
-        accepts: which hyperparameter files can be calibrated and which one to begin with, for messages.
-        comments: the hyperparameters that are chosen, and what the written file says about each.
+        accepts: which hyperparameter files can be calibrated, and which one to begin with, for messages.
+        comments: the calibrated hyperparameters: name to the comment that the written file has beside the value.
     """
 
     name: str
@@ -126,10 +127,12 @@ class Calibrator(Protocol):
     comments: Mapping[str, str]
 
     def mismatch(self, hparams: Any) -> str | None:
-        """Return what these hyperparameters of the method are for, if they cannot be calibrated; else None."""
+        """Return what prevents the calibration of these hyperparameters, for a message; None if nothing does."""
 
     def settings(self, hparams: Any, options: Mapping[str, Any]) -> Any:
-        """Return what to look for: a dataclass that JSON can hold, by which a calibration is recognised when resumed.
+        """Return the settings of a calibration as a JSON-serializable dataclass.
+
+        A calibration is resumed only with equal settings.
 
         Args:
             hparams: the hyperparameters to begin with.
@@ -140,13 +143,13 @@ class Calibrator(Protocol):
         """
 
     def steps(self, values: Mapping[str, Any] | None) -> Any:
-        """Return the finished steps of a calibration: a dataclass that JSON can hold.
+        """Return the finished steps of a calibration as a JSON-serializable dataclass.
 
         Args:
-            values: the fields of such a dataclass, as read from JSON; None for a calibration that begins.
+            values: the fields of the dataclass, as read from JSON; None for a new calibration.
 
         Raises:
-            KeyError, TypeError, ValueError: these are not the fields of such a dataclass.
+            KeyError, TypeError, ValueError: the values are not the fields of the dataclass.
         """
 
     def run(
@@ -160,18 +163,18 @@ class Calibrator(Protocol):
         save: Callable[[Any], object],
         show: ShowStep,
     ) -> CalibrationOutcome:
-        """Run the steps that are not finished, and choose.
+        """Run the remaining steps and choose the hyperparameters.
 
         Args:
             model: a model without edits; it is unchanged afterwards.
             tok: its tokenizer.
             requests: the records.
             hparams: the hyperparameters to begin with.
-            settings: see :meth:`settings`.
-            steps: see :meth:`steps`; every step is added to it.
-            save: writes the steps to disk; called with them after each step.
+            settings: the settings that :meth:`settings` returned.
+            steps: the finished steps that :meth:`steps` returned. The result of every further step is added to it.
+            save: writes the steps to disk; called with ``steps`` after each step.
             show: shows the progress of a step.
 
         Raises:
-            LifelongError: the calibration cannot be made.
+            LifelongError: the calibration failed.
         """

@@ -1,4 +1,4 @@
-"""The ports for a method's edits as data: an edit store, and a keeper of a run's state for methods without one."""
+"""The ports that save and load a method's edits: the edit store, and the state keeper for methods without one."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EditsPart:
-    """The edits that one editor has put on a model, ready for a file, or read from one.
+    """The edits of one editor in the form in which they are written to and read from files.
 
     Attributes:
-        hparams: the method's hyperparameters, as a YAML file holds them.
-        edits: what each edit was asked to do, in order: JSON objects with at least ``case_id``, ``prompt``,
-            ``target_new`` and ``time`` (:meth:`EditRecord.to_dict` makes them).
-        state: whatever else the method needs that is not a tensor, as JSON has it.
-        tensors: by name.
+        hparams: the method's hyperparameters, as in a YAML file.
+        edits: the record of each edit, in order: JSON objects with at least ``case_id``, ``prompt``, ``target_new`` and
+            ``time``, as :meth:`EditRecord.to_dict` returns them.
+        state: further JSON-serializable data that the method needs.
+        tensors: the method's tensors, by name.
     """
 
     hparams: dict[str, Any]
@@ -30,64 +30,78 @@ class EditsPart:
 
 
 class EditStore(Protocol):
-    """Takes a method's edits off a model as data, and puts such data on a model. ``save_edits``, ``load_edits``."""
+    """Converts the edits on a model to data, and attaches such data to a model.
+
+    ``save_edits`` and ``load_edits`` use this port.
+    """
 
     def parts(self, model: Any) -> list[EditsPart]:
-        """Return the edits that a model carries, one part for each editor; none if it carries none."""
+        """Return the edits on a model, one part for each editor; an empty list if there are none."""
 
     def attach(self, model: Any, tok: Any, part: EditsPart, where: str) -> Callable[[], None]:
-        """Put edits on a model; its logits must be bitwise those of the model that they were taken from.
+        """Attach edits to a model. Its logits must be bitwise those of the model that the edits were saved from.
 
         Args:
             model: the base model, perhaps with other edits.
-            tok: its tokenizer; None if nobody gave one, which must do unless edits are added later.
+            tok: its tokenizer, or None. A method may need it only for further edits, not to attach these.
             part: the edits.
-            where: the file that they come from, for messages.
+            where: the file that the part was read from, for messages.
 
         Returns:
-            A function that takes them off again.
+            A function that removes these edits.
 
         Raises:
             RunError: the part is incomplete.
-            ModelError: it does not fit the model.
-            EditError: the model carries edits in their place already.
+            ModelError: the edits do not fit the model.
+            EditError: the model already has edits in the same place.
         """
 
 
 @runtime_checkable
 class AppendableEditStore(EditStore, Protocol):
-    """An edit store whose edits come in steps that never change: a run appends each step to its folder once.
+    """An edit store that writes edits in steps, so that a run can append each step to its folder.
 
-    A step is what can be loaded or left out as a whole: an edit of GRACE, a batch of CoachHook.
+    A step is the smallest unit that can be loaded or left out: an edit of GRACE, a batch of CoachHook. A written step
+    never changes.
     """
 
     def history(self, model: Any) -> Sequence[object]:
-        """Return one object for each step that a model carries, in order; the same object for the same step.
+        """Return one object for each step on a model, in order. A step must give the same object at every call.
 
         Raises:
-            RunError: the model carries edits that one folder cannot hold as one sequence of steps.
+            RunError: the model has edits that one folder cannot hold as one sequence of steps.
         """
 
     def steps(self, model: Any, begin: int) -> Iterator[EditsPart]:
-        """Yield each step from number ``begin`` (counted from 0) on, as a separate part."""
+        """Yield each step from index ``begin`` on as a separate part.
+
+        Args:
+            model: the edited model.
+            begin: index of the first step to yield, counted from 0.
+        """
 
     def join(self, steps: Sequence[EditsPart], where: str) -> EditsPart:
-        """Return consecutive steps, from the first one on, as one part.
+        """Return consecutive steps, from the first step on, as one part.
+
+        Args:
+            steps: the steps.
+            where: the file that they were read from, for messages.
 
         Raises:
-            RunError: they do not belong together.
+            RunError: the steps do not belong to one sequence.
         """
 
     def shared_settings(self, hparams: Any) -> dict[str, Any]:
-        """Return the hyperparameters, by name, that all steps of a folder must have been made with."""
+        """Return the hyperparameters, by name, that must be equal for all steps of a folder."""
 
 
 @runtime_checkable
 class OldStateReader(Protocol):
-    """An edit store that reads the state folders that version 0.1 of this package wrote for its method's runs.
+    """An edit store that also reads the state folders of runs that version 0.1 of this package wrote.
 
     Attributes:
-        old_state_files: patterns of the files in them, which are deleted once the folder has the present format.
+        old_state_files: glob patterns of the files in such a folder. They are deleted when the folder has been
+            converted to the present format.
     """
 
     old_state_files: Sequence[str]
@@ -95,12 +109,12 @@ class OldStateReader(Protocol):
     def read_old_state(
         self, folder: Path, case_ids: Sequence[int | str] | None = None, *, tensors: bool = True
     ) -> OldState | None:
-        """Return the steps of such a folder; None if it is not one.
+        """Return the contents of a state folder of version 0.1; None if the folder is not one.
 
         Args:
             folder: the folder.
-            case_ids: only the first steps, which must be the edits of these cases in order. None: all of them.
-            tensors: whether the steps have their tensors, or only what the files say of them.
+            case_ids: return only the first steps, which must be the edits of these cases in order; None for all steps.
+            tensors: whether to read the tensors of the steps.
 
         Raises:
             RunError: the folder is incomplete or damaged; the message names the file.
@@ -109,14 +123,14 @@ class OldStateReader(Protocol):
 
 @dataclass(frozen=True)
 class OldState:
-    """The state folder of a run that version 0.1 wrote.
+    """The contents of a state folder that version 0.1 wrote.
 
     Attributes:
-        path: its index, for messages.
+        path: the index file of the folder, for messages.
         model: name of the model that the edits were made on.
-        fingerprint: of that model's unedited weights.
-        settings: the hyperparameters that a resumed run must share, by name.
-        steps: a part for each step, in order.
+        fingerprint: fingerprint of that model's base weights.
+        settings: the hyperparameters that must be equal in a resumed run, by name.
+        steps: one part for each step, in order.
     """
 
     path: Path
@@ -127,43 +141,43 @@ class OldState:
 
 
 class StateKeeper(Protocol):
-    """Puts what a method has done to a model on disk, and back on a model that carries no edit.
+    """Saves the edits of a run to disk and loads them again, for methods without an :class:`AppendableEditStore`.
 
-    For methods without an :class:`AppendableEditStore`. The loops save after every edit (or batch), always into the
-    same folder, and note each in their journal afterwards. A run can be killed in between: the folder may hold an edit
-    that the journal does not list, never the other way round. A method that can only write everything at once wraps
-    what it has in :class:`~easyedit_lifelong.snapshots.Snapshots`.
+    The loops save into the same folder after every edit (or batch), and then write the edit's line of the journal. A
+    run can be killed between the two. The folder can then hold an edit that the journal does not list, but the journal
+    never lists an edit that the folder does not hold. A method that can only write all its edits at once can use
+    :class:`~easyedit_lifelong.snapshots.Snapshots`.
 
-    A method ``carries(model) -> bool``, if there is one, tells whether a model carries the method's edits; the
-    loops then refuse to begin a run on one that does.
+    A keeper can have another method, ``carries(model) -> bool``, that returns whether a model has edits of the method.
+    The loops then refuse to start a run on such a model.
     """
 
     def save(self, model: Any, folder: Path, case_ids: Sequence[int | str] = ()) -> None:
-        """Bring a folder up to date with the edits that a model carries; they are on disk when this returns.
+        """Write a model's edits to a folder. They are on disk when this method returns.
 
         Args:
             model: the edited model.
-            folder: where to; it may not be there yet.
-            case_ids: the requests of all these edits, in order.
+            folder: the folder; it may not exist yet.
+            case_ids: the ``case_id`` of all these edits' requests, in order.
 
         Raises:
-            OSError: it cannot be written.
-            RunError: likewise.
+            OSError: the folder cannot be written.
+            RunError: the edits cannot be written.
         """
 
     def load(
         self, model: Any, tok: Any, hparams: Any, folder: Path, case_ids: Sequence[int | str] | None = None
     ) -> None:
-        """Give an unedited model the edits of a folder; it must continue exactly as the saved model would have.
+        """Load the edits of a folder onto a base model. Further edits must give the same results as on the saved model.
 
         Args:
-            model: the model.
+            model: the base model.
             tok: its tokenizer.
             hparams: the method's hyperparameters.
-            folder: what was saved.
-            case_ids: the requests whose edits count, in order: the folder's first ones. What it holds beyond
-                them is left out, and replaced by the next save. None: all of them.
+            folder: the folder that was saved.
+            case_ids: load only the folder's first edits, which must be those of these cases in order; None for all
+                edits. Further edits in the folder are ignored, and the next save replaces them.
 
         Raises:
-            RunError: the folder does not hold them; the message names the file.
+            RunError: the folder does not hold these edits; the message names the file.
         """

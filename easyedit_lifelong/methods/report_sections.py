@@ -1,4 +1,4 @@
-"""Sections that a method adds to the report of a run, as plain data, which the report draws.
+"""The sections that a method adds to the report of a run, as data. The report draws them.
 
 A method returns :class:`ReportSection` objects from its ``report_sections`` port
 (:class:`~easyedit_lifelong.methods.base.EditMethod`), given a :class:`RunRecord`.
@@ -20,19 +20,19 @@ Point = tuple[float, float]
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run's folder holds, as far as a method's figures need it.
+    """The contents of a run's folder that a method's figures can use.
 
-    The run may be unfinished or written by an older version: any key of an entry may be missing, or hold a value of
+    The run may be unfinished, or written by an older version: any key of an entry may be missing or hold a value of
     another type.
 
     Attributes:
         method: the method's name.
         config: the run's configuration.
-        hparams: the method's hyperparameters in it.
-        journal: one entry per request, in order, with ``status``, ``case_id``, in batches ``batch``, and what the
-            method adds.
+        hparams: the method's hyperparameters in that configuration.
+        journal: one entry per request, in order: ``status``, ``case_id``, ``batch`` (consecutive editing only), and
+            fields that the method adds.
         curve: one entry per scoring, in order: ``n_edits``, and scores and counts by name.
-        steps: of each step that the run stored: the records of its edits, and the method's state without tensors.
+        steps: for each stored step, the records of its edits, and the method's state without tensors.
     """
 
     method: str
@@ -43,12 +43,20 @@ class RunRecord:
     steps: Sequence[tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]] = ()
 
     def edits(self, name: str) -> list[tuple[int, Mapping[str, Any]]]:
-        """Return (number of edits so far, journal entry) of the edits whose entry holds a number under a name."""
-        made = enumerate((entry for entry in self.journal if entry.get("status") == "edited"), 1)
-        return [(n, entry) for n, entry in made if is_number(entry.get(name))]
+        """Return the journal entries of the edits that have a number under a name.
+
+        Returns:
+            Pairs of the number of edits so far, and the entry.
+        """
+        edited = enumerate((entry for entry in self.journal if entry.get("status") == "edited"), 1)
+        return [(n, entry) for n, entry in edited if is_number(entry.get(name))]
 
     def counts(self, name: str) -> list[Point]:
-        """Return (number of edits, count) after every edit, or else at every scoring."""
+        """Return a count over time: after every edit if the journal has it, otherwise at every scoring.
+
+        Returns:
+            Pairs of the number of edits so far, and the count.
+        """
         counted = self.edits(name) or [
             (entry["n_edits"], entry)
             for entry in self.curve
@@ -62,15 +70,15 @@ class Series:
     """One series of a plot.
 
     Attributes:
-        label: its entry in the legend; empty for none.
-        points: (x, y) pairs in order; of a ``distribution`` (x, values), of a ``band`` (x, (low, high)). A series
+        label: the entry in the legend; empty for none.
+        points: (x, y) pairs in order; (x, values) for a ``distribution``, (x, (low, high)) for a ``band``. A series
             without points is left out.
-        kind: ``line``; ``points``, which are not joined; ``distribution``: a box at each x with quartiles and with
-            whiskers that reach all values, or, at more than 40 places, a band over all values and a line through their
-            medians, which has the label; ``band``; ``reference``: a thin grey dotted line to compare others with.
-        style: number of its colour, line and marker, from 0. Series of one plot differ by it.
-        marker: ``o``, ``x``, ``.``, or empty for none; None: the one of its style.
-        muted: whether it is drawn thin and in grey, as background for others.
+        kind: ``line``; ``points``: without a line; ``distribution``: a box plot at each x, with whiskers to the least
+            and the greatest value (for more than 40 points: a band over all values, and a line through the medians,
+            which has the label); ``band``; ``reference``: a thin grey dotted line.
+        style: index of the series' colour, line and marker, counted from 0. It should differ within a plot.
+        marker: ``o``, ``x``, ``.``, or empty for none; None for the marker of ``style``.
+        muted: whether to draw the series thin and grey, as a background.
     """
 
     label: str
@@ -86,15 +94,15 @@ class ReportPlot:
     """One figure of a section.
 
     Attributes:
-        name: of its files, without an ending: letters, digits, ``-`` and ``_``. Unique in a report.
-        title: the heading above it.
-        caption: the sentences below it.
-        alt: what it shows, for readers who cannot see it; the caption is read after it.
+        name: name of its files, without an extension: letters, digits, ``-`` and ``_``. Unique in a report.
+        title: the heading above the figure.
+        caption: the sentences below the figure.
+        alt: the alternative text for readers who cannot see the figure; a screen reader reads the caption after it.
         y_label: label of the vertical axis.
-        series: what is drawn, the first at the back.
+        series: the series to draw, from back to front.
         x_label: label of the horizontal axis, which begins at 0.
-        y_axis: ``data``: as far as the values reach; ``zero``: from 0; ``positive``: from 0, but logarithmic where
-            the values spread over more than a factor of 25.
+        y_axis: range of the vertical axis. ``data``: the range of the values; ``zero``: from 0; ``positive``: from 0,
+            or logarithmic if the values differ by more than a factor of 25.
         comparison: title of the figure that compares the plot's first series across runs; empty for none.
     """
 
@@ -112,7 +120,7 @@ class ReportPlot:
         """Check the name, which becomes a file name.
 
         Raises:
-            ValueError: it holds other characters.
+            ValueError: the name holds other characters.
         """
         _check_name(self.name)
 
@@ -122,10 +130,10 @@ class ReportSection:
     """One section of a run's page.
 
     Attributes:
-        id: its anchor in the page: letters, digits, ``-`` and ``_``. Unique in a report.
-        title: its heading, and its entry in the navigation.
-        plots: its figures.
-        empty: the sentence that stands there if it has none; what is between backticks is set as code.
+        id: the section's anchor in the page: letters, digits, ``-`` and ``_``. Unique in a report.
+        title: the heading, which is also the entry in the navigation.
+        plots: the figures.
+        empty: the sentence to show if there are no figures. Text between backticks is set as code.
     """
 
     id: str
@@ -137,7 +145,7 @@ class ReportSection:
         """Check the anchor.
 
         Raises:
-            ValueError: it holds other characters.
+            ValueError: the anchor holds other characters.
         """
         _check_name(self.id)
 
@@ -148,5 +156,6 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def _check_name(name: str) -> None:
+    """Raise a ValueError if a name holds other characters than letters, digits, ``-`` and ``_``."""
     if not re.fullmatch(r"[\w-]+", name, re.ASCII):
         raise ValueError(f"{name!r} is no name of a section or plot: use letters, digits, '-' and '_'")

@@ -1,1 +1,1 @@
-"""What every editing method can use: editors on a model, rollback, records, results, subject positions."""
+"""Code for all editing methods: the register of editors, rollback, records, results and subject positions."""

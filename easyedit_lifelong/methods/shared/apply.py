@@ -1,4 +1,4 @@
-"""What the apply functions of the editors share."""
+"""Code that the methods' apply functions share."""
 
 from __future__ import annotations
 
@@ -13,23 +13,30 @@ from easyedit_lifelong.methods.shared.rollback import Rollback
 
 
 class Editor(Protocol):
-    """Edits a model that it is on."""
+    """Applies a method's edits to one model."""
 
     def edit(self, requests: Sequence[EditRequest]) -> tuple[list[EditResult], Callable[[], None]]:
-        """Apply requests, all or none; return what was done per request, and what undoes it."""
+        """Apply all requests, or none of them if one fails.
+
+        Returns:
+            One result per request, and a function that undoes these edits.
+        """
 
 
 def apply_with(
-    on: Callable[[Any], Editor], model: Any, requests: Sequence[Any], *, copy: bool, keep_original_weight: bool
+    editor_of: Callable[[Any], Editor], model: Any, requests: Sequence[Any], *, copy: bool, keep_original_weight: bool
 ) -> tuple[Any, Rollback[EditResult]]:
-    """Apply requests with the editor that is on a model, or on a copy of it.
+    """Validate requests and apply them with a model's editor.
 
     Args:
-        on: returns a model's editor, putting one on it if need be.
+        editor_of: returns a model's editor; makes one if the model has none.
         model: the model.
         requests: requests in EasyEdit's fields, or :class:`EditRequest` objects.
-        copy: edit a copy of the model instead.
-        keep_original_weight: whether walking the rollback's ``.items()`` undoes the edits.
+        copy: whether to edit a copy of the model instead of the model.
+        keep_original_weight: whether iterating the rollback's ``.items()`` undoes the edits; see :class:`Rollback`.
+
+    Returns:
+        The edited model, and a rollback of these edits.
 
     Raises:
         DataError: a request can't be used, or there are none.
@@ -40,26 +47,26 @@ def apply_with(
         raise DataError("there are no requests to edit")
     if copy:
         model = copying.deepcopy(model)
-    results, undo = on(model).edit(valid)
+    results, undo = editor_of(model).edit(valid)
     return model, Rollback(undo, on_items=keep_original_weight, results=results)
 
 
 def check_continues(carried: str, before: Any, now: Any, names: Sequence[str], remedy: str) -> None:
-    """Check that new edits share the settings of those that a model carries.
+    """Check that new edits have the same settings as the edits that a model already has.
 
     Args:
-        carried: what carries edits, for the message.
-        before: the hyperparameters of the edits in place.
-        now: those of the new ones.
-        names: the settings that must be the same.
-        remedy: what to do otherwise.
+        carried: the beginning of the message, such as "layer 3 carries GRACE edits".
+        before: the hyperparameters of the existing edits.
+        now: the hyperparameters of the new edits.
+        names: the names of the settings that must be equal.
+        remedy: the end of the message: what the user can do.
 
     Raises:
-        EditError: one differs.
+        EditError: a setting differs.
     """
     for name in names:
-        then, new = getattr(before, name), getattr(now, name)
-        if then != new:
+        old, new = getattr(before, name), getattr(now, name)
+        if old != new:
             raise EditError(
-                f"{carried} made with {name}={then!r}; they can't be continued with {name}={new!r}. {remedy}"
+                f"{carried} made with {name}={old!r}; they can't be continued with {name}={new!r}. {remedy}"
             )

@@ -1,4 +1,4 @@
-"""The divergence of a model's predictions from earlier ones, as a term of a loss."""
+"""The KL divergence between a model's predictions during and before training, as a term of a loss."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 
 _ROUNDING = 1000
-"""How far a log-probability moves at most, in units in the last place, when rows are computed beside others."""
+"""Upper bound, in units in the last place, on how much batching with other rows can change a log-probability."""
 
 
 class Drift(torch.autograd.Function):
-    """KL(now ‖ before), in MEMIT's direction; differentiable in the predictions now.
+    """KL(now ‖ before) of two distributions; the direction is that of MEMIT's loss. Differentiable in ``logits``.
 
-    A change within rounding has no gradient. Composed of torch's operations, the divergence would have a rounding error
-    for a gradient, and Adam turns that into a full step where there is no other gradient.
+    Changes within rounding error count as zero. Computed with torch's own operations, the gradient of an unchanged
+    distribution would be a rounding error instead of zero, and Adam would turn it into a full step where there is no
+    other gradient.
     """
 
     @staticmethod
@@ -23,20 +24,23 @@ class Drift(torch.autograd.Function):
         """Return each row's divergence.
 
         Args:
-            ctx: autograd's.
-            logits: now, shape ``(rows, vocabulary)``.
-            before: log-probabilities before, same shape.
+            ctx: the context of autograd.
+            logits: the present logits, shape ``(rows, vocabulary)``.
+            before: the earlier log-probabilities, shape ``(rows, vocabulary)``.
+
+        Returns:
+            Shape ``(rows,)``.
         """
         now = logits.log_softmax(dim=1)
-        moved = now - before
-        moved[moved.abs() <= _ROUNDING * torch.finfo(now.dtype).eps * before.abs().clamp(min=1)] = 0
-        drift = (now.exp() * moved).sum(dim=1)
-        ctx.save_for_backward(now, moved, drift)
-        return drift
+        difference = now - before
+        difference[difference.abs() <= _ROUNDING * torch.finfo(now.dtype).eps * before.abs().clamp(min=1)] = 0
+        divergence = (now.exp() * difference).sum(dim=1)
+        ctx.save_for_backward(now, difference, divergence)
+        return divergence
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        """Return the gradient of the logits."""
+        """Return the gradient with respect to the logits, shape ``(rows, vocabulary)``."""
         (grad,) = grads
-        now, moved, drift = ctx.saved_tensors
-        return now.exp() * (moved - drift.unsqueeze(1)) * grad.unsqueeze(1), None
+        now, difference, divergence = ctx.saved_tensors
+        return now.exp() * (difference - divergence.unsqueeze(1)) * grad.unsqueeze(1), None

@@ -1,6 +1,7 @@
-"""What edits a model carries: one place for every method's editors, kept on the model itself.
+"""The register of the editors that are on a model, for all methods.
 
-It goes where the model goes, a deep copy's with the copy, and leaves nothing once the last editor has gone.
+The register is an attribute of the model object, so a deep copy of the model has its own. It is deleted with the last
+editor.
 """
 
 from __future__ import annotations
@@ -19,59 +20,70 @@ _INTERNAL_PASS = "_easyedit_lifelong_internal_pass"
 
 
 def editors_on(model: Any, method: str) -> dict[str, Any]:
-    """Return a method's editors that are on a model, by what they are on."""
+    """Return a method's editors that are on a model, by the place given to :func:`register_editor`."""
     editors = bare_model(model).__dict__.get(_ATTRIBUTE, {})
     return {place: editor for (owner, place), editor in editors.items() if owner == method}
 
 
 def carries_edits(model: Any) -> bool:
-    """Tell whether a model carries an editor of any method."""
+    """Return whether a model has an editor of any method."""
     return bool(bare_model(model).__dict__.get(_ATTRIBUTE))
 
 
 def register_editor(model: Any, method: str, place: str, editor: Any) -> None:
-    """Register an editor on a model, and with the first one the methods that plugins give an edited model."""
+    """Register an editor on a model, and add the methods that plugins define for edited models.
+
+    Args:
+        model: the model.
+        method: the name of the editor's method.
+        place: the path of the edited layer, or another name that is unique among the method's editors on the model.
+        editor: the editor.
+    """
     model = bare_model(model)
     model.__dict__.setdefault(_ATTRIBUTE, {})[method, place] = editor
-    for one in get_plugins().model_methods:
-        model.__dict__.setdefault(one.name, functools.partial(one.call, model))
+    for model_method in get_plugins().model_methods:
+        model.__dict__.setdefault(model_method.name, functools.partial(model_method.call, model))
 
 
 def unregister_editor(model: Any, method: str, place: str) -> None:
-    """Take an editor off a model's list; at the second call, do nothing."""
+    """Remove an editor from a model's register; do nothing if it is not there.
+
+    With the last editor, remove the register and the methods that plugins added.
+    """
     model = bare_model(model)
     editors = model.__dict__.get(_ATTRIBUTE, {})
     editors.pop((method, place), None)
     if not editors:
         model.__dict__.pop(_ATTRIBUTE, None)
-        for one in get_plugins().model_methods:
-            found = model.__dict__.get(one.name)
-            if isinstance(found, functools.partial) and found.func is one.call:  # and not the user's own
-                del model.__dict__[one.name]
+        for model_method in get_plugins().model_methods:
+            attribute = model.__dict__.get(model_method.name)
+            # An attribute of this name that the user has set stays.
+            if isinstance(attribute, functools.partial) and attribute.func is model_method.call:
+                del model.__dict__[model_method.name]
 
 
 def base_fingerprint(model: Any) -> str:
-    """Return the fingerprint of a model's weights as they were before edits went into them, if any did."""
+    """Return the fingerprint of the base model: of the weights as they were before any edit changed them."""
     for editor in bare_model(model).__dict__.get(_ATTRIBUTE, {}).values():
-        known: str | None = getattr(editor, "base_fingerprint", None)
-        if known is not None:
-            return known
+        fingerprint: str | None = getattr(editor, "base_fingerprint", None)
+        if fingerprint is not None:
+            return fingerprint
     return model_fingerprint(model)
 
 
 @contextlib.contextmanager
 def without_edits(model: Any) -> Iterator[None]:
-    """Have a model without its edits inside, as far as its editors can leave them out (those in weights and hooks)."""
+    """Suspend a model's edits inside the context, for all editors that have a ``without_edits`` context manager."""
     with contextlib.ExitStack() as stack:
         for editor in list(bare_model(model).__dict__.get(_ATTRIBUTE, {}).values()):
-            if (leave_out := getattr(editor, "without_edits", None)) is not None:
-                stack.enter_context(leave_out())
+            if (suspend := getattr(editor, "without_edits", None)) is not None:
+                stack.enter_context(suspend())
         yield
 
 
 @contextlib.contextmanager
 def internal_pass(model: Any) -> Iterator[None]:
-    """Mark the passes inside as internal: training and inspection do not count as hits of a key."""
+    """Mark the forward passes inside the context as internal, so that hit counters ignore them."""
     model = bare_model(model)
     before = model.__dict__.get(_INTERNAL_PASS)
     model.__dict__[_INTERNAL_PASS] = True
@@ -83,5 +95,5 @@ def internal_pass(model: Any) -> Iterator[None]:
 
 
 def in_internal_pass(model: Any) -> bool:
-    """Tell whether the pass under way is an editor's own."""
+    """Return whether the current forward pass is an internal pass."""
     return _INTERNAL_PASS in bare_model(model).__dict__

@@ -1,4 +1,4 @@
-"""The index of a state folder that version 0.1 wrote: what those of all methods have in common."""
+"""Reading the index file of a state folder that version 0.1 wrote; the format is the same for all methods."""
 
 from __future__ import annotations
 
@@ -10,40 +10,55 @@ from typing import Any
 from easyedit_lifelong.errors import RunError
 
 
-def read_index(path: Path, method: str, version: int, called: str) -> tuple[str, dict[str, Any]]:
-    """Return the index of a folder of edits, as text and as what it says.
+def read_index(path: Path, method: str, version: int, contents: str) -> tuple[str, dict[str, Any]]:
+    """Read the index of a state folder.
 
     Args:
-        path: the index.
-        method: whose edits they must be.
-        version: the newest version of the format that can be read.
-        called: what the folder should hold, for messages.
+        path: the index file.
+        method: the method that the folder's edits must belong to.
+        version: the newest format version that can be read.
+        contents: what the folder should hold, for messages.
+
+    Returns:
+        The text of the file, and its parsed JSON.
 
     Raises:
-        RunError: there is none, or it can't be used; the message names the file.
+        RunError: the file is missing or can't be used; the message names it.
     """
     try:
         text = path.read_text(encoding="utf-8")
         index = json.loads(text)
-        written, whose = index["format_version"], index["method"]
+        written_version, written_method = index["format_version"], index["method"]
     except FileNotFoundError:
-        raise RunError(f"{path}: no such file; this folder holds no {called}") from None
+        raise RunError(f"{path}: no such file; this folder holds no {contents}") from None
     except OSError as error:
         raise RunError(f"{path}: can't be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
-        raise RunError(f"{path}: isn't the index of {called}") from error
-    if whose != method or not isinstance(written, int):
-        raise RunError(f"{path}: isn't the index of {called}")
-    if written > version:
-        raise RunError(f"{path}: has format version {written}; this package knows versions up to {version}. Update it.")
+        raise RunError(f"{path}: isn't the index of {contents}") from error
+    if written_method != method or not isinstance(written_version, int):
+        raise RunError(f"{path}: isn't the index of {contents}")
+    if written_version > version:
+        raise RunError(
+            f"{path}: has format version {written_version}; this package knows versions up to {version}. Update it."
+        )
     return text, index
 
 
-def check_whole(path: Path, index: Mapping[str, Any], parts: Mapping[str, type], called: str) -> None:
-    """Check that an index, or an entry of it, has what it needs.
+def check_whole(path: Path, index: Mapping[str, Any], fields: Mapping[str, type], contents: str) -> None:
+    """Check that an index, or an entry of it, has all required fields.
+
+    Args:
+        path: the index file, for messages.
+        index: the parsed index or entry.
+        fields: the required fields with their types, by name.
+        contents: what the folder should hold, for messages.
 
     Raises:
-        RunError: something is missing, or of another kind.
+        RunError: a field is missing or of the wrong type.
     """
-    if not isinstance(index, dict) or not all(isinstance(index.get(name), kind) for name, kind in parts.items()):
-        raise RunError(f"{path}: isn't the whole index of {called}; something is missing or of another kind")
+    entries = index if isinstance(index, dict) else {}
+    missing = [name for name, kind in fields.items() if not isinstance(entries.get(name), kind)]
+    if missing:
+        raise RunError(
+            f"{path}: isn't the whole index of {contents}; missing or of the wrong type: {', '.join(missing)}"
+        )

@@ -1,4 +1,4 @@
-"""What stays with an edit that a model carries: which request it was, and when it was made."""
+"""Records of the edits that a model has: which request each edit was made for, and when."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, RunError, did_you_mean
 
 _OPTIONAL = ("subject", "ground_truth")
-_FEW = 16
+_MAX_SHOWN = 16
 
 
 @dataclass(frozen=True)
 class EditRecord:
-    """An edit that a model carries.
+    """The record of one edit.
 
     Attributes:
-        case_id: the request's.
-        prompt: its prompt.
-        target_new: its target.
-        subject: its subject, if it names one.
-        ground_truth: the answer that was true before, if it names one.
-        time: when the edit was made, ISO 8601, UTC.
+        case_id: the request's ``case_id``.
+        prompt: the request's prompt.
+        target_new: the request's target.
+        subject: the request's subject, if it has one.
+        ground_truth: the answer that was correct before the edit, if the request has one.
+        time: when the edit was made: ISO 8601, UTC.
     """
 
     case_id: int | str
@@ -39,7 +39,7 @@ class EditRecord:
 
     @classmethod
     def of(cls, request: EditRequest) -> EditRecord:
-        """Return the record of a request that has just been edited."""
+        """Return the record of an edit that was made just now."""
         return cls(request.case_id, request.prompt, request.target_new, request.subject, request.ground_truth, now())
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,55 +48,55 @@ class EditRecord:
 
     @classmethod
     def from_dict(cls, entry: Any, where: object) -> EditRecord:
-        """Read what :meth:`to_dict` gave.
+        """Build a record from the dictionary that :meth:`to_dict` returned.
 
         Args:
             entry: the fields by name.
-            where: the file that they are from, for messages.
+            where: the file that they were read from, for messages.
 
         Raises:
-            RunError: a field is missing, or of another kind.
+            RunError: a field is missing, unknown or of the wrong type.
         """
         names = [item.name for item in dataclasses.fields(cls)]
         if not isinstance(entry, Mapping) or set(entry) != set(names):
             raise RunError(f"{where}: an edit must have the fields {', '.join(names)}")
         for name in names:
             value = entry[name]
-            fits = isinstance(value, str) or (name == "case_id" and type(value) is int)
-            if not fits and not (name in _OPTIONAL and value is None):
+            valid = isinstance(value, str) or (name == "case_id" and type(value) is int)
+            if not valid and not (name in _OPTIONAL and value is None):
                 raise RunError(f"{where}: the edit of case {entry['case_id']!r}: {name} can't be {value!r}")
         return cls(**entry)
 
 
 def describe_row(row: Tensor) -> str:
-    """Return an input that isn't text, for a record: its numbers if they are few, else its shape and its norm."""
-    if row.numel() <= _FEW:
+    """Return a text that stands for an input tensor in a record: its numbers, or its shape and norm if it is large."""
+    if row.numel() <= _MAX_SHOWN:
         return str(row.tolist())
     return f"tensor of shape {tuple(row.shape)}, norm {float(row.float().norm()):.6g}"
 
 
 def numbers_of_case(records: Sequence[EditRecord], case_id: int | str, prompt: str | None = None) -> list[int]:
-    """Return the numbers of a case's edits, counted from 0.
+    """Return the indices of a case's edits.
 
     Args:
-        records: of all edits.
-        case_id: which case.
-        prompt: only its edit of this prompt.
+        records: the records of all edits.
+        case_id: the case.
+        prompt: return only the edits of this prompt; None for all prompts.
 
     Raises:
-        EditError: there is none; or, without a prompt, there are several that aren't of one prompt: then they
-            may well be different facts that were given the same id.
+        EditError: the case has no such edit; or ``prompt`` is None and the case's edits have several prompts: they may
+            be different facts with the same ``case_id``.
     """
-    found = [n for n, record in enumerate(records) if record.case_id == case_id]
-    if not found:
+    matches = [n for n, record in enumerate(records) if record.case_id == case_id]
+    if not matches:
         hint = did_you_mean(str(case_id), [str(record.case_id) for record in records])
         raise EditError(f"there is no edit of case {case_id!r}.{hint}")
-    prompts = list(dict.fromkeys(records[n].prompt for n in found))
+    prompts = list(dict.fromkeys(records[n].prompt for n in matches))
     if prompt is None and len(prompts) > 1:
         raise EditError(
-            f"{len(found)} edits are called case {case_id!r}; say which by its prompt: "
+            f"{len(matches)} edits are called case {case_id!r}; say which by its prompt: "
             f"{', '.join(repr(text) for text in prompts[:5])}{', …' if len(prompts) > 5 else ''}"
         )
     if prompt is not None and prompt not in prompts:
         raise EditError(f"no edit of case {case_id!r} has the prompt {prompt!r}.{did_you_mean(prompt, prompts)}")
-    return [n for n in found if prompt in (None, records[n].prompt)]
+    return [n for n in matches if prompt in (None, records[n].prompt)]

@@ -1,4 +1,4 @@
-"""What an editor reports of each request."""
+"""The result of one edit, as editors return it for every request."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EditResult:
-    """What one edit did.
+    """The result of one edit.
 
     Attributes:
-        case_id: the request's.
-        steps: optimisation steps taken.
-        loss: loss of the last step, in nats per target token.
-        seconds: wall time.
-        learned: whether the model's next token was the right one at every target token when
-            training ended.
-        detail: what else the method has to say, by name.
+        case_id: the request's ``case_id``.
+        steps: number of optimisation steps.
+        loss: loss at the last step, in nats per target token.
+        seconds: wall time of the edit.
+        learned: whether the model predicted every target token correctly when training ended.
+        detail: further values that the method reports, by name.
     """
 
     case_id: int | str

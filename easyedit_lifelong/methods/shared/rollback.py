@@ -1,4 +1,4 @@
-"""What every apply function returns beside the edited model: the way back."""
+"""The rollback object that every apply function returns beside the edited model."""
 
 from __future__ import annotations
 
@@ -9,17 +9,20 @@ Result = TypeVar("Result")
 
 
 class Rollback(Generic[Result]):
-    """Undoes one call of an apply function, in whichever way EasyEdit asks for it.
+    """Undoes the edits of one call of an apply function.
 
-    EasyEdit's restore code takes one of two forms, by method and version: it calls the object
-    (always undoes), or it walks ``.items()`` to copy weights back. The 2023 release means by
-    ``keep_original_weight=False`` that edits stay, and expresses it through an empty dictionary; so
-    walking undoes only if the caller asked to keep the way back. Either is idempotent.
+    EasyEdit restores a model in one of two ways, depending on method and version: it calls this object, or it iterates
+    ``.items()`` to copy the original weights back. A call always undoes the edits. Iteration undoes them only with
+    ``on_items``: EasyEdit's release of 2023 iterates with ``keep_original_weight=False`` too, where edits must stay. A
+    second rollback does nothing.
 
     Args:
-        undo: what restores the model.
-        on_items: whether walking ``.items()`` undoes.
-        results: what was done, one per request.
+        undo: restores the model.
+        on_items: whether iterating ``.items()`` undoes the edits.
+        results: one result per request.
+
+    Attributes:
+        results: as given.
     """
 
     def __init__(self, undo: Callable[[], None], *, on_items: bool, results: Sequence[Result] = ()) -> None:
@@ -39,7 +42,7 @@ class Rollback(Generic[Result]):
             self._undo = None
 
     def items(self) -> Iterator[tuple[str, Any]]:
-        """Undo the edits if the caller asked for it. Yield no weights: the rollback restores them itself."""
+        """Undo the edits if ``on_items`` is set. Yield nothing, since the rollback restores the weights itself."""
         if self._on_items:
             self()
         return iter(())

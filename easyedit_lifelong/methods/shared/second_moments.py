@@ -1,4 +1,4 @@
-"""The second moments that a method's hyperparameters name."""
+"""The second moments of layers' inputs, by a method's hyperparameters."""
 
 from __future__ import annotations
 
@@ -16,21 +16,23 @@ def named_moments(
     hparams: Any,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, SecondMoment]:
-    """Return E[kkᵀ] of the inputs of linear layers: from disk, or collected (and stored) in one pass.
+    """Return the second moments E[kkᵀ] of the inputs of linear layers.
+
+    They are read from disk. Those that are not there are collected in one pass over the corpus, and stored.
 
     Args:
-        model: the model; edits that editors have put on it are left out.
+        model: the model; its edits are suspended meanwhile, see :func:`.without_edits`.
         tokenizer: its tokenizer.
-        paths: the layers.
-        hparams: name the corpus, its amount and the folder: ``stats_dir``, ``mom2_*`` and ``seed``.
-        progress: called with tokens, or documents, done and in all.
+        paths: the paths of the layers.
+        hparams: hyperparameters with ``stats_dir`` (the folder), ``mom2_*`` (the corpus and its size) and ``seed``.
+        progress: called with the number of tokens (or documents) read so far, and the total.
 
     Returns:
-        By path; each moment has the shape ``(inputs, inputs)``.
+        The second moments by path; each has the shape ``(inputs, inputs)``.
 
     Raises:
         CovarianceError: a stored file cannot be used, or the corpus is not available.
-        ModelError: a layer is no linear projection.
+        ModelError: a layer is not a linear projection.
     """
     with without_edits(model):
         return obtain_moments(

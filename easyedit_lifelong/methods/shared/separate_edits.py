@@ -1,7 +1,7 @@
-"""Editors whose edits are separate: each edit is a record with data, acts by itself, and can be removed alone.
+"""Base class for methods whose edits are independent of each other: each can be stored, applied and removed alone.
 
-A method derives its editor from :class:`SeparateEditor`; :func:`separate_edit_ports` then gives it the ports ``edits``,
-``remove`` and ``describe``.
+A method derives its editor from :class:`SeparateEditor`. :func:`separate_edit_ports` returns the ports ``edits``,
+``remove`` and ``describe`` for it.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class SeparateEdit:
     """One edit.
 
     Attributes:
-        record: its record.
-        data: what the method needs to apply it, as JSON holds it, by name.
+        record: the record of the edit.
+        data: the values that the method needs to apply the edit, by name; JSON-serializable.
     """
 
     record: EditRecord
@@ -47,7 +47,7 @@ class SeparateEditor(ABC):
 
     Attributes:
         hparams_class: the method's hyperparameter class; its ``ALG_NAME`` is the method's name.
-        columns: the data that ``inspect`` shows of each edit: the heading, and the name.
+        columns: the entries of the edits' data that ``inspect`` shows: column heading to name of the entry.
         edits: the edits, in the order in which they were made.
     """
 
@@ -61,23 +61,34 @@ class SeparateEditor(ABC):
 
     @abstractmethod
     def attach(self, model: Any) -> Callable[[], None]:
-        """Make a model apply :attr:`edits`, whatever they are at the time of a forward pass.
+        """Attach the editor to a model, so that every forward pass applies the current :attr:`edits`.
 
-        What is attached must be a bound method of the editor, not a closure, so that a deep copy of the model gets
-        its own.
+        Attach a bound method of the editor and not a closure: then a deep copy of the model has its own editor.
+
+        Args:
+            model: the model.
 
         Returns:
-            A function that undoes it.
+            A function that detaches the editor.
         """
 
     @classmethod
     def all_on(cls, model: Any) -> list[Any]:
-        """Return the editors that are on a model: one, or none."""
+        """Return the editor that is on a model, in a list; an empty list if there is none."""
         return list(editors_on(model, cls.hparams_class.ALG_NAME).values())
 
     @classmethod
     def add(cls, model: Any, hparams: Any, edits: Sequence[SeparateEdit]) -> Callable[[], None]:
-        """Add edits to a model; return a function that removes those of them that are left."""
+        """Add edits to a model.
+
+        Args:
+            model: the model.
+            hparams: the method's hyperparameters, which become the editor's.
+            edits: the edits.
+
+        Returns:
+            A function that removes those of the edits that are still there.
+        """
         if not edits:
             return lambda: None
         if not (editors := cls.all_on(model)):
@@ -89,23 +100,23 @@ class SeparateEditor(ABC):
 
     @classmethod
     def remove(cls, model: Any, records: Sequence[EditRecord]) -> None:
-        """Remove the edits with these records from a model; with the last edit, the editor."""
-        chosen = {id(record) for record in records}
+        """Remove the edits with these records from a model, and the editor with the last edit."""
+        removed = {id(record) for record in records}
         for editor in cls.all_on(model):
-            editor.edits = [edit for edit in editor.edits if id(edit.record) not in chosen]
+            editor.edits = [edit for edit in editor.edits if id(edit.record) not in removed]
             if not editor.edits:
                 editor._detach()
                 unregister_editor(model, cls.hparams_class.ALG_NAME, _PLACE)
 
 
 def separate_edit_ports(editor: type[SeparateEditor]) -> dict[str, Any]:
-    """Return the ports ``edits``, ``remove`` and ``describe``, by the names of :class:`EditMethod`'s fields."""
+    """Return the ports ``edits``, ``remove`` and ``describe``, as keyword arguments for :class:`EditMethod`."""
     store = SeparateEditStore(editor)
     return {"edits": store, "remove": store, "describe": store.describe}
 
 
 class SeparateEditStore:
-    """Separate edits as data: an edit store to which a run appends each edit, and the removal of single edits.
+    """The edit store of a :class:`SeparateEditor`, and the removal of its single edits. Each edit is one step.
 
     Args:
         editor: the method's editor class.
@@ -115,12 +126,12 @@ class SeparateEditStore:
         self._editor = editor
 
     def parts(self, model: Any) -> list[EditsPart]:
-        """Return all edits as one part."""
+        """Return all edits of a model as one part; an empty list if it has none."""
         steps = list(self.steps(model, 0))
         return [self.join(steps, "the model")] if steps else []
 
     def attach(self, model: Any, tok: Any, part: EditsPart, where: str) -> Callable[[], None]:
-        """Add the edits of a part to those of a model.
+        """Add the edits of a part to a model; see :meth:`.EditStore.attach`.
 
         Raises:
             RunError: the part is incomplete.
@@ -135,7 +146,7 @@ class SeparateEditStore:
         return [edit for editor in self._editor.all_on(model) for edit in editor.edits]
 
     def steps(self, model: Any, begin: int) -> Iterator[EditsPart]:
-        """Yield each edit from number ``begin`` on as a part."""
+        """Yield each edit from index ``begin`` on as a part."""
         for editor in self._editor.all_on(model):
             hparams = hparams_values(editor.hparams, model_label(model))
             for edit in editor.edits[begin:]:
@@ -147,11 +158,11 @@ class SeparateEditStore:
         Raises:
             RunError: a step is incomplete.
         """
-        data = [one for step in steps for one in _data_of(step, where)]
+        data = [values for step in steps for values in _data_of(step, where)]
         return EditsPart(steps[-1].hparams, [edit for step in steps for edit in step.edits], {"data": data}, {})
 
     def shared_settings(self, hparams: Any) -> dict[str, Any]:
-        """Return no settings: edits of different settings may share a folder, which names the latest."""
+        """Return no settings: edits with different settings may share a folder, which stores the latest settings."""
         return {}
 
     def records(self, model: Any) -> list[EditRecord]:
@@ -159,7 +170,7 @@ class SeparateEditStore:
         return [edit.record for edit in self.history(model)]
 
     def remove(self, model: Any, records: Sequence[EditRecord], *, check_only: bool = False) -> None:
-        """Remove edits from a model, which is always possible."""
+        """Remove edits from a model. The check always succeeds."""
         if not check_only:
             self._editor.remove(model, records)
 
@@ -170,11 +181,11 @@ class SeparateEditStore:
             RunError: the part is incomplete.
         """
         data = _data_of(part, where)
-        left = [n for n in range(len(part.edits)) if n not in numbers]
-        return EditsPart(part.hparams, [part.edits[n] for n in left], {"data": [data[n] for n in left]}, {})
+        kept = [n for n in range(len(part.edits)) if n not in numbers]
+        return EditsPart(part.hparams, [part.edits[n] for n in kept], {"data": [data[n] for n in kept]}, {})
 
     def describe(self, part: EditsPart, where: str, nearly: float) -> InspectedPart:
-        """Return what a part's edits are: their requests and their data; see :class:`EditMethod`.
+        """Return the requests and the data of a part's edits; see :class:`EditMethod`.
 
         Raises:
             RunError: the part is incomplete.
@@ -182,13 +193,17 @@ class SeparateEditStore:
         edits = [{**data, **edit} for edit, data in zip(part.edits, _data_of(part, where), strict=True)]
         hparams_class = self._editor.hparams_class
         common = {field.name for field in dataclasses.fields(PluginHyperParams)} | {"alg_name"}
-        own = {name: value for name, value in part.hparams.items() if name not in common}
-        return InspectedPart(hparams_class.ALG_NAME, [_PLACE], own, edits, columns=self._editor.columns)
+        settings = {name: value for name, value in part.hparams.items() if name not in common}
+        return InspectedPart(hparams_class.ALG_NAME, [_PLACE], settings, edits, columns=self._editor.columns)
 
 
 def _data_of(part: EditsPart, where: str) -> list[dict[str, Any]]:
-    """Return the data of each edit of a part."""
+    """Return the data of each edit of a part.
+
+    Raises:
+        RunError: the part does not hold data for each edit.
+    """
     data = part.state.get("data")
-    if not isinstance(data, list) or len(data) != len(part.edits) or not all(isinstance(one, dict) for one in data):
+    if not isinstance(data, list) or len(data) != len(part.edits) or not all(isinstance(v, dict) for v in data):
         raise RunError(f"{where}: {len(part.edits)} edits need as many entries of data")
     return data

@@ -1,4 +1,4 @@
-"""The position of the subject in a prompt: the token at which a fact is looked up."""
+"""The position of the subject in a prompt: the lookup token, at which a method reads the fact."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ from easyedit_lifelong.errors import DataError
 
 
 def subject_span(request: EditRequest, fact_token: str = "subject_last") -> Span:
-    """Return the characters of a request's prompt that are its subject.
+    """Return the span of characters that the subject of a request has in its prompt.
 
-    If the subject is in the prompt more than once, the last time counts: there the model has read all of them. Whole
-    words come before parts of words.
+    If the subject occurs more than once, the last occurrence counts, because there the model has read all of them.
+    An occurrence as whole words is preferred to one inside a word.
+
+    Args:
+        request: the request.
+        fact_token: the choice of the lookup token; with ``last``, the full prompt is the span.
 
     Raises:
-        DataError: the request names no subject, or it is not in the prompt.
+        DataError: the request has no subject, or its prompt does not hold the subject.
     """
     if fact_token == "last":
         return 0, len(request.prompt)
@@ -27,26 +31,27 @@ def subject_span(request: EditRequest, fact_token: str = "subject_last") -> Span
             f"{request.where}, field 'subject': is missing; the edit is kept at its subject's token. "
             "Name it as the prompt spells it."
         )
-    found = find_subject(request.prompt, subject)
-    if found is None:
+    span = find_subject(request.prompt, subject)
+    if span is None:
         raise DataError(
             f"{request.where}, field 'subject': {subject!r} isn't in the prompt {request.prompt!r}. "
             "Spell it as the prompt does, or leave the record out."
         )
-    return found
+    return span
 
 
 def subject_position(tokenizer: Any, prompt: str, subject: str, fact_token: str = "subject_last") -> int:
-    """Return the index of a subject's token among a prompt's tokens.
+    """Return the index of the lookup token among a prompt's tokens, special tokens included.
 
     Args:
         tokenizer: the model's.
-        prompt: the text; special tokens that the tokenizer adds count.
-        subject: as the text spells it.
-        fact_token: which token; see :class:`~easyedit_lifelong.methods.locate_edit.config.LocateEditHyperParams`.
+        prompt: the prompt.
+        subject: the subject, as the prompt spells it.
+        fact_token: the choice of the lookup token; see
+            :class:`~easyedit_lifelong.methods.locate_edit.config.LocateEditHyperParams`.
 
     Raises:
-        DataError: the subject is not in the text.
+        DataError: the subject is not in the prompt.
     """
     span = find_subject(prompt, subject) if fact_token != "last" else (0, len(prompt))
     if span is None:
@@ -55,10 +60,16 @@ def subject_position(tokenizer: Any, prompt: str, subject: str, fact_token: str 
 
 
 def token_of_span(tokenizer: Any, text: str, span: Span, fact_token: str) -> int:
-    """Return the index of the token at which the fact of some characters is written.
+    """Return the index of the lookup token for a subject at a span of characters.
 
-    A token that holds the subject's end and what follows it counts as the subject's last. Counting the tokens
-    of the text up to the subject, as MEMIT does, would miss it.
+    A token that holds the end of the subject and text after it counts as the subject's last token. To count the tokens
+    of the text before the subject, as MEMIT's code does, would give another token in this case.
+
+    Args:
+        tokenizer: the model's.
+        text: the text.
+        span: the subject's characters in the text.
+        fact_token: the choice of the lookup token; see :func:`subject_position`.
     """
     ends = _token_ends(tokenizer, text)
     if fact_token == "last":
@@ -70,20 +81,21 @@ def token_of_span(tokenizer: Any, text: str, span: Span, fact_token: str) -> int
 
 
 def _token_ends(tokenizer: Any, text: str) -> list[int]:
-    """Return how many characters of the text have been read after each of its tokens."""
+    """Return, for each token of a text, how many characters the tokens up to it cover."""
     if getattr(tokenizer, "is_fast", False):
         offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
-        ends, read = [], 0
+        ends, covered = [], 0
         for (_, end), (later, later_end) in itertools.pairwise([*offsets, (0, 0)]):
-            # Special tokens have no characters. A character of several tokens is complete with its last,
-            # and byte-level tokens may hold the end of one character and the beginning of the next.
-            read = max(read, min(end, later) if later_end > later else end)
-            ends.append(read)
+            # Special tokens have no characters. A character that is split into several tokens counts from its last
+            # token on. A byte-level token can hold the end of one character and the beginning of the next.
+            covered = max(covered, min(end, later) if later_end > later else end)
+            ends.append(covered)
         ends[-1] = max(ends[-1], len(text.rstrip()))
         return ends
     ids = list(tokenizer(text)["input_ids"])
     decoded = [tokenizer.decode(ids[: n + 1], skip_special_tokens=True) for n in range(len(ids))]
-    skipped = len(text) - len(text.lstrip()) if not decoded[-1].startswith(" ") else 0
-    ends = [len(part.rstrip("\N{REPLACEMENT CHARACTER}")) + skipped for part in decoded]
+    # Some tokenizers drop the leading spaces of a text when they decode it.
+    dropped = len(text) - len(text.lstrip()) if not decoded[-1].startswith(" ") else 0
+    ends = [len(prefix.rstrip("\N{REPLACEMENT CHARACTER}")) + dropped for prefix in decoded]
     ends[-1] = max(ends[-1], len(text))
     return ends

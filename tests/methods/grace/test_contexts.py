@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.subject.contexts import Case, filled, key_texts, prepare_case
+from easyedit_lifelong.methods.grace.subject.contexts import Case, fill_template, key_texts, prepare_case
 from easyedit_lifelong.models.encoding import EncodedPair
 from tests.support.tiny_models import build_tokenizer
 
@@ -52,7 +52,7 @@ def prepared(tokenizer: Any, fact: dict[str, Any], **options: Any) -> Case:
 )
 def test_templates_know_where_the_subject_stands(template: str, text: str) -> None:
     prompt = "who is Kim, and Kim Young?"
-    told, (begin, end) = filled(template, prompt, (16, 19))
+    told, (begin, end) = fill_template(template, prompt, (16, 19))
     assert told == text
     assert told[begin:end] == "Kim"
     if "{prompt}" in template:

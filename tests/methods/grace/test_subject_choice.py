@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.methods.grace.subject.subject_layer import _joined, _reached
+from easyedit_lifelong.methods.grace.subject.subject_layer import _matched_keys, _merge_matches
 from tests.support.subjects import ENDS, FACTS, PROMPTS, book_of, edited, ids_of, putting
 from tests.support.thoroughness import default_cases, examples
 from tests.support.tiny_models import build_model, build_tokenizer
@@ -108,8 +108,8 @@ rows = st.integers(1, 6).flatmap(
 @given(rows, st.data())
 def test_a_prompt_in_two_parts_reaches_what_the_whole_reaches(tokens: list[list[float]], data: st.DataObject) -> None:
     told, columns = torch.tensor(tokens), torch.arange(5, 5 + len(tokens))
-    whole, cut = _reached(told, columns), data.draw(st.integers(1, len(tokens) - 1))
-    joined = _joined(_reached(told[:cut], columns[:cut]), _reached(told[cut:], columns[cut:]))
+    whole, cut = _matched_keys(told, columns), data.draw(st.integers(1, len(tokens) - 1))
+    joined = _merge_matches(_matched_keys(told[:cut], columns[:cut]), _matched_keys(told[cut:], columns[cut:]))
     assert all(torch.equal(one, other) for one, other in zip(whole, joined, strict=True))
     for key, near, column in zip(*(part.tolist() for part in whole), strict=True):
         assert near == min(row[key] for row in tokens) <= 1

@@ -1,1 +1,1 @@
-"""Calibration of GRACE by subjects: where subjects are found, where edits answer, how wide the gate is."""
+"""Calibration of GRACE by subjects: choice of the key layer, its distance and radius, the answer layer and its gate."""

@@ -1,9 +1,9 @@
-"""Where edits answer: what the later layers' gates separate, and edits on trial behind these gates.
+"""The choice of the answer layer and its relation gate: what each layer's gate separates, and trial edits behind gates.
 
-A gate compares, by cosine, the answering layer's input at a prompt's last token with its input at the last token of
-the edit's own prompt. Of the questions about the same subject, it has to let those through that ask about the same
-relation. Forward passes show how well each layer's gate can do this; edits show what a gate costs in generality, and
-how many other facts about an edit's subject it spares.
+A relation gate compares, by cosine distance, the answer layer's input at a prompt's last token with its input at the
+last token of the edit's own prompt. Of the questions about the edited subject, the gate should pass those that ask
+about the same relation, and no others. Forward passes show how well each layer's gate can separate them. Trial edits
+show what a gate costs in generality, and how many other facts about the subjects it protects.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 
 SHARES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
-"""Shares of paraphrases that a gate is set to let through."""
+"""The gate radii that are studied are those at which these shares of the paraphrases pass."""
 
 _Questions = list[tuple[int, list[int]]]
-"""Each question's record, by number, and its token ids."""
+"""For each question, the index of its record and its token ids."""
 
 
 @dataclass(frozen=True)
 class Opening:
-    """What a gate of some radius lets through.
+    """Which questions pass a gate of one radius.
 
     Attributes:
-        radius: the radius, a cosine distance.
-        paraphrases: share of paraphrases within it.
-        others: share of questions about the same subject, and another relation, within it.
+        radius: the gate's radius, a cosine distance.
+        paraphrases: share of the paraphrases that pass.
+        others: share of the questions about another relation of the same subject that pass; lower is better.
     """
 
     radius: float
@@ -48,12 +48,13 @@ class Opening:
 
 @dataclass(frozen=True)
 class Gate:
-    """How well a layer's gate separates paraphrases from other questions.
+    """How well a layer's gate separates paraphrases from questions about another relation.
 
     Attributes:
-        layer: its path.
-        auc: how often a paraphrase is nearer to its prompt than another question is (0.5: chance, 1: always).
-        openings: at several radii, the narrowest first.
+        layer: the layer's path.
+        auc: area under the ROC curve: how often a paraphrase is nearer to its prompt than a question about another
+            relation is (0.5: chance, 1: always).
+        openings: what passes at several radii, ascending.
     """
 
     layer: str
@@ -61,8 +62,8 @@ class Gate:
     openings: tuple[Opening, ...]
 
     def passing(self, share: float) -> Opening:
-        """Return the narrowest opening that lets a share of the paraphrases through, or the widest opening."""
-        return next((one for one in self.openings if one.paraphrases >= share), self.openings[-1])
+        """Return the narrowest opening that this share of the paraphrases passes; the widest if there is none."""
+        return next((opening for opening in self.openings if opening.paraphrases >= share), self.openings[-1])
 
 
 def study_gates(
@@ -72,48 +73,63 @@ def study_gates(
     tokenizer: Any,
     progress: Progress = no_progress,
 ) -> list[Gate]:
-    """Return how well each layer's gate separates paraphrases from other questions.
+    """Return how well each layer's gate separates paraphrases from questions about another relation.
 
     Args:
-        inputs: of the layers, each row's last token.
-        layers: their paths.
-        requests: records with paraphrases and other questions about their subjects.
+        inputs: the layers' inputs at each row's last token.
+        layers: the layers' paths.
+        requests: records with paraphrases and with questions about another relation of their subjects.
         tokenizer: the model's.
-        progress: called as rows are read.
+        progress: called with the number of rows read so far, and the total.
     """
 
-    def encoded(texts_of: Callable[[EditRequest], Iterable[str]]) -> _Questions:
-        return [(n, list(tokenizer(text)["input_ids"])) for n, one in enumerate(requests) for text in texts_of(one)]
+    def encode(texts_of: Callable[[EditRequest], Iterable[str]]) -> _Questions:
+        return [
+            (n, list(tokenizer(text)["input_ids"])) for n, request in enumerate(requests) for text in texts_of(request)
+        ]
 
-    prompts = encoded(lambda request: [request.prompt])
-    paraphrases = encoded(lambda request: request.rephrase_prompts)
-    others = encoded(lambda request: [probe.prompt for probe in request.relation_specificity])
+    prompts = encode(lambda request: [request.prompt])
+    paraphrases = encode(lambda request: request.rephrase_prompts)
+    others = encode(lambda request: [probe.prompt for probe in request.relation_specificity])
     inputs.read([row for _, row in [*prompts, *paraphrases, *others]], progress)
-    return [_gate(inputs, path, prompts, paraphrases, others) for path in layers]
+    return [_study_gate(inputs, path, prompts, paraphrases, others) for path in layers]
 
 
-def _gate(inputs: LayerInputs, path: str, prompts: _Questions, paraphrases: _Questions, others: _Questions) -> Gate:
-    def ends(questions: _Questions) -> Tensor:
+def _study_gate(
+    inputs: LayerInputs, path: str, prompts: _Questions, paraphrases: _Questions, others: _Questions
+) -> Gate:
+    """Return how well the gate of one layer separates paraphrases from other questions."""
+
+    def last_inputs(questions: _Questions) -> Tensor:
         rows = [row for _, row in questions]
-        return prepared(torch.stack([part[-1] for part in inputs.at(path, rows)]), COS)
+        return prepared(torch.stack([vectors[-1] for vectors in inputs.at(path, rows)]), COS)
 
-    own = ends(prompts)
-    near, far = (
-        1 - (ends(questions) * own[[n for n, _ in questions]]).sum(dim=1) for questions in (paraphrases, others)
-    )
-    radii = dict.fromkeys(_rounded_up(float(torch.quantile(near, share, interpolation="higher"))) for share in SHARES)
+    gates = last_inputs(prompts)
+
+    def gate_distances(questions: _Questions) -> Tensor:
+        return 1 - (last_inputs(questions) * gates[[n for n, _ in questions]]).sum(dim=1)
+
+    near, far = gate_distances(paraphrases), gate_distances(others)
+    radii = dict.fromkeys(_round_up(float(torch.quantile(near, share, interpolation="higher"))) for share in SHARES)
     openings = tuple(Opening(radius, *(float((d <= radius).float().mean()) for d in (near, far))) for radius in radii)
     return Gate(path, auc(near, far), openings)
 
 
 def auc(near: Tensor, far: Tensor) -> float:
-    """Return how often one of ``near`` is less than one of ``far``; a tie counts as half."""
+    """Return the area under the ROC curve of two sets of distances.
+
+    That is how often a distance of ``near`` is less than one of ``far``; a tie counts as half.
+
+    Args:
+        near: distances that should be small, ``(n,)``.
+        far: distances that should be large, ``(m,)``.
+    """
     less = (near.unsqueeze(1) < far).double().mean()
     return float(less + (near.unsqueeze(1) == far).double().mean() / 2)
 
 
-def _rounded_up(radius: float) -> float:
-    """Return a radius with two decimal places, as files have it; at least the smallest such number."""
+def _round_up(radius: float) -> float:
+    """Round a radius up to two decimal places, as it is written to files; return at least 0.01."""
     return max(math.ceil(radius * 100), 1) / 100
 
 
@@ -121,15 +137,15 @@ SCORES = ("reliability", "generality", "locality", "relation_specificity")
 
 
 @dataclass(frozen=True)
-class Point:
-    """The scores of edits behind a gate, teacher-forced.
+class GateScores:
+    """The teacher-forced scores of the trial edits behind a gate of one radius. All are shares; higher is better.
 
     Attributes:
         gate: the gate's radius; None for no gate.
-        reliability: of the edits' own prompts.
-        generality: of their paraphrases.
-        locality: share of unchanged tokens, in facts about other subjects.
-        relation_specificity: share of unchanged tokens, in other facts about the same subjects.
+        reliability: share of target tokens predicted after the edits' own prompts.
+        generality: share of target tokens predicted after their paraphrases.
+        locality: share of unchanged tokens after prompts about other subjects.
+        relation_specificity: share of unchanged tokens after questions about another relation of the same subjects.
     """
 
     gate: float | None
@@ -146,19 +162,19 @@ class Point:
 
 @dataclass(frozen=True)
 class Trial:
-    """Edits that answer at a layer, behind gates of several radii.
+    """Trial edits that answer at one layer, scored behind gates of several radii.
 
     Attributes:
-        layer: its path.
-        n_edits: how many edits were made, in one codebook.
-        n_keys: how many keys the codebook holds then.
-        points: scores at each gate, the narrowest first, no gate last.
+        layer: the answer layer's path.
+        n_edits: how many edits were made, all in one codebook.
+        n_keys: how many keys the codebook had after them.
+        points: the scores at each gate, by ascending radius; the last is without a gate.
     """
 
     layer: str
     n_edits: int
     n_keys: int
-    points: tuple[Point, ...]
+    points: tuple[GateScores, ...]
 
 
 def try_edits(
@@ -170,16 +186,16 @@ def try_edits(
     board: Scoreboard,
     progress: Progress = no_progress,
 ) -> Trial:
-    """Make edits, score them behind each gate, and take them back.
+    """Make edits, score them behind each gate, and roll them back.
 
     Args:
-        model: an unedited model, which it is again afterwards.
+        model: the base model; it is unchanged afterwards.
         tokenizer: its tokenizer.
         requests: the edits.
         hparams: GRACE's hyperparameters, with an ``answer_layer`` and any ``gate_eps``.
-        gates: radii to score at.
-        board: knows the unedited model's answers.
-        progress: called after each batch of edits and each scoring.
+        gates: the gate radii to score at.
+        board: scores the edits; it holds the base model's answers.
+        progress: called after each batch of edits and after each scoring.
 
     Raises:
         DataError: a record cannot be used.
@@ -194,12 +210,12 @@ def try_edits(
             progress(min(start + size, len(requests)), total)
         codebook = editor.codebook
         assert codebook is not None and hparams.answer_layer is not None
-        keys = len(codebook)
+        n_keys = len(codebook)
         for number, gate in enumerate([*sorted(gates), None], 1):
             codebook.gate_eps = gate
             scores = board.score(model, requests).values
-            points.append(Point(gate, *(scores[name] for name in SCORES)))
+            points.append(GateScores(gate, *(scores[name] for name in SCORES)))
             progress(len(requests) + number, total)
     finally:
         editor.take_back(list(editor.records))
-    return Trial(hparams.answer_layer, len(requests), keys, tuple(points))
+    return Trial(hparams.answer_layer, len(requests), n_keys, tuple(points))

@@ -1,4 +1,4 @@
-"""GRACE's calibrator: what the ``calibrate`` command asks."""
+"""GRACE's implementation of the calibrator port, which the ``calibrate`` command uses."""
 
 from __future__ import annotations
 
@@ -22,34 +22,38 @@ class GraceCalibrator:
         "--model."
     )
     comments: Mapping[str, str] = {
-        "inner_params": "calibrated: subjects are found among the inputs of this layer",
+        "inner_params": "calibrated: the key layer; the inputs of this layer are compared with the keys",
         "dist_fn": "calibrated",
         "whiten": "calibrated",
-        "eps": "calibrated: auto, from each key's own neighbourhood, or one radius for all keys",
-        "false_fire_rate": "as asked for",
-        "answer_layer": "calibrated: edits answer here, at a prompt's last token",
-        "gate_eps": "calibrated: if that is as near to that of the edit's own prompt; null: always",
+        "eps": "calibrated: auto (a radius for each key, from its neighbourhood), or one radius for all keys",
+        "false_fire_rate": "as given to calibrate",
+        "answer_layer": "calibrated: an edit replaces the output of this layer at the prompt's last token",
+        "gate_eps": "calibrated: largest cosine distance to the edit's own prompt at which it answers; null: no limit",
     }
 
     def mismatch(self, hparams: GraceHyperParams) -> str | None:
-        """Return the ``query_token`` of hyperparameters that are not for edits by subjects."""
+        """Return the ``query_token`` of the hyperparameters if it is not ``subject_last``; else None."""
         return None if hparams.by_subject else f"query_token: {hparams.query_token}"
 
     def settings(self, hparams: GraceHyperParams, options: Mapping[str, Any]) -> Settings:
-        """Return what to look for.
+        """Return the settings of a calibration.
+
+        Args:
+            hparams: the hyperparameters to begin with.
+            options: the options of the ``calibrate`` command, by name.
 
         Raises:
-            ModelError: an option names no layers.
+            ModelError: an option is no list of layers.
         """
         layers, answer_layers = (
             None if text is None else tuple(parse_layers(text, option))
             for option, text in (("--layers", options["layers"]), ("--answer-layers", options["answer_layers"]))
         )
-        rest = {name: options[name] for name in ("generality", "edits", "tries")}
-        return Settings(layers, answer_layers, hparams.false_fire_rate, **rest)
+        limits = {name: options[name] for name in ("generality", "edits", "tries")}
+        return Settings(layers, answer_layers, hparams.false_fire_rate, **limits)
 
     def steps(self, values: Mapping[str, Any] | None) -> Steps:
-        """Return the finished steps."""
+        """Return the finished steps; none of them without values."""
         return Steps() if values is None else Steps.from_dict(values)
 
     def run(
@@ -63,6 +67,6 @@ class GraceCalibrator:
         save: Callable[[Steps], object],
         show: ShowStep,
     ) -> CalibrationOutcome:
-        """Run the steps that are not finished, and choose; see :func:`calibrate`."""
+        """Run the remaining steps and choose the hyperparameters; see :func:`calibrate`."""
         calibration = calibrate(model, tok, requests, hparams, settings, steps=steps, save=save, show=show)
         return outcome_of(calibration)

@@ -1,4 +1,4 @@
-"""The layers that a calibration compares: where subjects can be found, and where edits can answer."""
+"""The layers that a calibration compares: candidates for the key layer and for the answer layer."""
 
 from __future__ import annotations
 
@@ -11,95 +11,104 @@ from easyedit_lifelong.models.anatomy import Anatomy, Mlp, anatomy_of, mlp_of
 from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.modules import find_module
 
-_FINDING_DEPTH = 1 / 3
-_ANSWERING_DEPTHS = (0.6, 0.68, 0.76, 0.85)
-"""The first third of the blocks tells subjects apart. What a prompt asks about shows in late blocks, but a value needs
-some blocks above it before the model outputs it."""
+_KEY_LAYER_DEPTH = 1 / 3
+"""Subjects are told apart best in the first third of the blocks."""
+
+_ANSWER_LAYER_DEPTHS = (0.6, 0.68, 0.76, 0.85)
+"""Relations are told apart best in late blocks, but a value needs some blocks above it to reach the output."""
 
 Layer = int | str
-"""The number of a block, or a module's path."""
+"""The index of a block, or a module's path."""
 
 
 def parse_layers(text: str, option: str) -> list[Layer]:
-    """Return the layers that ``1-4,6`` or ``model.layers.2.mlp.gate_proj`` means.
+    """Parse a list of layers, such as ``1-4,6`` or ``model.layers.2.mlp.gate_proj``.
 
     Args:
-        text: the text.
-        option: the command's option that holds it, for messages.
+        text: indices or ranges of blocks, or paths of modules, separated by commas.
+        option: the command-line option that the text was given for, for messages.
+
+    Returns:
+        The layers, each once.
 
     Raises:
-        ModelError: it means none.
+        ModelError: the text is not such a list.
     """
     layers: list[Layer] = []
     for part in map(str.strip, text.split(",")):
         span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        meant: Sequence[Layer] = re.findall(r"^[A-Za-z_][\w.\[\]]*$", part)
+        named: Sequence[Layer] = re.findall(r"^[A-Za-z_][\w.\[\]]*$", part)
         if span is not None:
-            meant = range(int(span[1]), int(span[2] or span[1]) + 1)
-        if not meant:
+            named = range(int(span[1]), int(span[2] or span[1]) + 1)
+        if not named:
             raise ModelError(f"{option}: {text!r} isn't a list of blocks such as 1-4,6, or of modules")
-        layers += meant
+        layers += named
     return list(dict.fromkeys(layers))
 
 
-def finding_layers(model: Any, layers: Iterable[Layer] | None) -> list[str]:
-    """Return the paths of the projections among whose inputs subjects can be found.
+def candidate_key_layers(model: Any, layers: Iterable[Layer] | None) -> list[str]:
+    """Return the paths of the layers whose inputs are studied as keys.
 
     Args:
-        model: causal language model.
-        layers: the given layers; None for the blocks from the second to a third of the model. A block stands for the
-            projection that its MLP's input goes into.
+        model: a causal language model.
+        layers: the given layers; None for the second block up to a third of the model's depth. For a block, its MLP's
+            first input projection is taken.
 
     Raises:
-        ModelError: there is no such layer, or a block's MLP is not recognised.
+        ModelError: the model is no causal language model or has no such layer, or a block's MLP is not recognised.
     """
     anatomy = _anatomy(model, "--layers")
     count = len(anatomy.blocks)
     if layers is None:
-        layers = range(min(1, count - 1), max(1, round(count * _FINDING_DEPTH)) + 1)
+        layers = range(min(1, count - 1), max(1, round(count * _KEY_LAYER_DEPTH)) + 1)
     return _paths(model, anatomy, layers, "--layers", lambda mlp: mlp.inputs[0])
 
 
-def answering_layers(model: Any, layers: Iterable[Layer] | None, finding: Sequence[str]) -> list[str]:
-    """Return the paths of the modules that can answer.
+def candidate_answer_layers(model: Any, layers: Iterable[Layer] | None, key_layers: Sequence[str]) -> list[str]:
+    """Return the paths of the layers that are studied as answer layers.
 
     Args:
-        model: causal language model.
-        layers: the given layers; None for a few blocks between 60 % and 85 % of the model's depth. A block stands for
-            its MLP, or the MLP's output projection where the MLP is no module.
-        finding: the paths of :func:`finding_layers`, which come before.
+        model: a causal language model.
+        layers: the given layers; None for a few blocks between 60 % and 85 % of the model's depth. For a block, its MLP
+            is taken, or the MLP's output projection where the MLP is no module.
+        key_layers: the paths that :func:`candidate_key_layers` returned. Answer layers must be in later blocks.
 
     Raises:
-        ModelError: there is no such layer, one does not come after all of ``finding``, or a block's MLP is not
-            recognised.
+        ModelError: the model is no causal language model or has no such layer, a layer is not in a later block than
+            all key layers, or a block's MLP is not recognised.
     """
     anatomy = _anatomy(model, "--answer-layers")
-    lowest = max((block for path in finding if (block := anatomy.block_of(path)) is not None), default=-1)
+    last_key_block = max((block for path in key_layers if (block := anatomy.block_of(path)) is not None), default=-1)
     if layers is None:
-        blocks = dict.fromkeys(round(len(anatomy.blocks) * depth) for depth in _ANSWERING_DEPTHS)
-        layers = [block for block in blocks if lowest < block < len(anatomy.blocks)]
+        blocks = dict.fromkeys(round(len(anatomy.blocks) * depth) for depth in _ANSWER_LAYER_DEPTHS)
+        layers = [block for block in blocks if last_key_block < block < len(anatomy.blocks)]
     paths = _paths(model, anatomy, layers, "--answer-layers", lambda mlp: mlp.output.rpartition(".")[0] or mlp.output)
     for path in paths:
         block = anatomy.block_of(path)
-        if block is not None and block <= lowest:
+        if block is not None and block <= last_key_block:
             raise ModelError(
-                f"--answer-layers: {path} is in block {block}, but subjects may be found up to block {lowest} "
-                "(--layers); name later ones"
+                f"--answer-layers: {path} is in block {block}, but subjects may be found up to block {last_key_block} "
+                "(--layers). Name layers of later blocks."
             )
     return paths
 
 
 def _anatomy(model: Any, option: str) -> Anatomy:
+    """Return the anatomy of a causal language model.
+
+    Raises:
+        ModelError: the model is of another kind, or its list of blocks is not recognised.
+    """
     anatomy = anatomy_of(model)
     if kind_of(model) is not Kind.CAUSAL:
         raise ModelError(f"{type(model).__name__} is no causal language model; edits can't be found by their subjects")
     if anatomy is None:
-        raise ModelError(f"{option}: {type(model).__name__} has no list of blocks; there is nothing to calibrate")
+        raise ModelError(f"{option}: {type(model).__name__} has no list of blocks that calibrate recognises")
     return anatomy
 
 
 def _paths(model: Any, anatomy: Anatomy, layers: Iterable[Layer], option: str, part: Callable[[Mlp], str]) -> list[str]:
-    """Return the layers' paths, each once; of a block, the path of a part of its MLP."""
+    """Return the layers' paths, each once; for a block, the path of the part of its MLP that ``part`` returns."""
     paths, name = [], type(model).__name__
     for layer in layers:
         if isinstance(layer, str):
@@ -111,11 +120,11 @@ def _paths(model: Any, anatomy: Anatomy, layers: Iterable[Layer], option: str, p
             raise ModelError(f"{option}: {name} has no block {layer}; it has 0 to {len(anatomy.blocks) - 1}")
         elif (mlp := mlp_of(anatomy.blocks[layer])) is None:
             raise ModelError(
-                f"{option}: the MLP of block {layer} of {name} can't be told; name modules instead of blocks, such as "
-                f"{anatomy.blocks_path}.{layer}.…"
+                f"{option}: the MLP of block {layer} of {name} is not recognised. Name modules instead of blocks, such "
+                f"as {anatomy.blocks_path}.{layer}.…"
             )
         else:
             paths.append(f"{anatomy.blocks_path}.{layer}.{part(mlp)}")
     if not paths:
-        raise ModelError(f"{option}: {name} has too few blocks to choose from; name some")
+        raise ModelError(f"{option}: {name} has too few blocks for the default layers. Name layers with {option}.")
     return list(dict.fromkeys(paths))

@@ -1,8 +1,9 @@
-"""Where subjects are found: for each layer and distance, how many paraphrases their edit's key finds.
+"""The choice of the key layer: for each layer and distance, how many paraphrases match their edit's key.
 
-Forward passes only. A record's key is a layer's input at the last token of its subject, in its prompt and in the key
-templates. A paraphrase's query is taken at its subject's last token. No token of a locality prompt may fire. A radius
-for all keys is as wide as the permitted share of firing locality prompts allows; ``eps: auto`` gives each key its own.
+The study needs forward passes only. A record's key vectors are a layer's inputs at the last token of its subject, in
+its prompt and in each key template. A paraphrase's query is taken at the last token of its subject. A match on any
+token of a locality prompt is a false fire. The study compares two kinds of radii: one *common radius* for all keys,
+as wide as a permitted share of firing locality prompts allows, and the radii of ``eps: auto``, one for each key.
 """
 
 from __future__ import annotations
@@ -29,21 +30,21 @@ from easyedit_lifelong.methods.shared.subject_positions import subject_span
 WHITENED = "cos, whitened"
 DISTANCES = (EUC, COS, WHITENED)
 RATES = (0.005, 0.01, 0.02, 0.05)
-"""Shares of locality prompts that may hold a token that fires."""
+"""The shares of firing locality prompts at which common radii are studied."""
 
 _INSIDE = 1 - 1e-4
-"""A radius ends this much short of the first token that it has to keep out, so that rounding does not let it in."""
+"""A radius is this factor of the distance to the nearest token that must not match, so that rounding adds no match."""
 
 
 @dataclass(frozen=True)
-class Radius:
-    """What a deferral radius lets in.
+class RadiusResult:
+    """How many prompts match at a deferral radius.
 
     Attributes:
-        rate: the share of locality prompts that may fire; None for ``eps: auto``.
-        eps: the radius, for all keys; with ``eps: auto`` the median of the keys' radii.
-        found: share of paraphrases whose nearest key is the right one, and that lie within its radius.
-        fires: share of locality prompts that hold a token that fires.
+        rate: the permitted share of firing locality prompts; None for ``eps: auto``.
+        eps: the common radius of all keys; for ``eps: auto``, the median of the keys' radii.
+        found: share of paraphrases whose nearest key is the right one and matches; higher is better.
+        fires: share of locality prompts in which a token matches a key (false fires); lower is better.
     """
 
     rate: float | None
@@ -53,57 +54,62 @@ class Radius:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """How well subjects are found at a layer, by a distance.
+class KeyLayerResult:
+    """How well paraphrases match their keys at one layer, by one distance.
 
     Attributes:
-        layer: its path.
+        layer: the layer's path.
         distance: one of :data:`DISTANCES`.
-        right: share of paraphrases whose nearest key is the right one, at any distance.
-        common: at radii for all keys, one for each rate.
-        auto: at ``eps: auto``'s radii.
+        right: share of paraphrases whose nearest key is the right one, whether or not it matches.
+        common: the results at common radii, one for each rate of :func:`rates_with`.
+        auto: the result at the radii of ``eps: auto``.
     """
 
     layer: str
     distance: str
     right: float
-    common: tuple[Radius, ...]
-    auto: Radius
+    common: tuple[RadiusResult, ...]
+    auto: RadiusResult
 
-    def at(self, rate: float) -> Radius:
-        """Return the common radius of a false-fire rate."""
-        return next(radius for radius in self.common if radius.rate == rate)
+    def at(self, rate: float) -> RadiusResult:
+        """Return the result at the common radius of a false-fire rate."""
+        return next(result for result in self.common if result.rate == rate)
 
 
 @dataclass
 class StudyTexts:
-    """The texts of some records, as tokens.
+    """The encoded texts of some records. All are rows of token ids.
 
     Attributes:
-        subjects: of each record.
-        keys: rows that end at a subject's last token: all views of the first record's key, then of the second's.
-        contexts: for each record, rows that end at its subject in its own contexts.
-        paraphrases: rows that end at the subject, in paraphrases.
-        owners: the record of each paraphrase, by number.
-        locality: whole prompts that must not fire.
-        unnamed: which record's subjects each of these does not name, ``(prompts, records)``.
-        same: which records are about the same subject, ``(records, records)``.
+        subjects: each record's subject.
+        keys: rows that end at the subject's last token: all key texts of the first record, then of the second, ….
+        contexts: for each record, rows that end at the subject's last token: its prompt and its context templates.
+        paraphrases: paraphrases, cut off after the subject's last token.
+        paraphrase_records: the index of each paraphrase's record.
+        locality: locality prompts, in full.
+        subject_absent: whether a locality prompt does not name a record's subject, ``(locality prompts, records)``.
+        same_subject: whether two records have the same subject, ``(records, records)``.
     """
 
     subjects: list[str]
     keys: list[list[int]]
     contexts: list[list[list[int]]]
     paraphrases: list[list[int]]
-    owners: list[int]
+    paraphrase_records: list[int]
     locality: list[list[int]]
-    unnamed: Tensor
-    same: Tensor
+    subject_absent: Tensor
+    same_subject: Tensor
 
     @classmethod
     def of(cls, requests: Sequence[EditRequest], tokenizer: Any, hparams: GraceHyperParams) -> StudyTexts:
         """Encode the texts of usable records.
 
-        A paraphrase that does not name the subject is left out: nothing can find it.
+        Paraphrases that do not name the subject are left out, since no subject token could match.
+
+        Args:
+            requests: records that :func:`.usable_records` returned.
+            tokenizer: the model's.
+            hparams: GRACE's hyperparameters, for their templates.
         """
         subjects = [subject_of(request) for request in requests]
         names = [subject.casefold() for subject in subjects]
@@ -114,16 +120,18 @@ class StudyTexts:
             for text in request.rephrase_prompts
             if (span := find_subject(text, subjects[number])) is not None
         ]
-        locality = dict.fromkeys(p.prompt for request in requests for ps in request.locality.values() for p in ps)
+        locality = dict.fromkeys(
+            probe.prompt for request in requests for probes in request.locality.values() for probe in probes
+        )
         return cls(
             subjects=subjects,
             keys=[row for prompt in prompts for row in key_texts(tokenizer, *prompt, hparams.key_templates)],
             contexts=[key_texts(tokenizer, *prompt, hparams.context_templates) for prompt in prompts],
             paraphrases=[row for _, rows in paraphrases for row in rows],
-            owners=[number for number, _ in paraphrases],
+            paraphrase_records=[number for number, _ in paraphrases],
             locality=[list(tokenizer(text)["input_ids"]) for text in locality],
-            unnamed=torch.tensor([[name not in text.casefold() for name in names] for text in locality]),
-            same=torch.tensor([[one == other for other in names] for one in names]),
+            subject_absent=torch.tensor([[name not in text.casefold() for name in names] for text in locality]),
+            same_subject=torch.tensor([[name == other for other in names] for name in names]),
         )
 
 
@@ -136,21 +144,21 @@ def study_finding(
     hparams: GraceHyperParams,
     rate: float,
     progress: Progress = no_progress,
-) -> list[Finding]:
-    """Return how well subjects are found at each layer, by each distance.
+) -> list[KeyLayerResult]:
+    """Return how well paraphrases match their keys at each layer, by each distance.
 
     Args:
-        inputs: of the layers.
-        layers: their paths.
+        inputs: the layers' inputs.
+        layers: the layers' paths.
         texts: the records' texts.
-        bases: each layer's whitening.
+        bases: each layer's whitening matrix, by path; see :func:`.whitening_of`.
         tokenizer: the model's.
         hparams: GRACE's hyperparameters, for their templates.
-        rate: the false-fire rate of ``eps: auto``; one of the common radii has it, too.
-        progress: called as rows are read.
+        rate: the false-fire rate of ``eps: auto``; one of the common radii is studied at it, too.
+        progress: called with the number of rows read so far, and the total.
     """
     sentences = sample_sentences()
-    # All that the layers will be asked for, the neighbourhoods' sentences included, so that it is read in one go.
+    # Read every row that is needed below in one pass, the sentences of the neighbourhoods included.
     rows = [*texts.keys, *(row for rows in texts.contexts for row in rows), *texts.paraphrases, *texts.locality]
     rows += [list(tokenizer(text)["input_ids"]) for text in sentences.texts]
     for subject, prompt in sentences.subjects:
@@ -158,7 +166,7 @@ def study_finding(
             rows += key_texts(tokenizer, prompt, span, hparams.key_templates)
     inputs.read(rows, progress)
     return [
-        _finding(
+        _study_layer(
             inputs,
             path,
             distance,
@@ -175,16 +183,16 @@ def study_finding(
 
 
 def rates_with(rate: float) -> list[float]:
-    """Return the rates of the common radii: the default ones and the given one."""
+    """Return the false-fire rates of the common radii, ascending: the default rates and the given one."""
     return sorted({*RATES, rate})
 
 
 def dist_fn_of(distance: str) -> str:
-    """Return the hyperparameter ``dist_fn`` of a distance."""
+    """Return the value of the hyperparameter ``dist_fn`` for one of :data:`DISTANCES`."""
     return COS if distance == WHITENED else distance
 
 
-def _finding(
+def _study_layer(
     inputs: LayerInputs,
     path: str,
     distance: str,
@@ -194,75 +202,83 @@ def _finding(
     hparams: GraceHyperParams,
     rate: float,
     sentences: Sentences,
-) -> Finding:
+) -> KeyLayerResult:
+    """Return how well paraphrases match their keys at one layer, by one distance."""
     dist_fn = dist_fn_of(distance)
 
     def queries_of(rows: Sequence[list[int]]) -> list[Tensor]:
-        return [whitened(seen, basis) for seen in inputs.at(path, rows)]
+        return [whitened(vectors, basis) for vectors in inputs.at(path, rows)]
 
-    def ends_of(rows: Sequence[list[int]]) -> Tensor:
-        return torch.stack([part[-1] for part in queries_of(rows)])
+    def last_queries(rows: Sequence[list[int]]) -> Tensor:
+        return torch.stack([queries[-1] for queries in queries_of(rows)])
 
-    keys = ends_of(texts.keys).view(len(texts.subjects), hparams.views, -1)
-    distances = _Distances(keys, dist_fn, ends_of(texts.paraphrases), queries_of(texts.locality), texts)
+    keys = last_queries(texts.keys).view(len(texts.subjects), hparams.views, -1)
+    matching = _KeyMatching(keys, dist_fn, last_queries(texts.paraphrases), queries_of(texts.locality), texts)
     neighbourhood = Neighbourhood(queries_of, tokenizer, dist_fn, hparams.key_templates, rate, sentences)
-    radii = torch.tensor(
+    auto_radii = torch.tensor(
         [
-            neighbourhood.radius(views, subject, ends_of(contexts))
-            for views, subject, contexts in zip(keys, texts.subjects, texts.contexts, strict=True)
+            neighbourhood.radius(key, subject, last_queries(contexts))
+            for key, subject, contexts in zip(keys, texts.subjects, texts.contexts, strict=True)
         ]
     )
-    common = [(allowed, distances.radius_at(allowed)) for allowed in rates_with(rate)]
-    return Finding(
+    common = [(permitted, matching.common_radius(permitted)) for permitted in rates_with(rate)]
+    return KeyLayerResult(
         path,
         distance,
-        distances.right,
-        tuple(Radius(allowed, eps, *distances.at(torch.full_like(radii, eps))) for allowed, eps in common),
-        Radius(None, float(radii.median()), *distances.at(radii)),
+        matching.right,
+        tuple(
+            RadiusResult(permitted, eps, *matching.shares_at(torch.full_like(auto_radii, eps)))
+            for permitted, eps in common
+        ),
+        RadiusResult(None, float(auto_radii.median()), *matching.shares_at(auto_radii)),
     )
 
 
-class _Distances:
-    """Distances of paraphrases and locality prompts to all keys.
+class _KeyMatching:
+    """Distances from paraphrases and locality prompts to their nearest keys.
 
     Args:
-        keys: shape ``(records, views, width)``.
+        keys: shape ``(records, key vectors, width)``.
         dist_fn: ``euc`` or ``cos``.
-        paraphrases: shape ``(paraphrases, width)``.
-        locality: for each locality prompt, its tokens, ``(tokens, width)``.
-        texts: the texts that these are inputs for.
+        paraphrases: the queries of the paraphrases, ``(paraphrases, width)``.
+        locality: for each locality prompt, the queries of all its tokens, ``(tokens, width)``.
+        texts: the texts that these activations belong to.
 
     Attributes:
-        right: see :class:`Finding`.
+        right: see :class:`KeyLayerResult`.
     """
 
     def __init__(
         self, keys: Tensor, dist_fn: str, paraphrases: Tensor, locality: Sequence[Tensor], texts: StudyTexts
     ) -> None:
-        ready = prepared(keys.flatten(0, 1), dist_fn)
+        key_vectors = prepared(keys.flatten(0, 1), dist_fn)
 
-        def distances(queries: Tensor) -> Tensor:
-            to_views = by_product(prepared(queries, dist_fn), ready, dist_fn)
-            return to_views.view(len(queries), *keys.shape[:2]).amin(dim=2)
+        def key_distances(queries: Tensor) -> Tensor:
+            distances = by_product(prepared(queries, dist_fn), key_vectors, dist_fn)
+            return distances.view(len(queries), *keys.shape[:2]).amin(dim=2)
 
-        self._to_nearest, self._nearest = distances(paraphrases).min(dim=1)
-        self._is_right = texts.same[torch.tensor(texts.owners), self._nearest]
+        self._distance, self._nearest = key_distances(paraphrases).min(dim=1)
+        self._is_right = texts.same_subject[torch.tensor(texts.paraphrase_records), self._nearest]
         self.right = float(self._is_right.float().mean())
-        # A locality prompt may name an edited subject; when that subject's key answers, this is no false fire.
-        self._tokens = [
-            distances(tokens).masked_fill(~unnamed, float("inf")).min(dim=1)
-            for tokens, unnamed in zip(locality, texts.unnamed, strict=True)
+        # A locality prompt may name an edited subject. A match with that subject's key is no false fire.
+        self._nearest_of_tokens = [
+            key_distances(queries).masked_fill(~absent, float("inf")).min(dim=1)
+            for queries, absent in zip(locality, texts.subject_absent, strict=True)
         ]
 
-    def radius_at(self, rate: float) -> float:
-        """Return the widest radius for all keys at which no more than a share of the locality prompts fires."""
-        fires_at = torch.stack([nearest.values.amin() for nearest in self._tokens]).sort().values
-        allowed = int(rate * len(fires_at) + 1e-9)
-        first_out = fires_at[min(allowed, len(fires_at) - 1)]
-        return float(first_out) * _INSIDE if torch.isfinite(first_out) else float(self._to_nearest.max())
+    def common_radius(self, rate: float) -> float:
+        """Return the widest common radius at which at most this share of the locality prompts fires."""
+        firing_radii = torch.stack([nearest.values.amin() for nearest in self._nearest_of_tokens]).sort().values
+        permitted = int(rate * len(firing_radii) + 1e-9)
+        limit = firing_radii[min(permitted, len(firing_radii) - 1)]
+        return float(limit) * _INSIDE if torch.isfinite(limit) else float(self._distance.max())
 
-    def at(self, radii: Tensor) -> tuple[float, float]:
-        """Return the share of paraphrases found, and of locality prompts that fire, at each key's radius."""
-        found = self._is_right & (self._to_nearest <= radii[self._nearest])
-        fires = [bool((nearest.values <= radii[nearest.indices]).any()) for nearest in self._tokens]
+    def shares_at(self, radii: Tensor) -> tuple[float, float]:
+        """Return the share of paraphrases found and the share of locality prompts that fire.
+
+        Args:
+            radii: each key's radius, ``(records,)``.
+        """
+        found = self._is_right & (self._distance <= radii[self._nearest])
+        fires = [bool((nearest.values <= radii[nearest.indices]).any()) for nearest in self._nearest_of_tokens]
         return float(found.float().mean()), sum(fires) / len(fires)

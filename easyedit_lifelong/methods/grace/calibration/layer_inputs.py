@@ -1,4 +1,4 @@
-"""The inputs of several layers, for texts that are needed repeatedly."""
+"""A store of several layers' inputs, for texts whose activations are needed more than once."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from easyedit_lifelong.models.runner import Runner
 
 
 class LayerInputs:
-    """The inputs of some layers, stored by row of tokens: no row is computed twice.
+    """The inputs of some layers, stored for each row of tokens, so that no row is computed twice.
 
-    They are stored on the CPU, in the model's dtype: a calibration's texts at a dozen layers may not fit beside a
-    large model.
+    The inputs are stored on the CPU, in the model's dtype: beside a large model, the device may not have room for a
+    calibration's texts at a dozen layers.
 
     Args:
-        runner: of the model.
-        layers: the layers by their paths.
-        ends_only: store each row's last token alone.
+        runner: runs the model.
+        layers: the layers, by path.
+        ends_only: store only the input at each row's last token.
     """
 
     def __init__(self, runner: Runner, layers: Mapping[str, nn.Module], *, ends_only: bool = False) -> None:
@@ -28,20 +28,20 @@ class LayerInputs:
         self._stored: dict[str, dict[tuple[int, ...], Tensor]] = {path: {} for path in layers}
 
     def read(self, rows: Sequence[list[int]], progress: Progress = no_progress) -> None:
-        """Run the model on those rows that are not stored.
+        """Run the model on the rows that are not stored yet.
 
         Args:
-            rows: token ids, in any number.
-            progress: called after each batch of rows.
+            rows: token ids.
+            progress: called after each batch with the number of rows read so far, and the total.
 
         Raises:
-            ModelError: a layer did not run, or gets no vector for every token.
+            ModelError: a layer did not run, or its input has no vector for every token.
         """
-        known = next(iter(self._stored.values()))
-        missing = [list(row) for row in dict.fromkeys(map(tuple, rows)) if row not in known]
+        stored = next(iter(self._stored.values()))
+        missing = [list(row) for row in dict.fromkeys(map(tuple, rows)) if row not in stored]
         done = 0
-        for batch, seen in input_batches(self._runner, self._layers, missing):
-            for path, inputs in seen.items():
+        for batch, inputs_by_layer in input_batches(self._runner, self._layers, missing):
+            for path, inputs in inputs_by_layer.items():
                 for row, vectors in zip(batch, inputs.cpu(), strict=True):
                     first = len(row) - 1 if self._ends_only else 0
                     self._stored[path][tuple(row)] = vectors[first : len(row)].clone()
@@ -49,6 +49,17 @@ class LayerInputs:
             progress(done, len(missing))
 
     def at(self, path: str, rows: Sequence[list[int]]) -> list[Tensor]:
-        """Return a layer's inputs: one tensor for each row, ``(tokens, width)``, ``(1, width)`` with ``ends_only``."""
+        """Return a layer's inputs, after reading the rows that are not stored yet.
+
+        Args:
+            path: the layer's path.
+            rows: token ids.
+
+        Returns:
+            One tensor for each row: ``(tokens, width)``, or ``(1, width)`` with ``ends_only``.
+
+        Raises:
+            ModelError: see :meth:`read`.
+        """
         self.read(rows)
         return [self._stored[path][tuple(row)] for row in rows]

@@ -1,4 +1,4 @@
-"""A calibration's outcome: tables, a verdict in sentences, and plots, as the ``calibrate`` command shows them."""
+"""What the ``calibrate`` command shows of a calibration of GRACE: tables, a verdict in sentences, and plots."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, PlotPanel, PlotSeries, TextTable
-from easyedit_lifelong.methods.grace.calibration.answering import SCORES, Gate, Point, Trial
-from easyedit_lifelong.methods.grace.calibration.choice import AUTO, best_finding
-from easyedit_lifelong.methods.grace.calibration.finding import DISTANCES, Finding, rates_with
+from easyedit_lifelong.methods.grace.calibration.answering import SCORES, Gate, GateScores, Trial
+from easyedit_lifelong.methods.grace.calibration.choice import AUTO, best_key_layer
+from easyedit_lifelong.methods.grace.calibration.finding import DISTANCES, KeyLayerResult, rates_with
 from easyedit_lifelong.methods.grace.calibration.study import Calibration
 
 _MARK = "←"
@@ -16,131 +16,134 @@ _SHARES = (0.7, 0.8, 0.9, 0.95)
 
 
 def outcome_of(calibration: Calibration) -> CalibrationOutcome:
-    """Return what a calibration chose, and what to show of it."""
-    steps, counts, point = calibration.steps, calibration.counts, calibration.point
+    """Return the chosen hyperparameters with their tables, verdict and plots."""
+    steps, counts, chosen = calibration.steps, calibration.counts, calibration.gate_scores
     rate = calibration.settings.false_fire_rate
     assert steps.findings is not None and steps.gates is not None
-    shared = [
+    answer_layer_tables = [
         gate_table(steps.gates),
-        *(trial_table(trial, point if trial is calibration.trial else None) for trial in steps.trials),
+        *(trial_table(trial, chosen if trial is calibration.trial else None) for trial in steps.trials),
     ]
     return CalibrationOutcome(
         chosen=calibration.chosen,
         counts=counts,
-        scores=vars(point),
+        scores=vars(chosen),
         evidence=f"{counts['paraphrases']} paraphrases, {counts['locality']} locality prompts",
         verdict=verdict(calibration),
-        tables=[finding_table(steps.findings, rate, rates_with(rate)), *shared],
-        short_tables=[finding_table(steps.findings, rate, [rate]), *shared],
-        panels=[finding_panel(steps.findings, calibration.finding, rate), gate_panel(steps.trials, point)],
-        caption="Paraphrases found by layer and distance; what the gate trades",
+        tables=[key_layer_table(steps.findings, rate, rates_with(rate)), *answer_layer_tables],
+        short_tables=[key_layer_table(steps.findings, rate, [rate]), *answer_layer_tables],
+        panels=[key_layer_panel(steps.findings, calibration.key_layer, rate), gate_panel(steps.trials, chosen)],
+        caption="Paraphrases found by layer and distance; specificity and locality against generality, by gate",
     )
 
 
-def finding_table(findings: Sequence[Finding], rate: float, rates: Sequence[float]) -> TextTable:
-    """Return the table of where subjects are found.
+def key_layer_table(results: Sequence[KeyLayerResult], rate: float, rates: Sequence[float]) -> TextTable:
+    """Return the table of the key layers.
 
     Args:
-        findings: for each layer and distance.
-        rate: the false-fire rate at which the best is marked.
+        results: the results, one for each layer and distance.
+        rate: the false-fire rate at which the best result is marked.
         rates: the false-fire rates that the table shows.
     """
-    best = best_finding(findings, rate)
+    best = best_key_layer(results, rate)
     rows = [
         [
-            short_name(one.layer),
-            one.distance,
-            f"{one.right:.3f}",
-            *(f"{one.at(each).found:.3f}" for each in rates),
-            f"{one.auto.found:.3f}",
-            f"{one.auto.fires:.3f}",
-            _MARK if one is best else "",
+            short_layer_name(result.layer),
+            result.distance,
+            f"{result.right:.3f}",
+            *(f"{result.at(shown_rate).found:.3f}" for shown_rate in rates),
+            f"{result.auto.found:.3f}",
+            f"{result.auto.fires:.3f}",
+            _MARK if result is best else "",
         ]
-        for one in findings
+        for result in results
     ]
-    found = [f"found at {each:.1%}" for each in rates]
+    found = [f"found at {shown_rate:.1%}" for shown_rate in rates]
     headers = ["layer", "distance", "nearest is right", *found, "auto", "fires", ""]
-    return TextTable("Paraphrases found, by how many locality prompts may fire", headers, rows, 2)
+    title = "Share of paraphrases that find their key, by permitted share of firing locality prompts, and by eps: auto"
+    return TextTable(title, headers, rows, 2)
 
 
 def gate_table(gates: Sequence[Gate]) -> TextTable:
-    """Return the table of how well the answering layers' gates separate questions."""
+    """Return the table of how well each answer layer's gate separates questions."""
     rows = []
     for gate in gates:
         openings = [gate.passing(share) for share in _SHARES]
         cells = [f"{opening.others:.3f} ({opening.radius:.2f})" for opening in openings]
-        rows.append([short_name(gate.layer), f"{gate.auc:.3f}", *cells])
-    title = "Other questions about the subject that pass where so many paraphrases do (and the gate)"
+        rows.append([short_layer_name(gate.layer), f"{gate.auc:.3f}", *cells])
+    title = "Share of questions about another relation that pass, by share of paraphrases that pass (gate radius)"
     return TextTable(title, ["layer", "AUC", *(f"at {share:.0%}" for share in _SHARES)], rows)
 
 
-def trial_table(trial: Trial, chosen: Point | None) -> TextTable:
+def trial_table(trial: Trial, chosen: GateScores | None) -> TextTable:
     """Return the table of a trial's scores.
 
     Args:
         trial: the trial.
-        chosen: the chosen point; None if it is another trial's.
+        chosen: the scores behind the chosen gate; None if it was chosen from another trial.
     """
     rows = [
         [
-            "none" if point.gate is None else f"{point.gate:.2f}",
-            *(f"{score:.3f}" for score in point.scores),
-            _MARK if point is chosen else "",
+            "none" if scores.gate is None else f"{scores.gate:.2f}",
+            *(f"{score:.3f}" for score in scores.scores),
+            _MARK if scores is chosen else "",
         ]
-        for point in trial.points
+        for scores in trial.points
     ]
     headers = ["gate", *(name.replace("_", " ") for name in SCORES), ""]
     return TextTable(f"{trial.n_edits} edits that answer at {trial.layer}", headers, rows)
 
 
 def verdict(calibration: Calibration) -> list[str]:
-    """Return what was chosen, and why, in sentences."""
+    """Return sentences that say what was chosen, and why."""
     counts, settings, rate = calibration.counts, calibration.settings, calibration.settings.false_fire_rate
-    finding, eps, point, free = calibration.finding, calibration.eps, calibration.point, calibration.trial.points[-1]
-    radius = finding.auto if eps == AUTO else finding.at(rate)
-    least = f"{settings.generality:g} of the {free.generality:.3f} that it is without."
-    why = f"with no gate: behind all that were tried, generality is less than {least}"
-    if point.gate is not None:
-        why = (
-            f"gate_eps {point.gate:g}: the narrowest at which generality is at least {least} It is "
-            f"{point.generality:.3f} there."
+    key_layer, eps = calibration.key_layer, calibration.eps
+    chosen, ungated = calibration.gate_scores, calibration.trial.points[-1]
+    radius = key_layer.auto if eps == AUTO else key_layer.at(rate)
+    least = f"{settings.generality:g} of the {ungated.generality:.3f} without a gate."
+    gate = f"without a gate: behind every gate that was tried, generality is less than {least}"
+    if chosen.gate is not None:
+        gate = (
+            f"with gate_eps {chosen.gate:g}: the narrowest gate at which generality is at least {least} It is "
+            f"{chosen.generality:.3f} there."
         )
     lines = [
-        f"Subjects are found at {finding.layer}, by {finding.distance}, eps {eps}: {radius.found:.3f} of the "
-        f"paraphrases, while {radius.fires:.3f} of the locality prompts fire.",
-        f"Edits answer at {calibration.trial.layer}, {why} Relation specificity is {point.relation_specificity:.3f} "
-        f"({free.relation_specificity:.3f} without a gate), reliability {point.reliability:.3f}, locality "
-        f"{point.locality:.3f}.",
+        f"Subjects are found at {key_layer.layer}, by {key_layer.distance}, with eps {eps}: {radius.found:.3f} of the "
+        f"paraphrases find their key, and {radius.fires:.3f} of the locality prompts fire.",
+        f"Edits answer at {calibration.trial.layer}, {gate} Relation specificity is {chosen.relation_specificity:.3f} "
+        f"({ungated.relation_specificity:.3f} without a gate), reliability {chosen.reliability:.3f}, locality "
+        f"{chosen.locality:.3f}.",
     ]
     if counts["locality"] * rate < 1:
         lines.append(
-            f"A false-fire rate of {rate:g} is less than one of {counts['locality']} locality prompts; more records "
-            "would make more of it."
+            f"A false-fire rate of {rate:g} is less than one of {counts['locality']} locality prompts. Use more "
+            "records to measure it."
         )
     if counts["made"]:
         lines.append(
             f"{counts['made']} of {counts['records']} records have no question about another relation "
-            "(relation_specificity): theirs are other records' prompts, with their subjects put in."
+            "(relation_specificity). They were scored on other records' prompts, with their own subject put in."
         )
     if eps != AUTO:
         lines.append(
-            f"eps: auto would find {finding.auto.found:.3f} and fire in {finding.auto.fires:.3f}; so it is one radius "
-            "for all keys."
+            f"eps is one radius for all keys, since eps: auto would find {key_layer.auto.found:.3f} of the paraphrases "
+            f"and fire in {key_layer.auto.fires:.3f} of the locality prompts."
         )
     return lines
 
 
-def finding_panel(findings: Sequence[Finding], chosen: Finding, rate: float) -> PlotPanel:
+def key_layer_panel(results: Sequence[KeyLayerResult], chosen: KeyLayerResult, rate: float) -> PlotPanel:
     """Return the plot of the share of paraphrases found at a false-fire rate, by layer and distance."""
-    layers = list(dict.fromkeys(one.layer for one in findings))
+    layers = list(dict.fromkeys(result.layer for result in results))
     series = []
     for number, distance in enumerate(DISTANCES):
-        several = [(layers.index(one.layer), one) for one in findings if one.distance == distance]
+        columns = [(layers.index(result.layer), result) for result in results if result.distance == distance]
+        auto_label = "" if number else "… eps: auto"
         series += [
-            PlotSeries([(x, one.at(rate).found) for x, one in several], distance, number),
-            PlotSeries([(x, one.auto.found) for x, one in several], "" if number else "… eps: auto", number, "crosses"),
+            PlotSeries([(x, result.at(rate).found) for x, result in columns], distance, number),
+            PlotSeries([(x, result.auto.found) for x, result in columns], auto_label, number, "crosses"),
         ]
-    ticks, x_label = tick_names(layers)
+    ticks, x_label = axis_labels(layers)
     return PlotPanel(
         f"Paraphrases found, {rate:.1%} of locality prompts fire",
         x_label,
@@ -151,38 +154,39 @@ def finding_panel(findings: Sequence[Finding], chosen: Finding, rate: float) -> 
     )
 
 
-def gate_panel(trials: Sequence[Trial], chosen: Point) -> PlotPanel:
+def gate_panel(trials: Sequence[Trial], chosen: GateScores) -> PlotPanel:
     """Return the plot of relation specificity and locality against generality, along each trial's gates."""
 
-    def place(point: Point) -> tuple[float, float]:
-        return point.generality, point.relation_specificity
+    def position(scores: GateScores) -> tuple[float, float]:
+        return scores.generality, scores.relation_specificity
 
     series = []
     for number, trial in enumerate(trials):
-        # Gates that let the same through are at one place: the narrowest names it.
-        names: dict[Any, str] = {
-            place(point): "none" if point.gate is None else f"{point.gate:g}" for point in reversed(trial.points)
+        # Gates with equal scores share one position, which is labelled with the narrowest of them.
+        gate_labels: dict[Any, str] = {
+            position(scores): "none" if scores.gate is None else f"{scores.gate:g}" for scores in reversed(trial.points)
         }
-        locality = [(point.generality, point.locality) for point in trial.points]
+        locality = [(scores.generality, scores.locality) for scores in trial.points]
+        label = short_layer_name(trial.layer)
         series += [
-            PlotSeries([*map(place, trial.points)], short_name(trial.layer), number, notes=names),
+            PlotSeries([*map(position, trial.points)], label, number, notes=gate_labels),
             PlotSeries(locality, "… locality", number, "dotted"),
         ]
-    title, y_label = "What the gate trades", "relation specificity, locality"
-    return PlotPanel(title, "generality", series, place(chosen), y_label)
+    y_label = "relation specificity, locality"
+    return PlotPanel("Scores by gate radius", "generality", series, position(chosen), y_label)
 
 
-def short_name(layer: str) -> str:
-    """Return a layer's path from the number of its block on; the whole path where it has none."""
+def short_layer_name(layer: str) -> str:
+    """Return a layer's path from the index of its block on; the full path if it has none."""
     parts = layer.split(".")
     begin = next((n for n, part in enumerate(parts) if part.isdigit()), 0)
     return ".".join(parts[begin:])
 
 
-def tick_names(layers: Sequence[str]) -> tuple[list[str], str]:
-    """Return what the layers are called on an axis, and what the axis is called."""
-    names = [short_name(layer) for layer in layers]
-    numbers, modules = zip(*(name.partition(".")[::2] for name in names), strict=True)
-    if len(set(modules)) == 1 and all(number.isdigit() for number in numbers):
-        return list(numbers), f"block ({modules[0]})"
+def axis_labels(layers: Sequence[str]) -> tuple[list[str], str]:
+    """Return the layers' labels on an axis, and the label of the axis."""
+    names = [short_layer_name(layer) for layer in layers]
+    blocks, modules = zip(*(name.partition(".")[::2] for name in names), strict=True)
+    if len(set(modules)) == 1 and all(block.isdigit() for block in blocks):
+        return list(blocks), f"block ({modules[0]})"
     return names, "layer"

@@ -1,4 +1,4 @@
-"""The records that a calibration works on: facts with a subject, a paraphrase and a fact that must not change."""
+"""The records that a calibration uses: each has a subject, a paraphrase and a locality prompt."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.shared.subject_positions import subject_span
 
-LEAST = 8
-"""With fewer records than this, a calibration says nothing."""
+MIN_RECORDS = 8
+"""With fewer records than this, the scores of a calibration have no meaning."""
 
-_MADE = 2
-"""Prompts on another relation that are made for a record without any."""
+_N_BORROWED = 2
+"""How many prompts of other records a record without ``relation_specificity`` gets."""
 
 
 def subject_of(request: EditRequest) -> str:
-    """Return a record's subject, without spaces around it."""
+    """Return a record's subject without surrounding spaces; empty if it has none."""
     return (request.subject or "").strip()
 
 
@@ -31,28 +31,28 @@ def usable_records(requests: Sequence[EditRequest], scorer: Scorer, model: Any) 
     """Return the records that have all that a calibration needs.
 
     Args:
-        requests: records that nothing else is judged by.
+        requests: records held out for the calibration.
         scorer: encodes their prompts.
         model: the model, for the length of its context.
 
     Raises:
-        DataError: there are too few; the message says how many there are and what the others lack.
+        DataError: too few records are usable; the message says how many there are and what the others lack.
     """
-    lacks = [_lack(request, scorer, model) for request in requests]
-    usable = [request for request, lack in zip(requests, lacks, strict=True) if lack is None]
-    if len(usable) < LEAST:
-        counts = Counter(lack for lack in lacks if lack is not None).most_common()
-        left_out = "; ".join(f"{count} without {lack}" for lack, count in counts)
+    missing = [_missing_part(request, scorer, model) for request in requests]
+    usable = [request for request, part in zip(requests, missing, strict=True) if part is None]
+    if len(usable) < MIN_RECORDS:
+        counts = Counter(part for part in missing if part is not None).most_common()
+        left_out = "; ".join(f"{count} without {part}" for part, count in counts)
         raise DataError(
-            f"{len(usable)} of {len(requests)} records can be used; a calibration needs {LEAST} at least, and 100 or "
-            f"more to be worth much. Each needs subject, rephrase_prompt and locality."
+            f"{len(usable)} of {len(requests)} records can be used; a calibration needs {MIN_RECORDS} at least, and "
+            "100 or more for reliable scores. Each needs subject, rephrase_prompt and locality. Add such records."
             + (f" Left out: {left_out}." if left_out else "")
         )
     return usable
 
 
-def _lack(request: EditRequest, scorer: Scorer, model: Any) -> str | None:
-    """Return what a record lacks; None if nothing."""
+def _missing_part(request: EditRequest, scorer: Scorer, model: Any) -> str | None:
+    """Return what a record lacks, for a message; None if it is usable."""
     subject = subject_of(request)
     if not subject:
         return "subject"
@@ -69,38 +69,43 @@ def _lack(request: EditRequest, scorer: Scorer, model: Any) -> str | None:
     return None
 
 
-def with_other_relations(requests: Sequence[EditRequest], seed: int = 0) -> tuple[list[EditRequest], int]:
-    """Return records that all have a question about another relation of their subject, and how many of them are made.
+def add_relation_probes(requests: Sequence[EditRequest], seed: int = 0) -> tuple[list[EditRequest], int]:
+    """Give every record a question about another relation of its subject.
 
-    A record without ``relation_specificity`` gets other records' prompts with its subject put in. Only records that
-    have no answer in common with it lend their prompts: the others might ask about the same relation in other words.
+    A record without ``relation_specificity`` gets prompts of other records, with its own subject in place of theirs.
+    Only records that share no answer with it are used, since a shared answer suggests the same relation. Records that
+    get no question this way are left out.
 
     Args:
         requests: usable records.
-        seed: of the choice of records.
+        seed: seed of the random choice of other records.
+
+    Returns:
+        The records with such a question, and how many of them got it from other records.
 
     Raises:
-        DataError: too few are left that have such a question, or for which one can be made.
+        DataError: too few records have such a question or can be given one.
     """
-    found, made = [], 0
+    records, n_borrowed = [], 0
     for request in requests:
         if not request.relation_specificity:
-            request = dataclasses.replace(request, relation_specificity=_made_probes(request, requests, seed))
-            made += bool(request.relation_specificity)
+            request = dataclasses.replace(request, relation_specificity=_borrow_probes(request, requests, seed))
+            n_borrowed += bool(request.relation_specificity)
         if request.relation_specificity:
-            found.append(request)
-    if len(found) < LEAST:
+            records.append(request)
+    if len(records) < MIN_RECORDS:
         raise DataError(
-            f"only {len(found)} of {len(requests)} records ask something else about their subject "
-            "(relation_specificity), or could be made to; their answers are too much alike for that. Take records of "
-            "several relations."
+            f"only {len(records)} of {len(requests)} records ask something else about their subject "
+            "(relation_specificity) or can borrow such a question from a record with other answers; a calibration "
+            f"needs {MIN_RECORDS}. Add records of other relations."
         )
-    return found, made
+    return records, n_borrowed
 
 
-def _made_probes(request: EditRequest, requests: Sequence[EditRequest], seed: int) -> tuple[Probe, ...]:
-    own = _answers(request)
-    others = [other for other in requests if not own & _answers(other)]
+def _borrow_probes(request: EditRequest, requests: Sequence[EditRequest], seed: int) -> tuple[Probe, ...]:
+    """Return prompts of records with other answers, with the request's subject in place of theirs."""
+    answers = _answers(request)
+    others = [other for other in requests if not answers & _answers(other)]
     random.Random(f"{seed}\x00{request.case_id}").shuffle(others)
     probes: dict[str, Probe] = {}
     for other in others:
@@ -108,10 +113,11 @@ def _made_probes(request: EditRequest, requests: Sequence[EditRequest], seed: in
         prompt = other.prompt[:begin] + subject_of(request) + other.prompt[end:]
         if prompt != request.prompt:
             probes.setdefault(prompt, Probe(prompt, other.ground_truth or other.target_new))
-        if len(probes) == _MADE:
+        if len(probes) == _N_BORROWED:
             break
     return tuple(probes.values())
 
 
 def _answers(request: EditRequest) -> set[str]:
+    """Return a record's target and ground truth, normalised for comparison."""
     return {answer.strip().casefold() for answer in (request.target_new, request.ground_truth) if answer}

@@ -1,1 +1,1 @@
-"""GRACE edits that are found by their subjects."""
+"""GRACE edits whose keys are taken at the last token of their subject, not of their prompt."""

@@ -1,14 +1,14 @@
-"""``eps: auto``: a key's deferral radius, from the texts around it.
+"""``eps: auto``: a deferral radius for each key, from sentences that are not about the edit.
 
-What a radius has to keep out is known in advance: the tokens of sentences that aren't about the edit. The
-sample facts that come with this package are such sentences, and have their own subjects. Those subjects, taken as the
-keys of a codebook, show how far a radius can reach before too many sentences fire (``false_fire_rate``). The key of an
-edit then gets
+A key should match its subject in any context, and no token of an unrelated sentence. The sample facts that are shipped
+with this package serve as unrelated sentences. They have subjects themselves. With these subjects as the keys of a
+codebook, one can measure the radius at which a share ``false_fire_rate`` of the sentences matches the key of another
+sentence's subject: the *auto radius*. The radius of an edit's key is
 
-- that radius, or the distance of the key to its subject in the edit's own contexts, if that is more,
-- but never more than half the distance to the nearest token of a sentence that doesn't name the subject.
+- the auto radius, or the distance from the key to its subject in the edit's contexts, whichever is larger,
+- but at most half the distance to the nearest token of a sentence that does not name the subject.
 
-The codebook's conflict rules see to half the distance to another edit's key, as ever.
+Where two edits' keys are near each other, the codebook's decisions shrink the radii further (GRACE, algorithm 1).
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _TEXTS = ("prompt", "src", "rephrase_prompt", "rephrase", "locality_prompt", "lo
 
 
 QueriesOf = Callable[[Sequence[list[int]]], list[Tensor]]
-"""From token rows to a layer's inputs at every token, in the space that keys are compared in."""
+"""Maps rows of token ids to a layer's inputs in the key space: one tensor ``(tokens, width)`` for each row."""
 
 
 @dataclass(frozen=True)
 class Sentences:
-    """Sentences that aren't about an edit, and the subjects of some.
+    """Sentences that are not about an edit.
 
     Attributes:
         texts: the sentences.
-        subjects: a subject and a sentence that names it.
+        subjects: pairs of a subject and a sentence about it.
     """
 
     texts: list[str]
@@ -47,7 +47,7 @@ class Sentences:
 
 
 def sample_sentences() -> Sentences:
-    """Return the sentences of the sample facts."""
+    """Return the sentences and subjects of the sample facts."""
     texts, subjects = [probe.prompt for probe in samples.retention_probes()], []
     for path in (samples.COUNTERFACT, samples.ZSRE):
         for record in json.loads(path.read_text(encoding="utf-8")):
@@ -57,19 +57,18 @@ def sample_sentences() -> Sentences:
 
 
 class Neighbourhood:
-    """Sentences that aren't about an edit, as a layer's inputs.
+    """Activations of unrelated sentences at one layer, from which the radii of keys are computed.
 
     Args:
-        queries_of: of the layer.
+        queries_of: returns the layer's inputs for rows of tokens.
         tokenizer: the model's.
         dist_fn: ``euc`` or ``cos``.
-        key_templates: the texts that keys are taken in.
-        false_fire_rate: see the module.
-        sentences: by default, the sample facts'.
+        key_templates: the templates that key vectors are taken from, besides the prompt.
+        false_fire_rate: share of the sentences that may match the key of another sentence's subject.
+        sentences: the unrelated sentences; default :func:`sample_sentences`.
 
     Attributes:
-        auto_radius: the radius at which that share of the sentences holds a token within the radius of the key of
-            some other sentence's subject.
+        auto_radius: the radius at which that share is reached.
     """
 
     def __init__(
@@ -84,42 +83,45 @@ class Neighbourhood:
         sentences = sentences or sample_sentences()
         self._dist_fn = dist_fn
         self._texts = [text.lower() for text in sentences.texts]
-        tokens = queries_of([list(tokenizer(text)["input_ids"]) for text in sentences.texts])
-        counts = torch.tensor([len(part) for part in tokens], device=tokens[0].device)
-        self._owner = torch.arange(len(tokens), device=counts.device).repeat_interleave(counts)
-        self._tokens = prepared(torch.cat(tokens), dist_fn)
+        queries = queries_of([list(tokenizer(text)["input_ids"]) for text in sentences.texts])
+        lengths = torch.tensor([len(rows) for rows in queries], device=queries[0].device)
+        self._sentence_of_token = torch.arange(len(queries), device=lengths.device).repeat_interleave(lengths)
+        self._tokens = prepared(torch.cat(queries), dist_fn)
         spans = [(subject, prompt, find_subject(prompt, subject)) for subject, prompt in sentences.subjects]
-        keyed = [
+        keyed_subjects = [
             (subject, key_texts(tokenizer, prompt, span, key_templates))
             for subject, prompt, span in spans
             if span is not None
         ]
-        ends = queries_of([row for _, rows in keyed for row in rows])
-        keys = torch.stack([part[-1] for part in ends]).view(len(keyed), 1 + len(key_templates), -1)
-        fires = torch.stack(
-            [self._per_sentence(key, subject) for (subject, _), key in zip(keyed, keys, strict=True)]
+        key_queries = queries_of([row for _, rows in keyed_subjects for row in rows])
+        keys = torch.stack([rows[-1] for rows in key_queries]).view(len(keyed_subjects), 1 + len(key_templates), -1)
+        firing_radii = torch.stack(
+            [self._sentence_distances(key, subject) for (subject, _), key in zip(keyed_subjects, keys, strict=True)]
         ).amin(dim=0)
-        self.auto_radius = float(torch.quantile(fires[fires.isfinite()], false_fire_rate))
+        self.auto_radius = float(torch.quantile(firing_radii[firing_radii.isfinite()], false_fire_rate))
 
-    def radius(self, key: Tensor, subject: str, again: Tensor) -> float:
+    def radius(self, key: Tensor, subject: str, context_queries: Tensor) -> float:
         """Return a key's radius, in units of the distance function.
 
         Args:
             key: its key vectors, shape ``(key vectors, width)``.
             subject: the key's subject.
-            again: the subject's queries in the edit's own contexts, shape ``(contexts, width)``.
+            context_queries: the queries at the subject in the edit's contexts, shape ``(contexts, width)``.
         """
-        spread = float(self._distances(prepared(again, self._dist_fn), key).amin(dim=1).max())
-        return min(max(self.auto_radius, spread), float(self._per_sentence(key, subject).min()) / 2)
+        spread = float(self._distances(prepared(context_queries, self._dist_fn), key).amin(dim=1).max())
+        return min(max(self.auto_radius, spread), float(self._sentence_distances(key, subject).min()) / 2)
 
-    def _per_sentence(self, key: Tensor, subject: str) -> Tensor:
-        """Return each sentence's distance to a key; infinite where it names the subject: ``(sentences,)``."""
-        nearest = self._distances(self._tokens, key).amin(dim=1)
-        found = nearest.new_full((len(self._texts),), float("inf"))
-        found = found.scatter_reduce(0, self._owner, nearest, "amin")
-        names = torch.tensor([subject.lower() in text for text in self._texts], device=found.device)
-        return found.masked_fill(names, float("inf"))
+    def _sentence_distances(self, key: Tensor, subject: str) -> Tensor:
+        """Return the distance from a key to the nearest token of each sentence, ``(sentences,)``.
+
+        The distance is infinite where the sentence names the subject: a match there is no false fire.
+        """
+        token_distances = self._distances(self._tokens, key).amin(dim=1)
+        distances = token_distances.new_full((len(self._texts),), float("inf"))
+        distances = distances.scatter_reduce(0, self._sentence_of_token, token_distances, "amin")
+        names_subject = torch.tensor([subject.lower() in text for text in self._texts], device=distances.device)
+        return distances.masked_fill(names_subject, float("inf"))
 
     def _distances(self, tokens: Tensor, key: Tensor) -> Tensor:
-        """Return distances of prepared queries to key vectors, ``(tokens, key vectors)``."""
+        """Return the distances from prepared queries to key vectors, ``(tokens, key vectors)``."""
         return by_product(tokens, prepared(key, self._dist_fn), self._dist_fn)

@@ -1,4 +1,4 @@
-"""A request as texts: those that its target has to follow, and those that give its subject's key."""
+"""The texts of a request: those that its value is trained on, and those that its keys are taken from."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ class TrainingText:
     """A text that a value is trained on.
 
     Attributes:
-        pair: the text and the answer that has to follow; an empty one if the model's output is to stay.
+        pair: the text and the target that has to follow it. An empty target means that the model's next-token
+            distribution has to stay as it is.
         subject: index of the subject's last token.
     """
 
@@ -30,12 +31,13 @@ class TrainingText:
 
 @dataclass(frozen=True)
 class Case:
-    """A request with the texts that it needs.
+    """A request with its encoded texts.
 
     Attributes:
         request: the request.
-        texts: what its value is trained on, its own prompt first.
-        keys: for each of its key vectors, the tokens up to the subject's last, at which the vector is taken.
+        texts: the texts that its value is trained on; the first is its own prompt.
+        keys: token ids, one row for each of its key vectors. A row ends at the subject's last token, where the key
+            vector is taken.
     """
 
     request: EditRequest
@@ -46,35 +48,38 @@ class Case:
 def prepare_case(
     tokenizer: Any, request: EditRequest, hparams: GraceHyperParams, encode: Callable[[EditRequest, str], EncodedPair]
 ) -> Case:
-    """Put a request into its contexts.
+    """Encode a request's prompt and templates.
 
     Args:
         tokenizer: the model's.
         request: the request.
         hparams: GRACE's hyperparameters.
-        encode: returns the checked tokens of a request with another text in its prompt's place.
+        encode: ``encode(request, text)`` returns the checked token ids of the request with ``text`` for its prompt.
 
     Raises:
-        DataError: it has no subject, or that isn't in the prompt, or a text is too long.
+        DataError: the request has no subject, its prompt does not hold the subject, or a text is too long.
     """
     span = subject_span(request)
     texts = []
     for template in (PROMPT, *hparams.context_templates):
-        text, subject = _placed(tokenizer, template, request.prompt, span)
+        text, subject = _fill_and_locate(tokenizer, template, request.prompt, span)
         texts.append(TrainingText(encode(request, text), subject))
     if hparams.kl_factor:
-        text, subject = _placed(tokenizer, _ESSENCE, request.prompt, span)
+        text, subject = _fill_and_locate(tokenizer, _ESSENCE, request.prompt, span)
         texts.append(TrainingText(EncodedPair(list(tokenizer(text)["input_ids"]), []), subject))
     return Case(request, texts, key_texts(tokenizer, request.prompt, span, hparams.key_templates))
 
 
-def filled(template: str, prompt: str, span: Span) -> tuple[str, Span]:
-    """Return a template's text, and where the subject stands in it.
+def fill_template(template: str, prompt: str, span: Span) -> tuple[str, Span]:
+    """Fill a template with a prompt or its subject.
 
     Args:
-        template: with ``{subject}`` or ``{prompt}``.
+        template: a text with ``{subject}`` or ``{prompt}``.
         prompt: the request's prompt.
-        span: where the subject stands in that.
+        span: the subject's characters in the prompt.
+
+    Returns:
+        The text, and the subject's characters in it.
     """
     if PROMPT in template:
         before = template.index(PROMPT)
@@ -84,22 +89,25 @@ def filled(template: str, prompt: str, span: Span) -> tuple[str, Span]:
 
 
 def key_texts(tokenizer: Any, prompt: str, span: Span, templates: Sequence[str]) -> list[list[int]]:
-    """Return for each of a subject's key vectors the tokens up to the subject's last, at which it is taken.
+    """Return the token rows that a subject's key vectors are taken from: of the prompt, then of each template.
 
     Args:
         tokenizer: the model's.
         prompt: a prompt.
-        span: where its subject stands.
-        templates: further texts, with ``{subject}`` or ``{prompt}``.
+        span: the subject's characters in it.
+        templates: texts with ``{subject}`` or ``{prompt}``.
+
+    Returns:
+        Token ids; each row ends at the subject's last token, where the key vector is taken.
     """
     rows = []
     for template in (PROMPT, *templates):
-        text, subject = _placed(tokenizer, template, prompt, span)
+        text, subject = _fill_and_locate(tokenizer, template, prompt, span)
         rows.append(list(tokenizer(text)["input_ids"])[: subject + 1])
     return rows
 
 
-def _placed(tokenizer: Any, template: str, prompt: str, span: Span) -> tuple[str, int]:
-    """Return a template's text, and the index of its subject's last token."""
-    text, where = filled(template, prompt, span)
-    return text, token_of_span(tokenizer, text, where, "subject_last")
+def _fill_and_locate(tokenizer: Any, template: str, prompt: str, span: Span) -> tuple[str, int]:
+    """Return a filled template, and the index of its subject's last token."""
+    text, subject_span = fill_template(template, prompt, span)
+    return text, token_of_span(tokenizer, text, subject_span, "subject_last")

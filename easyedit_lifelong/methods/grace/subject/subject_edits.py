@@ -1,9 +1,9 @@
-"""Edits that are found by their subjects (``query_token: subject_last``): their keys, gates, radii and passes.
+"""Edits that are found by their subjects (``query_token: subject_last``): their keys, gates, radii and training passes.
 
-GRACE searches its codebook with a prompt's last token, which a paraphrase moves further than another prompt does. A
-subject's last token, early in the model, is moved by little: the text before it. So a key is taken
-there, in the prompt and in a few texts that the hyperparameters give, and the value is trained to carry the fact in
-contexts.
+GRACE looks up the activation of a prompt's last token. A paraphrase can change that activation more than a different
+question does. The activation of the subject's last token does not depend on the text after it, and in an early layer
+it changes little with the text before it. The keys of an edit are therefore taken there: in its prompt and in each key
+template. The value is trained on the prompt and on the context templates.
 """
 
 from __future__ import annotations
@@ -33,12 +33,13 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class SubjectBatch:
-    """A few edits, ready to be trained and entered.
+    """Edits that are ready to be trained and added to the codebook.
 
     Attributes:
-        value_pass: over their texts, the same number of rows for each edit.
+        value_pass: the training pass over their texts; every edit has the same number of rows.
         keys: their keys, shape ``(edits, key vectors * width)``.
-        extras: what their values are stored with: gate and radius, shape ``(edits, any)``.
+        extras: the gate and the radius that are stored with each value, as far as the hyperparameters ask for them;
+            shape ``(edits, extras)``.
     """
 
     value_pass: ValuePass
@@ -51,10 +52,10 @@ class SubjectEdits:
 
     Args:
         model: the model.
-        path: of the layer whose inputs are looked up.
-        layer: that layer.
-        adaptor: on the layer that answers.
-        passes: of that layer.
+        path: path of the key layer, whose inputs are looked up.
+        layer: the key layer.
+        adaptor: the adaptor on the layer that answers.
+        passes: makes training passes with values at the layer that answers.
     """
 
     def __init__(self, model: Any, path: str, layer: nn.Module, adaptor: SubjectAdaptor, passes: LayerPasses) -> None:
@@ -63,10 +64,15 @@ class SubjectEdits:
         self._neighbourhood: Neighbourhood | None = None
 
     def prepare(self, tokenizer: Any, requests: Sequence[EditRequest], hparams: GraceHyperParams) -> list[Case]:
-        """Put requests into their contexts.
+        """Encode each request's training texts and key texts.
+
+        Args:
+            tokenizer: the model's.
+            requests: the requests.
+            hparams: GRACE's hyperparameters.
 
         Raises:
-            DataError: one of them can't be used; the message names the record and the field.
+            DataError: a request can't be used; the message names the record and the field.
         """
 
         def encode(request: EditRequest, text: str) -> EncodedPair:
@@ -75,24 +81,30 @@ class SubjectEdits:
         return [prepare_case(tokenizer, request, hparams, encode) for request in requests]
 
     def batch(self, tokenizer: Any, cases: Sequence[Case], hparams: GraceHyperParams, pad: int) -> SubjectBatch:
-        """Return a few cases as a batch.
+        """Compute the keys, gates and radii of edits, and the pass that trains their values.
+
+        Args:
+            tokenizer: the model's.
+            cases: the encoded requests.
+            hparams: GRACE's hyperparameters.
+            pad: id of the padding token.
 
         Raises:
-            CovarianceError: the second moments to whiten with aren't available.
-            ModelError: the layer can't be looked up.
+            CovarianceError: the second moments for whitening aren't available.
+            ModelError: the key layer's inputs can't be read, or can't be whitened.
         """
         runner = Runner(self._model, tokenizer)
         if hparams.whiten and self._adaptor.whitening is None:
-            LOG.info("second moments of %s, to whiten its inputs with", self._path)
+            LOG.info("%s: getting the second moments that its inputs are whitened with", self._path)
             self._adaptor.whitening = whitening_for(self._model, tokenizer, self._path, hparams)
 
         def queries_of(rows: Sequence[list[int]]) -> list[Tensor]:
             return [self._adaptor.queries(inputs) for inputs in inputs_at(runner, self._layer, rows)]
 
-        keys = _last_tokens(queries_of, [case.keys for case in cases])
+        keys = _last_queries(queries_of, [case.keys for case in cases])
         texts = [text for case in cases for text in case.texts]
-        at = None if hparams.answer_layer else [text.subject for text in texts]
-        value_pass = self._passes.of(self._adaptor, [text.pair for text in texts], 1, pad, at)
+        value_positions = None if hparams.answer_layer else [text.subject for text in texts]
+        value_pass = self._passes.of(self._adaptor, [text.pair for text in texts], 1, pad, value_positions)
         extras = [keys.new_empty(len(cases), 0)]
         if hparams.gate_eps is not None:
             extras.append(value_pass.query[:: len(cases[0].texts)].to(keys.device))
@@ -103,20 +115,20 @@ class SubjectEdits:
     def _radii(
         self, tokenizer: Any, cases: Sequence[Case], keys: Tensor, hparams: GraceHyperParams, queries_of: QueriesOf
     ) -> Tensor:
-        """Return the radius that each key starts with, ``(edits, 1)``."""
+        """Return each key's initial radius by ``eps: auto``, ``(edits, 1)``."""
         if self._neighbourhood is None:
             self._neighbourhood = Neighbourhood(
                 queries_of, tokenizer, hparams.dist_fn, hparams.key_templates, hparams.false_fire_rate
             )
-        contexts = [[one.pair.prompt[: one.subject + 1] for one in case.texts if one.pair.target] for case in cases]
+        contexts = [[text.pair.prompt[: text.subject + 1] for text in case.texts if text.pair.target] for case in cases]
         radii = [
-            self._neighbourhood.radius(key, (case.request.subject or "").strip(), again)
-            for case, key, again in zip(cases, keys, _last_tokens(queries_of, contexts), strict=True)
+            self._neighbourhood.radius(key, (case.request.subject or "").strip(), context_queries)
+            for case, key, context_queries in zip(cases, keys, _last_queries(queries_of, contexts), strict=True)
         ]
         return torch.tensor(radii, device=keys.device).unsqueeze(1)
 
 
-def _last_tokens(queries_of: QueriesOf, rows: Sequence[Sequence[list[int]]]) -> Tensor:
-    """Return the query of each row's last token, ``(edits, rows of each, width)``."""
-    ends = torch.stack([queries[-1] for queries in queries_of([row for own in rows for row in own])])
-    return ends.view(len(rows), -1, ends.shape[1])
+def _last_queries(queries_of: QueriesOf, rows_by_edit: Sequence[Sequence[list[int]]]) -> Tensor:
+    """Return the query of each row's last token, ``(edits, rows per edit, width)``."""
+    last = torch.stack([queries[-1] for queries in queries_of([row for rows in rows_by_edit for row in rows])])
+    return last.view(len(rows_by_edit), -1, last.shape[1])

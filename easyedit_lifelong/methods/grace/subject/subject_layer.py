@@ -1,11 +1,12 @@
-"""Adaptors for edits that are found by their subjects (``query_token: subject_last``), wherever these stand.
+"""Adaptors for edits that are found by their subjects (``query_token: subject_last``).
 
-Every real token of a pass is looked up. What answers is one of two:
+Every real token of a forward pass is looked up in the codebook. The two adaptors differ in where an edit answers:
 
-- without ``answer_layer``, the token that was found: its value takes the place of what the same layer returns there,
-  in a prompt as well as in what is being said, and nobody has to know where the prompt ends;
-- with it, the prompt's last token, at that later layer. There is a second look, by a second key: is this prompt about
-  the edit's relation, too (``gate_eps``)? That shows late in a model, when the subject's token has long been left.
+- :class:`SubjectAdaptor` (without ``answer_layer``) replaces the output of the same layer at the token that matched. It
+  acts on prompts and on generated text, and does not need to know where the prompt ends.
+- :class:`LateAdaptor` (with ``answer_layer``) replaces the output of a later layer at the prompt's last token. There a
+  relation gate (``gate_eps``) can test whether the prompt asks about the edit's relation: late layers show the
+  relation, the early layer that finds subjects does not.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.windows import Window, repeated
 
-_COUNTED = -1
-"""What a generation remembers under which keys have answered which of its prompts."""
+_COUNTED_HITS = -1
+"""Entry of ``Generation.decisions`` that holds the hits already counted, as (prompt, key) pairs by adaptor."""
 
 
-class Reached(NamedTuple):
-    """The keys within whose radius some token of a prompt is.
+class MatchedKeys(NamedTuple):
+    """The keys that match some token of one prompt.
 
     Attributes:
-        keys: their indices, shape ``(keys,)``.
-        nearness: how near the nearest token comes, in radii.
-        column: of that token, in the whole prompt; of equally near ones the last.
+        keys: indices of the keys, shape ``(keys,)``.
+        nearness: distance from each key to its nearest token, divided by the key's radius, ``(keys,)``.
+        column: column of that token in the full prompt, ``(keys,)``; of equally near tokens, the last.
     """
 
     keys: Tensor
@@ -41,39 +42,40 @@ class Reached(NamedTuple):
     column: Tensor
 
 
-Found = dict[int, Reached]
-"""What each row reaches."""
+MatchesByRow = dict[int, MatchedKeys]
+"""The keys that each row's prompt matches, by row number. Rows without a match are left out."""
 
 
 @dataclass(frozen=True)
-class Noted:
-    """What the layer that finds tells the one that answers about a pass.
+class PassMatches:
+    """Result of one pass at the key layer, which the answer layer of the same pass reads.
 
     Attributes:
-        found: the edits whose subjects are in each row's prompt.
-        queries: what every token asked with, ``(batch, tokens, key_size)``.
-        looked_up: which tokens were looked up, ``(batch, tokens)``.
-        fired: the key that each token is nearest to, in radii, and within; -1 for none, ``(batch, tokens)``.
+        by_row: the keys that each row's prompt matches.
+        queries: the query of every token, ``(batch, tokens, key_size)``.
+        looked_up: whether each token was looked up, ``(batch, tokens)``.
+        token_keys: the key that each token matches; of several, the nearest in units of its radius. -1 where no key
+            matches. Shape ``(batch, tokens)``.
     """
 
-    found: Found
+    by_row: MatchesByRow
     queries: Tensor
     looked_up: Tensor
-    fired: Tensor
+    token_keys: Tensor
 
 
 class SubjectAdaptor(GraceAdaptor):
-    """Replaces what a layer returns at a subject's last token, where the codebook knows the subject.
+    """Replaces a layer's output at each token that matches a key of the codebook.
 
     Args:
         model: the model that the layer belongs to.
-        layer: the layer whose inputs are looked up.
+        layer: the layer whose inputs are looked up and whose output is replaced.
 
     Attributes:
-        whitening: of queries; see :func:`.whitening_of`. None for none.
+        whitening: the matrix that queries are whitened with, see :func:`.whitening_of`; None for no whitening.
 
     Raises:
-        ModelError: the layer is outside of what reads tokens.
+        ModelError: the layer is outside of the part of the model that reads tokens.
     """
 
     def __init__(self, model: nn.Module, layer: nn.Module) -> None:
@@ -81,171 +83,188 @@ class SubjectAdaptor(GraceAdaptor):
         self.whitening: Tensor | None = None
 
     def queries(self, inputs: Tensor) -> Tensor:
-        """Return inputs of the layer as the codebook is asked with them."""
+        """Return a layer's inputs in the space of the codebook's keys.
+
+        Args:
+            inputs: shape ``(..., width)``.
+
+        Returns:
+            Same shape, float32.
+        """
         if self.whitening is not None and self.whitening.device != inputs.device:
             self.whitening = self.whitening.to(inputs.device)
         return whitened(inputs, self.whitening)
 
     def _with_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
         assert self.codebook is not None
-        real = _real(inputs, window)
+        looked_up = _token_mask(inputs, window)
         queries = self.queries(inputs)
-        fired = torch.full(real.shape, -1, device=inputs.device)
-        fired[real] = self.codebook.lookup(queries[real])
-        replaced = fired >= 0
+        keys = torch.full(looked_up.shape, -1, device=inputs.device)
+        keys[looked_up] = self.codebook.lookup(queries[looked_up])
+        replaced = keys >= 0
         if self._record is not None:
-            self._record(queries, real, fired, replaced)
+            self._record(queries, looked_up, keys, replaced)
         if not replaced.any():
             return None
-        self._count(replaced, fired, window)
-        values = self.codebook.values[fired.clamp(min=0)].to(output.dtype)
+        self._count_hits(replaced, keys, window)
+        values = self.codebook.values[keys.clamp(min=0)].to(output.dtype)
         return torch.where(replaced.unsqueeze(-1), values, output)
 
-    def _count(self, replaced: Tensor, keys: Tensor, window: Window | None) -> None:
-        """Count every key that answers in a row once, and in a generation once for each of its prompts.
+    def _count_hits(self, replaced: Tensor, keys: Tensor, window: Window | None) -> None:
+        """Count a hit for every key that answers: once per row, or once per prompt of a generation.
 
         Args:
-            replaced: at which tokens some key answers, ``(batch, tokens)``.
-            keys: which one, same shape.
-            window: the pass under way.
+            replaced: the tokens whose output is replaced, ``(batch, tokens)``.
+            keys: the key that answers at each of them, ``(batch, tokens)``.
+            window: the current pass.
         """
         if self.codebook is None or in_internal_pass(self.model):
             return
         rows = replaced.nonzero()[:, 0].tolist()
-        answers = set(zip(rows, keys[replaced].tolist(), strict=True))
+        hits = set(zip(rows, keys[replaced].tolist(), strict=True))
         if window is not None and window.generation is not None:
-            # Its passes read prompts again where there is no cache, and rows change places where there are beams.
+            # Without a cache, every step reads the prompts again; beam search reorders rows. Count by prompt, once.
             prompts = len(window.generation.ends)
-            counted = window.generation.decisions.setdefault(_COUNTED, {}).setdefault(id(self), set())
-            answers = {(row * prompts // len(replaced), key) for row, key in answers} - counted
-            counted |= answers
-        self.codebook.hits.update(key for _, key in answers)
+            counted = window.generation.decisions.setdefault(_COUNTED_HITS, {}).setdefault(id(self), set())
+            hits = {(row * prompts // len(replaced), key) for row, key in hits} - counted
+            counted |= hits
+        self.codebook.hits.update(key for _, key in hits)
 
 
 class LateAdaptor(SubjectAdaptor):
-    """Finds subjects at one layer, and answers at a prompt's last token at a later one.
+    """Finds subjects at a key layer, and replaces the output of a later answer layer at the prompt's last token.
 
     Args:
         model: the model that the layers belong to.
-        finding: the layer whose inputs are looked up.
-        answering: the layer whose output is replaced.
+        key_layer: the layer whose inputs are looked up.
+        answer_layer: the layer whose output is replaced.
 
     Attributes:
-        layer: the one that answers; trials are at this one.
+        layer: the answer layer. Values are tried at this layer during training.
 
     Raises:
-        ModelError: a layer is outside of what reads tokens.
+        ModelError: a layer is outside of the part of the model that reads tokens.
     """
 
     spanning = True
 
-    def __init__(self, model: nn.Module, finding: nn.Module, answering: nn.Module) -> None:
-        super().__init__(model, answering)
-        self._finding = self._keeping = Attachment(model, finding, CHILD, self._find, spanning=True)
+    def __init__(self, model: nn.Module, key_layer: nn.Module, answer_layer: nn.Module) -> None:
+        super().__init__(model, answer_layer)
+        self._key_layer = self._keeping = Attachment(model, key_layer, CHILD, self._match_subjects, spanning=True)
 
     def detach(self) -> None:
-        """Leave the model as it was before the adaptor came; at the second call, do nothing."""
+        """Remove the adaptor from the model; at the second call, do nothing."""
         super().detach()
-        self._finding.detach()
+        self._key_layer.detach()
 
-    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
-        """Note which edits' subjects are in each row's prompt; the layer returns what it returns."""
-        window = self._finding.window
+    def _match_subjects(self, args: tuple[Any, ...], kwargs: dict[str, Any], _: Any) -> None:
+        """Store in the pass's window which keys each row's prompt matches; leave the key layer's output unchanged."""
+        window = self._key_layer.window
         if self._trial is not None or self.codebook is None or window is None or window.behind:
             return
         inputs = args[0] if args else kwargs.get("hidden_states")
         if not isinstance(inputs, Tensor) or inputs.dim() != 3:
-            raise EditError("query_token: subject_last needs a layer that gets (batch, tokens, width)")
-        real = _real(inputs, window) & _in_prompts(window, inputs)
+            shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
+            raise EditError(
+                f"query_token: subject_last needs a layer whose input is (batch, tokens, width), not {shape}. "
+                "Name another layer in inner_params."
+            )
+        looked_up = _token_mask(inputs, window) & _prompt_mask(inputs, window)
         queries = self.queries(inputs)
-        reached = torch.zeros_like(real)
-        reached[real] = self.codebook.reached(queries[real])
-        fired = torch.full(real.shape, -1, device=inputs.device)
+        matching = torch.zeros_like(looked_up)
+        matching[looked_up] = self.codebook.reached(queries[looked_up])
+        token_keys = torch.full(looked_up.shape, -1, device=inputs.device)
         memory: dict[int, Any] = {} if window.generation is None else window.generation.decisions
-        found: Found = dict(memory.get(id(self), {})) if window.past else {}  # of an earlier part of the prompts
-        for row in reached.any(dim=1).nonzero().flatten().tolist():
-            columns = reached[row].nonzero().flatten()
+        # A prompt can arrive in chunks: continue with the matches of its earlier chunks.
+        by_row: MatchesByRow = dict(memory.get(id(self), {})) if window.past else {}
+        for row in matching.any(dim=1).nonzero().flatten().tolist():
+            columns = matching[row].nonzero().flatten()
             nearness = self.codebook.nearness(queries[row, columns])
-            fired[row, columns] = nearness.argmin(dim=1)
-            now = _reached(nearness, columns + window.past)
-            found[row] = _joined(found[row], now) if row in found else now
-        memory[id(self)] = found
-        # With the pass, not with the adaptor: what another pass has found says nothing about this one's rows.
-        window.notes[id(self)] = Noted(found, queries, real, fired)
+            token_keys[row, columns] = nearness.argmin(dim=1)
+            matches = _matched_keys(nearness, columns + window.past)
+            by_row[row] = _merge_matches(by_row[row], matches) if row in by_row else matches
+        memory[id(self)] = by_row
+        # Matches belong to this pass's rows, so they are stored with the pass and not on the adaptor.
+        window.notes[id(self)] = PassMatches(by_row, queries, looked_up, token_keys)
 
     def _with_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
         assert self.codebook is not None
-        noted: Noted | None = window.notes.get(id(self)) if window is not None else None
-        if window is None or noted is None:
+        matches: PassMatches | None = window.notes.get(id(self)) if window is not None else None
+        if window is None or matches is None:
             return None
         replaced = torch.zeros(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-        chosen = torch.full(inputs.shape[:2], -1, device=inputs.device)
+        answer_keys = torch.full(inputs.shape[:2], -1, device=inputs.device)
         ends = window.ends.tolist()
-        for row, found in noted.found.items():
-            key = self._answering(inputs[row, ends[row]], found) if ends[row] >= 0 else -1
+        for row, row_matches in matches.by_row.items():
+            key = self._choose_key(inputs[row, ends[row]], row_matches) if ends[row] >= 0 else -1
             if key >= 0:
-                replaced[row, ends[row]], chosen[row, ends[row]] = True, key
+                replaced[row, ends[row]], answer_keys[row, ends[row]] = True, key
         if self._record is not None:
-            fired = torch.where(replaced, chosen, noted.fired.to(inputs.device))
-            self._record(noted.queries, noted.looked_up, fired, replaced)
-        answered = chosen[replaced]
-        if not len(answered):
+            keys = torch.where(replaced, answer_keys, matches.token_keys.to(inputs.device))
+            self._record(matches.queries, matches.looked_up, keys, replaced)
+        if not replaced.any():
             return None
-        self._count(replaced, chosen, window)
-        whole = output.clone()
-        whole[replaced] = self.codebook.values[answered.to(self.codebook.values.device)].to(output)
-        return whole
+        self._count_hits(replaced, answer_keys, window)
+        edited = output.clone()
+        edited[replaced] = self.codebook.values[answer_keys[replaced].to(self.codebook.values.device)].to(output)
+        return edited
 
-    def _answering(self, query: Tensor, found: Reached) -> int:
-        """Return which of the keys found answers a prompt's last token; -1 if none does.
+    def _choose_key(self, gate_query: Tensor, matches: MatchedKeys) -> int:
+        """Return which of the matched keys answers at a prompt's last token; -1 if none does.
 
-        Of several, that which both looks together come nearest to, each in units of its radius. Of equals, that which
-        was found last: where one subject begins another, the longer one.
+        Keys whose relation gate is farther than ``gate_eps`` are left out. Of the others, the key with the least sum of
+        two distances answers: subject to key in units of the radius, and gate distance in units of ``gate_eps``. Of
+        equal sums, the key whose token comes last in the prompt: where one subject begins another ("Rome", "Rome
+        river"), that is the longer one.
+
+        Args:
+            gate_query: the answer layer's input at the prompt's last token, ``(width,)``.
+            matches: the keys that the prompt matches.
         """
         assert self.codebook is not None
-        together, limit = found.nearness, self.codebook.gate_eps
-        if limit is not None:
-            apart = self.codebook.gate_distances(query.to(self.codebook.gates.device), found.keys)
-            together = (together + apart / limit).masked_fill(apart > limit, float("inf"))
-        best = together.min()
-        last = int(torch.where(together == best, found.column, -1).argmax())
-        return int(found.keys[last]) if torch.isfinite(best) else -1
+        total, gate_eps = matches.nearness, self.codebook.gate_eps
+        if gate_eps is not None:
+            gate_distances = self.codebook.gate_distances(gate_query.to(self.codebook.gates.device), matches.keys)
+            total = (total + gate_distances / gate_eps).masked_fill(gate_distances > gate_eps, float("inf"))
+        least = total.min()
+        best = int(torch.where(total == least, matches.column, -1).argmax())
+        return int(matches.keys[best]) if torch.isfinite(least) else -1
 
 
-def _real(inputs: Tensor, window: Window | None) -> Tensor:
-    """Return which tokens hold text, ``(batch, tokens)``."""
-    if window is None:  # nobody says: all of them
+def _token_mask(inputs: Tensor, window: Window | None) -> Tensor:
+    """Return which columns hold tokens and not padding, ``(batch, tokens)``; all of them without a window."""
+    if window is None:
         return torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
     return window.real.to(inputs.device)
 
 
-def _in_prompts(window: Window, inputs: Tensor) -> Tensor:
-    """Return which columns of a pass are its rows' prompts, ``(batch, tokens)``."""
+def _prompt_mask(inputs: Tensor, window: Window) -> Tensor:
+    """Return which columns of a pass belong to its rows' prompts, ``(batch, tokens)``."""
     ends = window.ends
-    if window.generation is not None:  # a pass over a part of the prompts holds no end, but what comes before it
+    if window.generation is not None:  # a pass over an early chunk of a prompt has no end, so use the generation's
         ends = repeated(window.generation.ends.to(ends.device), len(ends)) - window.past
     return torch.arange(inputs.shape[1], device=inputs.device) <= ends.to(inputs.device).unsqueeze(1)
 
 
-def _reached(nearness: Tensor, columns: Tensor) -> Reached:
-    """Return the keys that some tokens reach.
+def _matched_keys(nearness: Tensor, columns: Tensor) -> MatchedKeys:
+    """Return the keys that match at least one of some tokens.
 
     Args:
-        nearness: of every token to every key, ``(tokens, n)``.
-        columns: of the tokens, in their order.
+        nearness: distance of every token to every key, divided by the key's radius, ``(tokens, keys)``.
+        columns: each token's column in the full prompt, ascending, ``(tokens,)``.
     """
     nearest = nearness.amin(dim=0)
     keys = (nearest <= 1).nonzero().flatten()
     ties = nearness[:, keys] == nearest[keys]
-    return Reached(keys, nearest[keys], torch.where(ties, columns.unsqueeze(1), -1).amax(dim=0))
+    return MatchedKeys(keys, nearest[keys], torch.where(ties, columns.unsqueeze(1), -1).amax(dim=0))
 
 
-def _joined(one: Reached, other: Reached) -> Reached:
-    """Return the keys that a prompt reaches in either of two parts, the later one last, as near as it comes."""
-    keys = torch.cat([one.keys, other.keys]).unique()
+def _merge_matches(earlier: MatchedKeys, later: MatchedKeys) -> MatchedKeys:
+    """Return the keys that a prompt in two chunks matches, from the matches of each chunk."""
+    keys = torch.cat([earlier.keys, later.keys]).unique()
     size = int(keys[-1]) + 1
-    nearness, columns = one.nearness.new_full((2, size), float("inf")), one.column.new_full((2, size), -1)
-    for part, (at, near, column) in enumerate((one, other)):
-        nearness[part, at], columns[part, at] = near, column
-    whole = _reached(nearness, torch.arange(2, device=keys.device))
-    return whole._replace(column=columns[whole.column, whole.keys])
+    nearness, columns = earlier.nearness.new_full((2, size), float("inf")), earlier.column.new_full((2, size), -1)
+    for chunk, matches in enumerate((earlier, later)):
+        nearness[chunk, matches.keys], columns[chunk, matches.keys] = matches.nearness, matches.column
+    merged = _matched_keys(nearness, torch.arange(2, device=keys.device))
+    return merged._replace(column=columns[merged.column, merged.keys])

@@ -1,9 +1,9 @@
-"""Compare keys as if all directions varied alike: whitening by second moments (MEMIT's E[kkᵀ]).
+"""Whitening of keys and queries by second moments of the layer's inputs (MEMIT's E[kkᵀ]).
 
-Activations of a language model share a few directions in which all are long; by cosine, everything is then near
-everything. Dividing each direction by its root mean square undoes that. Only the leading directions stand out, so only
-they are divided, and the others stay as they are: that is as good (docs/grace-subject.md), and a tall matrix is
-all that has to be kept with the edits.
+All activations of a language model have large components along a few shared directions. By cosine, any two activations
+are then near each other. Whitening divides each direction by its root mean square. Here only the leading directions are
+scaled down, to the average length of the others. This separates subjects as well as full whitening does
+(docs/grace-subject.md), and only a tall matrix has to be stored with the edits.
 """
 
 from __future__ import annotations
@@ -19,51 +19,56 @@ from easyedit_lifelong.methods.grace.named_layers import find_layer
 from easyedit_lifelong.methods.shared.second_moments import named_moments
 
 RANK = 64
-"""Directions that are divided."""
+"""Number of leading directions that are scaled down."""
 
 
 def whitening_of(moment: Tensor, rank: int = RANK) -> Tensor:
-    """Return the matrix B of a whitening x - BBᵀx.
+    """Return the matrix B that whitens a vector x as x - BBᵀx.
 
     Args:
         moment: E[kkᵀ], shape ``(d, d)``.
-        rank: leading directions that are made as long as the others are on average.
+        rank: how many leading directions to scale down to the average length of the others.
 
     Returns:
-        Shape ``(d, rank)``, or narrower for a small d; float32.
+        Shape ``(d, min(rank, d - 1))``, float32.
     """
     squares, directions = torch.linalg.eigh(moment.double())
     rank = min(rank, len(squares) - 1)
     leading = squares[len(squares) - rank :].clamp_min(torch.finfo(torch.float64).tiny)
     others = squares[: len(squares) - rank].clamp_min(0).mean()
-    kept = (others / leading).sqrt().clamp_max(1.0)
-    # Laid out as it will be when it comes from a file: products with it are then the same, bit by bit.
-    return (directions[:, len(squares) - rank :] * (1 - kept).sqrt()).float().contiguous()
+    scales = (others / leading).sqrt().clamp_max(1.0)
+    # Contiguous, as a matrix read from a file is: products with either are then bitwise equal.
+    return (directions[:, len(squares) - rank :] * (1 - scales).sqrt()).float().contiguous()
 
 
 def whitened(vectors: Tensor, basis: Tensor | None) -> Tensor:
-    """Return vectors in the space that keys are compared in, float32.
+    """Return whitened vectors, in float32.
 
     Args:
         vectors: shape ``(..., d)``, any dtype.
-        basis: what :func:`whitening_of` returned; None to leave them as they are.
+        basis: the matrix that :func:`whitening_of` returned; None for no whitening.
+
+    Returns:
+        Shape ``(..., d)``.
     """
     vectors = vectors.float()
     return vectors if basis is None else vectors - (vectors @ basis) @ basis.t()
 
 
 def whitening_for(model: Any, tokenizer: Any, path: str, hparams: GraceHyperParams) -> Tensor:
-    """Return the whitening of a layer's inputs: from second moments on disk, or collected in one pass.
+    """Return the whitening matrix of a layer's inputs; see :func:`whitening_of`.
+
+    The second moments are read from disk. If they are not there, they are collected in one pass over the corpus.
 
     Args:
         model: the model.
         tokenizer: its tokenizer.
-        path: of the layer.
-        hparams: name the corpus, its amount and the folder.
+        path: path of the layer.
+        hparams: name the corpus, how much of it to read, and the folder of the second moments.
 
     Raises:
-        CovarianceError: a stored file can't be used, or the corpus can't be had.
-        ModelError: the layer is no linear projection.
+        CovarianceError: a stored file can't be used, or the corpus isn't available.
+        ModelError: the layer is not a linear projection.
     """
     return whitening_of(named_moments(model, tokenizer, [path], hparams)[path].moment)
 
@@ -71,13 +76,17 @@ def whitening_for(model: Any, tokenizer: Any, path: str, hparams: GraceHyperPara
 def prepare_whitening(
     model: Any, tokenizer: Any, hparams: GraceHyperParams, progress: Callable[[int, int], None] | None = None
 ) -> None:
-    """Have the second moments on disk that the first edit whitens by, if it does; see :func:`whitening_for`.
+    """Collect the second moments for whitening before the first edit; do nothing if the method does not whiten.
 
     Args:
         model: the unedited model.
         tokenizer: its tokenizer.
         hparams: GRACE's hyperparameters.
-        progress: called with tokens, or documents, done and in all.
+        progress: called with the number of tokens (or documents) read so far, and the total.
+
+    Raises:
+        CovarianceError: a stored file can't be used, or the corpus isn't available.
+        ModelError: the layer is not a linear projection.
     """
     if hparams.whiten:
         named_moments(model, tokenizer, [find_layer(model, hparams)[0]], hparams, progress)

@@ -12,9 +12,13 @@ from torch import nn
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.methods.grace.calibration.candidate_layers import answering_layers, finding_layers, parse_layers
+from easyedit_lifelong.methods.grace.calibration.candidate_layers import (
+    candidate_answer_layers,
+    candidate_key_layers,
+    parse_layers,
+)
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
-from easyedit_lifelong.methods.grace.calibration.usable_records import usable_records, with_other_relations
+from easyedit_lifelong.methods.grace.calibration.usable_records import add_relation_probes, usable_records
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.modules import find_module
@@ -35,29 +39,29 @@ def test_layers_as_written() -> None:
 
 def test_the_usual_layers(family: str) -> None:
     model = build_model(family)
-    finding = finding_layers(model, None)
-    answering = answering_layers(model, None, finding)
+    key_layers = candidate_key_layers(model, None)
+    answer_layers = candidate_answer_layers(model, None, key_layers)
     anatomy = anatomy_of(model)
     assert anatomy is not None
-    assert [anatomy.block_of(path) for path in finding] == [1]
-    assert [anatomy.block_of(path) for path in answering] == [2, 3]
+    assert [anatomy.block_of(path) for path in key_layers] == [1]
+    assert [anatomy.block_of(path) for path in answer_layers] == [2, 3]
     width = model.config.hidden_size
-    for path in finding:
+    for path in key_layers:
         assert width in find_module(model, path)[1].weight.shape
-    assert all(path.endswith(".mlp") for path in answering)
+    assert all(path.endswith(".mlp") for path in answer_layers)
 
 
 def test_layers_that_are_not_there(llama: Any) -> None:
     with pytest.raises(ModelError, match=r"--layers: LlamaForCausalLM has no block 7; it has 0 to 3"):
-        finding_layers(llama, [1, 7])
+        candidate_key_layers(llama, [1, 7])
     with pytest.raises(ModelError, match=r"--layers: .*no layer 'model.layers.1.mlp.gate'"):
-        finding_layers(llama, ["model.layers.1.mlp.gate"])
+        candidate_key_layers(llama, ["model.layers.1.mlp.gate"])
     with pytest.raises(ModelError, match=r"--answer-layers: model.layers.1.mlp is in block 1, but .* up to block 2"):
-        answering_layers(llama, [1, 3], ["model.layers.2.mlp.gate_proj"])
+        candidate_answer_layers(llama, [1, 3], ["model.layers.2.mlp.gate_proj"])
     with pytest.raises(ModelError, match=r"--answer-layers: .* too few blocks"):
-        answering_layers(llama, None, ["model.layers.3.mlp.gate_proj"])
+        candidate_answer_layers(llama, None, ["model.layers.3.mlp.gate_proj"])
     with pytest.raises(ModelError, match="is no causal language model"):
-        finding_layers(nn.Sequential(nn.Linear(2, 2)), None)
+        candidate_key_layers(nn.Sequential(nn.Linear(2, 2)), None)
 
 
 def test_one_pass_takes_what_a_pass_for_each_layer_would(llama: Any) -> None:
@@ -118,18 +122,18 @@ def test_records_that_lack_something(llama: Any) -> None:
 
 def test_a_question_about_another_relation_is_made_of_another_record() -> None:
     own = dataclasses.replace(records()[0], relation_specificity=(Probe("France is far", "away"),))
-    found, made = with_other_relations([own, *records()[1:]])
+    found, made = add_relation_probes([own, *records()[1:]])
     assert made == 9
     assert found[0].relation_specificity == own.relation_specificity
     for number, request in enumerate(found[1:], 1):
         relation = "{} made from green" if number % 2 == 0 else "the capital of {} is"
         answer = "snow" if number % 2 == 0 else "Paris"
         assert request.relation_specificity == (Probe(relation.format(request.subject), answer),)
-    again, _ = with_other_relations([own, *records()[1:]])
+    again, _ = add_relation_probes([own, *records()[1:]])
     assert again == found
 
 
 def test_records_of_one_relation_alone() -> None:
     same: list[EditRequest] = [dataclasses.replace(one, target_new="Rome") for one in records()]
     with pytest.raises(DataError, match="only 0 of 10 records ask something else about their subject"):
-        with_other_relations(same)
+        add_relation_probes(same)

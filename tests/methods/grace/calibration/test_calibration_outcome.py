@@ -5,29 +5,29 @@ from __future__ import annotations
 from pathlib import Path
 
 from easyedit_lifelong import GraceHyperParams
-from easyedit_lifelong.methods.grace.calibration.answering import Gate, Opening, Point, Trial
-from easyedit_lifelong.methods.grace.calibration.choice import values_of
-from easyedit_lifelong.methods.grace.calibration.finding import COS, WHITENED, Finding, Radius
-from easyedit_lifelong.methods.grace.calibration.outcome import outcome_of, short_name, tick_names, verdict
+from easyedit_lifelong.methods.grace.calibration.answering import Gate, GateScores, Opening, Trial
+from easyedit_lifelong.methods.grace.calibration.choice import calibrated_values
+from easyedit_lifelong.methods.grace.calibration.finding import COS, WHITENED, KeyLayerResult, RadiusResult
+from easyedit_lifelong.methods.grace.calibration.outcome import axis_labels, outcome_of, short_layer_name, verdict
 from easyedit_lifelong.methods.grace.calibration.study import Calibration, Settings, Steps
 from easyedit_lifelong.reporting.calibrate_outcome import markdown, panels_png
 from tests.support.calibration_records import values
 
 
 def calibration(tmp_path: Path, eps: float | str = "auto", gate: float | None = 0.4, rate: float = 0.01) -> Calibration:
-    common = tuple(Radius(rate, 0.1, 0.75, rate) for rate in (0.005, 0.01, 0.02, 0.05))
+    common = tuple(RadiusResult(rate, 0.1, 0.75, rate) for rate in (0.005, 0.01, 0.02, 0.05))
     findings = [
-        Finding(f"h.{block}.c_fc", distance, 0.9, common, Radius(None, 0.2, 0.875, 0.03))
+        KeyLayerResult(f"h.{block}.c_fc", distance, 0.9, common, RadiusResult(None, 0.2, 0.875, 0.03))
         for block in (1, 2)
         for distance in (COS, WHITENED)
     ]
-    points = (Point(0.4, 1.0, 0.7, 0.99, 0.6), Point(None, 1.0, 0.75, 0.98, 0.25))
+    points = (GateScores(0.4, 1.0, 0.7, 0.99, 0.6), GateScores(None, 1.0, 0.75, 0.98, 0.25))
     trial = Trial("h.9.mlp", 20, 19, points)
     steps = Steps(findings, [Gate("h.9.mlp", 0.8125, (Opening(0.4, 0.8, 0.3), Opening(0.6, 1.0, 0.6)))], [trial])
     point = next(point for point in points if point.gate == gate)
     hparams = GraceHyperParams.from_values(values(tmp_path, "tiny"), "test")
     counts = {"given": 60, "records": 50, "paraphrases": 48, "locality": 50, "made": 7}
-    chosen = values_of(findings[1], eps, rate, trial.layer, gate)
+    chosen = calibrated_values(findings[1], eps, rate, trial.layer, gate)
     settings = Settings(None, None, rate)
     return Calibration(settings, steps, counts, findings[1], eps, trial, point, chosen, hparams)
 
@@ -55,14 +55,14 @@ def test_the_tables(tmp_path: Path) -> None:
 
 def test_the_verdict(tmp_path: Path) -> None:
     found, answers, coarse, made = verdict(calibration(tmp_path))
-    assert "h.1.c_fc, by cos, whitened, eps auto: 0.875 of the paraphrases, while 0.030" in found
-    assert "gate_eps 0.4: the narrowest" in answers and "0.600 (0.250 without a gate)" in answers
+    assert "h.1.c_fc, by cos, whitened, with eps auto: 0.875 of the paraphrases find their key, and 0.030" in found
+    assert "gate_eps 0.4: the narrowest gate" in answers and "0.600 (0.250 without a gate)" in answers
     assert "less than one of 50 locality prompts" in coarse
     assert made.startswith("7 of 50 records")
     lines = verdict(calibration(tmp_path, 0.1, None, 0.02))
-    assert "eps 0.1: 0.750 of the paraphrases, while 0.020" in lines[0]
-    assert "with no gate: behind all that were tried, generality is less than 0.9 of the 0.750" in lines[1]
-    assert lines[-1].startswith("eps: auto would find 0.875 and fire in 0.030")
+    assert "eps 0.1: 0.750 of the paraphrases find their key, and 0.020" in lines[0]
+    assert "without a gate: behind every gate that was tried, generality is less than 0.9 of the 0.750" in lines[1]
+    assert "eps: auto would find 0.875 of the paraphrases and fire in 0.030" in lines[-1]
     assert len(lines) == 4
 
 
@@ -74,8 +74,8 @@ def test_the_plot_is_the_same_for_the_same_study(tmp_path: Path) -> None:
 
 
 def test_what_layers_are_called() -> None:
-    assert short_name("model.layers.2.mlp.gate_proj") == "2.mlp.gate_proj"
-    assert short_name("encoder.first") == "encoder.first"
-    assert tick_names(["h.1.c_fc", "h.12.c_fc"]) == (["1", "12"], "block (c_fc)")
-    assert tick_names(["h.1.c_fc", "h.2.attn"]) == (["1.c_fc", "2.attn"], "layer")
-    assert tick_names(["first", "second"]) == (["first", "second"], "layer")
+    assert short_layer_name("model.layers.2.mlp.gate_proj") == "2.mlp.gate_proj"
+    assert short_layer_name("encoder.first") == "encoder.first"
+    assert axis_labels(["h.1.c_fc", "h.12.c_fc"]) == (["1", "12"], "block (c_fc)")
+    assert axis_labels(["h.1.c_fc", "h.2.attn"]) == (["1.c_fc", "2.attn"], "layer")
+    assert axis_labels(["first", "second"]) == (["first", "second"], "layer")

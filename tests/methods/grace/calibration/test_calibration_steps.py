@@ -18,8 +18,8 @@ from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.calibration import choice as choosing
 from easyedit_lifelong.methods.grace.calibration.answering import (
     Gate,
+    GateScores,
     Opening,
-    Point,
     Trial,
     auc,
     study_gates,
@@ -29,14 +29,14 @@ from easyedit_lifelong.methods.grace.calibration.finding import (
     COS,
     EUC,
     WHITENED,
-    Finding,
-    Radius,
+    KeyLayerResult,
+    RadiusResult,
     StudyTexts,
     study_finding,
 )
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.study import Settings, Steps, calibrate
-from easyedit_lifelong.methods.grace.calibration.usable_records import with_other_relations
+from easyedit_lifelong.methods.grace.calibration.usable_records import add_relation_probes
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.subject_positions import subject_position
@@ -138,14 +138,14 @@ def test_another_record_of_the_same_subject_is_right(hparams: GraceHyperParams) 
         )
     )
     texts = StudyTexts.of(twice, build_tokenizer(), hparams)
-    assert texts.same[0].tolist() == [True, *[False] * 9, True]
+    assert texts.same_subject[0].tolist() == [True, *[False] * 9, True]
     model, tokenizer = build_model("llama"), build_tokenizer()
     inputs = LayerInputs(Runner(model, tokenizer), {FINDS: find_module(model, FINDS)[1]})
 
     def right() -> float:
         return study_finding(inputs, [FINDS], texts, {FINDS: torch.zeros(32, 1)}, tokenizer, hparams, 0.01)[1].right
 
-    found, texts.same = right(), torch.eye(11, dtype=torch.bool)
+    found, texts.same_subject = right(), torch.eye(11, dtype=torch.bool)
     # The last one's paraphrase is the first one's prompt, whose key it is.
     assert found >= right() + 1 / 11 - 1e-6
 
@@ -157,7 +157,7 @@ def test_auc_by_hand() -> None:
 
 def test_gates_by_hand() -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
-    requests, _ = with_other_relations(records())
+    requests, _ = add_relation_probes(records())
     runner, layer = Runner(model, tokenizer), find_module(model, ANSWERS)[1]
     (gate,) = study_gates(LayerInputs(runner, {ANSWERS: layer}, ends_only=True), [ANSWERS], requests, tokenizer)
 
@@ -180,7 +180,7 @@ def test_gates_by_hand() -> None:
 
 def test_edits_on_trial_leave_nothing_behind(hparams: GraceHyperParams) -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
-    requests, _ = with_other_relations(records())
+    requests, _ = add_relation_probes(records())
     before = state_of(model)
     tried = choosing.with_values(
         hparams,
@@ -210,7 +210,7 @@ def test_edits_on_trial_leave_nothing_behind(hparams: GraceHyperParams) -> None:
 
 def test_a_failed_trial_leaves_nothing_behind(hparams: GraceHyperParams, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
-    requests, _ = with_other_relations(records())
+    requests, _ = add_relation_probes(records())
     tried = choosing.with_values(hparams, {"inner_params": [FINDS], "answer_layer": ANSWERS, "gate_eps": 0.5})
     board = Scoreboard(Scorer(tokenizer), model, requests, [], generation_requests=[])
 
@@ -226,10 +226,10 @@ def test_a_failed_trial_leaves_nothing_behind(hparams: GraceHyperParams, monkeyp
 # ------------------------------------------------------------------ what is picked
 
 
-def finding(layer: str, found: list[float], auto: tuple[float, float] = (0.9, 0.0)) -> Finding:
+def finding(layer: str, found: list[float], auto: tuple[float, float] = (0.9, 0.0)) -> KeyLayerResult:
     rates = (0.005, 0.01, 0.02, 0.05)
-    common = tuple(Radius(rate, 0.123456, share, rate) for rate, share in zip(rates, found, strict=True))
-    return Finding(layer, WHITENED, 1.0, common, Radius(None, 0.2, *auto))
+    common = tuple(RadiusResult(rate, 0.123456, share, rate) for rate, share in zip(rates, found, strict=True))
+    return KeyLayerResult(layer, WHITENED, 1.0, common, RadiusResult(None, 0.2, *auto))
 
 
 def test_the_layer_that_finds_most() -> None:
@@ -238,8 +238,8 @@ def test_the_layer_that_finds_most() -> None:
         finding("b", [0.5, 0.9, 0.9, 0.9], (0.9, 0.0)),
         finding("c", [0.9, 0.8, 1, 1], (1.0, 0.0)),
     ]
-    assert choosing.best_finding(several, 0.01).layer == "b"
-    assert choosing.best_finding(several, 0.02).layer == "c"
+    assert choosing.best_key_layer(several, 0.01).layer == "b"
+    assert choosing.best_key_layer(several, 0.02).layer == "c"
 
 
 @pytest.mark.parametrize(
@@ -254,18 +254,20 @@ def test_the_layer_that_finds_most() -> None:
     ],
 )
 def test_auto_unless_one_radius_does_better(auto: tuple[float, float], prompts: int, eps: float | str) -> None:
-    assert choosing.eps_of(finding("a", [0.5, 0.9, 0.9, 0.9], auto), 0.01, prompts) == eps
+    assert choosing.choose_eps(finding("a", [0.5, 0.9, 0.9, 0.9], auto), 0.01, prompts) == eps
 
 
 def trial(layer: str, *scores: tuple[float | None, float, float]) -> Trial:
-    return Trial(layer, 9, 9, tuple(Point(gate, 1.0, general, 1.0, specific) for gate, general, specific in scores))
+    return Trial(
+        layer, 9, 9, tuple(GateScores(gate, 1.0, general, 1.0, specific) for gate, general, specific in scores)
+    )
 
 
 def test_the_narrowest_gate_that_leaves_enough() -> None:
     one = trial("a", (0.3, 0.5, 0.9), (0.4, 0.72, 0.6), (0.5, 0.8, 0.2), (None, 0.8, 0.1))
-    assert choosing.narrowest(one, 0.9).gate == 0.4
-    assert choosing.narrowest(one, 1.0).gate == 0.5
-    assert choosing.narrowest(trial("b", (0.3, 0.5, 0.9), (None, 0.8, 0.1)), 0.9).gate is None
+    assert choosing.narrowest_gate(one, 0.9).gate == 0.4
+    assert choosing.narrowest_gate(one, 1.0).gate == 0.5
+    assert choosing.narrowest_gate(trial("b", (0.3, 0.5, 0.9), (None, 0.8, 0.1)), 0.9).gate is None
     better = trial("c", (0.4, 0.75, 0.7), (None, 0.8, 0.1))
     assert choosing.best_trial([one, better], 0.9) == (better, better.points[0])
 
