@@ -350,7 +350,7 @@ def test_single_round_needs_a_way_back(ledger: Ledger, table: TableModel, monkey
         return model, None
 
     _replaced(monkeypatch, apply=apply)
-    with pytest.raises(RunError, match="LEDGER gives no way back"):
+    with pytest.raises(RunError, match="LEDGER returns no rollback"):
         _run(table, consecutive=False)
 
 
@@ -585,7 +585,7 @@ def test_nothing_to_resume(ledger: Ledger, table: TableModel, tmp_path: Path) ->
     with pytest.raises(RunError, match="out="):
         _run(table, resume=True)
     (tmp_path / "config.yaml").write_text("- 5")
-    with pytest.raises(RunError, match="isn't a run's"):
+    with pytest.raises(RunError, match=r"isn't the config\.yaml of a run"):
         _run(table, out=tmp_path, resume=True)
 
 
