@@ -124,7 +124,7 @@ class Run:
             self.board,
             self.folder,
             self.trackers,
-            generated=self.done == len(self.batches),
+            thorough=self.done == len(self.batches),
             sample=plan.schedule.sample,
             seed=plan.seed,
             counts=plan.method.counts,
@@ -275,7 +275,7 @@ class Run:
         if self.plan.consecutive:
             return self.board.success(model, batch)
         forced, retention = self.board.score_each(model, batch)
-        generated, _ = self.board.free.score_each(model, batch)
+        generated, _ = self.board.generated.score_each(model, batch)
         held_out: RequestScores = {} if retention is None else {"TRR": [retention]}
         return [{**scores, **free, **held_out} for scores, free in zip(forced, generated, strict=True)]
 

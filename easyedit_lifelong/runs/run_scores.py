@@ -30,7 +30,7 @@ def score_all(
     folder: RunFolder | None,
     trackers: Sequence[Tracker],
     *,
-    generated: bool,
+    thorough: bool,
     sample: int | None = None,
     seed: int = 0,
     counts: Callable[[Any], Mapping[str, float]] | None = None,
@@ -43,7 +43,7 @@ def score_all(
         board: the scoreboard that scores them.
         folder: the run's folder, if it has one.
         trackers: the trackers that receive the scores.
-        generated: whether to compute the expensive scores, too: generated answers, the comparison of new answers
+        thorough: whether to compute the expensive scores, too: generated answers, the comparison of new answers
             with true ones, and the perplexity of the held-out text.
         sample: score a random sample of this many past edits if there are more; None for all of them.
         seed: the seed of the sample.
@@ -54,11 +54,11 @@ def score_all(
     scored = sample_of(state.attempted, sample, seed)
     scores = edit_success(state)
     skipped = _skipped_requests(state, board, sample, seed)
-    scores |= board.score(state.model, scored, thorough=generated, right=skipped)
+    scores |= board.score(state.model, scored, thorough=thorough, skipped=skipped)
     outputs: list[Generation] = []
-    if generated and scored:
-        free, outputs = board.score_generation(state.model, scored)
-        scores |= free
+    if thorough and scored:
+        generated, outputs = board.score_generation(state.model, scored)
+        scores |= generated
     scores |= _method_counts(state, counts)
     if len(scored) < len(state.attempted):
         position["sampled"] = len(scored)
