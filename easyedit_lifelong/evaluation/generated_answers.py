@@ -32,7 +32,7 @@ class GeneratedAnswers:
         scorer: the scorer that generates the answers.
         model: the unedited model.
         requests: the requests that the unedited model answers.
-        retention: held-out questions; as many of them are answered as there are requests.
+        retention: held-out questions; at most as many of them are answered as requests, since generation is slow.
         f1: whether to compute F1 scores, too.
 
     Attributes:

@@ -80,7 +80,7 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
     if experiment.loop == CONSECUTIVE:
         size = getattr(hparams, "batch_size", 1) if experiment.batch_size is None else experiment.batch_size
         _check_batch_size(size, method)
-        # The method divides requests into batches of its own hyperparameter, which must not be smaller than the run's.
+        # The method divides the requests that it gets into batches of its hyperparameter: keep the two sizes equal.
         if getattr(hparams, "batch_size", size) != size:
             hparams = dataclasses.replace(hparams, batch_size=size)
     plan = Plan(experiment, method, hparams, schedule, size, out, resume)

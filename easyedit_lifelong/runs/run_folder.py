@@ -167,7 +167,7 @@ class RunFolder:
         if version != SCHEMA_VERSION:
             raise RunError(
                 f"{self.path / CONFIG}: was written by another version of this package (schema_version {version!r}, "
-                f"this is {SCHEMA_VERSION}); it can't be resumed. Begin anew, in another folder, with --out."
+                f"this is {SCHEMA_VERSION}); it can't be resumed. Start a new run in another folder, with --out."
             )
         changes = _differences(_flattened(written), _flattened(yaml.safe_load(yaml.safe_dump(dict(config)))))
         if changes:
