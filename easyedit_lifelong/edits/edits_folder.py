@@ -49,7 +49,7 @@ def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str
     Raises:
         RunError: the folder can't be written.
     """
-    with writing(folder, "the edits"):
+    with translate_write_errors(folder, "the edits"):
         folder.mkdir(parents=True, exist_ok=True)
         _finish_interrupted(folder)
         with replacing(folder / _NEW_TENSORS) as temporary:
@@ -155,7 +155,7 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def writing(folder: Path, what: str) -> Iterator[None]:
+def translate_write_errors(folder: Path, what: str) -> Iterator[None]:
     """Turn errors of writing, inside the context, into an error that names the folder.
 
     Args:

@@ -161,12 +161,12 @@ def method_of(name: str, where: object) -> EditMethod:
         raise PluginError(f"{where}: {error}") from error
 
 
-def description(model: Any) -> dict[str, Any]:
+def provenance(model: Any) -> dict[str, Any]:
     """Return the entries of an index that describe the model, the time and the package versions."""
-    return _description(model_label(model), base_fingerprint(model))
+    return _provenance(model_label(model), base_fingerprint(model))
 
 
-def _description(model: str, fingerprint: str) -> dict[str, Any]:
+def _provenance(model: str, fingerprint: str) -> dict[str, Any]:
     """Return these entries for a model's name and fingerprint."""
     return {
         "saved": now(),
@@ -193,7 +193,7 @@ def write_edits(folder: Path, model: str, fingerprint: str, parts: Sequence[tupl
     for number, (method, part) in enumerate(parts):
         tensors |= {f"{number}.{name}": tensor for name, tensor in part.tensors.items()}
         serialized.append({"method": method, "hparams": part.hparams, "edits": part.edits, "state": part.state})
-    write_folder(folder, {**_description(model, fingerprint), "parts": serialized}, tensors)
+    write_folder(folder, {**_provenance(model, fingerprint), "parts": serialized}, tensors)
 
 
 def check_not_a_state(folder: Path) -> None:

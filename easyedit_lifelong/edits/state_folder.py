@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_index, write_index, writing
-from easyedit_lifelong.edits.parts import description
+from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_index, translate_write_errors, write_index
+from easyedit_lifelong.edits.parts import provenance
 from easyedit_lifelong.edits.step_files import read_steps, step_count, step_file, write_step
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, OldStateReader
@@ -96,7 +96,7 @@ class StateFolder:
         written = folders.get(folder, _Written())
         if written.count > len(history) or (written.count and history[written.count - 1] is not written.last):
             written = _Written()  # edits were rolled back after the last save: write all steps again
-        with writing(folder, f"{self._method}'s edits"):
+        with translate_write_errors(folder, f"{self._method}'s edits"):
             folder.mkdir(parents=True, exist_ok=True)
             digest, hparams = written.digest, None
             new_steps = self._store.steps(model, written.count) if history else iter(())
@@ -167,7 +167,7 @@ class StateFolder:
     def _write_index(self, model: Any, folder: Path, hparams: Mapping[str, Any] | None) -> None:
         """Write the index, and delete the files of a state that version 0.1 wrote."""
         part = {"method": self._method, "hparams": hparams}
-        write_index(folder, STEPS_VERSION, {**description(model), "parts": [part]})
+        write_index(folder, STEPS_VERSION, {**provenance(model), "parts": [part]})
         if isinstance(self._store, OldStateReader):
             for path in (path for name in self._store.old_state_files for path in folder.glob(name)):
                 path.unlink()
