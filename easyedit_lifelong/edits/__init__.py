@@ -1,4 +1,4 @@
-"""Edits in a folder of their own, apart from the model: save, load, look into, take back and merge them."""
+"""Saved edits: write a model's edits to a folder, load, inspect, explain, remove, merge and export them."""
 
 from __future__ import annotations
 

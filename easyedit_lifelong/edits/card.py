@@ -1,9 +1,9 @@
-"""The pages that tell people what a folder on the Hub, or an exported checkpoint, is (``README.md``)."""
+"""Model cards (``README.md``) for edits on the Hugging Face Hub and for exported checkpoints."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +11,38 @@ import yaml
 
 CARD = "README.md"
 MARK = "<!-- written by easyedit_lifelong -->"
-"""Marks a page that this package wrote and may overwrite."""
+"""Marks a card that this package wrote and may overwrite."""
 
-_EXAMPLES = 5
+_MAX_EXAMPLES = 5
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-_LONGEST = 200
+_MAX_CELL_LENGTH = 200
 
 
 def edits_card(index: Mapping[str, Any], repo_id: str) -> str:
-    """Return the page of saved edits; no more than five of them stand on it.
+    """Return the card of saved edits, with at most five edits as examples.
 
     Args:
-        index: of the folder.
-        repo_id: where they will be.
+        index: the folder's index.
+        repo_id: the repository on the Hub that the edits are pushed to.
     """
     model, parts = index["model"]["name"], index["parts"]
     edits = [edit for part in parts for edit in part["edits"]]
-    rows = "\n".join(f"| {_cell(edit['prompt'])} | {_cell(edit['target_new'])} |" for edit in edits[:_EXAMPLES])
-    more = f"\n\n{len(edits) - _EXAMPLES} more are in `edits.json`.\n" if len(edits) > _EXAMPLES else "\n"
+    rows = "\n".join(f"| {_cell(edit['prompt'])} | {_cell(edit['target_new'])} |" for edit in edits[:_MAX_EXAMPLES])
+    n_further = len(edits) - _MAX_EXAMPLES
+    further = f"\n\n{n_further} more are in `edits.json`.\n" if n_further > 0 else "\n"
     local = "" if _is_hub_name(model) else "  # the model that they were made on"
     return f"""{_front_matter(model, [part["method"] for part in parts])}
 {MARK}
 
-# Edits of {called(model)}
+# Edits of {display_name(model)}
 
-{_amounts(_counts(parts))}, made with easyedit_lifelong. These are edits alone, not a model: they go
-onto `{called(model)}`, with the weights that they were made on, and come off it again.
+{_amounts(_counts(parts))}, made with easyedit_lifelong. This repository holds only the edits, not a model. They can be
+loaded onto `{display_name(model)}` with the same weights that they were made on, and rolled back again.
 
 ```python
 from easyedit_lifelong import load_edits, load_model
 
-model, tokenizer = load_model("{called(model)}"){local}
+model, tokenizer = load_model("{display_name(model)}"){local}
 rollback = load_edits(model, "hub:{repo_id}", tokenizer)
 ```
 
@@ -49,35 +50,36 @@ or `easyedit-lifelong generate --edits hub:{repo_id} --prompt "..."`.
 
 | prompt | edited to |
 |---|---|
-{rows}{more}"""
+{rows}{further}"""
 
 
 def exported_card(model: str, counts: Mapping[str, int], lost: Sequence[str]) -> str:
-    """Return the page of a checkpoint that edits have been put into.
+    """Return the card of an exported checkpoint.
 
     Args:
         model: the base model's name.
-        counts: how many edits, by method.
-        lost: what the edited model did that the checkpoint can't.
+        counts: the number of edits, by method.
+        lost: what the edited model can do and the checkpoint can't, in sentences.
     """
-    losses = "".join(f"\nLost: {one}\n" for one in lost) or "\nIt answers as the edited model did.\n"
+    losses = "".join(f"\nLost: {loss}\n" for loss in lost) or "\nIt answers as the edited model does.\n"
     return f"""{_front_matter(model, counts)}
 {MARK}
 
-# {called(model)}, edited
+# {display_name(model)}, edited
 
-The weights of `{called(model)}` with {_amounts(counts)} in them, written by easyedit_lifelong. It is a plain
-checkpoint: transformers loads it, and no other package is needed.
+The weights of `{display_name(model)}` with {_amounts(counts)} in them, written by easyedit_lifelong. This is an
+ordinary checkpoint: transformers loads it, and no other package is needed.
 {losses}"""
 
 
-def called(model: str) -> str:
-    """Return a model's name; of a folder its last part alone, for the others are nobody's concern."""
+def display_name(model: str) -> str:
+    """Return a model's name as a card shows it; of a local folder only the last part, since paths are private."""
     name = model if _is_hub_name(model) else re.split(r"[/\\]", model.rstrip("/\\"))[-1]
     return re.sub(r"[`\"\n]", "", name)
 
 
 def _counts(parts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the number of edits by method."""
     counts: dict[str, int] = {}
     for part in parts:
         counts[part["method"]] = counts.get(part["method"], 0) + len(part["edits"])
@@ -85,22 +87,24 @@ def _counts(parts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _amounts(counts: Mapping[str, int]) -> str:
+    """Return numbers of edits in words: "3 edits by GRACE and 1 edit by CoachHook"."""
     return " and ".join(f"{n} edit{'s' if n != 1 else ''} by {method}" for method, n in counts.items())
 
 
-def _front_matter(model: str, methods: Any) -> str:
+def _front_matter(model: str, methods: Iterable[str]) -> str:
+    """Return the YAML metadata at the top of a card."""
     tags = ["knowledge-editing", "easyedit-lifelong", *dict.fromkeys(method.lower() for method in methods)]
     values = {**({"base_model": model} if _is_hub_name(model) else {}), "tags": tags}
     return f"---\n{yaml.safe_dump(values, sort_keys=False)}---\n"
 
 
 def _is_hub_name(model: str) -> bool:
-    """Whether a model's name is one that others can look up, rather than a folder of this machine."""
+    """Return whether a name is that of a model on the Hub, and not a folder on this machine."""
     return _HUB_NAME.fullmatch(model) is not None and not Path(model).exists()
 
 
 def _cell(text: str) -> str:
-    """Return a text as a table's cell takes it."""
+    """Return a text as the cell of a Markdown table: one line, cut to a limit, special characters escaped."""
     line = " ".join(text.split())
-    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]}…"
+    line = line if len(line) <= _MAX_CELL_LENGTH else f"{line[:_MAX_CELL_LENGTH]}…"
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", line)

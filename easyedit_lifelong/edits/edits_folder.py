@@ -1,6 +1,6 @@
-"""The files of a folder of edits, and how damage to them shows (docs/edits.md has the format).
+"""The files of an edits folder, and the digests that reveal damage to them (docs/edits.md describes the format).
 
-``edits.json`` says what the edits are and carries a digest of itself. Their tensors are either in one file,
+The index, ``edits.json``, describes the edits and holds a digest of itself. The tensors are either in one file,
 ``edits.safetensors``, whose digest is in the index (format version 1, ``save_edits``), or in one file for each step,
 whose digests are chained (format version 2, a run's ``state/``). Nothing is pickled.
 """
@@ -26,133 +26,144 @@ INDEX = "edits.json"
 TENSORS = "edits.safetensors"
 FORMAT = "easyedit_lifelong edits"
 FORMAT_VERSION = 1
-"""All edits in one file of tensors."""
+"""The format version of a folder with all tensors in one file."""
 STEPS_VERSION = 2
-"""A file for each step: see :mod:`easyedit_lifelong.edits.step_files`."""
+"""The format version of a folder with a file for each step: see :mod:`easyedit_lifelong.edits.step_files`."""
 
-_NEW = f"{TENSORS}.new"
+_NEW_TENSORS = f"{TENSORS}.new"
+"""Tensors that were written, but not yet renamed to :data:`TENSORS`."""
 _CHUNK = 1 << 22
 
 
 def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Have a folder hold these edits, in place of those that it may hold.
+    """Write edits to a folder, in place of those that it holds.
 
-    Killed at any moment, it holds the old ones or the new: tensors are written beside the old ones, the index
-    names which are meant by their digest, and they get their name last.
+    If the process is killed, the folder holds either the old edits or the new ones: the new tensors are written beside
+    the old ones, then the index, which holds the digest of its tensors, and at last the new tensors are renamed.
 
     Args:
-        folder: made if it isn't there.
-        contents: what the index says, beside what this module puts there.
-        tensors: by name.
+        folder: the folder; made if it does not exist.
+        contents: the entries of the index, without format, version and digests.
+        tensors: the tensors by name.
 
     Raises:
-        RunError: it can't be written.
+        RunError: the folder can't be written.
     """
-    with writing(folder, "the edits"):
+    with translate_write_errors(folder, "the edits"):
         folder.mkdir(parents=True, exist_ok=True)
         _finish_interrupted(folder)
-        with replacing(folder / _NEW) as temporary:
+        with replacing(folder / _NEW_TENSORS) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        write_index(folder, FORMAT_VERSION, {**contents, "tensors": _digest_of(folder / _NEW)})
-        os.replace(folder / _NEW, folder / TENSORS)
+        write_index(folder, FORMAT_VERSION, {**contents, "tensors": _file_digest(folder / _NEW_TENSORS)})
+        os.replace(folder / _NEW_TENSORS, folder / TENSORS)
         sync(folder)
 
 
 def _finish_interrupted(folder: Path) -> None:
-    """Give the tensors that an index names their name, if a write was killed before it could."""
-    if not (folder / _NEW).exists():
+    """Rename new tensors that the index refers to, if a process was killed before it could rename them."""
+    if not (folder / _NEW_TENSORS).exists():
         return
     try:
-        named = read_index(folder).get("tensors")
+        expected = read_index(folder).get("tensors")
     except RunError:
         return
-    if named and not _holds(folder / TENSORS, named) and _holds(folder / _NEW, named):
-        os.replace(folder / _NEW, folder / TENSORS)
+    if expected and not _has_digest(folder / TENSORS, expected) and _has_digest(folder / _NEW_TENSORS, expected):
+        os.replace(folder / _NEW_TENSORS, folder / TENSORS)
         sync(folder)
 
 
 def write_index(folder: Path, version: int, contents: Mapping[str, Any]) -> None:
     """Write a folder's index.
 
+    Args:
+        folder: the folder.
+        version: the format version.
+        contents: the other entries; the format's name and the index's digest are added.
+
     Raises:
-        OSError: it cannot be written.
+        OSError: the index cannot be written.
     """
     index = {"format": FORMAT, "format_version": version, **contents}
-    index["digest"] = _digest(index)
+    index["digest"] = _index_digest(index)
     replace_text(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return what a folder's index says, and the tensors, of a folder that has them in one file.
+    """Return the index and the tensors of a folder of format version 1.
 
     Raises:
-        RunError: there are no edits in it, or they aren't whole, or of a newer format; the message names the file.
+        RunError: the folder holds no edits, is damaged, or has a newer format; the message names the file.
     """
     index = read_index(folder)
     return index, read_tensors(folder, index)
 
 
 def read_tensors(folder: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Return an index's tensors.
+    """Return the tensors that belong to an index, by name.
 
     Raises:
-        RunError: they aren't there, or aren't what the index was written with.
+        RunError: their file is missing, damaged, or belongs to another index.
     """
     path = tensors_file(folder, index)
     try:
         return load_file(path)
     except (OSError, SafetensorError, ValueError) as error:
-        raise RunError(f"{path}: can't be read: {error}. {_BROKEN}") from error
+        raise RunError(f"{path}: can't be read: {error}. {_DAMAGED}") from error
 
 
 def tensors_file(folder: Path, index: Mapping[str, Any]) -> Path:
-    """Return the file that holds an index's tensors.
+    """Return the file with the tensors that belong to an index.
 
     Raises:
-        RunError: there is none, or it isn't what the index was written with.
+        RunError: no file has the digest that the index names.
     """
-    path = next((folder / name for name in (TENSORS, _NEW) if _holds(folder / name, index["tensors"])), None)
+    names = (TENSORS, _NEW_TENSORS)
+    path = next((folder / name for name in names if _has_digest(folder / name, index["tensors"])), None)
     if path is None:
-        raise RunError(f"{folder / TENSORS}: isn't there, or isn't what {INDEX} was written with. {_BROKEN}")
+        raise RunError(f"{folder / TENSORS}: isn't there, or isn't what {INDEX} was written with. {_DAMAGED}")
     return path
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Return what a folder's index says.
+    """Return the content of a folder's index, without its digest.
 
     Raises:
-        RunError: there is none, it isn't whole, or of a newer format; the message names the file.
+        RunError: the index is missing or damaged, or has a newer format; the message names the file.
     """
     path = folder / INDEX
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
-        ours, version = index["format"] == FORMAT, index["format_version"]
+        known_format, version = index["format"] == FORMAT, index["format_version"]
     except FileNotFoundError:
-        there = folder / "state" / INDEX
-        hint = f"; the edits of this run are in {there.parent}" if there.exists() else ""
+        state_index = folder / "state" / INDEX
+        hint = f"; the edits of this run are in {state_index.parent}" if state_index.exists() else ""
         raise RunError(f"{path}: no such file; this folder holds no saved edits{hint}") from None
     except OSError as error:
         raise RunError(f"{path}: can't be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RunError(f"{path}: isn't the index of saved edits. {_BROKEN}") from error
-    if not ours or type(version) is not int or version < 1:
+        raise RunError(f"{path}: isn't the index of saved edits. {_DAMAGED}") from error
+    if not known_format or type(version) is not int or version < 1:
         raise RunError(f"{path}: isn't the index of saved edits")
     if version > STEPS_VERSION:
         raise RunError(
             f"{path}: has format version {version}; this package knows versions up to {STEPS_VERSION}. "
             "Update easyedit_lifelong."
         )
-    if index.pop("digest", None) != _digest(index):
-        raise RunError(f"{path}: has been changed since it was written. {_BROKEN}")
+    if index.pop("digest", None) != _index_digest(index):
+        raise RunError(f"{path}: has been changed since it was written. {_DAMAGED}")
     return dict(index)
 
 
 @contextlib.contextmanager
-def writing(folder: Path, what: str) -> Iterator[None]:
-    """Turn what goes wrong with a disk inside into an error that says what couldn't be written.
+def translate_write_errors(folder: Path, what: str) -> Iterator[None]:
+    """Turn errors of writing, inside the context, into an error that names the folder.
+
+    Args:
+        folder: the folder that is written to.
+        what: what is written, for the message: a plural.
 
     Raises:
-        RunError: it couldn't.
+        RunError: writing failed.
     """
     try:
         yield
@@ -162,33 +173,34 @@ def writing(folder: Path, what: str) -> Iterator[None]:
 
 
 def check_empty(folder: Path) -> Path:
-    """Return a folder's path in full if nothing is there, or an empty folder.
+    """Check that a folder is empty or does not exist, and return its absolute path.
 
     Raises:
-        RunError: it isn't a folder, or something is in it.
+        RunError: the path is not a folder, or the folder is not empty.
     """
     folder = folder.expanduser().absolute()
     try:
-        held = sorted(path.name for path in folder.iterdir())
+        names = sorted(path.name for path in folder.iterdir())
     except FileNotFoundError:
         return folder
     except OSError as error:
         raise RunError(f"{folder}: isn't a folder that can be used: {error.strerror}") from error
-    if held:
-        raise RunError(f"{folder}: holds {held[0]} already; nothing will be overwritten. Name a new or empty folder.")
+    if names:
+        raise RunError(f"{folder}: holds {names[0]} already; nothing will be overwritten. Name a new or empty folder.")
     return folder
 
 
-_BROKEN = "The folder isn't whole; copy it again from where it came from, or save the edits again."
+_DAMAGED = "The folder is incomplete or damaged; copy it again from its source, or save the edits again."
 
 
-def _digest(index: Mapping[str, Any]) -> str:
-    """Return the digest of an index, however it is laid out."""
+def _index_digest(index: Mapping[str, Any]) -> str:
+    """Return the digest of an index, which does not depend on the order of keys or on white space."""
     text = json.dumps(index, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _digest_of(path: Path) -> str:
+def _file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -196,9 +208,10 @@ def _digest_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _holds(path: Path, digest: Any) -> bool:
+def _has_digest(path: Path, digest: Any) -> bool:
+    """Return whether a file exists and has this SHA-256."""
     try:
-        return _digest_of(path) == digest
+        return _file_digest(path) == digest
     except FileNotFoundError:
         return False
     except OSError as error:

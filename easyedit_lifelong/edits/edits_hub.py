@@ -1,6 +1,6 @@
-"""Saved edits on the Hugging Face Hub: two files and a page, in one commit; what comes back is checked like any folder.
+"""Saved edits on the Hugging Face Hub: push them (two files and a card, in one commit), pull and check them.
 
-``huggingface_hub`` comes with transformers. It is imported when it is needed, and not before.
+``huggingface_hub`` is a dependency of transformers. It is imported only by the functions that use it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 
 from easyedit_lifelong.atomic import appearing
 from easyedit_lifelong.data.hub_datasets import PREFIX, unreachable_host
-from easyedit_lifelong.edits.card import CARD, MARK, called, edits_card
+from easyedit_lifelong.edits.card import CARD, MARK, display_name, edits_card
 from easyedit_lifelong.edits.edits_folder import (
     FORMAT_VERSION,
     INDEX,
@@ -43,39 +43,39 @@ def push_edits(
     revision: str | None = None,
     commit_message: str | None = None,
 ) -> str:
-    """Put saved edits on the Hugging Face Hub, in one commit.
+    """Push saved edits to the Hugging Face Hub, in one commit.
 
-    All of ``edits.json`` goes there, so whoever may read the repository can read every request. The page shows five of
-    them at most; one that somebody else wrote (a ``README.md`` without our mark) stays as it is.
+    ``edits.json`` is uploaded completely: everybody who can read the repository can read every request. The model card
+    shows at most five of them. A ``README.md`` that this package did not write is not overwritten.
 
     Args:
-        folder: what :func:`~easyedit_lifelong.save_edits` wrote.
-        repo_id: ``OWNER/NAME``; made if it isn't there.
-        private: whether a repository that is made is private. One that is there stays as it is.
-        token: of the Hub; by default the one that is logged in with, or ``HF_TOKEN``.
-        revision: the branch; made if it isn't there. None for the main one.
-        commit_message: by default it says how many edits there are.
+        folder: a folder that :func:`~easyedit_lifelong.save_edits` wrote, or a run's ``state/``.
+        repo_id: ``OWNER/NAME``; the repository is made if it does not exist.
+        private: whether a new repository is private. An existing one is not changed.
+        token: a token of the Hub; the default is that of ``hf auth login`` or ``HF_TOKEN``.
+        revision: the branch, made if it does not exist; None for the main branch.
+        commit_message: the commit message; the default gives the number of edits.
 
     Returns:
-        The commit's address.
+        The commit's URL.
 
     Raises:
-        RunError: the folder holds no whole edits.
-        HubError: the Hub can't be reached, or refuses.
+        RunError: the folder holds no edits, or is damaged.
+        HubError: the Hub can't be reached, or rejects the request.
     """
     folder = Path(folder).expanduser()
     repo, branch = parse_name(repo_id)
     branch = revision or branch
     saved = read_edits(folder)
-    if saved.index["format_version"] != FORMAT_VERSION:  # the state of a run: many files, of which the Hub gets two
-        with tempfile.TemporaryDirectory() as whole:
-            write_edits(Path(whole), saved.model, saved.fingerprint, saved.parts)
+    if saved.index["format_version"] != FORMAT_VERSION:  # a run's state has a file for each step: push it as two files
+        with tempfile.TemporaryDirectory() as converted:
+            write_edits(Path(converted), saved.model, saved.fingerprint, saved.parts)
             return push_edits(
-                whole, repo_id, private=private, token=token, revision=revision, commit_message=commit_message
+                converted, repo_id, private=private, token=token, revision=revision, commit_message=commit_message
             )
     index = saved.index
     try:
-        page = edits_card(index, repo).encode()
+        card = edits_card(index, repo).encode()
         count = sum(len(part["edits"]) for part in index["parts"])
     except (KeyError, TypeError) as error:
         raise RunError(f"{folder / INDEX}: lacks {error}; it isn't the index of saved edits") from error
@@ -87,54 +87,57 @@ def push_edits(
         if branch is not None:
             api.create_branch(repo, branch=branch, exist_ok=True)
         files: dict[str, Any] = {INDEX: folder / INDEX, TENSORS: tensors_file(folder, index)}
-        if _page_is_ours(library, api, repo, branch):
-            files[CARD] = page
-        add = [library.CommitOperationAdd(name, content) for name, content in files.items()]
-        message = commit_message or f"{count} edit{'s' if count != 1 else ''} of {called(index['model']['name'])}"
-        commit = api.create_commit(repo, add, commit_message=message, revision=branch)
+        if _may_write_card(library, api, repo, branch):
+            files[CARD] = card
+        operations = [library.CommitOperationAdd(name, content) for name, content in files.items()]
+        message = commit_message or f"{count} edit{'s' if count != 1 else ''} of {display_name(index['model']['name'])}"
+        commit = api.create_commit(repo, operations, commit_message=message, revision=branch)
     return str(commit.commit_url)
 
 
 def pull_edits(repo_id: str, revision: str | None = None, *, token: str | None = None) -> Path:
-    """Fetch saved edits from the Hugging Face Hub, and check them like any folder of edits.
+    """Pull saved edits from the Hugging Face Hub, and check their digests.
 
-    Only the two files of edits are fetched. Without a network, what the Hub's cache on this machine has will do.
+    Only the two files of edits are downloaded. Without a network, the Hub's cache on this machine is used.
 
     Args:
-        repo_id: ``OWNER/NAME``, with or without ``hub:`` before it and ``@REVISION`` behind it.
+        repo_id: ``OWNER/NAME``, optionally with the prefix ``hub:`` and the suffix ``@REVISION``.
         revision: branch, tag or commit; None for the main branch.
-        token: of the Hub; by default the one that is logged in with, or ``HF_TOKEN``.
+        token: a token of the Hub; the default is that of ``hf auth login`` or ``HF_TOKEN``.
 
     Returns:
-        The folder, in the Hub's cache: to be read, not to be written to.
+        The folder, in the Hub's cache. Do not write to it.
 
     Raises:
-        HubError: the Hub can't be reached, or there is no such repository, or there are no edits in it.
-        RunError: the edits there aren't whole.
+        HubError: the Hub can't be reached, the repository does not exist, or it holds no edits.
+        RunError: the edits are incomplete or damaged.
     """
-    repo, own = parse_name(repo_id)
-    revision = revision or own
+    repo, revision_in_name = parse_name(repo_id)
+    revision = revision or revision_in_name
     library = _library(repo)
     options: dict[str, Any] = {"token": token, "local_files_only": unreachable_host() is not None}
     with translate_hub_errors(repo, revision):
         index = Path(library.hf_hub_download(repo, INDEX, revision=revision, **options))
-        # The same commit's, whatever has been pushed in between.
+        # Of the same commit as the index, even if somebody has pushed another one meanwhile.
         library.hf_hub_download(repo, TENSORS, revision=index.parent.name, **options)
     read_folder(index.parent)
     return index.parent
 
 
 def copy_edits(name: str, out: str | Path, revision: str | None = None) -> Path:
-    """Fetch saved edits from the Hub into a folder of their own.
+    """Pull saved edits from the Hub, and copy them into a folder.
 
     Args:
-        name: as :func:`pull_edits` takes it.
-        out: a folder that isn't there yet, or is empty.
-        revision: branch, tag or commit.
+        name: ``OWNER/NAME``, as for :func:`pull_edits`.
+        out: the folder, which must be empty or not exist.
+        revision: branch, tag or commit; None for the main branch.
+
+    Returns:
+        The folder.
 
     Raises:
-        HubError: they can't be had.
-        RunError: they aren't whole, or the folder is in use or can't be written.
+        HubError: the edits can't be downloaded.
+        RunError: the edits are incomplete or damaged, or the folder is not empty or can't be written.
     """
     folder = check_empty(Path(out))
     source = pull_edits(name, revision)
@@ -149,11 +152,11 @@ def copy_edits(name: str, out: str | Path, revision: str | None = None) -> Path:
 
 
 def edits_folder(name: str | Path) -> Path:
-    """Return the folder that holds saved edits: the one that is named or, after ``hub:``, what the Hub has.
+    """Return the local folder of saved edits; a name with the prefix ``hub:`` is pulled from the Hub first.
 
     Raises:
-        HubError: they can't be had from the Hub.
-        RunError: what the Hub has isn't whole.
+        HubError: the edits can't be downloaded.
+        RunError: the downloaded edits are incomplete or damaged.
     """
     if str(name).startswith(PREFIX):
         return pull_edits(str(name))
@@ -164,17 +167,18 @@ def parse_name(name: str) -> tuple[str, str | None]:
     """Return the repository and the revision of ``[hub:]OWNER/NAME[@REVISION]``.
 
     Raises:
-        HubError: it is spelled in another way.
+        HubError: the name does not have this form.
     """
-    found = _NAME.fullmatch(str(name).removeprefix(PREFIX))
-    if found is None:
+    match = _NAME.fullmatch(str(name).removeprefix(PREFIX))
+    if match is None:
         raise HubError(
             f"{name}: names no repository of the Hub. Write {PREFIX}OWNER/NAME or {PREFIX}OWNER/NAME@REVISION."
         )
-    return found["repo"], found["revision"]
+    return match["repo"], match["revision"]
 
 
 def _library(repo: str) -> Any:
+    """Import ``huggingface_hub``; ``repo`` is for the message if it is not installed."""
     try:
         return importlib.import_module("huggingface_hub")
     except ImportError as error:
@@ -185,27 +189,31 @@ def _library(repo: str) -> Any:
 
 
 def _check_reachable(repo: str) -> None:
-    """Refuse at once where the client would ask an unreachable Hub again and again."""
+    """Raise a HubError if the Hub can't be reached; the Hub's client would retry for a long time instead."""
     host = unreachable_host()
     if host is not None:
         raise HubError(f"{PREFIX}{repo}: {host} can't be reached. Try again with a network; the folder stays as it is.")
 
 
-def _page_is_ours(library: Any, api: Any, repo: str, branch: str | None) -> bool:
-    """Whether a repository has no page yet, or one that we wrote."""
+def _may_write_card(library: Any, api: Any, repo: str, branch: str | None) -> bool:
+    """Return whether a repository has no model card, or one that this package wrote."""
     try:
-        page = api.hf_hub_download(repo, CARD, revision=branch)
+        card = api.hf_hub_download(repo, CARD, revision=branch)
     except library.errors.EntryNotFoundError:
         return True
-    return MARK in Path(page).read_text(encoding="utf-8", errors="replace")
+    return MARK in Path(card).read_text(encoding="utf-8", errors="replace")
 
 
 @contextlib.contextmanager
 def translate_hub_errors(repo: str, revision: str | None) -> Iterator[None]:
-    """Turn what the Hub's client raises inside into an error that says what to do.
+    """Turn errors of the Hub's client, inside the context, into errors that say what to do.
+
+    Args:
+        repo: the repository, for messages.
+        revision: the revision, for messages.
 
     Raises:
-        HubError: instead.
+        HubError: the client raised an error.
     """
     what = f"{PREFIX}{repo}" + (f"@{revision}" if revision else "")
     errors = importlib.import_module("huggingface_hub.errors")
@@ -213,30 +221,31 @@ def translate_hub_errors(repo: str, revision: str | None) -> Iterator[None]:
         yield
     except errors.GatedRepoError as error:
         raise HubError(
-            f"{what}: its owner lets in only whom they know. Ask on its page, then {_lowered(_LOG_IN)}."
+            f"{what}: this repository is gated. Request access on its page, then {_with_small_initial(_LOG_IN)}."
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise HubError(
-            f"{what}: there is no such repository, or it is private and you may not see it. Check the name. {_LOG_IN}."
+            f"{what}: there is no such repository, or it is private and you have no access. Check the name. {_LOG_IN}."
         ) from error
     except errors.RevisionNotFoundError as error:
         raise HubError(f"{what}: the repository has no such branch, tag or commit") from error
     except errors.LocalEntryNotFoundError as error:
         raise HubError(
-            f"{what}: the Hub can't be reached, and its cache on this machine has no copy. Pull the edits where there "
-            "is a network, and name the folder."
+            f"{what}: the Hub can't be reached, and its cache on this machine has no copy. Pull the edits on a machine "
+            "with a network, copy the folder here, and name the folder."
         ) from error
     except errors.EntryNotFoundError as error:
         raise HubError(f"{what}: holds no saved edits (no {INDEX} with its {TENSORS})") from error
-    except Exception as error:  # the client lets through whatever its network stack raises
+    except Exception as error:  # the client does not catch the errors of its network libraries
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403) or isinstance(error, errors.LocalTokenNotFoundError):
             raise HubError(
-                f"{what}: the Hub refuses: you may not do this there, or aren't logged in. {_LOG_IN}."
+                f"{what}: the Hub refuses: you have no permission for this, or aren't logged in. {_LOG_IN}."
             ) from error
-        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise HubError(f"{what}: the Hub can't do this: {first.strip()}") from error
+        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise HubError(f"{what}: the Hub can't do this: {first_line.strip()}") from error
 
 
-def _lowered(text: str) -> str:
+def _with_small_initial(text: str) -> str:
+    """Return a text with its first letter in lower case."""
     return text[0].lower() + text[1:]

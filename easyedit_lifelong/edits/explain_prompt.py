@@ -1,4 +1,4 @@
-"""Why an edited model gives an answer: which edit answers a prompt, at which token and layer, and by how much."""
+"""Explain an edited model's answer: which edit acts on a prompt, at which token and layer, and by which margin."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from easyedit_lifelong.plugins import get_plugins
 
 @dataclass(frozen=True)
 class Explanation:
-    """Which edits a prompt met. Printed, it is a table.
+    """What each edited layer decided for a prompt. ``str()`` returns a table.
 
-    The layers of a method are also an attribute that is named like the method in small letters: ``explanation.grace``.
+    The layers of a method are also an attribute with the method's name in lower case: ``explanation.grace``.
 
     Attributes:
         prompt: the prompt.
-        answer: the text after it, teacher-forced.
-        layers: of each method that can explain its edits, by its name, what each edited layer decided.
+        answer: the teacher-forced text after the prompt; None for none.
+        layers: the decisions of each edited layer, by the name of the method.
     """
 
     prompt: str
@@ -47,7 +47,7 @@ class Explanation:
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything by name; a score that isn't there is NaN."""
+        """Return all fields by name; a missing score is NaN."""
         by_method = {
             name.lower(): [dataclasses.asdict(layer) for layer in layers]  # type: ignore[call-overload]
             for name, layers in self.layers.items()
@@ -55,32 +55,35 @@ class Explanation:
         return {"prompt": self.prompt, "answer": self.answer, **by_method}
 
     def __str__(self) -> str:
-        """Return a table: a block for each layer, a line for each token."""
+        """Return a table with a block for each layer and a line for each token."""
         return "\n".join(line for layers in self.layers.values() for layer in layers for line in layer.lines())
 
 
 @torch.no_grad()
 def explain(model: Any, tokenizer: Any, prompt: str, answer: str | None = None) -> Explanation:
-    """Show which edits a prompt meets: one pass through the edited model, and what its layers decided in it.
+    """Explain which edits act on a prompt: run one pass of the edited model, and return what its layers decided.
 
     Args:
         model: a model that carries edits.
         tokenizer: its tokenizer.
         prompt: the prompt.
-        answer: the text after it, to see its tokens, too; the prompt still ends where it ends. (To a layer of a
-            decoder, its tokens are the answer's.)
+        answer: a text after the prompt, whose tokens are explained, too. It does not change where the prompt ends. (A
+            layer of an encoder-decoder's decoder reads the answer's tokens only.)
+
+    Returns:
+        What each edited layer decided.
 
     Raises:
-        EditError: the model carries no edits, or only such as act in the weights, at every token.
+        EditError: the model carries no edits, or none of its methods can explain edits.
         DataError: the prompt has no tokens.
     """
     if not carries_edits(model):
         raise EditError("the model carries no edits")
-    carried = [method for method in get_plugins().methods if editors_on(model, method.name)]
-    if carried and all(method.explain is None for method in carried):
-        why = {method.name: method.reasons.get("explain", "the method has no port for it") for method in carried}
-        raise EditError("; ".join(f"{name}'s edits can't be explained: {reason}" for name, reason in why.items()))
-    prepared = _prepared_pass(model, tokenizer, prompt, answer)
+    methods = [method for method in get_plugins().methods if editors_on(model, method.name)]
+    if methods and all(method.explain is None for method in methods):
+        reasons = {method.name: method.reasons.get("explain", "the method has no port for it") for method in methods}
+        raise EditError("; ".join(f"{name}'s edits can't be explained: {reason}" for name, reason in reasons.items()))
+    prepared = _prepare_pass(model, tokenizer, prompt, answer)
     explained = ExplainedPass(prompt, answer, prepared.texts, prepared.end, prepared.texts_at)
     results = {}
     with evaluating(model), internal_pass(model), ExitStack() as stack:
@@ -93,14 +96,14 @@ def explain(model: Any, tokenizer: Any, prompt: str, answer: str | None = None) 
 
 @dataclass(frozen=True)
 class _PreparedPass:
-    """A pass of a model over a prompt, and the texts of the tokens that it reads.
+    """A forward pass of a model over a prompt, and the texts of the tokens that it reads.
 
     Attributes:
-        run: makes the pass.
-        texts: of the tokens.
-        end: which token is the prompt's last.
-        decoder: an encoder-decoder's decoder, if the model has one.
-        decoder_texts: of the tokens that it reads.
+        run: runs the pass.
+        texts: the text of each token.
+        end: index of the prompt's last token.
+        decoder: the decoder of an encoder-decoder; None for other models.
+        decoder_texts: the text of each token that the decoder reads.
     """
 
     run: Callable[[], object]
@@ -110,17 +113,23 @@ class _PreparedPass:
     decoder_texts: Sequence[str] = ()
 
     def texts_at(self, layer: nn.Module) -> Sequence[str]:
-        """Return the texts of the tokens at a layer."""
-        inside = self.decoder is not None and any(module is layer for module in self.decoder.modules())
-        return self.decoder_texts if inside else self.texts
+        """Return the texts of the tokens that reach a layer."""
+        in_decoder = self.decoder is not None and any(module is layer for module in self.decoder.modules())
+        return self.decoder_texts if in_decoder else self.texts
 
 
-def _prepared_pass(model: Any, tokenizer: Any, prompt: str, answer: str | None) -> _PreparedPass:
+def _prepare_pass(model: Any, tokenizer: Any, prompt: str, answer: str | None) -> _PreparedPass:
+    """Return the pass of a model over a prompt and an answer, ready to run.
+
+    Raises:
+        EditError: the model reads no text.
+        DataError: the prompt has no tokens.
+    """
     kind = kind_of(model)
     if kind is Kind.MODULE:
         raise EditError(f"{type(model).__name__} reads no text that could be explained")
     pair = encoder_for(model, tokenizer)(prompt, answer) if answer is not None else None
-    tokens = _whole_row(model, tokenizer, prompt, pair)
+    tokens = _row_tokens(model, tokenizer, prompt, pair)
     if not tokens:
         raise DataError(f"the prompt {prompt!r} has no tokens")
     texts = [tokenizer.decode([token]) for token in tokens]
@@ -133,17 +142,16 @@ def _prepared_pass(model: Any, tokenizer: Any, prompt: str, answer: str | None) 
     if kind is Kind.CLASSIFIER:
         return _PreparedPass(lambda: model(input_ids=ids, attention_mask=mask), texts)
     labels = torch.tensor([[0] if pair is None else pair.target], device=runner.device)
-    begun = model.prepare_decoder_input_ids_from_labels(labels=labels)
-    run = functools.partial(model, input_ids=ids, attention_mask=mask, decoder_input_ids=begun, use_cache=False)
-    return _PreparedPass(
-        run, texts, -1, model.get_decoder(), [tokenizer.decode([token]) for token in begun[0].tolist()]
-    )
+    decoder_ids = model.prepare_decoder_input_ids_from_labels(labels=labels)
+    run = functools.partial(model, input_ids=ids, attention_mask=mask, decoder_input_ids=decoder_ids, use_cache=False)
+    decoder_texts = [tokenizer.decode([token]) for token in decoder_ids[0].tolist()]
+    return _PreparedPass(run, texts, -1, model.get_decoder(), decoder_texts)
 
 
-def _whole_row(model: Any, tokenizer: Any, prompt: str, pair: EncodedPair | None) -> list[int]:
-    """Return the tokens that a model reads in one row."""
+def _row_tokens(model: Any, tokenizer: Any, prompt: str, pair: EncodedPair | None) -> list[int]:
+    """Return the tokens of the row that a model reads (an encoder-decoder's encoder), without padding."""
     if pair is not None:
         return pair.prompt if pair.apart else pair.tokens
-    if kind_of(model) is Kind.CLASSIFIER:  # which cuts a long text off
+    if kind_of(model) is Kind.CLASSIFIER:  # a classifier's encoder truncates long texts
         return encoder_for(model, tokenizer)(prompt, "0").prompt
     return list(tokenizer(prompt)["input_ids"])

@@ -1,4 +1,4 @@
-"""What a folder of edits holds; neither a model nor EasyEdit is needed."""
+"""Inspect an edits folder, without a model and without EasyEdit."""
 
 from __future__ import annotations
 
@@ -13,22 +13,23 @@ from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.plugins import get_plugins
 
 NEARLY = 1.25
-"""Keys whose distance is up to this many times the sum of their radii nearly collide."""
+"""The default of ``nearly``: two keys nearly collide if their distance is at most this multiple of the sum of their
+radii."""
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a folder of edits holds.
+    """The content of an edits folder.
 
     Attributes:
-        folder: which.
-        format_version: of its files.
+        folder: the folder.
+        format_version: the version of its format.
         saved: when it was written, ISO 8601, UTC.
         model: name of the model that the edits were made on.
-        fingerprint: of that model's weights.
-        versions: of the packages that wrote it.
-        count: how many edits.
-        parts: one for each editor.
+        fingerprint: the fingerprint of that model's weights.
+        versions: the versions of the packages that wrote the folder.
+        count: the number of edits.
+        parts: the edits of each editor.
     """
 
     folder: str
@@ -41,7 +42,7 @@ class Inspection:
     parts: list[InspectedPart]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything by name, ready for JSON; how a table shows it is left out."""
+        """Return all fields by name, ready for JSON, without the headings of tables."""
         values = dataclasses.asdict(self)
         for part in values["parts"]:
             del part["columns"], part["batch_columns"]
@@ -49,17 +50,18 @@ class Inspection:
 
 
 def inspect_edits(folder: str | Path, nearly: float = NEARLY) -> Inspection:
-    """Look into a folder of edits.
+    """Return what a folder of edits holds.
 
     Args:
-        folder: what :func:`~easyedit_lifelong.save_edits` wrote, or a run's ``state/``.
-        nearly: up to which nearness two keys are listed.
+        folder: a folder that :func:`~easyedit_lifelong.save_edits` wrote, or a run's ``state/``.
+        nearly: list pairs of edits up to this nearness: their keys' distance, divided by the sum of their radii.
 
     Raises:
-        RunError: there are no edits in it, or they aren't whole, or of a newer format; the message names the file.
+        RunError: the folder holds no edits, is incomplete or damaged, or has a newer format; the message names the
+            file.
     """
     saved = read_edits(Path(folder).expanduser())
-    parts = [_inspected(method, part, str(saved.path), nearly) for method, part in saved.parts]
+    parts = [_inspect_part(method, part, str(saved.path), nearly) for method, part in saved.parts]
     return Inspection(
         folder=str(folder),
         format_version=saved.index["format_version"],
@@ -72,7 +74,8 @@ def inspect_edits(folder: str | Path, nearly: float = NEARLY) -> Inspection:
     )
 
 
-def _inspected(method: str, part: EditsPart, where: str, nearly: float) -> InspectedPart:
+def _inspect_part(method: str, part: EditsPart, where: str, nearly: float) -> InspectedPart:
+    """Return what a part holds, as its method describes it or, without that port, as a list of its edits."""
     methods = get_plugins().methods
     describe = methods.get(method).describe if method in methods else None
     if describe is None:

@@ -1,4 +1,4 @@
-"""Load edits onto a model."""
+"""Load saved edits onto a model."""
 
 from __future__ import annotations
 
@@ -16,25 +16,28 @@ from easyedit_lifelong.models.load import model_label
 
 
 def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_weights: bool = True) -> Rollback[Any]:
-    """Put saved edits on the model that they were made on; its logits are then bitwise the edited model's.
+    """Load saved edits onto the model that they were made on. Its logits are then bitwise the edited model's.
+
+    If loading fails, the model is not changed.
 
     Args:
         model: the unedited model, or one with edits on other layers. It is changed in place.
-        folder: what :func:`save_edits` wrote, a run's ``state/``, or ``hub:OWNER/NAME[@REVISION]`` for edits on the
-            Hugging Face Hub.
-        tokenizer: the model's, for those who edit on without naming it again.
-        check_weights: refuse a model with other weights. False for the same weights in another dtype: answers are
-            then those of the edited model up to that dtype's rounding.
+        folder: a folder that :func:`save_edits` wrote, a run's ``state/``, or ``hub:OWNER/NAME[@REVISION]`` for edits
+            on the Hugging Face Hub.
+        tokenizer: the model's tokenizer; needed only if further edits are made without naming it again.
+        check_weights: refuse a model with other weights. Use False for the same weights in another dtype: the answers
+            then equal the edited model's up to the rounding of that dtype.
 
     Returns:
-        What takes the edits off again when it is called; its ``results`` are the edits' records, in order.
+        A rollback: calling it removes the edits from the model. Its ``results`` are the records of the edits, in
+        order.
 
     Raises:
-        RunError: the folder isn't whole, of a newer format, or of a model with other weights; or the Hub hasn't got
-            it (:class:`~easyedit_lifelong.errors.HubError`). Then the model is as it was.
-        ModelError: the model lacks what was edited.
-        EditError: the model carries edits in their place already.
-        PluginError: no method of that name is registered.
+        RunError: the folder is incomplete or damaged, has a newer format, or belongs to a model with other weights; or
+            the edits can't be pulled from the Hub (:class:`~easyedit_lifelong.errors.HubError`).
+        ModelError: the model lacks a layer that was edited.
+        EditError: the model carries edits in the same place already.
+        PluginError: the edits' method is not registered, or can't load edits.
     """
     saved = read_edits(edits_folder(folder))
     if check_weights and saved.fingerprint != base_fingerprint(model):
@@ -43,25 +46,27 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
             f"{model_label(model)!r} (the fingerprints differ). Load the same model in the same dtype. (In Python, "
             "check_weights=False loads them if the weights differ in their dtype alone.)"
         )
-    undo: list[Callable[[], None]] = []
+    detach_functions: list[Callable[[], None]] = []
     try:
         for method, part in saved.parts:
-            undo.append(_attach(model, tokenizer, method, part, str(saved.path)))
+            detach_functions.append(_attach(model, tokenizer, method, part, str(saved.path)))
     except BaseException:
-        _take_off(undo)
+        _detach_all(detach_functions)
         raise
     results = [edit for _, part in saved.parts for edit in part.edits]
-    return Rollback(lambda: _take_off(undo), on_items=False, results=results)
+    return Rollback(lambda: _detach_all(detach_functions), on_items=False, results=results)
 
 
 def _attach(model: Any, tokenizer: Any, name: str, part: EditsPart, where: str) -> Callable[[], None]:
+    """Load one part onto a model, and return the function that removes it again."""
     method = method_of(name, where)
     if method.edits is None:
         raise PluginError(f"{where}: method {method.name!r} can't put saved edits on a model")
     return method.edits.attach(model, tokenizer, part, where)
 
 
-def _take_off(undo: list[Callable[[], None]]) -> None:
-    while undo:
-        undo[-1]()
-        undo.pop()  # not before: what couldn't be taken off can be tried again
+def _detach_all(detach_functions: list[Callable[[], None]]) -> None:
+    """Remove the parts of a folder from a model, the last one first."""
+    while detach_functions:
+        detach_functions[-1]()
+        detach_functions.pop()  # only after the call: if it fails, the rollback can be called again

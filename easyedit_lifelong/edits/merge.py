@@ -1,4 +1,4 @@
-"""Join folders of edits that were made on the same model: by different people, or on different days."""
+"""Merge edits folders of the same model, for example those of several people or days."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from easyedit_lifelong.plugins import get_plugins
 
 @dataclass(frozen=True)
 class MergeReport:
-    """What became of the folders.
+    """The result of a merge.
 
     Attributes:
         out: the merged folder.
-        folders: what was merged, in order.
-        edits: how many edits it holds.
-        keys: how many keys, of all layers.
-        conflicts: edits that met another folder's.
-        renamed: cases whose ids collided.
-        duplicates: how many edits were in an earlier folder already, and are in once.
+        folders: the folders that were merged, in order.
+        edits: the number of edits in the merged folder.
+        keys: the number of its keys, over all layers.
+        conflicts: edits whose key met a key of another folder.
+        renamed: cases that got a new id, since an earlier folder has a case with the same id.
+        duplicates: the number of edits that an earlier folder has, too; they are merged once.
     """
 
     out: str
@@ -38,58 +38,63 @@ class MergeReport:
     duplicates: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything by name, ready for JSON."""
+        """Return all fields by name, ready for JSON."""
         return dataclasses.asdict(self)
 
 
 def merge_edits(folders: Sequence[str | Path], out: str | Path) -> MergeReport:
-    """Join folders of edits of methods whose edits can be merged (GRACE's can), without a model.
+    """Merge edits folders, without a model. The methods of the edits must have the port ``merge``, as GRACE has.
 
     Args:
         folders: at least two folders that :func:`~easyedit_lifelong.save_edits` wrote, of the same model.
-        out: where the merged edits go; must not hold edits.
+        out: the folder for the merged edits; it must not hold edits.
 
     Returns:
-        Which edits met others, and which cases had to be renamed: a case whose id is taken becomes ``ID@FOLDER``.
+        The numbers of merged edits and keys, the conflicts, and the renamed cases: if an earlier folder has a case with
+        the same id, the id becomes ``ID@FOLDER``.
 
     Raises:
-        RunError: a folder isn't whole, is of another model or other settings, or holds edits that can't be merged;
-            or ``out`` holds edits already.
+        RunError: a folder is incomplete or damaged, was made on another model or with other settings, or holds edits
+            that can't be merged; or ``out`` holds edits already.
     """
     if len(folders) < 2:
         raise RunError("merging needs at least two folders of edits")
     out = Path(out).expanduser()
     if (out / INDEX).exists():
         raise RunError(f"{out}: holds edits already; name another folder")
-    every = [read_edits(Path(folder).expanduser()) for folder in folders]
-    for one in every:
-        _check(one, every[0])
-    methods = list(dict.fromkeys(method for one in every for method, _ in one.parts))
-    parts, merged = [], []
+    all_saved = [read_edits(Path(folder).expanduser()) for folder in folders]
+    for saved in all_saved:
+        _check_mergeable(saved, all_saved[0])
+    methods = list(dict.fromkeys(method for saved in all_saved for method, _ in saved.parts))
+    parts, by_method = [], []
     for name in methods:
         sources = [
-            MergeSource(str(folder), str(one.path), [part for method, part in one.parts if method == name])
-            for folder, one in zip(folders, every, strict=True)
+            MergeSource(str(folder), str(saved.path), [part for method, part in saved.parts if method == name])
+            for folder, saved in zip(folders, all_saved, strict=True)
         ]
         merge = get_plugins().methods.get(name).merge
-        assert merge is not None  # checked with everything else
-        joined = merge([source for source in sources if source.parts])
-        merged.append(joined)
-        parts += [(name, part) for part in joined.parts]
-    write_edits(out, every[0].model, every[0].fingerprint, parts)
+        assert merge is not None  # _check_mergeable
+        merged = merge([source for source in sources if source.parts])
+        by_method.append(merged)
+        parts += [(name, part) for part in merged.parts]
+    write_edits(out, all_saved[0].model, all_saved[0].fingerprint, parts)
     return MergeReport(
         out=str(out),
         folders=[str(folder) for folder in folders],
         edits=sum(len(part.edits) for _, part in parts),
-        keys=sum(joined.keys for joined in merged),
-        conflicts=[conflict for joined in merged for conflict in joined.conflicts],
-        renamed=[renamed for joined in merged for renamed in joined.renamed],
-        duplicates=sum(joined.duplicates for joined in merged),
+        keys=sum(merged.keys for merged in by_method),
+        conflicts=[conflict for merged in by_method for conflict in merged.conflicts],
+        renamed=[renamed for merged in by_method for renamed in merged.renamed],
+        duplicates=sum(merged.duplicates for merged in by_method),
     )
 
 
-def _check(saved: SavedEdits, first: SavedEdits) -> None:
-    """Check that a folder's edits can be merged, and were made on the first folder's model."""
+def _check_mergeable(saved: SavedEdits, first: SavedEdits) -> None:
+    """Check that a folder's edits can be merged, and were made on the same model as the first folder's.
+
+    Raises:
+        RunError: they can't be merged.
+    """
     methods = get_plugins().methods
     for name, _ in saved.parts:
         method = methods.get(name) if name in methods else None
@@ -97,8 +102,8 @@ def _check(saved: SavedEdits, first: SavedEdits) -> None:
             reason = None if method is None else method.reasons.get("merge")
             if reason is not None:
                 raise RunError(f"{saved.path}: holds {name} edits, which can't be merged: {reason}")
-            able = " and ".join(method.name for method in methods if method.merge is not None)
-            raise RunError(f"{saved.path}: holds edits of {name}, which can't be merged; only {able}'s can")
+            mergeable = " and ".join(method.name for method in methods if method.merge is not None)
+            raise RunError(f"{saved.path}: holds edits of {name}, which can't be merged; only {mergeable}'s can")
     if saved.fingerprint != first.fingerprint:
         raise RunError(
             f"{saved.path}: these edits were made on {saved.model!r}, those of {first.path} on {first.model!r} with "

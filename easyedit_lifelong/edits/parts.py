@@ -1,4 +1,4 @@
-"""A folder of edits taken apart into one part for each editor, and put together from them; no model is needed."""
+"""Read and write an edits folder as parts, one for each editor; no model is needed."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.versions import package_versions
 
-_PART = {"method": str, "hparams": dict, "edits": list, "state": dict}
+_PART_TYPES = {"method": str, "hparams": dict, "edits": list, "state": dict}
+"""The keys of a part in the index (format version 1), and the types of their values."""
 
 
 @dataclass(frozen=True)
 class SavedEdits:
-    """What a folder holds.
+    """The content of an edits folder.
 
     Attributes:
-        path: its index, for messages.
-        index: what the index says.
+        path: the index file, for messages.
+        index: the content of the index.
         model: name of the model that the edits were made on.
-        fingerprint: of that model's weights.
-        parts: each editor's method and edits.
+        fingerprint: the fingerprint of that model's weights.
+        parts: the method's name and the edits of each editor.
     """
 
     path: Path
@@ -43,33 +44,35 @@ class SavedEdits:
 
 
 def read_edits(folder: Path) -> SavedEdits:
-    """Read a folder of edits: one that ``save_edits`` wrote, or a run's ``state/``, of this version or 0.1.
+    """Read an edits folder: one that ``save_edits`` wrote, or the ``state/`` of a run of this version or 0.1.
 
     Raises:
-        RunError: there are none in it, or they aren't whole, or of a newer format; the message names the file.
+        RunError: the folder holds no edits, is incomplete or damaged, or has a newer format; the message names the
+            file.
     """
     path = folder / INDEX
-    if not path.exists() and (old := _old_edits(folder)) is not None:
+    if not path.exists() and (old := _read_old_edits(folder)) is not None:
         return old
     index = read_index(folder)
     try:
         name, fingerprint = index["model"]["name"], index["model"]["fingerprint"]
         if index["format_version"] == STEPS_VERSION:
-            parts = [_joined(folder, part["method"], part["hparams"]) for part in index["parts"]]
+            parts = [_join_steps(folder, part["method"], part["hparams"]) for part in index["parts"]]
         else:
-            parts = _unpacked(path, index["parts"], read_tensors(folder, index))
+            parts = _split_into_parts(path, index["parts"], read_tensors(folder, index))
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: lacks {error}; it isn't the index of saved edits") from error
     return SavedEdits(path, index, name, fingerprint, parts)
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """Return the index of a folder of edits of any format, with the edits of every part, without reading tensors.
+    """Return the index of an edits folder of any format, with the edits of each part; tensors are not read.
 
     Raises:
-        RunError: there are none in it, or the index isn't whole, or of a newer format; the message names the file.
+        RunError: the folder holds no edits, its index is damaged, or it has a newer format; the message names the
+            file.
     """
-    if not (folder / INDEX).exists() and (old := _old_edits(folder)) is not None:
+    if not (folder / INDEX).exists() and (old := _read_old_edits(folder)) is not None:
         parts = [{"method": method, "hparams": part.hparams, "edits": part.edits} for method, part in old.parts]
         return {**old.index, "model": {"name": old.model, "fingerprint": old.fingerprint}, "parts": parts}
     index = read_index(folder)
@@ -80,45 +83,51 @@ def read_description(folder: Path) -> dict[str, Any]:
 
 
 def read_step_states(folder: Path) -> list[tuple[list[dict[str, Any]], dict[str, Any]]]:
-    """Return of each step in a run's state the records of its edits and the method's state, without tensors.
-
-    A folder without steps has none.
+    """Return the records of the edits and the method's state of each step in a state folder; tensors are not read.
 
     Raises:
-        RunError: a file in it can't be read.
+        RunError: a file in the folder can't be read.
     """
-    old = None if (folder / INDEX).exists() else _old_state(folder, tensors=False)
-    steps = [] if old is None else old[1].steps
-    return [(part.edits, part.state) for part in steps] or [
+    old = None if (folder / INDEX).exists() else _read_old_state(folder, tensors=False)
+    old_steps = [] if old is None else old[1].steps
+    return [(part.edits, part.state) for part in old_steps] or [
         (entry["edits"], entry["state"]) for entry in step_entries(folder)
     ]
 
 
-def _unpacked(path: Path, parts: Sequence[Any], tensors: dict[str, Tensor]) -> list[tuple[str, EditsPart]]:
-    if not all(isinstance(part[name], kind) for part in parts for name, kind in _PART.items()):
-        raise RunError(f"{path}: a part is of another kind; it isn't the index of saved edits")
-    unpacked = []
+def _split_into_parts(path: Path, parts: Sequence[Any], tensors: dict[str, Tensor]) -> list[tuple[str, EditsPart]]:
+    """Return the parts of an index of format version 1, each with its tensors.
+
+    Args:
+        path: the index, for messages.
+        parts: the index's parts.
+        tensors: the tensors of all parts; their names begin with the part's number and a dot.
+    """
+    if not all(isinstance(part[key], expected) for part in parts for key, expected in _PART_TYPES.items()):
+        raise RunError(f"{path}: a part holds a value of the wrong type; it isn't the index of saved edits")
+    named_parts = []
     for number, part in enumerate(parts):
         prefix = f"{number}."
-        own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-        unpacked.append((part["method"], EditsPart(part["hparams"], part["edits"], part["state"], own)))
-    return unpacked
+        own_tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        named_parts.append((part["method"], EditsPart(part["hparams"], part["edits"], part["state"], own_tensors)))
+    return named_parts
 
 
-def _joined(folder: Path, method: str, hparams: dict[str, Any]) -> tuple[str, EditsPart]:
+def _join_steps(folder: Path, method: str, hparams: dict[str, Any]) -> tuple[str, EditsPart]:
+    """Return the steps of a state folder as one part, with the method's name."""
     store = method_of(method, folder / INDEX).edits
     if not isinstance(store, AppendableEditStore):
-        raise PluginError(f"{folder / INDEX}: method {method!r} can't put the edits of a run together")
+        raise PluginError(f"{folder / INDEX}: method {method!r} can't load the edits of a run")
     steps, _ = read_steps(folder, hparams)
     return method, store.join(steps, str(folder / INDEX))
 
 
-def _old_edits(folder: Path) -> SavedEdits | None:
-    """Return the edits of a run's state that version 0.1 wrote; None if there is none."""
-    found = _old_state(folder)
-    if found is None:
+def _read_old_edits(folder: Path) -> SavedEdits | None:
+    """Return the edits of a state folder that version 0.1 wrote; None if the folder is not one."""
+    method_and_state = _read_old_state(folder)
+    if method_and_state is None:
         return None
-    method, old = found
+    method, old = method_and_state
     store = get_plugins().methods.get(method).edits
     assert isinstance(store, AppendableEditStore)
     parts = [(method, store.join(old.steps, str(old.path)))] if old.steps else []
@@ -126,8 +135,8 @@ def _old_edits(folder: Path) -> SavedEdits | None:
     return SavedEdits(old.path, index, old.model, old.fingerprint, parts)
 
 
-def _old_state(folder: Path, *, tensors: bool = True) -> tuple[str, OldState] | None:
-    """Return a run's state that version 0.1 wrote, and the name of its method."""
+def _read_old_state(folder: Path, *, tensors: bool = True) -> tuple[str, OldState] | None:
+    """Return the method's name and the content of a state folder that version 0.1 wrote; None if it is not one."""
     for method in get_plugins().methods:
         if isinstance(method.edits, OldStateReader):
             old = method.edits.read_old_state(folder, tensors=tensors)
@@ -137,14 +146,14 @@ def _old_state(folder: Path, *, tensors: bool = True) -> tuple[str, OldState] | 
 
 
 def method_of(name: str, where: object) -> EditMethod:
-    """Return the method of that name.
+    """Return the registered method of this name.
 
     Args:
-        name: the method's.
+        name: the method's name.
         where: the file that names it, for messages.
 
     Raises:
-        PluginError: no such method is registered.
+        PluginError: no method of this name is registered.
     """
     try:
         return get_plugins().methods.get(name)
@@ -152,12 +161,13 @@ def method_of(name: str, where: object) -> EditMethod:
         raise PluginError(f"{where}: {error}") from error
 
 
-def description(model: Any) -> dict[str, Any]:
-    """Return what an index says of when, on what and with which versions edits were made."""
-    return _description(model_label(model), base_fingerprint(model))
+def provenance(model: Any) -> dict[str, Any]:
+    """Return the entries of an index that describe the model, the time and the package versions."""
+    return _provenance(model_label(model), base_fingerprint(model))
 
 
-def _description(model: str, fingerprint: str) -> dict[str, Any]:
+def _provenance(model: str, fingerprint: str) -> dict[str, Any]:
+    """Return these entries for a model's name and fingerprint."""
     return {
         "saved": now(),
         "model": {"name": model, "fingerprint": fingerprint},
@@ -166,16 +176,16 @@ def _description(model: str, fingerprint: str) -> dict[str, Any]:
 
 
 def write_edits(folder: Path, model: str, fingerprint: str, parts: Sequence[tuple[str, EditsPart]]) -> None:
-    """Make a folder hold these edits, in place of those that it may hold, in one step.
+    """Write edits to a folder, in place of those that it holds, in one step.
 
     Args:
-        folder: made if it isn't there.
+        folder: the folder; made if it does not exist.
         model: name of the model that the edits were made on.
-        fingerprint: of its unedited weights.
-        parts: each editor's method and edits.
+        fingerprint: the fingerprint of that model's unedited weights.
+        parts: the method's name and the edits of each editor.
 
     Raises:
-        RunError: it can't be written, or is the state of a run, which other edits would destroy.
+        RunError: the folder can't be written, or is the state folder of a run, which must not be overwritten.
     """
     check_not_a_state(folder)
     serialized: list[dict[str, Any]] = []
@@ -183,14 +193,14 @@ def write_edits(folder: Path, model: str, fingerprint: str, parts: Sequence[tupl
     for number, (method, part) in enumerate(parts):
         tensors |= {f"{number}.{name}": tensor for name, tensor in part.tensors.items()}
         serialized.append({"method": method, "hparams": part.hparams, "edits": part.edits, "state": part.state})
-    write_folder(folder, {**_description(model, fingerprint), "parts": serialized}, tensors)
+    write_folder(folder, {**_provenance(model, fingerprint), "parts": serialized}, tensors)
 
 
 def check_not_a_state(folder: Path) -> None:
-    """Check that a folder isn't the state of a run.
+    """Check that a folder is not the state folder of a run.
 
     Raises:
-        RunError: it is.
+        RunError: it is a state folder.
     """
-    if step_count(folder) or (not (folder / INDEX).exists() and _old_state(folder, tensors=False) is not None):
+    if step_count(folder) or (not (folder / INDEX).exists() and _read_old_state(folder, tensors=False) is not None):
         raise RunError(f"{folder}: is the state of a run, which needs its edits to be resumed; name another folder")

@@ -1,4 +1,4 @@
-"""What saved edits add to edited models and to editing methods, through the hooks that any plugin uses."""
+"""The plugin of this package: it adds ``save_edits`` to edited models, and saving of runs to editing methods."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def register_model_methods(register: Callable[[ModelMethod], None]) -> None:
 
 @hookimpl
 def complete_method(method: EditMethod) -> EditMethod | None:
-    """Give a method whose edit store is appendable what saves and loads its edits during a run."""
+    """Give a method with an appendable edit store a :class:`StateFolder`, which saves its edits during a run."""
     if method.state is None and isinstance(method.edits, AppendableEditStore):
         return dataclasses.replace(method, state=StateFolder(method.name, method.edits))
     return None

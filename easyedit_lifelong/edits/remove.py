@@ -1,4 +1,4 @@
-"""Take edits out later on: single edits, or a method's later batches; on a model, or in a folder without one."""
+"""Remove edits: the edits of a case, or a method's later batches; from a model, or from an edits folder."""
 
 from __future__ import annotations
 
@@ -18,62 +18,61 @@ from easyedit_lifelong.plugins import get_plugins
 
 
 def rollback_case(model: Any, case_id: int | str, *, prompt: str | None = None) -> list[EditRecord]:
-    """Take a case's edits off a model, as if they had never been made; all others stay.
+    """Remove the edits of a case from a model, as if they had never been made. All other edits stay.
 
     Args:
         model: the edited model.
-        case_id: which case; its edits go from every layer that carries them.
-        prompt: only its edit of this prompt, where several edits have the same id.
+        case_id: the case; its edits are removed from every layer.
+        prompt: remove only the edit of this prompt, if several edits have the same case_id.
 
     Returns:
-        The records of the edits that were taken off.
+        The records of the removed edits.
 
     Raises:
-        EditError: there is no such edit, or several of different prompts; or its method can't take single edits out,
-            or can't take this one. Then nothing is changed.
+        EditError: the model has no such edit, or several of different prompts; or its method can't remove single
+            edits, or not this one. Then nothing is changed.
     """
-    carried = {method.name: method for method in get_plugins().methods if editors_on(model, method.name)}
-    removals = [method.remove for method in carried.values() if method.remove is not None]
+    methods = [method for method in get_plugins().methods if editors_on(model, method.name)]
+    removals = [method.remove for method in methods if method.remove is not None]
     if not removals:
-        reasons = [_reason(method, "remove", "case by case") for method in carried.values()]
+        reasons = [_reason(method, "remove", "case by case") for method in methods]
         raise EditError(reasons[0] if reasons else "the model carries no edits")
-    own = [removal.records(model) for removal in removals]
-    records = [record for some in own for record in some]
-    wanted = [records[n] for n in numbers_of_case(records, case_id, prompt)]
-    for check_only in (True, False):
+    records = [record for removal in removals for record in removal.records(model)]
+    to_remove = [records[n] for n in numbers_of_case(records, case_id, prompt)]
+    for check_only in (True, False):  # first all checks, so that nothing is changed if one fails
         for removal in removals:
-            removal.remove(model, wanted, check_only=check_only)
-    return wanted
+            removal.remove(model, to_remove, check_only=check_only)
+    return to_remove
 
 
 def rollback_to_batch(model: Any, batch: int) -> None:
-    """Take later batches off a model; it is bitwise what it was after that batch.
+    """Remove later batches from a model. It is then bitwise what it was after batch number ``batch``.
 
     Args:
-        model: a model that carries edits of one method that edits in batches (CoachHook's).
-        batch: how many batches to keep, 0 for none.
+        model: a model that carries edits of one method that edits in batches (CoachHook, MEMIT-native).
+        batch: the number of batches to keep; 0 to remove all.
 
     Raises:
-        EditError: the model carries no such edits, or not as many batches.
+        EditError: the model carries no such edits, edits of several such methods, or fewer batches.
     """
-    able = [method for method in get_plugins().methods if method.remove_batches is not None]
-    carried = [method for method in able if editors_on(model, method.name)]
-    if len(carried) != 1:
-        both = " and ".join(method.name for method in carried)
-        none = " or ".join(method.name for method in able)
+    batch_methods = [method for method in get_plugins().methods if method.remove_batches is not None]
+    methods = [method for method in batch_methods if editors_on(model, method.name)]
+    if len(methods) != 1:
+        both = " and ".join(method.name for method in methods)
+        none = " or ".join(method.name for method in batch_methods)
         raise EditError(f"the model carries {f'both {both}' if both else f'no {none}'} edits")
-    assert carried[0].remove_batches is not None
-    carried[0].remove_batches.back_to(model, batch)
+    assert methods[0].remove_batches is not None
+    methods[0].remove_batches.back_to(model, batch)
 
 
 @dataclass(frozen=True)
 class FolderRollback:
-    """What was taken out of a folder.
+    """The result of :func:`rollback_folder`.
 
     Attributes:
-        folder: where the edits that are left were written to.
-        removed: the records of those that aren't.
-        left: how many are left.
+        folder: the folder that the remaining edits were written to.
+        removed: the records of the removed edits.
+        left: the number of remaining edits.
     """
 
     folder: Path
@@ -89,23 +88,26 @@ def rollback_folder(
     batch: int | None = None,
     out: str | Path | None = None,
 ) -> FolderRollback:
-    """Take edits out of a folder, without a model; what is left loads as if they had never been made.
+    """Remove edits from an edits folder, without a model. The remaining edits load as if those had never been made.
 
     Args:
-        folder: what :func:`~easyedit_lifelong.save_edits` wrote.
-        cases: the cases to take out, of methods whose edits can be taken out one by one (GRACE's). A text also means
-            the number that it spells.
-        prompt: only the cases' edits of this prompt, where several edits have the same id.
-        batch: how many batches to keep, of a method that edits in batches (CoachHook's).
-        out: another folder for what is left; by default it replaces what was there, in one step.
+        folder: a folder that :func:`~easyedit_lifelong.save_edits` wrote.
+        cases: the case_ids to remove, of methods that can remove single edits (GRACE). The text ``"42"`` also stands
+            for the number 42.
+        prompt: remove only the edits of this prompt, if several edits have the same case_id.
+        batch: the number of batches to keep, of a method that edits in batches (CoachHook, MEMIT-native).
+        out: another folder for the remaining edits; by default they replace the folder's edits, in one step.
+
+    Returns:
+        The folder, the removed edits, and the number of remaining ones.
 
     Raises:
-        RunError: the folder isn't whole, has no edits of such a method, or can't be written.
-        EditError: there is no such case or batch, or a case has several prompts; or the query of a later
-            edit is not stored.
+        RunError: the folder is incomplete or damaged, holds no edits of such a method, or can't be written.
+        EditError: a case or batch does not exist, or a case has several prompts; or the folder does not store the query
+            of a later edit.
     """
     if prompt is not None and not cases:
-        raise EditError("a prompt says which edit of a case is meant; name the case, too")
+        raise EditError("a prompt selects one of a case's edits; name the case, too")
     folder = Path(folder).expanduser()
     saved = read_edits(folder)
     target = folder if out is None else Path(out).expanduser()
@@ -117,43 +119,62 @@ def rollback_folder(
         removed += _remove_cases(saved, parts, cases, prompt)
     if batch is not None:
         removed += _remove_batches(saved, parts, batch)
-    left = [
+    remaining = [
         (method, part) for (method, _), part in zip(saved.parts, parts, strict=True) if part is not None and part.edits
     ]
-    write_edits(target, saved.model, saved.fingerprint, left)
-    return FolderRollback(target, removed, sum(len(part.edits) for _, part in left))
+    write_edits(target, saved.model, saved.fingerprint, remaining)
+    return FolderRollback(target, removed, sum(len(part.edits) for _, part in remaining))
 
 
 def _remove_cases(
     saved: SavedEdits, parts: list[EditsPart | None], cases: Sequence[int | str], prompt: str | None
 ) -> list[EditRecord]:
-    """Take cases out of the parts whose methods allow it, in place; return their records."""
+    """Replace the parts whose methods can remove single edits by parts without these cases.
+
+    Args:
+        saved: the folder.
+        parts: the folder's parts, which are changed in place; None for a part without remaining edits.
+        cases: the case_ids to remove.
+        prompt: remove only the edits of this prompt.
+
+    Returns:
+        The records of the removed edits.
+    """
     where = str(saved.path)
-    methods = _parts_of(saved, "remove", "edits.", "case by case")
-    places = [(n, at) for n in methods for at in range(len(saved.parts[n][1].edits))]
-    records = [EditRecord.from_dict(saved.parts[n][1].edits[at], where) for n, at in places]
-    chosen: set[int] = set()
+    methods = _parts_with_port(saved, "remove", "edits.", "case by case")
+    positions = [(n, index) for n in methods for index in range(len(saved.parts[n][1].edits))]
+    records = [EditRecord.from_dict(saved.parts[n][1].edits[index], where) for n, index in positions]
+    selected: set[int] = set()
     for case in cases:
-        known = [record.case_id for record in records if str(record.case_id) == str(case)]
+        case_ids = [record.case_id for record in records if str(record.case_id) == str(case)]
         try:
-            chosen |= set(numbers_of_case(records, known[0] if known else case, prompt))
+            selected |= set(numbers_of_case(records, case_ids[0] if case_ids else case, prompt))
         except EditError as error:
             raise EditError(f"{where}: {error}") from error
     for n, method in methods.items():
-        numbers = {places[index][1] for index in chosen if places[index][0] == n}
+        numbers = {positions[number][1] for number in selected if positions[number][0] == n}
         part = saved.parts[n][1]
         assert method.remove is not None
         parts[n] = method.remove.remove_from(part, numbers, where) if len(numbers) < len(part.edits) else None
-    return [records[index] for index in sorted(chosen)]
+    return [records[number] for number in sorted(selected)]
 
 
 def _remove_batches(saved: SavedEdits, parts: list[EditsPart | None], batch: int) -> list[EditRecord]:
-    """Take later batches out of the part whose method allows it, in place; return their edits' records."""
+    """Replace the part whose method edits in batches by a part without later batches.
+
+    Args:
+        saved: the folder.
+        parts: the folder's parts, which are changed in place.
+        batch: the number of batches to keep.
+
+    Returns:
+        The records of the removed edits.
+    """
     where = str(saved.path)
-    methods = _parts_of(saved, "remove_batches", "edits, so no batches;", "batch by batch")
+    methods = _parts_with_port(saved, "remove_batches", "edits, so no batches;", "batch by batch")
     if len(methods) > 1:
         names = " and ".join(method.name for method in methods.values())
-        raise RunError(f"{where}: holds edits of {names}, each with batches of its own; which are meant is not clear")
+        raise RunError(f"{where}: holds edits of {names}, each with its own batches; a batch number is ambiguous")
     ((number, method),) = methods.items()
     before = parts[number]
     if before is None:
@@ -164,31 +185,31 @@ def _remove_batches(saved: SavedEdits, parts: list[EditsPart | None], batch: int
     return [EditRecord.from_dict(edit, where) for edit in before.edits[len(after.edits) :]]
 
 
-def _parts_of(saved: SavedEdits, port: str, missing: str, how: str) -> dict[int, EditMethod]:
-    """Return the numbers of the parts whose methods have a port, and the methods.
+def _parts_with_port(saved: SavedEdits, port: str, missing: str, manner: str) -> dict[int, EditMethod]:
+    """Return the methods that have a port, by the number of their part.
 
     Args:
         saved: the folder.
         port: the port's name.
-        missing: what to say that a folder without such parts lacks, for the message.
-        how: how a method with the port takes edits out, for the message.
+        missing: what a folder without such parts lacks, for the message.
+        manner: how a method with the port removes edits, for the message: ``case by case``.
 
     Raises:
-        RunError: there are none; the message says which methods' edits could be taken out so, and why these can't.
+        RunError: no part's method has the port; the message names the methods that have it.
     """
 
-    def able(method: EditMethod) -> bool:
+    def has_port(method: EditMethod) -> bool:
         return getattr(method, port) is not None
 
     methods = {n: method_of(name, saved.path) for n, (name, _) in enumerate(saved.parts)}
-    found = {n: method for n, method in methods.items() if able(method)}
-    if not found:
-        names = " or ".join(method.name for method in get_plugins().methods if able(method))
-        reason = next((_reason(method, port, how) for method in methods.values()), "")
+    with_port = {n: method for n, method in methods.items() if has_port(method)}
+    if not with_port:
+        names = " or ".join(method.name for method in get_plugins().methods if has_port(method))
+        reason = next((_reason(method, port, manner) for method in methods.values()), "")
         raise RunError(f"{saved.path}: holds no {names} {missing} {reason}".rstrip(" ;"))
-    return found
+    return with_port
 
 
-def _reason(method: EditMethod, port: str, how: str) -> str:
-    """Return why a method lacks a port, and what it has instead."""
-    return method.reasons.get(port, f"{method.name}'s edits can't be taken back {how}")
+def _reason(method: EditMethod, port: str, manner: str) -> str:
+    """Return the method's reason for lacking a port, or a general one."""
+    return method.reasons.get(port, f"{method.name}'s edits can't be removed {manner}")

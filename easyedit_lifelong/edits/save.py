@@ -1,4 +1,4 @@
-"""Save the edits that a model carries."""
+"""Save the edits of a model to a folder."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from easyedit_lifelong.plugins import get_plugins
 
 
 def save_edits(edited_model: Any, folder: str | Path) -> None:
-    """Write all edits that a model carries, of every method and layer, without the model.
+    """Save all edits of a model, of every method and layer, to a folder. The model itself is not saved.
 
-    What is written: ``edits.json`` (the requests with their times, hyperparameters, the model's name and the
-    fingerprint of its unedited weights, versions) and ``edits.safetensors``. :func:`load_edits` puts them on the
-    same model in another process, without EasyEdit. ``edited_model.save_edits(folder)`` does the same.
+    The folder has two files: ``edits.json`` (the requests with their times, the hyperparameters, the model's name, the
+    fingerprint of its unedited weights, package versions) and ``edits.safetensors``. :func:`load_edits` loads them onto
+    the same model in another process, without EasyEdit. ``edited_model.save_edits(folder)`` is the same as this
+    function.
 
     Args:
         edited_model: the model.
-        folder: where to; edits that are there are replaced, in one step.
+        folder: the folder; edits that it holds are replaced, in one step.
 
     Raises:
         EditError: the model carries no edits.
-        RunError: they can't be written.
+        RunError: the folder can't be written, or is the state folder of a run.
     """
     parts = [
         (method.name, part)

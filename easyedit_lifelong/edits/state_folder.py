@@ -1,7 +1,8 @@
-"""The edits of a run: a folder of edits that grows by a file with every step, and of which a prefix can be loaded.
+"""The state folder of a run: an edits folder that gets a new file with every step.
 
-The folder's ``edits.json`` names the model, the method and its hyperparameters and is written once; the steps are in
-:mod:`~easyedit_lifelong.edits.step_files`. ``load_edits`` reads such a folder like any other folder of edits.
+The folder's ``edits.json`` names the model, the method and its hyperparameters, and is written once.
+:mod:`~easyedit_lifelong.edits.step_files` writes and reads the steps; the first steps can be loaded without the later
+ones. ``load_edits`` reads a state folder like any other edits folder.
 """
 
 from __future__ import annotations
@@ -12,24 +13,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_index, write_index, writing
-from easyedit_lifelong.edits.parts import description
+from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_index, translate_write_errors, write_index
+from easyedit_lifelong.edits.parts import provenance
 from easyedit_lifelong.edits.step_files import read_steps, step_count, step_file, write_step
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.edit_stores import AppendableEditStore, OldStateReader
+from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, OldStateReader
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 
 
 @dataclass(frozen=True)
 class _Written:
-    """How far a folder is up to date with a model.
+    """Which of a model's steps a folder holds.
 
     Attributes:
-        count: how many of the model's steps are in it.
-        last: the last of them, as the store's history has it.
-        digest: of all of them.
-        exact: whether the folder is known to hold no further steps.
+        count: the number of the model's first steps that the folder holds.
+        last: the last of them: the object in the store's history.
+        digest: the chained digest of the last of them.
+        exact: whether it is known that the folder holds no further steps.
     """
 
     count: int = 0
@@ -38,12 +39,33 @@ class _Written:
     exact: bool = False
 
 
+@dataclass(frozen=True)
+class _SavedState:
+    """The content of a state folder.
+
+    Attributes:
+        path: the index, for messages.
+        model: name of the model that the edits were made on.
+        fingerprint: the fingerprint of that model's unedited weights.
+        settings: the hyperparameters that a resumed run must share, by name.
+        steps: a part for each step, in order.
+        digest: the chained digest of the last step; empty for a folder of version 0.1, whose steps have none.
+    """
+
+    path: Path
+    model: str
+    fingerprint: str
+    settings: Mapping[str, Any]
+    steps: Sequence[EditsPart]
+    digest: str = ""
+
+
 class StateFolder:
-    """Saves and loads the edits of a method whose edit store is appendable.
+    """Saves and loads the state folders of runs, for a method with an appendable edit store.
 
     Args:
         method: the method's name.
-        store: its edit store.
+        store: the method's edit store.
     """
 
     def __init__(self, method: str, store: AppendableEditStore) -> None:
@@ -51,19 +73,21 @@ class StateFolder:
         self._written: weakref.WeakKeyDictionary[Any, dict[Path, _Written]] = weakref.WeakKeyDictionary()
 
     def carries(self, model: Any) -> bool:
-        """Tell whether a model carries edits of the method."""
+        """Return whether a model carries edits of the method."""
         return bool(self._store.history(model))
 
     def save(self, model: Any, folder: Path, case_ids: Sequence[int | str] = ()) -> None:
-        """Bring a folder up to date with the edits that a model carries; steps that are in it are not written again.
+        """Make a folder hold the edits of a model: write new steps, and delete steps that were rolled back.
+
+        Steps that the folder holds already are not written again.
 
         Args:
-            model: the model; without edits nothing is written.
-            folder: where to; made if it isn't there.
-            case_ids: not needed: the steps name their cases.
+            model: the model; if it has no edits, no folder is made.
+            folder: the folder; made if it does not exist.
+            case_ids: not used: the steps name their cases.
 
         Raises:
-            RunError: it can't be written, or the model carries edits that one folder can't hold.
+            RunError: the folder can't be written, or the model carries edits that one folder can't hold.
         """
         history = self._store.history(model)
         if not history and not (folder / INDEX).exists():
@@ -71,12 +95,12 @@ class StateFolder:
         folders = self._written.setdefault(model, {})
         written = folders.get(folder, _Written())
         if written.count > len(history) or (written.count and history[written.count - 1] is not written.last):
-            written = _Written()  # edits have been rolled back since
-        with writing(folder, f"{self._method}'s edits"):
+            written = _Written()  # edits were rolled back after the last save: write all steps again
+        with translate_write_errors(folder, f"{self._method}'s edits"):
             folder.mkdir(parents=True, exist_ok=True)
             digest, hparams = written.digest, None
-            steps = self._store.steps(model, written.count) if history else iter(())
-            for number, part in enumerate(steps, written.count + 1):
+            new_steps = self._store.steps(model, written.count) if history else iter(())
+            for number, part in enumerate(new_steps, written.count + 1):
                 digest, hparams = write_step(step_file(folder, number), part, digest), part.hparams
             if not history:
                 (folder / INDEX).unlink()
@@ -90,84 +114,84 @@ class StateFolder:
     def load(
         self, model: Any, tok: Any, hparams: Any, folder: Path, case_ids: Sequence[int | str] | None = None
     ) -> None:
-        """Put the edits of a folder on a model that carries none of the method.
+        """Load the edits of a folder onto a model that carries no edits of the method.
 
         Args:
             model: the model.
             tok: its tokenizer.
             hparams: the method's hyperparameters.
-            folder: what was saved.
-            case_ids: the requests whose edits count, in order: the folder's first ones. None: all of them.
+            folder: the state folder.
+            case_ids: load only the folder's first edits, which must be the edits of these cases, in order. None: all.
 
         Raises:
-            RunError: the folder can't be used, belongs to another model, doesn't hold these edits, or was made with
-                other settings; the message names the file and says what differs.
-            ModelError: the model lacks what was edited.
+            RunError: the folder is incomplete or damaged, belongs to another model, holds other edits, or was made with
+                other settings; the message names the file and the difference.
+            ModelError: the model lacks a layer that was edited.
         """
-        path, digest = folder / INDEX, ""
-        if path.exists():
-            index = read_index(folder)
-            try:
-                (described,) = index["parts"]
-                method, stored = described["method"], described["hparams"]
-                made_on, fingerprint = index["model"]["name"], index["model"]["fingerprint"]
-            except (KeyError, TypeError, ValueError) as error:
-                raise RunError(f"{path}: lacks {error}; it isn't the index of a run's edits") from error
-            if index["format_version"] != STEPS_VERSION or method != self._method:
-                raise RunError(f"{path}: isn't the index of a run's {self._method} edits")
-            settings = self._store.shared_settings(type(hparams).from_values(stored, str(path)))
-            steps, digest = read_steps(folder, stored, case_ids)
-        else:
-            old = self._store.read_old_state(folder, case_ids) if isinstance(self._store, OldStateReader) else None
-            if old is None:
-                raise RunError(f"{path}: no such file; this folder holds no {self._method} edits")
-            path, settings, made_on, fingerprint, steps = old.path, old.settings, old.model, old.fingerprint, old.steps
+        state = self._read(folder, hparams, case_ids)
+        path = str(state.path)
         if self._store.history(model):
             raise RunError(
                 f"{path}: the model carries {self._method} edits already; load these onto the unedited model"
             )
-        if not steps:
+        if not state.steps:
             return
-        _check_model(path, made_on, fingerprint, model)
-        _check_settings(path, settings, self._store.shared_settings(hparams))
-        self._store.attach(model, tok, self._store.join(steps, str(path)), str(path))
-        if digest:
+        _check_model(state, model)
+        _check_settings(state, self._store.shared_settings(hparams))
+        self._store.attach(model, tok, self._store.join(state.steps, path), path)
+        if state.digest:
             history = self._store.history(model)
-            self._written.setdefault(model, {})[folder] = _Written(len(history), history[-1], digest)
+            self._written.setdefault(model, {})[folder] = _Written(len(history), history[-1], state.digest)
+
+    def _read(self, folder: Path, hparams: Any, case_ids: Sequence[int | str] | None) -> _SavedState:
+        """Return the content of a state folder of this version or 0.1; the arguments are those of :meth:`load`."""
+        path = folder / INDEX
+        if not path.exists():
+            old = self._store.read_old_state(folder, case_ids) if isinstance(self._store, OldStateReader) else None
+            if old is None:
+                raise RunError(f"{path}: no such file; this folder holds no {self._method} edits")
+            return _SavedState(old.path, old.model, old.fingerprint, old.settings, old.steps)
+        index = read_index(folder)
+        try:
+            (part,) = index["parts"]
+            method, saved_hparams = part["method"], part["hparams"]
+            model_name, fingerprint = index["model"]["name"], index["model"]["fingerprint"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise RunError(f"{path}: lacks {error}; it isn't the index of a run's edits") from error
+        if index["format_version"] != STEPS_VERSION or method != self._method:
+            raise RunError(f"{path}: isn't the index of a run's {self._method} edits")
+        settings = self._store.shared_settings(type(hparams).from_values(saved_hparams, str(path)))
+        steps, digest = read_steps(folder, saved_hparams, case_ids)
+        return _SavedState(path, model_name, fingerprint, settings, steps, digest)
 
     def _write_index(self, model: Any, folder: Path, hparams: Mapping[str, Any] | None) -> None:
+        """Write the index, and delete the files of a state that version 0.1 wrote."""
         part = {"method": self._method, "hparams": hparams}
-        write_index(folder, STEPS_VERSION, {**description(model), "parts": [part]})
+        write_index(folder, STEPS_VERSION, {**provenance(model), "parts": [part]})
         if isinstance(self._store, OldStateReader):
             for path in (path for name in self._store.old_state_files for path in folder.glob(name)):
                 path.unlink()
 
 
-def _check_model(path: Path, made_on: str, fingerprint: str, model: Any) -> None:
-    """Check that edits were made on this model.
-
-    Args:
-        path: the edits' index, for the message.
-        made_on: name of the model that they were made on.
-        fingerprint: of its unedited weights.
-        model: the model that they are to be put on.
+def _check_model(state: _SavedState, model: Any) -> None:
+    """Check that saved edits were made on this model.
 
     Raises:
-        RunError: its weights are others.
+        RunError: they were made on a model with other weights.
     """
-    if fingerprint != model_fingerprint(model):
+    if state.fingerprint != model_fingerprint(model):
         raise RunError(
-            f"{path}: was made on {made_on!r} with other weights than this {model_label(model)!r} has "
+            f"{state.path}: was made on {state.model!r} with other weights than this {model_label(model)!r} has "
             "(the fingerprints differ). Load the same, unedited model."
         )
 
 
-def _check_settings(path: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    """Check that edits were made with these settings; those that an older folder does not name are not compared.
+def _check_settings(state: _SavedState, settings: Mapping[str, Any]) -> None:
+    """Check that saved edits were made with these settings; settings that an older folder lacks are not compared.
 
     Raises:
-        RunError: one differs; the message says which.
+        RunError: a setting differs; the message names it.
     """
-    for name, value in before.items():
-        if now.get(name) != value:
-            raise RunError(f"{path}: was made with {name}={value!r}; now it is {now.get(name)!r}")
+    for name, value in state.settings.items():
+        if settings.get(name) != value:
+            raise RunError(f"{state.path}: was made with {name}={value!r}; now it is {settings.get(name)!r}")

@@ -1,7 +1,7 @@
-"""The files of a run's edits: one for each step, written once and never changed.
+"""The step files of a state folder: one file for each step, written once and never changed.
 
-Every file carries a digest of itself and of all files before it. So files of two histories, or a damaged one, do not
-pass for one sequence. Nothing is pickled.
+Every file holds a digest of its content and of all files before it. So a damaged, missing or foreign file is detected.
+Nothing is pickled.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ _NAME = "step-{:06d}.safetensors"
 
 
 def step_file(folder: Path, number: int) -> Path:
-    """Return the file of a step, counted from 1."""
+    """Return the path of a step's file; steps are counted from 1."""
     return folder / _NAME.format(number)
 
 
 def step_count(folder: Path) -> int:
-    """Return the number of the last step in a folder; a gap shows when the missing file is read."""
+    """Return the number of the last step file in a folder; files before it can be missing."""
     names = [path.stem.removeprefix("step-") for path in folder.glob("step-*.safetensors")]
     return max((int(name) for name in names if name.isdecimal()), default=0)
 
@@ -41,14 +41,14 @@ def write_step(path: Path, part: EditsPart, before: str) -> str:
 
     Args:
         path: the file.
-        part: the step; its hyperparameters are in the folder's index.
-        before: the digest of the file before it; empty for the first.
+        part: the step's edits; its hyperparameters are not written, since the folder's index has them.
+        before: the chained digest of the previous step; empty for the first step.
 
     Returns:
-        The digest of this file and of all before it.
+        The chained digest of this step.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     text = json.dumps({"edits": part.edits, "state": part.state}, ensure_ascii=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in part.tensors.items()}
@@ -61,35 +61,38 @@ def write_step(path: Path, part: EditsPart, before: str) -> str:
 def read_steps(
     folder: Path, hparams: dict[str, Any], case_ids: Sequence[int | str] | None = None
 ) -> tuple[list[EditsPart], str]:
-    """Return a folder's steps, each as a part, and the digest of the last.
+    """Read the steps of a folder, and check their digests.
 
     Args:
         folder: the folder.
-        hparams: the hyperparameters that all parts get.
-        case_ids: read only the first steps, which must be the edits of these cases in order. None: all of them.
+        hparams: the hyperparameters of all steps, from the folder's index.
+        case_ids: read only the first steps, which must be the edits of these cases, in order. None: all steps.
+
+    Returns:
+        A part for each step, and the chained digest of the last step.
 
     Raises:
-        RunError: a file cannot be read, does not follow the one before it, or holds other edits.
+        RunError: a file cannot be read, does not follow the previous step, or holds edits of other cases.
     """
     steps: list[EditsPart] = []
-    digest, found = "", 0
+    digest, n_edits = "", 0
     last = step_count(folder)
-    while found < len(case_ids) if case_ids is not None else len(steps) < last:
+    while n_edits < len(case_ids) if case_ids is not None else len(steps) < last:
         path = step_file(folder, len(steps) + 1)
-        entry, text, written, tensors = _read(path)
+        entry, text, written_digest, tensors = _read(path)
         digest = chained_digest(digest, text, tensors)
-        if written != digest:
-            raise RunError(f"{path}: has been changed, or doesn't follow the step before it. {_incomplete(path)}")
+        if written_digest != digest:
+            raise RunError(f"{path}: has been changed, or doesn't follow the step before it. {_damaged(path)}")
         part = EditsPart(hparams, entry["edits"], entry["state"], tensors)
         if case_ids is not None:
-            _check_cases(path, [edit["case_id"] for edit in part.edits], case_ids[found:], found)
-        found += len(part.edits)
+            _check_cases(path, [edit["case_id"] for edit in part.edits], case_ids[n_edits:], n_edits)
+        n_edits += len(part.edits)
         steps.append(part)
     return steps, digest
 
 
 def step_entries(folder: Path) -> Iterator[dict[str, Any]]:
-    """Yield what each step's file says of its edits (``edits``, ``state``), without its tensors.
+    """Yield the entry of each step's file (``edits``, ``state``); tensors are not read.
 
     Raises:
         RunError: a file cannot be read.
@@ -99,7 +102,7 @@ def step_entries(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def chained_digest(before: str, entry: str, tensors: Mapping[str, Tensor]) -> str:
-    """Return the digest of an entry and its tensors, and of all that was digested before them."""
+    """Return the digest of a step's entry and tensors, chained to the digest of the previous step."""
     digest = hashlib.sha256(f"{before}\n{entry}\n".encode())
     for name in sorted(tensors):
         tensor = tensors[name]
@@ -109,27 +112,45 @@ def chained_digest(before: str, entry: str, tensors: Mapping[str, Tensor]) -> st
 
 
 def _read(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Any], str, str, dict[str, Tensor]]:
-    """Return a file's entry, the entry's text, its digest and its tensors."""
+    """Read a step's file.
+
+    Returns:
+        The entry (``edits``, ``state``), its JSON text, the digest that the file holds, and the tensors.
+
+    Raises:
+        RunError: the file cannot be read.
+    """
     try:
         with safe_open(path, framework="pt") as file:
             text, digest = (file.metadata() or {})["step"], file.metadata()["digest"]
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
         entry = json.loads(text)
         if not isinstance(entry["state"], dict) or not entry["edits"]:
-            raise ValueError("it holds no edits, or its state is of another kind")
+            raise ValueError("it holds no edits, or its state is not a mapping")
         for edit in entry["edits"]:
             EditRecord.from_dict(edit, path)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
-        raise RunError(f"{path}: can't be read: {error}. {_incomplete(path)}") from error
+        raise RunError(f"{path}: can't be read: {error}. {_damaged(path)}") from error
     return entry, text, digest, tensors
 
 
-def _check_cases(path: Path, found: Sequence[Any], expected: Sequence[int | str], before: int) -> None:
-    for number, case_id in enumerate(found):
+def _check_cases(path: Path, case_ids: Sequence[Any], expected: Sequence[int | str], before: int) -> None:
+    """Check that a step holds the edits of the expected cases.
+
+    Args:
+        path: the step's file.
+        case_ids: the cases of the step.
+        expected: the cases that the journal lists from this step on.
+        before: the number of edits before this step.
+
+    Raises:
+        RunError: the step holds other edits.
+    """
+    for number, case_id in enumerate(case_ids):
         if number >= len(expected):
             raise RunError(
-                f"{path}: holds {len(found)} edits, of which the run's journal lists the first {len(expected)} only. "
-                "The state belongs to another run."
+                f"{path}: holds {len(case_ids)} edits, of which the run's journal lists the first {len(expected)} "
+                "only. The state belongs to another run."
             )
         if case_id != expected[number]:
             raise RunError(
@@ -138,5 +159,6 @@ def _check_cases(path: Path, found: Sequence[Any], expected: Sequence[int | str]
             )
 
 
-def _incomplete(path: Path) -> str:
-    return f"The state in {path.parent} isn't whole."
+def _damaged(path: Path) -> str:
+    """Return the last sentence of messages about a step's file."""
+    return f"The state in {path.parent} is incomplete or damaged."

@@ -1,1 +1,1 @@
-"""Metrics and batched scoring."""
+"""Metrics, and the scorers that compute them in batches."""

@@ -1,4 +1,4 @@
-"""Scores of many requests, kept by request until they are averaged: a mean and its confidence interval."""
+"""Averages of the scores of many requests: means and their confidence intervals."""
 
 from __future__ import annotations
 
@@ -11,42 +11,50 @@ from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.evaluation.success import harmonic_score
 
 RequestScores = dict[str, list[float]]
-"""Scores of one request by name, one for each question of that kind."""
+"""The scores of one request: by metric, a list with one value for each question of that kind."""
 
 
 @dataclass
 class Scores:
-    """Scores by name, with the interval of each that has one."""
+    """Scores by metric, and their confidence intervals. A score need not have an interval.
+
+    Attributes:
+        values: the scores.
+        intervals: the confidence intervals.
+    """
 
     values: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, Interval] = field(default_factory=dict)
 
     def __or__(self, other: Scores) -> Scores:
-        """Return both; of a score that is in both, the other's."""
-        kept = {name: interval for name, interval in self.intervals.items() if name not in other.values}
-        return Scores(self.values | other.values, kept | other.intervals)
+        """Return the union of both; if a metric is in both, ``other`` has precedence."""
+        own_intervals = {name: interval for name, interval in self.intervals.items() if name not in other.values}
+        return Scores(self.values | other.values, own_intervals | other.intervals)
 
     def renamed(self, names: Mapping[str, str]) -> Scores:
-        """Return the scores that are named, under their new names."""
+        """Return only the scores that are keys of ``names``, under the names that it maps them to."""
         return Scores(
             {new: self.values[old] for old, new in names.items() if old in self.values},
             {new: self.intervals[old] for old, new in names.items() if old in self.intervals},
         )
 
     def entry(self) -> dict[str, Any]:
-        """Return the scores as a line of ``metrics.jsonl`` holds them."""
+        """Return the scores as entries of a line of ``metrics.jsonl``."""
         return {**self.values, "intervals": {name: list(ends) for name, ends in self.intervals.items()}}
 
 
 def averages(by_request: Sequence[RequestScores]) -> dict[str, float]:
-    """Return each score's mean over all questions; one that nothing was asked about is left out."""
+    """Return the mean of each metric over all questions, without metrics that have no question."""
     names = dict.fromkeys(name for scores in by_request for name in scores)
     means = {name: mean(x for scores in by_request for x in scores.get(name, ())) for name in names}
     return {name: value for name, value in means.items() if value is not None}
 
 
 def gather(by_request: Sequence[RequestScores]) -> Scores:
-    """Return each score's mean over all questions and its interval over requests, and what follows from them."""
+    """Return the mean of each metric over all questions, its confidence interval over requests, and ROME's Score.
+
+    ROME's Score is added if the scores that it combines are there (:func:`harmonic_score`).
+    """
     values = averages(by_request)
     intervals = {
         name: interval

@@ -1,4 +1,4 @@
-"""Check that prompts and answers fit into a model's context, before anything is edited."""
+"""The check that prompts and answers fit into a model's context."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from easyedit_lifelong.models.load import context_length
 
 
 def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, retention: Sequence[Probe] = ()) -> None:
-    """Check, before anything is edited, that every prompt and answer fits into the model's context.
+    """Check that every prompt fits into the model's context, together with its answers.
 
     Args:
-        requests: requests, whose probes and contested answers are checked too.
+        requests: the requests; all their prompts are checked, with all answers that scoring compares.
         scorer: the scorer that encodes them.
         model: the model, for the length of its context.
         retention: held-out facts.
 
     Raises:
-        DataError: one doesn't; the message says which.
+        DataError: a prompt and its answer cannot be encoded, or are too long; the message names request and field.
     """
     limit = context_length(model)
     texts = [(f"retention fact {n}", "prompt", "its answer", p.prompt, p.answer) for n, p in enumerate(retention)]
@@ -39,24 +39,25 @@ def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, reten
             )
 
 
-_COMPARED = (("prompt", "ground_truth"), ("rephrase_prompt", "ground_truth"), ("locality_prompt", "target_new"))
-"""The answer, by field, that ROME's scores compare each kind of prompt's own answer with."""
+_COMPARED_FIELDS = (("prompt", "ground_truth"), ("rephrase_prompt", "ground_truth"), ("locality_prompt", "target_new"))
+"""For each kind of prompt, in the order of :func:`contests`: the prompt's field, and the field of the answer that
+ROME's scores compare with the prompt's own answer."""
 
 
 def _texts_of(request: EditRequest) -> Iterator[tuple[str, str, str, str]]:
-    """Yield all prompts of a request with their answers: field, name of the answer, prompt, answer."""
-    own = "its answer"
-    yield "prompt", own, request.prompt, request.target_new
+    """Yield the prompts of a request with their answers: field, name of the answer in messages, prompt, answer."""
+    own_answer = "its answer"
+    yield "prompt", own_answer, request.prompt, request.target_new
     for prompt in request.rephrase_prompts:
-        yield "rephrase_prompt", own, prompt, request.target_new
-    sets = {"locality": request.locality, "portability": request.portability}
+        yield "rephrase_prompt", own_answer, prompt, request.target_new
+    probe_sets = {"locality": request.locality, "portability": request.portability}
     for kind, probes in (
-        *((kind, probes) for kind, by_name in sets.items() for probes in by_name.values()),
+        *((kind, probes) for kind, by_name in probe_sets.items() for probes in by_name.values()),
         (RELATION_SPECIFICITY, request.relation_specificity),
     ):
         for probe in probes:
-            yield f"{kind}_prompt", own, probe.prompt, probe.answer
-    for (field, other), pairs in zip(_COMPARED, contests(request), strict=True):
-        for contest in pairs:
-            for prompt, answer in contest.questions:
-                yield field, other, prompt, answer
+            yield f"{kind}_prompt", own_answer, probe.prompt, probe.answer
+    for (field, other_field), pairs in zip(_COMPARED_FIELDS, contests(request), strict=True):
+        for pair in pairs:
+            for prompt, answer in pair.questions:
+                yield field, other_field, prompt, answer

@@ -1,4 +1,4 @@
-"""Teacher forcing: a model's choices along a given answer, and which questions share a row of a batch."""
+"""Teacher-forced answers, and the rows of a batch that questions with the same prompt share."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from torch.nn import functional as F
 from easyedit_lifelong.models.encoding import EncodedPair
 
 PairKey = tuple[tuple[int, ...], tuple[int, ...]]
+"""The tokens of a prompt and of its answer."""
 
 
 @dataclass(frozen=True)
 class Forced:
-    """A model's choices along a given answer.
+    """A teacher-forced answer: what a model predicts at each position of a given answer.
 
     Attributes:
-        chosen: the model's most probable token at each of the answer's positions.
-        target: the answer's tokens.
-        nll: mean negative log-likelihood of the answer, in nats per token.
+        chosen: the most probable token at each position of the answer.
+        target: the tokens of the given answer.
+        nll: mean negative log-likelihood of the given answer, in nats per token.
     """
 
     chosen: tuple[int, ...]
@@ -30,42 +31,54 @@ class Forced:
 
     @property
     def accuracy(self) -> float:
-        """Share of the answer's tokens that the model would choose itself."""
+        """The share of the answer's tokens that are the most probable ones."""
         return sum(c == t for c, t in zip(self.chosen, self.target, strict=True)) / len(self.target)
 
     @property
     def exact(self) -> bool:
-        """Whether it would choose every one of them."""
+        """Whether all tokens of the answer are the most probable ones."""
         return self.chosen == self.target
 
     def agreement(self, other: Forced) -> float:
-        """Share of positions at which two models choose the same token (locality)."""
+        """Return the share of positions at which two models predict the same token (locality)."""
         return sum(a == b for a, b in zip(self.chosen, other.chosen, strict=True)) / len(self.chosen)
 
 
 def forced_of(logits: Tensor, target: Sequence[int]) -> Forced:
-    """Return a model's choices along an answer, given its logits there, ``(answer, vocabulary)``."""
+    """Return the teacher-forced answer that a model's logits give.
+
+    Args:
+        logits: the logits that predict the answer's tokens, shape ``(answer tokens, vocabulary)``.
+        target: the answer's tokens.
+    """
     logits = logits.float()
-    wanted = torch.tensor(list(target), device=logits.device)
-    return Forced(tuple(logits.argmax(dim=-1).tolist()), tuple(target), F.cross_entropy(logits, wanted).item())
+    labels = torch.tensor(list(target), device=logits.device)
+    return Forced(tuple(logits.argmax(dim=-1).tolist()), tuple(target), F.cross_entropy(logits, labels).item())
 
 
 def key_of(pair: EncodedPair) -> PairKey:
-    """Return what identifies a question: the tokens of its prompt and of its answer."""
+    """Return the key that identifies a question."""
     return tuple(pair.prompt), tuple(pair.target)
 
 
 def shared_rows(pairs: Sequence[EncodedPair]) -> list[list[EncodedPair]]:
-    """Return the rows of tokens for a model: each row's own question first, then others that it answers, too.
+    """Group questions that one row of a batch can answer.
 
-    The logits after a prompt answer every question about it whose answer has one token.
+    The logits at the end of a prompt score every answer of one token. So a question with such an answer needs no row
+    if another question has the same prompt.
+
+    Args:
+        pairs: the questions; repeated ones are dropped.
+
+    Returns:
+        The questions of each row. The row's tokens are those of its first question.
     """
     by_prompt: dict[tuple[int, ...], dict[PairKey, EncodedPair]] = {}
     for pair in pairs:
         by_prompt.setdefault(tuple(pair.prompt), {}).setdefault(key_of(pair), pair)
     rows = []
     for same_prompt in by_prompt.values():
-        # The shortest row of several tokens carries those of one; a sort keeps equals in their order.
+        # The row of the shortest answer of several tokens also scores the answers of one token.
         long = sorted((p for p in same_prompt.values() if len(p.target) > 1), key=lambda p: len(p.target))
         short = [p for p in same_prompt.values() if len(p.target) == 1]
         rows += [[pair] for pair in long[1:]]

@@ -1,4 +1,4 @@
-"""The metrics that are reported, under the names of the papers: what each of them means."""
+"""The reported metrics: their names in the papers, meanings and formulas."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MetricSpec:
-    """A metric's meaning.
+    """The description of a metric.
 
     Attributes:
         name: its key in ``summary.json``.
-        kind: ``teacher-forced`` (the answer so far is given), ``generated`` (free greedy text) or ``count``.
+        kind: ``teacher-forced`` (the model is given the correct answer up to each position), ``generated`` (greedy
+            text) or ``count``.
         meaning: what is averaged over what.
         formula: how it is computed.
         paper: where it is defined.
-        direction: ``higher`` or ``lower`` if that is better, ``none`` if neither is.
+        direction: which direction is better: ``higher``, ``lower``, or ``none`` if neither is.
     """
 
     name: str
@@ -43,10 +44,10 @@ _DIFFERENCE = "mean of P(wanted) - P(other), P = exp(mean log p of an answer's t
 _HARMONIC = "3 / (1/efficacy_success + 1/paraphrase_success + 1/neighborhood_success)"
 _WHOLE = "mean of [every token of the answer is the model's choice]"
 _PPL = "mean over answers of exp(mean over t of -log p(answer_t | prompt, answer up to t))"
-_F1 = "mean of 2 |said and answer| / (|said| + |answer|), words without case, punctuation and articles"
-_BEGINS = "mean of [the greedy text, leading space apart, begins with the target]"
-_EXACT = "mean of [said = target] up to the natural stop, without case, punctuation and articles"
-_CONTAINS = "mean of [target is in what was said] up to the natural stop, without case, punctuation and articles"
+_F1 = "mean of 2 |output and answer| / (|output| + |answer|), words without case, punctuation and articles"
+_BEGINS = "mean of [the greedy text, without leading space, begins with the target]"
+_EXACT = "mean of [output = target] up to the natural stop, without case, punctuation and articles"
+_CONTAINS = "mean of [output contains target] up to the natural stop, without case, punctuation and articles"
 _ENTROPY = "mean of (2/3 H(bigrams) + 4/3 H(trigrams)) / 2 of texts of up to 100 tokens, in bits"
 _TEXT_PPL = "exp(mean of -log p(token | those before it)) over windows of 256 tokens"
 
@@ -68,19 +69,19 @@ _SPECS = (
         "ARR",
         _FORCED,
         "accurate retention rate: share of answer tokens still chosen on prompts that aren't "
-        "edited and whose answer the unedited model got whole: held-out, locality, and requests skipped for it",
+        "edited and that the unedited model answers correctly: held-out, locality and skipped prompts",
         _TOKENS,
         _HALLUCINATION,
     ),
     MetricSpec("n_keys", _COUNT, "keys in the codebook", "number of keys, over all layers", _LIFELONG, "lower"),
-    MetricSpec("edits_per_key", _COUNT, "edits that a key stands for", "edits / n_keys", _LIFELONG),
+    MetricSpec("edits_per_key", _COUNT, "mean number of edits per key", "edits / n_keys", _LIFELONG),
     # ---- ES, ERR and TRR in the task's own measure
-    MetricSpec("ERR_f1", _GENERATED, "ERR of question answering: F1 of what is said, past edits", _F1, _LIFELONG),
+    MetricSpec("ERR_f1", _GENERATED, "ERR of question answering: F1 of generated answers, past edits", _F1, _LIFELONG),
     MetricSpec("ERR_f1_before", _GENERATED, "ERR_f1 of the unedited model", _F1, _LIFELONG),
     MetricSpec(
         "TRR_f1",
         _GENERATED,
-        "TRR of question answering: F1 of what is said, held-out prompts (no more of them than edits)",
+        "TRR of question answering: F1 of generated answers, held-out prompts (at most as many as edits)",
         _F1,
         _LIFELONG,
     ),
@@ -88,16 +89,16 @@ _SPECS = (
     MetricSpec(
         "ES_acc",
         _FORCED,
-        "ES of classification: share of labels that are the model's, after each edit",
+        "ES of classification: share of labels that the model gives, after each edit",
         _WHOLE,
         _LIFELONG,
     ),
     MetricSpec(
-        "ERR_acc", _FORCED, "ERR of classification: share of past edits' labels that are the model's", _WHOLE, _LIFELONG
+        "ERR_acc", _FORCED, "ERR of classification: share of past edits' labels that the model gives", _WHOLE, _LIFELONG
     ),
     MetricSpec("ERR_acc_before", _FORCED, "ERR_acc of the unedited model", _WHOLE, _LIFELONG),
     MetricSpec(
-        "TRR_acc", _FORCED, "TRR of classification: share of held-out labels that are the model's", _WHOLE, _LIFELONG
+        "TRR_acc", _FORCED, "TRR of classification: share of held-out labels that the model gives", _WHOLE, _LIFELONG
     ),
     MetricSpec("TRR_acc_before", _FORCED, "TRR_acc of the unedited model", _WHOLE, _LIFELONG),
     MetricSpec(
@@ -174,15 +175,13 @@ _SPECS = (
         _MIRAGE,
     ),
     MetricSpec(
-        "generation_match_word", _GENERATED, "the same, where the target's last word or number ends there, too", _BEGINS
+        "generation_match_word", _GENERATED, "the same, if the target's last word or number also ends there", _BEGINS
     ),
     MetricSpec("generation_match_rephrase", _GENERATED, "generation_match on rephrased prompts", _BEGINS, _MIRAGE),
-    MetricSpec(
-        "exact_match", _GENERATED, "share of edits where the model says the target and nothing more", _EXACT, _MIRAGE
-    ),
+    MetricSpec("exact_match", _GENERATED, "share of edits whose generated answer equals the target", _EXACT, _MIRAGE),
     MetricSpec("exact_match_rephrase", _GENERATED, "exact_match on rephrased prompts", _EXACT, _MIRAGE),
     MetricSpec(
-        "contains_match", _GENERATED, "share of edits where the target is in what the model says", _CONTAINS, _MIRAGE
+        "contains_match", _GENERATED, "share of edits whose generated answer contains the target", _CONTAINS, _MIRAGE
     ),
     MetricSpec("contains_match_rephrase", _GENERATED, "contains_match on rephrased prompts", _CONTAINS, _MIRAGE),
     MetricSpec("exact_match_before", _GENERATED, "exact_match of the unedited model", _EXACT, _MIRAGE),
@@ -201,9 +200,10 @@ _SPECS = (
 )
 
 METRICS = {spec.name: spec for spec in _SPECS}
+"""All reported metrics, by name."""
 
 
 def mean(values: Iterable[float]) -> float | None:
-    """Return the mean, or None of nothing."""
+    """Return the mean; None if there are no values."""
     values = list(values)
     return sum(values) / len(values) if values else None

@@ -1,4 +1,4 @@
-"""The questions about requests: prompts with an answer, by kind."""
+"""The questions that requests are scored on: prompts with an answer, by kind."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ Question = tuple[str, str]
 
 @dataclass
 class Questions:
-    """The questions about some requests, by kind."""
+    """The questions of some requests, by kind.
+
+    Attributes:
+        edit: prompts, with the target.
+        rephrase: paraphrases, with the target.
+        locality: locality prompts, with their answers.
+        relation_specificity: other questions about the edited subjects, with their answers.
+        portability: portability prompts, with their answers.
+    """
 
     edit: list[Question] = field(default_factory=list)
     rephrase: list[Question] = field(default_factory=list)
@@ -24,7 +32,7 @@ class Questions:
 
     @classmethod
     def about(cls, requests: Iterable[EditRequest]) -> Questions:
-        """Return the questions about these requests, in their order."""
+        """Return the questions of these requests, in the requests' order."""
         questions = cls()
         for request in requests:
             questions.edit.append((request.prompt, request.target_new))
@@ -44,11 +52,12 @@ def contested_questions(requests: Iterable[EditRequest]) -> list[Question]:
     return [q for request in requests for kind in contests(request) for contest in kind for q in contest.questions]
 
 
-def free_questions(requests: Iterable[EditRequest]) -> list[Question]:
-    """Return the questions for free text about requests: of each, the edit's prompt, then its paraphrases."""
-    each = [Questions.about([request]) for request in requests]
-    return [question for questions in each for question in questions.edit + questions.rephrase]
+def generation_questions(requests: Iterable[EditRequest]) -> list[Question]:
+    """Return the questions that are answered with generated text: each request's prompt, then its paraphrases."""
+    by_request = [Questions.about([request]) for request in requests]
+    return [question for questions in by_request for question in questions.edit + questions.rephrase]
 
 
-def _pairs(sets: Iterable[Sequence[Probe]]) -> list[Question]:
-    return [(probe.prompt, probe.answer) for probes in sets for probe in probes]
+def _pairs(probe_sets: Iterable[Sequence[Probe]]) -> list[Question]:
+    """Return the prompts and answers of sets of probes."""
+    return [(probe.prompt, probe.answer) for probes in probe_sets for probe in probes]

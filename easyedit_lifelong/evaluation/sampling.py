@@ -1,4 +1,4 @@
-"""A fixed random sample of a run's edits, so that scoring a run of N edits costs O(N) and not O(N²)."""
+"""A fixed random sample of a run's edits, so that scoring a run of N edits costs O(N) instead of O(N²)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ Case = TypeVar("Case", bound=EditRequest)
 
 
 def rank(case_id: int | str, seed: int) -> int:
-    """Return a request's place in the seed's random order of all requests that there may ever be."""
+    """Return a pseudo-random number, in [0, 2^64), that depends on the seed and the case_id only."""
     text = f"{seed}\x00{type(case_id).__name__}\x00{case_id}"
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
 def sample_of(requests: Sequence[Case], size: int | None, seed: int = 0) -> list[Case]:
-    """Return the requests of the lowest ranks, in their own order; all of them if there are no more.
+    """Return a random sample of requests: those of the lowest ranks, in the order of ``requests``.
 
-    What is drawn depends on nothing but the seed and the case ids: an edit that is in the sample of a long
-    run is in that of every beginning of it that has it, so a curve compares the same edits as far as it can.
+    The ranks depend on the seed and the case_ids only. So an edit in the final sample of a run was also in every
+    earlier sample since it was made, and the points of a curve compare the same edits as far as possible.
 
     Args:
-        requests: what is drawn from.
-        size: how many; None for all.
-        seed: of the draw.
+        requests: the requests to draw from.
+        size: the size of the sample; None for all requests.
+        seed: the seed of the ranks.
     """
     if size is None or len(requests) <= size:
         return list(requests)

@@ -1,7 +1,7 @@
-"""Results of a scope study: where an edited layer acts in edited prompts and in their paraphrases.
+"""The results of a scope study: at which tokens of edited prompts and their paraphrases an edited layer acts.
 
-The study of editing scope of CoachHook (arXiv 2403.05330, section 4): a layer that acts where an edit's subject ends,
-and nowhere else, keeps the edit local; one that also acts there in a paraphrase lets it generalise.
+This is the study of editing scope in CoachHook (arXiv 2403.05330, section 4). An edit is local if the layer acts at the
+last token of the subject and at no other token. It generalises if the layer also acts there in a paraphrase.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from easyedit_lifelong.evaluation.metrics import mean
 PROMPT, PARAPHRASE = "prompt", "paraphrase"
 
 FIGURES = {
-    "n": "texts looked at",
-    "n_subject": "of which the subject stands in",
-    "highest": "share of those whose highest z-score is at the subject's last token",
-    "reaches_alpha": "share of those where it is alpha or more, so that the hook acts there",
-    "acts": "share of texts in which the hook acts anywhere",
-    "elsewhere": "share of texts in which it acts at another token",
+    "n": "number of texts",
+    "n_subject": "number of texts that contain the subject",
+    "highest": "of these, the share whose highest z-score is at the subject's last token",
+    "reaches_alpha": "of these, the share whose z-score there reaches alpha, so that the hook acts",
+    "acts": "share of texts in which the hook acts at any token",
+    "elsewhere": "share of texts in which the hook acts at another token",
     "z_subject": "mean z-score at the subject's last token",
     "z_other": "mean z-score at all other tokens",
 }
-"""The figures of :meth:`Scope.summary`, by name, and what each means."""
+"""The figures of :meth:`Scope.summary`: the meaning of each, by name."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,11 @@ class ScopeRow:
     """The z-scores of one text.
 
     Attributes:
-        case_id: the request's.
+        case_id: the case_id of the request.
         kind: ``prompt`` or ``paraphrase``.
-        text: what the model read.
-        tokens: its tokens, as text.
-        z: the z-score at each token; NaN where there is none.
+        text: the text that the model read.
+        tokens: the text's tokens, as strings.
+        z: the z-score at each token; NaN at a token that has none.
         subject: index of the subject's last token; None if the text does not contain the subject.
     """
 
@@ -50,23 +50,23 @@ class ScopeRow:
 
     @property
     def highest(self) -> bool:
-        """Whether no token has a higher z-score than the subject's last one."""
+        """Whether no token has a higher z-score than the subject's last token."""
         return self.subject is not None and self.z[self.subject] >= max(finite(self.z), default=math.nan)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields by name, ready for JSON, which has no NaN."""
+        """Return the fields by name, ready for JSON: NaN becomes None."""
         return {**asdict(self), "z": [value if math.isfinite(value) else None for value in self.z]}
 
 
 @dataclass(frozen=True)
 class Scope:
-    """The result of a study.
+    """The result of a scope study.
 
     Attributes:
-        module: path of the layer that was studied: the last edited one.
-        alpha: its α after the last edit.
-        rows: prompts and paraphrases, in the requests' order.
-        threshold: the z-score from which on the layer acts: α, less an allowance for rounding.
+        module: path of the layer that was studied: the last of the edited layers.
+        alpha: α of that layer after the last edit.
+        rows: the z-scores of prompts and paraphrases, in the requests' order.
+        threshold: the lowest z-score at which the layer acts: α minus a tolerance for rounding.
     """
 
     module: str
@@ -75,7 +75,7 @@ class Scope:
     threshold: float
 
     def acts_at(self, z: float) -> bool:
-        """Whether the layer acts at a token of this z-score."""
+        """Return whether the layer acts at a token with this z-score."""
         return z >= self.threshold
 
     def of(self, kind: str) -> list[ScopeRow]:
@@ -83,22 +83,23 @@ class Scope:
         return [row for row in self.rows if row.kind == kind]
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Return the figures of :data:`FIGURES` for each kind of text that there is."""
+        """Return the figures of :data:`FIGURES` for each kind of text that has rows."""
         return {kind: self._figures(rows) for kind in (PROMPT, PARAPHRASE) if (rows := self.of(kind))}
 
     def _figures(self, rows: Sequence[ScopeRow]) -> dict[str, float]:
-        found = [(row, row.subject) for row in rows if row.subject is not None]
+        """Return the figures of :data:`FIGURES` for these rows, without those that have no values."""
+        with_subject = [(row, row.subject) for row in rows if row.subject is not None]
         figures = {
-            "highest": mean(row.highest for row, _ in found),
-            "reaches_alpha": mean(self.acts_at(row.z[subject]) for row, subject in found),
+            "highest": mean(row.highest for row, _ in with_subject),
+            "reaches_alpha": mean(self.acts_at(row.z[subject]) for row, subject in with_subject),
             "acts": mean(any(map(self.acts_at, row.z)) for row in rows),
             "elsewhere": mean(
                 any(self.acts_at(z) for index, z in enumerate(row.z) if index != row.subject) for row in rows
             ),
-            "z_subject": mean(finite(row.z[subject] for row, subject in found)),
+            "z_subject": mean(finite(row.z[subject] for row, subject in with_subject)),
             "z_other": mean(finite(z for row in rows for index, z in enumerate(row.z) if index != row.subject)),
         }
-        counts = {"n": float(len(rows)), "n_subject": float(len(found))}
+        counts = {"n": float(len(rows)), "n_subject": float(len(with_subject))}
         return counts | {name: value for name, value in figures.items() if value is not None}
 
 

@@ -1,4 +1,4 @@
-"""Scores of a stream of edits, compared with the unedited model."""
+"""The scoreboard of a run: scores past edits, and compares them with the unedited model."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.evaluation.averages import RequestScores, Scores, averages, gather
 from easyedit_lifelong.evaluation.forced import Forced
-from easyedit_lifelong.evaluation.free_answers import FreeAnswers
 from easyedit_lifelong.evaluation.generated import Generation
+from easyedit_lifelong.evaluation.generated_answers import GeneratedAnswers
 from easyedit_lifelong.evaluation.questions import Question, Questions, contested_questions
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.success import SCORE, SUCCESS, success_scores
@@ -20,31 +20,31 @@ _BEFORE = (
     *("TRR", "ERR_f1", "TRR_f1", "ERR_acc", "TRR_acc", "ERR_ppl", "TRR_ppl", "reliability", "generality"),
     *("portability", *SUCCESS, SCORE, "exact_match", "contains_match", "fluency", "text_perplexity"),
 )
-"""The scores that are reported of the unedited model, too."""
+"""The scores that are also reported for the unedited model, as ``<name>_before``."""
 
 
 class Scoreboard:
-    """Scores past edits together. The unedited model is scored once, when this is made.
+    """Scores past edits, and compares with the unedited model. The constructor scores the unedited model.
 
     Args:
-        scorer: asks the questions.
-        model: the model, before any edit of this run.
+        scorer: the scorer that runs the model.
+        model: the unedited model.
         requests: all requests of the run.
         retention: held-out facts (TRR).
         task: the task of the data: ``qa``, ``classification`` or ``generation``.
-        generation_requests: the requests for which the unedited model generates text, to be compared with the
-            edited model; all of them by default. Free answers cost several times as much as the others.
+        generation_requests: the requests for which the unedited model generates text, to compare with the edited
+            model's; None for all requests. Generated answers cost several times as much as teacher-forced ones.
         text: a held-out text for perplexity; with it, fluency is measured, too.
 
     Attributes:
-        scorer: see above.
-        task: the task.
+        scorer: the scorer that runs the model.
+        task: the task of the data.
         retention: the held-out questions.
-        unedited: the unedited model's choices along the answers.
-        free: scores free answers.
+        unedited: the unedited model's teacher-forced answer to each question.
+        generated: scores generated answers.
 
     Raises:
-        HyperParameterError: there is no such task.
+        HyperParameterError: the task is unknown.
         DataError: the held-out text is too short.
     """
 
@@ -64,75 +64,82 @@ class Scoreboard:
         self._text = TextScores(scorer, model, requests, text)
         questions = Questions.about(requests).all() + contested_questions(requests) + self.retention
         self.unedited = self._forced(model, questions)
-        generated = requests if generation_requests is None else generation_requests
-        self.free = FreeAnswers(scorer, model, generated, self.retention, f1=self.task.measure is None)
+        generation_requests = requests if generation_requests is None else generation_requests
+        f1 = self.task.measure is None
+        self.generated = GeneratedAnswers(scorer, model, generation_requests, self.retention, f1=f1)
 
     def success(self, model: Any, requests: Sequence[EditRequest]) -> list[RequestScores]:
-        """Return each request's scores on its own prompt alone, for right after its edit."""
+        """Return each request's scores on its own prompt only (for ES, right after its edit)."""
         answers = self.scorer.forced(model, [(request.prompt, request.target_new) for request in requests])
-        return [{"reliability": [answer.accuracy], **self._measured("ERR", [answer])} for answer in answers]
+        return [{"reliability": [answer.accuracy], **self._task_scores("ERR", [answer])} for answer in answers]
 
     def score(
-        self, model: Any, requests: Sequence[EditRequest], *, thorough: bool = False, right: Sequence[EditRequest] = ()
+        self,
+        model: Any,
+        requests: Sequence[EditRequest],
+        *,
+        thorough: bool = False,
+        skipped: Sequence[EditRequest] = (),
     ) -> Scores:
-        """Return the teacher-forced scores of these edits and of what they should leave unchanged.
+        """Return the teacher-forced scores of past edits, and of the answers that they must not change.
 
         Args:
             model: the edited model.
-            requests: the edits.
-            thorough: whether to compare the new answers with the true ones, too (ROME's scores), and to
-                score the held-out text. It costs about as much again where answers have several tokens.
-            right: requests that were left out because the model gave the right answer without an edit (ARR).
+            requests: the requests of the edits.
+            thorough: whether to compute ROME's scores, which compare new answers with true ones, and the perplexity of
+                the held-out text. If answers have several tokens, this about doubles the cost.
+            skipped: requests that were skipped because the model gave their target without an edit; they count in ARR.
         """
-        by_request, retained = self._score_each(model, requests, thorough, right)
+        by_request, retained = self._score_each(model, requests, thorough, skipped)
         scores = gather(by_request)
         scores = scores.renamed({"reliability": "ERR"}) | scores | gather(retained)
-        scores |= gather([{"ARR": one["ARR"]} for one in [*by_request, *retained]])
+        scores |= gather([{"ARR": entry["ARR"]} for entry in [*by_request, *retained]])
         return scores | self._text.perplexity(model) if thorough else scores
 
     def score_each(self, model: Any, requests: Sequence[EditRequest]) -> tuple[list[RequestScores], float | None]:
-        """Return each request's teacher-forced scores, ROME's among them, and TRR."""
+        """Return the teacher-forced scores of each request, with ROME's scores; and TRR."""
         by_request, retained = self._score_each(model, requests, True, ())
         return by_request, averages(retained).get("TRR")
 
     def score_generation(self, model: Any, requests: Sequence[EditRequest]) -> tuple[Scores, list[Generation]]:
-        """Return the free-generation scores of these edits, and the answers to their prompts."""
-        by_request, generations = self.free.score_each(model, requests)
-        return gather(by_request) | gather(self.free.retained(model)) | self._text.fluency(model), generations
+        """Return the scores of generated answers to these requests, and the answers."""
+        by_request, generations = self.generated.score_each(model, requests)
+        return gather(by_request) | gather(self.generated.retained(model)) | self._text.fluency(model), generations
 
     def before(self, requests: Sequence[EditRequest]) -> Scores:
-        """Return the unedited model's scores about these requests."""
+        """Return the "before" scores of these requests: those of the unedited model."""
         by_request = [self._scores_of(request, self.unedited, thorough=True) for request in requests]
         for scores, request in zip(by_request, requests, strict=True):
-            if self.free.known(request):
-                scores.update(self.free.scores_of(request, self.free.unedited))
+            if self.generated.answered_before(request):
+                scores.update(self.generated.scores_of(request, self.generated.unedited))
         retained = [
-            self._retained(question, self.unedited) | self.free.retained_of(question, self.free.unedited)
+            self._retained(question, self.unedited) | self.generated.retained_of(question, self.generated.unedited)
             for question in self.retention
         ]
-        found = gather(by_request) | gather(retained) | self._text.unedited
-        return found.renamed({name: f"{name}_before" for name in _BEFORE})
+        unedited_scores = gather(by_request) | gather(retained) | self._text.unedited
+        return unedited_scores.renamed({name: f"{name}_before" for name in _BEFORE})
 
     def _score_each(
-        self, model: Any, requests: Sequence[EditRequest], thorough: bool, right: Sequence[EditRequest]
+        self, model: Any, requests: Sequence[EditRequest], thorough: bool, skipped: Sequence[EditRequest]
     ) -> tuple[list[RequestScores], list[RequestScores]]:
-        """Return the scores of each request, and of each held-out question and right answer."""
-        right_questions = [(request.prompt, request.target_new) for request in right]
+        """Return the scores of each request; and of each held-out question and each skipped request."""
+        skipped_questions = [(request.prompt, request.target_new) for request in skipped]
         questions = [question for request in requests for question in Questions.about([request]).all()]
-        questions += self.retention + right_questions + (contested_questions(requests) if thorough else [])
+        questions += self.retention + skipped_questions + (contested_questions(requests) if thorough else [])
         answers = self._forced(model, questions)
         by_request = [self._scores_of(request, answers, thorough) for request in requests]
         retained = [self._retained(question, answers) for question in self.retention]
-        return by_request, retained + [{"ARR": self._kept([question], answers)} for question in right_questions]
+        return by_request, retained + [{"ARR": self._accurate([question], answers)} for question in skipped_questions]
 
     def _forced(self, model: Any, questions: Sequence[Question]) -> dict[Question, Forced]:
-        """Return a model's choices along the answers of these questions."""
+        """Return a model's teacher-forced answer to each question."""
         distinct = list(dict.fromkeys(questions))
         return dict(zip(distinct, self.scorer.forced(model, distinct), strict=True))
 
     def _scores_of(self, request: EditRequest, answers: Mapping[Question, Forced], thorough: bool) -> RequestScores:
+        """Return a request's scores, given the teacher-forced answer to each of its questions."""
         questions = Questions.about([request])
-        edit, rephrase, portable = (
+        edit, rephrase, portability = (
             [answers[question] for question in kind]
             for kind in (questions.edit, questions.rephrase, questions.portability)
         )
@@ -141,35 +148,36 @@ class Scoreboard:
             "generality": [answer.accuracy for answer in rephrase],
             "locality": self._unchanged(questions.locality, answers),
             "relation_specificity": self._unchanged(questions.relation_specificity, answers),
-            "portability": [answer.accuracy for answer in portable],
-            **self._measured("ERR", edit),
-            "ARR": self._kept(questions.locality, answers),
+            "portability": [answer.accuracy for answer in portability],
+            **self._task_scores("ERR", edit),
+            "ARR": self._accurate(questions.locality, answers),
             **(success_scores(request, answers) if thorough else {}),
         }
 
     def _retained(self, question: Question, answers: Mapping[Question, Forced]) -> RequestScores:
+        """Return the scores of a held-out question."""
         answer = answers[question]
         return {
             "TRR": [answer.accuracy],
-            **self._measured("TRR", [answer]),
-            "ARR": self._kept([question], answers),
+            **self._task_scores("TRR", [answer]),
+            "ARR": self._accurate([question], answers),
         }
 
-    def _measured(self, name: str, answers: Sequence[Forced]) -> RequestScores:
-        """Return the task's own measure of answers under teacher forcing, if it has one."""
+    def _task_scores(self, name: str, answers: Sequence[Forced]) -> RequestScores:
+        """Return a score in the task's own measure, if that is a teacher-forced one."""
         values = [value for answer in answers if (value := self.task.forced(answer)) is not None]
         return {f"{name}_{self.task.suffix}": values} if values else {}
 
     def _unchanged(self, questions: Iterable[Question], answers: Mapping[Question, Forced]) -> list[float]:
-        """Return the share of each answer's tokens that the unedited model chose, too."""
+        """Return, for each question, the share of tokens that both this model and the unedited model predict."""
         return [answers[question].agreement(self.unedited[question]) for question in questions]
 
-    def _kept(self, questions: Iterable[Question], answers: Mapping[Question, Forced]) -> list[float]:
-        """Return the accuracies of those answers that the unedited model got whole."""
+    def _accurate(self, questions: Iterable[Question], answers: Mapping[Question, Forced]) -> list[float]:
+        """Return the accuracy on each question that the unedited model answers correctly (ARR)."""
         return [answers[question].accuracy for question in questions if self.unedited[question].exact]
 
 
 def edit_success_of(scores: RequestScores) -> dict[str, float]:
-    """Return the journal's scores of a request's own prompt, given its scores right after its edit."""
+    """Return ES, and ES in the task's measure, of a request, given its scores right after its edit."""
     names = {"reliability": "ES", "ERR_acc": "ES_acc", "ERR_ppl": "ES_ppl"}
     return {es: scores[name][0] for name, es in names.items() if scores.get(name)}

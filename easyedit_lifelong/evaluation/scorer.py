@@ -1,4 +1,4 @@
-"""Ask a model many questions in batches: its choices along an answer (teacher forcing), and its free text."""
+"""The scorer: runs a model on many questions in batches, with teacher forcing or with generation."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from easyedit_lifelong.models.suffix import head_at
 
 
 class Scorer:
-    """Scores questions in batches of similar length.
+    """Runs a model on questions, in batches of rows of similar length.
 
-    Neither the batch nor its padding changes an answer, edited model or not.
+    The other rows of a batch and the padding change no answer, whether the model is edited or not.
 
     Args:
-        tokenizer: the model's.
-        tokens_per_batch: how many tokens, padding included, are in one batch. When the model generates text, a batch
-            has four times as many: a step costs little more for more rows.
-        encode: turns prompts and answers into ids; by default as a causal language model reads them.
+        tokenizer: the model's tokenizer.
+        tokens_per_batch: the largest number of tokens in a batch, with padding. In generation a batch has up to four
+            times as many, since more rows cost little more per step.
+        encode: encodes a prompt and its answer as token ids; by default as a causal language model reads them.
 
     Attributes:
         generates_text: whether the model generates text.
@@ -45,7 +45,7 @@ class Scorer:
         self._encoded: dict[tuple[str, str], EncodedPair] = {}
 
     def encode(self, prompt: str, answer: str) -> EncodedPair:
-        """Return a question's tokens, encoding it once."""
+        """Return the token ids of a question; they are cached."""
         key = (prompt, answer)
         if key not in self._encoded:
             self._encoded[key] = self._encode(prompt, answer)
@@ -53,36 +53,54 @@ class Scorer:
 
     @torch.no_grad()
     def forced(self, model: Any, questions: Sequence[tuple[str, str]]) -> list[Forced]:
-        """Score prompts with their answers under teacher forcing, in the order given.
+        """Return the model's teacher-forced answers to questions.
 
-        A question that is given twice is scored once. An answer of one token needs no separate row if
-        another row has its prompt: the logits after the prompt are there.
+        A repeated question is scored once, and questions share a row where they can (:func:`shared_rows`).
+
+        Args:
+            model: the model.
+            questions: prompts with their answers.
+
+        Returns:
+            One teacher-forced answer for each question, in order.
         """
         pairs = [self.encode(prompt, answer) for prompt, answer in questions]
         rows = shared_rows(pairs)
-        scores: dict[PairKey, Forced] = {}
+        answers: dict[PairKey, Forced] = {}
         head = self._head(model)
         with evaluating(model):
             for batch in self._batches([row[0].length for row in rows]):
-                together = [rows[i] for i in batch]
-                keys = [key_of(pair) for row in together for pair in row]
-                scores.update(zip(keys, self._force(model, together, head), strict=True))
-        return [scores[key_of(pair)] for pair in pairs]
+                batch_rows = [rows[i] for i in batch]
+                keys = [key_of(pair) for row in batch_rows for pair in row]
+                answers.update(zip(keys, self._forced_batch(model, batch_rows, head), strict=True))
+        return [answers[key_of(pair)] for pair in pairs]
 
-    def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None) -> Iterator[Forced]:
+    def _forced_batch(
+        self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None
+    ) -> Iterator[Forced]:
+        """Yield the teacher-forced answers of one batch.
+
+        Args:
+            model: the model.
+            rows: the questions of each row (:func:`shared_rows`).
+            head: the output head, to compute logits only where an answer's token is predicted; None to compute all.
+        """
         pairs = [row[0] for row in rows]
-        # Padding on the right: causal attention never sees it, and positions need no correction. The last token is
-        # only ever predicted, never read.
+        # Padding on the right: causal attention never sees it, and positions need no correction. A row's last token
+        # is left out: it is predicted, but predicts nothing.
         ids, mask = pad_rows([pair.tokens[:-1] for pair in pairs], self._pad, "right", input_device(model))
-        spans = [(row, len(pair.prompt) - 1, pair.target) for row, several in enumerate(rows) for pair in several]
-        at = [(row, begin + n) for row, begin, target in spans for n in range(len(target))]
-        where = torch.tensor(at).T
-        only_answers = contextlib.nullcontext() if head is None else head_at(head, where[0], where[1], in_place=True)
+        spans = [(row, len(pair.prompt) - 1, pair.target) for row, questions in enumerate(rows) for pair in questions]
+        positions = [(row, begin + n) for row, begin, target in spans for n in range(len(target))]
+        row_index, column_index = torch.tensor(positions).T
+        only_answers = (
+            contextlib.nullcontext() if head is None else head_at(head, row_index, column_index, in_place=True)
+        )
         with prompt_lengths(model, [len(pair.prompt) for pair in pairs]), only_answers:
-            whole: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        logits = whole[where[0].to(whole.device), where[1].to(whole.device)]
-        for (_, _, target), at_answer in zip(spans, logits.split([len(target) for *_, target in spans]), strict=True):
-            yield forced_of(at_answer, target)
+            logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        answer_logits = logits[row_index.to(logits.device), column_index.to(logits.device)]
+        split_logits = answer_logits.split([len(target) for *_, target in spans])
+        for (_, _, target), target_logits in zip(spans, split_logits, strict=True):
+            yield forced_of(target_logits, target)
 
     @torch.no_grad()
     def generate(
@@ -90,21 +108,22 @@ class Scorer:
         model: Any,
         prompts: Sequence[str],
         new_tokens: Sequence[int] | int,
-        ended: Callable[[int, str], bool] | None = None,
+        is_complete: Callable[[int, str], bool] | None = None,
         sampling: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Continue prompts: greedily by default.
+        """Generate a continuation of each prompt, greedily by default.
 
         Args:
             model: the model.
             prompts: the prompts.
-            new_tokens: how many tokens to add at most, for all or for each.
-            ended: whether the prompt of this index needs no more than this text.
+            new_tokens: the largest number of new tokens, for all prompts or for each.
+            is_complete: ``is_complete(index, text)`` returns whether generation for the prompt of this index can stop
+                after this text; None to generate up to an end token or the limit.
             sampling: settings of sampling (``temperature``, ``top_p``, …), with PyTorch's generator; None for
                 greedy text.
 
         Returns:
-            The continuations alone, special tokens left out.
+            The continuations, without the prompts and without special tokens.
         """
         limits = [new_tokens] * len(prompts) if isinstance(new_tokens, int) else list(new_tokens)
         rows = [list(self.tokenizer(prompt)["input_ids"]) for prompt in prompts]
@@ -113,7 +132,7 @@ class Scorer:
         if context is not None:
             # Nothing is predicted after the last token, so n tokens need n - 1 positions after the prompt.
             limits = [min(limit, context + 1 - len(row)) for row, limit in zip(rows, limits, strict=True)]
-        ends, start = self._end_tokens(model), self._start(model)
+        ends, start = self._end_tokens(model), self._start_arguments(model)
         with evaluating(model), _bare_generation_config(model):
             for batch in self._generation_batches([len(row) for row in rows], limits, context):
                 ids, mask = pad_rows([rows[i] for i in batch], self._pad, self._side, input_device(model))
@@ -126,36 +145,40 @@ class Scorer:
                     **(sampling or {}),
                 )
                 begin = self._answer_column(ids)
-                stop = None if ended is None else _StopEachRow(self.tokenizer, begin, batch, limits, ends, ended)
-                more = {} if stop is None else {"stopping_criteria": StoppingCriteriaList([stop])}
-                output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **more)
+                stop = None
+                if is_complete is not None:
+                    stop = _StopEachRow(self.tokenizer, begin, batch, limits, ends, is_complete)
+                criteria = {} if stop is None else {"stopping_criteria": StoppingCriteriaList([stop])}
+                output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **criteria)
                 for n, (i, row) in enumerate(zip(batch, output[:, begin:].tolist(), strict=True)):
-                    # A row that has ended is padded while others continue; the padding is no output.
+                    # A finished row is padded while other rows continue: cut the padding off.
                     added = row[: limits[i] if stop is None else stop.lengths.get(n, limits[i])]
                     end = next((n for n, token in enumerate(added) if token in ends), len(added))
                     texts[i] = self.tokenizer.decode(added[:end], skip_special_tokens=True)
         return texts
 
     def _head(self, model: Any) -> nn.Module | None:
-        """Return the output head if it can be applied at the answers' positions alone."""
+        """Return the output head if logits can be computed at some positions only; None if they cannot."""
         anatomy = anatomy_of(model)
         return anatomy.head if anatomy is not None else None
 
     _side: Literal["left", "right"] = "left"
+    """The padding side of prompts in generation."""
 
     def _shared_context(self, model: Any) -> int | None:
-        """Return how many tokens prompt and answer may have together."""
+        """Return the limit of the total length of prompt and answer, in tokens; None if there is none."""
         return context_length(model)
 
     def _answer_column(self, ids: Tensor) -> int:
-        """Return where the answer begins in what ``generate`` returns."""
+        """Return the column at which the new tokens begin in the output of ``generate``."""
         return ids.shape[1]
 
-    def _start(self, model: Any) -> dict[str, Any]:
-        """Return the arguments of ``generate`` that say how an answer starts."""
+    def _start_arguments(self, model: Any) -> dict[str, Any]:
+        """Return the settings of ``generate`` that say with which token an answer starts."""
         return {}
 
     def _end_tokens(self, model: Any) -> set[int]:
+        """Return the tokens that end a text."""
         eos = getattr(model.generation_config, "eos_token_id", None)
         eos = self.tokenizer.eos_token_id if eos is None else eos
         return {token for token in (eos if isinstance(eos, (list, tuple)) else [eos]) if token is not None}
@@ -163,13 +186,19 @@ class Scorer:
     def _generation_batches(
         self, lengths: Sequence[int], limits: Sequence[int], context: int | None
     ) -> Iterator[list[int]]:
-        """Group prompts so that, run together for the longest answer, all stay inside the context."""
-        whole = [a + b for a, b in zip(lengths, limits, strict=True)]
-        for batch in self._batches(whole, 4 * self.tokens_per_batch):
+        """Yield batches of prompts, as indices, in which the longest prompt and the longest answer fit the context.
+
+        Args:
+            lengths: the tokens of each prompt.
+            limits: the largest number of new tokens for each prompt.
+            context: the limit of the total length, if there is one.
+        """
+        total_lengths = [length + limit for length, limit in zip(lengths, limits, strict=True)]
+        for batch in self._batches(total_lengths, 4 * self.tokens_per_batch):
             group: list[int] = []
             for index in batch:
-                more = [*group, index]
-                width = max(lengths[i] for i in more) + max(limits[i] for i in more)
+                extended = [*group, index]
+                width = max(lengths[i] for i in extended) + max(limits[i] for i in extended)
                 if group and context is not None and width > context + 1:
                     yield group
                     group = []
@@ -178,19 +207,25 @@ class Scorer:
                 yield group
 
     def answer_tokens(self, prompt: str, answer: str) -> int:
-        """Count an answer's tokens."""
+        """Return the number of an answer's tokens."""
         return len(self.encode(prompt, answer).target)
 
     @property
     def _pad(self) -> int:
+        """The padding token; any token will do, since padding is masked."""
         return self.tokenizer.pad_token_id or 0
 
-    def _batches(self, lengths: Sequence[int], most: int | None = None) -> Iterator[list[int]]:
-        """Group indices so that similar lengths go together."""
-        most = self.tokens_per_batch if most is None else most
+    def _batches(self, lengths: Sequence[int], max_tokens: int | None = None) -> Iterator[list[int]]:
+        """Yield batches of rows, as indices, sorted by length so that there is little padding.
+
+        Args:
+            lengths: the length of each row.
+            max_tokens: the largest number of tokens in a batch, with padding; None for ``tokens_per_batch``.
+        """
+        max_tokens = self.tokens_per_batch if max_tokens is None else max_tokens
         batch: list[int] = []
         for index in sorted(range(len(lengths)), key=lambda i: lengths[i], reverse=True):
-            if batch and lengths[batch[0]] * (len(batch) + 1) > most:
+            if batch and lengths[batch[0]] * (len(batch) + 1) > max_tokens:
                 yield batch
                 batch = []
             batch.append(index)
@@ -199,23 +234,25 @@ class Scorer:
 
 
 def input_device(model: Any) -> torch.device:
-    """Return where a model takes its tokens."""
+    """Return the device on which a model expects its token ids."""
     return device_of(model.get_input_embeddings())
 
 
 class _StopEachRow(StoppingCriteria):
-    """Ends each row of a batch by its own text.
+    """A stopping criterion that decides for each row of a batch.
+
+    A row stops at its limit, at an end token, or when its text is complete.
 
     Args:
-        tokenizer: the model's.
-        begin: column of the batch at which the new text begins.
+        tokenizer: the model's tokenizer.
+        begin: the column at which the new tokens begin.
         batch: the prompt's index of each row.
-        limits: by prompt, how many tokens are added at most.
-        ends: tokens that end a text.
-        ended: whether the prompt of this index needs no more than this text.
+        limits: the largest number of new tokens of each prompt.
+        ends: the tokens that end a text.
+        is_complete: ``is_complete(index, text)`` returns whether the text for the prompt of this index is complete.
 
     Attributes:
-        lengths: by row that has ended, how many tokens were added until then.
+        lengths: for each row that has stopped, its number of new tokens.
     """
 
     def __init__(
@@ -225,31 +262,32 @@ class _StopEachRow(StoppingCriteria):
         batch: Sequence[int],
         limits: Sequence[int],
         ends: set[int],
-        ended: Callable[[int, str], bool],
+        is_complete: Callable[[int, str], bool],
     ) -> None:
         self.tokenizer, self.begin, self.batch = tokenizer, begin, batch
-        self.limits, self.ends, self.ended = limits, ends, ended
+        self.limits, self.ends, self.is_complete = limits, ends, is_complete
         self.lengths: dict[int, int] = {}
 
     def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        """Return whether each row has stopped, shape ``(rows,)``; ``input_ids`` have shape ``(rows, tokens)``."""
         outputs = input_ids[:, self.begin :].tolist()
         for row, (index, tokens) in enumerate(zip(self.batch, outputs, strict=True)):
             if row not in self.lengths and (
                 len(tokens) >= self.limits[index]
                 or tokens[-1] in self.ends
-                or self.ended(index, self.tokenizer.decode(tokens, skip_special_tokens=True))
+                or self.is_complete(index, self.tokenizer.decode(tokens, skip_special_tokens=True))
             ):
                 self.lengths[row] = len(tokens)
-        done = [row in self.lengths for row in range(len(self.batch))]
-        return torch.tensor(done, device=input_ids.device)
+        stopped = [row in self.lengths for row in range(len(self.batch))]
+        return torch.tensor(stopped, device=input_ids.device)
 
 
 @contextlib.contextmanager
 def _bare_generation_config(model: Any) -> Iterator[None]:
-    """Set the model's own generation settings aside inside.
+    """Replace the model's generation configuration by transformers' default, inside the context.
 
-    A checkpoint's repetition penalty, beams or suppressed tokens would supply whatever the
-    configuration given to ``generate`` leaves open, and greedy text would not be greedy.
+    Otherwise ``generate`` takes each setting that it is not given from the checkpoint (repetition penalty, beams,
+    suppressed tokens), and greedy text would not be greedy.
     """
     before = model.generation_config
     model.generation_config = GenerationConfig()

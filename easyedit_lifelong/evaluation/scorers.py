@@ -1,4 +1,4 @@
-"""Scoring models that don't continue their prompt: encoder-decoders and classifiers."""
+"""Scorers for encoder-decoder models and classifiers, which do not continue their prompt."""
 
 from __future__ import annotations
 
@@ -17,32 +17,34 @@ from easyedit_lifelong.models.pairs import encoder_for, label_names
 
 
 def scorer_for(model: Any, tokenizer: Any) -> Scorer:
-    """Return a scorer for a model of any kind."""
+    """Return the scorer for a model's kind: causal, encoder-decoder or classifier."""
     scorers: dict[Kind, type[Scorer]] = {Kind.SEQ2SEQ: AnswerScorer, Kind.CLASSIFIER: LabelScorer}
     return scorers.get(kind_of(model), Scorer)(tokenizer, encode=encoder_for(model, tokenizer))
 
 
 class AnswerScorer(Scorer):
-    """Scores encoder-decoder models: the encoder reads a question, the decoder writes the answer.
+    """Scores encoder-decoder models: the encoder reads the prompt, the decoder writes the answer.
 
-    An answer's end token is not counted: a model earns nothing by ending where the given answer ends.
+    The end token of an answer is not scored: otherwise a model would get a share of the score for it with any answer.
     """
 
     _side = "right"
 
-    def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None) -> Iterator[Forced]:
+    def _forced_batch(
+        self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None
+    ) -> Iterator[Forced]:
         device = input_device(model)
         ids, mask = pad_rows([row[0].prompt for row in rows], self._pad, "right", device)
         answers, answer_mask = pad_rows([row[0].target for row in rows], self._pad, "right", device)
         starts = model.prepare_decoder_input_ids_from_labels(labels=answers.masked_fill(answer_mask == 0, IGNORED))
         logits = model(input_ids=ids, attention_mask=mask, decoder_input_ids=starts, use_cache=False).logits
-        for row, several in enumerate(rows):
-            for pair in several:
+        for row, questions in enumerate(rows):
+            for pair in questions:
                 answer = pair.target[: self._answer_length(pair)]
                 yield forced_of(logits[row, : len(answer)], answer)
 
     def answer_tokens(self, prompt: str, answer: str) -> int:
-        """Count an answer's tokens, without its end token."""
+        """Return the number of an answer's tokens, without its end token."""
         return self._answer_length(self.encode(prompt, answer))
 
     def _answer_length(self, pair: EncodedPair) -> int:
@@ -52,9 +54,9 @@ class AnswerScorer(Scorer):
         return None
 
     def _answer_column(self, ids: Tensor) -> int:
-        return 1  # after the start token
+        return 1  # after the decoder's start token
 
-    def _start(self, model: Any) -> dict[str, Any]:
+    def _start_arguments(self, model: Any) -> dict[str, Any]:
         start = getattr(model.generation_config, "decoder_start_token_id", None)
         return {"decoder_start_token_id": model.config.decoder_start_token_id if start is None else start}
 
@@ -64,11 +66,13 @@ class LabelScorer(Scorer):
 
     generates_text = False
 
-    def _force(self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None) -> Iterator[Forced]:
+    def _forced_batch(
+        self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None
+    ) -> Iterator[Forced]:
         ids, mask = pad_rows([row[0].prompt for row in rows], self._pad, "right", input_device(model))
         logits = model(input_ids=ids, attention_mask=mask).logits
-        for row, several in enumerate(rows):
-            for pair in several:
+        for row, questions in enumerate(rows):
+            for pair in questions:
                 yield forced_of(logits[row].unsqueeze(0), pair.target)
 
     @torch.no_grad()
@@ -77,17 +81,17 @@ class LabelScorer(Scorer):
         model: Any,
         prompts: Sequence[str],
         new_tokens: Sequence[int] | int = 1,
-        ended: Callable[[int, str], bool] | None = None,
+        is_complete: Callable[[int, str], bool] | None = None,
         sampling: Mapping[str, Any] | None = None,
     ) -> list[str]:
-        """Return the name of each text's label; the other arguments belong to generated text."""
+        """Return the name of the label that the model gives each prompt; the last three arguments have no effect."""
         names = label_names(model)
         rows = [self.encode(prompt, names[0]).prompt for prompt in prompts]
         labels = [""] * len(rows)
         with evaluating(model):
             for batch in self._batches([len(row) for row in rows]):
                 ids, mask = pad_rows([rows[i] for i in batch], self._pad, "right", input_device(model))
-                best = model(input_ids=ids, attention_mask=mask).logits.argmax(dim=-1)
-                for i, label in zip(batch, best.tolist(), strict=True):
+                predicted = model(input_ids=ids, attention_mask=mask).logits.argmax(dim=-1)
+                for i, label in zip(batch, predicted.tolist(), strict=True):
                     labels[i] = names[label]
         return labels

@@ -1,8 +1,7 @@
-"""ROME's and MEMIT's measures: which of two answers is the more probable, and by how much.
+"""The scores of ROME (arXiv 2202.05262) and MEMIT (arXiv 2210.07229): which of two answers is more probable.
 
-They compare the probability of the new answer with that of the true one. P is the exponential of the
-mean log-probability of an answer's tokens, as in the authors' evaluation, so that a longer answer isn't
-the less probable for it.
+They compare the probability P of the new answer with that of the true one. As in the authors' evaluation, P is the
+exponential of the mean log-probability of an answer's tokens, so that P does not decrease with the answer's length.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ SCORE = "rome_score"
 
 @dataclass(frozen=True)
 class Contest:
-    """Two answers to one prompt.
+    """Two answers to one prompt, whose probabilities are compared.
 
     Attributes:
-        prompt: what both follow.
-        wanted: the answer that should be the more probable.
-        other: the answer that shouldn't.
+        prompt: the prompt.
+        wanted: the answer that should be more probable.
+        other: the answer that should be less probable.
     """
 
     prompt: str
@@ -40,15 +39,15 @@ class Contest:
 
     @property
     def questions(self) -> tuple[Question, Question]:
-        """Both answers as questions to score."""
+        """The prompt with each of the two answers."""
         return (self.prompt, self.wanted), (self.prompt, self.other)
 
 
 def contests(request: EditRequest) -> tuple[list[Contest], list[Contest], list[Contest]]:
-    """Return what is compared on the edit's prompt, on its paraphrases and on its neighbourhood.
+    """Return the pairs of answers to compare on a request's prompt, on its paraphrases and on its neighbourhood.
 
-    The neighbourhood is the request's locality prompts, where the edit's new answer must not become more
-    probable than their own. Nothing is compared for a request that doesn't say what is true.
+    The neighbourhood is the request's locality prompts: the edit's new answer must not become more probable than their
+    own answers. A request without a true answer (``ground_truth``) has no pairs.
     """
     new, true = request.target_new, request.ground_truth
     if true is None or true.strip() == new.strip():
@@ -66,40 +65,40 @@ def contests(request: EditRequest) -> tuple[list[Contest], list[Contest], list[C
 
 
 def success_scores(request: EditRequest, answers: Mapping[Question, Forced]) -> dict[str, list[float]]:
-    """Return a request's success and magnitude, each averaged over its own prompts first, as the authors do.
+    """Return a request's success and magnitude, each averaged over the request's prompts first, as the authors do.
 
     Args:
         request: the request.
-        answers: the model's scores of all questions of :func:`contests`.
+        answers: the model's teacher-forced answers to all questions of :func:`contests`.
 
     Returns:
-        One number by name, in a list; empty where there is nothing to compare.
+        By metric, a list with one value; an empty list if there is nothing to compare.
     """
     scores: dict[str, list[float]] = {}
-    for success, magnitude, several in zip(SUCCESS, MAGNITUDE, contests(request), strict=True):
-        odds = [tuple(_probability(answers[question]) for question in one.questions) for one in several]
-        scores[success] = [sum(a > b for a, b in odds) / len(odds)] if odds else []
-        scores[magnitude] = [sum(a - b for a, b in odds) / len(odds)] if odds else []
+    for success, magnitude, pairs in zip(SUCCESS, MAGNITUDE, contests(request), strict=True):
+        probabilities = [tuple(_probability(answers[question]) for question in pair.questions) for pair in pairs]
+        scores[success] = [sum(a > b for a, b in probabilities) / len(pairs)] if pairs else []
+        scores[magnitude] = [sum(a - b for a, b in probabilities) / len(pairs)] if pairs else []
     return scores
 
 
 def _probability(answer: Forced) -> float:
-    """Return an answer's probability; 0 if the loss is NaN."""
+    """Return the probability P of an answer; 0 if its log-probability is NaN."""
     return 0.0 if math.isnan(answer.nll) else math.exp(-answer.nll)
 
 
 def harmonic_score(
     by_request: Sequence[Mapping[str, Sequence[float]]], means: Mapping[str, float], suffix: str = ""
 ) -> tuple[str, float, Interval | None] | None:
-    """Return ROME's Score, the harmonic mean of the three kinds of success, and its interval.
+    """Return ROME's Score, the harmonic mean of the three kinds of success, and its confidence interval.
 
     Args:
-        by_request: each request's scores by name.
-        means: their means by name.
-        suffix: behind the names.
+        by_request: the scores of each request, by metric.
+        means: the mean of each metric.
+        suffix: the suffix of the metrics' names: empty, or ``_before``.
 
     Returns:
-        Name, score and interval; None if one of the three is missing.
+        The Score's name, value and interval; None if one of the three metrics is missing.
     """
     names = [name + suffix for name in SUCCESS]
     if not all(name in means for name in names):
@@ -110,6 +109,6 @@ def harmonic_score(
 
 
 def _harmonic_mean(means: Floats) -> Floats:
-    """Return each row's harmonic mean: 0 if any of its numbers is 0."""
+    """Return the harmonic mean of each row: 0 if a number in the row is 0."""
     with np.errstate(divide="ignore"):
         return means.shape[1] / (1 / means).sum(axis=1)

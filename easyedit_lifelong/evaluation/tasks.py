@@ -1,7 +1,7 @@
-"""The measures of edit and retention rates, by task: m(f(x), y) in section 4 of GRACE (arXiv 2211.11031).
+"""The measure of each task: m(f(x), y) in section 4 of GRACE (arXiv 2211.11031), for ES, ERR and TRR.
 
-The paper measures question answering by F1, classification by accuracy, and the language modelling of its
-hallucination task by perplexity. These scores are reported beside the token accuracies, under separate names.
+The paper measures question answering by F1, classification by accuracy, and text generation (its hallucination task) by
+perplexity. These scores are reported in addition to token accuracies, with the task's suffix (``ERR_f1``).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from easyedit_lifelong.evaluation.text import bounded_perplexity
 
 @dataclass(frozen=True)
 class Task:
-    """A kind of data.
+    """A task, and its measure.
 
     Attributes:
-        name: its name in dataset readers and experiment files.
-        suffix: of its measure's names: ``ERR_<suffix>``.
-        measure: of an answer under teacher forcing; None where free text is measured.
+        name: the task's name in dataset readers and experiment files.
+        suffix: the suffix of the scores in this measure: ``ERR_<suffix>``.
+        measure: the measure of a teacher-forced answer; None if the task measures generated answers.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Task:
     measure: Callable[[Forced], float] | None
 
     def forced(self, answer: Forced) -> float | None:
-        """Return the task's measure of an answer, if it is taken under teacher forcing."""
+        """Return the measure of a teacher-forced answer; None if the task measures generated answers."""
         return None if self.measure is None else self.measure(answer)
 
 
@@ -38,8 +38,8 @@ def answer_perplexity(answer: Forced) -> float:
     return bounded_perplexity(answer.nll)
 
 
-def whole_answer(answer: Forced) -> float:
-    """Return 1 if every token of the answer is the model's own choice: then the model gives this answer."""
+def exact_answer(answer: Forced) -> float:
+    """Return 1 if the model predicts every token of the answer, else 0."""
     return float(answer.exact)
 
 
@@ -47,17 +47,18 @@ TASKS: Mapping[str, Task] = {
     task.name: task
     for task in (
         Task("qa", "f1", None),
-        Task("classification", "acc", whole_answer),
+        Task("classification", "acc", exact_answer),
         Task("generation", "ppl", answer_perplexity),
     )
 }
+"""All tasks, by name."""
 
 
 def task_named(name: str) -> Task:
-    """Return a task.
+    """Return the task of this name.
 
     Raises:
-        HyperParameterError: there is none of that name.
+        HyperParameterError: there is no such task.
     """
     if name not in TASKS:
         raise HyperParameterError(f"task: {name!r} is none of {', '.join(TASKS)}.{did_you_mean(name, TASKS)}")

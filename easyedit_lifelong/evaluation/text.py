@@ -1,4 +1,4 @@
-"""Scores of ordinary text: the fluency of a model's own text, and its perplexity on a held-out text."""
+"""Scores of ordinary text: the fluency of generated text, and the perplexity of a held-out text."""
 
 from __future__ import annotations
 
@@ -25,35 +25,38 @@ from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import evaluating
 
-FLUENT = 20
-"""On how many requests' prompts fluency is measured."""
+FLUENCY_PROMPTS = 20
+"""The number of requests whose prompts are continued to measure fluency."""
 FLUENCY_TOKENS = 100
-"""Length of a text whose fluency is measured, its prompt included: ROME's."""
+"""The length of a text whose fluency is measured, with its prompt, as in ROME's evaluation."""
 WINDOW = 256
+"""The number of tokens in a window of a held-out text."""
 WINDOWS = 16
-"""How much of a held-out text is read: at most so many windows of so many tokens."""
+"""The largest number of windows that are read of a held-out text."""
 
-_MOST = 50.0
-"""Nats per token above which a perplexity has no further meaning."""
+_MAX_NLL = 50.0
+"""The largest mean negative log-likelihood, in nats per token, that a perplexity is computed from."""
 
-_WEIGHTS = {2: 2 / 3, 3: 4 / 3}
+_NGRAM_WEIGHTS = {2: 2 / 3, 3: 4 / 3}
+"""The weight of each n in the n-gram entropy, as in ROME's evaluation."""
 
 
 def ngram_entropy(text: str) -> float | None:
     """Return the mean of the entropies of a text's bigrams and trigrams, weighted 2/3 and 4/3, in bits.
 
-    Text that repeats itself has little. Words and punctuation marks count as tokens.
+    A text that repeats itself has a low entropy. Words and punctuation marks count as tokens.
 
     Returns:
-        The entropy; None if the text is too short to hold a trigram.
+        The entropy; None if the text has fewer than three tokens.
     """
     tokens = re.findall(r"\w+|[^\w\s]", text)
-    if len(tokens) < max(_WEIGHTS):
+    if len(tokens) < max(_NGRAM_WEIGHTS):
         return None
-    return sum(weight * _entropy(tokens, n) for n, weight in _WEIGHTS.items()) / len(_WEIGHTS)
+    return sum(weight * _entropy(tokens, n) for n, weight in _NGRAM_WEIGHTS.items()) / len(_NGRAM_WEIGHTS)
 
 
 def _entropy(tokens: Sequence[str], n: int) -> float:
+    """Return the entropy of the distribution of n-grams, in bits."""
     counts = Counter(zip(*(tokens[start:] for start in range(n)), strict=False))
     total = sum(counts.values())
     return -sum(count / total * math.log2(count / total) for count in counts.values())
@@ -67,7 +70,7 @@ def read_text(path: Path | str) -> str:
     """
     path = Path(path).expanduser()
     try:
-        text = path.read_bytes().decode()  # line ends as they are: read_text would change them
+        text = path.read_bytes().decode()  # unlike read_text, this does not change line ends
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -78,27 +81,30 @@ def read_text(path: Path | str) -> str:
 
 
 class HeldOutText:
-    """A text that no edit is about, cut into windows.
+    """A held-out text, divided into windows of tokens.
 
     Args:
-        text: the text; its beginning is read.
-        tokenizer: the model's.
-        model: the model, for its context.
-        window: tokens per window.
-        windows: how many windows at most.
+        text: the text; what exceeds the windows is ignored.
+        tokenizer: the model's tokenizer.
+        model: the model, for the length of its context.
+        window: the number of tokens in a window.
+        windows: the largest number of windows.
+
+    Attributes:
+        rows: the tokens of each window.
 
     Raises:
-        DataError: it has no two tokens, or the model isn't a causal language model.
+        DataError: the text has fewer than two tokens, or the model is not a causal language model.
     """
 
     def __init__(self, text: str, tokenizer: Any, model: Any, *, window: int = WINDOW, windows: int = WINDOWS) -> None:
         if kind_of(model) is not Kind.CAUSAL:
             raise DataError(
-                f"the perplexity of a text is a causal language model's; {type(model).__name__} is a "
+                f"the perplexity of a text needs a causal language model; {type(model).__name__} is a "
                 f"{kind_of(model).value}. Leave the held-out text out."
             )
         window = min(window, context_length(model) or window)
-        # Tokens are a few characters long: no need to encode a whole corpus for its beginning.
+        # 16 characters per token are more than enough: a long text need not be encoded to its end.
         ids = list(tokenizer(text[: window * windows * 16], add_special_tokens=False)["input_ids"])
         rows = [ids[begin : begin + window] for begin in range(0, min(len(ids), window * windows), window)]
         self.rows = [row for row in rows if len(row) > 1]
@@ -107,56 +113,56 @@ class HeldOutText:
 
     @torch.no_grad()
     def nll(self, model: Any) -> list[list[float]]:
-        """Return the negative log-likelihood of every token but the first, window by window, in nats.
+        """Return the negative log-likelihood of each token of each window except the window's first, in nats.
 
-        A window is read as one prompt. An edit that acts only at a prompt's end (GRACE) hardly shows in it; an
-        edit of the weights does.
+        A window is read as one prompt. So an edit that acts only at the prompt's end (GRACE) changes it little; an edit
+        of the weights changes all of it.
         """
         device = device_of(model.get_input_embeddings())
-        read = []
+        by_window = []
         with evaluating(model):
             for row in self.rows:
                 ids, mask = pad_rows([row], 0, "right", device)
                 logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[0, :-1].float()
-                read.append(F.cross_entropy(logits, ids[0, 1:].to(logits.device), reduction="none").tolist())
-        return read
+                by_window.append(F.cross_entropy(logits, ids[0, 1:].to(logits.device), reduction="none").tolist())
+        return by_window
 
 
 def perplexity(nll: Sequence[Sequence[float]]) -> float | None:
-    """Return exp(mean negative log-likelihood per token) of windows of tokens; None of nothing."""
+    """Return exp(mean negative log-likelihood per token) of windows of tokens; None if there are no tokens."""
     average = mean(value for row in nll for value in row)
     return None if average is None else bounded_perplexity(average)
 
 
 def bounded_perplexity(nll: float) -> float:
-    """Return exp(nll), nats per token; 5e21 stands for anything above it, so that averages stay finite."""
-    return math.exp(min(nll, _MOST)) if math.isfinite(nll) else math.exp(_MOST)
+    """Return exp(nll), for nats per token; at most 5e21, also for inf and NaN, so that averages stay finite."""
+    return math.exp(min(nll, _MAX_NLL)) if math.isfinite(nll) else math.exp(_MAX_NLL)
 
 
 class TextScores:
-    """Scores a model's ordinary text; without a held-out text, there are no scores.
+    """Scores ordinary text: fluency and perplexity. Without a held-out text, there are no scores.
 
     Args:
-        scorer: generates text.
-        model: the model, before any edit of this run.
-        requests: the requests from whose prompts text is generated.
+        scorer: the scorer that generates text.
+        model: the unedited model.
+        requests: the requests whose prompts are continued to measure fluency.
         text: the held-out text; None for none.
 
     Attributes:
         unedited: the scores of the unedited model.
 
     Raises:
-        DataError: the held-out text is too short.
+        DataError: the held-out text is too short, or the model is not a causal language model.
     """
 
     def __init__(self, scorer: Scorer, model: Any, requests: Sequence[EditRequest], text: str | None) -> None:
         self._scorer = scorer
         self._text = None if text is None else HeldOutText(text, scorer.tokenizer, model)
-        self._prompts = [] if text is None else [request.prompt for request in sample_of(requests, FLUENT)]
+        self._prompts = [] if text is None else [request.prompt for request in sample_of(requests, FLUENCY_PROMPTS)]
         self.unedited = self.fluency(model) | self.perplexity(model)
 
     def fluency(self, model: Any) -> Scores:
-        """Return the n-gram entropy of the model's own text."""
+        """Return the mean n-gram entropy of greedy continuations of the prompts."""
         lengths = [len(self._scorer.tokenizer(prompt)["input_ids"]) for prompt in self._prompts]
         limits = [max(1, FLUENCY_TOKENS - length) for length in lengths]
         outputs = self._scorer.generate(model, self._prompts, limits)
@@ -164,7 +170,7 @@ class TextScores:
         return gather([{"fluency": [entropy]} for entropy in entropies if entropy is not None])
 
     def perplexity(self, model: Any) -> Scores:
-        """Return the held-out text's perplexity; its interval is that of the mean log-likelihood over windows."""
+        """Return the held-out text's perplexity; its interval is the exponential of that of the mean over windows."""
         name, nll = "text_perplexity", self._text.nll(model) if self._text else []
         value = perplexity(nll)
         if value is None:

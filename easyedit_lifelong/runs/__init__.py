@@ -1,1 +1,1 @@
-"""Loops that edit a model for long, and the folders they write."""
+"""The loops of lifelong and consecutive editing, and the run folders that they write."""

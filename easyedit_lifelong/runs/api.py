@@ -33,44 +33,46 @@ def run_lifelong(
     text: str | None = None,
     source: Source | None = None,
 ) -> RunResult:
-    """Edit a model with a stream of requests, one at a time, and keep score.
+    """Edit a model with a stream of requests, one at a time, and score the edits.
 
-    Each edit is scored at once (ES). When the schedule says so, and at the end, all edits so far are
-    scored again (ERR, generality), with their locality prompts against the unedited model and the
-    held-out facts (TRR). "Before" scores are taken before any edit. An edit that fails by itself (its
-    loss turns NaN, say) is recorded, counts in the scores as what the model still says, and the run
-    goes on.
+    Each edit is scored right after it was made (ES). When the schedule says so, and at the end, all edits so far are
+    scored again (ERR, generality), together with their locality prompts, compared with the unedited model, and the
+    held-out facts (TRR). "Before" scores are scores of the unedited model. If an edit fails (for example, its loss
+    becomes NaN), the run records the failure and continues; in all scores, the failed edit counts with the answers of
+    the model without it.
 
-    A line of the journal is written once its edit is on disk (for a method that can save its edits), so a run
-    that was killed at any moment can be resumed, and ends as if it had not been.
+    The journal's line of an edit is written after the edit is on disk, if the method can save its edits. So a run can
+    be resumed after it was killed at any moment, and gives the same edits and scores.
 
     Args:
         model: the model, unedited (also when a run is resumed); it is edited in place.
         tokenizer: its tokenizer.
-        requests: in EasyEdit's request fields, or :class:`EditRequest` objects.
+        requests: mappings with EasyEdit's request fields, or :class:`EditRequest` objects.
         hparams: hyperparameters of a registered method.
-        eval_every: number of edits between scorings of all past edits; 1 for after each (default 50, or none if
-            ``eval_at`` is given).
+        eval_every: number of edits between scorings; 1 scores after each edit (default 50, or none if ``eval_at``
+            is given).
         eval_at: numbers of edits after which to score, such as (1, 10, 100, 1000).
-        eval_sample: score a random sample of this many past edits where there are more, drawn with the
+        eval_sample: score a random sample of this many past edits if there are more, drawn with the
             hyperparameters' seed.
         out: folder for the run's files.
         resume: continue the interrupted run in ``out``.
-        only_errors: leave out requests whose answer the model, as edited so far, already gives.
-        retention: held-out facts; the default is the sample data's.
+        only_errors: skip a request if the model, as edited so far, already gives its target.
+        retention: held-out facts for TRR; the default is the sample data's.
         trackers: names of registered trackers to report to.
-        progress: called as the run proceeds.
-        data_name: what to call the data in the results.
-        task: what the data ask of the model: ``qa`` (the default), ``generation``, or ``classification`` (a
-            classifier's).
+        progress: receives what the run reports while it works.
+        data_name: the name of the data in the results.
+        task: the task of the data: ``qa`` (the default), ``generation``, or ``classification`` (for classifiers).
         text: a held-out text whose perplexity is measured before and after.
-        source: where the data came from, for ``config.yaml``; data without one are written into ``out``.
+        source: where the data came from, for ``config.yaml``; without it, the data are written to ``out``.
+
+    Returns:
+        The edited model, the scores, and the content of the run's files.
 
     Raises:
         DataError: a request can't be used. All are checked before the first edit.
-        HyperParameterError: the hyperparameters belong to no registered method, or a number makes no sense.
-        ModelError: the method can't edit this model with them.
-        RunError: ``out`` holds another run, the run in it can't be resumed, or trackers are given without it.
+        HyperParameterError: the hyperparameters belong to no registered method, or a number is out of range.
+        ModelError: the method can't edit this model with these hyperparameters.
+        RunError: ``out`` holds another run, or a run that can't be resumed; or there are trackers, but no ``out``.
     """
     experiment = Experiment(
         LIFELONG,
@@ -106,45 +108,47 @@ def run_consecutive(
     skip_unusable: bool = False,
     source: Source | None = None,
 ) -> RunResult:
-    """Edit a model with batches of requests, and keep score (CoachHook, section 5).
+    """Edit a model with batches of requests, and score the edits (CoachHook, section 5).
 
-    Two protocols. *Consecutive*: each batch is added to those before it; when the schedule says so, and at the end,
-    all edits so far are scored. *Single-round*: each batch is edited, scored and rolled back, and the
-    scores are averages over all requests, each under its own batch's edit. Either way, "before" scores
-    and the answers that locality is measured against are the unedited model's. A batch that fails is
-    recorded, counts in every score as what the model then says, and the run goes on.
+    There are two protocols. *Consecutive*: the model keeps the edits of all batches; when the schedule says so, and at
+    the end, all edits so far are scored. *Single-round*: each batch is edited, scored and rolled back; the scores are
+    averages over all requests, each scored on the model that has only its batch's edits. In both, "before" scores are
+    scores of the unedited model, and locality compares with its answers. If a batch fails, the run records the failure
+    and continues; in all scores, the batch's requests count with the answers of the model without these edits.
 
-    A line of the journal is written once its batch is edited and, in a consecutive run of a method that
-    can save its edits, once they are on disk; so a run that was killed can be resumed after that batch.
+    The journal's lines of a batch are written after the batch was edited and, in a consecutive run of a method that
+    can save its edits, after the edits are on disk. So a run that was killed can be resumed after that batch.
 
     Args:
         model: the model, unedited (also when a run is resumed); it is edited in place.
         tokenizer: its tokenizer.
-        requests: in EasyEdit's request fields, or :class:`EditRequest` objects.
-        hparams: hyperparameters of a registered method, or of a method of EasyEdit's own that rewrites weights.
+        requests: mappings with EasyEdit's request fields, or :class:`EditRequest` objects.
+        hparams: hyperparameters of a registered method, or of one of EasyEdit's own methods that change weights.
         batch_size: requests per batch; the default is ``hparams.batch_size``.
-        consecutive: which protocol.
+        consecutive: True for the consecutive protocol, False for single-round.
         eval_every: number of *batches* between scorings (default 20, or none if ``eval_at`` is given).
-        eval_at: numbers of *edits*: a batch that brings the run there is followed by a scoring.
-        eval_sample: score a random sample of this many past edits where there are more, drawn with the
+        eval_at: numbers of *edits*; the run scores after the batch that reaches each of them.
+        eval_sample: score a random sample of this many past edits if there are more, drawn with the
             hyperparameters' seed.
         out: folder for the run's files.
-        retention: held-out facts; the default is the sample data's.
+        retention: held-out facts for TRR; the default is the sample data's.
         trackers: names of registered trackers to report to.
-        progress: called as the run proceeds.
-        data_name: what to call the data in the results.
-        task: what the data ask of the model: ``qa`` (the default), ``generation``, or ``classification`` (a
-            classifier's).
+        progress: receives what the run reports while it works.
+        data_name: the name of the data in the results.
+        task: the task of the data: ``qa`` (the default), ``generation``, or ``classification`` (for classifiers).
         text: a held-out text whose perplexity is measured before and after.
         resume: continue the interrupted run in ``out``, after the last batch in its journal.
-        skip_unusable: leave out requests that can't be used, and list them in the summary.
-        source: where the data came from, for ``config.yaml``; data without one are written into ``out``.
+        skip_unusable: skip requests that can't be edited, and list them in the summary.
+        source: where the data came from, for ``config.yaml``; without it, the data are written to ``out``.
+
+    Returns:
+        The edited model, the scores, and the content of the run's files.
 
     Raises:
         DataError: a request can't be used. All are checked before the first edit.
-        HyperParameterError: the hyperparameters belong to no method, or a number makes no sense.
-        ModelError: the method can't edit this model with them.
-        RunError: ``out`` holds another run; the run in it can't be resumed; or trackers are given without it.
+        HyperParameterError: the hyperparameters belong to no method, or a number is out of range.
+        ModelError: the method can't edit this model with these hyperparameters.
+        RunError: ``out`` holds another run, or a run that can't be resumed; or there are trackers, but no ``out``.
     """
     experiment = Experiment(
         CONSECUTIVE,

@@ -21,13 +21,13 @@ LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Material:
+class CheckedData:
     """The data of a run, checked against its model.
 
     Attributes:
-        inputs: the data as they were given.
+        inputs: the data before the check.
         usable: the requests that can be edited.
-        skipped: the other requests: ``case_id`` and ``reason``.
+        skipped: the ``case_id`` of each other request, and the ``reason`` why it cannot be edited.
         retention: held-out facts.
         task: the task of the data.
     """
@@ -39,8 +39,15 @@ class Material:
     task: str
 
 
-def check_material(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: Scorer) -> Material:
+def check_material(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: Scorer) -> CheckedData:
     """Check a run's data and method against its model.
+
+    Args:
+        plan: the plan of the run.
+        inputs: the data.
+        model: the model, which must carry no edits.
+        tokenizer: its tokenizer.
+        scorer: the scorer that encodes prompts and answers.
 
     Raises:
         DataError: a request or a held-out fact cannot be used.
@@ -50,13 +57,13 @@ def check_material(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, score
     """
     classifier = kind_of(model) is Kind.CLASSIFIER
     task = plan.experiment.task or inputs.task or "qa"
-    if classifier:  # its answers are labels, whatever the data's format says
+    if classifier:  # the answers of a classifier are labels, even if the data's format has another task
         if task == "generation":
             raise HyperParameterError(f"task: {task}: {type(model).__name__} is a classifier; it writes no text")
         task = "classification"
     retention = inputs.retention
     if retention is None:
-        retention = [] if classifier else retention_probes()  # no classifier has labels for the sample data's facts
+        retention = [] if classifier else retention_probes()  # the sample data's facts are no classifier's labels
     check_fit([], scorer, model, retention)
     usable, skipped = usable_requests(
         plan.method, model, tokenizer, plan.hparams, inputs.requests, scorer, skip=plan.experiment.skip_unusable
@@ -67,14 +74,14 @@ def check_material(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, score
         raise RunError(
             "the model carries edits already; a run begins on the unedited model. Roll them back or load it anew."
         )
-    return Material(inputs, usable, skipped, retention, task)
+    return CheckedData(inputs, usable, skipped, retention, task)
 
 
 def check_method(method: EditMethod, model: Any, tokenizer: Any, hparams: Any) -> None:
-    """Check that the method can edit the model.
+    """Check that a method can edit a model.
 
     Raises:
-        ModelError: it can't edit this model with these hyperparameters.
+        ModelError: the method cannot edit this model with these hyperparameters.
     """
     if method.check is not None:
         method.check(model, tokenizer, hparams)
@@ -90,7 +97,7 @@ def usable_requests(
     *,
     skip: bool,
 ) -> tuple[list[EditRequest], list[dict[str, Any]]]:
-    """Return the requests that fit the model and that the method can edit, and the others with the reason.
+    """Return the requests that fit into the model's context and that the method can edit.
 
     Args:
         method: the editing method.
@@ -98,25 +105,29 @@ def usable_requests(
         tokenizer: its tokenizer.
         hparams: the method's hyperparameters.
         requests: the requests.
-        scorer: encodes their prompts and answers.
-        skip: whether requests that cannot be used are left out; else the first raises its error.
+        scorer: the scorer that encodes their prompts and answers.
+        skip: whether to skip requests that cannot be edited; if not, the first of them raises its error.
+
+    Returns:
+        The usable requests; and ``case_id`` and ``reason`` of each skipped request.
 
     Raises:
-        DataError: a request cannot be used and none may be skipped, or none is left; the message names it.
+        DataError: a request cannot be edited and ``skip`` is False, or no request is left; the message names the
+            request.
     """
     usable: list[EditRequest] = []
     skipped = []
-    for few in [[request] for request in requests] if skip else [requests]:
+    for group in [[request] for request in requests] if skip else [requests]:
         try:
-            check_fit(few, scorer, model)
+            check_fit(group, scorer, model)
             if method.check_requests is not None:
-                method.check_requests(model, tokenizer, hparams, few)
+                method.check_requests(model, tokenizer, hparams, group)
         except DataError as error:
             if not skip:
                 raise
-            skipped.append({"case_id": few[0].case_id, "reason": str(error)})
+            skipped.append({"case_id": group[0].case_id, "reason": str(error)})
         else:
-            usable += few
+            usable += group
     if not usable:
         raise DataError(f"none of the {len(requests)} requests can be used; the first: {skipped[0]['reason']}")
     if skipped:

@@ -1,4 +1,4 @@
-"""The loop of a run over its batches; in the lifelong loop, each batch is one request."""
+"""The loop over the batches of a run. In the lifelong loop, each batch is one request."""
 
 from __future__ import annotations
 
@@ -29,13 +29,14 @@ class Run:
         plan: the plan of the run.
         tokenizer: the model's tokenizer.
         state: the edits and scores so far.
-        board: scores the edits.
-        folder: the run's folder, if it has one.
+        board: the scoreboard that scores the edits.
+        folder: the run's folder; None if nothing is written.
         requests: all requests of the run.
-        trackers: receive every scoring.
-        edited: the case_ids of the edits that the model carries.
-        done: how many batches were processed.
-        io_before: seconds that writing took before the run was interrupted.
+        trackers: the trackers that receive the scores.
+        edited: the case_ids of the edits in the model, in order.
+        done: the number of batches that were processed.
+        io_before: seconds of writing before the run was interrupted; 0 if it was not resumed.
+        batches: the requests, divided into batches.
     """
 
     plan: Plan
@@ -52,27 +53,37 @@ class Run:
     def __post_init__(self) -> None:
         size = self.plan.batch_size
         self.batches = [self.requests[start : start + size] for start in range(0, len(self.requests), size)]
-        self._io_noted = 0.0
-        """How many of the folder's seconds of writing are in the journal."""
+        self._io_journaled = 0.0
+        """Seconds of writing that the lines of the journal already account for."""
 
     def run_remaining(self, progress: Progress | None) -> None:
-        """Process the remaining batches."""
+        """Process the remaining batches, and score when the schedule says so.
+
+        Args:
+            progress: receives every new line of the journal and of the scores.
+        """
         for batch in self.batches[self.done :]:
             state = self.state
-            edits_before, lines, scorings = state.counts["edited"], len(state.journal), len(state.curve)
+            edits_before, lines_before, scorings_before = state.counts["edited"], len(state.journal), len(state.curve)
             self.process_batch(self.done + 1, batch)
             self.done += 1
             if self.scoring_is_due(edits_before):
                 self.score()
-            self.note_io()
-            self.notify(progress, lines, scorings)
+            self.update_io_seconds()
+            self.notify(progress, lines_before, scorings_before)
 
-    def notify(self, progress: Progress | None, lines: int = 0, scorings: int = 0) -> None:
-        """Report the lines of the journal and of the scores from these numbers on, and the latest scores."""
+    def notify(self, progress: Progress | None, lines_before: int = 0, scorings_before: int = 0) -> None:
+        """Report new lines of the journal, new scorings and the latest scores.
+
+        Args:
+            progress: receives them.
+            lines_before: how many lines of the journal were reported before.
+            scorings_before: how many scorings were reported before.
+        """
         if progress is None:
             return
         journal, curve = self.state.journal, self.state.curve
-        for name, entries in (("journaled", journal[lines:]), ("scored", curve[scorings:])):
+        for name, entries in (("journaled", journal[lines_before:]), ("scored", curve[scorings_before:])):
             listener = getattr(progress, name, None)  # optional
             if listener is not None:
                 for entry in entries:
@@ -80,7 +91,11 @@ class Run:
         progress.edited(len(journal), self.latest())
 
     def scoring_is_due(self, edits_before: int) -> bool:
-        """Return whether to score now, given how many edits were made before the latest batch."""
+        """Return whether to score now.
+
+        Args:
+            edits_before: the number of edits before the latest batch.
+        """
         edits = self.state.counts["edited"]
         if self.done == len(self.batches):
             return True
@@ -88,44 +103,49 @@ class Run:
             return self.plan.schedule.due(self.done, edits_before, edits)
         return edits > edits_before and self.plan.schedule.due(edits, edits_before, edits)
 
-    def note_io(self) -> None:
-        """Update how long writing has taken so far."""
+    def update_io_seconds(self) -> None:
+        """Set the state's time of writing to what it is now."""
         self.state.seconds["io"] = self.io_before + (self.folder.seconds if self.folder else 0.0)
 
     def score(self) -> None:
-        """Score all edits so far."""
+        """Score past edits, and report the scores."""
         plan, state = self.plan, self.state
-        at: dict[str, Any] = {"batch": self.done} if plan.batched else {}
-        at["n_seen"] = len(state.journal)
+        position: dict[str, Any] = {"batch": self.done} if plan.batched else {}
+        position["n_seen"] = len(state.journal)
         if not plan.consecutive:
             began = time.perf_counter()
             scores = single_round_scores(state)
             seconds = time.perf_counter() - began
             state.seconds["scoring"] += seconds
-            report(state, scores, self.folder, self.trackers, **at, seconds_scoring=seconds)
+            report(state, scores, self.folder, self.trackers, **position, seconds_scoring=seconds)
             return
         score_all(
             state,
             self.board,
             self.folder,
             self.trackers,
-            generated=self.done == len(self.batches),
+            thorough=self.done == len(self.batches),
             sample=plan.schedule.sample,
             seed=plan.seed,
             counts=plan.method.counts,
-            **at,
+            **position,
         )
 
     def latest(self) -> dict[str, float]:
         """Return the scores that a progress display shows."""
         if self.plan.consecutive:
             return self.state.latest()
-        scores = [entry["scores"] for entry in self.state.journal]
-        rest = averages([{name: one.get(name, []) for name in ("generality", "locality")} for one in scores])
-        return {**self.state.edit_success(), **rest}
+        by_request = [entry["scores"] for entry in self.state.journal]
+        shown = averages([{name: scores.get(name, []) for name in ("generality", "locality")} for scores in by_request])
+        return {**self.state.edit_success(), **shown}
 
     def record(self, entries: Sequence[dict[str, Any]], batch: Sequence[EditRequest]) -> None:
-        """Add the journal's lines of requests to the state."""
+        """Add lines of the journal to the state.
+
+        Args:
+            entries: the lines.
+            batch: the request of each line.
+        """
         state = self.state
         for entry, request in zip(entries, batch, strict=True):
             state.journal.append(entry)
@@ -138,10 +158,17 @@ class Run:
             for kind, name in (("editing", "seconds"), ("scoring", "seconds_scoring")):
                 state.seconds[kind] += entry.get(name, 0.0)
 
-    # ------------------------------------------------------------------ one batch
-
     def process_batch(self, number: int, batch: list[EditRequest]) -> None:
-        """Edit a batch, and write the outcome."""
+        """Edit a batch, save the edits, and write the lines of the journal.
+
+        Args:
+            number: the batch's number, counted from 1.
+            batch: the requests.
+
+        Raises:
+            RunError: the run's folder cannot be written; or a single-round run needs a rollback that the method
+                does not return.
+        """
         plan = self.plan
         began = time.perf_counter()
         if plan.experiment.only_errors and self.already_correct(batch[0]):
@@ -156,26 +183,26 @@ class Run:
                 model = self.state.model
                 edited = [*self.edited, *(entry["case_id"] for entry in entries)]
                 self.folder.save_state(lambda path: keeper.save(model, path, edited))
-            spent = (self.folder.seconds - self._io_noted) / len(entries)
-            self._io_noted = self.folder.seconds
-            entries = [{**entry, "seconds_io": spent} for entry in entries]
+            seconds_io = (self.folder.seconds - self._io_journaled) / len(entries)
+            self._io_journaled = self.folder.seconds
+            entries = [{**entry, "seconds_io": seconds_io} for entry in entries]
             self.folder.journal(*entries)
         self.record(entries, batch)
 
     def already_correct(self, request: EditRequest) -> bool:
-        """Return whether the model, as edited so far, gives a request's answer."""
+        """Return whether the model, as edited so far, gives the request's target (teacher-forced)."""
         return self.board.scorer.forced(self.state.model, [(request.prompt, request.target_new)])[0].exact
 
     def _edit(self, number: int, batch: list[EditRequest], seconds_before: float) -> list[dict[str, Any]]:
-        """Edit a batch and score it; return its lines of the journal.
+        """Edit a batch, score it, and return its lines of the journal.
 
         Args:
             number: the batch's number, counted from 1.
             batch: the requests.
-            seconds_before: how long :meth:`already_correct` took; it counts as scoring.
+            seconds_before: seconds that :meth:`already_correct` took; they count as scoring.
 
         Raises:
-            RunError: each batch is to be rolled back, and the method returns no rollback.
+            RunError: a single-round run needs a rollback, and the method returns none.
         """
         plan, state = self.plan, self.state
         began = time.perf_counter()
@@ -188,17 +215,20 @@ class Run:
             LOG.warning("%s", f"batch {number}: {error}" if plan.batched else error)
             edited, failure = state.model, {"reason": str(error)}
         else:
-            details = [_flat(result.to_dict()) for result in getattr(rollback, "results", None) or []]
+            details = [_journal_fields(result.to_dict()) for result in getattr(rollback, "results", None) or []]
         seconds = (time.perf_counter() - began) / len(batch)
         if not plan.consecutive and not failure and not callable(rollback):
-            raise RunError(f"{plan.method.name} gives no way back from its edits; single-round needs one")
+            raise RunError(
+                f"{plan.method.name} returns no rollback of its edits, which the single-round protocol needs. "
+                "Use the consecutive protocol."
+            )
         began = time.perf_counter()
         try:
             scores = self.score_batch(edited, batch)
         finally:
             if not plan.consecutive and rollback is not None:
                 rollback()
-        scoring = (time.perf_counter() - began) / len(batch) + seconds_before
+        seconds_scoring = (time.perf_counter() - began) / len(batch) + seconds_before
         if plan.consecutive:
             state.model = edited
         entries = []
@@ -208,19 +238,28 @@ class Run:
                 **(details[index] if len(details) == len(batch) else {}),
                 **failure,
                 "seconds": seconds,
-                "seconds_scoring": scoring,
+                "seconds_scoring": seconds_scoring,
                 **({} if plan.consecutive else {"scores": score}),
             }
             entries.append(self._entry("failed" if failure else "edited", number, index + 1, request, outcome))
         return entries
 
     def _entry(
-        self, status: str, number: int, edits: int, request: EditRequest, outcome: dict[str, Any]
+        self, status: str, number: int, edits_in_batch: int, request: EditRequest, outcome: dict[str, Any]
     ) -> dict[str, Any]:
+        """Return a line of the journal.
+
+        Args:
+            status: ``edited``, ``failed`` or ``skipped``.
+            number: the batch's number, counted from 1.
+            edits_in_batch: the number of edits in the batch up to and including this request.
+            request: the request.
+            outcome: further entries.
+        """
         return {
             "status": status,
             **({"batch": number} if self.plan.batched else {}),
-            "n_edits": self.state.counts["edited"] + (edits if status == "edited" else 0),
+            "n_edits": self.state.counts["edited"] + (edits_in_batch if status == "edited" else 0),
             "case_id": request.case_id,
             "prompt": request.prompt,
             "target_new": request.target_new,
@@ -228,16 +267,20 @@ class Run:
         }
 
     def score_batch(self, model: Any, batch: list[EditRequest]) -> list[RequestScores]:
-        """Return the scores of a batch right after its edit: in a single round, all its scores."""
+        """Return the scores of each request right after its edit.
+
+        A consecutive run needs only the edit success here. A single-round run rolls the batch back afterwards, so
+        it computes all scores, locality and TRR included.
+        """
         if self.plan.consecutive:
             return self.board.success(model, batch)
         forced, retention = self.board.score_each(model, batch)
-        free, _ = self.board.free.score_each(model, batch)
+        generated, _ = self.board.generated.score_each(model, batch)
         held_out: RequestScores = {} if retention is None else {"TRR": [retention]}
-        return [{**one, **two, **held_out} for one, two in zip(forced, free, strict=True)]
+        return [{**scores, **free, **held_out} for scores, free in zip(forced, generated, strict=True)]
 
 
-def _flat(result: dict[str, Any]) -> dict[str, Any]:
-    """Return a method's report of an edit, with its details beside the rest; ids and batches are the run's."""
-    flat = {**result, **(result.get("detail") or {})}
-    return {name: value for name, value in flat.items() if name not in ("detail", "case_id", "batch")}
+def _journal_fields(result: dict[str, Any]) -> dict[str, Any]:
+    """Return a method's result of an edit as fields of the journal, without those that the run writes itself."""
+    fields = {**result, **(result.get("detail") or {})}
+    return {name: value for name, value in fields.items() if name not in ("detail", "case_id", "batch")}

@@ -12,13 +12,13 @@ from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.runs.checks import Material, check_material
+from easyedit_lifelong.runs.checks import CheckedData, check_material
 from easyedit_lifelong.runs.engine import Run
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
 from easyedit_lifelong.runs.resume import is_finished, resume
-from easyedit_lifelong.runs.run_config import run_config, summary_facts, with_data
+from easyedit_lifelong.runs.run_config import run_config, summary_settings, write_data
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_scores import summarize
 from easyedit_lifelong.runs.state import Progress, RunResult, RunState
@@ -41,7 +41,10 @@ def run_experiment(
         tokenizer: its tokenizer.
         out: folder for the run's files.
         resume: whether to continue the run in ``out``.
-        progress: receives how far the run has come.
+        progress: receives what the run reports while it works.
+
+    Returns:
+        The run's result.
 
     Raises:
         LifelongError: a setting, the data or the model cannot be used.
@@ -51,25 +54,28 @@ def run_experiment(
 
 
 def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Progress | None = None) -> RunResult:
-    """Execute a plan.
+    """Execute a plan: check the data, open the folder, edit and score, and write the summary.
 
     Args:
         plan: the plan.
         inputs: the data.
         model: the model, unedited; it is edited in place.
         tokenizer: its tokenizer.
-        progress: receives how far the run has come.
+        progress: receives what the run reports while it works.
+
+    Returns:
+        The run's result.
 
     Raises:
         DataError: a request cannot be used.
         ModelError: the method cannot edit this model.
-        RunError: the model carries edits; the folder holds another run; the run in it cannot be resumed; or it
-            cannot be written.
+        RunError: the model carries edits; or the folder holds another run, holds a run that cannot be resumed, or
+            cannot be written to.
     """
     scorer = scorer_for(model, tokenizer)
-    material = check_material(plan, inputs, model, tokenizer, scorer)
-    config = run_config(plan, model, material)
-    facts = summary_facts(plan, model, material, config)
+    checked = check_material(plan, inputs, model, tokenizer, scorer)
+    config = run_config(plan, model, checked)
+    settings = summary_settings(plan, model, checked, config)
     with ExitStack() as stack:
         folder: RunFolder | None = None
         if plan.out is not None:
@@ -78,15 +84,17 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
             )
             stack.callback(folder.close)
         began = time.perf_counter()
-        run = Run(plan, tokenizer, RunState(model), _board(plan, model, scorer, material), folder, material.usable)
-        run.state.counts["skipped"] = len(material.skipped)
+        board = _make_scoreboard(plan, model, scorer, checked)
+        run = Run(plan, tokenizer, RunState(model), board, folder, checked.usable)
+        run.state.counts["skipped"] = len(checked.skipped)
         run.state.seconds["scoring"] += time.perf_counter() - began
         _prepare(run, progress)
-        if folder and not plan.resume:  # only now: a failed preparation leaves the folder free for another try
-            folder.write_config(with_data(folder.path, config, material))
+        if folder and not plan.resume:
+            # After the preparation: if that fails, the folder stays empty and the run can be started again.
+            folder.write_config(write_data(folder.path, config, checked))
         for name in plan.experiment.trackers:
-            assert folder is not None  # the plan was checked
-            run.trackers.append(get_plugins().trackers.get(name).create(folder.path, facts))
+            assert folder is not None  # make_plan refuses trackers without a folder
+            run.trackers.append(get_plugins().trackers.get(name).create(folder.path, settings))
             stack.callback(run.trackers[-1].close)
         if plan.resume:
             began -= resume(run)
@@ -96,8 +104,8 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
         run.run_remaining(progress)
         total = time.perf_counter() - began
         sample = plan.schedule.sample if plan.consecutive else None  # a single round scores all edits
-        more = {"n_batches": len(run.batches), "skipped": material.skipped} if plan.batched else {}
-        summary = summarize(run.state, run.board, facts, total, sample=sample, seed=plan.seed, **more)
+        further = {"n_batches": len(run.batches), "skipped": checked.skipped} if plan.batched else {}
+        summary = summarize(run.state, run.board, settings, total, sample=sample, seed=plan.seed, **further)
         if folder and not finished:
             folder.write_summary(summary)
     return RunResult(
@@ -111,27 +119,29 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
     )
 
 
-def _board(plan: Plan, model: Any, scorer: Scorer, material: Material) -> Scoreboard:
-    sample, generated = plan.schedule.sample, None
+def _make_scoreboard(plan: Plan, model: Any, scorer: Scorer, checked: CheckedData) -> Scoreboard:
+    """Return the scoreboard of a run, which scores the unedited model."""
+    sample, generation_requests = plan.schedule.sample, None
     if sample is not None and plan.consecutive:
-        # Some requests of the sample may need no edit; others replace them.
-        generated = sample_of(material.usable, 2 * sample if plan.experiment.only_errors else sample, plan.seed)
+        # With only_errors, some requests of the sample are skipped and others replace them in the final sample.
+        size = 2 * sample if plan.experiment.only_errors else sample
+        generation_requests = sample_of(checked.usable, size, plan.seed)
     return Scoreboard(
         scorer,
         model,
-        material.usable,
-        material.retention,
-        task=material.task,
-        generation_requests=generated,
-        text=material.inputs.text,
+        checked.usable,
+        checked.retention,
+        task=checked.task,
+        generation_requests=generation_requests,
+        text=checked.inputs.text,
     )
 
 
 def _prepare(run: Run, progress: Progress | None) -> None:
-    """Let the method compute what it needs before its first edit, and note how long that took."""
+    """Call the method's preparation, if it has one, and record its time."""
     prepare = run.plan.method.prepare
     if prepare is not None:
         began = time.perf_counter()
-        # A progress display need not have this method.
-        prepare(run.state.model, run.tokenizer, run.plan.hparams, getattr(progress, "prepared", None))
+        on_progress = getattr(progress, "prepared", None)  # optional
+        prepare(run.state.model, run.tokenizer, run.plan.hparams, on_progress)
         run.state.seconds["preparing"] += time.perf_counter() - began

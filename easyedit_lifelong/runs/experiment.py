@@ -1,4 +1,7 @@
-"""All settings of a run: the loops, the data, and :class:`Experiment`, which every way of starting a run makes."""
+"""All settings of a run: the loops, the data, and :class:`Experiment`.
+
+The command line, experiment files and :mod:`easyedit_lifelong.runs.api` all make an :class:`Experiment`.
+"""
 
 from __future__ import annotations
 
@@ -14,24 +17,25 @@ LIFELONG, CONSECUTIVE = "lifelong", "consecutive"
 """The two loops."""
 
 EVAL_EVERY = {LIFELONG: 50, CONSECUTIVE: 20}
-"""Steps between scorings by default, as in the papers' experiments: edits, or batches."""
+"""The default number of steps between scorings, as in the papers' experiments: edits in the lifelong loop, batches in
+the consecutive loop."""
 
 PROTOCOLS = ("consecutive", "single-round")
 
 SAMPLES = {"counterfact": samples.COUNTERFACT, "zsre": samples.ZSRE}
-"""The sample data that come with the package: by name, where they are (the name is the format, too)."""
+"""The files of the sample data that are shipped with this package, by name. The name is also the format's name."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """Which data a run reads.
+    """The data that a run reads.
 
     Attributes:
         path: a file, or ``hub:OWNER/NAME[[:CONFIG]:SPLIT]``.
-        format: one of the registered formats; None to recognise it by the file.
-        edits: only the first so many records.
+        format: name of a registered format; None to recognise the format by the file's content.
+        edits: read only this many records from the beginning; None for all.
         edit_with: how many rephrasings of each fact become separate edits; the others are held out.
-        sha256: what the file's SHA-256 must be.
+        sha256: the SHA-256 that the file must have; None to accept any.
     """
 
     path: str
@@ -43,12 +47,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a run's data came from, in the form of an experiment file.
+    """Where a run's data came from, as values of an experiment file.
 
     Attributes:
-        data: the section ``data``.
-        retention: the section ``retention``: a file, an empty list for none, or None for the sample data's.
-        text: the section ``text``: a file, or None.
+        data: the value of ``data``.
+        retention: the value of ``retention``: a file, an empty list for none, or None for the sample data's.
+        text: the value of ``text``: a file, or None.
     """
 
     data: Mapping[str, Any]
@@ -66,7 +70,7 @@ class Inputs:
         text: a held-out text whose perplexity is measured.
         name: the name of the data in the results.
         task: the task of the data's format; None if it is not known.
-        source: where the data came from; None if a program made them.
+        source: where the data came from; None if a program passed them in memory.
     """
 
     requests: list[EditRequest]
@@ -83,11 +87,11 @@ class Experiment:
 
     Attributes:
         loop: ``lifelong`` or ``consecutive``.
-        hparams: hyperparameters: by name, the name of a file, or an object.
-        data: which data to read, or the data in memory.
+        hparams: hyperparameters: a mapping of names to values, the name or path of a file, or an object.
+        data: the data to read, or the data in memory.
         overrides: values that replace hyperparameters, by name.
         retention: file of held-out facts; None for the sample data's, ``()`` for none.
-        text: file of a held-out text.
+        text: file of a held-out text; None for none.
         task: the task of the data; None for the task of their format.
         only_errors: edit only where the model is wrong (lifelong loop).
         skip_unusable: leave out records that cannot be edited (consecutive loop).
@@ -95,7 +99,7 @@ class Experiment:
         protocol: ``consecutive`` or ``single-round`` (consecutive loop).
         schedule: when past edits are scored; with neither ``every`` nor ``at``, the loop's default.
         trackers: names of the trackers to report to.
-        source: the file that it was read from, for messages; empty for a command line or a program.
+        source: the experiment file, for messages; empty if the settings are arguments.
     """
 
     loop: str
@@ -114,5 +118,5 @@ class Experiment:
     source: str = ""
 
     def setting(self, key: str, option: str) -> str:
-        """Return a setting's name where it was given: the file and its key, or the command's option."""
+        """Return what messages call a setting: the experiment file and its key, or the command-line option."""
         return f"{self.source}, {key}" if self.source else option

@@ -1,7 +1,7 @@
-"""Experiment files: all settings of a run in one YAML file. A run's ``config.yaml`` is one.
+"""Experiment files: all settings of a run in one YAML file. A run's ``config.yaml`` is an experiment file.
 
-They are read strictly: an unknown key or a value of another type is an error that names the file and the key, before
-anything else happens. Relative paths are searched beside the file, then in the current folder.
+They are read strictly: an unknown key or a value of the wrong type is an error that names the file and the key. A
+relative path in the file is looked up first in the file's folder, then in the current folder.
 """
 
 from __future__ import annotations
@@ -47,19 +47,23 @@ _DATA_KEYS: Mapping[str, Any] = {
     "sha256": str | None,
 }
 _SCHEDULE_KEYS: Mapping[str, Any] = {"every": int | None, "at": list[int] | None, "sample": int | None}
-_ONLY_IN = {
+_LOOP_OF = {
     "only_errors": LIFELONG,
     "batch_size": CONSECUTIVE,
     "protocol": CONSECUTIVE,
     "skip_unusable": CONSECUTIVE,
 }
+"""The keys that only one of the loops has."""
 
 
 def find_experiment(name_or_path: str | Path) -> Path:
-    """Return the experiment file that a name or path means: a file, or one that comes with this package.
+    """Return the path of an experiment file.
+
+    Args:
+        name_or_path: a path, or the name of a file that is shipped with this package, without ``.yaml``.
 
     Raises:
-        HyperParameterError: there is none; the message suggests the closest that there is.
+        HyperParameterError: there is no such file; the message suggests the closest name.
     """
     path = Path(name_or_path).expanduser()
     shipped = {file.stem: file for folder in experiment_folders() for file in sorted(folder.glob("*.yaml"))}
@@ -74,36 +78,37 @@ def find_experiment(name_or_path: str | Path) -> Path:
 
 
 def experiment_folders() -> list[Path]:
-    """Return the folders of the experiment files that come with this package."""
-    here = Path(__file__).resolve().parent.parent
-    inside = here / "experiments"  # in an installed package; a checkout has them beside it
-    folders = [inside] if inside.is_dir() else [here.parent / "experiments"]
+    """Return the existing folders of the experiment files that are shipped with this package."""
+    package = Path(__file__).resolve().parent.parent
+    inside = package / "experiments"  # an installed package contains the folder; a checkout has it beside the package
+    folders = [inside] if inside.is_dir() else [package.parent / "experiments"]
     return [folder for folder in folders if folder.is_dir()]
 
 
 def read_experiment(file: Path) -> Experiment:
-    """Read an experiment file. The files that it names needn't be there yet.
+    """Read an experiment file, without reading the files that it names.
 
     Raises:
-        HyperParameterError: it can't be used; the message names the file and every key that is wrong.
+        HyperParameterError: the file cannot be used; the message names the file and every key that is wrong.
     """
     values = read_mapping(file, "an experiment as 'key: value' lines")
     problems: list[str] = []
-    top = _checked(values, _KEYS, "", problems)
+    top = _typed_values(values, _KEYS, "", problems)
     loop = top.get("loop")
     problems += [f"{key}: missing" for key in ("loop", "hparams", "data") if key not in values]
     if isinstance(loop, str):
-        problems += _choice("loop", loop, (LIFELONG, CONSECUTIVE))
+        problems += _choice_problems("loop", loop, (LIFELONG, CONSECUTIVE))
         problems += [
-            f"{key}: belongs to the {own} loop" for key, own in _ONLY_IN.items() if top.get(key) and own != loop
+            f"{key}: belongs to the {own} loop" for key, own in _LOOP_OF.items() if top.get(key) and own != loop
         ]
-    problems += _choice("protocol", top.get("protocol", PROTOCOLS[0]), PROTOCOLS)
-    problems += _choice("task", top.get("task"), list(TASKS))
-    data = _data(_checked(top.get("data") or {}, _DATA_KEYS, "data.", problems), file, "data" in top, problems)
-    at = _checked(top.get("schedule") or {}, _SCHEDULE_KEYS, "schedule.", problems)
+    problems += _choice_problems("protocol", top.get("protocol", PROTOCOLS[0]), PROTOCOLS)
+    problems += _choice_problems("task", top.get("task"), list(TASKS))
+    data_values = _typed_values(top.get("data") or {}, _DATA_KEYS, "data.", problems)
+    data = _data(data_values, file, "data" in top, problems)
+    numbers = _typed_values(top.get("schedule") or {}, _SCHEDULE_KEYS, "schedule.", problems)
     schedule = Schedule()
     try:
-        schedule = Schedule.of(at.get("every"), at.get("at") or (), at.get("sample"))
+        schedule = Schedule.of(numbers.get("every"), numbers.get("at") or (), numbers.get("sample"))
     except HyperParameterError as error:
         problems.append(str(error).replace("eval_", "schedule.", 1))
     retention = top.get("retention")
@@ -114,11 +119,11 @@ def read_experiment(file: Path) -> Experiment:
     hparams = top["hparams"]
     return Experiment(
         loop=top["loop"],
-        hparams=_placed(hparams, file) if isinstance(hparams, str) else hparams,
+        hparams=_resolved_path(hparams, file) if isinstance(hparams, str) else hparams,
         data=data,
         overrides={"model_name": top.get("model"), "device": top.get("device"), "seed": top.get("seed")},
-        retention=() if isinstance(retention, list) else retention and _placed(retention, file),
-        text=top.get("text") and _placed(top["text"], file),
+        retention=() if isinstance(retention, list) else retention and _resolved_path(retention, file),
+        text=top.get("text") and _resolved_path(top["text"], file),
         task=top.get("task"),
         only_errors=top.get("only_errors", False),
         skip_unusable=top.get("skip_unusable", False),
@@ -130,31 +135,50 @@ def read_experiment(file: Path) -> Experiment:
     )
 
 
-def _checked(values: Mapping[str, Any], keys: Mapping[str, Any], prefix: str, problems: list[str]) -> dict[str, Any]:
-    """Return the values that are of the kind that their key asks for; note the others."""
-    good = {}
+def _typed_values(
+    values: Mapping[str, Any], types: Mapping[str, Any], prefix: str, problems: list[str]
+) -> dict[str, Any]:
+    """Return the values that have their key's type; append unknown keys and other values to ``problems``.
+
+    Args:
+        values: the values by key.
+        types: the type of each known key.
+        prefix: the section's name and a dot, for messages; empty at the top level.
+        problems: the list that messages are appended to.
+    """
+    typed = {}
     for key, value in values.items():
-        if key not in keys:
-            problems.append(f"unknown key {prefix + str(key)!r}.{did_you_mean(str(key), keys)}")
+        if key not in types:
+            problems.append(f"unknown key {prefix + str(key)!r}.{did_you_mean(str(key), types)}")
             continue
         try:
-            good[key] = coerce(value, keys[key])
+            typed[key] = coerce(value, types[key])
         except (TypeError, ValueError):
-            problems.append(f"{prefix}{key}: {value!r} is not {_kind(keys[key])}")
-    return good
+            problems.append(f"{prefix}{key}: {value!r} is not {_type_name(types[key])}")
+    return typed
 
 
-def _kind(hint: Any) -> str:
+def _type_name(hint: Any) -> str:
+    """Return a type in the words of a message."""
     return describe_type(hint).replace("<class 'dict'>", "a mapping").replace("<class 'list'>", "an empty list")
 
 
-def _choice(key: str, value: Any, choices: Sequence[str]) -> list[str]:
+def _choice_problems(key: str, value: Any, choices: Sequence[str]) -> list[str]:
+    """Return a message if a text is none of the choices; values of other types have a message already."""
     if value in choices or not isinstance(value, str):
         return []
     return [f"{key}: {value!r} is none of {', '.join(choices)}.{did_you_mean(value, choices)}"]
 
 
-def _data(values: Mapping[str, Any], file: Path, given: bool, problems: list[str]) -> Data:
+def _data(values: Mapping[str, Any], file: Path, is_mapping: bool, problems: list[str]) -> Data:
+    """Return the section ``data`` of an experiment file; append what is wrong with it to ``problems``.
+
+    Args:
+        values: the section's values.
+        file: the experiment file.
+        is_mapping: whether the file has the section, and it is a mapping.
+        problems: the list that messages are appended to.
+    """
     path, sample = values.get("path"), values.get("sample")
     for key, least in (("edits", 1), ("edit_with", 0)):
         number = values.get(key)
@@ -162,19 +186,19 @@ def _data(values: Mapping[str, Any], file: Path, given: bool, problems: list[str
             problems.append(f"data.{key}: {number} is less than {least}")
     data_format = values.get("format")
     if sample is not None:
-        problems += _choice("data.sample", sample, list(SAMPLES))
+        problems += _choice_problems("data.sample", sample, list(SAMPLES))
         data_format = data_format or sample
-    if given and (path is None) == (sample is None):
+    if is_mapping and (path is None) == (sample is None):
         problems.append(
             "data: needs either 'path' or 'sample'"
             + (" (this run's data came from a program, and no file can hold them)" if "name" in values else "")
         )
-    where = str(SAMPLES.get(sample, "")) if sample is not None else _placed(path or "", file)
-    return Data(where, data_format, values.get("edits"), values.get("edit_with") or 0, values.get("sha256"))
+    location = str(SAMPLES.get(sample, "")) if sample is not None else _resolved_path(path or "", file)
+    return Data(location, data_format, values.get("edits"), values.get("edit_with") or 0, values.get("sha256"))
 
 
-def _placed(path: str, file: Path) -> str:
-    """Return where a path leads that an experiment file names: beside the file, else from the current folder."""
+def _resolved_path(path: str, file: Path) -> str:
+    """Return a path that an experiment file names: in the file's folder if it exists there, else as it is."""
     if hub.is_name(path):
         return path
     beside = file.parent / Path(path).expanduser()

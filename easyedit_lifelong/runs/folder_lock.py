@@ -1,4 +1,4 @@
-"""One process at a time works in a run's folder."""
+"""A lock file, so that only one process at a time works in a run's folder."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ LOCK = ".lock"
 
 
 def lock_folder(path: Path) -> FileLock | None:
-    """Return a folder's lock, held; None where the file system has no locks.
+    """Acquire the lock of a folder.
 
-    The system lets go of it when the process ends, however it ends. The file stays: to remove it while
-    somebody else opens it would let two in.
+    The operating system releases the lock when the process ends. The lock file is never deleted: a process that had
+    opened it before and one that makes it anew would both get a lock.
+
+    Returns:
+        The acquired lock; None if the file system has no locks.
 
     Raises:
-        RunError: another process holds it, or the folder can't be written to.
+        RunError: another process holds the lock, or the folder cannot be written to.
     """
     lock = FileLock(path / LOCK)
     try:

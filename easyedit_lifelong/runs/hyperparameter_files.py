@@ -1,4 +1,4 @@
-"""Hyperparameters of any method, from a file or by name: find the class that reads them, replace single values."""
+"""Hyperparameters of any method: make them from a file or a mapping, and replace single values."""
 
 from __future__ import annotations
 
@@ -21,26 +21,25 @@ def hyperparameters_of(experiment: Experiment) -> Any:
     Raises:
         HyperParameterError: they cannot be used.
     """
-    given = experiment.hparams
+    hparams = experiment.hparams
     overrides = {name: value for name, value in experiment.overrides.items() if value is not None}
     keys = {name: "model" if name == "model_name" else name for name in overrides}
-    called = {name: experiment.setting(key, f"--{key}") for name, key in keys.items()}
-    if isinstance(given, dict):
-        # A run's config.yaml may name a model where a program had passed a loaded one: read both together.
+    setting_names = {name: experiment.setting(key, f"--{key}") for name, key in keys.items()}
+    if isinstance(hparams, dict):
+        # If a program had passed a loaded model, the hparams of a run's config.yaml may lack model_name, which the
+        # class needs: add the override before the class reads them.
         model = {"model_name": overrides.pop("model_name")} if "model_name" in overrides else {}
-        hparams = make_hparams({**given, **model}, experiment.setting("hparams", "hparams"), easyedits=True)
-    elif isinstance(given, (str, Path)):
-        hparams = load_hparams(given, easyedits=True)
-    else:
-        hparams = given
-    return replaced(hparams, overrides, called) if overrides else hparams
+        hparams = make_hparams({**hparams, **model}, experiment.setting("hparams", "hparams"), easyedits=True)
+    elif isinstance(hparams, (str, Path)):
+        hparams = load_hparams(hparams, easyedits=True)
+    return replaced(hparams, overrides, setting_names) if overrides else hparams
 
 
 def find_method(hparams: Any) -> EditMethod:
-    """Return the method that hyperparameters belong to: a registered one, or EasyEdit's own.
+    """Return the method that hyperparameters belong to: a registered method, or one of EasyEdit's own.
 
     Raises:
-        HyperParameterError: there is none.
+        HyperParameterError: they belong to no method.
     """
     method = get_plugins().method_for(hparams) or bridge.easyedit_method_for(hparams)
     if method is None:
@@ -49,11 +48,11 @@ def find_method(hparams: Any) -> EditMethod:
 
 
 def load_hparams(name_or_path: str | Path, *, easyedits: bool = False) -> Any:
-    """Read a hyperparameter file with the class of the method that it names.
+    """Read a hyperparameter file as an object of its method's class.
 
     Args:
         name_or_path: see :func:`~easyedit_lifelong.hparams_files.find_hparams`.
-        easyedits: whether it may be one of EasyEdit's own methods.
+        easyedits: whether the file may name one of EasyEdit's own methods.
 
     Raises:
         HyperParameterError: the file can't be used, or names no registered method.
@@ -63,15 +62,15 @@ def load_hparams(name_or_path: str | Path, *, easyedits: bool = False) -> Any:
 
 
 def make_hparams(values: Mapping[str, Any], source: str, *, easyedits: bool = False) -> Any:
-    """Return hyperparameters given by name, in the class of the method that ``alg_name`` names.
+    """Return hyperparameters as an object of the class of the method that ``alg_name`` names.
 
     Args:
-        values: as a hyperparameter file holds them.
-        source: where they come from, for messages.
-        easyedits: whether they may be of one of EasyEdit's own methods.
+        values: the content of a hyperparameter file.
+        source: where the values come from, for messages.
+        easyedits: whether ``alg_name`` may name one of EasyEdit's own methods.
 
     Raises:
-        HyperParameterError: they can't be used, or name no registered method.
+        HyperParameterError: a value can't be used, or ``alg_name`` names no registered method.
     """
     name = values.get("alg_name")
     if not isinstance(name, str):
@@ -86,24 +85,24 @@ def make_hparams(values: Mapping[str, Any], source: str, *, easyedits: bool = Fa
     return method.hparams_class.from_values(values, source)  # type: ignore[attr-defined]
 
 
-def replaced(hparams: Any, given: Mapping[str, Any], called: Mapping[str, str]) -> Any:
+def replaced(hparams: Any, overrides: Mapping[str, Any], setting_names: Mapping[str, str]) -> Any:
     """Return hyperparameters with some values replaced.
 
     Args:
         hparams: the hyperparameters.
-        given: the new values by field; None leaves a field as it is.
-        called: each field's name where it was given, for messages: ``--bsz``, or ``file.yaml, batch_size``.
+        overrides: the new values by field; None leaves a field as it is.
+        setting_names: what messages call each field: ``--bsz``, or ``file.yaml, batch_size``.
 
     Raises:
-        HyperParameterError: there is no such hyperparameter, or a value can't be used.
+        HyperParameterError: a hyperparameter does not exist, or a value can't be used.
     """
-    given = {name: value for name, value in given.items() if value is not None}
+    overrides = {name: value for name, value in overrides.items() if value is not None}
     known = {item.name for item in dataclasses.fields(hparams)}
-    for name in given:
+    for name in overrides:
         if name not in known:
-            raise HyperParameterError(f"{called[name]}: {hparams.alg_name} has no hyperparameter {name!r}")
+            raise HyperParameterError(f"{setting_names[name]}: {hparams.alg_name} has no hyperparameter {name!r}")
     try:
-        return dataclasses.replace(hparams, **given)
+        return dataclasses.replace(hparams, **overrides)
     except HyperParameterError as error:
-        values = ", ".join(f"{called[name]} {value}" for name, value in given.items())
+        values = ", ".join(f"{setting_names[name]} {value}" for name, value in overrides.items())
         raise HyperParameterError(f"{error} (with {values} in place of the file's)") from error

@@ -20,15 +20,16 @@ from easyedit_lifelong.runs.experiment import SAMPLES, Data, Experiment, Inputs,
 
 
 def read_inputs(experiment: Experiment, seed: int) -> Inputs:
-    """Return the data of an experiment; data in memory are only checked.
+    """Read the data of an experiment, or check them if they are in memory.
 
     Args:
         experiment: the settings of the run.
-        seed: decides which rephrasings become edits.
+        seed: the seed of the choice of rephrasings that become edits.
 
     Raises:
-        DataError: data cannot be used, are not those that the experiment names, or hold no requests.
-        PluginError: there is no such format.
+        DataError: a file cannot be read, has another SHA-256 than the experiment says, or holds no requests; or two
+            requests have the same case_id.
+        PluginError: the experiment names a format that is not registered.
     """
     inputs = experiment.data if isinstance(experiment.data, Inputs) else _read(experiment, experiment.data, seed)
     if not inputs.requests:
@@ -38,10 +39,10 @@ def read_inputs(experiment: Experiment, seed: int) -> Inputs:
 
 
 def reader_of(path: Path | str, data_format: str | None) -> DatasetReader:
-    """Return the reader of a dataset: by its format or, if none is given, by its content.
+    """Return the reader of a dataset's format; without a format, recognise it by the file's content.
 
     Raises:
-        PluginError: there is no such format.
+        PluginError: the format is not registered.
     """
     return get_plugins().readers.get(data_format or guess_format(path))
 
@@ -50,7 +51,7 @@ def file_digest(path: Path) -> str:
     """Return a file's SHA-256.
 
     Raises:
-        DataError: it can't be read.
+        DataError: the file can't be read.
     """
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -59,6 +60,7 @@ def file_digest(path: Path) -> str:
 
 
 def _read(experiment: Experiment, data: Data, seed: int) -> Inputs:
+    """Read the requests, the held-out facts and the held-out text of an experiment."""
     reader = reader_of(data.path, data.format)
     requests = split_rephrasings(_read_records(experiment, data, reader), data.edit_with, seed)
     retention, text = _read_retention(experiment), _read_text(experiment)
@@ -66,18 +68,30 @@ def _read(experiment: Experiment, data: Data, seed: int) -> Inputs:
 
 
 def _read_records(experiment: Experiment, data: Data, reader: DatasetReader) -> list[EditRequest]:
+    """Read the requests of a dataset, after a check of its SHA-256."""
     _check_exists(experiment, data.path, "data.path", "--data")
     if data.sha256 is not None and not hub.is_name(data.path):
-        found = file_digest(Path(data.path))
-        if found != data.sha256.lower():
+        digest = file_digest(Path(data.path))
+        if digest != data.sha256.lower():
             raise DataError(
-                f"{experiment.setting('data.sha256', '--data')}: {data.path} has the SHA-256 {found}, not "
+                f"{experiment.setting('data.sha256', '--data')}: {data.path} has the SHA-256 {digest}, not "
                 f"{data.sha256}: these aren't the data that the experiment was made with."
             )
     return read_requests(data.path, reader.read)[: data.edits]
 
 
 def _check_exists(experiment: Experiment, path: str, key: str, option: str) -> None:
+    """Check that a file that an experiment file names exists.
+
+    Args:
+        experiment: the experiment; without an experiment file, nothing is checked.
+        path: the file, or a dataset's name on the Hub.
+        key: the key of the experiment file that names it.
+        option: the command-line option that names it.
+
+    Raises:
+        DataError: the file does not exist.
+    """
     if experiment.source and not hub.is_name(path) and not Path(path).is_file():
         raise DataError(
             f"{experiment.setting(key, option)}: {path}: no such file, neither beside the experiment file nor in the "
@@ -86,6 +100,7 @@ def _check_exists(experiment: Experiment, path: str, key: str, option: str) -> N
 
 
 def _read_retention(experiment: Experiment) -> list[Probe] | None:
+    """Read the held-out facts; None for the sample data's."""
     if experiment.retention is None:
         return None
     if isinstance(experiment.retention, tuple):
@@ -95,6 +110,7 @@ def _read_retention(experiment: Experiment) -> list[Probe] | None:
 
 
 def _read_text(experiment: Experiment) -> str | None:
+    """Read the held-out text, if the experiment names one."""
     if experiment.text is None:
         return None
     try:
@@ -104,7 +120,7 @@ def _read_text(experiment: Experiment) -> str | None:
 
 
 def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
-    """Return where the data come from, as the run's ``config.yaml`` describes it."""
+    """Return where the data came from, as the run's ``config.yaml`` writes it."""
     section: dict[str, Any] = {"path": _absolute(data.path), "format": data_format}
     sample = next((name for name, path in SAMPLES.items() if data.path == str(path)), None)
     if sample is not None:
@@ -123,4 +139,5 @@ def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
 
 
 def _absolute(path: str) -> str:
+    """Return a file's absolute path; the name of a dataset on the Hub stays as it is."""
     return path if hub.is_name(path) else str(Path(path).expanduser().resolve())

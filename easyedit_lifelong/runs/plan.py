@@ -1,4 +1,4 @@
-"""A plan: an experiment with its method and hyperparameters, checked before its data and model are loaded."""
+"""A plan: an experiment with its method and hyperparameters, checked before data and model are loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from easyedit_lifelong.runs.schedule import Schedule
 
 @dataclass(frozen=True)
 class Plan:
-    """A run that was checked as far as this needs neither data nor model; :func:`make_plan` makes it.
+    """A run whose settings, method, folder and trackers were checked. :func:`make_plan` makes it.
 
     Attributes:
         experiment: the settings of the run.
@@ -40,12 +40,12 @@ class Plan:
 
     @property
     def batched(self) -> bool:
-        """Whether this is the consecutive loop, which counts batches; the lifelong loop counts edits."""
+        """Whether this is the consecutive loop, whose schedule counts batches. The lifelong loop counts edits."""
         return self.experiment.loop == CONSECUTIVE
 
     @property
     def consecutive(self) -> bool:
-        """Whether an edit stays when the next is made; else each batch is rolled back once it is scored."""
+        """Whether the model keeps its edits. If not (single-round), each batch is rolled back after its scoring."""
         return self.experiment.protocol == PROTOCOLS[0]
 
     @property
@@ -55,7 +55,7 @@ class Plan:
 
     @property
     def resumable(self) -> bool:
-        """Whether an interrupted run can be resumed: its edits are on disk, or each batch stands alone."""
+        """Whether an interrupted run can be resumed: its edits are saved, or it is rolled back after each batch."""
         return self.method.state is not None or not self.consecutive
 
 
@@ -69,8 +69,9 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
 
     Raises:
         HyperParameterError: the hyperparameters belong to no registered method, or cannot be used.
-        PluginError: there is no such method or tracker, or the tracker cannot be used here.
-        RunError: ``out`` holds another run; the run in it cannot be resumed; or it is missing and needed.
+        PluginError: a method or tracker is not registered, or a tracker cannot be used on this machine.
+        RunError: ``out`` holds another run, or a run that cannot be resumed; or it is None, and resuming or a tracker
+            needs a folder.
     """
     hparams = hyperparameters_of(experiment)
     method = find_method(hparams)
@@ -79,7 +80,8 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
     if experiment.loop == CONSECUTIVE:
         size = getattr(hparams, "batch_size", 1) if experiment.batch_size is None else experiment.batch_size
         _check_batch_size(size, method)
-        if getattr(hparams, "batch_size", size) != size:  # the method itself divides requests into such batches
+        # The method divides the requests that it gets into batches of its hyperparameter: keep the two sizes equal.
+        if getattr(hparams, "batch_size", size) != size:
             hparams = dataclasses.replace(hparams, batch_size=size)
     plan = Plan(experiment, method, hparams, schedule, size, out, resume)
     _check_folder(plan)
@@ -91,6 +93,7 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
 
 
 def _check_batch_size(size: Any, method: EditMethod) -> None:
+    """Raise a HyperParameterError if a batch size is no positive whole number, or too large for the method."""
     if isinstance(size, bool) or not isinstance(size, int) or size < 1:
         raise HyperParameterError(f"batch_size: {size!r} is not a whole number greater than 0")
     if size > 1 and not method.batchable:
@@ -98,6 +101,7 @@ def _check_batch_size(size: Any, method: EditMethod) -> None:
 
 
 def _check_folder(plan: Plan) -> None:
+    """Raise a RunError if the folder cannot be used for a new run or, with ``resume``, holds no run to resume."""
     if not plan.resume:
         if plan.out is not None:
             check_free(plan.out, resumable=plan.resumable)

@@ -1,7 +1,7 @@
-"""The content of a run's ``config.yaml``: all settings that repeat the run and distinguish it from others.
+"""The content of a run's ``config.yaml``: all settings that are needed to repeat the run.
 
-The file is an experiment file (:mod:`easyedit_lifelong.runs.experiment_files` reads it). Data that came from a
-program and not from a file are written beside it.
+The file is an experiment file (:mod:`easyedit_lifelong.runs.experiment_files` reads it). Data that a program passed in
+memory are written to files beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
-from easyedit_lifelong.runs.checks import Material
+from easyedit_lifelong.runs.checks import CheckedData
 from easyedit_lifelong.runs.experiment import Source
 from easyedit_lifelong.runs.plan import Plan
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
@@ -29,9 +29,15 @@ from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
 REQUESTS, RETENTION, TEXT = "requests.jsonl", "retention.json", "text.txt"
 
 
-def run_config(plan: Plan, model: Any, material: Material) -> dict[str, Any]:
-    """Return the content of ``config.yaml``; :func:`with_data` completes it."""
-    experiment, inputs = plan.experiment, material.inputs
+def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
+    """Return the content of ``config.yaml``, without the names of data files that :func:`write_data` adds.
+
+    Args:
+        plan: the plan of the run.
+        model: the unedited model.
+        checked: the data, checked against the model.
+    """
+    experiment, inputs = plan.experiment, checked.inputs
     source = inputs.source or Source({"name": inputs.name})
     loop: dict[str, Any] = {"only_errors": experiment.only_errors}
     if plan.batched:
@@ -43,32 +49,39 @@ def run_config(plan: Plan, model: Any, material: Material) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
         "loop": experiment.loop,
-        "model": _placed(_name_of(model, plan.hparams)),
+        "model": _with_absolute_path(_model_name(model, plan.hparams)),
         "hparams": hparams_values(plan.hparams),
         "data": dict(source.data),
         "retention": source.retention,
         "text": source.text,
-        "task": material.task,
+        "task": checked.task,
         **loop,
         "schedule": plan.schedule.to_dict(),
         "trackers": list(experiment.trackers),
         "recorded": {
             "method": plan.method.name,
             "n_requests": len(inputs.requests),
-            "weights": _weights(model),
-            "requests_sha256": requests_digest(material.usable, material.retention, inputs.text),
+            "weights": _fingerprint(model),
+            "requests_sha256": requests_digest(checked.usable, checked.retention, inputs.text),
         },
     }
 
 
-def summary_facts(plan: Plan, model: Any, material: Material, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings of the run that ``summary.json`` repeats."""
+def summary_settings(plan: Plan, model: Any, checked: CheckedData, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that ``summary.json`` repeats and trackers receive.
+
+    Args:
+        plan: the plan of the run.
+        model: the unedited model.
+        checked: the data, checked against the model.
+        config: the content of ``config.yaml``.
+    """
     return {
         "loop": config["loop"],
         "method": plan.method.name,
         "model": model_label(model),
-        "data": material.inputs.name,
-        "n_requests": len(material.inputs.requests),
+        "data": checked.inputs.name,
+        "n_requests": len(checked.inputs.requests),
         **{name: config[name] for name in ("protocol", "batch_size", "only_errors") if name in config},
         "eval_every": plan.schedule.every,
         "schedule": config["schedule"],
@@ -78,25 +91,33 @@ def summary_facts(plan: Plan, model: Any, material: Material, config: Mapping[st
     }
 
 
-def with_data(folder: Path, config: dict[str, Any], material: Material) -> dict[str, Any]:
-    """Write data that came from a program into a run's folder, and return the config that names them.
+def write_data(folder: Path, config: dict[str, Any], checked: CheckedData) -> dict[str, Any]:
+    """Write data that a program passed in memory into a run's folder.
+
+    Args:
+        folder: the run's folder.
+        config: the content of ``config.yaml`` (:func:`run_config`).
+        checked: the data.
+
+    Returns:
+        The config with the time of the start and, if data were written, the names of their files.
 
     Raises:
-        RunError: they can't be written.
+        RunError: a file cannot be written.
     """
-    inputs = material.inputs
+    inputs = checked.inputs
     config = {**config, "recorded": {**config["recorded"], "started": now()}}
     if inputs.source is not None:
         return config
-    records = [_record(request) for request in inputs.requests]
-    if [_read_back(record) for record in records] != inputs.requests:
+    records = [_to_record(request) for request in inputs.requests]
+    if [_from_record(record) for record in records] != inputs.requests:
         return config  # no file can hold these requests unchanged; the run cannot be repeated from its folder
     files = {REQUESTS: "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)}
     if inputs.text is not None:
         config["text"], files[TEXT] = TEXT, inputs.text
     config["data"] = {**config["data"], "path": REQUESTS, "format": "json"}
     if inputs.retention is not None:
-        facts = [{"prompt": probe.prompt, "answer": probe.answer} for probe in material.retention]
+        facts = [{"prompt": probe.prompt, "answer": probe.answer} for probe in checked.retention]
         config["retention"] = RETENTION if facts else []
         files |= {RETENTION: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"} if facts else {}
     for name, text in files.items():
@@ -108,34 +129,34 @@ def with_data(folder: Path, config: dict[str, Any], material: Material) -> dict[
 
 
 def requests_digest(requests: Sequence[EditRequest], retention: Sequence[Probe], text: str | None = None) -> str:
-    """Return a digest of requests, held-out facts and held-out text."""
-    fields = [_fields_of(request) for request in requests]
+    """Return a digest of requests, held-out facts and held-out text: 16 hexadecimal digits of their SHA-256."""
+    fields = [_compared_values(request) for request in requests]
     facts = [(probe.prompt, probe.answer) for probe in retention]
     return hashlib.sha256(json.dumps([fields, facts, text], ensure_ascii=False).encode()).hexdigest()[:16]
 
 
-_FIELDS = [item.name for item in dataclasses.fields(EditRequest) if item.compare]
+_COMPARED_FIELDS = [item.name for item in dataclasses.fields(EditRequest) if item.compare]
 
 
-def _fields_of(request: EditRequest) -> list[Any]:
-    """Return a request's fields; relation specificity only where there is any.
+def _compared_values(request: EditRequest) -> list[Any]:
+    """Return the values of a request that its digest covers.
 
-    Runs over data without it may be older than that field, and their digest must stay the same.
+    Relation specificity is left out if it is empty: the digests of runs that are older than that field must not change.
     """
-    values = {name: getattr(request, name) for name in _FIELDS}
-    return [_plain(value) for name, value in values.items() if value or name != RELATION_SPECIFICITY]
+    values = {name: getattr(request, name) for name in _COMPARED_FIELDS}
+    return [_as_json(value) for name, value in values.items() if value or name != RELATION_SPECIFICITY]
 
 
-def _plain(value: Any) -> Any:
-    """Return a request's field as JSON can hold it."""
+def _as_json(value: Any) -> Any:
+    """Return the value of a request's field as JSON can hold it."""
     if isinstance(value, Mapping):
-        return [[name, _plain(inner)] for name, inner in value.items()]
+        return [[name, _as_json(inner)] for name, inner in value.items()]
     if isinstance(value, Probe):
         return [value.prompt, value.answer]
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+    return [_as_json(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _record(request: EditRequest) -> dict[str, Any]:
+def _to_record(request: EditRequest) -> dict[str, Any]:
     """Return a request in EasyEdit's request fields."""
     locality = dict(request.locality)
     if request.relation_specificity:
@@ -145,44 +166,46 @@ def _record(request: EditRequest) -> dict[str, Any]:
         ("subject", request.subject),
         ("ground_truth", request.ground_truth),
         ("rephrase_prompt", list(request.rephrase_prompts)),
-        ("locality", _sets(locality)),
-        ("portability", _sets(request.portability)),
+        ("locality", _probe_fields(locality)),
+        ("portability", _probe_fields(request.portability)),
     ):
         if value:
             record[name] = value
     return record
 
 
-def _sets(sets: Mapping[str, Sequence[Probe]]) -> dict[str, Any]:
+def _probe_fields(probes_by_name: Mapping[str, Sequence[Probe]]) -> dict[str, Any]:
+    """Return named sets of probes in EasyEdit's request fields."""
     return {
         name: {"prompt": [probe.prompt for probe in probes], "ground_truth": [probe.answer for probe in probes]}
-        for name, probes in sets.items()
+        for name, probes in probes_by_name.items()
     }
 
 
-def _read_back(record: dict[str, Any]) -> EditRequest | None:
+def _from_record(record: dict[str, Any]) -> EditRequest | None:
+    """Return the request that is read from a record; None if it cannot be read."""
     try:
         return EditRequest.from_dict(record, "request")
     except DataError:
         return None
 
 
-def _weights(model: Any) -> str | None:
-    """Return the fingerprint of the model's weights; there is none of weights that aren't in memory."""
+def _fingerprint(model: Any) -> str | None:
+    """Return the fingerprint of the model's weights; None if they are not in memory."""
     try:
         return model_fingerprint(model)[:16]
     except ModelError:
         return None
 
 
-def _name_of(model: Any, hparams: Any) -> str:
-    """Return what loads the model: where it came from; if it doesn't say, what the hyperparameters name."""
+def _model_name(model: Any, hparams: Any) -> str:
+    """Return the name or path that the model was loaded from or, if it is unknown, the hyperparameters' name."""
     label, named = model_label(model), getattr(hparams, "model_name", None)
     return named if label == type(model).__name__ and isinstance(named, str) and named else label
 
 
-def _placed(name: str) -> str:
-    """Return a model's name, a folder's or file's in full: the experiment file lies elsewhere."""
-    place = Path(name)
-    local = place.is_dir() or (place.suffix == ".gguf" and place.is_file())
-    return str(place.resolve()) if local and name != smollm2.NAME else name
+def _with_absolute_path(name: str) -> str:
+    """Return a model's name; if it is a local folder or file, its absolute path, which is valid from any folder."""
+    path = Path(name)
+    local = path.is_dir() or (path.suffix == ".gguf" and path.is_file())
+    return str(path.resolve()) if local and name != smollm2.NAME else name

@@ -1,8 +1,8 @@
 """A run's folder: ``config.yaml``, ``journal.jsonl``, ``metrics.jsonl``, ``summary.json``, and ``state/``.
 
-A run can be killed at any instant, and the disk can be full at any. What was reported done is on disk, and a
-line that was being written then is never taken for one that was finished. One process at a time works in a
-folder; its lock goes with it, however it ends.
+A run can be killed, and the disk can become full, at any moment. Everything that was reported as done is then on disk,
+and a reader drops a line that was written only in part. One process at a time can work in a folder: it holds the
+folder's lock, which the operating system releases when the process ends.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CONFIG, JOURNAL, METRICS, SUMMARY = "config.yaml", "journal.jsonl", "metrics.jso
 STATE = "state"
 GENERATIONS = "generations.jsonl"
 
-_FREE = (
+_NOT_COMPARED = (
     "recorded.started.",
     "data.",
     "retention.",
@@ -37,9 +37,10 @@ _FREE = (
     "hparams.model_name.",
     "hparams.mom2_engine.",
 )
-"""Settings that may differ when a run is resumed: the device, the trackers, the location of the data (a digest of the
-requests and held-out facts is compared), and how the model's location is written (``model``, in full, and the
-weights' fingerprint are compared)."""
+"""Prefixes of the settings that may differ when a run is resumed: the device, the trackers, the engine that computes
+second moments, the location of the data (a digest of the requests and held-out facts is compared instead), and the
+hyperparameter ``model_name`` (the absolute path in ``model`` and the fingerprint of the weights are compared
+instead)."""
 
 
 def check_free(
@@ -49,30 +50,35 @@ def check_free(
     what: str = "run",
     files: Sequence[str] = (CONFIG, JOURNAL, METRICS, SUMMARY, STATE),
 ) -> Path:
-    """Return the path if a run can be written there, without touching it.
+    """Check that a new run can be written to a folder, without changing it.
 
     Args:
-        path: the folder.
-        resumable: whether to point out that a run can be resumed.
-        what: what shall be written there, for messages.
-        files: the files by which another one shows.
+        path: the folder; it need not exist.
+        resumable: whether the message about another run there mentions ``--resume``.
+        what: what is to be written there, for messages.
+        files: names of files that show that the folder is in use.
+
+    Returns:
+        The path, with ``~`` expanded.
 
     Raises:
-        RunError: it holds another run, isn't a folder, or can't be written to.
+        RunError: the folder holds another run, is not a folder, or cannot be written to.
     """
     path = _expanded(path)
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; --out must name a folder")
-    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not there.is_dir():
-        raise RunError(f"{path}: can't make this folder: {there} is a file. Choose another folder with --out.")
-    if not os.access(there, os.W_OK | os.X_OK):
-        what = "can't be written to" if there == path else f"can't make this folder: {there} can't be written to"
-        raise RunError(f"{path}: {what}. Choose another folder with --out.")
-    held = [name for name in files if (path / name).exists()]
-    if held:
+    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        raise RunError(f"{path}: can't make this folder: {existing} is a file. Choose another folder with --out.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        problem = (
+            "can't be written to" if existing == path else f"can't make this folder: {existing} can't be written to"
+        )
+        raise RunError(f"{path}: {problem}. Choose another folder with --out.")
+    in_use = [name for name in files if (path / name).exists()]
+    if in_use:
         raise RunError(
-            f"{path}: holds another {what} ({', '.join(held)}), which won't be overwritten. "
+            f"{path}: holds another {what} ({', '.join(in_use)}), which won't be overwritten. "
             "Choose another folder with --out, or delete this one."
             + (" If it was cut short, --resume goes on with it." if resumable else "")
         )
@@ -80,10 +86,10 @@ def check_free(
 
 
 def check_resumable(path: Path | str) -> Path:
-    """Return the file that says what the run in a folder was asked to do.
+    """Return the ``config.yaml`` of the run in a folder.
 
     Raises:
-        RunError: there is no run, or another process works on it.
+        RunError: the folder holds no run, or another process works on it.
     """
     file = _expanded(path) / CONFIG
     if not file.is_file():
@@ -94,18 +100,18 @@ def check_resumable(path: Path | str) -> Path:
 
 
 class RunFolder:
-    """Writes a run's files, and lets nobody else. Lines of the journal are on disk before :meth:`journal` returns.
+    """The open folder of a run: writes the run's files, and keeps other processes out with a lock.
 
     Args:
-        path: the folder; made if it isn't there.
-        resumable: whether to point out, of another run there, that it can be resumed.
+        path: the folder; made if it does not exist.
+        resumable: whether the message about another run there mentions ``--resume``.
 
     Attributes:
         path: the folder.
-        seconds: how long writing has taken so far.
+        seconds: seconds that writing has taken so far.
 
     Raises:
-        RunError: it holds another run, can't be made, or another process works in it.
+        RunError: the folder holds another run or cannot be made, or another process works in it.
     """
 
     def __init__(self, path: Path | str, *, resumable: bool = False) -> None:
@@ -117,7 +123,8 @@ class RunFolder:
             raise RunError(f"{self.path}: can't make this folder: {error.strerror}") from error
         self._lock = lock_folder(self.path)
         try:
-            check_free(self.path, resumable=resumable)  # somebody may have been quicker
+            # Another process may have begun a run since the first check; the lock excludes that from now on.
+            check_free(self.path, resumable=resumable)
         except RunError:
             self.close()
             raise
@@ -128,10 +135,11 @@ class RunFolder:
 
         Args:
             path: the folder.
-            config: what the run is asked to do now; it must be what it was asked to do then.
+            config: the present settings, which must equal those in the folder's ``config.yaml``.
 
         Raises:
-            RunError: it holds no run, or another one (the message says what differs), or another process works in it.
+            RunError: the folder holds no run, or a run with other settings (the message lists the differences); or
+                another process works in it.
         """
         folder = cls.__new__(cls)
         folder.path, folder.seconds = check_resumable(path).parent, 0.0
@@ -144,19 +152,24 @@ class RunFolder:
         return folder
 
     def close(self) -> None:
-        """Let others work in the folder."""
+        """Release the folder's lock."""
         if self._lock is not None:
             self._lock.release()
 
     def _check_same(self, config: Mapping[str, Any]) -> None:
+        """Check that the folder's settings equal these.
+
+        Raises:
+            RunError: they differ, or cannot be read.
+        """
         written = self.read_config()
         version = written.get("schema_version")
         if version != SCHEMA_VERSION:
             raise RunError(
                 f"{self.path / CONFIG}: was written by another version of this package (schema_version {version!r}, "
-                f"this is {SCHEMA_VERSION}); it can't be resumed. Begin anew, in another folder, with --out."
+                f"this is {SCHEMA_VERSION}); it can't be resumed. Start a new run in another folder, with --out."
             )
-        changes = _differences(_flat(written), _flat(yaml.safe_load(yaml.safe_dump(dict(config)))))
+        changes = _differences(_flattened(written), _flattened(yaml.safe_load(yaml.safe_dump(dict(config)))))
         if changes:
             raise RunError(
                 f"{self.path}: this run can't be resumed with other settings: {'; '.join(changes)}. "
@@ -167,7 +180,7 @@ class RunFolder:
         """Return the run's settings.
 
         Raises:
-            RunError: the file can't be used.
+            RunError: ``config.yaml`` cannot be read, or is not that of a run.
         """
         file = self.path / CONFIG
         try:
@@ -175,7 +188,7 @@ class RunFolder:
         except (OSError, ValueError, yaml.YAMLError) as error:
             raise RunError(f"{file}: can't be read: {' '.join(str(error).split())}") from error
         if not isinstance(written, dict):
-            raise RunError(f"{file}: isn't a run's; there is nothing to resume")
+            raise RunError(f"{file}: isn't the config.yaml of a run, so no run can be resumed here")
         return written
 
     def write_config(self, config: Mapping[str, Any]) -> None:
@@ -183,22 +196,22 @@ class RunFolder:
         self._replace(CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
-        """Write the run's outcome; the file is there whole or not at all."""
+        """Write the run's summary."""
         self._replace(SUMMARY, json.dumps(summary, indent=2, ensure_ascii=False) + "\n")
 
     def journal(self, *entries: Mapping[str, Any]) -> None:
-        """Append what became of one request, or of each of a batch."""
+        """Append lines to the journal; they are on disk when this returns."""
         self._append(JOURNAL, entries)
 
     def metrics(self, entry: Mapping[str, Any]) -> None:
-        """Append the scores at one point of the run."""
+        """Append the scores of one scoring."""
         self._append(METRICS, [entry])
 
     def read(self, name: str) -> list[dict[str, Any]]:
-        """Return a file's lines; one at its end that was never finished is left out.
+        """Return the lines of a JSON Lines file, without a last line that was written only in part.
 
         Raises:
-            RunError: the file can't be read, or is broken in its middle.
+            RunError: the file cannot be read, or a line before the last is not JSON.
         """
         path = self.path / name
         try:
@@ -206,7 +219,7 @@ class RunFolder:
         except OSError as error:
             raise RunError(f"{path}: can't be read: {error.strerror}") from error
         entries = []
-        for number, line in enumerate(lines[:-1], 1):  # what stands behind the last newline is torn, or nothing
+        for number, line in enumerate(lines[:-1], 1):  # after the last newline: nothing, or an incomplete line
             try:
                 entries.append(json.loads(line))
             except ValueError as error:
@@ -214,16 +227,20 @@ class RunFolder:
         return entries
 
     def rewrite(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
-        """Replace a file's lines."""
+        """Replace the lines of a JSON Lines file."""
         self._replace(name, "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries))
 
     @property
     def state(self) -> Path:
-        """The folder of the method's edits."""
+        """The state folder: the edits that the method has saved."""
         return self.path / STATE
 
     def save_state(self, save: Callable[[Path], None]) -> None:
-        """Have the method's edits brought up to date on disk, before the journal says that they are made."""
+        """Save the edits. Call it before :meth:`journal`: the journal must not list an edit that is not on disk.
+
+        Args:
+            save: writes the edits to the folder that it is given.
+        """
         with self._writing(STATE):
             new = not self.state.exists()
             save(self.state)
@@ -231,20 +248,22 @@ class RunFolder:
                 sync(self.path)
 
     def _append(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Append lines to a JSON Lines file; they are on disk when this returns."""
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
-        # Unbuffered: what a full disk refused must not be written after all when the file is closed.
+        # Unbuffered: bytes that a full disk refused must not stay in a buffer that closing the file would write.
         with self._writing(name), (self.path / name).open("ab", buffering=0) as file:
-            whole = file.tell()  # 0 of a new file, whose entry in the folder has to be on disk, too
+            size_before = file.tell()
             try:
-                rest = memoryview(lines)
-                while rest:
-                    rest = rest[file.write(rest) :]
+                remaining = memoryview(lines)
+                while remaining:
+                    remaining = remaining[file.write(remaining) :]
                 os.fsync(file.fileno())
-                if not whole:
+                if not size_before:  # a new file: its entry in the folder has to be on disk, too
                     sync(self.path)
             except OSError:
-                with contextlib.suppress(OSError):  # else the torn line is dropped when the run is resumed
-                    os.truncate(self.path / name, whole)
+                # If truncating fails as well, the reader drops the incomplete line when the run is resumed.
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path / name, size_before)
                 raise
 
     def _replace(self, name: str, text: str) -> None:
@@ -253,13 +272,14 @@ class RunFolder:
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:
+        """Measure how long writing takes, and turn an ``OSError`` into a ``RunError`` that names the file."""
         began = time.perf_counter()
         try:
             yield
         except OSError as error:
             raise RunError(
-                f"{self.path / name}: can't be written: {error.strerror}. What was written stays; "
-                "once that is mended, --resume goes on with the run."
+                f"{self.path / name}: can't be written: {error.strerror}. What was written stays. "
+                "Remove the cause, then continue the run with --resume."
             ) from error
         finally:
             self.seconds += time.perf_counter() - began
@@ -269,25 +289,26 @@ def _expanded(path: Path | str) -> Path:
     try:
         return Path(path).expanduser()
     except RuntimeError as error:  # "~somebody"
-        raise RunError(f"{path}: there is no such user here. Write the folder in full.") from error
+        raise RunError(f"{path}: there is no such user here. Write the folder's path in full.") from error
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested values under dotted names."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flattened(value, f"{prefix}{name}.")
         else:
             flat[f"{prefix}{name}"] = value
     return flat
 
 
-def _differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    nothing = "nothing"
-    fixed = [name for name in dict.fromkeys([*then, *now]) if not f"{name}.".startswith(_FREE)]
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Return a description of each setting that differs and must not."""
+    missing = "nothing"
+    compared = [name for name in dict.fromkeys([*before, *now]) if not f"{name}.".startswith(_NOT_COMPARED)]
     return [
-        f"{name} was {then.get(name, nothing)!r}, is {now.get(name, nothing)!r}"
-        for name in fixed
-        if then.get(name, nothing) != now.get(name, nothing)
+        f"{name} was {before.get(name, missing)!r}, is {now.get(name, missing)!r}"
+        for name in compared
+        if before.get(name, missing) != now.get(name, missing)
     ]

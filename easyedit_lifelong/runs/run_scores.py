@@ -1,4 +1,4 @@
-"""The scores of a run: compute them, add them to the curve, the folder and the trackers, and summarize them."""
+"""The scores of a run: compute them, write them to the curve, the folder and the trackers, and summarize them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from easyedit_lifelong.versions import package_versions
 
 LOG = logging.getLogger(__name__)
 
-_HELD_OUT = "TRR"
+_TRR = "TRR"
 
 
 def score_all(
@@ -30,50 +30,52 @@ def score_all(
     folder: RunFolder | None,
     trackers: Sequence[Tracker],
     *,
-    generated: bool,
+    thorough: bool,
     sample: int | None = None,
     seed: int = 0,
     counts: Callable[[Any], Mapping[str, float]] | None = None,
-    **at: Any,
+    **position: Any,
 ) -> None:
     """Score past edits and report the scores.
 
     Args:
         state: the edits so far.
-        board: scores them.
+        board: the scoreboard that scores them.
         folder: the run's folder, if it has one.
-        trackers: receive the scores.
-        generated: whether this is a thorough scoring: free answers, the comparison of new answers with
-            true ones, and the held-out text cost several times as much as the rest.
-        sample: how many past edits to score, where there are more: always the same ones, as far as they
-            have been made. None: all of them.
-        seed: of the sample.
-        counts: returns the method's numbers about the edited model, by name (``n_keys``).
-        **at: the position in the run, beside ``n_edits``.
+        trackers: the trackers that receive the scores.
+        thorough: whether to compute the expensive scores, too: generated answers, the comparison of new answers
+            with true ones, and the perplexity of the held-out text.
+        sample: score a random sample of this many past edits if there are more; None for all of them.
+        seed: the seed of the sample.
+        counts: the method's port that returns numbers about the edited model, by name (``n_keys``).
+        **position: the position in the run, beside ``n_edits``: entries of the line of ``metrics.jsonl``.
     """
     began = time.perf_counter()
     scored = sample_of(state.attempted, sample, seed)
     scores = edit_success(state)
-    scores |= board.score(state.model, scored, thorough=generated, right=_right_before(state, board, sample, seed))
+    skipped = _skipped_requests(state, board, sample, seed)
+    scores |= board.score(state.model, scored, thorough=thorough, skipped=skipped)
     outputs: list[Generation] = []
-    if generated and scored:
-        free, outputs = board.score_generation(state.model, scored)
-        scores |= free
-    scores |= _counted(state, counts)
+    if thorough and scored:
+        generated, outputs = board.score_generation(state.model, scored)
+        scores |= generated
+    scores |= _method_counts(state, counts)
     if len(scored) < len(state.attempted):
-        at["sampled"] = len(scored)
+        position["sampled"] = len(scored)
     seconds = time.perf_counter() - began
     state.seconds["scoring"] += seconds
     for output in outputs:
         LOG.debug("%s -> %s", output.prompt, output.after)
     if folder and outputs:  # before the scores: a run that is killed here repeats both when it is resumed
         folder.rewrite(GENERATIONS, [output.to_dict() for output in outputs])
-    report(state, scores, folder, trackers, **at, seconds_scoring=seconds)
+    report(state, scores, folder, trackers, **position, seconds_scoring=seconds)
 
 
-def report(state: RunState, scores: Scores, folder: RunFolder | None, trackers: Sequence[Tracker], **at: Any) -> None:
+def report(
+    state: RunState, scores: Scores, folder: RunFolder | None, trackers: Sequence[Tracker], **position: Any
+) -> None:
     """Add scores to the curve, the run's folder and the trackers."""
-    entry = {"n_edits": state.counts["edited"], **at, **scores.entry()}
+    entry = {"n_edits": state.counts["edited"], **position, **scores.entry()}
     state.curve.append(entry)
     if folder:
         folder.metrics(entry)
@@ -87,44 +89,51 @@ def log_to_trackers(trackers: Sequence[Tracker], entry: Mapping[str, Any]) -> No
 
 
 def edit_success(state: RunState) -> Scores:
-    """Return ES of all edits so far, and ES in the task's own measure, each as it was right after the edit."""
-    measured = ("ES_acc", "ES_ppl")
+    """Return the ES of all edits so far and, if the task has its own measure, the ES in that measure.
+
+    Every edit counts with its score right after it was made.
+    """
+    task_measures = ("ES_acc", "ES_ppl")
     return gather([{"ES": [value]} for value in state.success]) | gather(
-        [{name: [entry[name]] for name in measured if name in entry} for entry in state.journal]
+        [{name: [entry[name]] for name in task_measures if name in entry} for entry in state.journal]
     )
 
 
 def single_round_scores(state: RunState) -> Scores:
-    """Return the scores of a single-round run: each request's are in the journal, under its own batch's edit.
+    """Return the scores of a single-round run, from the scores of each request in the journal.
 
-    A batch has one edited model and so one TRR, which the lines of all its requests repeat. Its weight is the number
-    of these lines, but it was measured once: for the interval it is one observation, not several.
+    A batch has one edited model and so one TRR, which the journal repeats in the line of each of its requests. The
+    mean of TRR weights a batch by its requests; the confidence interval counts the batch as one observation.
     """
     entries = [entry for entry in state.journal if "scores" in entry]
-    scores = gather([{name: v for name, v in entry["scores"].items() if name != _HELD_OUT} for entry in entries])
-    retained: dict[int, list[float]] = {}
+    scores = gather([{name: v for name, v in entry["scores"].items() if name != _TRR} for entry in entries])
+    trr_by_batch: dict[int, list[float]] = {}
     for number, entry in enumerate(entries):
-        retained.setdefault(entry.get("batch", -number), []).extend(entry["scores"].get(_HELD_OUT, ()))
-    held_out = gather([{_HELD_OUT: values} for values in retained.values()])
-    return edit_success(state) | scores.renamed({"reliability": "ERR"}) | scores | held_out
+        trr_by_batch.setdefault(entry.get("batch", -number), []).extend(entry["scores"].get(_TRR, ()))
+    trr = gather([{_TRR: values} for values in trr_by_batch.values()])
+    return edit_success(state) | scores.renamed({"reliability": "ERR"}) | scores | trr
 
 
-def _right_before(state: RunState, board: Scoreboard, sample: int | None, seed: int) -> list[EditRequest]:
-    """Return the requests that were left out because the unedited model, too, gives their answer."""
+def _skipped_requests(state: RunState, board: Scoreboard, sample: int | None, seed: int) -> list[EditRequest]:
+    """Return the skipped requests that the unedited model was scored on, or a sample of them.
+
+    The scoreboard counts those of them that the unedited model answered correctly (ARR).
+    """
     skipped = [
         EditRequest(entry["case_id"], entry["prompt"], entry["target_new"])
         for entry in state.journal
         if entry["status"] == "skipped"
     ]
-    known = [request for request in skipped if (request.prompt, request.target_new) in board.unedited]
-    return sample_of(known, sample, seed)
+    scored_before = [request for request in skipped if (request.prompt, request.target_new) in board.unedited]
+    return sample_of(scored_before, sample, seed)
 
 
-def _counted(state: RunState, counts: Callable[[Any], Mapping[str, float]] | None) -> Scores:
-    found = dict(counts(state.model)) if counts is not None else {}
-    if found.get("n_keys"):
-        found["edits_per_key"] = state.counts["edited"] / found["n_keys"]
-    return Scores(found)
+def _method_counts(state: RunState, counts: Callable[[Any], Mapping[str, float]] | None) -> Scores:
+    """Return the method's numbers about the edited model, and the edits per key if it has keys."""
+    values = dict(counts(state.model)) if counts is not None else {}
+    if values.get("n_keys"):
+        values["edits_per_key"] = state.counts["edited"] / values["n_keys"]
+    return Scores(values)
 
 
 def summarize(
@@ -135,19 +144,18 @@ def summarize(
     *,
     sample: int | None = None,
     seed: int = 0,
-    **more: Any,
+    **further: Any,
 ) -> dict[str, Any]:
-    """Return a run's summary.
+    """Return the content of a run's ``summary.json``.
 
     Args:
         state: the edits and scores of the run.
-        board: has the unedited model's scores.
-        config: the settings of the run.
-        total: wall time, in seconds.
-        sample: how many past edits the last scoring was about at most; the unedited model's scores are about the
-            same ones.
-        seed: of the sample.
-        **more: further entries.
+        board: the scoreboard, which has the unedited model's scores.
+        config: the settings that the summary repeats.
+        total: wall time of the run, in seconds.
+        sample: the sample size of the last scoring, so that "before" scores cover the same edits; None for all.
+        seed: the seed of the sample.
+        **further: further entries.
     """
     before = board.before(sample_of(state.attempted, sample, seed))
     metrics = state.final() | before.values
@@ -166,7 +174,7 @@ def summarize(
         "n_edits": state.counts["edited"],
         "n_failed": state.counts["failed"],
         "n_skipped": state.counts["skipped"],
-        **more,
+        **further,
         "metrics": metrics,
         "intervals": intervals,
         "metric_kinds": {name: METRICS[name].kind for name in metrics},

@@ -1,4 +1,4 @@
-"""When a run scores its past edits, and how many of them."""
+"""The schedule that says when a run scores its past edits, and how many of them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from easyedit_lifelong.errors import HyperParameterError
 
 @dataclass(frozen=True)
 class Schedule:
-    """When all past edits are scored again; at the end they always are.
+    """When past edits are scored. They are always scored at the end of a run, too.
 
-    Scoring after every edit costs as much as all edits so far, every time. At growing distances
-    (``at=(1, 10, 100, 1000)``), or with a sample, a run of N edits costs O(N) and not O(N²).
+    One scoring costs time in proportion to the number of edits so far. A run of N edits that scores after every edit
+    costs O(N²); with growing intervals (``at=(1, 10, 100, 1000)``) it costs O(N), and so it does with a sample.
 
     Attributes:
-        every: after so many steps: edits in the lifelong loop, batches in the consecutive one.
-        at: once so many edits are made; a batch that passes a point is scored after it.
-        sample: how many past edits to score, where there are more: a random sample, the same whenever as many
-            edits have been made. None: all of them.
+        every: score each time after this many steps: edits in the lifelong loop, batches in the consecutive loop.
+        at: score after these numbers of edits; if a batch passes such a number, after the batch.
+        sample: score a random sample of this many past edits if there are more. The sample depends on the number of
+            edits and the seed only. None: score all of them.
     """
 
     every: int | None = None
@@ -29,15 +29,15 @@ class Schedule:
 
     @classmethod
     def of(cls, every: int | None, at: Sequence[int] = (), sample: int | None = None) -> Schedule:
-        """Return a schedule whose numbers were checked.
+        """Return a schedule, after a check of its numbers.
 
         Args:
-            every: see above.
-            at: see above, in any order.
-            sample: see above.
+            every: see :class:`Schedule`.
+            at: see :class:`Schedule`; in any order.
+            sample: see :class:`Schedule`.
 
         Raises:
-            HyperParameterError: a number makes no sense.
+            HyperParameterError: a number is not a whole number, or less than 1.
         """
         for name, values in (("eval_every", [every]), ("eval_at", at), ("eval_sample", [sample])):
             for value in values:
@@ -54,12 +54,12 @@ class Schedule:
         return self if self.every is not None or self.at else replace(self, every=every)
 
     def due(self, steps: int, edits_before: int, edits: int) -> bool:
-        """Return whether to score now.
+        """Return whether to score after the latest step.
 
         Args:
-            steps: how many steps have been taken.
-            edits_before: how many edits were made before the latest.
-            edits: how many are made now.
+            steps: the number of steps so far.
+            edits_before: the number of edits before the latest step.
+            edits: the number of edits so far.
         """
         if self.every is not None and steps > 0 and steps % self.every == 0:
             return True

@@ -1,4 +1,4 @@
-"""The state of a run, what it reports while it works, and its result."""
+"""The state of a run, the protocol of progress displays, and the result of a run."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from easyedit_lifelong.evaluation.metrics import METRICS, mean
 
 
 class Progress(Protocol):
-    """Receives every request that was processed, and every scoring.
+    """Receives what a run reports while it works; a progress display implements it.
 
-    An optional method ``prepared(done, total)`` receives how much of the editing method's preparation before its
-    first edit is done. Optional methods ``journaled(entry)`` and ``scored(entry)`` receive every line of the journal
-    and of the scores, before :meth:`edited` is called.
+    Three methods are optional. ``prepared(done, total)`` receives how much of the editing method's preparation is
+    done. ``journaled(entry)`` and ``scored(entry)`` receive every new line of the journal and of ``metrics.jsonl``;
+    they are called before :meth:`edited`.
     """
 
     def edited(self, done: int, scores: Mapping[str, float]) -> None:
-        """Receive that ``done`` requests were processed; ``scores`` are the latest."""
+        """Receive the number of processed requests and the latest scores."""
 
 
 @dataclass
 class RunResult:
-    """A run's outcome; with ``out`` given, the same is in its ``summary.json``.
+    """The result of a run.
 
     Attributes:
         edited_model: the model after the last edit.
         metrics: final scores by name; :data:`~easyedit_lifelong.evaluation.metrics.METRICS` says
             what each means.
         timing: seconds, by name.
-        journal: the outcome of each request, in order.
-        curve: the scores at every point of evaluation.
+        journal: the outcome of each request, in order: the lines of ``journal.jsonl``.
+        curve: the scores of each scoring, in order: the lines of ``metrics.jsonl``.
         summary: the content of ``summary.json``.
-        folder: the run's folder, if there is one.
+        folder: the run's folder; None if nothing was written.
     """
 
     edited_model: Any
@@ -51,17 +51,17 @@ class RunResult:
 class RunState:
     """The edits and scores of a run so far.
 
-    An edit that failed counts in every score, with the model as it stayed: a method that fails on
-    difficult requests must not score better for it.
+    A failed edit counts in every score, with the answers of the model without it: a method must not score better
+    because it fails on difficult requests.
 
     Attributes:
         model: the model, as edited so far.
         attempted: the requests that were not skipped, in order.
         journal: the lines of the journal.
-        curve: the scores at every point of evaluation.
+        curve: the scores of each scoring, in order.
         success: ES of each attempted request, right after its edit.
-        counts: requests by status.
-        seconds: time by kind of work.
+        counts: the number of requests by status.
+        seconds: the time by kind of work.
     """
 
     model: Any
@@ -75,12 +75,12 @@ class RunState:
     )
 
     def edit_success(self) -> dict[str, float]:
-        """Return ES, if anything was edited."""
+        """Return the mean ES, or nothing if no edit was attempted."""
         success = mean(self.success)
         return {} if success is None else {"ES": success}
 
     def last_scores(self) -> dict[str, Any]:
-        """Return the line of the last evaluation; empty if there was none."""
+        """Return the line of the last scoring; empty if there was none."""
         return self.curve[-1] if self.curve else {}
 
     def latest(self) -> dict[str, float]:
@@ -89,5 +89,5 @@ class RunState:
         return {**self.edit_success(), **scores}
 
     def final(self) -> dict[str, float]:
-        """Return the scores of the last evaluation."""
+        """Return the scores of the last scoring, without the other entries of its line."""
         return {name: score for name, score in self.last_scores().items() if name in METRICS}

@@ -136,7 +136,7 @@ def test_an_index_that_somebody_wrote_by_hand(saved: tuple[Path, list[torch.Tens
     unedited, parts, said = state_of(model), anatomy_of_everything(model), list[str]()
     for _ in range(300):
         changed = {**index, "parts": spoil(index["parts"], chance)}
-        changed["digest"] = edits_folder._digest(changed)
+        changed["digest"] = edits_folder._index_digest(changed)
         (folder / INDEX).write_text(json.dumps(changed))
         try:
             rollback = load_edits(model, folder)

@@ -149,18 +149,18 @@ def test_what_is_damaged_is_neither_pushed_nor_taken(hub: Hub, edits: Path, tmp_
 def test_what_the_hub_refuses(hub: Hub, edits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     push_edits(edits, REPO)
     told = message(pull_edits, "owner/nothing")
-    assert told.startswith("hub:owner/nothing: there is no such repository, or it is private and you may not see it.")
+    assert told.startswith("hub:owner/nothing: there is no such repository, or it is private and you have no access.")
     assert "hf auth login" in told
     assert message(pull_edits, f"{REPO}@gone") == f"hub:{REPO}@gone: the repository has no such branch, tag or commit"
-    assert "you may not do this there, or aren't logged in" in message(push_edits, edits, "theirs/edits")
+    assert "you have no permission for this, or aren't logged in" in message(push_edits, edits, "theirs/edits")
     hub.repositories[REPO].gated = True
-    assert "its owner lets in only whom they know" in message(pull_edits, REPO)
+    assert "this repository is gated" in message(pull_edits, REPO)
     hub.repositories[REPO].gated = False
     hub.repositories[REPO].commits[hub.repositories[REPO].branches["main"]].pop(TENSORS)
     assert "holds no saved edits" in message(pull_edits, REPO)
     monkeypatch.delenv("HF_TOKEN")
     assert "aren't logged in" in message(push_edits, edits, REPO)
-    assert "it is private and you may not see it" in message(pull_edits, REPO)
+    assert "it is private and you have no access" in message(pull_edits, REPO)
 
 
 def message(do: Any, *arguments: Any) -> str:

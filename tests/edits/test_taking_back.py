@@ -300,7 +300,7 @@ def test_of_two_methods_with_batches_it_is_not_clear_which_are_meant(tmp_path: P
     index = json.loads((tmp_path / INDEX).read_text())
     twice = [*read_edits(tmp_path).parts, *read_edits(tmp_path).parts]
     write_edits(tmp_path / "two", "m", index["model"]["fingerprint"], twice)
-    with pytest.raises(RunError, match="holds edits of CoachHook and CoachHook, each with batches of its own"):
+    with pytest.raises(RunError, match="holds edits of CoachHook and CoachHook, each with its own batches"):
         rollback_folder(tmp_path / "two", batch=1)
 
 

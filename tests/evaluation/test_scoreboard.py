@@ -195,14 +195,14 @@ def test_what_was_not_listened_to_is_scored_but_not_told(model: TableModel) -> N
     scores, said = board.score_generation(model, [FRANCE, HAMLET])
     assert scores.values["generation_match"] == 0.5
     assert [one.case_id for one in said] == ["ha"]
-    assert not board.free.known(FRANCE)
+    assert not board.generated.answered_before(FRANCE)
     silent = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, generation_requests=[])
     assert {name for name in silent.before([FRANCE]).values if METRICS[name].kind == "generated"} == set()
 
 
 def test_free_generation_has_room_for_the_answer(board: Scoreboard, model: TableModel) -> None:
     long = " ".join(["blue", "sea", "mountain"] * 6)
-    short, longer = board.free.answers(model, [("moon", "blue"), ("sea", long)])
+    short, longer = board.generated.answers(model, [("moon", "blue"), ("sea", long)])
     assert short.split() == ["song"] * 20
     assert longer.split() == ["song"] * 22
 
@@ -358,6 +358,6 @@ def test_what_was_right_and_is_left_alone(board: Scoreboard, model: TableModel) 
     model.learn("moon", "snow")
     known = [EditRequest("right", "moon", "snow"), EditRequest("wrong", "sea", "blue")]
     board = Scoreboard(board.scorer, model, [FRANCE, *known], RETENTION)
-    assert board.score(model, [FRANCE], right=known).values["ARR"] == 1.0
+    assert board.score(model, [FRANCE], skipped=known).values["ARR"] == 1.0
     model.learn("moon", "old")
-    assert board.score(model, [FRANCE], right=known).values["ARR"] == (1 + 0) / 2, "green cheese, and snow"
+    assert board.score(model, [FRANCE], skipped=known).values["ARR"] == (1 + 0) / 2, "green cheese, and snow"

@@ -214,7 +214,7 @@ def test_single_round_needs_a_way_back(ledger: Ledger, table: TableModel, monkey
         return model, None
 
     replace_method(monkeypatch, "LEDGER", apply=apply)
-    with pytest.raises(RunError, match="LEDGER gives no way back"):
+    with pytest.raises(RunError, match="LEDGER returns no rollback"):
         run_ledger(table, consecutive=False)
 
 
@@ -435,7 +435,7 @@ def test_nothing_to_resume(ledger: Ledger, table: TableModel, tmp_path: Path) ->
     with pytest.raises(RunError, match="out="):
         run_ledger(table, resume=True)
     (tmp_path / "config.yaml").write_text("- 5")
-    with pytest.raises(RunError, match="isn't a run's"):
+    with pytest.raises(RunError, match=r"isn't the config\.yaml of a run"):
         run_ledger(table, out=tmp_path, resume=True)
 
 

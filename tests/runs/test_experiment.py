@@ -301,7 +301,9 @@ def test_the_name_of_our_own_model_is_no_folder(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "x.gguf").touch()
     (tmp_path / "gpt2-xl").touch()
     monkeypatch.chdir(tmp_path)
-    placed = {name: records._placed(name) for name in ("smollm2-135m", "gpt2", "gpt2-xl", "org/name", "x.gguf")}
+    placed = {
+        name: records._with_absolute_path(name) for name in ("smollm2-135m", "gpt2", "gpt2-xl", "org/name", "x.gguf")
+    }
     assert placed == {
         "smollm2-135m": "smollm2-135m",
         "gpt2": str(tmp_path / "gpt2"),

@@ -111,7 +111,7 @@ def test_what_such_models_cannot_be_asked_is_refused(checkpoints: dict[str, Path
     model, tokenizer = load_model(checkpoints["bert-first"])
     with pytest.raises(HyperParameterError, match="classifier; it writes no text"):
         run_lifelong(model, tokenizer, place.requests, place.hparams(), task="generation")
-    with pytest.raises(DataError, match="perplexity of a text is a causal language model's"):
+    with pytest.raises(DataError, match="perplexity of a text needs a causal language model"):
         run_lifelong(model, tokenizer, place.requests, place.hparams(), text="the old king of Peru")
     with pytest.raises(DataError, match=r"case 0.*field 'prompt'.*'Rome' is no label"):
         run_lifelong(model, tokenizer, [{"prompt": "the old", "target_new": "Rome"}], place.hparams())

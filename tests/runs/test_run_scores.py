@@ -61,9 +61,9 @@ def test_a_line_of_the_metrics(model: TableModel, tmp_path: Path) -> None:
     state, folder = state_of(model, FRANCE, HAMLET), RunFolder(tmp_path / "run")
     heard: list[dict[str, float]] = []
     tracker = SimpleNamespace(log=lambda step, metrics: heard.append({"step": step, **metrics}))
-    score_all(state, board, folder, [tracker], generated=False, counts=lambda _: {"n_keys": 4.0}, batch=3)
+    score_all(state, board, folder, [tracker], thorough=False, counts=lambda _: {"n_keys": 4.0}, batch=3)
     assert not (folder.path / "generations.jsonl").exists()
-    score_all(state, board, folder, [tracker], generated=True, batch=4)
+    score_all(state, board, folder, [tracker], thorough=True, batch=4)
     first, last = folder.read("metrics.jsonl")
     folder.close()
     assert first == state.curve[0]
@@ -87,12 +87,12 @@ def test_a_sample_is_scored_where_there_are_more(model: TableModel) -> None:
     for request in drawn:
         model.learn(request.prompt, "king")
     model.asked.clear()
-    score_all(state, board, None, [], generated=False, sample=2, seed=7)
+    score_all(state, board, None, [], thorough=False, sample=2, seed=7)
     assert (state.curve[0]["ERR"], state.curve[0]["sampled"]) == (1.0, 2)
     assert state.curve[0]["ES"] == 2.5 / 4, "of every edit: it costs nothing"
     asked = {text for text in model.asked if text in {request.prompt for request in MANY}}
     assert asked == {request.prompt for request in drawn}
-    score_all(state, board, None, [], generated=False, sample=4, seed=7)
+    score_all(state, board, None, [], thorough=False, sample=4, seed=7)
     assert "sampled" not in state.curve[1] and state.curve[1]["ERR"] == 0.5
 
 
@@ -102,7 +102,7 @@ def test_the_unedited_models_scores_are_about_the_same_edits(model: TableModel) 
         model.learn(request.prompt, "king")
     board = Scoreboard(Scorer(model.tokenizer), model, MANY, RETENTION)
     state = state_of(model, *MANY)
-    score_all(state, board, None, [], generated=True, sample=2, seed=7)
+    score_all(state, board, None, [], thorough=True, sample=2, seed=7)
     summary = summarize(state, board, {}, 1.0, sample=2, seed=7, n_batches=4)
     assert summary["metrics"]["reliability_before"] == 1.0
     assert summarize(state, board, {}, 1.0)["metrics"]["reliability_before"] == 0.5
@@ -119,10 +119,10 @@ def test_what_a_run_left_out_because_it_was_right(model: TableModel) -> None:
     for one in (right, wrong):
         line = {"case_id": one.case_id, "prompt": one.prompt, "target_new": one.target_new}
         state.journal.append({"status": "skipped", **line})
-    score_all(state, board, None, [], generated=False)
+    score_all(state, board, None, [], thorough=False)
     assert state.curve[-1]["ARR"] == 1.0
     model.learn("who plays piano", "old")
-    score_all(state, board, None, [], generated=False)
+    score_all(state, board, None, [], thorough=False)
     assert state.curve[-1]["ARR"] == 0.0, "the one that was wrong all along isn't in it"
 
 

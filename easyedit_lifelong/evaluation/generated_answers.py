@@ -1,4 +1,4 @@
-"""Scores of free generation: a model's own answers, compared with the right ones and the unedited model's."""
+"""Scores of generated answers: a model's own text, compared with the target and with the unedited model's text."""
 
 from __future__ import annotations
 
@@ -18,25 +18,26 @@ from easyedit_lifelong.evaluation.generated import (
     starts_with_whole_answer,
     token_f1,
 )
-from easyedit_lifelong.evaluation.questions import Question, Questions, free_questions
+from easyedit_lifelong.evaluation.questions import Question, Questions, generation_questions
 from easyedit_lifelong.evaluation.scorer import Scorer
 
 Measure = Callable[[str, str], float]
+"""A measure of a generated text, given the text and the right answer."""
 
 
-class FreeAnswers:
-    """Scores free answers. The unedited model answers once, when this is made.
+class GeneratedAnswers:
+    """Scores generated answers. The constructor generates the answers of the unedited model.
 
     Args:
-        scorer: generates the answers.
-        model: the model, before any edit of this run.
-        requests: the requests for which the unedited model answers.
-        retention: held-out questions; the first of them, no more than requests, are answered with generated text.
-        f1: whether answers are measured by their F1, too.
+        scorer: the scorer that generates the answers.
+        model: the unedited model.
+        requests: the requests that the unedited model answers.
+        retention: held-out questions; at most as many of them are answered as requests, since generation is slow.
+        f1: whether to compute F1 scores, too.
 
     Attributes:
-        unedited: the unedited model's texts.
-        retention: the held-out questions that are answered with generated text.
+        unedited: the unedited model's text for each question.
+        retention: the held-out questions that are answered with generated text; none without ``f1``.
     """
 
     def __init__(
@@ -45,39 +46,44 @@ class FreeAnswers:
         self._scorer, self._f1 = scorer, f1
         requests = requests if scorer.generates_text else []
         self.retention = list(retention[: len(requests)]) if f1 else []
-        self.unedited = self._texts(model, free_questions(requests) + self.retention)
+        self.unedited = self._texts(model, generation_questions(requests) + self.retention)
 
     def answers(self, model: Any, questions: Sequence[Question]) -> list[str]:
-        """Return a model's free answers, each until its natural stop or its limit of tokens.
+        """Generate a model's answers, each up to its natural stop or its limit of tokens.
 
         Returns:
-            The whole texts; :func:`natural_answer` returns the part that is the answer.
+            The generated texts, which can be longer than the answer: :func:`natural_answer` cuts them.
         """
         limits = [max(ANSWER_TOKENS, self._scorer.answer_tokens(*question) + 4) for question in questions]
 
-        def ended(index: int, text: str) -> bool:
+        def is_complete(index: int, text: str) -> bool:
             return natural_end(text, questions[index][1]) is not None
 
-        return self._scorer.generate(model, [prompt for prompt, _ in questions], limits, ended)
+        return self._scorer.generate(model, [prompt for prompt, _ in questions], limits, is_complete)
 
-    def known(self, request: EditRequest) -> bool:
-        """Return whether the unedited model answered a request's questions."""
-        return all(question in self.unedited for question in free_questions([request]))
+    def answered_before(self, request: EditRequest) -> bool:
+        """Return whether the unedited model answered the prompts of a request."""
+        return all(question in self.unedited for question in generation_questions([request]))
 
     def score_each(self, model: Any, requests: Sequence[EditRequest]) -> tuple[list[RequestScores], list[Generation]]:
-        """Return each request's scores, and the answers to its prompts.
+        """Score a model's generated answers to the prompts and paraphrases of requests.
 
-        Requests for which the unedited model did not answer have scores, but no answer to compare with: they are
-        missing in the second list. A classifier generates nothing.
+        Args:
+            model: the edited model.
+            requests: the requests.
+
+        Returns:
+            The scores of each request (empty for a classifier, which generates nothing); and the generated texts of
+            those requests that the unedited model answered, too.
         """
         if not self._scorer.generates_text:
             return [{} for _ in requests], []
-        texts = self._texts(model, free_questions(requests))
+        texts = self._texts(model, generation_questions(requests))
         by_request = [self.scores_of(request, texts) for request in requests]
-        return by_request, [self._generation(request, texts) for request in requests if self.known(request)]
+        return by_request, [self._generation(request, texts) for request in requests if self.answered_before(request)]
 
     def scores_of(self, request: EditRequest, texts: Mapping[Question, str]) -> RequestScores:
-        """Return a request's scores, given the texts to its questions."""
+        """Return a request's scores, given the generated text for each of its questions."""
         questions = Questions.about([request])
         edit, rephrase = questions.edit, questions.rephrase
         scores = {
@@ -92,31 +98,34 @@ class FreeAnswers:
         return scores | ({"ERR_f1": _measured(token_f1, edit, texts, natural=True)} if self._f1 else {})
 
     def retained(self, model: Any) -> list[RequestScores]:
-        """Return a model's F1 on each held-out question."""
+        """Return the F1 of a model's generated answer to each held-out question."""
         texts = self._texts(model, self.retention)
         return [self.retained_of(question, texts) for question in self.retention]
 
     def retained_of(self, question: Question, texts: Mapping[Question, str]) -> RequestScores:
-        """Return the F1 of a held-out question's text; nothing if it is not answered with generated text."""
+        """Return the F1 of the text for a held-out question; empty if it is not answered with generated text."""
         return {"TRR_f1": _measured(token_f1, [question], texts, natural=True)} if question in self.retention else {}
 
     def _texts(self, model: Any, questions: Sequence[Question]) -> dict[Question, str]:
+        """Return the generated text for each question; repeated questions are answered once."""
         distinct = list(dict.fromkeys(questions))
         return dict(zip(distinct, self.answers(model, distinct), strict=True)) if distinct else {}
 
     def _generation(self, request: EditRequest, texts: Mapping[Question, str]) -> Generation:
+        """Return the answers to a request's prompts, before and after."""
+
         def row(question: Question) -> tuple[str, str, str, bool]:
             prompt, answer = question
-            before, after = (natural_answer(by[question], answer) for by in (self.unedited, texts))
+            before, after = (natural_answer(by_question[question], answer) for by_question in (self.unedited, texts))
             return prompt, before, after, starts_with_whole_answer(texts[question], answer)
 
-        (prompt, before, after, match), *rephrase = (row(question) for question in free_questions([request]))
+        (prompt, before, after, match), *rephrase = (row(question) for question in generation_questions([request]))
         return Generation(request.case_id, prompt, request.target_new, before, after, match, tuple(rephrase))
 
 
 def _measured(
     measure: Measure, questions: Sequence[Question], texts: Mapping[Question, str], *, natural: bool = False
 ) -> list[float]:
-    """Return a measure of each question's text, or of the text up to its natural stop."""
-    found = [(texts[question], question[1]) for question in questions]
-    return [float(measure(natural_answer(text, answer) if natural else text, answer)) for text, answer in found]
+    """Return the measure of the text for each question; with ``natural``, of the text up to its natural stop."""
+    pairs = [(texts[question], question[1]) for question in questions]
+    return [float(measure(natural_answer(text, answer) if natural else text, answer)) for text, answer in pairs]
