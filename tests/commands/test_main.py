@@ -54,7 +54,7 @@ def test_a_text_that_begins_with_a_tilde_is_no_path(capsys: pytest.CaptureFixtur
         str(tmp_path / "o"),
     ]
     assert main(words) == 1
-    assert "'' names no hyperparameter file" in capsys.readouterr().err  # and not: no such user
+    assert "'' is not the name of a hyperparameter file" in capsys.readouterr().err  # and not: no such user
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
