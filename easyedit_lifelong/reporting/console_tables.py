@@ -67,7 +67,7 @@ def add_text_rows(table: Table, rows: Iterable[Sequence[str]]) -> None:
         table.add_row(*(Text(" ".join(cell.split())) for cell in row))
 
 
-def say(console: Console, line: str) -> None:
+def print_line(console: Console, line: str) -> None:
     """Print a line of text as it is: without markup, without colours, and not wrapped at the window's width."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 

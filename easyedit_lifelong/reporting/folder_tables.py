@@ -33,7 +33,7 @@ def text_table(console: Console, rows: Sequence[Sequence[str]], headers: Sequenc
     console.print(table)
 
 
-def cell(value: Any) -> str:
+def cell_text(value: Any) -> str:
     """Return a value as the text of a table's cell."""
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 

@@ -123,7 +123,7 @@ def test_what_is_no_demo_stays(desk: Path, method: str) -> None:
     theirs = desk / "demo" / method / CONFIG
     theirs.parent.mkdir(parents=True)
     theirs.write_text("data: mine\n", encoding="utf-8")
-    with pytest.raises(RunError, match="isn't a demo's"):
+    with pytest.raises(RunError, match="aren't a demo's"):
         run(desk)
     assert [path for path in (desk / "demo").rglob("*") if path.is_file()] == [theirs]
 

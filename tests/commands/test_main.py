@@ -27,7 +27,7 @@ from easyedit_lifelong.commands.main import VERBS, build_parser, main
         (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--eval-sample", "0"], "--eval-sample"),
         (["run"], "FILE"),
         (["demo", "--edits", "many"], "'many' is not a whole number greater than 0"),
-        (["inspect", "x", "--limit", "-1"], "'-1' is not a whole number from 0 on"),
+        (["inspect", "x", "--limit", "-1"], "'-1' is not a whole number of at least 0"),
     ],
 )
 def test_wrong_usage(

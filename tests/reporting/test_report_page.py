@@ -321,7 +321,7 @@ def test_where_the_page_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     (tmp_path / "taken").touch()
     assert main(["report", str(run), "--out", str(tmp_path / "taken")]) == 1
-    assert "is a file, and no page" in capsys.readouterr().err
+    assert "is a file whose name doesn't end in .html" in capsys.readouterr().err
     assert main(["report", str(run), "--out", str(tmp_path / "taken" / "x.html")]) == 1
     assert "can't be written" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "site")]) == 1
