@@ -149,9 +149,9 @@ class Registry(Generic[Entry]):
                 f"plugin {plugin!r} registers {entry!r}, which is not an instance of {self.entry_class.__name__}"
             )
         if entry.name in self._entries:
-            first = self._entries[entry.name][1]
+            other_plugin = self._entries[entry.name][1]
             raise DuplicateNameError(
-                f"{self.kind} {entry.name!r} is registered twice: by plugin {first!r} and by plugin "
+                f"{self.kind} {entry.name!r} is registered twice: by plugin {other_plugin!r} and by plugin "
                 f"{plugin!r}. Rename one of them or uninstall one of the two plugins."
             )
         self._entries[entry.name] = (entry, plugin)

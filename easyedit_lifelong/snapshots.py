@@ -45,7 +45,7 @@ class Snapshots:
     """
 
     def __init__(self, whole: WholeState) -> None:
-        self._state = whole
+        self.whole = whole
 
     def save(self, model: Any, folder: Path, case_ids: Sequence[int | str] = ()) -> None:
         """Write a snapshot in one step, then delete all but the latest two.
@@ -65,7 +65,7 @@ class Snapshots:
         earlier = self._numbers(folder)
         temporary.mkdir(parents=True)
         try:
-            self._state.save(model, temporary)
+            self.whole.save(model, temporary)
         except SafetensorError as error:  # safetensors raises this when the disk is full
             raise RunError(f"{target}: can't be written: {error}. Earlier snapshots are unchanged.") from error
         for path in temporary.rglob("*"):
@@ -100,7 +100,7 @@ class Snapshots:
         if number not in numbers:
             raise RunError(f"{path}: there is no snapshot of the edits after edit {number}; this run can't be resumed")
         try:
-            self._state.load(model, tok, hparams, path)
+            self.whole.load(model, tok, hparams, path)
         except LifelongError:  # before ValueError, since some are ValueErrors
             raise
         except (OSError, SafetensorError, ValueError) as error:
@@ -108,7 +108,7 @@ class Snapshots:
 
     def carries(self, model: Any) -> bool:
         """Return whether a model has edits; False if the method has no such check."""
-        carries = getattr(self._state, "carries", None)
+        carries = getattr(self.whole, "carries", None)
         return carries is not None and bool(carries(model))
 
     def _numbers(self, folder: Path) -> list[int]:

@@ -50,17 +50,17 @@ def _score(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     signature = inspect.signature(original)
     call = signature.bind(*args, **kwargs)
     call.apply_defaults()
-    given = call.arguments
-    model = given["model"]
-    if given.get("vanilla_generation"):
-        if get_plugins().method_for(given["hparams"]) is not None:
-            given["targets"] = _with_leading_spaces(given["tok"], given["prompts"], given["targets"])
+    arguments = call.arguments
+    model = arguments["model"]
+    if arguments.get("vanilla_generation"):
+        if get_plugins().method_for(arguments["hparams"]) is not None:
+            arguments["targets"] = _with_leading_spaces(arguments["tok"], arguments["prompts"], arguments["targets"])
         return original(*call.args, **call.kwargs)
     if not isinstance(model, nn.Module) or PositionTracker.of(model) is None:
         return original(*args, **kwargs)
     # The release truncates inputs at max_length; the main branch doesn't.
     truncates = "vanilla_generation" not in signature.parameters
-    with prompt_lengths(model, _prompt_token_counts(given, truncates)):
+    with prompt_lengths(model, _prompt_token_counts(arguments, truncates)):
         return original(*args, **kwargs)
 
 
@@ -77,16 +77,16 @@ def _with_leading_spaces(tok: Any, prompts: Any, targets: Any) -> Any:
     return result
 
 
-def _prompt_token_counts(given: dict[str, Any], truncates: bool) -> list[int]:
+def _prompt_token_counts(arguments: dict[str, Any], truncates: bool) -> list[int]:
     """Return the number of tokens of each prompt, special tokens included, as EasyEdit counts them.
 
     Args:
-        given: the arguments of the scoring function, by name.
+        arguments: the arguments of the scoring function, by name.
         truncates: whether the function truncates its input at ``hparams.max_length``.
     """
-    tok, hparams, prompts = given["tok"], given["hparams"], given["prompts"]
+    tok, hparams, prompts = arguments["tok"], arguments["hparams"], arguments["prompts"]
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not given.get("locality") and getattr(hparams, "use_chat_template", False):
+    if not arguments.get("locality") and getattr(hparams, "use_chat_template", False):
         messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
         prompts = tok.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     lengths = [len(ids) for ids in tok(prompts)["input_ids"]]

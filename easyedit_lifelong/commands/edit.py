@@ -114,9 +114,9 @@ def _requests(arguments: argparse.Namespace) -> list[EditRequest]:
         return read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)[: arguments.limit]
     if not prompts:
         raise DataError("there is nothing to edit: give a --prompt with its --target, or --data FILE")
-    for name, given in (("target", targets), ("subject", subjects)):
-        if len(given) != len(prompts) and (given or name == "target"):
-            raise DataError(f"--{name}: given {len(given)} times for {len(prompts)} --prompt; give one for each prompt")
+    for name, values in (("target", targets), ("subject", subjects)):
+        if len(values) != len(prompts) and (values or name == "target"):
+            raise DataError(f"--{name}: there are {len(values)} for {len(prompts)} --prompt; give each prompt one")
     facts = [
         {"prompt": prompt, "target_new": target, **({"subject": subjects[n]} if subjects else {})}
         for n, (prompt, target) in enumerate(zip(prompts, targets, strict=True))

@@ -108,7 +108,7 @@ def _check_home_folders(arguments: argparse.Namespace) -> None:
                 try:
                     Path(path).expanduser()
                 except RuntimeError as error:
-                    raise RunError(f"{name}: {path}: this machine has no such user. Write the full path.") from error
+                    raise RunError(f"{name}: {path}: there is no such user here. Write the path in full.") from error
 
 
 def _message(error: Exception) -> str:

@@ -35,5 +35,5 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _purpose(hparams_class: type) -> str:
     """Return the first sentence of a class's docstring, up to a colon if it has one."""
-    first = " ".join((hparams_class.__doc__ or "").strip().partition("\n\n")[0].split())
-    return re.split(r"(?<=\.)\s|:\s", first)[0]
+    summary = " ".join((hparams_class.__doc__ or "").strip().partition("\n\n")[0].split())
+    return re.split(r"(?<=\.)\s|:\s", summary)[0]

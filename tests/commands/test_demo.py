@@ -102,7 +102,7 @@ def test_the_model_is_unedited_again_for_the_second_method(desk: Path) -> None:
 def test_second_moments_are_collected_once(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(desk, edits=1)
     said = capsys.readouterr().out
-    assert "text that the model writes itself" in " ".join(said.split())
+    assert "text that the model generates" in " ".join(said.split())
     assert "Collected in" in said
     stored = sorted((desk / "cache" / "stats").rglob("*.npz"))
     assert len(stored) == 2

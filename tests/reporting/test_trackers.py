@@ -112,7 +112,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Exception], None]
 def test_what_is_missing_is_named(name: str, tmp_path: Path, without: Callable[[str, Exception], None]) -> None:
     kind = get_plugins().trackers.get(name)
     without(name, ModuleNotFoundError(f"No module named {name!r}", name=name))
-    says = f"--track {name}: is done by the package {name}, which isn't installed. Run: pip install {name}"
+    says = f"--track {name}: needs the package {name}, which isn't installed. Run: pip install {name}"
     for begin in (kind.check, lambda: kind.create(tmp_path, CONFIG)):
         with pytest.raises(PluginError) as caught:
             begin()

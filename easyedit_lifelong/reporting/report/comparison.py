@@ -21,11 +21,11 @@ from easyedit_lifelong.reporting.report.style import look
 def comparison_plots(runs: Sequence[Run], names: Sequence[str]) -> list[Plot]:
     """Return the figures of all scores, of the plots of the runs' methods, and of the time per edit."""
     scored = list(dict.fromkeys(name for run in runs for name in run.scored_names()))
-    first = main_names(runs)
-    wanted = [name for name in first if name in scored]
-    wanted += [name for name in scored if name not in first and _is_worth_a_figure(name, runs, wanted)]
+    main = main_names(runs)
+    metrics = [name for name in main if name in scored]
+    metrics += [name for name in scored if name not in main and _is_worth_a_figure(name, runs, metrics)]
     end = max((x for run in runs for name in scored for x, _, _ in run.points(name)), default=0)
-    plots = [_score_plot(runs, names, metric, end) for metric in wanted]
+    plots = [_score_plot(runs, names, metric, end) for metric in metrics]
     return [*plots, *_method_plots(runs, names), *_seconds_plots(runs, names)]
 
 

@@ -26,8 +26,8 @@ def running_median(points: Sequence[Point]) -> list[Point]:
     ]
 
 
-def thinned(points: Sequence[T], most: int = 800) -> list[T]:
-    """Return at most ``most`` points, evenly spaced, including the first and the last."""
-    if len(points) <= most:
+def thinned(points: Sequence[T], max_points: int = 800) -> list[T]:
+    """Return at most ``max_points`` points, evenly spaced, including the first and the last."""
+    if len(points) <= max_points:
         return list(points)
-    return [points[round(i * (len(points) - 1) / (most - 1))] for i in range(most)]
+    return [points[round(i * (len(points) - 1) / (max_points - 1))] for i in range(max_points)]

@@ -20,11 +20,11 @@ def run_names(runs: Sequence[Run]) -> list[str]:
     for longer in longer_names:
         counts = Counter(names)
         names = tuple(long if counts[name] > 1 else name for name, long in zip(names, longer, strict=True))
-    seen: Counter[str] = Counter()
+    counts_so_far: Counter[str] = Counter()
     numbered = []
     for name in map(clean, names):
-        seen[name] += 1  # only the same folder given twice still has equal names
-        numbered.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        counts_so_far[name] += 1  # only the same folder given twice still has equal names
+        numbered.append(name if counts_so_far[name] == 1 else f"{name} ({counts_so_far[name]})")
     return numbered
 
 

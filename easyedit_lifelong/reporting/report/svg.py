@@ -87,5 +87,5 @@ def _themed(colour: re.Match[str]) -> str:
 
 def _without_family(style: str) -> str:
     """Replace the font family of a style by the page's."""
-    kept = [part.strip() for part in style.split(";") if not part.strip().startswith("font-family")]
-    return "; ".join(re.sub(r"^font: (.*?px) .*", r"font: \1 var(--font)", part) for part in kept)
+    declarations = [part.strip() for part in style.split(";") if not part.strip().startswith("font-family")]
+    return "; ".join(re.sub(r"^font: (.*?px) .*", r"font: \1 var(--font)", part) for part in declarations)
