@@ -1,8 +1,8 @@
-"""Lifelong model editing as a plugin to EasyEdit: GRACE, CoachHook, and the loops to trust them by.
+"""Lifelong model editing as a plugin for EasyEdit: GRACE, CoachHook, and loops that score them.
 
-Importing this package makes ``import easyeditor`` work on today's Python and registers the plugin's
-methods with EasyEdit as soon as EasyEdit is imported. Nothing else happens at import; public names
-load when they are first used.
+Importing this package makes ``import easyeditor`` work on current Python and package versions. As soon as EasyEdit is
+imported, the methods of this package are registered with it. Importing has no other effect; public names are loaded
+when they are first used.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Load a public name at its first use."""
+    """Import a public name when it is first used."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_LAZY[name]), name)
@@ -238,7 +238,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """List the public names, loaded or not."""
+    """Return all public names, imported or not."""
     return sorted({*globals(), *_LAZY})
 
 

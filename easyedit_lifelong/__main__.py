@@ -1,4 +1,4 @@
-"""``python -m easyedit_lifelong``."""
+"""Run the command line as ``python -m easyedit_lifelong``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, whatever is killed meanwhile."""
+"""Atomic writes: after a crash, a file or folder is either complete or absent, never half written."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
-    """Give a temporary file beside ``path`` to fill inside, which becomes ``path`` in one step after.
+    """Yield a temporary file beside ``path``; when the context ends without an error, move it to ``path`` in one step.
 
     Args:
-        path: the file to appear.
-        keep: never replace a file that is there.
+        path: the file to write.
+        keep: raise an error instead of replacing an existing file.
 
     Raises:
-        OSError: it can't be written.
-        FileExistsError: ``keep``, and it is there.
+        OSError: the file can't be written.
+        FileExistsError: ``keep`` is set and the file exists.
     """
-    # Not tempfile's: its files are private to their owner, but results are shared.
+    # The module tempfile makes files that only their owner can read, but results are shared.
     temporary = path.parent / f".writing-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
     temporary.touch(exist_ok=False)
     try:
@@ -37,15 +37,15 @@ def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
 
 
 def replace_text(path: Path, text: str, *, newline: str | None = None) -> None:
-    """Have a file hold this text, in UTF-8, whole or not at all.
+    """Write a text file in UTF-8 in one step; replace an existing file.
 
     Args:
-        path: the file.
-        text: what it shall hold.
-        newline: as for ``open``: ``""`` leaves line ends as they are.
+        path: the file to write.
+        text: its content.
+        newline: as for ``open``: ``""`` writes line ends unchanged.
 
     Raises:
-        OSError: it can't be written.
+        OSError: the file can't be written.
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline=newline)
@@ -53,13 +53,13 @@ def replace_text(path: Path, text: str, *, newline: str | None = None) -> None:
 
 @contextlib.contextmanager
 def appearing(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder beside ``folder`` to fill inside, which becomes ``folder`` in one step after.
+    """Yield a temporary folder; when the context ends without an error, move it to ``folder`` in one step.
 
     Args:
-        folder: the folder to appear; one that is there must be empty.
+        folder: the folder to write; if it exists, it must be empty.
 
     Raises:
-        OSError: it can't be written, or isn't empty.
+        OSError: the folder can't be written, or isn't empty.
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,7 +70,7 @@ def appearing(folder: Path) -> Iterator[Path]:
         for path in (*temporary.rglob("*"), temporary):
             sync(path)
         if folder.exists():
-            folder.rmdir()  # not every system lets a folder take an empty one's place
+            folder.rmdir()  # some systems can't move a folder over an empty one
         os.replace(temporary, folder)
         sync(folder.parent)
     finally:
@@ -78,11 +78,11 @@ def appearing(folder: Path) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Have the disk hold a file, or a folder's list of files; not every system can sync a folder."""
-    folder = path.is_dir()
-    if folder and os.name == "nt":
+    """Flush a file, or a folder's list of entries, to disk. Windows can't flush a folder; there, do nothing for one."""
+    is_folder = path.is_dir()
+    if is_folder and os.name == "nt":
         return
-    descriptor = os.open(path, os.O_RDONLY if folder else os.O_RDWR)
+    descriptor = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,4 +1,4 @@
-"""The time, as every file of results and edits says it."""
+"""The timestamp format of all result files and edits folders."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from datetime import datetime, timezone
 
 
 def now() -> str:
-    """Return the time, ISO 8601, UTC, to the second."""
+    """Return the current time in UTC as ISO 8601, to the second."""
     return datetime.now(timezone.utc).isoformat(timespec="seconds")

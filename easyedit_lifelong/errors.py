@@ -1,8 +1,7 @@
-"""Every error this package raises on purpose.
+"""The errors that this package raises for wrong input and failed edits.
 
-Each class derives from :class:`LifelongError` and from the builtin that fits, so that callers can
-catch either. The command line prints their message alone, without a traceback; anything else that
-escapes is a bug and keeps its traceback.
+Each class derives from :class:`LifelongError` and from a matching built-in exception, so that callers can catch either.
+The command line prints only their message. Any other exception is a bug and is shown with its traceback.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Iterable
 
 
 class LifelongError(Exception):
-    """Base class of all errors raised on purpose by this package."""
+    """Base class of all errors that this package raises with a message for the user."""
 
 
 class HyperParameterError(LifelongError, ValueError):
@@ -24,15 +23,15 @@ class DataError(LifelongError, ValueError):
 
 
 class ModelError(LifelongError, ValueError):
-    """A model can't be loaded, or lacks the part that was asked for."""
+    """A model can't be loaded, or lacks a required part."""
 
 
 class DeviceError(LifelongError, ValueError):
-    """A device was asked for that isn't there."""
+    """The requested device doesn't exist."""
 
 
 class EditError(LifelongError, RuntimeError):
-    """An edit failed; the model is as it was before the edit."""
+    """An edit failed; the model is unchanged by it."""
 
 
 class CovarianceError(LifelongError, ValueError):
@@ -44,7 +43,7 @@ class RunError(LifelongError, RuntimeError):
 
 
 class HubError(RunError):
-    """The Hugging Face Hub can't be reached, or has no such edits, or refuses them."""
+    """The Hugging Face Hub can't be reached, has no such edits, or refuses a request."""
 
 
 class PluginError(LifelongError, ValueError):
@@ -56,19 +55,19 @@ class DuplicateNameError(PluginError):
 
 
 class EasyEditMissingError(LifelongError, ModuleNotFoundError):
-    """EasyEdit (``easyeditor``) is needed and isn't there, or can't be imported."""
+    """EasyEdit (``easyeditor``) is required but isn't installed, or can't be imported."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a suggestion for a mistyped name, ready to append to a message.
 
     Args:
-        name: what the user wrote.
-        known: what could have been meant.
+        name: the name that the user wrote.
+        known: the valid names.
 
     Returns:
         ``" Did you mean 'x'?"`` for the closest known name, else an empty string.
     """
-    folded = {str(other).casefold(): str(other) for other in known}
-    close = difflib.get_close_matches(name.casefold(), list(folded), n=1, cutoff=0.6)
-    return f" Did you mean {folded[close[0]]!r}?" if close else ""
+    by_folded = {str(candidate).casefold(): str(candidate) for candidate in known}
+    matches = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
+    return f" Did you mean {by_folded[matches[0]]!r}?" if matches else ""

@@ -1,4 +1,4 @@
-"""What a plugin may provide. Implement any of these with :data:`hookimpl`; see docs/plugins.md."""
+"""The hooks that a plugin can implement with :data:`hookimpl`. docs/plugins.md has a tutorial."""
 
 from __future__ import annotations
 
@@ -19,32 +19,35 @@ hookimpl = HookimplMarker(PROJECT)
 
 @hookspec
 def register_methods(register: Callable[[EditMethod], None]) -> None:
-    """Register editing methods; each becomes usable through EasyEdit's ``BaseEditor``."""
+    """Register editing methods. Each can then be used through EasyEdit's ``BaseEditor`` and in this package's runs."""
 
 
 @hookspec(firstresult=True)
 def complete_method(method: EditMethod) -> EditMethod | None:
-    """Return a method that is being registered with what its ports imply; None to leave it as it is."""
+    """Return a copy of a method, completed with functions that follow from its ports; None if nothing is to be added.
+
+    Called once for each method, before it is registered.
+    """
 
 
 @hookspec
 def register_readers(register: Callable[[DatasetReader], None]) -> None:
-    """Register dataset formats for ``--format``."""
+    """Register dataset formats, selected with ``--format``."""
 
 
 @hookspec
 def register_loaders(register: Callable[[RecordLoader], None]) -> None:
-    """Register loaders that read the files of a format in place of its native loader."""
+    """Register loaders that replace the native loader of a dataset format."""
 
 
 @hookspec
 def register_covariance_engines(register: Callable[[CovarianceEngine], None]) -> None:
-    """Register engines that collect second moments, for ``covariance --engine``."""
+    """Register engines that collect second moments, selected with ``covariance --engine``."""
 
 
 @hookspec
 def register_trackers(register: Callable[[TrackerType], None]) -> None:
-    """Register result trackers for ``--track``."""
+    """Register result trackers, selected with ``--track``."""
 
 
 @hookspec

@@ -1,4 +1,4 @@
-"""Hyperparameter files: where they are, and what they hold."""
+"""Find and read hyperparameter files."""
 
 from __future__ import annotations
 
@@ -12,36 +12,43 @@ from easyedit_lifelong.errors import HyperParameterError, did_you_mean
 
 
 def hparams_folders() -> list[Path]:
-    """Return the folders of the hyperparameter files that come with this package."""
-    here = Path(__file__).resolve().parent
-    # An installed package has them inside; a checkout has them beside the package.
-    return [folder for folder in (here / "hparams", here.parent / "hparams") if folder.is_dir()][:1]
+    """Return the folder of the hyperparameter files shipped with this package, in a list that is empty without one."""
+    package = Path(__file__).resolve().parent
+    # In an installed package, the files are inside it; in a checkout, they are beside it.
+    return [folder for folder in (package / "hparams", package.parent / "hparams") if folder.is_dir()][:1]
 
 
 def hparams_values(hparams: Any, model_name: str | None = None) -> dict[str, Any]:
-    """Return hyperparameters as YAML can hold them; any other value, such as a loaded model, becomes its type's name.
+    """Return hyperparameters as values that YAML can represent.
 
     Args:
-        hparams: of any method.
+        hparams: the hyperparameters of any method.
         model_name: a name for the model, in place of ``hparams.model_name``.
+
+    Returns:
+        The values by name. A value that YAML can't represent, such as a loaded model, is replaced by ``<type name>``.
     """
-    # The classes of EasyEdit's 2023 release can't say what they hold.
+    # EasyEdit's 2023 release has no to_dict.
     values = hparams.to_dict() if hasattr(hparams, "to_dict") else dataclasses.asdict(hparams)
     if model_name is not None:
         values = {**values, "model_name": model_name}
-    simple = (str, int, float, bool, type(None), list)
-    return {name: value if isinstance(value, simple) else f"<{type(value).__name__}>" for name, value in values.items()}
+    yaml_types = (str, int, float, bool, type(None), list)
+    return {
+        name: value if isinstance(value, yaml_types) else f"<{type(value).__name__}>" for name, value in values.items()
+    }
 
 
 def find_hparams(name_or_path: str | Path) -> Path:
-    """Return the file that a name or path means.
+    """Return the hyperparameter file with a path, or with the name of a shipped file, such as ``GRACE/gpt2-xl``.
+
+    The ending ``.yaml`` can be left out. A file in the current folder has precedence over a shipped one.
 
     Raises:
-        HyperParameterError: there is none; the message suggests the closest that there is.
+        HyperParameterError: there is no such file; the message suggests the shipped file with the closest name.
     """
     path = Path(name_or_path).expanduser()
     if not path.name:
-        raise HyperParameterError(f"{str(name_or_path)!r} names no hyperparameter file")
+        raise HyperParameterError(f"{str(name_or_path)!r} is not the name of a hyperparameter file")
     candidates = [path] if path.suffix in {".yaml", ".yml", ".json"} else [path, path.with_name(path.name + ".yaml")]
     for base in [Path(), *hparams_folders()]:
         for candidate in candidates:
@@ -59,7 +66,7 @@ def find_hparams(name_or_path: str | Path) -> Path:
 
 
 def read_hparams_file(path: Path) -> dict[str, Any]:
-    """Return a hyperparameter file's values by name.
+    """Return the values of a hyperparameter file by name.
 
     Raises:
         HyperParameterError: the file isn't YAML, or isn't a mapping.
@@ -68,20 +75,20 @@ def read_hparams_file(path: Path) -> dict[str, Any]:
 
 
 def read_mapping(path: Path, what: str) -> dict[str, Any]:
-    """Return what a YAML file maps names to.
+    """Read a YAML file that holds a mapping.
 
     Args:
         path: the file.
-        what: what it must hold, for messages.
+        what: the required content, for the error message.
 
     Raises:
-        HyperParameterError: the file isn't YAML, or isn't a mapping.
+        HyperParameterError: the file can't be read, isn't YAML, or isn't a mapping.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise HyperParameterError(f"{path}: can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or no date, as 2024-13-45
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date such as 2024-13-45
         raise HyperParameterError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise HyperParameterError(f"{path}: must hold {what}")

@@ -1,7 +1,8 @@
-"""Base class of hyperparameters: EasyEdit's YAML, read strictly.
+"""Base class of hyperparameters: reads EasyEdit's YAML files and validates every value.
 
-EasyEdit passes a YAML's keys to a dataclass: a mistyped key is a ``TypeError``, and a mistyped value fails an hour into
-the run. Here all problems of a file are reported at once, by name, before anything else happens.
+EasyEdit passes the keys of a YAML file to a dataclass without checks. A misspelled key is then a ``TypeError``, and a
+value of the wrong type can fail an hour into a run. This class reports all problems of a file at once, by field name,
+before a model is loaded.
 """
 
 from __future__ import annotations
@@ -24,31 +25,31 @@ Params = TypeVar("Params", bound="PluginHyperParams")
 
 @dataclass(kw_only=True)
 class PluginHyperParams:
-    """What every editing method's hyperparameters have in common.
+    """Base class of the hyperparameters of all editing methods.
 
     Subclasses are keyword-only dataclasses that set :attr:`ALG_NAME`; see docs/plugins.md.
 
     Attributes:
         model_name: a model's name, folder or GGUF file, or a loaded ``(model, tokenizer)`` pair.
-        alg_name: EasyEdit's name of the method.
-        device: CUDA index, ``cpu``, ``cuda:0``, ``mps``; ``None`` or ``auto`` for the best there is.
+        alg_name: the method's name in EasyEdit.
+        device: CUDA index, ``cpu``, ``cuda:0``, ``mps``; ``None`` or ``auto`` for the best available device.
         model_parallel: spread the model over all devices.
-        dtype: ``float32``, ``bfloat16``, ``float16`` or ``auto``.
-        trust_remote_code: run code that comes with the checkpoint.
-        batch_size: EasyEdit's number of requests per batch.
-        max_length: EasyEdit's limit, in tokens, on what its own scoring feeds.
-        seed: everything random in the method comes from this.
+        dtype: data type of the weights: ``float32``, ``bfloat16``, ``float16`` or ``auto``.
+        trust_remote_code: run code that is part of the checkpoint.
+        batch_size: number of requests in a batch.
+        max_length: limit, in tokens, on the inputs of EasyEdit's own scoring.
+        seed: seed of all random numbers of the method.
     """
 
     ALG_NAME: ClassVar[str] = ""
     ALIASES: ClassVar[Mapping[str, Mapping[Any, Any]]] = {}
-    """Other spellings of a field's values, by field."""
+    """Alternative spellings of a field's values, by field name."""
     CHOICES: ClassVar[Mapping[str, tuple[Any, ...]]] = {}
-    """The values that a field can take, by field."""
+    """The allowed values, by field name."""
     AT_LEAST: ClassVar[Mapping[str, float]] = {"batch_size": 1, "max_length": 1}
-    """The smallest value that a field can take, by field."""
+    """The smallest allowed value, by field name."""
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ()
-    """Fields that must be greater than zero."""
+    """The names of fields that must be greater than zero."""
 
     model_name: Any
     alg_name: str = ""
@@ -61,81 +62,78 @@ class PluginHyperParams:
     seed: int = 0
 
     source: str = field(default="", repr=False, compare=False, metadata={"internal": True})
-    """The file these were read from, for messages."""
+    """The file that the values were read from, for error messages."""
 
     def __post_init__(self) -> None:
-        """Convert values to their types and check them.
+        """Convert each value to the type of its field and check it.
 
         Raises:
-            HyperParameterError: some value cannot be used; the message lists all of them.
+            HyperParameterError: a value is invalid; the message lists all invalid values.
         """
         self.alg_name = self.alg_name or self.ALG_NAME
         problems: list[str] = []
         hints = typing.get_type_hints(type(self))
-        for item in dataclasses.fields(self):
-            value = _aliased(getattr(self, item.name), self.ALIASES.get(item.name, {}))
+        for field_ in dataclasses.fields(self):
+            value = _resolve_alias(getattr(self, field_.name), self.ALIASES.get(field_.name, {}))
             try:
-                value = coerce(value, hints[item.name])
+                value = coerce(value, hints[field_.name])
             except TypeError:
-                problems.append(f"{item.name}: {value!r} is not {describe_type(hints[item.name])}")
+                problems.append(f"{field_.name}: {value!r} is not {describe_type(hints[field_.name])}")
                 continue
-            setattr(self, item.name, value)
-            problems += self._out_of_range(item.name, value)
+            setattr(self, field_.name, value)
+            problems += self._range_problems(field_.name, value)
         if self.ALG_NAME and self.alg_name != self.ALG_NAME:
             problems.append(f"alg_name: {self.alg_name!r} is another method; this class is for {self.ALG_NAME!r}")
-        name, not_loaded = self.model_name, (str, int, float, type(None))
-        loaded = isinstance(name, (tuple, list)) and len(name) == 2 and not any(isinstance(x, not_loaded) for x in name)
-        if not loaded and not (isinstance(name, str) and name.strip()):
-            problems.append(f"model_name: {name!r} is not a model's name, folder or file (in quotes if it's a number)")
+        model, scalars = self.model_name, (str, int, float, type(None))
+        is_loaded = isinstance(model, (tuple, list)) and len(model) == 2
+        is_loaded = is_loaded and not any(isinstance(part, scalars) for part in model)
+        if not is_loaded and not (isinstance(model, str) and model.strip()):
+            problems.append(f"model_name: {model!r} is not a model's name, folder or file (in quotes if it's a number)")
         problems += self.check()
         if problems:
             raise HyperParameterError(f"{self.source or type(self).__name__}: " + "; ".join(problems))
 
     def check(self) -> list[str]:
-        """Return what is wrong with these values together; overridden by methods."""
+        """Return the problems that concern several fields, one sentence each. Subclasses override this."""
         return []
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values by name, as a YAML file would hold them (EasyEdit's ``to_dict``)."""
-        return {
-            item.name: getattr(self, item.name)
-            for item in dataclasses.fields(self)
-            if not item.metadata.get("internal")
-        }
+        """Return the values by field name, as a YAML file holds them. EasyEdit calls this method."""
+        return {field_.name: getattr(self, field_.name) for field_ in _public_fields(self)}
 
     @classmethod
     def from_hparams(cls: type[Params], hparams_name_or_path: str | Path) -> Params:
         """Read a hyperparameter file.
 
         Args:
-            hparams_name_or_path: a YAML or JSON file; ``.yaml`` may be left out, as in EasyEdit. A
-                name like ``GRACE/gpt2-xl`` that isn't a file is looked for among those that come
-                with this package.
+            hparams_name_or_path: a YAML or JSON file, or the name of a file shipped with this package, such as
+                ``GRACE/gpt2-xl``. As in EasyEdit, ``.yaml`` can be left out.
 
         Raises:
-            HyperParameterError: the file isn't there or can't be used; the message names the file,
-                every field that is wrong, and what it could have been.
+            HyperParameterError: the file doesn't exist or is invalid; the message names the file and every field with
+                an invalid value.
         """
         path = find_hparams(hparams_name_or_path)
         return cls.from_values(read_hparams_file(path), str(path))
 
     @classmethod
     def from_values(cls: type[Params], values: Mapping[str, Any], source: str) -> Params:
-        """Return hyperparameters that are given by name.
+        """Return hyperparameters with given values.
 
         Args:
-            values: as a hyperparameter file holds them.
-            source: where they come from, for messages.
+            values: the values by field name, as a hyperparameter file holds them.
+            source: the file that they come from, for error messages.
 
         Raises:
-            HyperParameterError: they can't be used; the message names every one that is wrong.
+            HyperParameterError: a value is invalid, unknown or missing; the message lists all of them.
         """
-        problems = misnamed_values(cls, values)
+        problems = unknown_and_missing(cls, values)
         if problems:
             raise HyperParameterError(f"{source}: " + "; ".join(problems))
         return cls(**values, source=source)
 
-    def _out_of_range(self, name: str, value: Any) -> list[str]:
+    def _range_problems(self, name: str, value: Any) -> list[str]:
+        """Return an error message if a value is outside the range of its field."""
         if name in self.CHOICES and value not in self.CHOICES[name]:
             choices = [str(choice) for choice in self.CHOICES[name]]
             return [f"{name}: {value!r} isn't one of {', '.join(choices)}.{did_you_mean(str(value), choices)}"]
@@ -150,33 +148,44 @@ class PluginHyperParams:
         return []
 
 
-def misnamed_values(cls: Any, values: Mapping[str, Any]) -> list[str]:
-    """Return which values a dataclass of hyperparameters has no field for, and which fields lack a value."""
-    fields = [item for item in dataclasses.fields(cls) if not item.metadata.get("internal")]
-    known, default = {item.name for item in fields}, dataclasses.MISSING
+def unknown_and_missing(cls: Any, values: Mapping[str, Any]) -> list[str]:
+    """Return an error message for each value without a field, and for each required field without a value.
+
+    Args:
+        cls: a dataclass of hyperparameters, ours or EasyEdit's.
+        values: the values by field name.
+    """
+    fields = _public_fields(cls)
+    known, missing = {field_.name for field_ in fields}, dataclasses.MISSING
     unknown = [f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in values if key not in known]
     return unknown + [
-        f"{item.name}: missing"
-        for item in fields
-        if item.default is default and item.default_factory is default and item.name not in values
+        f"{field_.name}: missing"
+        for field_ in fields
+        if field_.default is missing and field_.default_factory is missing and field_.name not in values
     ]
 
 
-def _aliased(value: Any, aliases: Mapping[Any, Any]) -> Any:
+def _public_fields(hparams: Any) -> list[dataclasses.Field[Any]]:
+    """Return the fields of a dataclass of hyperparameters, or of its instance, that a file can set."""
+    return [field_ for field_ in dataclasses.fields(hparams) if not field_.metadata.get("internal")]
+
+
+def _resolve_alias(value: Any, aliases: Mapping[Any, Any]) -> Any:
+    """Return the value that an alias stands for; the texts ``none`` and ``null`` stand for None."""
     if isinstance(value, str) and value.strip().lower() in {"none", "null"}:
         value = None
     return aliases.get(value, value) if isinstance(value, (str, type(None))) else value
 
 
 def coerce(value: Any, hint: Any) -> Any:
-    """Return a value as the hinted type, if nothing is lost.
+    """Convert a value to a type if the conversion loses nothing, such as 1 to 1.0 and ``"1e-3"`` to 0.001.
 
     Args:
-        value: as YAML holds it.
-        hint: a class, a list, a union, a literal (EasyEdit's classes have some), or ``Any``.
+        value: the value, as read from YAML.
+        hint: a class, ``list[...]``, a union, a ``Literal`` (EasyEdit's classes use it), or ``Any``.
 
     Raises:
-        TypeError: the value is not of that type.
+        TypeError: the value can't be converted.
     """
     if hint is Any:
         return value
@@ -188,9 +197,9 @@ def coerce(value: Any, hint: Any) -> Any:
     if origin is typing.Literal and value in arguments:
         return value
     if origin is list and isinstance(value, (list, tuple)):
-        return [coerce(item, arguments[0]) for item in value]
+        return [coerce(element, arguments[0]) for element in value]
     if hint in (int, float):
-        value = _number(value)
+        value = _parse_number(value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
@@ -201,21 +210,21 @@ def coerce(value: Any, hint: Any) -> Any:
 
 
 def describe_type(hint: Any) -> str:
-    """Return in words what a value of a type is."""
+    """Return a type in words, for error messages: ``a whole number``, ``text or nothing``."""
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "nothing"}
     if typing.get_origin(hint) is typing.Literal:
         return "one of " + ", ".join(str(choice) for choice in typing.get_args(hint))
     if typing.get_origin(hint) is list:
-        (item,) = typing.get_args(hint)
-        return "a list of " + {int: "whole numbers", float: "numbers"}.get(item, describe_type(item))
+        (element,) = typing.get_args(hint)
+        return "a list of " + {int: "whole numbers", float: "numbers"}.get(element, describe_type(element))
     options = typing.get_args(hint) or (hint,)
     return " or ".join(
         describe_type(option) if typing.get_origin(option) else names.get(option, str(option)) for option in options
     )
 
 
-def _number(value: Any) -> Any:
-    """Return the number that text such as ``1e-3`` means: without a dot, this is text to YAML 1.1."""
+def _parse_number(value: Any) -> Any:
+    """Return text such as ``1e-3`` as a number: YAML 1.1 reads a number with an exponent but no dot as text."""
     if isinstance(value, str) and any(c in value for c in ".eE"):
         with contextlib.suppress(ValueError):
             return float(value)

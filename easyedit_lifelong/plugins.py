@@ -1,4 +1,4 @@
-"""The plugin manager: built-in plugins first, then entry points of the group ``easyedit_lifelong``."""
+"""Load plugins: the built-in ones, then the entry points of the group ``easyedit_lifelong``."""
 
 from __future__ import annotations
 
@@ -41,13 +41,18 @@ BUILT_IN = (
 
 
 def _edit_method_class() -> type:
-    """Return the class by its name, as built-in plugins are loaded: this module lies below the methods."""
+    """Return the class :class:`EditMethod`. Imported by name, since this module must not depend on ``methods``."""
     return pkgutil.resolve_name("easyedit_lifelong.methods.base:EditMethod")
 
 
 @dataclass
 class Plugins:
-    """Everything that plugins have registered, and the plugins that could not be loaded."""
+    """The registries that plugins fill, and the plugins that could not be loaded.
+
+    Attributes:
+        manager: the pluggy manager.
+        broken: the error of each plugin that could not be loaded, by plugin name.
+    """
 
     manager: pluggy.PluginManager
     methods: Registry[EditMethod] = field(default_factory=lambda: Registry("editing method", _edit_method_class()))
@@ -61,10 +66,14 @@ class Plugins:
     broken: dict[str, str] = field(default_factory=dict)
 
     def add(self, plugin: Any, name: str) -> None:
-        """Register a plugin (a module or object with hook implementations) under a name.
+        """Register a plugin and all entries that its hooks register; register nothing if one is refused.
+
+        Args:
+            plugin: a module or object with hook implementations.
+            name: the plugin's name.
 
         Raises:
-            PluginError: the plugin's name, or a name that it registers, is taken.
+            PluginError: the plugin's name, or the name of an entry, is already registered.
         """
         try:
             self.manager.register(plugin, name=name)
@@ -74,7 +83,7 @@ class Plugins:
             self.remove(name)
             raise PluginError(f"plugin {name!r} can't be registered: {' '.join(str(error).split())}") from error
         try:
-            self._ask(plugin, name)
+            self._call_hooks(plugin, name)
         except BaseException:
             self.remove(name)
             raise
@@ -91,34 +100,36 @@ class Plugins:
         }
 
     def remove(self, name: str) -> None:
-        """Unregister a plugin and everything that it registered; do nothing if there is no such plugin."""
+        """Unregister a plugin and all entries that it registered; do nothing if there is no such plugin."""
         for registry in self._registries().values():
             registry.discard(name)
         if self.manager.has_plugin(name):
             self.manager.unregister(name=name)
 
-    def _ask(self, plugin: Any, name: str) -> None:
+    def _call_hooks(self, plugin: Any, name: str) -> None:
+        """Call the registration hooks of one plugin."""
         others = [other for _, other in self.manager.list_name_plugin() if other is not plugin]
         for hook, registry in self._registries().items():
             add = functools.partial(self._register, registry, name)
             self.manager.subset_hook_caller(hook, others)(register=add)
 
     def _register(self, registry: Registry[Any], plugin: str, entry: Any) -> None:
+        """Add an entry to a registry; other plugins can complete a method first (``complete_method``)."""
         if isinstance(entry, self.methods.entry_class):
             entry = self.manager.hook.complete_method(method=entry) or entry
         registry.add(entry, plugin)
 
     def method_for(self, hparams: Any) -> EditMethod | None:
-        """Return the method whose hyperparameter class this is an instance of, if any."""
+        """Return the registered method whose hyperparameter class ``hparams`` is an instance of, if any."""
         return next((m for m in self.methods if isinstance(hparams, m.hparams_class)), None)
 
 
 @functools.cache
 def get_plugins() -> Plugins:
-    """Return this process's plugins, loading them at the first call.
+    """Return the plugins of this process; load them at the first call.
 
-    A third-party plugin that fails to import is left out with a warning (and listed by ``doctor``)
-    rather than taking everything else down with it; one that claims a name already taken raises.
+    A third-party plugin that can't be loaded is skipped with a warning, and the command ``doctor`` lists it. Two
+    plugins that register the same name are an error.
 
     Raises:
         PluginError: two plugins registered the same name.
@@ -133,7 +144,7 @@ def get_plugins() -> Plugins:
             plugins.add(entry_point.load(), entry_point.name)
         except DuplicateNameError:
             raise
-        except Exception as error:  # a stranger's code: anything can come out of it
+        except Exception as error:  # third-party code can raise anything
             plugins.broken[entry_point.name] = f"{type(error).__name__}: {error}"
             LOG.warning("plugin %r could not be loaded: %s", entry_point.name, error)
     return plugins

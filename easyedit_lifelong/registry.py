@@ -1,4 +1,7 @@
-"""What a plugin can register beside editing methods (:mod:`~easyedit_lifelong.methods.base`), and the registries."""
+"""The registries of plugins, and their entry types.
+
+The entry type of editing methods, ``EditMethod``, is in :mod:`easyedit_lifelong.methods.base`.
+"""
 
 from __future__ import annotations
 
@@ -16,29 +19,30 @@ if TYPE_CHECKING:
 
 
 class Tracker(Protocol):
-    """Receives a run's results while they come in."""
+    """Receives the scores of a run while it is in progress."""
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Record a point of the curve.
+        """Record the scores after a number of edits.
 
         Args:
-            step: how many edits were made.
-            metrics: the rest of its line in ``metrics.jsonl``: scores by name, ``intervals``, and where the run was.
+            step: number of edits so far.
+            metrics: the other fields of the line in ``metrics.jsonl``: scores by name, ``intervals``, and fields that
+                locate the scoring in the run, such as ``batch``.
         """
 
     def close(self) -> None:
-        """Flush and release whatever the tracker holds."""
+        """Write what is not written yet, and release all resources."""
 
 
 @dataclass(frozen=True)
 class DatasetReader:
-    """A dataset format: ``read(path)`` yields validated requests, in the file's order.
+    """A dataset format.
 
     Attributes:
-        name: what ``--format`` calls it.
-        read: reads a file.
-        description: one line for people.
-        task: what the data ask of a model: ``qa`` (answers) or ``generation`` (whole sentences).
+        name: its name for ``--format``.
+        read: ``read(path)`` yields validated requests, in the file's order.
+        description: one line, for lists of formats.
+        task: the task of the data: ``qa`` (short answers) or ``generation`` (full sentences).
     """
 
     name: str
@@ -49,12 +53,12 @@ class DatasetReader:
 
 @dataclass(frozen=True)
 class RecordLoader:
-    """Reads the files of a dataset format in place of the format's native loader.
+    """A loader that replaces the native loader of a dataset format.
 
     Attributes:
         name: the format's name.
-        load: ``load(path)`` returns the records in EasyEdit's request fields, each with a ``case_id``.
-        available: whether the loader can be used here; if not, the native loader reads the file.
+        load: ``load(path)`` returns the records with EasyEdit's request fields, each with a ``case_id``.
+        available: whether the loader can be used in this environment; if not, the native loader reads the file.
     """
 
     name: str
@@ -64,15 +68,15 @@ class RecordLoader:
 
 @dataclass(frozen=True)
 class CovarianceEngine:
-    """Collects second moments of keys.
+    """An engine that collects second moments of keys.
 
     Attributes:
-        name: what ``--engine`` and ``mom2_engine`` call it.
-        collect: ``collect(model, tokenizer, job, shard, progress)`` collects what a
-            :class:`~easyedit_lifelong.covariance.job.Job` asks for, stores it, and returns it by module.
-        check: ``check(corpus, n_samples, n_tokens)`` raises a :class:`LifelongError` if the engine can't work here, or
-            can't collect this; called before a model is loaded.
-        counts_tokens: whether it collects a number of tokens where a number of documents is given as well.
+        name: its name for ``--engine`` and ``mom2_engine``.
+        collect: ``collect(model, tokenizer, job, shard, progress)`` collects the second moments that a
+            :class:`~easyedit_lifelong.covariance.job.Job` describes, stores them, and returns them by module.
+        check: ``check(corpus, n_samples, n_tokens)`` raises a :class:`LifelongError` if the engine can't be used in
+            this environment or for this corpus and amount; called before a model is loaded.
+        counts_tokens: whether the number of tokens has precedence if the number of documents is given as well.
     """
 
     name: str
@@ -83,14 +87,15 @@ class CovarianceEngine:
 
 @dataclass(frozen=True)
 class TrackerType:
-    """A result tracker: ``create(run_folder, config)`` returns one for a run.
+    """A type of result tracker.
 
     Attributes:
-        name: what ``--track`` calls it.
-        create: makes one; a resumed run's is told the earlier points again.
-        description: one line for people.
-        check: raises a :class:`PluginError` if the tracker can't work here (a package isn't installed);
-            called before anything is loaded.
+        name: its name for ``--track``.
+        create: ``create(run_folder, config)`` returns the tracker of a run. When a run is resumed, all earlier points
+            are logged to it again.
+        description: one line, for lists of trackers.
+        check: raises a :class:`PluginError` if the tracker can't be used in this environment, for example because a
+            package isn't installed; called before a model is loaded.
     """
 
     name: str
@@ -101,11 +106,11 @@ class TrackerType:
 
 @dataclass(frozen=True)
 class ModelMethod:
-    """A function that a model gets as a method while it carries edits.
+    """A function that is added to a model as a method while the model has edits.
 
     Attributes:
-        name: of the method.
-        call: ``call(model, *args, **kwargs)``.
+        name: name of the method, such as ``save_edits``.
+        call: the function; ``model.name(...)`` calls ``call(model, ...)``.
     """
 
     name: str
@@ -121,10 +126,11 @@ Entry = TypeVar("Entry", bound=_Named)
 
 
 class Registry(Generic[Entry]):
-    """Entries of one kind by name, each with the plugin it came from.
+    """The entries of one kind by name, each with the plugin that registered it.
 
     Args:
-        kind: what an entry is called in messages, e.g. ``"editing method"``.
+        kind: the kind of entry for error messages, such as ``"editing method"``.
+        entry_class: the class that every entry must be an instance of.
     """
 
     def __init__(self, kind: str, entry_class: type = object) -> None:
@@ -135,27 +141,30 @@ class Registry(Generic[Entry]):
         """Register an entry.
 
         Raises:
-            PluginError: the name is taken; the message names both plugins.
+            PluginError: the entry is of another class.
+            DuplicateNameError: the name is already registered; the message names both plugins.
         """
         if not isinstance(entry, self.entry_class):
-            raise PluginError(f"plugin {plugin!r} registers {entry!r}, which is no {self.entry_class.__name__}")
+            raise PluginError(
+                f"plugin {plugin!r} registers {entry!r}, which is not an instance of {self.entry_class.__name__}"
+            )
         if entry.name in self._entries:
-            first = self._entries[entry.name][1]
+            other_plugin = self._entries[entry.name][1]
             raise DuplicateNameError(
-                f"{self.kind} {entry.name!r} is registered twice: by plugin {first!r} and by plugin "
+                f"{self.kind} {entry.name!r} is registered twice: by plugin {other_plugin!r} and by plugin "
                 f"{plugin!r}. Rename one of them or uninstall one of the two plugins."
             )
         self._entries[entry.name] = (entry, plugin)
 
     def discard(self, plugin: str) -> None:
-        """Take back what a plugin registered."""
+        """Remove all entries of a plugin."""
         self._entries = {name: entry for name, entry in self._entries.items() if entry[1] != plugin}
 
     def get(self, name: str) -> Entry:
         """Return the entry of that name.
 
         Raises:
-            PluginError: there is none; the message lists what there is.
+            PluginError: there is none; the message lists the registered names.
         """
         if name not in self._entries:
             raise PluginError(
@@ -173,9 +182,9 @@ class Registry(Generic[Entry]):
         return (entry for entry, _ in self._entries.values())
 
     def __contains__(self, name: object) -> bool:
-        """Tell whether an entry of that name is registered."""
+        """Return whether an entry of that name is registered."""
         return name in self._entries
 
     def __len__(self) -> int:
-        """Count the entries."""
+        """Return the number of entries."""
         return len(self._entries)

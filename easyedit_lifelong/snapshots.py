@@ -1,8 +1,8 @@
-"""State that is written whole after every edit, kept so that one whole copy is always there.
+"""Snapshots: the complete state of a method, written after every batch, so that a run can be resumed.
 
-Most methods change so little per edit that they can write just that
-(:class:`~easyedit_lifelong.methods.edit_stores.StateKeeper`). A method that rewrites weights can't: it writes its state
-into an empty folder, and this module does the rest.
+Most methods write only what an edit added (:class:`~easyedit_lifelong.methods.edit_stores.StateKeeper`). A method that
+rewrites weights writes its complete state into an empty folder. :class:`Snapshots` makes this atomic and deletes old
+snapshots.
 """
 
 from __future__ import annotations
@@ -22,85 +22,96 @@ _NAME = "after-{:06d}"
 
 
 class WholeState(Protocol):
-    """Writes all that a method has done to a model, and puts it back.
+    """Writes the complete state of a method on a model, and reads it back.
 
-    A method ``carries(model)``, if there is one, tells whether a model carries edits.
+    An optional method ``carries(model)`` returns whether a model has edits.
     """
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the edits that a model carries into an empty folder."""
+        """Write the model's edits into an empty folder."""
 
     def load(self, model: Any, tok: Any, hparams: Any, folder: Path) -> None:
-        """Give an unedited model the edits that a folder holds."""
+        """Apply the edits in a folder to an unedited model."""
 
 
 class Snapshots:
-    """Keeps the latest two snapshots of a method's state: the last that a journal knows is always among them.
+    """Keeps the latest two snapshots of a method's state.
+
+    A run writes its journal after the snapshot. If it is killed between the two, the journal's last line belongs to the
+    earlier snapshot.
 
     Args:
-        whole: writes and reads one.
+        whole: writes and reads the state in a folder.
     """
 
     def __init__(self, whole: WholeState) -> None:
         self.whole = whole
 
     def save(self, model: Any, folder: Path, case_ids: Sequence[int | str] = ()) -> None:
-        """Write a snapshot; it is there whole or not at all.
+        """Write a snapshot in one step, then delete all but the latest two.
 
         Args:
             model: the edited model.
-            folder: holds the snapshots.
-            case_ids: the requests whose edits the model carries; their number is the snapshot's.
+            folder: the folder of the snapshots.
+            case_ids: the case ids of all edits of the model; the snapshot is named by their number.
 
         Raises:
-            OSError: it can't be written.
-            RunError: likewise.
+            OSError: the snapshot can't be written.
+            RunError: the snapshot can't be written.
         """
         target, temporary = folder / _NAME.format(len(case_ids)), folder / ".writing"
-        for leftover in (temporary, target):  # of a run that was killed in between
+        for leftover in (temporary, target):  # from a run that was killed here
             shutil.rmtree(leftover, ignore_errors=True)
         earlier = self._numbers(folder)
         temporary.mkdir(parents=True)
         try:
             self.whole.save(model, temporary)
-        except SafetensorError as error:  # its way of saying that the disk is full
-            raise RunError(f"{target}: can't be written: {error}. What was written before stays.") from error
+        except SafetensorError as error:  # safetensors raises this when the disk is full
+            raise RunError(f"{target}: can't be written: {error}. Earlier snapshots are unchanged.") from error
         for path in temporary.rglob("*"):
             sync(path)
         sync(temporary)
         os.replace(temporary, target)
         sync(folder)
-        keep = max((number for number in earlier if number < len(case_ids)), default=None)
+        previous = max((number for number in earlier if number < len(case_ids)), default=None)
         for number in earlier:
-            if number != keep:
+            if number != previous:
                 shutil.rmtree(folder / _NAME.format(number), ignore_errors=True)
 
     def load(
         self, model: Any, tok: Any, hparams: Any, folder: Path, case_ids: Sequence[int | str] | None = None
     ) -> None:
-        """Give an unedited model the edits of these requests; those of the latest snapshot, if none are named.
+        """Apply the edits of a snapshot to an unedited model.
+
+        Args:
+            model: the unedited model.
+            tok: its tokenizer.
+            hparams: the method's hyperparameters.
+            folder: the folder of the snapshots.
+            case_ids: the case ids of the edits to apply; None for the latest snapshot.
 
         Raises:
             RunError: there is no such snapshot, or it can't be read.
-            ModelError: it is another model's.
+            ModelError: the snapshot belongs to another model.
         """
         numbers = self._numbers(folder)
         number = len(case_ids) if case_ids is not None else max(numbers, default=0)
         path = folder / _NAME.format(number)
         if number not in numbers:
-            raise RunError(f"{path}: the edits as they were after edit {number} aren't there; can't resume this run")
+            raise RunError(f"{path}: there is no snapshot of the edits after edit {number}; this run can't be resumed")
         try:
             self.whole.load(model, tok, hparams, path)
-        except LifelongError:  # some are ValueErrors
+        except LifelongError:  # before ValueError, since some are ValueErrors
             raise
         except (OSError, SafetensorError, ValueError) as error:
-            raise RunError(f"{path}: can't be read: {error}. The state in {folder} isn't whole.") from error
+            raise RunError(f"{path}: can't be read: {error}. The state in {folder} is damaged.") from error
 
     def carries(self, model: Any) -> bool:
-        """Tell whether a model carries edits, as far as the method can tell."""
-        tells = getattr(self.whole, "carries", None)
-        return tells is not None and bool(tells(model))
+        """Return whether a model has edits; False if the method has no such check."""
+        carries = getattr(self.whole, "carries", None)
+        return carries is not None and bool(carries(model))
 
     def _numbers(self, folder: Path) -> list[int]:
+        """Return the numbers of edits of the snapshots in a folder, in ascending order."""
         names = [path.name.removeprefix("after-") for path in folder.glob("after-*")]
         return sorted(int(name) for name in names if name.isdecimal())

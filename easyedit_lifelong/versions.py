@@ -1,4 +1,4 @@
-"""This package's version, and the versions of what a result depends on."""
+"""The version of this package, and of the packages that results depend on."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ PACKAGES = ("easyedit-lifelong", "easyeditor", "torch", "transformers", "numpy")
 
 
 def package_versions() -> dict[str, str]:
-    """Return the installed versions by package; what isn't installed is left out."""
+    """Return the versions of Python and of the installed packages among :data:`PACKAGES`, by name."""
     versions = {"python": platform.python_version()}
     for name in PACKAGES:
         try:

@@ -166,7 +166,7 @@ def test_no_such_file(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", ["", ".", "/"])
 def test_a_name_of_nothing(name: str) -> None:
-    with pytest.raises(HyperParameterError, match="names no hyperparameter file"):
+    with pytest.raises(HyperParameterError, match="is not the name of a hyperparameter file"):
         GraceHyperParams.from_hparams(name)
 
 

@@ -1,7 +1,7 @@
-"""The only place that knows EasyEdit: how to find it, import it, and add our methods to it.
+"""The only package that imports EasyEdit: it finds EasyEdit, repairs its imports, and registers our methods with it.
 
-:func:`install` is cheap: it puts a finder in front of the import system and imports neither torch
-nor EasyEdit. The rest happens when somebody imports ``easyeditor``. No file of EasyEdit is changed.
+:func:`install` adds a finder to Python's import system; it imports neither torch nor EasyEdit. All other steps run when
+``easyeditor`` is imported. No file of EasyEdit is changed.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ _LAZY = {
     "read_easyedit_hparams": "easyedit_methods",
     "read_zsre": "easyedit_loaders",
 }
-"""Names whose modules import torch or the methods' modules, loaded at their first use."""
+"""Names whose modules import torch or editing methods, and the modules. They are imported when first used."""
 
 __all__ = ["EasyEditInfo", "base_editor", "find_easyedit", "install", "install_hint", "require_easyedit", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:
-    """Load a name of :data:`_LAZY`."""
+    """Import a name of :data:`_LAZY` when it is used."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_LAZY[name]}"), name)
 
 
 def base_editor() -> Any:
-    """Import EasyEdit, with our methods registered, and return its ``BaseEditor`` class.
+    """Import EasyEdit, register our methods with it, and return its ``BaseEditor`` class.
 
     Raises:
         EasyEditMissingError: EasyEdit isn't installed, or can't be imported.

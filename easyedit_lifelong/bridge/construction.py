@@ -1,7 +1,7 @@
-"""Have EasyEdit's ``BaseEditor`` load models for our methods the way this package does.
+"""Make EasyEdit's ``BaseEditor`` load models with this package's loader if the method is one of ours.
 
-EasyEdit's own constructor decides by substrings of the model's name which classes to load, knows
-few names, and opens log files. It runs unchanged for EasyEdit's own methods.
+EasyEdit's own constructor selects model classes by substrings of the model's name, supports few names, and opens log
+files. For EasyEdit's own methods, it runs unchanged.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from easyedit_lifelong.plugins import get_plugins
 
 
 def wrap_constructor(editor_class: Any, entry: Callable[[EditMethod], Callable[..., Any]]) -> None:
-    """Replace ``BaseEditor.__init__`` by one that knows our methods. Doing it again does nothing.
+    """Wrap ``BaseEditor.__init__`` so that it supports our methods. A second call does nothing.
 
     Args:
         editor_class: EasyEdit's ``BaseEditor``.
-        entry: returns a method's entry in EasyEdit's ``ALG_DICT``, making it if need be.
+        entry: returns a method's function in EasyEdit's ``ALG_DICT``; adds it if it is missing.
     """
 
     def construct(original: Callable[..., None], editor: Any, hparams: Any, *args: Any, **kwargs: Any) -> None:
@@ -39,30 +39,30 @@ def wrap_constructor(editor_class: Any, entry: Callable[[EditMethod], Callable[.
 
 
 def _construct(editor: Any, hparams: Any, method: EditMethod) -> None:
-    """Set what EasyEdit's methods expect of an editor. The caller's hyperparameters stay untouched.
+    """Set the attributes of a ``BaseEditor`` that its methods use. The caller's hyperparameters are not changed.
 
     Raises:
         ModelError: the model can't be loaded.
-        DeviceError: the device isn't there.
+        DeviceError: the device doesn't exist.
     """
     is_pair = isinstance(hparams.model_name, (tuple, list))
-    editor.model, editor.tok = _adopt(hparams) if is_pair else load_named(hparams)
+    editor.model, editor.tok = _prepare_pair(hparams) if is_pair else load_named(hparams)
     editor.alg_name = method.name
     editor.model_name = scoring_name(editor.model, hparams.model_name)
-    # Weights that accelerate has offloaded are on no device.
+    # Weights that accelerate has offloaded are on the device "meta".
     devices = (parameter.device for parameter in editor.model.parameters() if parameter.device.type != "meta")
     editor.device = next(devices, torch.device("cpu"))
     editor.hparams = copy.copy(hparams)
-    # Not setattr: hyperparameters may be frozen.
-    named = editor.device.index if editor.device.type == "cuda" else str(editor.device)
-    object.__setattr__(editor.hparams, "device", named)
+    # object.__setattr__ also works on frozen hyperparameters.
+    device = editor.device.index if editor.device.type == "cuda" else str(editor.device)
+    object.__setattr__(editor.hparams, "device", device)
     object.__setattr__(editor.hparams, "model_name", editor.model_name)
 
 
-def _adopt(hparams: Any) -> tuple[Any, Any]:
-    """Take a ``(model, tokenizer)`` pair; move the model only if a device is asked for."""
+def _prepare_pair(hparams: Any) -> tuple[Any, Any]:
+    """Return the loaded model and tokenizer in ``hparams.model_name``; move the model if ``hparams`` has a device."""
     model, tokenizer = hparams.model_name
-    # EasyEdit's scoring pads, and counts prompt tokens as if padding were on the left.
+    # EasyEdit's scoring needs a padding token, and padding on the left.
     prepare_tokenizer(tokenizer, model)
     device = getattr(hparams, "device", None)
     if device is not None and not getattr(hparams, "model_parallel", False):
@@ -71,17 +71,17 @@ def _adopt(hparams: Any) -> tuple[Any, Any]:
 
 
 def scoring_name(model: Any, requested: Any) -> str:
-    """Return the string that EasyEdit's scoring may call the model by.
+    """Return the model name for EasyEdit's scoring.
 
-    EasyEdit takes a model for a sequence-to-sequence one if its name, path included, contains
-    ``t5``. The name given is kept unless it would be taken for the wrong kind.
+    EasyEdit treats a model as an encoder-decoder model if its name or path contains ``t5``. If that would be wrong for
+    this model, its class name is used instead.
 
     Args:
         model: the loaded model.
-        requested: the hyperparameters' ``model_name``.
+        requested: ``model_name`` of the hyperparameters.
     """
-    label = str(requested) if isinstance(requested, str) else model_label(model)
-    encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-    if ("t5" in label.lower()) == encoder_decoder:
-        return label
-    return f"t5-like {type(model).__name__}" if encoder_decoder else type(model).__name__
+    name = requested if isinstance(requested, str) else model_label(model)
+    is_encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    if ("t5" in name.lower()) == is_encoder_decoder:
+        return name
+    return f"t5-like {type(model).__name__}" if is_encoder_decoder else type(model).__name__

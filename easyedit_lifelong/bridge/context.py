@@ -1,14 +1,13 @@
-"""The context that EasyEdit's own editing methods need to compute what they mean to.
+"""The context in which EasyEdit's own editing methods compute correct results.
 
-They were written for transformers of 2023, for one model per process, and for somebody who watches
-standard output. Inside :func:`method_context` they find:
+They were written for transformers of 2023 and for one model per process. :func:`method_context` provides:
 
-- blocks that seem to return tuples. Since transformers 5 a block returns a plain tensor; ``output[0]``,
-  meant to be the hidden states of all rows, is then the first row alone, and MEMIT edits something else.
-- padding on the right, which their index arithmetic takes for granted.
-- their module-level caches filled with what belongs to this model, and with nothing else.
-- ``print`` that goes to the debug log.
-- randomness of a separate seed, and parameters that may be frozen without anybody noticing later.
+- blocks whose output is a tuple. Since transformers 5, a block returns a plain tensor. ``output[0]``, which should be
+  the hidden states of all rows, would then be the first row only, and MEMIT would compute a wrong edit.
+- a tokenizer that pads on the right, as their index arithmetic requires.
+- module-level caches with the values of this model only.
+- a ``print`` that writes to the debug log.
+- a separate random state with the method's seed. Afterwards, ``requires_grad`` of all parameters is restored.
 """
 
 from __future__ import annotations
@@ -36,17 +35,17 @@ _CACHES: dict[str, Callable[[], Any]] = {
     "COV_CACHE": dict,
     "inv_mom2_cache": dict,
 }
-"""Module-level caches of EasyEdit's methods, and what each holds at first."""
+"""The names of module-level caches of EasyEdit's methods; each value returns the initial value."""
 
 
 @dataclass
 class Memory:
-    """What EasyEdit would keep in module globals, for one model.
+    """The state that EasyEdit keeps in module globals, for one model.
 
     Attributes:
-        caches: values of the module-level caches, by module and name.
-        moments: second moments E[kkᵀ] by where they come from, on the CPU.
-        weights: names of the weights that have been edited.
+        caches: values of the module-level caches, by module name and cache name.
+        moments: second moments E[k kᵀ] on the CPU, by their source and module.
+        weights: names of the edited weights.
     """
 
     caches: dict[tuple[str, str], Any] = field(default_factory=dict)
@@ -58,29 +57,29 @@ _MEMORIES: weakref.WeakKeyDictionary[Any, Memory] = weakref.WeakKeyDictionary()
 
 
 def memory_of(model: Any) -> Memory:
-    """Return what is remembered about a model; it goes with the model."""
+    """Return the memory of a model. It is deleted together with the model."""
     return _MEMORIES.setdefault(model, Memory())
 
 
 def device_name(model: Any) -> int | str:
-    """Return a model's device as every flavour of EasyEdit takes it: a CUDA device's number, or the device's name."""
+    """Return a model's device as all versions of EasyEdit accept it: the index of a CUDA device, else the name."""
     device = model.get_input_embeddings().weight.device
     return device.index if device.type == "cuda" else str(device)
 
 
 @contextlib.contextmanager
 def method_context(model: Any, tokenizer: Any, hparams: Any, covariances: Mapping[str, Tensor]) -> Iterator[None]:
-    """Give EasyEdit's methods what they rely on, inside; everything is as before, after.
+    """Set up the context that the module's docstring describes, and restore everything afterwards.
 
     Args:
-        model: the model that is edited.
+        model: the model to edit.
         tokenizer: its tokenizer.
-        hparams: EasyEdit's hyperparameters; ``layer_module_tmp`` says what a block is called.
+        hparams: EasyEdit's hyperparameters; ``layer_module_tmp`` is the path of a block.
         covariances: second moments by module path, for ``COV_CACHE``.
     """
     nethook = importlib.import_module(f"{PACKAGE}.util.nethook")
     path = getattr(model.config, "_name_or_path", "")
-    # The main branch names a model by the last part of its path.
+    # The release uses the full path as the model's name, the main branch the last part of it.
     names = {path.replace("/", "_"), path.rstrip("/").rpartition("/")[2]}
     moments = {(name, module): moment for name in names for module, moment in covariances.items()}
     with (
@@ -98,18 +97,19 @@ def method_context(model: Any, tokenizer: Any, hparams: Any, covariances: Mappin
 
 @contextlib.contextmanager
 def _restored_parameters(model: Any) -> Iterator[None]:
+    """Restore ``requires_grad`` of all parameters afterwards, and clear their gradients."""
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         yield
     finally:
-        for parameter, wanted in before:
-            parameter.requires_grad_(wanted)
+        for parameter, requires_grad in before:
+            parameter.requires_grad_(requires_grad)
             parameter.grad = None
 
 
 @contextlib.contextmanager
 def printing_to_log() -> Iterator[None]:
-    """Give EasyEdit's modules another ``print``; standard output may be showing a progress bar."""
+    """Send ``print`` in EasyEdit's modules to the debug log, since standard output can show a progress bar."""
 
     def log(*values: Any, **_: Any) -> None:
         LOG.debug("%s", " ".join(str(value) for value in values))
@@ -126,36 +126,39 @@ def printing_to_log() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _model_caches(memory: Memory, moments: Mapping[tuple[str, str], Tensor]) -> Iterator[None]:
+    """Replace the values of EasyEdit's module-level caches by those of one model, and store them again afterwards."""
     places = [(module, name) for module in easyedit_modules() for name in _CACHES if name in vars(module)]
     before = [vars(module)[name] for module, name in places]
     for module, name in places:
-        held = memory.caches.setdefault((module.__name__, name), _CACHES[name]())
-        vars(module)[name] = {**held, **moments} if name == "COV_CACHE" else held
+        cached = memory.caches.setdefault((module.__name__, name), _CACHES[name]())
+        vars(module)[name] = {**cached, **moments} if name == "COV_CACHE" else cached
     try:
         yield
     finally:
         for (module, name), value in zip(places, before, strict=True):
-            if name != "COV_CACHE":  # what it holds is kept in memory.moments, under a better key
+            if name != "COV_CACHE":  # memory.moments holds these values, with keys that name their source
                 memory.caches[module.__name__, name] = vars(module)[name]
             vars(module)[name] = value
 
 
 def _block_trace(nethook: Any, template: str) -> type:
-    """Return nethook's ``Trace``, to which a block's output is a tuple, whatever it is; the model sees no difference.
+    """Return a subclass of nethook's ``Trace`` that presents the output of a block as a tuple.
+
+    The model itself gets outputs of the type that the block returned.
 
     Args:
-        nethook: EasyEdit's module of that name.
+        nethook: EasyEdit's module ``util.nethook``.
         template: path of a block, with ``{}`` for its number.
     """
     block = re.compile(re.escape(template).replace(r"\{\}", r"\d+"))
 
     class Trace(nethook.Trace):
-        """EasyEdit's trace, to which a block's output is a tuple that begins with the hidden states."""
+        """EasyEdit's trace; the output of a block is a tuple whose first element is the hidden states."""
 
         def __init__(self, module: Any, layer: Any = None, *args: Any, edit_output: Any = None, **kwargs: Any) -> None:
-            self._wraps = layer is not None and block.fullmatch(str(layer)) is not None
-            if self._wraps and edit_output:
-                edit_output = _editing_tuples(edit_output, nethook.invoke_with_optional_args)
+            self._is_block = layer is not None and block.fullmatch(str(layer)) is not None
+            if self._is_block and edit_output:
+                edit_output = _edit_as_tuple(edit_output, nethook.invoke_with_optional_args)
             super().__init__(module, layer, *args, edit_output=edit_output, **kwargs)
 
         @property
@@ -164,12 +167,19 @@ def _block_trace(nethook: Any, template: str) -> type:
 
         @output.setter
         def output(self, value: Any) -> None:
-            self._output = (value,) if self._wraps and isinstance(value, Tensor) else value
+            self._output = (value,) if self._is_block and isinstance(value, Tensor) else value
 
     return Trace
 
 
-def _editing_tuples(edit: Callable[..., Any], invoke: Callable[..., Any]) -> Callable[..., Any]:
+def _edit_as_tuple(edit: Callable[..., Any], invoke: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap ``edit`` for blocks that return a tensor: pass it a tuple, and return the first element of its result.
+
+    Args:
+        edit: changes a block's output.
+        invoke: nethook's function that passes only the arguments that ``edit`` has.
+    """
+
     def edit_output(output: Any, layer: Any) -> Any:
         if isinstance(output, tuple):
             return invoke(edit, output=output, layer=layer)

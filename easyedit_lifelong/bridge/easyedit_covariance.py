@@ -1,4 +1,4 @@
-"""The engine ``easyedit``: second moments through the ``layer_stats`` of EasyEdit's MEMIT code."""
+"""The engine ``easyedit``: collects second moments with the function ``layer_stats`` of EasyEdit's MEMIT code."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from easyedit_lifelong.errors import CovarianceError, LifelongError
 from easyedit_lifelong.models.modes import evaluating
 
 _BATCH = 100
-"""Documents that ``layer_stats`` loads at once."""
+"""Documents in a batch of ``layer_stats``."""
 
 
 def check(corpus: Corpus, n_samples: int | None, n_tokens: int | None) -> None:
-    """Check that EasyEdit is there and can collect what is asked for.
+    """Check that EasyEdit is installed and can collect from this corpus.
 
     Raises:
-        EasyEditMissingError: EasyEdit isn't there.
-        CovarianceError: it can't read the corpus, or can't count the amount.
+        EasyEditMissingError: EasyEdit isn't installed.
+        CovarianceError: EasyEdit can't read the corpus, or no number of documents is given.
     """
     require_easyedit()
     if corpus.self_sampled:
@@ -52,24 +52,26 @@ def check(corpus: Corpus, n_samples: int | None, n_tokens: int | None) -> None:
 def collect(
     model: Any, tokenizer: Any, job: Job, shard: Shard, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, SecondMoment]:
-    """Collect, one pass for each module, and store; with several processes, the first does all of it.
+    """Collect second moments with one pass over the corpus for each module, and store them.
+
+    With several processes, only the first one collects.
 
     Raises:
         CovarianceError: EasyEdit fails, the documents hold no tokens, or a file can't be written.
-        DataError: the corpus can't be had.
+        DataError: the corpus can't be obtained.
     """
 
-    def run() -> None:
+    def collect_and_store() -> None:
         began = time.monotonic()
         check_writable(next(iter(job.paths.values())).parent)
         documents = job.corpus.open()
         with evaluating(model), printing_to_log(), torch.random.fork_rng():
             sums = {
-                module: _sum(model, tokenizer, job, module, documents, number, progress)
+                module: _layer_stats(model, tokenizer, job, module, documents, number, progress)
                 for number, module in enumerate(job.sizes)
             }
         seconds = round(time.monotonic() - began, 1)
-        # EasyEdit's order of documents is that of seed 0.
+        # EasyEdit orders the documents with seed 0.
         store(
             replace(job, seed=0),
             sums,
@@ -79,26 +81,26 @@ def collect(
             seconds=seconds,
         )
 
-    on_first(shard, run)
+    on_first(shard, collect_and_store)
     return {module: read_stored(job, module, path, shard) for module, path in job.paths.items()}
 
 
-def _sum(
+def _layer_stats(
     model: Any,
     tokenizer: Any,
     job: Job,
     module: str,
     documents: Sequence[str],
-    passes: int,
+    passes_done: int,
     progress: Callable[[int, int], None] | None,
 ) -> MomentSum:
-    """Return the sum of k kᵀ of one module by ``layer_stats``; so many passes came before."""
-    theirs: Any = importlib.import_module(f"{PACKAGE}.models.rome.layer_stats")
+    """Return the sum of k kᵀ of one module, computed by ``layer_stats``; ``passes_done`` is for the progress only."""
+    stats_module: Any = importlib.import_module(f"{PACKAGE}.models.rome.layer_stats")
     prefix = text_prefix(tokenizer)
-    samples, tally, dataset = min(job.amount.total, len(documents)), theirs.tally, theirs.TokenizedDataset
+    samples, tally, dataset = min(job.amount.total, len(documents)), stats_module.tally, stats_module.TokenizedDataset
 
     class Tokenized(dataset):  # type: ignore[misc, valid-type]
-        """EasyEdit's dataset, cut at the job's context; a document without tokens has no keys."""
+        """EasyEdit's dataset, truncated to the job's context length; a document without tokens gives no keys."""
 
         def __init__(self, texts: Any, tokenizer: Any, maxlen: int) -> None:
             super().__init__(texts, tokenizer, maxlen=job.context, field=None)
@@ -107,24 +109,24 @@ def _sum(
             item = super().__getitem__(index)
             return item if len(item["input_ids"]) > len(prefix) else {name: ids[:0] for name, ids in item.items()}
 
-    def watched(batches: Iterable[Any], total: int) -> Iterator[Any]:
+    def report_progress(batches: Iterable[Any], total: int) -> Iterator[Any]:
         for number, batch in enumerate(batches, 1):
             yield batch
             if progress is not None:
-                progress(passes * samples + min(number * _BATCH, samples), samples * len(job.sizes))
+                progress(passes_done * samples + min(number * _BATCH, samples), samples * len(job.sizes))
 
     with (
         tempfile.TemporaryDirectory() as folder,
         replaced(
-            theirs,
+            stats_module,
             load_dataset=lambda *names: {"train": documents},
             TokenizedDataset=Tokenized,
-            # In this process: worker processes hide errors of the corpus.
+            # No worker processes: they would hide errors of the corpus.
             tally=lambda *args, **options: tally(*args, **{**options, "num_workers": 0, "pin_memory": False}),
         ),
     ):
         try:
-            stat = theirs.layer_stats(
+            stat = stats_module.layer_stats(
                 model,
                 tokenizer,
                 module,
@@ -133,13 +135,13 @@ def _sum(
                 ["mom2"],
                 sample_size=job.amount.total,
                 precision=job.dtype,
-                progress=watched,
+                progress=report_progress,
                 force_recompute=True,
                 hparams=SimpleNamespace(device=device_name(model)),
             ).mom2
         except LifelongError:
             raise
-        except Exception as error:  # EasyEdit checks nothing: NotImplementedError, AttributeError, …
+        except Exception as error:  # EasyEdit doesn't validate its input, so any exception is possible
             detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise CovarianceError(f"{module}: EasyEdit's layer_stats failed: {detail}") from error
     if not stat.count:

@@ -1,4 +1,4 @@
-"""Read datasets with EasyEdit's own loaders, as plain dictionaries in EasyEdit's request fields."""
+"""Read dataset files with EasyEdit's own loaders; return dictionaries with EasyEdit's request fields."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from easyedit_lifelong.errors import DataError
 def read_zsre(path: str | Path) -> list[dict[str, Any]]:
     """Read a file in zsRE's format with EasyEdit's ``ZsreDataset``.
 
-    EasyEdit leaves out records without a target. It drops the relation specificity fields and (the 2023 release)
-    the subject, which are read from the file again; ``case_id`` is the record's index in the file.
+    EasyEdit skips records without a target. It drops the relation specificity fields and, in the 2023 release, the
+    subject; this function reads them from the file. ``case_id`` is the index of the record in the file.
 
     Raises:
-        EasyEditMissingError: EasyEdit isn't there.
+        EasyEditMissingError: EasyEdit isn't installed.
         DataError: EasyEdit can't read the file.
     """
     records = _read(path, "ZsreDataset")
@@ -31,23 +31,23 @@ def read_zsre(path: str | Path) -> list[dict[str, Any]]:
 def read_counterfact(path: str | Path) -> list[dict[str, Any]]:
     """Read a file in EasyEdit's CounterFact format with its ``CounterFactDataset``.
 
-    ``case_id`` is the record's own, or its index in the file where it has none.
+    ``case_id`` is the record's own, else its index in the file.
 
     Raises:
-        EasyEditMissingError: EasyEdit isn't there.
+        EasyEditMissingError: EasyEdit isn't installed.
         DataError: EasyEdit can't read the file.
     """
     return _read(path, "CounterFactDataset")
 
 
 def _read(path: str | Path, dataset: str) -> list[dict[str, Any]]:
+    """Read a file with one of EasyEdit's dataset classes."""
     easyeditor = import_easyedit()
-
     try:
-        # CounterFactDataset prints how much it has read; standard output belongs to the caller.
+        # CounterFactDataset prints the number of records to standard output.
         with contextlib.redirect_stdout(io.StringIO()):
             loaded = getattr(easyeditor, dataset)(str(path))
         return [request_fields(index, loaded[index]) for index in range(len(loaded))]
-    except Exception as error:  # EasyEdit checks nothing: KeyError, AssertionError, TypeError, …
+    except Exception as error:  # EasyEdit doesn't validate the file, so any exception is possible
         detail = f"{type(error).__name__}: {error}"
         raise DataError(f"{path}: EasyEdit's {dataset} can't read this file: {detail}") from error

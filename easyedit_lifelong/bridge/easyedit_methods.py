@@ -1,7 +1,6 @@
-"""EasyEdit's own methods that rewrite weights (MEMIT, ROME, FT, …), as editing methods of the loops.
+"""Run EasyEdit's own methods that rewrite weights (MEMIT, ROME, FT, …) in this package's loops, as baselines.
 
-Their numbers show what consecutive editing does to a model without hooks. EasyEdit's files stay as
-they are; :mod:`easyedit_lifelong.bridge.context` has what the methods need around them.
+No file of EasyEdit is changed; :mod:`easyedit_lifelong.bridge.context` sets up the environment of the methods.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ from easyedit_lifelong.bridge.context import device_name, memory_of, method_cont
 from easyedit_lifelong.bridge.locate import PACKAGE, import_easyedit
 from easyedit_lifelong.bridge.registration import is_batchable
 from easyedit_lifelong.bridge.requirements import check_names, check_subjects, second_moments
-from easyedit_lifelong.bridge.weights import WeightKeeper, edited_weights, put_back
+from easyedit_lifelong.bridge.weights import EditedWeights, copy_values, edited_weights
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.errors import EditError, HyperParameterError, LifelongError, PluginError, did_you_mean
 from easyedit_lifelong.hparams_files import read_hparams_file
-from easyedit_lifelong.hyperparams import coerce, describe_type, misnamed_values
+from easyedit_lifelong.hyperparams import coerce, describe_type, unknown_and_missing
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.snapshots import Snapshots
@@ -34,13 +33,13 @@ _REQUIRED = ("layers", "rewrite_module_tmp")
 
 
 def easyedit_method(name: str) -> EditMethod:
-    """Return one of EasyEdit's own methods, so that the loops can run it.
+    """Return one of EasyEdit's own methods as an :class:`EditMethod`.
 
     Args:
-        name: EasyEdit's name of a method that rewrites weights, such as ``MEMIT``.
+        name: the name in EasyEdit of a method that rewrites weights, such as ``MEMIT``.
 
     Raises:
-        EasyEditMissingError: there is no EasyEdit.
+        EasyEditMissingError: EasyEdit isn't installed.
         PluginError: EasyEdit has no such method, or it doesn't rewrite weights.
     """
     easyeditor = import_easyedit()
@@ -53,7 +52,7 @@ def easyedit_method(name: str) -> EditMethod:
     if not is_dataclass or not {item.name for item in dataclasses.fields(hparams_class)}.issuperset(_REQUIRED):
         raise PluginError(
             f"EasyEdit's own {name} can't run in this package's loops: only methods that rewrite weights can "
-            "(MEMIT, ROME, FT, …), for their edits can be taken back and saved."
+            "(MEMIT, ROME, FT, …), because their edits can be rolled back and saved."
         )
     return EditMethod(
         name,
@@ -62,40 +61,40 @@ def easyedit_method(name: str) -> EditMethod:
         batchable=is_batchable(name),
         check=check_names,
         check_requests=check_subjects,
-        state=Snapshots(WeightKeeper()),
+        state=Snapshots(EditedWeights()),
     )
 
 
 def easyedit_method_for(hparams: Any) -> EditMethod | None:
-    """Return EasyEdit's own method that hyperparameters belong to, or None if they aren't EasyEdit's."""
+    """Return EasyEdit's own method for hyperparameters of EasyEdit's classes, else None."""
     if type(hparams).__module__.partition(".")[0] != PACKAGE:
         return None
     return easyedit_method(str(getattr(hparams, "alg_name", "")))
 
 
 def read_easyedit_hparams(path: Path, name: str) -> Any:
-    """Read a hyperparameter file of one of EasyEdit's own methods, as strictly as our own; see below."""
+    """Read a hyperparameter file of one of EasyEdit's own methods, and check it like :func:`easyedit_hparams`."""
     return easyedit_hparams(read_hparams_file(path), name, str(path))
 
 
 def easyedit_hparams(values: Mapping[str, Any], name: str, source: str) -> Any:
-    """Return the hyperparameters of one of EasyEdit's own methods, checked as strictly as our own.
+    """Return the hyperparameters of one of EasyEdit's own methods; check the type of every value.
 
     Args:
-        values: as a hyperparameter file holds them.
-        name: the method's.
-        source: where they come from, for messages.
+        values: the values by field name, as a hyperparameter file holds them.
+        name: the method's name.
+        source: the file that they come from, for error messages.
 
     Raises:
-        HyperParameterError: the file can't be used; the message names every field that is wrong.
+        HyperParameterError: a value is invalid, unknown or missing; the message lists all of them.
         PluginError: EasyEdit has no such method.
     """
     cls = easyedit_method(name).hparams_class
     values, hints = dict(values), typing.get_type_hints(cls)
-    problems = misnamed_values(cls, values)
+    problems = unknown_and_missing(cls, values)
     for key in hints.keys() & values.keys():
-        # EasyEdit calls a device an int, and takes text; a model's folder may be null; its files switch a number off
-        # with false (norm_constraint).
+        # EasyEdit annotates device as int but accepts text, its files have null for some fields, and false for a number
+        # that is not used (norm_constraint).
         if key == "device" or values[key] is None or (values[key] is False and hints[key] is float):
             continue
         try:
@@ -108,7 +107,12 @@ def easyedit_hparams(values: Mapping[str, Any], name: str, source: str) -> Any:
 
 
 def _apply_function(name: str, original: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
-    """Return an apply function around EasyEdit's own: all or nothing, and with a way back."""
+    """Wrap EasyEdit's apply function: validate first, restore the weights if the edit fails, and return a rollback.
+
+    Args:
+        name: the method's name, for error messages.
+        original: EasyEdit's apply function.
+    """
 
     def apply(
         model: Any,
@@ -120,41 +124,41 @@ def _apply_function(name: str, original: Callable[..., Any]) -> Callable[..., tu
         keep_original_weight: bool = False,
         **kwargs: Any,
     ) -> tuple[Any, Any]:
-        valid = as_requests(requests)
-        check_subjects(model, tok, hparams, valid)
+        edit_requests = as_requests(requests)
+        check_subjects(model, tok, hparams, edit_requests)
         model = copying.deepcopy(model) if copy else model
         weights, memory = edited_weights(model, hparams), memory_of(model)
-        before = {weight: parameter.detach().clone() for weight, parameter in weights.items()}
+        original_weights = {weight: parameter.detach().clone() for weight, parameter in weights.items()}
         edited_before = list(memory.weights)
 
         def undo() -> None:
-            put_back(weights, before)
+            copy_values(original_weights, weights)
             memory.weights = list(edited_before)
 
         moments = second_moments(model, tok, hparams)
-        records = [_record(request, hparams) for request in valid]
+        records = [_as_easyedit_request(request, hparams) for request in edit_requests]
         options = {"copy": False, "return_orig_weights": True, "keep_original_weight": True, **kwargs}
         try:
             with method_context(model, tok, hparams, moments):
                 original(model, tok, records, _on_device(hparams, model), **options)
             for weight, parameter in weights.items():
                 if not torch.isfinite(parameter).all():
-                    raise EditError(f"{valid[0].where}: EasyEdit's {name} made {weight} infinite or not a number")
+                    raise EditError(f"{edit_requests[0].where}: EasyEdit's {name} wrote infinity or NaN into {weight}")
         except BaseException as error:
             undo()
             if isinstance(error, LifelongError) or not isinstance(error, Exception):
                 raise
-            # EasyEdit checks nothing: AssertionError, IndexError, LinAlgError, …
+            # EasyEdit doesn't validate its input, so any exception is possible.
             detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise EditError(f"{valid[0].where}: EasyEdit's {name} failed: {detail}") from error
+            raise EditError(f"{edit_requests[0].where}: EasyEdit's {name} failed: {detail}") from error
         memory.weights = list(weights)
         return model, Rollback(undo, on_items=keep_original_weight)
 
     return apply
 
 
-def _record(request: EditRequest, hparams: Any) -> dict[str, Any]:
-    """Return a request as EasyEdit takes it; a subject that comes twice is marked where it comes last."""
+def _as_easyedit_request(request: EditRequest, hparams: Any) -> dict[str, Any]:
+    """Return a request in EasyEdit's form. If the prompt has the subject twice, ``{}`` replaces its last occurrence."""
     prompt = request.prompt
     if hasattr(hparams, "fact_token") and request.subject and prompt.count(request.subject) > 1:
         start, end = find_subject(prompt, request.subject) or (0, 0)
@@ -169,5 +173,5 @@ def _record(request: EditRequest, hparams: Any) -> dict[str, Any]:
 
 
 def _on_device(hparams: Any, model: Any) -> Any:
-    """Return hyperparameters that name the model's device, in a form that every flavour of EasyEdit takes."""
+    """Return a copy of hyperparameters whose ``device`` is that of the model."""
     return dataclasses.replace(hparams, device=device_name(model))

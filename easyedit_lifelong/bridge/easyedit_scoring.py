@@ -1,12 +1,12 @@
-"""Have EasyEdit score edited models by their output where the answer is due.
+"""Wrap EasyEdit's scoring functions so that they score edited models correctly.
 
-EasyEdit scores by teacher forcing: it feeds prompt and target in one piece and compares the model's
-output at each target token. A method that acts on the last *prompt* token can't see from that
-where the prompt ends, so the scoring function is wrapped to tell models that need to know.
+EasyEdit scores by teacher forcing: it runs the model on prompt and target together and compares its output at each
+target token. A method that acts at the prompt end can't tell from this input where the prompt ends. The wrapper passes
+the lengths of the prompts to models that need them.
 
-Main scores methods called GRACE by generation instead, and compares with the tokens of the bare
-target. What follows a prompt is the target behind a space, for most tokenizers other tokens, and a
-perfect edit scores 0. For our methods the target is handed over as it follows the prompt.
+The main branch scores methods called GRACE by generation. It compares the generated tokens with those of the target
+without a leading space. After a prompt, most tokenizers encode the target with the space, as other tokens, so a perfect
+edit would score 0. For our methods, the wrapper adds the space to the target.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from easyedit_lifelong.plugins import get_plugins
 
 
 def wrap_scoring(package: str) -> None:
-    """Wrap EasyEdit's scoring functions wherever a module of EasyEdit's holds them.
+    """Wrap EasyEdit's scoring functions in every module of EasyEdit that has imported them.
 
-    Doing it again does nothing.
+    A second call does nothing.
 
     Args:
-        package: EasyEdit's package.
+        package: the name of EasyEdit's package.
     """
     utils = importlib.import_module(f"{package}.evaluate.evaluate_utils")
-    for name in ("test_prediction_acc", "F1"):  # the latter in main only
+    for name in ("test_prediction_acc", "F1"):  # F1: in the main branch only
         original = wrap(utils, name, _score)
         holders = [
             (module, key)
@@ -46,47 +46,47 @@ def wrap_scoring(package: str) -> None:
 
 
 def _score(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call a scoring function, with what it lacks."""
+    """Call a scoring function with corrected targets, or with the lengths of the prompts made known to the model."""
     signature = inspect.signature(original)
     call = signature.bind(*args, **kwargs)
     call.apply_defaults()
-    given = call.arguments
-    model = given["model"]
-    if given.get("vanilla_generation"):
-        if get_plugins().method_for(given["hparams"]) is not None:
-            given["targets"] = _as_they_follow(given["tok"], given["prompts"], given["targets"])
+    arguments = call.arguments
+    model = arguments["model"]
+    if arguments.get("vanilla_generation"):
+        if get_plugins().method_for(arguments["hparams"]) is not None:
+            arguments["targets"] = _with_leading_spaces(arguments["tok"], arguments["prompts"], arguments["targets"])
         return original(*call.args, **call.kwargs)
     if not isinstance(model, nn.Module) or PositionTracker.of(model) is None:
         return original(*args, **kwargs)
-    # Main makes room for the longest input; the release cuts at max_length.
+    # The release truncates inputs at max_length; the main branch doesn't.
     truncates = "vanilla_generation" not in signature.parameters
-    with prompt_lengths(model, _count(given, truncates)):
+    with prompt_lengths(model, _prompt_token_counts(arguments, truncates)):
         return original(*args, **kwargs)
 
 
-def _as_they_follow(tok: Any, prompts: Any, targets: Any) -> Any:
-    """Return each target, behind a space if its tokens after the prompt are those of it with one."""
+def _with_leading_spaces(tok: Any, prompts: Any, targets: Any) -> Any:
+    """Return each target with a leading space if this gives the tokens that follow the prompt, else unchanged."""
     if isinstance(prompts, str):
-        return _as_they_follow(tok, [prompts], [targets])[0]
-    followed = []
-    for prompt, target in zip(prompts, targets, strict=False):  # not strict: EasyEdit isn't either
+        return _with_leading_spaces(tok, [prompts], [targets])[0]
+    result = []
+    for prompt, target in zip(prompts, targets, strict=False):  # EasyEdit allows different lengths
         spaced = f" {target}"
         is_word = isinstance(target, str) and target and not target[0].isspace()
         fits = is_word and tok.encode(spaced, add_special_tokens=False) == encode_pair(tok, prompt, target).target
-        followed.append(spaced if fits else target)
-    return followed
+        result.append(spaced if fits else target)
+    return result
 
 
-def _count(given: dict[str, Any], truncates: bool) -> list[int]:
-    """Count each prompt's tokens, special ones included, as EasyEdit does.
+def _prompt_token_counts(arguments: dict[str, Any], truncates: bool) -> list[int]:
+    """Return the number of tokens of each prompt, special tokens included, as EasyEdit counts them.
 
     Args:
-        given: the arguments of the scoring function, by name.
-        truncates: whether it cuts its input at ``hparams.max_length``.
+        arguments: the arguments of the scoring function, by name.
+        truncates: whether the function truncates its input at ``hparams.max_length``.
     """
-    tok, hparams, prompts = given["tok"], given["hparams"], given["prompts"]
+    tok, hparams, prompts = arguments["tok"], arguments["hparams"], arguments["prompts"]
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    if not given.get("locality") and getattr(hparams, "use_chat_template", False):
+    if not arguments.get("locality") and getattr(hparams, "use_chat_template", False):
         messages = [[{"role": "user", "content": prompt}] for prompt in prompts]
         prompts = tok.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     lengths = [len(ids) for ids in tok(prompts)["input_ids"]]

@@ -1,4 +1,4 @@
-"""Stand in front of the import system for ``easyeditor`` and its submodules, and for nothing else."""
+"""An import hook for ``easyeditor`` and its submodules. It rewrites their source and handles missing packages."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from easyedit_lifelong.bridge.rewrite import RUNTIME, defined_names, rewrite
 
 LOG = logging.getLogger(__name__)
 
-# Without these there is no editing at all, so their failure must show at once. Any other module
-# serves some methods only, and those who use none of them needn't know.
+# All methods need these modules, so an error in one of them is raised at once. Any other module serves some methods
+# only; its error is raised when one of them is used.
 _CORE = [
     "dataset",
     "editors",
@@ -35,10 +35,10 @@ _CORE = [
 
 
 def install() -> None:
-    """Make EasyEdit importable here, with our methods in it, from the next import on.
+    """Install the import hook, so that ``import easyeditor`` works and registers our methods.
 
-    If EasyEdit is imported already, our methods are added at once; its modules then stay as they
-    are. Calling it again does nothing.
+    If EasyEdit is imported already, our methods are registered at once; its modules are not rewritten. A second call
+    does nothing.
     """
     if not any(isinstance(finder, EasyEditFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, EasyEditFinder())
@@ -48,13 +48,13 @@ def install() -> None:
 
 
 class EasyEditFinder(locate.BridgeFinder, MetaPathFinder):
-    """Finds EasyEdit through the other finders, and has its source rewritten."""
+    """Finds EasyEdit with Python's other finders, and replaces the loader by :class:`EasyEditLoader`."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """Return the module's spec with our loader in it; None for what isn't EasyEdit's.
+        """Return the spec of a module of EasyEdit, with our loader; None for any other module.
 
         Raises:
-            EasyEditMissingError: an import statement asks for EasyEdit, and it isn't there.
+            EasyEditMissingError: an import statement imports EasyEdit, but it isn't installed.
         """
         if fullname.partition(".")[0] != locate.PACKAGE:
             return None
@@ -63,33 +63,33 @@ class EasyEditFinder(locate.BridgeFinder, MetaPathFinder):
             if fullname == locate.PACKAGE and _is_import_statement():
                 raise locate.missing_error()
             return None
-        # Exactly this type: any other loader does something that ours would not.
+        # Only this exact type: our loader can't replace a subclass, which does more.
         if type(spec.loader) is SourceFileLoader:
             spec.loader = EasyEditLoader(spec.loader.name, spec.loader.path)
-            spec.cached = None  # the rewritten code must not land in __pycache__
+            spec.cached = None  # keeps the rewritten code out of __pycache__
         return spec
 
 
 class EasyEditLoader(SourceFileLoader):
-    """Executes a module's rewritten source, and keeps a module that can't be executed from spreading."""
+    """Executes the rewritten source of a module. If a module outside the core fails, its names become placeholders."""
 
     def get_code(self, fullname: str) -> CodeType | None:
-        """Compile the rewritten source. Compiled files are neither read nor written."""
+        """Compile the rewritten source; don't read or write compiled files."""
         path = self.get_filename(fullname)
         return self.source_to_code(self.get_data(path), path)
 
     def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:  # type: ignore[override]
         """Rewrite and compile a module's source."""
         with warnings.catch_warnings():
-            # "invalid escape sequence": Python says so once, as it writes compiled files; we'd each time.
+            # Without compiled files, Python would warn of EasyEdit's invalid escape sequences at every import.
             warnings.simplefilter("ignore")
             return compile(rewrite(data, str(path)), path, "exec", dont_inherit=True, optimize=_optimize)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Execute the module, or, if it serves some methods only and can't be, replace its names.
+        """Execute the module; if a module that only some methods need fails, replace its names by placeholders.
 
         Raises:
-            EasyEditMissingError: EasyEdit as a whole can't be imported.
+            EasyEditMissingError: EasyEdit's package itself can't be imported.
         """
         from easyedit_lifelong.bridge.runtime import Runtime
 
@@ -98,20 +98,21 @@ class EasyEditLoader(SourceFileLoader):
         try:
             with placeholders.importing():
                 super().exec_module(module)
-        except Exception as error:  # old code on new packages: anything can come out of it
+        except Exception as error:  # EasyEdit with newer packages can raise anything
             if name == locate.PACKAGE:
                 folder = getattr(module, "__file__", None)
                 detail = f"{type(error).__name__}: {error}"
                 raise locate.missing_error(f"EasyEdit was found ({folder}) but can't be imported: {detail}") from error
             if name.partition(".")[2] in _CORE:
                 raise
-            self._replace_names(module, error)
+            self._define_placeholders(module, error)
         if name == locate.PACKAGE:
             _connect(module)
 
-    def _replace_names(self, module: ModuleType, error: Exception) -> None:
+    def _define_placeholders(self, module: ModuleType, error: Exception) -> None:
+        """Define the names of a module that failed as placeholders, which raise its error when they are used."""
         name = module.__name__
-        LOG.info("%s can't be imported here; what needs it will say so: %s", name, error)
+        LOG.info("%s can't be imported; methods that use it will raise an error: %s", name, error)
 
         def placeholder(attribute: str) -> placeholders.Placeholder:
             if attribute.startswith("__"):
@@ -126,16 +127,18 @@ class EasyEditLoader(SourceFileLoader):
 
 
 def _connect(module: ModuleType) -> None:
+    """Register our methods with an imported EasyEdit."""
     from easyedit_lifelong.bridge.registration import connect
 
     connect(module)
 
 
 def _is_import_statement() -> bool:
-    """Tell an import from a question (``importlib.util.find_spec``), which must get None for an answer.
+    """Return whether the finder was called by an import statement, not by ``importlib.util.find_spec``.
 
-    The import system asks finders in the same way for both; only the frame behind it differs. Where
-    that looks unfamiliar the answer is no, and an import fails with Python's own message.
+    ``find_spec`` must return None for a missing package, while an import should raise our error. Python calls the
+    finder in the same way for both; only the caller's stack frame differs. If the frame is not the known one, return
+    False; an import then fails with Python's own message.
     """
     try:
         return sys._getframe(3).f_code.co_name == "_find_and_load_unlocked"

@@ -1,4 +1,4 @@
-"""Find EasyEdit without importing it, and say how to get it."""
+"""Find EasyEdit without importing it, and tell the user how to install it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ RELEASE_2023 = "release-2023"
 MAIN = "main"
 UNKNOWN = "unknown"
 
-# Files that only one flavour has, relative to the package's folder.
+# For each flavour, a file that only it has, relative to the package's folder.
 _MARKS = ((MAIN, "util/device.py"), (RELEASE_2023, "editors/singleton_editor.py"))
 
 
 class BridgeFinder:
-    """Base class of our own finder, by which it is told apart from the others."""
+    """Base class of our import hook; :func:`find_spec` skips its instances."""
 
 
 @dataclass(frozen=True)
 class EasyEditInfo:
-    """The EasyEdit that ``import easyeditor`` gives.
+    """The installation of EasyEdit that ``import easyeditor`` imports.
 
     Attributes:
-        flavour: ``"release-2023"``, ``"main"``, or ``"unknown"`` for one that is neither.
+        flavour: ``"release-2023"``, ``"main"``, or ``"unknown"``.
         version: the installed distribution's version; None for a checkout.
         folder: the package's folder.
     """
@@ -45,7 +45,7 @@ class EasyEditInfo:
 
 
 def find_easyedit() -> EasyEditInfo | None:
-    """Return which EasyEdit there is, or None. Imports nothing."""
+    """Return the installation of EasyEdit, or None. It is not imported."""
     spec = find_spec(PACKAGE)
     if spec is None or not spec.origin:
         return None
@@ -55,7 +55,7 @@ def find_easyedit() -> EasyEditInfo | None:
 
 
 def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-    """Return what all finders but ours find, in their order."""
+    """Return the spec of a module from Python's finders, in their order, without our import hook."""
     for finder in sys.meta_path:
         find = getattr(finder, "find_spec", None)
         if find is None or isinstance(finder, BridgeFinder):
@@ -67,9 +67,9 @@ def find_spec(name: str, path: Any = None, target: Any = None) -> ModuleSpec | N
 
 
 def install_hint() -> str:
-    """Return how to get either flavour of EasyEdit, ready to print."""
+    """Return the commands that install EasyEdit, as a message for the user."""
     return (
-        "EasyEdit (the package 'easyeditor') isn't there. Install the release:\n"
+        "EasyEdit (the package 'easyeditor') isn't installed. Install the release:\n"
         f"    pip install --no-deps {RELEASE}\n"
         "or use the current main branch:\n"
         f"    git clone {REPOSITORY}\n"
@@ -78,10 +78,10 @@ def install_hint() -> str:
 
 
 def require_easyedit() -> EasyEditInfo:
-    """Return which EasyEdit there is.
+    """Return the installation of EasyEdit.
 
     Raises:
-        EasyEditMissingError: there is none; the message says how to get it.
+        EasyEditMissingError: EasyEdit isn't installed; the message says how to install it.
     """
     info = find_easyedit()
     if info is None:
@@ -90,29 +90,29 @@ def require_easyedit() -> EasyEditInfo:
 
 
 def import_easyedit() -> ModuleType:
-    """Return EasyEdit's package.
+    """Import and return EasyEdit's package.
 
     Raises:
-        EasyEditMissingError: it is not there, or cannot be imported; the message says what to do.
+        EasyEditMissingError: EasyEdit isn't installed, or can't be imported; the message says what to do.
     """
     info = require_easyedit()
     try:
         return importlib.import_module(PACKAGE)
     except ImportError as error:
         raise missing_error(
-            f"EasyEdit is in {info.folder}, but can't be imported: {error}. `easyedit-lifelong doctor` says more."
+            f"EasyEdit is in {info.folder}, but can't be imported: {error}. `easyedit-lifelong doctor` shows more."
         ) from error
 
 
 def missing_error(message: str | None = None) -> EasyEditMissingError:
-    """Return the error that says that EasyEdit is missing, or, in other words, unusable."""
+    """Return an error with a message, by default the instructions to install EasyEdit."""
     error = EasyEditMissingError(message or install_hint())
     error.name = PACKAGE
     return error
 
 
 def _version(folder: Path) -> str | None:
-    """Return the version of the distribution that installed this very folder."""
+    """Return the version of the distribution that installed this folder; None for a checkout."""
     for distribution in metadata.distributions(name=PACKAGE):
         if Path(str(distribution.locate_file(PACKAGE))).resolve() == folder.resolve():
             return distribution.version

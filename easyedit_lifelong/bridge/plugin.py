@@ -1,4 +1,4 @@
-"""What the bridge registers: EasyEdit's dataset loaders, and its code for second moments."""
+"""The bridge as a plugin: registers EasyEdit's dataset loaders and its code for second moments."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from easyedit_lifelong.registry import CovarianceEngine, RecordLoader
 
 @hookimpl
 def register_loaders(register: Callable[[RecordLoader], None]) -> None:
-    """Register EasyEdit's loaders of zsRE and CounterFact."""
+    """Register EasyEdit's loaders of zsRE and CounterFact files."""
     for name, load in (("zsre", read_zsre), ("counterfact", read_counterfact)):
         register(RecordLoader(name, load, lambda: find_easyedit() is not None))
 
 
 @hookimpl
 def register_covariance_engines(register: Callable[[CovarianceEngine], None]) -> None:
-    """Register the engine that collects through EasyEdit's ``layer_stats``."""
+    """Register the engine that uses EasyEdit's ``layer_stats``."""
     register(CovarianceEngine("easyedit", easyedit_covariance.collect, easyedit_covariance.check, counts_tokens=False))

@@ -1,8 +1,8 @@
-"""Add our methods to EasyEdit, once it is imported.
+"""Register our methods with an imported EasyEdit.
 
-EasyEdit looks a method up by name in one dictionary, ``ALG_DICT``. Under each of our names we put a
-function that looks at the type of the hyperparameters: ours go to our method, any other goes to
-what was there before, so that a method of the same name that comes with EasyEdit keeps working.
+EasyEdit looks up methods by name in the dictionary ``ALG_DICT``. For each of our methods, this module adds a function
+that dispatches on the class of the hyperparameters: instances of our class go to our method, all others to EasyEdit's
+method of that name, which therefore still works.
 """
 
 from __future__ import annotations
@@ -29,36 +29,37 @@ _METHOD = "_easyedit_lifelong_method"
 
 
 def connect(package: ModuleType) -> None:
-    """Register all methods with an imported EasyEdit. Doing it again adds what is new.
+    """Register all methods with an imported EasyEdit. A second call registers the methods that are new.
 
     Args:
-        package: the imported package ``easyeditor``. One that isn't built like EasyEdit is left
-            alone, with a warning: importing it is still its user's good right.
+        package: the imported package ``easyeditor``. A package without EasyEdit's modules is not changed, with a
+            warning.
 
     Raises:
-        PluginError: the plugins contradict each other.
+        PluginError: two plugins register the same name.
     """
     name = package.__name__
     try:
         editor_class = importlib.import_module(f"{name}.editors.editor").BaseEditor
         algorithms = importlib.import_module(f"{name}.util.alg_dict").ALG_DICT
     except (ImportError, AttributeError) as error:
-        LOG.warning("%s isn't an EasyEdit that can be extended: %s", getattr(package, "__file__", name), error)
+        LOG.warning("%s: this EasyEdit can't be extended: %s", getattr(package, "__file__", name), error)
         return
-    # EasyEdit main restores after each edit unless told otherwise, and never says so in advance.
+    # The main branch (only there, edit() has sequential_edit) rolls each edit back by default, even though it calls the
+    # method with keep_original_weight=False.
     restores = "sequential_edit" in inspect.signature(editor_class.edit).parameters
 
     def entry(method: EditMethod) -> Callable[..., Any]:
-        present = algorithms.get(method.name)
-        if getattr(present, _METHOD, None) is not method:
-            LOG.debug("registering %s%s", method.name, " beside EasyEdit's own" if present else "")
-            algorithms[method.name] = dispatcher(method, present, keep_original_weight=restores)
+        registered = algorithms.get(method.name)
+        if getattr(registered, _METHOD, None) is not method:
+            LOG.debug("registering %s%s", method.name, " in addition to EasyEdit's own" if registered else "")
+            algorithms[method.name] = dispatcher(method, registered, keep_original_weight=restores)
         return algorithms[method.name]
 
     for method in get_plugins().methods:
         entry(method)
     _wrap_name_tests(name)
-    # A method that is registered later gets its entry when it is first used.
+    # The constructor adds methods that plugins register later.
     wrap_constructor(editor_class, entry)
     wrap_scoring(name)
 
@@ -66,14 +67,14 @@ def connect(package: ModuleType) -> None:
 def dispatcher(
     method: EditMethod, original: Callable[..., Any] | None, *, keep_original_weight: bool
 ) -> Callable[..., Any]:
-    """Return the function that stands in ``ALG_DICT`` under a method's name.
+    """Return the function for a method's name in ``ALG_DICT``.
 
     Args:
         method: our method.
-        original: what EasyEdit has under that name, if anything.
-        keep_original_weight: whether to ask our method for the way back even if EasyEdit doesn't.
-            Main always says False and restores all the same; to the 2023 release, False means
-            that the edits stay.
+        original: EasyEdit's function of that name, if there is one.
+        keep_original_weight: whether to make our method return the information for a rollback, whatever EasyEdit
+            passes. The main branch passes False and rolls back all the same; in the 2023 release, False means that the
+            edits stay.
     """
 
     def dispatch(model: Any, tok: Any, requests: Any, hparams: Any, *args: Any, **kwargs: Any) -> Any:
@@ -95,24 +96,26 @@ def dispatcher(
 
 
 def _refuse_batch(name: str, requests: Any) -> None:
-    """Keep our ``is_batchable_method`` from handing a batch to EasyEdit's own method of that name.
+    """Refuse a batch for an own method of EasyEdit that edits one request at a time.
+
+    The wrapped ``is_batchable_method`` returns True if our method of that name is batchable.
 
     Raises:
-        EditError: EasyEdit's method would edit the first request and drop the others.
+        EditError: EasyEdit's method would edit the first request and ignore the others.
     """
     if isinstance(requests, list) and len(requests) > 1 and not is_batchable(name):
         raise EditError(f"EasyEdit's own {name} edits one request at a time; it was given {len(requests)}.")
 
 
 def is_batchable(name: str) -> bool:
-    """Tell whether EasyEdit's own method of a name takes several requests at once."""
-    test = importlib.import_module(f"{PACKAGE}.editors.batch_editor").BatchEditor.is_batchable_method
-    return bool(inspect.unwrap(test)(name))
+    """Return whether EasyEdit's own method of a name edits several requests at once."""
+    is_batchable_method = importlib.import_module(f"{PACKAGE}.editors.batch_editor").BatchEditor.is_batchable_method
+    return bool(inspect.unwrap(is_batchable_method)(name))
 
 
 def _wrap_name_tests(package: str) -> None:
-    """Have EasyEdit's two lists of names know our methods."""
-    for module, cls, test, batchable in (
+    """Make EasyEdit's tests for batchable and for single-edit methods return True for our methods, too."""
+    for module, cls, name_test, batchable in (
         ("batch_editor", "BatchEditor", "is_batchable_method", True),
         ("singleton_editor", "SingletonEditor", "is_singleton_method", False),  # the release only
     ):
@@ -120,9 +123,10 @@ def _wrap_name_tests(package: str) -> None:
             owner = getattr(importlib.import_module(f"{package}.editors.{module}"), cls)
         except ModuleNotFoundError:
             continue
-        wrap(owner, test, functools.partial(_is_method, batchable))
+        wrap(owner, name_test, functools.partial(_is_method, batchable))
 
 
 def _is_method(batchable: bool, original: Callable[[str], bool], alg_name: str) -> bool:
+    """Return whether a name is one of our methods that is (not) batchable, or passes EasyEdit's own test."""
     methods = get_plugins().methods
     return (alg_name in methods and methods.get(alg_name).batchable is batchable) or original(alg_name)

@@ -1,4 +1,4 @@
-"""What EasyEdit's own methods require of a model and of requests: checked, and obtained, before anything is edited."""
+"""Check the requirements of EasyEdit's own methods, and obtain second moments, before a model is edited."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from easyedit_lifelong.models.modules import find_module
 
 
 def check_names(model: Any, tok: Any, hparams: Any) -> None:
-    """Check that the model has the modules and weights that the hyperparameters name, and get the statistics.
+    """Check that the model has the modules and weights that the hyperparameters name, and obtain second moments.
 
     Raises:
-        HyperParameterError: a block's number is out of range.
-        ModelError: it lacks one.
-        LifelongError: there are no statistics, and none can be collected.
+        HyperParameterError: the number of a block is out of range.
+        ModelError: the model lacks a module or weight.
+        LifelongError: there are no second moments, and they can't be collected.
     """
     modules = edited_modules(hparams)
     blocks = [*hparams.layers, *([hparams.v_loss_layer] if hasattr(hparams, "v_loss_layer") else [])]
@@ -45,16 +45,16 @@ def check_names(model: Any, tok: Any, hparams: Any) -> None:
 
 
 def check_subjects(model: Any, tok: Any, hparams: Any, requests: Sequence[EditRequest]) -> None:
-    """Check that every request has what EasyEdit's templates are made of.
+    """Check that every request has a subject in its prompt, and no curly brackets.
 
     Raises:
-        DataError: one hasn't; the message names the record and the field.
+        DataError: a request can't be used; the message names the record and the field.
     """
     for request in requests if hasattr(hparams, "fact_token") else ():
         for name, text in (("prompt", request.prompt), ("subject", request.subject or "")):
             if "{" in text or "}" in text:
                 raise DataError(
-                    f"{request.where}, field {name!r}: has a curly bracket, which EasyEdit takes for a template's. "
+                    f"{request.where}, field {name!r}: has a curly bracket, which EasyEdit reads as a template. "
                     "Reword it or leave the record out."
                 )
         if not request.subject:
@@ -67,21 +67,24 @@ def check_subjects(model: Any, tok: Any, hparams: Any, requests: Sequence[EditRe
 
 
 def second_moments(model: Any, tok: Any, hparams: Any) -> Mapping[str, Tensor]:
-    """Return E[kkᵀ] by module path, read or collected once; nothing for methods that need none.
+    """Return E[k kᵀ] by module path, read from disk or collected at the first call; empty if the method needs none.
+
+    Returns:
+        Float32 tensors of shape ``(d, d)`` on the CPU, where d is the size of the module's keys.
 
     Raises:
-        LifelongError: there are no statistics, and none can be collected.
+        LifelongError: there are no second moments, and they can't be collected.
     """
     if not hasattr(hparams, "mom2_dataset") or not getattr(hparams, "mom2_adjustment", True):
         return {}
     modules = edited_modules(hparams)
     source = (str(hparams.stats_dir), hparams.mom2_dataset, hparams.mom2_n_samples, hparams.mom2_dtype)
     keys = {module: (*source, module) for module in modules}
-    known = memory_of(model).moments
-    if any(key not in known for key in keys.values()):
-        # Documents are counted of a real corpus, as the paper does; of the model's own text, tokens.
+    cached = memory_of(model).moments
+    if any(key not in cached for key in keys.values()):
+        # mom2_n_samples is a number of documents, as in the paper. Text sampled from the model is counted in tokens.
         self_sampled = find_corpus(hparams.mom2_dataset).self_sampled
-        found = obtain_moments(
+        obtained = obtain_moments(
             model,
             tok,
             modules,
@@ -90,12 +93,12 @@ def second_moments(model: Any, tok: Any, hparams: Any) -> Mapping[str, Tensor]:
             n_samples=None if self_sampled else hparams.mom2_n_samples,
             dtype=hparams.mom2_dtype,
         )
-        known.update({key: _regular(found[module]) for module, key in keys.items()})
-    return {module: known[key] for module, key in keys.items()}
+        cached.update({key: _regularised(obtained[module]) for module, key in keys.items()})
+    return {module: cached[key] for module, key in keys.items()}
 
 
-def _regular(found: SecondMoment) -> Tensor:
-    """Return second moments that can be solved with, however few keys they were taken of."""
-    moment = found.moment.float().cpu().clone()
-    moment.diagonal().add_(regularisation(found.count, len(moment)) * moment.diagonal().mean())
-    return moment
+def _regularised(second_moment: SecondMoment) -> Tensor:
+    """Return E[k kᵀ] with a larger diagonal if it was collected from too few keys to be invertible."""
+    matrix = second_moment.moment.float().cpu().clone()
+    matrix.diagonal().add_(regularisation(second_moment.count, len(matrix)) * matrix.diagonal().mean())
+    return matrix

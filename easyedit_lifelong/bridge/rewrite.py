@@ -1,19 +1,19 @@
 """Rewrite the source of EasyEdit's modules while they are imported.
 
-Each rule repairs one habit of EasyEdit's that keeps it from running here. The file on disk stays as
-it is, and so do the line numbers in tracebacks.
+Each rule repairs code of EasyEdit that fails on this machine or has unwanted effects. Files on disk and line numbers in
+tracebacks don't change.
 
-==========================================  ============================================================
-EasyEdit's source                           why it is changed, and to what
-==========================================  ============================================================
-``f"cuda:{x}"``, ``"cuda:" + x``            nothing runs without CUDA -> the device that x means here
-``y.to("cuda")``, ``y.cuda()``              the same -> the best device there is
-``y.to(device)``, ``y.to(z.device)``        a bare number needs CUDA -> resolved; all else is untouched
-``str(d).split(":")[1]``                    IndexError for ``cpu`` -> the index, or the name if none
-``import x``, ``from x import y``           needs the packages of all methods -> placeholders for some
-top-level calls of :data:`SIDE_EFFECTS`     reseed or reconfigure the user's process -> dropped
-top-level ``os.environ[…] = …``             the same (``CUDA_LAUNCH_BLOCKING`` slows every GPU) -> dropped
-==========================================  ============================================================
+==========================================  ============================================================================
+EasyEdit's source                           problem -> replacement
+==========================================  ============================================================================
+``f"cuda:{x}"``, ``"cuda:" + x``            fails without CUDA -> the device that x stands for on this machine
+``y.to("cuda")``, ``y.cuda()``              fails without CUDA -> the best available device
+``y.to(device)``, ``y.to(z.device)``        a number as device needs CUDA -> the resolved device; others are unchanged
+``str(d).split(":")[1]``                    IndexError for ``cpu`` -> the index, or the name if there is no index
+``import x``, ``from x import y``           needs the packages of all methods -> a placeholder if the import fails
+top-level calls of :data:`SIDE_EFFECTS`     change the user's random state or logging -> removed
+top-level ``os.environ[…] = …``             changes the user's process (``CUDA_LAUNCH_BLOCKING`` is slow) -> removed
+==========================================  ============================================================================
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import re
 import sys
 from typing import Any
 
-#: The private name under which a module finds its :class:`~easyedit_lifelong.bridge.runtime.Runtime`.
+#: The name of a rewritten module's :class:`~easyedit_lifelong.bridge.runtime.Runtime` in its namespace.
 RUNTIME = "_easyedit_lifelong_runtime"
 
-#: Calls that EasyEdit makes while it is imported, and that are the user's business.
+#: Functions that EasyEdit calls while it is imported, with effects on the whole process.
 SIDE_EFFECTS = {"logging.basicConfig", "random.seed", "np.random.seed", "torch.manual_seed", "seed_everything"}
 
 _ERROR = "_easyedit_lifelong_error"
@@ -65,10 +65,10 @@ def defined_names(source: bytes | str) -> list[str]:
 
 
 class _Devices(ast.NodeTransformer):
-    """The rules about devices: expressions, anywhere in a module."""
+    """Applies the rules about devices, to expressions anywhere in a module."""
 
     def generic_visit(self, node: ast.AST) -> ast.AST:
-        """Apply the rules to what is inside a node, then to the node."""
+        """Apply the rules to the children of a node, then to the node."""
         super().generic_visit(node)
         match node:
             case ast.JoinedStr(values=[ast.Constant(value="cuda:"), ast.FormattedValue(value=index, format_spec=None)]):
@@ -84,17 +84,18 @@ class _Devices(ast.NodeTransformer):
             case ast.Call(func=ast.Attribute(attr="to"), args=[device], keywords=[]):
                 if (_dotted(device) or "").rpartition(".")[2] == "device":
                     node.args = [_call("target", device, at=node)]
-            case ast.Subscript(slice=ast.Constant(value=1), value=split) if found := _SPLIT_DEVICE.fullmatch(
+            case ast.Subscript(slice=ast.Constant(value=1), value=split) if match := _SPLIT_DEVICE.fullmatch(
                 ast.unparse(split)
             ):
-                return _call("index", ast.parse(found[1], mode="eval").body, at=node)
+                return _call("index", ast.parse(match[1], mode="eval").body, at=node)
         return node
 
 
 def _top_level(body: list[ast.stmt]) -> list[ast.stmt]:
     """Apply the rules about statements at a module's top level.
 
-    Imports inside functions and ``try`` statements stay: they fail where they are used, or handled.
+    Imports inside functions and ``try`` statements are not changed: their errors appear when the function is called, or
+    EasyEdit handles them.
     """
     result: list[ast.stmt] = []
     for statement in body:
@@ -110,6 +111,7 @@ def _top_level(body: list[ast.stmt]) -> list[ast.stmt]:
 
 
 def _is_side_effect(statement: ast.stmt) -> bool:
+    """Return whether a statement calls a function of :data:`SIDE_EFFECTS` or sets an environment variable."""
     match statement:
         case ast.Expr(value=ast.Call(func=function)):
             return _dotted(function) in SIDE_EFFECTS
@@ -119,13 +121,15 @@ def _is_side_effect(statement: ast.stmt) -> bool:
 
 
 def _guarded_import(alias: ast.alias, at: ast.Import) -> ast.stmt:
+    """Return ``import alias`` that binds a placeholder if it fails."""
     statement = ast.copy_location(ast.Import(names=[alias]), at)
     bound = alias.asname or alias.name.partition(".")[0]
     return _guarded(statement, alias.name, f"missing_import({_ERROR}, {alias.name!r}, {bound!r}, {bool(alias.asname)})")
 
 
 def _guarded_from(statement: ast.ImportFrom) -> ast.stmt:
-    # A star binds names that only the module knows; a module of EasyEdit's looks after itself.
+    """Return ``from module import …`` that binds placeholders if it fails."""
+    # The names of a star import are unknown here. A relative import imports a module of EasyEdit, also rewritten.
     if statement.level or not statement.module or statement.names[0].name == "*":
         return statement
     names = tuple((alias.name, alias.asname or alias.name) for alias in statement.names)
@@ -133,7 +137,7 @@ def _guarded_from(statement: ast.ImportFrom) -> ast.stmt:
 
 
 def _guarded(statement: ast.stmt, module: str, call: str) -> ast.stmt:
-    """Return an import that calls the runtime if it fails; the import itself if it cannot fail."""
+    """Return an import in a ``try`` statement that calls the runtime if it fails; unchanged if it can't fail."""
     if module.partition(".")[0] in {"easyeditor", *sys.stdlib_module_names}:
         return statement
     guard: Any = ast.parse(f"try: pass\nexcept Exception as {_ERROR}: {RUNTIME}.{call}").body[0]
@@ -144,12 +148,13 @@ def _guarded(statement: ast.stmt, module: str, call: str) -> ast.stmt:
 
 
 def _call(function: str, *arguments: ast.expr, at: ast.AST) -> ast.Call:
+    """Return a call of a function of the runtime, at the position of another node."""
     runtime = ast.Name(RUNTIME, ast.Load())
     call = ast.Call(ast.Attribute(runtime, function, ast.Load()), list(arguments), [])
     return ast.fix_missing_locations(ast.copy_location(call, at))
 
 
 def _dotted(node: ast.expr) -> str | None:
-    """Return ``a.b.c`` for such an expression, None for any other."""
+    """Return the source of a dotted name such as ``a.b.c``; None for any other expression."""
     text = ast.unparse(node) if isinstance(node, (ast.Name, ast.Attribute)) else ""
     return text if re.fullmatch(r"[\w.]+", text) else None

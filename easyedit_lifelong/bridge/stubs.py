@@ -1,6 +1,6 @@
-"""Small functions that EasyEdit takes from big packages, for when those aren't installed.
+"""Replacements for small functions that EasyEdit imports from large packages, if those aren't installed.
 
-Only what every user of a method would meet belongs here; the rest is left to placeholders.
+Only functions that every user of a method needs are here. For all others there are placeholders.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ import numpy as np
 
 
 def f1_score(y_true: Sequence[int], y_pred: Sequence[int], *, average: str = "macro") -> float:
-    """Average the F1 scores of all labels that occur, as ``sklearn.metrics.f1_score`` does.
+    """Return the mean of the F1 scores of all labels, like ``sklearn.metrics.f1_score``.
 
-    EasyEdit's main branch scores every model of a method called GRACE with it.
+    EasyEdit's main branch uses it to score methods called GRACE.
 
     Args:
-        y_true: the right labels.
-        y_pred: the labels to score, as many.
-        average: only ``"macro"``, which is what EasyEdit asks for.
+        y_true: the correct labels.
+        y_pred: the predicted labels, of the same number.
+        average: only ``"macro"``, which EasyEdit uses.
 
     Raises:
-        ValueError: the lengths differ, or another average is asked for.
+        ValueError: the lengths differ, or ``average`` has another value.
     """
     if average != "macro":
         raise ValueError(f"average={average!r} needs scikit-learn. Run: pip install scikit-learn")
@@ -36,5 +36,5 @@ def f1_score(y_true: Sequence[int], y_pred: Sequence[int], *, average: str = "ma
     return float(np.mean(scores))
 
 
-#: Stubs by module and name.
+#: The replacements by module and name.
 STUBS: dict[tuple[str, str], Callable[..., Any]] = {("sklearn.metrics", "f1_score"): f1_score}

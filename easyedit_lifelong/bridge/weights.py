@@ -1,4 +1,4 @@
-"""The weights that EasyEdit's own methods edit: which they are, and how they are kept."""
+"""The weights that EasyEdit's own methods edit: find them, save them, load them."""
 
 from __future__ import annotations
 
@@ -16,49 +16,49 @@ _WEIGHTS, _TEMPLATES = "weights.safetensors", "templates.json"
 
 
 def edited_modules(hparams: Any) -> list[str]:
-    """Return the modules whose weights are edited; EasyEdit's FT names the weight itself."""
+    """Return the paths of the edited modules. EasyEdit's FT gives the path of the weight; ``.weight`` is removed."""
     return [hparams.rewrite_module_tmp.format(layer).removesuffix(".weight") for layer in hparams.layers]
 
 
 def edited_weights(model: Any, hparams: Any) -> dict[str, Any]:
-    """Return the parameters that are edited, by name."""
+    """Return the edited parameters by name."""
     parameters = dict(model.named_parameters())
     return {name: parameters[name] for name in (f"{module}.weight" for module in edited_modules(hparams))}
 
 
-class WeightKeeper:
-    """Keeps the edits of a method that edits weights: the weights, and the templates that later edits use."""
+class EditedWeights:
+    """Saves and loads the edits of EasyEdit's methods: the edited weights, and the context templates of later edits."""
 
     def carries(self, model: Any) -> bool:
-        """Tell whether weights of a model have been edited and not put back."""
+        """Return whether a model has edited weights that were not rolled back."""
         return bool(memory_of(model).weights)
 
     def save(self, model: Any, folder: Path) -> None:
-        """Write the edited weights, whole."""
+        """Write the edited weights and the context templates."""
         memory, parameters = memory_of(model), dict(model.named_parameters())
         save_file({name: parameters[name].detach().contiguous() for name in memory.weights}, folder / _WEIGHTS)
-        templates = [[*where, value] for where, value in memory.caches.items() if where[1] == "CONTEXT_TEMPLATES_CACHE"]
+        templates = [[*key, value] for key, value in memory.caches.items() if key[1] == "CONTEXT_TEMPLATES_CACHE"]
         (folder / _TEMPLATES).write_text(json.dumps(templates, ensure_ascii=False), encoding="utf-8")
 
     def load(self, model: Any, tok: Any, hparams: Any, folder: Path) -> None:
-        """Put the edited weights into an unedited model.
+        """Copy saved weights into an unedited model.
 
         Raises:
-            ModelError: they are another model's.
+            ModelError: the saved weights have other names or shapes than the model's.
         """
         saved, weights = load_file(folder / _WEIGHTS), edited_weights(model, hparams)
         templates = json.loads((folder / _TEMPLATES).read_text(encoding="utf-8"))
         shapes = {name: weight.shape for name, weight in weights.items()}
         if {name: weight.shape for name, weight in saved.items()} != shapes:
             raise ModelError(f"{folder / _WEIGHTS}: holds other weights than this model's {', '.join(weights)}")
-        put_back(weights, saved)
+        copy_values(saved, weights)
         memory = memory_of(model)
         memory.weights = list(weights)
         memory.caches.update({(module, name): value for module, name, value in templates})
 
 
 @torch.no_grad()
-def put_back(weights: dict[str, Any], saved: dict[str, Any]) -> None:
-    """Have parameters hold other values again, by name."""
+def copy_values(values: dict[str, Any], weights: dict[str, Any]) -> None:
+    """Copy values into parameters of the same name."""
     for name, weight in weights.items():
-        weight.copy_(saved[name])
+        weight.copy_(values[name])

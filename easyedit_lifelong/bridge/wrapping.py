@@ -1,4 +1,4 @@
-"""Replace parts of EasyEdit by wrappers of them, once and for all, or for a while."""
+"""Replace functions of EasyEdit by wrappers, permanently or within a context."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ _MARK = "_easyedit_lifelong_wrapper"
 
 
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> Any:
-    """Replace a function by ``wrapper(original, *args, **kwargs)``. Doing it again does nothing.
+    """Replace a function by ``wrapper(original, *args, **kwargs)``. A second call does nothing.
 
     Args:
-        owner: the class or module that holds the function; one without it is left alone.
+        owner: the class or module with the function; if it has no such function, nothing is done.
         name: the function's name.
-        wrapper: what is called instead.
+        wrapper: the function to call instead.
 
     Returns:
-        The original, or None if nothing was replaced.
+        The original function, or None if nothing was replaced.
     """
     original = getattr(owner, name, None)
     if original is None or hasattr(original, _MARK):
@@ -41,7 +41,7 @@ def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> Any:
 
 @contextlib.contextmanager
 def replaced(owner: Any, **values: Any) -> Iterator[None]:
-    """Give an object other attributes inside, and its own ones after."""
+    """Set attributes of an object within a context, and restore them afterwards."""
     before = {name: getattr(owner, name) for name in values}
     try:
         for name, value in values.items():
@@ -53,6 +53,6 @@ def replaced(owner: Any, **values: Any) -> Iterator[None]:
 
 
 def easyedit_modules() -> list[ModuleType]:
-    """Return the modules of EasyEdit that are imported."""
+    """Return all imported modules of EasyEdit."""
     names = [name for name in list(sys.modules) if f"{name}.".startswith(f"{PACKAGE}.")]
     return [module for module in map(sys.modules.get, names) if module is not None]

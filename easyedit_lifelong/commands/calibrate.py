@@ -1,4 +1,4 @@
-"""``calibrate``: choose layers, distance, radius and gate for one model."""
+"""The command ``calibrate``: choose layers, distance, radius and relation gate for one model."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import shlex
 from pathlib import Path
 
 from easyedit_lifelong.commands.option_types import positive_int, share
-from easyedit_lifelong.commands.run_options import DATA, add_model_arguments
+from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the calibration."""
+    """Add the options of the command."""
     add = parser.add_argument
-    add("--hparams", required=True, help="file of GRACE by subjects to begin with, or GRACE/smollm2-135m-subject")
-    add(*DATA, required=True, metavar="FILE", help="records held aside: a file, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
-    add("--format", help="of --data: zsre, counterfact, json, or another of `plugins` (default: as the file looks)")
-    records = "only the first N records of --data (default 500)"
+    add("--hparams", required=True, help="hyperparameter file to start from, such as GRACE/smollm2-135m-subject")
+    add(*DATA, required=True, metavar="FILE", help="held-out records: a file, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
+    add("--format", help=FORMAT_HELP)
+    records = "use only the first N records of --data (default 500)"
     add("--limit", "--sample", type=positive_int, default=500, metavar="N", help=records)
-    add("--edits", type=positive_int, default=50, metavar="N", help="edit the first N of them (default 50)")
-    add("--layers", metavar="L", help="where subjects may be found: blocks, such as 1-4,6, or modules")
-    add("--answer-layers", metavar="L", help="where edits may answer: later blocks, or modules")
-    add("--tries", type=positive_int, default=2, metavar="N", help="edit at the N most promising of these (default 2)")
-    rate = "share of unrelated prompts in which a key may be found (default: the file's)"
+    add("--edits", type=positive_int, default=50, metavar="N", help="edit the first N of these records (default 50)")
+    add("--layers", metavar="L", help="candidate key layers: numbers of blocks, such as 1-4,6, or paths of modules")
+    add("--answer-layers", metavar="L", help="candidate answer layers: later blocks, or modules")
+    add("--tries", type=positive_int, default=2, metavar="N", help="make test edits at the N best of these (default 2)")
+    rate = "allowed share of unrelated prompts that match a key (default: the hyperparameter file's)"
     add("--false-fire-rate", type=share, metavar="R", help=rate)
-    generality = "share of the generality without a gate that the gate has to leave (default 0.9)"
+    generality = "least generality with the gate, as a share of the generality without it (default 0.9)"
     add("--generality", type=share, default=0.9, metavar="G", help=generality)
     folder = Path("runs/calibration")
     add("--out", type=Path, default=folder, metavar="DIR", help=f"folder for the results (default {folder})")
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Calibrate, and return the exit code."""
+    """Run the calibration."""
     from easyedit_lifelong.commands.calibrate_session import calibrate_session
 
     calibrate_session(arguments, _command(arguments))
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _command(arguments: argparse.Namespace) -> str:
-    """Return the command line that says the same."""
+    """Return the command line with these arguments, without those that have their default."""
     parser = argparse.ArgumentParser()
     add_arguments(parser)
     words = ["easyedit-lifelong", "calibrate"]

@@ -1,4 +1,4 @@
-"""A calibration from the command line: check everything, run the method's study, write a hyperparameter file."""
+"""Run a calibration from the command line: check the input, run the method's study, write a hyperparameter file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.calibrate_outcome import markdown, panels_png, show
-from easyedit_lifelong.reporting.console_tables import say
+from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.runs.folder_lock import lock_folder
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replaced
@@ -43,50 +43,50 @@ from easyedit_lifelong.versions import package_versions
 
 
 def calibrate_session(arguments: argparse.Namespace, command: str) -> None:
-    """Calibrate as the command line says; whatever can be checked without the model is checked before it loads.
+    """Run a calibration; check the input before the model is loaded.
 
     Args:
-        arguments: of the ``calibrate`` command.
-        command: the command line that says the same, for the hyperparameter file.
+        arguments: the arguments of the command ``calibrate``.
+        command: the command line, for a comment in the hyperparameter file.
 
     Raises:
-        LifelongError: an argument cannot be used, or the calibration cannot be made.
+        LifelongError: an argument can't be used, or the calibration failed.
     """
     console, out = Console(), arguments.out.expanduser()
     hparams, calibrator = _hyperparameters(arguments)
-    settings = calibrator.settings(hparams, vars(arguments))
+    study_settings = calibrator.settings(hparams, vars(arguments))
     if arguments.resume:
         read_steps(out, calibrator, None)
     else:
         check_free(out, resumable=True, what="calibration", files=(RESULT, HPARAMS, TABLES, PLOT))
     requests = read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)[: arguments.limit]
-    what = f"{calibrator.name} for {hparams.model_name} on {len(requests)} records of {arguments.data}"
-    say(console, f"Calibrating {what}")
+    subject = f"{calibrator.name} for {hparams.model_name} on {len(requests)} records of {arguments.data}"
+    print_line(console, f"Calibrating {subject}")
     model, tokenizer = load_for(hparams)
-    # What identifies this calibration: not where it computes, and not the values that it replaces.
-    free = {"device", "model_parallel", "model_name", *calibrator.comments}
-    asked = {
+    # When a calibration is resumed, only these settings can differ: the device, and values that it chooses.
+    may_differ = {"device", "model_parallel", "model_name", *calibrator.comments}
+    settings = {
         "model": model_label(model),
         "weights": model_fingerprint(model),
         "data": arguments.data,
         "requests_sha256": requests_digest(requests, []),
-        **vars(settings),
-        "hparams": {name: value for name, value in hparams_values(hparams).items() if name not in free},
+        **vars(study_settings),
+        "hparams": {name: value for name, value in hparams_values(hparams).items() if name not in may_differ},
     }
     with _locked(out):
-        steps = read_steps(out, calibrator, asked) if arguments.resume else calibrator.steps(None)
-        save, show_step = functools.partial(write_steps, out, asked), functools.partial(_show_step, console)
-        outcome = calibrator.run(model, tokenizer, requests, hparams, settings, steps, save, show_step)
-        _write(out, arguments, command, calibrator, asked, steps, outcome)
+        steps = read_steps(out, calibrator, settings) if arguments.resume else calibrator.steps(None)
+        save, show_step = functools.partial(write_steps, out, settings), functools.partial(_show_step, console)
+        outcome = calibrator.run(model, tokenizer, requests, hparams, study_settings, steps, save, show_step)
+        _write_files(out, arguments, command, calibrator, settings, steps, outcome)
     for table in outcome.short_tables:
         show(console, table)
     console.print()
     for line in [*outcome.verdict, f"\nResults: {out}/ ({HPARAMS}, {TABLES}, {PLOT}, {RESULT})"]:
-        say(console, line)
+        print_line(console, line)
 
 
 def _hyperparameters(arguments: argparse.Namespace) -> tuple[Any, Calibrator]:
-    """Return the hyperparameters to begin with, and what calibrates their method."""
+    """Return the hyperparameters to start from, and the calibrator of their method."""
     hparams = load_hparams(arguments.hparams)
     calibrator = find_method(hparams).calibrate
     mismatch = hparams.alg_name if calibrator is None else calibrator.mismatch(hparams)
@@ -94,19 +94,19 @@ def _hyperparameters(arguments: argparse.Namespace) -> tuple[Any, Calibrator]:
         accepts = " Or ".join(m.calibrate.accepts for m in get_plugins().methods if m.calibrate is not None)
         raise HyperParameterError(f"{hparams.source}: is for {mismatch}; calibrate is for {accepts}")
     options = {"model_name": "--model", "device": "--device", "false_fire_rate": "--false-fire-rate"}
-    given = {**_replacements(arguments), "false_fire_rate": arguments.false_fire_rate}
-    return replaced(hparams, given, options), calibrator
+    replacements = {**_replacements(arguments), "false_fire_rate": arguments.false_fire_rate}
+    return replaced(hparams, replacements, options), calibrator
 
 
 def _replacements(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the hyperparameters that the command line gives in place of the file's."""
-    given = {"model_name": arguments.model, "device": arguments.device}
-    return {name: value for name, value in given.items() if value is not None}
+    """Return the model and the device if the command line gives them."""
+    options = {"model_name": arguments.model, "device": arguments.device}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 @contextlib.contextmanager
 def _locked(out: Path) -> Iterator[None]:
-    """Make the folder, and let no other process work in it meanwhile."""
+    """Create the folder, and lock it against other processes within the context."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -118,35 +118,35 @@ def _locked(out: Path) -> Iterator[None]:
 
 
 def _show_step(console: Console, name: str) -> AbstractContextManager[Progress]:
-    """Show a step's progress; its name alone if the output is no terminal."""
+    """Show the progress of a step; if the output is not a terminal, print the name of the step first."""
     if not console.is_terminal:
-        say(console, f"{name} …")
+        print_line(console, f"{name} …")
     return count_progress(console, name)
 
 
-def _write(
+def _write_files(
     out: Path,
     arguments: argparse.Namespace,
     command: str,
     calibrator: Calibrator,
-    asked: dict[str, Any],
+    settings: dict[str, Any],
     steps: Any,
     outcome: CalibrationOutcome,
 ) -> None:
-    """Write the files; the hyperparameter file last, so that all files are there when it is.
+    """Write all files, the hyperparameter file last, so that the other files exist if it does.
 
     Raises:
-        RunError: one cannot be written.
+        RunError: a file can't be written.
     """
     counts = outcome.counts
     basis = f"On {counts['records']} of {counts['given']} records of {arguments.data}; {outcome.evidence}."
-    title = f"# Calibration of {calibrator.name} for {asked['model']}"
+    title = f"# Calibration of {calibrator.name} for {settings['model']}"
     picture = f"![{outcome.caption}]({PLOT})"
     tables = "\n".join(map(markdown, outcome.tables))
     write(out / TABLES, "\n\n".join([title, basis, *outcome.verdict, picture, tables]))
     write(out / PLOT, panels_png(outcome.panels))
     results = {"counts": counts, "picked": outcome.chosen, "scores": outcome.scores}
-    write_steps(out, asked, steps, {**results, "versions": package_versions(), "finished": now()})
+    write_steps(out, settings, steps, {**results, "versions": package_versions(), "finished": now()})
     values = read_hparams_file(find_hparams(arguments.hparams)) | _replacements(arguments)
     heading = "\n".join([f"{calibrator.name}, calibrated {now()}:", command, basis, *outcome.verdict])
     write(out / HPARAMS, hparams_text(values, outcome.chosen, calibrator.comments, heading))

@@ -1,4 +1,4 @@
-"""``consecutive``: edit a model with batches of facts, with the arguments of the script of CoachHook's authors."""
+"""The command ``consecutive``: edit a model with batches of facts. Its options include those of CoachHook's authors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from typing import Any
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.commands.option_types import positive_float, positive_int
-from easyedit_lifelong.commands.run_options import DATA, RECORDS, add_loop_arguments, loop_settings, spellings
+from easyedit_lifelong.commands.run_options import (
+    DATA,
+    FORMAT_HELP,
+    RECORDS,
+    add_loop_arguments,
+    loop_settings,
+    spellings,
+)
 from easyedit_lifelong.commands.run_session import session
 from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, PluginError, did_you_mean
@@ -18,7 +25,7 @@ from easyedit_lifelong.runs.experiment import CONSECUTIVE, PROTOCOLS, Experiment
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replaced
 
 AUTHORS_METHOD, DEFAULT_MODEL = "CoachHook", "smollm2-135m"
-"""The method of the authors' script, and the model, if the command line names neither."""
+"""The method and the model if the command line names none; the method is that of the authors' script."""
 
 FIELDS = {
     "stats_dir": "stats_dir",
@@ -30,14 +37,14 @@ FIELDS = {
     "wohk": "wohk",
     "device": "device",
 }
-"""The hyperparameter that each of these options sets."""
+"""Options that set a hyperparameter, and the name of the hyperparameter."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the consecutive-batch loop."""
     add_script_arguments(parser)
     add = parser.add_argument
-    add("--method", help="editing method, EasyEdit's MEMIT included (default CoachHook)")
+    add("--method", help="editing method, also one of EasyEdit's own such as MEMIT (default CoachHook)")
     add(
         "--consecutive",
         type=int,
@@ -52,33 +59,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_script_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the authors' scripts, under their names; each may have dashes or underscores."""
+    """Add the options of the authors' scripts, with their names, with dashes or underscores."""
 
     def add(name: str, **options: Any) -> None:
         parser.add_argument(*spellings(name), **options)
 
     add("hparams", help="hyperparameter file or shipped name (default: the method's for the model)")
-    add("model", help="model name or folder (default smollm2-135m, or the hyperparameter file's)")
-    add("device", help="device, instead of the hyperparameter file's")
+    add("model", help="model name or folder (default: the hyperparameter file's, else smollm2-135m)")
+    add("device", help="device (default: the hyperparameter file's)")
     parser.add_argument(*DATA, default=str(COUNTERFACT), metavar="FILE", help="dataset file (default: sample facts)")
-    add("format", help="zsre, counterfact, json, or a plugin's (default: as the file looks)")
+    add("format", help=FORMAT_HELP)
     parser.add_argument(
-        *RECORDS, type=positive_int, default=100, metavar="N", help="only the first N records (default 100)"
+        *RECORDS, type=positive_int, default=100, metavar="N", help="use only the first N records (default 100)"
     )
     add("bsz", type=positive_int, metavar="B", help="edits per batch")
     add("stats_dir", metavar="DIR", help="folder of second-moment statistics")
     add("mom2_update_weight", type=positive_float, metavar="W", help="weight of the second moments")
-    add("alpha_z", type=float, metavar="A", help="initial alpha: the score from which a hook acts")
+    add("alpha_z", type=float, metavar="A", help="initial alpha: the score above which a hook acts")
     add("num_layers", type=positive_int, metavar="L", help="edit only the last L of the layers")
     add("wohk", type=int, choices=(0, 1), nargs="?", const=1, help="1: without hook layers")
-    add("skip_unusable", action="store_true", help="leave out records that can't be edited, and list them")
+    add("skip_unusable", action="store_true", help="skip records that can't be edited, and list them")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the loop as the arguments say.
+    """Edit the model with batches of facts, and score the edits.
 
     Raises:
-        LifelongError: an input cannot be used.
+        LifelongError: an input can't be used.
     """
     hparams = hyperparameters(arguments, arguments.method)
     experiment = Experiment(
@@ -93,42 +100,42 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def hyperparameters(arguments: argparse.Namespace, method: str | None = None) -> Any:
-    """Return a file's hyperparameters, with the values of the options of :data:`FIELDS` in place of the file's.
+    """Return the hyperparameters of a file, changed by the options of :data:`FIELDS`.
 
     Args:
-        arguments: the values of the options of :func:`add_script_arguments`. Without ``hparams``, the file is the one
-            that ships for the method and the model.
-        method: the method's name; None for the file's, or for the method of the authors' script.
+        arguments: the values of the options of :func:`add_script_arguments`. Without ``hparams``, the file shipped for
+            the method and the model is read.
+        method: the method's name; None for the method of the file, or of the authors' script.
 
     Raises:
-        HyperParameterError: there is no such file, or the method has no such hyperparameter.
+        HyperParameterError: there is no such file, or the method lacks a hyperparameter.
         PluginError: there is no such method.
     """
-    given = {option: value for option in FIELDS if (value := getattr(arguments, option)) is not None}
-    if "wohk" in given:
-        given["wohk"] = bool(given["wohk"])
+    options = {option: value for option in FIELDS if (value := getattr(arguments, option)) is not None}
+    if "wohk" in options:
+        options["wohk"] = bool(options["wohk"])
     file = arguments.hparams
     if file is None:
         _check_method(method or AUTHORS_METHOD)
-        model = given.get("model", DEFAULT_MODEL)
+        model = options.get("model", DEFAULT_MODEL)
         file = str(shipped_hparams(method or AUTHORS_METHOD, model))
-        if "/" not in model:  # it names the file, which holds the model's full name
-            given.pop("model", None)
+        if "/" not in model:  # this is the name of the file, which holds the model's full name
+            options.pop("model", None)
     hparams = load_hparams(file, easyedits=True)
     if method is not None and hparams.alg_name != method:
         raise HyperParameterError(f"--method {method}: {file} is for {hparams.alg_name!r}")
     return replaced(
         hparams,
-        {FIELDS[option]: value for option, value in given.items()},
-        {FIELDS[option]: f"--{option}" for option in given},
+        {FIELDS[option]: value for option, value in options.items()},
+        {FIELDS[option]: f"--{option}" for option in options},
     )
 
 
 def _check_method(name: str) -> None:
-    """Check that a method is registered, or is EasyEdit's own.
+    """Check that a method is registered, or is one of EasyEdit's own.
 
     Raises:
-        PluginError: it is neither.
+        PluginError: there is no such method.
     """
     known = [method.name for method in get_plugins().methods]
     if name in known:
@@ -143,29 +150,29 @@ def _check_method(name: str) -> None:
 
 
 def shipped_hparams(method: str, model: str) -> Path:
-    """Return the hyperparameter file that ships for a method and a model.
+    """Return the hyperparameter file shipped for a method and a model.
 
     Args:
         method: the method's name.
-        model: the model's name, in full (``EleutherAI/gpt-j-6B``) or not, or its folder; the last part counts, without
-            regard to case.
+        model: the model's name or folder. Only the last part is compared, without regard to case:
+            ``EleutherAI/gpt-j-6B`` and ``gpt-j-6b`` are the same.
 
     Raises:
-        HyperParameterError: there is none; the message lists those that there are.
+        HyperParameterError: there is none; the message lists the models with a file.
     """
     files = {file.stem: file for folder in hparams_folders() for file in sorted((folder / method).glob("*.yaml"))}
-    wanted = model.rstrip("/").rpartition("/")[2].casefold()
+    short_name = model.rstrip("/").rpartition("/")[2].casefold()
     for stem, file in files.items():
-        if stem.casefold() == wanted:
+        if stem.casefold() == short_name:
             return file
     raise HyperParameterError(
         f"--model {model}: no hyperparameters of {method} ship for it ({', '.join(files) or 'none at all'})."
-        f"{did_you_mean(wanted, files)} Write a file and name it with --hparams."
+        f"{did_you_mean(short_name, files)} Write a file and name it with --hparams."
     )
 
 
 def default_folder(hparams: Any, data: str) -> Path:
-    """Return the default folder for results: one for each method, model and data file."""
+    """Return the default folder for the results, named by method, model and data file."""
     name = hparams.model_name if isinstance(hparams.model_name, str) else "model"
     model = name.rstrip("/").rpartition("/")[2] or "model"
     return Path("runs/consecutive") / f"{hparams.alg_name}-{model}-{Path(data).stem}"

@@ -1,4 +1,4 @@
-"""``covariance``: collect second moments of keys, or merge files of them."""
+"""The command ``covariance``: collect second moments of keys, or merge files of second moments."""
 
 from __future__ import annotations
 
@@ -33,34 +33,39 @@ from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the collection of second moments; None stands for an option that is not given."""
+    """Add the options of the command. An option that is not given is None, so that a hyperparameter file can set it."""
     add = parser.add_argument
     add("--model", metavar="M", help="model name or folder")
     add("--layers", metavar="L", help="layers, such as 13-17 or 3-7,9")
     add("--corpus", metavar="C", help="file, folder, dataset, wikipedia, wikitext, or self: sampled from the model")
-    add("--tokens", type=positive_int, metavar="N", help="how many tokens (default 10 per dimension of the keys)")
-    add("--samples", type=positive_int, metavar="N", help="how many documents instead, as MEMIT counts")
+    add("--tokens", type=positive_int, metavar="N", help="number of tokens (default 10 per dimension of the keys)")
+    add("--samples", type=positive_int, metavar="N", help="number of documents instead of tokens, as in MEMIT")
     add("--out", type=Path, metavar="DIR", help="folder of statistics (default: this package's cache)")
-    add("--hparams", metavar="FILE", help="take what isn't given from this hyperparameter file")
-    add("--dtype", choices=("float32", "float64"), help="of the stored sums (default float32)")
-    add("--engine", metavar="E", help="what collects: native (default), or easyedit: EasyEdit's layer_stats")
-    add("--device", help="where the model goes")
-    add("--seed", type=int, default=0, help="of the order of documents, or of the sampling (default 0)")
+    add("--hparams", metavar="FILE", help="hyperparameter file for all options that are not given")
+    add("--dtype", choices=("float32", "float64"), help="data type of the stored sums (default float32)")
+    add("--engine", metavar="E", help="native (default), or easyedit: EasyEdit's layer_stats")
+    add("--device", help="device of the model")
+    add("--seed", type=int, default=0, help="seed of the order of documents, or of sampled text (default 0)")
     add(
         "--context",
         type=positive_int,
         metavar="N",
-        help="longest row of tokens (default 512; the model's for --samples)",
+        help="longest row of tokens (default 512; for --samples, the model's)",
     )
-    add("--easyedit-samples", type=positive_int, metavar="N", help="also store where EasyEdit seeks mom2_n_samples: N")
+    add(
+        "--easyedit-samples",
+        type=positive_int,
+        metavar="N",
+        help="also store a copy where EasyEdit looks for mom2_n_samples: N",
+    )
     add("--merge", type=Path, nargs="+", metavar="FILE", help="only merge these files into --out FILE.npz")
 
 
 def parse_layers(text: str) -> list[int]:
-    """Return the numbers of the layers in a list such as ``3-7,9``.
+    """Parse a list of layers such as ``3-7,9``; return their numbers.
 
     Raises:
-        CovarianceError: it is no such list.
+        CovarianceError: the text is not such a list.
     """
     layers: list[int] = []
     for part in text.replace(" ", "").split(","):
@@ -75,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Collect second moments, or merge files of them.
 
     Raises:
-        LifelongError: an input cannot be used.
+        LifelongError: an input can't be used.
     """
     if arguments.merge:
         _merge(arguments)
@@ -85,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _collect(arguments: argparse.Namespace) -> None:
-    """Collect second moments; everything is checked before the model loads."""
+    """Collect second moments; check all inputs before the model is loaded."""
     values = _file_values(arguments.hparams)
     model_name, layers = arguments.model or values.get("model_name"), _layers(arguments.layers, values)
     if not isinstance(model_name, str):
@@ -100,8 +105,8 @@ def _collect(arguments: argparse.Namespace) -> None:
     get_plugins().covariance_engines.get(engine).check(corpus, n_samples, n_tokens)
     folder = stats_folder(arguments.out or values.get("stats_dir"))
     check_writable(folder)
-    with torchrun_processes() as first:
-        console = Console(quiet=not first)
+    with torchrun_processes() as is_first:
+        console = Console(quiet=not is_first)
         device = _device(arguments.device if arguments.device is not None else values.get("device"))
         resolve_device(device)
         resolve_dtype(values.get("dtype"))
@@ -147,7 +152,7 @@ def _merge(arguments: argparse.Namespace) -> None:
 
 
 def _file_values(name: str | None) -> Mapping[str, Any]:
-    """Read a hyperparameter file: strictly if its method is registered, else as it is (EasyEdit's MEMIT)."""
+    """Return the values of a hyperparameter file. Check all if the method is registered, else those used here."""
     if name is None:
         return {}
     path = find_hparams(name)
@@ -164,6 +169,7 @@ def _file_values(name: str | None) -> Mapping[str, Any]:
 
 
 def _layers(text: str | None, values: Mapping[str, Any]) -> list[int]:
+    """Return the layers of the option ``--layers``, else of the hyperparameter file."""
     if text is not None:
         return parse_layers(text)
     layers = values.get("layers")
@@ -173,7 +179,7 @@ def _layers(text: str | None, values: Mapping[str, Any]) -> list[int]:
 
 
 def _amount(arguments: argparse.Namespace, values: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Return the numbers of samples and of tokens; either option replaces both of the file's."""
+    """Return the numbers of samples and of tokens: of the options if one is given, else of the hyperparameter file."""
     if arguments.tokens is not None and arguments.samples is not None:
         raise CovarianceError("give either --tokens or --samples, not both")
     if arguments.tokens is not None or arguments.samples is not None:
@@ -182,29 +188,28 @@ def _amount(arguments: argparse.Namespace, values: Mapping[str, Any]) -> tuple[i
 
 
 def _device(device: Any) -> Any:
-    """Return the device of this process: each process of ``torchrun`` gets another GPU, unless a device is given."""
+    """Return the device of this process. Each process of ``torchrun`` gets its own GPU, unless a device is given."""
     if device in (None, "auto") and "LOCAL_RANK" in os.environ and torch.cuda.is_available():
         return f"cuda:{int(os.environ['LOCAL_RANK']) % torch.cuda.device_count()}"
     return device
 
 
 def _show(console: Console, moments: Mapping[str, SecondMoment], seconds: float) -> None:
-    """Print the size and the time of each layer, and where the files are."""
+    """Print key size, tokens and time of each layer, and the folder of the files."""
     table = plain_table()
     table.add_column("layer", no_wrap=True)
     for header in ("key size", "tokens", "seconds"):
         table.add_column(header, justify="right")
     for module, moment in moments.items():
         sidecar = read_sidecar(Path(moment.source))
-        spent = f"{sidecar['seconds']:.1f}" if sidecar else "published"
-        d = len(moment.moment)
-        table.add_row(module, str(d), str(moment.count), spent)
+        duration = f"{sidecar['seconds']:.1f}" if sidecar else "published"
+        table.add_row(module, str(len(moment.moment)), str(moment.count), duration)
     console.print(table)
-    few = [len(m.moment) for m in moments.values() if regularisation(m.count, len(m.moment))]
-    if few:
+    undersampled = [len(m.moment) for m in moments.values() if regularisation(m.count, len(m.moment))]
+    if undersampled:
         console.print(
-            f"Few tokens for a key size of {max(few)}: editors will regularise. Four times the key size needs none; "
-            "more tokens protect locality.",
+            f"Few tokens for a key size of {max(undersampled)}: editors will regularise the second moments. With four "
+            "times as many tokens as the key size, they don't; more tokens improve locality.",
             highlight=False,
         )
     folders = {str(Path(moment.source).parent) for moment in moments.values()}

@@ -1,4 +1,4 @@
-"""``demo``: edit SmolLM2-135M with sample facts through EasyEdit, by GRACE and then by CoachHook."""
+"""The command ``demo``: edit SmolLM2-135M with sample facts through EasyEdit, first with GRACE, then with CoachHook."""
 
 from __future__ import annotations
 
@@ -40,9 +40,10 @@ Summaries = dict[str, dict[str, Any]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add how much the demo edits, and where its results go."""
-    parser.add_argument("--edits", type=positive_int, default=20, help="how many facts each edits (default 20)")
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="where results go (default runs/demo)")
+    """Add the number of edits and the folder for the results."""
+    parser.add_argument("--edits", type=positive_int, default=20, help="number of facts (default 20)")
+    out = Path("runs/demo")
+    parser.add_argument("--out", type=Path, default=out, help=f"folder for the results (default {out})")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -63,52 +64,52 @@ def run_demo(
     coachhook: str | Path = "CoachHook/smollm2-135m",
     data: Path = COUNTERFACT,
 ) -> Summaries:
-    """Edit SmolLM2 with the first sample facts, by either method from the unedited model, and print what changed.
+    """Edit SmolLM2 with sample facts, with each method from the unedited model, and print answers and scores.
 
-    Results lie in ``out/GRACE`` and ``out/CoachHook``, in the same form as any other run's; those of an
-    earlier demo there are replaced.
+    The results are in ``out/GRACE`` and ``out/CoachHook``, with the same files as any run. They replace the results of
+    an earlier demo.
 
     Args:
-        edits: how many facts, the same ones for both methods.
+        edits: number of facts; both methods edit the same ones.
         out: folder for both runs.
         grace: GRACE's hyperparameter file.
-        coachhook: CoachHook's, for the same model.
-        data: the facts, in CounterFact's form.
+        coachhook: CoachHook's hyperparameter file, for the same model.
+        data: the facts, in CounterFact's format.
 
     Returns:
-        Each run's ``summary.json``, by method.
+        The ``summary.json`` of each run, by method.
 
     Raises:
-        EasyEditMissingError: EasyEdit is not installed.
-        ModelError: SmolLM2 is not installed.
-        RunError: a folder holds something other than a demo's run.
-        CovarianceError: stored second moments of the model cannot be used.
+        EasyEditMissingError: EasyEdit isn't installed.
+        ModelError: SmolLM2 isn't installed.
+        RunError: a folder holds files that aren't an earlier demo's.
+        CovarianceError: stored second moments of the model can't be used.
     """
     console = Console()
     folders = {method: out / method for method in (GRACE, COACHHOOK)}
     for folder in folders.values():
         _check_previous(folder)
     requests = read_requests(data, read_counterfact)[:edits]
-    stream, batches = load_hparams(grace), load_hparams(coachhook)
+    grace_hparams, coachhook_hparams = load_hparams(grace), load_hparams(coachhook)
     demo = _Demo(console, requests)
-    console.rule("GRACE: a codebook beside one layer", align="left")
+    console.rule("GRACE: a codebook at one layer", align="left")
     summaries = {
         GRACE: demo.show(
-            stream,
+            grace_hparams,
             folders[GRACE],
             functools.partial(run_lifelong, eval_every=25),
-            f"Now {len(requests)} facts, one after the other, and none is taken back:",
-            # Both runs of an earlier demo are removed together, when the first edit of the new one has worked.
-            before_run=functools.partial(_remove, *folders.values()),
+            f"Now {len(requests)} facts, one after the other; all edits are kept:",
+            # Both runs of an earlier demo are deleted after the new demo's first edit has succeeded.
+            before_run=functools.partial(_delete_folders, *folders.values()),
         )
     }
     console.print()
-    console.rule("CoachHook: updates behind hook layers", align="left")
+    console.rule("CoachHook: weight updates in hook layers", align="left")
     summaries[COACHHOOK] = demo.show(
-        batches,
+        coachhook_hparams,
         folders[COACHHOOK],
         run_consecutive,
-        f"Now the same {len(requests)} facts, in batches of {batches.batch_size}, and none is taken back:",
+        f"Now the same {len(requests)} facts, in batches of {coachhook_hparams.batch_size}; all edits are kept:",
         prepare=_provide_moments,
     )
     console.print()
@@ -126,7 +127,7 @@ def run_demo(
 
 @dataclasses.dataclass(frozen=True)
 class _Demo:
-    """Shows several methods on the same facts."""
+    """Shows several methods on the same facts, on the console."""
 
     console: Console
     requests: list[EditRequest]
@@ -141,23 +142,23 @@ class _Demo:
         prepare: Callable[[Console, Any, Any, Any], None] | None = None,
         before_run: Callable[[], object] = lambda: None,
     ) -> dict[str, Any]:
-        """Edit one fact as an EasyEdit script does, then all of them; print what changed.
+        """Edit one fact through EasyEdit's ``BaseEditor``, then all facts in a loop; print answers before and after.
 
         Args:
             hparams: the method's hyperparameters.
-            folder: the run's.
+            folder: the folder of the run.
             loop: the loop that edits all facts.
-            title: printed before that.
-            prepare: computes what the method needs, from the console, the unedited model, its tokenizer and the
-                hyperparameters.
-            before_run: called when the first edit has worked, before the loop.
+            title: printed before the loop starts.
+            prepare: computes what the method needs in advance; gets the console, the unedited model, its tokenizer and
+                the hyperparameters.
+            before_run: called after the first edit has succeeded, before the loop.
 
         Returns:
-            The run's ``summary.json``.
+            The ``summary.json`` of the run.
         """
         self.console.print("Loading the unedited model through EasyEdit's BaseEditor ...")
         with _quiet_easyedit():
-            # EasyEdit sets its own batch size in the hyperparameters that it is given.
+            # A copy, since EasyEdit changes the batch size of the hyperparameters that it gets.
             editor = bridge.base_editor().from_hparams(dataclasses.replace(hparams))
         model, tokenizer = editor.model, editor.tok
         if prepare is not None:
@@ -177,15 +178,15 @@ def _provide_moments(console: Console, model: Any, tokenizer: Any, hparams: Any)
     """Collect the second moments that CoachHook needs, unless they are stored already, and show the progress.
 
     Raises:
-        CovarianceError: the stored ones cannot be used.
+        CovarianceError: stored second moments can't be used.
     """
-    own = find_corpus(hparams.mom2_dataset).label == "self-sampled"
-    text = "text that the model writes itself" if own else hparams.mom2_dataset
+    is_self_sampled = find_corpus(hparams.mom2_dataset).label == "self-sampled"
+    text = "text that the model generates" if is_self_sampled else hparams.mom2_dataset
     amount = f"{hparams.mom2_n_tokens:,} tokens" if hparams.mom2_n_tokens else f"{hparams.mom2_n_samples:,} documents"
     layers = ", ".join(map(str, hparams.edited_layers))
     console.print(
-        f"CoachHook needs the second moments of the keys of layers {layers}: what an edit should leave alone. "
-        f"They are taken over {amount} of {text}, once.",
+        f"CoachHook needs the second moments of the keys of layers {layers}, so that edits change other text little. "
+        f"They are collected once, over {amount} of {text}.",
         highlight=False,
         markup=False,
     )
@@ -204,13 +205,13 @@ def _provide_moments(console: Console, model: Any, tokenizer: Any, hparams: Any)
     source = (
         f"Collected in {time.monotonic() - began:.0f} s and stored in"
         if collected
-        else "Found, stored by an earlier run, in"
+        else "Found; they were stored by an earlier run in"
     )
     console.print(f"{source} {folder}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _edit_once(console: Console, editor: Any, request: EditRequest) -> None:
-    """Edit one fact as an EasyEdit script does; EasyEdit takes the edit back after scoring it."""
+    """Edit one fact as an EasyEdit script does, and print its scores; EasyEdit rolls the edit back after scoring it."""
     with _quiet_easyedit():
         metrics, _, _ = editor.edit(
             prompts=[request.prompt],
@@ -230,10 +231,10 @@ def _edit_once(console: Console, editor: Any, request: EditRequest) -> None:
 
 
 def _check_previous(folder: Path) -> None:
-    """Check that a folder is empty, or holds an earlier demo's run.
+    """Check that a folder is empty or holds an earlier demo's run.
 
     Raises:
-        RunError: it holds something else.
+        RunError: the folder holds other files.
     """
     config = folder / CONFIG
     try:
@@ -244,17 +245,17 @@ def _check_previous(folder: Path) -> None:
     if data == _DATA_NAME or (isinstance(data, dict) and data.get("name") == _DATA_NAME):
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder}: holds something that isn't a demo's. Choose another folder with --out.")
+        raise RunError(f"{folder}: holds files that aren't a demo's. Choose another folder with --out.")
 
 
-def _remove(*folders: Path) -> None:
+def _delete_folders(*folders: Path) -> None:
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def _quiet_easyedit() -> Iterator[None]:
-    """Keep EasyEdit's own prints and log lines out of the demo; its ``logs`` folder stays as EasyEdit writes it."""
+    """Hide EasyEdit's prints and log lines; EasyEdit still writes its ``logs`` folder."""
     logging.disable(logging.INFO)
     try:
         with contextlib.redirect_stdout(io.StringIO()):

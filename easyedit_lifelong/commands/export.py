@@ -1,4 +1,4 @@
-"""``export``: put saved edits into the weights of their model, as a plain checkpoint."""
+"""The command ``export``: write a plain checkpoint with saved edits in its weights."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_of
+from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_edits_from
 from easyedit_lifelong.edits import export_model, load_edits
 from easyedit_lifelong.edits.edits_folder import check_empty
-from easyedit_lifelong.reporting.console_tables import say
+from easyedit_lifelong.reporting.console_tables import print_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the saved edits, their model, and where the checkpoint goes."""
+    """Add the options of the command."""
     add_saved_arguments(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the model; new or empty")
     parser.set_defaults(writes_at_end=True)
@@ -24,17 +24,20 @@ def run(arguments: argparse.Namespace) -> int:
     """Write the checkpoint.
 
     Raises:
-        LifelongError: an input cannot be used, or the edits cannot be put into weights.
+        LifelongError: an input can't be used, or the method's edits can't be expressed as weights.
     """
-    saved, out = saved_of(arguments), arguments.out
-    check_empty(out)  # before the model loads
+    saved, out = saved_edits_from(arguments), arguments.out
+    check_empty(out)  # before the model is loaded
     model, tokenizer = saved.base_model()
     load_edits(model, saved.folder, tokenizer)
-    done = export_model(model, tokenizer, out)
+    report = export_model(model, tokenizer, out)
     console = Console()
-    amounts = ", ".join(f"{method} {count}" for method, count in done.edits.items())
-    say(console, f"{out}: {saved.made_on} with its edits in the weights ({amounts}).")
-    for lost in done.lost:
-        say(console, f"Lost: {lost}")
-    say(console, f'Load it with AutoModelForCausalLM.from_pretrained("{out}"); this package isn\'t needed for it.')
+    amounts = ", ".join(f"{method} {count}" for method, count in report.edits.items())
+    print_line(console, f"{out}: {saved.made_on} with its edits in the weights ({amounts}).")
+    for lost in report.lost:
+        print_line(console, f"Lost: {lost}")
+    print_line(
+        console,
+        f'Load it with AutoModelForCausalLM.from_pretrained("{out}"); this package isn\'t needed for it.',
+    )
     return 0

@@ -1,4 +1,4 @@
-"""``generate``: let a model with saved edits continue prompts, and the base model beside it."""
+"""The command ``generate``: continue prompts with a model that has saved edits, and with the base model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from easyedit_lifelong.commands.option_types import positive_int, probability, temperature
-from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_of
+from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_edits_from
 from easyedit_lifelong.edits import load_edits
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.scorers import scorer_for
@@ -20,15 +20,15 @@ from easyedit_lifelong.reporting.console_tables import print_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the saved edits, their model, the prompts, and how they are continued."""
+    """Add the options of the command."""
     add_saved_arguments(parser)
     add = parser.add_argument
     add("--prompt", action="append", required=True, metavar="P", help="text to continue (repeatable)")
-    add("--compare", action="store_true", help="show what the unedited model says, too")
-    add("--max-new-tokens", type=positive_int, default=20, metavar="N", help="how many tokens at most (default 20)")
-    add("--temperature", type=temperature, metavar="T", help="sample the text (default: greedy)")
-    add("--top-p", type=probability, metavar="P", help="sample from the most probable tokens of this much probability")
-    add("--seed", type=int, default=0, help="of sampled text (default 0)")
+    add("--compare", action="store_true", help="also show the text of the unedited model")
+    add("--max-new-tokens", type=positive_int, default=20, metavar="N", help="most new tokens (default 20)")
+    add("--temperature", type=temperature, metavar="T", help="sample the text with this temperature (default: greedy)")
+    add("--top-p", type=probability, metavar="P", help="sample from the most probable tokens of total probability P")
+    add("--seed", type=int, default=0, help="seed of sampled text (default 0)")
     add("--json", action="store_true", help="print a JSON list")
     parser.set_defaults(writes_at_end=True)
 
@@ -37,14 +37,14 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the edited model's continuation of each prompt.
 
     Raises:
-        LifelongError: an input cannot be used.
+        LifelongError: an input can't be used.
     """
-    saved = saved_of(arguments)
+    saved = saved_edits_from(arguments)
     model, tokenizer = saved.base_model()
     _check_prompts(arguments.prompt, model, tokenizer)
-    base = _answers(arguments, model, tokenizer) if arguments.compare else None
+    base = _continuations(arguments, model, tokenizer) if arguments.compare else None
     load_edits(model, saved.folder, tokenizer)
-    edited = _answers(arguments, model, tokenizer)
+    edited = _continuations(arguments, model, tokenizer)
     console = Console()
     if arguments.json:
         rows = [{"prompt": prompt, "edited": text} for prompt, text in zip(arguments.prompt, edited, strict=True)]
@@ -64,22 +64,25 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_prompts(prompts: list[str], model: Any, tokenizer: Any) -> None:
-    """Check that every prompt has tokens, and leaves room for an answer.
+    """Check that no prompt is empty or longer than the model's context.
 
     Raises:
-        DataError: one does not.
+        DataError: a prompt can't be used.
     """
-    limit = context_length(model) if kind_of(model) is not Kind.CLASSIFIER else None  # a classifier truncates its text
+    limit = context_length(model) if kind_of(model) is not Kind.CLASSIFIER else None  # classifiers truncate their input
     for prompt in prompts:
         length = len(tokenizer(prompt)["input_ids"])
         if length == 0:
-            raise DataError(f"--prompt {prompt!r}: is empty; there is nothing to continue")
+            raise DataError(f"--prompt {prompt!r}: is empty; give some text to continue")
         if limit is not None and length > limit:
             raise DataError(f"--prompt {prompt[:40]!r}…: has {length} tokens, the model's context is {limit}")
 
 
-def _answers(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> list[str]:
-    """Let a model continue the prompts: greedily, or sampled if a temperature above 0 or ``--top-p`` is given."""
+def _continuations(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> list[str]:
+    """Return the model's continuation of each prompt.
+
+    Decoding is greedy, unless a temperature above 0 or ``--top-p`` is given.
+    """
     scorer = scorer_for(model, tokenizer)
     prompts, new_tokens = arguments.prompt, arguments.max_new_tokens
     if arguments.temperature == 0 or (arguments.temperature is None and arguments.top_p is None):
@@ -87,7 +90,7 @@ def _answers(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> list[
     sampling = {"temperature": arguments.temperature or 1.0, "top_p": arguments.top_p or 1.0, "top_k": 0}
     texts = []
     for prompt in prompts:
-        # One at a time and each from the seed, so that no prompt's text depends on the other prompts.
+        # Each prompt alone and with the same seed, so that its text doesn't depend on the other prompts.
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             torch.manual_seed(arguments.seed)
             texts += scorer.generate(model, [prompt], new_tokens, sampling=sampling)
@@ -95,6 +98,6 @@ def _answers(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> list[
 
 
 def _show(console: Console, prompt: str, text: str, label: str = "") -> None:
-    """Print a prompt and its continuation, with an arrow between them: some tokenizers leave out the space there."""
+    """Print a prompt, an arrow and the continuation. Some tokenizers drop the space between the two texts."""
     line = Text.assemble((label, "dim"), prompt, (" → ", "dim"), (text.removeprefix(" "), "bold"))
     console.print(line, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``lifelong``: edit a model with one fact after the other."""
+"""The command ``lifelong``: edit a model with one fact after another."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from easyedit_lifelong.runs.experiment import LIFELONG, Experiment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the lifelong loop."""
+    """Add the options of the command."""
     add = parser.add_argument
     add("--hparams", required=True, help="hyperparameter file, or a shipped name such as GRACE/smollm2-135m")
     add(*DATA, required=True, metavar="FILE", help="dataset file, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
-    add("--format", default="json", help="zsre, counterfact, json, or another of `plugins` (default json)")
-    add(*RECORDS, type=positive_int, metavar="N", help="only the first N records")
+    add("--format", default="json", help="zsre, counterfact, json, or another that `plugins` lists (default json)")
+    add(*RECORDS, type=positive_int, metavar="N", help="use only the first N records")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the results; must not hold another run")
-    add("--only-errors", action="store_true", help="edit only where the model is wrong")
+    add("--only-errors", action="store_true", help="edit only facts that the model answers wrong")
     add_model_arguments(parser)
     add_loop_arguments(parser, LIFELONG, "edits")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the loop as the arguments say.
+    """Edit the model with one fact after another, and score the edits.
 
     Raises:
-        LifelongError: an input cannot be used.
+        LifelongError: an input can't be used.
     """
     experiment = Experiment(
         LIFELONG,

@@ -1,7 +1,8 @@
-"""The command line: find the verb, run its module, report errors.
+"""The command line ``easyedit-lifelong``: run a command and report its errors.
 
-A verb is an entry of :data:`VERBS` and a module of this package with ``add_arguments(parser)`` and ``run(arguments)``,
-which returns the exit code. Only the module of the verb that is called is imported, because most of them need torch.
+A command is an entry of :data:`VERBS` and a module of this package with the functions ``add_arguments(parser)`` and
+``run(arguments)``, which returns the exit code. Only the module of the given command is imported, since most of them
+import torch, which is slow.
 """
 
 from __future__ import annotations
@@ -18,34 +19,41 @@ from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.versions import __version__
 
 VERBS = {
-    "demo": "edit SmolLM2-135M with sample facts, by GRACE and by CoachHook, side by side",
-    "doctor": "check this installation and say how to mend it",
+    "demo": "edit SmolLM2-135M with sample facts, with GRACE and with CoachHook, and compare the two",
+    "doctor": "check this installation and show how to repair it",
     "plugins": "list methods, dataset formats and trackers",
-    "lifelong": "edit a model with a stream of facts, keeping score",
+    "lifelong": "edit a model with one fact after another, and score the edits",
     "covariance": "collect second moments of keys, for CoachHook and MEMIT",
-    "consecutive": "edit a model with batches of facts, keeping score (CoachHook's)",
-    "run": "do the run that an experiment file describes",
-    "scope": "study where CoachHook's hooks act: z-scores of prompts and paraphrases",
-    "calibrate": "pick layers, distance, radius and gate of GRACE by subjects for a model",
-    "report": "make a page with figures and tables of a run, or of several side by side",
+    "consecutive": "edit a model with batches of facts, and score the edits (CoachHook's protocol)",
+    "run": "run an experiment file",
+    "scope": "show at which tokens CoachHook's hooks act: z-scores of prompts and paraphrases",
+    "calibrate": "choose layers, distance, radius and relation gate of GRACE by subjects for a model",
+    "report": "write a page with figures and tables of one run, or a comparison of several",
     "edit": "edit a few facts, and save the edits in a folder",
-    "generate": "let a model with saved edits continue prompts",
-    "export": "put CoachHook's or MEMIT's saved edits into a plain checkpoint, without hooks",
-    "push": "put saved edits on the Hugging Face Hub",
-    "pull": "fetch saved edits from the Hugging Face Hub",
-    "inspect": "show what a folder of saved edits holds",
-    "rollback": "take edits out of a folder of saved edits",
-    "merge": "join folders of GRACE edits made on the same model",
+    "generate": "continue prompts with a model that has saved edits",
+    "export": "write a plain checkpoint with CoachHook's or MEMIT's saved edits in its weights",
+    "push": "upload saved edits to the Hugging Face Hub",
+    "pull": "download saved edits from the Hugging Face Hub",
+    "inspect": "show the contents of a folder of saved edits",
+    "rollback": "remove edits from a folder of saved edits",
+    "merge": "merge folders of GRACE edits made on the same model",
 }
-"""What each verb does, for ``easyedit-lifelong --help``."""
+"""The commands, each with its line in ``easyedit-lifelong --help``."""
 
 
 _TEXTS = {"prompt", "target", "subject", "case", "message"}
-"""Arguments whose values are no paths."""
+"""Arguments whose values are text, never paths."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code (0 done, 1 failed, 2 wrong usage, 130 interrupted)."""
+    """Run the command line.
+
+    Args:
+        argv: the arguments; by default, those of this process.
+
+    Returns:
+        The exit code: 0 success, 1 failure, 130 interrupted. Wrong usage exits with code 2.
+    """
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = argparse.Namespace(verbose=False, writes_at_end=True)
     try:
@@ -53,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         logging.basicConfig(
             level=logging.DEBUG if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s"
         )
-        _check_homes(arguments)
+        _check_home_folders(arguments)
         return arguments.run(arguments)
     except (LifelongError, OSError) as error:
         if arguments.verbose:
@@ -61,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"easyedit-lifelong: {_message(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        left = "nothing was written" if arguments.writes_at_end else "what was reported done is on disk"
-        print(f"easyedit-lifelong: interrupted; {left}", file=sys.stderr)
+        state = "nothing was written" if arguments.writes_at_end else "everything reported as done is on disk"
+        print(f"easyedit-lifelong: interrupted; {state}", file=sys.stderr)
         return 130
 
 
@@ -70,24 +78,24 @@ def build_parser(verbs: Collection[str] = VERBS) -> argparse.ArgumentParser:
     """Return the parser of the command line.
 
     Args:
-        verbs: the verbs that get their arguments; the others are only listed, and their modules are not imported.
+        verbs: the commands whose modules are imported and whose options are added; the others are only listed.
     """
     parser = argparse.ArgumentParser(prog="easyedit-lifelong", description="Lifelong model editing, with EasyEdit.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for verb, what in VERBS.items():
-        subparser = subparsers.add_parser(verb, help=what)
-        subparser.add_argument("-v", "--verbose", action="store_true", help="say more; show tracebacks")
+    for verb, summary in VERBS.items():
+        subparser = subparsers.add_parser(verb, help=summary)
+        subparser.add_argument("-v", "--verbose", action="store_true", help="show debug messages and tracebacks")
         if verb in verbs:
             module = importlib.import_module(f"easyedit_lifelong.commands.{verb}")
-            # A verb that writes everything at its end, in one step, sets writes_at_end.
+            # A command that writes all its files in one step at the end sets writes_at_end to True.
             subparser.set_defaults(run=module.run, writes_at_end=False)
             module.add_arguments(subparser)
     return parser
 
 
-def _check_homes(arguments: argparse.Namespace) -> None:
-    """Refuse paths in the home folder of a user who does not exist (``~nobody/x``).
+def _check_home_folders(arguments: argparse.Namespace) -> None:
+    """Check that no argument is a path in the home folder of an unknown user (``~nobody/x``).
 
     Raises:
         RunError: an argument is such a path.
@@ -104,7 +112,7 @@ def _check_homes(arguments: argparse.Namespace) -> None:
 
 
 def _message(error: Exception) -> str:
-    """Return an error's message; an error of the operating system says what is wrong with which file."""
+    """Return an error's message; for an error of the operating system, the file and what is wrong with it."""
     if isinstance(error, LifelongError) or not isinstance(error, OSError) or error.strerror is None:
         return str(error) or type(error).__name__
     return f"{error.filename}: {error.strerror}" if error.filename is not None else error.strerror

@@ -1,29 +1,29 @@
-"""``merge``: join folders of edits that were made on the same model."""
+"""The command ``merge``: merge folders of edits that were made on the same model."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
 
-from easyedit_lifelong.commands.saved_edits import amount_of
+from easyedit_lifelong.commands.saved_edits import edits_text
 from easyedit_lifelong.edits.merge import merge_edits
-from easyedit_lifelong.reporting.console_tables import print_json, say
-from easyedit_lifelong.reporting.folder_tables import cell, text_table, wide_console
+from easyedit_lifelong.reporting.console_tables import print_json, print_line
+from easyedit_lifelong.reporting.folder_tables import cell_text, text_table, wide_console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the folders and where the merged edits go."""
+    """Add the options of the command."""
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="DIR", help="folders of GRACE edits of the same model")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the merged edits; must not hold edits")
-    add("--json", action="store_true", help="print what met what as JSON")
+    add("--json", action="store_true", help="print the report as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Merge the folders, and print which edits met another folder's.
+    """Merge the folders, and print the edits that conflict with another folder's edit.
 
     Raises:
-        LifelongError: they cannot be merged; nothing is written.
+        LifelongError: the folders can't be merged; nothing is written.
     """
     report = merge_edits(arguments.folders, arguments.out)
     console = wide_console()
@@ -32,17 +32,17 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if report.conflicts:
         rows = [
-            [str(one.case_id), one.folder, one.decision, str(one.with_case_id), one.with_folder, cell(one.distance)]
-            for one in report.conflicts
+            [str(c.case_id), c.folder, c.decision, str(c.with_case_id), c.with_folder, cell_text(c.distance)]
+            for c in report.conflicts
         ]
         headers = ["case", "of", "decision", "other case", "of", "distance"]
-        text_table(console, rows, headers, "edits that met another folder's")
+        text_table(console, rows, headers, "edits that conflict with another folder's")
     if report.renamed:
-        rows = [[str(one.before), one.folder, one.after] for one in report.renamed]
-        text_table(console, rows, ["case", "of", "is now"], "cases whose ids were taken")
-    say(
+        rows = [[str(renamed.before), renamed.folder, renamed.after] for renamed in report.renamed]
+        text_table(console, rows, ["case", "of", "new id"], "cases whose ids were in use")
+    print_line(
         console,
-        f"{amount_of(report.edits)}, {report.keys} keys of {len(report.folders)} folders, {len(report.conflicts)} met "
-        f"another folder's, {report.duplicates} were in more than one: {report.out}",
+        f"{report.out}: {edits_text(report.edits)}, {report.keys} keys of {len(report.folders)} folders; "
+        f"conflicts between folders: {len(report.conflicts)}; edits in several folders: {report.duplicates}",
     )
     return 0

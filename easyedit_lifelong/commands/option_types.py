@@ -1,4 +1,4 @@
-"""Types of option values: each reads the text of an option, or says what the text must be."""
+"""Converters for the values of options. Each raises an error that says what the value must be."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any
 
 
 def _number(convert: type, accept: Callable[[Any], bool], description: str) -> Callable[[str], Any]:
-    """Return a function that reads a number.
+    """Return a converter from text to a number.
 
     Args:
-        convert: int or float.
-        accept: tells whether a number is allowed.
-        description: of the allowed numbers, for the message of the :class:`argparse.ArgumentTypeError`.
+        convert: ``int`` or ``float``.
+        accept: whether a number is allowed.
+        description: the allowed numbers in words, for the message of the :class:`argparse.ArgumentTypeError`.
     """
 
     def read(text: str) -> Any:
@@ -30,20 +30,20 @@ def _number(convert: type, accept: Callable[[Any], bool], description: str) -> C
 
 
 positive_int = _number(int, lambda number: number >= 1, "a whole number greater than 0")
-count = _number(int, lambda number: number >= 0, "a whole number from 0 on")
+count = _number(int, lambda number: number >= 0, "a whole number of at least 0")
 positive_float = _number(float, lambda number: 0 < number < math.inf, "a number greater than 0")
-temperature = _number(float, lambda number: 0 <= number < math.inf, "a number from 0 on")
+temperature = _number(float, lambda number: 0 <= number < math.inf, "a number of at least 0")
 probability = _number(float, lambda number: 0 <= number <= 1, "a number from 0 to 1")
 
 
 def share(text: str) -> float:
-    """Read a number greater than 0 and at most 1."""
+    """Convert text to a number greater than 0 and at most 1."""
     number = positive_float(text)
     if number > 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a share: greater than 0, at most 1")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number greater than 0 and at most 1")
     return number
 
 
 def positive_ints(text: str) -> tuple[int, ...]:
-    """Read whole numbers greater than 0, separated by commas."""
+    """Convert a comma-separated list of whole numbers greater than 0."""
     return tuple(positive_int(part.strip()) for part in text.split(","))

@@ -1,4 +1,4 @@
-"""``plugins``: list what plugins have registered, and the plugins that could not be loaded."""
+"""The command ``plugins``: list all that plugins registered, and the plugins that could not be loaded."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _purpose(hparams_class: type) -> str:
-    """Return the beginning of a class's docstring, up to its first full stop or colon."""
-    first = " ".join((hparams_class.__doc__ or "").strip().partition("\n\n")[0].split())
-    return re.split(r"(?<=\.)\s|:\s", first)[0]
+    """Return the first sentence of a class's docstring, up to a colon if it has one."""
+    summary = " ".join((hparams_class.__doc__ or "").strip().partition("\n\n")[0].split())
+    return re.split(r"(?<=\.)\s|:\s", summary)[0]

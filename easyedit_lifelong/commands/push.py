@@ -1,4 +1,4 @@
-"""``push``: put saved edits on the Hugging Face Hub."""
+"""The command ``push``: upload saved edits to the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from rich.console import Console
 
 from easyedit_lifelong.edits import push_edits
 from easyedit_lifelong.edits.edits_hub import parse_name
-from easyedit_lifelong.reporting.console_tables import say
+from easyedit_lifelong.reporting.console_tables import print_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the folder and the repository."""
+    """Add the options of the command."""
     add = parser.add_argument
     add("folder", metavar="DIR", help="saved edits")
-    add("repo", metavar="OWNER/NAME", help="the repository; made if it isn't there")
-    add("--public", action="store_true", help="make it public: everybody can read every edit (default: private)")
-    add("--revision", metavar="BRANCH", help="branch; made if it isn't there (default: the main one)")
+    add("repo", metavar="OWNER/NAME", help="the repository; created if it doesn't exist")
+    add(
+        "--public",
+        action="store_true",
+        help="create a public repository: all can read the edits (default: private)",
+    )
+    add("--revision", metavar="BRANCH", help="branch; created if it doesn't exist (default: the main branch)")
     add("--message", metavar="TEXT", help="commit message")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Push the edits.
+    """Upload the edits, and print how to load them.
 
     Raises:
         LifelongError: the folder holds no edits, or the Hub refuses them.
@@ -35,8 +39,8 @@ def run(arguments: argparse.Namespace) -> int:
         commit_message=arguments.message,
     )
     console = Console()
-    say(console, f"Pushed: {address}")
+    print_line(console, f"Pushed: {address}")
     repo, branch = parse_name(arguments.repo)
     branch = arguments.revision or branch
-    say(console, f'Load them with load_edits(model, "hub:{repo}{f"@{branch}" if branch else ""}")')
+    print_line(console, f'Load them with load_edits(model, "hub:{repo}{f"@{branch}" if branch else ""}")')
     return 0

@@ -1,4 +1,4 @@
-"""``report``: write a page with figures and tables of a run, or of several side by side."""
+"""The command ``report``: write a page with figures and tables of one run, or a comparison of several."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 
 from easyedit_lifelong.atomic import replacing
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.reporting.console_tables import say
+from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.report import svg
 from easyedit_lifelong.reporting.report.comparison_table import compare, latex_table, markdown_table
 from easyedit_lifelong.reporting.report.names import run_names
@@ -23,55 +23,62 @@ _COMPARISON = Path("runs/comparison")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the runs' folders and where the page goes."""
+    """Add the options of the command."""
     parser.add_argument("folders", type=Path, nargs="+", metavar="DIR", help="a run's folder")
     parser.add_argument(
         "--out",
         type=Path,
         metavar="FILE_OR_DIR",
-        help="the page (.html) or its folder (default DIR/report or runs/comparison)",
+        help="the page (.html) or its folder (default DIR/report; for several runs, runs/comparison)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Write the report of one run, or of several side by side; an earlier report in its place is replaced.
+    """Write the report of one run, or a comparison of several; replace an earlier report of the same name.
 
-    Figures (SVG and PNG) lie beside the page, and for several runs their table (Markdown and LaTeX).
+    Figures (SVG and PNG) are written beside the page; for several runs, also a table (Markdown and LaTeX).
 
     Raises:
-        RunError: a folder holds no run, or the report cannot be written.
+        RunError: a folder holds no run, or the report can't be written.
     """
     console = Console()
     runs = [read_run(folder) for folder in arguments.folders]
     page = _page_path(runs, arguments.out)
     with drawing():
         files = write_report(runs, page)
-    for each in runs:
-        for note in each.notes:
-            say(console, f"{each.folder}: {note}")
+    for source in runs:
+        for note in source.notes:
+            print_line(console, f"{source.folder}: {note}")
     kinds = ", ".join(sorted({file.suffix.removeprefix(".") for file in files}))
-    say(console, f"Report: {page}")
+    print_line(console, f"Report: {page}")
     if files:
         console.print(f"Beside it: {len(files)} files ({kinds})", highlight=False, markup=False)
     return 0
 
 
 def write_report(runs: Sequence[Run], page: Path) -> list[Path]:
-    """Write a page and the files beside it; return those files. Call it within :func:`drawing`.
+    """Write a page, its figures and its tables. Call this function within :func:`drawing`.
+
+    Args:
+        runs: the runs; one for a report, several for a comparison.
+        page: the HTML file.
+
+    Returns:
+        The written files, without the page.
 
     Raises:
-        RunError: a file cannot be written.
+        RunError: a file can't be written.
     """
-    several = len(runs) > 1
+    is_comparison = len(runs) > 1
     names = run_names(runs)
-    html, plots = comparison_page(runs, names) if several else run_page(runs[0])
-    # Beside a page with a name of the user's, the files begin with that name.
+    html, plots = comparison_page(runs, names) if is_comparison else run_page(runs[0])
+    # If the user named the page, the names of the other files begin with its name.
     prefix = "" if page.name == PAGE else f"{page.stem}-"
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         _write(page, html)
         files = [file for plot in plots for file in svg.save(plot.figure, page.parent / f"{prefix}{plot.name}")]
-        if several:
+        if is_comparison:
             table = compare(runs, names)
             for ending, text in ((".md", markdown_table(table)), (".tex", latex_table(table))):
                 files.append(page.with_name(f"{prefix}table{ending}"))
@@ -82,16 +89,16 @@ def write_report(runs: Sequence[Run], page: Path) -> list[Path]:
 
 
 def _write(path: Path, text: str) -> None:
-    # Generated text can hold halves of characters, which no file can.
+    # Generated text can contain lone surrogates, which UTF-8 can't encode.
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _page_path(runs: Sequence[Run], out: Path | None) -> Path:
-    """Return the page that ``--out`` names, or whose folder it names.
+    """Return the path of the page. ``--out`` is the page itself or its folder.
 
     Raises:
-        RunError: it is a file that is no page.
+        RunError: ``--out`` is a file without the ending ``.html``.
     """
     if out is None:
         return (runs[0].folder / "report" if len(runs) == 1 else _COMPARISON) / PAGE
@@ -99,5 +106,5 @@ def _page_path(runs: Sequence[Run], out: Path | None) -> Path:
     if out.suffix.lower() in (".html", ".htm") and not out.is_dir():
         return out
     if out.exists() and not out.is_dir():
-        raise RunError(f"{out}: is a file, and no page (.html) by its name; --out names a page or a folder")
+        raise RunError(f"{out}: is a file whose name doesn't end in .html; --out must be a page or a folder")
     return out / PAGE

@@ -1,4 +1,4 @@
-"""A run from the command line or an experiment file, in either loop: plan, read, load, execute, and print."""
+"""Execute a run from the command line or an experiment file: plan, read the data, load the model, edit, print."""
 
 from __future__ import annotations
 
@@ -23,65 +23,66 @@ def file_session(name_or_path: str, out: Path | None, resume: bool) -> RunResult
     """Execute the run that an experiment file describes.
 
     Args:
-        name_or_path: the file, or the name of one that comes with this package.
-        out: folder for the results. By default, that of the run when a run's own ``config.yaml`` is resumed,
-            else one named like the file.
-        resume: continue the interrupted run there.
+        name_or_path: the file, or the name of a shipped experiment.
+        out: folder for the results. By default, ``runs/`` and the file's name. To resume a run from its own
+            ``config.yaml``, the default is the run's folder.
+        resume: continue the interrupted run in that folder.
 
     Raises:
-        LifelongError: a setting, the data or the model cannot be used.
+        LifelongError: a setting, the data or the model can't be used.
     """
     file = find_experiment(name_or_path)
     experiment = read_experiment(file)
-    own = file.name == CONFIG
+    is_config_of_run = file.name == CONFIG
     if out is None:
-        name = f"{file.resolve().parent.name}-again" if own else file.stem
-        out = file.parent if own and resume else Path("runs") / name
+        name = f"{file.resolve().parent.name}-again" if is_config_of_run else file.stem
+        out = file.parent if is_config_of_run and resume else Path("runs") / name
     return session(experiment, out, resume)
 
 
 def session(experiment: Experiment, out: Path, resume: bool = False) -> RunResult:
-    """Execute a run and print its results; everything is checked before the model loads.
+    """Execute a run and print its results; check settings and data before the model is loaded.
 
     Args:
         experiment: the settings of the run.
         out: folder for the results.
-        resume: continue the interrupted run there.
+        resume: continue the interrupted run in that folder.
 
     Raises:
-        LifelongError: a setting, the data or the model cannot be used.
+        LifelongError: a setting, the data or the model can't be used.
     """
     console = Console()
     plan = make_plan(experiment, out, resume)
     inputs = read_inputs(experiment, plan.seed)
-    hparams, edits = plan.hparams, len(inputs.requests)
-    batches = f", {experiment.protocol}, {plan.batch_size} a batch" if plan.batched else ""
+    hparams, n_edits = plan.hparams, len(inputs.requests)
+    batches = f", {experiment.protocol}, batches of {plan.batch_size}" if plan.batched else ""
     console.print(
-        f"{hparams.alg_name} on {hparams.model_name}: {edits} edits from {inputs.name}{batches}",
+        f"{hparams.alg_name} on {hparams.model_name}: {n_edits} edits from {inputs.name}{batches}",
         highlight=False,
         markup=False,
     )
     model, tokenizer = load_for(hparams)
-    with edit_progress(console, edits) as progress:
+    with edit_progress(console, n_edits) as progress:
         result = execute(plan, inputs, model, tokenizer, progress)
     _show(console, result, out)
     return result
 
 
 def load_for(hparams: Any) -> tuple[Any, Any]:
-    """Return the model and tokenizer that hyperparameters name, or hold.
+    """Return the model and tokenizer of hyperparameters; load them unless ``model_name`` is a loaded pair.
 
     Raises:
         ModelError: there is no such model, or it is of a kind that can't be edited.
-        DeviceError: the device isn't there.
+        DeviceError: the device doesn't exist.
     """
     return tuple(hparams.model_name) if not isinstance(hparams.model_name, str) else load_named(hparams)
 
 
 def _show(console: Console, result: RunResult, out: Path) -> None:
+    """Print the final scores, the records that were left out, and the folder."""
     summary = result.summary
     protocol = f", {summary['protocol']}" if "protocol" in summary else ""
     score_table(console, result.metrics, f"\n{summary['method']}, {summary['n_edits']} edits{protocol}")
-    for left_out in summary.get("skipped", []):
-        console.print(f"left out: {left_out['reason']}", highlight=False, markup=False)
+    for skipped in summary.get("skipped", []):
+        console.print(f"left out: {skipped['reason']}", highlight=False, markup=False)
     closing_line(console, summary, out)

@@ -1,4 +1,4 @@
-"""Saved edits as the verbs use them: their options, their folder, and the model that they were made on."""
+"""Saved edits for commands: their options, their folder, and the model that they were made on."""
 
 from __future__ import annotations
 
@@ -15,36 +15,35 @@ from easyedit_lifelong.models.load import load_model
 
 
 def add_saved_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that name saved edits and the model that they are put on."""
+    """Add the options for saved edits and their model."""
     add = parser.add_argument
     add("--edits", required=True, metavar="DIR", help="saved edits: a folder, or hub:OWNER/NAME[@REVISION]")
-    add("--model", help="model name or folder (default: as the edits name it)")
-    add(
-        "--dtype", choices=("float32", "bfloat16", "float16", "auto"), help="of its weights (default: as for the edits)"
-    )
-    add("--device", help="where the model goes (default: the best there is)")
+    add("--model", help="model name or folder (default: the model that the edits were made on)")
+    dtypes = ("float32", "bfloat16", "float16", "auto")
+    add("--dtype", choices=dtypes, help="data type of the weights (default: that of the edits)")
+    add("--device", help="device of the model (default: the best available)")
 
 
-def saved_of(arguments: argparse.Namespace) -> Saved:
+def saved_edits_from(arguments: argparse.Namespace) -> SavedEdits:
     """Return the saved edits that the options of :func:`add_saved_arguments` name.
 
     Raises:
-        RunError: there are none, or their index is damaged.
+        RunError: there are no saved edits, or their index is damaged.
     """
-    return Saved.of(arguments.edits, arguments.model, arguments.device, arguments.dtype)
+    return SavedEdits.of(arguments.edits, arguments.model, arguments.device, arguments.dtype)
 
 
 @dataclass(frozen=True)
-class Saved:
-    """Saved edits, and the options of the model that they are put on.
+class SavedEdits:
+    """Saved edits, and the options of the model to apply them to.
 
     Attributes:
-        folder: where they are on this machine.
-        made_on: name of the model that they were made on.
-        edits: all edits, in the order of their parts.
-        model: the model's name or folder; None for the one that they were made on.
-        device: where it goes.
-        dtype: of its weights; None for the one of their hyperparameters.
+        folder: the folder of the edits on this machine.
+        made_on: name of the model that the edits were made on.
+        edits: the records of all edits, in the order of the folder's parts.
+        model: name or folder of the model; None for ``made_on``.
+        device: device of the model; None for the best available.
+        dtype: data type of the weights; None for that of the edits' hyperparameters.
     """
 
     folder: Path
@@ -55,11 +54,13 @@ class Saved:
     dtype: str | None = None
 
     @classmethod
-    def of(cls, edits: str, model: str | None = None, device: str | None = None, dtype: str | None = None) -> Saved:
+    def of(
+        cls, edits: str, model: str | None = None, device: str | None = None, dtype: str | None = None
+    ) -> SavedEdits:
         """Find saved edits, in a folder or on the Hub (``hub:OWNER/NAME[@REVISION]``).
 
         Raises:
-            RunError: there are none, or their index is damaged.
+            RunError: there are no saved edits, or their index is damaged.
         """
         folder = edits_folder(edits)
         index = read_description(folder)
@@ -72,12 +73,12 @@ class Saved:
         return cls(folder, made_on, records, model, device, dtype or saved_dtype)
 
     def base_model(self) -> tuple[Any, Any]:
-        """Load the model that they are put on, without them, and its tokenizer.
+        """Load the model, without the edits, and its tokenizer.
 
-        Code that comes with a checkpoint is not run, even if the edits' hyperparameters allow it.
+        Code in the checkpoint is never run, even if the edits' hyperparameters have ``trust_remote_code``.
 
         Raises:
-            ModelError: it cannot be loaded.
+            ModelError: the model can't be loaded.
         """
         try:
             return load_model(self.model or self.made_on, self.device, self.dtype)
@@ -85,11 +86,11 @@ class Saved:
             if self.model is not None:
                 raise
             raise ModelError(
-                f"{self.folder / INDEX}: these edits were made on {self.made_on!r}, which can't be had here. Say where "
-                f"it is with --model. ({error})"
+                f"{self.folder / INDEX}: these edits were made on {self.made_on!r}, which can't be loaded. Give its "
+                f"name or folder with --model. ({error})"
             ) from error
 
 
-def amount_of(count: int) -> str:
-    """Return a number of edits in words: ``1 edit``, ``2 edits``."""
+def edits_text(count: int) -> str:
+    """Return a number of edits as text: ``1 edit``, ``2 edits``."""
     return f"{count} edit{'s' if count != 1 else ''}"

@@ -1,4 +1,4 @@
-"""``scope``: edit a model with CoachHook, and study where its hooks act; write a table, the values and a plot."""
+"""The command ``scope``: edit a model with CoachHook; record at which tokens the hooks act, as a table and a plot."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ RESULT, VALUES, PLOT = "scope.json", "scope.csv", "scope.svg"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options of the scope study."""
+    """Add the options of the command."""
     add_script_arguments(parser)
     parser.add_argument(
         "--out",
@@ -50,23 +50,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Edit a model, batch after batch, and study where its edits act; everything is checked before the model loads.
+    """Edit a model in batches, and record the z-score of every token; check all inputs before the model is loaded.
 
     Raises:
-        LifelongError: an input cannot be used, or no batch could be edited.
+        LifelongError: an input can't be used, or no batch could be edited.
     """
     console = Console()
     hparams = hyperparameters(arguments)
     method = get_plugins().method_for(hparams)
     if method is None or method.study_scope is None:
-        raise HyperParameterError(f"{hparams.alg_name} offers no scope study; CoachHook does, in its hook layers")
+        raise HyperParameterError(f"{hparams.alg_name} offers no scope study; CoachHook does")
     if getattr(hparams, "wohk", False):
-        raise HyperParameterError("--wohk 1 edits without hook layers; there is no scope to study")
+        raise HyperParameterError("--wohk 1 edits without hook layers, so there is no scope to study; leave it out")
     out = check_free(arguments.out, what="study", files=(RESULT, VALUES, PLOT))
     requests = read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)[: arguments.edits]
     console.print(
         f"{method.name} on {hparams.model_name}: {len(requests)} edits from {arguments.data}, "
-        f"{hparams.batch_size} a batch",
+        f"batches of {hparams.batch_size}",
         highlight=False,
         markup=False,
     )
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         method, model, tokenizer, hparams, requests, Scorer(tokenizer), skip=arguments.skip_unusable
     )
     check_method(method, model, tokenizer, hparams)
-    edited = _edit(console, method, model, tokenizer, usable, hparams)
+    edited = _edit_batches(console, method, model, tokenizer, usable, hparams)
     if not edited:
         raise EditError("every batch failed; there is no scope to study")
     scope = method.study_scope(model, tokenizer, edited)
@@ -93,10 +93,10 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _edit(
+def _edit_batches(
     console: Console, method: EditMethod, model: Any, tokenizer: Any, requests: Sequence[EditRequest], hparams: Any
 ) -> list[EditRequest]:
-    """Edit batch after batch; return the requests of the batches that succeeded."""
+    """Edit all batches; log a warning for each that fails. Return the requests of the others."""
     edited: list[EditRequest] = []
     with edit_progress(console, len(requests)) as progress:
         for start in range(0, len(requests), hparams.batch_size):
@@ -112,13 +112,18 @@ def _edit(
 
 
 def write_scope(scope: Scope, out: Path, config: dict[str, Any]) -> None:
-    """Write every token's value (CSV), the plot (SVG), and the figures and rows (JSON), which come last.
+    """Write the z-score of every token (CSV), the plot (SVG) and, last, the figures and rows (JSON).
+
+    Args:
+        scope: the study's result.
+        out: the folder.
+        config: the settings of the study, for the JSON file.
 
     Raises:
-        RunError: the folder cannot be written to.
+        RunError: a file can't be written.
     """
-    figures = {"schema_version": SCHEMA_VERSION, **config, "module": scope.module, "alpha": scope.alpha}
-    result = {**figures, "figures": scope.summary(), "rows": [row.to_dict() for row in scope.rows]}
+    header = {"schema_version": SCHEMA_VERSION, **config, "module": scope.module, "alpha": scope.alpha}
+    result = {**header, "figures": scope.summary(), "rows": [row.to_dict() for row in scope.rows]}
     try:
         out.mkdir(parents=True, exist_ok=True)
         with replacing(out / VALUES) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:

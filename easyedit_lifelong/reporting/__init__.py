@@ -1,1 +1,1 @@
-"""What people look at: console tables, progress, reports and trackers."""
+"""Output for people: console tables, progress, report pages and trackers."""

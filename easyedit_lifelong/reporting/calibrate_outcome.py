@@ -1,4 +1,4 @@
-"""A calibration's outcome as people look at it: tables for the terminal and for the file, and plots in one picture."""
+"""Show the outcome of a calibration: tables for the terminal and for a Markdown file, and a picture with plots."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from easyedit_lifelong.methods.calibrator import PlotPanel, TextTable
+from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.report.generations import clean
 from easyedit_lifelong.reporting.report.style import INK, MUTED, drawing, look, new_figure
 
-_DOTS = 120
+_DPI = 120
 
 
 def markdown(table: TextTable) -> str:
-    """Return a table as Markdown, with its title before it."""
+    """Return a table as Markdown, with its title above it."""
     rule = ["---"] * table.left + ["---:"] * (len(table.headers) - table.left)
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in [table.headers, rule, *table.rows])
     return f"**{table.title}**\n\n{lines}\n"
@@ -26,27 +26,28 @@ def markdown(table: TextTable) -> str:
 
 def show(console: Console, table: TextTable) -> None:
     """Print a table."""
-    grid = Table(title=f"\n{table.title}", title_justify="left", box=None, pad_edge=False)
-    for number, header in enumerate(table.headers):
-        text = number < table.left
-        grid.add_column(header, justify="left" if text else "right", overflow="fold", no_wrap=not text)
+    rich_table = plain_table(f"\n{table.title}")
+    for column, header in enumerate(table.headers):
+        is_text = column < table.left
+        rich_table.add_column(header, justify="left" if is_text else "right", overflow="fold", no_wrap=not is_text)
     for row in table.rows:
-        grid.add_row(*map(Text, row))
-    console.print(grid)
+        rich_table.add_row(*map(Text, row))
+    console.print(rich_table)
 
 
 def panels_png(panels: Sequence[PlotPanel]) -> bytes:
-    """Return plots as a PNG file's bytes; the chosen point of each is in a circle."""
+    """Return plots side by side as the content of a PNG file; a circle marks the chosen point of each."""
     with drawing():
         figure = new_figure(5.5 * len(panels), 4.2)
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw(axes, panel)
         buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=_DOTS, metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=_DPI, metadata={"Software": None})
     return buffer.getvalue()
 
 
 def _draw(axes: Axes, panel: PlotPanel) -> None:
+    """Draw one plot."""
     for series in panel.series:
         style = look(series.number)
         if series.style == "dotted":
@@ -54,8 +55,8 @@ def _draw(axes: Axes, panel: PlotPanel) -> None:
         elif series.style == "crosses":
             style |= {"marker": "x", "linestyle": "none"}
         axes.plot(*zip(*series.points, strict=True), label=clean(series.label), **style)
-        for place, text in series.notes.items():
-            axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=7, color=MUTED)
+        for point, text in series.notes.items():
+            axes.annotate(text, point, xytext=(4, 4), textcoords="offset points", fontsize=7, color=MUTED)
     x, y = panel.chosen
     axes.plot([x], [y], linestyle="none", marker="o", markersize=13, markerfacecolor="none", markeredgecolor=INK)
     axes.set(title=clean(panel.title), xlabel=clean(panel.x_label), ylabel=clean(panel.y_label))

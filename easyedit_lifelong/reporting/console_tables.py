@@ -1,4 +1,4 @@
-"""Tables and lines of text for the terminal, in the one style that all commands have."""
+"""Tables and lines of text for the terminal, in the same style for all commands."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _BEFORE = "_before"
 
 
 def plain_table(title: str | Text | None = None, **options: Any) -> Table:
-    """Return an empty table without lines, its title above it on the left.
+    """Return an empty table without borders, with its title above it on the left.
 
     Args:
         title: the title.
-        options: further options of :class:`rich.table.Table`.
+        options: other options of :class:`rich.table.Table`.
     """
     return Table(title=title, title_justify="left", box=None, pad_edge=False, **options)
 
 
 def score_table(console: Console, metrics: Mapping[str, float], title: str) -> None:
-    """Print scores beside the unedited model's, with the kind and the meaning of each."""
+    """Print scores and those of the unedited model, with the kind and the definition of each."""
     table = plain_table(title)
     table.add_column("metric", no_wrap=True)
     table.add_column("before", justify="right")
@@ -37,13 +37,13 @@ def score_table(console: Console, metrics: Mapping[str, float], title: str) -> N
     for name, spec in METRICS.items():
         scores = (metrics.get(name + _BEFORE), metrics.get(name))
         if not name.endswith(_BEFORE) and scores != (None, None):
-            shown = ("" if score is None else f"{score:.3f}" for score in scores)
-            table.add_row(name, *shown, spec.kind, spec.meaning)
+            cells = ("" if score is None else f"{score:.3f}" for score in scores)
+            table.add_row(name, *cells, spec.kind, spec.meaning)
     console.print(table)
 
 
 def closing_line(console: Console, summary: Mapping[str, Any], out: Path) -> None:
-    """Print how long a run took and where its results are."""
+    """Print the time per edit, the numbers of failed and skipped requests, and the folder of the results."""
     console.print(
         f"\n{summary['timing']['seconds_per_edit']:.2f} s an edit; {summary['n_failed']} failed, "
         f"{summary['n_skipped']} skipped. Results: {out}",
@@ -53,7 +53,7 @@ def closing_line(console: Console, summary: Mapping[str, Any], out: Path) -> Non
 
 
 def answer_table(console: Console, rows: Iterable[Sequence[str]], headers: Sequence[str], title: str) -> None:
-    """Print answers side by side."""
+    """Print a table of prompts and answers."""
     table = plain_table(title)
     for header in headers:
         table.add_column(header, overflow="fold")
@@ -62,16 +62,16 @@ def answer_table(console: Console, rows: Iterable[Sequence[str]], headers: Seque
 
 
 def add_text_rows(table: Table, rows: Iterable[Sequence[str]]) -> None:
-    """Add rows of any text to a table: newlines become spaces, and brackets are no markup."""
+    """Add rows of text to a table; newlines become spaces, and brackets are not read as markup."""
     for row in rows:
         table.add_row(*(Text(" ".join(cell.split())) for cell in row))
 
 
-def say(console: Console, line: str) -> None:
-    """Print a line of text as it is: without markup, without colours, and not wrapped at the window's width."""
+def print_line(console: Console, line: str) -> None:
+    """Print a line of text unchanged: without markup, colours or line breaks at the width of the terminal."""
     console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(console: Console, value: Any) -> None:
-    """Print a value as JSON, for other programs."""
+    """Print a value as JSON."""
     console.file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")

@@ -1,4 +1,4 @@
-"""The demo's tables: the model's answers before and after the edits, and the scores of two methods side by side."""
+"""The tables of the command ``demo``: answers before and after the edits, and the scores of two methods."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.reporting.console_tables import answer_table, plain_table
 
-_TOKENS = 8
+_NEW_TOKENS = 8
 _ROWS = {
     "ES": "reliability_before",
     "ERR": "reliability_before",
@@ -23,13 +23,13 @@ _ROWS = {
     "generation_match_word": None,
     "generation_match_rephrase": None,
 }
-"""The metrics shown, each with the name of the unedited model's score."""
+"""The metrics in the table, each with the name of the unedited model's score."""
 _LABELS = {"ERR": "ERR (reliability)"}
 
 
 def answers(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> list[str]:
-    """Let the model continue the prompts of :func:`_queries`, in their order."""
-    return Scorer(tokenizer).generate(model, [prompt for prompt, _ in _queries(requests)], _TOKENS)
+    """Return the model's answers to the prompts of :func:`_queries`, in the same order."""
+    return Scorer(tokenizer).generate(model, [prompt for prompt, _ in _queries(requests)], _NEW_TOKENS)
 
 
 def show_answers(
@@ -51,12 +51,12 @@ def _queries(requests: Sequence[EditRequest]) -> list[tuple[str, str]]:
 
 
 def comparison_table(console: Console, summaries: Mapping[str, Mapping[str, Any]], title: str) -> None:
-    """Print the scores of several runs on the same facts side by side.
+    """Print the scores of several runs on the same facts, with a column for each run.
 
     Args:
-        console: where to print.
-        summaries: each run's ``summary.json``, by the name of its column.
-        title: of the table.
+        console: the console.
+        summaries: the ``summary.json`` of each run, by the name of its column.
+        title: title of the table.
     """
     table = plain_table(title)
     table.add_column("metric")
@@ -64,7 +64,7 @@ def comparison_table(console: Console, summaries: Mapping[str, Mapping[str, Any]
         table.add_column(name, justify="right")
     table.add_column("kind")
     scores = {name: summary["metrics"] for name, summary in summaries.items()}
-    # The unedited model is the same in every run.
+    # The unedited model has the same scores in every run.
     unedited: dict[str, float] = {name: score for run in scores.values() for name, score in run.items()}
     for metric, before in _ROWS.items():
         if any(metric in run for run in scores.values()):
@@ -78,4 +78,5 @@ def comparison_table(console: Console, summaries: Mapping[str, Mapping[str, Any]
 
 
 def _score(scores: Mapping[str, float], name: str | None) -> str:
+    """Return a score as text; a dash if there is none."""
     return f"{scores[name]:.3f}" if name is not None and name in scores else "-"

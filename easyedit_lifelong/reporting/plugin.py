@@ -1,4 +1,4 @@
-"""The result trackers that come with this package."""
+"""The reporting package as a plugin: registers the built-in result trackers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from easyedit_lifelong.reporting.trackers.table_files import CsvTracker, JsonTra
 
 @hookimpl
 def register_trackers(register: Callable[[TrackerType], None]) -> None:
-    """Register all of them; a service whose package isn't installed says so when a run names it."""
+    """Register all trackers. If the package of a service isn't installed, a run with this tracker is refused."""
     register(TrackerType("csv", lambda folder, config: CsvTracker(folder), "metrics.csv in the run's folder"))
     register(TrackerType("json", lambda folder, config: JsonTracker(folder), "metrics.json in the run's folder"))
     for service, description in (

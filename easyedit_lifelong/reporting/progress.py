@@ -1,4 +1,4 @@
-"""Progress of a long run: a live view on a terminal, a line every half a minute elsewhere."""
+"""The progress of a run: a live view on a terminal, else a line every 30 seconds."""
 
 from __future__ import annotations
 
@@ -21,68 +21,68 @@ from easyedit_lifelong.reporting.report.read import intervals_of
 from easyedit_lifelong.reporting.report.score_rows import MAIN, shown, shown_interval
 
 _SECONDS_BETWEEN_LINES = 30
-_LAST_EDITS = 5
-_LEAST_HEIGHT = 20
-"""Lines of a terminal below which there is room for the bar alone."""
+_MAX_EDITS_SHOWN = 5
+_MIN_HEIGHT = 20
+"""On a terminal with fewer lines than this, only the progress bar is shown."""
 
 
 class EditProgress:
-    """Shows how many requests are done, the latest scores, and the latest edits.
+    """Shows the number of processed requests, the latest scores, and the latest edits.
 
-    It has all methods of :class:`~easyedit_lifelong.runs.state.Progress`, the optional ones included.
+    It has all methods of :class:`~easyedit_lifelong.runs.state.Progress`, including the optional ones.
 
     Args:
-        console: where to show it.
+        console: the console.
         total: number of requests.
-        bar: the progress bar; None if the console is no terminal.
+        bar: the progress bar; None if the console isn't a terminal.
     """
 
     def __init__(self, console: Console, total: int, bar: Bar | None) -> None:
         self.console, self.total, self._bar = console, total, bar
         self._task = bar.add_task("editing", total=total, scores="") if bar else None
-        self._preparing = bar.add_task("preparing", total=1, scores="", visible=False) if bar else None
-        self._printed = self._began = time.monotonic()
-        self._done_before: int | None = None
+        self._preparing_task = bar.add_task("preparing", total=1, scores="", visible=False) if bar else None
+        self._last_line_at = self._started_at = time.monotonic()
+        self._done_at_start: int | None = None
         self._seconds: deque[float] = deque(maxlen=25)
-        self._edits: deque[Mapping[str, Any]] = deque(maxlen=_LAST_EDITS)
+        self._edits: deque[Mapping[str, Any]] = deque(maxlen=_MAX_EDITS_SHOWN)
         self._scores: Mapping[str, Any] = {}
-        self.over = False
+        self.finished = False
 
     def prepared(self, done: int, total: int) -> None:
-        """Show how much of the method's preparation before its first edit is done."""
-        if self._bar is not None and self._preparing is not None:
-            self._bar.update(self._preparing, completed=done, total=total, visible=done < total)
-        elif done < total and time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
-            self._printed = time.monotonic()
+        """Show the progress of the method's preparation before its first edit."""
+        if self._bar is not None and self._preparing_task is not None:
+            self._bar.update(self._preparing_task, completed=done, total=total, visible=done < total)
+        elif done < total and time.monotonic() - self._last_line_at > _SECONDS_BETWEEN_LINES:
+            self._last_line_at = time.monotonic()
             self.console.print(f"preparing: {done}/{total} tokens", highlight=False)
 
     def edited(self, done: int, scores: Mapping[str, float]) -> None:
-        """Show that ``done`` requests were processed."""
+        """Show that ``done`` requests were processed, with the latest scores."""
         text = "  ".join(f"{name} {score:.3f}" for name, score in scores.items())
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, scores=" ".join(filter(None, [text, self._pace()])))
-        elif done == self.total or time.monotonic() - self._printed > _SECONDS_BETWEEN_LINES:
-            self._printed = time.monotonic()
-            ending = "" if done == self.total else self._left(done)
-            line = "  ".join(filter(None, [f"{done}/{self.total} edits", text, self._pace(), ending]))
+        elif done == self.total or time.monotonic() - self._last_line_at > _SECONDS_BETWEEN_LINES:
+            self._last_line_at = time.monotonic()
+            time_left = "" if done == self.total else self._time_left(done)
+            line = "  ".join(filter(None, [f"{done}/{self.total} edits", text, self._pace(), time_left]))
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        if self._done_before is None:  # the pace is that of this process, not of the run that it resumes
-            self._done_before, self._began = done, time.monotonic()
+        if self._done_at_start is None:  # requests that a resumed run has done before don't count for the time left
+            self._done_at_start, self._started_at = done, time.monotonic()
 
     def journaled(self, entry: Mapping[str, Any]) -> None:
-        """Show a request's line of the journal."""
+        """Show a request, given its line of the journal."""
         self._edits.append(entry)
         if is_number(entry.get("seconds")):
             self._seconds.append(float(entry["seconds"]))
 
     def scored(self, entry: Mapping[str, Any]) -> None:
-        """Show a scoring's line, with its intervals."""
+        """Show a scoring, given its line of ``metrics.jsonl``."""
         self._scores = entry
 
     def view(self) -> RenderableType:
-        """Return the live view: the bar, then the latest scores and edits if the terminal is high enough."""
+        """Return the live view: the progress bar and, if the terminal is high enough, the latest scores and edits."""
         assert self._bar is not None
-        if self.over or self.console.height < _LEAST_HEIGHT:
+        if self.finished or self.console.height < _MIN_HEIGHT:
             return self._bar
         parts: list[RenderableType] = [self._bar]
         parts += [_score_lines(self._scores)] if self._scores else []
@@ -90,28 +90,30 @@ class EditProgress:
         return Group(*parts)
 
     def _pace(self) -> str:
+        """Return the median time of the latest edits as text; empty if there are none."""
         return f"{statistics.median(self._seconds):.2f} s an edit (median)" if self._seconds else ""
 
-    def _left(self, done: int) -> str:
-        new = done - (self._done_before or 0)
-        if self._done_before is None or new <= 0:
+    def _time_left(self, done: int) -> str:
+        """Return the estimated time until the end as text; empty if it isn't known yet."""
+        new = done - (self._done_at_start or 0)
+        if self._done_at_start is None or new <= 0:
             return ""
-        seconds = (time.monotonic() - self._began) / new * (self.total - done)
+        seconds = (time.monotonic() - self._started_at) / new * (self.total - done)
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
 
 def _score_lines(entry: Mapping[str, Any]) -> RenderableType:
-    """Return the main scores of a line of ``metrics.jsonl``, with their intervals."""
-    spans = intervals_of(entry)
+    """Return a table of the main scores of a line of ``metrics.jsonl``, with their intervals."""
+    intervals = intervals_of(entry)
     table = plain_table(f"scored at {entry.get('n_edits', '?')} edits", show_header=False, title_style="dim")
     for name in MAIN:
         if is_number(entry.get(name)) and (name != "reliability" or entry.get("ERR") != entry[name]):
-            table.add_row(name, shown(entry[name], name), Text(shown_interval(spans.get(name), name), style="dim"))
+            table.add_row(name, shown(entry[name], name), Text(shown_interval(intervals.get(name), name), style="dim"))
     return table
 
 
 def _edit_lines(entries: list[Mapping[str, Any]]) -> RenderableType:
-    """Return the latest lines of the journal, one line each."""
+    """Return a table of entries of the journal, one line each."""
     table = plain_table(show_header=False, expand=True)
     table.add_column(no_wrap=True, min_width=7)
     table.add_column(no_wrap=True, overflow="ellipsis", ratio=3)
@@ -123,20 +125,21 @@ def _edit_lines(entries: list[Mapping[str, Any]]) -> RenderableType:
         style = "green" if success == 1 else "red" if entry.get("status") == "failed" else "yellow"
         table.add_row(
             Text(outcome, style=style),
-            Text(_line(entry.get("prompt"))),
-            Text(f"→ {_line(entry.get('target_new'))}"),
+            Text(_one_line(entry.get("prompt"))),
+            Text(f"→ {_one_line(entry.get('target_new'))}"),
             f"{seconds:.2f} s" if is_number(seconds) else "",
         )
     return table
 
 
-def _line(text: Any) -> str:
+def _one_line(text: Any) -> str:
+    """Return text without newlines."""
     return " ".join(str("" if text is None else text).split())
 
 
 @contextlib.contextmanager
 def edit_progress(console: Console, total: int) -> Iterator[EditProgress]:
-    """Show a run's progress; the run is made inside this context."""
+    """Show the progress of a run within a context."""
     if not console.is_terminal:
         yield EditProgress(console, total, None)
         return
@@ -153,24 +156,33 @@ def edit_progress(console: Console, total: int) -> Iterator[EditProgress]:
         try:
             yield progress
         finally:
-            progress.over = True
+            progress.finished = True
 
 
 @contextlib.contextmanager
-def count_progress(console: Console, what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show the progress of one long count; yield a function that is called with ``(done, total)``."""
-    if console.quiet or not console.is_terminal:
-        printed = [time.monotonic()]
+def count_progress(console: Console, description: str) -> Iterator[Callable[[int, int], None]]:
+    """Show the progress of a long computation within a context.
 
-        def line(done: int, total: int) -> None:
-            if done < total and time.monotonic() - printed[0] > _SECONDS_BETWEEN_LINES:
-                printed[0] = time.monotonic()
+    Args:
+        console: the console.
+        description: the text beside the progress bar.
+
+    Yields:
+        A function to call with ``(done, total)``.
+    """
+    if console.quiet or not console.is_terminal:
+        last_line_at = time.monotonic()
+
+        def print_count(done: int, total: int) -> None:
+            nonlocal last_line_at
+            if done < total and time.monotonic() - last_line_at > _SECONDS_BETWEEN_LINES:
+                last_line_at = time.monotonic()
                 console.print(f"{done}/{total}", highlight=False)
 
-        yield line
+        yield print_count
         return
     columns = (
-        TextColumn(what),
+        TextColumn(description),
         BarColumn(),
         TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
         TimeElapsedColumn(),

@@ -1,4 +1,4 @@
-"""The scope study's plot: z-scores around the subject's last token, as an SVG file that any browser shows."""
+"""The plot of a scope study: z-scores of the tokens around the subject's last token, as SVG."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from easyedit_lifelong.reporting.report.generations import clean
 from easyedit_lifelong.reporting.report.style import INK, MUTED, SERIES, drawing, new_figure
 from easyedit_lifelong.reporting.report.svg import svg_text
 
-_REACH = 12
-"""Tokens shown on either side of the subject's last one."""
+_MAX_DISTANCE = 12
+"""Number of tokens shown before and after the subject's last token."""
 _BLUE, _RED = SERIES[0], SERIES[1]
 
 Point = tuple[int, float]
 
 
 def scope_svg(scope: Scope) -> str:
-    """Return the plot: one panel for prompts and one for paraphrases.
+    """Return the plot as SVG, with one panel for prompts and one for paraphrases.
 
-    Each dot is a token of a text, at its distance from the subject's last token; the line is the mean at
-    each distance, and the dashed line is α, from which on the hook acts.
+    Each dot is a token, at its distance from the subject's last token. The solid line is the mean at each distance. The
+    dashed line is α, the threshold above which the hook acts.
     """
     panels = [(kind, _points(rows)) for kind in (PROMPT, PARAPHRASE) if (rows := scope.of(kind))]
     with drawing():
@@ -36,17 +36,18 @@ def scope_svg(scope: Scope) -> str:
 
 
 def _points(rows: Sequence[ScopeRow]) -> list[Point]:
-    """Return (distance from the subject's last token, z-score) of every token in reach."""
+    """Return (distance from the subject's last token, z-score) of every token that is near enough."""
     return [
         (index - row.subject, z)
         for row in rows
         if row.subject is not None
         for index, z in enumerate(row.z)
-        if abs(index - row.subject) <= _REACH and finite([z])
+        if abs(index - row.subject) <= _MAX_DISTANCE and finite([z])
     ]
 
 
 def _panel(axes: Axes, kind: str, points: Sequence[Point], alpha: float) -> None:
+    """Draw one panel: the tokens, their means and α."""
     axes.set_title(f"{kind}s")
     for name, colour, dots in (
         ("others", MUTED, [point for point in points if point[0] != 0]),
@@ -79,6 +80,7 @@ def _panel(axes: Axes, kind: str, points: Sequence[Point], alpha: float) -> None
         textcoords="offset points",
         horizontalalignment="right",
     )
-    axes.set_xlim(-_REACH - 0.5, _REACH + 0.5)
-    axes.set_xticks(range(-_REACH, _REACH + 1, 4), [f"{distance:+d}" for distance in range(-_REACH, _REACH + 1, 4)])
+    axes.set_xlim(-_MAX_DISTANCE - 0.5, _MAX_DISTANCE + 0.5)
+    ticks = range(-_MAX_DISTANCE, _MAX_DISTANCE + 1, 4)
+    axes.set_xticks(ticks, [f"{distance:+d}" for distance in ticks])
     axes.set_xlabel("tokens after the subject's last")

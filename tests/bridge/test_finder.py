@@ -242,5 +242,5 @@ def test_another_package_of_that_name_is_left_alone(python: Callable[..., str], 
 def test_an_easyedit_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(locate, "require_easyedit", lambda: EasyEditInfo("unknown", None, tmp_path))
     monkeypatch.setitem(sys.modules, "easyeditor", None)
-    with pytest.raises(EasyEditMissingError, match=r"can't be imported: .*doctor` says more"):
+    with pytest.raises(EasyEditMissingError, match=r"can't be imported: .*doctor` shows more"):
         locate.import_easyedit()

@@ -117,9 +117,9 @@ def test_resuming(
     (out / "calibration.json").write_text(json.dumps({**new, "schema_version": 99}))
     assert "another version of this package (schema_version 99" in refused([*words, "--resume"], capsys)
     (out / "calibration.json").write_text(json.dumps({**new, "steps": {"findings": [{}]}}))
-    assert "can't be read as a calibration's" in refused([*words, "--resume"], capsys)
+    assert "is damaged, or not a calibration's" in refused([*words, "--resume"], capsys)
     (out / "calibration.json").write_text("{")
-    assert "can't be read as a calibration's" in refused([*words, "--resume"], capsys)
+    assert "is damaged, or not a calibration's" in refused([*words, "--resume"], capsys)
 
 
 def test_too_few_records(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -102,7 +102,7 @@ def test_the_model_is_unedited_again_for_the_second_method(desk: Path) -> None:
 def test_second_moments_are_collected_once(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(desk, edits=1)
     said = capsys.readouterr().out
-    assert "text that the model writes itself" in " ".join(said.split())
+    assert "text that the model generates" in " ".join(said.split())
     assert "Collected in" in said
     stored = sorted((desk / "cache" / "stats").rglob("*.npz"))
     assert len(stored) == 2
@@ -123,7 +123,7 @@ def test_what_is_no_demo_stays(desk: Path, method: str) -> None:
     theirs = desk / "demo" / method / CONFIG
     theirs.parent.mkdir(parents=True)
     theirs.write_text("data: mine\n", encoding="utf-8")
-    with pytest.raises(RunError, match="isn't a demo's"):
+    with pytest.raises(RunError, match="aren't a demo's"):
         run(desk)
     assert [path for path in (desk / "demo").rglob("*") if path.is_file()] == [theirs]
 

@@ -154,7 +154,7 @@ def test_other_edits_are_never_overwritten(desk: EditsDesk) -> None:
             ["--prompt", "a", "--prompt", "b", "--target", "x", "--target", "y", "--subject", "a"],
             "--subject: there are 1 for 2 --prompt",
         ),
-        (["--prompt", "a", "--target", "b", "--data", "x.json"], "--data: a file has its own prompts"),
+        (["--prompt", "a", "--target", "b", "--data", "x.json"], "--data: the file has prompts"),
         (["--prompt", "a", "--target", " "], "--prompt 'a', field 'target_new': is empty"),
         (
             ["--prompt", OTHER, "--target", TARGET],

@@ -42,7 +42,7 @@ def test_rollback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = saved(tmp_path / "many", packed(FACTS))
     code, out, _ = call(capsys, "rollback", folder, "--case", "c3", "--case", "c7", "--out", tmp_path / "less")
     assert code == 0
-    assert "2 edits taken out, 58 left" in out
+    assert "2 edits removed, 58 left" in out
     code, out, _ = call(capsys, "rollback", folder, "--case", "c3", "--json")
     assert code == 0
     told = json.loads(out)
@@ -50,7 +50,7 @@ def test_rollback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     batches = Path(shutil.copytree(COACHHOOK, tmp_path / "batches"))
     code, out, _ = call(capsys, "rollback", batches, "--to-batch", "1")
     assert code == 0
-    assert "2 edits taken out, 2 left" in out
+    assert "2 edits removed, 2 left" in out
 
 
 def test_merge(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_merge(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert code == 0
     assert "supersede" in out
     assert "c1@two" in out
-    assert "6 edits, 5 keys of 2 folders, 1 met another folder's, 0 were in more than one" in out
+    assert "6 edits, 5 keys of 2 folders; conflicts between folders: 1; edits in several folders: 0" in out
     code, out, _ = call(capsys, "merge", one, two, "--out", tmp_path / "again", "--json")
     assert json.loads(out)["renamed"] == [{"folder": str(two), "before": "c1", "after": "c1@two"}]
 

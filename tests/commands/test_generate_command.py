@@ -98,7 +98,7 @@ def test_what_can_not_be_asked(desk: EditsDesk, tmp_path: Path) -> None:
     for words in (["--temperature", "-1"], ["--top-p", "2"], ["--temperature", "nan"]):
         code, _, err = desk.run("generate", "--edits", edits, "--prompt", PROMPT, *words)
         assert code == 2
-        assert "is not a number from 0" in err
+        assert "is not a number " in err
 
 
 def test_a_model_that_is_not_here_is_asked_for(desk: EditsDesk) -> None:
@@ -106,7 +106,7 @@ def test_a_model_that_is_not_here_is_asked_for(desk: EditsDesk) -> None:
     moved = desk.checkpoint.rename(desk.checkpoint.with_name("moved"))
     try:
         told = desk.refused("generate", "--edits", desk.folder / "edits", "--prompt", PROMPT)
-        assert f"these edits were made on '{desk.checkpoint}', which can't be had here" in told
+        assert f"these edits were made on '{desk.checkpoint}', which can't be loaded" in told
         assert "--model" in told
         desk.done("generate", "--edits", desk.folder / "edits", "--prompt", PROMPT, "--model", moved)
     finally:

@@ -27,7 +27,7 @@ from easyedit_lifelong.commands.main import VERBS, build_parser, main
         (["lifelong", "--hparams", "h", "--data", "d", "--out", "o", "--eval-sample", "0"], "--eval-sample"),
         (["run"], "FILE"),
         (["demo", "--edits", "many"], "'many' is not a whole number greater than 0"),
-        (["inspect", "x", "--limit", "-1"], "'-1' is not a whole number from 0 on"),
+        (["inspect", "x", "--limit", "-1"], "'-1' is not a whole number of at least 0"),
     ],
 )
 def test_wrong_usage(
@@ -54,7 +54,7 @@ def test_a_text_that_begins_with_a_tilde_is_no_path(capsys: pytest.CaptureFixtur
         str(tmp_path / "o"),
     ]
     assert main(words) == 1
-    assert "'' names no hyperparameter file" in capsys.readouterr().err  # and not: no such user
+    assert "'' is not the name of a hyperparameter file" in capsys.readouterr().err  # and not: no such user
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -131,7 +131,7 @@ def test_what_is_missing_is_a_sentence_never_a_crash(tmp_path: Path, kind: str) 
     if kind == "all failed":
         assert "the loss is NaN" in page.text
     if kind == "one point":
-        assert "there is a point where there could be a curve" in page.text
+        assert "so there are no curves" in page.text
 
 
 def test_nothing_in_a_run_can_break_out_of_the_page(tmp_path: Path) -> None:
@@ -292,7 +292,7 @@ def test_a_curve_has_its_band_and_a_point_its_bar(tmp_path: Path) -> None:
         band = figure.axes[0].collections[0].get_paths()[0].vertices
         assert band[:, 1].min() == pytest.approx(min(pair[0] for _, _, pair in run.points("ES") if pair))
         plot = new_figure().add_subplot()
-        axes.draw_course(plot, [(3, 0.5, (0.4, 0.6))], look(0), "x")
+        axes.draw_curve(plot, [(3, 0.5, (0.4, 0.6))], look(0), "x")
         assert [list(path.vertices[:, 1]) for path in plot.collections[0].get_paths()] == [[0.4, 0.6]]
 
 
@@ -321,7 +321,7 @@ def test_where_the_page_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     capsys.readouterr()
     (tmp_path / "taken").touch()
     assert main(["report", str(run), "--out", str(tmp_path / "taken")]) == 1
-    assert "is a file, and no page" in capsys.readouterr().err
+    assert "is a file whose name doesn't end in .html" in capsys.readouterr().err
     assert main(["report", str(run), "--out", str(tmp_path / "taken" / "x.html")]) == 1
     assert "can't be written" in capsys.readouterr().err
     assert main(["report", str(tmp_path / "site")]) == 1

@@ -42,7 +42,7 @@ def test_the_first_version_kept_what_a_method_adds_apart(tmp_path: Path) -> None
     assert run.record().counts("n_keys") == [(1, 1)]
     assert run.journal[0]["batch"] == 1, "the run's own count, not the method's"
     assert run.timing == {"seconds_per_edit": 2.0, "seconds_editing": 2.0}
-    assert run.notes[0] == "This run isn't finished, or was cut short: its journal has 1 of 2 requests."
+    assert run.notes[0] == "This run isn't finished: its journal has 1 of 2 requests."
     assert "There is no metrics.jsonl." in run.notes
 
 
@@ -99,7 +99,7 @@ def test_alpha_and_z_scores_by_batch(tmp_path: Path) -> None:
     index.write_text(json.dumps({"batches": [{"file": "x"}]}))
     run = read_run(tmp_path / "run")
     assert alphas(run.record()) == {}
-    assert any("isn't shown" in note for note in run.notes)
+    assert any("aren't shown" in note for note in run.notes)
 
 
 def test_the_running_median_and_the_thinning() -> None:

@@ -112,7 +112,7 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Exception], None]
 def test_what_is_missing_is_named(name: str, tmp_path: Path, without: Callable[[str, Exception], None]) -> None:
     kind = get_plugins().trackers.get(name)
     without(name, ModuleNotFoundError(f"No module named {name!r}", name=name))
-    says = f"--track {name}: is done by the package {name}, which isn't installed. Run: pip install {name}"
+    says = f"--track {name}: needs the package {name}, which isn't installed. Run: pip install {name}"
     for begin in (kind.check, lambda: kind.create(tmp_path, CONFIG)):
         with pytest.raises(PluginError) as caught:
             begin()
@@ -238,7 +238,7 @@ def test_wandb_as_its_environment_says(wandb: FakeWandb, tmp_path: Path, monkeyp
 
 def test_wandb_without_a_key(wandb: FakeWandb, tmp_path: Path) -> None:
     wandb.failure = RuntimeError("No API key configured. Use `wandb login` to log in.")
-    with pytest.raises(PluginError, match=r"--track wandb: can't begin a run: No API key .* WANDB_MODE=offline"):
+    with pytest.raises(PluginError, match=r"--track wandb: can't start a run: No API key .* WANDB_MODE=offline"):
         _create("wandb", tmp_path)
 
 
@@ -256,9 +256,9 @@ def test_a_service_that_fails_costs_points_and_not_the_run(
         tracker.log(step, metrics)
     tracker.close()
     assert caplog.messages == [
-        "tracker wandb: the point at 1 edits isn't recorded: server gone. The run goes on; its metrics.jsonl has "
+        "tracker wandb: the point at 1 edits isn't recorded: server gone. The run continues; its metrics.jsonl has "
         "every point.",
-        "tracker wandb: didn't end as it should: server gone.",
+        "tracker wandb: the run couldn't be ended: server gone.",
         "tracker wandb: 3 points aren't recorded",
     ]
 
@@ -389,7 +389,7 @@ def test_mlflow_whose_run_is_gone(mlflow: FakeMlflow, tmp_path: Path, caplog: py
     tracker = _create("mlflow", tmp_path)
     tracker.log(*POINTS[0])
     assert _history(mlflow.runs["run0"])["ES"] == [(1, 1.0)]
-    assert "begins a new run, as deleted can't be taken up again" in caplog.text
+    assert "starts a new run, since run deleted can't be resumed" in caplog.text
     assert known_id(tmp_path, "mlflow") == "run0"
 
 
@@ -406,7 +406,7 @@ def test_mlflow_that_can_not_begin(mlflow: FakeMlflow, tmp_path: Path, monkeypat
         raise ConnectionError("nobody listens")
 
     monkeypatch.setattr(mlflow, "get_experiment_by_name", refuse)
-    with pytest.raises(PluginError, match=r"--track mlflow: can't begin a run in sqlite:.*: nobody listens\. A server"):
+    with pytest.raises(PluginError, match=r"--track mlflow: can't start a run in sqlite:.*: nobody listens\. Set"):
         _create("mlflow", tmp_path)
 
 

@@ -1,1 +1,1 @@
-"""A run's folder as a page to look at: what it scored, what it cost, what it says now, and how it was made."""
+"""The report: reads run folders, and writes a page with scores, times, answers and settings."""

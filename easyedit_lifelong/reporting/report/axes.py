@@ -1,4 +1,4 @@
-"""Parts of figures: scores against the number of edits with their intervals, and axes that fit their values."""
+"""Parts of figures: curves of scores against the number of edits, with intervals, and the limits of axes."""
 
 from __future__ import annotations
 
@@ -16,20 +16,22 @@ from easyedit_lifelong.methods.report_sections import EDITS
 from easyedit_lifelong.reporting.report.read import Interval
 from easyedit_lifelong.reporting.report.style import SIZE, legend_below, new_figure
 
-Course = Sequence[tuple[float, float, Interval | None]]
+ScorePoints = Sequence[tuple[float, float, Interval | None]]
+"""(number of edits, score, interval of the score)."""
 
-_ROOM = 0.03
+_MARGIN = 0.03
+"""Space at the ends of an axis, as a share of its length."""
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure and the texts around it.
+    """A figure and its texts.
 
     Attributes:
-        name: of its files, without an ending; unique in a report.
-        title: stands above.
-        caption: stands below.
-        alt: what it shows, for readers who cannot see it.
+        name: the name of its files, without an ending; unique in a report.
+        title: the heading above the figure.
+        caption: the text below the figure.
+        alt: the alternative text, for readers who can't see the figure.
         figure: the figure.
     """
 
@@ -46,23 +48,23 @@ class Curve:
 
     Attributes:
         label: its name in the legend.
-        course: number of edits, score, and the score's interval if it has one; at least one.
-        look: colour, line and marker.
-        before: the unedited model's score, if it is known.
+        points: at least one point.
+        style: colour, line and marker, as options of ``Axes.plot``.
+        before: the unedited model's score, if known.
     """
 
     label: str
-    course: Course
-    look: dict[str, Any]
+    points: ScorePoints
+    style: dict[str, Any]
     before: float | None = None
 
     def values(self) -> list[float]:
-        """Return every score that the vertical axis has to show."""
-        bounds = [bound for _, _, interval in self.course for bound in interval or ()]
-        return [y for _, y, _ in self.course] + bounds + ([] if self.before is None else [self.before])
+        """Return all values that the axis of scores must include."""
+        bounds = [bound for _, _, interval in self.points for bound in interval or ()]
+        return [y for _, y, _ in self.points] + bounds + ([] if self.before is None else [self.before])
 
 
-def courses_figure(
+def curves_figure(
     curves: Sequence[Curve],
     fit: Callable[[Axes, Sequence[float]], object],
     xs: Sequence[float],
@@ -70,58 +72,58 @@ def courses_figure(
     columns: int,
     height: float = SIZE[1],
 ) -> Figure:
-    """Draw scores against the number of edits, and dotted what they were before.
+    """Draw scores against the number of edits, and the scores of the unedited model as dotted lines.
 
     Args:
-        curves: the scores.
-        fit: fits the vertical axis to values.
-        xs: numbers of edits that the horizontal axis has to show.
-        columns: of the legend.
-        height: of the figure, in inches.
+        curves: the curves to draw.
+        fit: sets the limits of the vertical axis for given values.
+        xs: numbers of edits that the horizontal axis must include.
+        columns: number of columns of the legend.
+        height: height of the figure, in inches.
     """
     figure = new_figure(height=height)
     axes = figure.add_subplot()
     for curve in curves:
-        draw_course(axes, curve.course, curve.look, curve.label)
+        draw_curve(axes, curve.points, curve.style, curve.label)
         if curve.before is not None:
-            axes.axhline(curve.before, color=curve.look["color"], linewidth=0.9, linestyle=(0, (1, 3)))
+            axes.axhline(curve.before, color=curve.style["color"], linewidth=0.9, linestyle=(0, (1, 3)))
     fit_edits(axes, xs)
     fit(axes, [value for curve in curves for value in curve.values()])
     legend_below(figure, axes, columns)
     return figure
 
 
-def draw_course(axes: Axes, course: Course, look: dict[str, Any], label: str) -> None:
-    """Draw a score against the number of edits: a line with a band, or a point with a bar if there is one only."""
-    if not course:
+def draw_curve(axes: Axes, points: ScorePoints, style: dict[str, Any], label: str) -> None:
+    """Draw a score against the number of edits: a line with a band of intervals, or a single point with a bar."""
+    if not points:
         return
-    xs, ys, _ = zip(*course, strict=True)
-    axes.plot(xs, ys, label=label, markevery=max(1, len(course) // 12), **look)
-    banded = [(x, interval) for x, _, interval in course if interval is not None]
-    if len(course) == 1 and banded:
-        axes.vlines(xs, *banded[0][1], colors=look["color"], linewidth=1.5)
-    elif len(banded) > 1:
-        draw_band(axes, banded, look["color"])
+    xs, ys, _ = zip(*points, strict=True)
+    axes.plot(xs, ys, label=label, markevery=max(1, len(points) // 12), **style)
+    intervals = [(x, interval) for x, _, interval in points if interval is not None]
+    if len(points) == 1 and intervals:
+        axes.vlines(xs, *intervals[0][1], colors=style["color"], linewidth=1.5)
+    elif len(intervals) > 1:
+        draw_band(axes, intervals, style["color"])
 
 
 def draw_band(axes: Axes, points: Sequence[tuple[float, Sequence[float]]], colour: str, label: str = "") -> None:
-    """Draw a band between the lowest and the highest value at each x."""
+    """Draw a band from the lowest to the highest value at each x."""
     lows, highs = [min(values) for _, values in points], [max(values) for _, values in points]
     axes.fill_between([x for x, _ in points], lows, highs, color=colour, alpha=0.16, linewidth=0, label=label)
 
 
-def levels_figure(curves: Sequence[Curve]) -> Figure:
-    """Draw scores that were taken once, below each other: a mark and its interval, and hollow what it was before."""
+def dot_plot(curves: Sequence[Curve]) -> Figure:
+    """Draw scores of a single scoring, one per row: a mark with its interval; a hollow mark for the unedited model."""
     figure = new_figure(height=1.0 + 0.28 * len(curves))
     axes = figure.add_subplot()
     for row, curve in enumerate(curves):
-        _, value, interval = curve.course[0]
-        mark = {"color": curve.look["color"], "marker": curve.look["marker"], "linestyle": "none", "markersize": 6}
+        _, score, interval = curve.points[0]
+        mark = {"color": curve.style["color"], "marker": curve.style["marker"], "linestyle": "none", "markersize": 6}
         if interval is not None:
-            axes.hlines(row, *interval, colors=curve.look["color"], linewidth=2)
+            axes.hlines(row, *interval, colors=curve.style["color"], linewidth=2)
         if curve.before is not None:
             axes.plot([curve.before], [row], **{**mark, "markerfacecolor": "none"})
-        axes.plot([value], [row], **mark)
+        axes.plot([score], [row], **mark)
     axes.set_yticks(range(len(curves)), [curve.label for curve in curves])
     axes.set_ylim(len(curves) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
@@ -131,7 +133,7 @@ def levels_figure(curves: Sequence[Curve]) -> Figure:
 
 
 def fit_edits(axes: Axes, xs: Sequence[float], label: str = EDITS) -> None:
-    """Fit the horizontal axis to numbers of edits: logarithmic where they grow by factors, like 1, 10, 100."""
+    """Set the limits of the horizontal axis; it is logarithmic if the numbers of edits grow by factors (1, 10, 100)."""
     axes.set_xlabel(label)
     points = sorted({x for x in xs if x > 0})
     if len(points) >= 3 and points[-1] > 6 * statistics.median(points):
@@ -143,40 +145,47 @@ def fit_edits(axes: Axes, xs: Sequence[float], label: str = EDITS) -> None:
         _label_plainly(axes.xaxis)
         return
     end = max(xs, default=0) or 1
-    axes.set_xlim(-_ROOM * end, (1 + _ROOM) * end)
+    axes.set_xlim(-_MARGIN * end, (1 + _MARGIN) * end)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
 
 def fit_scores(axes: Axes, values: Sequence[float]) -> None:
-    """Fit the vertical axis: all of 0 to 1 for shares, so that any two runs compare; else what the values need."""
+    """Set the limits of the vertical axis: always 0 to 1 for shares, so that runs are comparable; else the range."""
     axes.set_ylim(*span(values))
 
 
 def span(values: Sequence[float]) -> tuple[float, float]:
-    """Return the ends of an axis for scores."""
+    """Return the limits of an axis for scores."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     if low >= -1 and high <= 1:
-        return (-_ROOM if low >= 0 else -1 - _ROOM), 1 + _ROOM
-    room = 0.08 * ((high - low) or abs(high) or 1.0)
-    return low - room, high + room
+        return (-_MARGIN if low >= 0 else -1 - _MARGIN), 1 + _MARGIN
+    margin = 0.08 * ((high - low) or abs(high) or 1.0)
+    return low - margin, high + margin
 
 
-def fit_values(axes: Axes, values: Sequence[float], how: str, label: str) -> None:
-    """Fit and label the vertical axis of what is no score, as ``ReportPlot.y_axis`` says."""
+def fit_values(axes: Axes, values: Sequence[float], y_axis: str, label: str) -> None:
+    """Set the limits and the label of a vertical axis of values that aren't scores.
+
+    Args:
+        axes: the axes.
+        values: the values that the axis must include.
+        y_axis: ``data``, ``zero`` or ``positive``, as in ``ReportPlot.y_axis``.
+        label: the label.
+    """
     axes.set_ylabel(label)
-    if how == "data":
+    if y_axis == "data":
         return
     positive = sorted(value for value in values if value > 0)
-    if how == "positive" and positive and positive[-1] > 25 * positive[len(positive) // 20]:
+    if y_axis == "positive" and positive and positive[-1] > 25 * positive[len(positive) // 20]:
         axes.set_yscale("log")
         axes.set_ylabel(f"{label} (log)".strip())
         _label_plainly(axes.yaxis)
     else:
-        axes.set_ylim(0, (1.05 if how == "zero" else 1.1) * (positive[-1] if positive else 1.0))
+        axes.set_ylim(0, (1.05 if y_axis == "zero" else 1.1) * (positive[-1] if positive else 1.0))
 
 
 def _label_plainly(axis: Axis) -> None:
-    """Label a logarithmic axis with plain numbers: by itself it writes formulas, which a page would show as such."""
+    """Label a logarithmic axis with plain numbers; matplotlib's default is formulas, which an SVG shows as source."""
     if not isinstance(axis.get_minor_locator(), NullLocator):
         axis.set_minor_locator(LogLocator(subs=(2, 5)))
     axis.set_major_formatter(lambda value, _: f"{value:g}")

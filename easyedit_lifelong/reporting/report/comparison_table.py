@@ -1,4 +1,4 @@
-"""Runs side by side as tables: for a page, in Markdown, and in LaTeX."""
+"""The table that compares runs: for a page, in Markdown, and in LaTeX."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|*_`<
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side.
+    """A table of scores with a row for each run.
 
     Attributes:
         names: the runs' names.
-        edits: how many edits each made.
-        metrics: the columns: scores and the time an edit took.
-        cells: by run, then by metric.
+        edits: number of edits of each run.
+        metrics: the columns: names of scores, and the time per edit.
+        cells: the scores by run, then by metric.
     """
 
     names: list[str]
@@ -56,24 +56,30 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run], names: Sequence[str], metrics: Sequence[str] | None = None) -> Comparison:
-    """Put runs side by side, on their main scores and the time an edit took, or on the scores given."""
-    rows = [{row.name: row for row in (*score_rows(run), *seconds_row(run))} for run in runs]
-    seconds = [SECONDS] if any(SECONDS in row for row in rows) else []
+    """Return the comparison of runs; by default with their main scores and the time per edit.
+
+    Args:
+        runs: the runs.
+        names: their names.
+        metrics: the columns; None for the default.
+    """
+    scores = [{score.name: score for score in (*score_rows(run), *seconds_row(run))} for run in runs]
+    seconds = [SECONDS] if any(SECONDS in by_name for by_name in scores) else []
     columns = [*main_names(runs), *seconds] if metrics is None else list(metrics)
-    cells = [[row.get(metric, Score(metric, "")) for metric in columns] for row in rows]
-    for n, metric in enumerate(columns):
-        for number in best(metric, [row[n].number for row in cells]):
-            cells[number][n] = replace(cells[number][n], best=True)
+    cells = [[by_name.get(metric, Score(metric, "")) for metric in columns] for by_name in scores]
+    for column, metric in enumerate(columns):
+        for row in best(metric, [cells_of_run[column].number for cells_of_run in cells]):
+            cells[row][column] = replace(cells[row][column], best=True)
     return Comparison(list(names), [run.n_edits for run in runs], columns, cells)
 
 
 def arrow(metric: str) -> str:
-    """Return an arrow to where a metric is better, or nothing."""
+    """Return ↑ if a higher value of a metric is better, ↓ if a lower one is, else empty text."""
     return _ARROWS.get(direction(metric), "")
 
 
 def markdown_table(table: Comparison) -> str:
-    """Return the comparison in Markdown: a row for each run, intervals in brackets, the best in bold."""
+    """Return the comparison in Markdown: a row for each run, intervals in brackets, the best values in bold."""
 
     def text(cell: Score) -> str:
         value = f"**{cell.value}**" if cell.best else cell.value
@@ -85,7 +91,7 @@ def markdown_table(table: Comparison) -> str:
 
 
 def latex_table(table: Comparison) -> str:
-    """Return the comparison in LaTeX: needs ``booktabs``; rows, intervals and bold as in Markdown."""
+    """Return the comparison in LaTeX (package ``booktabs``): a row for each run, the best values in bold."""
 
     def text(cell: Score) -> str:
         value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
@@ -108,7 +114,14 @@ def latex_table(table: Comparison) -> str:
 def _rows(
     table: Comparison, text: Callable[[Score], str], escapes: dict[int, str], arrows: Mapping[str, str]
 ) -> Iterator[list[str]]:
-    """Yield the head of a table and its rows, as texts in which special characters are escaped."""
+    """Yield the header and the rows of a table as text, with special characters escaped.
+
+    Args:
+        table: the comparison.
+        text: returns the text of a cell.
+        escapes: the special characters and their escaped form, for ``str.translate``.
+        arrows: the arrow for each direction.
+    """
     heads = [f"{metric.translate(escapes)} {arrows.get(direction(metric), '')}".strip() for metric in table.metrics]
     yield ["run", "edits", *heads]
     for name, edits, cells in zip(table.names, table.edits, table.cells, strict=True):

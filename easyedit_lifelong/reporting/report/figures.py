@@ -1,4 +1,4 @@
-"""The figures of one run: its scores, and the time that its edits took."""
+"""The figures of one run: its scores, and the time of its edits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from easyedit_lifelong.methods.report_sections import EDITS, ReportPlot, Series
 from easyedit_lifelong.reporting.report import history
-from easyedit_lifelong.reporting.report.axes import Curve, Plot, courses_figure, fit_scores, levels_figure
+from easyedit_lifelong.reporting.report.axes import Curve, Plot, curves_figure, dot_plot, fit_scores
 from easyedit_lifelong.reporting.report.read import Run
 from easyedit_lifelong.reporting.report.score_rows import shown
 from easyedit_lifelong.reporting.report.style import look
@@ -20,8 +20,8 @@ _GROUPS = {
     "scores-success": ("efficacy_success", "paraphrase_success", "neighborhood_success", "rome_score"),
     "scores-magnitude": ("efficacy_magnitude", "paraphrase_magnitude", "neighborhood_magnitude"),
 }
-"""Scores that one figure shows together, by the paper that defines them or by kind; others are grouped by how they are
-taken, or stand alone."""
+"""The scores of each figure, grouped by the paper that defines them, or by kind. Other scores between 0 and 1 share a
+figure of generated or other scores; each remaining score has its own figure."""
 
 _TITLES = {
     "scores-success": "ROME's and MEMIT's success",
@@ -32,7 +32,7 @@ _TITLES = {
 
 
 def score_plots(run: Run) -> list[Plot]:
-    """Return the figures of a run's scores against the number of edits, or of those that were taken only once."""
+    """Return the figures of a run's scores: curves against the number of edits, or dots if there was one scoring."""
     before = run.scores()
     plots = []
     for name, metrics in _grouped(run).items():
@@ -40,22 +40,22 @@ def score_plots(run: Run) -> list[Plot]:
             Curve(metric, run.points(metric), look(n), before.get(f"{metric}_before"))
             for n, metric in enumerate(metrics)
         ]
-        once = all(len(curve.course) == 1 for curve in curves)
-        if once and len(curves) == 1:  # one number is no figure
+        once = all(len(curve.points) == 1 for curve in curves)
+        if once and len(curves) == 1:  # a single number needs no figure
             continue
-        known = [curve.label for curve in curves if curve.before is not None]
-        xs = [x for curve in curves for x, _, _ in curve.course]
-        last = ", ".join(f"{curve.label} {shown(curve.course[-1][1], curve.label)}" for curve in curves)
+        with_before = [curve.label for curve in curves if curve.before is not None]
+        xs = [x for curve in curves for x, _, _ in curve.points]
+        last = ", ".join(f"{curve.label} {shown(curve.points[-1][1], curve.label)}" for curve in curves)
         caption = [f"Scored once, at {xs[0]} edits."] if once else []
-        if any(interval is not None for curve in curves for _, _, interval in curve.course):
+        if any(interval is not None for curve in curves for _, _, interval in curve.points):
             caption.append(f"{'Bars' if once else 'Bands'} are 95 % bootstrap intervals over requests.")
-        if known:
-            of_known = "Hollow:" if once else f"Dotted: {_listed(known)} of"
-            caption.append(f"{of_known} the unedited model.")
+        if with_before:
+            marks = "Hollow marks:" if once else f"Dotted lines: {_listed(with_before)} of"
+            caption.append(f"{marks} the unedited model.")
         if once:
-            figure, alt = levels_figure(curves), last
+            figure, alt = dot_plot(curves), last
         else:
-            figure = courses_figure(curves, fit_scores, xs, columns=2 if max(map(len, metrics)) > 12 else 4)
+            figure = curves_figure(curves, fit_scores, xs, columns=2 if max(map(len, metrics)) > 12 else 4)
             alt = f"{_listed(metrics)} against {EDITS}; at {max(xs)} edits: {last}"
         plots.append(Plot(name, _TITLES.get(name) or _listed(metrics), " ".join(caption), alt, figure))
     return plots
@@ -73,13 +73,13 @@ def time_plots(run: Run) -> list[ReportPlot]:
     early, late = (sorted(y for _, y in part)[tenth // 2] for part in (seconds[:tenth], seconds[-tenth:]))
     caption = f"Median of the first tenth {early:.2f} s, of the last {late:.2f} s."
     if any(isinstance(entry.get("batch"), int) for entry in run.journal):
-        caption += " An edit's time is its batch's, divided evenly."
+        caption += " The time of a batch is divided evenly among its edits."
     alt = f"Seconds of each edit against {EDITS}"
     return [ReportPlot("seconds", "Seconds an edit", caption, alt, "seconds", series, y_axis="positive")]
 
 
 def _grouped(run: Run) -> dict[str, list[str]]:
-    """Return which scores each figure shows."""
+    """Return the names of the scores of each figure."""
     names = run.scored_names()
     groups = {name: [metric for metric in group if metric in names] for name, group in _GROUPS.items()}
     grouped = {metric for group in groups.values() for metric in group}
@@ -95,5 +95,5 @@ def _grouped(run: Run) -> dict[str, list[str]]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return names as a sentence lists them."""
+    """Return names as a list in a sentence: ``a, b and c``."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

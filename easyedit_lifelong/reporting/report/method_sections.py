@@ -1,4 +1,4 @@
-"""The sections that a method adds to the page of a run: asks the method for them and draws their plots."""
+"""The sections that a method adds to the page of a run: get them from the method and draw their plots."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from easyedit_lifelong.reporting.report.history import thinned
 from easyedit_lifelong.reporting.report.read import Run
 from easyedit_lifelong.reporting.report.style import MUTED, legend_below, look, new_figure
 
-_MOST_BOXES = 40
+_MAX_BOXES = 40
 _MANY_POINTS = 150
-"""Points of one plot from which on they are drawn smaller."""
+"""If a plot has more points than this, they are drawn smaller."""
 
 
 def method_sections(run: Run) -> list[tuple[ReportSection, list[Plot]]]:
-    """Return the sections of the method that made a run, with their plots. To be called while :func:`drawing`.
+    """Return the sections of the run's method, with their plots. Call this function within :func:`drawing`.
 
-    There are none if the method is not installed or has none, or if its code fails, which is noted.
+    The result is empty if the method isn't installed or has no sections. It is also empty if the method's code fails;
+    then a note is added to the run.
     """
     methods = get_plugins().methods
     port = methods.get(run.method_name).report_sections if run.method_name in methods else None
@@ -29,20 +30,20 @@ def method_sections(run: Run) -> list[tuple[ReportSection, list[Plot]]]:
         return []
     try:
         return [(section, [draw_plot(plot) for plot in section.plots]) for section in port(run.record())]
-    except Exception as error:  # anything can come out of a plugin's code, and a report shows the rest
+    except Exception as error:  # a plugin's code can raise anything; the rest of the report is still shown
         run.notes.append(f"The figures of {run.method_name} can't be drawn: {type(error).__name__}: {error}")
         return []
 
 
 def draw_plot(plot: ReportPlot) -> Plot:
-    """Draw a plot. To be called while :func:`drawing`."""
+    """Draw a plot of a method's section. Call this function within :func:`drawing`."""
     figure = new_figure()
     axes = figure.add_subplot()
-    several = [series for series in plot.series if series.points]
-    clouds = [series for series in several if series.kind == "points" and not series.muted]
-    crowded = sum(len(series.points) for series in clouds) > _MANY_POINTS
+    nonempty = [series for series in plot.series if series.points]
+    scatter = [series for series in nonempty if series.kind == "points" and not series.muted]
+    crowded = sum(len(series.points) for series in scatter) > _MANY_POINTS
     values: list[float] = []
-    for series in several:
+    for series in nonempty:
         style = _style(series, crowded)
         if series.kind == "distribution":
             _draw_distribution(axes, series, style["color"])
@@ -51,9 +52,9 @@ def draw_plot(plot: ReportPlot) -> Plot:
         else:
             points = thinned(series.points) if series.kind == "points" else series.points
             axes.plot(*zip(*points, strict=True), label=series.label, **style)
-        nested = series.kind in ("distribution", "band")
-        values += [value for _, y in series.points for value in (y if nested else [y])]
-    ends = [x + (0.5 if series.kind == "distribution" else 0) for series in several for x, _ in series.points]
+        has_several_values = series.kind in ("distribution", "band")
+        values += [value for _, y in series.points for value in (y if has_several_values else [y])]
+    ends = [x + (0.5 if series.kind == "distribution" else 0) for series in nonempty for x, _ in series.points]
     fit_edits(axes, [0, max(ends, default=0)], plot.x_label)
     fit_values(axes, values, plot.y_axis, plot.y_label)
     legend_below(figure, axes)
@@ -61,7 +62,7 @@ def draw_plot(plot: ReportPlot) -> Plot:
 
 
 def _style(series: Series, crowded: bool) -> dict[str, Any]:
-    """Return colour, line and marker of a series."""
+    """Return colour, line and marker of a series, as options of ``Axes.plot``."""
     if series.kind == "reference":
         return {"color": MUTED, "linewidth": 1, "linestyle": (0, (1, 2))}
     style: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "alpha": 0.7} if series.muted else look(series.style)
@@ -73,16 +74,17 @@ def _style(series: Series, crowded: bool) -> dict[str, Any]:
 
 
 def _draw_distribution(axes: Axes, series: Series, colour: str) -> None:
-    """Draw a box at each x, or a band with the medians where boxes would be too narrow."""
-    places, values = zip(*series.points, strict=True)
-    if len(places) > _MOST_BOXES:
+    """Draw a box plot at each x; if there are too many, a band and a line of the medians."""
+    xs, values = zip(*series.points, strict=True)
+    if len(xs) > _MAX_BOXES:
         draw_band(axes, series.points, colour)
-        axes.plot(places, [sorted(several)[len(several) // 2] for several in values], color=colour, label=series.label)
+        medians = [sorted(values_at_x)[len(values_at_x) // 2] for values_at_x in values]
+        axes.plot(xs, medians, color=colour, label=series.label)
         return
     line = {"color": colour, "linewidth": 1.1}
     axes.boxplot(
         values,
-        positions=places,
+        positions=xs,
         widths=0.6,
         manage_ticks=False,
         whis=(0, 100),

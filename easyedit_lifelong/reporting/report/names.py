@@ -1,4 +1,4 @@
-"""Names that tell runs apart, and the settings in which they differ."""
+"""Short, distinct names for runs, and the settings in which runs differ."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ _NO_SETTINGS = ("schema_version", "started", "recorded.started")
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:
-    """Return a short name for each run: its method, and of model and folder as much as tells it from the others."""
+    """Return a distinct name for each run: its method and, if needed, its model and folder."""
     several_models = len({run.model for run in runs}) > 1
     names, *longer_names = zip(*(_candidates(run, several_models) for run in runs), strict=True)
     for longer in longer_names:
         counts = Counter(names)
         names = tuple(long if counts[name] > 1 else name for name, long in zip(names, longer, strict=True))
-    seen: Counter[str] = Counter()
+    counts_so_far: Counter[str] = Counter()
     numbered = []
     for name in map(clean, names):
-        seen[name] += 1  # the same folder, twice
-        numbered.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+        counts_so_far[name] += 1  # only the same folder given twice still has equal names
+        numbered.append(name if counts_so_far[name] == 1 else f"{name} ({counts_so_far[name]})")
     return numbered
 
 
 def _candidates(run: Run, with_model: bool) -> list[str]:
-    """Return names for a run, each more exact than the one before."""
+    """Return possible names for a run, from the shortest to the most exact."""
     model, folder = run.model.rstrip("/").rpartition("/")[2] if with_model else "", run.folder.resolve()
     details = ((model,), (model, folder.name), ("/".join(folder.parts[-2:]),), (str(folder),))
     return [" · ".join(filter(None, (run.method, *detail))) for detail in details]
 
 
 def settings_as_text(values: Mapping[str, Any]) -> dict[str, str]:
-    """Return nested settings under dotted names, as text."""
+    """Return nested settings as text, under dotted names."""
     return {name: "" if value is None else str(value) for name, value in flat(values).items()}
 
 
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[str]]:
-    """Return the settings that aren't the same in all runs, with each run's; a dash where a run has none."""
+    """Return the settings that differ between runs, with the value of each run; a dash if a run lacks the setting."""
     settings = [settings_as_text(run.config) for run in runs]
-    names = dict.fromkeys(name for one in settings for name in one if name not in _NO_SETTINGS)
-    rows = {name: [one.get(name, "-") for one in settings] for name in names}
+    names = dict.fromkeys(name for of_run in settings for name in of_run if name not in _NO_SETTINGS)
+    rows = {name: [of_run.get(name, "-") for of_run in settings] for name in names}
     return {name: row for name, row in rows.items() if len(set(row)) > 1}

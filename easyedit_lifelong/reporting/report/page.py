@@ -1,4 +1,4 @@
-"""The pages: what a run, or several side by side, come to, put into the templates."""
+"""The HTML pages of one run and of a comparison: collect the values for the templates, and render them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from easyedit_lifelong.reporting.report.score_rows import (
 from easyedit_lifelong.versions import __version__
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_MOST_POINTS = 60
+_MAX_SCORINGS = 60
 _TIMES = {
     "seconds_editing": "editing",
     "seconds_scoring": "scoring",
@@ -47,7 +47,7 @@ _TIMES = {
 
 
 def run_page(run: Run) -> tuple[str, list[Plot]]:
-    """Return the page of one run, and its figures. To be called while :func:`drawing`."""
+    """Return the page of one run as HTML, and its figures. Call this function within :func:`drawing`."""
     scores, sections = figures.score_plots(run), method_sections(run)
     times = [draw_plot(plot) for plot in figures.time_plots(run)]
     plots = [*scores, *(plot for _, drawn in sections for plot in drawn), *times]
@@ -76,9 +76,9 @@ def run_page(run: Run) -> tuple[str, list[Plot]]:
 
 
 def comparison_page(runs: Sequence[Run], names: Sequence[str]) -> tuple[str, list[Plot]]:
-    """Return the page of several runs, and its figures. To be called while :func:`drawing`."""
+    """Return the page that compares runs as HTML, and its figures. Call this function within :func:`drawing`."""
     plots = comparison_plots(runs, names)
-    every = list(dict.fromkeys(row.name for run in runs for row in score_rows(run)))
+    all_scores = list(dict.fromkeys(row.name for run in runs for row in score_rows(run)))
     packages = dict.fromkeys(name for run in runs for name in run.versions)
     page = _render(
         "comparison.html.j2",
@@ -86,7 +86,7 @@ def comparison_page(runs: Sequence[Run], names: Sequence[str]) -> tuple[str, lis
         title=f"{len(runs)} runs side by side",
         runs=list(zip(runs, names, strict=True)),
         main=compare(runs, names),
-        every=compare(runs, names, every),
+        all_scores=compare(runs, names, all_scores),
         arrow=arrow,
         warnings=_warnings(runs),
         settings=differing_settings(runs),
@@ -98,6 +98,7 @@ def comparison_page(runs: Sequence[Run], names: Sequence[str]) -> tuple[str, lis
 
 
 def _render(template: str, plots: Sequence[Plot], **values: Any) -> str:
+    """Render a template with the filters and values that both pages use."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -105,7 +106,7 @@ def _render(template: str, plots: Sequence[Plot], **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    # A long name may break between its words, and nowhere else.
+    # A line can break in a long name only after an underscore.
     environment.filters |= {"clean": clean, "breakable": lambda name: Markup("_<wbr>").join(name.split("_"))}
     environment.filters["code"] = lambda text: Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))
     prefixes = {plot.name: f"f{number}" for number, plot in enumerate(plots, 1)}
@@ -119,13 +120,13 @@ def _render(template: str, plots: Sequence[Plot], **values: Any) -> str:
 
 
 def _folded(cases: Sequence[Any]) -> dict[str, Any]:
-    """Return cases as a page holds them: the first open, more folded away, the rest counted."""
+    """Return the values of a template for cases: those shown, those shown on request, and the number of the rest."""
     hidden = max(0, len(cases) - SHOWN - FOLDED)
     return {"cases": cases[:SHOWN], "folded": cases[SHOWN : SHOWN + FOLDED], "n_hidden": hidden}
 
 
 def _facts(run: Run) -> list[str]:
-    """Return what a run was, in a few words each."""
+    """Return short facts about a run for the head of its page, such as ``batches of 10``."""
     facts = [f"{run.n_edits} edits" + (f" of {run.data}" if run.data else "")]
     protocol, size = run.setting("protocol"), run.setting("batch_size") or run.hparams.get("batch_size")
     if isinstance(protocol, str):
@@ -139,35 +140,36 @@ def _facts(run: Run) -> list[str]:
 
 
 def _tiles(run: Run) -> list[Score]:
-    """Return the numbers that stand at the top."""
+    """Return the main scores and the time per edit, for the tiles at the top of the page."""
     rows = {row.name: row for row in score_rows(run)}
     return [*(rows[name] for name in main_names([run])), *seconds_row(run)]
 
 
 def _points(run: Run) -> dict[str, Any]:
-    """Return the scores at every evaluation as a table, thinned out if there are very many."""
+    """Return the scores of all scorings as a table; if there are very many, of evenly spaced ones."""
     names = run.scored_names()
-    picked = thinned(run.curve, _MOST_POINTS)
+    entries = thinned(run.curve, _MAX_SCORINGS)
     rows = []
-    for entry in picked:
+    for entry in entries:
         intervals = intervals_of(entry)
         cells = [(shown(entry.get(name), name), shown_interval(intervals.get(name), name)) for name in names]
         rows.append((entry["n_edits"], entry.get("sampled"), cells))
-    return {"names": names, "rows": rows, "n_hidden": len(run.curve) - len(picked)}
+    return {"names": names, "rows": rows, "n_hidden": len(run.curve) - len(entries)}
 
 
 def _times(run: Run) -> list[tuple[str, str, float]]:
-    """Return what the time went into: its name, the seconds, and their share of the whole."""
+    """Return the parts of the run's time: name, duration as text, share of the total."""
     timing = run.timing
     parts = {text: timing[name] for name, text in _TIMES.items() if timing.get(name)}
     total = timing.get("seconds_total", sum(parts.values()))
     rest = total - sum(parts.values())
     if rest > 0.005 * total:
-        parts["the rest"] = rest
+        parts["other"] = rest
     return [(name, _duration(seconds), seconds / total if total else 0.0) for name, seconds in parts.items()]
 
 
 def _duration(seconds: float) -> str:
+    """Return a duration as text, such as ``3 min 07 s``."""
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -176,13 +178,13 @@ def _duration(seconds: float) -> str:
 
 
 def _warnings(runs: Sequence[Run]) -> list[str]:
-    """Return what makes runs hard to compare."""
-    found: dict[str, set[Any]] = {
+    """Return warnings about differences that make runs hard to compare."""
+    compared: dict[str, set[Any]] = {
         "models": {run.model for run in runs},
         "data": {str(run.setting("requests_sha256") or run.data) for run in runs if run.data},
         "numbers of edits": {run.n_edits + run.n_failed for run in runs},
     }
-    different = " and ".join(name for name, values in found.items() if len(values) > 1)
+    different = " and ".join(name for name, values in compared.items() if len(values) > 1)
     unfinished = ", ".join(run.folder.name for run in runs if not run.finished)
-    sentences = [f"These runs are of different {different}: compare them with care."] if different else []
+    sentences = [f"These runs have different {different}: compare them with care."] if different else []
     return sentences + ([f"Not finished: {unfinished}; their last scores so far are shown."] if unfinished else [])

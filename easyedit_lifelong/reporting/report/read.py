@@ -1,13 +1,13 @@
-"""A run's folder, read for a report: whatever is there, of any version, finished or not.
+"""Read the folder of a run for a report.
 
-Reports are made of runs that were killed, that are not over, and that older versions wrote. So only the folder itself
-has to exist; what cannot be read is left out and noted, never an error.
+The run can be unfinished, killed, or written by an older version. So only the folder must exist: a file that is missing
+or can't be read adds a note to the report and is not an error.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,18 +30,18 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Run:
-    """What a run's folder holds.
+    """The content of a run's folder.
 
     Attributes:
-        folder: where it lies.
+        folder: the folder.
         config: ``config.yaml``; empty if there is none.
-        config_text: the same as it is written.
-        journal: one entry per request; what the method adds stands beside the rest.
-        curve: one entry per scoring, the last one of each number of edits, by number of edits.
-        generations: the model's free answers before and after the edits.
+        config_text: the text of that file.
+        journal: one entry for each request, including the fields that the method adds.
+        curve: one entry for each scoring, sorted by number of edits; of several with the same number, the last.
+        generations: the generated answers before and after the edits.
         summary: ``summary.json``; empty until the run is finished.
-        steps: of each stored step, the records of its edits and the method's state.
-        notes: what is missing or could not be read, in sentences.
+        steps: for each step of the state folder, the records of its edits and the method's state.
+        notes: sentences about files that are missing or couldn't be read.
     """
 
     folder: Path
@@ -57,92 +57,92 @@ class Run:
     @property
     def hparams(self) -> Entry:
         """The method's hyperparameters."""
-        return mapping(self.setting("hparams"))
+        return as_mapping(self.setting("hparams"))
 
     @property
     def method_name(self) -> str:
         """The method's name."""
-        return self._text("method") or str(self.hparams.get("alg_name") or "unknown method")
+        return self._setting_text("method") or str(self.hparams.get("alg_name") or "unknown method")
 
     @property
     def method(self) -> str:
-        """The method's name for readers; a run without hook layers says so."""
+        """The method's name for titles, with "without hooks" for CoachHook without hook layers."""
         return f"{self.method_name} without hooks" if self.hparams.get("wohk") else self.method_name
 
     @property
     def model(self) -> str:
         """The model's name."""
-        return self._text("model") or str(self.hparams.get("model_name") or "unknown model")
+        return self._setting_text("model") or str(self.hparams.get("model_name") or "unknown model")
 
     @property
     def data(self) -> str:
-        """The data's name, without the folders it lies in."""
-        return self._text("data").replace("\\", "/").rstrip("/").rpartition("/")[2]
+        """The name of the data, without folders."""
+        return self._setting_text("data").replace("\\", "/").rstrip("/").rpartition("/")[2]
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is finished."""
         return bool(self.summary)
 
     @property
     def n_edits(self) -> int:
-        """How many edits were made."""
+        """Number of edits."""
         return self._count("n_edits", "edited")
 
     @property
     def n_failed(self) -> int:
-        """How many edits failed."""
+        """Number of edits that failed."""
         return self._count("n_failed", "failed")
 
     @property
     def n_skipped(self) -> int:
-        """How many requests were left out."""
+        """Number of requests that were skipped."""
         return self._count("n_skipped", "skipped")
 
     @property
     def n_requests(self) -> int | None:
-        """How many requests there were, if that is known."""
+        """Number of requests, if known."""
         number = self.setting("n_requests")
         return number if isinstance(number, int) else None
 
     @property
     def timing(self) -> dict[str, float]:
-        """Seconds by name; of a run that is not finished, those in its journal."""
+        """Seconds by name; for an unfinished run, computed from its journal."""
         if isinstance(self.summary.get("timing"), dict):
             return {name: value for name, value in self.summary["timing"].items() if is_number(value)}
-        spent = [entry["seconds"] for entry in self.journal if is_number(entry.get("seconds"))]
-        return {"seconds_per_edit": sum(spent) / len(spent), "seconds_editing": sum(spent)} if spent else {}
+        seconds = [entry["seconds"] for entry in self.journal if is_number(entry.get("seconds"))]
+        return {"seconds_per_edit": sum(seconds) / len(seconds), "seconds_editing": sum(seconds)} if seconds else {}
 
     @property
     def versions(self) -> Entry:
         """Versions of the packages, by name."""
-        return mapping(self.summary.get("versions"))
+        return as_mapping(self.summary.get("versions"))
 
     def setting(self, name: str) -> Any:
-        """Return a setting by its name in the summary or, if it is not there, in the config."""
-        for section in (self.summary, self.config, mapping(self.config.get("recorded"))):
+        """Return a setting of the summary, else of the configuration; None if neither has it."""
+        for section in (self.summary, self.config, as_mapping(self.config.get("recorded"))):
             if section.get(name) is not None:
                 return section[name]
         return None
 
     def record(self) -> RunRecord:
-        """Return the part of the run that a method's figures can use."""
+        """Return the parts of the run that a method's report sections use."""
         return RunRecord(self.method_name, self.config, self.hparams, self.journal, self.curve, self.steps)
 
     def scores(self) -> dict[str, float]:
-        """Return the last scores, with those of the unedited model if they are known."""
-        return scores_of(mapping(self.summary.get("metrics") or self._last()), self._kinds())
+        """Return the last scores, including those of the unedited model if known."""
+        return scores_of(as_mapping(self.summary.get("metrics") or self._last_scoring()), self._extra_kinds())
 
     def intervals(self) -> dict[str, Interval]:
         """Return the intervals of the last scores."""
-        return intervals_of(self.summary if "intervals" in self.summary else self._last())
+        return intervals_of(self.summary if "intervals" in self.summary else self._last_scoring())
 
     def kind(self, name: str) -> str:
-        """Return how a score was taken."""
-        return METRICS[name].kind if name in METRICS else str(self._kinds().get(name, ""))
+        """Return the kind of a score: how it is measured."""
+        return METRICS[name].kind if name in METRICS else str(self._extra_kinds().get(name, ""))
 
     def points(self, name: str) -> list[tuple[int, float, Interval | None]]:
-        """Return a score's course: number of edits, score, interval."""
+        """Return the points of a score's curve: number of edits, score, interval."""
         return [
             (entry["n_edits"], float(entry[name]), intervals_of(entry).get(name))
             for entry in self.curve
@@ -150,85 +150,93 @@ class Run:
         ]
 
     def scored_names(self) -> list[str]:
-        """Return the names of the scores that have a course, in their usual order."""
-        return in_order(name for entry in self.curve for name in scores_of(entry, self._kinds()))
+        """Return the names of all scores that have a curve, in the order of :data:`METRICS`."""
+        return sort_names(name for entry in self.curve for name in scores_of(entry, self._extra_kinds()))
 
-    def _last(self) -> Entry:
+    def _last_scoring(self) -> Entry:
         return self.curve[-1] if self.curve else {}
 
-    def _kinds(self) -> Entry:
-        return mapping(self.summary.get("metric_kinds"))
+    def _extra_kinds(self) -> Entry:
+        """Return the kinds of scores that are not in :data:`METRICS`, by name."""
+        return as_mapping(self.summary.get("metric_kinds"))
 
-    def _text(self, name: str) -> str:
+    def _setting_text(self, name: str) -> str:
+        """Return a setting that is a name, as text; empty if there is none."""
         value = self.setting(name)
-        if isinstance(value, dict):  # an experiment file may say more than a name
+        if isinstance(value, dict):  # in an experiment file, the data are a mapping
             value = next((value[key] for key in ("name", "path", "sample") if isinstance(value.get(key), str)), "")
         return value if isinstance(value, str) else ""
 
     def _count(self, name: str, status: str) -> int:
+        """Return a number of the summary, else the number of requests in the journal with a status."""
         number = self.summary.get(name)
         return number if isinstance(number, int) else sum(entry.get("status") == status for entry in self.journal)
 
 
 def read_run(folder: Path) -> Run:
-    """Read a run's folder.
+    """Read the folder of a run.
 
     Raises:
-        RunError: there is no such folder, or it holds no run.
+        RunError: the folder doesn't exist, or holds no run.
     """
     folder = folder.expanduser()
     if not folder.is_dir():
         raise RunError(f"{folder}: {'is a file, not the folder of a run' if folder.exists() else 'no such folder'}")
     if not any((folder / name).is_file() for name in _FILES):
-        inside = sorted(path.parent for name in _FILES[:2] for path in folder.glob(f"*/{name}"))
-        hint = f" Did you mean {' '.join(map(str, dict.fromkeys(inside)))}?" if inside else ""
+        subfolders = sorted(path.parent for name in _FILES[:2] for path in folder.glob(f"*/{name}"))
+        hint = f" Did you mean {' '.join(map(str, dict.fromkeys(subfolders)))}?" if subfolders else ""
         raise RunError(f"{folder}: holds no run (none of {', '.join(_FILES)}).{hint}")
     notes: list[str] = []
-    config_text = _text_of(folder / CONFIG, notes)
-    summary_text = _text_of(folder / SUMMARY, notes) if (folder / SUMMARY).is_file() else "{}"
+    config_text = _read_text(folder / CONFIG, notes)
+    summary_text = _read_text(folder / SUMMARY, notes) if (folder / SUMMARY).is_file() else "{}"
     run = Run(
         folder,
-        _parsed(config_text, yaml.safe_load, f"{CONFIG} isn't valid YAML.", notes),
+        _parse(config_text, yaml.safe_load, f"{CONFIG} isn't valid YAML.", notes),
         config_text,
-        [_flat(entry) for entry in _lines(folder / JOURNAL, notes)],
-        _curve(_lines(folder / CURVE, notes)),
-        _lines(folder / GENERATIONS, []),
-        _parsed(summary_text, json.loads, f"{SUMMARY} isn't valid JSON.", notes),
-        _state_steps(folder / STATE, notes),
+        [_merge_detail(entry) for entry in _read_lines(folder / JOURNAL, notes)],
+        _last_scorings(_read_lines(folder / CURVE, notes)),
+        _read_lines(folder / GENERATIONS, []),
+        _parse(summary_text, json.loads, f"{SUMMARY} isn't valid JSON.", notes),
+        _read_state_steps(folder / STATE, notes),
         notes,
     )
     if not run.finished:
-        of = f" of {run.n_requests}" if run.n_requests is not None else ""
-        notes.insert(0, f"This run isn't finished, or was cut short: its journal has {len(run.journal)}{of} requests.")
+        total = f" of {run.n_requests}" if run.n_requests is not None else ""
+        notes.insert(0, f"This run isn't finished: its journal has {len(run.journal)}{total} requests.")
     return run
 
 
-def mapping(value: Any) -> Entry:
-    """Return a value if it is a dictionary, else an empty one."""
+def as_mapping(value: Any) -> Entry:
+    """Return the value if it is a dictionary, else an empty dictionary."""
     return value if isinstance(value, dict) else {}
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """Return names of scores, each once: those of :data:`METRICS` in its order, then others as they come."""
-    once = dict.fromkeys(names)
-    return [*(name for name in METRICS if name in once), *(name for name in once if name not in METRICS)]
+def sort_names(names: Iterable[str]) -> list[str]:
+    """Return distinct names of scores: first those of :data:`METRICS`, in its order, then the others."""
+    distinct = dict.fromkeys(names)
+    return [*(name for name in METRICS if name in distinct), *(name for name in distinct if name not in METRICS)]
 
 
-def scores_of(entry: Mapping[str, Any], also: Mapping[str, Any]) -> dict[str, float]:
-    """Return an entry's scores: what :data:`METRICS` or ``also`` knows by name."""
-    return {name: float(x) for name, x in entry.items() if (name in METRICS or name in also) and is_number(x)}
+def scores_of(entry: Mapping[str, Any], extra_names: Container[str]) -> dict[str, float]:
+    """Return the scores in an entry: the numbers with a name in :data:`METRICS` or ``extra_names``."""
+    return {
+        name: float(value)
+        for name, value in entry.items()
+        if (name in METRICS or name in extra_names) and is_number(value)
+    }
 
 
 def intervals_of(entry: Mapping[str, Any]) -> dict[str, Interval]:
-    """Return an entry's intervals by score; what is no interval is left out."""
+    """Return the intervals in an entry by the name of the score; skip values that aren't intervals."""
     return {
         name: (float(pair[0]), float(pair[1]))
-        for name, pair in mapping(entry.get("intervals")).items()
+        for name, pair in as_mapping(entry.get("intervals")).items()
         if isinstance(pair, (list, tuple)) and len(pair) == 2 and all(map(is_number, pair))
     }
 
 
-def _text_of(path: Path, notes: list[str]) -> str:
+def _read_text(path: Path, notes: list[str]) -> str:
+    """Return the text of a file; if it can't be read, add a note and return empty text."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
@@ -238,18 +246,19 @@ def _text_of(path: Path, notes: list[str]) -> str:
     return ""
 
 
-def _parsed(text: str, parse: Callable[[str], Any], note: str, notes: list[str]) -> Entry:
+def _parse(text: str, parser: Callable[[str], Any], note: str, notes: list[str]) -> Entry:
+    """Return the mapping that a text holds; if it can't be parsed, add a note and return an empty mapping."""
     try:
-        return mapping(parse(text))
+        return as_mapping(parser(text))
     except (ValueError, yaml.YAMLError):
         notes.append(note)
         return {}
 
 
-def _lines(path: Path, notes: list[str]) -> list[Entry]:
-    """Return a file's lines; the last may be torn, and one that isn't JSON is left out."""
+def _read_lines(path: Path, notes: list[str]) -> list[Entry]:
+    """Return the entries of a JSON-lines file. Skip invalid lines, such as an incomplete last one, and add a note."""
     entries, broken = [], []
-    for number, line in enumerate(_text_of(path, notes).split("\n"), 1):
+    for number, line in enumerate(_read_text(path, notes).split("\n"), 1):
         if not line.strip():
             continue
         try:
@@ -261,32 +270,33 @@ def _lines(path: Path, notes: list[str]) -> list[Entry]:
         else:
             broken.append(number)
     if broken:
-        many = f"line {broken[0]}" if len(broken) == 1 else f"{len(broken)} lines, the first of them line {broken[0]},"
-        notes.append(f"{path.name}: {many} can't be read and {'is' if len(broken) == 1 else 'are'} left out.")
+        lines = f"line {broken[0]}" if len(broken) == 1 else f"{len(broken)} lines, the first of them line {broken[0]},"
+        notes.append(f"{path.name}: {lines} can't be read and {'is' if len(broken) == 1 else 'are'} left out.")
     return entries
 
 
-def _flat(entry: Entry) -> Entry:
-    """Put what a method adds beside the rest; the first version kept it apart."""
-    return {**mapping(entry.get("detail")), **{key: value for key, value in entry.items() if key != "detail"}}
+def _merge_detail(entry: Entry) -> Entry:
+    """Return a journal entry with the method's fields at the top level; the first version had them in ``detail``."""
+    return {**as_mapping(entry.get("detail")), **{key: value for key, value in entry.items() if key != "detail"}}
 
 
-def _curve(entries: list[Entry]) -> list[Entry]:
-    # A run that was resumed may have scored twice at one point; the later line counts.
+def _last_scorings(entries: list[Entry]) -> list[Entry]:
+    """Return the last scoring at each number of edits; a resumed run can have two at the same number."""
     by_edits = {entry["n_edits"]: entry for entry in entries if isinstance(entry.get("n_edits"), int)}
     return [by_edits[n] for n in sorted(by_edits)]
 
 
-def _state_steps(state: Path, notes: list[str]) -> list[tuple[list[Entry], Entry]]:
-    """Return the steps in a run's state folder: of each, the records of its edits and the method's state."""
-    found: list[tuple[list[Entry], Entry]] = []
+def _read_state_steps(state: Path, notes: list[str]) -> list[tuple[list[Entry], Entry]]:
+    """Return, for each step of a run's state folder, the records of its edits and the method's state.
+
+    A subfolder with more steps than the folder itself is read instead.
+    """
+    steps: list[tuple[list[Entry], Entry]] = []
     for folder in (state, *sorted(path for path in state.glob("*") if path.is_dir())):
         try:
-            steps = read_step_states(folder)
+            steps_in_folder = read_step_states(folder)
         except LifelongError as error:
-            notes.append(
-                f"The edits in {STATE}/ can't be read, and what the report takes from them isn't shown: {error}"
-            )
+            notes.append(f"The edits in {STATE}/ can't be read, so figures that need them aren't shown: {error}")
         else:
-            found = steps if len(steps) >= len(found) else found
-    return found
+            steps = steps_in_folder if len(steps_in_folder) >= len(steps) else steps
+    return steps

@@ -1,4 +1,4 @@
-"""Scores as text: how a number is written, which scores a run has, and which of them come first."""
+"""Scores for tables: their text, their order, and the main ones of a run."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from easyedit_lifelong.evaluation.metrics import METRICS
-from easyedit_lifelong.reporting.report.read import Interval, Run, in_order
+from easyedit_lifelong.reporting.report.read import Interval, Run, sort_names
 
 MAIN = (
     "ES",
@@ -21,12 +21,12 @@ MAIN = (
     "generation_match",
     "generation_match_rephrase",
 )
-"""The scores that say most about a run, the most important first."""
+"""The main scores, the most important first."""
 
 SECONDS = "seconds an edit"
 
 _BEFORE = {"ES": "reliability", "ERR": "reliability"}
-"""Scores that ask the same questions, so that the unedited model's is noted once."""
+"""Scores with the same questions as another score. The unedited model's score is recorded for the other one only."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Score:
     """One number of a run.
 
     Attributes:
-        name: the metric's.
-        value: as text.
-        interval: its 95 % interval as text, or nothing.
-        before: the unedited model's score as text, or nothing.
-        kind: how it was taken.
-        meaning: what it is.
-        number: the value.
-        best: whether it is the best of several runs.
+        name: the name of the metric.
+        value: the score as text.
+        interval: its 95 % interval as text, or empty.
+        before: the unedited model's score as text, or empty.
+        kind: how the score is measured.
+        meaning: the definition of the metric.
+        number: the score as a number.
+        best: whether it is the best of the compared runs.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Score:
 
 
 def shown(value: float | None, name: str = "") -> str:
-    """Return a score as it is written, three decimals of small values and fewer of big ones; nothing for None."""
+    """Return a score as text, with three decimals, fewer for large values; empty text for None."""
     if value is None:
         return ""
     if name in METRICS and METRICS[name].kind == "count" and value == round(value):
@@ -64,12 +64,12 @@ def shown(value: float | None, name: str = "") -> str:
 
 
 def shown_interval(interval: Interval | None, name: str = "") -> str:
-    """Return an interval as it is written; nothing if there is none."""
+    """Return an interval as text; empty text for None."""
     return "" if interval is None else f"[{shown(interval[0], name)}, {shown(interval[1], name)}]"
 
 
 def score_rows(run: Run) -> list[Score]:
-    """Return a run's last scores, each beside what it was before any edit."""
+    """Return a run's last scores, each with the unedited model's score."""
     scores, intervals = run.scores(), run.intervals()
     return [
         Score(
@@ -81,38 +81,38 @@ def score_rows(run: Run) -> list[Score]:
             METRICS[name].meaning if name in METRICS else "",
             scores[name],
         )
-        for name in in_order(scores)
+        for name in sort_names(scores)
         if not (name.endswith("_before") and name.removesuffix("_before") in scores)
     ]
 
 
 def seconds_row(run: Run) -> list[Score]:
-    """Return the time that an edit took, if it is known."""
+    """Return the time per edit, if known."""
     seconds = run.timing.get("seconds_per_edit")
     return [] if seconds is None else [Score(SECONDS, f"{seconds:.2f}", number=seconds)]
 
 
 def main_names(runs: Sequence[Run]) -> list[str]:
-    """Return the main scores that any of these runs has; reliability only where it isn't ERR under another name."""
+    """Return the names of the main scores that a run has; without reliability if it equals ERR in all runs."""
     scores = [run.scores() for run in runs]
-    names = [name for name in MAIN if any(name in one for one in scores)]
-    if all(one.get("reliability") == one.get("ERR") for one in scores) and "ERR" in names:
+    names = [name for name in MAIN if any(name in of_run for of_run in scores)]
+    if all(of_run.get("reliability") == of_run.get("ERR") for of_run in scores) and "ERR" in names:
         names = [name for name in names if name != "reliability"]
     return names
 
 
 def direction(name: str) -> str:
-    """Return whether a higher value is better, a lower one, or neither: ``higher``, ``lower`` or ``none``."""
+    """Return which values of a score are better: ``higher``, ``lower`` or ``none``."""
     if name == SECONDS:
         return "lower"
     return METRICS[name].direction if name in METRICS else "none"
 
 
 def best(name: str, values: Sequence[float | None]) -> set[int]:
-    """Return the positions of the best values, as they are written; none if all are the same or none is better."""
-    known = [value for value in values if value is not None]
-    if len(known) < 2 or direction(name) == "none":
+    """Return the positions of the best values, compared as text; none if all are equal or no direction is better."""
+    present = [value for value in values if value is not None]
+    if len(present) < 2 or direction(name) == "none":
         return set()
-    top = shown(max(known) if direction(name) == "higher" else min(known), name)
-    found = {i for i, value in enumerate(values) if value is not None and shown(value, name) == top}
-    return set() if len(found) == len(known) else found
+    top = shown(max(present) if direction(name) == "higher" else min(present), name)
+    positions = {i for i, value in enumerate(values) if value is not None and shown(value, name) == top}
+    return set() if len(positions) == len(present) else positions

@@ -1,4 +1,4 @@
-"""How figures look: one palette that the colour-blind can tell apart, and distinct lines and markers with it."""
+"""The style of all figures: a palette for colour-blind readers, with distinct lines and markers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 INK, MUTED, GRID, PAPER = "#24292f", "#656d76", "#d8dee4", "#ffffff"
-# Okabe and Ito's palette, without the yellow, which white paper swallows.
+# The palette of Okabe and Ito, without yellow, which is hard to see on white.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a5195")
 _LINES: tuple[Any, ...] = (
     "solid",
@@ -27,10 +27,10 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 THEME = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {
     colour: f"--s{n}" for n, colour in enumerate(SERIES, 1)
 }
-"""The custom property of the page's style sheet that stands for each colour; so figures follow its theme."""
+"""For each colour, the custom property in the page's style sheet, so that figures follow the light or dark theme."""
 
 SIZE = (4.8, 3.0)
-"""Inches. Small, so that text stays legible where a page is as narrow as a telephone."""
+"""Default size of a figure, in inches. It is small so that text is legible on the screen of a telephone."""
 
 _RC: Any = {
     "svg.fonttype": "none",
@@ -67,20 +67,20 @@ _RC: Any = {
 
 @contextlib.contextmanager
 def drawing() -> Iterator[None]:
-    """Draw and save figures inside; what matplotlib is set to outside stays."""
+    """Set matplotlib's options for figures of this package, and restore them afterwards."""
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
-        # A name in a script that the font lacks is still right in an SVG, where the reader's fonts count.
+        # In an SVG, a character that this font lacks is drawn with the fonts of the reader.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         yield
 
 
 def new_figure(width: float = SIZE[0], height: float = SIZE[1]) -> Figure:
-    """Return an empty figure, of no window and of nobody's state."""
+    """Return an empty figure that is independent of ``pyplot``."""
     return Figure(figsize=(width, height), layout="constrained")
 
 
 def look(number: int) -> dict[str, Any]:
-    """Return colour, line and marker of the n-th series; no two alike before the 168th."""
+    """Return colour, line and marker of the n-th series; the first 168 are distinct."""
     return {
         "color": SERIES[number % len(SERIES)],
         "linestyle": _LINES[number % len(_LINES)],
@@ -89,7 +89,7 @@ def look(number: int) -> dict[str, Any]:
 
 
 def legend_below(figure: Figure, axes: Axes, columns: int = 2) -> None:
-    """Put the legend under the plot, where it covers nothing."""
+    """Put the legend below the plot."""
     handles, labels = axes.get_legend_handles_labels()
     if handles:
         figure.legend(handles, labels, loc="outside lower left", ncols=columns, handlelength=3.2, columnspacing=1.4)

@@ -1,4 +1,4 @@
-"""Figures as files, and as part of a page: text as text, colours that follow the page's theme, ids of their own."""
+"""Figures as files, and as SVG elements in a page, with selectable text and colours of the page's theme."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _HREF = f"{{{_XLINK}}}href"
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
-_DOTS = 200
+_DPI = 200
 
 
 def svg_text(figure: Figure, *, transparent: bool = False) -> str:
-    """Return a figure as the text of an SVG file; the same figure gives the same text."""
+    """Return a figure as SVG; equal figures give equal text."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=transparent, metadata={"Date": None, "Creator": None})
     return buffer.getvalue()
@@ -29,29 +29,33 @@ def svg_text(figure: Figure, *, transparent: bool = False) -> str:
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write a figure as SVG and PNG; return both files.
 
+    Args:
+        figure: the figure.
+        stem: the path of the files without an ending.
+
     Raises:
-        OSError: they can't be written.
+        OSError: a file can't be written.
     """
     vector, picture = stem.with_name(f"{stem.name}.svg"), stem.with_name(f"{stem.name}.png")
     vector.write_text(svg_text(figure), encoding="utf-8")
-    figure.savefig(picture, format="png", dpi=_DOTS, metadata={"Software": None})
+    figure.savefig(picture, format="png", dpi=_DPI, metadata={"Software": None})
     return [vector, picture]
 
 
 def inline(figure: Figure, prefix: str, description: str) -> Markup:
-    """Return a figure as an element of a page.
+    """Return a figure as an SVG element for a page.
 
     Args:
         figure: the figure.
-        prefix: what its ids begin with; several figures of one page must not share ids.
-        description: what it shows, for those who can't see it.
+        prefix: prefix of the ids in the element, which must be unique in the page.
+        description: the alternative text, for readers who can't see the figure.
     """
     ElementTree.register_namespace("", _SVG)
     ElementTree.register_namespace("xlink", _XLINK)
     root = ElementTree.fromstring(svg_text(figure, transparent=True))
     for parent in list(root.iter()):
         for child in list(parent):
-            # The style sheet among them would hold for the whole page.
+            # The figure's style sheet would apply to the whole page.
             if child.tag.rpartition("}")[2] in ("metadata", "style"):
                 parent.remove(child)
     for element in root.iter():
@@ -60,10 +64,11 @@ def inline(figure: Figure, prefix: str, description: str) -> Markup:
         del root.attrib[name]
     root.set("role", "img")
     root.set("aria-label", description)
-    return Markup(ElementTree.tostring(root, encoding="unicode"))  # made here, and what text there is in it is escaped
+    return Markup(ElementTree.tostring(root, encoding="unicode"))  # generated here; all text in it is escaped
 
 
 def _adapt(element: ElementTree.Element, prefix: str) -> None:
+    """Add the prefix to ids and references, and replace colours and fonts by those of the page."""
     if "id" in element.attrib:
         element.set("id", f"{prefix}-{element.attrib['id']}")
     if _HREF in element.attrib:
@@ -75,11 +80,12 @@ def _adapt(element: ElementTree.Element, prefix: str) -> None:
 
 
 def _themed(colour: re.Match[str]) -> str:
+    """Return the custom property for a colour, or the colour itself."""
     name = THEME.get(colour[0])
     return f"var({name})" if name else colour[0]
 
 
 def _without_family(style: str) -> str:
-    """Leave the typeface to the page."""
-    kept = [part.strip() for part in style.split(";") if not part.strip().startswith("font-family")]
-    return "; ".join(re.sub(r"^font: (.*?px) .*", r"font: \1 var(--font)", part) for part in kept)
+    """Replace the font family of a style by the page's."""
+    declarations = [part.strip() for part in style.split(";") if not part.strip().startswith("font-family")]
+    return "; ".join(re.sub(r"^font: (.*?px) .*", r"font: \1 var(--font)", part) for part in declarations)

@@ -1,4 +1,4 @@
-"""A point of a run's curve as one flat row, which is all that tables and services can hold."""
+"""Flatten the metrics of a scoring to one row, for tables and services that can't store nested values."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ INTERVALS = "intervals"
 
 
 def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return metrics under one name each.
+    """Return nested metrics as a flat dictionary.
 
-    The confidence intervals, ``{"intervals": {"ERR": [low, high]}}``, become ``ERR_low`` and ``ERR_high``;
-    whatever else is nested becomes ``outer.inner``. A number of numpy's or torch's becomes Python's.
+    The intervals ``{"intervals": {"ERR": [low, high]}}`` become ``ERR_low`` and ``ERR_high``; other nested values get
+    dotted names (``outer.inner``). Numbers of numpy and torch become Python numbers.
+
+    Args:
+        metrics: the metrics by name.
+        prefix: added to every name.
     """
     row: dict[str, Any] = {}
     for name, value in metrics.items():
@@ -28,9 +32,10 @@ def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the metrics that are numbers, under one name each."""
+    """Return the flattened metrics that are numbers."""
     return {name: float(value) for name, value in flat(metrics).items() if isinstance(value, (int, float))}
 
 
 def _plain(value: Any) -> Any:
+    """Return a number of numpy or torch as a Python number, any other value unchanged."""
     return value.item() if callable(getattr(value, "item", None)) and not getattr(value, "ndim", 0) else value

@@ -1,7 +1,7 @@
-"""Trackers of packages that are installed apart: TensorBoard, Weights & Biases, MLflow.
+"""Trackers for TensorBoard, Weights & Biases and MLflow, whose packages are optional.
 
-Their packages are imported when a run begins, not before. An error in one of them during the run (a server that is
-gone, say) costs the point and a warning, never the run: ``metrics.jsonl`` has every point.
+A package is imported when a run with its tracker starts. If a package raises an error during the run, for example since
+its server is down, the point is skipped with a warning and the run continues. ``metrics.jsonl`` has every point.
 """
 
 from __future__ import annotations
@@ -20,40 +20,40 @@ from typing import Any, ClassVar
 from easyedit_lifelong.atomic import replace_text
 from easyedit_lifelong.errors import PluginError
 from easyedit_lifelong.reporting.trackers.flat import flat, numbers
-from easyedit_lifelong.reporting.trackers.table_files import writing
+from easyedit_lifelong.reporting.trackers.table_files import reported_write_errors
 from easyedit_lifelong.runs.run_folder import JOURNAL
 
 LOG = logging.getLogger(__name__)
 
 PROJECT = "easyedit-lifelong"
-"""The project (Weights & Biases) or experiment (MLflow) of runs for which none is named in the environment."""
+"""The default project (Weights & Biases) or experiment (MLflow), if environment variables don't name one."""
 
 IDS = "trackers.json"
-"""File with the id of a folder's run at each service, so that a resumed run continues there."""
+"""A file in the run's folder with the id of the run at each service, so that a resumed run continues the same run."""
 
-_LONGEST_PARAM, _MOST_PARAMS = 500, 100  # what any version of MLflow takes
+_MAX_PARAM_LENGTH, _MAX_PARAMS_PER_CALL = 500, 100  # the limits of all versions of MLflow
 
 
 class ServiceTracker(ABC):
-    """A tracker that sends points to a package.
+    """Base class of trackers that send points to another package.
 
     Attributes:
-        name: what ``--track`` calls it, and the name of the package.
-        module: what is imported of the package, if it is not the package.
+        name: the tracker's name for ``--track``, and the name of the package.
+        module: the module to import, if it isn't the package.
     """
 
     name: ClassVar[str]
     module: ClassVar[str] = ""
 
     def __init__(self) -> None:
-        self._lost = 0
+        self._n_lost = 0
 
     @classmethod
     def library(cls) -> Any:
-        """Import what the tracker needs.
+        """Import and return the package, or its module.
 
         Raises:
-            PluginError: it is not installed, or cannot be imported; the message names the package.
+            PluginError: the package isn't installed, or can't be imported; the message says what to install.
         """
         name = cls.name
         try:
@@ -61,32 +61,32 @@ class ServiceTracker(ABC):
             return importlib.import_module(cls.module) if cls.module else package
         except ModuleNotFoundError as error:
             missing = (error.name or name).partition(".")[0]
-            itself = "isn't installed" if missing == name else f"needs {missing}, which isn't installed"
+            problem = "isn't installed" if missing == name else f"needs {missing}, which isn't installed"
             raise PluginError(
-                f"--track {name}: is done by the package {name}, which {itself}. Run: pip install {name}"
+                f"--track {name}: needs the package {name}, which {problem}. Run: pip install {name}"
             ) from error
-        except Exception as error:  # a third party's package, half installed or too old
+        except Exception as error:  # an incomplete or old package can raise anything
             raise PluginError(
                 f"--track {name}: the package {name} can't be imported: {_sentence(error)} Run: pip install -U {name}"
             ) from error
 
     @abstractmethod
     def send(self, step: int, values: Mapping[str, float]) -> None:
-        """Send one point."""
+        """Send the scores at one number of edits to the service."""
 
     @abstractmethod
     def finish(self) -> None:
-        """Send what is left, and end the service's run."""
+        """Send all remaining points, and end the run at the service."""
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Send the metrics that are numbers; confidence intervals as two each."""
+        """Send the metrics that are numbers. Each interval is sent as two metrics."""
         try:
             self.send(step, numbers(metrics))
-        except Exception as error:  # whatever a third party's package raises, the run is worth more
-            self._lost += 1
-            if self._lost == 1:
+        except Exception as error:  # an error of a tracker must not end the run
+            self._n_lost += 1
+            if self._n_lost == 1:
                 LOG.warning(
-                    "tracker %s: the point at %d edits isn't recorded: %s The run goes on; its metrics.jsonl has "
+                    "tracker %s: the point at %d edits isn't recorded: %s The run continues; its metrics.jsonl has "
                     "every point.",
                     self.name,
                     step,
@@ -94,29 +94,30 @@ class ServiceTracker(ABC):
                 )
 
     def close(self) -> None:
-        """End the service's run."""
+        """End the run at the service; warn if points were lost."""
         try:
             self.finish()
         except Exception as error:  # as above
-            LOG.warning("tracker %s: didn't end as it should: %s", self.name, _sentence(error))
-        if self._lost > 1:
-            LOG.warning("tracker %s: %d points aren't recorded", self.name, self._lost)
+            LOG.warning("tracker %s: the run couldn't be ended: %s", self.name, _sentence(error))
+        if self._n_lost > 1:
+            LOG.warning("tracker %s: %d points aren't recorded", self.name, self._n_lost)
 
 
 class TensorBoardTracker(ServiceTracker):
     """Writes event files into ``tensorboard/`` in the run's folder.
 
-    A resumed run writes a further file; what the earlier ones hold is marked as replaced (``purge_step``), since
-    all earlier points are logged again.
+    A resumed run writes another file and logs all earlier points again. ``purge_step`` marks the points of the earlier
+    files as replaced.
     """
 
     name = "tensorboard"
-    module = "torch.utils.tensorboard"  # torch's, which needs the package
+    module = "torch.utils.tensorboard"  # part of torch, needs the package tensorboard
 
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         super().__init__()
         self._writer = self.library().SummaryWriter(log_dir=str(folder / "tensorboard"), purge_step=0)
-        text = "\n".join(f"    {name}: {value}" for name, value in flat(config).items())  # indented: Markdown's code
+        # Markdown shows indented lines as code.
+        text = "\n".join(f"    {name}: {value}" for name, value in flat(config).items())
         self._writer.add_text("config", text, global_step=0)
 
     def send(self, step: int, values: Mapping[str, float]) -> None:
@@ -131,10 +132,10 @@ class TensorBoardTracker(ServiceTracker):
 
 
 class WandbTracker(ServiceTracker):
-    """Logs to Weights & Biases, as its environment variables say (WANDB_PROJECT, WANDB_MODE, …).
+    """Logs to Weights & Biases; its environment variables are used (WANDB_PROJECT, WANDB_MODE, …).
 
-    A resumed run keeps its id, and points that the service already has are left out. Offline, every part of such a
-    run writes its own file with all points so far; syncing the last is enough.
+    A resumed run keeps its id, and points that the service already has are skipped. In offline mode, each part of a
+    resumed run writes a file with all points so far, so only the last file must be synced.
 
     Raises:
         PluginError: the service can't be used; the message says why.
@@ -154,31 +155,31 @@ class WandbTracker(ServiceTracker):
                 config=dict(config),
                 id=run_id,
                 resume="allow",
-                settings=wandb.Settings(console="off"),  # it would take over standard output from the progress bar
+                settings=wandb.Settings(console="off"),  # else wandb captures the output of the progress bar
             )
         except Exception as error:
             raise PluginError(
-                f"--track wandb: can't begin a run: {_sentence(error)} Log in with 'wandb login', or set "
+                f"--track wandb: can't start a run: {_sentence(error)} Log in with 'wandb login', or set "
                 "WANDB_MODE=offline to keep it in the run's folder."
             ) from error
         remember_id(folder, self.name, run_id)
-        self._first = int(getattr(self._run, "starting_step", 0) or 0)
+        self._first_step = int(getattr(self._run, "starting_step", 0) or 0)
 
     def send(self, step: int, values: Mapping[str, float]) -> None:
         """Log one step."""
-        if step >= self._first:
+        if step >= self._first_step:
             self._run.log(dict(values), step=step)
 
     def finish(self) -> None:
-        """End the run; waits until everything is sent."""
+        """End the run; wait until everything is sent."""
         self._run.finish()
 
 
 class MlflowTracker(ServiceTracker):
-    """Logs to MLflow: where MLFLOW_TRACKING_URI says, else into ``mlflow.db`` in the run's folder.
+    """Logs to MLflow: to MLFLOW_TRACKING_URI, by default ``mlflow.db`` in the run's folder.
 
-    The experiment is MLFLOW_EXPERIMENT_NAME, else ``easyedit-lifelong``. A resumed run continues the same MLflow
-    run, and points that it already has are left out: MLflow would keep both.
+    The experiment is MLFLOW_EXPERIMENT_NAME, by default ``easyedit-lifelong``. A resumed run continues the same MLflow
+    run, and points that it already has are skipped, since MLflow would store them twice.
 
     Raises:
         PluginError: the service can't be used; the message says why.
@@ -193,15 +194,15 @@ class MlflowTracker(ServiceTracker):
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
         try:
             self._client = mlflow.MlflowClient(tracking_uri=uri)
-            before = self._resume(known_id(folder, self.name))
-            self._run_id = before or self._create_run(folder.resolve().name, flat(config))
+            resumed_id = self._resume(known_id(folder, self.name))
+            self._run_id = resumed_id or self._create_run(folder.resolve().name, flat(config))
         except Exception as error:
             raise PluginError(
-                f"--track mlflow: can't begin a run in {uri}: {_sentence(error)} A server's address goes into "
-                "MLFLOW_TRACKING_URI; without one, MLflow needs SQLAlchemy, which 'pip install mlflow' brings."
+                f"--track mlflow: can't start a run in {uri}: {_sentence(error)} Set MLFLOW_TRACKING_URI to the "
+                "address of a server. Without a server, MLflow needs SQLAlchemy, which 'pip install mlflow' installs."
             ) from error
         remember_id(folder, self.name, self._run_id)
-        self._resumed = before is not None
+        self._resumed = resumed_id is not None
         self._recorded: dict[str, set[int]] = {}
 
     def send(self, step: int, values: Mapping[str, float]) -> None:
@@ -220,29 +221,30 @@ class MlflowTracker(ServiceTracker):
         self._client.set_terminated(self._run_id)
 
     def _resume(self, run_id: str | None) -> str | None:
-        """Reopen the earlier run of this folder; None if there is none any more, or not in this place."""
+        """Reopen the earlier run of this folder and return its id; None if the server has no such run."""
         if run_id is None:
             return None
         try:
             self._client.get_run(run_id)
             self._client.update_run(run_id, status="RUNNING")
-        except Exception as error:  # deleted there, or another server now
-            LOG.warning("tracker mlflow: begins a new run, as %s can't be taken up again: %s", run_id, _sentence(error))
+        except Exception as error:  # the run was deleted, or this is another server
+            LOG.warning("tracker mlflow: starts a new run, since run %s can't be resumed: %s", run_id, _sentence(error))
             return None
         return run_id
 
     def _create_run(self, name: str, config: Mapping[str, Any]) -> str:
+        """Create a run with the configuration as parameters; return its id."""
         experiment_name = os.environ.get("MLFLOW_EXPERIMENT_NAME") or PROJECT
         experiment = self._client.get_experiment_by_name(experiment_name)
         experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(experiment_name)
         run_id = self._client.create_run(experiment_id, run_name=name).info.run_id
-        params = [self._entities.Param(key, str(value)[:_LONGEST_PARAM]) for key, value in config.items()]
-        for start in range(0, len(params), _MOST_PARAMS):
-            self._client.log_batch(run_id, params=params[start : start + _MOST_PARAMS])
+        params = [self._entities.Param(key, str(value)[:_MAX_PARAM_LENGTH]) for key, value in config.items()]
+        for start in range(0, len(params), _MAX_PARAMS_PER_CALL):
+            self._client.log_batch(run_id, params=params[start : start + _MAX_PARAMS_PER_CALL])
         return run_id
 
     def _recorded_steps(self, metric: str) -> set[int]:
-        """Return the steps at which the run had a metric when it was resumed."""
+        """Return the steps at which the resumed run already has a metric."""
         if metric not in self._recorded:
             history = self._client.get_metric_history(self._run_id, metric) if self._resumed else ()
             self._recorded[metric] = {point.step for point in history}
@@ -250,33 +252,35 @@ class MlflowTracker(ServiceTracker):
 
 
 def known_id(folder: Path, service: str) -> str | None:
-    """Return the id of a folder's run at a service; None if the run has only begun.
+    """Return the id of a folder's run at a service; None for a new run.
 
-    Ids that another run left in the folder do not count: a run that has no line in its journal is new.
+    A run with an empty journal is new. Ids in its folder are then those of an earlier run.
     """
     journal = folder / JOURNAL
-    begun = journal.is_file() and journal.stat().st_size > 0
-    return _ids(folder).get(service) if begun else None
+    has_started = journal.is_file() and journal.stat().st_size > 0
+    return _read_ids(folder).get(service) if has_started else None
 
 
 def remember_id(folder: Path, service: str, run_id: str) -> None:
-    """Keep the id of a folder's run at a service.
+    """Store the id of a folder's run at a service.
 
     Raises:
-        RunError: it cannot be written.
+        RunError: the file can't be written.
     """
-    with writing(folder / IDS):
-        replace_text(folder / IDS, json.dumps({**_ids(folder), service: run_id}, indent=2) + "\n")
+    with reported_write_errors(folder / IDS):
+        replace_text(folder / IDS, json.dumps({**_read_ids(folder), service: run_id}, indent=2) + "\n")
 
 
-def _ids(folder: Path) -> dict[str, str]:
+def _read_ids(folder: Path) -> dict[str, str]:
+    """Return the stored ids by service; empty if there is no valid file."""
     try:
         ids = dict(json.loads((folder / IDS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        return {}  # not there, or not written by a tracker: the service begins a new run
+        return {}  # the service then starts a new run
     return {key: value for key, value in ids.items() if isinstance(value, str)}
 
 
 def _sentence(error: Exception) -> str:
+    """Return an error's message on one line, with a full stop."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if text.endswith(".") else text + "."
