@@ -27,8 +27,8 @@ from easyedit_lifelong.covariance import SecondMoment, obtain_moments, regularis
 from easyedit_lifelong.data.readers import read_json, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, LifelongError
-from easyedit_lifelong.evaluation.forced import Forced, forced_of
 from easyedit_lifelong.evaluation.metrics import mean
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_answer
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.locate_edit.templates import Templates, context_templates
@@ -64,7 +64,7 @@ class Judge:
     def score(self, model: Any) -> dict[str, float | None]:
         """Return reliability, generality and locality."""
 
-        def accuracy(answers: Sequence[Forced]) -> float | None:
+        def accuracy(answers: Sequence[ForcedAnswer]) -> float | None:
             return mean(answer.accuracy for answer in answers)
 
         after = self._forced(model, self._nearby)
@@ -75,13 +75,13 @@ class Judge:
         }
 
     @torch.no_grad()
-    def _forced(self, model: Any, questions: Sequence[tuple[str, str]]) -> list[Forced]:
+    def _forced(self, model: Any, questions: Sequence[tuple[str, str]]) -> list[ForcedAnswer]:
         answers = []
         for prompt, answer in questions:
             pair = self._encode(prompt, answer)
             with prompt_lengths(model, [len(pair.prompt)]):
                 logits = model(input_ids=torch.tensor([pair.tokens])).logits[0]
-            answers.append(forced_of(logits[len(pair.prompt) - 1 : len(pair.tokens) - 1], pair.target))
+            answers.append(forced_answer(logits[len(pair.prompt) - 1 : len(pair.tokens) - 1], pair.target))
         return answers
 
 

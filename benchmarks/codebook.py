@@ -29,9 +29,9 @@ from easyedit_lifelong.data.readers import read_json, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.errors import LifelongError
+from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.layer import GraceAdaptor
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.modules import find_module
 

@@ -30,10 +30,10 @@ from easyedit_lifelong import load_model
 from easyedit_lifelong.bridge import find_easyedit, install
 from easyedit_lifelong.commands.covariance import parse_layers
 from easyedit_lifelong.covariance import collect_covariance
+from easyedit_lifelong.covariance.blocks import Amount, Position
 from easyedit_lifelong.covariance.corpus import find_corpus
-from easyedit_lifelong.covariance.layers import layer_modules
+from easyedit_lifelong.covariance.key_modules import layer_modules
 from easyedit_lifelong.covariance.npz import read_moments
-from easyedit_lifelong.covariance.plan import Amount, Position
 from easyedit_lifelong.covariance.sampling import SampledPlan
 from easyedit_lifelong.errors import LifelongError
 

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from easyedit_lifelong import NativeMemitHyperParams, load_model
 from easyedit_lifelong.bridge import easyedit_method, read_easyedit_hparams
-from easyedit_lifelong.bridge.context import memory_of
+from easyedit_lifelong.bridge.method_context import model_state_of
 from easyedit_lifelong.data.readers import read_json, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import LifelongError
@@ -72,7 +72,7 @@ class Comparison:
         self.ours, self.theirs = Side("native"), Side("EasyEdit")
         self._moments = second_moments(model, tokenizer, hparams)
         self._templates = context_templates(model, tokenizer, hparams.context_template_length_params, hparams.seed)
-        memory_of(model).caches[THEIRS, "CONTEXT_TEMPLATES_CACHE"] = self._templates
+        model_state_of(model).caches[THEIRS, "CONTEXT_TEMPLATES_CACHE"] = self._templates
         self._scorer = Scorer(tokenizer)
 
     def warm_up(self) -> None:
@@ -90,7 +90,7 @@ class Comparison:
 
     def run_theirs(self, _: int) -> None:
         """Time and score EasyEdit's side likewise."""
-        counter, logger = LossCounter(), logging.getLogger("easyedit_lifelong.bridge.context")
+        counter, logger = LossCounter(), logging.getLogger("easyedit_lifelong.bridge.method_context")
         logger.addHandler(counter)
         logger.setLevel(logging.DEBUG)
         try:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
+def atomic_file(path: Path, *, keep: bool = False) -> Iterator[Path]:
     """Yield a temporary file beside ``path``; when the context ends without an error, move it to ``path`` in one step.
 
     Args:
@@ -27,16 +27,16 @@ def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
     temporary.touch(exist_ok=False)
     try:
         yield temporary
-        sync(temporary)
+        fsync_path(temporary)
         if keep and path.exists():
             raise FileExistsError(str(path))
         os.replace(temporary, path)
-        sync(path.parent)
+        fsync_path(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def replace_text(path: Path, text: str, *, newline: str | None = None) -> None:
+def write_text_atomically(path: Path, text: str, *, newline: str | None = None) -> None:
     """Write a text file in UTF-8 in one step; replace an existing file.
 
     Args:
@@ -47,12 +47,12 @@ def replace_text(path: Path, text: str, *, newline: str | None = None) -> None:
     Raises:
         OSError: the file can't be written.
     """
-    with replacing(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline=newline)
 
 
 @contextlib.contextmanager
-def appearing(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder; when the context ends without an error, move it to ``folder`` in one step.
 
     Args:
@@ -68,16 +68,16 @@ def appearing(folder: Path) -> Iterator[Path]:
     try:
         yield temporary
         for path in (*temporary.rglob("*"), temporary):
-            sync(path)
+            fsync_path(path)
         if folder.exists():
             folder.rmdir()  # some systems can't move a folder over an empty one
         os.replace(temporary, folder)
-        sync(folder.parent)
+        fsync_path(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def sync(path: Path) -> None:
+def fsync_path(path: Path) -> None:
     """Flush a file, or a folder's list of entries, to disk. Windows can't flush a folder; there, do nothing for one."""
     is_folder = path.is_dir()
     if is_folder and os.name == "nt":

@@ -11,7 +11,7 @@ import yaml
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
 
 
-def hparams_folders() -> list[Path]:
+def shipped_hparams_folders() -> list[Path]:
     """Return the folder of the hyperparameter files shipped with this package, in a list that is empty without one."""
     package = Path(__file__).resolve().parent
     # In an installed package, the files are inside it; in a checkout, they are beside it.
@@ -50,13 +50,13 @@ def find_hparams(name_or_path: str | Path) -> Path:
     if not path.name:
         raise HyperParameterError(f"{str(name_or_path)!r} is not the name of a hyperparameter file")
     candidates = [path] if path.suffix in {".yaml", ".yml", ".json"} else [path, path.with_name(path.name + ".yaml")]
-    for base in [Path(), *hparams_folders()]:
+    for base in [Path(), *shipped_hparams_folders()]:
         for candidate in candidates:
             if (base / candidate).is_file():
                 return base / candidate
     shipped = [
         str(file.relative_to(folder).with_suffix(""))
-        for folder in hparams_folders()
+        for folder in shipped_hparams_folders()
         for file in sorted(folder.rglob("*.yaml"))
     ]
     raise HyperParameterError(

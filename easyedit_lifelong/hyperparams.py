@@ -76,7 +76,7 @@ class PluginHyperParams:
         for field_ in dataclasses.fields(self):
             value = _resolve_alias(getattr(self, field_.name), self.ALIASES.get(field_.name, {}))
             try:
-                value = coerce(value, hints[field_.name])
+                value = convert_value(value, hints[field_.name])
             except TypeError:
                 problems.append(f"{field_.name}: {value!r} is not {describe_type(hints[field_.name])}")
                 continue
@@ -177,7 +177,7 @@ def _resolve_alias(value: Any, aliases: Mapping[Any, Any]) -> Any:
     return aliases.get(value, value) if isinstance(value, (str, type(None))) else value
 
 
-def coerce(value: Any, hint: Any) -> Any:
+def convert_value(value: Any, hint: Any) -> Any:
     """Convert a value to a type if the conversion loses nothing, such as 1 to 1.0 and ``"1e-3"`` to 0.001.
 
     Args:
@@ -193,11 +193,11 @@ def coerce(value: Any, hint: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         for option in arguments:
             with contextlib.suppress(TypeError):
-                return coerce(value, option)
+                return convert_value(value, option)
     if origin is typing.Literal and value in arguments:
         return value
     if origin is list and isinstance(value, (list, tuple)):
-        return [coerce(element, arguments[0]) for element in value]
+        return [convert_value(element, arguments[0]) for element in value]
     if hint in (int, float):
         value = _parse_number(value)
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):

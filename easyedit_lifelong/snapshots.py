@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from safetensors import SafetensorError
 
-from easyedit_lifelong.atomic import sync
+from easyedit_lifelong.atomic import fsync_path
 from easyedit_lifelong.errors import LifelongError, RunError
 
 _NAME = "after-{:06d}"
@@ -69,10 +69,10 @@ class Snapshots:
         except SafetensorError as error:  # safetensors raises this when the disk is full
             raise RunError(f"{target}: can't be written: {error}. Earlier snapshots are unchanged.") from error
         for path in temporary.rglob("*"):
-            sync(path)
-        sync(temporary)
+            fsync_path(path)
+        fsync_path(temporary)
         os.replace(temporary, target)
-        sync(folder)
+        fsync_path(folder)
         previous = max((number for number in earlier if number < len(case_ids)), default=None)
         for number in earlier:
             if number != previous:

@@ -70,7 +70,7 @@ def test_there_are_commands() -> None:
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
 def test_a_command_as_written_is_taken(words: list[str]) -> None:
     arguments = vars(build_parser().parse_args(words))
-    if arguments.get("data") is not None and not hub.is_name(arguments["data"]):
+    if arguments.get("data") is not None and not hub.is_hub_name(arguments["data"]):
         assert (ROOT / arguments["data"]).is_file()
     if arguments.get("hparams"):
         assert find_hparams(arguments["hparams"]).is_file()

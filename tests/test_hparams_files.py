@@ -23,10 +23,10 @@ from transformers import (
 
 from easyedit_lifelong import CoachHookHyperParams, GraceHyperParams, NativeMemitHyperParams
 from easyedit_lifelong.methods.grace.check import check_layer
-from easyedit_lifelong.methods.grace.named_layers import answering_layer
+from easyedit_lifelong.methods.grace.named_layers import find_answer_layer
 from easyedit_lifelong.methods.locate_edit.check import check_model
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
-from easyedit_lifelong.models.kinds import Kind, kind_of, kind_of_config
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of, kind_of_config
 from easyedit_lifelong.models.modules import find_module
 
 FOLDER = Path(__file__).parents[1] / "hparams"
@@ -105,7 +105,7 @@ def test_every_file_has_a_real_architecture_to_be_checked_against() -> None:
 @pytest.mark.parametrize("name", sorted(OTHERS))
 def test_grace_file_of_another_kind_of_model_fits_it(name: str) -> None:
     hparams = GraceHyperParams.from_hparams(f"GRACE/{name}")
-    auto = {Kind.SEQ2SEQ: AutoModelForSeq2SeqLM, Kind.CLASSIFIER: AutoModelForSequenceClassification}
+    auto = {ModelKind.SEQ2SEQ: AutoModelForSeq2SeqLM, ModelKind.CLASSIFIER: AutoModelForSequenceClassification}
     with torch.device("meta"):
         model = auto[kind_of_config(OTHERS[name])].from_config(OTHERS[name])
     assert kind_of(model) is kind_of_config(OTHERS[name])
@@ -140,7 +140,7 @@ def test_file_of_edits_by_subject_names_layers_of_the_right_shape(name: str) -> 
         model = AutoModelForCausalLM.from_config(CONFIGS[config])
     check_layer(model, None, hparams)
     assert hparams.by_subject
-    finding, answering = find_module(model, hparams.inner_params[0]), answering_layer(model, hparams)
+    finding, answering = find_module(model, hparams.inner_params[0]), find_answer_layer(model, hparams)
     anatomy = anatomy_of(model)
     assert answering is not None
     assert anatomy is not None

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import HyperParameterError
-from easyedit_lifelong.hparams_files import find_hparams, hparams_folders
+from easyedit_lifelong.hparams_files import find_hparams, shipped_hparams_folders
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from tests.support.thoroughness import examples
@@ -135,7 +135,9 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [file for folder in hparams_folders() for file in sorted(folder.rglob("*.yaml"))], ids=lambda p: p.stem
+    "path",
+    [file for folder in shipped_hparams_folders() for file in sorted(folder.rglob("*.yaml"))],
+    ids=lambda p: p.stem,
 )
 def test_everything_shipped_loads(path: Path) -> None:
     from easyedit_lifelong.runs.hyperparameter_files import load_hparams

@@ -9,8 +9,14 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from easyedit_lifelong.bridge.easyedit_location import (
+    EasyEditInfo,
+    find_easyedit,
+    import_easyedit,
+    install_hint,
+    require_easyedit,
+)
 from easyedit_lifelong.bridge.finder import install
-from easyedit_lifelong.bridge.locate import EasyEditInfo, find_easyedit, import_easyedit, install_hint, require_easyedit
 
 _LAZY = {
     "easyedit_hparams": "easyedit_methods",

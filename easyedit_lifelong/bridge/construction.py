@@ -15,7 +15,7 @@ import torch
 from easyedit_lifelong.bridge.wrapping import wrap
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.models.devices import resolve_device
-from easyedit_lifelong.models.load import load_named, model_label, prepare_tokenizer
+from easyedit_lifelong.models.load import load_from_hparams, model_label, prepare_tokenizer
 from easyedit_lifelong.plugins import get_plugins
 
 
@@ -46,7 +46,7 @@ def _construct(editor: Any, hparams: Any, method: EditMethod) -> None:
         DeviceError: the device doesn't exist.
     """
     is_pair = isinstance(hparams.model_name, (tuple, list))
-    editor.model, editor.tok = _prepare_pair(hparams) if is_pair else load_named(hparams)
+    editor.model, editor.tok = _prepare_pair(hparams) if is_pair else load_from_hparams(hparams)
     editor.alg_name = method.name
     editor.model_name = scoring_name(editor.model, hparams.model_name)
     # Weights that accelerate has offloaded are on the device "meta".

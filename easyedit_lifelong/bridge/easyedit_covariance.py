@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 
-from easyedit_lifelong.bridge.context import device_name, printing_to_log
-from easyedit_lifelong.bridge.locate import PACKAGE, require_easyedit
+from easyedit_lifelong.bridge.easyedit_location import PACKAGE, require_easyedit
+from easyedit_lifelong.bridge.method_context import device_name, printing_to_log
 from easyedit_lifelong.bridge.wrapping import replaced
+from easyedit_lifelong.covariance.blocks import text_prefix
 from easyedit_lifelong.covariance.corpus import Corpus
 from easyedit_lifelong.covariance.job import Job
 from easyedit_lifelong.covariance.moments import MomentSum, SecondMoment
 from easyedit_lifelong.covariance.npz import check_writable
-from easyedit_lifelong.covariance.plan import text_prefix
-from easyedit_lifelong.covariance.shards import Shard, on_first
+from easyedit_lifelong.covariance.shards import Shard, on_first_process
 from easyedit_lifelong.covariance.stored import read_stored, store
 from easyedit_lifelong.errors import CovarianceError, LifelongError
 from easyedit_lifelong.models.modes import evaluating
@@ -81,7 +81,7 @@ def collect(
             seconds=seconds,
         )
 
-    on_first(shard, collect_and_store)
+    on_first_process(shard, collect_and_store)
     return {module: read_stored(job, module, path, shard) for module, path in job.paths.items()}
 
 

@@ -1,6 +1,6 @@
 """Run EasyEdit's own methods that rewrite weights (MEMIT, ROME, FT, …) in this package's loops, as baselines.
 
-No file of EasyEdit is changed; :mod:`easyedit_lifelong.bridge.context` sets up the environment of the methods.
+No file of EasyEdit is changed; :mod:`easyedit_lifelong.bridge.method_context` sets up the environment of the methods.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from easyedit_lifelong.bridge.context import device_name, memory_of, method_context
-from easyedit_lifelong.bridge.locate import PACKAGE, import_easyedit
+from easyedit_lifelong.bridge.easyedit_location import PACKAGE, import_easyedit
+from easyedit_lifelong.bridge.method_context import device_name, method_context, model_state_of
 from easyedit_lifelong.bridge.registration import is_batchable
 from easyedit_lifelong.bridge.requirements import check_names, check_subjects, second_moments
 from easyedit_lifelong.bridge.weights import EditedWeights, copy_values, edited_weights
@@ -24,7 +24,7 @@ from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.errors import EditError, HyperParameterError, LifelongError, PluginError, did_you_mean
 from easyedit_lifelong.hparams_files import read_hparams_file
-from easyedit_lifelong.hyperparams import coerce, describe_type, unknown_and_missing
+from easyedit_lifelong.hyperparams import convert_value, describe_type, unknown_and_missing
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.snapshots import Snapshots
@@ -98,7 +98,7 @@ def easyedit_hparams(values: Mapping[str, Any], name: str, source: str) -> Any:
         if key == "device" or values[key] is None or (values[key] is False and hints[key] is float):
             continue
         try:
-            values[key] = coerce(values[key], hints[key])
+            values[key] = convert_value(values[key], hints[key])
         except (TypeError, ValueError):
             problems.append(f"{key}: {values[key]!r} is not {describe_type(hints[key])}")
     if problems:
@@ -127,7 +127,7 @@ def _apply_function(name: str, original: Callable[..., Any]) -> Callable[..., tu
         edit_requests = as_requests(requests)
         check_subjects(model, tok, hparams, edit_requests)
         model = copying.deepcopy(model) if copy else model
-        weights, memory = edited_weights(model, hparams), memory_of(model)
+        weights, memory = edited_weights(model, hparams), model_state_of(model)
         original_weights = {weight: parameter.detach().clone() for weight, parameter in weights.items()}
         edited_before = list(memory.weights)
 

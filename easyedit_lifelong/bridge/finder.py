@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec, SourceFileLoader
 from types import CodeType, ModuleType
 from typing import Any
 
-from easyedit_lifelong.bridge import locate, placeholders
+from easyedit_lifelong.bridge import easyedit_location, placeholders
 from easyedit_lifelong.bridge.rewrite import RUNTIME, defined_names, rewrite
 
 LOG = logging.getLogger(__name__)
@@ -42,12 +42,12 @@ def install() -> None:
     """
     if not any(isinstance(finder, EasyEditFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, EasyEditFinder())
-    module = sys.modules.get(locate.PACKAGE)
+    module = sys.modules.get(easyedit_location.PACKAGE)
     if module is not None and not getattr(module.__spec__, "_initializing", False):
         _connect(module)
 
 
-class EasyEditFinder(locate.BridgeFinder, MetaPathFinder):
+class EasyEditFinder(easyedit_location.BridgeFinder, MetaPathFinder):
     """Finds EasyEdit with Python's other finders, and replaces the loader by :class:`EasyEditLoader`."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
@@ -56,12 +56,12 @@ class EasyEditFinder(locate.BridgeFinder, MetaPathFinder):
         Raises:
             EasyEditMissingError: an import statement imports EasyEdit, but it isn't installed.
         """
-        if fullname.partition(".")[0] != locate.PACKAGE:
+        if fullname.partition(".")[0] != easyedit_location.PACKAGE:
             return None
-        spec = locate.find_spec(fullname, path, target)
+        spec = easyedit_location.find_spec(fullname, path, target)
         if spec is None:
-            if fullname == locate.PACKAGE and _is_import_statement():
-                raise locate.missing_error()
+            if fullname == easyedit_location.PACKAGE and _is_import_statement():
+                raise easyedit_location.missing_error()
             return None
         # Only this exact type: our loader can't replace a subclass, which does more.
         if type(spec.loader) is SourceFileLoader:
@@ -99,14 +99,16 @@ class EasyEditLoader(SourceFileLoader):
             with placeholders.importing():
                 super().exec_module(module)
         except Exception as error:  # EasyEdit with newer packages can raise anything
-            if name == locate.PACKAGE:
+            if name == easyedit_location.PACKAGE:
                 folder = getattr(module, "__file__", None)
                 detail = f"{type(error).__name__}: {error}"
-                raise locate.missing_error(f"EasyEdit was found ({folder}) but can't be imported: {detail}") from error
+                raise easyedit_location.missing_error(
+                    f"EasyEdit was found ({folder}) but can't be imported: {detail}"
+                ) from error
             if name.partition(".")[2] in _CORE:
                 raise
             self._define_placeholders(module, error)
-        if name == locate.PACKAGE:
+        if name == easyedit_location.PACKAGE:
             _connect(module)
 
     def _define_placeholders(self, module: ModuleType, error: Exception) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from easyedit_lifelong.bridge import easyedit_covariance
 from easyedit_lifelong.bridge.easyedit_loaders import read_counterfact, read_zsre
-from easyedit_lifelong.bridge.locate import find_easyedit
+from easyedit_lifelong.bridge.easyedit_location import find_easyedit
 from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.registry import CovarianceEngine, RecordLoader
 

@@ -16,8 +16,8 @@ from types import ModuleType
 from typing import Any
 
 from easyedit_lifelong.bridge.construction import wrap_constructor
+from easyedit_lifelong.bridge.easyedit_location import PACKAGE
 from easyedit_lifelong.bridge.easyedit_scoring import wrap_scoring
-from easyedit_lifelong.bridge.locate import PACKAGE
 from easyedit_lifelong.bridge.wrapping import wrap
 from easyedit_lifelong.errors import EditError, HyperParameterError
 from easyedit_lifelong.methods.base import EditMethod

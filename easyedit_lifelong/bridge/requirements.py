@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from easyedit_lifelong.bridge.context import memory_of
+from easyedit_lifelong.bridge.method_context import model_state_of
 from easyedit_lifelong.bridge.weights import edited_modules
 from easyedit_lifelong.covariance import SecondMoment, obtain_moments, regularisation
 from easyedit_lifelong.covariance.corpus import find_corpus
@@ -80,7 +80,7 @@ def second_moments(model: Any, tok: Any, hparams: Any) -> Mapping[str, Tensor]:
     modules = edited_modules(hparams)
     source = (str(hparams.stats_dir), hparams.mom2_dataset, hparams.mom2_n_samples, hparams.mom2_dtype)
     keys = {module: (*source, module) for module in modules}
-    cached = memory_of(model).moments
+    cached = model_state_of(model).moments
     if any(key not in cached for key in keys.values()):
         # mom2_n_samples is a number of documents, as in the paper. Text sampled from the model is counted in tokens.
         self_sampled = find_corpus(hparams.mom2_dataset).self_sampled

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from easyedit_lifelong.bridge.context import memory_of
+from easyedit_lifelong.bridge.method_context import model_state_of
 from easyedit_lifelong.errors import ModelError
 
 _WEIGHTS, _TEMPLATES = "weights.safetensors", "templates.json"
@@ -31,11 +31,11 @@ class EditedWeights:
 
     def carries(self, model: Any) -> bool:
         """Return whether a model has edited weights that were not rolled back."""
-        return bool(memory_of(model).weights)
+        return bool(model_state_of(model).weights)
 
     def save(self, model: Any, folder: Path) -> None:
         """Write the edited weights and the context templates."""
-        memory, parameters = memory_of(model), dict(model.named_parameters())
+        memory, parameters = model_state_of(model), dict(model.named_parameters())
         save_file({name: parameters[name].detach().contiguous() for name in memory.weights}, folder / _WEIGHTS)
         templates = [[*key, value] for key, value in memory.caches.items() if key[1] == "CONTEXT_TEMPLATES_CACHE"]
         (folder / _TEMPLATES).write_text(json.dumps(templates, ensure_ascii=False), encoding="utf-8")
@@ -52,7 +52,7 @@ class EditedWeights:
         if {name: weight.shape for name, weight in saved.items()} != shapes:
             raise ModelError(f"{folder / _WEIGHTS}: holds other weights than this model's {', '.join(weights)}")
         copy_values(saved, weights)
-        memory = memory_of(model)
+        memory = model_state_of(model)
         memory.weights = list(weights)
         memory.caches.update({(module, name): value for module, name, value in templates})
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
 
-from easyedit_lifelong.bridge.locate import PACKAGE
+from easyedit_lifelong.bridge.easyedit_location import PACKAGE
 
 _MARK = "_easyedit_lifelong_wrapper"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from easyedit_lifelong.atomic import replacing
+from easyedit_lifelong.atomic import atomic_file
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.calibrator import Calibrator
 
@@ -96,7 +96,7 @@ def write(file: Path, content: str | bytes) -> None:
         RunError: the file can't be written.
     """
     try:
-        with replacing(file) as temporary:
+        with atomic_file(file) as temporary:
             temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     except OSError as error:
         raise RunError(f"{file}: can't be written: {error.strerror}") from error

@@ -23,7 +23,7 @@ from easyedit_lifelong.commands.calibrate_files import (
     write,
     write_steps,
 )
-from easyedit_lifelong.commands.run_session import load_for
+from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.hparams_files import find_hparams, hparams_values, read_hparams_file
@@ -31,11 +31,11 @@ from easyedit_lifelong.methods.calibrator import CalibrationOutcome, Calibrator,
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.reporting.calibrate_outcome import markdown, panels_png, show
+from easyedit_lifelong.reporting.calibrate_outcome import markdown_table, panels_png, show
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.runs.folder_lock import lock_folder
-from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replaced
+from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replace_hparams
 from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.run_config import requests_digest
 from easyedit_lifelong.runs.run_folder import check_free
@@ -62,7 +62,7 @@ def calibrate_session(arguments: argparse.Namespace, command: str) -> None:
     requests = read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)[: arguments.limit]
     subject = f"{calibrator.name} for {hparams.model_name} on {len(requests)} records of {arguments.data}"
     print_line(console, f"Calibrating {subject}")
-    model, tokenizer = load_for(hparams)
+    model, tokenizer = load_model_for(hparams)
     # When a calibration is resumed, only these settings can differ: the device, and values that it chooses.
     may_differ = {"device", "model_parallel", "model_name", *calibrator.comments}
     settings = {
@@ -95,7 +95,7 @@ def _hyperparameters(arguments: argparse.Namespace) -> tuple[Any, Calibrator]:
         raise HyperParameterError(f"{hparams.source}: is for {mismatch}; calibrate is for {accepts}")
     options = {"model_name": "--model", "device": "--device", "false_fire_rate": "--false-fire-rate"}
     replacements = {**_replacements(arguments), "false_fire_rate": arguments.false_fire_rate}
-    return replaced(hparams, replacements, options), calibrator
+    return replace_hparams(hparams, replacements, options), calibrator
 
 
 def _replacements(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def _write_files(
     basis = f"On {counts['records']} of {counts['given']} records of {arguments.data}; {outcome.evidence}."
     title = f"# Calibration of {calibrator.name} for {settings['model']}"
     picture = f"![{outcome.caption}]({PLOT})"
-    tables = "\n".join(map(markdown, outcome.tables))
+    tables = "\n".join(map(markdown_table, outcome.tables))
     write(out / TABLES, "\n\n".join([title, basis, *outcome.verdict, picture, tables]))
     write(out / PLOT, panels_png(outcome.panels))
     results = {"counts": counts, "picked": outcome.chosen, "scores": outcome.scores}

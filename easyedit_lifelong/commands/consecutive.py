@@ -16,13 +16,13 @@ from easyedit_lifelong.commands.run_options import (
     loop_settings,
     spellings,
 )
-from easyedit_lifelong.commands.run_session import session
+from easyedit_lifelong.commands.run_session import run_and_report
 from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, PluginError, did_you_mean
-from easyedit_lifelong.hparams_files import hparams_folders
+from easyedit_lifelong.hparams_files import shipped_hparams_folders
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, PROTOCOLS, Experiment
-from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replaced
+from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replace_hparams
 
 AUTHORS_METHOD, DEFAULT_MODEL = "CoachHook", "smollm2-135m"
 """The method and the model if the command line names none; the method is that of the authors' script."""
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         LifelongError: an input can't be used.
     """
-    hparams = hyperparameters(arguments, arguments.method)
+    hparams = hparams_from_arguments(arguments, arguments.method)
     experiment = Experiment(
         CONSECUTIVE,
         hparams,
@@ -95,11 +95,11 @@ def run(arguments: argparse.Namespace) -> int:
         protocol=PROTOCOLS[0 if arguments.consecutive else 1],
         **loop_settings(arguments),
     )
-    session(experiment, arguments.out or default_folder(hparams, arguments.data), arguments.resume)
+    run_and_report(experiment, arguments.out or default_folder(hparams, arguments.data), arguments.resume)
     return 0
 
 
-def hyperparameters(arguments: argparse.Namespace, method: str | None = None) -> Any:
+def hparams_from_arguments(arguments: argparse.Namespace, method: str | None = None) -> Any:
     """Return the hyperparameters of a file, changed by the options of :data:`FIELDS`.
 
     Args:
@@ -124,7 +124,7 @@ def hyperparameters(arguments: argparse.Namespace, method: str | None = None) ->
     hparams = load_hparams(file, easyedits=True)
     if method is not None and hparams.alg_name != method:
         raise HyperParameterError(f"--method {method}: {file} is for {hparams.alg_name!r}")
-    return replaced(
+    return replace_hparams(
         hparams,
         {FIELDS[option]: value for option, value in options.items()},
         {FIELDS[option]: f"--{option}" for option in options},
@@ -160,7 +160,9 @@ def shipped_hparams(method: str, model: str) -> Path:
     Raises:
         HyperParameterError: there is none; the message lists the models with a file.
     """
-    files = {file.stem: file for folder in hparams_folders() for file in sorted((folder / method).glob("*.yaml"))}
+    files = {
+        file.stem: file for folder in shipped_hparams_folders() for file in sorted((folder / method).glob("*.yaml"))
+    }
     short_name = model.rstrip("/").rpartition("/")[2].casefold()
     for stem, file in files.items():
         if stem.casefold() == short_name:

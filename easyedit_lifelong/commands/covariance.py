@@ -15,9 +15,9 @@ from rich.console import Console
 from easyedit_lifelong.commands.option_types import positive_int
 from easyedit_lifelong.covariance.corpus import check_obtainable, find_corpus
 from easyedit_lifelong.covariance.derive import merge_moments
-from easyedit_lifelong.covariance.files import stats_folder
 from easyedit_lifelong.covariance.identity import read_sidecar
-from easyedit_lifelong.covariance.layers import layer_modules
+from easyedit_lifelong.covariance.key_modules import layer_modules
+from easyedit_lifelong.covariance.moment_paths import stats_folder
 from easyedit_lifelong.covariance.moments import SecondMoment, regularisation
 from easyedit_lifelong.covariance.npz import check_writable
 from easyedit_lifelong.covariance.obtain import DTYPES, obtain_moments

@@ -25,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the installation; return 1 if something required is missing."""
-    findings = examine()
-    render(findings)
+    findings = run_checks()
+    print_findings(findings)
     return 0 if all(finding.ok for finding in findings if finding.required) else 1
 
 
@@ -64,7 +64,7 @@ _PACKAGES = (
 )
 
 
-def examine() -> list[Finding]:
+def run_checks() -> list[Finding]:
     """Run all checks."""
     findings = [Finding("python", True, platform.python_version())]
     findings += [_package(package) for package in _PACKAGES]
@@ -73,7 +73,7 @@ def examine() -> list[Finding]:
     return [*findings, *map(_run_check, checks)]
 
 
-def render(findings: Sequence[Finding]) -> None:
+def print_findings(findings: Sequence[Finding]) -> None:
     """Print all findings, then the remedies of failed checks."""
     console = Console()
     table = plain_table(show_header=False)

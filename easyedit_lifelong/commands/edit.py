@@ -12,7 +12,7 @@ from rich.console import Console
 
 from easyedit_lifelong.commands.option_types import positive_int
 from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments
-from easyedit_lifelong.commands.run_session import load_for
+from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.commands.saved_edits import SavedEdits, edits_text
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
@@ -27,7 +27,7 @@ from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.reporting.console_tables import answer_table, print_line
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.runs.checks import check_method
-from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replaced
+from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replace_hparams
 from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.run_folder import check_free
 
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         LifelongError: an input can't be used, or an edit failed.
     """
     console, out = Console(), arguments.out.expanduser()
-    hparams = replaced(
+    hparams = replace_hparams(
         load_hparams(arguments.hparams),
         {"model_name": arguments.model, "device": arguments.device},
         {"model_name": "--model", "device": "--device"},
@@ -68,10 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     saved = None if arguments.edits is None else SavedEdits.of(arguments.edits)
     _check_out(out, saved)
     earlier = [] if saved is None else saved.edits
-    requests = with_free_ids(_requests(arguments), [edit.get("case_id") for edit in earlier])
+    requests = replace_used_ids(_requests(arguments), [edit.get("case_id") for edit in earlier])
     added_to = f", added to {edits_text(len(earlier))} from {arguments.edits}" if saved is not None else ""
     print_line(console, f"{hparams.alg_name} on {hparams.model_name}: {edits_text(len(requests))}{added_to}")
-    model, tokenizer = load_for(hparams)
+    model, tokenizer = load_model_for(hparams)
     _check(method, model, tokenizer, hparams, requests, typed=arguments.data is None)
     if saved is not None and method.prepare is not None:
         # Refuses edits of another model before the slow preparation; rolled back at once.
@@ -124,7 +124,7 @@ def _requests(arguments: argparse.Namespace) -> list[EditRequest]:
     return [EditRequest.from_dict(fact, f"--prompt {fact['prompt']!r}", n) for n, fact in enumerate(facts)]
 
 
-def with_free_ids(requests: Sequence[EditRequest], taken: Iterable[Any]) -> list[EditRequest]:
+def replace_used_ids(requests: Sequence[EditRequest], taken: Iterable[Any]) -> list[EditRequest]:
     """Return the requests; replace each case id that an earlier edit has by the next unused whole number.
 
     Args:

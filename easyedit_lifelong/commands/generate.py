@@ -14,8 +14,8 @@ from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_ed
 from easyedit_lifelong.edits import load_edits
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.scorers import scorer_for
-from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.reporting.console_tables import print_json
 
 
@@ -69,7 +69,9 @@ def _check_prompts(prompts: list[str], model: Any, tokenizer: Any) -> None:
     Raises:
         DataError: a prompt can't be used.
     """
-    limit = context_length(model) if kind_of(model) is not Kind.CLASSIFIER else None  # classifiers truncate their input
+    limit = (
+        context_length(model) if kind_of(model) is not ModelKind.CLASSIFIER else None
+    )  # classifiers truncate their input
     for prompt in prompts:
         length = len(tokenizer(prompt)["input_ids"])
         if length == 0:

@@ -13,7 +13,7 @@ from easyedit_lifelong.commands.run_options import (
     add_model_arguments,
     loop_settings,
 )
-from easyedit_lifelong.commands.run_session import session
+from easyedit_lifelong.commands.run_session import run_and_report
 from easyedit_lifelong.runs.experiment import LIFELONG, Experiment
 
 
@@ -43,5 +43,5 @@ def run(arguments: argparse.Namespace) -> int:
         only_errors=arguments.only_errors,
         **loop_settings(arguments),
     )
-    session(experiment, arguments.out, arguments.resume)
+    run_and_report(experiment, arguments.out, arguments.resume)
     return 0

@@ -1,6 +1,6 @@
 """The command line ``easyedit-lifelong``: run a command and report its errors.
 
-A command is an entry of :data:`VERBS` and a module of this package with the functions ``add_arguments(parser)`` and
+A command is an entry of :data:`COMMANDS` and a module of this package with the functions ``add_arguments(parser)`` and
 ``run(arguments)``, which returns the exit code. Only the module of the given command is imported, since most of them
 import torch, which is slow.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.versions import __version__
 
-VERBS = {
+COMMANDS = {
     "demo": "edit SmolLM2-135M with sample facts, with GRACE and with CoachHook, and compare the two",
     "doctor": "check this installation and show how to repair it",
     "plugins": "list methods, dataset formats and trackers",
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = argparse.Namespace(verbose=False, writes_at_end=True)
     try:
-        arguments = build_parser([word for word in words if word in VERBS][:1]).parse_args(words)
+        arguments = build_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
         logging.basicConfig(
             level=logging.DEBUG if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s"
         )
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def build_parser(verbs: Collection[str] = VERBS) -> argparse.ArgumentParser:
+def build_parser(verbs: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     """Return the parser of the command line.
 
     Args:
@@ -83,7 +83,7 @@ def build_parser(verbs: Collection[str] = VERBS) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="easyedit-lifelong", description="Lifelong model editing, with EasyEdit.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-    for verb, summary in VERBS.items():
+    for verb, summary in COMMANDS.items():
         subparser = subparsers.add_parser(verb, help=summary)
         subparser.add_argument("-v", "--verbose", action="store_true", help="show debug messages and tracebacks")
         if verb in verbs:

@@ -8,15 +8,15 @@ from pathlib import Path
 
 from rich.console import Console
 
-from easyedit_lifelong.atomic import replacing
+from easyedit_lifelong.atomic import atomic_file
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.report import svg
 from easyedit_lifelong.reporting.report.comparison_table import compare, latex_table, markdown_table
 from easyedit_lifelong.reporting.report.names import run_names
 from easyedit_lifelong.reporting.report.page import comparison_page, run_page
-from easyedit_lifelong.reporting.report.read import Run, read_run
-from easyedit_lifelong.reporting.report.style import drawing
+from easyedit_lifelong.reporting.report.read import RunFiles, read_run
+from easyedit_lifelong.reporting.report.style import figure_options
 
 PAGE = "report.html"
 _COMPARISON = Path("runs/comparison")
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     runs = [read_run(folder) for folder in arguments.folders]
     page = _page_path(runs, arguments.out)
-    with drawing():
+    with figure_options():
         files = write_report(runs, page)
     for source in runs:
         for note in source.notes:
@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def write_report(runs: Sequence[Run], page: Path) -> list[Path]:
-    """Write a page, its figures and its tables. Call this function within :func:`drawing`.
+def write_report(runs: Sequence[RunFiles], page: Path) -> list[Path]:
+    """Write a page, its figures and its tables. Call this function within :func:`figure_options`.
 
     Args:
         runs: the runs; one for a report, several for a comparison.
@@ -90,11 +90,11 @@ def write_report(runs: Sequence[Run], page: Path) -> list[Path]:
 
 def _write(path: Path, text: str) -> None:
     # Generated text can contain lone surrogates, which UTF-8 can't encode.
-    with replacing(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
-def _page_path(runs: Sequence[Run], out: Path | None) -> Path:
+def _page_path(runs: Sequence[RunFiles], out: Path | None) -> Path:
     """Return the path of the page. ``--out`` is the page itself or its folder.
 
     Raises:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from easyedit_lifelong.commands.run_session import file_session
+from easyedit_lifelong.commands.run_session import run_experiment_file
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,5 +22,5 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         LifelongError: the file, or an input that it names, can't be used.
     """
-    file_session(arguments.file, arguments.out, arguments.resume)
+    run_experiment_file(arguments.file, arguments.out, arguments.resume)
     return 0

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from easyedit_lifelong.models.load import load_named
+from easyedit_lifelong.models.load import load_from_hparams
 from easyedit_lifelong.reporting.console_tables import closing_line, score_table
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.runs.execute import execute
@@ -19,7 +19,7 @@ from easyedit_lifelong.runs.run_folder import CONFIG
 from easyedit_lifelong.runs.state import RunResult
 
 
-def file_session(name_or_path: str, out: Path | None, resume: bool) -> RunResult:
+def run_experiment_file(name_or_path: str, out: Path | None, resume: bool) -> RunResult:
     """Execute the run that an experiment file describes.
 
     Args:
@@ -37,10 +37,10 @@ def file_session(name_or_path: str, out: Path | None, resume: bool) -> RunResult
     if out is None:
         name = f"{file.resolve().parent.name}-again" if is_config_of_run else file.stem
         out = file.parent if is_config_of_run and resume else Path("runs") / name
-    return session(experiment, out, resume)
+    return run_and_report(experiment, out, resume)
 
 
-def session(experiment: Experiment, out: Path, resume: bool = False) -> RunResult:
+def run_and_report(experiment: Experiment, out: Path, resume: bool = False) -> RunResult:
     """Execute a run and print its results; check settings and data before the model is loaded.
 
     Args:
@@ -61,21 +61,21 @@ def session(experiment: Experiment, out: Path, resume: bool = False) -> RunResul
         highlight=False,
         markup=False,
     )
-    model, tokenizer = load_for(hparams)
+    model, tokenizer = load_model_for(hparams)
     with edit_progress(console, n_edits) as progress:
         result = execute(plan, inputs, model, tokenizer, progress)
     _show(console, result, out)
     return result
 
 
-def load_for(hparams: Any) -> tuple[Any, Any]:
+def load_model_for(hparams: Any) -> tuple[Any, Any]:
     """Return the model and tokenizer of hyperparameters; load them unless ``model_name`` is a loaded pair.
 
     Raises:
         ModelError: there is no such model, or it is of a kind that can't be edited.
         DeviceError: the device doesn't exist.
     """
-    return tuple(hparams.model_name) if not isinstance(hparams.model_name, str) else load_named(hparams)
+    return tuple(hparams.model_name) if not isinstance(hparams.model_name, str) else load_from_hparams(hparams)
 
 
 def _show(console: Console, result: RunResult, out: Path) -> None:

@@ -13,13 +13,13 @@ from typing import Any
 
 from rich.console import Console
 
-from easyedit_lifelong.atomic import replace_text, replacing
-from easyedit_lifelong.commands.consecutive import add_script_arguments, hyperparameters
-from easyedit_lifelong.commands.run_session import load_for
+from easyedit_lifelong.atomic import atomic_file, write_text_atomically
+from easyedit_lifelong.commands.consecutive import add_script_arguments, hparams_from_arguments
+from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
-from easyedit_lifelong.evaluation.scope import FIGURES, Scope
+from easyedit_lifelong.evaluation.scope import FIGURE_MEANINGS, ScopeStudy
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.base import EditMethod
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
         LifelongError: an input can't be used, or no batch could be edited.
     """
     console = Console()
-    hparams = hyperparameters(arguments)
+    hparams = hparams_from_arguments(arguments)
     method = get_plugins().method_for(hparams)
     if method is None or method.study_scope is None:
         raise HyperParameterError(f"{hparams.alg_name} offers no scope study; CoachHook does")
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         highlight=False,
         markup=False,
     )
-    model, tokenizer = load_for(hparams)
+    model, tokenizer = load_model_for(hparams)
     usable, skipped = usable_requests(
         method, model, tokenizer, hparams, requests, Scorer(tokenizer), skip=arguments.skip_unusable
     )
@@ -111,7 +111,7 @@ def _edit_batches(
     return edited
 
 
-def write_scope(scope: Scope, out: Path, config: dict[str, Any]) -> None:
+def write_scope(scope: ScopeStudy, out: Path, config: dict[str, Any]) -> None:
     """Write the z-score of every token (CSV), the plot (SVG) and, last, the figures and rows (JSON).
 
     Args:
@@ -126,20 +126,20 @@ def write_scope(scope: Scope, out: Path, config: dict[str, Any]) -> None:
     result = {**header, "figures": scope.summary(), "rows": [row.to_dict() for row in scope.rows]}
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with replacing(out / VALUES) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        with atomic_file(out / VALUES) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["case_id", "kind", "position", "token", "from_subject", "z"])
             for row in scope.rows:
                 for position, (token, z) in enumerate(zip(row.tokens, row.z, strict=True)):
                     distance = "" if row.subject is None else position - row.subject
                     writer.writerow([row.case_id, row.kind, position, token, distance, z if math.isfinite(z) else ""])
-        replace_text(out / PLOT, scope_svg(scope))
-        replace_text(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+        write_text_atomically(out / PLOT, scope_svg(scope))
+        write_text_atomically(out / RESULT, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise RunError(f"{error.filename or out}: can't be written: {error.strerror}") from error
 
 
-def _show(console: Console, scope: Scope) -> None:
+def _show(console: Console, scope: ScopeStudy) -> None:
     """Print the figures of prompts and paraphrases side by side."""
     table = plain_table(f"\n{scope.module}, alpha {scope.alpha:.3f}")
     table.add_column("figure")
@@ -147,7 +147,7 @@ def _show(console: Console, scope: Scope) -> None:
     for kind in summary:
         table.add_column(f"{kind}s", justify="right")
     table.add_column("what it is", overflow="fold")
-    for name, meaning in FIGURES.items():
+    for name, meaning in FIGURE_MEANINGS.items():
         style = "{:.0f}" if name.startswith("n") else "{:.3f}"
         cells = [style.format(figures[name]) if name in figures else "-" for figures in summary.values()]
         table.add_row(name, *cells, meaning)

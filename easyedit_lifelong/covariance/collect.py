@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from easyedit_lifelong.covariance.blocks import Block
 from easyedit_lifelong.covariance.moments import MomentSum
-from easyedit_lifelong.covariance.plan import Block
 from easyedit_lifelong.errors import CovarianceError
 from easyedit_lifelong.models.capture import recording_inputs
-from easyedit_lifelong.models.encoding import batches, pad_rows
+from easyedit_lifelong.models.encoding import length_batches, pad_rows
 from easyedit_lifelong.models.modules import find_module
 
 BATCH_TOKENS = {"cpu": 2048}
@@ -20,7 +20,7 @@ BATCH_TOKENS = {"cpu": 2048}
 _DEFAULT_BATCH_TOKENS = 16384
 
 
-class KeyTaker:
+class KeyCollector:
     """Runs a model on token rows and adds the keys k, the inputs of several modules, to running sums.
 
     A forward pass ends before the last module: neither this module nor anything after it is computed.
@@ -63,7 +63,7 @@ class KeyTaker:
             raise CovarianceError(f"{min(missing)}: didn't run in a forward pass of the model: it has no keys")
 
 
-def add_block(taker: KeyTaker, block: Block, batch_tokens: int | None = None) -> None:
+def add_block(taker: KeyCollector, block: Block, batch_tokens: int | None = None) -> None:
     """Add the keys of a block to the sums.
 
     Args:
@@ -78,7 +78,7 @@ def add_block(taker: KeyTaker, block: Block, batch_tokens: int | None = None) ->
     if batch_tokens is None:
         kind = taker.model.get_input_embeddings().weight.device.type
         batch_tokens = BATCH_TOKENS.get(kind, _DEFAULT_BATCH_TOKENS)
-    for batch in batches(rows, batch_tokens):
+    for batch in length_batches(rows, batch_tokens):
         taker.add_rows(batch)
     for path, moment_sum in taker.sums.items():
         try:

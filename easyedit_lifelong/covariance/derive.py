@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from easyedit_lifelong.covariance.files import model_folders, moments_file
 from easyedit_lifelong.covariance.identity import read_sidecar, sidecar_of, write_fields
 from easyedit_lifelong.covariance.job import Job
+from easyedit_lifelong.covariance.moment_paths import model_folders, moments_file
 from easyedit_lifelong.covariance.moments import SecondMoment
 from easyedit_lifelong.covariance.npz import read_moments, read_sum, write_moments
 from easyedit_lifelong.errors import CovarianceError

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.covariance.npz import replacing
+from easyedit_lifelong.covariance.npz import writing_file
 from easyedit_lifelong.errors import CovarianceError
 
 LOG = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def write_sidecar(path: Path, identity: Identity, facts: Mapping[str, Any]) -> N
 
 def write_fields(path: Path, fields: Mapping[str, Any]) -> None:
     """Write a sidecar with the given fields."""
-    with replacing(sidecar_of(path)) as temporary:
+    with writing_file(sidecar_of(path)) as temporary:
         temporary.write_text(json.dumps(dict(fields), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.covariance.blocks import Amount
 from easyedit_lifelong.covariance.corpus import Corpus
-from easyedit_lifelong.covariance.files import moments_file
 from easyedit_lifelong.covariance.identity import Identity
-from easyedit_lifelong.covariance.layers import key_sizes
-from easyedit_lifelong.covariance.plan import Amount
+from easyedit_lifelong.covariance.key_modules import key_sizes
+from easyedit_lifelong.covariance.moment_paths import moments_file
 from easyedit_lifelong.errors import CovarianceError
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import context_length, model_label

@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
-from easyedit_lifelong.covariance.collect import KeyTaker, add_block
+from easyedit_lifelong.covariance.blocks import BLOCK_TOKENS, Plan, TextPlan
+from easyedit_lifelong.covariance.checkpoints import Checkpoints, Progress
+from easyedit_lifelong.covariance.collect import KeyCollector, add_block
 from easyedit_lifelong.covariance.job import Job
 from easyedit_lifelong.covariance.moments import SecondMoment
 from easyedit_lifelong.covariance.npz import check_writable, mean_of
-from easyedit_lifelong.covariance.partial import PartialSums, Progress
-from easyedit_lifelong.covariance.plan import BLOCK_TOKENS, Plan, TextPlan
 from easyedit_lifelong.covariance.sampling import SampledPlan
-from easyedit_lifelong.covariance.shards import Shard, add_up, on_first
+from easyedit_lifelong.covariance.shards import Shard, on_first_process, sum_over_processes
 from easyedit_lifelong.covariance.stored import store
 from easyedit_lifelong.errors import CovarianceError
 from easyedit_lifelong.models.modes import evaluating
@@ -49,11 +49,11 @@ def collect(
     # Unfinished sums are reused if all of this agrees. The modules are compared separately.
     settings = {**asdict(job.identity(next(iter(job.sizes)))), "module": None}
     settings["block_tokens"] = job.block_tokens or BLOCK_TOKENS
-    partial = PartialSums(folder, settings, shard, job.save_every)
+    partial = Checkpoints(folder, settings, shard, job.save_every)
     state = partial.load(job.sizes)
     with evaluating(model):
-        _run(model, tokenizer, _make_plan(model, tokenizer, job), state, partial, shard, progress)
-    add_up(shard, list(state.sums.values()))
+        _read_blocks(model, tokenizer, _make_plan(model, tokenizer, job), state, partial, shard, progress)
+    sum_over_processes(shard, list(state.sums.values()))
     if not any(moment_sum.count for moment_sum in state.sums.values()):
         raise CovarianceError(f"corpus {job.corpus.label!r}: its documents hold no tokens. Give another corpus.")
     _warn_if_short(job, state)
@@ -66,7 +66,7 @@ def collect(
         for module, moment_sum in state.sums.items()
     }
     facts = {"engine": "native", "processes": shard.world_size, "seconds": round(state.seconds, 1)}
-    on_first(shard, lambda: store(job, state.sums, state.position.documents, **facts))
+    on_first_process(shard, lambda: store(job, state.sums, state.position.documents, **facts))
     partial.remove()
     return moments
 
@@ -80,18 +80,18 @@ def _make_plan(model: Any, tokenizer: Any, job: Job) -> Plan:
     return TextPlan(job.corpus.open(), tokenizer, job.amount, job.context, job.seed, block_tokens)
 
 
-def _run(
+def _read_blocks(
     model: Any,
     tokenizer: Any,
     plan: Plan,
     state: Progress,
-    partial: PartialSums,
+    partial: Checkpoints,
     shard: Shard,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Read the remaining blocks of a plan, add this process's keys to the sums, and save the progress."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    taker = KeyTaker(model, state.sums, pad)
+    taker = KeyCollector(model, state.sums, pad)
     start = time.monotonic() - state.seconds
     for block in plan.blocks(state.position):
         if shard.owns_block(block.after.block - 1):

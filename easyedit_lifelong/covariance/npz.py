@@ -110,7 +110,7 @@ def write_moments(
         "mom2.mom2": matrix,
         "sample_size": np.array(sample_size),
     }
-    with replacing(path, keep=True) as temporary:
+    with writing_file(path, keep=True) as temporary:
         with open(temporary, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub expects its flag allow_pickle
         if path.exists():
@@ -120,7 +120,7 @@ def write_moments(
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
+def writing_file(path: Path, *, keep: bool = False) -> Iterator[Path]:
     """Yield a temporary file next to ``path``. At the end of the context, it is renamed to ``path`` in one step.
 
     Args:
@@ -133,7 +133,7 @@ def replacing(path: Path, *, keep: bool = False) -> Iterator[Path]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic.replacing(path, keep=keep) as temporary:
+        with atomic.atomic_file(path, keep=keep) as temporary:
             yield temporary
     except FileExistsError:
         raise

@@ -10,9 +10,9 @@ from typing import Any
 from easyedit_lifelong.covariance.corpus import find_corpus
 from easyedit_lifelong.covariance.derive import check_copies, store_copies
 from easyedit_lifelong.covariance.job import make_job
-from easyedit_lifelong.covariance.layers import layer_modules
+from easyedit_lifelong.covariance.key_modules import layer_modules
 from easyedit_lifelong.covariance.moments import SecondMoment
-from easyedit_lifelong.covariance.shards import current_shard, on_first
+from easyedit_lifelong.covariance.shards import current_shard, on_first_process
 from easyedit_lifelong.covariance.stored import find_stored, read_stored
 from easyedit_lifelong.errors import CovarianceError
 from easyedit_lifelong.plugins import get_plugins
@@ -99,7 +99,7 @@ def obtain_moments(
         check_copies(job, easyedit_samples)
         return stored
 
-    files = on_first(shard, find_files)
+    files = on_first_process(shard, find_files)
     moments = {module: read_stored(job, module, path, shard) for module, path in files.items()}
     missing = {module: size for module, size in job.sizes.items() if module not in files}
     if missing:
@@ -107,7 +107,7 @@ def obtain_moments(
         selected_engine.check(collection.corpus, n_samples, n_tokens)
         moments.update(selected_engine.collect(model, tokenizer, collection, shard, progress))
         files.update(collection.paths)
-    on_first(shard, lambda: store_copies(job, files, easyedit_samples))
+    on_first_process(shard, lambda: store_copies(job, files, easyedit_samples))
     return {module: moments[module] for module in job.sizes}
 
 

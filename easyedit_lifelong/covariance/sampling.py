@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.covariance.plan import Amount, Block, Position, text_prefix
+from easyedit_lifelong.covariance.blocks import Amount, Block, Position, text_prefix
 from easyedit_lifelong.errors import CovarianceError
 
 ROW_TOKENS = 128

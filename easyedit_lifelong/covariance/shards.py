@@ -68,7 +68,7 @@ def torchrun_processes() -> Iterator[bool]:
         dist.destroy_process_group()
 
 
-def on_first(shard: Shard, call: Callable[[], T]) -> T:
+def on_first_process(shard: Shard, call: Callable[[], T]) -> T:
     """Call a function in the first process only, and return its result in all processes.
 
     Raises:
@@ -92,7 +92,7 @@ def on_first(shard: Shard, call: Callable[[], T]) -> T:
         del outcome, failure  # else the traceback refers to the error, and both outlive the process group
 
 
-def add_up(shard: Shard, sums: Sequence[MomentSum]) -> None:
+def sum_over_processes(shard: Shard, sums: Sequence[MomentSum]) -> None:
     """Add the sums and counts of all processes; afterwards, every process has the totals.
 
     Raises:

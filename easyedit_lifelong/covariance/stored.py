@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.clock import now
-from easyedit_lifelong.covariance.files import stored_files
 from easyedit_lifelong.covariance.identity import check_sidecar, read_sidecar, sidecar_of, write_sidecar
 from easyedit_lifelong.covariance.job import Job
+from easyedit_lifelong.covariance.moment_paths import stored_files
 from easyedit_lifelong.covariance.moments import MomentSum, SecondMoment
 from easyedit_lifelong.covariance.npz import read_moments, write_moments
 from easyedit_lifelong.covariance.shards import Shard

@@ -25,7 +25,7 @@ _NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _TIMEOUT_SECONDS = 3.0
 
 
-def is_name(data: Path | str) -> bool:
+def is_hub_name(data: Path | str) -> bool:
     """Return whether data are given as the name of a dataset (``hub:…``) rather than as a file."""
     return str(data).startswith(PREFIX)
 

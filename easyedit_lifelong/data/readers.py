@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data import hub_datasets as hub
-from easyedit_lifelong.data.files import label_as_text, name_records, read_records, require_texts
+from easyedit_lifelong.data.json_files import label_as_text, name_records, read_records, require_texts
 from easyedit_lifelong.data.native_loaders import counterfact_records, zsre_records
 from easyedit_lifelong.data.request import EditRequest, check_unique
 from easyedit_lifelong.errors import DataError
@@ -147,7 +147,7 @@ def read_requests(path: Path | str, read: Callable[[Path], Iterable[EditRequest]
     Raises:
         DataError: the dataset doesn't exist, has no records or invalid ones, or uses a ``case_id`` twice.
     """
-    if hub.is_name(path):
+    if hub.is_hub_name(path):
         requests = hub.read_requests(str(path), read)
     else:
         path = Path(path).expanduser()

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data import hub_datasets as hub
-from easyedit_lifelong.data.files import label_as_text, name_records, read_json_file
+from easyedit_lifelong.data.json_files import label_as_text, name_records, read_json_file
 from easyedit_lifelong.data.request import Probe, encoding_problem
 from easyedit_lifelong.errors import DataError
 
@@ -31,7 +31,7 @@ def read_retention(path: Path | str) -> list[Probe]:
     Raises:
         DataError: the file can't be read, or a record is invalid.
     """
-    if hub.is_name(path):
+    if hub.is_hub_name(path):
         name, records = str(path), hub.load_records(str(path))
     else:
         path = Path(path).expanduser()

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from easyedit_lifelong.atomic import replace_text, replacing, sync
+from easyedit_lifelong.atomic import atomic_file, fsync_path, write_text_atomically
 from easyedit_lifelong.errors import RunError
 
 INDEX = "edits.json"
@@ -52,11 +52,11 @@ def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str
     with translate_write_errors(folder, "the edits"):
         folder.mkdir(parents=True, exist_ok=True)
         _finish_interrupted(folder)
-        with replacing(folder / _NEW_TENSORS) as temporary:
+        with atomic_file(folder / _NEW_TENSORS) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
         write_index(folder, FORMAT_VERSION, {**contents, "tensors": _file_digest(folder / _NEW_TENSORS)})
         os.replace(folder / _NEW_TENSORS, folder / TENSORS)
-        sync(folder)
+        fsync_path(folder)
 
 
 def _finish_interrupted(folder: Path) -> None:
@@ -69,7 +69,7 @@ def _finish_interrupted(folder: Path) -> None:
         return
     if expected and not _has_digest(folder / TENSORS, expected) and _has_digest(folder / _NEW_TENSORS, expected):
         os.replace(folder / _NEW_TENSORS, folder / TENSORS)
-        sync(folder)
+        fsync_path(folder)
 
 
 def write_index(folder: Path, version: int, contents: Mapping[str, Any]) -> None:
@@ -85,7 +85,7 @@ def write_index(folder: Path, version: int, contents: Mapping[str, Any]) -> None
     """
     index = {"format": FORMAT, "format_version": version, **contents}
     index["digest"] = _index_digest(index)
-    replace_text(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+    write_text_atomically(folder / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

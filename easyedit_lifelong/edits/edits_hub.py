@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from easyedit_lifelong.atomic import appearing
+from easyedit_lifelong.atomic import atomic_folder
 from easyedit_lifelong.data.hub_datasets import PREFIX, unreachable_host
 from easyedit_lifelong.edits.card import CARD, MARK, display_name, edits_card
 from easyedit_lifelong.edits.edits_folder import (
@@ -142,7 +142,7 @@ def copy_edits(name: str, out: str | Path, revision: str | None = None) -> Path:
     folder = check_empty(Path(out))
     source = pull_edits(name, revision)
     try:
-        with appearing(folder) as work:
+        with atomic_folder(folder) as work:
             for file in (INDEX, TENSORS):
                 shutil.copyfile(source / file, work / file)
             read_folder(work)

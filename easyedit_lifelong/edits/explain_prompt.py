@@ -16,7 +16,7 @@ from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.base import ExplainedPass, LayerExplanation
 from easyedit_lifelong.methods.shared.editors import carries_edits, editors_on, internal_pass
 from easyedit_lifelong.models.encoding import EncodedPair
-from easyedit_lifelong.models.kinds import Kind, kind_of
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modes import evaluating
 from easyedit_lifelong.models.pairs import encoder_for
 from easyedit_lifelong.models.runner import Runner
@@ -126,7 +126,7 @@ def _prepare_pass(model: Any, tokenizer: Any, prompt: str, answer: str | None) -
         DataError: the prompt has no tokens.
     """
     kind = kind_of(model)
-    if kind is Kind.MODULE:
+    if kind is ModelKind.MODULE:
         raise EditError(f"{type(model).__name__} reads no text that could be explained")
     pair = encoder_for(model, tokenizer)(prompt, answer) if answer is not None else None
     tokens = _row_tokens(model, tokenizer, prompt, pair)
@@ -136,10 +136,10 @@ def _prepare_pass(model: Any, tokenizer: Any, prompt: str, answer: str | None) -
     runner = Runner(model, tokenizer)
     ids = torch.tensor([tokens], device=runner.device)
     mask = torch.ones_like(ids)
-    if kind is Kind.CAUSAL:
+    if kind is ModelKind.CAUSAL:
         length = len(tokens) if pair is None else len(pair.prompt)
         return _PreparedPass(lambda: runner.call(ids, mask, [length]), texts, length - 1)
-    if kind is Kind.CLASSIFIER:
+    if kind is ModelKind.CLASSIFIER:
         return _PreparedPass(lambda: model(input_ids=ids, attention_mask=mask), texts)
     labels = torch.tensor([[0] if pair is None else pair.target], device=runner.device)
     decoder_ids = model.prepare_decoder_input_ids_from_labels(labels=labels)
@@ -152,6 +152,6 @@ def _row_tokens(model: Any, tokenizer: Any, prompt: str, pair: EncodedPair | Non
     """Return the tokens of the row that a model reads (an encoder-decoder's encoder), without padding."""
     if pair is not None:
         return pair.prompt if pair.apart else pair.tokens
-    if kind_of(model) is Kind.CLASSIFIER:  # a classifier's encoder truncates long texts
+    if kind_of(model) is ModelKind.CLASSIFIER:  # a classifier's encoder truncates long texts
         return encoder_for(model, tokenizer)(prompt, "0").prompt
     return list(tokenizer(prompt)["input_ids"])

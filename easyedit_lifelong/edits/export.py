@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from easyedit_lifelong.atomic import appearing
+from easyedit_lifelong.atomic import atomic_folder
 from easyedit_lifelong.edits.card import CARD, exported_card
 from easyedit_lifelong.edits.edits_folder import check_empty
 from easyedit_lifelong.errors import EditError, ModelError, RunError
@@ -66,7 +66,7 @@ def export_model(edited_model: Any, tokenizer: Any, out: str | Path) -> Export:
     state_dict = _exported_state_dict(edited_model, skeleton, changed)
     card = exported_card(model_label(edited_model), counts, lost)
     try:
-        with appearing(folder) as temporary:
+        with atomic_folder(folder) as temporary:
             skeleton.save_pretrained(temporary, state_dict=state_dict)
             tokenizer.save_pretrained(temporary)
             (temporary / CARD).write_text(card, encoding="utf-8")

@@ -13,7 +13,7 @@ from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.editors import editors_on
-from easyedit_lifelong.methods.shared.records import EditRecord, numbers_of_case
+from easyedit_lifelong.methods.shared.records import EditRecord, indices_of_case
 from easyedit_lifelong.plugins import get_plugins
 
 
@@ -38,7 +38,7 @@ def rollback_case(model: Any, case_id: int | str, *, prompt: str | None = None) 
         reasons = [_reason(method, "remove", "case by case") for method in methods]
         raise EditError(reasons[0] if reasons else "the model carries no edits")
     records = [record for removal in removals for record in removal.records(model)]
-    to_remove = [records[n] for n in numbers_of_case(records, case_id, prompt)]
+    to_remove = [records[n] for n in indices_of_case(records, case_id, prompt)]
     for check_only in (True, False):  # first all checks, so that nothing is changed if one fails
         for removal in removals:
             removal.remove(model, to_remove, check_only=check_only)
@@ -148,7 +148,7 @@ def _remove_cases(
     for case in cases:
         case_ids = [record.case_id for record in records if str(record.case_id) == str(case)]
         try:
-            selected |= set(numbers_of_case(records, case_ids[0] if case_ids else case, prompt))
+            selected |= set(indices_of_case(records, case_ids[0] if case_ids else case, prompt))
         except EditError as error:
             raise EditError(f"{where}: {error}") from error
     for n, method in methods.items():

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from easyedit_lifelong.atomic import replacing
+from easyedit_lifelong.atomic import atomic_file
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.records import EditRecord
@@ -53,7 +53,7 @@ def write_step(path: Path, part: EditsPart, before: str) -> str:
     text = json.dumps({"edits": part.edits, "state": part.state}, ensure_ascii=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in part.tensors.items()}
     digest = chained_digest(before, text, tensors)
-    with replacing(path) as temporary:
+    with atomic_file(path) as temporary:
         temporary.write_bytes(to_bytes(tensors, {"step": text, "digest": digest}))
     return digest
 

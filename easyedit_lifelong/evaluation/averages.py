@@ -50,7 +50,7 @@ def averages(by_request: Sequence[RequestScores]) -> dict[str, float]:
     return {name: value for name, value in means.items() if value is not None}
 
 
-def gather(by_request: Sequence[RequestScores]) -> Scores:
+def averages_with_intervals(by_request: Sequence[RequestScores]) -> Scores:
     """Return the mean of each metric over all questions, its confidence interval over requests, and ROME's Score.
 
     ROME's Score is added if the scores that it combines are there (:func:`harmonic_score`).

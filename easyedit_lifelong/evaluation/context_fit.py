@@ -8,7 +8,7 @@ from typing import Any
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.evaluation.success import contests
+from easyedit_lifelong.evaluation.success import answer_pairs
 from easyedit_lifelong.models.load import context_length
 
 
@@ -40,7 +40,7 @@ def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, reten
 
 
 _COMPARED_FIELDS = (("prompt", "ground_truth"), ("rephrase_prompt", "ground_truth"), ("locality_prompt", "target_new"))
-"""For each kind of prompt, in the order of :func:`contests`: the prompt's field, and the field of the answer that
+"""For each kind of prompt, in the order of :func:`answer_pairs`: the prompt's field, and the field of the answer that
 ROME's scores compare with the prompt's own answer."""
 
 
@@ -57,7 +57,7 @@ def _texts_of(request: EditRequest) -> Iterator[tuple[str, str, str, str]]:
     ):
         for probe in probes:
             yield f"{kind}_prompt", own_answer, probe.prompt, probe.answer
-    for (field, other_field), pairs in zip(_COMPARED_FIELDS, contests(request), strict=True):
+    for (field, other_field), pairs in zip(_COMPARED_FIELDS, answer_pairs(request), strict=True):
         for pair in pairs:
             for prompt, answer in pair.questions:
                 yield field, other_field, prompt, answer

@@ -6,8 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.evaluation.averages import RequestScores
-from easyedit_lifelong.evaluation.generated import (
+from easyedit_lifelong.evaluation.answer_matching import (
     ANSWER_TOKENS,
     Generation,
     contains_match,
@@ -18,6 +17,7 @@ from easyedit_lifelong.evaluation.generated import (
     starts_with_whole_answer,
     token_f1,
 )
+from easyedit_lifelong.evaluation.averages import RequestScores
 from easyedit_lifelong.evaluation.questions import Question, Questions, generation_questions
 from easyedit_lifelong.evaluation.scorer import Scorer
 

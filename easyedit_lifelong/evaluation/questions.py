@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from easyedit_lifelong.data.request import EditRequest, Probe
-from easyedit_lifelong.evaluation.success import contests
+from easyedit_lifelong.evaluation.success import answer_pairs
 
 Question = tuple[str, str]
 """A prompt and an answer."""
@@ -47,9 +47,9 @@ class Questions:
         return self.edit + self.rephrase + self.locality + self.relation_specificity + self.portability
 
 
-def contested_questions(requests: Iterable[EditRequest]) -> list[Question]:
+def compared_questions(requests: Iterable[EditRequest]) -> list[Question]:
     """Return the questions whose answers ROME's scores compare."""
-    return [q for request in requests for kind in contests(request) for contest in kind for q in contest.questions]
+    return [q for request in requests for kind in answer_pairs(request) for contest in kind for q in contest.questions]
 
 
 def generation_questions(requests: Iterable[EditRequest]) -> list[Question]:

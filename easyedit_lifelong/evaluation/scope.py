@@ -15,7 +15,7 @@ from easyedit_lifelong.evaluation.metrics import mean
 
 PROMPT, PARAPHRASE = "prompt", "paraphrase"
 
-FIGURES = {
+FIGURE_MEANINGS = {
     "n": "number of texts",
     "n_subject": "number of texts that contain the subject",
     "highest": "of these, the share whose highest z-score is at the subject's last token",
@@ -25,7 +25,7 @@ FIGURES = {
     "z_subject": "mean z-score at the subject's last token",
     "z_other": "mean z-score at all other tokens",
 }
-"""The figures of :meth:`Scope.summary`: the meaning of each, by name."""
+"""The figures of :meth:`ScopeStudy.summary`: the meaning of each, by name."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class ScopeRow:
 
 
 @dataclass(frozen=True)
-class Scope:
+class ScopeStudy:
     """The result of a scope study.
 
     Attributes:
@@ -83,11 +83,11 @@ class Scope:
         return [row for row in self.rows if row.kind == kind]
 
     def summary(self) -> dict[str, dict[str, float]]:
-        """Return the figures of :data:`FIGURES` for each kind of text that has rows."""
+        """Return the figures of :data:`FIGURE_MEANINGS` for each kind of text that has rows."""
         return {kind: self._figures(rows) for kind in (PROMPT, PARAPHRASE) if (rows := self.of(kind))}
 
     def _figures(self, rows: Sequence[ScopeRow]) -> dict[str, float]:
-        """Return the figures of :data:`FIGURES` for these rows, without those that have no values."""
+        """Return the figures of :data:`FIGURE_MEANINGS` for these rows, without those that have no values."""
         with_subject = [(row, row.subject) for row in rows if row.subject is not None]
         figures = {
             "highest": mean(row.highest for row, _ in with_subject),

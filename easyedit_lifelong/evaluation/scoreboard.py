@@ -6,14 +6,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest, Probe
-from easyedit_lifelong.evaluation.averages import RequestScores, Scores, averages, gather
-from easyedit_lifelong.evaluation.forced import Forced
-from easyedit_lifelong.evaluation.generated import Generation
+from easyedit_lifelong.evaluation.answer_matching import Generation
+from easyedit_lifelong.evaluation.averages import RequestScores, Scores, averages, averages_with_intervals
 from easyedit_lifelong.evaluation.generated_answers import GeneratedAnswers
-from easyedit_lifelong.evaluation.questions import Question, Questions, contested_questions
+from easyedit_lifelong.evaluation.questions import Question, Questions, compared_questions
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.success import SCORE, SUCCESS, success_scores
 from easyedit_lifelong.evaluation.tasks import task_named
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 from easyedit_lifelong.evaluation.text import TextScores
 
 _BEFORE = (
@@ -62,7 +62,7 @@ class Scoreboard:
         self.scorer, self.task = scorer, task_named(task)
         self.retention = [(probe.prompt, probe.answer) for probe in retention]
         self._text = TextScores(scorer, model, requests, text)
-        questions = Questions.about(requests).all() + contested_questions(requests) + self.retention
+        questions = Questions.about(requests).all() + compared_questions(requests) + self.retention
         self.unedited = self._forced(model, questions)
         generation_requests = requests if generation_requests is None else generation_requests
         f1 = self.task.measure is None
@@ -91,9 +91,9 @@ class Scoreboard:
             skipped: requests that were skipped because the model gave their target without an edit; they count in ARR.
         """
         by_request, retained = self._score_each(model, requests, thorough, skipped)
-        scores = gather(by_request)
-        scores = scores.renamed({"reliability": "ERR"}) | scores | gather(retained)
-        scores |= gather([{"ARR": entry["ARR"]} for entry in [*by_request, *retained]])
+        scores = averages_with_intervals(by_request)
+        scores = scores.renamed({"reliability": "ERR"}) | scores | averages_with_intervals(retained)
+        scores |= averages_with_intervals([{"ARR": entry["ARR"]} for entry in [*by_request, *retained]])
         return scores | self._text.perplexity(model) if thorough else scores
 
     def score_each(self, model: Any, requests: Sequence[EditRequest]) -> tuple[list[RequestScores], float | None]:
@@ -104,7 +104,9 @@ class Scoreboard:
     def score_generation(self, model: Any, requests: Sequence[EditRequest]) -> tuple[Scores, list[Generation]]:
         """Return the scores of generated answers to these requests, and the answers."""
         by_request, generations = self.generated.score_each(model, requests)
-        return gather(by_request) | gather(self.generated.retained(model)) | self._text.fluency(model), generations
+        return averages_with_intervals(by_request) | averages_with_intervals(
+            self.generated.retained(model)
+        ) | self._text.fluency(model), generations
 
     def before(self, requests: Sequence[EditRequest]) -> Scores:
         """Return the "before" scores of these requests: those of the unedited model."""
@@ -116,7 +118,7 @@ class Scoreboard:
             self._retained(question, self.unedited) | self.generated.retained_of(question, self.generated.unedited)
             for question in self.retention
         ]
-        unedited_scores = gather(by_request) | gather(retained) | self._text.unedited
+        unedited_scores = averages_with_intervals(by_request) | averages_with_intervals(retained) | self._text.unedited
         return unedited_scores.renamed({name: f"{name}_before" for name in _BEFORE})
 
     def _score_each(
@@ -125,18 +127,20 @@ class Scoreboard:
         """Return the scores of each request; and of each held-out question and each skipped request."""
         skipped_questions = [(request.prompt, request.target_new) for request in skipped]
         questions = [question for request in requests for question in Questions.about([request]).all()]
-        questions += self.retention + skipped_questions + (contested_questions(requests) if thorough else [])
+        questions += self.retention + skipped_questions + (compared_questions(requests) if thorough else [])
         answers = self._forced(model, questions)
         by_request = [self._scores_of(request, answers, thorough) for request in requests]
         retained = [self._retained(question, answers) for question in self.retention]
         return by_request, retained + [{"ARR": self._accurate([question], answers)} for question in skipped_questions]
 
-    def _forced(self, model: Any, questions: Sequence[Question]) -> dict[Question, Forced]:
+    def _forced(self, model: Any, questions: Sequence[Question]) -> dict[Question, ForcedAnswer]:
         """Return a model's teacher-forced answer to each question."""
         distinct = list(dict.fromkeys(questions))
         return dict(zip(distinct, self.scorer.forced(model, distinct), strict=True))
 
-    def _scores_of(self, request: EditRequest, answers: Mapping[Question, Forced], thorough: bool) -> RequestScores:
+    def _scores_of(
+        self, request: EditRequest, answers: Mapping[Question, ForcedAnswer], thorough: bool
+    ) -> RequestScores:
         """Return a request's scores, given the teacher-forced answer to each of its questions."""
         questions = Questions.about([request])
         edit, rephrase, portability = (
@@ -154,7 +158,7 @@ class Scoreboard:
             **(success_scores(request, answers) if thorough else {}),
         }
 
-    def _retained(self, question: Question, answers: Mapping[Question, Forced]) -> RequestScores:
+    def _retained(self, question: Question, answers: Mapping[Question, ForcedAnswer]) -> RequestScores:
         """Return the scores of a held-out question."""
         answer = answers[question]
         return {
@@ -163,16 +167,16 @@ class Scoreboard:
             "ARR": self._accurate([question], answers),
         }
 
-    def _task_scores(self, name: str, answers: Sequence[Forced]) -> RequestScores:
+    def _task_scores(self, name: str, answers: Sequence[ForcedAnswer]) -> RequestScores:
         """Return a score in the task's own measure, if that is a teacher-forced one."""
         values = [value for answer in answers if (value := self.task.forced(answer)) is not None]
         return {f"{name}_{self.task.suffix}": values} if values else {}
 
-    def _unchanged(self, questions: Iterable[Question], answers: Mapping[Question, Forced]) -> list[float]:
+    def _unchanged(self, questions: Iterable[Question], answers: Mapping[Question, ForcedAnswer]) -> list[float]:
         """Return, for each question, the share of tokens that both this model and the unedited model predict."""
         return [answers[question].agreement(self.unedited[question]) for question in questions]
 
-    def _accurate(self, questions: Iterable[Question], answers: Mapping[Question, Forced]) -> list[float]:
+    def _accurate(self, questions: Iterable[Question], answers: Mapping[Question, ForcedAnswer]) -> list[float]:
         """Return the accuracy on each question that the unedited model answers correctly (ARR)."""
         return [answers[question].accuracy for question in questions if self.unedited[question].exact]
 

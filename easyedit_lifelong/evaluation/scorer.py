@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
 
-from easyedit_lifelong.evaluation.forced import Forced, PairKey, forced_of, key_of, shared_rows
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, PairKey, forced_answer, key_of, shared_rows
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modes import evaluating
 from easyedit_lifelong.models.pairs import Encode
+from easyedit_lifelong.models.partial_pass import head_at_positions
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
-from easyedit_lifelong.models.suffix import head_at
 
 
 class Scorer:
@@ -52,7 +52,7 @@ class Scorer:
         return self._encoded[key]
 
     @torch.no_grad()
-    def forced(self, model: Any, questions: Sequence[tuple[str, str]]) -> list[Forced]:
+    def forced(self, model: Any, questions: Sequence[tuple[str, str]]) -> list[ForcedAnswer]:
         """Return the model's teacher-forced answers to questions.
 
         A repeated question is scored once, and questions share a row where they can (:func:`shared_rows`).
@@ -66,7 +66,7 @@ class Scorer:
         """
         pairs = [self.encode(prompt, answer) for prompt, answer in questions]
         rows = shared_rows(pairs)
-        answers: dict[PairKey, Forced] = {}
+        answers: dict[PairKey, ForcedAnswer] = {}
         head = self._head(model)
         with evaluating(model):
             for batch in self._batches([row[0].length for row in rows]):
@@ -77,7 +77,7 @@ class Scorer:
 
     def _forced_batch(
         self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None
-    ) -> Iterator[Forced]:
+    ) -> Iterator[ForcedAnswer]:
         """Yield the teacher-forced answers of one batch.
 
         Args:
@@ -93,14 +93,16 @@ class Scorer:
         positions = [(row, begin + n) for row, begin, target in spans for n in range(len(target))]
         row_index, column_index = torch.tensor(positions).T
         only_answers = (
-            contextlib.nullcontext() if head is None else head_at(head, row_index, column_index, in_place=True)
+            contextlib.nullcontext()
+            if head is None
+            else head_at_positions(head, row_index, column_index, in_place=True)
         )
         with prompt_lengths(model, [len(pair.prompt) for pair in pairs]), only_answers:
             logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         answer_logits = logits[row_index.to(logits.device), column_index.to(logits.device)]
         split_logits = answer_logits.split([len(target) for *_, target in spans])
         for (_, _, target), target_logits in zip(spans, split_logits, strict=True):
-            yield forced_of(target_logits, target)
+            yield forced_answer(target_logits, target)
 
     @torch.no_grad()
     def generate(

@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.evaluation.forced import Forced, forced_of
 from easyedit_lifelong.evaluation.scorer import Scorer, input_device
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_answer
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
-from easyedit_lifelong.models.kinds import Kind, kind_of
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modes import evaluating
 from easyedit_lifelong.models.pairs import encoder_for, label_names
 
 
 def scorer_for(model: Any, tokenizer: Any) -> Scorer:
     """Return the scorer for a model's kind: causal, encoder-decoder or classifier."""
-    scorers: dict[Kind, type[Scorer]] = {Kind.SEQ2SEQ: AnswerScorer, Kind.CLASSIFIER: LabelScorer}
+    scorers: dict[ModelKind, type[Scorer]] = {ModelKind.SEQ2SEQ: AnswerScorer, ModelKind.CLASSIFIER: LabelScorer}
     return scorers.get(kind_of(model), Scorer)(tokenizer, encode=encoder_for(model, tokenizer))
 
 
@@ -32,7 +32,7 @@ class AnswerScorer(Scorer):
 
     def _forced_batch(
         self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None
-    ) -> Iterator[Forced]:
+    ) -> Iterator[ForcedAnswer]:
         device = input_device(model)
         ids, mask = pad_rows([row[0].prompt for row in rows], self._pad, "right", device)
         answers, answer_mask = pad_rows([row[0].target for row in rows], self._pad, "right", device)
@@ -41,7 +41,7 @@ class AnswerScorer(Scorer):
         for row, questions in enumerate(rows):
             for pair in questions:
                 answer = pair.target[: self._answer_length(pair)]
-                yield forced_of(logits[row, : len(answer)], answer)
+                yield forced_answer(logits[row, : len(answer)], answer)
 
     def answer_tokens(self, prompt: str, answer: str) -> int:
         """Return the number of an answer's tokens, without its end token."""
@@ -68,12 +68,12 @@ class LabelScorer(Scorer):
 
     def _forced_batch(
         self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None
-    ) -> Iterator[Forced]:
+    ) -> Iterator[ForcedAnswer]:
         ids, mask = pad_rows([row[0].prompt for row in rows], self._pad, "right", input_device(model))
         logits = model(input_ids=ids, attention_mask=mask).logits
         for row, questions in enumerate(rows):
             for pair in questions:
-                yield forced_of(logits[row].unsqueeze(0), pair.target)
+                yield forced_answer(logits[row].unsqueeze(0), pair.target)
 
     @torch.no_grad()
     def generate(

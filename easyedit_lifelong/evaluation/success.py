@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.evaluation.forced import Forced
 from easyedit_lifelong.evaluation.intervals import Floats, Interval, bootstrap_of
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 
 Question = tuple[str, str]
 
@@ -24,7 +24,7 @@ SCORE = "rome_score"
 
 
 @dataclass(frozen=True)
-class Contest:
+class AnswerPair:
     """Two answers to one prompt, whose probabilities are compared.
 
     Attributes:
@@ -43,7 +43,7 @@ class Contest:
         return (self.prompt, self.wanted), (self.prompt, self.other)
 
 
-def contests(request: EditRequest) -> tuple[list[Contest], list[Contest], list[Contest]]:
+def answer_pairs(request: EditRequest) -> tuple[list[AnswerPair], list[AnswerPair], list[AnswerPair]]:
     """Return the pairs of answers to compare on a request's prompt, on its paraphrases and on its neighbourhood.
 
     The neighbourhood is the request's locality prompts: the edit's new answer must not become more probable than their
@@ -53,10 +53,10 @@ def contests(request: EditRequest) -> tuple[list[Contest], list[Contest], list[C
     if true is None or true.strip() == new.strip():
         return [], [], []
     return (
-        [Contest(request.prompt, new, true)],
-        [Contest(prompt, new, true) for prompt in request.rephrase_prompts],
+        [AnswerPair(request.prompt, new, true)],
+        [AnswerPair(prompt, new, true) for prompt in request.rephrase_prompts],
         [
-            Contest(probe.prompt, probe.answer, new)
+            AnswerPair(probe.prompt, probe.answer, new)
             for probes in request.locality.values()
             for probe in probes
             if probe.answer.strip() != new.strip()
@@ -64,25 +64,25 @@ def contests(request: EditRequest) -> tuple[list[Contest], list[Contest], list[C
     )
 
 
-def success_scores(request: EditRequest, answers: Mapping[Question, Forced]) -> dict[str, list[float]]:
+def success_scores(request: EditRequest, answers: Mapping[Question, ForcedAnswer]) -> dict[str, list[float]]:
     """Return a request's success and magnitude, each averaged over the request's prompts first, as the authors do.
 
     Args:
         request: the request.
-        answers: the model's teacher-forced answers to all questions of :func:`contests`.
+        answers: the model's teacher-forced answers to all questions of :func:`answer_pairs`.
 
     Returns:
         By metric, a list with one value; an empty list if there is nothing to compare.
     """
     scores: dict[str, list[float]] = {}
-    for success, magnitude, pairs in zip(SUCCESS, MAGNITUDE, contests(request), strict=True):
+    for success, magnitude, pairs in zip(SUCCESS, MAGNITUDE, answer_pairs(request), strict=True):
         probabilities = [tuple(_probability(answers[question]) for question in pair.questions) for pair in pairs]
         scores[success] = [sum(a > b for a, b in probabilities) / len(pairs)] if pairs else []
         scores[magnitude] = [sum(a - b for a, b in probabilities) / len(pairs)] if pairs else []
     return scores
 
 
-def _probability(answer: Forced) -> float:
+def _probability(answer: ForcedAnswer) -> float:
     """Return the probability P of an answer; 0 if its log-probability is NaN."""
     return 0.0 if math.isnan(answer.nll) else math.exp(-answer.nll)
 

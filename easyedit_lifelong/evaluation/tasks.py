@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
-from easyedit_lifelong.evaluation.forced import Forced
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 from easyedit_lifelong.evaluation.text import bounded_perplexity
 
 
@@ -26,19 +26,19 @@ class Task:
 
     name: str
     suffix: str
-    measure: Callable[[Forced], float] | None
+    measure: Callable[[ForcedAnswer], float] | None
 
-    def forced(self, answer: Forced) -> float | None:
+    def forced(self, answer: ForcedAnswer) -> float | None:
         """Return the measure of a teacher-forced answer; None if the task measures generated answers."""
         return None if self.measure is None else self.measure(answer)
 
 
-def answer_perplexity(answer: Forced) -> float:
+def answer_perplexity(answer: ForcedAnswer) -> float:
     """Return the perplexity of an answer's tokens."""
     return bounded_perplexity(answer.nll)
 
 
-def exact_answer(answer: Forced) -> float:
+def exact_answer(answer: ForcedAnswer) -> float:
     """Return 1 if the model predicts every token of the answer, else 0."""
     return float(answer.exact)
 

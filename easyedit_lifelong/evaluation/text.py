@@ -14,15 +14,15 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
-from easyedit_lifelong.evaluation.averages import Scores, gather
+from easyedit_lifelong.evaluation.averages import Scores, averages_with_intervals
 from easyedit_lifelong.evaluation.intervals import Interval
 from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import pad_rows
-from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modes import evaluating
 
 FLUENCY_PROMPTS = 20
@@ -98,7 +98,7 @@ class HeldOutText:
     """
 
     def __init__(self, text: str, tokenizer: Any, model: Any, *, window: int = WINDOW, windows: int = WINDOWS) -> None:
-        if kind_of(model) is not Kind.CAUSAL:
+        if kind_of(model) is not ModelKind.CAUSAL:
             raise DataError(
                 f"the perplexity of a text needs a causal language model; {type(model).__name__} is a "
                 f"{kind_of(model).value}. Leave the held-out text out."
@@ -167,7 +167,7 @@ class TextScores:
         limits = [max(1, FLUENCY_TOKENS - length) for length in lengths]
         outputs = self._scorer.generate(model, self._prompts, limits)
         entropies = [ngram_entropy(f"{prompt} {text}") for prompt, text in zip(self._prompts, outputs, strict=True)]
-        return gather([{"fluency": [entropy]} for entropy in entropies if entropy is not None])
+        return averages_with_intervals([{"fluency": [entropy]} for entropy in entropies if entropy is not None])
 
     def perplexity(self, model: Any) -> Scores:
         """Return the held-out text's perplexity; its interval is the exponential of that of the mean over windows."""
@@ -175,6 +175,6 @@ class TextScores:
         value = perplexity(nll)
         if value is None:
             return Scores()
-        ends = gather([{name: window} for window in nll]).intervals.get(name)
+        ends = averages_with_intervals([{name: window} for window in nll]).intervals.get(name)
         interval = {} if ends is None else {name: Interval(*(perplexity([[end]]) or 0.0 for end in ends))}
         return Scores({name: value}, interval)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from easyedit_lifelong.data.request import EditRequest
-    from easyedit_lifelong.evaluation.scope import Scope
+    from easyedit_lifelong.evaluation.scope import ScopeStudy
     from easyedit_lifelong.methods.shared.records import EditRecord
 
 
@@ -294,4 +294,4 @@ class EditMethod:
     reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
     report_sections: Callable[[RunRecord], Sequence[ReportSection]] | None = None
     calibrate: Calibrator | None = None
-    study_scope: Callable[[Any, Any, Sequence[EditRequest]], Scope] | None = None
+    study_scope: Callable[[Any, Any, Sequence[EditRequest]], ScopeStudy] | None = None

@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from easyedit_lifelong.models.wrappers import bare_model, inner_projection
+from easyedit_lifelong.models.wrappers import inner_projection, unwrap_model
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Anatomy:
 
 def anatomy_of(model: Any) -> Anatomy | None:
     """Return the parts of a model; None if it has no list of blocks."""
-    model = bare_model(model)
+    model = unwrap_model(model)
     lists = [
         (path, module)
         for path, module in model.named_modules()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import ModelError
-from easyedit_lifelong.models.encoding import batches, pad_rows
+from easyedit_lifelong.models.encoding import length_batches, pad_rows
 from easyedit_lifelong.models.runner import Runner
 
 _BATCH_TOKENS = 2048
@@ -111,7 +111,7 @@ def input_batches(
     Raises:
         ModelError: a layer didn't run, or doesn't receive one vector per token.
     """
-    for batch in batches(rows, _BATCH_TOKENS):
+    for batch in length_batches(rows, _BATCH_TOKENS):
         ids, mask = pad_rows(batch, runner.pad, "right", runner.device)
         recorded: dict[str, Any] = {}
         with torch.no_grad(), recording_inputs(layers, recorded.__setitem__, end=True):

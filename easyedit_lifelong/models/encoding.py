@@ -90,7 +90,7 @@ def pad_rows(
     return pad_with(ids, pad), pad_with([torch.ones_like(row) for row in ids], 0)
 
 
-def batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
+def length_batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[list[list[int]]]:
     """Yield batches of rows of similar length, so that passes compute little padding. The longest rows come first.
 
     Args:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import ModelError
-from easyedit_lifelong.models.wrappers import adapters_of, bare_model
+from easyedit_lifelong.models.wrappers import adapters_of, unwrap_model
 
 _SAMPLES = 256
 """About how many values of each parameter are hashed individually, the first and the last included."""
@@ -35,7 +35,7 @@ def model_fingerprint(model: Any) -> str:
     Raises:
         ModelError: the model has no parameters, or their values aren't available (meta device).
     """
-    model, digest = bare_model(model), hashlib.sha256()
+    model, digest = unwrap_model(model), hashlib.sha256()
     parameters = sorted(_parameters(model), key=lambda item: item[0])
     if not parameters:
         raise ModelError(f"{type(model).__name__} has no parameters to take a fingerprint of")

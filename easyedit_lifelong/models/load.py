@@ -11,8 +11,8 @@ from safetensors import SafetensorError
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.devices import resolve_device
-from easyedit_lifelong.models.kinds import Kind, kind_of, kind_of_config
-from easyedit_lifelong.models.wrappers import bare_model
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of, kind_of_config
+from easyedit_lifelong.models.wrappers import unwrap_model
 
 _DTYPES = {
     "float32": torch.float32,
@@ -23,9 +23,9 @@ _DTYPES = {
     "bf16": torch.bfloat16,
 }
 _CLASSES = {
-    Kind.CAUSAL: "AutoModelForCausalLM",
-    Kind.SEQ2SEQ: "AutoModelForSeq2SeqLM",
-    Kind.CLASSIFIER: "AutoModelForSequenceClassification",
+    ModelKind.CAUSAL: "AutoModelForCausalLM",
+    ModelKind.SEQ2SEQ: "AutoModelForSeq2SeqLM",
+    ModelKind.CLASSIFIER: "AutoModelForSequenceClassification",
 }
 
 
@@ -94,7 +94,7 @@ def load_model(
     return model.eval(), tokenizer
 
 
-def load_named(hparams: Any) -> tuple[Any, Any]:
+def load_from_hparams(hparams: Any) -> tuple[Any, Any]:
     """Load the model and tokenizer that hyperparameters name.
 
     Args:
@@ -150,7 +150,7 @@ def prepare_tokenizer(tokenizer: Any, model: Any = None) -> None:
         else:
             raise ModelError(f"{type(tokenizer).__name__} has no token to pad with. Set tokenizer.pad_token.")
     # An encoder counts positions from the first column, even if that is padding.
-    tokenizer.padding_side = "left" if model is None or kind_of(model) is Kind.CAUSAL else "right"
+    tokenizer.padding_side = "left" if model is None or kind_of(model) is ModelKind.CAUSAL else "right"
     generation = getattr(model, "generation_config", None)
     if generation is not None and generation.pad_token_id is None:
         generation.pad_token_id = tokenizer.pad_token_id
@@ -168,7 +168,7 @@ def context_length(model: Any) -> int | None:
 
 def model_label(model: Any) -> str:
     """Return the name of a model for results and file names: the name or path that it was loaded from, or its class."""
-    model = bare_model(model)
+    model = unwrap_model(model)
     return getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
 
 
@@ -192,7 +192,7 @@ def _check_kind(config: Any, name_or_path: str | Path) -> None:
     """Refuse other classifiers: transformers would load them as language models, with a randomly initialised head."""
     architectures = getattr(config, "architectures", None) or ()
     others = [
-        name for name in architectures if name.endswith("Classification") and kind_of_config(config) is Kind.CAUSAL
+        name for name in architectures if name.endswith("Classification") and kind_of_config(config) is ModelKind.CAUSAL
     ]
     if others:
         raise ModelError(

@@ -7,7 +7,7 @@ import re
 from torch import nn
 
 from easyedit_lifelong.errors import ModelError, did_you_mean
-from easyedit_lifelong.models.wrappers import bare_model
+from easyedit_lifelong.models.wrappers import unwrap_model
 
 _BRACKET = re.compile(r"\[(\d+)\]")
 
@@ -36,7 +36,7 @@ def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
         ModelError: the model has no such module; the message says which part of the name exists and suggests the
             closest name.
     """
-    model, path = bare_model(model), module_path(name)
+    model, path = unwrap_model(model), module_path(name)
     modules = dict(model.named_modules())
     if path and path in modules:
         return path, modules[path]

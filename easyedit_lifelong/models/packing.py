@@ -22,7 +22,7 @@ _ELEMENTWISE = ("torch.nn.modules.activation", "torch.nn.modules.dropout", "tran
 """Python modules that define activations and dropout: an MLP has these between its projections."""
 
 
-def token_wise(block: nn.Module) -> list[nn.Module]:
+def token_wise_modules(block: nn.Module) -> list[nn.Module]:
     """Return the largest submodules of a block that are known to compute every token independently.
 
     These are projections, and MLPs that consist of projections and elementwise modules. A module with hooks or a
@@ -30,19 +30,19 @@ def token_wise(block: nn.Module) -> list[nn.Module]:
     """
     if _is_plain(block) and (type(block) in _PROJECTIONS or _is_mlp(block)):
         return [block]
-    return [part for child in block.children() for part in token_wise(child)]
+    return [part for child in block.children() for part in token_wise_modules(child)]
 
 
 def mlps_of(block: nn.Module) -> list[nn.Module]:
     """Return the MLPs among the token-wise submodules of a block."""
-    return [part for part in token_wise(block) if type(part) not in _PROJECTIONS]
+    return [part for part in token_wise_modules(block) if type(part) not in _PROJECTIONS]
 
 
 def computing_only(modules: Iterable[nn.Module], wanted: Tensor) -> contextlib.AbstractContextManager[None]:
     """Return a context in which token-wise modules compute only the wanted tokens; their output is 0 at all others.
 
     Args:
-        modules: modules that :func:`token_wise` returned.
+        modules: modules that :func:`token_wise_modules` returned.
         wanted: mask of the wanted tokens among those that the modules receive, shape ``(rows, columns)``.
     """
     if wanted.all():

@@ -7,8 +7,8 @@ from typing import Any
 
 from easyedit_lifelong.errors import DataError, did_you_mean
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
-from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 
 Encode = Callable[[str, str], EncodedPair]
 """Encodes a prompt and its answer.
@@ -27,9 +27,9 @@ def encoder_for(model: Any, tokenizer: Any) -> Encode:
       the name or the index of a label; it is encoded as the index.
     """
     kind = kind_of(model)
-    if kind is Kind.SEQ2SEQ:
+    if kind is ModelKind.SEQ2SEQ:
         return lambda prompt, answer: _encode_separately(tokenizer, prompt, answer)
-    if kind is Kind.CLASSIFIER:
+    if kind is ModelKind.CLASSIFIER:
         labels = label_names(model)
         limit = _max_tokens(model, tokenizer)
         return lambda prompt, answer: _encode_with_label(tokenizer, labels, limit, prompt, answer)

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError, ModelError
-from easyedit_lifelong.models.kinds import Kind, kind_of
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.overrides import CallWrapper, overridden, recomputing_in
 from easyedit_lifelong.models.windows import (
     Generation,
@@ -45,10 +45,10 @@ from easyedit_lifelong.models.windows import (
     is_padding_mask,
     mask_from_padding,
     real_tokens,
-    repeated,
+    repeat_rows,
     reset_cache,
 )
-from easyedit_lifelong.models.wrappers import bare_model
+from easyedit_lifelong.models.wrappers import unwrap_model
 
 _ATTRIBUTE = "_easyedit_lifelong_positions"
 
@@ -84,7 +84,7 @@ class PositionTracker:
         """Return the model's tracker and count one more user of it; create the tracker if the model has none."""
         tracker = cls.of(model)
         if tracker is None:
-            tracker = cls(bare_model(model))
+            tracker = cls(unwrap_model(model))
             tracker._wrap_calls()
         tracker._users += 1
         return tracker
@@ -92,7 +92,7 @@ class PositionTracker:
     @classmethod
     def of(cls, model: nn.Module) -> PositionTracker | None:
         """Return the model's tracker, or None if it has none."""
-        return bare_model(model).__dict__.get(_ATTRIBUTE)
+        return unwrap_model(model).__dict__.get(_ATTRIBUTE)
 
     def current(self) -> Window | None:
         """Return the window of the running pass; None if the caller runs only a part of the model.
@@ -198,7 +198,7 @@ class PositionTracker:
         if self._lengths is not None:
             return column_of_token(real, self._lengths.to(real.device))
         if self._generation is not None:
-            return repeated(self._generation.ends.to(real.device), len(real))
+            return repeat_rows(self._generation.ends.to(real.device), len(real))
         return torch.full((len(real),), -1, device=real.device) if past else end_before_labels(labels, real)
 
 
@@ -223,7 +223,7 @@ class DecoderTracker(PositionTracker):
         return real.long().argmax(dim=1)
 
 
-def stack_of(model: Any, layer: nn.Module) -> nn.Module:
+def find_stack(model: Any, layer: nn.Module) -> nn.Module:
     """Return the part of a model whose forward pass receives the tokens that a layer processes.
 
     Returns:
@@ -232,7 +232,7 @@ def stack_of(model: Any, layer: nn.Module) -> nn.Module:
     Raises:
         ModelError: the layer is neither in the encoder nor in the decoder.
     """
-    if kind_of(model) is not Kind.SEQ2SEQ:
+    if kind_of(model) is not ModelKind.SEQ2SEQ:
         return model
     for stack in (model.get_encoder(), model.get_decoder()):
         if any(module is layer for module in stack.modules()):
@@ -246,9 +246,9 @@ def attach_tracker(model: Any, layer: nn.Module) -> PositionTracker | None:
     Raises:
         ModelError: the model is an encoder-decoder, and the layer is in neither of its parts.
     """
-    if kind_of(model) is Kind.MODULE:
+    if kind_of(model) is ModelKind.MODULE:
         return None
-    stack = stack_of(model, layer)
+    stack = find_stack(model, layer)
     if stack is model or stack is model.get_encoder():
         return PositionTracker.attach(stack)
     tracker = DecoderTracker.attach(stack)
@@ -257,7 +257,7 @@ def attach_tracker(model: Any, layer: nn.Module) -> PositionTracker | None:
     return tracker
 
 
-def whole_prompt_layers(model: Any) -> Sequence[nn.Module]:
+def full_prompt_layers(model: Any) -> Sequence[nn.Module]:
     """Return the layers of a model that must see a prompt in one pass, from its first token on."""
     tracker = PositionTracker.of(model)
     return () if tracker is None else tracker.whole_prompt_layers

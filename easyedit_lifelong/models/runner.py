@@ -13,7 +13,7 @@ from easyedit_lifelong.models.anatomy import Anatomy, anatomy_of
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import position_ids
 from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
-from easyedit_lifelong.models.wrappers import bare_model
+from easyedit_lifelong.models.wrappers import unwrap_model
 
 
 class Runner:
@@ -28,7 +28,7 @@ class Runner:
     """
 
     def __init__(self, model: Any, tokenizer: Any) -> None:
-        model = bare_model(model)
+        model = unwrap_model(model)
         self.model, self.tokenizer = model, tokenizer
         self._anatomy = anatomy_of(model)
         self.pad: int = getattr(tokenizer, "pad_token_id", None) or 0

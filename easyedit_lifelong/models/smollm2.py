@@ -14,7 +14,7 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.atomic import appearing
+from easyedit_lifelong.atomic import atomic_folder
 from easyedit_lifelong.errors import ModelError
 
 LOG = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     LOG.info("converting %s to %s (once)", gguf.name, folder)
     model, tokenizer = read_gguf(gguf)
     try:
-        with appearing(folder) as work:
+        with atomic_folder(folder) as work:
             # A model from GGUF refuses save_pretrained; a new model with its config and weights doesn't.
             config = model.config
             config.architectures = [type(model).__name__]

@@ -36,7 +36,7 @@ class Generation:
 
     def real_tokens(self, batch: int, length: int, device: torch.device) -> Tensor:
         """Return which columns of a pass hold tokens, cached columns included, ``(batch, length)``."""
-        real = repeated(self.real.to(device), batch)[:, :length]
+        real = repeat_rows(self.real.to(device), batch)[:, :length]
         return F.pad(real, (0, length - real.shape[1]), value=True)
 
 
@@ -63,7 +63,7 @@ class Window:
     notes: dict[int, Any] = field(default_factory=dict)
 
 
-def repeated(ends: Tensor, batch: int) -> Tensor:
+def repeat_rows(ends: Tensor, batch: int) -> Tensor:
     """Repeat the row of each prompt for its beams or samples, as ``generate`` does.
 
     Args:

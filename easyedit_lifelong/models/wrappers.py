@@ -9,7 +9,7 @@ from torch import nn
 from easyedit_lifelong.errors import EditError
 
 
-def bare_model(model: Any) -> Any:
+def unwrap_model(model: Any) -> Any:
     """Return the Hugging Face model inside the wrappers of PEFT (``PeftModel``) and ``torch.compile``.
 
     Edits are made on this model: its layers have the names that hyperparameters use, and the edits are active whether
@@ -25,7 +25,7 @@ def bare_model(model: Any) -> Any:
 
 
 def model_to_edit(model: Any) -> Any:
-    """Return the model that edits are made on: see :func:`bare_model`.
+    """Return the model that edits are made on: see :func:`unwrap_model`.
 
     Raises:
         EditError: the model has a PEFT adapter that puts learned tokens before prompts (prompt, prefix and p-tuning).
@@ -35,7 +35,7 @@ def model_to_edit(model: Any) -> Any:
             "a model with a PEFT adapter that puts learned tokens before prompts (prompt, prefix or p-tuning) can't be "
             "edited. Adapters of the weights, such as LoRA, can be used."
         )
-    return bare_model(model)
+    return unwrap_model(model)
 
 
 def inner_projection(module: nn.Module) -> nn.Module:

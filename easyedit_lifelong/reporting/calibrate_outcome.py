@@ -11,13 +11,13 @@ from rich.text import Text
 
 from easyedit_lifelong.methods.calibrator import PlotPanel, TextTable
 from easyedit_lifelong.reporting.console_tables import plain_table
-from easyedit_lifelong.reporting.report.generations import clean
-from easyedit_lifelong.reporting.report.style import INK, MUTED, drawing, look, new_figure
+from easyedit_lifelong.reporting.report.generations import printable
+from easyedit_lifelong.reporting.report.style import INK, MUTED, figure_options, new_figure, series_style
 
 _DPI = 120
 
 
-def markdown(table: TextTable) -> str:
+def markdown_table(table: TextTable) -> str:
     """Return a table as Markdown, with its title above it."""
     rule = ["---"] * table.left + ["---:"] * (len(table.headers) - table.left)
     lines = "\n".join(f"| {' | '.join(cells)} |" for cells in [table.headers, rule, *table.rows])
@@ -37,7 +37,7 @@ def show(console: Console, table: TextTable) -> None:
 
 def panels_png(panels: Sequence[PlotPanel]) -> bytes:
     """Return plots side by side as the content of a PNG file; a circle marks the chosen point of each."""
-    with drawing():
+    with figure_options():
         figure = new_figure(5.5 * len(panels), 4.2)
         for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             _draw(axes, panel)
@@ -49,19 +49,19 @@ def panels_png(panels: Sequence[PlotPanel]) -> bytes:
 def _draw(axes: Axes, panel: PlotPanel) -> None:
     """Draw one plot."""
     for series in panel.series:
-        style = look(series.number)
+        style = series_style(series.number)
         if series.style == "dotted":
             style |= {"marker": None, "linestyle": "dotted", "linewidth": 1.2}
         elif series.style == "crosses":
             style |= {"marker": "x", "linestyle": "none"}
-        axes.plot(*zip(*series.points, strict=True), label=clean(series.label), **style)
+        axes.plot(*zip(*series.points, strict=True), label=printable(series.label), **style)
         for point, text in series.notes.items():
             axes.annotate(text, point, xytext=(4, 4), textcoords="offset points", fontsize=7, color=MUTED)
     x, y = panel.chosen
     axes.plot([x], [y], linestyle="none", marker="o", markersize=13, markerfacecolor="none", markeredgecolor=INK)
-    axes.set(title=clean(panel.title), xlabel=clean(panel.x_label), ylabel=clean(panel.y_label))
+    axes.set(title=printable(panel.title), xlabel=printable(panel.x_label), ylabel=printable(panel.y_label))
     if panel.ticks:
-        axes.set_xticks(range(len(panel.ticks)), [clean(name) for name in panel.ticks])
+        axes.set_xticks(range(len(panel.ticks)), [printable(name) for name in panel.ticks])
     if panel.y_range is not None:
         axes.set_ylim(panel.y_range)
     if any(series.label for series in panel.series):

@@ -18,7 +18,7 @@ from rich.text import Text
 from easyedit_lifelong.methods.report_sections import is_number
 from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.report.read import intervals_of
-from easyedit_lifelong.reporting.report.score_rows import MAIN, shown, shown_interval
+from easyedit_lifelong.reporting.report.score_rows import MAIN, format_interval, shown
 
 _SECONDS_BETWEEN_LINES = 30
 _MAX_EDITS_SHOWN = 5
@@ -108,7 +108,7 @@ def _score_lines(entry: Mapping[str, Any]) -> RenderableType:
     table = plain_table(f"scored at {entry.get('n_edits', '?')} edits", show_header=False, title_style="dim")
     for name in MAIN:
         if is_number(entry.get(name)) and (name != "reliability" or entry.get("ERR") != entry[name]):
-            table.add_row(name, shown(entry[name], name), Text(shown_interval(intervals.get(name), name), style="dim"))
+            table.add_row(name, shown(entry[name], name), Text(format_interval(intervals.get(name), name), style="dim"))
     return table
 
 

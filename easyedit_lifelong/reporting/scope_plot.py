@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 
 from easyedit_lifelong.evaluation.metrics import mean
-from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope, ScopeRow, finite
-from easyedit_lifelong.reporting.report.generations import clean
-from easyedit_lifelong.reporting.report.style import INK, MUTED, SERIES, drawing, new_figure
+from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, ScopeRow, ScopeStudy, finite
+from easyedit_lifelong.reporting.report.generations import printable
+from easyedit_lifelong.reporting.report.style import INK, MUTED, SERIES, figure_options, new_figure
 from easyedit_lifelong.reporting.report.svg import svg_text
 
 _MAX_DISTANCE = 12
@@ -19,16 +19,16 @@ _BLUE, _RED = SERIES[0], SERIES[1]
 Point = tuple[int, float]
 
 
-def scope_svg(scope: Scope) -> str:
+def scope_svg(scope: ScopeStudy) -> str:
     """Return the plot as SVG, with one panel for prompts and one for paraphrases.
 
     Each dot is a token, at its distance from the subject's last token. The solid line is the mean at each distance. The
     dashed line is α, the threshold above which the hook acts.
     """
     panels = [(kind, _points(rows)) for kind in (PROMPT, PARAPHRASE) if (rows := scope.of(kind))]
-    with drawing():
+    with figure_options():
         figure = new_figure(4.8 * max(1, len(panels)), 3.6)
-        figure.suptitle(clean(f"z-scores at {scope.module}"), x=0.01, horizontalalignment="left")
+        figure.suptitle(printable(f"z-scores at {scope.module}"), x=0.01, horizontalalignment="left")
         columns = figure.subplots(1, max(1, len(panels)), sharey=True, squeeze=False)[0]
         for axes, (kind, points) in zip(columns, panels, strict=False):
             _panel(axes, kind, points, scope.alpha)

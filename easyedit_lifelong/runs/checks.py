@@ -13,7 +13,7 @@ from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.models.kinds import Kind, kind_of
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.runs.experiment import Inputs
 from easyedit_lifelong.runs.plan import Plan
 
@@ -39,7 +39,7 @@ class CheckedData:
     task: str
 
 
-def check_material(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: Scorer) -> CheckedData:
+def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: Scorer) -> CheckedData:
     """Check a run's data and method against its model.
 
     Args:
@@ -55,7 +55,7 @@ def check_material(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, score
         ModelError: the method cannot edit this model with the plan's hyperparameters.
         RunError: the model carries edits.
     """
-    classifier = kind_of(model) is Kind.CLASSIFIER
+    classifier = kind_of(model) is ModelKind.CLASSIFIER
     task = plan.experiment.task or inputs.task or "qa"
     if classifier:  # the answers of a classifier are labels, even if the data's format has another task
         if task == "generation":

@@ -12,7 +12,7 @@ from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.runs.checks import CheckedData, check_material
+from easyedit_lifelong.runs.checks import CheckedData, check_data
 from easyedit_lifelong.runs.engine import Run
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
@@ -73,7 +73,7 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
             cannot be written to.
     """
     scorer = scorer_for(model, tokenizer)
-    checked = check_material(plan, inputs, model, tokenizer, scorer)
+    checked = check_data(plan, inputs, model, tokenizer, scorer)
     config = run_config(plan, model, checked)
     settings = summary_settings(plan, model, checked, config)
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
 from easyedit_lifelong.evaluation.tasks import TASKS
 from easyedit_lifelong.hparams_files import read_mapping
-from easyedit_lifelong.hyperparams import coerce, describe_type
+from easyedit_lifelong.hyperparams import convert_value, describe_type
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, LIFELONG, PROTOCOLS, SAMPLES, Data, Experiment
 from easyedit_lifelong.runs.schedule import Schedule
 
@@ -152,7 +152,7 @@ def _typed_values(
             problems.append(f"unknown key {prefix + str(key)!r}.{did_you_mean(str(key), types)}")
             continue
         try:
-            typed[key] = coerce(value, types[key])
+            typed[key] = convert_value(value, types[key])
         except (TypeError, ValueError):
             problems.append(f"{prefix}{key}: {value!r} is not {_type_name(types[key])}")
     return typed
@@ -199,7 +199,7 @@ def _data(values: Mapping[str, Any], file: Path, is_mapping: bool, problems: lis
 
 def _resolved_path(path: str, file: Path) -> str:
     """Return a path that an experiment file names: in the file's folder if it exists there, else as it is."""
-    if hub.is_name(path):
+    if hub.is_hub_name(path):
         return path
     beside = file.parent / Path(path).expanduser()
     return str(beside) if beside.exists() else str(Path(path).expanduser())

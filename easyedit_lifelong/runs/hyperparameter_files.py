@@ -32,7 +32,7 @@ def hyperparameters_of(experiment: Experiment) -> Any:
         hparams = make_hparams({**hparams, **model}, experiment.setting("hparams", "hparams"), easyedits=True)
     elif isinstance(hparams, (str, Path)):
         hparams = load_hparams(hparams, easyedits=True)
-    return replaced(hparams, overrides, setting_names) if overrides else hparams
+    return replace_hparams(hparams, overrides, setting_names) if overrides else hparams
 
 
 def find_method(hparams: Any) -> EditMethod:
@@ -85,7 +85,7 @@ def make_hparams(values: Mapping[str, Any], source: str, *, easyedits: bool = Fa
     return method.hparams_class.from_values(values, source)  # type: ignore[attr-defined]
 
 
-def replaced(hparams: Any, overrides: Mapping[str, Any], setting_names: Mapping[str, str]) -> Any:
+def replace_hparams(hparams: Any, overrides: Mapping[str, Any], setting_names: Mapping[str, str]) -> Any:
     """Return hyperparameters with some values replaced.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data import hub_datasets as hub
-from easyedit_lifelong.data.guess import guess_format
+from easyedit_lifelong.data.guess_format import guess_format
 from easyedit_lifelong.data.holdout import split_rephrasings
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
@@ -70,7 +70,7 @@ def _read(experiment: Experiment, data: Data, seed: int) -> Inputs:
 def _read_records(experiment: Experiment, data: Data, reader: DatasetReader) -> list[EditRequest]:
     """Read the requests of a dataset, after a check of its SHA-256."""
     _check_exists(experiment, data.path, "data.path", "--data")
-    if data.sha256 is not None and not hub.is_name(data.path):
+    if data.sha256 is not None and not hub.is_hub_name(data.path):
         digest = file_digest(Path(data.path))
         if digest != data.sha256.lower():
             raise DataError(
@@ -92,7 +92,7 @@ def _check_exists(experiment: Experiment, path: str, key: str, option: str) -> N
     Raises:
         DataError: the file does not exist.
     """
-    if experiment.source and not hub.is_name(path) and not Path(path).is_file():
+    if experiment.source and not hub.is_hub_name(path) and not Path(path).is_file():
         raise DataError(
             f"{experiment.setting(key, option)}: {path}: no such file, neither beside the experiment file nor in the "
             "current folder"
@@ -125,7 +125,7 @@ def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
     sample = next((name for name, path in SAMPLES.items() if data.path == str(path)), None)
     if sample is not None:
         section = {"sample": sample, "format": data_format}
-    elif not hub.is_name(data.path):
+    elif not hub.is_hub_name(data.path):
         section["sha256"] = file_digest(Path(data.path).expanduser())
     section["edits"] = data.edits
     if data.edit_with:
@@ -140,4 +140,4 @@ def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
 
 def _absolute(path: str) -> str:
     """Return a file's absolute path; the name of a dataset on the Hub stays as it is."""
-    return path if hub.is_name(path) else str(Path(path).expanduser().resolve())
+    return path if hub.is_hub_name(path) else str(Path(path).expanduser().resolve())

@@ -7,7 +7,7 @@ from typing import Any
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.runs.engine import Run
 from easyedit_lifelong.runs.run_folder import JOURNAL, SUMMARY, RunFolder
-from easyedit_lifelong.runs.run_folder import METRICS as CURVE
+from easyedit_lifelong.runs.run_folder import METRICS_FILE as CURVE
 from easyedit_lifelong.runs.run_scores import log_to_trackers
 
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.atomic import replace_text
+from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError, RunError
@@ -122,7 +122,7 @@ def write_data(folder: Path, config: dict[str, Any], checked: CheckedData) -> di
         files |= {RETENTION: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"} if facts else {}
     for name, text in files.items():
         try:
-            replace_text(folder / name, text, newline="")  # line ends are part of a held-out text
+            write_text_atomically(folder / name, text, newline="")  # line ends are part of a held-out text
         except OSError as error:
             raise RunError(f"{folder / name}: can't be written: {error.strerror}") from error
     return config

@@ -17,12 +17,12 @@ from typing import Any
 
 import yaml
 
-from easyedit_lifelong.atomic import replace_text, sync
+from easyedit_lifelong.atomic import fsync_path, write_text_atomically
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.runs.folder_lock import lock_folder
 
 SCHEMA_VERSION = 2
-CONFIG, JOURNAL, METRICS, SUMMARY = "config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json"
+CONFIG, JOURNAL, METRICS_FILE, SUMMARY = "config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json"
 STATE = "state"
 GENERATIONS = "generations.jsonl"
 
@@ -48,7 +48,7 @@ def check_free(
     *,
     resumable: bool = False,
     what: str = "run",
-    files: Sequence[str] = (CONFIG, JOURNAL, METRICS, SUMMARY, STATE),
+    files: Sequence[str] = (CONFIG, JOURNAL, METRICS_FILE, SUMMARY, STATE),
 ) -> Path:
     """Check that a new run can be written to a folder, without changing it.
 
@@ -205,7 +205,7 @@ class RunFolder:
 
     def metrics(self, entry: Mapping[str, Any]) -> None:
         """Append the scores of one scoring."""
-        self._append(METRICS, [entry])
+        self._append(METRICS_FILE, [entry])
 
     def read(self, name: str) -> list[dict[str, Any]]:
         """Return the lines of a JSON Lines file, without a last line that was written only in part.
@@ -245,7 +245,7 @@ class RunFolder:
             new = not self.state.exists()
             save(self.state)
             if new:
-                sync(self.path)
+                fsync_path(self.path)
 
     def _append(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
         """Append lines to a JSON Lines file; they are on disk when this returns."""
@@ -259,7 +259,7 @@ class RunFolder:
                     remaining = remaining[file.write(remaining) :]
                 os.fsync(file.fileno())
                 if not size_before:  # a new file: its entry in the folder has to be on disk, too
-                    sync(self.path)
+                    fsync_path(self.path)
             except OSError:
                 # If truncating fails as well, the reader drops the incomplete line when the run is resumed.
                 with contextlib.suppress(OSError):
@@ -268,7 +268,7 @@ class RunFolder:
 
     def _replace(self, name: str, text: str) -> None:
         with self._writing(name):
-            replace_text(self.path / name, text)
+            write_text_atomically(self.path / name, text)
 
     @contextlib.contextmanager
     def _writing(self, name: str) -> Iterator[None]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.evaluation.averages import Scores, gather
-from easyedit_lifelong.evaluation.generated import Generation
+from easyedit_lifelong.evaluation.answer_matching import Generation
+from easyedit_lifelong.evaluation.averages import Scores, averages_with_intervals
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
@@ -94,7 +94,7 @@ def edit_success(state: RunState) -> Scores:
     Every edit counts with its score right after it was made.
     """
     task_measures = ("ES_acc", "ES_ppl")
-    return gather([{"ES": [value]} for value in state.success]) | gather(
+    return averages_with_intervals([{"ES": [value]} for value in state.success]) | averages_with_intervals(
         [{name: [entry[name]] for name in task_measures if name in entry} for entry in state.journal]
     )
 
@@ -106,11 +106,13 @@ def single_round_scores(state: RunState) -> Scores:
     mean of TRR weights a batch by its requests; the confidence interval counts the batch as one observation.
     """
     entries = [entry for entry in state.journal if "scores" in entry]
-    scores = gather([{name: v for name, v in entry["scores"].items() if name != _TRR} for entry in entries])
+    scores = averages_with_intervals(
+        [{name: v for name, v in entry["scores"].items() if name != _TRR} for entry in entries]
+    )
     trr_by_batch: dict[int, list[float]] = {}
     for number, entry in enumerate(entries):
         trr_by_batch.setdefault(entry.get("batch", -number), []).extend(entry["scores"].get(_TRR, ()))
-    trr = gather([{_TRR: values} for values in trr_by_batch.values()])
+    trr = averages_with_intervals([{_TRR: values} for values in trr_by_batch.values()])
     return edit_success(state) | scores.renamed({"reliability": "ERR"}) | scores | trr
 
 

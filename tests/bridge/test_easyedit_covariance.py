@@ -106,7 +106,7 @@ def test_each_finds_what_the_other_stored(
     layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines: Any
 ) -> None:
     first = collect_covariance(model, tokenizer, [1], TEXTS, samples=30, out=tmp_path, engine=engines[0])
-    monkeypatch.setattr(native_engine, "_run", _failing)
+    monkeypatch.setattr(native_engine, "_read_blocks", _failing)
     monkeypatch.setattr(layer_stats, "layer_stats", _failing)
     again = collect_covariance(model, tokenizer, [1], TEXTS, samples=30, out=tmp_path, engine=engines[1])
     for module, moment in first.items():

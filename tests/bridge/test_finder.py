@@ -15,7 +15,14 @@ from typing import Any
 import pytest
 
 import easyedit_lifelong
-from easyedit_lifelong.bridge import EasyEditInfo, find_easyedit, install, install_hint, locate, require_easyedit
+from easyedit_lifelong.bridge import (
+    EasyEditInfo,
+    easyedit_location,
+    find_easyedit,
+    install,
+    install_hint,
+    require_easyedit,
+)
 from easyedit_lifelong.bridge.finder import EasyEditFinder
 from easyedit_lifelong.bridge.placeholders import MissingPackageError, Placeholder
 from easyedit_lifelong.errors import EasyEditMissingError
@@ -240,7 +247,7 @@ def test_another_package_of_that_name_is_left_alone(python: Callable[..., str], 
 
 
 def test_an_easyedit_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(locate, "require_easyedit", lambda: EasyEditInfo("unknown", None, tmp_path))
+    monkeypatch.setattr(easyedit_location, "require_easyedit", lambda: EasyEditInfo("unknown", None, tmp_path))
     monkeypatch.setitem(sys.modules, "easyeditor", None)
     with pytest.raises(EasyEditMissingError, match=r"can't be imported: .*doctor` shows more"):
-        locate.import_easyedit()
+        easyedit_location.import_easyedit()

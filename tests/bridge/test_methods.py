@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from easyedit_lifelong import bridge, run_consecutive
 from easyedit_lifelong.bridge import easyedit_method, read_easyedit_hparams, requirements
 from easyedit_lifelong.bridge import easyedit_methods as methods
-from easyedit_lifelong.bridge.context import memory_of
+from easyedit_lifelong.bridge.method_context import model_state_of
 from easyedit_lifelong.bridge.weights import edited_weights
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, ModelError, PluginError, RunError
@@ -113,7 +113,7 @@ def test_the_update_is_the_papers(memit: Any, kind: str, given_moments: None, mo
     columns = iter(zs.T)
     monkeypatch.setattr(module, "compute_z", lambda *_, **__: next(columns).clone())
     memit.apply(model, tok, REQUESTS, hparams)
-    templates = next(v for (_, n), v in memory_of(model).caches.items() if n == "CONTEXT_TEMPLATES_CACHE" and v)
+    templates = next(v for (_, n), v in model_state_of(model).caches.items() if n == "CONTEXT_TEMPLATES_CACHE" and v)
     assert len(templates) == 2 and len(templates[1]) == 5
     plain, _ = make_pair(kind)
     _plain_memit(plain, tok, REQUESTS, hparams, zs, templates)
@@ -145,7 +145,7 @@ def test_target_vectors_are_optimised_where_they_will_act(
     with caplog.at_level(logging.DEBUG, logger="easyedit_lifelong.bridge"):
         _, rollback = memit.apply(model, tok, REQUESTS, hparams)
     rollback()
-    groups = next(v for (_, n), v in memory_of(model).caches.items() if n == "CONTEXT_TEMPLATES_CACHE" and v)
+    groups = next(v for (_, n), v in model_state_of(model).caches.items() if n == "CONTEXT_TEMPLATES_CACHE" and v)
     block = hparams.layer_module_tmp.format(1)
     for z, request in zip(found, REQUESTS, strict=True):
         delta = z - _hidden(model, tok, [_cut("{}", request)], block, "out")[0]
@@ -260,7 +260,9 @@ def test_models_share_no_cache(memit: Any, given_moments: None) -> None:
     for kind in KINDS:
         model, tok = make_pair(kind)
         memit.apply(model, tok, REQUESTS[:1], _hparams(memit, kind, v_num_grad_steps=2))
-        templates.append([v for (_, n), v in memory_of(model).caches.items() if n == "CONTEXT_TEMPLATES_CACHE" and v])
+        templates.append(
+            [v for (_, n), v in model_state_of(model).caches.items() if n == "CONTEXT_TEMPLATES_CACHE" and v]
+        )
         assert (main.CONTEXT_TEMPLATES_CACHE, dict(main.COV_CACHE)) == before
     assert templates[0] and templates[1] and templates[0] != templates[1]
 

@@ -104,7 +104,7 @@ def test_resuming(
     def again(*_: Any) -> Any:
         raise AssertionError("a finished step was done again")
 
-    monkeypatch.setattr(study, "study_finding", again)
+    monkeypatch.setattr(study, "study_key_layers", again)
     monkeypatch.setattr(study, "study_gates", again)
     assert main([*words, "--resume"]) == 0
     assert len(calls) == 3, "the second trial alone"
@@ -144,7 +144,7 @@ def test_refusals_before_the_model_loads(
     def load(_: Any) -> Any:
         raise AssertionError("the model was loaded before everything was checked")
 
-    monkeypatch.setattr(calibrating, "load_for", load)
+    monkeypatch.setattr(calibrating, "load_model_for", load)
 
     def calibrate(hparams: str, *more: str) -> None:
         # A later option overrides an earlier one.

@@ -11,9 +11,9 @@ import yaml
 
 from easyedit_lifelong.commands import consecutive
 from easyedit_lifelong.commands import run_session as session
-from easyedit_lifelong.commands.consecutive import hyperparameters, shipped_hparams
+from easyedit_lifelong.commands.consecutive import hparams_from_arguments, shipped_hparams
 from easyedit_lifelong.commands.main import build_parser, main
-from easyedit_lifelong.data.guess import guess_format
+from easyedit_lifelong.data.guess_format import guess_format
 from easyedit_lifelong.data.samples import COUNTERFACT, ZSRE
 from easyedit_lifelong.errors import HyperParameterError, LifelongError
 from easyedit_lifelong.runs.experiment import Data, Experiment
@@ -123,7 +123,7 @@ def test_wrong_usage(words: list[str], says: str, capsys: pytest.CaptureFixture[
 def given(*words: Any) -> Any:
     """Return the hyperparameters that a command line gives."""
     arguments = build_parser().parse_args(["consecutive", *map(str, words)])
-    return hyperparameters(arguments, arguments.method)
+    return hparams_from_arguments(arguments, arguments.method)
 
 
 def test_options_take_the_files_place() -> None:
@@ -288,7 +288,7 @@ def test_refusals(desk: ConsecutiveDesk, monkeypatch: pytest.MonkeyPatch) -> Non
     def load(_: Any) -> Any:
         raise AssertionError("the model was loaded before everything was checked")
 
-    monkeypatch.setattr(session, "load_for", load)
+    monkeypatch.setattr(session, "load_model_for", load)
     nothing = desk.folder / "nothing.json"
     assert desk.refused(data=nothing) == f"{nothing}: no such data file"
     assert desk.refused(retention=nothing) == f"{nothing}: no such retention file"
@@ -307,13 +307,13 @@ def test_nothing_to_resume(desk: ConsecutiveDesk, monkeypatch: pytest.MonkeyPatc
     def load(_: Any) -> Any:
         raise AssertionError("the model was loaded before everything was checked")
 
-    monkeypatch.setattr(session, "load_for", load)
+    monkeypatch.setattr(session, "load_model_for", load)
     assert "holds no run to resume" in desk.refused("--resume", "--consecutive", 0)
 
 
 def test_the_experiment_is_that_of_the_command_line(desk: ConsecutiveDesk, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(consecutive, "session", lambda *given: seen.append(given))
+    monkeypatch.setattr(consecutive, "run_and_report", lambda *given: seen.append(given))
     code, _, err = desk.run(
         "--bsz",
         4,
@@ -369,7 +369,7 @@ def test_the_experiment_of_a_command_line_without_options(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seen: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(consecutive, "session", lambda *given: seen.append(given))
+    monkeypatch.setattr(consecutive, "run_and_report", lambda *given: seen.append(given))
     assert call(capsys, "consecutive")[0] == 0
     ((experiment, out, resume),) = seen
     assert experiment == Experiment("consecutive", experiment.hparams, Data(str(COUNTERFACT), None, 100), trackers=[])

@@ -13,7 +13,7 @@ from easyedit_lifelong.bridge import find_easyedit
 from easyedit_lifelong.commands import demo
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.reporting.demo_tables import comparison_table
-from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, METRICS, SUMMARY
+from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, METRICS_FILE, SUMMARY
 from tests.support.edits_command_line import COACHHOOK, GRACE
 
 pytestmark = pytest.mark.skipif(find_easyedit() is None, reason="EasyEdit isn't installed")
@@ -78,7 +78,7 @@ def test_both_methods_on_the_same_facts(desk: Path, capsys: pytest.CaptureFixtur
         journal = [json.loads(line) for line in (folder / JOURNAL).read_text(encoding="utf-8").splitlines()]
         asked[method] = [(entry["prompt"], entry["target_new"]) for entry in journal]
         assert (folder / CONFIG).is_file()
-        assert (folder / METRICS).is_file()
+        assert (folder / METRICS_FILE).is_file()
         assert summary["n_edits"] == 3
         assert summary["method"] == method
         assert summary["metrics"]["ES"] > summary["metrics"]["reliability_before"]

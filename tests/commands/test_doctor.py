@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from easyedit_lifelong import bridge
-from easyedit_lifelong.bridge.locate import EasyEditInfo
+from easyedit_lifelong.bridge.easyedit_location import EasyEditInfo
 from easyedit_lifelong.commands import doctor
-from easyedit_lifelong.commands.doctor import Finding, examine, render
+from easyedit_lifelong.commands.doctor import Finding, print_findings, run_checks
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.errors import EasyEditMissingError
 from easyedit_lifelong.models import smollm2
@@ -32,7 +32,7 @@ def wide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def _findings() -> dict[str, Finding]:
-    return {finding.what: finding for finding in examine()}
+    return {finding.what: finding for finding in run_checks()}
 
 
 @needs_easyedit
@@ -134,7 +134,7 @@ def test_a_broken_plugin_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 @pytest.mark.parametrize("state", ["[Errno 2] No such file", "OSError: [/tmp/x] is gone", "list[int]", "a [bold]b"])
 def test_what_is_found_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], state: str) -> None:
     """Error messages and paths hold brackets; they are no markup."""
-    render([Finding("thing", False, state, f"mend {state}"), Finding("fine", True, "1.0")])
+    print_findings([Finding("thing", False, state, f"mend {state}"), Finding("fine", True, "1.0")])
     out = capsys.readouterr().out
     (row,) = (line for line in out.splitlines() if line.startswith("missing"))
     assert row.endswith(f"thing  {state}")
@@ -158,5 +158,5 @@ def test_a_broken_plugins_message_is_printed_as_it_is(
     ],
 )
 def test_the_exit_code_tells(monkeypatch: pytest.MonkeyPatch, findings: list[Any], code: int) -> None:
-    monkeypatch.setattr(doctor, "examine", lambda: findings)
+    monkeypatch.setattr(doctor, "run_checks", lambda: findings)
     assert main(["doctor"]) == code

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from easyedit_lifelong.commands.edit import with_free_ids
+from easyedit_lifelong.commands.edit import replace_used_ids
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS, read_folder
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from tests.support.coachhook_edits import FACTS, requests_for
@@ -128,9 +128,9 @@ def test_a_file_of_facts(desk: EditsDesk) -> None:
 
 def test_ids_that_are_taken() -> None:
     requests = requests_for()  # 0 to 3
-    assert [one.case_id for one in with_free_ids(requests, [])] == [0, 1, 2, 3]
-    assert [one.case_id for one in with_free_ids(requests, [1, "x", 7])] == [0, 8, 2, 3]
-    assert [one.case_id for one in with_free_ids(requests, ["1"])] == [0, 1, 2, 3], "text is another id"
+    assert [one.case_id for one in replace_used_ids(requests, [])] == [0, 1, 2, 3]
+    assert [one.case_id for one in replace_used_ids(requests, [1, "x", 7])] == [0, 8, 2, 3]
+    assert [one.case_id for one in replace_used_ids(requests, ["1"])] == [0, 1, 2, 3], "text is another id"
 
 
 def test_other_edits_are_never_overwritten(desk: EditsDesk) -> None:

@@ -329,7 +329,7 @@ def test_what_the_system_refuses(desk: LifelongDesk, monkeypatch: pytest.MonkeyP
     def refuse(*_: Any) -> None:
         raise PermissionError(13, "Permission denied", "/some/file")
 
-    monkeypatch.setattr("easyedit_lifelong.commands.lifelong.session", refuse)
+    monkeypatch.setattr("easyedit_lifelong.commands.lifelong.run_and_report", refuse)
     assert desk.refused() == "/some/file: Permission denied"
     code, _, err = desk.run("-v")
     assert (code, "Traceback" in err) == (1, True)
@@ -356,7 +356,7 @@ def test_interrupted(desk: LifelongDesk, monkeypatch: pytest.MonkeyPatch) -> Non
     def stop(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("easyedit_lifelong.commands.lifelong.session", stop)
+    monkeypatch.setattr("easyedit_lifelong.commands.lifelong.run_and_report", stop)
     code, _, err = desk.run()
     assert code == 130
     assert "Traceback" not in err
@@ -369,6 +369,6 @@ def test_a_bug_keeps_its_traceback(desk: LifelongDesk, monkeypatch: pytest.Monke
     def crash(*_: Any) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("easyedit_lifelong.commands.lifelong.session", crash)
+    monkeypatch.setattr("easyedit_lifelong.commands.lifelong.run_and_report", crash)
     with pytest.raises(ZeroDivisionError):
         desk.run()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import easyedit_lifelong
-from easyedit_lifelong.commands.main import VERBS, build_parser, main
+from easyedit_lifelong.commands.main import COMMANDS, build_parser, main
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_help_lists_every_verb_in_order_with_its_line(capsys: pytest.CaptureFixt
     assert caught.value.code == 0
     shown = " ".join(capsys.readouterr().out.split())
     place = 0
-    for verb, line in VERBS.items():
+    for verb, line in COMMANDS.items():
         place = shown.index(f"{verb} {line}", place)
 
 

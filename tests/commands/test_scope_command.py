@@ -106,7 +106,7 @@ def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     def load(_: Any) -> Any:
         raise AssertionError("the model was loaded before everything was checked")
 
-    monkeypatch.setattr(scoping, "load_for", load)
+    monkeypatch.setattr(scoping, "load_model_for", load)
     (tmp_path / "file").touch()
     for words, says in (
         (["--hparams", "GRACE/smollm2-135m", "--out", tmp_path / "out"], "GRACE offers no scope study"),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from easyedit_lifelong.covariance import collect_covariance
-from easyedit_lifelong.covariance.collect import KeyTaker
+from easyedit_lifelong.covariance.collect import KeyCollector
 from easyedit_lifelong.covariance.moments import MomentSum
 from easyedit_lifelong.errors import CovarianceError
 from easyedit_lifelong.models.anatomy import anatomy_of
@@ -126,7 +126,7 @@ def test_a_module_that_never_runs(llama: Any, tokenizer: Any, texts: list[str], 
 def test_inputs_that_are_not_one_a_token(llama: Any) -> None:
     module = llama.model.layers[0].mlp.down_proj
     llama.model.layers[0].mlp.register_forward_pre_hook(lambda _, args: (args[0][:, :1],))
-    taker = KeyTaker(llama, {"model.layers.0.mlp.down_proj": MomentSum(48)}, 0)
+    taker = KeyCollector(llama, {"model.layers.0.mlp.down_proj": MomentSum(48)}, 0)
     with pytest.raises(CovarianceError, match=r"down_proj: its inputs .* aren't one key per token"):
         taker.add_rows([[5, 6, 7]])
     assert not module._forward_pre_hooks

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from easyedit_lifelong.covariance import collect_covariance, moments_file, obtain_moments
-from easyedit_lifelong.covariance.layers import layer_modules
+from easyedit_lifelong.covariance.key_modules import layer_modules
 from easyedit_lifelong.errors import CovarianceError, DataError, ModelError
 from tests.support.second_moments import MODULES, make_texts
 from tests.support.tiny_models import build_model
@@ -34,7 +34,7 @@ def forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise AssertionError("collected")
 
-    monkeypatch.setattr("easyedit_lifelong.covariance.native_engine._run", fail)
+    monkeypatch.setattr("easyedit_lifelong.covariance.native_engine._read_blocks", fail)
 
 
 def _publish(path: Path, samples: int | None = 100000, d: int = D, scale: float = 1.0) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.covariance.plan import Amount, Position, TextPlan
+from easyedit_lifelong.covariance.blocks import Amount, Position, TextPlan
 from easyedit_lifelong.errors import CovarianceError
 from tests.support.second_moments import make_texts, plain_count
 

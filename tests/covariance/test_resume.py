@@ -14,9 +14,9 @@ import pytest
 import torch
 
 from easyedit_lifelong.covariance import native_engine, obtain_moments, stored
+from easyedit_lifelong.covariance.blocks import Position
+from easyedit_lifelong.covariance.checkpoints import Checkpoints, Progress
 from easyedit_lifelong.covariance.moments import MomentSum
-from easyedit_lifelong.covariance.partial import PartialSums, Progress
-from easyedit_lifelong.covariance.plan import Position
 from easyedit_lifelong.covariance.shards import Shard
 from tests.support.second_moments import MODULES, make_texts
 
@@ -211,8 +211,8 @@ def test_unreadable_unfinished_sums_are_passed_over(
 
 def test_writing_is_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
-    monkeypatch.setattr("easyedit_lifelong.covariance.partial.time.monotonic", lambda: now[0])
-    partial = PartialSums(tmp_path, {"what": 1}, Shard(), every=30)
+    monkeypatch.setattr("easyedit_lifelong.covariance.checkpoints.time.monotonic", lambda: now[0])
+    partial = Checkpoints(tmp_path, {"what": 1}, Shard(), every=30)
     progress = Progress({"m": MomentSum(3)}, Position(1, 1, 1))
     assert not partial.save(progress)
     now[0] += 29

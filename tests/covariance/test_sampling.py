@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from easyedit_lifelong.covariance.plan import Amount, Position
+from easyedit_lifelong.covariance.blocks import Amount, Position
 from easyedit_lifelong.covariance.sampling import SampledPlan, _draw
 from easyedit_lifelong.errors import CovarianceError
 from tests.support.tiny_models import build_model, build_tokenizer

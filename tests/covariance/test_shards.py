@@ -15,7 +15,13 @@ import torch
 from easyedit_lifelong import load_model
 from easyedit_lifelong.covariance import collect_covariance
 from easyedit_lifelong.covariance.npz import read_moments
-from easyedit_lifelong.covariance.shards import Shard, add_up, current_shard, on_first, torchrun_processes
+from easyedit_lifelong.covariance.shards import (
+    Shard,
+    current_shard,
+    on_first_process,
+    sum_over_processes,
+    torchrun_processes,
+)
 from tests.support.second_moments import make_texts
 
 
@@ -112,8 +118,8 @@ def test_an_error_in_the_first_process_ends_all(checkpoint: Path, tmp_path: Path
 def test_one_process_is_no_group() -> None:
     shard = current_shard()
     assert shard == Shard(0, 1, None) and shard.is_first and shard.owns_block(17)
-    assert on_first(shard, lambda: 5) == 5
-    add_up(shard, [])
+    assert on_first_process(shard, lambda: 5) == 5
+    sum_over_processes(shard, [])
     with torchrun_processes() as first:
         assert first
 

@@ -10,7 +10,7 @@ import pytest
 
 from easyedit_lifelong import load_model
 from easyedit_lifelong.covariance import collect_covariance
-from easyedit_lifelong.covariance.plan import Amount, Position
+from easyedit_lifelong.covariance.blocks import Amount, Position
 from easyedit_lifelong.covariance.sampling import SampledPlan
 from easyedit_lifelong.errors import ModelError
 from tests.support.second_moments import assert_close, plain_sums

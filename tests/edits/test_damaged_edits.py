@@ -202,8 +202,8 @@ def test_killed_while_it_is_written_a_folder_holds_the_old_edits_or_the_new(
 
     for name, left in zip(("whole", "others"), steps, strict=False):  # noqa: B007
         with monkeypatch.context() as patched:
-            patched.setattr(atomic, "sync", dying(atomic.sync))
-            patched.setattr(edits_folder, "sync", dying(edits_folder.sync))
+            patched.setattr(atomic, "fsync_path", dying(atomic.fsync_path))
+            patched.setattr(edits_folder, "fsync_path", dying(edits_folder.fsync_path))
             patched.setattr(edits_folder.os, "replace", dying(edits_folder.os.replace))
             with contextlib.suppress(Killed):
                 save_edits(models[name], folder)

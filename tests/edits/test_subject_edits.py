@@ -209,7 +209,7 @@ def test_a_folder_says_what_it_holds(tmp_path: Path, mode: str) -> None:
 def _nearest_rival(codebook: Codebook, key: int) -> tuple[int | None, float | None]:
     """The neighbour as a loop over all pairs of keys and views finds it."""
     found: list[tuple[float, int]] = []
-    views = codebook.key_views.view(len(codebook), codebook.views, -1)
+    views = codebook.key_vectors.view(len(codebook), codebook.views, -1)
     for other in range(len(codebook)):
         apart = 1 - torch.cosine_similarity(codebook.gates[key], codebook.gates[other], dim=0)
         if other == key or (codebook.gate_eps is not None and apart > codebook.gate_eps):
@@ -237,12 +237,12 @@ def test_neighbours_are_the_nearest_views_of_rivals(
         views=3,
         gate_size=4 if gates else 0,
         gate_eps=0.6 if gates else None,
-        own_eps=True,
+        per_edit_eps=True,
     )
     for n in range(count):
         value = torch.cat([torch.randn(1 + book.gate_size, generator=draw), torch.rand(1, generator=draw)])
         book._append(torch.randn(24, generator=draw), (n,), value, float(value[-1]))
-    views = book.key_views.view(count, 3, 8)
+    views = book.key_vectors.view(count, 3, 8)
     nearness = torch.full((count, count), float("inf"))
     for one in range(count):
         for other in range(count):
@@ -303,7 +303,7 @@ def test_what_is_explained_of_late_answers(mode: str) -> None:
     model, unedited, answered, kept_back = edited(mode), build_model("llama"), set(), 0
     editor = editor_of(model)
     assert editor.codebook is not None
-    cases = {record.case_id: key for key, record in editor.edits_of_keys().items()}
+    cases = {record.case_id: key for key, record in editor.record_of_key().items()}
     path = "model.layers.2.mlp.down_proj"
     for prompt in PROMPTS:
         told = explain(model, build_tokenizer(), prompt)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from easyedit_lifelong.evaluation.generated import (
+from easyedit_lifelong.evaluation.answer_matching import (
     Generation,
     contains_match,
     exact_match,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope
+from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, ScopeStudy
 from tests.support.scope_rows import SCOPE, row
 
 
@@ -35,5 +35,5 @@ def test_figures_by_hand() -> None:
 
 def test_rounding_is_allowed_for_where_the_hook_allows_for_it() -> None:
     one = row(PROMPT, [0.0, 1.4999], 1)
-    assert Scope("m", 1.5, (one,), threshold=1.5).summary()[PROMPT]["acts"] == 0
-    assert Scope("m", 1.5, (one,), threshold=1.499).summary()[PROMPT]["acts"] == 1
+    assert ScopeStudy("m", 1.5, (one,), threshold=1.5).summary()[PROMPT]["acts"] == 0
+    assert ScopeStudy("m", 1.5, (one,), threshold=1.499).summary()[PROMPT]["acts"] == 1

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from easyedit_lifelong.data.request import EditRequest, Probe
-from easyedit_lifelong.evaluation.generated import Generation
+from easyedit_lifelong.evaluation.answer_matching import Generation
 from easyedit_lifelong.evaluation.intervals import bootstrap
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.questions import Questions

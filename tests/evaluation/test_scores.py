@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from easyedit_lifelong.evaluation.averages import Scores, averages, gather
+from easyedit_lifelong.evaluation.averages import Scores, averages, averages_with_intervals
 from easyedit_lifelong.evaluation.intervals import Interval, bootstrap
 
 BY_REQUEST = [{"a": [1.0, 0.0], "b": []}, {"a": [1.0]}, {"a": [0.5], "b": []}]
@@ -15,13 +15,13 @@ def test_each_question_counts_once() -> None:
 
 
 def test_intervals_are_over_requests() -> None:
-    scores = gather(BY_REQUEST)
+    scores = averages_with_intervals(BY_REQUEST)
     assert scores.values == {"a": 0.625}
     assert scores.intervals == {"a": bootstrap([[1.0, 0.0], [1.0], [0.5]])}
 
 
 def test_one_request_has_a_score_but_no_interval() -> None:
-    assert gather([{"a": [0.5]}]) == Scores({"a": 0.5}, {})
+    assert averages_with_intervals([{"a": [0.5]}]) == Scores({"a": 0.5}, {})
 
 
 def test_the_harmonic_score() -> None:
@@ -29,13 +29,13 @@ def test_the_harmonic_score() -> None:
     names = ("efficacy_success", "paraphrase_success", "neighborhood_success")
     rows = [(1, 1, 1), (1, 0, 1), (1, 1, 1), (0, 0, 1)]
     by_request = [{name: [float(v)] for name, v in zip(names, row, strict=True)} for row in rows]
-    scores = gather(by_request)
+    scores = averages_with_intervals(by_request)
     assert scores.values["rome_score"] == pytest.approx(9 / 13)
     interval = scores.intervals["rome_score"]
     assert 0 <= interval.low < 9 / 13 < interval.high <= 1
-    nothing = gather([{name: [0.0 if name == names[0] else 1.0] for name in names}] * 2)
+    nothing = averages_with_intervals([{name: [0.0 if name == names[0] else 1.0] for name in names}] * 2)
     assert nothing.values["rome_score"] == 0.0
-    assert "rome_score" not in gather([{names[0]: [1.0], names[1]: [1.0]}]).values
+    assert "rome_score" not in averages_with_intervals([{names[0]: [1.0], names[1]: [1.0]}]).values
 
 
 def test_putting_together_and_renaming() -> None:

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from easyedit_lifelong.evaluation.forced import Forced
-from easyedit_lifelong.evaluation.generated import starts_with_answer, starts_with_whole_answer
+from easyedit_lifelong.evaluation.answer_matching import starts_with_answer, starts_with_whole_answer
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 from easyedit_lifelong.methods.grace.apply import apply_grace_to_model
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from tests.support.thoroughness import examples
@@ -59,7 +59,7 @@ def naive_generate(model: Any, tokenizer: Any, prompt: str, new_tokens: int) -> 
     return tokenizer.decode(said, skip_special_tokens=True)
 
 
-def _rows(scores: list[Forced]) -> list[Row]:
+def _rows(scores: list[ForcedAnswer]) -> list[Row]:
     return [(score.chosen, score.target, pytest.approx(score.nll, rel=1e-4, abs=1e-4)) for score in scores]
 
 
@@ -336,11 +336,11 @@ def test_a_checkpoints_settings_come_back_after_an_exception(
 
 
 def test_accuracy_and_agreement() -> None:
-    right, half = Forced((1, 2), (1, 2), 0.1), Forced((1, 9), (1, 2), 0.5)
+    right, half = ForcedAnswer((1, 2), (1, 2), 0.1), ForcedAnswer((1, 9), (1, 2), 0.5)
     assert (right.accuracy, right.exact) == (1.0, True)
     assert (half.accuracy, half.exact) == (0.5, False)
     assert half.agreement(right) == right.agreement(half) == 0.5
-    wrong = Forced((9, 9), (1, 2), 3.0)
+    wrong = ForcedAnswer((9, 9), (1, 2), 3.0)
     assert wrong.accuracy == 0.0
     assert wrong.agreement(half) == 0.5, "agreement is about the choices, not about the truth"
     assert wrong.agreement(wrong) == 1.0

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from easyedit_lifelong.data.request import EditRequest, Probe
-from easyedit_lifelong.evaluation.forced import Forced
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.evaluation.success import Contest, contests, success_scores
+from easyedit_lifelong.evaluation.success import AnswerPair, answer_pairs, success_scores
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 from tests.support.tiny_models import build_model
 
 REQUEST = EditRequest(
@@ -24,23 +24,23 @@ REQUEST = EditRequest(
 )
 
 
-def said(p: float) -> Forced:
+def said(p: float) -> ForcedAnswer:
     """An answer of this probability per token."""
-    return Forced((1,), (1,), -math.log(p))
+    return ForcedAnswer((1,), (1,), -math.log(p))
 
 
 def test_what_is_compared() -> None:
-    efficacy, paraphrase, neighborhood = contests(REQUEST)
-    assert efficacy == [Contest("France is", "Rome", "Paris")]
-    assert paraphrase == [Contest("France", "Rome", "Paris"), Contest("in France", "Rome", "Paris")]
-    assert neighborhood == [Contest("Peru is", "Lima", "Rome"), Contest("sea is", "blue", "Rome")], (
+    efficacy, paraphrase, neighborhood = answer_pairs(REQUEST)
+    assert efficacy == [AnswerPair("France is", "Rome", "Paris")]
+    assert paraphrase == [AnswerPair("France", "Rome", "Paris"), AnswerPair("in France", "Rome", "Paris")]
+    assert neighborhood == [AnswerPair("Peru is", "Lima", "Rome"), AnswerPair("sea is", "blue", "Rome")], (
         "a neighbour whose own answer is the new one can't lose against it"
     )
 
 
 @pytest.mark.parametrize("truth", [None, "Rome", " Rome "])
 def test_nothing_is_compared_where_the_truth_is_not_known(truth: str | None) -> None:
-    assert contests(EditRequest(0, "France is", "Rome", ground_truth=truth)) == ([], [], [])
+    assert answer_pairs(EditRequest(0, "France is", "Rome", ground_truth=truth)) == ([], [], [])
 
 
 def test_by_hand() -> None:
@@ -67,8 +67,8 @@ def test_by_hand() -> None:
 
 
 def test_a_model_that_says_nothing_that_is_a_number() -> None:
-    questions = [question for kind in contests(REQUEST) for contest in kind for question in contest.questions]
-    scores = success_scores(REQUEST, dict.fromkeys(questions, Forced((1,), (1,), math.nan)))
+    questions = [question for kind in answer_pairs(REQUEST) for contest in kind for question in contest.questions]
+    scores = success_scores(REQUEST, dict.fromkeys(questions, ForcedAnswer((1,), (1,), math.nan)))
     assert scores == {name: [0.0] for name in scores}
     assert len(scores) == 6
 
@@ -91,7 +91,7 @@ def test_longer_answers_are_measured_per_token(llama: Any, tokenizer: Any) -> No
             ids.append(token)
         return math.exp(total / len(words))
 
-    questions = list(contests(request)[0][0].questions)
+    questions = list(answer_pairs(request)[0][0].questions)
     answers = dict(zip(questions, Scorer(tokenizer).forced(llama, questions), strict=True))
     new, true = probability("green cheese moon"), probability("Rome Berlin")
     scores = success_scores(request, answers)
@@ -103,7 +103,7 @@ def test_longer_answers_are_measured_per_token(llama: Any, tokenizer: Any) -> No
 def test_it_moves_with_the_model(family: str, tokenizer: Any) -> None:
     """Push the new answer's logit up and it wins."""
     model, request = build_model(family), EditRequest(0, "who wrote Hamlet", "Rome", ground_truth="Paris")
-    questions = list(contests(request)[0][0].questions)
+    questions = list(answer_pairs(request)[0][0].questions)
 
     def efficacy() -> float:
         answers = dict(zip(questions, Scorer(tokenizer).forced(model, questions), strict=True))

@@ -7,12 +7,12 @@ import math
 import pytest
 
 from easyedit_lifelong.errors import HyperParameterError
-from easyedit_lifelong.evaluation.forced import Forced
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.tasks import TASKS, task_named
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 
-HALF = Forced((1, 9), (1, 2), math.log(4))
-RIGHT = Forced((1, 2), (1, 2), 0.0)
+HALF = ForcedAnswer((1, 9), (1, 2), math.log(4))
+RIGHT = ForcedAnswer((1, 2), (1, 2), 0.0)
 
 
 def test_perplexity() -> None:
@@ -20,7 +20,7 @@ def test_perplexity() -> None:
     assert task.forced(HALF) == pytest.approx(4.0)
     assert task.forced(RIGHT) == 1.0
     for broken in (float("nan"), float("inf"), 1e6):
-        assert task.forced(Forced((0,), (1,), broken)) == pytest.approx(5.18e21, rel=0.01)
+        assert task.forced(ForcedAnswer((0,), (1,), broken)) == pytest.approx(5.18e21, rel=0.01)
 
 
 def test_accuracy_is_of_the_whole_label() -> None:

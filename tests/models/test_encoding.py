@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import DataError
-from easyedit_lifelong.models.encoding import batches, encode_pair, pad_rows, position_ids
+from easyedit_lifelong.models.encoding import encode_pair, length_batches, pad_rows, position_ids
 
 
 class Letters:
@@ -106,7 +106,7 @@ def test_the_mask_gives_the_rows_back(rows: list[list[int]]) -> None:
 def test_batches_hold_every_row_once_with_little_padding() -> None:
     rng = random.Random(0)
     rows = [[i] * rng.randint(1, 60) for i in range(300)]
-    found = list(batches([*rows, []], 256))
+    found = list(length_batches([*rows, []], 256))
     assert sorted(row for batch in found for row in batch) == sorted(rows)
     assert all(len(batch[0]) * len(batch) <= 256 for batch in found)
     computed = sum(len(batch[0]) * len(batch) for batch in found)
@@ -114,4 +114,4 @@ def test_batches_hold_every_row_once_with_little_padding() -> None:
 
 
 def test_a_row_longer_than_a_batch_is_one_by_itself() -> None:
-    assert [list(map(len, batch)) for batch in batches([[1] * 9, [1] * 3, [1]], 4)] == [[9], [3], [1]]
+    assert [list(map(len, batch)) for batch in length_batches([[1] * 9, [1] * 3, [1]], 4)] == [[9], [3], [1]]

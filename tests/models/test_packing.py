@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from easyedit_lifelong.models.packing import computing_only, mlps_of, token_wise
+from easyedit_lifelong.models.packing import computing_only, mlps_of, token_wise_modules
 from easyedit_lifelong.models.runner import Runner
 from tests.support.tiny_models import build_model, build_tokenizer
 
@@ -23,7 +23,7 @@ def block_of(family: str) -> nn.Module:
 
 def test_every_familys_projections_and_mlp_are_found(family: str) -> None:
     block = block_of(family)
-    parts = token_wise(block)
+    parts = token_wise_modules(block)
     assert [type(part).__name__.endswith("MLP") for part in parts].count(True) == 1 == len(mlps_of(block))
     within = {id(weight) for part in parts for weight in part.parameters()}
     outside = [weight for weight in block.parameters() if id(weight) not in within]
@@ -31,7 +31,7 @@ def test_every_familys_projections_and_mlp_are_found(family: str) -> None:
 
 
 def test_wanted_tokens_are_the_modules_own_and_the_others_are_zero(family: str) -> None:
-    for part in token_wise(block_of(family)):
+    for part in token_wise_modules(block_of(family)):
         width = next(w for w in part.parameters() if w.dim() == 2).shape
         hidden = torch.randn(3, 4, 32 if 32 in width else width[0], requires_grad=True)
         own = part(hidden)
@@ -68,7 +68,7 @@ def test_what_somebody_else_listens_to_is_not_touched(touch: str) -> None:
         down.register_forward_pre_hook(lambda *_: None)
     else:
         down.__dict__["forward"] = down.forward
-    parts = token_wise(block)
+    parts = token_wise_modules(block)
     assert block.mlp not in parts
     assert down not in parts
     assert block.mlp.up_proj in parts
@@ -84,5 +84,5 @@ def test_only_what_is_known_to_take_tokens_one_by_one_is_packed() -> None:
             self.up, self.shift = nn.Linear(4, 8), nn.ZeroPad2d((0, 0, 1, -1))
 
     block = MixingMLP()
-    assert token_wise(block) == [block.up]
-    assert token_wise(nn.Sequential(Shifted(2, 2), nn.LayerNorm(2))) == []
+    assert token_wise_modules(block) == [block.up]
+    assert token_wise_modules(nn.Sequential(Shifted(2, 2), nn.LayerNorm(2))) == []

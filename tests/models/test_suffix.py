@@ -10,7 +10,14 @@ from torch import nn
 from transformers import DynamicCache
 
 from easyedit_lifelong.models.capture import ending_after, recording_output
-from easyedit_lifelong.models.suffix import FrozenPrefix, head_at, hidden_of, replacing_output, standing_in, with_hidden
+from easyedit_lifelong.models.partial_pass import (
+    FrozenPrefix,
+    fixed_output,
+    head_at_positions,
+    hidden_of,
+    replacing_output,
+    with_hidden,
+)
 from tests.support.tiny_models import build_model
 
 IDS = torch.tensor([[4, 5, 6, 7, 8, 9], [10, 11, 12, 13, 14, 15]])
@@ -38,12 +45,12 @@ def test_the_upper_part_alone_gives_the_same_logits(family: str) -> None:
     boundary = with_hidden(kept[0], hidden_of(kept[0])[:, start:])
     prefix = FrozenPrefix(collected, start)
     for _ in range(2):  # the prefix doesn't grow
-        with standing_in(list(blocks[:2]), boundary):
+        with fixed_output(list(blocks[:2]), boundary):
             part = model(IDS[:, start:], past_key_values=prefix, use_cache=True).logits
         torch.testing.assert_close(part, whole[:, start:], rtol=1e-4, atol=1e-3)
     prefix.keep_rows(torch.tensor([False, True]))
     one = with_hidden(boundary, hidden_of(boundary)[1:])
-    with standing_in(list(blocks[:2]), one):
+    with fixed_output(list(blocks[:2]), one):
         part = model(IDS[1:, start:], past_key_values=prefix, use_cache=True).logits
     torch.testing.assert_close(part, whole[1:, start:], rtol=1e-4, atol=1e-3)
     assert traces(model) == before
@@ -54,7 +61,7 @@ def test_the_head_at_some_positions(family: str) -> None:
     model = build_model(family)
     before, whole = traces(model), model(IDS).logits
     rows, columns = torch.tensor([1, 0, 1]), torch.tensor([5, 2, 0])
-    with head_at(model.get_output_embeddings(), rows, columns):
+    with head_at_positions(model.get_output_embeddings(), rows, columns):
         some = model(IDS).logits
     assert some.shape == (1, 3, whole.shape[-1])
     torch.testing.assert_close(some[0], whole[rows, columns], rtol=1e-5, atol=1e-4)
@@ -108,11 +115,11 @@ def test_an_error_inside_leaves_no_trace() -> None:
     model = build_model("llama")
     before, blocks = traces(model), blocks_of(model)
     contexts = [
-        lambda: standing_in(list(blocks[:2]), torch.zeros(1)),
+        lambda: fixed_output(list(blocks[:2]), torch.zeros(1)),
         lambda: recording_output(blocks[0], print),
         lambda: replacing_output(blocks[0], torch.zeros(2, 1, 32), 0),
         lambda: ending_after(blocks[0]),
-        lambda: head_at(model.lm_head, torch.tensor([0]), torch.tensor([0])),
+        lambda: head_at_positions(model.lm_head, torch.tensor([0]), torch.tensor([0])),
     ]
     for context in contexts:
         with pytest.raises(KeyboardInterrupt), context():
@@ -129,7 +136,7 @@ def test_a_forward_of_the_blocks_own_comes_back() -> None:
         return type(block).forward(block, *args, **kwargs)
 
     block.__dict__["forward"] = model.lm_head.__dict__["forward"] = own
-    with standing_in([block], torch.zeros(1)), head_at(model.lm_head, torch.tensor([0]), torch.tensor([0])):
+    with fixed_output([block], torch.zeros(1)), head_at_positions(model.lm_head, torch.tensor([0]), torch.tensor([0])):
         assert block.__dict__["forward"] is not own
     assert block.__dict__["forward"] is own
     assert model.lm_head.__dict__["forward"] is own

@@ -13,14 +13,14 @@ import pytest
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.methods.coachhook.report import alphas
 from easyedit_lifelong.reporting.report import axes, svg
-from easyedit_lifelong.reporting.report.axes import fit_edits, span
+from easyedit_lifelong.reporting.report.axes import axis_limits, fit_edits
 from easyedit_lifelong.reporting.report.comparison_table import compare, latex_table, markdown_table
 from easyedit_lifelong.reporting.report.figures import score_plots
-from easyedit_lifelong.reporting.report.generations import FOLDED, SHOWN
+from easyedit_lifelong.reporting.report.generations import MAX_FOLDED, MAX_SHOWN
 from easyedit_lifelong.reporting.report.method_sections import method_sections
 from easyedit_lifelong.reporting.report.read import read_run
 from easyedit_lifelong.reporting.report.score_rows import SECONDS, best, main_names, shown
-from easyedit_lifelong.reporting.report.style import drawing, look, new_figure
+from easyedit_lifelong.reporting.report.style import figure_options, new_figure, series_style
 from tests.support.report_runs import write_lines, write_run
 
 ALWAYS = ["scores", "time", "generations", "config", "versions"]
@@ -92,8 +92,8 @@ def test_a_whole_run(tmp_path: Path, method: str, own: list[str], figures: set[s
 
 def test_hundreds_of_cases_are_capped_and_the_rest_counted(tmp_path: Path) -> None:
     page, html, _ = report(write_run(tmp_path / "run", edits=400))
-    assert page.text.count("rephrased: ") == SHOWN + FOLDED
-    assert f"{400 - SHOWN - FOLDED} more are not shown" in page.text
+    assert page.text.count("rephrased: ") == MAX_SHOWN + MAX_FOLDED
+    assert f"{400 - MAX_SHOWN - MAX_FOLDED} more are not shown" in page.text
     assert html.index("something else") < html.index("✓ yes"), "the worst first"
     assert len(html) < 1_000_000
 
@@ -163,7 +163,7 @@ def test_nothing_in_a_run_can_break_out_of_the_page(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("batch", "boxes"), [(4, True), (2, False)])
 def test_z_scores_of_few_batches_are_boxes_and_of_many_a_band(tmp_path: Path, batch: int, boxes: bool) -> None:
     run = read_run(write_run(tmp_path / "run", method="CoachHook", edits=100, batch=batch))
-    with drawing():
+    with figure_options():
         ((_, (alpha, scores)),) = method_sections(run)
     assert (alpha.name, scores.name) == ("alpha", "z-scores")
     assert bool(scores.figure.axes[0].collections) != boxes
@@ -199,7 +199,7 @@ def test_relation_specificity_stands_beside_locality(tmp_path: Path) -> None:
     run = read_run(folder)
     names = main_names([run])
     assert names[names.index("locality") + 1] == "relation_specificity"
-    with drawing():
+    with figure_options():
         (plot,) = (plot for plot in score_plots(run) if plot.name == "scores-easyedit")
         labels = [line.get_label() for line in plot.figure.axes[0].lines]
     assert "relation_specificity" in labels and "locality" in labels
@@ -253,11 +253,11 @@ def test_reliability_is_left_out_where_it_is_err(tmp_path: Path) -> None:
 
 
 def test_axes_fit() -> None:
-    assert span([0.2, 0.9]) == span([]) == (-0.03, 1.03)
-    assert span([-0.2, 0.9]) == (-1.03, 1.03)
-    low, high = span([5.0, 15.0])
+    assert axis_limits([0.2, 0.9]) == axis_limits([]) == (-0.03, 1.03)
+    assert axis_limits([-0.2, 0.9]) == (-1.03, 1.03)
+    low, high = axis_limits([5.0, 15.0])
     assert low < 5 and high > 15
-    with drawing():
+    with figure_options():
         plot = new_figure().add_subplot()
         fit_edits(plot, [1, 10, 100, 1000])
         assert plot.get_xscale() == "log"
@@ -268,7 +268,7 @@ def test_axes_fit() -> None:
 
 def test_logarithmic_axes_have_plain_labels() -> None:
     """Matplotlib's own are formulas, which text in an SVG can't show."""
-    with drawing():
+    with figure_options():
         figure = new_figure()
         plot = figure.add_subplot()
         plot.plot([1, 10, 50, 90, 300, 600, 1000, 2000], [0.02, *[0.3] * 6, 0.9])
@@ -287,24 +287,24 @@ def test_logarithmic_axes_have_plain_labels() -> None:
 
 def test_a_curve_has_its_band_and_a_point_its_bar(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", edits=40, points=4))
-    with drawing():
+    with figure_options():
         figure = score_plots(run)[0].figure
         band = figure.axes[0].collections[0].get_paths()[0].vertices
         assert band[:, 1].min() == pytest.approx(min(pair[0] for _, _, pair in run.points("ES") if pair))
         plot = new_figure().add_subplot()
-        axes.draw_curve(plot, [(3, 0.5, (0.4, 0.6))], look(0), "x")
+        axes.draw_curve(plot, [(3, 0.5, (0.4, 0.6))], series_style(0), "x")
         assert [list(path.vertices[:, 1]) for path in plot.collections[0].get_paths()] == [[0.4, 0.6]]
 
 
 def test_no_two_runs_look_alike() -> None:
-    looks = [tuple(map(str, look(n).values())) for n in range(40)]
+    looks = [tuple(map(str, series_style(n).values())) for n in range(40)]
     assert len(set(looks)) == 40
     assert len({colour for colour, _, _ in looks[:7]}) == 7
 
 
 def test_figures_are_the_same_every_time_and_text_is_text(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", edits=10))
-    with drawing():
+    with figure_options():
         first, second = (svg.svg_text(score_plots(run)[0].figure) for _ in range(2))
     assert first == second
     texts = [text.text for text in ElementTree.fromstring(first).iter("{http://www.w3.org/2000/svg}text")]

@@ -10,9 +10,9 @@ import pytest
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.coachhook.report import alphas, z_scores
 from easyedit_lifelong.reporting.report import history
-from easyedit_lifelong.reporting.report.generations import clean, failures, side_by_side, worst_first
+from easyedit_lifelong.reporting.report.generations import failures, printable, side_by_side, worst_first
 from easyedit_lifelong.reporting.report.names import differing_settings, run_names
-from easyedit_lifelong.reporting.report.read import Run, read_run
+from easyedit_lifelong.reporting.report.read import RunFiles, read_run
 from tests.support.report_runs import write_lines, write_run
 
 
@@ -150,12 +150,12 @@ def test_the_worst_cases_come_first(tmp_path: Path) -> None:
 
 
 def test_text_that_no_page_can_hold() -> None:
-    assert clean("a\n b\x00\ud800\t c") == "a b\ufffd\ufffd c"
+    assert printable("a\n b\x00\ud800\t c") == "a b\ufffd\ufffd c"
 
 
 def test_names_tell_runs_apart(tmp_path: Path) -> None:
-    def run(folder: str, method: str = "GRACE", model: str = "m", **hparams: object) -> Run:
-        return Run(tmp_path / folder, {"method": method, "model": model, "hparams": hparams})
+    def run(folder: str, method: str = "GRACE", model: str = "m", **hparams: object) -> RunFiles:
+        return RunFiles(tmp_path / folder, {"method": method, "model": model, "hparams": hparams})
 
     assert run_names([run("a"), run("b", "MEMIT")]) == ["GRACE", "MEMIT"]
     assert run_names([run("a", "CoachHook"), run("b", "CoachHook", wohk=True)]) == [
@@ -169,6 +169,6 @@ def test_names_tell_runs_apart(tmp_path: Path) -> None:
 
 
 def test_settings_that_differ(tmp_path: Path) -> None:
-    first = Run(tmp_path, {"a": 1, "hparams": {"eps": 1.0, "lr": 2}, "recorded": {"started": "x"}})
-    other = Run(tmp_path, {"a": 1, "hparams": {"eps": 3.0}, "recorded": {"started": "y"}})
+    first = RunFiles(tmp_path, {"a": 1, "hparams": {"eps": 1.0, "lr": 2}, "recorded": {"started": "x"}})
+    other = RunFiles(tmp_path, {"a": 1, "hparams": {"eps": 3.0}, "recorded": {"started": "y"}})
     assert differing_settings([first, other]) == {"hparams.eps": ["1.0", "3.0"], "hparams.lr": ["2", "-"]}

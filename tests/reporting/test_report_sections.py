@@ -16,7 +16,7 @@ from easyedit_lifelong import EditMethod, ReportPlot, ReportSection, RunRecord, 
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.reporting.report.method_sections import draw_plot, method_sections
 from easyedit_lifelong.reporting.report.read import read_run
-from easyedit_lifelong.reporting.report.style import MUTED, drawing, look
+from easyedit_lifelong.reporting.report.style import MUTED, figure_options, series_style
 from tests.support.report_runs import write_run
 
 Port = Callable[[RunRecord], Sequence[ReportSection]]
@@ -48,7 +48,7 @@ def plot_of(*series: Series, **changes: Any) -> ReportPlot:
 
 
 def axes_of(*series: Series, **changes: Any) -> Axes:
-    with drawing():
+    with figure_options():
         return draw_plot(plot_of(*series, **changes)).figure.axes[0]
 
 
@@ -81,7 +81,7 @@ def test_a_plugins_sections_are_on_the_page(tmp_path: Path, register: Callable[[
 def test_a_method_that_is_not_installed_or_has_no_sections(tmp_path: Path, method: str) -> None:
     run = read_run(write_run(tmp_path / "run", method=method, edits=4))
     run.journal[0]["radius"] = run.journal[0]["n_keys"] = 1.0
-    with drawing():
+    with figure_options():
         assert method_sections(run) == []
     assert run.notes == []
 
@@ -121,8 +121,8 @@ def test_lines_points_and_references() -> None:
         Series("left out", []),
     )
     line, points, reference, muted = axes.lines
-    assert (line.get_color(), line.get_marker()) == (look(2)["color"], "")
-    assert (points.get_linestyle(), points.get_marker()) == ("None", look(1)["marker"])
+    assert (line.get_color(), line.get_marker()) == (series_style(2)["color"], "")
+    assert (points.get_linestyle(), points.get_marker()) == ("None", series_style(1)["marker"])
     assert reference.get_color() == muted.get_color() == MUTED
     assert reference.get_linestyle() != "-" and muted.get_linestyle() == "-"
     assert [text.get_text() for text in axes.figure.legends[0].get_texts()] == ["a", "b", "c", "d"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope
+from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, ScopeStudy
 from easyedit_lifelong.reporting.scope_plot import scope_svg
 from tests.support.scope_rows import NAN, SCOPE, row
 
@@ -35,6 +35,6 @@ def test_the_plot_is_an_image_of_every_value() -> None:
     # A higher z-score is higher up: the subjects' are 2.0 and 1.0.
     upper, lower = (float(dot.get("y", 0)) for dot in dots["prompt-subject"])
     assert upper < lower
-    alone = Scope("<m&>", 0.0, (row(PROMPT, [NAN], 0),), threshold=0.0)
+    alone = ScopeStudy("<m&>", 0.0, (row(PROMPT, [NAN], 0),), threshold=0.0)
     ElementTree.fromstring(scope_svg(alone))
     assert scope_svg(SCOPE) == scope_svg(SCOPE), "the same study gives the same file"

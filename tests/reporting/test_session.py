@@ -12,7 +12,7 @@ import yaml
 from transformers import BertConfig, BertForTokenClassification
 
 from easyedit_lifelong import hookimpl
-from easyedit_lifelong.commands.run_session import load_for
+from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, ModelError
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.base import EditMethod
@@ -82,7 +82,7 @@ def test_a_method_that_nobody_registered(tmp_path: Path, nop: None) -> None:
 
 def test_the_model_that_is_named(checkpoint: Path) -> None:
     hparams = GraceHyperParams(model_name=str(checkpoint), inner_params=["x"], device="cpu", dtype="bfloat16")
-    model, tokenizer = load_for(hparams)
+    model, tokenizer = load_model_for(hparams)
     assert str(model.dtype) == "torch.bfloat16"
     assert tokenizer.padding_side == "left"
 
@@ -93,10 +93,10 @@ def test_models_that_cannot_be_edited_are_refused(tmp_path: Path) -> None:
     BertForTokenClassification(BertConfig(**shape, hidden_size=8)).save_pretrained(tmp_path)
     build_tokenizer().save_pretrained(tmp_path)
     with pytest.raises(ModelError, match=f"{tmp_path}: is a BertForTokenClassification"):
-        load_for(GraceHyperParams(model_name=str(tmp_path), inner_params=["x"], device="cpu"))
+        load_model_for(GraceHyperParams(model_name=str(tmp_path), inner_params=["x"], device="cpu"))
 
 
 def test_a_model_that_is_loaded_already() -> None:
     pair = (build_model("gpt2"), build_tokenizer())
-    model, tokenizer = load_for(GraceHyperParams(model_name=pair, inner_params=["x"]))
+    model, tokenizer = load_model_for(GraceHyperParams(model_name=pair, inner_params=["x"]))
     assert (model, tokenizer) == pair

@@ -18,8 +18,8 @@ import pytest
 from easyedit_lifelong.errors import PluginError
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import Tracker
-from easyedit_lifelong.reporting.trackers.flat import flat, numbers
-from easyedit_lifelong.reporting.trackers.services import IDS, known_id, remember_id
+from easyedit_lifelong.reporting.trackers.flat import flatten, numeric_metrics
+from easyedit_lifelong.reporting.trackers.services import IDS, store_id, stored_id
 
 CONFIG = {"method": "GRACE", "hparams": {"eps": 1.0, "layers": [1, 2]}}
 POINTS: list[tuple[int, dict[str, Any]]] = [
@@ -61,15 +61,15 @@ def _cut_short(name: str, folder: Path) -> None:
 
 
 def test_a_flat_row() -> None:
-    assert flat({"a": 1, "b": {"c": {"d": "x"}}, "intervals": {"a": [0, 2], "e": None}, "f": [1]}) == {
+    assert flatten({"a": 1, "b": {"c": {"d": "x"}}, "intervals": {"a": [0, 2], "e": None}, "f": [1]}) == {
         "a": 1,
         "b.c.d": "x",
         "a_low": 0,
         "a_high": 2,
         "f": [1],
     }
-    assert flat({"intervals": 3}) == {"intervals": 3}
-    assert numbers({"a": 1, "b": "x", "c": None, "d": True, "intervals": {"a": (0.5, 2)}}) == {
+    assert flatten({"intervals": 3}) == {"intervals": 3}
+    assert numeric_metrics({"a": 1, "b": "x", "c": None, "d": True, "intervals": {"a": (0.5, 2)}}) == {
         "a": 1.0,
         "d": 1.0,
         "a_low": 0.5,
@@ -78,15 +78,15 @@ def test_a_flat_row() -> None:
 
 
 def test_ids_are_those_of_the_run_in_the_folder(tmp_path: Path) -> None:
-    assert known_id(tmp_path, "wandb") is None
-    remember_id(tmp_path, "wandb", "a")
-    remember_id(tmp_path, "mlflow", "b")
-    assert known_id(tmp_path, "wandb") is None, "no line in the journal: the ids are another run's"
+    assert stored_id(tmp_path, "wandb") is None
+    store_id(tmp_path, "wandb", "a")
+    store_id(tmp_path, "mlflow", "b")
+    assert stored_id(tmp_path, "wandb") is None, "no line in the journal: the ids are another run's"
     (tmp_path / "journal.jsonl").write_text("{}\n")
-    assert (known_id(tmp_path, "wandb"), known_id(tmp_path, "mlflow"), known_id(tmp_path, "x")) == ("a", "b", None)
+    assert (stored_id(tmp_path, "wandb"), stored_id(tmp_path, "mlflow"), stored_id(tmp_path, "x")) == ("a", "b", None)
     for broken in ("{", "[]", '{"wandb": 5}'):
         (tmp_path / IDS).write_text(broken)
-        assert known_id(tmp_path, "wandb") is None
+        assert stored_id(tmp_path, "wandb") is None
 
 
 # ------------------------------------------------------------------ without the packages
@@ -385,12 +385,12 @@ def test_mlflow_of_a_resumed_run(mlflow: FakeMlflow, tmp_path: Path) -> None:
 
 def test_mlflow_whose_run_is_gone(mlflow: FakeMlflow, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "journal.jsonl").write_text("{}\n")
-    remember_id(tmp_path, "mlflow", "deleted")
+    store_id(tmp_path, "mlflow", "deleted")
     tracker = _create("mlflow", tmp_path)
     tracker.log(*POINTS[0])
     assert _history(mlflow.runs["run0"])["ES"] == [(1, 1.0)]
     assert "starts a new run, since run deleted can't be resumed" in caplog.text
-    assert known_id(tmp_path, "mlflow") == "run0"
+    assert stored_id(tmp_path, "mlflow") == "run0"
 
 
 def test_mlflow_as_its_environment_says(mlflow: FakeMlflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from easyedit_lifelong import run_lifelong
 from easyedit_lifelong.commands.main import main
-from easyedit_lifelong.commands.run_session import file_session
+from easyedit_lifelong.commands.run_session import run_experiment_file
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.samples import ZSRE
 from easyedit_lifelong.errors import HyperParameterError, LifelongError
@@ -183,11 +183,11 @@ def test_what_is_refused_before_the_model_loads(
     def load(_: Any) -> Any:
         raise AssertionError("the model was loaded before everything was checked")
 
-    monkeypatch.setattr("easyedit_lifelong.commands.run_session.load_for", load)
+    monkeypatch.setattr("easyedit_lifelong.commands.run_session.load_model_for", load)
     (tmp_path / "facts.json").write_text(json.dumps(FACTS))
     file = _written(tmp_path, {**GOOD, **values})
     with pytest.raises(LifelongError) as caught:
-        file_session(str(file), tmp_path / "run", False)
+        run_experiment_file(str(file), tmp_path / "run", False)
     assert says in str(caught.value)
     assert not (tmp_path / "run").exists()
 

@@ -76,7 +76,7 @@ def test_a_folder_that_can_never_be_made(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_new_files_entry_is_on_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that was synced can be missing after a power cut if its folder wasn't."""
     folder, synced = RunFolder(tmp_path), []
-    monkeypatch.setattr("easyedit_lifelong.runs.run_folder.sync", synced.append)
+    monkeypatch.setattr("easyedit_lifelong.runs.run_folder.fsync_path", synced.append)
     for _ in range(2):
         folder.journal({"case_id": 1})
         folder.save_state(lambda path: path.mkdir(exist_ok=True))

@@ -42,12 +42,12 @@ def editor_of(model: Any) -> GraceEditor:
 
 def entered_without(whole: GraceEditor, *out: int) -> dict[str, torch.Tensor]:
     """The codebook that comes of entering the edits anew, but for some."""
-    from easyedit_lifelong.methods.grace.codebook.history import entries_in, rows_of
+    from easyedit_lifelong.methods.grace.codebook.edit_history import rows_of, trained_edits
 
     assert whole.codebook is not None
     state = whole.codebook.state_dict()
     book = whole._new_codebook(state["keys"].shape[1], state["values"].shape[1], torch.device("cpu"))
-    for n, entry in enumerate(entries_in(whole.changes, rows_of(whole.codebook, whole.changes))):
+    for n, entry in enumerate(trained_edits(whole.changes, rows_of(whole.codebook, whole.changes))):
         if n not in out:
             assert entry.query is not None
             book.enter(entry.query, entry.label, entry.value)

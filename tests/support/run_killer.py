@@ -147,7 +147,7 @@ class Points:
             (os, "truncate"),
             (Path, "write_text"),
             (Path, "write_bytes"),
-            (atomic, "sync"),
+            (atomic, "fsync_path"),
             (Path, "mkdir"),
         ):
             setattr(owner, name, self._counted(getattr(owner, name)))

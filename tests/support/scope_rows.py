@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope, ScopeRow
+from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, ScopeRow, ScopeStudy
 
 
 def row(kind: str, z: list[float], subject: int | None, case_id: int = 0) -> ScopeRow:
@@ -11,7 +11,7 @@ def row(kind: str, z: list[float], subject: int | None, case_id: int = 0) -> Sco
 
 
 NAN = float("nan")
-SCOPE = Scope(
+SCOPE = ScopeStudy(
     "model.layers.2.mlp.down_proj",
     1.5,
     (

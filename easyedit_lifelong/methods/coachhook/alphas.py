@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, score_norms
+from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, z_scores_of_norms
 from easyedit_lifelong.methods.locate_edit.facts import Fact
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.models.attention import grouped_queries
@@ -77,7 +77,7 @@ def lowered_alphas(
         for (path, hook), keys in zip(hooks.items(), inputs, strict=True):
             mask = is_token.to(keys.device)
             norms = hook.output_change(keys).norm(dim=-1)
-            scores = hook.weigh(score_norms(norms, mask, leave_one_out=hook.leave_one_out), norms)
+            scores = hook.weigh(z_scores_of_norms(norms, mask, leave_one_out=hook.leave_one_out), norms)
             record_scores(path, scores.masked_fill(~mask, float("nan")))
     last = list(hooks)[-1]
     return list(highest[last].tolist()), lowered

@@ -7,7 +7,7 @@ from typing import Any
 
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
-from easyedit_lifelong.methods.shared.apply import apply_with
+from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
 
@@ -45,7 +45,7 @@ def apply_coachhook_to_model(
         ModelError: the model lacks a layer that the hyperparameters name.
         EditError: a batch failed. Then no request has been applied.
     """
-    return apply_with(
+    return apply_requests(
         lambda edited: CoachHookEditor.on(edited, tok, hparams),
         model,
         requests,

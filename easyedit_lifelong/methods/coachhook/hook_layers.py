@@ -63,7 +63,7 @@ class HookLayers(EditedLayers):
         rms_change = None
         if path in self.moments:
             delta_and_rms = None if before is None else (before.delta, self._state.rms_changes[path])
-            rms_change = size_at_ordinary_text(self.moments[path].moment, update, delta_and_rms)
+            rms_change = root_mean_square_change(self.moments[path].moment, update, delta_and_rms)
         hook.set_weight(delta, self._state.alphas[path], Mode.VALIDATED, rms_change)
 
     def rms_changes(self) -> dict[str, float]:
@@ -144,7 +144,7 @@ def _changed_weights(hooks: Mapping[str, HookLayer], get_weight: Callable[[str],
     }
 
 
-def size_at_ordinary_text(moment: Tensor, update: LayerUpdate, before: tuple[Tensor, float] | None) -> float:
+def root_mean_square_change(moment: Tensor, update: LayerUpdate, before: tuple[Tensor, float] | None) -> float:
     """Return the root mean square of ‖ΔW k‖ over ordinary text, √tr(ΔW E[kkᵀ] ΔWᵀ).
 
     ΔW = ΔW' + R Aᵀ, where ΔW' is the change before the update. With X = E[kkᵀ] A,

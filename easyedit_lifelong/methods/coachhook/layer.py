@@ -19,7 +19,7 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.windows import Window
 
-CHILD = "coachhook"
+CHILD_NAME = "coachhook"
 """Name of the child module."""
 
 _PARTIAL_PROMPT = (
@@ -66,7 +66,9 @@ class HookWeight(nn.Module):
         return self
 
 
-def score_norms(norms: Tensor, real: Tensor, ends: Tensor | None = None, *, leave_one_out: bool = False) -> Tensor:
+def z_scores_of_norms(
+    norms: Tensor, real: Tensor, ends: Tensor | None = None, *, leave_one_out: bool = False
+) -> Tensor:
     """Return z-scores: standardise ‖O - P‖ of each token over the tokens of its prompt (equation 6).
 
     A prompt token is compared with all tokens of the prompt. A token after the prompt is compared with the prompt and
@@ -104,13 +106,13 @@ def _prompt_moments(norms: Tensor, prompt: Tensor) -> Tensor:
 
 
 def _standardise(norms: Tensor, moments: Tensor, prompt: Tensor, leave_one_out: bool) -> Tensor:
-    """Return the z-scores of tokens, shape ``(rows, tokens)``; see :func:`score_norms`.
+    """Return the z-scores of tokens, shape ``(rows, tokens)``; see :func:`z_scores_of_norms`.
 
     Args:
         norms: ‖O - P‖ of each token, shape ``(rows, tokens)``.
         moments: from :func:`_prompt_moments`.
         prompt: which positions are prompt tokens, shape ``(rows, tokens)``.
-        leave_one_out: see :func:`score_norms`.
+        leave_one_out: see :func:`z_scores_of_norms`.
     """
     count, mean, squares = (column.unsqueeze(1) for column in moments.unbind(dim=1))
     deviation = norms.double() - mean
@@ -150,7 +152,7 @@ class HookLayer:
         self.mode = Mode.OFF
         self._score_recorder: Callable[[Tensor], None] | None = None
         self._decision_recorder: Callable[[Tensor, Tensor], None] | None = None
-        self._attachment = Attachment(model, module, CHILD, self._after_module, whole_prompts=True)
+        self._attachment = Attachment(model, module, CHILD_NAME, self._after_module, whole_prompts=True)
 
     def set_weight(self, delta: Tensor | None, alpha: float, mode: Mode, ordinary: float | None = None) -> None:
         """Set the hook weight and the mode.

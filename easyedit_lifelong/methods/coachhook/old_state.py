@@ -15,7 +15,7 @@ from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
-from easyedit_lifelong.methods.shared.old_state_index import check_whole, read_index
+from easyedit_lifelong.methods.shared.old_state_index import check_fields, read_index
 
 INDEX = "coachhook.json"
 FILES = (INDEX, "batch-*.safetensors")
@@ -33,12 +33,12 @@ def read_old_state(folder: Path, case_ids: Sequence[int | str] | None, *, tensor
     _, index = read_index(path, "CoachHook", 1, _CONTENT)
     if index.get("batches") == []:  # rolled back to the unedited model
         return OldState(path, "", "", {}, [])
-    check_whole(path, index, _INDEX_FIELDS if tensors else {"batches": list}, _CONTENT)
+    check_fields(path, index, _INDEX_FIELDS if tensors else {"batches": list}, _CONTENT)
     hparams = {"model_name": index.get("model"), "alg_name": "CoachHook", **index.get("settings", {})}
     steps: list[EditsPart] = []
     found_case_ids: list[Any] = []
     for entry in index["batches"]:
-        check_whole(path, entry, _BATCH_FIELDS if tensors else {"edits": list, "alphas": dict}, _CONTENT)
+        check_fields(path, entry, _BATCH_FIELDS if tensors else {"edits": list, "alphas": dict}, _CONTENT)
         if case_ids is not None and len(found_case_ids) >= len(case_ids):
             break
         batch = {name: entry.get(name) for name in ("alphas", "ordinary", "prompts")}

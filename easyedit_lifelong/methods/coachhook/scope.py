@@ -7,13 +7,13 @@ from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
-from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, Scope, ScopeRow
+from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, ScopeRow, ScopeStudy
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 from easyedit_lifelong.methods.shared.subject_positions import subject_position
 
 
-def study_scope(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> Scope:
+def study_scope(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> ScopeStudy:
     """Return the scores of prompts and paraphrases in the last hook layer of an edited model.
 
     Args:
@@ -45,7 +45,7 @@ def study_scope(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> 
         for (request, kind, text), z in zip(texts, scores, strict=True)
     )
     threshold = float(editor.hooks[module].threshold(model.dtype))
-    return Scope(module, float(editor.alphas[module]), rows, threshold)
+    return ScopeStudy(module, float(editor.alphas[module]), rows, threshold)
 
 
 def _lookup_position(tokenizer: Any, text: str, subject: str | None, fact_token: str) -> int | None:

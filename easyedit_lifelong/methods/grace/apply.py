@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.shared.apply import apply_with
+from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
 
@@ -48,7 +48,7 @@ def apply_grace_to_model(
         ModelError: the model has no such layer.
         EditError: an edit failed. Then none of these requests has been applied.
     """
-    return apply_with(
+    return apply_requests(
         lambda edited: GraceEditor.on(edited, tok, hparams),
         model,
         requests,

@@ -8,13 +8,13 @@ from typing import Any
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.named_layers import answering_layer, find_layer
-from easyedit_lifelong.methods.grace.subject.contexts import prepare_case
+from easyedit_lifelong.methods.grace.named_layers import find_answer_layer, find_layer
+from easyedit_lifelong.methods.grace.subject.request_texts import encode_request_texts
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair
-from easyedit_lifelong.models.kinds import Kind, kind_of
-from easyedit_lifelong.models.prompt_positions import stack_of
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
+from easyedit_lifelong.models.prompt_positions import find_stack
 
 
 def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
@@ -25,14 +25,14 @@ def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
     """
     _, layer = find_layer(model, hparams)
     kind, name = kind_of(model), type(model).__name__
-    if kind is Kind.CAUSAL and hparams.query_token == "first":
+    if kind is ModelKind.CAUSAL and hparams.query_token == "first":
         raise ModelError(
             "query_token: the first token of a causal language model has seen nothing of the prompt, so its "
             f"activation can't be the query in {name}. Use prompt_last."
         )
     if hparams.by_subject:
         _check_edits_by_subject(model, hparams, kind, name)
-    in_decoder = kind is Kind.SEQ2SEQ and stack_of(model, layer) is not model.get_encoder()
+    in_decoder = kind is ModelKind.SEQ2SEQ and find_stack(model, layer) is not model.get_encoder()
     if in_decoder and hparams.replacement == "replace_prompt":
         raise ModelError(
             f"replacement: there are no tokens before the start token of {name}'s decoder, so replace_prompt would "
@@ -49,25 +49,25 @@ def check_requests(model: Any, tok: Any, hparams: GraceHyperParams, requests: Se
     """
     if not hparams.by_subject:
         return
-    path, layer = answering_layer(model, hparams) or find_layer(model, hparams)
+    path, layer = find_answer_layer(model, hparams) or find_layer(model, hparams)
     passes = LayerPasses(model, layer, path, warn=False)
 
     def encode(request: EditRequest, text: str) -> EncodedPair:
         return passes.encode(tok, request, hparams.replacement, text)
 
     for request in requests:
-        prepare_case(tok, request, hparams, encode)
+        encode_request_texts(tok, request, hparams, encode)
 
 
-def _check_edits_by_subject(model: Any, hparams: GraceHyperParams, kind: Kind, name: str) -> None:
+def _check_edits_by_subject(model: Any, hparams: GraceHyperParams, kind: ModelKind, name: str) -> None:
     """Check that edits can be found by their subjects in this model, and answered at a later layer.
 
     Raises:
         ModelError: the model is no causal language model, or ``answer_layer`` is not in a later block.
     """
-    if kind is not Kind.CAUSAL:
+    if kind is not ModelKind.CAUSAL:
         raise ModelError(f"query_token: subject_last is for causal language models; {name} is none. Use prompt_last.")
-    answer_layer = answering_layer(model, hparams)
+    answer_layer = find_answer_layer(model, hparams)
     if answer_layer is None:
         return
     answer_path, answer_module = answer_layer

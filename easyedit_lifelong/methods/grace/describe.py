@@ -6,7 +6,7 @@ from typing import Any
 
 from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.methods.edit_stores import EditsPart
-from easyedit_lifelong.methods.grace.codebook.history import decision_of, keys_of, rows_of
+from easyedit_lifelong.methods.grace.codebook.edit_history import decision_of, keys_of, rows_of
 from easyedit_lifelong.methods.grace.codebook.neighbours import Neighbour, neighbours_of
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.models.modules import module_path

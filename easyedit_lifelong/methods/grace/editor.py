@@ -14,22 +14,22 @@ from torch import Tensor
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
 from easyedit_lifelong.methods.grace.check import check_layer
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import as_label
 from easyedit_lifelong.methods.grace.codebook.key_space import new_codebook
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.layer import GraceAdaptor
 from easyedit_lifelong.methods.grace.layer_edits import LayerEdits
-from easyedit_lifelong.methods.grace.named_layers import answering_layer, find_layer
+from easyedit_lifelong.methods.grace.named_layers import find_answer_layer, find_layer
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
-from easyedit_lifelong.methods.grace.subject.contexts import Case
+from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits
-from easyedit_lifelong.methods.grace.subject.subject_layer import LateAdaptor, SubjectAdaptor
+from easyedit_lifelong.methods.grace.subject.subject_layer import AnswerLayerAdaptor, SubjectAdaptor
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
-from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, initial_values, plan, train_batch
+from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, initial_values, plan_edits, train_batch
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, module_pass
-from easyedit_lifelong.methods.shared.apply import check_continues
+from easyedit_lifelong.methods.shared.apply import check_same_settings
 from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor
 from easyedit_lifelong.methods.shared.records import EditRecord, describe_row
 from easyedit_lifelong.methods.shared.results import EditResult
@@ -74,7 +74,7 @@ class GraceEditor(LayerEdits):
         super().__init__(model, path)
         self.tokenizer, self.hparams = tokenizer, hparams
         self._hparams_of_edits = hparams
-        answer_path, answer_layer = answering_layer(model, hparams) or (self.path, layer)
+        answer_path, answer_layer = find_answer_layer(model, hparams) or (self.path, layer)
         self._passes = LayerPasses(model, answer_layer, answer_path)
         self._subjects: SubjectEdits | None = None
         # Attach last, so that a model that can't be edited stays unchanged.
@@ -82,7 +82,7 @@ class GraceEditor(LayerEdits):
             self.adaptor = GraceAdaptor(model, layer, hparams.replacement, hparams.query_token)
             return
         same_layer = answer_layer is layer
-        adaptor = SubjectAdaptor(model, layer) if same_layer else LateAdaptor(model, layer, answer_layer)
+        adaptor = SubjectAdaptor(model, layer) if same_layer else AnswerLayerAdaptor(model, layer, answer_layer)
         self.adaptor = adaptor
         self._subjects = SubjectEdits(model, self.path, layer, adaptor, self._passes)
 
@@ -105,7 +105,7 @@ class GraceEditor(LayerEdits):
             editor = cls(model, tokenizer, hparams)
             register_editor(model, hparams.ALG_NAME, path, editor)
             return editor
-        check_continues(
+        check_same_settings(
             f"{path} carries GRACE edits",
             editor.hparams,
             hparams,
@@ -169,7 +169,7 @@ class GraceEditor(LayerEdits):
         self.records += [EditRecord.of(request) for request in requests]
         return results
 
-    def _edit_by_subject(self, subjects: SubjectEdits, cases: Sequence[Case]) -> list[EditResult]:
+    def _edit_by_subject(self, subjects: SubjectEdits, cases: Sequence[RequestTexts]) -> list[EditResult]:
         """Apply a batch of requests whose keys are taken at the subject."""
         batch = subjects.batch(self.tokenizer, cases, self.hparams, self._pad_id)
         if self.hparams.gate_eps is not None:
@@ -210,7 +210,7 @@ class GraceEditor(LayerEdits):
             raise
         self._hparams_of_edits = self.hparams
         # A partial of a method, not a closure: its deep copy rolls back the edits of the copied model.
-        return results, functools.partial(self.take_back, self.records[edits_before:])
+        return results, functools.partial(self.remove_records, self.records[edits_before:])
 
     @property
     def replay_support(self) -> tuple[bool | None, int]:
@@ -272,7 +272,7 @@ class GraceEditor(LayerEdits):
         if codebook is None:
             value_width = len(pending[0].with_extras(value_pass.output[0]))
             codebook = self._new_codebook(queries.shape[1], value_width, queries.device)
-        planned = plan(codebook, queries, pending, initial_values(value_pass, pending, hparams))
+        planned = plan_edits(codebook, queries, pending, initial_values(value_pass, pending, hparams))
         dropout_seed = f"{hparams.seed}\x00dropout\x00{pending[0].identity}"
         with dropping_out(self._passes.modules_from_layer_on(), hparams.dropout, dropout_seed):
             trained = train_batch(value_pass, planned, pending, hparams)

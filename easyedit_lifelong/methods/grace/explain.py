@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.methods.base import ExplainedPass
 from easyedit_lifelong.methods.grace.codebook.decisions import Match
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.subject.subject_layer import LateAdaptor
+from easyedit_lifelong.methods.grace.subject.subject_layer import AnswerLayerAdaptor
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class _Observer:
 
     Attributes:
         decisions: for each token, the query, whether it was looked up, the key that matched, and whether a value
-            replaced the output: see :data:`~easyedit_lifelong.methods.grace.layer.RecordDecisions`.
+            replaced the output: see :data:`~easyedit_lifelong.methods.grace.adaptor.RecordDecisions`.
         gate_query: the activation that is compared with the gates, shape ``(gate_size,)``; None without gates.
     """
 
@@ -140,7 +140,7 @@ class _Observer:
     def explanation(self) -> GraceLayer:
         """Return the recorded decisions."""
         editor = self._editor
-        codebook, late = editor.codebook, isinstance(editor.adaptor, LateAdaptor)
+        codebook, late = editor.codebook, isinstance(editor.adaptor, AnswerLayerAdaptor)
         assert codebook is not None
         queries, looked_up, keys, replaced = self.decisions
         answered_late = replaced if late else torch.zeros_like(replaced)
@@ -149,7 +149,7 @@ class _Observer:
         gate_distances = (
             None if self.gate_query is None else codebook.gate_distances(self.gate_query.to(queries.device))
         )
-        cases, radii = editor.edits_of_keys(), codebook.radii.tolist()
+        cases, radii = editor.record_of_key(), codebook.radii.tolist()
         tokens = []
         for position, text in enumerate(self._explained.texts_at(editor.adaptor.layer)):
             match, key = codebook.nearest(queries[position]), int(keys[position])
@@ -157,7 +157,7 @@ class _Observer:
             if key >= 0 and key != match.index:
                 match = Match(key, float(codebook.distances(query)[0, key]))
             if answered_late[position]:  # another token may have matched the key, so compare this one
-                within[position] = codebook.nearness(query)[0, key] <= 1
+                within[position] = codebook.relative_distances(query)[0, key] <= 1
             gate_distance = float(gate_distances[key]) if gate_distances is not None and key >= 0 else None
             tokens.append(
                 KeyAtToken(

@@ -7,18 +7,18 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
-from easyedit_lifelong.methods.grace.codebook.history import keys_of
+from easyedit_lifelong.methods.grace.codebook.edit_history import keys_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace
-from easyedit_lifelong.methods.grace.codebook.lookup import rounding_of
-from easyedit_lifelong.methods.grace.codebook.removal import check_removable, without
+from easyedit_lifelong.methods.grace.codebook.removal import check_removable, remove_edits
+from easyedit_lifelong.methods.grace.codebook.stored_keys import rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.layer import GraceAdaptor
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.shared.editors import unregister_editor
-from easyedit_lifelong.methods.shared.records import EditRecord, numbers_of_case
+from easyedit_lifelong.methods.shared.records import EditRecord, indices_of_case
 from easyedit_lifelong.models.devices import device_of
 
 
@@ -82,12 +82,12 @@ class LayerEdits:
             EditError: there is no such edit; or several edits of different prompts have this id; or the query of a
                 later edit is not known. Then nothing is changed.
         """
-        numbers = numbers_of_case(self.records, case_id, prompt)
+        numbers = indices_of_case(self.records, case_id, prompt)
         removed = [self.records[n] for n in numbers]
-        self.take_back(removed)
+        self.remove_records(removed)
         return removed
 
-    def take_back(self, records: Sequence[EditRecord], *, check_only: bool = False) -> None:
+    def remove_records(self, records: Sequence[EditRecord], *, check_only: bool = False) -> None:
         """Remove the edits that these records belong to; see :meth:`remove`. Edits already removed are skipped.
 
         Args:
@@ -103,11 +103,11 @@ class LayerEdits:
             return
         if check_only:
             return check_removable(self.codebook, self.changes, numbers, self.case_ids)
-        self.changes[:] = without(self.codebook, self.changes, numbers, self.case_ids)
+        self.changes[:] = remove_edits(self.codebook, self.changes, numbers, self.case_ids)
         self.records[:] = [record for n, record in enumerate(self.records) if n not in numbers]
         self.undo_to(len(self.changes))  # undoes no edit; detaches the adaptor if no edit is left
 
-    def edits_of_keys(self) -> dict[int, EditRecord]:
+    def record_of_key(self) -> dict[int, EditRecord]:
         """Return the record of the edit that each key answers for: the last edit inserted at that key."""
         if self.codebook is None:
             return {}
@@ -131,7 +131,7 @@ class LayerEdits:
             self.gate_size, self.adaptor.whitening = stored.space.gate_size, stored.space.whitening
         self.adaptor.install(codebook.to(device_of(module)))
         self.changes, self.records = stored.changes, stored.records
-        return functools.partial(self.take_back, list(self.records))
+        return functools.partial(self.remove_records, list(self.records))
 
     def undo_to(self, count: int) -> None:
         """Undo all edits but the first ``count``. If none is left, take adaptor and editor off the model."""

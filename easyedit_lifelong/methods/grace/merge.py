@@ -12,7 +12,13 @@ import torch
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import Conflict, MergedEdits, MergeSource, Renamed
 from easyedit_lifelong.methods.grace.codebook.decisions import Decision
-from easyedit_lifelong.methods.grace.codebook.history import TrainedEdit, entries_in, insert_again, keys_of, rows_of
+from easyedit_lifelong.methods.grace.codebook.edit_history import (
+    TrainedEdit,
+    insert_again,
+    keys_of,
+    rows_of,
+    trained_edits,
+)
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
@@ -198,7 +204,7 @@ class _Merge:
 
 def _trained_edits(edits: SerializedEdits) -> list[TrainedEdit]:
     """Return queries, labels and values of the edits."""
-    return entries_in(edits.changes, rows_of(edits.codebook, edits.changes))
+    return trained_edits(edits.changes, rows_of(edits.codebook, edits.changes))
 
 
 def _are_equal(edit: TrainedEdit, other: TrainedEdit) -> bool:

@@ -20,7 +20,7 @@ def find_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, nn.Module]:
     return _find_module(model, hparams, "inner_params", hparams.inner_params[0])
 
 
-def answering_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, nn.Module] | None:
+def find_answer_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, nn.Module] | None:
     """Return the path and the module of the layer that ``answer_layer`` names; None if it names none.
 
     Raises:

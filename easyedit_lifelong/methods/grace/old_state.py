@@ -18,8 +18,8 @@ from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
-from easyedit_lifelong.methods.grace.codebook.arrays import NAMES
-from easyedit_lifelong.methods.shared.old_state_index import check_whole, read_index
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import NAMES
+from easyedit_lifelong.methods.shared.old_state_index import check_fields, read_index
 
 INDEX = "grace.json"
 FILES = (INDEX, "edit-*.safetensors", "whitening.safetensors")
@@ -43,7 +43,7 @@ def read_old_state(folder: Path, case_ids: Sequence[int | str] | None, *, tensor
     if not path.exists():
         return None
     _, index = read_index(path, "GRACE", 1, _DESCRIPTION)
-    check_whole(path, index, _FIELDS, _DESCRIPTION)
+    check_fields(path, index, _FIELDS, _DESCRIPTION)
     settings = {"inner_params": [index["layer"]], **index["settings"]}
     hparams = {"model_name": index["model"], "alg_name": "GRACE", **settings}
     replay = {"in_part": index["replay"].get("in_part"), "checked_length": index["replay"].get("checked_length", 0)}

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart
-from easyedit_lifelong.methods.grace.codebook.arrays import NAMES
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import NAMES
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
-from easyedit_lifelong.methods.grace.codebook.history import rows_of
+from easyedit_lifelong.methods.grace.codebook.edit_history import rows_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
-from easyedit_lifelong.methods.grace.codebook.lookup import rounding_of
-from easyedit_lifelong.methods.grace.codebook.removal import without
+from easyedit_lifelong.methods.grace.codebook.removal import remove_edits
+from easyedit_lifelong.methods.grace.codebook.stored_keys import rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.shared.records import EditRecord
 
@@ -84,7 +84,7 @@ class SerializedEdits:
             EditError: the query of a later edit is not known. Then nothing is changed.
         """
         names = [record.case_id for record in self.records]
-        self.changes = without(self.codebook, self.changes, numbers, names)
+        self.changes = remove_edits(self.codebook, self.changes, numbers, names)
         self.records = [record for n, record in enumerate(self.records) if n not in numbers]
 
     def part(self) -> EditsPart:

@@ -12,7 +12,7 @@ from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
 from easyedit_lifelong.methods.grace import old_state
-from easyedit_lifelong.methods.grace.codebook.arrays import NAMES
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import NAMES
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
@@ -121,10 +121,10 @@ class GraceRemoval:
         """
         editors = list(GraceEditor.all_of(model).values())
         for editor in editors:
-            editor.take_back(records, check_only=True)
+            editor.remove_records(records, check_only=True)
         if not check_only:
             for editor in editors:
-                editor.take_back(records)
+                editor.remove_records(records)
 
     def remove_from(self, part: EditsPart, numbers: Collection[int], where: str) -> EditsPart:
         """Return a part without the edits of these numbers; see :meth:`SerializedEdits.remove`."""

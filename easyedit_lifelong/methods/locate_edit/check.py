@@ -8,11 +8,11 @@ from typing import Any
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
-from easyedit_lifelong.methods.locate_edit.facts import prepare
+from easyedit_lifelong.methods.locate_edit.facts import encode_fact
 from easyedit_lifelong.methods.locate_edit.templates import PLAIN
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
-from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modules import find_module
 
 
@@ -23,7 +23,7 @@ def check_model(model: Any, tokenizer: Any, hparams: LocateEditHyperParams) -> N
         ModelError: the model is not a causal language model, or it lacks a layer, or a layer is not a projection. The
             message names the hyperparameter.
     """
-    if (kind := kind_of(model)) is not Kind.CAUSAL:
+    if (kind := kind_of(model)) is not ModelKind.CAUSAL:
         raise ModelError(f"{hparams.ALG_NAME} edits causal language models; {type(model).__name__} is a {kind.value}")
     anatomy = anatomy_of(model)
     last_block = None if anatomy is None else len(anatomy.blocks) - 1
@@ -56,7 +56,7 @@ def check_requests(model: Any, tokenizer: Any, hparams: LocateEditHyperParams, r
         # Leave room for the longest context template and the full stop after it.
         limit -= max((length for length, _ in hparams.context_template_length_params), default=0) + 2
     for request in requests:
-        prepare(tokenizer, request, PLAIN, hparams, limit)
+        encode_fact(tokenizer, request, PLAIN, hparams, limit)
 
 
 def _find(model: Any, hparams: LocateEditHyperParams, name: str, number: int | None) -> Any:

@@ -15,15 +15,15 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.check import check_model
 from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers, LayerTensors
-from easyedit_lifelong.methods.locate_edit.facts import Fact, check_batch, prepare
+from easyedit_lifelong.methods.locate_edit.facts import Fact, check_batch, encode_fact
 from easyedit_lifelong.methods.locate_edit.history import AnyBatch, Batch, BatchHistory
 from easyedit_lifelong.methods.locate_edit.model_editor import ModelEditor
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.spread import make_solvers, spread_residual
+from easyedit_lifelong.methods.locate_edit.target_vectors import TargetVectors, optimise_targets
 from easyedit_lifelong.methods.locate_edit.templates import Templates, context_templates
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, Solver
-from easyedit_lifelong.methods.locate_edit.values import TargetVectors, optimise_targets
 from easyedit_lifelong.methods.shared.editors import base_fingerprint, internal_pass, without_edits
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
@@ -238,7 +238,7 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
 
     def _encode(self, request: EditRequest) -> Fact:
         """Encode a request in the contexts of this model."""
-        return prepare(self.tokenizer, request, self.state.templates, self.hparams, context_length(self.model))
+        return encode_fact(self.tokenizer, request, self.state.templates, self.hparams, context_length(self.model))
 
     def _edit_batch(self, facts: Sequence[Fact], known_targets: Tensor | None) -> list[EditResult]:
         """Apply one batch; return the result of each request."""

@@ -59,7 +59,7 @@ class Fact:
         return [*self.contexts, *self.mentions, *([] if self.essence is None else [self.essence])]
 
 
-def prepare(
+def encode_fact(
     tokenizer: Any,
     request: EditRequest,
     templates: Templates,

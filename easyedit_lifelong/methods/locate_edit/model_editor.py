@@ -9,7 +9,7 @@ from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.templates import Templates
-from easyedit_lifelong.methods.shared.apply import check_continues
+from easyedit_lifelong.methods.shared.apply import check_same_settings
 from easyedit_lifelong.methods.shared.editors import editors_on, register_editor, unregister_editor
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.plugins import get_plugins
@@ -92,7 +92,7 @@ class ModelEditor:
             register_editor(model, hparams.ALG_NAME, _PLACE, editor)
             return editor
         carried = f"the model carries {hparams.ALG_NAME} edits"
-        check_continues(carried, editor.hparams, hparams, hparams.SAME_SETTINGS, "Roll them back first.")
+        check_same_settings(carried, editor.hparams, hparams, hparams.SAME_SETTINGS, "Roll them back first.")
         if tokenizer is not editor.tokenizer:  # edits can be loaded without a tokenizer
             editor.tokenizer, editor._runner = tokenizer, Runner(model, tokenizer)
         editor.hparams = hparams

@@ -13,9 +13,9 @@ from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.capture import ending_after, recording_inputs, recording_output
 from easyedit_lifelong.models.encoding import pad_rows
-from easyedit_lifelong.models.packing import computing_only, token_wise
+from easyedit_lifelong.models.packing import computing_only, token_wise_modules
+from easyedit_lifelong.models.partial_pass import fixed_output, hidden_of
 from easyedit_lifelong.models.runner import Runner
-from easyedit_lifelong.models.suffix import hidden_of, standing_in
 
 _MAX_PADDING = 256
 """Largest number of padding tokens in a group of rows."""
@@ -104,7 +104,7 @@ class EditingPasses:
 
     def _token_wise_modules(self) -> list[nn.Module]:
         """Return the modules that compute each token by itself, except those with hooks. So attach recorders first."""
-        return [module for block in self._blocks for module in token_wise(block)]
+        return [module for block in self._blocks for module in token_wise_modules(block)]
 
     def _blocks_below(self, module: nn.Module) -> list[nn.Module]:
         """Return the blocks below the one that contains a module; none if the blocks are not known."""
@@ -143,7 +143,7 @@ class _RowGroup:
         """
         outputs: list[Any] = []
         with contextlib.ExitStack() as stack:
-            stack.enter_context(standing_in(self._cached_blocks, self._cached_output))
+            stack.enter_context(fixed_output(self._cached_blocks, self._cached_output))
             stack.enter_context(recording_output(constant_blocks[-1] if constant_blocks else None, outputs.append))
             stack.enter_context(computing_only(token_wise_modules, self.mask.bool()))
             stack.enter_context(grouped_queries())

@@ -9,7 +9,7 @@ from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.history import Batch
 from easyedit_lifelong.methods.locate_edit.update import SeparateBatches
 from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
-from easyedit_lifelong.methods.shared.apply import apply_with
+from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
 
@@ -60,7 +60,7 @@ def apply_memit_to_model(
         ModelError: the model lacks a layer that the hyperparameters name.
         EditError: a batch failed. Then no request has been applied.
     """
-    return apply_with(
+    return apply_requests(
         lambda edited: MemitEditor.on(edited, tok, hparams),
         model,
         requests,

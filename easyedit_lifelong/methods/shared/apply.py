@@ -23,7 +23,7 @@ class Editor(Protocol):
         """
 
 
-def apply_with(
+def apply_requests(
     editor_of: Callable[[Any], Editor], model: Any, requests: Sequence[Any], *, copy: bool, keep_original_weight: bool
 ) -> tuple[Any, Rollback[EditResult]]:
     """Validate requests and apply them with a model's editor.
@@ -51,7 +51,7 @@ def apply_with(
     return model, Rollback(undo, on_items=keep_original_weight, results=results)
 
 
-def check_continues(carried: str, before: Any, now: Any, names: Sequence[str], remedy: str) -> None:
+def check_same_settings(carried: str, before: Any, now: Any, names: Sequence[str], remedy: str) -> None:
     """Check that new edits have the same settings as the edits that a model already has.
 
     Args:

@@ -11,7 +11,7 @@ _ROUNDING = 1000
 """Upper bound, in units in the last place, on how much batching with other rows can change a log-probability."""
 
 
-class Drift(torch.autograd.Function):
+class KLDivergence(torch.autograd.Function):
     """KL(now ‖ before) of two distributions; the direction is that of MEMIT's loss. Differentiable in ``logits``.
 
     Changes within rounding error count as zero. Computed with torch's own operations, the gradient of an unchanged

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from easyedit_lifelong.models.fingerprint import model_fingerprint
-from easyedit_lifelong.models.wrappers import bare_model
+from easyedit_lifelong.models.wrappers import unwrap_model
 from easyedit_lifelong.plugins import get_plugins
 
 _ATTRIBUTE = "_easyedit_lifelong_editors"
@@ -21,13 +21,13 @@ _INTERNAL_PASS = "_easyedit_lifelong_internal_pass"
 
 def editors_on(model: Any, method: str) -> dict[str, Any]:
     """Return a method's editors that are on a model, by the place given to :func:`register_editor`."""
-    editors = bare_model(model).__dict__.get(_ATTRIBUTE, {})
+    editors = unwrap_model(model).__dict__.get(_ATTRIBUTE, {})
     return {place: editor for (owner, place), editor in editors.items() if owner == method}
 
 
 def carries_edits(model: Any) -> bool:
     """Return whether a model has an editor of any method."""
-    return bool(bare_model(model).__dict__.get(_ATTRIBUTE))
+    return bool(unwrap_model(model).__dict__.get(_ATTRIBUTE))
 
 
 def register_editor(model: Any, method: str, place: str, editor: Any) -> None:
@@ -39,7 +39,7 @@ def register_editor(model: Any, method: str, place: str, editor: Any) -> None:
         place: the path of the edited layer, or another name that is unique among the method's editors on the model.
         editor: the editor.
     """
-    model = bare_model(model)
+    model = unwrap_model(model)
     model.__dict__.setdefault(_ATTRIBUTE, {})[method, place] = editor
     for model_method in get_plugins().model_methods:
         model.__dict__.setdefault(model_method.name, functools.partial(model_method.call, model))
@@ -50,7 +50,7 @@ def unregister_editor(model: Any, method: str, place: str) -> None:
 
     With the last editor, remove the register and the methods that plugins added.
     """
-    model = bare_model(model)
+    model = unwrap_model(model)
     editors = model.__dict__.get(_ATTRIBUTE, {})
     editors.pop((method, place), None)
     if not editors:
@@ -64,7 +64,7 @@ def unregister_editor(model: Any, method: str, place: str) -> None:
 
 def base_fingerprint(model: Any) -> str:
     """Return the fingerprint of the base model: of the weights as they were before any edit changed them."""
-    for editor in bare_model(model).__dict__.get(_ATTRIBUTE, {}).values():
+    for editor in unwrap_model(model).__dict__.get(_ATTRIBUTE, {}).values():
         fingerprint: str | None = getattr(editor, "base_fingerprint", None)
         if fingerprint is not None:
             return fingerprint
@@ -75,7 +75,7 @@ def base_fingerprint(model: Any) -> str:
 def without_edits(model: Any) -> Iterator[None]:
     """Suspend a model's edits inside the context, for all editors that have a ``without_edits`` context manager."""
     with contextlib.ExitStack() as stack:
-        for editor in list(bare_model(model).__dict__.get(_ATTRIBUTE, {}).values()):
+        for editor in list(unwrap_model(model).__dict__.get(_ATTRIBUTE, {}).values()):
             if (suspend := getattr(editor, "without_edits", None)) is not None:
                 stack.enter_context(suspend())
         yield
@@ -84,7 +84,7 @@ def without_edits(model: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def internal_pass(model: Any) -> Iterator[None]:
     """Mark the forward passes inside the context as internal, so that hit counters ignore them."""
-    model = bare_model(model)
+    model = unwrap_model(model)
     before = model.__dict__.get(_INTERNAL_PASS)
     model.__dict__[_INTERNAL_PASS] = True
     try:
@@ -96,4 +96,4 @@ def internal_pass(model: Any) -> Iterator[None]:
 
 def in_internal_pass(model: Any) -> bool:
     """Return whether the current forward pass is an internal pass."""
-    return _INTERNAL_PASS in bare_model(model).__dict__
+    return _INTERNAL_PASS in unwrap_model(model).__dict__

@@ -44,7 +44,7 @@ def read_index(path: Path, method: str, version: int, contents: str) -> tuple[st
     return text, index
 
 
-def check_whole(path: Path, index: Mapping[str, Any], fields: Mapping[str, type], contents: str) -> None:
+def check_fields(path: Path, index: Mapping[str, Any], fields: Mapping[str, type], contents: str) -> None:
     """Check that an index, or an entry of it, has all required fields.
 
     Args:

@@ -75,7 +75,7 @@ def describe_row(row: Tensor) -> str:
     return f"tensor of shape {tuple(row.shape)}, norm {float(row.float().norm()):.6g}"
 
 
-def numbers_of_case(records: Sequence[EditRecord], case_id: int | str, prompt: str | None = None) -> list[int]:
+def indices_of_case(records: Sequence[EditRecord], case_id: int | str, prompt: str | None = None) -> list[int]:
     """Return the indices of a case's edits.
 
     Args:

@@ -128,7 +128,7 @@ def dot_plot(curves: Sequence[Curve]) -> Figure:
     axes.set_ylim(len(curves) - 0.4, -0.6)
     axes.tick_params(axis="y", length=0)
     axes.grid(False, axis="y")
-    axes.set_xlim(*span([value for curve in curves for value in curve.values()]))
+    axes.set_xlim(*axis_limits([value for curve in curves for value in curve.values()]))
     return figure
 
 
@@ -151,10 +151,10 @@ def fit_edits(axes: Axes, xs: Sequence[float], label: str = EDITS) -> None:
 
 def fit_scores(axes: Axes, values: Sequence[float]) -> None:
     """Set the limits of the vertical axis: always 0 to 1 for shares, so that runs are comparable; else the range."""
-    axes.set_ylim(*span(values))
+    axes.set_ylim(*axis_limits(values))
 
 
-def span(values: Sequence[float]) -> tuple[float, float]:
+def axis_limits(values: Sequence[float]) -> tuple[float, float]:
     """Return the limits of an axis for scores."""
     low, high = min(values, default=0.0), max(values, default=1.0)
     if low >= -1 and high <= 1:

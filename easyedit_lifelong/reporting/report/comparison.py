@@ -13,12 +13,12 @@ from easyedit_lifelong.methods.report_sections import EDITS, Point, ReportPlot
 from easyedit_lifelong.reporting.report import history
 from easyedit_lifelong.reporting.report.axes import Curve, Plot, curves_figure, dot_plot, fit_scores, fit_values
 from easyedit_lifelong.reporting.report.method_sections import method_sections
-from easyedit_lifelong.reporting.report.read import Run
+from easyedit_lifelong.reporting.report.read import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import main_names, shown
-from easyedit_lifelong.reporting.report.style import look
+from easyedit_lifelong.reporting.report.style import series_style
 
 
-def comparison_plots(runs: Sequence[Run], names: Sequence[str]) -> list[Plot]:
+def comparison_plots(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Plot]:
     """Return the figures of all scores, of the plots of the runs' methods, and of the time per edit."""
     scored = list(dict.fromkeys(name for run in runs for name in run.scored_names()))
     main = main_names(runs)
@@ -29,14 +29,14 @@ def comparison_plots(runs: Sequence[Run], names: Sequence[str]) -> list[Plot]:
     return [*plots, *_method_plots(runs, names), *_seconds_plots(runs, names)]
 
 
-def _is_worth_a_figure(name: str, runs: Sequence[Run], others: Sequence[str]) -> bool:
+def _is_worth_a_figure(name: str, runs: Sequence[RunFiles], others: Sequence[str]) -> bool:
     """Return whether a score is neither a count, nor of the unedited model, nor equal to another score in a figure."""
     if name.endswith("_before") or runs[0].kind(name) == "count":
         return False
     return not any(all(run.points(name) == run.points(other) for run in runs) for other in others)
 
 
-def _score_plot(runs: Sequence[Run], names: Sequence[str], metric: str, end: float) -> Plot:
+def _score_plot(runs: Sequence[RunFiles], names: Sequence[str], metric: str, end: float) -> Plot:
     """Return the figure of one score.
 
     Args:
@@ -50,7 +50,7 @@ def _score_plot(runs: Sequence[Run], names: Sequence[str], metric: str, end: flo
     last = "; ".join(f"{names[n]} {shown(scored[-1][1], metric)} at {scored[-1][0]}" for n, scored in points.items())
     once = all(len(scored) == 1 for scored in points.values())
     curves = [
-        Curve(names[n], scored, look(n), runs[n].scores().get(f"{metric}_before") if once else None)
+        Curve(names[n], scored, series_style(n), runs[n].scores().get(f"{metric}_before") if once else None)
         for n, scored in points.items()
     ]
     if once:
@@ -62,7 +62,7 @@ def _score_plot(runs: Sequence[Run], names: Sequence[str], metric: str, end: flo
     return Plot(f"compare-{metric}", metric, caption, f"{metric} against {EDITS}: {last}", figure)
 
 
-def _method_plots(runs: Sequence[Run], names: Sequence[str]) -> list[Plot]:
+def _method_plots(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Plot]:
     """Return a figure for each plot of the runs' methods that has a comparison, with the first series of each run."""
     by_name: dict[str, dict[int, ReportPlot]] = {}
     for number, run in enumerate(runs):
@@ -79,7 +79,7 @@ def _method_plots(runs: Sequence[Run], names: Sequence[str]) -> list[Plot]:
     return figures
 
 
-def _seconds_plots(runs: Sequence[Run], names: Sequence[str]) -> list[Plot]:
+def _seconds_plots(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Plot]:
     """Return the figure of the time that each edit took, if known."""
     seconds = {number: points for number, run in enumerate(runs) if (points := history.edit_seconds(run))}
     if not seconds:
@@ -102,7 +102,7 @@ def _lines(
         fit: sets the limits of the vertical axis for given values.
     """
     curves = [
-        Curve(names[number], [(x, y, None) for x, y in history.thinned(points)], look(number))
+        Curve(names[number], [(x, y, None) for x, y in history.thinned(points)], series_style(number))
         for number, points in lines.items()
     ]
     return _curves_figure(curves, fit, [0, *(points[-1][0] for points in lines.values())])

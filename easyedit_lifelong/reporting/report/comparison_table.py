@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from easyedit_lifelong.reporting.report.read import Run
+from easyedit_lifelong.reporting.report.read import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import (
     SECONDS,
     Score,
@@ -55,7 +55,7 @@ class Comparison:
     cells: list[list[Score]]
 
 
-def compare(runs: Sequence[Run], names: Sequence[str], metrics: Sequence[str] | None = None) -> Comparison:
+def compare(runs: Sequence[RunFiles], names: Sequence[str], metrics: Sequence[str] | None = None) -> Comparison:
     """Return the comparison of runs; by default with their main scores and the time per edit.
 
     Args:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from easyedit_lifelong.methods.report_sections import EDITS, ReportPlot, Series
 from easyedit_lifelong.reporting.report import history
 from easyedit_lifelong.reporting.report.axes import Curve, Plot, curves_figure, dot_plot, fit_scores
-from easyedit_lifelong.reporting.report.read import Run
+from easyedit_lifelong.reporting.report.read import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import shown
-from easyedit_lifelong.reporting.report.style import look
+from easyedit_lifelong.reporting.report.style import series_style
 
 _GROUPS = {
     "scores-grace": ("ES", "ERR", "TRR", "ARR"),
@@ -31,13 +31,13 @@ _TITLES = {
 }
 
 
-def score_plots(run: Run) -> list[Plot]:
+def score_plots(run: RunFiles) -> list[Plot]:
     """Return the figures of a run's scores: curves against the number of edits, or dots if there was one scoring."""
     before = run.scores()
     plots = []
     for name, metrics in _grouped(run).items():
         curves = [
-            Curve(metric, run.points(metric), look(n), before.get(f"{metric}_before"))
+            Curve(metric, run.points(metric), series_style(n), before.get(f"{metric}_before"))
             for n, metric in enumerate(metrics)
         ]
         once = all(len(curve.points) == 1 for curve in curves)
@@ -61,7 +61,7 @@ def score_plots(run: Run) -> list[Plot]:
     return plots
 
 
-def time_plots(run: Run) -> list[ReportPlot]:
+def time_plots(run: RunFiles) -> list[ReportPlot]:
     """Return the figure of the time that each edit took."""
     seconds = history.edit_seconds(run)
     if not seconds:
@@ -78,7 +78,7 @@ def time_plots(run: Run) -> list[ReportPlot]:
     return [ReportPlot("seconds", "Seconds an edit", caption, alt, "seconds", series, y_axis="positive")]
 
 
-def _grouped(run: Run) -> dict[str, list[str]]:
+def _grouped(run: RunFiles) -> dict[str, list[str]]:
     """Return the names of the scores of each figure."""
     names = run.scored_names()
     groups = {name: [metric for metric in group if metric in names] for name, group in _GROUPS.items()}

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.methods.report_sections import is_number
-from easyedit_lifelong.reporting.report.read import Entry, Run
+from easyedit_lifelong.reporting.report.read import Entry, RunFiles
 
-SHOWN, FOLDED = 15, 150
+MAX_SHOWN, MAX_FOLDED = 15, 150
 """Number of rows that a page shows, and of further rows that it shows on request."""
 
 _LONGEST = 600
@@ -59,7 +59,7 @@ class Case:
         return sum(not answer.match for answer in self.rephrase)
 
 
-def worst_first(run: Run) -> list[Case]:
+def worst_first(run: RunFiles) -> list[Case]:
     """Return all cases of ``generations.jsonl``, sorted so that failures come first.
 
     The order is: cases whose answer doesn't match the target, then by ascending ES, then by the number of paraphrases
@@ -72,7 +72,7 @@ def worst_first(run: Run) -> list[Case]:
     )
 
 
-def failures(run: Run) -> list[tuple[str, str, str, str]]:
+def failures(run: RunFiles) -> list[tuple[str, str, str, str]]:
     """Return (case id, status, prompt, reason) of the requests that failed or were skipped."""
     rows = [
         (_text(entry.get("case_id")), str(entry["status"]), _text(entry.get("prompt")), _text(entry.get("reason")))
@@ -101,7 +101,7 @@ def side_by_side(cases: Sequence[Sequence[Case]]) -> list[list[Case | None]]:
     return sorted(rows, key=failures_first)
 
 
-def clean(text: str) -> str:
+def printable(text: str) -> str:
     """Return generated text on one line; control characters and lone surrogates become replacement characters."""
     one_line = " ".join(text.split())
     return "".join("\N{REPLACEMENT CHARACTER}" if unicodedata.category(c) in ("Cc", "Cs") else c for c in one_line)
@@ -142,5 +142,5 @@ def _split_at_target(text: str, target: str) -> list[tuple[str, bool]]:
 
 def _text(value: Any) -> str:
     """Return a value as clean text of limited length."""
-    text = "" if value is None else clean(str(value))
+    text = "" if value is None else printable(str(value))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"

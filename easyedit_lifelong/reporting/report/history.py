@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 from easyedit_lifelong.methods.report_sections import Point, is_number
-from easyedit_lifelong.reporting.report.read import Run
+from easyedit_lifelong.reporting.report.read import RunFiles
 
 T = TypeVar("T")
 
 
-def edit_seconds(run: Run) -> list[Point]:
+def edit_seconds(run: RunFiles) -> list[Point]:
     """Return, for each request in the journal that was edited or failed, (its number, seconds)."""
     entries = [entry for entry in run.journal if entry.get("status") in ("edited", "failed")]
     return [(n, float(entry["seconds"])) for n, entry in enumerate(entries, 1) if is_number(entry.get("seconds"))]

@@ -10,15 +10,15 @@ from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection,
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.report.axes import Plot, draw_band, fit_edits, fit_values
 from easyedit_lifelong.reporting.report.history import thinned
-from easyedit_lifelong.reporting.report.read import Run
-from easyedit_lifelong.reporting.report.style import MUTED, legend_below, look, new_figure
+from easyedit_lifelong.reporting.report.read import RunFiles
+from easyedit_lifelong.reporting.report.style import MUTED, legend_below, new_figure, series_style
 
 _MAX_BOXES = 40
 _MANY_POINTS = 150
 """If a plot has more points than this, they are drawn smaller."""
 
 
-def method_sections(run: Run) -> list[tuple[ReportSection, list[Plot]]]:
+def method_sections(run: RunFiles) -> list[tuple[ReportSection, list[Plot]]]:
     """Return the sections of the run's method, with their plots. Call this function within :func:`drawing`.
 
     The result is empty if the method isn't installed or has no sections. It is also empty if the method's code fails;
@@ -65,7 +65,9 @@ def _style(series: Series, crowded: bool) -> dict[str, Any]:
     """Return colour, line and marker of a series, as options of ``Axes.plot``."""
     if series.kind == "reference":
         return {"color": MUTED, "linewidth": 1, "linestyle": (0, (1, 2))}
-    style: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "alpha": 0.7} if series.muted else look(series.style)
+    style: dict[str, Any] = (
+        {"color": MUTED, "linewidth": 0.9, "alpha": 0.7} if series.muted else series_style(series.style)
+    )
     if series.kind == "points" and series.muted:
         style |= {"linestyle": "none", "markersize": 3.5, "alpha": 0.6}
     elif series.kind == "points":

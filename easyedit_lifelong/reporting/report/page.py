@@ -15,24 +15,24 @@ from easyedit_lifelong.reporting.report.axes import Plot
 from easyedit_lifelong.reporting.report.comparison import comparison_plots
 from easyedit_lifelong.reporting.report.comparison_table import arrow, compare
 from easyedit_lifelong.reporting.report.generations import (
-    FOLDED,
-    SHOWN,
-    clean,
+    MAX_FOLDED,
+    MAX_SHOWN,
     failures,
+    printable,
     side_by_side,
     worst_first,
 )
 from easyedit_lifelong.reporting.report.history import thinned
 from easyedit_lifelong.reporting.report.method_sections import draw_plot, method_sections
 from easyedit_lifelong.reporting.report.names import differing_settings, settings_as_text
-from easyedit_lifelong.reporting.report.read import Run, intervals_of
+from easyedit_lifelong.reporting.report.read import RunFiles, intervals_of
 from easyedit_lifelong.reporting.report.score_rows import (
     Score,
+    format_interval,
     main_names,
     score_rows,
     seconds_row,
     shown,
-    shown_interval,
 )
 from easyedit_lifelong.versions import __version__
 
@@ -46,7 +46,7 @@ _TIMES = {
 }
 
 
-def run_page(run: Run) -> tuple[str, list[Plot]]:
+def run_page(run: RunFiles) -> tuple[str, list[Plot]]:
     """Return the page of one run as HTML, and its figures. Call this function within :func:`drawing`."""
     scores, sections = figures.score_plots(run), method_sections(run)
     times = [draw_plot(plot) for plot in figures.time_plots(run)]
@@ -67,15 +67,15 @@ def run_page(run: Run) -> tuple[str, list[Plot]]:
         times=_times(run),
         n_missed=sum(not case.answer.match for case in cases),
         n_cases=len(cases),
-        failed=failed[:FOLDED],
-        n_failed_hidden=max(0, len(failed) - FOLDED),
+        failed=failed[:MAX_FOLDED],
+        n_failed_hidden=max(0, len(failed) - MAX_FOLDED),
         settings=settings_as_text(run.config),
         **_folded(cases),
     )
     return page, plots
 
 
-def comparison_page(runs: Sequence[Run], names: Sequence[str]) -> tuple[str, list[Plot]]:
+def comparison_page(runs: Sequence[RunFiles], names: Sequence[str]) -> tuple[str, list[Plot]]:
     """Return the page that compares runs as HTML, and its figures. Call this function within :func:`drawing`."""
     plots = comparison_plots(runs, names)
     all_scores = list(dict.fromkeys(row.name for run in runs for row in score_rows(run)))
@@ -107,25 +107,25 @@ def _render(template: str, plots: Sequence[Plot], **values: Any) -> str:
         lstrip_blocks=True,
     )
     # A line can break in a long name only after an underscore.
-    environment.filters |= {"clean": clean, "breakable": lambda name: Markup("_<wbr>").join(name.split("_"))}
+    environment.filters |= {"clean": printable, "breakable": lambda name: Markup("_<wbr>").join(name.split("_"))}
     environment.filters["code"] = lambda text: Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))
     prefixes = {plot.name: f"f{number}" for number, plot in enumerate(plots, 1)}
     return environment.get_template(template).render(
         plots=plots,
         css=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
         package_version=__version__,
-        draw=lambda plot: svg.inline(plot.figure, prefixes[plot.name], clean(plot.alt)),
+        draw=lambda plot: svg.inline(plot.figure, prefixes[plot.name], printable(plot.alt)),
         **values,
     )
 
 
 def _folded(cases: Sequence[Any]) -> dict[str, Any]:
     """Return the values of a template for cases: those shown, those shown on request, and the number of the rest."""
-    hidden = max(0, len(cases) - SHOWN - FOLDED)
-    return {"cases": cases[:SHOWN], "folded": cases[SHOWN : SHOWN + FOLDED], "n_hidden": hidden}
+    hidden = max(0, len(cases) - MAX_SHOWN - MAX_FOLDED)
+    return {"cases": cases[:MAX_SHOWN], "folded": cases[MAX_SHOWN : MAX_SHOWN + MAX_FOLDED], "n_hidden": hidden}
 
 
-def _facts(run: Run) -> list[str]:
+def _facts(run: RunFiles) -> list[str]:
     """Return short facts about a run for the head of its page, such as ``batches of 10``."""
     facts = [f"{run.n_edits} edits" + (f" of {run.data}" if run.data else "")]
     protocol, size = run.setting("protocol"), run.setting("batch_size") or run.hparams.get("batch_size")
@@ -139,25 +139,25 @@ def _facts(run: Run) -> list[str]:
     return [*facts, f"finished {str(when)[:16].replace('T', ' ')} UTC" if when else "not finished"]
 
 
-def _tiles(run: Run) -> list[Score]:
+def _tiles(run: RunFiles) -> list[Score]:
     """Return the main scores and the time per edit, for the tiles at the top of the page."""
     rows = {row.name: row for row in score_rows(run)}
     return [*(rows[name] for name in main_names([run])), *seconds_row(run)]
 
 
-def _points(run: Run) -> dict[str, Any]:
+def _points(run: RunFiles) -> dict[str, Any]:
     """Return the scores of all scorings as a table; if there are very many, of evenly spaced ones."""
     names = run.scored_names()
     entries = thinned(run.curve, _MAX_SCORINGS)
     rows = []
     for entry in entries:
         intervals = intervals_of(entry)
-        cells = [(shown(entry.get(name), name), shown_interval(intervals.get(name), name)) for name in names]
+        cells = [(shown(entry.get(name), name), format_interval(intervals.get(name), name)) for name in names]
         rows.append((entry["n_edits"], entry.get("sampled"), cells))
     return {"names": names, "rows": rows, "n_hidden": len(run.curve) - len(entries)}
 
 
-def _times(run: Run) -> list[tuple[str, str, float]]:
+def _times(run: RunFiles) -> list[tuple[str, str, float]]:
     """Return the parts of the run's time: name, duration as text, share of the total."""
     timing = run.timing
     parts = {text: timing[name] for name, text in _TIMES.items() if timing.get(name)}
@@ -177,7 +177,7 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
 
 
-def _warnings(runs: Sequence[Run]) -> list[str]:
+def _warnings(runs: Sequence[RunFiles]) -> list[str]:
     """Return warnings about differences that make runs hard to compare."""
     compared: dict[str, set[Any]] = {
         "models": {run.model for run in runs},

@@ -19,7 +19,7 @@ from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.methods.report_sections import RunRecord, is_number
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, STATE, SUMMARY
-from easyedit_lifelong.runs.run_folder import METRICS as CURVE
+from easyedit_lifelong.runs.run_folder import METRICS_FILE as CURVE
 
 GENERATIONS = "generations.jsonl"
 _FILES = (CONFIG, JOURNAL, CURVE, SUMMARY)
@@ -29,7 +29,7 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Run:
+class RunFiles:
     """The content of a run's folder.
 
     Attributes:
@@ -173,7 +173,7 @@ class Run:
         return number if isinstance(number, int) else sum(entry.get("status") == status for entry in self.journal)
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> RunFiles:
     """Read the folder of a run.
 
     Raises:
@@ -189,7 +189,7 @@ def read_run(folder: Path) -> Run:
     notes: list[str] = []
     config_text = _read_text(folder / CONFIG, notes)
     summary_text = _read_text(folder / SUMMARY, notes) if (folder / SUMMARY).is_file() else "{}"
-    run = Run(
+    run = RunFiles(
         folder,
         _parse(config_text, yaml.safe_load, f"{CONFIG} isn't valid YAML.", notes),
         config_text,

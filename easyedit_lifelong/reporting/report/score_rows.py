@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from easyedit_lifelong.evaluation.metrics import METRICS
-from easyedit_lifelong.reporting.report.read import Interval, Run, sort_names
+from easyedit_lifelong.reporting.report.read import Interval, RunFiles, sort_names
 
 MAIN = (
     "ES",
@@ -63,19 +63,19 @@ def shown(value: float | None, name: str = "") -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
-def shown_interval(interval: Interval | None, name: str = "") -> str:
+def format_interval(interval: Interval | None, name: str = "") -> str:
     """Return an interval as text; empty text for None."""
     return "" if interval is None else f"[{shown(interval[0], name)}, {shown(interval[1], name)}]"
 
 
-def score_rows(run: Run) -> list[Score]:
+def score_rows(run: RunFiles) -> list[Score]:
     """Return a run's last scores, each with the unedited model's score."""
     scores, intervals = run.scores(), run.intervals()
     return [
         Score(
             name,
             shown(scores[name], name),
-            shown_interval(intervals.get(name), name),
+            format_interval(intervals.get(name), name),
             shown(scores.get(f"{_BEFORE.get(name, name)}_before"), name),
             run.kind(name),
             METRICS[name].meaning if name in METRICS else "",
@@ -86,13 +86,13 @@ def score_rows(run: Run) -> list[Score]:
     ]
 
 
-def seconds_row(run: Run) -> list[Score]:
+def seconds_row(run: RunFiles) -> list[Score]:
     """Return the time per edit, if known."""
     seconds = run.timing.get("seconds_per_edit")
     return [] if seconds is None else [Score(SECONDS, f"{seconds:.2f}", number=seconds)]
 
 
-def main_names(runs: Sequence[Run]) -> list[str]:
+def main_names(runs: Sequence[RunFiles]) -> list[str]:
     """Return the names of the main scores that a run has; without reliability if it equals ERR in all runs."""
     scores = [run.scores() for run in runs]
     names = [name for name in MAIN if any(name in of_run for of_run in scores)]

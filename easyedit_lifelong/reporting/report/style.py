@@ -66,7 +66,7 @@ _RC: Any = {
 
 
 @contextlib.contextmanager
-def drawing() -> Iterator[None]:
+def figure_options() -> Iterator[None]:
     """Set matplotlib's options for figures of this package, and restore them afterwards."""
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
         # In an SVG, a character that this font lacks is drawn with the fonts of the reader.
@@ -79,7 +79,7 @@ def new_figure(width: float = SIZE[0], height: float = SIZE[1]) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def look(number: int) -> dict[str, Any]:
+def series_style(number: int) -> dict[str, Any]:
     """Return colour, line and marker of the n-th series; the first 168 are distinct."""
     return {
         "color": SERIES[number % len(SERIES)],

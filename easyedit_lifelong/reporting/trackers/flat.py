@@ -8,7 +8,7 @@ from typing import Any
 INTERVALS = "intervals"
 
 
-def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested metrics as a flat dictionary.
 
     The intervals ``{"intervals": {"ERR": [low, high]}}`` become ``ERR_low`` and ``ERR_high``; other nested values get
@@ -25,15 +25,15 @@ def flat(metrics: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
                 if bounds is not None:
                     row[f"{prefix}{metric}_low"], row[f"{prefix}{metric}_high"] = map(_plain, bounds)
         elif isinstance(value, Mapping):
-            row |= flat(value, f"{prefix}{name}.")
+            row |= flatten(value, f"{prefix}{name}.")
         else:
             row[f"{prefix}{name}"] = _plain(value)
     return row
 
 
-def numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+def numeric_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
     """Return the flattened metrics that are numbers."""
-    return {name: float(value) for name, value in flat(metrics).items() if isinstance(value, (int, float))}
+    return {name: float(value) for name, value in flatten(metrics).items() if isinstance(value, (int, float))}
 
 
 def _plain(value: Any) -> Any:

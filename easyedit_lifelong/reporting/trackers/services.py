@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from easyedit_lifelong.atomic import replace_text
+from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.errors import PluginError
-from easyedit_lifelong.reporting.trackers.flat import flat, numbers
+from easyedit_lifelong.reporting.trackers.flat import flatten, numeric_metrics
 from easyedit_lifelong.reporting.trackers.table_files import reported_write_errors
 from easyedit_lifelong.runs.run_folder import JOURNAL
 
@@ -81,7 +81,7 @@ class ServiceTracker(ABC):
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Send the metrics that are numbers. Each interval is sent as two metrics."""
         try:
-            self.send(step, numbers(metrics))
+            self.send(step, numeric_metrics(metrics))
         except Exception as error:  # an error of a tracker must not end the run
             self._n_lost += 1
             if self._n_lost == 1:
@@ -117,7 +117,7 @@ class TensorBoardTracker(ServiceTracker):
         super().__init__()
         self._writer = self.library().SummaryWriter(log_dir=str(folder / "tensorboard"), purge_step=0)
         # Markdown shows indented lines as code.
-        text = "\n".join(f"    {name}: {value}" for name, value in flat(config).items())
+        text = "\n".join(f"    {name}: {value}" for name, value in flatten(config).items())
         self._writer.add_text("config", text, global_step=0)
 
     def send(self, step: int, values: Mapping[str, float]) -> None:
@@ -146,7 +146,7 @@ class WandbTracker(ServiceTracker):
     def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
         super().__init__()
         wandb = self.library()
-        run_id = known_id(folder, self.name) or secrets.token_hex(8)
+        run_id = stored_id(folder, self.name) or secrets.token_hex(8)
         try:
             self._run = wandb.init(
                 project=os.environ.get("WANDB_PROJECT") or PROJECT,
@@ -162,7 +162,7 @@ class WandbTracker(ServiceTracker):
                 f"--track wandb: can't start a run: {_sentence(error)} Log in with 'wandb login', or set "
                 "WANDB_MODE=offline to keep it in the run's folder."
             ) from error
-        remember_id(folder, self.name, run_id)
+        store_id(folder, self.name, run_id)
         self._first_step = int(getattr(self._run, "starting_step", 0) or 0)
 
     def send(self, step: int, values: Mapping[str, float]) -> None:
@@ -194,14 +194,14 @@ class MlflowTracker(ServiceTracker):
         uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
         try:
             self._client = mlflow.MlflowClient(tracking_uri=uri)
-            resumed_id = self._resume(known_id(folder, self.name))
-            self._run_id = resumed_id or self._create_run(folder.resolve().name, flat(config))
+            resumed_id = self._resume(stored_id(folder, self.name))
+            self._run_id = resumed_id or self._create_run(folder.resolve().name, flatten(config))
         except Exception as error:
             raise PluginError(
                 f"--track mlflow: can't start a run in {uri}: {_sentence(error)} Set MLFLOW_TRACKING_URI to the "
                 "address of a server. Without a server, MLflow needs SQLAlchemy, which 'pip install mlflow' installs."
             ) from error
-        remember_id(folder, self.name, self._run_id)
+        store_id(folder, self.name, self._run_id)
         self._resumed = resumed_id is not None
         self._recorded: dict[str, set[int]] = {}
 
@@ -251,7 +251,7 @@ class MlflowTracker(ServiceTracker):
         return self._recorded[metric]
 
 
-def known_id(folder: Path, service: str) -> str | None:
+def stored_id(folder: Path, service: str) -> str | None:
     """Return the id of a folder's run at a service; None for a new run.
 
     A run with an empty journal is new. Ids in its folder are then those of an earlier run.
@@ -261,14 +261,14 @@ def known_id(folder: Path, service: str) -> str | None:
     return _read_ids(folder).get(service) if has_started else None
 
 
-def remember_id(folder: Path, service: str, run_id: str) -> None:
+def store_id(folder: Path, service: str, run_id: str) -> None:
     """Store the id of a folder's run at a service.
 
     Raises:
         RunError: the file can't be written.
     """
     with reported_write_errors(folder / IDS):
-        replace_text(folder / IDS, json.dumps({**_read_ids(folder), service: run_id}, indent=2) + "\n")
+        write_text_atomically(folder / IDS, json.dumps({**_read_ids(folder), service: run_id}, indent=2) + "\n")
 
 
 def _read_ids(folder: Path) -> dict[str, str]:

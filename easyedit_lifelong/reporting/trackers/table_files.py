@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.atomic import replace_text
+from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.reporting.trackers.flat import flat
+from easyedit_lifelong.reporting.trackers.flat import flatten
 
 
 def _key(step: int, metrics: Mapping[str, Any]) -> tuple[int, Any]:
@@ -39,7 +39,7 @@ class CsvTracker:
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Write a point; its row is in the file when this method returns."""
-        row = {"n_edits": step, **{name: value for name, value in flat(metrics).items() if name != "n_edits"}}
+        row = {"n_edits": step, **{name: value for name, value in flatten(metrics).items() if name != "n_edits"}}
         key = _key(step, metrics)
         before = self._rows.get(key)
         if row == before:
@@ -59,7 +59,7 @@ class CsvTracker:
         """Write the file again, with a header and these rows."""
         header = self._lines([{name: name for name in self._columns}]) if self._columns else ""
         with reported_write_errors(self._path):
-            replace_text(self._path, header + self._lines(rows), newline="")
+            write_text_atomically(self._path, header + self._lines(rows), newline="")
 
     def _lines(self, rows: Sequence[Mapping[str, Any]]) -> str:
         """Return rows as lines of CSV."""
@@ -100,7 +100,7 @@ class JsonTracker:
     def _write(self) -> None:
         lines = [json.dumps(_jsonable(point), ensure_ascii=False) for point in self._points.values()]
         with reported_write_errors(self._path):
-            replace_text(self._path, "[\n" + ",\n".join(lines) + "\n]\n")
+            write_text_atomically(self._path, "[\n" + ",\n".join(lines) + "\n]\n")
         self._unwritten = 0
 
 

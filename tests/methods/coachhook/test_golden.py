@@ -239,7 +239,7 @@ def test_without_hooks_the_authors_weigh_earlier_edits_as_they_do_old_knowledge(
 @pytest.mark.parametrize("case", range(len(GOLDEN["models"]["llama"]["values"])))
 @pytest.mark.parametrize("family", MODELS)
 def test_the_authors_target_vectors_and_losses(family: str, case: int) -> None:
-    from easyedit_lifelong.methods.locate_edit.values import optimise_targets
+    from easyedit_lifelong.methods.locate_edit.target_vectors import optimise_targets
 
     golden = GOLDEN["models"][family]["values"][case]
     changes = {name: golden[name] for name in SETTINGS if name in golden and name != "templates"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from easyedit_lifelong.methods.coachhook.hook_layers import size_at_ordinary_text
+from easyedit_lifelong.methods.coachhook.hook_layers import root_mean_square_change
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, LayerUpdate
 
 
@@ -27,14 +27,14 @@ def test_the_size_of_a_change_at_ordinary_text_is_kept_up_batch_by_batch() -> No
         update = LayerUpdate(keys, accumulated.solve(keys), residual)
         accumulated.add(keys)
         before = None if delta is None or ordinary is None else (delta, ordinary)
-        delta, ordinary = update.added_to(delta), size_at_ordinary_text(moment, update, before)
+        delta, ordinary = update.added_to(delta), root_mean_square_change(moment, update, before)
         assert ordinary == pytest.approx(float((delta @ moment @ delta.t()).trace().sqrt()), rel=1e-9)
     text = _keys(12, 200_000, generator)  # of which the second moment is the identity
     measured = (delta @ text).norm(dim=0).square().mean().sqrt()
     whole = LayerUpdate(keys, torch.eye(12, dtype=torch.float64), delta)
-    assert size_at_ordinary_text(torch.eye(12), whole, None) == pytest.approx(float(measured), rel=1e-2)
+    assert root_mean_square_change(torch.eye(12), whole, None) == pytest.approx(float(measured), rel=1e-2)
 
 
 def test_a_change_of_nothing_can_be_divided_by() -> None:
     nothing = LayerUpdate(torch.zeros(12, 2), torch.zeros(12, 2), torch.zeros(7, 2))
-    assert size_at_ordinary_text(torch.eye(12), nothing, None) > 0
+    assert root_mean_square_change(torch.eye(12), nothing, None) > 0

@@ -12,7 +12,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
-from easyedit_lifelong.methods.coachhook.layer import CHILD, HookLayer, Mode, score_norms
+from easyedit_lifelong.methods.coachhook.layer import CHILD_NAME, HookLayer, Mode, z_scores_of_norms
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
 from tests.support.coachhook_edits import FACTS, LEARNABLE, OTHERS, editor_on, hparams_for, requests_for
@@ -64,7 +64,7 @@ def by_hand(norms: list[float], of: int, end: int, others: bool = False) -> floa
 @pytest.mark.parametrize("end", range(1, 6))
 def test_a_token_behind_the_prompt_is_judged_against_the_prompt_and_itself(end: int) -> None:
     norms = [3.0, 0.5, 7.0, 1.0, 2.0, 9.0]
-    scores = score_norms(torch.tensor([norms]).double(), torch.ones(1, 6).bool(), torch.tensor([end]))
+    scores = z_scores_of_norms(torch.tensor([norms]).double(), torch.ones(1, 6).bool(), torch.tensor([end]))
     expected = [by_hand(norms, of, end) for of in range(6)]
     close(scores[0], torch.tensor(expected).double())
 
@@ -72,7 +72,7 @@ def test_a_token_behind_the_prompt_is_judged_against_the_prompt_and_itself(end: 
 @pytest.mark.parametrize("end", range(2, 6))
 def test_or_every_token_is_judged_against_the_others_of_the_prompt(end: int) -> None:
     norms = [3.0, 0.5, 7.0, 1.0, 2.0, 9.0]
-    scores = score_norms(torch.tensor([norms]), torch.ones(1, 6).bool(), torch.tensor([end]), leave_one_out=True)
+    scores = z_scores_of_norms(torch.tensor([norms]), torch.ones(1, 6).bool(), torch.tensor([end]), leave_one_out=True)
     expected = [by_hand(norms, of, end, others=True) for of in range(6)]
     close(scores[0], torch.tensor(expected).double())
 
@@ -80,7 +80,7 @@ def test_or_every_token_is_judged_against_the_others_of_the_prompt(end: int) -> 
 @pytest.mark.parametrize("height", [1e2, 1e4, 1e6])
 def test_a_token_that_stands_out_by_much_is_scored_exactly(height: float) -> None:
     norms = [1.0, height, 1.1, 0.9, 1.05]
-    scores = score_norms(torch.tensor([norms]), torch.ones(1, 5).bool(), leave_one_out=True)
+    scores = z_scores_of_norms(torch.tensor([norms]), torch.ones(1, 5).bool(), leave_one_out=True)
     assert float(scores[0, 1]) == pytest.approx(by_hand(norms, 1, 4, others=True), rel=1e-3)
 
 
@@ -88,7 +88,9 @@ def test_judged_against_the_others_a_short_prompt_can_score_as_high_as_a_long_on
     short, long = [1.0, 9.0, 1.2, 0.8], [1.0, 9.0, 1.2, 0.8, 1.1, 0.9, 1.2, 0.8, 1.1, 0.9]
     highest = {
         others: [
-            float(score_norms(torch.tensor([norms]), torch.ones(1, len(norms)).bool(), leave_one_out=others).max())
+            float(
+                z_scores_of_norms(torch.tensor([norms]), torch.ones(1, len(norms)).bool(), leave_one_out=others).max()
+            )
             for norms in (short, long)
         ]
         for others in (False, True)
@@ -114,7 +116,7 @@ def test_padding_has_no_part_in_scores(left: int, right: int) -> None:
     norms = [3.0, 0.5, 7.0, 1.0]
     padded = torch.tensor([[1e6] * left + norms + [float("nan")] * right]).double()
     real = torch.tensor([[False] * left + [True] * 4 + [False] * right])
-    scores = score_norms(padded, real)[0, left : left + 4]
+    scores = z_scores_of_norms(padded, real)[0, left : left + 4]
     close(scores, torch.tensor([by_hand(norms, of, 3) for of in range(4)]).double())
     assert abs(float(scores.std()) - 1) < 1e-12
 
@@ -131,7 +133,7 @@ def test_padding_has_no_part_in_scores(left: int, right: int) -> None:
     ],
 )
 def test_no_spread_no_score(norms: list[float], others: bool) -> None:
-    scores = score_norms(torch.tensor([norms]).double(), torch.ones(1, len(norms)).bool(), leave_one_out=others)
+    scores = z_scores_of_norms(torch.tensor([norms]).double(), torch.ones(1, len(norms)).bool(), leave_one_out=others)
     assert not (scores >= -1e9).any()
 
 
@@ -333,7 +335,7 @@ def test_a_layer_of_its_own_leaves_nothing() -> None:
     before = (dict(module.__dict__), dict(module._modules), set(model.__dict__))
     layer = HookLayer(model, module, 1e-4)
     layer.set_weight(torch.ones(32, 48), 2.0, Mode.VALIDATED)
-    assert CHILD in module._modules
+    assert CHILD_NAME in module._modules
     layer.detach()
     layer.detach()
     assert (dict(module.__dict__), dict(module._modules), set(model.__dict__)) == before

@@ -12,7 +12,12 @@ from transformers import PreTrainedTokenizerFast
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.subject.contexts import Case, fill_template, key_texts, prepare_case
+from easyedit_lifelong.methods.grace.subject.request_texts import (
+    RequestTexts,
+    encode_request_texts,
+    fill_template,
+    key_texts,
+)
 from easyedit_lifelong.models.encoding import EncodedPair
 from tests.support.tiny_models import build_tokenizer
 
@@ -33,12 +38,12 @@ def characters(*, bos: bool = False) -> PreTrainedTokenizerFast:
     return fast
 
 
-def prepared(tokenizer: Any, fact: dict[str, Any], **options: Any) -> Case:
+def prepared(tokenizer: Any, fact: dict[str, Any], **options: Any) -> RequestTexts:
     def encode(request: EditRequest, text: str) -> EncodedPair:
         return EncodedPair(list(tokenizer(text)["input_ids"]), list(tokenizer(request.target_new)["input_ids"]))
 
     (request,) = as_requests([fact])
-    return prepare_case(tokenizer, request, hparams_for(**options), encode)
+    return encode_request_texts(tokenizer, request, hparams_for(**options), encode)
 
 
 @pytest.mark.parametrize(

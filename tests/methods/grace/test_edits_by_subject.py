@@ -104,7 +104,7 @@ def test_a_key_that_is_nearer_but_narrower_hides_no_other() -> None:
     near = int(distances.argmin())
     book.radii[near], book.radii[1 - near] = distances[near] / 2, distances[1 - near] * 1.01
     assert book.lookup(queries[2:3]).tolist() == [-1], "GRACE's own lookup asks the nearest alone"
-    assert book.reached(queries[2:3]).tolist() == [True]
+    assert book.within_any_radius(queries[2:3]).tolist() == [True]
     model(**ids_of(wording))
     assert book.hits[1 - near] == 1
     assert book.hits[near] == 0

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
-from easyedit_lifelong.methods.grace.codebook.arrays import Entries
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import CodebookArrays
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from tests.support.state_folders import load_state, save_state
@@ -98,7 +98,7 @@ def test_a_state_and_a_copy_hold_what_the_codebook_does(dtype: torch.dtype) -> N
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf"), 1e30])
 def test_what_no_narrow_type_holds_is_kept_in_float32(odd: float) -> None:
-    entries = Entries(2, 1)
+    entries = CodebookArrays(2, 1)
     entries.append(torch.tensor([1.0, odd * 1.1]), torch.zeros(1), 0.5)
     entries.append(torch.tensor([1.0, 1 / 3]), torch.zeros(1), 0.5)
     torch.testing.assert_close(entries["keys"][0], torch.tensor([1.0, odd * 1.1]), rtol=0, atol=0, equal_nan=True)

@@ -13,8 +13,8 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook import removal
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision
-from easyedit_lifelong.methods.grace.codebook.history import decision_of, keys_of, rows_of
-from easyedit_lifelong.methods.grace.codebook.removal import without
+from easyedit_lifelong.methods.grace.codebook.edit_history import decision_of, keys_of, rows_of
+from easyedit_lifelong.methods.grace.codebook.removal import remove_edits
 from tests.support.thoroughness import examples
 
 Edit = tuple[int, int, int]
@@ -58,7 +58,7 @@ def test_without_some_edits_is_built_without_them(
     edits = list(enumerate(stream))
     codebook, changes = built(edits, options)
     out = data.draw(st.sets(st.sampled_from(range(len(stream))), max_size=5))
-    left = without(codebook, changes, out, range(len(stream)))
+    left = remove_edits(codebook, changes, out, range(len(stream)))
     expected, expected_changes = built([edit for edit in edits if edit[0] not in out], options)
     assert same(codebook, expected)
     assert same_changes(left, expected_changes)
@@ -101,7 +101,7 @@ def test_a_failure_on_the_way_leaves_the_codebook_as_it_was(stream: list[Edit], 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(removal, "enter", failing)
         try:
-            without(codebook, changes, {out}, range(len(stream)))
+            remove_edits(codebook, changes, {out}, range(len(stream)))
         except MemoryError:
             assert same(codebook, built(list(enumerate(stream)), options)[0])
             assert codebook.hits == hits
@@ -111,7 +111,7 @@ def test_the_radius_that_a_split_halved_comes_back() -> None:
     codebook, changes = built([(0, (0, 0, 1)), (1, (4, 0, 2)), (2, (40, 0, 1))], ("euc", "coverage"))
     codebook.hits.update({0: 1, 1: 7, 2: 3})
     assert codebook.radii[0] < 0.51
-    (first, second) = without(codebook, changes, {1}, "abc")
+    (first, second) = remove_edits(codebook, changes, {1}, "abc")
     assert codebook.radii.tolist() == [1.0, 1.0]
     assert codebook.hits == {0: 1, 1: 3}, "hits stay with the edits that added their keys"
     assert (first.length, second.length) == (0, 1)
@@ -122,7 +122,7 @@ def test_a_later_edit_that_is_not_known_in_full_is_an_error_and_nothing_happens(
     codebook, changes = built(list(enumerate(stream)), ("euc", "coverage"))
     changes[1] = Change(changes[1].length, changes[1].index, changes[1].label, changes[1].row)
     with pytest.raises(EditError, match=r"case 'b' came later, .* saved before edits kept their queries"):
-        without(codebook, changes, {0}, "abc")
+        remove_edits(codebook, changes, {0}, "abc")
     assert same(codebook, built(list(enumerate(stream)), ("euc", "coverage"))[0])
-    assert len(without(codebook, changes, {2}, "abc")) == 2, "what came before it needn't be known"
-    assert len(without(codebook, changes[:2], {0, 1}, "abc")) == 0
+    assert len(remove_edits(codebook, changes, {2}, "abc")) == 2, "what came before it needn't be known"
+    assert len(remove_edits(codebook, changes[:2], {0, 1}, "abc")) == 0

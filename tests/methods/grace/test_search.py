@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from easyedit_lifelong.methods.grace.codebook import search
+from easyedit_lifelong.methods.grace.codebook import key_search
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
-from easyedit_lifelong.methods.grace.codebook.distance import between, farthest_squared, prepared
+from easyedit_lifelong.methods.grace.codebook.distance import max_squared_distance, normalized, pairwise_distances
 from tests.support.thoroughness import examples
 
 NORMAL = (64, 512, 32, 1 << 22, 4096)
@@ -28,7 +28,7 @@ SMALLEST, _MAX_CANDIDATES, _MAX_CANDIDATES_DIVISOR, _PAIRS_AT_ONCE, _BLOCK_ROWS.
 @contextlib.contextmanager
 def sizes(smallest: int, few: int, few_of: int, pairs: int, block: int) -> Iterator[None]:
     with mock.patch.multiple(
-        search,
+        key_search,
         SMALLEST=smallest,
         _MAX_CANDIDATES=few,
         _MAX_CANDIDATES_DIVISOR=few_of,
@@ -171,9 +171,9 @@ def test_many_keys_are_ruled_out(dist_fn: str) -> None:
 
     def counting(asked: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
         compared.append(asked[..., 0].numel() * keys.shape[-2])
-        return between(asked, keys, dist_fn)
+        return pairwise_distances(asked, keys, dist_fn)
 
-    with mock.patch.object(search, "between", counting):
+    with mock.patch.object(key_search, "pairwise_distances", counting):
         assert codebook.lookup(queries).tolist() == [-1] * 8 + [1000, 1001]
         assert sum(compared) < 100
         compared.clear()
@@ -238,9 +238,9 @@ def test_a_vector_without_direction_is_at_cosine_distance_one() -> None:
 @examples(100)
 @given(st.integers(0, 10_000), st.sampled_from(["euc", "cos"]), st.sampled_from([1e-22, 1e-3, 1.0, 1e10]))
 def test_no_distance_is_more_than_its_limit(seed: int, dist_fn: str, scale: float) -> None:
-    a = prepared(scale * normal(6, 200, seed), dist_fn)
-    b = torch.cat([a * (1 + 1e-6 * normal(6, 200, seed + 1)), prepared(scale * normal(6, 200, seed + 2), dist_fn)])
-    limits = farthest_squared(between(a, b, dist_fn), 200, dist_fn)
+    a = normalized(scale * normal(6, 200, seed), dist_fn)
+    b = torch.cat([a * (1 + 1e-6 * normal(6, 200, seed + 1)), normalized(scale * normal(6, 200, seed + 2), dist_fn)])
+    limits = max_squared_distance(pairwise_distances(a, b, dist_fn), 200, dist_fn)
     exact = (a.double().unsqueeze(1) - b.double()).square().sum(dim=-1)
     assert (exact <= limits).all()
 

@@ -9,7 +9,7 @@ import yaml
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.errors import HyperParameterError, ModelError
-from easyedit_lifelong.hparams_files import hparams_folders
+from easyedit_lifelong.hparams_files import shipped_hparams_folders
 from tests.support.architectures import ARCHITECTURES
 from tests.support.subjects import FACTS, MODES, first_layer, hparams_for
 from tests.support.tiny_models import build_model, build_tokenizer
@@ -100,7 +100,7 @@ def test_a_radius_however_yaml_reads_it(written: str, eps: Any) -> None:
 
 
 def test_the_file_that_comes_along_loads() -> None:
-    path = next(folder / "GRACE" / "smollm2-135m-subject.yaml" for folder in hparams_folders())
+    path = next(folder / "GRACE" / "smollm2-135m-subject.yaml" for folder in shipped_hparams_folders())
     hparams = GraceHyperParams.from_hparams(path)
     assert hparams.by_subject
     assert hparams.views == 1 + len(hparams.key_templates)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.data.request import as_requests
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.subject.contexts import Case
+from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectBatch
 from easyedit_lifelong.methods.grace.training import optimise as training
 from easyedit_lifelong.methods.grace.training.optimise import train_values
@@ -86,7 +86,7 @@ def test_what_a_replay_takes_is_the_layers_own(family: str) -> None:
 
 def lesson_of(
     family: str, mode: str, facts: list[dict[str, Any]], **options: Any
-) -> tuple[GraceEditor, list[Case], SubjectBatch]:
+) -> tuple[GraceEditor, list[RequestTexts], SubjectBatch]:
     model, tokenizer = build_model(family), build_tokenizer()
     if family != "gemma2":  # whose padding rows are NaN in float64
         model = model.double()

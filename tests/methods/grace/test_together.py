@@ -11,7 +11,7 @@ from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, plan
+from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, plan_edits
 from easyedit_lifelong.models.encoding import EncodedPair
 from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer
 
@@ -120,7 +120,7 @@ def test_planning_leaves_the_codebook_alone() -> None:
         codebook.enter(query, label, value)
     before = [codebook.row(n) for n in range(len(codebook))]
     pending = [PendingEdit(label, str(n), f"request {n}", n) for n, label in enumerate(labels)]
-    planned = plan(codebook, queries[5:], pending[5:], fresh[5:])
+    planned = plan_edits(codebook, queries[5:], pending[5:], fresh[5:])
     after = [codebook.row(n) for n in range(len(codebook))]
     assert [(index, label) for index, label, _ in after] == [(index, label) for index, label, _ in before]
     assert all(

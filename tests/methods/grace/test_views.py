@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision
-from easyedit_lifelong.methods.grace.codebook.removal import without
-from easyedit_lifelong.methods.grace.codebook.search import SMALLEST
+from easyedit_lifelong.methods.grace.codebook.key_search import BRUTE_FORCE_BELOW
+from easyedit_lifelong.methods.grace.codebook.removal import remove_edits
 from tests.support.thoroughness import examples
 
 WIDTH, VALUE, GATE = 3, 2, 2
@@ -32,7 +32,7 @@ class Kind:
     dist_fn: str
     views: int
     gated: bool
-    own_eps: bool
+    per_edit_eps: bool
 
     @property
     def eps(self) -> float:
@@ -47,7 +47,7 @@ class Kind:
             views=self.views,
             gate_size=GATE if self.gated else 0,
             gate_eps=GATE_EPS if self.gated else None,
-            own_eps=self.own_eps,
+            per_edit_eps=self.per_edit_eps,
         )
 
 
@@ -67,7 +67,7 @@ class Edit:
     def entering(self, kind: Kind) -> tuple[Tensor, tuple[int, ...], Tensor]:
         parts = [torch.tensor([float(self.number), 1.0])]
         parts += [self.gate] if kind.gated else []
-        parts += [torch.tensor([self.own])] if kind.own_eps else []
+        parts += [torch.tensor([self.own])] if kind.per_edit_eps else []
         return self.views[: kind.views].flatten(), (self.label,), torch.cat(parts)
 
 
@@ -139,7 +139,7 @@ class Account:
             if here:  # of keys at the query itself, the one with the nearest gate
                 among = [self.nearest_gate(edit, here, apart)]
         index, distance = self.nearest(views, among)
-        eps = edit.own if self.kind.own_eps else self.kind.eps
+        eps = edit.own if self.kind.per_edit_eps else self.kind.eps
         fresh = {"views": views, "label": edit.label, "gate": edit.gate, "number": edit.number, "radius": eps}
         if index < 0 or not self.at_most(distance, eps + self.rows[index]["radius"]):
             self.rows.append(fresh)
@@ -195,8 +195,8 @@ def test_decisions_and_lookups_are_those_of_the_rules(stream: list[Edit], kind: 
     ]
     assume(account.closest > CLOSE)
     assert book.lookup(queries).tolist() == answers
-    assert book.reached(queries).tolist() == reached
-    assert ((book.nearness(queries) <= 1).any(dim=1)).tolist() == reached
+    assert book.within_any_radius(queries).tolist() == reached
+    assert ((book.relative_distances(queries) <= 1).any(dim=1)).tolist() == reached
 
 
 @examples(100)
@@ -205,7 +205,7 @@ def test_without_some_edits_is_built_without_them(stream: list[Edit], kind: Kind
     book = kind.book()
     changes = [enter(book, kind, edit)[1] for edit in stream]
     out = data.draw(st.sets(st.sampled_from(range(len(stream))), max_size=5))
-    left = without(book, changes, out, range(len(stream)))
+    left = remove_edits(book, changes, out, range(len(stream)))
     fresh = kind.book()
     expected = [enter(fresh, kind, edit)[1] for n, edit in enumerate(stream) if n not in out]
     assert book.labels == fresh.labels
@@ -224,14 +224,14 @@ def test_the_search_agrees_with_all_distances(dist_fn: str, views: int) -> None:
     generator = torch.Generator().manual_seed(views)
     kind = Kind(dist_fn, views, False, True)
     book, width = kind.book(48), 48
-    for number in range(SMALLEST + 40):
+    for number in range(BRUTE_FORCE_BELOW + 40):
         key = torch.randn(views * width, generator=generator)
         far = 4.0 if dist_fn == "euc" else 0.3
         value = torch.tensor([number, 1.0, far * float(torch.rand((), generator=generator))])
         book._append(key, (number,), value, float(value[-1]))
-        if number == SMALLEST:
+        if number == BRUTE_FORCE_BELOW:
             book.lookup(torch.randn(2, width, generator=generator))  # from here on the search has keys to catch up with
-    near = book.key_views[torch.randint(len(book) * views, (200,), generator=generator)]
+    near = book.key_vectors[torch.randint(len(book) * views, (200,), generator=generator)]
     scale = torch.rand(200, 1, generator=generator) * (0.8 if dist_fn == "euc" else 1.0)
     queries = torch.cat([near + scale * torch.randn(200, width, generator=generator), near[:20]])
 
@@ -241,8 +241,8 @@ def test_the_search_agrees_with_all_distances(dist_fn: str, views: int) -> None:
         index = distances.argmin(dim=1)
         nearest = torch.where(inside.gather(1, index.unsqueeze(1)).squeeze(1), index, -1)
         assert torch.equal(book.lookup(queries), nearest)
-        assert torch.equal(book.reached(queries), inside.any(dim=1))
-        assert torch.equal(book.nearness(queries) <= 1, inside)
+        assert torch.equal(book.within_any_radius(queries), inside.any(dim=1))
+        assert torch.equal(book.relative_distances(queries) <= 1, inside)
         for query, row in zip(queries[:30], distances[:30], strict=True):
             match = book.nearest(query)
             assert (match.index, match.distance) == (int(row.argmin()), float(row.min()))
@@ -280,10 +280,10 @@ def test_a_later_fact_within_a_wide_radius_is_a_rival_by_its_gate_alone() -> Non
 def test_undoing_a_view_that_changed_tells_the_search() -> None:
     book = Codebook(8, 1, eps=0.5, views=2, eps_expand="coverage")
     generator = torch.Generator().manual_seed(0)
-    keys = 10 * torch.randn(SMALLEST, 16, generator=generator)
+    keys = 10 * torch.randn(BRUTE_FORCE_BELOW, 16, generator=generator)
     for number, key in enumerate(keys):
         book.enter(key, (number,), torch.zeros(1))
-    assert book.lookup(keys[:, 8:]).tolist() == list(range(SMALLEST))
+    assert book.lookup(keys[:, 8:]).tolist() == list(range(BRUTE_FORCE_BELOW))
     change = book.redo([(5, (99,), (keys[5] + 100, torch.ones(1), torch.tensor(0.5)))])
     assert book.lookup(keys[4:7, 8:]).tolist() == [4, -1, 6]
     assert book.lookup(keys[4:7, :8]).tolist() == [4, -1, 6]

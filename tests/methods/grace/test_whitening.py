@@ -126,7 +126,7 @@ def test_stored_second_moments_are_used_and_once_is_enough(
     def forbidden(*_: Any, **__: Any) -> None:
         raise AssertionError("collected")
 
-    monkeypatch.setattr("easyedit_lifelong.covariance.native_engine.KeyTaker", forbidden)
+    monkeypatch.setattr("easyedit_lifelong.covariance.native_engine.KeyCollector", forbidden)
     model, _, editor = edited("llama", "simple", FACTS[:2], **options)
     monkeypatch.setattr(whitening, "named_moments", forbidden)  # a later call doesn't even look
     apply_grace_to_model(model, build_tokenizer(), FACTS[2:], editor.hparams)

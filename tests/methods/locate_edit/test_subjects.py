@@ -12,7 +12,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.methods.locate_edit.check import check_requests
-from easyedit_lifelong.methods.locate_edit.facts import prepare
+from easyedit_lifelong.methods.locate_edit.facts import encode_fact
 from easyedit_lifelong.methods.shared.subject_positions import subject_position, subject_span
 from tests.support.byte_level import ALPHABET, byte_level
 from tests.support.coachhook_edits import PLAIN, hparams_for
@@ -266,7 +266,7 @@ def test_a_subject_that_is_no_use_is_named(subject: str | None, message: str) ->
 
 def test_the_last_token_needs_no_subject() -> None:
     request = EditRequest(7, "the capital of France is", "Rome")
-    fact = prepare(build_tokenizer(), request, PLAIN, hparams_for("llama", fact_token="last"), None)
+    fact = encode_fact(build_tokenizer(), request, PLAIN, hparams_for("llama", fact_token="last"), None)
     assert fact.plain.lookup == 4
     assert fact.essence is None
 
@@ -274,7 +274,9 @@ def test_the_last_token_needs_no_subject() -> None:
 @pytest.mark.parametrize("prompt", ["what is {} or {0} of France", "{} France", "France}", "{France is", "%s {France}"])
 def test_braces_in_a_prompt_stay(prompt: str) -> None:
     tokenizer = byte_level("F r", "Fr a")
-    fact = prepare(tokenizer, EditRequest(1, prompt, "Rome", "France"), [["{}"], ["x. {}"]], hparams_for("llama"), None)
+    fact = encode_fact(
+        tokenizer, EditRequest(1, prompt, "Rome", "France"), [["{}"], ["x. {}"]], hparams_for("llama"), None
+    )
     assert [tokenizer.decode(row.prompt) for row in fact.contexts] == [prompt, "x. " + prompt]
     assert all(tokenizer.decode(row.prompt[: row.lookup + 1]).endswith("France") for row in fact.contexts)
 
@@ -284,7 +286,9 @@ def test_braces_in_a_prompt_stay(prompt: str) -> None:
 )
 def test_odd_subjects(subject: str, prompt: str) -> None:
     tokenizer = byte_level()
-    fact = prepare(tokenizer, EditRequest(1, prompt, "Rome", subject), [["{}"], ["x. {}"]], hparams_for("llama"), None)
+    fact = encode_fact(
+        tokenizer, EditRequest(1, prompt, "Rome", subject), [["{}"], ["x. {}"]], hparams_for("llama"), None
+    )
     for row in (*fact.contexts, fact.essence):
         assert row is not None
         assert tokenizer.decode(row.prompt[: row.lookup + 1]).endswith(subject.strip())
@@ -293,7 +297,7 @@ def test_odd_subjects(subject: str, prompt: str) -> None:
 
 def test_prompts_with_spaces_around() -> None:
     tokenizer = byte_level()
-    fact = prepare(
+    fact = encode_fact(
         tokenizer, EditRequest(1, "  of France is ", "Rome", "France"), [["x. {}"]], hparams_for("llama"), None
     )
     (row,) = fact.contexts
@@ -305,7 +309,7 @@ def test_prompts_with_spaces_around() -> None:
 def test_mentions_are_looked_up_where_the_subject_is_mentioned_first() -> None:
     tokenizer = byte_level()
     hparams = hparams_for("llama", mention_templates=["I like {subject}, and {prompt}"])
-    fact = prepare(tokenizer, EditRequest(1, "of {France} is", "Rome", "{France}"), PLAIN, hparams, None)
+    fact = encode_fact(tokenizer, EditRequest(1, "of {France} is", "Rome", "{France}"), PLAIN, hparams, None)
     (row,) = fact.mentions
     assert tokenizer.decode(row.prompt) == "I like {France}, and of {France} is"
     assert tokenizer.decode(row.prompt[: row.lookup + 1]) == "I like {France}"
@@ -314,14 +318,14 @@ def test_mentions_are_looked_up_where_the_subject_is_mentioned_first() -> None:
 
 def test_a_prompt_that_is_too_long_is_named() -> None:
     request = EditRequest(7, "the capital of France is", "Rome Paris", "France", source="facts.json, record 3")
-    prepare(build_tokenizer(), request, PLAIN, hparams_for("llama"), 7)
+    encode_fact(build_tokenizer(), request, PLAIN, hparams_for("llama"), 7)
     with pytest.raises(DataError, match=r"facts.json, record 3 .*field 'prompt': .*has 7 tokens, .*context is 6"):
-        prepare(build_tokenizer(), request, PLAIN, hparams_for("llama"), 6)
+        encode_fact(build_tokenizer(), request, PLAIN, hparams_for("llama"), 6)
 
 
 def test_weights_are_means_within_groups_then_over_groups() -> None:
     request = EditRequest(7, "the capital of France is", "Rome", "France")
-    fact = prepare(build_tokenizer(), request, [["{}"], ["a . {}", "b . {}", "c . {}"]], hparams_for("llama"), None)
+    fact = encode_fact(build_tokenizer(), request, [["{}"], ["a . {}", "b . {}", "c . {}"]], hparams_for("llama"), None)
     assert [row.weight for row in fact.contexts] == [1 / 2, 1 / 6, 1 / 6, 1 / 6]
     assert fact.plain.weight == 0
     assert fact.essence is not None

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
-from easyedit_lifelong.methods.locate_edit.facts import Fact, Row, prepare
-from easyedit_lifelong.methods.locate_edit.placement import group_rows, place
-from easyedit_lifelong.methods.locate_edit.rows import SuffixRows
-from easyedit_lifelong.methods.locate_edit.values import TargetVectors, optimise_targets
+from easyedit_lifelong.methods.locate_edit.aligned_rows import align_rows, group_rows
+from easyedit_lifelong.methods.locate_edit.facts import Fact, Row, encode_fact
+from easyedit_lifelong.methods.locate_edit.suffix_rows import SuffixRows
+from easyedit_lifelong.methods.locate_edit.target_vectors import TargetVectors, optimise_targets
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
 from tests.support.coachhook_edits import LEARNABLE, TEMPLATES, editor_on, hparams_for, requests_for
@@ -30,7 +30,7 @@ FAMILIES = ["gpt2", "llama", "mistral"]
 def facts_of(fact_token: str = "subject_last", mentions: tuple[str, ...] = ()) -> list[Fact]:
     hparams = hparams_for("llama", fact_token=fact_token, mention_templates=list(mentions))
     requests = [*requests_for(), EditRequest(9, *LEARNABLE)]
-    return [prepare(build_tokenizer(), request, TEMPLATES, hparams, None) for request in requests]
+    return [encode_fact(build_tokenizer(), request, TEMPLATES, hparams, None) for request in requests]
 
 
 def optimise(model: Any, hparams: CoachHookHyperParams, facts: list[Fact], layer: int | None = None) -> TargetVectors:
@@ -331,7 +331,7 @@ def test_every_row_is_placed_once_with_its_look_up_in_one_column() -> None:
     assert sum(map(len, groups)) == sum(len(fact.rows) for fact in facts)
     share = torch.zeros(len(facts), dtype=torch.float64)
     for owned in groups:
-        rows = place(runner, owned)
+        rows = align_rows(runner, owned)
         for number, item in enumerate(owned):
             tokens = rows.ids[number][rows.mask[number].bool()].tolist()
             assert tokens == item.row.prompt + item.row.target[:-1]

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from easyedit_lifelong import NativeMemitHyperParams
 from easyedit_lifelong.bridge import easyedit_method, easyedit_methods, find_easyedit, install, requirements
-from easyedit_lifelong.bridge.context import memory_of
+from easyedit_lifelong.bridge.method_context import model_state_of
 from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.data.request import as_requests
 from easyedit_lifelong.methods.memit.editor import MemitEditor
@@ -43,7 +43,7 @@ def native_editor(kind: str, templates: Any, hparams: NativeMemitHyperParams) ->
 
 
 def templates_of(model: Any) -> list[list[str]]:
-    found = (v for (_, name), v in memory_of(model).caches.items() if name == "CONTEXT_TEMPLATES_CACHE" and v)
+    found = (v for (_, name), v in model_state_of(model).caches.items() if name == "CONTEXT_TEMPLATES_CACHE" and v)
     return next(found)
 
 

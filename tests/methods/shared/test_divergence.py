@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch.nn import functional as F
 
-from easyedit_lifelong.methods.shared.divergence import Drift
+from easyedit_lifelong.methods.shared.divergence import KLDivergence
 
 
 def test_memits_divergence_and_its_gradient() -> None:
@@ -13,12 +13,12 @@ def test_memits_divergence_and_its_gradient() -> None:
     before = torch.randn(3, 11, dtype=torch.float64).log_softmax(dim=1)
     logits = torch.randn(3, 11, dtype=torch.float64, requires_grad=True)
     expected = F.kl_div(before, logits.log_softmax(dim=1), log_target=True, reduction="none").sum(dim=1)
-    drift = Drift.apply(logits, before)
+    drift = KLDivergence.apply(logits, before)
     torch.testing.assert_close(drift, expected)
     weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     (grad,) = torch.autograd.grad(drift, logits, weights)
     torch.testing.assert_close(grad, torch.autograd.grad(expected, logits, weights)[0])
-    torch.autograd.gradcheck(lambda x: Drift.apply(x, before), logits)
+    torch.autograd.gradcheck(lambda x: KLDivergence.apply(x, before), logits)
 
 
 def test_what_has_moved_by_rounding_alone_has_no_gradient() -> None:
@@ -27,9 +27,11 @@ def test_what_has_moved_by_rounding_alone_has_no_gradient() -> None:
         logits = (10 * torch.randn(2, 50, dtype=dtype)).requires_grad_(True)
         before = logits.detach().log_softmax(dim=1)
         rounded = before * (1 + 20 * torch.finfo(dtype).eps)
-        drift = Drift.apply(logits, rounded)
+        drift = KLDivergence.apply(logits, rounded)
         (grad,) = torch.autograd.grad(drift.sum(), logits)
         assert (drift == 0).all()
         assert (grad == 0).all()
-        (grad,) = torch.autograd.grad(Drift.apply(logits, rounded + 0.01 * torch.randn_like(before)).sum(), logits)
+        (grad,) = torch.autograd.grad(
+            KLDivergence.apply(logits, rounded + 0.01 * torch.randn_like(before)).sum(), logits
+        )
         assert grad.norm() > 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.anatomy import Anatomy, Mlp, anatomy_of, mlp_of
-from easyedit_lifelong.models.kinds import Kind, kind_of
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modules import find_module
 
 _KEY_LAYER_DEPTH = 1 / 3
@@ -100,7 +100,7 @@ def _anatomy(model: Any, option: str) -> Anatomy:
         ModelError: the model is of another kind, or its list of blocks is not recognised.
     """
     anatomy = anatomy_of(model)
-    if kind_of(model) is not Kind.CAUSAL:
+    if kind_of(model) is not ModelKind.CAUSAL:
         raise ModelError(f"{type(model).__name__} is no causal language model; edits can't be found by their subjects")
     if anatomy is None:
         raise ModelError(f"{option}: {type(model).__name__} has no list of blocks that calibrate recognises")

@@ -7,8 +7,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from easyedit_lifelong.methods.grace.calibration.answering import Gate, GateScores, Trial
-from easyedit_lifelong.methods.grace.calibration.finding import WHITENED, KeyLayerResult, dist_fn_of
+from easyedit_lifelong.methods.grace.calibration.answer_layer_study import Gate, GateScores, Trial
+from easyedit_lifelong.methods.grace.calibration.key_layer_study import WHITENED, KeyLayerResult, dist_fn_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 
 AUTO = "auto"

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, PlotPanel, PlotSeries, TextTable
-from easyedit_lifelong.methods.grace.calibration.answering import SCORES, Gate, GateScores, Trial
+from easyedit_lifelong.methods.grace.calibration.answer_layer_study import SCORES, Gate, GateScores, Trial
 from easyedit_lifelong.methods.grace.calibration.choice import AUTO, best_key_layer
-from easyedit_lifelong.methods.grace.calibration.finding import DISTANCES, KeyLayerResult, rates_with
+from easyedit_lifelong.methods.grace.calibration.key_layer_study import DISTANCES, KeyLayerResult, rates_with
 from easyedit_lifelong.methods.grace.calibration.study import Calibration
 
 _MARK = "←"

@@ -13,7 +13,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.calibrator import ShowStep, no_progress
-from easyedit_lifelong.methods.grace.calibration.answering import (
+from easyedit_lifelong.methods.grace.calibration.answer_layer_study import (
     Gate,
     GateScores,
     Opening,
@@ -34,7 +34,12 @@ from easyedit_lifelong.methods.grace.calibration.choice import (
     choose_eps,
     with_values,
 )
-from easyedit_lifelong.methods.grace.calibration.finding import KeyLayerResult, RadiusResult, StudyTexts, study_finding
+from easyedit_lifelong.methods.grace.calibration.key_layer_study import (
+    KeyLayerResult,
+    RadiusResult,
+    StudyTexts,
+    study_key_layers,
+)
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.usable_records import add_relation_probes, usable_records
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
@@ -189,7 +194,7 @@ def calibrate(
         bases = _whitening_matrices(model, tokenizer, key_layers, hparams, show)
         with show("finding subjects") as progress:
             inputs = LayerInputs(runner, {path: find_module(model, path)[1] for path in key_layers})
-            steps.findings = study_finding(inputs, key_layers, texts, bases, tokenizer, hparams, rate, progress)
+            steps.findings = study_key_layers(inputs, key_layers, texts, bases, tokenizer, hparams, rate, progress)
         save(steps)
     if steps.gates is None:
         with show("comparing questions") as progress:

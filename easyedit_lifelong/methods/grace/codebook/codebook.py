@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision, Label, Match, Row
-from easyedit_lifelong.methods.grace.codebook.lookup import StoredKeys
+from easyedit_lifelong.methods.grace.codebook.stored_keys import StoredKeys
 
 _SPLIT_GAP = 1e-5
 """Gap between the two radii of a split, as in the authors' code."""
@@ -36,7 +36,7 @@ class Codebook(StoredKeys):
                 do not compete for a key.
         """
         match, eps, gate = self.nearest(query), self.eps, None
-        if value is not None and self.own_eps:
+        if value is not None and self.per_edit_eps:
             eps = float(value[-1])
         if value is not None and self.gate_eps is not None:
             gate = value[self._value_size :][: self.gate_size]
@@ -85,7 +85,7 @@ class Codebook(StoredKeys):
         if decision in (Decision.ADD, Decision.SPLIT):
             change = self._change_of(nearest if decision is Decision.SPLIT else None)
             half = match.distance / 2
-            radius = half if decision is Decision.SPLIT else float(value[-1]) if self.own_eps else self.eps
+            radius = half if decision is Decision.SPLIT else float(value[-1]) if self.per_edit_eps else self.eps
             if decision is Decision.SPLIT:
                 self.radii[nearest] = half - _SPLIT_GAP
             return decision, self._append(query, label, value, radius), change

@@ -19,14 +19,14 @@ _UNDERFLOW = 1e-15
 """More than the error of a distance whose squares are too small for float32."""
 
 
-def lengths(vectors: Tensor) -> Tensor:
+def vector_norms(vectors: Tensor) -> Tensor:
     """Return Euclidean norms over the last dimension, in float64 so that the order of summation does not matter."""
     widest = torch.float32 if vectors.device.type == "mps" else torch.float64  # MPS has no float64
     return torch.linalg.vector_norm(vectors, dim=-1, dtype=widest)
 
 
-def prepared(vectors: Tensor, dist_fn: str) -> Tensor:
-    """Convert vectors for :func:`between`: to float32 and, for ``cos``, to unit length (zero if too short).
+def normalized(vectors: Tensor, dist_fn: str) -> Tensor:
+    """Convert vectors for :func:`pairwise_distances`: to float32 and, for ``cos``, to unit length (zero if too short).
 
     Args:
         vectors: shape ``(n, width)``, any dtype.
@@ -35,11 +35,11 @@ def prepared(vectors: Tensor, dist_fn: str) -> Tensor:
     vectors = vectors.float()
     if dist_fn == EUC:
         return vectors
-    norms = lengths(vectors).float().unsqueeze(-1)
+    norms = vector_norms(vectors).float().unsqueeze(-1)
     return torch.where(norms < _MIN_NORM, 0.0, vectors / norms.clamp_min(_MIN_NORM))
 
 
-def between(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
+def pairwise_distances(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
     """Return the distance of every prepared query to every prepared key, ``(..., queries, keys)``, in float32."""
     distance = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
     if dist_fn == EUC:
@@ -49,8 +49,8 @@ def between(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
     return torch.where(no_direction, 1.0, distance.square() / 2)
 
 
-def by_product(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
-    """Return the distances of :func:`between` from a matrix product: faster, but rounded; not for decisions.
+def rounded_pairwise_distances(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
+    """Return the distances of :func:`pairwise_distances` from a matrix product: faster, but rounded; not for decisions.
 
     Args:
         queries: prepared, shape ``(queries, width)``.
@@ -63,10 +63,10 @@ def by_product(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
     return (1 - queries @ keys.t()).clamp_min(0) if dist_fn == COS else torch.cdist(queries, keys)
 
 
-def farthest_squared(distance: Tensor, width: int, dist_fn: str) -> Tensor:
-    """Return an upper bound on the exact squared distance of vectors for which :func:`between` returns ``distance``.
+def max_squared_distance(distance: Tensor, width: int, dist_fn: str) -> Tensor:
+    """Return an upper bound on the exact squared distance of vectors.
 
-    The bound allows for the rounding of ``width`` squares and their sum in float32.
+    ``distance`` is what :func:`pairwise_distances` returned for them. The bound allows for the rounding of ``width`` squares and their sum in float32.
 
     Args:
         distance: in units of the distance function, any shape.

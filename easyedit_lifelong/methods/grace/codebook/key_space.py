@@ -83,14 +83,14 @@ def new_codebook(
         key_width: width of a key, all key vectors included.
         value_width: width of a value, with its gate and radius.
         gate_size: width of a gate; 0 without gates.
-        rounding: the result of :func:`~easyedit_lifelong.methods.grace.codebook.lookup.rounding_of`.
+        rounding: the result of :func:`~easyedit_lifelong.methods.grace.codebook.stored_keys.rounding_of`.
         device: device of the codebook.
     """
-    own_eps = hparams.eps == "auto"
+    per_edit_eps = hparams.eps == "auto"
     return Codebook(
         key_width // hparams.views,
-        value_width - gate_size - own_eps,
-        eps=0.0 if own_eps else float(hparams.eps),
+        value_width - gate_size - per_edit_eps,
+        eps=0.0 if per_edit_eps else float(hparams.eps),
         dist_fn=hparams.dist_fn,
         eps_expand=hparams.eps_expand,
         rounding=rounding,
@@ -98,5 +98,5 @@ def new_codebook(
         views=hparams.views,
         gate_size=gate_size,
         gate_eps=hparams.gate_eps,
-        own_eps=own_eps,
+        per_edit_eps=per_edit_eps,
     )

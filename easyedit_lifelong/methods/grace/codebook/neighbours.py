@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
-from easyedit_lifelong.methods.grace.codebook.distance import COS, between, prepared
+from easyedit_lifelong.methods.grace.codebook.distance import COS, normalized, pairwise_distances
 
 _CANDIDATES = 4
 """Nearest keys by rounded distances, of which the exact distances are computed."""
@@ -44,9 +44,9 @@ def neighbours_of(codebook: Codebook) -> list[Neighbour | None]:
     count, views = len(codebook), codebook.views
     if count < 2:
         return [None] * count
-    keys, radii = prepared(codebook.key_views, codebook.dist_fn), codebook.radii
+    keys, radii = normalized(codebook.key_vectors, codebook.dist_fn), codebook.radii
     squares = keys.square().sum(dim=1)
-    gates = prepared(codebook.gates, COS)
+    gates = normalized(codebook.gates, COS)
     neighbours: list[Neighbour | None] = []
     step = max(1, _PAIRS_AT_ONCE // (count * views * views))
     for start in range(0, count, step):
@@ -80,7 +80,7 @@ def _exact_neighbours(
         excluded: which candidates do not count, same shape.
     """
     by_key = keys.view(len(codebook), codebook.views, -1)
-    distances = between(by_key[rows], by_key[candidates].flatten(1, 2), codebook.dist_fn).amin(dim=1)
+    distances = pairwise_distances(by_key[rows], by_key[candidates].flatten(1, 2), codebook.dist_fn).amin(dim=1)
     distances = distances.view(*candidates.shape, codebook.views).amin(dim=2)
     nearness = distances / _sum_of_radii(codebook.radii[rows].unsqueeze(1), codebook.radii[candidates])
     nearness, best = nearness.masked_fill(excluded, float("inf")).min(dim=1)

@@ -12,10 +12,10 @@ from collections.abc import Collection, Sequence
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
-from easyedit_lifelong.methods.grace.codebook.history import entries_in, insert_again, keys_of, rows_of
+from easyedit_lifelong.methods.grace.codebook.edit_history import insert_again, keys_of, rows_of, trained_edits
 
 
-def without(
+def remove_edits(
     codebook: Codebook, changes: Sequence[Change], numbers: Collection[int], names: Sequence[object]
 ) -> list[Change]:
     """Remove edits from a codebook, all or none.
@@ -40,7 +40,7 @@ def without(
     codebook.undo(*changes[begin:])
     kept = list(changes[:begin])
     try:
-        for n, edit in enumerate(entries_in(changes[begin:], rows), begin):
+        for n, edit in enumerate(trained_edits(changes[begin:], rows), begin):
             if n not in numbers:
                 kept.append(insert_again(codebook, edit)[1])
     except BaseException:
@@ -60,7 +60,7 @@ def without(
 def check_removable(
     codebook: Codebook, changes: Sequence[Change], numbers: Collection[int], names: Sequence[object]
 ) -> None:
-    """Check that the query of every edit after the removed ones is known; see :func:`without`.
+    """Check that the query of every edit after the removed ones is known; see :func:`remove_edits`.
 
     Raises:
         EditError: a later edit was saved without its query.

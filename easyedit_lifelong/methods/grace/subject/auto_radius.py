@@ -23,8 +23,8 @@ from torch import Tensor
 
 from easyedit_lifelong.data import samples
 from easyedit_lifelong.data.subjects import find_subject
-from easyedit_lifelong.methods.grace.codebook.distance import by_product, prepared
-from easyedit_lifelong.methods.grace.subject.contexts import key_texts
+from easyedit_lifelong.methods.grace.codebook.distance import normalized, rounded_pairwise_distances
+from easyedit_lifelong.methods.grace.subject.request_texts import key_texts
 
 _TEXTS = ("prompt", "src", "rephrase_prompt", "rephrase", "locality_prompt", "loc", "relation_specificity_prompt")
 
@@ -86,7 +86,7 @@ class Neighbourhood:
         queries = queries_of([list(tokenizer(text)["input_ids"]) for text in sentences.texts])
         lengths = torch.tensor([len(rows) for rows in queries], device=queries[0].device)
         self._sentence_of_token = torch.arange(len(queries), device=lengths.device).repeat_interleave(lengths)
-        self._tokens = prepared(torch.cat(queries), dist_fn)
+        self._tokens = normalized(torch.cat(queries), dist_fn)
         spans = [(subject, prompt, find_subject(prompt, subject)) for subject, prompt in sentences.subjects]
         keyed_subjects = [
             (subject, key_texts(tokenizer, prompt, span, key_templates))
@@ -108,7 +108,7 @@ class Neighbourhood:
             subject: the key's subject.
             context_queries: the queries at the subject in the edit's contexts, shape ``(contexts, width)``.
         """
-        spread = float(self._distances(prepared(context_queries, self._dist_fn), key).amin(dim=1).max())
+        spread = float(self._distances(normalized(context_queries, self._dist_fn), key).amin(dim=1).max())
         return min(max(self.auto_radius, spread), float(self._sentence_distances(key, subject).min()) / 2)
 
     def _sentence_distances(self, key: Tensor, subject: str) -> Tensor:
@@ -124,4 +124,4 @@ class Neighbourhood:
 
     def _distances(self, tokens: Tensor, key: Tensor) -> Tensor:
         """Return the distances from prepared queries to key vectors, ``(tokens, key vectors)``."""
-        return by_product(tokens, prepared(key, self._dist_fn), self._dist_fn)
+        return rounded_pairwise_distances(tokens, normalized(key, self._dist_fn), self._dist_fn)

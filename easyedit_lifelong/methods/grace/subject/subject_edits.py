@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, QueriesOf
-from easyedit_lifelong.methods.grace.subject.contexts import Case, prepare_case
+from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts, encode_request_texts
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.grace.subject.whitening import whitening_for
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
@@ -63,7 +63,7 @@ class SubjectEdits:
         self._adaptor, self._passes = adaptor, passes
         self._neighbourhood: Neighbourhood | None = None
 
-    def prepare(self, tokenizer: Any, requests: Sequence[EditRequest], hparams: GraceHyperParams) -> list[Case]:
+    def prepare(self, tokenizer: Any, requests: Sequence[EditRequest], hparams: GraceHyperParams) -> list[RequestTexts]:
         """Encode each request's training texts and key texts.
 
         Args:
@@ -78,9 +78,9 @@ class SubjectEdits:
         def encode(request: EditRequest, text: str) -> EncodedPair:
             return self._passes.encode(tokenizer, request, hparams.replacement, text)
 
-        return [prepare_case(tokenizer, request, hparams, encode) for request in requests]
+        return [encode_request_texts(tokenizer, request, hparams, encode) for request in requests]
 
-    def batch(self, tokenizer: Any, cases: Sequence[Case], hparams: GraceHyperParams, pad: int) -> SubjectBatch:
+    def batch(self, tokenizer: Any, cases: Sequence[RequestTexts], hparams: GraceHyperParams, pad: int) -> SubjectBatch:
         """Compute the keys, gates and radii of edits, and the pass that trains their values.
 
         Args:
@@ -113,7 +113,12 @@ class SubjectEdits:
         return SubjectBatch(value_pass, keys.flatten(1), torch.cat(extras, dim=1))
 
     def _radii(
-        self, tokenizer: Any, cases: Sequence[Case], keys: Tensor, hparams: GraceHyperParams, queries_of: QueriesOf
+        self,
+        tokenizer: Any,
+        cases: Sequence[RequestTexts],
+        keys: Tensor,
+        hparams: GraceHyperParams,
+        queries_of: QueriesOf,
     ) -> Tensor:
         """Return each key's initial radius by ``eps: auto``, ``(edits, 1)``."""
         if self._neighbourhood is None:

@@ -4,8 +4,8 @@ Every real token of a forward pass is looked up in the codebook. The two adaptor
 
 - :class:`SubjectAdaptor` (without ``answer_layer``) replaces the output of the same layer at the token that matched. It
   acts on prompts and on generated text, and does not need to know where the prompt ends.
-- :class:`LateAdaptor` (with ``answer_layer``) replaces the output of a later layer at the prompt's last token. There a
-  relation gate (``gate_eps``) can test whether the prompt asks about the edit's relation: late layers show the
+- :class:`AnswerLayerAdaptor` (with ``answer_layer``) replaces the output of a later layer at the prompt's last token.
+  There a relation gate (``gate_eps``) can test whether the prompt asks about the edit's relation: late layers show the
   relation, the early layer that finds subjects does not.
 """
 
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.grace.layer import CHILD, GraceAdaptor
+from easyedit_lifelong.methods.grace.adaptor import CHILD, GraceAdaptor
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.models.attachment import Attachment
-from easyedit_lifelong.models.windows import Window, repeated
+from easyedit_lifelong.models.windows import Window, repeat_rows
 
 _COUNTED_HITS = -1
 """Entry of ``Generation.decisions`` that holds the hits already counted, as (prompt, key) pairs by adaptor."""
@@ -95,7 +95,7 @@ class SubjectAdaptor(GraceAdaptor):
             self.whitening = self.whitening.to(inputs.device)
         return whitened(inputs, self.whitening)
 
-    def _with_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
+    def _apply_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
         assert self.codebook is not None
         looked_up = _token_mask(inputs, window)
         queries = self.queries(inputs)
@@ -131,7 +131,7 @@ class SubjectAdaptor(GraceAdaptor):
         self.codebook.hits.update(key for _, key in hits)
 
 
-class LateAdaptor(SubjectAdaptor):
+class AnswerLayerAdaptor(SubjectAdaptor):
     """Finds subjects at a key layer, and replaces the output of a later answer layer at the prompt's last token.
 
     Args:
@@ -150,7 +150,9 @@ class LateAdaptor(SubjectAdaptor):
 
     def __init__(self, model: nn.Module, key_layer: nn.Module, answer_layer: nn.Module) -> None:
         super().__init__(model, answer_layer)
-        self._key_layer = self._keeping = Attachment(model, key_layer, CHILD, self._match_subjects, spanning=True)
+        self._key_layer = self._codebook_attachment = Attachment(
+            model, key_layer, CHILD, self._match_subjects, spanning=True
+        )
 
     def detach(self) -> None:
         """Remove the adaptor from the model; at the second call, do nothing."""
@@ -172,14 +174,14 @@ class LateAdaptor(SubjectAdaptor):
         looked_up = _token_mask(inputs, window) & _prompt_mask(inputs, window)
         queries = self.queries(inputs)
         matching = torch.zeros_like(looked_up)
-        matching[looked_up] = self.codebook.reached(queries[looked_up])
+        matching[looked_up] = self.codebook.within_any_radius(queries[looked_up])
         token_keys = torch.full(looked_up.shape, -1, device=inputs.device)
         memory: dict[int, Any] = {} if window.generation is None else window.generation.decisions
         # A prompt can arrive in chunks: continue with the matches of its earlier chunks.
         by_row: MatchesByRow = dict(memory.get(id(self), {})) if window.past else {}
         for row in matching.any(dim=1).nonzero().flatten().tolist():
             columns = matching[row].nonzero().flatten()
-            nearness = self.codebook.nearness(queries[row, columns])
+            nearness = self.codebook.relative_distances(queries[row, columns])
             token_keys[row, columns] = nearness.argmin(dim=1)
             matches = _matched_keys(nearness, columns + window.past)
             by_row[row] = _merge_matches(by_row[row], matches) if row in by_row else matches
@@ -187,7 +189,7 @@ class LateAdaptor(SubjectAdaptor):
         # Matches belong to this pass's rows, so they are stored with the pass and not on the adaptor.
         window.notes[id(self)] = PassMatches(by_row, queries, looked_up, token_keys)
 
-    def _with_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
+    def _apply_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
         assert self.codebook is not None
         matches: PassMatches | None = window.notes.get(id(self)) if window is not None else None
         if window is None or matches is None:
@@ -242,7 +244,7 @@ def _prompt_mask(inputs: Tensor, window: Window) -> Tensor:
     """Return which columns of a pass belong to its rows' prompts, ``(batch, tokens)``."""
     ends = window.ends
     if window.generation is not None:  # a pass over an early chunk of a prompt has no end, so use the generation's
-        ends = repeated(window.generation.ends.to(ends.device), len(ends)) - window.past
+        ends = repeat_rows(window.generation.ends.to(ends.device), len(ends)) - window.past
     return torch.arange(inputs.shape[1], device=inputs.device) <= ends.to(inputs.device).unsqueeze(1)
 
 

@@ -12,15 +12,15 @@ from torch import nn
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError
-from easyedit_lifelong.methods.grace.layer import GraceAdaptor
+from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
 from easyedit_lifelong.methods.grace.training.suffix_pass import SuffixPass
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, full_pass
 from easyedit_lifelong.models.anatomy import Anatomy, anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair
-from easyedit_lifelong.models.kinds import Kind, kind_of
 from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.pairs import Encode, encoder_for
-from easyedit_lifelong.models.prompt_positions import PositionTracker, stack_of
+from easyedit_lifelong.models.prompt_positions import PositionTracker, find_stack
 from easyedit_lifelong.models.runner import Runner
 
 LOG = logging.getLogger(__name__)
@@ -45,14 +45,14 @@ class LayerPasses:
         self.model, self.path = model, path
         self.kind = kind_of(model)
         self.replay_support: tuple[bool | None, int] = (None, 0)
-        stack = stack_of(model, layer) if self.kind is Kind.SEQ2SEQ else model
+        stack = find_stack(model, layer) if self.kind is ModelKind.SEQ2SEQ else model
         prefix = next((name for name, module in model.named_modules() if module is stack), "") + "."
         self._path_in_stack = path.removeprefix(prefix)
         self._anatomy = anatomy_of(stack)
         self._block = self._anatomy.block_of(self._path_in_stack) if self._anatomy else None
         self._warn = (
             warn
-            and self.kind is Kind.CAUSAL
+            and self.kind is ModelKind.CAUSAL
             and self._anatomy is not None
             and self._block == len(self._anatomy.blocks) - 1
         )
@@ -100,7 +100,7 @@ class LayerPasses:
     @property
     def batchable(self) -> bool:
         """Whether one pass can run several requests."""
-        return self.kind is Kind.CAUSAL
+        return self.kind is ModelKind.CAUSAL
 
     def of(
         self,
@@ -121,7 +121,7 @@ class LayerPasses:
         """
 
         def build(anatomy: Anatomy | None) -> ValuePass:
-            if self.kind is Kind.CAUSAL:
+            if self.kind is ModelKind.CAUSAL:
                 rows = [pair for pair in pairs for _ in range(copies)]
                 return SuffixPass(self._runner, adaptor, self.path, rows, pad, anatomy, value_tokens)
             (pair,) = pairs
@@ -154,6 +154,6 @@ class LayerPasses:
 
     def modules_from_layer_on(self) -> list[nn.Module]:
         """Return the block of the layer and the blocks above it; the model itself if its blocks are not known."""
-        if self._anatomy is None or self._block is None or self.kind is Kind.SEQ2SEQ:
+        if self._anatomy is None or self._block is None or self.kind is ModelKind.SEQ2SEQ:
             return [self.model]
         return list(self._anatomy.blocks)[self._block :]

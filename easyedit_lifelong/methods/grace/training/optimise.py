@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
-from easyedit_lifelong.methods.shared.divergence import Drift
+from easyedit_lifelong.methods.shared.divergence import KLDivergence
 from easyedit_lifelong.models.encoding import IGNORED
 
 
@@ -127,7 +127,7 @@ def _drift(value_pass: ValuePass, logits: Tensor, edits: int) -> Tensor:
     """Return KL(edited ‖ unedited) of the next token, summed over each edit's rows without a target, ``(edits,)``."""
     no_target = (value_pass.targets == IGNORED).all(dim=1)
     unedited = value_pass.unedited[no_target, 0].float().log_softmax(dim=-1)
-    drift = Drift.apply(logits[no_target, 0].float(), unedited)
+    drift = KLDivergence.apply(logits[no_target, 0].float(), unedited)
     rows = torch.arange(len(no_target), device=no_target.device)
     edit_of_row = rows.div(len(no_target) // edits, rounding_mode="floor")
     return logits.new_zeros(edits, dtype=torch.float32).index_add(0, edit_of_row[no_target], drift)

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from easyedit_lifelong.methods.grace.layer import GraceAdaptor
+from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.linear import few_token_linears
-from easyedit_lifelong.models.prompt_positions import whole_prompt_layers
+from easyedit_lifelong.models.partial_pass import FrozenPrefix, hidden_of, with_hidden
+from easyedit_lifelong.models.prompt_positions import full_prompt_layers
 from easyedit_lifelong.models.runner import Runner
-from easyedit_lifelong.models.suffix import FrozenPrefix, hidden_of, with_hidden
 
 
 class SuffixPass(ValuePass):
@@ -63,7 +63,7 @@ class SuffixPass(ValuePass):
         block, position = anatomy.block_of(layer_path) if anatomy else None, left.shape[1] - 1
         # With another replacement than replace_last, tokens to the left change, too.
         # Layers of other editors may need complete prompts.
-        constant_left = adaptor.replacement == "replace_last" and not whole_prompt_layers(runner.model)
+        constant_left = adaptor.replacement == "replace_last" and not full_prompt_layers(runner.model)
         self._start = position if block is not None and constant_left else 0
         blocks = list(anatomy.blocks) if anatomy and block is not None else []
         above = [*blocks[block:], anatomy.head] if anatomy and blocks else []

@@ -60,7 +60,7 @@ class PlannedEdit:
     start_from: int | None
 
 
-def plan(
+def plan_edits(
     codebook: Codebook, queries: Tensor, edits: Sequence[PendingEdit], fresh: Sequence[Tensor]
 ) -> list[PlannedEdit]:
     """Return what edits will do when they are inserted in order. The codebook stays unchanged.

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.methods.grace.layer import GraceAdaptor, Trial
+from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor, Trial
 from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.capture import recording_output
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
-from easyedit_lifelong.models.kinds import Kind, kind_of
-from easyedit_lifelong.models.prompt_positions import stack_of
-from easyedit_lifelong.models.suffix import hidden_of, same_logits, standing_in, with_hidden
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
+from easyedit_lifelong.models.partial_pass import fixed_output, hidden_of, same_logits, with_hidden
+from easyedit_lifelong.models.prompt_positions import find_stack
 
 
 class ValuePass(abc.ABC):
@@ -87,7 +87,7 @@ class ValuePass(abc.ABC):
 
     def _reusing_constants(self) -> contextlib.AbstractContextManager[Any]:
         """Reuse constant results in the pass inside the context."""
-        return standing_in(self._below, self._boundary)
+        return fixed_output(self._below, self._boundary)
 
     def _run_full_pass(self, run: Callable[[], Tensor], position: int, start: int = 0) -> None:
         """Run one full pass; keep its logits, the layer's query and output, and the constant results.
@@ -170,10 +170,10 @@ def full_pass(
     targets = torch.tensor([pair.target] * copies, device=device)
     inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     position = 0 if adaptor.query_token == "first" else len(pair.prompt) - 1
-    if kind_of(model) is Kind.SEQ2SEQ:
+    if kind_of(model) is ModelKind.SEQ2SEQ:
         inputs |= {"decoder_input_ids": model.prepare_decoder_input_ids_from_labels(labels=targets), "use_cache": False}
         encoder = model.get_encoder()
-        if stack_of(model, adaptor.layer) is not encoder:
+        if find_stack(model, adaptor.layer) is not encoder:
             with torch.no_grad():
                 inputs["encoder_outputs"] = encoder(input_ids=inputs.pop("input_ids"), attention_mask=mask)
             position = 0  # the decoder's start token

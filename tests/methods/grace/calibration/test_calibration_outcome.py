@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from easyedit_lifelong import GraceHyperParams
-from easyedit_lifelong.methods.grace.calibration.answering import Gate, GateScores, Opening, Trial
+from easyedit_lifelong.methods.grace.calibration.answer_layer_study import Gate, GateScores, Opening, Trial
 from easyedit_lifelong.methods.grace.calibration.choice import calibrated_values
-from easyedit_lifelong.methods.grace.calibration.finding import COS, WHITENED, KeyLayerResult, RadiusResult
+from easyedit_lifelong.methods.grace.calibration.key_layer_study import COS, WHITENED, KeyLayerResult, RadiusResult
 from easyedit_lifelong.methods.grace.calibration.outcome import axis_labels, outcome_of, short_layer_name, verdict
 from easyedit_lifelong.methods.grace.calibration.study import Calibration, Settings, Steps
-from easyedit_lifelong.reporting.calibrate_outcome import markdown, panels_png
+from easyedit_lifelong.reporting.calibrate_outcome import markdown_table, panels_png
 from tests.support.calibration_records import values
 
 
@@ -46,7 +46,7 @@ def test_the_tables(tmp_path: Path) -> None:
         ["0.40", "1.000", "0.700", "0.990", "0.600", "←"],
         ["none", "1.000", "0.750", "0.980", "0.250", ""],
     ]
-    lines = markdown(trial).splitlines()
+    lines = markdown_table(trial).splitlines()
     assert lines[0] == "**20 edits that answer at h.9.mlp**"
     assert lines[3] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert {line.count("|") for line in lines[2:]} == {7}

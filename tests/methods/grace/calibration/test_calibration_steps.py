@@ -16,7 +16,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.calibration import choice as choosing
-from easyedit_lifelong.methods.grace.calibration.answering import (
+from easyedit_lifelong.methods.grace.calibration.answer_layer_study import (
     Gate,
     GateScores,
     Opening,
@@ -25,14 +25,14 @@ from easyedit_lifelong.methods.grace.calibration.answering import (
     study_gates,
     try_edits,
 )
-from easyedit_lifelong.methods.grace.calibration.finding import (
+from easyedit_lifelong.methods.grace.calibration.key_layer_study import (
     COS,
     EUC,
     WHITENED,
     KeyLayerResult,
     RadiusResult,
     StudyTexts,
-    study_finding,
+    study_key_layers,
 )
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.study import Settings, Steps, calibrate
@@ -99,7 +99,7 @@ def test_finding_by_hand(hparams: GraceHyperParams, distance: str) -> None:
     basis = torch.linalg.qr(torch.randn(32, 8, generator=draw)).Q * 0.8
     texts = StudyTexts.of(requests, tokenizer, hparams)
     inputs = LayerInputs(Runner(model, tokenizer), {FINDS: find_module(model, FINDS)[1]})
-    found = study_finding(inputs, [FINDS], texts, {FINDS: basis}, tokenizer, hparams, 0.4)
+    found = study_key_layers(inputs, [FINDS], texts, {FINDS: basis}, tokenizer, hparams, 0.4)
     one = next(finding for finding in found if finding.distance == distance)
     to_keys, fires = by_hand(model, tokenizer, requests, basis if distance == WHITENED else None, distance)
     names_peru = 4  # the fifth of the locality prompts, which so can't fire falsely for Peru's key
@@ -143,7 +143,7 @@ def test_another_record_of_the_same_subject_is_right(hparams: GraceHyperParams) 
     inputs = LayerInputs(Runner(model, tokenizer), {FINDS: find_module(model, FINDS)[1]})
 
     def right() -> float:
-        return study_finding(inputs, [FINDS], texts, {FINDS: torch.zeros(32, 1)}, tokenizer, hparams, 0.01)[1].right
+        return study_key_layers(inputs, [FINDS], texts, {FINDS: torch.zeros(32, 1)}, tokenizer, hparams, 0.01)[1].right
 
     found, texts.same_subject = right(), torch.eye(11, dtype=torch.bool)
     # The last one's paraphrase is the first one's prompt, whose key it is.

@@ -20,7 +20,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.methods.calibrator import Progress, no_progress
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
-from easyedit_lifelong.methods.grace.codebook.distance import COS, prepared
+from easyedit_lifelong.methods.grace.codebook.distance import COS, normalized
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 
@@ -102,7 +102,7 @@ def _study_gate(
 
     def last_inputs(questions: _Questions) -> Tensor:
         rows = [row for _, row in questions]
-        return prepared(torch.stack([vectors[-1] for vectors in inputs.at(path, rows)]), COS)
+        return normalized(torch.stack([vectors[-1] for vectors in inputs.at(path, rows)]), COS)
 
     gates = last_inputs(prompts)
 
@@ -217,5 +217,5 @@ def try_edits(
             points.append(GateScores(gate, *(scores[name] for name in SCORES)))
             progress(len(requests) + number, total)
     finally:
-        editor.take_back(list(editor.records))
+        editor.remove_records(list(editor.records))
     return Trial(hparams.answer_layer, len(requests), n_keys, tuple(points))

@@ -21,7 +21,7 @@ _BLOCK_ROWS = 4096
 """Rows that are compared at once."""
 
 
-class Entries:
+class CodebookArrays:
     """Keys, values and radii.
 
     Args:

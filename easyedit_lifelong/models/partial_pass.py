@@ -52,7 +52,7 @@ class FrozenPrefix(DynamicCache):
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
 
-def standing_in(blocks: Sequence[nn.Module], output: Any) -> contextlib.AbstractContextManager[None]:
+def fixed_output(blocks: Sequence[nn.Module], output: Any) -> contextlib.AbstractContextManager[None]:
     """Return a context in which blocks return ``output`` instead of computing."""
 
     def stand_in(*_: Any, **__: Any) -> Any:
@@ -78,7 +78,7 @@ def replacing_output(module: nn.Module, hidden: Tensor, column: int) -> contextl
     return module.register_forward_hook(replace)
 
 
-def head_at(
+def head_at_positions(
     head: nn.Module, rows: Tensor, columns: Tensor, *, in_place: bool = False
 ) -> contextlib.AbstractContextManager[None]:
     """Return a context in which the output head computes logits only at the given positions.

@@ -138,7 +138,7 @@ class AlignedRows:
         return rows, essences
 
 
-def place(runner: Runner, batch_rows: Sequence[BatchRow]) -> AlignedRows:
+def align_rows(runner: Runner, batch_rows: Sequence[BatchRow]) -> AlignedRows:
     """Align a group of rows at their lookup tokens.
 
     The last target token is predicted and not read, so it is not in ``ids``. The prediction of an essence row is the

@@ -20,10 +20,10 @@ from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.methods.calibrator import Progress, no_progress
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.usable_records import subject_of
-from easyedit_lifelong.methods.grace.codebook.distance import COS, EUC, by_product, prepared
+from easyedit_lifelong.methods.grace.codebook.distance import COS, EUC, normalized, rounded_pairwise_distances
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, Sentences, sample_sentences
-from easyedit_lifelong.methods.grace.subject.contexts import key_texts
+from easyedit_lifelong.methods.grace.subject.request_texts import key_texts
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.subject_positions import subject_span
 
@@ -135,7 +135,7 @@ class StudyTexts:
         )
 
 
-def study_finding(
+def study_key_layers(
     inputs: LayerInputs,
     layers: Sequence[str],
     texts: StudyTexts,
@@ -251,10 +251,10 @@ class _KeyMatching:
     def __init__(
         self, keys: Tensor, dist_fn: str, paraphrases: Tensor, locality: Sequence[Tensor], texts: StudyTexts
     ) -> None:
-        key_vectors = prepared(keys.flatten(0, 1), dist_fn)
+        key_vectors = normalized(keys.flatten(0, 1), dist_fn)
 
         def key_distances(queries: Tensor) -> Tensor:
-            distances = by_product(prepared(queries, dist_fn), key_vectors, dist_fn)
+            distances = rounded_pairwise_distances(normalized(queries, dist_fn), key_vectors, dist_fn)
             return distances.view(len(queries), *keys.shape[:2]).amin(dim=2)
 
         self._distance, self._nearest = key_distances(paraphrases).min(dim=1)

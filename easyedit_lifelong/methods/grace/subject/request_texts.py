@@ -30,7 +30,7 @@ class TrainingText:
 
 
 @dataclass(frozen=True)
-class Case:
+class RequestTexts:
     """A request with its encoded texts.
 
     Attributes:
@@ -45,9 +45,9 @@ class Case:
     keys: list[list[int]]
 
 
-def prepare_case(
+def encode_request_texts(
     tokenizer: Any, request: EditRequest, hparams: GraceHyperParams, encode: Callable[[EditRequest, str], EncodedPair]
-) -> Case:
+) -> RequestTexts:
     """Encode a request's prompt and templates.
 
     Args:
@@ -67,7 +67,7 @@ def prepare_case(
     if hparams.kl_factor:
         text, subject = _fill_and_locate(tokenizer, _ESSENCE, request.prompt, span)
         texts.append(TrainingText(EncodedPair(list(tokenizer(text)["input_ids"]), []), subject))
-    return Case(request, texts, key_texts(tokenizer, request.prompt, span, hparams.key_templates))
+    return RequestTexts(request, texts, key_texts(tokenizer, request.prompt, span, hparams.key_templates))
 
 
 def fill_template(template: str, prompt: str, span: Span) -> tuple[str, Span]:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.bridge.locate import PACKAGE
+from easyedit_lifelong.bridge.easyedit_location import PACKAGE
 from easyedit_lifelong.bridge.wrapping import easyedit_modules, replaced
 from easyedit_lifelong.models.modes import evaluating
 
@@ -39,7 +39,7 @@ _CACHES: dict[str, Callable[[], Any]] = {
 
 
 @dataclass
-class Memory:
+class ModelState:
     """The state that EasyEdit keeps in module globals, for one model.
 
     Attributes:
@@ -53,12 +53,12 @@ class Memory:
     weights: list[str] = field(default_factory=list)
 
 
-_MEMORIES: weakref.WeakKeyDictionary[Any, Memory] = weakref.WeakKeyDictionary()
+_MEMORIES: weakref.WeakKeyDictionary[Any, ModelState] = weakref.WeakKeyDictionary()
 
 
-def memory_of(model: Any) -> Memory:
+def model_state_of(model: Any) -> ModelState:
     """Return the memory of a model. It is deleted together with the model."""
-    return _MEMORIES.setdefault(model, Memory())
+    return _MEMORIES.setdefault(model, ModelState())
 
 
 def device_name(model: Any) -> int | str:
@@ -88,7 +88,7 @@ def method_context(model: Any, tokenizer: Any, hparams: Any, covariances: Mappin
         _restored_parameters(model),
         torch.random.fork_rng(),
         printing_to_log(),
-        _model_caches(memory_of(model), moments),
+        _model_caches(model_state_of(model), moments),
         replaced(nethook, Trace=_block_trace(nethook, getattr(hparams, "layer_module_tmp", ""))),
     ):
         torch.manual_seed(int(getattr(hparams, "seed", 0) or 0))
@@ -125,7 +125,7 @@ def printing_to_log() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _model_caches(memory: Memory, moments: Mapping[tuple[str, str], Tensor]) -> Iterator[None]:
+def _model_caches(memory: ModelState, moments: Mapping[tuple[str, str], Tensor]) -> Iterator[None]:
     """Replace the values of EasyEdit's module-level caches by those of one model, and store them again afterwards."""
     places = [(module, name) for module in easyedit_modules() for name in _CACHES if name in vars(module)]
     before = [vars(module)[name] for module, name in places]

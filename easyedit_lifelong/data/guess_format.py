@@ -22,8 +22,8 @@ def guess_format(path: Path | str) -> str:
     Args:
         path: a file, or the name of a dataset (``hub:…``). Of the latter, only the name is used.
     """
-    fields = set() if hub.is_name(path) else _first_record_fields(Path(path).expanduser())
-    name = str(path) if hub.is_name(path) else Path(path).name
+    fields = set() if hub.is_hub_name(path) else _first_record_fields(Path(path).expanduser())
+    name = str(path) if hub.is_hub_name(path) else Path(path).name
     name = name.lower()
     if fields >= _REPHRASED:
         return "zsre-rephrased"

@@ -16,7 +16,7 @@ PairKey = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Forced:
+class ForcedAnswer:
     """A teacher-forced answer: what a model predicts at each position of a given answer.
 
     Attributes:
@@ -39,12 +39,12 @@ class Forced:
         """Whether all tokens of the answer are the most probable ones."""
         return self.chosen == self.target
 
-    def agreement(self, other: Forced) -> float:
+    def agreement(self, other: ForcedAnswer) -> float:
         """Return the share of positions at which two models predict the same token (locality)."""
         return sum(a == b for a, b in zip(self.chosen, other.chosen, strict=True)) / len(self.chosen)
 
 
-def forced_of(logits: Tensor, target: Sequence[int]) -> Forced:
+def forced_answer(logits: Tensor, target: Sequence[int]) -> ForcedAnswer:
     """Return the teacher-forced answer that a model's logits give.
 
     Args:
@@ -53,7 +53,7 @@ def forced_of(logits: Tensor, target: Sequence[int]) -> Forced:
     """
     logits = logits.float()
     labels = torch.tensor(list(target), device=logits.device)
-    return Forced(tuple(logits.argmax(dim=-1).tolist()), tuple(target), F.cross_entropy(logits, labels).item())
+    return ForcedAnswer(tuple(logits.argmax(dim=-1).tolist()), tuple(target), F.cross_entropy(logits, labels).item())
 
 
 def key_of(pair: EncodedPair) -> PairKey:

@@ -12,24 +12,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from easyedit_lifelong.methods.locate_edit.aligned_rows import BatchRow, align_rows
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
-from easyedit_lifelong.methods.locate_edit.placement import BatchRow, place
-from easyedit_lifelong.methods.shared.divergence import Drift
+from easyedit_lifelong.methods.shared.divergence import KLDivergence
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.capture import recording_output
 from easyedit_lifelong.models.modules import find_module
-from easyedit_lifelong.models.packing import computing_only, mlps_of, token_wise
-from easyedit_lifelong.models.prompt_positions import whole_prompt_layers
-from easyedit_lifelong.models.runner import Runner
-from easyedit_lifelong.models.suffix import (
+from easyedit_lifelong.models.packing import computing_only, mlps_of, token_wise_modules
+from easyedit_lifelong.models.partial_pass import (
     FrozenPrefix,
-    head_at,
+    fixed_output,
+    head_at_positions,
     hidden_of,
     replacing_output,
     same_logits,
-    standing_in,
     with_hidden,
 )
+from easyedit_lifelong.models.prompt_positions import full_prompt_layers
+from easyedit_lifelong.models.runner import Runner
 
 LOG = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class SuffixRows:
         self._runner = runner
         self._block = find_module(runner.model, hparams.layer_module_tmp.format(layer))[1]
         self._early_head = EarlyHead(runner, hparams, layer)
-        self.rows = place(runner, batch_rows)
+        self.rows = align_rows(runner, batch_rows)
         anatomy = runner.anatomy
         blocks: list[nn.Module] = list(anatomy.blocks) if anatomy is not None else []
         self._head = anatomy.head if anatomy is not None else None
@@ -66,11 +66,13 @@ class SuffixRows:
         self._constant_blocks = blocks[: blocks.index(self._block) + 1] if self._partial else []
         above = blocks[len(self._constant_blocks) :] if self._partial else []
         modules_above = {module for block in above for module in block.modules()}
-        if not modules_above.isdisjoint(whole_prompt_layers(runner.model)):
+        if not modules_above.isdisjoint(full_prompt_layers(runner.model)):
             self._partial, self._constant_blocks, above = False, [], []
         # The last block's attention reads all tokens, but its MLP is needed only where a token is predicted.
         self._last_mlps = mlps_of(above[-1]) if above else []
-        self._token_wise = [module for block in above for module in token_wise(block) if module not in self._last_mlps]
+        self._token_wise = [
+            module for block in above for module in token_wise_modules(block) if module not in self._last_mlps
+        ]
         self._block_output, self._prefix, full_logits = self._full_pass()
         self.lookup_outputs = hidden_of(self._block_output)[:, 0]
         self._initial_essence_log_probs: Tensor | None = None
@@ -101,7 +103,7 @@ class SuffixRows:
         target_logits, essence_logits = logits.split([len(self.rows.targets), len(self.rows.essence_request)])
         if self._initial_essence_log_probs is None:  # from the same kind of pass, since others round differently
             self._initial_essence_log_probs = essence_logits.detach().log_softmax(dim=1)
-        divergence: Any = Drift.apply(essence_logits, self._initial_essence_log_probs)
+        divergence: Any = KLDivergence.apply(essence_logits, self._initial_essence_log_probs)
         return (target_logits if early_logits is None else early_logits).log_softmax(dim=1), divergence
 
     def drop_requests(self, done: Tensor) -> bool:
@@ -144,9 +146,9 @@ class SuffixRows:
             stack.enter_context(recording_output(self._block, record))
             if self._partial:
                 assert self._head is not None
-                stack.enter_context(head_at(self._head, rows.prediction_row, columns))
+                stack.enter_context(head_at_positions(self._head, rows.prediction_row, columns))
                 stack.enter_context(grouped_queries())
-                below = [module for block in self._constant_blocks for module in token_wise(block)]
+                below = [module for block in self._constant_blocks for module in token_wise_modules(block)]
                 stack.enter_context(computing_only([*below, *self._token_wise], rows.mask.bool()))
                 needed = F.pad(rows.prediction_mask(), (rows.lookup_column, columns_after))
                 stack.enter_context(computing_only(self._last_mlps, needed))
@@ -176,8 +178,8 @@ class SuffixRows:
         with contextlib.ExitStack() as stack:
             if self._partial:
                 assert self._head is not None
-                stack.enter_context(standing_in(self._constant_blocks, with_hidden(self._block_output, changed)))
-                stack.enter_context(head_at(self._head, rows.prediction_row, rows.prediction_column))
+                stack.enter_context(fixed_output(self._constant_blocks, with_hidden(self._block_output, changed)))
+                stack.enter_context(head_at_positions(self._head, rows.prediction_row, rows.prediction_column))
                 stack.enter_context(grouped_queries())
                 predicted = rows.prediction_mask()
                 stack.enter_context(computing_only(self._last_mlps, predicted))

@@ -48,7 +48,7 @@ def rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 0) -> li
     return history[::-1]
 
 
-def entries_in(changes: Sequence[Change], rows: Sequence[Sequence[Row]]) -> list[TrainedEdit]:
+def trained_edits(changes: Sequence[Change], rows: Sequence[Sequence[Row]]) -> list[TrainedEdit]:
     """Return the inputs of edits, given their changes and the rows that :func:`rows_of` returns for them."""
     edits = []
     for change, changed in zip(changes, rows, strict=True):

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from easyedit_lifelong.covariance.blocks import Position
 from easyedit_lifelong.covariance.moments import MomentSum
-from easyedit_lifelong.covariance.npz import replacing
-from easyedit_lifelong.covariance.plan import Position
+from easyedit_lifelong.covariance.npz import writing_file
 from easyedit_lifelong.covariance.shards import Shard
 
 LOG = logging.getLogger(__name__)
@@ -40,7 +40,7 @@ class Progress:
     seconds: float = 0.0
 
 
-class PartialSums:
+class Checkpoints:
     """Saves and loads the checkpoints of one collection.
 
     Args:
@@ -91,7 +91,7 @@ class PartialSums:
             moment_sum.flush()
             arrays[f"sum{number}"] = moment_sum.total.numpy()
             arrays[f"count{number}"] = np.array(moment_sum.count)
-        with replacing(self._file(progress)) as temporary, open(temporary, "wb") as file:
+        with writing_file(self._file(progress)) as temporary, open(temporary, "wb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]  # the stub expects its flag allow_pickle
         self._last_save = time.monotonic()
         self._save_seconds = self._last_save - start

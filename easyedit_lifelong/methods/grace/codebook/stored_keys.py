@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.methods.grace.codebook.arrays import NAMES, Entries
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import NAMES, CodebookArrays
 from easyedit_lifelong.methods.grace.codebook.decisions import Label, Match
-from easyedit_lifelong.methods.grace.codebook.distance import COS, EUC, between, lengths, prepared
-from easyedit_lifelong.methods.grace.codebook.search import Search
+from easyedit_lifelong.methods.grace.codebook.distance import COS, EUC, normalized, pairwise_distances, vector_norms
+from easyedit_lifelong.methods.grace.codebook.key_search import Search
 
 
 def rounding_of(dtype: torch.dtype) -> float:
@@ -29,7 +29,7 @@ class StoredKeys(nn.Module):
 
     Keys, values and radii are on the device of the layer that they belong to, and are part of the model's
     ``state_dict``. Whatever the model's dtype, values and radii are float32, and keys equal their float32 values
-    exactly; :class:`Entries` chooses the keys' dtype. Every method that writes a key notifies the search.
+    exactly; :class:`CodebookArrays` chooses the keys' dtype. Every method that writes a key notifies the search.
 
     A key may consist of several *key vectors*; the distance to a key is the distance to the nearest of them. A value
     may be stored with a *gate*, the prompt's activation at a later layer that the relation gate compares, and with the
@@ -47,7 +47,7 @@ class StoredKeys(nn.Module):
         gate_size: width of a gate; 0 without gates.
         gate_eps: radius of the gate, as a cosine distance. Edits whose gates are further apart do not compete for a
             key. None if all edits compete.
-        own_eps: whether every edit has its own initial radius.
+        per_edit_eps: whether every edit has its own initial radius.
 
     Attributes:
         labels: the label of each key.
@@ -67,15 +67,15 @@ class StoredKeys(nn.Module):
         views: int = 1,
         gate_size: int = 0,
         gate_eps: float | None = None,
-        own_eps: bool = False,
+        per_edit_eps: bool = False,
     ) -> None:
         super().__init__()
         self.eps, self.dist_fn, self.eps_expand, self.rounding = eps, dist_fn, eps_expand, rounding
-        self.views, self.gate_size, self.gate_eps, self.own_eps = views, gate_size, gate_eps, own_eps
+        self.views, self.gate_size, self.gate_eps, self.per_edit_eps = views, gate_size, gate_eps, per_edit_eps
         self.labels: list[Label] = []
         self.hits: Counter[int] = Counter()
         self._value_size = value_size
-        self._arrays = Entries(views * key_size, value_size + gate_size + own_eps, device)
+        self._arrays = CodebookArrays(views * key_size, value_size + gate_size + per_edit_eps, device)
         self._search = Search(dist_fn)
 
     def __len__(self) -> int:
@@ -88,7 +88,7 @@ class StoredKeys(nn.Module):
         return self._arrays["keys"]
 
     @property
-    def key_views(self) -> Tensor:
+    def key_vectors(self) -> Tensor:
         """The key vectors of all keys, key by key, shape ``(n * views, key_size)``."""
         return self.keys.view(len(self) * self.views, -1)
 
@@ -120,7 +120,9 @@ class StoredKeys(nn.Module):
         Args:
             queries: shape ``(batch, key_size)``, any dtype.
         """
-        to_vectors = between(prepared(queries, self.dist_fn), prepared(self.key_views, self.dist_fn), self.dist_fn)
+        to_vectors = pairwise_distances(
+            normalized(queries, self.dist_fn), normalized(self.key_vectors, self.dist_fn), self.dist_fn
+        )
         return to_vectors.view(len(queries), len(self), self.views).amin(dim=2)
 
     def nearest(self, query: Tensor) -> Match:
@@ -131,7 +133,7 @@ class StoredKeys(nn.Module):
         """
         if not len(self):
             return Match(-1, float("inf"))
-        distances, vectors = self._search.nearest(self._vectors_of(query), self.key_views)
+        distances, vectors = self._search.nearest(self._vectors_of(query), self.key_vectors)
         best = int(distances.argmin())
         return Match(int(vectors[best]) // self.views, float(distances[best]))
 
@@ -149,10 +151,10 @@ class StoredKeys(nn.Module):
         """
         if not len(self):
             return torch.full((len(queries),), -1, device=queries.device)
-        vectors = self._search.matching(queries, self.key_views, self._vector_radii, self._slack(queries))
+        vectors = self._search.matching(queries, self.key_vectors, self._vector_radii, self._slack(queries))
         return vectors if self.views == 1 else vectors.div(self.views, rounding_mode="floor")  # -1 stays -1
 
-    def reached(self, queries: Tensor) -> Tensor:
+    def within_any_radius(self, queries: Tensor) -> Tensor:
         """Return which queries are within the radius of any key, nearest or not, with an allowance for rounding.
 
         Args:
@@ -163,14 +165,14 @@ class StoredKeys(nn.Module):
         """
         if not len(self):
             return torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
-        return self._search.within_any_radius(queries, self.key_views, self._vector_radii, self._slack(queries))
+        return self._search.within_any_radius(queries, self.key_vectors, self._vector_radii, self._slack(queries))
 
     @property
     def _vector_radii(self) -> Tensor:
         """The radius of each key vector, shape ``(n * views,)``."""
         return self.radii if self.views == 1 else self.radii.repeat_interleave(self.views)
 
-    def nearness(self, queries: Tensor) -> Tensor:
+    def relative_distances(self, queries: Tensor) -> Tensor:
         """Return the distance of every query to every key in units of the key's radius; infinite outside the radius.
 
         It is 0 for a query that equals the key but for rounding, so that rounding does not decide between two such
@@ -197,7 +199,7 @@ class StoredKeys(nn.Module):
             Shape ``(keys,)``.
         """
         gates = self.gates if index is None else self.gates[index]
-        return between(prepared(query.unsqueeze(0), COS), prepared(gates, COS), COS)[0]
+        return pairwise_distances(normalized(query.unsqueeze(0), COS), normalized(gates, COS), COS)[0]
 
     def _vectors_of(self, query: Tensor) -> Tensor:
         """Return a query or an edit's key vectors as rows, ``(vectors, key_size)``."""
@@ -206,7 +208,7 @@ class StoredKeys(nn.Module):
     def _slack(self, queries: Tensor) -> Tensor:
         """Return the allowance for rounding that is added to radii, per query, ``(batch,)``."""
         if self.dist_fn == EUC:
-            scale = lengths(queries.float()).float()
+            scale = vector_norms(queries.float()).float()
         else:
             scale = queries.new_ones(len(queries), dtype=torch.float32)
         # Under autocast, queries are rounded more than in the model's own dtype.

@@ -5,10 +5,10 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any
 
-from easyedit_lifelong.models.wrappers import bare_model
+from easyedit_lifelong.models.wrappers import unwrap_model
 
 
-class Kind(Enum):
+class ModelKind(Enum):
     """A kind of model: it determines how prompts and answers are encoded, scored and generated."""
 
     CAUSAL = "causal language model"
@@ -17,26 +17,26 @@ class Kind(Enum):
     MODULE = "module"
 
 
-def kind_of(model: Any) -> Kind:
+def kind_of(model: Any) -> ModelKind:
     """Return the kind of a model.
 
     A configuration says whether a model is an encoder-decoder. Classifiers are recognised by the name of their class,
     as transformers and peft do, because their configuration equals that of the encoder without a head. A model without
     input embeddings is a plain module.
     """
-    model = bare_model(model)
+    model = unwrap_model(model)
     if not hasattr(model, "get_input_embeddings"):
-        return Kind.MODULE
+        return ModelKind.MODULE
     if type(model).__name__.endswith("ForSequenceClassification"):
-        return Kind.CLASSIFIER
+        return ModelKind.CLASSIFIER
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-        return Kind.SEQ2SEQ
-    return Kind.CAUSAL
+        return ModelKind.SEQ2SEQ
+    return ModelKind.CAUSAL
 
 
-def kind_of_config(config: Any) -> Kind:
+def kind_of_config(config: Any) -> ModelKind:
     """Return the kind of model that a checkpoint's configuration describes."""
     classes = getattr(config, "architectures", None) or []
     if any(name.endswith("ForSequenceClassification") for name in classes):
-        return Kind.CLASSIFIER
-    return Kind.SEQ2SEQ if getattr(config, "is_encoder_decoder", False) else Kind.CAUSAL
+        return ModelKind.CLASSIFIER
+    return ModelKind.SEQ2SEQ if getattr(config, "is_encoder_decoder", False) else ModelKind.CAUSAL

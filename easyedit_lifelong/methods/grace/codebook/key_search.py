@@ -17,9 +17,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.methods.grace.codebook.distance import EUC, between, farthest_squared, lengths, prepared
+from easyedit_lifelong.methods.grace.codebook.distance import (
+    EUC,
+    max_squared_distance,
+    normalized,
+    pairwise_distances,
+    vector_norms,
+)
 
-SMALLEST = 64
+BRUTE_FORCE_BELOW = 64
 """With fewer keys than this, a comparison with all of them is as fast."""
 
 _DIRECTIONS = 32
@@ -103,9 +109,9 @@ class Search:
             queries: shape ``(batch, width)``, any dtype.
             keys: shape ``(n, width)`` with n > 0, contiguous, in any dtype that holds them exactly.
         """
-        queries = prepared(queries, self._dist_fn)
+        queries = normalized(queries, self._dist_fn)
         if _use_brute_force(keys):
-            return self._first_nearest(between(queries, prepared(keys, self._dist_fn), self._dist_fn))
+            return self._first_nearest(pairwise_distances(queries, normalized(keys, self._dist_fn), self._dist_fn))
         self._update_projections(keys)
         blocks = queries.split(max(1, _PAIRS_AT_ONCE // len(keys)))
         parts = [self._nearest(block, keys, self._squared_bounds(block)) for block in blocks]
@@ -123,7 +129,7 @@ class Search:
         """
         if _use_brute_force(keys):
             return _within_radius(self.nearest(queries, keys), radii, slack)
-        queries = prepared(queries, self._dist_fn)
+        queries = normalized(queries, self._dist_fn)
         self._update_projections(keys)
         size = max(1, _PAIRS_AT_ONCE // len(keys))
         blocks = zip(queries.split(size), slack.split(size), strict=True)
@@ -132,9 +138,9 @@ class Search:
     @torch.no_grad()
     def within_any_radius(self, queries: Tensor, keys: Tensor, radii: Tensor, slack: Tensor) -> Tensor:
         """Return which queries are within the radius of any key, shape ``(batch,)``; see :meth:`matching`."""
-        queries = prepared(queries, self._dist_fn)
+        queries = normalized(queries, self._dist_fn)
         if _use_brute_force(keys):
-            distances = between(queries, prepared(keys, self._dist_fn), self._dist_fn)
+            distances = pairwise_distances(queries, normalized(keys, self._dist_fn), self._dist_fn)
             return (distances <= radii + slack.unsqueeze(1)).any(dim=1)
         self._update_projections(keys)
         inside = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
@@ -171,15 +177,15 @@ class Search:
         """Return the largest squared distance at which each key can match each query, ``(batch or 1, n)``, float64."""
         if self._dist_fn == EUC:
             # Bound radii and slack separately: one addition per pair. The sum rounds once more, hence width + 2.
-            far = [farthest_squared(part, width + 2, EUC).sqrt() for part in (radii, slack)]
+            far = [max_squared_distance(part, width + 2, EUC).sqrt() for part in (radii, slack)]
             return (far[0] + far[1].unsqueeze(1)).square_()
-        return farthest_squared(radii + slack.unsqueeze(1), width, self._dist_fn)
+        return max_squared_distance(radii + slack.unsqueeze(1), width, self._dist_fn)
 
     def _nearest(self, queries: Tensor, keys: Tensor, bounds: Tensor) -> NearestKeys:
         """Return the nearest keys of prepared queries, given the bounds that :meth:`_squared_bounds` returns."""
         guess = bounds.argmin(dim=1)
         upper = self._distances_to_one(queries, keys, guess)
-        possible = ~(bounds > farthest_squared(upper, keys.shape[1], self._dist_fn).unsqueeze(1))
+        possible = ~(bounds > max_squared_distance(upper, keys.shape[1], self._dist_fn).unsqueeze(1))
         many = (possible.sum(dim=1) > _max_candidates(keys)).nonzero().flatten()
         if len(many):
             possible[many] &= self._possible_by_products(queries[many], keys, upper[many])
@@ -196,7 +202,7 @@ class Search:
         ``upper`` is an upper bound on each prepared query's distance to its nearest key, shape ``(batch,)``.
         """
         squares, scales = self._projections[: len(keys), -2], self._projections[: len(keys), -1]
-        norms = lengths(queries).unsqueeze(1)
+        norms = vector_norms(queries).unsqueeze(1)
         # The product runs in the keys' dtype; unit length avoids overflow in half precision.
         directions = queries / norms.clamp_min(torch.finfo(torch.float32).tiny)
         with torch.autocast(keys.device.type, enabled=False):
@@ -205,19 +211,19 @@ class Search:
         underflow = 2 * torch.finfo(keys.dtype).tiny * scales
         allowance = (_PRODUCT_ROUNDING * squares.sqrt() + underflow) * norms
         upper = torch.minimum(upper, self._distances_to_one(queries, keys, estimate.argmin(dim=1)))
-        far = farthest_squared(upper, keys.shape[1], self._dist_fn)
+        far = max_squared_distance(upper, keys.shape[1], self._dist_fn)
         # A product that overflowed rules out nothing.
         return ~(estimate - allowance > far.unsqueeze(1)) | ~products.isfinite()
 
     def _distances_to_one(self, queries: Tensor, keys: Tensor, index: Tensor) -> Tensor:
         """Return the distance of each prepared query to one key, given by ``index``, shape ``(batch,)``."""
-        chosen = prepared(keys[index], self._dist_fn)
-        return between(queries.unsqueeze(1), chosen.unsqueeze(1), self._dist_fn).flatten()
+        chosen = normalized(keys[index], self._dist_fn)
+        return pairwise_distances(queries.unsqueeze(1), chosen.unsqueeze(1), self._dist_fn).flatten()
 
     def _distances(self, query: Tensor, keys: Tensor, index: Tensor) -> Tensor:
         """Return a prepared query's distances to the keys in ``index``, shape ``(len(index),)``."""
-        blocks = (prepared(keys[part], self._dist_fn) for part in index.split(_BLOCK_ROWS))
-        return torch.cat([between(query.unsqueeze(0), block, self._dist_fn).flatten() for block in blocks])
+        blocks = (normalized(keys[part], self._dist_fn) for part in index.split(_BLOCK_ROWS))
+        return torch.cat([pairwise_distances(query.unsqueeze(0), block, self._dist_fn).flatten() for block in blocks])
 
     @staticmethod
     def _first_nearest(distances: Tensor) -> NearestKeys:
@@ -236,7 +242,7 @@ class Search:
         vectors = vectors.double()
         projected = vectors @ self._basis
         remainder = torch.addmm(vectors, projected, self._basis.t(), alpha=-1)
-        short = torch.cat([projected, lengths(remainder).unsqueeze(1)], dim=1)
+        short = torch.cat([projected, vector_norms(remainder).unsqueeze(1)], dim=1)
         return short, short.square().sum(dim=1, keepdim=True) * (1 - _ROUNDING)
 
     def _update_projections(self, keys: Tensor) -> None:
@@ -246,7 +252,7 @@ class Search:
             if len(keys) >= _REBUILD_GROWTH * self._n_at_rebuild:
                 self.reset()
                 sample = torch.linspace(0, len(keys) - 1, min(len(keys), _SAMPLE), device=keys.device).long()
-                self._basis = _principal_directions(prepared(keys[sample], self._dist_fn)).to(keys.device)
+                self._basis = _principal_directions(normalized(keys[sample], self._dist_fn)).to(keys.device)
                 self._projections = self._basis.new_empty(0, self._basis.shape[1] + 3)
                 self._n_at_rebuild = len(keys)
             if len(keys) > len(self._projections):
@@ -263,16 +269,16 @@ class Search:
     def _project(self, keys: Tensor, index: Tensor) -> None:
         """Store, for each key in ``index``, its short vector, squared norm, and the factor that prepares the key."""
         chosen = keys[index]
-        short, squares = self._shorten(prepared(chosen, self._dist_fn))
+        short, squares = self._shorten(normalized(chosen, self._dist_fn))
         scale = torch.ones_like(squares)
         if self._dist_fn != EUC:
-            scale = torch.where(squares > 0, 1 / lengths(chosen).unsqueeze(1), 0)
+            scale = torch.where(squares > 0, 1 / vector_norms(chosen).unsqueeze(1), 0)
         self._projections[index] = torch.cat([short, squares, scale], dim=1)
 
 
 def _use_brute_force(keys: Tensor) -> bool:
     """Whether to compare with all keys: there are few of them, or the device has no float64."""
-    return len(keys) < SMALLEST or keys.device.type == "mps"
+    return len(keys) < BRUTE_FORCE_BELOW or keys.device.type == "mps"
 
 
 def _max_candidates(keys: Tensor) -> int:

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.locate_edit.aligned_rows import group_rows
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.facts import Fact
-from easyedit_lifelong.methods.locate_edit.placement import group_rows
-from easyedit_lifelong.methods.locate_edit.rows import SuffixRows
+from easyedit_lifelong.methods.locate_edit.suffix_rows import SuffixRows
 from easyedit_lifelong.models.runner import Runner
 
 LOG = logging.getLogger(__name__)

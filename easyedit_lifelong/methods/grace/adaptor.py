@@ -76,7 +76,7 @@ class GraceAdaptor:
         self._trial: Trial | None = None
         self._record: RecordDecisions | None = None
         self._attachment = Attachment(model, layer, CHILD, self._after_layer)
-        self._keeping = self._attachment  # the attachment to the layer that holds the codebook as a child
+        self._codebook_attachment = self._attachment  # the attachment to the layer that holds the codebook as a child
 
     @property
     def attached(self) -> bool:
@@ -86,12 +86,12 @@ class GraceAdaptor:
     def install(self, codebook: Codebook) -> None:
         """Put a codebook on the layer."""
         self.codebook = codebook.train(self.layer.training)
-        self._keeping.keep(codebook)
+        self._codebook_attachment.keep(codebook)
 
     def uninstall(self) -> None:
         """Take the codebook off the layer."""
         self.codebook = None
-        self._keeping.keep(None)
+        self._codebook_attachment.keep(None)
 
     def detach(self) -> None:
         """Remove hook and codebook from the model. Further calls do nothing."""
@@ -135,7 +135,7 @@ class GraceAdaptor:
         if self._trial is not None:
             replaced = self._apply_trial(inputs, hidden, self._trial)
         else:
-            replaced = self._with_codebook(inputs, hidden, window)
+            replaced = self._apply_codebook(inputs, hidden, window)
         if replaced is None:
             return None
         replaced = replaced.squeeze(1) if without_tokens else replaced
@@ -152,7 +152,7 @@ class GraceAdaptor:
         values = trial.values.to(output.dtype).unsqueeze(1)
         return torch.where(self._tokens_to_replace(positions, output), values, output)
 
-    def _with_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
+    def _apply_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
         """Return the output with the values of matching keys in it; None if no key matches.
 
         Args:
