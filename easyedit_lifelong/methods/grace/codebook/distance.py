@@ -66,7 +66,8 @@ def rounded_pairwise_distances(queries: Tensor, keys: Tensor, dist_fn: str) -> T
 def max_squared_distance(distance: Tensor, width: int, dist_fn: str) -> Tensor:
     """Return an upper bound on the exact squared distance of vectors.
 
-    ``distance`` is what :func:`pairwise_distances` returned for them. The bound allows for the rounding of ``width`` squares and their sum in float32.
+    ``distance`` is what :func:`pairwise_distances` returned for them. The bound allows for the rounding of ``width``
+    squares and of their sum in float32.
 
     Args:
         distance: in units of the distance function, any shape.
