@@ -1,4 +1,4 @@
-"""The scripts in ``benchmarks/`` and ``examples/`` import names that exist. No test runs the benchmarks: they take long."""
+"""The scripts in ``benchmarks/`` and ``examples/`` import names that exist. No test runs the benchmarks."""
 
 from __future__ import annotations
 
