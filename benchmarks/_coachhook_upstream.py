@@ -1,8 +1,8 @@
-"""Make the CoachHook authors' own code run here, from a checkout that the caller has.
+"""Run the CoachHook authors' own code from a checkout that the caller provides.
 
-Their script asks for a CUDA device, for EasyEdit's 2023 release as ``EasyEdit.easyeditor``, and for a
-transformers whose blocks return tuples. All three are arranged from outside: their file is read,
-rewritten in memory and executed; nothing of it is kept.
+Their script needs a CUDA device, EasyEdit's 2023 release as ``EasyEdit.easyeditor``, and a transformers release whose
+blocks return tuples. This module replaces all three: it reads their file, rewrites it in memory and executes it. It
+stores no copy of their code.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class UpstreamError(Exception):
 
 
 def load_upstream(checkout: str | Path, replacements: Mapping[str, str] | None = None) -> ModuleType:
-    """Execute the authors' file and return it as a module.
+    """Return the authors' file as a module, executed.
 
     Args:
         checkout: folder with a checkout of the authors' repository (github.com/Syon-Li/CoachHook).
@@ -45,19 +45,19 @@ def load_upstream(checkout: str | Path, replacements: Mapping[str, str] | None =
     path = Path(checkout).expanduser() / FILE
     if not path.is_file():
         raise UpstreamError(
-            f"{checkout}: not a checkout of CoachHook, {FILE} isn't there. "
+            f"{checkout}: not a checkout of CoachHook: it has no file {FILE}. "
             "Get one with: git clone https://github.com/Syon-Li/CoachHook"
         )
-    base_editor()  # imports EasyEdit through our bridge, which is what makes it importable here
+    base_editor()  # imports EasyEdit through our bridge, without which it can't be imported
     source = path.read_text(encoding="utf-8").replace("EasyEdit.easyeditor", "easyeditor")
     for old, new in (replacements or {}).items():
         if old not in source:
-            raise UpstreamError(f"{path}: {old!r} isn't in it any more; this script knows another version of the file.")
+            raise UpstreamError(f"{path}: doesn't contain {old!r}; this script is for another version of the file.")
         source = source.replace(old, new)
     module = ModuleType("coachhook_upstream")
     module.__dict__[RUNTIME] = Runtime(module.__dict__)
     tree = rewrite(source, str(path))
-    # Their script attaches such hooks to answer; the function is local to another one.
+    # The function that makes validated hooks is local to another one; a copy at the top level can be called.
     tree.body += [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) and node.name == HOOK][:1]
     try:
         exec(compile(tree, str(path), "exec", dont_inherit=True), module.__dict__)
@@ -65,16 +65,18 @@ def load_upstream(checkout: str | Path, replacements: Mapping[str, str] | None =
         raise UpstreamError(f"{path}: can't be executed: {error}. It needs EasyEdit's 2023 release.") from error
     missing = [name for name in FUNCTIONS if not callable(module.__dict__.get(name))]
     if missing:
-        raise UpstreamError(f"{path}: doesn't define {', '.join(missing)}; this script knows another version of it.")
+        raise UpstreamError(
+            f"{path}: doesn't define {', '.join(missing)}; this script is for another version of the file."
+        )
     return module
 
 
 def hyperparameters(ours: Any, model: Any) -> Any:
-    """Return EasyEdit's ``MEMITHyperParams``, which the authors' code takes, with our values.
+    """Return EasyEdit's ``MEMITHyperParams``, which the authors' code expects, with our values.
 
     Args:
         ours: a ``CoachHookHyperParams``.
-        model: the model; where its output head is tied, theirs has to name the embeddings.
+        model: the model; if its output head is tied to the embeddings, their hyperparameters must name the embeddings.
     """
     from easyeditor.models.memit.memit_hparams import MEMITHyperParams
 
@@ -90,11 +92,11 @@ def hyperparameters(ours: Any, model: Any) -> Any:
 
 @dataclass(frozen=True)
 class UpstreamRun:
-    """What the authors' code made of some requests.
+    """The result of an edit with the authors' code.
 
     Attributes:
-        state: per edited module, its hook's weights and α.
-        steps: how often the target vectors of all requests were moved.
+        state: by edited module, its hook's weights and α.
+        steps: optimisation steps of all target vectors.
     """
 
     state: dict[str, Any]
@@ -102,7 +104,7 @@ class UpstreamRun:
 
     @contextlib.contextmanager
     def in_place(self, upstream: ModuleType, model: Any) -> Iterator[None]:
-        """Have the model answer with these edits inside."""
+        """Attach the edits to a model while the context lasts."""
         handles = [
             model.get_submodule(name).register_forward_hook(
                 getattr(upstream, HOOK)(parameters["new_weight"], parameters["alpha"])
@@ -126,7 +128,7 @@ def edit(
     templates: list[list[str]],
     second_moment: Callable[[str], Any],
 ) -> UpstreamRun:
-    """Edit requests in consecutive batches with the authors' code. The model stays as it is.
+    """Edit requests in consecutive batches with the authors' code, without changing the model.
 
     Args:
         upstream: what :func:`load_upstream` returned.
@@ -134,18 +136,18 @@ def edit(
         tokenizer: its tokenizer.
         requests: ``case_id``, ``prompt``, ``subject`` and ``target_new`` of each.
         hparams: what :func:`hyperparameters` returned.
-        alpha: the first α.
+        alpha: the initial α.
         templates: groups of texts with a ``{}``.
-        second_moment: from a module's name to E[kkᵀ] of its inputs.
+        second_moment: returns E[kkᵀ] of a module's inputs, by the module's name.
     """
-    with given(upstream, templates, second_moment, tokenizer) as printed:
+    with provided_inputs(upstream, templates, second_moment, tokenizer) as printed:
         sets = upstream.apply_CoachHooK_to_model(model, tokenizer, list(requests), hparams, alpha)
-    # One line for each loss; the last one of a request moves nothing any more.
+    # Their code prints one line for each loss; after the last loss of a request there is no step.
     return UpstreamRun(sets[-1], printed.getvalue().count("avg prob of [") - len(requests))
 
 
 def commit(checkout: str | Path) -> str | None:
-    """Return the commit of a checkout, None if git can't tell."""
+    """Return the commit of a checkout, or None if git can't read it."""
     try:
         done = subprocess.run(
             ["git", "-C", str(checkout), "rev-parse", "HEAD"], capture_output=True, text=True, check=True
@@ -157,10 +159,10 @@ def commit(checkout: str | Path) -> str | None:
 
 @contextlib.contextmanager
 def blocks_as_tuples() -> Iterator[None]:
-    """Let EasyEdit's tracing see a block's output as ``(hidden states,)``, as it was until transformers 4.
+    """Pass a block's output to EasyEdit's tracing as ``(hidden states,)``, as transformers returned it until version 4.
 
-    Otherwise its ``output[0]`` is the first row of the batch, and its optimisation adds the trained
-    vector to the wrong numbers without a word.
+    Otherwise its ``output[0]`` is the first row of the batch, and its optimisation silently adds the trained vector to
+    the wrong activations.
     """
     from easyeditor.util import nethook
 
@@ -195,19 +197,19 @@ def blocks_as_tuples() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def given(
+def provided_inputs(
     upstream: ModuleType, templates: list[list[str]], second_moment: Callable[[str], Any], tokenizer: Any
 ) -> Iterator[io.StringIO]:
-    """Give the authors' code its context templates and second moments; catch what it prints.
+    """Give the authors' code context templates and second moments, and capture its standard output.
 
     Args:
         upstream: what :func:`load_upstream` returned.
         templates: groups of texts with a ``{}``.
-        second_moment: from a module's name to E[kkᵀ] of its inputs.
-        tokenizer: pads on the right inside, as their index arithmetic expects.
+        second_moment: returns E[kkᵀ] of a module's inputs, by the module's name.
+        tokenizer: pads on the right in this context, as their index arithmetic expects.
 
     Yields:
-        Everything it printed.
+        The captured output.
     """
     from easyeditor.models.memit import memit_main
 

@@ -1,4 +1,4 @@
-"""What every benchmark reports of the machine it ran on, and how it reports it."""
+"""The description of the machine, and the output, that all benchmarks share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGES = ("easyedit-lifelong", "torch", "transformers", "easyeditor")
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine and the software, in a few words each."""
+    """Return short descriptions of the machine and the software."""
     return {
         "cpu": _cpu(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -31,7 +31,7 @@ def machine() -> dict[str, Any]:
 
 
 def describe(facts: Mapping[str, Any]) -> str:
-    """Say in one line what :func:`machine` found."""
+    """Return the result of :func:`machine` as one line."""
     where = facts["gpu"] or f"{facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads"
     return f"{where}; torch {facts['torch']}, transformers {facts['transformers']}, Python {facts['python']}"
 
@@ -42,7 +42,7 @@ def median(values: Iterable[float]) -> float:
 
 
 def alternate(runs: int, *sides: Callable[[int], None]) -> None:
-    """Run all sides in turn, again and again, so that a busy minute of the machine slows them alike."""
+    """Run all sides alternately, ``runs`` times, so that other work on the machine slows all of them."""
     for run in range(runs):
         for side in sides if run % 2 == 0 else reversed(sides):
             side(run)
@@ -52,11 +52,11 @@ def finish(name: str, *, ours: float, theirs: float, unit: str, **more: Any) -> 
     """Print the result as one JSON object, the last line of a benchmark's output.
 
     Args:
-        name: the benchmark's.
+        name: the benchmark's name.
         ours: our figure, in ``unit``; smaller is better.
-        theirs: the same of what we compare with.
-        unit: what the two are counted in.
-        **more: anything else to keep.
+        theirs: the same figure of the other side.
+        unit: the unit of both figures.
+        **more: further keys of the JSON object.
     """
     result = {"name": name, "ratio": round(theirs / ours, 3), "ours": ours, "theirs": theirs, "unit": unit, **more}
     sys.stdout.flush()
@@ -64,7 +64,7 @@ def finish(name: str, *, ours: float, theirs: float, unit: str, **more: Any) -> 
 
 
 def stop(problem: object) -> int:
-    """Say why a benchmark can't run, and return its exit code."""
+    """Print why a benchmark can't run, and return its exit code."""
     sys.stderr.write(f"{problem}\n")
     return 2
 

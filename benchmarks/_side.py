@@ -1,4 +1,4 @@
-"""What a benchmark of edits measures of each side."""
+"""The measurements of one side of a benchmark of edits, and their output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.table import Table
 
 @dataclass
 class Side:
-    """What was measured of one side: one entry a run. Seconds are an edit's; ``cpu`` counts all threads."""
+    """The measurements of one side, one entry for each run: seconds an edit; ``cpu`` counts all threads."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
@@ -26,7 +26,7 @@ class Side:
 
     @contextlib.contextmanager
     def timed(self, edits: int) -> Iterator[None]:
-        """Time some edits."""
+        """Time the edits that are made in this context."""
         wall, cpu = time.perf_counter(), time.process_time()
         yield
         self.seconds.append((time.perf_counter() - wall) / edits)
@@ -34,7 +34,7 @@ class Side:
 
 
 def table(*sides: Side) -> Table:
-    """Lay sides out, one in a row."""
+    """Return a table with one row for each side."""
     names = list(sides[0].scores[0])
     result = Table("", "s/edit", "CPU s/edit", "steps", *names, box=box.SIMPLE)
     for side in sides:
@@ -48,11 +48,11 @@ def report(name: str, console: Console, theirs: Side, ours: Side, **more: Any) -
     """Print both sides as a table, the ratio of their medians, and everything as one JSON object.
 
     Args:
-        name: the benchmark's.
-        console: where the table goes.
-        theirs: what we compare with.
+        name: the benchmark's name.
+        console: prints the table.
+        theirs: the other side.
         ours: our side.
-        **more: anything else to keep.
+        **more: further keys of the JSON object.
     """
     console.print(table(theirs, ours))
     faster = median(theirs.seconds) / median(ours.seconds)

@@ -1,9 +1,9 @@
-"""CoachHook, the authors' code and ours, side by side: seconds an edit, and what the edits are worth.
+"""Compare CoachHook by its authors' code and by ours: seconds an edit, and scores.
 
     python benchmarks/coachhook.py --upstream PATH_OF_A_COACHHOOK_CHECKOUT
 
-Both sides get the same model, requests, hyperparameters, context templates and second moments, in the
-same process, in turn. Needs EasyEdit's 2023 release, which the authors' code is written for.
+Both sides get the same model, requests, hyperparameters, context templates and second moments, alternately in one
+process. Needs EasyEdit's 2023 release, for which the authors' code is written.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from easyedit_lifelong.models.prompt_positions import prompt_lengths
 
 SAMPLE = Path(__file__).resolve().parents[1] / "easyedit_lifelong" / "data" / "samples" / "counterfact.json"
 STOP_LOSS = 0.05
-"""A constant of MEMIT's code, which the authors use; a hyperparameter of ours."""
+"""A constant of MEMIT's code, which the authors use; in our code it is a hyperparameter."""
 
 SHOWN = ("v_num_grad_steps", "v_lr", "clamp_norm_factor", "v_weight_decay", "mom2_update_weight", "alpha_z")
 
@@ -45,7 +45,8 @@ SHOWN = ("v_num_grad_steps", "v_lr", "clamp_norm_factor", "v_weight_decay", "mom
 class Judge:
     """Scores an edited model under teacher forcing, as EasyEdit defines it.
 
-    One whole row at a time, answers to their last token: the authors' z-scores count all that is in a row.
+    It scores one unpadded row at a time, with all tokens of the answer, because the authors' z-scores count every token
+    of a row.
 
     Args:
         model: the unedited model.
@@ -86,14 +87,14 @@ class Judge:
 
 
 class Comparison:
-    """Both sides on one model.
+    """Both sides of the comparison, on one model.
 
     Args:
         upstream: the authors' module.
         model: the model.
         tokenizer: its tokenizer.
         requests: the edits.
-        hparams: the hyperparameters of both.
+        hparams: the hyperparameters of both sides.
         moments: E[kkᵀ] by path of the projection.
         templates: context templates.
     """
@@ -115,7 +116,7 @@ class Comparison:
         self._regularised = {path: _regularised(moment) for path, moment in moments.items()}
 
     def warm_up(self) -> None:
-        """Let both sides edit once, briefly, so that neither pays for what only happens first."""
+        """Make a short edit on both sides, so that no timed run contains one-time costs."""
         short = dataclasses.replace(self.hparams, v_num_grad_steps=2)
         self._edit_theirs(self.requests[:1], short)
         self._edit_ours(self.requests[:1], short)[1]()
@@ -129,7 +130,7 @@ class Comparison:
         undo()
 
     def run_theirs(self, _: int) -> None:
-        """Time and score the authors' side likewise."""
+        """Time and score the authors' side in the same way."""
         with self.theirs.timed(len(self.requests)):
             run = self._edit_theirs(self.requests, self.hparams)
         self.theirs.steps.append(run.steps)
@@ -157,7 +158,7 @@ class Comparison:
                 self._regularised.__getitem__,
             )
         finally:
-            # Their code switches the weights' gradients off for good; ours shall find what a user has.
+            # Their code switches the weights' gradients off permanently; a user's model has them on.
             self.model.requires_grad_(True)
 
 
@@ -181,9 +182,9 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="another v_num_grad_steps")
     parser.add_argument("--lr", type=float, help="another v_lr")
     parser.add_argument("--alpha", type=float, help="another alpha_z")
-    parser.add_argument("--corpus", help="what second moments are taken of: a text file, or a dataset's name")
+    parser.add_argument("--corpus", help="corpus of the second moments: a text file, or a dataset's name")
     parser.add_argument("--tokens", type=int, help="how many of its tokens")
-    parser.add_argument("--stats-dir", help="where second moments are kept (default: this package's cache)")
+    parser.add_argument("--stats-dir", help="folder of second moments (default: this package's cache)")
     parser.add_argument("--threads", type=int, help="torch's threads")
     options = parser.parse_args(argv)
     for name in ("edits", "bsz", "runs"):
@@ -198,7 +199,7 @@ def hyperparameters(options: argparse.Namespace) -> CoachHookHyperParams:
     Raises:
         HyperParameterError: the file or a value can't be used.
     """
-    given = {
+    overrides = {
         "layers": _numbers(options.layers),
         "mom2_update_weight": options.weight,
         "v_num_grad_steps": options.steps,
@@ -208,11 +209,11 @@ def hyperparameters(options: argparse.Namespace) -> CoachHookHyperParams:
         "mom2_n_tokens": options.tokens,
         "stats_dir": options.stats_dir,
     }
-    changes = {name: value for name, value in given.items() if value is not None}
+    changes = {name: value for name, value in overrides.items() if value is not None}
     if options.layers:
         changes["num_layers"] = None
     hparams = CoachHookHyperParams.from_hparams(options.hparams)
-    # What the authors' code has not, off on our side as well.
+    # Features that the authors' code lacks are switched off on our side, too.
     paper: dict[str, Any] = {
         "mention_templates": [],
         "alpha_model": "unedited",
@@ -237,19 +238,19 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 def compare(options: argparse.Namespace, console: Console) -> Comparison:
-    """Set both sides up and run them in turn.
+    """Set up both sides and run them alternately.
 
     Raises:
         UpstreamError: the authors' code can't be run.
-        LifelongError: something given can't be used.
+        LifelongError: an argument can't be used.
     """
-    upstream = authors.load_upstream(options.upstream)  # first: it fails fastest
+    upstream = authors.load_upstream(options.upstream)  # first, because it fails fastest
     hparams = hyperparameters(options)
     requests = read_requests(options.data, read_json)[: options.edits]
     for request in requests:
-        # Their code would fall over it in the middle of a run.
+        # The authors' code would raise an error in the middle of a run.
         if not request.subject or request.prompt.count(request.subject) != 1:
-            raise DataError(f"{request.where}, field 'subject': must stand in the prompt, once")
+            raise DataError(f"{request.where}, field 'subject': must occur in the prompt exactly once")
     model, tokenizer = load_model(hparams.model_name, hparams.device, "float32")
     console.print(f"{describe(machine())}")
     console.print(

@@ -1,11 +1,11 @@
-"""CoachHook, batch upon batch: what the two hundredth batch costs beside the second.
+"""Compare the cost of CoachHook's batch 200 with that of its batch 2.
 
     python benchmarks/coachhook_growth.py            # SmolLM2-135M
     python benchmarks/coachhook_growth.py --small    # a random model of four blocks
 
-The same requests are edited, and the state is saved, as batch 2 and as batch 200, and taken back each time. The
-batches before and in between are written with target vectors that are given, which is all that their cost leaves out.
-Seconds are the process's own (CPU), so that a busy machine does less harm.
+The same requests are edited as batch 2 and as batch 200; each time the state is saved and the batch is rolled back. All
+other batches get given target vectors instead of optimised ones. Seconds are CPU seconds of the process, on which other
+work on the machine has less influence.
 """
 
 from __future__ import annotations
@@ -43,26 +43,26 @@ SMALL = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "n
 
 @dataclass
 class Cost:
-    """CPU seconds of one batch: one entry a run."""
+    """CPU seconds of one batch, one entry for each run."""
 
     edit: list[float] = field(default_factory=list)
     save: list[float] = field(default_factory=list)
 
     @property
     def total(self) -> float:
-        """Median of both together."""
+        """Return the median of the sum of both."""
         return median(edit + save for edit, save in zip(self.edit, self.save, strict=True))
 
 
 class Growth:
-    """Batches upon batches on one model.
+    """A model that receives batch after batch.
 
     Args:
         model: the model.
         tokenizer: its tokenizer.
         hparams: CoachHook's hyperparameters.
         moments: E[kkᵀ] by path of the projection.
-        requests: records; they come round again and again.
+        requests: records; the first ``batch_size`` are measured, the others fill the batches between.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Growth:
         self._order = random.Random(0)
 
     def fill(self, batches: int) -> None:
-        """Write batches until there are so many."""
+        """Write batches until the model has this number of batches."""
         size = self.hparams.batch_size
         while len(self.editor.state.batches) < batches:
             chosen = self._order.sample(self.others, size)
@@ -111,7 +111,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--data", default=str(SAMPLE), help="records in EasyEdit's request fields, JSON or JSON Lines")
     parser.add_argument("--hparams", default="CoachHook/smollm2-135m", help="hyperparameters (default %(default)s)")
     parser.add_argument("--alpha-prompts", choices=("batch", "all"), default="batch", help="default %(default)s")
-    parser.add_argument("--alpha-checked", type=int, help="with all: how many earlier prompts a batch looks at")
+    parser.add_argument("--alpha-checked", type=int, help="with all: earlier prompts checked after a batch")
     options = parser.parse_args(argv)
     for name in ("bsz", "runs", "steps"):
         if getattr(options, name) < 1:
@@ -143,10 +143,10 @@ def hyperparameters(options: argparse.Namespace) -> CoachHookHyperParams:
 
 
 def prepare(options: argparse.Namespace) -> Growth:
-    """Set the model up.
+    """Set up the model.
 
     Raises:
-        LifelongError: something given can't be used.
+        LifelongError: an argument can't be used.
     """
     hparams = hyperparameters(options)
     requests = [request for request in read_requests(options.data, read_json) if request.subject]
@@ -176,10 +176,10 @@ def prepare(options: argparse.Namespace) -> Growth:
 
 
 def measure(options: argparse.Namespace) -> dict[int, Cost]:
-    """Measure both batches, each on a model of its own, in turn.
+    """Measure both batches alternately, each on a separate model.
 
     Raises:
-        LifelongError: something given can't be used.
+        LifelongError: an argument can't be used.
     """
     sides = {number: prepare(options) for number in (EARLY, options.batches)}
     costs = {number: Cost() for number in sides}
@@ -191,7 +191,7 @@ def measure(options: argparse.Namespace) -> dict[int, Cost]:
 
         for number, side in sides.items():
             side.fill(number - 1)
-            run(number, Cost())  # what only happens first
+            run(number, Cost())  # untimed, for one-time costs
         alternate(options.runs, *(lambda _, number=number: run(number, costs[number]) for number in sides))
     return costs
 
@@ -205,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop(error)
     early, late = costs[EARLY], costs[options.batches]
     console.print(describe(machine()))
-    table = Table("batch", "edits before it", "CPU s to edit", "to save", "together", box=box.SIMPLE)
+    table = Table("batch", "edits before it", "CPU s to edit", "to save", "sum", box=box.SIMPLE)
     for number, cost in costs.items():
         before = str((number - 1) * options.bsz)
         figures = (median(cost.edit), median(cost.save), cost.total)

@@ -1,10 +1,11 @@
-"""GRACE's codebook: looking queries up, by number of keys; an edited model's passes, and the 10,000th edit.
+"""Measure GRACE's codebook: lookups by number of keys, passes of an edited model, and the 10,000th edit.
 
     python benchmarks/codebook.py [--parts lookup,passes,edits] [--keys 100,1000,10000,100000]
 
-Lookups are compared with brute force, the whole table of distances, on the same codebook and queries, and must agree.
-Passes are compared with those of the unedited model, and an edit into a codebook of 10,000 keys with the same edit into
-one of 10. All sides run in turn. Keys are what the edited layer gets over sample texts, plus noise; or random.
+Lookups are compared with brute force (all distances) on the same codebook and queries, and the results must agree.
+Passes are compared with those of the unedited model, and an edit into a codebook of 10,000 keys with the same edit
+into one of 10. All sides run alternately. Keys are the edited layer's inputs over sample texts, plus noise, or random
+vectors.
 """
 
 from __future__ import annotations
@@ -38,13 +39,13 @@ from easyedit_lifelong.models.modules import find_module
 PARTS = ("lookup", "passes", "edits")
 BATCH = 8
 DECODED = 8
-"""New tokens in a run."""
+"""Number of tokens that a run generates."""
 
 NOISE = 0.15
 """Length of the noise on a key, relative to the key: several times the shipped radius."""
 
 FEW, MANY = 10, 10_000
-"""Keys before the two edits that are compared."""
+"""Numbers of keys before the two edits that are compared."""
 
 
 @dataclass
@@ -63,7 +64,7 @@ class Times:
         self.cpu.append(time.process_time() - cpu)
 
     def over(self, other: Times) -> dict[str, float]:
-        """Return how many times as long as another's runs these take: the median over runs made in turn."""
+        """Return the median ratio of these times to another side's, over alternating runs."""
         return {
             "ratio": round(median(a / b for a, b in zip(self.wall, other.wall, strict=True)), 4),
             "cpu_ratio": round(median(a / b for a, b in zip(self.cpu, other.cpu, strict=True)), 4),
@@ -71,10 +72,10 @@ class Times:
 
 
 class Bench:
-    """A model, and keys like those that its edited layer would get.
+    """A model, and keys like the inputs of its edited layer.
 
     Args:
-        options: of the command line.
+        options: the command line's options.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -89,47 +90,47 @@ class Bench:
         self._random = torch.Generator().manual_seed(0)
 
     def codebook(self, count: int, kind: str) -> Codebook:
-        """Return a codebook of so many keys: ``text`` or ``random``."""
+        """Return a codebook of ``count`` keys of a kind, ``text`` or ``random``."""
         keys = torch.randn(count, self._known.shape[1], generator=self._random).to(self._known)
         if kind == "text":
-            for block in keys.split(4096):  # in place: a million keys are some gigabytes
+            for block in keys.split(4096):  # in place, because a million keys take gigabytes
                 chosen = self._known[torch.randint(len(self._known), (len(block),), generator=self._random)]
                 block *= NOISE * chosen.norm(dim=1, keepdim=True) / block.norm(dim=1, keepdim=True)
                 block += chosen
-        keys = keys.to(self.model.dtype)  # as the layer's inputs are
+        keys = keys.to(self.model.dtype)  # the dtype of the layer's inputs
         radii, values = torch.full((count,), self.hparams.eps), torch.zeros(count, self._value_width)
-        made = Codebook(
+        codebook = Codebook(
             keys.shape[1], self._value_width, eps=self.hparams.eps, dist_fn=self.hparams.dist_fn, device=keys.device
         )
-        made.load_state_dict({"keys": keys, "values": values, "radii": radii})
-        return made
+        codebook.load_state_dict({"keys": keys, "values": values, "radii": radii})
+        return codebook
 
     def _inputs(self, texts: Sequence[str], last: bool) -> Tensor:
-        """Return what the layer gets at every token of some texts, or at the last one."""
-        found: list[Tensor] = []
+        """Return the layer's inputs at every token of the texts, or at the last token only."""
+        inputs: list[Tensor] = []
 
-        def keep(_: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            found.append(args[0][0, -1:] if last else args[0][0])
+        def record(_: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs.append(args[0][0, -1:] if last else args[0][0])
             self._value_width = output.shape[-1]
 
-        handle = self.layer.register_forward_hook(keep)
+        handle = self.layer.register_forward_hook(record)
         try:
             with torch.no_grad():
                 for text in texts:
                     self.model(input_ids=self.tokenizer(text, return_tensors="pt").input_ids.to(self.model.device))
         finally:
             handle.remove()
-        return torch.cat(found).float()
+        return torch.cat(inputs).float()
 
 
-# ------------------------------------------------------------------ looking up
+# ------------------------------------------------------------------ lookups
 
 
 def lookups(bench: Bench, sizes: Sequence[int], console: Console) -> list[dict[str, Any]]:
     """Compare lookups with brute force.
 
     Raises:
-        LifelongError: the two don't agree.
+        LifelongError: the results differ.
     """
     table = Table("keys", "kind", "brute, ms", "ours, ms", "faster", "nearest, brute", "ours", "MB", box=box.SIMPLE)
     results = []
@@ -147,7 +148,7 @@ def lookups(bench: Bench, sizes: Sequence[int], console: Console) -> list[dict[s
                 f"{1e3 * result['nearest_ours']:.2f}",
                 f"{result['bytes'] / 1e6:.1f}",
             )
-    console.print(f"\nOne batch of {BATCH} queries, two of them answered; and the nearest key of one far query:")
+    console.print(f"\nOne batch of {BATCH} queries, two of which match; and the nearest key of one distant query:")
     console.print(table)
     return results
 
@@ -174,8 +175,8 @@ def _lookup(bench: Bench, codebook: Codebook, kind: str) -> dict[str, Any]:
         with times["nearest_ours"].running():
             answers["nearest_ours"] = codebook.nearest(queries[0]).index
 
-    took_up = Times()
-    with took_up.running():
+    first_lookup = Times()
+    with first_lookup.running():
         ours(0)
     brute(0)
     for measured in times.values():
@@ -188,7 +189,7 @@ def _lookup(bench: Bench, codebook: Codebook, kind: str) -> dict[str, Any]:
         "keys": len(codebook),
         "kind": kind,
         "bytes": codebook.nbytes,
-        "take_up_seconds": took_up.wall[0],
+        "take_up_seconds": first_lookup.wall[0],
         **{name: median(measured.wall) for name, measured in times.items()},
         "cpu": {name: median(measured.cpu) for name, measured in times.items()},
     }
@@ -198,7 +199,7 @@ def _lookup(bench: Bench, codebook: Codebook, kind: str) -> dict[str, Any]:
 
 
 def passes(bench: Bench, sizes: Sequence[int], console: Console) -> list[dict[str, Any]]:
-    """Compare passes of a model with so many keys with those of the model without any; none answers."""
+    """Compare passes of a model with keys, none of which matches, with those of the unedited model."""
     books = {size: bench.codebook(size, "text") for size in sizes}
     for book in books.values():
         book.lookup(bench.queries)
@@ -206,8 +207,10 @@ def passes(bench: Bench, sizes: Sequence[int], console: Console) -> list[dict[st
 
     def side(size: int) -> Callable[[int], None]:
         def run(number: int) -> None:
-            with _carrying(bench, books.get(size)):
-                _generate(bench, prompts[size] if number >= 0 else Times(), decoding[size] if number >= 0 else Times())
+            with _with_codebook(bench, books.get(size)):
+                _time_generation(
+                    bench, prompts[size] if number >= 0 else Times(), decoding[size] if number >= 0 else Times()
+                )
 
         return run
 
@@ -226,13 +229,15 @@ def passes(bench: Bench, sizes: Sequence[int], console: Console) -> list[dict[st
             f"{1e3 * median(later.wall):.2f}",
             *(f"{part:.3f}" for part in more["step"].values()),
         )
-    console.print(f"\nA batch of {BATCH} prompts that no edit is about, and {DECODED} new tokens; ratios to no keys:")
+    console.print(
+        f"\nA batch of {BATCH} prompts that no edit is about, {DECODED} new tokens; ratios to the unedited model:"
+    )
     console.print(table)
     return results
 
 
 @contextlib.contextmanager
-def _carrying(bench: Bench, book: Codebook | None) -> Iterator[None]:
+def _with_codebook(bench: Bench, book: Codebook | None) -> Iterator[None]:
     if book is None:
         yield
         return
@@ -245,25 +250,25 @@ def _carrying(bench: Bench, book: Codebook | None) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _generate(bench: Bench, prompt: Times, decoding: Times) -> None:
-    """Time the pass over a batch of prompts, and every step behind it."""
+def _time_generation(bench: Bench, prompt: Times, decoding: Times) -> None:
+    """Time the pass over a batch of prompts, and every decode step after it."""
     encoded = [bench.tokenizer(request.prompt).input_ids for request in bench.requests[:BATCH]]
     ids, mask = pad_rows(encoded, bench.tokenizer.pad_token_id or 0, "left", bench.model.device)
     with prompt.running():
-        said = bench.model(input_ids=ids, attention_mask=mask, use_cache=True)
-        token = said.logits[:, -1:].argmax(dim=-1)
+        output = bench.model(input_ids=ids, attention_mask=mask, use_cache=True)
+        token = output.logits[:, -1:].argmax(dim=-1)
     for _ in range(DECODED):
         mask = torch.cat([mask, mask.new_ones(BATCH, 1)], dim=1)
         with decoding.running():
-            said = bench.model(input_ids=token, attention_mask=mask, past_key_values=said.past_key_values)
-            token = said.logits[:, -1:].argmax(dim=-1)
+            output = bench.model(input_ids=token, attention_mask=mask, past_key_values=output.past_key_values)
+            token = output.logits[:, -1:].argmax(dim=-1)
 
 
 # ------------------------------------------------------------------ the 10,000th edit
 
 
 def edits(bench: Bench, console: Console) -> dict[str, Any]:
-    """Compare an edit into a codebook of many keys with the same edit into one of few."""
+    """Compare an edit into a codebook of many keys with the same edit into a codebook of few keys."""
     editor = GraceEditor.on(bench.model, bench.tokenizer, bench.hparams)
     _, undo = editor.edit(bench.requests[:FEW])
     assert editor.codebook is not None
@@ -276,11 +281,11 @@ def edits(bench: Bench, console: Console) -> dict[str, Any]:
         def run(number: int) -> None:
             assert editor.codebook is not None
             editor.codebook.load_state_dict(states[size])
-            editor.codebook.nearest(bench.queries[0])  # which takes up the keys, as edits one by one would have
+            editor.codebook.nearest(bench.queries[0])  # builds the search table, as edits one by one would have
             request: EditRequest = bench.requests[FEW + number % (len(bench.requests) - FEW)]
             with times[size].running():
-                _, take_back = editor.edit([request])
-            take_back()
+                _, undo_edit = editor.edit([request])
+            undo_edit()
 
         return run
 
@@ -301,8 +306,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--keys", default="100,1000,10000,100000", help="sizes of codebooks (default %(default)s)")
     parser.add_argument("--runs", type=int, default=7, help="runs of each side (default %(default)s)")
     parser.add_argument("--hparams", default="GRACE/smollm2-135m", help="model and layer (default %(default)s)")
-    parser.add_argument("--device", help="where the model goes")
-    parser.add_argument("--dtype", default="float32", help="of the model, and so of its keys (default %(default)s)")
+    parser.add_argument("--device", help="the model's device")
+    parser.add_argument("--dtype", default="float32", help="dtype of the model and of its keys (default %(default)s)")
     parser.add_argument("--threads", type=int, help="torch's threads")
     options = parser.parse_args(argv)
     options.parts = options.parts.split(",")
@@ -336,8 +341,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LifelongError as error:
         return stop(error)
     if "lookup" in measured:
-        main_one = max((row for row in measured["lookup"] if row["kind"] == "text"), key=lambda row: row["keys"])
-        ours, theirs, unit = main_one["ours"], main_one["theirs"], f"seconds a batch, {main_one['keys']} keys"
+        largest = max((row for row in measured["lookup"] if row["kind"] == "text"), key=lambda row: row["keys"])
+        ours, theirs, unit = largest["ours"], largest["theirs"], f"seconds a batch, {largest['keys']} keys"
     elif "passes" in measured:
         ours, theirs = (measured["passes"][n]["prompt_seconds"] for n in (-1, 0))
         unit = f"seconds a pass, {measured['passes'][-1]['keys']} keys"

@@ -1,9 +1,9 @@
-"""Second moments, EasyEdit's ``layer_stats`` and ours, side by side: microseconds per token and layer.
+"""Compare second moments by EasyEdit's ``layer_stats`` and by ours: microseconds per token and layer.
 
     python benchmarks/covariance.py [--upstream PATH_OF_AN_EASYEDIT_CHECKOUT] [--corpus FILE]
 
-Both sides read the same documents, in the same process, in turn, and write the same files. EasyEdit makes a pass over
-the corpus for every layer, ours one for all. Without ``--upstream`` it is the installed EasyEdit release.
+Both sides read the same documents, alternately in one process, and write the same files. EasyEdit makes a pass over the
+corpus for every layer, ours makes one for all layers. Without ``--upstream``, the installed EasyEdit release is used.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ from easyedit_lifelong.covariance.sampling import SampledPlan
 from easyedit_lifelong.errors import LifelongError
 
 NAME = "wikitext"
-"""The name under which EasyEdit is given the texts: it takes no others."""
+"""The corpus name under which EasyEdit gets the texts; it accepts no other names."""
 
 
 @dataclass
 class Side:
-    """What was measured of one side: one entry a run. ``cpu`` counts all threads of this process."""
+    """The measurements of one side, one entry for each run; ``cpu`` counts all threads of this process."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
@@ -58,15 +58,15 @@ class Side:
 
 
 class Comparison:
-    """Both sides on one model and the same texts.
+    """Both sides of the comparison, on one model and the same texts.
 
     Args:
-        layer_stats: EasyEdit's module of that name.
+        layer_stats: EasyEdit's module ``layer_stats``.
         model: the model.
         tokenizer: its tokenizer.
         modules: paths of the modules.
         texts: the documents.
-        folder: where both may write.
+        folder: both sides write into it.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Comparison:
         layer_stats.load_dataset = lambda *_: {"train": records}
 
     def run_ours(self, run: int) -> None:
-        """Collect all layers, from nothing to the files."""
+        """Time our collection of all layers, files included."""
 
         def collect() -> None:
             collect_covariance(
@@ -94,7 +94,7 @@ class Comparison:
         self.ours.time(collect)
 
     def run_theirs(self, run: int) -> None:
-        """Let EasyEdit do the same."""
+        """Time EasyEdit's collection of all layers, files included."""
         device = next(self.model.parameters()).device
         hparams = SimpleNamespace(device=device.index or 0 if device.type == "cuda" else device.type)
 
@@ -117,13 +117,17 @@ class Comparison:
         self.theirs.time(collect)
 
     def largest_difference(self, run: int) -> tuple[float, int]:
-        """Return how far apart the two sides' matrices are, relative to their diagonal, and the tokens counted."""
+        """Return the largest difference of the sides' matrices, relative to their diagonal, and the number of tokens.
+
+        Raises:
+            LifelongError: the sides counted different numbers of tokens.
+        """
         worst, count = 0.0, 0
         for module in self.modules:
-            found = [next((self.folder / f"{side}{run}").rglob(f"{module}_*.npz")) for side in ("ours", "theirs")]
-            ours, theirs = (read_moments(path) for path in found)
+            paths = [next((self.folder / f"{side}{run}").rglob(f"{module}_*.npz")) for side in ("ours", "theirs")]
+            ours, theirs = (read_moments(path) for path in paths)
             if ours.count != theirs.count:
-                raise LifelongError(f"{module}: {ours.count} tokens counted by us, {theirs.count} by EasyEdit")
+                raise LifelongError(f"{module}: ours counted {ours.count} tokens, EasyEdit {theirs.count}")
             scale = theirs.moment.diagonal().sqrt()
             error = (ours.moment - theirs.moment).abs() / (scale[:, None] * scale[None, :] + 1e-30)
             worst, count = max(worst, float(error.max())), ours.count
@@ -139,7 +143,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--corpus", help="file or folder of texts (default: texts sampled from the model)")
     parser.add_argument("--samples", type=int, default=24, help="how many documents (default %(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each side (default %(default)s)")
-    parser.add_argument("--device", help="where the model goes")
+    parser.add_argument("--device", help="the model's device")
     parser.add_argument("--threads", type=int, help="torch's threads")
     options = parser.parse_args(argv)
     for name in ("samples", "runs"):
@@ -148,15 +152,15 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
-def easyedits(path: Path | None) -> Any:
-    """Return EasyEdit's module ``layer_stats``, of a checkout or of what is installed.
+def easyedit_layer_stats(path: Path | None) -> Any:
+    """Return EasyEdit's module ``layer_stats``, from a checkout or from the installed package.
 
     Raises:
-        LifelongError: EasyEdit isn't there.
+        LifelongError: there is no EasyEdit.
     """
     if path is not None:
         if not (path / "easyeditor").is_dir():
-            raise LifelongError(f"{path}: no checkout of EasyEdit (it has no folder easyeditor)")
+            raise LifelongError(f"{path}: not a checkout of EasyEdit: it has no folder easyeditor")
         sys.path.insert(0, str(path))
     if find_easyedit() is None:
         raise LifelongError("EasyEdit isn't installed. Run: pip install --no-deps easyeditor==0.0.1.dev0")
@@ -165,11 +169,11 @@ def easyedits(path: Path | None) -> Any:
 
 
 def documents(options: argparse.Namespace, model: Any, tokenizer: Any) -> list[str]:
-    """Return the texts: of the corpus, spread over it, or sampled, of one to five rows each."""
+    """Return documents spread over the corpus or, without one, texts of one to five sampled rows."""
     if options.corpus is not None:
-        found = find_corpus(options.corpus).open()
-        step = max(1, len(found) // options.samples)
-        return [found[index] for index in range(0, len(found), step)][: options.samples]
+        corpus = find_corpus(options.corpus).open()
+        step = max(1, len(corpus) // options.samples)
+        return [corpus[index] for index in range(0, len(corpus), step)][: options.samples]
     plan = SampledPlan(model, tokenizer, Amount(samples=3 * options.samples + 5), 128, seed=0)
     rows = [tokenizer.decode(row) for block in plan.blocks(Position()) for row in block.rows()]
     texts, taken = [], 0
@@ -181,9 +185,9 @@ def documents(options: argparse.Namespace, model: Any, tokenizer: Any) -> list[s
 
 
 def report(console: Console, comparison: Comparison, difference: float, tokens: int) -> dict[str, Any]:
-    """Print both sides; return the figures."""
+    """Print a table of both sides, and return the figures for the JSON object."""
     table = Table(box=None, pad_edge=False)
-    for header in ("side", "seconds (median)", "least", "most", "µs per token and layer", "CPU seconds"):
+    for header in ("side", "seconds (median)", "minimum", "maximum", "µs per token and layer", "CPU seconds"):
         table.add_column(header, justify="left" if header == "side" else "right")
     work = tokens * len(comparison.modules)
     for side in (comparison.theirs, comparison.ours):
@@ -217,7 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if options.threads:
         torch.set_num_threads(options.threads)
     try:
-        layer_stats = easyedits(options.upstream)
+        layer_stats = easyedit_layer_stats(options.upstream)
         model, tokenizer = load_model(options.model, options.device)
         modules = layer_modules(model, parse_layers(options.layers))
         texts = documents(options, model, tokenizer)
@@ -227,7 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         with tempfile.TemporaryDirectory() as folder:
             comparison = Comparison(layer_stats, model, tokenizer, modules, texts[:1], Path(folder))
-            comparison.run_theirs(-1)  # neither side pays for what only happens first
+            comparison.run_theirs(-1)  # untimed, for one-time costs
             comparison.run_ours(-1)
             comparison = Comparison(layer_stats, model, tokenizer, modules, texts, Path(folder))
             alternate(options.runs, comparison.run_ours, comparison.run_theirs)

@@ -1,10 +1,10 @@
-"""GRACE, EasyEdit's and ours, side by side: seconds an edit, one at a time and in batches.
+"""Compare EasyEdit's GRACE and ours: seconds an edit, one at a time and in batches.
 
     python benchmarks/grace.py --upstream PATH_OF_AN_EASYEDIT_CHECKOUT [--data FILE] [--edits 16] [--batch 16]
 
-Both sides edit the same requests in the same order, in the same process, in turn, with the same hyperparameters.
+Both sides edit the same requests in the same order with the same hyperparameters, alternately in one process.
 EasyEdit takes all of ``n_iter`` steps for every edit: it reads ``reg: early_stop`` but doesn't stop. Ours stops when
-the target is learned; ``--no-early-stop`` has it take all steps, too.
+the target is learned; with ``--no-early-stop`` it takes all steps, too.
 """
 
 from __future__ import annotations
@@ -26,23 +26,22 @@ from rich.table import Table
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model, load_model, read_requests
 from easyedit_lifelong.bridge import install
-from easyedit_lifelong.commands.run_session import reader_of
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import FOLDER
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.runs.inputs import reader_of
 
 Measured = tuple[float, float, float, float | None, float]
-"""Seconds and CPU seconds an edit, ES, ERR and steps an edit."""
+"""Seconds an edit, CPU seconds an edit, ES, ERR, and steps an edit."""
 
 
 @dataclasses.dataclass
 class Side:
-    """What was measured of one side, one entry a run; ``cpu`` counts all threads of this process.
+    """The measurements of one side, one entry for each run; ``cpu`` counts all threads of this process.
 
     Attributes:
-        edit: edits the requests on a fresh model, and returns what scores them (right after each, and all at the
-            end) and the steps an edit took on average.
+        edit: edits the requests on the unedited model, and returns the measurements.
     """
 
     name: str
@@ -60,13 +59,13 @@ class Side:
 
 
 class Bench:
-    """Both sides on one model and the same requests.
+    """Both sides of the comparison, on one model and the same requests.
 
     Args:
         theirs: EasyEdit's module ``models.grace``.
-        model: the model; both sides leave it as it was.
+        model: the model; both sides restore it.
         tokenizer: its tokenizer.
-        requests: what to edit.
+        requests: the edits.
         hparams: GRACE's hyperparameters.
     """
 
@@ -78,7 +77,7 @@ class Bench:
         self.scorer = Scorer(tokenizer)
 
     def upstream(self) -> Measured:
-        """Edit with EasyEdit's GRACE."""
+        """Edit with EasyEdit's GRACE, one request at a time."""
         config = SimpleNamespace(**{**dataclasses.asdict(self.hparams), "device": "cpu", "alg_name": "GRACE"})
         tokenize = importlib.import_module(f"{self.theirs.__name__}.utils").tokenize
         before = {name: parameter.requires_grad for name, parameter in self.model.named_parameters()}
@@ -91,10 +90,10 @@ class Bench:
             wall, cpu = wall + time.perf_counter() - began, cpu + time.process_time() - began_cpu
             undo = undo or reset
             tokens = tokenize(record, tokenizer=self.tokenizer, device="cpu")
-            with torch.no_grad():  # its query is where the last edit's prompt ended, which is right for this one
-                said = editor(**tokens).logits[0, :-1].argmax(dim=-1)
-            wanted = tokens["labels"][0, 1:]
-            success.append(float((said == wanted)[wanted != -100].float().mean()))
+            with torch.no_grad():  # its query position is the last edit's prompt end, which is correct for this prompt
+                predicted = editor(**tokens).logits[0, :-1].argmax(dim=-1)
+            labels = tokens["labels"][0, 1:]
+            success.append(float((predicted == labels)[labels != -100].float().mean()))
         assert undo is not None
         undo()
         for name, parameter in self.model.named_parameters():
@@ -104,19 +103,19 @@ class Bench:
         return wall / count, cpu / count, sum(success) / count, None, float(self.hparams.n_iter)
 
     def ours(self, batch: int) -> Measured:
-        """Edit with ours, ``batch`` requests a call."""
+        """Edit with our GRACE, ``batch`` requests in each call."""
         wall = cpu = 0.0
         success: list[float] = []
         steps: list[int] = []
         rollbacks = []
         for start in range(0, len(self.requests), batch):
-            some = self.requests[start : start + batch]
+            requests = self.requests[start : start + batch]
             began, began_cpu = time.perf_counter(), time.process_time()
-            _, rollback = apply_grace_to_model(self.model, self.tokenizer, some, self.hparams)
+            _, rollback = apply_grace_to_model(self.model, self.tokenizer, requests, self.hparams)
             wall, cpu = wall + time.perf_counter() - began, cpu + time.process_time() - began_cpu
             rollbacks.append(rollback)
             steps += [result.steps for result in rollback.results]
-            success += [answer.accuracy for answer in self._answers(some)]
+            success += [answer.accuracy for answer in self._answers(requests)]
         kept = [answer.accuracy for answer in self._answers(self.requests)]
         for rollback in reversed(rollbacks):
             rollback()
@@ -133,18 +132,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--upstream", type=Path, required=True, help="checkout of EasyEdit's main branch")
     parser.add_argument("--data", default=str(FOLDER / "counterfact.json"), help="dataset file (default: sample facts)")
     parser.add_argument("--hparams", default="GRACE/smollm2-135m", help="hyperparameter file or shipped name")
-    parser.add_argument("--edits", type=int, default=16, help="how many (default 16)")
-    parser.add_argument("--batch", type=int, default=16, help="of ours, how many a call (default 16)")
+    parser.add_argument("--edits", type=int, default=16, help="how many records to edit (default 16)")
+    parser.add_argument("--batch", type=int, default=16, help="edits in each call of ours (default 16)")
     parser.add_argument("--upstream-edits", type=int, default=3, help="how many of them EasyEdit makes (default 3)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each side (default 3)")
-    parser.add_argument("--no-early-stop", action="store_true", help="have ours take all steps")
+    parser.add_argument("--no-early-stop", action="store_true", help="our side takes all steps, too")
     given = parser.parse_args(arguments)
     sys.path.insert(0, str(given.upstream))
     install()
     try:
         theirs = importlib.import_module("easyeditor.models.grace")
     except ImportError as error:
-        return stop(f"{given.upstream}: holds no EasyEdit with GRACE: {error}")
+        return stop(f"{given.upstream}: not a checkout of EasyEdit with GRACE: {error}")
     try:
         hparams = GraceHyperParams.from_hparams(given.hparams)
         hparams = dataclasses.replace(hparams, reg=None) if given.no_early_stop else hparams

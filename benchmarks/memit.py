@@ -1,9 +1,9 @@
-"""MEMIT, EasyEdit's and the native one, side by side: seconds an edit, steps, and what the edits are worth.
+"""Compare EasyEdit's MEMIT and the native one: seconds an edit, steps, and scores.
 
     python benchmarks/memit.py --edits 10 --runs 3
 
-Both sides get the same model, requests, hyperparameters, context templates and second moments, in one process,
-round-robin. EasyEdit's MEMIT runs through this package's bridge, as in ``consecutive --method MEMIT``.
+Both sides get the same model, requests, hyperparameters, context templates and second moments, alternately in one
+process. EasyEdit's MEMIT runs through this package's bridge, as in ``consecutive --method MEMIT``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.hyperparams import find_hparams
+from easyedit_lifelong.hparams_files import find_hparams
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.methods.locate_edit.templates import context_templates
 from easyedit_lifelong.methods.memit.editor import MemitEditor
@@ -38,7 +38,7 @@ SAMPLE = Path(__file__).resolve().parents[1] / "easyedit_lifelong" / "data" / "s
 THEIRS = "easyeditor.models.memit.memit_main"
 SHOWN = ("layers", "v_num_grad_steps", "v_lr", "clamp_norm_factor", "v_weight_decay", "mom2_update_weight")
 SHARED = (*SHOWN, "v_loss_layer", "kl_factor", "fact_token", "rewrite_module_tmp", "layer_module_tmp")
-"""Hyperparameters that both sides must have alike."""
+"""Hyperparameters that must be equal on both sides."""
 
 
 class LossCounter(logging.Handler):
@@ -49,19 +49,19 @@ class LossCounter(logging.Handler):
         self.count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Count a line."""
+        """Count a line with a loss."""
         self.count += record.getMessage().startswith("loss ")
 
 
 class Comparison:
-    """Both sides on one model.
+    """Both sides of the comparison, on one model.
 
     Args:
         model: the model.
         tokenizer: its tokenizer.
         requests: the edits, one batch.
-        hparams: ours.
-        theirs: EasyEdit's.
+        hparams: our hyperparameters.
+        theirs: EasyEdit's hyperparameters.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Comparison:
         self._scorer = Scorer(tokenizer)
 
     def warm_up(self) -> None:
-        """Let both sides edit once, briefly, so that neither pays for what only happens first."""
+        """Make a short edit on both sides, so that no timed run contains one-time costs."""
         self._edit_theirs(self.requests[:1], dataclasses.replace(self._their_hparams, v_num_grad_steps=2))()
         self._edit_ours(self.requests[:1], dataclasses.replace(self.hparams, v_num_grad_steps=2))[1]()
 
@@ -89,7 +89,7 @@ class Comparison:
         undo()
 
     def run_theirs(self, _: int) -> None:
-        """Time and score EasyEdit's side likewise."""
+        """Time and score EasyEdit's side, and roll its edits back."""
         counter, logger = LossCounter(), logging.getLogger("easyedit_lifelong.bridge.method_context")
         logger.addHandler(counter)
         logger.setLevel(logging.DEBUG)
@@ -99,7 +99,9 @@ class Comparison:
         finally:
             logger.removeHandler(counter)
             logger.setLevel(logging.NOTSET)
-        self.theirs.steps.append(counter.count - len(self.requests))  # the last loss of each moves nothing
+        self.theirs.steps.append(
+            counter.count - len(self.requests)
+        )  # after the last loss of a request there is no step
         self.theirs.scores.append(self._score())
         undo()
 

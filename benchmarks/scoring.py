@@ -1,9 +1,9 @@
-"""Teacher-forced scores of edits, EasyEdit's ``compute_edit_quality`` and ours, side by side: seconds a request.
+"""Compare teacher-forced scoring by EasyEdit's ``compute_edit_quality`` and by ours: seconds a request.
 
     python benchmarks/scoring.py [--data counterfact.json] [--requests 500]
 
-Both sides score each request's prompt, paraphrase and locality prompt on the same unedited model, in the same
-process, in turn; the scores must be the same. EasyEdit asks one question after the other, as its editor does.
+Both sides score each request's prompt, paraphrase and locality prompt on the same unedited model, alternately in one
+process; the scores must be equal. EasyEdit scores one question at a time, as its editor does.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from rich.table import Table
 
 from easyedit_lifelong import load_model, read_requests
 from easyedit_lifelong.bridge import find_easyedit, install
-from easyedit_lifelong.commands.run_session import reader_of
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import FOLDER
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.evaluation.questions import Questions
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.runs.inputs import reader_of
 
 Answers = dict[str, list[list[Any]]]
-"""What each kind of question came to, request by request: accuracies; of locality, the chosen tokens."""
+"""By metric and request, the accuracies of the questions; for locality, the predicted tokens."""
 
 
 def record_of(request: EditRequest) -> dict[str, Any]:
@@ -51,34 +51,34 @@ def record_of(request: EditRequest) -> dict[str, Any]:
 def theirs(compute: Callable[..., dict[str, Any]], model: Any, tokenizer: Any, requests: list[EditRequest]) -> Answers:
     """Score with EasyEdit's function."""
     hparams = SimpleNamespace(alg_name="FT", model_name="smollm2", max_length=512, device="cpu")
-    found: Answers = {"reliability": [], "generality": [], "locality": []}
+    answers: Answers = {"reliability": [], "generality": [], "locality": []}
     for request in requests:
         scores = compute(model, "smollm2", hparams, tokenizer, record_of(request), "cpu")
-        found["reliability"].append([float(np.mean(scores["rewrite_acc"]))])
-        found["generality"].append([float(np.mean(scores["rephrase_acc"]))] if "rephrase_acc" in scores else [])
-        found["locality"].append([np.ravel(tokens).tolist() for tokens in scores["locality"].values()])
-    return found
+        answers["reliability"].append([float(np.mean(scores["rewrite_acc"]))])
+        answers["generality"].append([float(np.mean(scores["rephrase_acc"]))] if "rephrase_acc" in scores else [])
+        answers["locality"].append([np.ravel(tokens).tolist() for tokens in scores["locality"].values()])
+    return answers
 
 
 def ours(model: Any, tokenizer: Any, requests: list[EditRequest]) -> Answers:
-    """Score with ours, from nothing: no question has been encoded or asked before."""
-    asked = [Questions.about([request]) for request in requests]
-    answers = iter(Scorer(tokenizer).forced(model, [question for one in asked for question in one.all()]))
-    found: Answers = {"reliability": [], "generality": [], "locality": []}
-    for one in asked:
-        found["reliability"].append([next(answers).accuracy for _ in one.edit])
-        found["generality"].append([next(answers).accuracy for _ in one.rephrase])
-        found["locality"].append([list(next(answers).chosen) for _ in one.locality])
-        for _ in one.portability:
-            next(answers)
-    return found
+    """Score with our scorer, without anything cached from earlier runs."""
+    questions = [Questions.about([request]) for request in requests]
+    scores = iter(Scorer(tokenizer).forced(model, [question for group in questions for question in group.all()]))
+    answers: Answers = {"reliability": [], "generality": [], "locality": []}
+    for group in questions:
+        answers["reliability"].append([next(scores).accuracy for _ in group.edit])
+        answers["generality"].append([next(scores).accuracy for _ in group.rephrase])
+        answers["locality"].append([list(next(scores).chosen) for _ in group.locality])
+        for _ in group.portability:
+            next(scores)
+    return answers
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=str(FOLDER / "counterfact.json"), help="dataset file (default: sample facts)")
-    parser.add_argument("--requests", type=int, default=500, help="how many, as far as there are (default 500)")
+    parser.add_argument("--requests", type=int, default=500, help="how many requests to score, at most (default 500)")
     parser.add_argument("--model", default="smollm2-135m", help="model name or folder (default smollm2-135m)")
     parser.add_argument("--runs", type=int, default=3, help="runs of each side (default 3)")
     parser.add_argument("--upstream", type=Path, help="checkout of EasyEdit (default: the installed release)")
@@ -86,13 +86,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.upstream:
         sys.path.insert(0, str(given.upstream))
     if find_easyedit() is None:
-        return stop("EasyEdit isn't there: pip install --no-deps easyeditor==0.0.1.dev0, or --upstream CHECKOUT")
+        return stop("There is no EasyEdit. Run: pip install --no-deps easyeditor==0.0.1.dev0, or --upstream CHECKOUT")
     install()
     importlib.import_module("easyeditor")
     compute = importlib.import_module("easyeditor.evaluate.evaluate").compute_edit_quality
     try:
         requests = list(read_requests(given.data, reader_of(given.data, None).read))[: given.requests]
-        # Only what both sides are asked.
+        # EasyEdit does not score relation specificity.
         requests = [dataclasses.replace(request, relation_specificity=()) for request in requests]
         model, tokenizer = load_model(given.model, "cpu")
     except LifelongError as error:
@@ -123,7 +123,10 @@ def _compare(given: argparse.Namespace, compute: Any, model: Any, tokenizer: Any
     same = answers["ours"] == answers["EasyEdit"]
     table = Table("side", "s a request", "CPU s", "reliability", "generality", title=f"{len(requests)} requests")
     for name, (wall, cpu) in sides.items():
-        means = [np.mean([x for one in answers[name][kind] for x in one]) for kind in ("reliability", "generality")]
+        means = [
+            np.mean([accuracy for request in answers[name][metric] for accuracy in request])
+            for metric in ("reliability", "generality")
+        ]
         table.add_row(name, f"{median(wall):.4f}", f"{median(cpu):.4f}", *(f"{value:.4f}" for value in means))
     console = Console()
     console.print(describe(machine()))

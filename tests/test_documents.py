@@ -1,5 +1,4 @@
-"""What the documents tell a newcomer to type is what the command line takes; their links lead somewhere, and nothing
-that has a name is left out of them."""
+"""The command line accepts every command in the documents; links and paths in them exist; every name is documented."""
 
 from __future__ import annotations
 
@@ -9,6 +8,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from easyedit_lifelong.commands.main import build_parser
 from easyedit_lifelong.data import hub_datasets as hub
@@ -16,9 +16,10 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.hparams_files import find_hparams
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs import experiment_files as experiment
+from easyedit_lifelong.versions import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/*.md")]
+DOCUMENTS = [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/**/*.md")]
 BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -94,6 +95,27 @@ def anchors(document: Path) -> set[str]:
     """The names of a document's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_files_and_functions_that_contributing_names_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    questions = rows(text, "question")
+    assert len(questions) == 10
+    places = [(named(file)[0], named(decided_by)[0]) for _, file, decided_by in questions]
+    places += [tuple(named(first)[0].split(":")) for first, _ in rows(text, "function")]
+    for file, name in places:
+        source = (ROOT / "easyedit_lifelong" / file).read_text(encoding="utf-8")
+        assert all(re.search(rf"\b{part}\b", source) for part in name.split(".")), (file, name)
+    section = text[text.index("## Where is it decided?") : text.index("## Benchmarks")]
+    for path in re.findall(r"`([\w/]+\.py)`", section):
+        assert (ROOT / "easyedit_lifelong" / path).is_file(), path
+
+
+def test_the_release_has_one_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == __version__
+    changes = re.findall(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert changes[0] == __version__
 
 
 # ------------------------------------------------------------------ nothing is left out

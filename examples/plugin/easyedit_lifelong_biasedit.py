@@ -1,7 +1,7 @@
 """A complete third-party plugin: an editing method with its ports, a dataset format and a tracker.
 
-The method is as small as one can be. It adds a constant to a logit wherever the text so far ends in
-the edited prompt. It is here to show what a plugin consists of, not to edit well.
+The method is as small as possible: it adds a constant to a logit wherever the text so far ends in the edited
+prompt. It shows what a plugin consists of; it is no good editor.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class BiasEditHyperParams(lifelong.PluginHyperParams):
     """Hyperparameters of BiasEdit.
 
     Attributes:
-        strength: what is added to the logit of the target's first token.
+        strength: the constant that is added to the logit of the target's first token.
     """
 
     ALG_NAME: ClassVar[str] = "BiasEdit"
@@ -40,7 +40,7 @@ class BiasEditor(lifelong.SeparateEditor):
     columns: ClassVar[Mapping[str, str]] = {"strength": "strength"}
 
     def attach(self, model: Any) -> Callable[[], None]:
-        """Put a hook on a model; return what removes it."""
+        """Attach the forward hook to a model; return a function that removes it."""
         self.applied: dict[int, int | str] = {}
         return model.register_forward_hook(self.add_biases, with_kwargs=True).remove
 
@@ -67,7 +67,7 @@ def apply_biasedit_to_model(
     keep_original_weight: bool = False,
     **kwargs: Any,
 ) -> tuple[Any, lifelong.Rollback[Any]]:
-    """Edit a model; the signature is the one that EasyEdit calls."""
+    """Edit a model; EasyEdit calls this signature."""
     edits, model = [], deepcopy(model) if copy else model
     for request in requests:
         checked = request if isinstance(request, EditRequest) else EditRequest.from_dict(request, "request", case_id=0)
@@ -79,7 +79,7 @@ def apply_biasedit_to_model(
 
 @dataclass(frozen=True)
 class BiasedLogits:
-    """Of each token of a prompt: its text, and the case whose edit changed the logits there."""
+    """The tokens of a prompt, each with its text and the case whose edit changed the logits there."""
 
     tokens: list[tuple[str, int | str | None]]
 
@@ -91,13 +91,13 @@ class BiasedLogits:
 
 @contextmanager
 def explain(model: Any, explained: lifelong.ExplainedPass) -> Iterator[Callable[[], list[BiasedLogits]]]:
-    """Explain the pass that is made in this context."""
+    """Explain the forward pass that is made in this context."""
     texts, editors = list(enumerate(explained.texts)), BiasEditor.all_on(model)
     yield lambda: [BiasedLogits([(text, editor.applied.get(n)) for n, text in texts]) for editor in editors]
 
 
 def report_sections(run: lifelong.RunRecord) -> list[lifelong.ReportSection]:
-    """Plot how many edits the model carried, in the report of a run."""
+    """Plot the number of edits on the model, in the report of a run."""
     series = [lifelong.Series("", run.counts("n_biases"))]
     plot = lifelong.ReportPlot("biases", "Biases", "One for each edit.", "A rising line", "number of biases", series)
     return [lifelong.ReportSection("biases", "Biases", [plot] if series[0].points else [], "There are no counts.")]
