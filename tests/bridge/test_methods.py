@@ -426,7 +426,7 @@ def test_a_request_without_what_the_templates_need(memit: Any, changes: dict[str
 def test_a_subject_that_comes_twice(memit: Any, given_moments: None) -> None:
     """EasyEdit's templates have room for one; the last one counts."""
     request = EditRequest("p", "Paris and Paris are", "Rome", subject="Paris")
-    assert methods._record(request, _hparams(memit, "gpt2"))["prompt"] == "Paris and {} are"
+    assert methods._as_easyedit_request(request, _hparams(memit, "gpt2"))["prompt"] == "Paris and {} are"
     memit.apply(*make_pair("gpt2"), [request], _hparams(memit, "gpt2", v_num_grad_steps=2))
 
 

@@ -231,7 +231,15 @@ def test_a_run(desk: ConsecutiveDesk, protocol: int) -> None:
     assert summary["protocol"] == ("consecutive" if protocol else "single-round")
     assert (summary["n_edits"], summary["batch_size"], summary["n_batches"], summary["eval_every"]) == (3, 2, 2, 1)
     assert (summary["method"], summary["data"]) == ("GRACE", str(desk.data))
-    for word in ("ES", "reliability", "locality", "2 a batch", summary["protocol"], "3/3 edits", "s an edit; 0 failed"):
+    for word in (
+        "ES",
+        "reliability",
+        "locality",
+        "batches of 2",
+        summary["protocol"],
+        "3/3 edits",
+        "s an edit; 0 failed",
+    ):
         assert word in " ".join(out.split())
     assert (desk.out / "metrics.csv").exists()
 
