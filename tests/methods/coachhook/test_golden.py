@@ -248,7 +248,7 @@ def test_the_authors_target_vectors_and_losses(family: str, case: int) -> None:
         for batch in BATCHES:
             edit_batch(editor, batch)
     request = EditRequest.from_dict(golden["request"], "golden", case_id="value")
-    facts, layer = [editor._prepare(request)], editor.hparams.edited_layers[-1]
+    facts, layer = [editor._encode(request)], editor.hparams.edited_layers[-1]
 
     outcome = optimise_targets(editor._runner, facts, editor.hparams, layer)
     close(outcome.z[0], numbers(family, "values", case, "z"))
