@@ -166,7 +166,8 @@ class GraceHyperParams(PluginHyperParams):
         for name, required in (("replacement", "replace_last"), ("val_train", "sgd"), ("eps_expand", "coverage")):
             value = getattr(self, name)
             if value != required:
-                problems.append(f"{name}: {value} can't be combined with query_token: subject_last; use {required}")
+                need = f"query_token: subject_last, which needs {required}"
+                problems.append(f"{name}: {value} can't be combined with {need}")
         if self.gate_eps is not None and self.answer_layer is None:
             problems.append("gate_eps: needs answer_layer, the layer at which prompts are compared")
         for name in ("key_templates", "context_templates"):

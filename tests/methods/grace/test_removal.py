@@ -89,7 +89,7 @@ def test_a_failure_on_the_way_leaves_the_codebook_as_it_was(stream: list[Edit], 
     out = data.draw(st.sampled_from(range(len(stream))))
     codebook.hits.update({0: 3, len(codebook) - 1: 2})
     hits, left = Counter(codebook.hits), data.draw(st.integers(0, len(stream)))
-    really = removal.enter
+    really = removal.insert_again
 
     def failing(*args: object) -> object:
         nonlocal left
@@ -99,7 +99,7 @@ def test_a_failure_on_the_way_leaves_the_codebook_as_it_was(stream: list[Edit], 
         return really(*args)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(removal, "enter", failing)
+        patch.setattr(removal, "insert_again", failing)
         try:
             remove_edits(codebook, changes, {out}, range(len(stream)))
         except MemoryError:
