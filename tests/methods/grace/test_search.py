@@ -29,7 +29,7 @@ SMALLEST, _MAX_CANDIDATES, _MAX_CANDIDATES_DIVISOR, _PAIRS_AT_ONCE, _BLOCK_ROWS.
 def sizes(smallest: int, few: int, few_of: int, pairs: int, block: int) -> Iterator[None]:
     with mock.patch.multiple(
         key_search,
-        SMALLEST=smallest,
+        BRUTE_FORCE_BELOW=smallest,
         _MAX_CANDIDATES=few,
         _MAX_CANDIDATES_DIVISOR=few_of,
         _PAIRS_AT_ONCE=pairs,
