@@ -23,7 +23,15 @@ from _machine import describe, machine, stop
 from rich import box
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM, GPTJConfig, LlamaConfig, MistralConfig, PretrainedConfig, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GPTJConfig,
+    LlamaConfig,
+    MistralConfig,
+    PretrainedConfig,
+    Qwen2Config,
+)
 
 from easyedit_lifelong import get_plugins, load_model
 from easyedit_lifelong.data.readers import read_json, read_requests
@@ -75,10 +83,8 @@ class Clock:
         return seconds, max(peak - before, 0) / GIB, result
 
 
-def random_model(config: PretrainedConfig, device: torch.device, dtype: torch.dtype, layers: int | None) -> Any:
-    """Build a model with random weights directly on a device; ``layers`` cuts the number of blocks."""
-    if layers is not None:
-        config = type(config)(**{**config.to_dict(), "num_hidden_layers": layers, "layer_types": None})
+def random_model(config: PretrainedConfig, device: torch.device, dtype: torch.dtype) -> Any:
+    """Build a model with random weights directly on a device."""
     torch.manual_seed(0)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
@@ -139,7 +145,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="bfloat16", help="dtype of the model (default %(default)s)")
     parser.add_argument("--tokens", type=int, default=20000, help="tokens for the second moments (%(default)s)")
     parser.add_argument("--steps", type=int, help="optimisation steps of an edit, instead of the file's")
-    parser.add_argument("--layers", type=int, help="blocks of the model, instead of all")
+    parser.add_argument("--tokenizer", help="folder of a tokenizer, instead of SmolLM2's")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser.parse_args(argv)
 
@@ -155,10 +161,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     device = torch.device(options.device)
     clock, rows = Clock(device), list[dict[str, Any]]()
     try:
-        tokenizer = load_model("smollm2-135m", "cpu")[1]
+        tokenizer = (
+            AutoTokenizer.from_pretrained(options.tokenizer)
+            if options.tokenizer
+            else load_model("smollm2-135m", "cpu")[1]
+        )
         requests = read_requests(SAMPLE, read_json)[: options.edits]
         for name in options.models.split(","):
-            model = random_model(CONFIGS[name], device, getattr(torch, options.dtype), options.layers)
+            model = random_model(CONFIGS[name], device, getattr(torch, options.dtype))
             size = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) / GIB
             for method in options.methods.split(","):
                 hparams = hyperparameters(method, name, options.dtype, len(requests), options.tokens, options.steps)
