@@ -2,7 +2,8 @@
 # Set up and run easyedit_lifelong.
 #
 #   sh run.sh             set up, then run the demo
-#   sh run.sh test        set up, then run linters, type checks and the whole test suite
+#   sh run.sh test        set up, then run linters, type checks and the tests
+#   sh run.sh test --full the same with every case of every test
 #   sh run.sh WORD ...    set up, then `easyedit-lifelong WORD ...` (try: sh run.sh --help)
 #
 # PYTHON=/path/to/python3 chooses the Python (3.10 or newer) for the virtual environment.
