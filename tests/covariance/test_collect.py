@@ -17,7 +17,7 @@ from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_equal_to_a_direct_float64_computation(family: str, side: str, texts: list[str], tmp_path: Any) -> None:
+def test_moments_equal_a_direct_float64_computation(family: str, side: str, texts: list[str], tmp_path: Any) -> None:
     model, tokenizer = build_model(family), build_tokenizer()
     tokenizer.padding_side = side
     found = collect_covariance(model, tokenizer, [0, 2], texts, samples=30, out=tmp_path)
@@ -31,7 +31,9 @@ def test_equal_to_a_direct_float64_computation(family: str, side: str, texts: li
         assert_close(found[module].moment, expected[module] / found[module].count)
 
 
-def test_layers_by_path_and_by_template(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+def test_layers_given_by_path_or_by_template_give_the_same_moments(
+    llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any
+) -> None:
     by_path = collect_covariance(
         llama, tokenizer, ["model.layers[1].mlp.up_proj.weight"], texts, samples=30, out=tmp_path
     )
@@ -44,7 +46,7 @@ def test_layers_by_path_and_by_template(llama: Any, tokenizer: Any, texts: list[
     assert_close(by_path[module].moment, plain_sums(llama, tokenizer, [module], texts)[module] / by_path[module].count)
 
 
-def test_nothing_after_the_last_module_runs(family: str, texts: list[str], tmp_path: Any) -> None:
+def test_blocks_above_the_last_module_do_not_run(family: str, texts: list[str], tmp_path: Any) -> None:
     model, tokenizer = build_model(family), build_tokenizer()
     anatomy = anatomy_of(model)
     calls = [0] * len(anatomy.blocks)
@@ -62,7 +64,7 @@ def test_nothing_after_the_last_module_runs(family: str, texts: list[str], tmp_p
     assert ran == []
 
 
-def test_all_modules_share_a_pass(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+def test_all_modules_are_collected_in_one_pass(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
     calls = [0, 0]
     for i, folder, layers in ((0, "one", [3]), (1, "all", [0, 1, 2, 3])):
         handle = llama.model.layers[0].register_forward_pre_hook(lambda *_, i=i: calls.__setitem__(i, calls[i] + 1))
@@ -71,7 +73,9 @@ def test_all_modules_share_a_pass(llama: Any, tokenizer: Any, texts: list[str], 
     assert calls[0] == calls[1] > 0
 
 
-def test_the_model_is_left_as_it_was(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+def test_collecting_restores_modes_hooks_weights_and_the_random_generator(
+    llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any
+) -> None:
     llama.train()
     llama.model.layers[2].eval()
     before, generator = state_of(llama), torch.get_rng_state()
@@ -83,7 +87,7 @@ def test_the_model_is_left_as_it_was(llama: Any, tokenizer: Any, texts: list[str
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-def test_dropout_is_off(texts: list[str], tmp_path: Any) -> None:
+def test_dropout_is_off_while_collecting(texts: list[str], tmp_path: Any) -> None:
     model, tokenizer = build_model("gpt2").train(), build_tokenizer()
     module = MODULES["gpt2"].format(2)
     found = collect_covariance(model, tokenizer, [2], texts, samples=30, out=tmp_path)[module]
@@ -91,14 +95,18 @@ def test_dropout_is_off(texts: list[str], tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_models(dtype: torch.dtype, texts: list[str], tmp_path: Any) -> None:
+def test_half_precision_models_are_collected_with_small_error(
+    dtype: torch.dtype, texts: list[str], tmp_path: Any
+) -> None:
     model, tokenizer = build_model("llama", dtype), build_tokenizer()
     module = MODULES["llama"].format(1)
     found = collect_covariance(model, tokenizer, [1], texts, samples=30, out=tmp_path)[module]
     assert_close(found.moment, plain_sums(model, tokenizer, [module], texts)[module] / found.count, 0.05)
 
 
-def test_hooks_that_change_the_inputs_count(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+def test_keys_are_read_after_other_hooks_changed_them(
+    llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any
+) -> None:
     module = MODULES["llama"].format(1)
     plain = collect_covariance(llama, tokenizer, [1], texts, samples=30, out=tmp_path / "a")[module]
     llama.get_submodule(module).register_forward_pre_hook(lambda _, args: (2 * args[0],))
@@ -106,7 +114,9 @@ def test_hooks_that_change_the_inputs_count(llama: Any, tokenizer: Any, texts: l
     torch.testing.assert_close(edited.moment, 4 * plain.moment)
 
 
-def test_context_and_batches_change_nothing_else(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+def test_a_shorter_context_only_cuts_documents_into_rows(
+    llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any
+) -> None:
     """Cutting documents into rows is what a shorter context means, no more."""
     module = MODULES["llama"].format(1)
     short = collect_covariance(llama, tokenizer, [1], texts, tokens=10**5, context=7, out=tmp_path)[module]
@@ -116,14 +126,16 @@ def test_context_and_batches_change_nothing_else(llama: Any, tokenizer: Any, tex
     assert_close(short.moment, plain_sums(llama, tokenizer, [module], pieces)[module] / short.count)
 
 
-def test_a_module_that_never_runs(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+def test_a_module_that_never_runs_is_refused_by_name(
+    llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any
+) -> None:
     llama.spare = torch.nn.Linear(32, 32)
     with pytest.raises(CovarianceError, match="spare: didn't run"):
         collect_covariance(llama, tokenizer, ["spare"], texts, samples=30, out=tmp_path)
     assert not any(module._forward_pre_hooks for module in llama.modules())
 
 
-def test_inputs_that_are_not_one_a_token(llama: Any) -> None:
+def test_inputs_without_one_key_per_token_are_refused(llama: Any) -> None:
     module = llama.model.layers[0].mlp.down_proj
     llama.model.layers[0].mlp.register_forward_pre_hook(lambda _, args: (args[0][:, :1],))
     taker = KeyCollector(llama, {"model.layers.0.mlp.down_proj": MomentSum(48)}, 0)
@@ -132,7 +144,7 @@ def test_inputs_that_are_not_one_a_token(llama: Any) -> None:
     assert not module._forward_pre_hooks
 
 
-def test_keys_that_are_no_numbers_name_the_module(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
+def test_keys_with_nan_are_refused_with_the_module(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
     with torch.no_grad():
         llama.model.layers[1].mlp.up_proj.weight[0, 0] = float("nan")
     with pytest.raises(CovarianceError, match=r"model.layers.1.mlp.down_proj: the keys hold NaN"):

@@ -52,7 +52,7 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("easyedit_lifelong.commands.covariance.load_model", fail)
 
 
-def test_layers() -> None:
+def test_ranges_and_lists_of_layers_are_parsed() -> None:
     assert parse_layers("3-7,9") == [3, 4, 5, 6, 7, 9]
     assert parse_layers("2") == [2]
     assert parse_layers(" 4, 1-2 ,2") == [4, 1, 2]
@@ -61,7 +61,7 @@ def test_layers() -> None:
             parse_layers(bad)
 
 
-def test_it_collects_and_shows(run: Run, corpus: Path, tmp_path: Path) -> None:
+def test_moments_are_written_and_their_files_are_listed(run: Run, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "stats"
     code, text, _ = run("--layers", "1-2", "--corpus", corpus, "--tokens", 100, "--out", out)
     assert code == 0
@@ -77,14 +77,14 @@ def test_it_collects_and_shows(run: Run, corpus: Path, tmp_path: Path) -> None:
     assert code == 0 and str(out) in text  # found, this time
 
 
-def test_the_default_is_text_of_the_model_itself(run: Run, tmp_path: Path) -> None:
+def test_the_default_corpus_is_text_sampled_from_the_model(run: Run, tmp_path: Path) -> None:
     code, text, _ = run("--layers", 1, "--out", tmp_path / "stats")
     assert code == 0 and "text sampled from the model itself" in text
     (file,) = (tmp_path / "stats").rglob("*.npz")
     assert file.parent.name == "self-sampled_stats" and read_moments(file).count == 480
 
 
-def test_samples_dtype_context_and_easyedits_name(run: Run, corpus: Path, tmp_path: Path) -> None:
+def test_options_determine_the_names_of_the_files(run: Run, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "stats"
     code, _, _ = run(
         "--layers",
@@ -107,7 +107,9 @@ def test_samples_dtype_context_and_easyedits_name(run: Run, corpus: Path, tmp_pa
     assert names == ["_mom2_1000.npz", "_mom2_t12_9.npz"]
 
 
-def test_a_hyperparameter_file_says_the_rest(run: Run, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+def test_a_hyperparameter_file_supplies_the_options_not_given(
+    run: Run, checkpoint: Path, corpus: Path, tmp_path: Path
+) -> None:
     values = {
         "alg_name": "MEMIT",
         "model_name": str(checkpoint),
@@ -130,7 +132,7 @@ def test_a_hyperparameter_file_says_the_rest(run: Run, checkpoint: Path, corpus:
     assert [f.name for f in (tmp_path / "o").rglob("*.npz")] == ["model.layers.1.mlp.up_proj_float32_mom2_50tokens.npz"]
 
 
-def test_a_shipped_hyperparameter_file(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_shipped_hyperparameter_file_is_found_by_name(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     code, _, err = run(
         "--hparams",
         "CoachHook/smollm2-135m",
@@ -147,7 +149,7 @@ def test_a_shipped_hyperparameter_file(run: Run, checkpoint: Path, tmp_path: Pat
     assert len(list((tmp_path / "stats").rglob("*60tokens.npz"))) == 2
 
 
-def test_merging(run: Run, corpus: Path, tmp_path: Path) -> None:
+def test_merge_joins_two_files_and_needs_an_output(run: Run, corpus: Path, tmp_path: Path) -> None:
     second = tmp_path / "more.txt"
     second.write_text("\n\n".join(make_texts(60, seed=1)))
     for text in (corpus, second):
@@ -192,7 +194,7 @@ def test_mistakes_are_found_before_a_model_is_loaded(
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_no_model_is_a_mistake_too(run: Run) -> None:
+def test_a_missing_model_and_invalid_numbers_are_refused(run: Run) -> None:
     code, _, err = run("--layers", "1", model=False)
     assert code == 1 and "give --model" in err
     code, _, err = run("--layers", "1", "--tokens", "0")
@@ -201,6 +203,6 @@ def test_no_model_is_a_mistake_too(run: Run) -> None:
     assert code == 2
 
 
-def test_a_layer_that_is_not_there(run: Run, corpus: Path, tmp_path: Path) -> None:
+def test_a_layer_that_the_model_lacks_is_refused(run: Run, corpus: Path, tmp_path: Path) -> None:
     code, _, err = run("--layers", "3-4", "--corpus", corpus, "--out", tmp_path / "stats")
     assert code == 1 and "no layer 4; it has 0 to 3" in err

@@ -26,7 +26,9 @@ def parts(llama: Any, tokenizer: Any, tmp_path: Path) -> list[Path]:
     return found
 
 
-def test_merging_is_reading_in_one_go(llama: Any, tokenizer: Any, parts: list[Path], tmp_path: Path) -> None:
+def test_merged_moments_equal_a_collection_over_both_texts(
+    llama: Any, tokenizer: Any, parts: list[Path], tmp_path: Path
+) -> None:
     merged = merge_moments(parts, tmp_path / "all" / "merged.npz")
     expected = plain_sums(llama, tokenizer, [MODULE], FIRST + SECOND)[MODULE]
     assert_close(merged.moment, expected / merged.count)
@@ -38,12 +40,12 @@ def test_merging_is_reading_in_one_go(llama: Any, tokenizer: Any, parts: list[Pa
     assert [part["kind"] for part in sidecar["corpus"]["parts"]] == ["texts", "texts"]
 
 
-def test_the_same_text_twice_is_refused(parts: list[Path], tmp_path: Path) -> None:
+def test_merging_the_same_text_twice_is_refused(parts: list[Path], tmp_path: Path) -> None:
     with pytest.raises(CovarianceError, match="the same text"):
         merge_moments([parts[0], parts[1], parts[0]], tmp_path / "m.npz")
 
 
-def test_self_sampled_text_of_another_seed_is_other_text(llama: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_self_sampled_text_of_another_seed_can_be_merged(llama: Any, tokenizer: Any, tmp_path: Path) -> None:
     files = [
         collect_covariance(llama, tokenizer, [1], "self", tokens=40, seed=seed, out=tmp_path / str(n))[MODULE].source
         for n, seed in enumerate((0, 1, 1))
@@ -53,7 +55,9 @@ def test_self_sampled_text_of_another_seed_is_other_text(llama: Any, tokenizer: 
         merge_moments(files[1:], tmp_path / "n.npz")
 
 
-def test_other_modules_and_weights_are_refused(llama: Any, tokenizer: Any, parts: list[Path], tmp_path: Path) -> None:
+def test_moments_of_other_modules_or_weights_are_not_merged(
+    llama: Any, tokenizer: Any, parts: list[Path], tmp_path: Path
+) -> None:
     other = collect_covariance(llama, tokenizer, [2], SECOND, samples=100, out=tmp_path)
     with pytest.raises(CovarianceError, match=r"module is model.layers.2"):
         merge_moments([parts[0], Path(next(iter(other.values())).source)], tmp_path / "m.npz")
@@ -65,7 +69,7 @@ def test_other_modules_and_weights_are_refused(llama: Any, tokenizer: Any, parts
     assert not (tmp_path / "m.npz").exists()
 
 
-def test_files_that_cannot_be_merged(parts: list[Path], tmp_path: Path) -> None:
+def test_unusable_files_and_targets_are_refused(parts: list[Path], tmp_path: Path) -> None:
     with pytest.raises(CovarianceError, match="two files or more"):
         merge_moments(parts[:1], tmp_path / "m.npz")
     with pytest.raises(CovarianceError, match="is there already"):

@@ -61,7 +61,7 @@ def wikitext(layer_stats: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return asked
 
 
-def test_easyedit_finds_and_loads_ours(
+def test_layer_stats_finds_and_loads_our_files(
     layer_stats: Any, wikitext: list[Any], kind: str, pair: tuple[Any, Any], tmp_path: Path
 ) -> None:
     layer = MODULES[kind].format(2)
@@ -75,7 +75,7 @@ def test_easyedit_finds_and_loads_ours(
     assert stat.mom2.count == ours.count
 
 
-def test_we_find_and_load_easyedits(
+def test_our_reader_finds_and_loads_the_files_of_layer_stats(
     layer_stats: Any, wikitext: list[Any], kind: str, pair: tuple[Any, Any], tmp_path: Path
 ) -> None:
     layer = MODULES[kind].format(2)
@@ -88,7 +88,7 @@ def test_we_find_and_load_easyedits(
     torch.testing.assert_close(found.moment, stat.mom2.moment().float(), rtol=1e-6, atol=0)
 
 
-def test_the_same_samples_give_the_same_statistics(
+def test_both_engines_give_the_same_statistics_in_the_same_file_format(
     layer_stats: Any, wikitext: list[Any], kind: str, pair: tuple[Any, Any], tmp_path: Path
 ) -> None:
     layer = MODULES[kind].format(1)
@@ -106,7 +106,7 @@ def test_the_same_samples_give_the_same_statistics(
         assert str(a["mom2.constructor"]) == str(b["mom2.constructor"])
 
 
-def test_easyedit_finds_a_stand_in(
+def test_layer_stats_loads_a_stand_in_for_its_sample_count(
     layer_stats: Any, wikitext: list[Any], kind: str, pair: tuple[Any, Any], tmp_path: Path
 ) -> None:
     layer = MODULES[kind].format(2)
@@ -117,7 +117,7 @@ def test_easyedit_finds_a_stand_in(
     torch.testing.assert_close(stat.mom2.moment().float(), ours.moment, rtol=1e-6, atol=0)
 
 
-def test_easyedits_misspelt_context_is_found(
+def test_a_file_with_easyedits_unformatted_context_name_is_found(
     layer_stats: Any, wikitext: list[Any], kind: str, pair: tuple[Any, Any], tmp_path: Path
 ) -> None:
     layer = MODULES[kind].format(2)

@@ -50,7 +50,7 @@ def _only(found: Any) -> Any:
     return moment
 
 
-def test_the_second_time_it_is_read_bit_for_bit(
+def test_stored_moments_are_read_back_bitwise(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     first = collect_covariance(model, tokenizer, [1, 2], texts, tokens=200, out=tmp_path)
@@ -62,7 +62,7 @@ def test_the_second_time_it_is_read_bit_for_bit(
         assert (moment.count, moment.source) == (again[module].count, again[module].source) == (200, moment.source)
 
 
-def test_only_what_is_missing_is_collected(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
+def test_only_missing_modules_are_collected(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
     collect_covariance(model, tokenizer, [1], texts, tokens=200, out=tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
     both = collect_covariance(model, tokenizer, [1, 2], texts, tokens=200, out=tmp_path)
@@ -70,7 +70,7 @@ def test_only_what_is_missing_is_collected(model: Any, tokenizer: Any, texts: li
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
-def test_where_files_lie(model: Any, tmp_path: Path) -> None:
+def test_file_names_hold_module_dtype_context_and_amount(model: Any, tmp_path: Path) -> None:
     folder = tmp_path / "org_tiny" / "wikipedia_stats"
     assert moments_file(tmp_path, model, "m", "wikipedia", "float32", 100) == folder / "m_float32_mom2_100.npz"
     assert moments_file(tmp_path, model, "m", "wikipedia", "float32") == folder / "m_float32_mom2.npz"
@@ -78,7 +78,7 @@ def test_where_files_lie(model: Any, tmp_path: Path) -> None:
     assert tokens == folder / "m_float32_mom2_t7_5tokens.npz"
 
 
-def test_without_a_folder_they_lie_in_the_cache(
+def test_without_a_folder_files_are_stored_in_the_cache(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path))
@@ -86,7 +86,7 @@ def test_without_a_folder_they_lie_in_the_cache(
     assert Path(moment.source).is_relative_to(tmp_path / "stats" / "org_tiny" / "texts_stats")
 
 
-def test_the_sidecar_says_what_it_is_of(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_the_sidecar_describes_the_collection(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     moment = _only(collect_covariance(model, tokenizer, [1], "self", tokens=50, out=tmp_path, seed=4))
     content = json.loads(Path(moment.source).with_suffix(".json").read_text())
     for key, value in {
@@ -108,7 +108,7 @@ def test_the_sidecar_says_what_it_is_of(model: Any, tokenizer: Any, tmp_path: Pa
     assert Path(moment.source).parent.name == "self-sampled_stats"
 
 
-def test_the_default_amount_goes_by_the_key_size(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_the_default_amount_is_ten_tokens_per_key_dimension(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     texts = make_texts(200)
     assert _only(collect_covariance(model, tokenizer, [1], texts, out=tmp_path)).count == 10 * D
 
@@ -116,7 +116,9 @@ def test_the_default_amount_goes_by_the_key_size(model: Any, tokenizer: Any, tmp
 @pytest.mark.usefixtures("forbidden")
 @pytest.mark.parametrize("folder", ["org_tiny", "tiny"])
 @pytest.mark.parametrize("limit", ["", "_t{batch_tokens}", "_t1024"])
-def test_published_files_are_found(model: Any, tokenizer: Any, tmp_path: Path, folder: str, limit: str) -> None:
+def test_published_files_are_found_under_every_name(
+    model: Any, tokenizer: Any, tmp_path: Path, folder: str, limit: str
+) -> None:
     path = _publish(tmp_path / folder / "wikipedia_stats" / f"{MODULE}_float32_mom2{limit}_100000.npz")
     for n_tokens in (None, 300):
         moment = _only(
@@ -128,7 +130,7 @@ def test_published_files_are_found(model: Any, tokenizer: Any, tmp_path: Path, f
 
 
 @pytest.mark.usefixtures("forbidden")
-def test_the_exact_name_comes_first_and_the_longest_context_next(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_the_exact_name_is_preferred_and_then_the_longest_context(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     def ask() -> str:
         found = obtain_moments(model, tokenizer, [MODULE], stats_dir=tmp_path, dataset="wikipedia", n_samples=7)
         return Path(_only(found).source).name
@@ -140,7 +142,7 @@ def test_the_exact_name_comes_first_and_the_longest_context_next(model: Any, tok
         assert ask() == name
 
 
-def test_ours_of_a_shorter_context_is_used_only_if_asked_for(
+def test_a_collection_with_a_shorter_context_is_used_only_for_that_context(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path
 ) -> None:
     short = _only(collect_covariance(model, tokenizer, [1], texts, samples=5, context=9, out=tmp_path))
@@ -150,7 +152,7 @@ def test_ours_of_a_shorter_context_is_used_only_if_asked_for(
     assert not torch.equal(short.moment, whole.moment)
 
 
-def test_our_samples_are_used_where_tokens_would_be_collected(
+def test_stored_samples_are_used_instead_of_collecting_tokens(
     model: Any,
     tokenizer: Any,
     texts: list[str],
@@ -167,7 +169,7 @@ def test_our_samples_are_used_where_tokens_would_be_collected(
     assert _only(found).source == first.source
 
 
-def test_a_published_file_is_used_with_a_note(
+def test_a_published_file_is_used_with_a_note_that_weights_are_unchecked(
     model: Any, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     _publish(tmp_path / "org_tiny" / "wikipedia_stats" / f"{MODULE}_float32_mom2_9.npz", 9)
@@ -177,7 +179,7 @@ def test_a_published_file_is_used_with_a_note(
 
 
 @pytest.mark.usefixtures("forbidden")
-def test_a_published_file_of_another_model_or_amount_is_refused(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_published_file_of_another_size_or_amount_is_refused(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     path = _publish(tmp_path / "org_tiny" / "wikipedia_stats" / f"{MODULE}_float32_mom2_9.npz", 9, d=D + 1)
     ask = {"stats_dir": tmp_path, "dataset": "wikipedia", "n_samples": 9}
     with pytest.raises(CovarianceError, match=r"49x49.*size 48"):
@@ -191,7 +193,7 @@ def test_a_published_file_of_another_model_or_amount_is_refused(model: Any, toke
         obtain_moments(model, tokenizer, [MODULE], **ask)
 
 
-def test_other_weights_are_refused(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
+def test_moments_of_other_weights_are_refused(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
     moment = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
     with torch.no_grad():
         model.model.layers[3].mlp.up_proj.weight[0, 0] += 1
@@ -200,7 +202,7 @@ def test_other_weights_are_refused(model: Any, tokenizer: Any, texts: list[str],
     assert moment.source in str(caught.value)
 
 
-def test_another_text_of_the_same_name_is_refused(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_moments_of_another_text_of_the_same_name_are_refused(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     corpus = tmp_path / "c.txt"
     corpus.write_text("the capital of France\n\nwho wrote Hamlet")
     collect_covariance(model, tokenizer, [1], corpus, tokens=5, out=tmp_path)
@@ -220,7 +222,7 @@ def test_another_text_of_the_same_name_is_refused(model: Any, tokenizer: Any, tm
         ("corpus", {"kind": "self-sampled"}),
     ],
 )
-def test_any_contradiction_is_an_error(
+def test_a_sidecar_that_contradicts_the_settings_is_refused(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, field: str, value: Any
 ) -> None:
     moment = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
@@ -231,7 +233,7 @@ def test_any_contradiction_is_an_error(
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}', "\xff\xfe"])
-def test_a_broken_sidecar_is_an_error(
+def test_an_unreadable_sidecar_is_refused(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, content: str
 ) -> None:
     moment = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
@@ -241,27 +243,29 @@ def test_a_broken_sidecar_is_an_error(
         collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path)
 
 
-def test_a_file_put_in_its_place_is_noticed(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
+def test_a_replaced_file_is_detected(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
     moment = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
     _publish(Path(moment.source))
     with pytest.raises(CovarianceError, match="truncated or replaced"):
         collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path)
 
 
-def test_another_seed_of_the_same_text_will_do(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
+def test_moments_of_the_same_text_are_used_for_another_seed(
+    model: Any, tokenizer: Any, texts: list[str], tmp_path: Path
+) -> None:
     first = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
     again = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path, seed=1))
     assert torch.equal(first.moment, again.moment)
 
 
-def test_an_orphaned_sidecar_is_no_file(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
+def test_a_sidecar_without_its_file_is_ignored(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
     first = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
     Path(first.source).unlink()
     again = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
     assert torch.equal(first.moment, again.moment)
 
 
-def test_different_amounts_and_contexts_lie_side_by_side(
+def test_different_settings_are_stored_in_different_files(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path
 ) -> None:
     options: list[dict[str, Any]] = [
@@ -277,7 +281,7 @@ def test_different_amounts_and_contexts_lie_side_by_side(
     assert len(list(tmp_path.rglob("*.npz"))) == len(options)
 
 
-def test_a_stand_in_for_easyedit(
+def test_a_copy_under_easyedits_name_stands_in_with_a_warning(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     first = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
@@ -306,12 +310,12 @@ def test_a_stand_in_never_replaces_published_statistics(
     assert len(list(tmp_path.rglob("*.npz"))) == 1  # found out before anything was collected
 
 
-def test_a_corpus_without_tokens(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_a_corpus_without_tokens_is_refused(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(CovarianceError, match="hold no tokens"):
         collect_covariance(model, tokenizer, [1], ["", " "], tokens=50, out=tmp_path)
 
 
-def test_a_corpus_that_is_too_small_says_so(
+def test_a_corpus_smaller_than_the_amount_gives_a_warning(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -328,14 +332,14 @@ def test_a_corpus_that_is_too_small_says_so(
         ({"tokens": 5, "samples": 5}, "either tokens or samples"),
     ],
 )
-def test_arguments_that_make_no_sense(
+def test_invalid_arguments_are_refused(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, options: Any, message: str
 ) -> None:
     with pytest.raises(CovarianceError, match=message):
         collect_covariance(model, tokenizer, [1], texts, out=tmp_path, **options)
 
 
-def test_layers_that_are_not_there(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
+def test_missing_layers_and_corpora_are_refused(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no layer 4; it has 0 to 3"):
         layer_modules(model, [4])
     with pytest.raises(ModelError, match=r"has no '9'"):
@@ -348,7 +352,7 @@ def test_layers_that_are_not_there(model: Any, tokenizer: Any, texts: list[str],
         collect_covariance(model, tokenizer, [1], tmp_path / "nothing.txt", tokens=5, out=tmp_path)
 
 
-def test_a_model_without_a_name_has_a_folder(
+def test_the_folder_of_a_model_without_a_name_is_its_class(
     tokenizer: Any, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build_model("gpt2")

@@ -69,7 +69,7 @@ def blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.mark.parametrize("corpus", ["texts", "self"])
-def test_going_on_gives_the_same_bits_and_counts_nothing_twice(
+def test_a_resumed_collection_is_bitwise_equal_and_counts_each_block_once(
     llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], corpus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("easyedit_lifelong.covariance.sampling.ROWS", 2)
@@ -86,7 +86,7 @@ def test_going_on_gives_the_same_bits_and_counts_nothing_twice(
     assert not list((tmp_path / "killed").rglob(".*"))  # nothing unfinished is left
 
 
-def test_a_process_that_is_killed_hard(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_collection_killed_by_sigkill_resumes_to_identical_files(checkpoint: Path, tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
         import os, signal, sys
@@ -131,7 +131,7 @@ def test_a_process_that_is_killed_hard(checkpoint: Path, tmp_path: Path) -> None
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes()
 
 
-def test_unfinished_sums_of_more_layers_serve_fewer(
+def test_unfinished_sums_of_more_layers_are_used_for_fewer_layers(
     llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int]
 ) -> None:
     whole = _ask(llama, tokenizer, tmp_path / "whole", LAYERS[1:])
@@ -142,7 +142,7 @@ def test_unfinished_sums_of_more_layers_serve_fewer(
     assert blocks == list(range(1, len(blocks) + 1))
 
 
-def test_killed_while_storing_costs_no_counting(
+def test_a_collection_killed_while_storing_counts_no_block_again(
     llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     real = stored.write_moments
@@ -173,7 +173,7 @@ def test_killed_while_storing_costs_no_counting(
         {"block_tokens": 99},
     ],
 )
-def test_unfinished_sums_of_another_collection_are_not_used(
+def test_unfinished_sums_of_other_settings_are_not_used(
     llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], change: dict[str, Any]
 ) -> None:
     with pytest.raises(Killed):
@@ -195,7 +195,7 @@ def test_unfinished_sums_of_other_weights_are_not_used(
     assert blocks[0] == 1
 
 
-def test_unreadable_unfinished_sums_are_passed_over(
+def test_unreadable_unfinished_sums_are_ignored_with_a_warning(
     llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(Killed):
@@ -209,7 +209,9 @@ def test_unreadable_unfinished_sums_are_passed_over(
     assert _same(found, _ask(llama, tokenizer, tmp_path / "whole"))
 
 
-def test_writing_is_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_written_at_intervals_that_grow_with_their_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [100.0]
     monkeypatch.setattr("easyedit_lifelong.covariance.checkpoints.time.monotonic", lambda: now[0])
     partial = Checkpoints(tmp_path, {"what": 1}, Shard(), every=30)

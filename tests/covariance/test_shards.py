@@ -83,7 +83,7 @@ def _finish(running: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
 
 
 @pytest.mark.parametrize("kind", ["file", "self"])
-def test_two_processes_give_what_one_gives(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+def test_two_processes_give_the_moments_of_one(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(make_texts(1500)))
     name = str(corpus) if kind == "file" else "self"
@@ -103,7 +103,7 @@ def test_two_processes_give_what_one_gives(checkpoint: Path, tmp_path: Path, kin
     assert not list((tmp_path / "two").rglob(".partial*"))
 
 
-def test_an_error_in_the_first_process_ends_all(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_error_in_the_first_process_ends_both(checkpoint: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(make_texts(50)))
     label = str(checkpoint).replace("/", "_")
@@ -115,7 +115,7 @@ def test_an_error_in_the_first_process_ends_all(checkpoint: Path, tmp_path: Path
     assert all("holds no second moments" in err and "Traceback" not in err for _, _, err in results)
 
 
-def test_one_process_is_no_group() -> None:
+def test_a_single_process_is_the_only_shard() -> None:
     shard = current_shard()
     assert shard == Shard(0, 1, None) and shard.is_first and shard.owns_block(17)
     assert on_first_process(shard, lambda: 5) == 5
@@ -124,6 +124,6 @@ def test_one_process_is_no_group() -> None:
         assert first
 
 
-def test_blocks_are_dealt_out_once() -> None:
+def test_every_block_belongs_to_one_shard() -> None:
     shards = [Shard(rank, 3) for rank in range(3)]
     assert all(sum(shard.owns_block(block) for shard in shards) == 1 for block in range(20))

@@ -28,7 +28,7 @@ def pair() -> tuple[Any, Any]:
         pytest.skip(str(error))
 
 
-def test_equal_to_a_direct_float64_computation(pair: tuple[Any, Any], tmp_path: Path) -> None:
+def test_moments_equal_a_direct_float64_computation(pair: tuple[Any, Any], tmp_path: Path) -> None:
     texts = [record["prompt"] for record in json.loads(SAMPLES.read_text(encoding="utf-8"))[:12]]
     found = collect_covariance(*pair, [3, 5], texts, samples=12, out=tmp_path)
     modules = [f"model.layers.{layer}.mlp.down_proj" for layer in (3, 5)]
@@ -39,7 +39,7 @@ def test_equal_to_a_direct_float64_computation(pair: tuple[Any, Any], tmp_path: 
         assert_close(found[module].moment, expected[module] / found[module].count, 1e-4)
 
 
-def test_what_it_samples_is_text(pair: tuple[Any, Any]) -> None:
+def test_sampled_rows_are_readable_text(pair: tuple[Any, Any]) -> None:
     model, tokenizer = pair
     plan = SampledPlan(model, tokenizer, Amount(tokens=160), 20, 0)
     rows = [row for block in plan.blocks(Position()) for row in block.rows()]

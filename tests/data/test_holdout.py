@@ -23,7 +23,7 @@ def _ten(case_id: int | str) -> EditRequest:
     return _request(case_id, *(f"wording {n} of {case_id}" for n in range(10)))
 
 
-def test_some_are_edited_and_the_others_stay_unseen() -> None:
+def test_some_rephrasings_are_edited_and_the_others_stay_held_out() -> None:
     locality = {"near": {"prompt": "p", "ground_truth": "a"}}
     fact = _request(
         12,
@@ -50,7 +50,7 @@ def test_some_are_edited_and_the_others_stay_unseen() -> None:
     assert further[0].where == "facts.json, record 12 (case 12#1)"
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
+def test_only_the_seed_and_the_fact_determine_the_split() -> None:
     facts = [_ten(n) for n in range(5)]
     split = split_rephrasings(facts, 3, seed=1)
     assert split == split_rephrasings(facts, 3, seed=1)
@@ -60,20 +60,20 @@ def test_the_seed_decides_and_nothing_else() -> None:
     )
 
 
-def test_a_known_split() -> None:
+def test_the_split_is_the_same_on_every_machine() -> None:
     """The same in every process and on every machine: a run that is resumed must find the same edits."""
     _, *further = split_rephrasings([_ten(7)], 3)
     assert [edit.prompt for edit in further] == ["wording 2 of 7", "wording 5 of 7", "wording 6 of 7"]
 
 
-def test_one_is_always_held_out() -> None:
+def test_at_least_one_rephrasing_is_held_out() -> None:
     none, one, two = _request(0), _request(1, "a"), _request(2, "a", "b")
     split = split_rephrasings([none, one, two], 5)
     assert [edit.case_id for edit in split] == [0, 1, 2, "2#1"]
     assert [len(edit.rephrase_prompts) for edit in split] == [0, 1, 1, 0]
 
 
-def test_the_same_wording_twice_would_not_be_unseen() -> None:
+def test_equal_wordings_are_kept_once() -> None:
     fact = _request(1, "Prompt  1", "a", "A", "b ", "b", "c")
     first, *further = split_rephrasings([fact], 2)
     assert sorted(" ".join(one.split()) for one in [*first.rephrase_prompts, *(edit.prompt for edit in further)]) == [
@@ -83,7 +83,7 @@ def test_the_same_wording_twice_would_not_be_unseen() -> None:
     ]
 
 
-def test_what_can_not_be_split() -> None:
+def test_facts_without_two_rephrasings_and_negative_counts_are_refused() -> None:
     facts = [_request(0, "a"), _request(1, "b", "B")]
     with pytest.raises(DataError, match="no fact has two different rephrasings"):
         split_rephrasings(facts, 1)
@@ -92,7 +92,7 @@ def test_what_can_not_be_split() -> None:
     assert split_rephrasings(facts, 0) == facts
 
 
-def test_a_case_id_that_is_taken() -> None:
+def test_a_case_id_that_is_already_used_is_refused() -> None:
     with pytest.raises(DataError, match="'1#1' is used before"):
         split_rephrasings([_ten(1), _request("1#1", "x", "y")], 1)
 
@@ -103,7 +103,7 @@ def test_a_case_id_that_is_taken() -> None:
     edit_with=st.integers(1, 12),
     seed=st.integers(),
 )
-def test_nothing_is_lost_or_both(counts: list[int], edit_with: int, seed: int) -> None:
+def test_each_rephrasing_is_either_edited_or_held_out(counts: list[int], edit_with: int, seed: int) -> None:
     facts = [_request(n, *(f"{n} {k}" for k in range(count))) for n, count in enumerate(counts)]
     split = split_rephrasings(facts, edit_with, seed)
     for fact in facts:

@@ -74,7 +74,7 @@ def _message(data: Any, read: Any = read_json) -> str:
 # ------------------------------------------------------------------ with data
 
 
-def test_a_local_folder(folder: Callable[..., str]) -> None:
+def test_a_local_folder_of_one_split_is_read(folder: Callable[..., str]) -> None:
     """The library itself, on a dataset of one split."""
     name = folder(test=FACTS)
     requests = read_requests(name, read_json)
@@ -84,12 +84,12 @@ def test_a_local_folder(folder: Callable[..., str]) -> None:
     assert requests[1].where == f"{name}, record 1 (case 11)", "the file that the reader was given is gone"
 
 
-def test_a_path_object_as_the_command_line_makes_one(folder: Callable[..., str]) -> None:
+def test_a_hub_name_as_a_path_object_is_read(folder: Callable[..., str]) -> None:
     assert len(read_requests(Path(folder(test=FACTS)), read_json)) == 3
     assert str(Path("hub:owner/name:main:test[:5]")) == "hub:owner/name:main:test[:5]"
 
 
-def test_splits_have_to_be_named(folder: Callable[..., str]) -> None:
+def test_a_dataset_of_several_splits_needs_a_split(folder: Callable[..., str]) -> None:
     name = folder(train=FACTS[:1], test=FACTS[1:])
     message = _message(name)
     assert message.startswith(f"{name}: has the splits ")
@@ -100,7 +100,7 @@ def test_splits_have_to_be_named(folder: Callable[..., str]) -> None:
 
 
 @pytest.mark.usefixtures("loader")
-def test_another_reader(folder: Callable[..., str]) -> None:
+def test_the_zsre_reader_reads_a_dataset(folder: Callable[..., str]) -> None:
     name = folder(test=[ZSRE, {**ZSRE, "src": "Who?"}])
     first, second = read_requests(name, read_zsre)
     assert (first.prompt, first.target_new, second.prompt) == (ZSRE["src"], "Tampere", "Who?")
@@ -108,7 +108,7 @@ def test_another_reader(folder: Callable[..., str]) -> None:
     assert read_retention(name) == [Probe("nq question: who wrote it", "Charlotte")]
 
 
-def test_fields_that_only_some_records_have(folder: Callable[..., str]) -> None:
+def test_fields_that_only_some_records_have_are_absent_in_the_others(folder: Callable[..., str]) -> None:
     """A table fills them with nothing, at every depth; a record is as it was before it came into one."""
     near, far = {"near": {"prompt": "p", "ground_truth": "a"}}, {"far": {"prompt": "q", "ground_truth": "b"}}
     name = folder(test=[{**FACTS[0], "locality": near}, {**FACTS[1], "locality": far}, {**FACTS[2], "subject": "s"}])
@@ -118,7 +118,7 @@ def test_fields_that_only_some_records_have(folder: Callable[..., str]) -> None:
     assert (dict(three.locality), three.subject) == ({}, "s")
 
 
-def test_a_bad_record_is_one_of_the_dataset(folder: Callable[..., str]) -> None:
+def test_an_invalid_record_is_refused_with_the_datasets_name(folder: Callable[..., str]) -> None:
     name = folder(test=[FACTS[0], {"prompt": "p", "target_new": ""}])
     assert _message(name) == f"{name}, record 1, field 'target_new': is empty. Give it text or remove the record."
     assert _message(name, read_zsre).startswith(f"{name}, record 0, field 'src': is missing")
@@ -133,38 +133,36 @@ def test_a_bad_record_is_one_of_the_dataset(folder: Callable[..., str]) -> None:
         ("hub:owner/name:en:test[5:10]", ("owner/name", "en", {"split": "test[5:10]"})),
     ],
 )
-def test_what_the_library_is_asked_for(loaded: Callable[[Any], list[Any]], name: str, asked: Any) -> None:
+def test_a_name_becomes_dataset_config_and_split(loaded: Callable[[Any], list[Any]], name: str, asked: Any) -> None:
     calls = loaded(datasets.Dataset.from_list(FACTS))
     assert len(read_requests(name, read_json)) == 3
     assert calls == [asked]
 
 
-def test_columns_that_are_no_json(loaded: Callable[[Any], list[Any]]) -> None:
+def test_columns_that_json_cannot_hold_are_ignored(loaded: Callable[[Any], list[Any]]) -> None:
     """Pictures, dates and bytes beside the facts are nobody's concern."""
     loaded([{**FACTS[0], "bytes": b"\xff", "path": Path("x")}])
     assert len(read_requests("hub:owner/name", read_json)) == 1
 
 
-def test_a_warning_of_a_reader_is_still_given(
-    loaded: Callable[[Any], list[Any]], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_readers_warning_is_logged(loaded: Callable[[Any], list[Any]], caplog: pytest.LogCaptureFixture) -> None:
     loaded([{**FACTS[0], "locality_prompt": "p", "locality_ground_truth": ""}])
     assert len(read_requests("hub:owner/name", read_hallucination)) == 1
     assert "owner-name" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["hub:", "hub::test", "hub:a/b:", "hub:a/b:c:d:e", "hub:a/b/c", "hub:a b/c"])
-def test_names_that_mean_nothing(name: str) -> None:
+def test_a_malformed_name_is_refused_with_the_valid_forms(name: str) -> None:
     assert _message(name) == (
         f"{name}: names no dataset. Write hub:OWNER/NAME, hub:OWNER/NAME:SPLIT or hub:OWNER/NAME:CONFIG:SPLIT."
     )
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     assert _message(f"hub:{tmp_path}/nothing") == f"hub:{tmp_path}/nothing: there is no folder {tmp_path}/nothing"
 
 
-def test_nothing_in_it(loaded: Callable[[Any], list[Any]]) -> None:
+def test_an_empty_dataset_is_refused(loaded: Callable[[Any], list[Any]]) -> None:
     loaded([])
     assert _message("hub:owner/name") == "hub:owner/name: holds no records"
 
@@ -188,7 +186,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return attempts
 
 
-def test_offline_is_said_at_once(cut_off: list[Any]) -> None:
+def test_an_unreachable_hub_is_reported_after_one_attempt(cut_off: list[Any]) -> None:
     """The library by itself asks six times, with pauses that add up to 23 seconds."""
     began = time.monotonic()
     message = _message("hub:nobody/has-cached-this:test")
@@ -204,7 +202,9 @@ def test_offline_is_said_at_once(cut_off: list[Any]) -> None:
     assert (constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE) == (False, False), "as it was"
 
 
-def test_offline_the_cache_is_used(cut_off: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_switches_the_library_to_its_cache(
+    cut_off: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     modes = []
 
     def load(name: str, config: str | None, **options: Any) -> Any:
@@ -216,7 +216,7 @@ def test_offline_the_cache_is_used(cut_off: list[Any], monkeypatch: pytest.Monke
     assert modes == [True]
 
 
-def test_a_proxy_is_left_to_the_library(cut_off: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_behind_a_proxy_the_hub_is_not_probed(cut_off: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Behind one, names needn't resolve here; what can't be told isn't judged."""
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setattr(hub, "getproxies", urllib.request.getproxies)
@@ -229,7 +229,7 @@ def test_a_local_folder_needs_no_network(folder: Callable[..., str], cut_off: li
     assert cut_off == []
 
 
-def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_error_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     real = importlib.import_module
 
     def without(name: str, *rest: Any) -> Any:

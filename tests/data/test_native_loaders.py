@@ -89,7 +89,7 @@ def _assert_same(path: Path, read: Callable[[Path], Any]) -> Any:
 
 @needs_easyedit
 @pytest.mark.parametrize("name", FORMATS)
-def test_odd_records_one_by_one_and_all_at_once(name: str, tmp_path: Path) -> None:
+def test_both_loaders_agree_on_unusual_records(name: str, tmp_path: Path) -> None:
     read, load, native = FORMATS[name]
     results = []
     for number, records in enumerate([ODD[name], *([record] for record in ODD[name])]):
@@ -102,7 +102,7 @@ def test_odd_records_one_by_one_and_all_at_once(name: str, tmp_path: Path) -> No
 
 
 @needs_easyedit
-def test_records_without_a_target_are_left_out(tmp_path: Path) -> None:
+def test_both_loaders_leave_out_records_without_a_target(tmp_path: Path) -> None:
     records = [ZSRE, {**ZSRE, "alt": ""}, {**ZSRE, "subject": "Turku"}]
     path = tmp_path / "facts.json"
     path.write_text(json.dumps(records), encoding="utf-8")
@@ -118,7 +118,9 @@ VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.li
 @needs_easyedit
 @examples(60)
 @given(data=st.data(), name=st.sampled_from(sorted(FORMATS)))
-def test_any_records(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str) -> None:
+def test_both_loaders_agree_on_any_records(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str
+) -> None:
     good = {"zsre": ZSRE, "counterfact": COUNTERFACT}[name]
     fields = st.sampled_from([*good, *SPECIFIC, *PORTABLE, *SETS])
     changes = data.draw(st.lists(st.dictionaries(fields, VALUES, max_size=2), min_size=1, max_size=3))
@@ -130,7 +132,7 @@ def test_any_records(tmp_path_factory: pytest.TempPathFactory, data: st.DataObje
 
 @needs_easyedit
 @pytest.mark.parametrize(("name", "path"), [("zsre", samples.ZSRE), ("counterfact", samples.COUNTERFACT)])
-def test_the_samples(name: str, path: Path) -> None:
+def test_both_loaders_agree_on_the_sample_facts(name: str, path: Path) -> None:
     assert len(_assert_same(path, FORMATS[name][0])) >= 60
 
 
@@ -144,7 +146,7 @@ def test_the_samples(name: str, path: Path) -> None:
         ("counterfact", "counterfact/counterfact-edit-10k.json"),
     ],
 )
-def test_published_files(name: str, file: str) -> None:
+def test_both_loaders_agree_on_the_published_files(name: str, file: str) -> None:
     path = Path(os.environ.get("EASYEDIT_LIFELONG_DATA", "shared/data")) / file
     if not path.is_file():
         pytest.skip(f"EASYEDIT_LIFELONG_DATA names no folder with {file}")
@@ -153,14 +155,14 @@ def test_published_files(name: str, file: str) -> None:
 
 @pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize("name", FORMATS)
-def test_lines_are_refused_by_both(name: str, tmp_path: Path) -> None:
+def test_both_loaders_refuse_json_lines(name: str, tmp_path: Path) -> None:
     path = tmp_path / "facts.jsonl"
     path.write_text(json.dumps(ODD[name][0]), encoding="utf-8")
     with pytest.raises(DataError, match=r"facts\.jsonl: EasyEdit's loaders read a JSON list, not JSON Lines"):
         read_requests(path, FORMATS[name][0])
 
 
-def test_easyedits_loaders_are_registered_and_left_out_without_it(
+def test_easyedits_loaders_are_used_only_where_easyedit_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaders = get_plugins().loaders

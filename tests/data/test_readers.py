@@ -46,7 +46,7 @@ def _message(path: Path, read: Any = read_json) -> str:
 # ------------------------------------------------------------------ JSON and JSON Lines
 
 
-def test_a_list(tmp_path: Path) -> None:
+def test_a_json_list_becomes_requests_numbered_by_record(tmp_path: Path) -> None:
     requests = read_requests(_write(tmp_path, PLAIN), read_json)
     assert [(r.case_id, r.prompt, r.target_new) for r in requests] == [
         (n, f"question {n}", f"answer {n}") for n in range(3)
@@ -54,13 +54,13 @@ def test_a_list(tmp_path: Path) -> None:
     assert requests[2].where == f"{tmp_path / 'facts.json'}, record 2 (case 2)"
 
 
-def test_lines(tmp_path: Path) -> None:
+def test_json_lines_are_read_and_blank_lines_skipped(tmp_path: Path) -> None:
     lines = "\n".join(json.dumps(record) for record in PLAIN)
     path = _write(tmp_path, "\n" + lines.replace("\n", "\n\n") + "\n", "facts.jsonl")
     assert [r.prompt for r in read_requests(path, read_json)] == ["question 0", "question 1", "question 2"]
 
 
-def test_lines_end_where_json_lines_end(tmp_path: Path) -> None:
+def test_unicode_line_breaks_do_not_end_a_json_line(tmp_path: Path) -> None:
     """Unicode has more line breaks than JSON Lines; unescaped, they are part of the text."""
     text = "a\u2028b\u0085c\u2029d"
     record = json.dumps({"prompt": text, "target_new": "x"}, ensure_ascii=False)
@@ -68,7 +68,7 @@ def test_lines_end_where_json_lines_end(tmp_path: Path) -> None:
     assert [r.prompt for r in read_requests(path, read_json)] == [text, text]
 
 
-def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_in_the_path_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write(tmp_path, PLAIN)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert len(read_requests("~/facts.json", read_json)) == 3
@@ -76,7 +76,9 @@ def test_a_file_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @examples(30)
 @given(st.lists(st.tuples(st.text(min_size=1), st.text(min_size=1)), min_size=1, max_size=4))
-def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, facts: list[tuple[str, str]]) -> None:
+def test_written_facts_are_read_back_from_json_and_json_lines(
+    tmp_path_factory: pytest.TempPathFactory, facts: list[tuple[str, str]]
+) -> None:
     facts = [("q" + prompt, "a" + target) for prompt, target in facts]
     records = [{"prompt": prompt, "target_new": target} for prompt, target in facts]
     folder = tmp_path_factory.mktemp("facts")
@@ -94,7 +96,7 @@ def test_what_is_written_is_read(tmp_path_factory: pytest.TempPathFactory, facts
 
 
 @pytest.mark.parametrize("name", ["nothing.json", "."])
-def test_no_file(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
     assert _message(tmp_path / name) == ": no such data file"
 
 
@@ -112,11 +114,11 @@ def test_no_file(tmp_path: Path, name: str) -> None:
         ('[{"prompt": "p", "target_new": "t"}, []]', "record 1: must be an object"),
     ],
 )
-def test_bad_json(tmp_path: Path, content: str, says: str) -> None:
+def test_invalid_json_is_refused_with_its_position_or_record(tmp_path: Path, content: str, says: str) -> None:
     assert says in _message(_write(tmp_path, content))
 
 
-def test_lines_in_a_file_that_is_not_called_so(tmp_path: Path) -> None:
+def test_json_lines_in_a_json_file_are_refused_with_a_hint(tmp_path: Path) -> None:
     """The likeliest mistake of all deserves the way out."""
     lines = "\n".join(json.dumps(record) for record in PLAIN)
     message = _message(_write(tmp_path, lines, "facts.json"))
@@ -124,7 +126,7 @@ def test_lines_in_a_file_that_is_not_called_so(tmp_path: Path) -> None:
     assert ".jsonl" in message
 
 
-def test_a_bad_line(tmp_path: Path) -> None:
+def test_an_invalid_line_is_refused_with_its_number(tmp_path: Path) -> None:
     path = _write(tmp_path, json.dumps(PLAIN[0]) + '\n\n{"prompt": \n', "facts.jsonl")
     message = _message(path)
     assert ", line 3: not valid JSON" in message
@@ -132,12 +134,12 @@ def test_a_bad_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["facts.json", "facts.jsonl"])
-def test_not_text(tmp_path: Path, name: str) -> None:
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_bytes(b'[{"prompt": "caf\xe9"}]')
     assert "is not UTF-8 text" in _message(tmp_path / name)
 
 
-def test_a_bad_record_is_named(tmp_path: Path) -> None:
+def test_an_invalid_record_is_refused_with_its_number_and_field(tmp_path: Path) -> None:
     path = _write(tmp_path, [*PLAIN, {"prompt": "p", "target_new": ""}])
     assert _message(path) == ", record 3, field 'target_new': is empty. Give it text or remove the record."
 
@@ -146,7 +148,9 @@ def test_a_bad_record_is_named(tmp_path: Path) -> None:
     ("ids", "second", "first"),
     [([5, 6, 5], "record 2 (case 5)", "record 0"), ([1, None], "record 1 (case 1)", "record 0")],
 )
-def test_a_case_id_used_twice(tmp_path: Path, ids: list[Any], second: str, first: str) -> None:
+def test_a_duplicate_case_id_is_refused_with_both_records(
+    tmp_path: Path, ids: list[Any], second: str, first: str
+) -> None:
     """Also where one is given and the other is the record's index."""
     records = [{**PLAIN[0], **({"case_id": case_id} if case_id is not None else {})} for case_id in ids]
     message = _message(_write(tmp_path, records))
@@ -154,7 +158,7 @@ def test_a_case_id_used_twice(tmp_path: Path, ids: list[Any], second: str, first
     assert first in message.partition("used before")[2]
 
 
-def test_a_reader_that_yields(tmp_path: Path) -> None:
+def test_a_reader_may_be_a_generator(tmp_path: Path) -> None:
     """A plugin's reader may be a generator."""
     path = _write(tmp_path, PLAIN)
     assert len(read_requests(path, lambda p: iter(read_json(p)))) == 3
@@ -165,7 +169,7 @@ def test_a_reader_that_yields(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("loader")
-def test_zsre(tmp_path: Path) -> None:
+def test_a_zsre_record_becomes_a_request(tmp_path: Path) -> None:
     first, second = read_requests(_write(tmp_path, [ZSRE, {**ZSRE, "subject": "Suomi"}]), read_zsre)
     assert (first.prompt, first.target_new, first.ground_truth) == (ZSRE["src"], "Tampere", "Helsinki")
     assert (first.subject, second.subject) == ("Finland", "Suomi"), "the 2023 loader drops it"
@@ -177,7 +181,7 @@ def test_zsre(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("loader")
-def test_counterfact(tmp_path: Path) -> None:
+def test_a_counterfact_record_becomes_a_request(tmp_path: Path) -> None:
     (request,) = read_requests(_write(tmp_path, [COUNTERFACT]), read_counterfact)
     assert (request.case_id, request.subject, request.ground_truth) == (4, "Cairo", "Nile")
     assert (request.prompt, request.target_new) == (COUNTERFACT["prompt"], "Congo")
@@ -187,7 +191,7 @@ def test_counterfact(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize(("read", "good"), [(read_zsre, ZSRE), (read_counterfact, COUNTERFACT)])
-def test_relation_specificity_of_the_benchmarks(tmp_path: Path, read: Any, good: dict[str, Any]) -> None:
+def test_benchmark_records_may_hold_relation_specificity(tmp_path: Path, read: Any, good: dict[str, Any]) -> None:
     """EasyEdit's loaders know no such fields; what is wrong with one is said all the same."""
     record = {**good, "relation_specificity_prompt": "p", "relation_specificity_ground_truth": "a"}
     (request,) = read_requests(_write(tmp_path, [record]), read)
@@ -205,7 +209,9 @@ def test_relation_specificity_of_the_benchmarks(tmp_path: Path, read: Any, good:
     [(read_zsre, ZSRE, name) for name in ("src", "alt", "rephrase", "loc", "loc_ans")]
     + [(read_counterfact, COUNTERFACT, name) for name in COUNTERFACT if name not in ("case_id", "subject")],
 )
-def test_fields_of_the_benchmarks(tmp_path: Path, read: Any, good: dict[str, Any], name: str) -> None:
+def test_an_invalid_benchmark_field_is_refused_by_name(
+    tmp_path: Path, read: Any, good: dict[str, Any], name: str
+) -> None:
     """EasyEdit's loaders would say KeyError, or leave the record out without a word."""
     for bad in ("", "  ", None, 5, ["x"]):
         message = _message(_write(tmp_path, [good, {**good, "case_id": 5, name: bad}]), read)
@@ -216,27 +222,27 @@ def test_fields_of_the_benchmarks(tmp_path: Path, read: Any, good: dict[str, Any
 
 @pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize("answers", [None, [], "Helsinki", [5], [None]])
-def test_zsre_without_a_true_answer(tmp_path: Path, answers: Any) -> None:
+def test_a_zsre_record_without_a_true_answer_is_refused(tmp_path: Path, answers: Any) -> None:
     message = _message(_write(tmp_path, [{**ZSRE, "answers": answers}]), read_zsre)
     assert "record 0, field 'answers'" in message
 
 
 @pytest.mark.usefixtures("loader")
-def test_zsre_with_another_kind_of_locality(tmp_path: Path) -> None:
+def test_a_zsre_locality_prompt_without_its_prefix_is_refused(tmp_path: Path) -> None:
     message = _message(_write(tmp_path, [{**ZSRE, "loc": "who wrote it"}]), read_zsre)
     assert "record 0, field 'loc': must contain 'nq question: '" in message
 
 
 @pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize("read", [read_zsre, read_counterfact])
-def test_a_benchmark_file_of_another_kind(tmp_path: Path, read: Any) -> None:
+def test_a_file_of_another_format_is_refused(tmp_path: Path, read: Any) -> None:
     assert "record 0: must be an object" in _message(_write(tmp_path, [5]), read)
     assert "must hold a list" in _message(_write(tmp_path, {"a": 1}), read)
     assert "record 0, field" in _message(_write(tmp_path, PLAIN), read)
 
 
 @pytest.mark.usefixtures("loader")
-def test_portability_of_counterfact(tmp_path: Path) -> None:
+def test_counterfact_portability_becomes_a_one_hop_probe(tmp_path: Path) -> None:
     record = {**COUNTERFACT, "portability_prompt": "One hop", "portability_ground_truth": "away"}
     (request,) = read_requests(_write(tmp_path, [record]), read_counterfact)
     assert dict(request.portability) == {"one_hop": (Probe("One hop", "away"),)}
@@ -253,7 +259,7 @@ PASSAGE = {
 }
 
 
-def test_hallucinations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_hallucination_record_becomes_a_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (request,) = read_requests(_write(tmp_path, [PASSAGE]), read_hallucination)
     assert (request.prompt, request.target_new, request.subject) == (
         PASSAGE["prompt"],
@@ -266,7 +272,7 @@ def test_hallucinations(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Non
     assert caplog.text == ""
 
 
-def test_a_locality_text_too_short_to_be_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_empty_locality_answers_are_left_out_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The edit counts; there is only nothing to ask about what should stay, and that is said."""
     records = [PASSAGE, {**PASSAGE, "locality_ground_truth": ""}, PASSAGE, {**PASSAGE, "locality_ground_truth": " \n"}]
     path = _write(tmp_path, records)
@@ -279,13 +285,13 @@ def test_a_locality_text_too_short_to_be_cut(tmp_path: Path, caplog: pytest.LogC
     )
 
 
-def test_many_of_them_are_not_all_listed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_warning_lists_ten_records_at_most(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     read_requests(_write(tmp_path, [{**PASSAGE, "locality_ground_truth": ""}] * 12), read_hallucination)
     assert "(records 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more)" in caplog.text
 
 
 @pytest.mark.parametrize("field", ["prompt", "target_new", "locality_prompt", "locality_ground_truth"])
-def test_what_else_a_passage_lacks_is_an_error(tmp_path: Path, field: str) -> None:
+def test_other_invalid_fields_of_a_passage_are_refused(tmp_path: Path, field: str) -> None:
     path = _write(tmp_path, [PASSAGE, {key: value for key, value in PASSAGE.items() if key != field}])
     assert f"record 1, field '{field}': is missing" in _message(path, read_hallucination)
     assert f"record 0, field '{field}'" in _message(_write(tmp_path, [{**PASSAGE, field: 5}]), read_hallucination)
@@ -295,12 +301,12 @@ def test_what_else_a_passage_lacks_is_an_error(tmp_path: Path, field: str) -> No
         )
 
 
-def test_an_empty_answer_is_an_error_elsewhere(tmp_path: Path) -> None:
+def test_other_readers_refuse_an_empty_locality_answer(tmp_path: Path) -> None:
     path = _write(tmp_path, [{**PASSAGE, "locality_ground_truth": ""}])
     assert ", record 0, field 'locality_ground_truth': is empty" in _message(path, read_json)
 
 
-def test_the_whole_published_file(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_published_hallucination_file_is_read_in_full(caplog: pytest.LogCaptureFixture) -> None:
     name = "hallucination/hallucination-edit-300.json"
     path = Path(os.environ.get("EASYEDIT_LIFELONG_DATA", "shared/data")) / name
     if not path.is_file():
@@ -312,7 +318,7 @@ def test_the_whole_published_file(caplog: pytest.LogCaptureFixture) -> None:
     assert "isn't asked in 5 of 300 records" in caplog.text
 
 
-def test_what_each_format_asks_of_a_model() -> None:
+def test_each_format_has_its_task() -> None:
     assert {reader.name for reader in get_plugins().readers if reader.task == "generation"} == {"hallucination"}
     assert get_plugins().readers.get("zsre").task == "qa"
 
@@ -329,7 +335,7 @@ REPHRASED = {
 }
 
 
-def test_zsre_with_rephrasings(tmp_path: Path) -> None:
+def test_a_structured_zsre_record_becomes_a_request_with_its_rephrasings(tmp_path: Path) -> None:
     lines = "\n".join(json.dumps(record) for record in [REPHRASED, {**REPHRASED, "filtered_rephrases": []}])
     first, second = read_requests(_write(tmp_path, lines, "structured.jsonl"), read_zsre_rephrased)
     assert (first.prompt, first.target_new, first.ground_truth) == (REPHRASED["input"], "Helsinki", "Helsinki")
@@ -348,5 +354,5 @@ def test_zsre_with_rephrasings(tmp_path: Path) -> None:
         ({"filtered_rephrases": [5]}, "field 'rephrase_prompt': must be text"),
     ],
 )
-def test_bad_zsre_with_rephrasings(tmp_path: Path, fields: dict[str, Any], says: str) -> None:
+def test_an_invalid_structured_zsre_record_is_refused(tmp_path: Path, fields: dict[str, Any], says: str) -> None:
     assert f"record 0, {says}" in _message(_write(tmp_path, [{**REPHRASED, **fields}]), read_zsre_rephrased)

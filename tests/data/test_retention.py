@@ -21,15 +21,15 @@ def _write(folder: Path, content: Any, name: str = "facts.json") -> Path:
     return path
 
 
-def test_held_out_facts(tmp_path: Path) -> None:
+def test_prompts_with_answers_become_probes(tmp_path: Path) -> None:
     assert read_retention(_write(tmp_path, [{"prompt": "p", "answer": "é", "note": 1}])) == [Probe("p", "é")]
 
 
-def test_the_sample_data() -> None:
+def test_the_sample_file_is_read() -> None:
     assert read_retention(RETENTION) == retention_probes()
 
 
-def test_lines(tmp_path: Path) -> None:
+def test_json_lines_are_read(tmp_path: Path) -> None:
     path = _write(tmp_path, '{"prompt": "p", "answer": "a"}\n\n{"prompt": "q", "answer": "b"}\n', "facts.jsonl")
     assert read_retention(path) == [Probe("p", "a"), Probe("q", "b")]
 
@@ -44,12 +44,12 @@ def test_a_zsre_file_gives_its_natural_questions(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("loader")
-def test_they_are_the_questions_that_locality_asks() -> None:
+def test_a_zsre_file_gives_the_locality_prompts_of_its_requests() -> None:
     probes = [probe for request in read_requests(ZSRE, read_zsre) for probe in request.locality["neighborhood"]]
     assert read_retention(ZSRE) == list(dict.fromkeys(probes))
 
 
-def test_natural_questions_as_grace_has_them(tmp_path: Path) -> None:
+def test_graces_lists_of_questions_and_answers_are_read(tmp_path: Path) -> None:
     path = _write(tmp_path, {"questions": ["p", "q"], "answers": ["a", "b"]})
     assert read_retention(path) == [Probe("p", "a"), Probe("q", "b")]
 
@@ -73,7 +73,7 @@ def test_natural_questions_as_grace_has_them(tmp_path: Path) -> None:
         ("[]", "holds no"),
     ],
 )
-def test_bad_held_out_facts(tmp_path: Path, content: str, says: str) -> None:
+def test_invalid_held_out_facts_are_refused_with_file_and_record(tmp_path: Path, content: str, says: str) -> None:
     path = _write(tmp_path, content)
     with pytest.raises(DataError) as caught:
         read_retention(path)
@@ -81,14 +81,14 @@ def test_bad_held_out_facts(tmp_path: Path, content: str, says: str) -> None:
     assert says in str(caught.value)
 
 
-def test_no_such_file(tmp_path: Path) -> None:
+def test_a_missing_or_unreadable_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.json: no such retention file"):
         read_retention(tmp_path / "nothing.json")
     with pytest.raises(DataError, match="can't be read"):
         read_retention(tmp_path)
 
 
-def test_held_out_facts_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_in_the_path_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every other path given on the command line knows what ~ is."""
     _write(tmp_path, [{"prompt": "p", "answer": "a"}])
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -97,7 +97,9 @@ def grace(model: Any, tokenizer: Any, family: str) -> Any:
 
 
 @pytest.mark.parametrize("edit", [perturb, grace])
-def test_the_same_scores(compute: Callable[..., dict[str, Any]], family: str, tokenizer: Any, edit: Any) -> None:
+def test_both_libraries_give_the_same_scores(
+    compute: Callable[..., dict[str, Any]], family: str, tokenizer: Any, edit: Any
+) -> None:
     model = build_model(family)
     hparams = SimpleNamespace(alg_name="FT", model_name=family, max_length=64, device="cpu")
 
@@ -130,7 +132,7 @@ def test_the_same_scores(compute: Callable[..., dict[str, Any]], family: str, to
 
 
 @pytest.mark.skipif(not CHECKOUT, reason="EASYEDIT_MAIN doesn't name a checkout of EasyEdit")
-def test_with_main() -> None:
+def test_the_scores_also_agree_with_easyedits_main_branch() -> None:
     root, tests = Path(easyedit_lifelong.__file__).parent.parent, Path(__file__).parent.parent
     path = os.pathsep.join([str(CHECKOUT), str(root), str(tests), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(

@@ -34,11 +34,11 @@ from easyedit_lifelong.evaluation.answer_matching import (
         ("\n", ""),
     ],
 )
-def test_where_an_answer_ends(text: str, said: str) -> None:
+def test_an_answer_ends_with_its_first_sentence_or_line(text: str, said: str) -> None:
     assert natural_answer(text) == said
 
 
-def test_a_full_stop_at_the_end_may_go_on() -> None:
+def test_a_full_stop_ends_the_answer_only_if_a_space_follows() -> None:
     """ "U.S" + "." + "A": only what follows shows whether the sentence is over."""
     assert natural_end(" Paris.") is None
     assert natural_end(" Paris. ") == len(" Paris.")
@@ -54,11 +54,11 @@ def test_a_full_stop_at_the_end_may_go_on() -> None:
         (" He came. She saw. He", "He came. He saw.", "He came."),
     ],
 )
-def test_an_end_within_the_answer_is_none(text: str, answer: str, said: str) -> None:
+def test_the_end_of_a_sentence_within_the_target_does_not_end_the_answer(text: str, answer: str, said: str) -> None:
     assert natural_answer(text, answer) == said
 
 
-def test_what_counts_as_the_same() -> None:
+def test_normalisation_ignores_case_punctuation_articles_and_spaces() -> None:
     assert normalise(" The  U.S., an  Ally! ") == "us ally"
     assert normalise("Łódź") == "łódź"
     assert normalise("巴黎。") == "巴黎"
@@ -85,13 +85,15 @@ def test_what_counts_as_the_same() -> None:
         ("It is an A", "A", False, True, 0.0),
     ],
 )
-def test_matches_by_hand(said: str, answer: str, exact: bool, contains: bool, f1: float) -> None:
+def test_matches_and_f1_equal_values_computed_by_hand(
+    said: str, answer: str, exact: bool, contains: bool, f1: float
+) -> None:
     assert exact_match(said, answer) is exact
     assert contains_match(said, answer) is contains
     assert token_f1(said, answer) == pytest.approx(f1)
 
 
-def test_a_record() -> None:
+def test_a_generation_is_written_as_a_record() -> None:
     one = Generation("fr", "p", "Rome", "Paris", "Rome", True, (("q", "Paris", "Peru", False),))
     assert one.to_dict() == {
         "case_id": "fr",

@@ -12,19 +12,19 @@ def ids(requests: list[EditRequest]) -> list[int | str]:
     return [request.case_id for request in requests]
 
 
-def test_few_are_all() -> None:
+def test_a_sample_of_few_edits_holds_all_of_them() -> None:
     assert sample_of(REQUESTS[:7], 7) == REQUESTS[:7]
     assert sample_of(REQUESTS, None) == REQUESTS
     assert sample_of([], 5) == []
 
 
-def test_in_their_own_order_and_no_more_than_asked_for() -> None:
+def test_a_sample_has_the_given_size_and_keeps_the_order() -> None:
     drawn = ids(sample_of(REQUESTS, 50))
     assert len(set(drawn)) == 50
     assert drawn == sorted(drawn)
 
 
-def test_who_is_out_stays_out_and_the_rest_stays_in() -> None:
+def test_later_edits_replace_members_and_bring_none_back() -> None:
     """From 100 to 400 edits: whoever is in the later sample and was there before was in the earlier one."""
     for before in (100, 200, 399):
         early, late = set(ids(sample_of(REQUESTS[:before], 50))), set(ids(sample_of(REQUESTS, 50)))
@@ -32,7 +32,7 @@ def test_who_is_out_stays_out_and_the_rest_stays_in() -> None:
     assert len(set(ids(sample_of(REQUESTS[:399], 50))) & late) >= 49, "one more edit changes one at most"
 
 
-def test_every_edit_has_the_same_chance() -> None:
+def test_every_edit_is_drawn_with_equal_probability() -> None:
     """Over 200 seeds, each of 400 edits is drawn about 25 times; the halves are drawn alike."""
     times = {i: 0 for i in range(400)}
     for seed in range(200):
@@ -42,7 +42,7 @@ def test_every_edit_has_the_same_chance() -> None:
     assert abs(sum(times[i] for i in range(200)) - 5000) < 250
 
 
-def test_the_seed_and_the_ids_decide() -> None:
+def test_only_the_seed_and_the_case_ids_determine_the_sample() -> None:
     assert sample_of(REQUESTS, 50, 1) == sample_of(REQUESTS, 50, 1) != sample_of(REQUESTS, 50, 2)
     other = [EditRequest(i, "other", "words") for i in range(400)]
     assert ids(sample_of(other, 50)) == ids(sample_of(REQUESTS, 50))

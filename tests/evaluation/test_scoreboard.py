@@ -51,7 +51,7 @@ def board(model: TableModel) -> Scoreboard:
     return Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION)
 
 
-def test_before(board: Scoreboard) -> None:
+def test_scores_before_editing_equal_values_computed_by_hand(board: Scoreboard) -> None:
     before = board.before([FRANCE, HAMLET]).values
     assert forced(before) == {
         "reliability_before": (0 + 0.5) / 2,  # "old" of "old king"
@@ -62,7 +62,7 @@ def test_before(board: Scoreboard) -> None:
     assert set(before) <= set(METRICS)
 
 
-def test_portability_before_is_the_unedited_models(model: TableModel) -> None:
+def test_portability_before_is_scored_on_the_unedited_model(model: TableModel) -> None:
     """Half right before, wrong after: what an edit did to portability shows in the two together."""
     model.learn("language spoken in France", "Spanish song")
     request = EditRequest(
@@ -75,7 +75,7 @@ def test_portability_before_is_the_unedited_models(model: TableModel) -> None:
     assert "portability_before" not in board.before([]).values
 
 
-def test_unedited(board: Scoreboard, model: TableModel) -> None:
+def test_scores_of_the_unedited_model_equal_values_computed_by_hand(board: Scoreboard, model: TableModel) -> None:
     assert board.score(model, [FRANCE, HAMLET]).values == {
         "ERR": 0.25,
         "reliability": 0.25,
@@ -87,7 +87,9 @@ def test_unedited(board: Scoreboard, model: TableModel) -> None:
     }
 
 
-def test_edited(board: Scoreboard, model: TableModel) -> None:
+def test_scores_and_intervals_of_an_edited_model_equal_values_computed_by_hand(
+    board: Scoreboard, model: TableModel
+) -> None:
     model.learn(FRANCE.prompt, "Rome")
     model.learn("Hamlet is made", "old king")
     model.learn("Hamlet from", "old song")
@@ -112,7 +114,7 @@ def test_edited(board: Scoreboard, model: TableModel) -> None:
     }, "one request alone has locality prompts, one fact alone was known before: no interval"
 
 
-def test_only_what_is_asked_about(board: Scoreboard, model: TableModel) -> None:
+def test_a_score_without_questions_is_absent(board: Scoreboard, model: TableModel) -> None:
     """No locality prompt, no locality: neither 1 nor 0."""
     assert set(board.score(model, [HAMLET]).values) == {"ERR", "reliability", "generality", "TRR", "ARR"}
     assert board.score(model, []).values == {"TRR": 0.5, "ARR": 1.0}
@@ -121,7 +123,7 @@ def test_only_what_is_asked_about(board: Scoreboard, model: TableModel) -> None:
     assert not {"TRR", "ARR"} & set(bare.score(model, [HAMLET]).values)
 
 
-def test_the_unedited_model_is_asked_once(board: Scoreboard, model: TableModel) -> None:
+def test_the_unedited_model_is_queried_once(board: Scoreboard, model: TableModel) -> None:
     """Before is before: it can't be asked again once the model is edited in place."""
     model.asked.clear()
     model.learn(FRANCE.prompt, "Rome")
@@ -129,12 +131,12 @@ def test_the_unedited_model_is_asked_once(board: Scoreboard, model: TableModel) 
     assert model.asked == []
 
 
-def test_the_order_of_edits_does_not_matter(board: Scoreboard, model: TableModel) -> None:
+def test_the_order_of_edits_does_not_change_the_scores(board: Scoreboard, model: TableModel) -> None:
     model.learn(FRANCE.prompt, "Rome")
     assert board.score(model, [FRANCE, HAMLET]) == board.score(model, [HAMLET, FRANCE])
 
 
-def test_free_generation(board: Scoreboard, model: TableModel) -> None:
+def test_generated_answers_and_their_scores_equal_values_computed_by_hand(board: Scoreboard, model: TableModel) -> None:
     model.learn(FRANCE.prompt, "Rome")
     model.learn("Hamlet from", "old king of the sea")
     scores, said = board.score_generation(model, [FRANCE, HAMLET])
@@ -171,7 +173,7 @@ def test_free_generation(board: Scoreboard, model: TableModel) -> None:
     assert (before["exact_match_before"], before["contains_match_before"]) == (0.0, 0.0)
 
 
-def test_fluency_before_and_after(model: TableModel) -> None:
+def test_fluency_before_and_after_is_the_entropy_of_the_generated_text(model: TableModel) -> None:
     """It says one word over and over; once it knows more words it has more entropy. It costs, and is asked for."""
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], [], text="moon made from green cheese")
     model.learn(FRANCE.prompt, "Rome London Berlin city river moon green cheese old king snow")
@@ -182,14 +184,14 @@ def test_fluency_before_and_after(model: TableModel) -> None:
     assert "fluency" not in silent.score_generation(model, [FRANCE])[0].values
 
 
-def test_no_more_held_out_facts_are_listened_to_than_edits(model: TableModel) -> None:
+def test_at_most_as_many_held_out_facts_are_generated_as_edits(model: TableModel) -> None:
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], RETENTION[::-1])
     assert board.before([FRANCE]).values["TRR_f1_before"] == 0.0  # "snow" for "blue"; "green cheese" isn't asked for
     assert board.score_generation(model, [FRANCE])[0].values["TRR_f1"] == 0.0
     assert board.before([FRANCE]).values["TRR_before"] == 0.5
 
 
-def test_what_was_not_listened_to_is_scored_but_not_told(model: TableModel) -> None:
+def test_only_the_chosen_requests_are_generated(model: TableModel) -> None:
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, generation_requests=[HAMLET])
     model.learn(FRANCE.prompt, "Rome")
     scores, said = board.score_generation(model, [FRANCE, HAMLET])
@@ -200,7 +202,7 @@ def test_what_was_not_listened_to_is_scored_but_not_told(model: TableModel) -> N
     assert {name for name in silent.before([FRANCE]).values if METRICS[name].kind == "generated"} == set()
 
 
-def test_free_generation_has_room_for_the_answer(board: Scoreboard, model: TableModel) -> None:
+def test_generation_has_room_for_a_long_answer(board: Scoreboard, model: TableModel) -> None:
     long = " ".join(["blue", "sea", "mountain"] * 6)
     short, longer = board.generated.answers(model, [("moon", "blue"), ("sea", long)])
     assert short.split() == ["song"] * 20
@@ -214,7 +216,7 @@ SUBJECT = replace(
 )
 
 
-def test_an_edit_that_acts_wherever_its_subject_stands(model: TableModel) -> None:
+def test_relation_specificity_detects_edits_that_act_on_every_prompt_of_a_subject(model: TableModel) -> None:
     """Locality, which asks about other subjects, doesn't see it."""
     model.learn("France is far from", "Peru not London")
     board = Scoreboard(Scorer(model.tokenizer), model, [SUBJECT, HAMLET], RETENTION)
@@ -228,7 +230,7 @@ def test_an_edit_that_acts_wherever_its_subject_stands(model: TableModel) -> Non
     assert scores["reliability"] == (1 + 0.5) / 2
 
 
-def test_relation_specificity_counts_in_no_other_score(model: TableModel) -> None:
+def test_relation_specificity_prompts_change_no_other_score(model: TableModel) -> None:
     """Right before and wrong now: neither locality, ARR nor ROME's neighbourhood hears of it."""
     for probe in SUBJECT.relation_specificity:
         model.learn(probe.prompt, probe.answer)
@@ -251,7 +253,7 @@ def test_relation_specificity_has_an_interval_over_requests(model: TableModel) -
     assert scores.intervals["relation_specificity"] == bootstrap([[1.0, 0.0], [1.0]])
 
 
-def test_questions_keep_their_order() -> None:
+def test_questions_keep_the_order_of_the_requests() -> None:
     questions = Questions.about([FRANCE, HAMLET])
     assert questions.edit == [(FRANCE.prompt, "Rome"), (HAMLET.prompt, "old king")]
     assert questions.rephrase == [
@@ -263,7 +265,7 @@ def test_questions_keep_their_order() -> None:
     assert questions.portability == [("language spoken in France", "Spanish")]
 
 
-def test_a_locality_prompt_that_is_also_retained(model: TableModel) -> None:
+def test_a_locality_prompt_that_is_also_held_out_counts_in_both_scores(model: TableModel) -> None:
     """The same question in two roles is one question to the unedited model, and counts in both."""
     request = EditRequest(0, FRANCE.prompt, "Rome", locality={"near": (RETENTION[0],)})
     board = Scoreboard(Scorer(model.tokenizer), model, [request], RETENTION)
@@ -286,7 +288,7 @@ def test_a_locality_prompt_that_is_also_retained(model: TableModel) -> None:
         ("generation", {"ERR_ppl", "TRR_ppl"}),
     ],
 )
-def test_tasks_have_scores_of_their_own(model: TableModel, task: str, names: set[str]) -> None:
+def test_each_task_adds_its_scores(model: TableModel, task: str, names: set[str]) -> None:
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, task=task)
     plain = {"ERR", "reliability", "generality", "locality", "portability", "TRR", "ARR"}
     assert set(board.score(model, [FRANCE, HAMLET]).values) == plain | names
@@ -295,7 +297,7 @@ def test_tasks_have_scores_of_their_own(model: TableModel, task: str, names: set
     assert ("ERR_f1" in free, "TRR_f1" in free) == (task == "qa", task == "qa")
 
 
-def test_accuracy_of_labels(model: TableModel) -> None:
+def test_classification_counts_only_complete_labels(model: TableModel) -> None:
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, task="classification")
     model.learn(FRANCE.prompt, "Rome")
     scores = board.score(model, [FRANCE, HAMLET]).values
@@ -305,7 +307,7 @@ def test_accuracy_of_labels(model: TableModel) -> None:
     assert [edit_success_of(one) for one in success] == [{"ES": 1.0, "ES_acc": 1.0}, {"ES": 0.5, "ES_acc": 0.0}]
 
 
-def test_perplexity_of_targets(model: TableModel) -> None:
+def test_generation_scores_the_perplexity_of_targets(model: TableModel) -> None:
     """The table gives its choice a logit of 10 and 0 to the other 63: p = e^10 / (e^10 + 63) or 1 / (e^10 + 63)."""
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, task="generation")
     total = math.exp(10) + 63
@@ -323,7 +325,7 @@ def test_perplexity_of_targets(model: TableModel) -> None:
 # ------------------------------------------------------------------ ROME's, and a held-out text
 
 
-def test_new_against_true(model: TableModel) -> None:
+def test_romes_scores_compare_the_target_with_the_true_answer(model: TableModel) -> None:
     requests = [replace(FRANCE, ground_truth="Paris"), replace(HAMLET, ground_truth="old Shakespeare"), HAMLET]
     board = Scoreboard(Scorer(model.tokenizer), model, requests, RETENTION)
     assert "efficacy_success" not in board.score(model, requests).values, "only when asked to be thorough"
@@ -341,7 +343,7 @@ def test_new_against_true(model: TableModel) -> None:
     assert set(scores) <= set(METRICS)
 
 
-def test_a_held_out_text(model: TableModel) -> None:
+def test_the_perplexity_of_a_held_out_text_is_scored_before_and_after(model: TableModel) -> None:
     text = "moon made from green cheese"
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], [], text=text)
     good, bad = math.log(1 + 63 / math.exp(10)), math.log(math.exp(10) + 63)
@@ -353,7 +355,7 @@ def test_a_held_out_text(model: TableModel) -> None:
     assert after == pytest.approx(math.exp((bad + 3 * good) / 4), rel=1e-4)
 
 
-def test_what_was_right_and_is_left_alone(board: Scoreboard, model: TableModel) -> None:
+def test_skipped_requests_that_were_correct_before_count_in_arr(board: Scoreboard, model: TableModel) -> None:
     """ARR is of answers that were right before and that nobody edits; one that was wrong then doesn't count."""
     model.learn("moon", "snow")
     known = [EditRequest("right", "moon", "snow"), EditRequest("wrong", "sea", "blue")]

@@ -64,7 +64,9 @@ def _rows(scores: list[ForcedAnswer]) -> list[Row]:
 
 
 @pytest.mark.parametrize("tokens_per_batch", BATCHINGS)
-def test_forced_equals_one_by_one(family: str, tokenizer: Any, tokens_per_batch: int) -> None:
+def test_teacher_forced_scores_equal_those_of_single_questions(
+    family: str, tokenizer: Any, tokens_per_batch: int
+) -> None:
     model = build_model(family)
     expected = [naive_forced(model, tokenizer, *question) for question in QUESTIONS]
     assert expected == _rows(Scorer(tokenizer, tokens_per_batch).forced(model, QUESTIONS))
@@ -72,7 +74,9 @@ def test_forced_equals_one_by_one(family: str, tokenizer: Any, tokens_per_batch:
 
 
 @pytest.mark.parametrize("tokens_per_batch", BATCHINGS)
-def test_generation_equals_one_by_one(family: str, tokenizer: Any, tokens_per_batch: int) -> None:
+def test_batched_generation_equals_generation_of_single_prompts(
+    family: str, tokenizer: Any, tokens_per_batch: int
+) -> None:
     model, limits = build_model(family), [3, 9, 1, 5, 7, 4]
     expected = [naive_generate(model, tokenizer, *asked) for asked in zip(PROMPTS, limits, strict=True)]
     assert Scorer(tokenizer, tokens_per_batch).generate(model, PROMPTS, limits) == expected
@@ -80,7 +84,7 @@ def test_generation_equals_one_by_one(family: str, tokenizer: Any, tokens_per_ba
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_scores_of_an_edited_model_are_its_own_too(name: str, tokenizer: Any) -> None:
+def test_scores_of_an_edited_model_do_not_depend_on_the_batch(name: str, tokenizer: Any) -> None:
     """The edit fires at each row's own last prompt token, in whatever company."""
     model = build_model(name)
     hparams = GraceHyperParams(model_name="m", inner_params=[FAMILIES[name][1]], n_iter=30, eps=0.1)
@@ -111,7 +115,9 @@ _TEXT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map(" ".join)
 
 @examples(15)
 @given(st.lists(st.tuples(_TEXT, _TEXT), min_size=1, max_size=6), st.integers(1, 60), st.randoms())
-def test_any_questions_in_any_order(questions: list[tuple[str, str]], tokens_per_batch: int, random: Any) -> None:
+def test_any_questions_in_any_order_have_the_scores_of_single_questions(
+    questions: list[tuple[str, str]], tokens_per_batch: int, random: Any
+) -> None:
     model, tokenizer = _mistral(), build_tokenizer()
     order = list(range(len(questions)))
     random.shuffle(order)
@@ -119,7 +125,7 @@ def test_any_questions_in_any_order(questions: list[tuple[str, str]], tokens_per
     assert [naive_forced(model, tokenizer, *questions[i]) for i in order] == _rows(scores)
 
 
-def test_the_likelihood_is_exact_where_it_is_small(llama: Any, tokenizer: Any) -> None:
+def test_small_negative_log_likelihoods_are_exact(llama: Any, tokenizer: Any) -> None:
     """Of an answer that the model is nearly sure of, too: float32 softmax then log would lose it."""
     with torch.no_grad():
         llama.lm_head.weight.mul_(4)
@@ -128,13 +134,13 @@ def test_the_likelihood_is_exact_where_it_is_small(llama: Any, tokenizer: Any) -
         assert score.nll == pytest.approx(expected, rel=1e-4, abs=1e-5)
 
 
-def test_half_precision_is_scored_in_float32(tokenizer: Any) -> None:
+def test_half_precision_logits_are_scored_in_float32(tokenizer: Any) -> None:
     model = build_model("llama", torch.bfloat16)
     for question, score in zip(QUESTIONS, Scorer(tokenizer, 1).forced(model, QUESTIONS), strict=True):
         assert score.nll == pytest.approx(naive_forced(model, tokenizer, *question)[2], rel=1e-4)
 
 
-def test_no_batch_is_larger_than_it_may_be(llama: Any, tokenizer: Any) -> None:
+def test_no_batch_exceeds_its_token_limit(llama: Any, tokenizer: Any) -> None:
     sizes: list[torch.Size] = []
 
     def measure(_: Any, __: Any, kwargs: dict[str, Any]) -> None:
@@ -149,22 +155,22 @@ def test_no_batch_is_larger_than_it_may_be(llama: Any, tokenizer: Any) -> None:
     assert max(rows for rows, _ in sizes) > 1
 
 
-def test_one_question_larger_than_a_batch_goes_alone(llama: Any, tokenizer: Any) -> None:
+def test_a_question_larger_than_the_token_limit_is_scored_alone(llama: Any, tokenizer: Any) -> None:
     assert len(Scorer(tokenizer, 1).forced(llama, QUESTIONS)) == len(QUESTIONS)
 
 
-def test_nothing_asked(llama: Any, tokenizer: Any) -> None:
+def test_no_questions_give_no_scores(llama: Any, tokenizer: Any) -> None:
     assert Scorer(tokenizer).forced(llama, []) == []
     assert Scorer(tokenizer).generate(llama, [], []) == []
 
 
-def test_the_same_question_twice(llama: Any, tokenizer: Any) -> None:
+def test_a_repeated_question_has_the_same_score(llama: Any, tokenizer: Any) -> None:
     first, other, second = Scorer(tokenizer, 30).forced(llama, [QUESTIONS[0], QUESTIONS[2], QUESTIONS[0]])
     assert first == second != other
 
 
 @pytest.mark.parametrize("edited", [False, True])
-def test_answers_to_one_prompt_share_its_row(family: str, tokenizer: Any, edited: bool) -> None:
+def test_answers_of_one_token_share_the_row_of_a_longer_answer(family: str, tokenizer: Any, edited: bool) -> None:
     """An answer of one token is read where another's begins; what it scores is what it would by itself."""
     model = build_model(family)
     if edited:
@@ -182,7 +188,7 @@ def test_answers_to_one_prompt_share_its_row(family: str, tokenizer: Any, edited
     assert [(s.chosen, s.target, s.nll) for s in alone] == _rows(together)
 
 
-def test_short_answers_alone_share_one_row(llama: Any, tokenizer: Any) -> None:
+def test_answers_of_one_token_to_one_prompt_share_one_row(llama: Any, tokenizer: Any) -> None:
     rows: list[int] = []
     handle = llama.register_forward_pre_hook(lambda _, __, kw: rows.append(len(kw["input_ids"])), with_kwargs=True)
     questions = [(PROMPTS[0], word) for word in ("Rome", "Paris", "London")]
@@ -192,7 +198,7 @@ def test_short_answers_alone_share_one_row(llama: Any, tokenizer: Any) -> None:
     assert [naive_forced(llama, tokenizer, *question) for question in questions] == _rows(scores)
 
 
-def test_scoring_leaves_the_model_in_its_mode(llama: Any, tokenizer: Any) -> None:
+def test_scoring_restores_the_modes_of_all_modules(llama: Any, tokenizer: Any) -> None:
     llama.train()
     llama.model.layers[1].eval()
     before = [module.training for module in llama.modules()]
@@ -222,7 +228,7 @@ def _without_padding_token() -> Any:
 
 
 @pytest.mark.parametrize("pad", ["<pad>", "</s>", None])
-def test_what_comes_after_the_end_of_text_is_not_said(llama: Any, pad: str | None) -> None:
+def test_tokens_after_the_end_of_text_are_not_part_of_the_answer(llama: Any, pad: str | None) -> None:
     """Rows that end early are filled up in a batch; the filling is no answer, whatever token fills."""
     tokenizer = _without_padding_token()
     assert tokenizer.pad_token is None
@@ -233,7 +239,7 @@ def test_what_comes_after_the_end_of_text_is_not_said(llama: Any, pad: str | Non
     assert Scorer(tokenizer, 10_000).generate(llama, PROMPTS, 8) == expected
 
 
-def test_a_model_with_several_ends_of_text(tokenizer: Any) -> None:
+def test_any_of_several_end_of_text_tokens_ends_the_generation(tokenizer: Any) -> None:
     model = build_model("gpt2")
     (free,) = Scorer(tokenizer).generate(model, [PROMPTS[0]], 4)
     words = free.split()
@@ -245,7 +251,7 @@ def test_a_model_with_several_ends_of_text(tokenizer: Any) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
-def test_a_long_prompt_and_a_long_answer_in_one_batch(name: str, tokenizer: Any) -> None:
+def test_a_long_prompt_and_a_long_answer_in_one_batch_fit_the_context(name: str, tokenizer: Any) -> None:
     """Each fits into the context of 64 by itself; run together for the longer answer, they would not."""
     model = build_model(name)
     prompts, limits = [" ".join(["sea"] * 60), "moon"], [3, 40]
@@ -265,7 +271,7 @@ def test_generation_stops_at_the_end_of_the_context(name: str, tokenizer: Any) -
 
 @pytest.mark.parametrize("tokens_per_batch", BATCHINGS)
 @pytest.mark.parametrize("pad", ["<pad>", None])
-def test_each_row_ends_where_it_is_said_to_end(llama: Any, tokens_per_batch: int, pad: str | None) -> None:
+def test_each_row_ends_where_the_stopping_function_ends_it(llama: Any, tokens_per_batch: int, pad: str | None) -> None:
     """Others go on, and what a row is filled up with then was never said."""
     tokenizer = _without_padding_token()
     tokenizer.pad_token = pad
@@ -301,7 +307,9 @@ def _left_to_itself(model: Any, tokenizer: Any, prompt: str) -> str:
 
 
 @pytest.mark.parametrize("names", [*([name] for name in SETTINGS), list(SETTINGS)], ids="+".join)
-def test_a_checkpoints_settings_do_not_change_what_is_said(llama: Any, tokenizer: Any, names: list[str]) -> None:
+def test_a_checkpoints_generation_settings_do_not_change_the_output(
+    llama: Any, tokenizer: Any, names: list[str]
+) -> None:
     greedy = [naive_generate(llama, tokenizer, prompt, 8) for prompt in PROMPTS]
     own = llama.generation_config
     for name in names:
@@ -313,7 +321,7 @@ def test_a_checkpoints_settings_do_not_change_what_is_said(llama: Any, tokenizer
     assert own.to_dict() == settings_before
 
 
-def test_a_checkpoints_settings_come_back_after_an_exception(
+def test_a_checkpoints_generation_settings_are_restored_after_an_exception(
     llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own = llama.generation_config
@@ -335,7 +343,7 @@ def test_a_checkpoints_settings_come_back_after_an_exception(
 # ------------------------------------------------------------------ the arithmetic of one answer
 
 
-def test_accuracy_and_agreement() -> None:
+def test_accuracy_compares_with_the_target_and_agreement_with_choices() -> None:
     right, half = ForcedAnswer((1, 2), (1, 2), 0.1), ForcedAnswer((1, 9), (1, 2), 0.5)
     assert (right.accuracy, right.exact) == (1.0, True)
     assert (half.accuracy, half.exact) == (0.5, False)
@@ -372,11 +380,11 @@ def test_accuracy_and_agreement() -> None:
         ("C++ and", "C++", True),
     ],
 )
-def test_beginning_with_the_answer(text: str, answer: str, matches: bool) -> None:
+def test_an_answer_matches_only_as_complete_words(text: str, answer: str, matches: bool) -> None:
     assert starts_with_whole_answer(text, answer) is matches
 
 
-def test_the_length_of_an_answer(tokenizer: Any) -> None:
+def test_the_length_of_an_answer_is_counted_in_tokens(tokenizer: Any) -> None:
     assert Scorer(tokenizer).answer_tokens("the capital", "made from green cheese") == 4
 
 
@@ -393,11 +401,11 @@ def test_the_length_of_an_answer(tokenizer: Any) -> None:
         ("Łódźki", "Łódź", False),
     ],
 )
-def test_where_numbers_and_words_end(text: str, answer: str, begins: bool) -> None:
+def test_numbers_and_words_of_other_scripts_end_where_they_should(text: str, answer: str, begins: bool) -> None:
     assert starts_with_whole_answer(text, answer) is begins
 
 
-def test_a_plain_beginning_is_not_the_whole_answer() -> None:
+def test_starts_with_answer_also_accepts_part_of_a_word() -> None:
     assert starts_with_answer(" Parisian life", "Paris")
     assert not starts_with_whole_answer(" Parisian life", "Paris")
     assert not starts_with_answer("In Paris", "Paris")

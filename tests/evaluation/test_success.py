@@ -29,7 +29,7 @@ def said(p: float) -> ForcedAnswer:
     return ForcedAnswer((1,), (1,), -math.log(p))
 
 
-def test_what_is_compared() -> None:
+def test_target_and_truth_are_compared_on_prompt_rephrasings_and_neighbours() -> None:
     efficacy, paraphrase, neighborhood = answer_pairs(REQUEST)
     assert efficacy == [AnswerPair("France is", "Rome", "Paris")]
     assert paraphrase == [AnswerPair("France", "Rome", "Paris"), AnswerPair("in France", "Rome", "Paris")]
@@ -39,11 +39,11 @@ def test_what_is_compared() -> None:
 
 
 @pytest.mark.parametrize("truth", [None, "Rome", " Rome "])
-def test_nothing_is_compared_where_the_truth_is_not_known(truth: str | None) -> None:
+def test_nothing_is_compared_without_a_different_true_answer(truth: str | None) -> None:
     assert answer_pairs(EditRequest(0, "France is", "Rome", ground_truth=truth)) == ([], [], [])
 
 
-def test_by_hand() -> None:
+def test_scores_equal_values_computed_by_hand() -> None:
     answers = {
         ("France is", "Rome"): said(0.6),
         ("France is", "Paris"): said(0.1),
@@ -66,18 +66,18 @@ def test_by_hand() -> None:
     }
 
 
-def test_a_model_that_says_nothing_that_is_a_number() -> None:
+def test_a_model_with_nan_likelihoods_scores_zero() -> None:
     questions = [question for kind in answer_pairs(REQUEST) for contest in kind for question in contest.questions]
     scores = success_scores(REQUEST, dict.fromkeys(questions, ForcedAnswer((1,), (1,), math.nan)))
     assert scores == {name: [0.0] for name in scores}
     assert len(scores) == 6
 
 
-def test_nothing_compared_nothing_scored() -> None:
+def test_without_comparisons_there_are_no_scores() -> None:
     assert set(map(tuple, success_scores(EditRequest(0, "p", "a"), {}).values())) == {()}
 
 
-def test_longer_answers_are_measured_per_token(llama: Any, tokenizer: Any) -> None:
+def test_longer_answers_are_scored_by_their_mean_log_probability(llama: Any, tokenizer: Any) -> None:
     """As the authors do: the mean of the tokens' log-probabilities, each taken from the model one by one."""
     request = EditRequest(0, "the capital of France is", "green cheese moon", ground_truth="Rome Berlin")
 
@@ -100,7 +100,7 @@ def test_longer_answers_are_measured_per_token(llama: Any, tokenizer: Any) -> No
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2"])
-def test_it_moves_with_the_model(family: str, tokenizer: Any) -> None:
+def test_the_answer_whose_logit_is_raised_wins(family: str, tokenizer: Any) -> None:
     """Push the new answer's logit up and it wins."""
     model, request = build_model(family), EditRequest(0, "who wrote Hamlet", "Rome", ground_truth="Paris")
     questions = list(answer_pairs(request)[0][0].questions)

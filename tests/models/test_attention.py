@@ -16,7 +16,7 @@ IDS = torch.tensor([[4, 5, 6, 7, 8, 9], [0, 0, 12, 13, 14, 15]])
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
 
 
-def test_logits_and_gradients_are_the_same(family: str) -> None:
+def test_grouped_queries_change_neither_logits_nor_gradients(family: str) -> None:
     model = build_model(family)
     model.requires_grad_(False)
     results = []
@@ -57,7 +57,7 @@ def shapes_attended(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[int
     return heads
 
 
-def test_heads_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_heads_that_share_keys_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shapes_attended(monkeypatch, scaling=0.3) == [2]
     some = torch.rand(2, 1, 3, 5) > 0.4
     some[..., 0] = True
@@ -65,11 +65,11 @@ def test_heads_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(2, 4, 3, 5, dtype=torch.bool)])
-def test_anything_unusual_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch, mask: Any) -> None:
+def test_masks_that_cannot_be_grouped_are_left_to_transformers(monkeypatch: pytest.MonkeyPatch, mask: Any) -> None:
     assert shapes_attended(monkeypatch, mask=mask, is_causal=False) == [4]
 
 
-def test_transformers_own_function_is_back_after_an_error_and_after_nesting() -> None:
+def test_transformers_attention_is_restored_after_an_error_and_after_nesting() -> None:
     own = ALL_ATTENTION_FUNCTIONS["sdpa"]
     with pytest.raises(ZeroDivisionError), grouped_queries(), grouped_queries():
         raise ZeroDivisionError

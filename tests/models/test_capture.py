@@ -16,7 +16,7 @@ ROWS = [[4, 5, 6, 7, 8], [9, 10], [11, 12, 13], [9, 10]]
 
 
 @torch.no_grad()
-def test_a_pass_ends_in_front_of_the_last_module() -> None:
+def test_a_recording_pass_ends_before_the_last_module_computes() -> None:
     model = build_model("llama")
     first, second, third = (model.model.layers[n].mlp.down_proj for n in range(3))
     seen, later = dict[str, Any](), list[int]()
@@ -33,7 +33,7 @@ def test_a_pass_ends_in_front_of_the_last_module() -> None:
 
 
 @torch.no_grad()
-def test_keyword_arguments_are_read_too() -> None:
+def test_an_input_given_by_keyword_is_recorded() -> None:
     layer, seen = build_model("llama").model.layers[0].mlp.down_proj, dict[str, Any]()
     x = torch.ones(1, 1, layer.in_features)
     with recording_inputs({"layer": layer}, seen.__setitem__):
@@ -42,7 +42,7 @@ def test_keyword_arguments_are_read_too() -> None:
 
 
 @torch.no_grad()
-def test_inputs_at_every_token(family: str) -> None:
+def test_inputs_of_padded_rows_equal_inputs_of_each_row_alone(family: str) -> None:
     model = build_model(family)
     runner, block = (
         Runner(model, build_tokenizer()),
@@ -57,7 +57,7 @@ def test_inputs_at_every_token(family: str) -> None:
         torch.testing.assert_close(inputs, alone["block"][0], rtol=1e-4, atol=1e-4)
 
 
-def test_a_module_that_never_runs_is_named() -> None:
+def test_a_module_that_never_runs_is_refused_by_name() -> None:
     model = build_model("llama")
     with pytest.raises(ModelError, match="spare gets no vector for every token"):
         list(input_batches(Runner(model, build_tokenizer()), {"spare": torch.nn.Linear(2, 2)}, ROWS))

@@ -32,7 +32,7 @@ def _machine(monkeypatch: pytest.MonkeyPatch, gpus: int, mps: bool) -> None:
 
 @pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("setting", [None, "auto", "", "cpu", 0, "0", 3, torch.device("cpu")])
-def test_without_a_gpu_it_is_the_cpu(setting: Any) -> None:
+def test_without_a_gpu_auto_and_numbers_mean_the_cpu(setting: Any) -> None:
     """Also for a bare number: every EasyEdit YAML has one."""
     assert resolve_device(setting) == torch.device("cpu")
 
@@ -53,13 +53,13 @@ def test_without_a_gpu_it_is_the_cpu(setting: Any) -> None:
         ("cpu", "cpu"),
     ],
 )
-def test_with_gpus(setting: Any, device: str) -> None:
+def test_settings_name_the_right_gpu(setting: Any, device: str) -> None:
     assert resolve_device(setting) == torch.device(device)
 
 
 @pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("setting", ["cuda", "cuda:0", "mps", torch.device("cuda", 0)])
-def test_a_device_that_is_not_there(setting: Any) -> None:
+def test_a_device_that_the_machine_lacks_is_refused_with_the_alternatives(setting: Any) -> None:
     with pytest.raises(DeviceError, match=r"isn't on this machine. Use one of: auto, cpu\.") as caught:
         resolve_device(setting)
     assert str(setting) in str(caught.value)
@@ -67,7 +67,7 @@ def test_a_device_that_is_not_there(setting: Any) -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("setting", [2, "2", "cuda:2"])
-def test_a_gpu_too_many(setting: Any) -> None:
+def test_a_gpu_number_out_of_range_is_refused_with_the_alternatives(setting: Any) -> None:
     """A number is forgiven only where there is no CUDA at all."""
     with pytest.raises(DeviceError, match=r"Use one of: auto, cuda:0, cuda:1, cpu\."):
         resolve_device(setting)
@@ -75,19 +75,19 @@ def test_a_gpu_too_many(setting: Any) -> None:
 
 @pytest.mark.usefixtures("bare")
 @pytest.mark.parametrize("setting", ["gpu", "cuda:x", -1, "-1", "CUDA 0", "none of these"])
-def test_what_is_no_device(setting: Any) -> None:
+def test_a_setting_that_is_no_device_is_refused(setting: Any) -> None:
     with pytest.raises(DeviceError, match="is not a device") as caught:
         resolve_device(setting)
     assert repr(setting) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_mps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_means_mps_where_it_is_the_only_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
     _machine(monkeypatch, gpus=0, mps=True)
     assert resolve_device("auto") == torch.device("mps")
     assert available_devices() == ["mps", "cpu"]
 
 
-def test_an_error_is_a_value_error_too() -> None:
+def test_a_device_error_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="nowhere"):
         resolve_device("nowhere")

@@ -42,38 +42,40 @@ def _text(ids: list[int]) -> str:
         ("a b\n", "c", "a b\n", "c"),
     ],
 )
-def test_one_space_between_prompt_and_answer(prompt: str, target: str, prompt_text: str, target_text: str) -> None:
+def test_one_space_separates_prompt_and_answer(prompt: str, target: str, prompt_text: str, target_text: str) -> None:
     pair = encode_pair(Letters(), prompt, target)
     assert (_text(pair.prompt), _text(pair.target)) == (prompt_text, target_text)
     assert pair.tokens == pair.prompt + pair.target
 
 
-def test_a_token_across_the_border_does_not_change_the_prompt() -> None:
+def test_a_token_across_the_boundary_does_not_change_the_prompt() -> None:
     """Joined, "b c" is one token; but when generating, the model is given the prompt's own tokens."""
     pair = encode_pair(Letters(merges=("b c",)), "a b", "c")
     assert (_text(pair.prompt), _text(pair.target)) == ("a b", " c")
 
 
-def test_the_beginning_token_stands_once_and_is_the_prompts() -> None:
+def test_the_beginning_token_occurs_once_in_the_prompt() -> None:
     for merges in ((), ("b c",)):
         pair = encode_pair(Letters(merges=merges, begin=1), "a b", "c")
         assert pair.prompt == [1, *map(ord, "a b")]
         assert pair.target == [ord(" "), ord("c")]
 
 
-def test_whole_words(tokenizer: Any) -> None:
+def test_words_of_prompt_and_answer_become_their_tokens(tokenizer: Any) -> None:
     pair = encode_pair(tokenizer, "the capital of France is", "Rome city")
     assert tokenizer.convert_ids_to_tokens(pair.prompt) == ["the", "capital", "of", "France", "is"]
     assert tokenizer.convert_ids_to_tokens(pair.target) == ["Rome", "city"]
 
 
 @pytest.mark.parametrize(("prompt", "target", "name"), [("", "c", "prompt"), ("a", "", "target")])
-def test_no_tokens_is_an_error_that_says_of_what(tokenizer: Any, prompt: str, target: str, name: str) -> None:
+def test_a_prompt_or_target_without_tokens_is_refused_by_name(
+    tokenizer: Any, prompt: str, target: str, name: str
+) -> None:
     with pytest.raises(DataError, match=f"the {name} of .* has no tokens"):
         encode_pair(tokenizer, prompt, target)
 
 
-def test_padding_on_either_side() -> None:
+def test_rows_are_padded_on_the_left_or_on_the_right() -> None:
     rows = [[5], [6, 7, 8]]
     ids, mask = pad_rows(rows, 9, "left")
     assert ids.tolist() == [[9, 9, 5], [6, 7, 8]]
@@ -83,7 +85,7 @@ def test_padding_on_either_side() -> None:
     assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
 
 
-def test_positions_count_real_tokens() -> None:
+def test_position_ids_count_real_tokens_only() -> None:
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]])
     positions = position_ids(mask)
     assert positions[0, 2:].tolist() == [0, 1]
@@ -93,7 +95,7 @@ def test_positions_count_real_tokens() -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=8), min_size=1, max_size=5))
-def test_the_mask_gives_the_rows_back(rows: list[list[int]]) -> None:
+def test_the_mask_selects_the_original_rows(rows: list[list[int]]) -> None:
     """The padding token may well occur in a row: only the mask says what is real."""
     for side in ("left", "right"):
         ids, mask = pad_rows(rows, 0, side)
@@ -103,7 +105,7 @@ def test_the_mask_gives_the_rows_back(rows: list[list[int]]) -> None:
         ]
 
 
-def test_batches_hold_every_row_once_with_little_padding() -> None:
+def test_length_batches_hold_every_row_once_with_little_padding() -> None:
     rng = random.Random(0)
     rows = [[i] * rng.randint(1, 60) for i in range(300)]
     found = list(length_batches([*rows, []], 256))
@@ -113,5 +115,5 @@ def test_batches_hold_every_row_once_with_little_padding() -> None:
     assert computed < 1.06 * sum(map(len, rows))
 
 
-def test_a_row_longer_than_a_batch_is_one_by_itself() -> None:
+def test_a_row_longer_than_a_batch_gets_a_batch_to_itself() -> None:
     assert [list(map(len, batch)) for batch in length_batches([[1] * 9, [1] * 3, [1]], 4)] == [[9], [3], [1]]

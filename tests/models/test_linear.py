@@ -52,12 +52,12 @@ def test_equal_to_the_layer_in_more_dimensions(shape: tuple[int, ...]) -> None:
     _assert_same(_layer(), torch.randn(*shape, 24))
 
 
-def test_one_vector() -> None:
+def test_equal_to_the_layer_for_one_vector() -> None:
     torch.manual_seed(0)
     _assert_same(_layer(), torch.randn(24))
 
 
-def test_an_input_that_is_not_contiguous() -> None:
+def test_equal_to_the_layer_for_an_input_that_is_not_contiguous() -> None:
     torch.manual_seed(0)
     _assert_same(_layer(), torch.randn(24, 3).t())
     _assert_same(_layer(), torch.randn(4, 2, 24).transpose(0, 1))
@@ -70,7 +70,7 @@ def test_equal_to_the_layer_for_any_size(rows: int, inputs: int, outputs: int, b
     _assert_same(_layer(inputs, outputs, bias), torch.randn(rows, inputs))
 
 
-def test_only_the_input_gets_a_gradient() -> None:
+def test_only_the_input_receives_a_gradient() -> None:
     layer, x = _layer(), torch.randn(2, 24, requires_grad=True)
     with few_token_linears([layer]):
         layer(x).sum().backward()
@@ -80,7 +80,7 @@ def test_only_the_input_gets_a_gradient() -> None:
     assert layer.bias.grad is None
 
 
-def test_the_layer_keeps_its_hooks_inside() -> None:
+def test_the_layers_hooks_still_run() -> None:
     layer, seen = _layer(), []
     layer.register_forward_hook(lambda *_: seen.append("after"))
     layer.register_forward_pre_hook(lambda *_: seen.append("before"))
@@ -96,7 +96,7 @@ class Subclass(nn.Linear):
         return super().forward(x) + 100
 
 
-def test_what_is_not_a_plain_float32_linear_is_left_alone() -> None:
+def test_modules_other_than_plain_float32_linears_are_left_unchanged() -> None:
     subclass = _layer(kind=Subclass)
     half, double = _layer().to(torch.bfloat16), _layer().double()
     patched = _layer()
@@ -114,7 +114,7 @@ def _patched(model: nn.Module) -> list[str]:
     return [path for path, module in model.named_modules() if "forward" in module.__dict__]
 
 
-def test_every_linear_inside_is_found_and_restored(llama: Any) -> None:
+def test_every_linear_of_the_modules_is_replaced_and_then_restored(llama: Any) -> None:
     with few_token_linears([llama.model.layers[3], llama.lm_head]):
         inside = _patched(llama)
     assert {path.rpartition(".")[2] for path in inside} == {
@@ -131,7 +131,7 @@ def test_every_linear_inside_is_found_and_restored(llama: Any) -> None:
     assert _patched(llama) == []
 
 
-def test_restored_even_on_an_exception(llama: Any) -> None:
+def test_linears_are_restored_after_an_exception(llama: Any) -> None:
     class Interrupt(Exception):
         pass
 
@@ -143,7 +143,7 @@ def test_restored_even_on_an_exception(llama: Any) -> None:
     assert _patched(llama) == []
 
 
-def test_contexts_nest_and_a_layer_may_be_named_twice() -> None:
+def test_contexts_nest_and_a_layer_may_be_given_twice() -> None:
     layer, x = _layer(), torch.randn(2, 24)
     with few_token_linears([layer, layer]):
         with few_token_linears([layer]):
@@ -152,7 +152,7 @@ def test_contexts_nest_and_a_layer_may_be_named_twice() -> None:
     assert "forward" not in layer.__dict__
 
 
-def test_a_whole_model_says_the_same(family: str) -> None:
+def test_a_model_gives_the_same_logits_with_few_token_linears(family: str) -> None:
     from tests.support.tiny_models import build_model
 
     model, ids = build_model(family), torch.tensor([[5, 6, 7]])

@@ -21,7 +21,7 @@ def _modes(model: nn.Module) -> list[bool]:
     return [module.training for module in model.modules()]
 
 
-def test_everything_evaluates_inside_and_goes_back_to_its_own_mode(mixed: nn.Sequential) -> None:
+def test_every_module_is_in_evaluation_mode_inside_and_restored_after(mixed: nn.Sequential) -> None:
     before = _modes(mixed)
     assert True in before
     assert False in before
@@ -30,14 +30,14 @@ def test_everything_evaluates_inside_and_goes_back_to_its_own_mode(mixed: nn.Seq
     assert _modes(mixed) == before
 
 
-def test_modes_come_back_on_an_exception(mixed: nn.Sequential) -> None:
+def test_modes_are_restored_after_an_exception(mixed: nn.Sequential) -> None:
     before = _modes(mixed)
     with pytest.raises(RuntimeError, match="boom"), evaluating(mixed):
         raise RuntimeError("boom")
     assert _modes(mixed) == before
 
 
-def test_dropout_drops_inside_alone(mixed: nn.Sequential) -> None:
+def test_dropout_is_active_only_inside_the_context(mixed: nn.Sequential) -> None:
     mixed.eval()
     ones = torch.ones(1, 1000)
     with dropping_out([mixed], 0.9, "seed"):
@@ -48,7 +48,7 @@ def test_dropout_drops_inside_alone(mixed: nn.Sequential) -> None:
     assert not any(_modes(mixed))
 
 
-def test_dropout_comes_back_on_an_exception(mixed: nn.Sequential) -> None:
+def test_dropout_rates_and_modes_are_restored_after_an_exception(mixed: nn.Sequential) -> None:
     before = _modes(mixed)
     with pytest.raises(RuntimeError, match="boom"), dropping_out([mixed], 0.9, "seed"):
         raise RuntimeError("boom")
@@ -56,7 +56,7 @@ def test_dropout_comes_back_on_an_exception(mixed: nn.Sequential) -> None:
     assert (mixed[1].p, mixed[2][0].p) == (0.5, 0.25)
 
 
-def test_a_rate_of_zero_changes_nothing(mixed: nn.Sequential) -> None:
+def test_a_dropout_rate_of_zero_changes_nothing(mixed: nn.Sequential) -> None:
     before = _modes(mixed)
     with dropping_out([mixed], 0, "seed"):
         assert _modes(mixed) == before

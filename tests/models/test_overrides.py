@@ -20,7 +20,7 @@ class Box:
     size = 1
 
 
-def test_what_was_there_before_comes_back() -> None:
+def test_the_earlier_attributes_are_restored() -> None:
     own, plain = Box(), Box()
     own.size = 2
     with overridden("size", {own: 3, plain: 4}):
@@ -32,7 +32,7 @@ def test_what_was_there_before_comes_back() -> None:
     assert vars(plain) == {}
 
 
-def test_an_interrupt_while_attributes_are_set_leaves_none_behind() -> None:
+def test_a_failed_override_restores_the_attributes_already_set() -> None:
     class Refusing:
         """An object whose attributes cannot be set."""
 
@@ -44,7 +44,7 @@ def test_an_interrupt_while_attributes_are_set_leaves_none_behind() -> None:
     assert vars(plain) == {}
 
 
-def test_a_second_one_runs_within_its_own_context_under_wrappers_of_the_first() -> None:
+def test_a_second_wrapper_works_after_the_first_was_removed_beneath_another_forward() -> None:
     calls: list[str] = []
 
     def context(name: str) -> Any:
@@ -73,7 +73,7 @@ def test_a_second_one_runs_within_its_own_context_under_wrappers_of_the_first() 
     assert layer.forward is moving
 
 
-def test_a_module_gets_a_forward_beside_its_class() -> None:
+def test_a_modules_forward_is_overridden_only_inside_the_context() -> None:
     layer, x = nn.Linear(2, 2), ones(1, 2)
     expected = layer(x)
     with overridden("forward", {layer: lambda x: x + 1}):
@@ -93,7 +93,7 @@ class Speaker(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["forward", "generate"])
-def test_every_call_of_a_method_runs_within_its_context(name: str) -> None:
+def test_every_call_of_a_wrapped_method_runs_within_its_context(name: str) -> None:
     speaker, calls = Speaker(), list[Any]()
 
     @contextlib.contextmanager

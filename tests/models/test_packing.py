@@ -21,7 +21,7 @@ def block_of(family: str) -> nn.Module:
     return anatomy.blocks[1]
 
 
-def test_every_familys_projections_and_mlp_are_found(family: str) -> None:
+def test_every_familys_mlp_and_projections_are_token_wise(family: str) -> None:
     block = block_of(family)
     parts = token_wise_modules(block)
     assert [type(part).__name__.endswith("MLP") for part in parts].count(True) == 1 == len(mlps_of(block))
@@ -30,7 +30,7 @@ def test_every_familys_projections_and_mlp_are_found(family: str) -> None:
     assert all(weight.dim() == 1 for weight in outside)  # norms
 
 
-def test_wanted_tokens_are_the_modules_own_and_the_others_are_zero(family: str) -> None:
+def test_selected_tokens_are_computed_as_usual_and_others_are_zero(family: str) -> None:
     for part in token_wise_modules(block_of(family)):
         width = next(w for w in part.parameters() if w.dim() == 2).shape
         hidden = torch.randn(3, 4, 32 if 32 in width else width[0], requires_grad=True)
@@ -45,7 +45,7 @@ def test_wanted_tokens_are_the_modules_own_and_the_others_are_zero(family: str) 
         torch.testing.assert_close(grad, expected)
 
 
-def test_other_shapes_and_no_padding_are_left_alone() -> None:
+def test_other_shapes_and_full_masks_are_computed_as_usual() -> None:
     layer = nn.Linear(4, 3)
     seen: list[Any] = []
     with computing_only([layer], WANTED):
@@ -59,7 +59,7 @@ def test_other_shapes_and_no_padding_are_left_alone() -> None:
 
 
 @pytest.mark.parametrize("touch", ["hook", "pre-hook", "forward"])
-def test_what_somebody_else_listens_to_is_not_touched(touch: str) -> None:
+def test_modules_with_other_hooks_are_not_packed(touch: str) -> None:
     block: Any = block_of("llama")
     down = block.mlp.down_proj
     if touch == "hook":
@@ -74,7 +74,7 @@ def test_what_somebody_else_listens_to_is_not_touched(touch: str) -> None:
     assert block.mlp.up_proj in parts
 
 
-def test_only_what_is_known_to_take_tokens_one_by_one_is_packed() -> None:
+def test_only_modules_known_to_be_token_wise_are_packed() -> None:
     class Shifted(nn.Linear):
         pass
 

