@@ -1,6 +1,8 @@
-"""Texts of the tiny tokenizer's words, and second moments computed the plain way."""
+"""Texts, and a tiny Llama whose second moments are stored under a name."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import pytest
 
@@ -10,3 +12,19 @@ from tests.support.second_moments import make_texts
 @pytest.fixture
 def texts() -> list[str]:
     return make_texts(30)
+
+
+@pytest.fixture
+def model(llama: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setattr(llama.config, "_name_or_path", "org/tiny")  # configurations are shared by all tests
+    return llama
+
+
+@pytest.fixture
+def no_collection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No collection may happen."""
+
+    def fail(*_: Any) -> None:
+        raise AssertionError("collected")
+
+    monkeypatch.setattr("easyedit_lifelong.covariance.native_engine._read_blocks", fail)

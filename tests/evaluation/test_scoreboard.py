@@ -1,4 +1,4 @@
-"""Scores of many edits, against hand-computed ones: the model is a table that says exactly what it is told."""
+"""Teacher-forced scores of many edits equal values computed by hand: the model is a table of answers."""
 
 from __future__ import annotations
 
@@ -8,47 +8,18 @@ from dataclasses import replace
 import pytest
 
 from easyedit_lifelong.data.request import EditRequest, Probe
-from easyedit_lifelong.evaluation.answer_matching import Generation
 from easyedit_lifelong.evaluation.intervals import bootstrap
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.questions import Questions
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard, edit_success_of
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.evaluation.text import ngram_entropy
+from tests.support.scoreboard_requests import FRANCE, HAMLET, RETENTION
 from tests.support.table_model import TableModel
-
-FRANCE = EditRequest(
-    "fr",
-    "the capital of France is",
-    "Rome",
-    rephrase_prompts=("capital of France",),
-    locality={"near": (Probe("the capital of Peru is", "London city"), Probe("who plays piano", "Shakespeare"))},
-    portability={"hop": (Probe("language spoken in France", "Spanish"),)},
-)
-HAMLET = EditRequest("ha", "who wrote Hamlet", "old king", rephrase_prompts=("Hamlet is made", "Hamlet from"))
-RETENTION = [Probe("moon made from", "green cheese"), Probe("the sea is", "blue")]
 
 
 def forced(scores: dict[str, float]) -> dict[str, float]:
     """Leave out what is generated."""
     return {name: score for name, score in scores.items() if METRICS[name].kind != "generated"}
-
-
-@pytest.fixture
-def model() -> TableModel:
-    return TableModel(
-        the_capital_of_France_is="Paris",
-        the_capital_of_Peru_is="London river",
-        who_plays_piano="bird",
-        who_wrote_Hamlet="old Shakespeare",
-        moon_made_from="green cheese",
-        the_sea_is="snow",
-    )
-
-
-@pytest.fixture
-def board(model: TableModel) -> Scoreboard:
-    return Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION)
 
 
 def test_scores_before_editing_equal_values_computed_by_hand(board: Scoreboard) -> None:
@@ -136,79 +107,6 @@ def test_the_order_of_edits_does_not_change_the_scores(board: Scoreboard, model:
     assert board.score(model, [FRANCE, HAMLET]) == board.score(model, [HAMLET, FRANCE])
 
 
-def test_generated_answers_and_their_scores_equal_values_computed_by_hand(board: Scoreboard, model: TableModel) -> None:
-    model.learn(FRANCE.prompt, "Rome")
-    model.learn("Hamlet from", "old king of the sea")
-    scores, said = board.score_generation(model, [FRANCE, HAMLET])
-    songs = " ".join(["song"] * 20)
-    assert said == [
-        Generation("fr", FRANCE.prompt, "Rome", "Paris", "Rome", True, (("capital of France", songs, songs, False),)),
-        Generation(
-            "ha",
-            HAMLET.prompt,
-            "old king",
-            "old Shakespeare",
-            "old Shakespeare",
-            False,
-            (
-                ("Hamlet is made", songs, songs, False),
-                ("Hamlet from", songs, "old king of the sea", True),
-            ),
-        ),
-    ]
-    assert scores.values == {
-        "generation_match": 0.5,
-        "generation_match_word": 0.5,
-        "generation_match_rephrase": pytest.approx(1 / 3),
-        "exact_match": 0.5,
-        "exact_match_rephrase": 0.0,  # "old king of the sea" says more than was asked for
-        "contains_match": 0.5,
-        "contains_match_rephrase": pytest.approx(1 / 3),
-        "ERR_f1": (1 + 2 * 1 / 4) / 2,  # "Rome"; "old" of "old Shakespeare" and "old king"
-        "TRR_f1": (1 + 0) / 2,
-    }
-    assert scores.intervals["ERR_f1"] == bootstrap([[1.0], [0.5]])
-    before = board.before([FRANCE, HAMLET]).values
-    assert (before["ERR_f1_before"], before["TRR_f1_before"]) == ((0 + 0.5) / 2, 0.5)
-    assert (before["exact_match_before"], before["contains_match_before"]) == (0.0, 0.0)
-
-
-def test_fluency_before_and_after_is_the_entropy_of_the_generated_text(model: TableModel) -> None:
-    """It says one word over and over; once it knows more words it has more entropy. It costs, and is asked for."""
-    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], [], text="moon made from green cheese")
-    model.learn(FRANCE.prompt, "Rome London Berlin city river moon green cheese old king snow")
-    said = "the capital of France is Rome London Berlin city river moon green cheese old king snow"
-    assert board.score_generation(model, [FRANCE])[0].values["fluency"] == ngram_entropy(said)
-    assert board.before([FRANCE]).values["fluency_before"] == ngram_entropy("the capital of France is Paris")
-    silent = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], [])
-    assert "fluency" not in silent.score_generation(model, [FRANCE])[0].values
-
-
-def test_at_most_as_many_held_out_facts_are_generated_as_edits(model: TableModel) -> None:
-    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], RETENTION[::-1])
-    assert board.before([FRANCE]).values["TRR_f1_before"] == 0.0  # "snow" for "blue"; "green cheese" isn't asked for
-    assert board.score_generation(model, [FRANCE])[0].values["TRR_f1"] == 0.0
-    assert board.before([FRANCE]).values["TRR_before"] == 0.5
-
-
-def test_only_the_chosen_requests_are_generated(model: TableModel) -> None:
-    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, generation_requests=[HAMLET])
-    model.learn(FRANCE.prompt, "Rome")
-    scores, said = board.score_generation(model, [FRANCE, HAMLET])
-    assert scores.values["generation_match"] == 0.5
-    assert [one.case_id for one in said] == ["ha"]
-    assert not board.generated.answered_before(FRANCE)
-    silent = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, generation_requests=[])
-    assert {name for name in silent.before([FRANCE]).values if METRICS[name].kind == "generated"} == set()
-
-
-def test_generation_has_room_for_a_long_answer(board: Scoreboard, model: TableModel) -> None:
-    long = " ".join(["blue", "sea", "mountain"] * 6)
-    short, longer = board.generated.answers(model, [("moon", "blue"), ("sea", long)])
-    assert short.split() == ["song"] * 20
-    assert longer.split() == ["song"] * 22
-
-
 SUBJECT = replace(
     FRANCE,
     ground_truth="Paris",
@@ -277,9 +175,6 @@ def test_a_locality_prompt_that_is_also_held_out_counts_in_both_scores(model: Ta
     assert scores.values["ARR"] == 0.5
 
 
-# ------------------------------------------------------------------ each task's own measure
-
-
 @pytest.mark.parametrize(
     ("task", "names"),
     [
@@ -320,9 +215,6 @@ def test_generation_scores_the_perplexity_of_targets(model: TableModel) -> None:
     assert scores["TRR_ppl"] == pytest.approx((total / math.exp(10) + wrong) / 2, rel=1e-4)
     (success,) = board.success(model, [FRANCE])
     assert edit_success_of(success)["ES_ppl"] == pytest.approx(total / math.exp(10), rel=1e-4)
-
-
-# ------------------------------------------------------------------ ROME's, and a held-out text
 
 
 def test_romes_scores_compare_the_target_with_the_true_answer(model: TableModel) -> None:

@@ -1,4 +1,4 @@
-"""The parts of a model, told from its module tree."""
+"""The parts of a model are found from its module tree."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def test_block_numbers_of_two_digits_are_read_in_full() -> None:
     assert anatomy.block_of("model.layers.1.mlp.down_proj") == 1
 
 
-class Decoys(nn.Module):
-    """Unknown to any list of names: a stack, a bigger list of experts inside, and a list of other things."""
+class UnknownArchitecture(nn.Module):
+    """A stack of blocks under an unknown name, with a longer list of experts in each block, and two other lists."""
 
     def __init__(self, depth: int = 3) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class Decoys(nn.Module):
 
 
 def test_the_blocks_of_an_unknown_architecture_are_found_among_other_lists() -> None:
-    model = Decoys()
+    model = UnknownArchitecture()
     anatomy = anatomy_of(model)
     assert anatomy is not None
     assert anatomy.blocks_path == "trunk.cells"

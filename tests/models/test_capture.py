@@ -1,4 +1,4 @@
-"""Reading what modules are given and return; the pass ends as soon as that is known."""
+"""Inputs of modules are recorded, and the pass ends as soon as the last one is known."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ ROWS = [[4, 5, 6, 7, 8], [9, 10], [11, 12, 13], [9, 10]]
 def test_a_recording_pass_ends_before_the_last_module_computes() -> None:
     model = build_model("llama")
     first, second, third = (model.model.layers[n].mlp.down_proj for n in range(3))
-    seen, later = dict[str, Any](), list[int]()
-    handles = [module.register_forward_hook(lambda *_: later.append(1)) for module in (second, third)]
-    with recording_inputs({"second": second, "first": first}, seen.__setitem__, end=True):
+    recorded, computed = dict[str, Any](), list[int]()
+    handles = [module.register_forward_hook(lambda *_: computed.append(1)) for module in (second, third)]
+    with recording_inputs({"second": second, "first": first}, recorded.__setitem__, end=True):
         model(torch.tensor([[4, 5]]))
-    assert sorted(seen) == ["first", "second"]
-    assert not later, "neither the last module nor what comes after it is computed"
+    assert sorted(recorded) == ["first", "second"]
+    assert not computed, "the last module or a later one was computed"
     for handle in handles:
         handle.remove()
     assert not any(module._forward_pre_hooks for module in model.modules())
-    with recording_inputs({"first": first}, seen.__setitem__):
+    with recording_inputs({"first": first}, recorded.__setitem__):
         assert model(torch.tensor([[4, 5]])).logits.shape[:2] == (1, 2)
 
 
 @torch.no_grad()
 def test_an_input_given_by_keyword_is_recorded() -> None:
-    layer, seen = build_model("llama").model.layers[0].mlp.down_proj, dict[str, Any]()
+    layer, recorded = build_model("llama").model.layers[0].mlp.down_proj, dict[str, Any]()
     x = torch.ones(1, 1, layer.in_features)
-    with recording_inputs({"layer": layer}, seen.__setitem__):
+    with recording_inputs({"layer": layer}, recorded.__setitem__):
         layer(input=x)
-    assert seen["layer"] is x
+    assert recorded["layer"] is x
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""A fingerprint of weights."""
+"""A fingerprint changes with the weights and with nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A block's MLP, found by shapes."""
+"""The MLP of a block is found by the shapes of its projections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A hyperparameter file's layer names."""
+"""Layer names of a hyperparameter file find their module or are refused."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def test_only_a_whole_last_word_is_a_parameter_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "parts"),
     [
-        # a misspelt layer: what is there, and which one was meant
+        # a misspelt layer: the message has its siblings and a suggestion
         (
             "model.layers[2].mlp.down_prj.weight",
             [
@@ -52,26 +52,26 @@ def test_only_a_whole_last_word_is_a_parameter_name() -> None:
                 "Did you mean 'model.layers.2.mlp.down_proj'?",
             ],
         ),
-        # a block too far
+        # a block number out of range
         ("model.layers[9].mlp.down_proj.weight", ["'model.layers' has no '9'", "it has 0 to 3"]),
-        # another family's name
+        # a name of another family
         ("transformer.h[2].mlp.c_fc.weight", ["'transformer'", "it has model, lm_head"]),
-        # beyond a layer that holds nothing
+        # a name below a layer without submodules
         ("model.norm.scale.deep", ["'model.norm' has no 'scale'", "no layers inside"]),
     ],
 )
-def test_a_missing_layer_is_refused_with_what_the_model_has(llama: Any, name: str, says: list[str]) -> None:
+def test_a_missing_layer_is_refused_with_what_the_model_has(llama: Any, name: str, parts: list[str]) -> None:
     with pytest.raises(ModelError) as caught:
         find_module(llama, name)
     message = str(caught.value)
     assert repr(name) in message
-    for part in says:
+    for part in parts:
         assert part in message
     assert "\n" not in message
 
 
 def test_an_error_about_the_root_does_not_quote_an_empty_path(llama: Any) -> None:
-    """The model itself has no path; a message about ``''`` would say nothing."""
+    """The path of the model itself is empty, so a message that quotes it would not help."""
     with pytest.raises(ModelError) as caught:
         find_module(llama, "transformer.h[2].mlp.c_fc.weight")
     assert "''" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Leaving padding out: what counts is the same, the rest is 0, and nothing stays behind."""
+"""Token-wise modules compute selected tokens only: those are unchanged, the others are 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from easyedit_lifelong.models.packing import computing_only, mlps_of, token_wise
 from easyedit_lifelong.models.runner import Runner
 from tests.support.tiny_models import build_model, build_tokenizer
 
-WANTED = torch.tensor([[True, True, True, False], [True, False, False, False], [False, False, False, False]])
+SELECTED = torch.tensor([[True, True, True, False], [True, False, False, False], [False, False, False, False]])
 
 
 def block_of(family: str) -> nn.Module:
@@ -34,37 +34,37 @@ def test_selected_tokens_are_computed_as_usual_and_others_are_zero(family: str) 
     for part in token_wise_modules(block_of(family)):
         width = next(w for w in part.parameters() if w.dim() == 2).shape
         hidden = torch.randn(3, 4, 32 if 32 in width else width[0], requires_grad=True)
-        own = part(hidden)
-        with computing_only([part, part], WANTED):
+        full = part(hidden)
+        with computing_only([part, part], SELECTED):
             packed = part(hidden)
-        torch.testing.assert_close(packed[WANTED], own[WANTED])
-        assert (packed[~WANTED] == 0).all()
+        torch.testing.assert_close(packed[SELECTED], full[SELECTED])
+        assert (packed[~SELECTED] == 0).all()
         assert "forward" not in part.__dict__
         (grad,) = torch.autograd.grad(packed.square().sum(), hidden)
-        (expected,) = torch.autograd.grad(own[WANTED].square().sum(), hidden)
+        (expected,) = torch.autograd.grad(full[SELECTED].square().sum(), hidden)
         torch.testing.assert_close(grad, expected)
 
 
 def test_other_shapes_and_full_masks_are_computed_as_usual() -> None:
     layer = nn.Linear(4, 3)
-    seen: list[Any] = []
-    with computing_only([layer], WANTED):
-        seen.append(layer(torch.ones(2, 4, 4)))
+    outputs: list[Any] = []
+    with computing_only([layer], SELECTED):
+        outputs.append(layer(torch.ones(2, 4, 4)))
         assert layer(torch.ones(3, 4, 2, 4)).shape == (3, 4, 2, 3)
     with computing_only([layer], torch.ones(3, 4, dtype=torch.bool)):
         assert "forward" not in layer.__dict__
-        seen.append(layer(torch.ones(2, 4, 4)))
-    assert torch.equal(seen[0], seen[1])
-    assert (seen[0] == layer(torch.ones(4))).all()
+        outputs.append(layer(torch.ones(2, 4, 4)))
+    assert torch.equal(outputs[0], outputs[1])
+    assert (outputs[0] == layer(torch.ones(4))).all()
 
 
-@pytest.mark.parametrize("touch", ["hook", "pre-hook", "forward"])
-def test_modules_with_other_hooks_are_not_packed(touch: str) -> None:
+@pytest.mark.parametrize("change", ["hook", "pre-hook", "forward"])
+def test_modules_with_other_hooks_are_not_packed(change: str) -> None:
     block: Any = block_of("llama")
     down = block.mlp.down_proj
-    if touch == "hook":
+    if change == "hook":
         down.register_forward_hook(lambda *_: None)
-    elif touch == "pre-hook":
+    elif change == "pre-hook":
         down.register_forward_pre_hook(lambda *_: None)
     else:
         down.__dict__["forward"] = down.forward

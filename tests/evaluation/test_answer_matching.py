@@ -11,6 +11,8 @@ from easyedit_lifelong.evaluation.answer_matching import (
     natural_answer,
     natural_end,
     normalise,
+    starts_with_answer,
+    starts_with_whole_answer,
     token_f1,
 )
 
@@ -104,3 +106,56 @@ def test_a_generation_is_written_as_a_record() -> None:
         "match": True,
         "rephrase": [["q", "Paris", "Peru", False]],
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "matches"),
+    [
+        (" Paris, of course", "Paris", True),
+        ("Paris", "Paris", True),
+        ("\nParis", " Paris ", True),
+        ("Par", "Paris", False),
+        ("It is Paris", "Paris", False),
+        ("paris", "Paris", False),
+        ("", "Paris", False),
+        ("Paris.", "Paris", True),
+        ("Paris, France", "Paris", True),
+        ("Paris\n", "Paris", True),
+        ("Parisian", "Paris", False),
+        ("Paris2", "Paris", False),
+        ("5", "5", True),
+        ("5 years", "5", True),
+        ("50", "5", False),
+        ("5th", "5", False),
+        ("the old king", "the old", True),
+        ("the older king", "the old", False),
+        ("Zürichs", "Zürich", False),
+        ("U.S. army", "U.S.", True),
+        ("C++ and", "C++", True),
+    ],
+)
+def test_an_answer_matches_only_as_complete_words(text: str, answer: str, matches: bool) -> None:
+    assert starts_with_whole_answer(text, answer) is matches
+
+
+@pytest.mark.parametrize(
+    ("text", "answer", "begins"),
+    [
+        (" 5 million", "5", True),
+        ("5.5", "5", False),
+        ("5,000", "5", False),
+        ("5. It is", "5", True),
+        ("巴黎是法国的首都", "巴黎", True),
+        ("パリです", "パリ", True),
+        ("Łódź jest", "Łódź", True),
+        ("Łódźki", "Łódź", False),
+    ],
+)
+def test_numbers_and_words_of_other_scripts_end_where_they_should(text: str, answer: str, begins: bool) -> None:
+    assert starts_with_whole_answer(text, answer) is begins
+
+
+def test_starts_with_answer_also_accepts_part_of_a_word() -> None:
+    assert starts_with_answer(" Parisian life", "Paris")
+    assert not starts_with_whole_answer(" Parisian life", "Paris")
+    assert not starts_with_answer("In Paris", "Paris")
