@@ -12,6 +12,7 @@ from tests.support.table_model import TableModel
 
 @pytest.fixture
 def model() -> TableModel:
+    """A table that answers some questions and says "song" to all others."""
     return TableModel(
         the_capital_of_France_is="Paris",
         the_capital_of_Peru_is="London river",
@@ -24,4 +25,5 @@ def model() -> TableModel:
 
 @pytest.fixture
 def board(model: TableModel) -> Scoreboard:
+    """A scoreboard for two requests and two held-out facts."""
     return Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION)

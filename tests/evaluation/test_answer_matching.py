@@ -1,4 +1,4 @@
-"""Where a free answer ends, and whether it is the right one."""
+"""The answer at the beginning of a generated text is found, normalised and compared with the target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from easyedit_lifelong.evaluation.answer_matching import (
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "expected"),
     [
         (" Paris. It is", "Paris."),
         (" Paris\nRome", "Paris"),
@@ -36,18 +36,18 @@ from easyedit_lifelong.evaluation.answer_matching import (
         ("\n", ""),
     ],
 )
-def test_an_answer_ends_with_its_first_sentence_or_line(text: str, said: str) -> None:
-    assert natural_answer(text) == said
+def test_an_answer_ends_with_its_first_sentence_or_line(text: str, expected: str) -> None:
+    assert natural_answer(text) == expected
 
 
 def test_a_full_stop_ends_the_answer_only_if_a_space_follows() -> None:
-    """ "U.S" + "." + "A": only what follows shows whether the sentence is over."""
+    """In "U.S.A", only the text after the full stop shows whether the sentence is complete."""
     assert natural_end(" Paris.") is None
     assert natural_end(" Paris. ") == len(" Paris.")
 
 
 @pytest.mark.parametrize(
-    ("text", "answer", "said"),
+    ("text", "target", "expected"),
     [
         (" Yahoo! Inc and more. No", "Yahoo! Inc", "Yahoo! Inc and more."),
         (" Yahoo! In", "Yahoo! Inc", "Yahoo! In"),
@@ -56,8 +56,8 @@ def test_a_full_stop_ends_the_answer_only_if_a_space_follows() -> None:
         (" He came. She saw. He", "He came. He saw.", "He came."),
     ],
 )
-def test_the_end_of_a_sentence_within_the_target_does_not_end_the_answer(text: str, answer: str, said: str) -> None:
-    assert natural_answer(text, answer) == said
+def test_the_end_of_a_sentence_within_the_target_does_not_end_the_answer(text: str, target: str, expected: str) -> None:
+    assert natural_answer(text, target) == expected
 
 
 def test_normalisation_ignores_case_punctuation_articles_and_spaces() -> None:
@@ -67,7 +67,7 @@ def test_normalisation_ignores_case_punctuation_articles_and_spaces() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "answer", "exact", "contains", "f1"),
+    ("answer", "target", "exact", "contains", "f1"),
     [
         ("Paris.", "Paris", True, True, 1.0),
         ("the paris", "Paris", True, True, 1.0),
@@ -77,27 +77,27 @@ def test_normalisation_ignores_case_punctuation_articles_and_spaces() -> None:
         ("Rome", "Paris", False, False, 0.0),
         ("", "Paris", False, False, 0.0),
         ("old and old king", "old old king", False, False, 2 * 3 / 7),
-        ("king old", "old king", False, False, 1.0),  # a bag of words
+        ("king old", "old king", False, False, 1.0),  # F1 ignores the order of words
         ("是巴黎", "巴黎", False, True, 0.0),
         ("!!", "!!", True, True, 1.0),
         ("?", "!!", False, False, 1.0),
         ("The", "The", True, True, 1.0),
-        ("Apple", "A", False, False, 0.0),  # a letter that is an article, too
+        ("Apple", "A", False, False, 0.0),  # the target is a letter that is also an article
         ("Vitamin A.", "A", False, True, 0.0),
         ("It is an A", "A", False, True, 0.0),
     ],
 )
 def test_matches_and_f1_equal_values_computed_by_hand(
-    said: str, answer: str, exact: bool, contains: bool, f1: float
+    answer: str, target: str, exact: bool, contains: bool, f1: float
 ) -> None:
-    assert exact_match(said, answer) is exact
-    assert contains_match(said, answer) is contains
-    assert token_f1(said, answer) == pytest.approx(f1)
+    assert exact_match(answer, target) is exact
+    assert contains_match(answer, target) is contains
+    assert token_f1(answer, target) == pytest.approx(f1)
 
 
 def test_a_generation_is_written_as_a_record() -> None:
-    one = Generation("fr", "p", "Rome", "Paris", "Rome", True, (("q", "Paris", "Peru", False),))
-    assert one.to_dict() == {
+    generation = Generation("fr", "p", "Rome", "Paris", "Rome", True, (("q", "Paris", "Peru", False),))
+    assert generation.to_dict() == {
         "case_id": "fr",
         "prompt": "p",
         "target_new": "Rome",

@@ -1,4 +1,4 @@
-"""Every number has one meaning, written down."""
+"""Every metric is described, and the score table shows it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.console import Console
 from easyedit_lifelong.evaluation.metrics import METRICS, mean
 from easyedit_lifelong.reporting.console_tables import score_table
 
-# Keys of summary.json that others rely on: later versions add to them, never rename.
-PROMISED = {
+# Users rely on these keys of summary.json, so that later versions may add keys but not rename any.
+PUBLISHED = {
     "ES",
     "ERR",
     "TRR",
@@ -31,7 +31,7 @@ PROMISED = {
 
 
 def test_published_metric_names_still_exist() -> None:
-    assert set(METRICS) >= PROMISED
+    assert set(METRICS) >= PUBLISHED
 
 
 def test_each_metric_has_kind_direction_meaning_and_formula() -> None:
@@ -53,13 +53,13 @@ def test_generated_scores_have_the_kind_generated() -> None:
 
 
 def test_every_metric_has_a_row_of_the_score_table() -> None:
-    """A metric that is computed but not shown would go unnoticed."""
+    """Nobody would notice a metric that is computed but not shown."""
     console = Console(file=io.StringIO(), width=240)
     score_table(console, {name: 0.246 if name.endswith("_before") else 0.123 for name in reversed(METRICS)}, "scores")
     lines = [line.split() for line in console.file.getvalue().splitlines() if line.strip()]
     rows = {line[0]: line[1:] for line in lines if line[0] in METRICS}
     after = [name for name in METRICS if not name.endswith("_before")]
-    assert list(rows) == after, "in the order of METRICS, not in that of the scores; one row for before and after"
+    assert list(rows) == after, "the rows are not in the order of METRICS, or a score before has a separate row"
     for name, row in rows.items():
         scores = ["0.246", "0.123"] if f"{name}_before" in METRICS else ["0.123"]
         assert row[: len(scores) + 1] == [*scores, METRICS[name].kind]
@@ -85,5 +85,5 @@ def test_every_score_before_has_the_kind_and_formula_of_the_score_after() -> Non
 def test_the_mean_of_nothing_is_none() -> None:
     assert mean([0.0, 0.5, 1.0, 0.5]) == 0.5
     assert mean(x for x in (True, False)) == 0.5
-    assert mean([]) is None, "no question, no score: neither 0 nor 1"
+    assert mean([]) is None, "the mean over no questions is a number"
     assert mean([0.1] * 10) == pytest.approx(0.1)

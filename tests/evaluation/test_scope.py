@@ -1,4 +1,4 @@
-"""The figures of a scope study, by hand."""
+"""The figures of a scope study equal values computed by hand."""
 
 from __future__ import annotations
 
@@ -34,6 +34,6 @@ def test_the_summary_equals_figures_computed_by_hand() -> None:
 
 
 def test_a_score_acts_if_it_reaches_the_hooks_rounded_threshold() -> None:
-    one = row(PROMPT, [0.0, 1.4999], 1)
-    assert ScopeStudy("m", 1.5, (one,), threshold=1.5).summary()[PROMPT]["acts"] == 0
-    assert ScopeStudy("m", 1.5, (one,), threshold=1.499).summary()[PROMPT]["acts"] == 1
+    scope_row = row(PROMPT, [0.0, 1.4999], 1)
+    assert ScopeStudy("m", 1.5, (scope_row,), threshold=1.5).summary()[PROMPT]["acts"] == 0
+    assert ScopeStudy("m", 1.5, (scope_row,), threshold=1.499).summary()[PROMPT]["acts"] == 1

@@ -34,7 +34,7 @@ def test_scores_before_editing_equal_values_computed_by_hand(board: Scoreboard) 
 
 
 def test_portability_before_is_scored_on_the_unedited_model(model: TableModel) -> None:
-    """Half right before, wrong after: what an edit did to portability shows in the two together."""
+    """The answer is half right before and wrong after: both scores together show the effect of the edit."""
     model.learn("language spoken in France", "Spanish song")
     request = EditRequest(
         0, FRANCE.prompt, "Rome", portability={"hop": (Probe("language spoken in France", "Spanish bird"),)}
@@ -52,9 +52,9 @@ def test_scores_of_the_unedited_model_equal_values_computed_by_hand(board: Score
         "reliability": 0.25,
         "generality": 0.0,
         "TRR": 0.5,
-        "locality": 1.0,  # wrong answers, but the same ones
+        "locality": 1.0,  # the answers are wrong, but unchanged
         "portability": 0.0,
-        "ARR": 1.0,  # of "green cheese" alone: no other answer was right
+        "ARR": 1.0,  # only "green cheese" was right before
     }
 
 
@@ -64,14 +64,14 @@ def test_scores_and_intervals_of_an_edited_model_equal_values_computed_by_hand(
     model.learn(FRANCE.prompt, "Rome")
     model.learn("Hamlet is made", "old king")
     model.learn("Hamlet from", "old song")
-    model.learn("the capital of Peru is", "Spanish")  # damage: 1 of the 2 tokens forced along "London city" changes
+    model.learn("the capital of Peru is", "Spanish")  # damage: 1 of the 2 tokens of "London city" changes
     model.learn("language spoken in France", "Spanish")
     model.learn("the sea is", "blue")
     scores = board.score(model, [FRANCE, HAMLET])
     assert scores.values == {
         "ERR": (1 + 0.5) / 2,
         "reliability": (1 + 0.5) / 2,
-        "generality": pytest.approx((0 + 1 + 0.5) / 3),  # each wording counts once
+        "generality": pytest.approx((0 + 1 + 0.5) / 3),  # over rephrasings
         "TRR": 1.0,
         "locality": (0.5 + 1) / 2,
         "portability": 1.0,
@@ -82,11 +82,11 @@ def test_scores_and_intervals_of_an_edited_model_equal_values_computed_by_hand(
         "reliability": bootstrap([[1.0], [0.5]]),
         "generality": bootstrap([[0.0], [1.0, 0.5]]),
         "TRR": bootstrap([[1.0], [1.0]]),  # over held-out facts
-    }, "one request alone has locality prompts, one fact alone was known before: no interval"
+    }, "a score of one request has an interval, or another one has none"
 
 
 def test_a_score_without_questions_is_absent(board: Scoreboard, model: TableModel) -> None:
-    """No locality prompt, no locality: neither 1 nor 0."""
+    """Without locality prompts, locality is neither 1 nor 0."""
     assert set(board.score(model, [HAMLET]).values) == {"ERR", "reliability", "generality", "TRR", "ARR"}
     assert board.score(model, []).values == {"TRR": 0.5, "ARR": 1.0}
     assert forced(board.before([]).values) == {"TRR_before": 0.5}
@@ -95,7 +95,7 @@ def test_a_score_without_questions_is_absent(board: Scoreboard, model: TableMode
 
 
 def test_the_unedited_model_is_queried_once(board: Scoreboard, model: TableModel) -> None:
-    """Before is before: it can't be asked again once the model is edited in place."""
+    """The model is edited in place, so that it can't be queried later for its answers before."""
     model.asked.clear()
     model.learn(FRANCE.prompt, "Rome")
     assert board.before([FRANCE]).values["reliability_before"] == 0.0
@@ -115,21 +115,21 @@ SUBJECT = replace(
 
 
 def test_relation_specificity_detects_edits_that_act_on_every_prompt_of_a_subject(model: TableModel) -> None:
-    """Locality, which asks about other subjects, doesn't see it."""
+    """Locality asks about other subjects and doesn't detect such an edit."""
     model.learn("France is far from", "Peru not London")
     board = Scoreboard(Scorer(model.tokenizer), model, [SUBJECT, HAMLET], RETENTION)
-    assert board.score(model, [SUBJECT]).values["relation_specificity"] == 1.0, "wrong answers, but the same ones"
+    assert board.score(model, [SUBJECT]).values["relation_specificity"] == 1.0  # the answers are wrong, but unchanged
     for prompt in (SUBJECT.prompt, *SUBJECT.rephrase_prompts, *(p.prompt for p in SUBJECT.relation_specificity)):
         model.learn(prompt, "Rome")
     scores = board.score(model, [SUBJECT, HAMLET]).values
-    # "Rome" for "Peru", but given "Peru", and given "Peru and", the same as before; "Rome" for "song".
+    # 2 of the 3 tokens of "Peru and London" are chosen as before; "piano" gets "Rome" instead of "song".
     assert scores["relation_specificity"] == pytest.approx((2 / 3 + 0) / 2)
     assert scores["locality"] == 1.0
     assert scores["reliability"] == (1 + 0.5) / 2
 
 
 def test_relation_specificity_prompts_change_no_other_score(model: TableModel) -> None:
-    """Right before and wrong now: neither locality, ARR nor ROME's neighbourhood hears of it."""
+    """The probes were right before and are wrong now; locality, ARR and ROME's neighbourhood don't count them."""
     for probe in SUBJECT.relation_specificity:
         model.learn(probe.prompt, probe.answer)
     without = replace(SUBJECT, relation_specificity=())
@@ -164,11 +164,11 @@ def test_questions_keep_the_order_of_the_requests() -> None:
 
 
 def test_a_locality_prompt_that_is_also_held_out_counts_in_both_scores(model: TableModel) -> None:
-    """The same question in two roles is one question to the unedited model, and counts in both."""
+    """The unedited model answers the question once, and the answer counts in both scores."""
     request = EditRequest(0, FRANCE.prompt, "Rome", locality={"near": (RETENTION[0],)})
     board = Scoreboard(Scorer(model.tokenizer), model, [request], RETENTION)
     model.learn("moon made from", "old")
-    # Forced along "green cheese": the first token is now another, the second, given "green", still the same.
+    # The first token of "green cheese" has changed; the second, given "green", has not.
     scores = board.score(model, [request])
     assert scores.values["locality"] == 0.5
     assert scores.values["TRR"] == (0.5 + 0) / 2
@@ -196,17 +196,17 @@ def test_classification_counts_only_complete_labels(model: TableModel) -> None:
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, task="classification")
     model.learn(FRANCE.prompt, "Rome")
     scores = board.score(model, [FRANCE, HAMLET]).values
-    assert (scores["ERR_acc"], scores["ERR"]) == (0.5, 0.75), "half a label is no label"
+    assert (scores["ERR_acc"], scores["ERR"]) == (0.5, 0.75), "accuracy counts a label that is half right"
     assert scores["TRR_acc"] == 0.5
     success = board.success(model, [FRANCE, HAMLET])
-    assert [edit_success_of(one) for one in success] == [{"ES": 1.0, "ES_acc": 1.0}, {"ES": 0.5, "ES_acc": 0.0}]
+    assert [edit_success_of(scores) for scores in success] == [{"ES": 1.0, "ES_acc": 1.0}, {"ES": 0.5, "ES_acc": 0.0}]
 
 
 def test_generation_scores_the_perplexity_of_targets(model: TableModel) -> None:
     """The table gives its choice a logit of 10 and 0 to the other 63: p = e^10 / (e^10 + 63) or 1 / (e^10 + 63)."""
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, task="generation")
     total = math.exp(10) + 63
-    wrong, mixed = total, math.sqrt(total / math.exp(10) * total)  # of two tokens, one is right
+    wrong, mixed = total, math.sqrt(total / math.exp(10) * total)  # one of two tokens is right
     before = board.before([FRANCE, HAMLET]).values
     assert before["ERR_ppl_before"] == pytest.approx((wrong + mixed) / 2, rel=1e-4)
     model.learn(FRANCE.prompt, "Rome")
@@ -220,14 +220,14 @@ def test_generation_scores_the_perplexity_of_targets(model: TableModel) -> None:
 def test_romes_scores_compare_the_target_with_the_true_answer(model: TableModel) -> None:
     requests = [replace(FRANCE, ground_truth="Paris"), replace(HAMLET, ground_truth="old Shakespeare"), HAMLET]
     board = Scoreboard(Scorer(model.tokenizer), model, requests, RETENTION)
-    assert "efficacy_success" not in board.score(model, requests).values, "only when asked to be thorough"
+    assert "efficacy_success" not in board.score(model, requests).values, "computed without thorough=True"
     before = board.before(requests).values
     assert before["efficacy_success_before"] == 0.0
-    assert before["neighborhood_success_before"] == 0.5  # half of "London city" beats "Rome"; a tie is no success
+    assert before["neighborhood_success_before"] == 0.5  # "London city", half right, beats "Rome"; a tie is no success
     model.learn(FRANCE.prompt, "Rome")
     model.learn("Hamlet is made", "old king")
     scores = board.score(model, requests, thorough=True).values
-    assert scores["efficacy_success"] == 0.5, "the third request doesn't say what is true"
+    assert scores["efficacy_success"] == 0.5, "a request without a true answer is counted"
     right, wrong = math.exp(10) / (math.exp(10) + 63), 1 / (math.exp(10) + 63)
     half = math.sqrt(right * wrong)
     assert scores["efficacy_magnitude"] == pytest.approx(((right - wrong) + (half - right)) / 2, rel=1e-4)
@@ -240,7 +240,7 @@ def test_the_perplexity_of_a_held_out_text_is_scored_before_and_after(model: Tab
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], [], text=text)
     good, bad = math.log(1 + 63 / math.exp(10)), math.log(math.exp(10) + 63)
     before = board.before([FRANCE]).values["text_perplexity_before"]
-    assert before == pytest.approx(math.exp((2 * bad + 2 * good) / 4), rel=1e-4)  # "green cheese" is known
+    assert before == pytest.approx(math.exp((2 * bad + 2 * good) / 4), rel=1e-4)  # the model knows "green cheese"
     assert "text_perplexity" not in board.score(model, [FRANCE]).values
     model.learn("moon made", "from green cheese")
     after = board.score(model, [FRANCE], thorough=True).values["text_perplexity"]
@@ -248,10 +248,10 @@ def test_the_perplexity_of_a_held_out_text_is_scored_before_and_after(model: Tab
 
 
 def test_skipped_requests_that_were_correct_before_count_in_arr(board: Scoreboard, model: TableModel) -> None:
-    """ARR is of answers that were right before and that nobody edits; one that was wrong then doesn't count."""
+    """ARR counts answers that were right before and are not edited; answers that were wrong don't count."""
     model.learn("moon", "snow")
     known = [EditRequest("right", "moon", "snow"), EditRequest("wrong", "sea", "blue")]
     board = Scoreboard(board.scorer, model, [FRANCE, *known], RETENTION)
     assert board.score(model, [FRANCE], skipped=known).values["ARR"] == 1.0
     model.learn("moon", "old")
-    assert board.score(model, [FRANCE], skipped=known).values["ARR"] == (1 + 0) / 2, "green cheese, and snow"
+    assert board.score(model, [FRANCE], skipped=known).values["ARR"] == (1 + 0) / 2  # "green cheese" and "snow"

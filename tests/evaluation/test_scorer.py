@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import pytest
@@ -25,34 +26,31 @@ def test_teacher_forced_scores_equal_those_of_single_questions(
     model = build_model(family)
     expected = [score_alone(model, tokenizer, *question) for question in QUESTIONS]
     assert expected == as_rows(Scorer(tokenizer, tokens_per_batch).forced(model, QUESTIONS))
-    assert len({row[0][0] for row in expected}) > 1, "a model that always says the same tests nothing"
+    assert len({row[0][0] for row in expected}) > 1, "the model gives one answer to all questions"
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
 def test_scores_of_an_edited_model_do_not_depend_on_the_batch(name: str, tokenizer: Any) -> None:
-    """The edit fires at each row's own last prompt token, in whatever company."""
+    """The edit acts at the prompt end of each row, with any other rows in the batch."""
     model = build_model(name)
     hparams = GraceHyperParams(model_name="m", inner_params=[FAMILIES[name][1]], n_iter=30, eps=0.1)
     requests = [{"prompt": prompt, "target_new": answer} for prompt, answer in QUESTIONS[:3]]
     before = Scorer(tokenizer).forced(model, QUESTIONS)
     model, rollback = apply_grace_to_model(model, tokenizer, requests, hparams)
     alone = [Scorer(tokenizer, 1).forced(model, [question])[0] for question in QUESTIONS]
-    assert [s.nll for s in alone[:3]] != [pytest.approx(s.nll) for s in before[:3]], "the edits must do something"
-    said = Scorer(tokenizer, 1).generate(model, PROMPTS, 5)
+    assert [s.nll for s in alone[:3]] != [pytest.approx(s.nll) for s in before[:3]], "the edits change no score"
+    answers = Scorer(tokenizer, 1).generate(model, PROMPTS, 5)
     for tokens_per_batch in TOKENS_PER_BATCH[1:]:
         scorer = Scorer(tokenizer, tokens_per_batch)
         assert [(s.chosen, s.target, s.nll) for s in alone] == as_rows(scorer.forced(model, QUESTIONS))
-        assert scorer.generate(model, PROMPTS, 5) == said
+        assert scorer.generate(model, PROMPTS, 5) == answers
     rollback()
 
 
-_MODEL: list[Any] = []
-
-
-def _mistral() -> Any:
-    if not _MODEL:
-        _MODEL.append(build_model("mistral"))  # its window of 4 makes the padding matter
-    return _MODEL[0]
+@functools.cache
+def _shared_mistral() -> Any:
+    """Return one model for all examples of a property; with its window of 4, padding could change scores."""
+    return build_model("mistral")
 
 
 _TEXT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map(" ".join)
@@ -63,7 +61,7 @@ _TEXT = st.lists(st.sampled_from(WORDS), min_size=1, max_size=7).map(" ".join)
 def test_any_questions_in_any_order_have_the_scores_of_single_questions(
     questions: list[tuple[str, str]], tokens_per_batch: int, random: Any
 ) -> None:
-    model, tokenizer = _mistral(), build_tokenizer()
+    model, tokenizer = _shared_mistral(), build_tokenizer()
     order = list(range(len(questions)))
     random.shuffle(order)
     scores = Scorer(tokenizer, tokens_per_batch).forced(model, [questions[i] for i in order])
@@ -71,7 +69,7 @@ def test_any_questions_in_any_order_have_the_scores_of_single_questions(
 
 
 def test_small_negative_log_likelihoods_are_exact(llama: Any, tokenizer: Any) -> None:
-    """Of an answer that the model is nearly sure of, too: float32 softmax then log would lose it."""
+    """The logarithm of a float32 softmax would lose the likelihood of an answer that is nearly certain."""
     with torch.no_grad():
         llama.lm_head.weight.mul_(4)
     for question, score in zip(QUESTIONS, Scorer(tokenizer).forced(llama, QUESTIONS), strict=True):
@@ -92,8 +90,8 @@ def test_no_batch_exceeds_its_token_limit(llama: Any, tokenizer: Any) -> None:
         sizes.append(kwargs["input_ids"].shape)
 
     handle = llama.register_forward_pre_hook(measure, with_kwargs=True)
-    several = [(f"{prompt} {word}", answer) for word in ("old", "city", "sea") for prompt, answer in QUESTIONS]
-    Scorer(tokenizer, 24).forced(llama, several)
+    questions = [(f"{prompt} {word}", answer) for word in ("old", "city", "sea") for prompt, answer in QUESTIONS]
+    Scorer(tokenizer, 24).forced(llama, questions)
     handle.remove()
     assert sum(rows for rows, _ in sizes) == 18
     assert all(rows * width <= 24 for rows, width in sizes)
@@ -110,13 +108,13 @@ def test_no_questions_give_no_scores(llama: Any, tokenizer: Any) -> None:
 
 
 def test_a_repeated_question_has_the_same_score(llama: Any, tokenizer: Any) -> None:
-    first, other, second = Scorer(tokenizer, 30).forced(llama, [QUESTIONS[0], QUESTIONS[2], QUESTIONS[0]])
-    assert first == second != other
+    first, between, second = Scorer(tokenizer, 30).forced(llama, [QUESTIONS[0], QUESTIONS[2], QUESTIONS[0]])
+    assert first == second != between
 
 
 @pytest.mark.parametrize("edited", [False, True])
 def test_answers_of_one_token_share_the_row_of_a_longer_answer(family: str, tokenizer: Any, edited: bool) -> None:
-    """An answer of one token is read where another's begins; what it scores is what it would by itself."""
+    """An answer of one token is scored at the prompt end of another row, and its score doesn't change."""
     model = build_model(family)
     if edited:
         hparams = GraceHyperParams(model_name="m", inner_params=[FAMILIES[family][1]], n_iter=30, eps=0.1)
@@ -126,11 +124,11 @@ def test_answers_of_one_token_share_the_row_of_a_longer_answer(family: str, toke
     questions = [(prompt, answer) for prompt in PROMPTS for answer in answers]
     rows: list[int] = []
     handle = model.register_forward_pre_hook(lambda _, __, kw: rows.append(len(kw["input_ids"])), with_kwargs=True)
-    together = Scorer(tokenizer).forced(model, questions)
+    batch = Scorer(tokenizer).forced(model, questions)
     handle.remove()
-    assert sum(rows) == 2 * len(PROMPTS), "the two long answers have rows, the short ones ride along"
+    assert sum(rows) == 2 * len(PROMPTS), "only the two long answers of each prompt should have rows"
     alone = [Scorer(tokenizer, 1).forced(model, [question])[0] for question in questions]
-    assert [(s.chosen, s.target, s.nll) for s in alone] == as_rows(together)
+    assert [(s.chosen, s.target, s.nll) for s in alone] == as_rows(batch)
 
 
 def test_answers_of_one_token_to_one_prompt_share_one_row(llama: Any, tokenizer: Any) -> None:
@@ -169,7 +167,7 @@ def test_accuracy_compares_with_the_target_and_agreement_with_choices() -> None:
     assert half.agreement(right) == right.agreement(half) == 0.5
     wrong = ForcedAnswer((9, 9), (1, 2), 3.0)
     assert wrong.accuracy == 0.0
-    assert wrong.agreement(half) == 0.5, "agreement is about the choices, not about the truth"
+    assert wrong.agreement(half) == 0.5, "agreement compares choices, not the target"
     assert wrong.agreement(wrong) == 1.0
 
 

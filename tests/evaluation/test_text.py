@@ -1,4 +1,4 @@
-"""Fluency and perplexity against numbers that were computed by hand."""
+"""The fluency of generated text and the perplexity of a held-out text equal values computed by hand."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_windows_and_the_models_context_limit_what_is_read(tokenizer: Any) -> No
     text = " ".join(WORDS * 20)
     assert [len(row) for row in HeldOutText(text, tokenizer, model, window=10, windows=3).rows] == [10, 10, 10]
     longest = HeldOutText(text, tokenizer, model, window=1000).rows
-    assert {len(row) for row in longest[:-1]} == {64}, "the model's context"
+    assert {len(row) for row in longest[:-1]} == {64}, "windows are longer or shorter than the model's context"
 
 
 def test_perplexity_stays_finite_for_nan_and_huge_losses() -> None:
