@@ -1,4 +1,4 @@
-"""Blocks: exact budgets, MEMIT's order, and starting from anywhere."""
+"""A corpus is read in blocks: exact amounts, MEMIT's order, and the same blocks from any position."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def test_a_plan_holds_exactly_the_given_number_of_tokens(tokenizer: Any, tokens:
 
 
 def test_a_corpus_smaller_than_the_amount_is_read_in_full(tokenizer: Any) -> None:
-    whole = plain_count(tokenizer, TEXTS)
-    assert sum(map(len, _rows(_plan(tokenizer, Amount(tokens=10**6))))) == whole
+    corpus_tokens = plain_count(tokenizer, TEXTS)
+    assert sum(map(len, _rows(_plan(tokenizer, Amount(tokens=10**6))))) == corpus_tokens
     blocks = list(_plan(tokenizer, Amount(samples=1000)).blocks(Position()))
-    assert (blocks[-1].after.tokens, blocks[-1].after.documents) == (whole, len(TEXTS))
+    assert (blocks[-1].after.tokens, blocks[-1].after.documents) == (corpus_tokens, len(TEXTS))
 
 
 def test_samples_are_drawn_and_cut_as_by_memit(tokenizer: Any) -> None:
@@ -51,6 +51,8 @@ def test_a_document_longer_than_the_context_fills_several_rows(tokenizer: Any) -
 
 def test_every_row_begins_with_the_beginning_token(tokenizer: Any) -> None:
     class WithStart:
+        """A tokenizer that begins every text with a token."""
+
         bos_token_id, eos_token_id = 1, 2
 
         def __call__(self, text: Any, **options: Any) -> Any:
@@ -90,8 +92,10 @@ def test_empty_documents_count_as_samples_but_give_no_rows(tokenizer: Any) -> No
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"tokens": 1, "samples": 1}, {"tokens": 0}, {"samples": -1}], ids=["none", "both", "zero", "negative"]
+    "amount",
+    [{}, {"tokens": 1, "samples": 1}, {"tokens": 0}, {"samples": -1}],
+    ids=["none", "both", "zero", "negative"],
 )
-def test_invalid_amounts_are_refused(given: dict[str, int]) -> None:
+def test_invalid_amounts_are_refused(amount: dict[str, int]) -> None:
     with pytest.raises(CovarianceError):
-        Amount(**given)
+        Amount(**amount)

@@ -1,4 +1,4 @@
-"""One pass for all modules: right to rounding, and no further than the last."""
+"""Second moments of all modules are collected in one partial pass and equal a float64 reference."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def test_blocks_above_the_last_module_do_not_run(family: str, texts: list[str], 
     anatomy = anatomy_of(model)
     calls = [0] * len(anatomy.blocks)
     last = model.get_submodule(MODULES[family].format(1))
-    ran: list[str] = []
+    completed: list[str] = []
     for i, block in enumerate(anatomy.blocks):
         block.register_forward_pre_hook(lambda *_, i=i: calls.__setitem__(i, calls[i] + 1))
-    last.register_forward_hook(lambda *_: ran.append("last"))
-    anatomy.blocks[1].register_forward_hook(lambda *_: ran.append("block"))
-    anatomy.head.register_forward_hook(lambda *_: ran.append("head"))
-    # The order asked for isn't the order they run in.
+    last.register_forward_hook(lambda *_: completed.append("last"))
+    anatomy.blocks[1].register_forward_hook(lambda *_: completed.append("block"))
+    anatomy.head.register_forward_hook(lambda *_: completed.append("head"))
+    # The layers are given in another order than that in which they run.
     collect_covariance(model, tokenizer, [1, 0], texts, samples=30, out=tmp_path)
     assert calls[0] == calls[1] > 0
     assert calls[2:] == [0, 0]
-    assert ran == []
+    assert completed == []
 
 
 def test_all_modules_are_collected_in_one_pass(llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any) -> None:
@@ -117,7 +117,7 @@ def test_keys_are_read_after_other_hooks_changed_them(
 def test_a_shorter_context_only_cuts_documents_into_rows(
     llama: Any, tokenizer: Any, texts: list[str], tmp_path: Any
 ) -> None:
-    """Cutting documents into rows is what a shorter context means, no more."""
+    """The moments equal those of the pieces as separate texts."""
     module = MODULES["llama"].format(1)
     short = collect_covariance(llama, tokenizer, [1], texts, tokens=10**5, context=7, out=tmp_path)[module]
     words = [text.split() for text in texts]
@@ -138,9 +138,9 @@ def test_a_module_that_never_runs_is_refused_by_name(
 def test_inputs_without_one_key_per_token_are_refused(llama: Any) -> None:
     module = llama.model.layers[0].mlp.down_proj
     llama.model.layers[0].mlp.register_forward_pre_hook(lambda _, args: (args[0][:, :1],))
-    taker = KeyCollector(llama, {"model.layers.0.mlp.down_proj": MomentSum(48)}, 0)
+    collector = KeyCollector(llama, {"model.layers.0.mlp.down_proj": MomentSum(48)}, 0)
     with pytest.raises(CovarianceError, match=r"down_proj: its inputs .* aren't one key per token"):
-        taker.add_rows([[5, 6, 7]])
+        collector.add_rows([[5, 6, 7]])
     assert not module._forward_pre_hooks
 
 

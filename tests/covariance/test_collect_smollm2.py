@@ -1,4 +1,4 @@
-"""SmolLM2-135M: a real model's keys."""
+"""Second moments and self-sampled text of a real model, SmolLM2-135M."""
 
 from __future__ import annotations
 

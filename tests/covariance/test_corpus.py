@@ -1,4 +1,4 @@
-"""Corpora of every kind."""
+"""A corpus is found and read by file, folder, name or list; anything else is refused."""
 
 from __future__ import annotations
 
@@ -151,15 +151,15 @@ def test_a_list_of_texts_is_a_corpus() -> None:
 
 def test_a_dataset_is_loaded_by_its_full_name(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
-    asked = []
+    calls = []
 
     def load(name: str, config: str | None) -> Any:
-        asked.append((name, config))
+        calls.append((name, config))
         return datasets.DatasetDict({"train": datasets.Dataset.from_dict({"id": ["a", "b", "c"], "text": TEXTS})})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert list(find_corpus("wikitext").open()) == TEXTS
-    assert asked == [("Salesforce/wikitext", "wikitext-103-raw-v1")]
+    assert calls == [("Salesforce/wikitext", "wikitext-103-raw-v1")]
 
 
 def test_an_unreachable_dataset_is_refused_with_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,12 +177,12 @@ def test_an_unreachable_dataset_is_refused_with_the_alternatives(monkeypatch: py
 def test_a_missing_package_is_refused_with_the_install_command(
     package: str, corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = importlib.import_module
+    import_module = importlib.import_module
 
     def without(name: str, *rest: Any) -> Any:
         if name.partition(".")[0] == package:
             raise ImportError(name)
-        return real(name, *rest)
+        return import_module(name, *rest)
 
     monkeypatch.setattr(importlib, "import_module", without)
     monkeypatch.chdir(tmp_path)
@@ -195,9 +195,11 @@ def test_reading_one_document_reads_only_its_part_of_the_file(tmp_path: Path, mo
     path = tmp_path / "c.txt"
     path.write_text("\n\n".join(f"document {i}" for i in range(5000)))
     documents = find_corpus(path).open()
-    real, read = builtins.open, []
+    real_open, sizes = builtins.open, []
 
     class Counting:
+        """A file that records how much is read from it."""
+
         def __init__(self, file: Any) -> None:
             self.file = file
 
@@ -211,12 +213,12 @@ def test_reading_one_document_reads_only_its_part_of_the_file(tmp_path: Path, mo
             self.file.seek(position)
 
         def read(self, size: int) -> bytes:
-            read.append(size)
+            sizes.append(size)
             return self.file.read(size)
 
-    monkeypatch.setattr(Path, "open", lambda self, mode="r": Counting(real(self, mode)))
+    monkeypatch.setattr(Path, "open", lambda self, mode="r": Counting(real_open(self, mode)))
     assert documents[4321] == "document 4321"
-    assert sum(read) < 20
+    assert sum(sizes) < 20
 
 
 def test_the_text_field_is_found_by_name_or_as_the_only_text() -> None:

@@ -1,4 +1,4 @@
-"""``easyedit-lifelong covariance``."""
+"""The command ``easyedit-lifelong covariance`` collects, merges and refuses second moments."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def run(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setenv("COLUMNS", "300")
 
     def call(*words: Any, model: bool = True) -> tuple[int, str, str]:
-        given = ["--model", checkpoint, "--device", "cpu"] if model else []
+        model_options = ["--model", checkpoint, "--device", "cpu"] if model else []
         try:
-            code = main(["covariance", *map(str, [*given, *words])])
+            code = main(["covariance", *map(str, [*model_options, *words])])
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
         captured = capsys.readouterr()
@@ -44,7 +44,7 @@ def run(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No model may be loaded."""
+    """Let every attempt to load a model fail."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
@@ -74,7 +74,7 @@ def test_moments_are_written_and_their_files_are_listed(run: Run, corpus: Path, 
     for file in files:
         assert str(file.parent) in text and read_moments(file).count == 100
     code, text, _ = run("--layers", "1-2", "--corpus", corpus, "--tokens", 100, "--out", out)
-    assert code == 0 and str(out) in text  # found, this time
+    assert code == 0 and str(out) in text  # the files of the first call are found
 
 
 def test_the_default_corpus_is_text_sampled_from_the_model(run: Run, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_a_hyperparameter_file_supplies_the_options_not_given(
         "device": "cpu",
         "layers": [0, 3],
         "rewrite_module_tmp": "model.layers.{}.mlp.up_proj",
-        "stats_dir": str(tmp_path / "theirs"),
+        "stats_dir": str(tmp_path / "memit_stats"),
         "mom2_dataset": str(corpus),
         "mom2_n_samples": 7,
         "mom2_dtype": "float32",
@@ -125,7 +125,7 @@ def test_a_hyperparameter_file_supplies_the_options_not_given(
     (tmp_path / "memit.yaml").write_text(yaml.safe_dump(values))
     code, _, err = run("--hparams", tmp_path / "memit.yaml", model=False)
     assert code == 0, err
-    names = sorted(file.name for file in (tmp_path / "theirs").rglob("*.npz"))
+    names = sorted(file.name for file in (tmp_path / "memit_stats").rglob("*.npz"))
     assert names == [f"model.layers.{layer}.mlp.up_proj_float32_mom2_7.npz" for layer in (0, 3)]
     code, _, err = run("--hparams", tmp_path / "memit.yaml", "--layers", 1, "--tokens", 50, "--out", tmp_path / "o")
     assert code == 0, err

@@ -1,4 +1,4 @@
-"""Merged files."""
+"""Merged files hold the second moments of all their texts; files that do not belong together are refused."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ FIRST, SECOND = make_texts(20, seed=1), make_texts(35, seed=2)
 
 @pytest.fixture
 def parts(llama: Any, tokenizer: Any, tmp_path: Path) -> list[Path]:
-    found = []
+    """Two files of one module, each of another text."""
+    files = []
     for number, texts in enumerate((FIRST, SECOND)):
         moments = collect_covariance(llama, tokenizer, [1], texts, samples=100, out=tmp_path / str(number))
-        found.append(Path(moments[MODULE].source))
-    return found
+        files.append(Path(moments[MODULE].source))
+    return files
 
 
 def test_merged_moments_equal_a_collection_over_both_texts(
@@ -32,9 +33,9 @@ def test_merged_moments_equal_a_collection_over_both_texts(
     merged = merge_moments(parts, tmp_path / "all" / "merged.npz")
     expected = plain_sums(llama, tokenizer, [MODULE], FIRST + SECOND)[MODULE]
     assert_close(merged.moment, expected / merged.count)
-    together = collect_covariance(llama, tokenizer, [1], FIRST + SECOND, samples=100, out=tmp_path)[MODULE]
-    assert merged.count == together.count
-    torch.testing.assert_close(merged.moment, together.moment, rtol=1e-5, atol=1e-6)
+    collected = collect_covariance(llama, tokenizer, [1], FIRST + SECOND, samples=100, out=tmp_path)[MODULE]
+    assert merged.count == collected.count
+    torch.testing.assert_close(merged.moment, collected.moment, rtol=1e-5, atol=1e-6)
     sidecar = json.loads((tmp_path / "all" / "merged.json").read_text())
     assert (sidecar["count"], sidecar["documents"], sidecar["module"]) == (merged.count, 55, MODULE)
     assert [part["kind"] for part in sidecar["corpus"]["parts"]] == ["texts", "texts"]

@@ -1,4 +1,4 @@
-"""Sums of k kᵀ, and how much to regularise."""
+"""Sums of k kᵀ are exact to float32 rounding, and few keys are regularised."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_the_sum_equals_a_float64_computation(d: int) -> None:
 
 def test_keys_can_be_added_after_the_sum_was_read() -> None:
     keys = torch.randn(20, 300, generator=torch.Generator().manual_seed(0))
-    total, whole = MomentSum(300), MomentSum(300)
+    total, unread = MomentSum(300), MomentSum(300)
     total.add(keys[:10])
     total.symmetric()
     total.add(keys[10:])
-    whole.add(keys[:10])
-    whole.flush()
-    whole.add(keys[10:])
-    assert torch.equal(total.symmetric(), whole.symmetric())
+    unread.add(keys[:10])
+    unread.flush()
+    unread.add(keys[10:])
+    assert torch.equal(total.symmetric(), unread.symmetric())
 
 
 def test_many_small_keys_after_large_ones_are_not_lost() -> None:
@@ -51,7 +51,7 @@ def test_half_precision_keys_are_multiplied_in_float32() -> None:
     keys = torch.full((4, 3), 300.0, dtype=torch.float16)
     total = MomentSum(3)
     total.add(keys)
-    assert float(total.symmetric()[0, 0]) == 4 * 90000.0  # beyond float16's range
+    assert float(total.symmetric()[0, 0]) == 4 * 90000.0  # float16 can't hold it
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -1,4 +1,4 @@
-"""MEMIT's files: read, written, and refused."""
+"""Files of MEMIT's format are written and read, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _published(path: Path, **changes: Any) -> Path:
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_written_moments_are_read_back(tmp_path: Path, total: torch.Tensor, dtype: str) -> None:
-    path = tmp_path / "deep" / "er" / "m.npz"
+    path = tmp_path / "new" / "folder" / "m.npz"
     sizes: list[int] = []
     write_moments(path, total, 40, 7, dtype, before=sizes.append)
     moment = read_moments(path, D, 7)
@@ -65,7 +65,7 @@ def test_published_files_of_every_precision_are_read(tmp_path: Path, dtype: Any)
 
 def test_a_file_without_a_sample_size_is_read(tmp_path: Path) -> None:
     assert read_moments(_published(tmp_path / "a.npz", sample_size=None), D, 7).count == 40
-    # EasyEdit's way to write "not given"
+    # EasyEdit writes this NaN where no sample size is given
     null = np.frombuffer(bytes.fromhex("fff8000000000002"), dtype=">f8")[0].astype(np.float64)
     assert read_moments(_published(tmp_path / "b.npz", sample_size=null), D, 7).count == 40
 
@@ -109,8 +109,8 @@ def test_invalid_contents_are_refused_with_the_file(tmp_path: Path, changes: dic
 
 
 def test_a_file_truncated_at_any_byte_is_refused(tmp_path: Path, total: torch.Tensor) -> None:
-    write_moments(tmp_path / "whole.npz", total, 40, 7, "float32")
-    data = (tmp_path / "whole.npz").read_bytes()
+    write_moments(tmp_path / "complete.npz", total, 40, 7, "float32")
+    data = (tmp_path / "complete.npz").read_bytes()
     for keep in (0, 1, 10, 100, len(data) // 2, len(data) - 1):
         path = tmp_path / f"{keep}.npz"
         path.write_bytes(data[:keep])

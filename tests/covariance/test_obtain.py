@@ -32,8 +32,8 @@ def test_stored_moments_are_read_back_bitwise(
 def test_only_missing_modules_are_collected(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
     collect_covariance(model, tokenizer, [1], texts, tokens=200, out=tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
-    both = collect_covariance(model, tokenizer, [1, 2], texts, tokens=200, out=tmp_path)
-    assert len(both) == 2 and len(list(tmp_path.rglob("*.npz"))) == 2
+    found = collect_covariance(model, tokenizer, [1, 2], texts, tokens=200, out=tmp_path)
+    assert len(found) == 2 and len(list(tmp_path.rglob("*.npz"))) == 2
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
@@ -98,7 +98,7 @@ def test_published_files_are_found_under_every_name(
 
 @pytest.mark.usefixtures("no_collection")
 def test_the_exact_name_is_preferred_and_then_the_longest_context(model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    def ask() -> str:
+    def found_name() -> str:
         found = obtain_moments(model, tokenizer, [MODULE], stats_dir=tmp_path, dataset="wikipedia", n_samples=7)
         return Path(only_moment(found).source).name
 
@@ -106,17 +106,17 @@ def test_the_exact_name_is_preferred_and_then_the_longest_context(model: Any, to
     publish_moments(tmp_path / "org_tiny" / "wikipedia_stats" / f"{MODULE}_float32_mom2_tx_7.npz", 7)
     for name in names:
         publish_moments(tmp_path / "org_tiny" / "wikipedia_stats" / name, 7)
-        assert ask() == name
+        assert found_name() == name
 
 
 def test_a_collection_with_a_shorter_context_is_used_only_for_that_context(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path
 ) -> None:
     short = only_moment(collect_covariance(model, tokenizer, [1], texts, samples=5, context=9, out=tmp_path))
-    whole = only_moment(collect_covariance(model, tokenizer, [1], texts, samples=5, out=tmp_path))
+    full = only_moment(collect_covariance(model, tokenizer, [1], texts, samples=5, out=tmp_path))
     again = only_moment(collect_covariance(model, tokenizer, [1], texts, samples=5, context=9, out=tmp_path))
-    assert short.source == again.source != whole.source
-    assert not torch.equal(short.moment, whole.moment)
+    assert short.source == again.source != full.source
+    assert not torch.equal(short.moment, full.moment)
 
 
 def test_stored_samples_are_used_instead_of_collecting_tokens(
@@ -127,9 +127,8 @@ def test_stored_samples_are_used_instead_of_collecting_tokens(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        model.config, "max_position_embeddings", 1000
-    )  # so that the two ways have contexts of their own
+    # With this context, the default contexts of samples and of tokens differ.
+    monkeypatch.setattr(model.config, "max_position_embeddings", 1000)
     first = only_moment(collect_covariance(model, tokenizer, [1], texts, samples=5, out=tmp_path))
     request.getfixturevalue("no_collection")
     found = obtain_moments(model, tokenizer, [MODULE], stats_dir=tmp_path, dataset=texts, n_samples=5, n_tokens=70)
@@ -191,7 +190,8 @@ def test_a_copy_under_easyedits_name_stands_in_with_a_warning(
         stand_in = only_moment(collect_covariance(model, tokenizer, [1], texts, samples=100000, out=tmp_path))
     assert torch.equal(stand_in.moment, first.moment)
     assert "stands in for 100000 samples" in caplog.text
-    collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path, easyedit_samples=100000)  # again: no harm
+    # A second call with a copy in place is no error.
+    collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path, easyedit_samples=100000)
 
 
 def test_a_corpus_smaller_than_the_amount_gives_a_warning(

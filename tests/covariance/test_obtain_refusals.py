@@ -20,16 +20,16 @@ def test_a_published_file_of_another_size_or_amount_is_refused(model: Any, token
     path = publish_moments(
         tmp_path / "org_tiny" / "wikipedia_stats" / f"{MODULE}_float32_mom2_9.npz", 9, key_size=KEY_SIZE + 1
     )
-    ask = {"stats_dir": tmp_path, "dataset": "wikipedia", "n_samples": 9}
+    options: dict[str, Any] = {"stats_dir": tmp_path, "dataset": "wikipedia", "n_samples": 9}
     with pytest.raises(CovarianceError, match=r"49x49.*size 48"):
-        obtain_moments(model, tokenizer, [MODULE], **ask)
+        obtain_moments(model, tokenizer, [MODULE], **options)
     path.unlink()
     publish_moments(path, 10)
     with pytest.raises(CovarianceError, match="holds 10 samples, but 9"):
-        obtain_moments(model, tokenizer, [MODULE], **ask)
+        obtain_moments(model, tokenizer, [MODULE], **options)
     path.write_bytes(path.read_bytes()[:3000])
     with pytest.raises(CovarianceError, match="truncated"):
-        obtain_moments(model, tokenizer, [MODULE], **ask)
+        obtain_moments(model, tokenizer, [MODULE], **options)
 
 
 def test_moments_of_other_weights_are_refused(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
@@ -97,7 +97,7 @@ def test_a_stand_in_never_replaces_published_statistics(
     with pytest.raises(CovarianceError, match="holds statistics of its own"):
         collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path, easyedit_samples=9)
     assert path.read_bytes() == before
-    assert len(list(tmp_path.rglob("*.npz"))) == 1  # found out before anything was collected
+    assert len(list(tmp_path.rglob("*.npz"))) == 1  # refused before anything was collected
 
 
 def test_a_corpus_without_tokens_is_refused(model: Any, tokenizer: Any, tmp_path: Path) -> None:

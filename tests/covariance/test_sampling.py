@@ -1,4 +1,4 @@
-"""Text sampled from the model itself."""
+"""Text sampled from the model is reproducible, without special tokens, and follows the model's distribution."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_block_depends_on_its_number_and_the_seed_only(
     rows = [block.rows() for block in blocks]
     assert len(rows) == 3 and rows[0] != rows[1]
     assert [block.rows() for block in make(0).blocks(blocks[0].after)] == rows[1:]
-    assert blocks[2].rows() == rows[2]  # asked for alone, and again
+    assert blocks[2].rows() == rows[2]  # a block can be read alone and repeatedly
     assert _rows(make(1)) != _rows(make(0))
 
 
@@ -55,7 +55,7 @@ def test_sampling_does_not_use_the_global_random_generator(plan: SampledPlan) ->
 
 def test_special_tokens_are_never_sampled(llama: Any, tokenizer: Any) -> None:
     with torch.no_grad():
-        llama.get_output_embeddings().weight[2] *= 100  # the end-of-text token, on everybody's lips
+        llama.get_output_embeddings().weight[2] *= 100  # the end-of-text token becomes very likely
     plan = SampledPlan(llama, tokenizer, Amount(tokens=600), 16, 0)
     tokens = {token for row in _rows(plan) for token in row}
     assert not tokens & set(tokenizer.all_special_ids)
@@ -64,6 +64,8 @@ def test_special_tokens_are_never_sampled(llama: Any, tokenizer: Any) -> None:
 
 def test_rows_begin_as_encoded_texts_and_their_first_words_differ(llama: Any, tokenizer: Any) -> None:
     class WithStart:
+        """A tokenizer that puts a text between two special tokens."""
+
         def __getattr__(self, name: str) -> Any:
             return getattr(tokenizer, name)
 
@@ -81,7 +83,7 @@ def test_rows_begin_as_encoded_texts_and_their_first_words_differ(llama: Any, to
 
 
 def test_sampling_with_a_cache_draws_from_the_logits_of_a_plain_pass(llama: Any, tokenizer: Any) -> None:
-    """Every sampled token is what its draw picks from the logits of a plain forward pass."""
+    """Every sampled token is the one that its draw selects from the logits of a plain forward pass."""
     plan = SampledPlan(llama, tokenizer, Amount(samples=6), 12, 3)
     ids = plan.sample(0, 6)
     seed = int.from_bytes(hashlib.sha256(b"3:0").digest()[:8], "big") >> 1
@@ -101,7 +103,7 @@ def test_draws_follow_the_distribution() -> None:
     shares = torch.bincount(_draw(logits, draws)[:, 0], minlength=6) / 40000
     torch.testing.assert_close(shares, logits[0].softmax(0), rtol=0, atol=0.01)
     edges = torch.tensor([[0.0], [1.0]])
-    assert _draw(logits[:2], edges)[:, 0].tolist() == [0, 4]  # never an impossible token
+    assert _draw(logits[:2], edges)[:, 0].tolist() == [0, 4]  # a token of probability 0 is never drawn
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gptj", "qwen2"])

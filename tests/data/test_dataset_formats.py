@@ -27,7 +27,7 @@ from tests.support.record_files import PLAIN, refusal, write_records
 def test_a_zsre_record_becomes_a_request(tmp_path: Path) -> None:
     first, second = read_requests(write_records(tmp_path, [ZSRE, {**ZSRE, "subject": "Suomi"}]), read_zsre)
     assert (first.prompt, first.target_new, first.ground_truth) == (ZSRE["src"], "Tampere", "Helsinki")
-    assert (first.subject, second.subject) == ("Finland", "Suomi"), "the 2023 loader drops it"
+    assert (first.subject, second.subject) == ("Finland", "Suomi"), "the subject is lost, as in EasyEdit's 2023 loader"
     assert first.rephrase_prompts == (ZSRE["rephrase"],)
     ((probe,),) = first.locality.values()
     assert probe.answer == "Charlotte"
@@ -47,7 +47,7 @@ def test_a_counterfact_record_becomes_a_request(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize(("read", "good"), [(read_zsre, ZSRE), (read_counterfact, COUNTERFACT)])
 def test_benchmark_records_may_hold_relation_specificity(tmp_path: Path, read: Any, good: dict[str, Any]) -> None:
-    """EasyEdit's loaders know no such fields; what is wrong with one is said all the same."""
+    """EasyEdit's loaders ignore these fields, but an invalid one is refused."""
     record = {**good, "relation_specificity_prompt": "p", "relation_specificity_ground_truth": "a"}
     (request,) = read_requests(write_records(tmp_path, [record]), read)
     assert request.relation_specificity == (Probe("p", "a"),)
@@ -69,7 +69,7 @@ def test_benchmark_records_may_hold_relation_specificity(tmp_path: Path, read: A
 def test_an_invalid_benchmark_field_is_refused_by_name(
     tmp_path: Path, read: Any, good: dict[str, Any], name: str
 ) -> None:
-    """EasyEdit's loaders would say KeyError, or leave the record out without a word."""
+    """EasyEdit's loaders would raise KeyError or leave the record out silently."""
     for bad in ("", "  ", None, 5, ["x"]):
         message = refusal(write_records(tmp_path, [good, {**good, "case_id": 5, name: bad}]), read)
         assert message.startswith(f", record 1, field {name!r}: ")
@@ -128,7 +128,7 @@ def test_a_hallucination_record_becomes_a_request(tmp_path: Path, caplog: pytest
 
 
 def test_empty_locality_answers_are_left_out_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The edit counts; there is only nothing to ask about what should stay, and that is said."""
+    """The record can be edited, but its locality can't be scored; a warning counts such records."""
     records = [PASSAGE, {**PASSAGE, "locality_ground_truth": ""}, PASSAGE, {**PASSAGE, "locality_ground_truth": " \n"}]
     path = write_records(tmp_path, records)
     requests = read_requests(path, read_hallucination)
@@ -197,7 +197,7 @@ def test_a_structured_zsre_record_becomes_a_request_with_its_rephrasings(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "message"),
     [
         ({"input": ""}, "field 'input': is empty"),
         ({"output": []}, "field 'output': must be a list"),
@@ -207,5 +207,5 @@ def test_a_structured_zsre_record_becomes_a_request_with_its_rephrasings(tmp_pat
         ({"filtered_rephrases": [5]}, "field 'rephrase_prompt': must be text"),
     ],
 )
-def test_an_invalid_structured_zsre_record_is_refused(tmp_path: Path, fields: dict[str, Any], says: str) -> None:
-    assert f"record 0, {says}" in refusal(write_records(tmp_path, [{**REPHRASED, **fields}]), read_zsre_rephrased)
+def test_an_invalid_structured_zsre_record_is_refused(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
+    assert f"record 0, {message}" in refusal(write_records(tmp_path, [{**REPHRASED, **fields}]), read_zsre_rephrased)

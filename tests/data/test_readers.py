@@ -33,7 +33,7 @@ def test_json_lines_are_read_and_blank_lines_skipped(tmp_path: Path) -> None:
 
 
 def test_unicode_line_breaks_do_not_end_a_json_line(tmp_path: Path) -> None:
-    """Unicode has more line breaks than JSON Lines; unescaped, they are part of the text."""
+    """Line separators of Unicode may stand in a JSON text unescaped."""
     text = "a\u2028b\u0085c\u2029d"
     record = json.dumps({"prompt": text, "target_new": "x"}, ensure_ascii=False)
     path = write_records(tmp_path, f"{record}\r\n{record}\n", "facts.jsonl")
@@ -56,11 +56,11 @@ def test_written_facts_are_read_back_from_json_and_json_lines(
     folder = tmp_path_factory.mktemp("facts")
     expected = [(prompt, target.strip()) for prompt, target in facts]
     for ascii_only in (True, False):
-        whole = folder / "facts.json"
-        whole.write_bytes(json.dumps(records, ensure_ascii=ascii_only).encode())
-        lines = folder / "facts.jsonl"
-        lines.write_bytes(b"\n".join(json.dumps(r, ensure_ascii=ascii_only).encode() for r in records))
-        for path in (whole, lines):
+        json_file = folder / "facts.json"
+        json_file.write_bytes(json.dumps(records, ensure_ascii=ascii_only).encode())
+        lines_file = folder / "facts.jsonl"
+        lines_file.write_bytes(b"\n".join(json.dumps(r, ensure_ascii=ascii_only).encode() for r in records))
+        for path in (json_file, lines_file):
             assert [(r.prompt, r.target_new) for r in read_requests(path, read_json)] == expected
 
 
@@ -70,7 +70,7 @@ def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("", "not valid JSON: Expecting value (line 1, column 1)"),
         ('[\n{"prompt": "p",}\n]', "not valid JSON"),
@@ -83,12 +83,12 @@ def test_a_missing_file_is_refused(tmp_path: Path, name: str) -> None:
         ('[{"prompt": "p", "target_new": "t"}, []]', "record 1: must be an object"),
     ],
 )
-def test_invalid_json_is_refused_with_its_position_or_record(tmp_path: Path, content: str, says: str) -> None:
-    assert says in refusal(write_records(tmp_path, content))
+def test_invalid_json_is_refused_with_its_position_or_record(tmp_path: Path, content: str, message: str) -> None:
+    assert message in refusal(write_records(tmp_path, content))
 
 
 def test_json_lines_in_a_json_file_are_refused_with_a_hint(tmp_path: Path) -> None:
-    """The likeliest mistake of all deserves the way out."""
+    """This is the likeliest mistake, so the message says how to correct it."""
     lines = "\n".join(json.dumps(record) for record in PLAIN)
     message = refusal(write_records(tmp_path, lines, "facts.json"))
     assert "not valid JSON" in message
@@ -99,7 +99,7 @@ def test_an_invalid_line_is_refused_with_its_number(tmp_path: Path) -> None:
     path = write_records(tmp_path, json.dumps(PLAIN[0]) + '\n\n{"prompt": \n', "facts.jsonl")
     message = refusal(path)
     assert ", line 3: not valid JSON" in message
-    assert "line 1" not in message, "two line numbers, one of them wrong"
+    assert "line 1" not in message, "the message also has the line number within the record"
 
 
 @pytest.mark.parametrize("name", ["facts.json", "facts.jsonl"])
@@ -120,7 +120,7 @@ def test_an_invalid_record_is_refused_with_its_number_and_field(tmp_path: Path) 
 def test_a_duplicate_case_id_is_refused_with_both_records(
     tmp_path: Path, ids: list[Any], second: str, first: str
 ) -> None:
-    """Also where one is given and the other is the record's index."""
+    """A given case_id may also equal the index of a record without one."""
     records = [{**PLAIN[0], **({"case_id": case_id} if case_id is not None else {})} for case_id in ids]
     message = refusal(write_records(tmp_path, records))
     assert f"{second}, field 'case_id'" in message

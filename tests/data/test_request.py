@@ -1,4 +1,4 @@
-"""One record, one request; or one clear line about what is wrong with it."""
+"""A record becomes a request, or is refused in one line with its place and field."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _read(**fields: Any) -> EditRequest:
     return EditRequest.from_dict({**GOOD, **fields}, "facts.json, record 3", case_id=3)
 
 
-def _message(record: Any) -> str:
+def _refusal(record: Any) -> str:
     with pytest.raises(DataError) as caught:
         EditRequest.from_dict(record, "facts.json, record 3", case_id=3)
     assert "\n" not in str(caught.value)
@@ -79,7 +79,7 @@ def test_a_flat_probe_is_added_to_the_named_sets() -> None:
     ],
 )
 def test_a_relation_specificity_set_is_not_counted_as_locality(name: str) -> None:
-    """KnowEdit keeps it among the locality sets."""
+    """KnowEdit has relation specificity among the locality sets."""
     sets = {"near": {"prompt": "p", "ground_truth": "a"}, name: {"prompt": ["q", "r"], "ground_truth": ["b", "c"]}}
     request = _read(locality=sets)
     assert request.locality == {"near": (Probe("p", "a"),)}
@@ -134,12 +134,12 @@ def test_a_knowedit_record_with_lists_of_aliases_is_read() -> None:
     [("Paris", "Paris"), (["Paris", "Paname"], "Paris"), ([], None), (None, None), ("<|endoftext|>", None)],
 )
 def test_the_first_ground_truth_is_used_and_a_placeholder_means_none(value: Any, answer: str | None) -> None:
-    """EasyEdit fills in <|endoftext|> where there is none."""
+    """EasyEdit fills in <|endoftext|> where the true answer is missing."""
     assert _read(ground_truth=value).ground_truth == answer
 
 
 def test_the_target_is_stripped_and_the_prompt_is_not() -> None:
-    """One answer is one answer, however it is spaced; a prompt is the user's."""
+    """Spaces around an answer don't matter; spaces in a prompt may be intended."""
     request = _read(prompt="Q: x\nA: ", target_new="  Rome ")
     assert (request.prompt, request.target_new) == ("Q: x\nA: ", "Rome")
 
@@ -163,26 +163,26 @@ def test_a_request_is_immutable() -> None:
 
 @pytest.mark.parametrize("record", [None, 5, "text", ["prompt"], True])
 def test_a_value_that_is_no_object_is_refused(record: Any) -> None:
-    assert _message(record).startswith("facts.json, record 3: must be an object")
+    assert _refusal(record).startswith("facts.json, record 3: must be an object")
 
 
 @pytest.mark.parametrize("name", ["prompt", "target_new"])
 def test_a_missing_field_is_refused_by_name(name: str) -> None:
     record = {key: value for key, value in GOOD.items() if key != name}
-    assert _message(record) == f"facts.json, record 3, field {name!r}: is missing."
-    assert _message({**GOOD, name: None}) == f"facts.json, record 3, field {name!r}: is missing."
+    assert _refusal(record) == f"facts.json, record 3, field {name!r}: is missing."
+    assert _refusal({**GOOD, name: None}) == f"facts.json, record 3, field {name!r}: is missing."
 
 
 @pytest.mark.parametrize(("typo", "name"), [("promt", "prompt"), ("target", "target_new"), ("taget_new", "target_new")])
 def test_a_mistyped_field_is_suggested(typo: str, name: str) -> None:
     record = {typo if key == name else key: value for key, value in GOOD.items()}
-    assert f"field {name!r}: is missing. Did you mean {typo!r}?" in _message(record)
+    assert f"field {name!r}: is missing. Did you mean {typo!r}?" in _refusal(record)
 
 
 @pytest.mark.parametrize("name", ["prompt", "target_new", "subject", "ground_truth", "rephrase_prompt"])
 @pytest.mark.parametrize("empty", ["", "  ", "\n\t"])
 def test_an_empty_text_is_refused(name: str, empty: str) -> None:
-    assert _message({**GOOD, name: empty}) == (
+    assert _refusal({**GOOD, name: empty}) == (
         f"facts.json, record 3, field {name!r}: is empty. Give it text or remove the record."
     )
 
@@ -192,8 +192,8 @@ def test_an_empty_text_is_refused(name: str, empty: str) -> None:
 )
 @pytest.mark.parametrize("name", ["prompt", "target_new", "subject", "ground_truth", "rephrase_prompt"])
 def test_a_value_of_another_type_is_refused(name: str, value: Any, kind: str) -> None:
-    """A year is easily left without its quotes; str() of it would hide a mistyped column."""
-    assert f"field {name!r}: must be text, not {kind}" in _message({**GOOD, name: value})
+    """Converting a number with ``str`` would hide a wrong column."""
+    assert f"field {name!r}: must be text, not {kind}" in _refusal({**GOOD, name: value})
 
 
 @pytest.mark.parametrize(
@@ -208,29 +208,29 @@ def test_a_value_of_another_type_is_refused(name: str, value: Any, kind: str) ->
     ],
 )
 def test_an_unpaired_surrogate_is_refused(name: str, value: Any) -> None:
-    """JSON can hold one; no tokenizer takes it, and no file that is written later."""
-    message = _message({**GOOD, name: value})
+    """JSON can hold half of a surrogate pair; tokenizers and UTF-8 files can't."""
+    message = _refusal({**GOOD, name: value})
     assert f"field '{name}" in message
     assert "holds half a character (\\ud" in message
-    assert message.isascii(), "the message can be printed"
+    assert message.isascii(), "the message can't be printed on every terminal"
 
 
 def test_a_list_instead_of_a_text_is_refused() -> None:
-    assert "field 'prompt': must be text, not a list" in _message({**GOOD, "prompt": ["a"]})
-    assert "field 'target_new': must be text, not a list" in _message({**GOOD, "target_new": ["a"]})
+    assert "field 'prompt': must be text, not a list" in _refusal({**GOOD, "prompt": ["a"]})
+    assert "field 'target_new': must be text, not a list" in _refusal({**GOOD, "target_new": ["a"]})
 
 
 def test_an_invalid_item_of_a_list_is_refused() -> None:
-    assert "field 'rephrase_prompt': must be text, not nothing" in _message({**GOOD, "rephrase_prompt": ["a", None]})
+    assert "field 'rephrase_prompt': must be text, not nothing" in _refusal({**GOOD, "rephrase_prompt": ["a", None]})
 
 
 @pytest.mark.parametrize("case_id", [True, 1.5, [], {}, "", None])
 def test_a_case_id_of_another_type_is_refused(case_id: Any) -> None:
-    assert "field 'case_id': must be a whole number or text" in _message({**GOOD, "case_id": case_id})
+    assert "field 'case_id': must be a whole number or text" in _refusal({**GOOD, "case_id": case_id})
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "message"),
     [
         ({"locality": "text"}, "field 'locality': must map names to prompts and answers, not text"),
         ({"locality": [1]}, "field 'locality': must map names to prompts and answers, not a list"),
@@ -265,13 +265,13 @@ def test_a_case_id_of_another_type_is_refused(case_id: Any) -> None:
         ({"locality": {"near": [[{"prompt": "p", "ground_truth": "a"}]]}}, "field 'locality.near[0]': needs"),
     ],
 )
-def test_an_invalid_probe_is_refused_with_its_field(fields: dict[str, Any], says: str) -> None:
-    assert says in _message({**GOOD, **fields})
+def test_an_invalid_probe_is_refused_with_its_field(fields: dict[str, Any], message: str) -> None:
+    assert message in _refusal({**GOOD, **fields})
 
 
 def test_an_error_counts_the_prompts_and_answers_of_a_set() -> None:
     probes = {"near": {"prompt": ["p", "q"], "ground_truth": ["a", "b", "c"]}}
-    assert "has 2 prompts and 3 answers" in _message({**GOOD, "locality": probes})
+    assert "has 2 prompts and 3 answers" in _refusal({**GOOD, "locality": probes})
 
 
 _VALUES = st.recursive(
@@ -286,14 +286,14 @@ _FIELDS += ["relation_specificity_prompt", "relation_specificity_ground_truth"]
 
 @given(st.dictionaries(st.sampled_from(_FIELDS), _VALUES) | _VALUES)
 def test_any_json_value_is_either_a_valid_request_or_a_data_error(record: Any) -> None:
-    """Whatever JSON holds: never a traceback of ours, and never a half-valid request."""
+    """No value of JSON raises another error or gives an invalid request."""
     if isinstance(record, dict):
         record = {**GOOD, **record}
     try:
         request = EditRequest.from_dict(record, "here", case_id=0)
     except DataError as error:
         if not str(error).startswith("here"):
-            pytest.fail(f"the message doesn't say where: {error}")
+            pytest.fail(f"the message doesn't begin with the place: {error}")
         return
     assert request.prompt.strip()
     assert request.target_new.strip() == request.target_new != ""
@@ -302,14 +302,14 @@ def test_any_json_value_is_either_a_valid_request_or_a_data_error(record: Any) -
     assert all(isinstance(p.prompt, str) and isinstance(p.answer, str) for p in probes)
 
 
-# ------------------------------------------------------------------ lists, as an apply function gets them
+# ------------------------------------------------------------------ lists of an apply function
 
 
 def test_a_list_may_mix_records_and_requests() -> None:
-    ready = _read(case_id=9)
-    first, second, third = as_requests([GOOD, ready, {**GOOD, "case_id": "x"}])
+    existing = _read(case_id=9)
+    first, second, third = as_requests([GOOD, existing, {**GOOD, "case_id": "x"}])
     assert (first.case_id, third.case_id) == (0, "x")
-    assert second is ready
+    assert second is existing
 
 
 def test_an_invalid_record_of_a_list_is_refused_with_its_number() -> None:

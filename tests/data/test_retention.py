@@ -1,10 +1,8 @@
-"""Held-out facts, in the forms that they come in."""
+"""Held-out facts are read from each of their file formats, and invalid files are refused."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,16 +11,11 @@ from easyedit_lifelong.data.request import Probe
 from easyedit_lifelong.data.retention import read_retention
 from easyedit_lifelong.data.samples import RETENTION, ZSRE, retention_probes
 from easyedit_lifelong.errors import DataError
-
-
-def _write(folder: Path, content: Any, name: str = "facts.json") -> Path:
-    path = folder / name
-    path.write_text(content if isinstance(content, str) else json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    return path
+from tests.support.record_files import write_records
 
 
 def test_prompts_with_answers_become_probes(tmp_path: Path) -> None:
-    assert read_retention(_write(tmp_path, [{"prompt": "p", "answer": "é", "note": 1}])) == [Probe("p", "é")]
+    assert read_retention(write_records(tmp_path, [{"prompt": "p", "answer": "é", "note": 1}])) == [Probe("p", "é")]
 
 
 def test_the_sample_file_is_read() -> None:
@@ -30,17 +23,17 @@ def test_the_sample_file_is_read() -> None:
 
 
 def test_json_lines_are_read(tmp_path: Path) -> None:
-    path = _write(tmp_path, '{"prompt": "p", "answer": "a"}\n\n{"prompt": "q", "answer": "b"}\n', "facts.jsonl")
+    path = write_records(tmp_path, '{"prompt": "p", "answer": "a"}\n\n{"prompt": "q", "answer": "b"}\n', "facts.jsonl")
     assert read_retention(path) == [Probe("p", "a"), Probe("q", "b")]
 
 
 def test_a_zsre_file_gives_its_natural_questions(tmp_path: Path) -> None:
     record = {"src": "s", "alt": "t", "loc": "nq question: who wrote it", "loc_ans": "Charlotte"}
-    path = _write(tmp_path, [record, {**record, "loc_ans": "Emily"}, {**record, "src": "another"}])
+    path = write_records(tmp_path, [record, {**record, "loc_ans": "Emily"}, {**record, "src": "another"}])
     assert read_retention(path) == [
         Probe("nq question: who wrote it", "Charlotte"),
         Probe("nq question: who wrote it", "Emily"),
-    ], "each once"
+    ], "a question occurs more than once"
 
 
 @pytest.mark.usefixtures("loader")
@@ -50,12 +43,12 @@ def test_a_zsre_file_gives_the_locality_prompts_of_its_requests() -> None:
 
 
 def test_graces_lists_of_questions_and_answers_are_read(tmp_path: Path) -> None:
-    path = _write(tmp_path, {"questions": ["p", "q"], "answers": ["a", "b"]})
+    path = write_records(tmp_path, {"questions": ["p", "q"], "answers": ["a", "b"]})
     assert read_retention(path) == [Probe("p", "a"), Probe("q", "b")]
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("[", "not valid JSON"),
         ('[{"prompt": "p", "answer": "a"}, {"prompt": "p"}]', "record 1, field 'answer': is missing"),
@@ -73,12 +66,12 @@ def test_graces_lists_of_questions_and_answers_are_read(tmp_path: Path) -> None:
         ("[]", "holds no"),
     ],
 )
-def test_invalid_held_out_facts_are_refused_with_file_and_record(tmp_path: Path, content: str, says: str) -> None:
-    path = _write(tmp_path, content)
+def test_invalid_held_out_facts_are_refused_with_file_and_record(tmp_path: Path, content: str, message: str) -> None:
+    path = write_records(tmp_path, content)
     with pytest.raises(DataError) as caught:
         read_retention(path)
     assert str(caught.value).startswith(str(path))
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
 def test_a_missing_or_unreadable_file_is_refused(tmp_path: Path) -> None:
@@ -89,7 +82,7 @@ def test_a_missing_or_unreadable_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_tilde_in_the_path_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every other path given on the command line knows what ~ is."""
-    _write(tmp_path, [{"prompt": "p", "answer": "a"}])
+    """The command line expands ~ in every other path."""
+    write_records(tmp_path, [{"prompt": "p", "answer": "a"}])
     monkeypatch.setenv("HOME", str(tmp_path))
     assert read_retention(Path("~/facts.json")) == [Probe("p", "a")]

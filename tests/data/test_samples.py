@@ -1,4 +1,4 @@
-"""The facts that come with the package."""
+"""The sample facts of the package are complete, distinct and do not disturb each other's scores."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_every_subject_is_edited_once(requests: list[EditRequest]) -> None:
 
 
 def test_held_out_prompts_name_no_edited_subject(requests: list[EditRequest]) -> None:
-    """Else an edit that did its work would be counted as damage."""
+    """Otherwise a successful edit could be counted as damage."""
     subjects = {request.subject for request in requests if request.subject}
     held_out = [probe.prompt for probe in retention_probes()]
     held_out += [probe.prompt for request in requests for group in request.locality.values() for probe in group]
@@ -100,7 +100,7 @@ def test_no_relation_specificity_prompt_names_another_edited_subject(requests: l
 
 
 def test_relation_specificity_prompts_have_the_form_of_the_edit() -> None:
-    """As a question where the edit is one, else as the beginning of a statement."""
+    """zsRE has questions, CounterFact has beginnings of statements."""
     for path, read, question in ((COUNTERFACT, read_counterfact, False), (ZSRE, read_zsre, True)):
         for request in read_requests(path, read):
             ends = {text.endswith("?") for text in (request.prompt, request.relation_specificity[0].prompt)}
@@ -109,7 +109,7 @@ def test_relation_specificity_prompts_have_the_form_of_the_edit() -> None:
 
 @pytest.mark.parametrize("path", [COUNTERFACT, ZSRE])
 def test_the_first_fifty_records_mix_all_categories(path: Path) -> None:
-    """So that the first fifty, which the demo edits, are a mix as well."""
+    """The demo edits the first fifty records."""
     categories = [record["category"] for record in json.loads(path.read_text(encoding="utf-8"))]
     assert set(categories) == set(categories[:10]) == CATEGORIES
     assert all(count >= 8 for count in Counter(categories[:50]).values())
