@@ -9,7 +9,7 @@ import pytest
 
 from easyedit_lifelong.covariance.blocks import Amount, Position, TextPlan
 from easyedit_lifelong.errors import CovarianceError
-from tests.support.second_moments import make_texts, plain_count
+from tests.support.second_moments import count_tokens, make_texts
 
 TEXTS = make_texts(60, seed=3)
 
@@ -30,7 +30,7 @@ def test_a_plan_holds_exactly_the_given_number_of_tokens(tokenizer: Any, tokens:
 
 
 def test_a_corpus_smaller_than_the_amount_is_read_in_full(tokenizer: Any) -> None:
-    corpus_tokens = plain_count(tokenizer, TEXTS)
+    corpus_tokens = count_tokens(tokenizer, TEXTS)
     assert sum(map(len, _rows(_plan(tokenizer, Amount(tokens=10**6))))) == corpus_tokens
     blocks = list(_plan(tokenizer, Amount(samples=1000)).blocks(Position()))
     assert (blocks[-1].after.tokens, blocks[-1].after.documents) == (corpus_tokens, len(TEXTS))
@@ -46,7 +46,7 @@ def test_samples_are_drawn_and_cut_as_by_memit(tokenizer: Any) -> None:
 def test_a_document_longer_than_the_context_fills_several_rows(tokenizer: Any) -> None:
     rows = _rows(_plan(tokenizer, Amount(tokens=10**6), context=7))
     assert max(map(len, rows)) == 7
-    assert sum(map(len, rows)) == plain_count(tokenizer, TEXTS)
+    assert sum(map(len, rows)) == count_tokens(tokenizer, TEXTS)
 
 
 def test_every_row_begins_with_the_beginning_token(tokenizer: Any) -> None:

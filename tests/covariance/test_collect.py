@@ -12,7 +12,7 @@ from easyedit_lifelong.covariance.collect import KeyCollector
 from easyedit_lifelong.covariance.moments import MomentSum
 from easyedit_lifelong.errors import CovarianceError
 from easyedit_lifelong.models.anatomy import anatomy_of
-from tests.support.second_moments import MODULES, assert_close, plain_count, plain_sums
+from tests.support.second_moments import MODULES, assert_close, count_tokens, float64_sums
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 
@@ -23,9 +23,9 @@ def test_moments_equal_a_direct_float64_computation(family: str, side: str, text
     found = collect_covariance(model, tokenizer, [0, 2], texts, samples=30, out=tmp_path)
     modules = [MODULES[family].format(layer) for layer in (0, 2)]
     assert list(found) == modules
-    expected = plain_sums(model, tokenizer, modules, texts)
+    expected = float64_sums(model, tokenizer, modules, texts)
     for module in modules:
-        assert found[module].count == plain_count(tokenizer, texts)
+        assert found[module].count == count_tokens(tokenizer, texts)
         assert found[module].moment.dtype == torch.float32
         assert torch.equal(found[module].moment, found[module].moment.t())
         assert_close(found[module].moment, expected[module] / found[module].count)
@@ -43,7 +43,8 @@ def test_layers_given_by_path_or_by_template_give_the_same_moments(
     module = "model.layers.1.mlp.up_proj"
     assert list(by_path) == list(by_template) == [module]
     assert torch.equal(by_path[module].moment, by_template[module].moment)
-    assert_close(by_path[module].moment, plain_sums(llama, tokenizer, [module], texts)[module] / by_path[module].count)
+    expected = float64_sums(llama, tokenizer, [module], texts)[module] / by_path[module].count
+    assert_close(by_path[module].moment, expected)
 
 
 def test_blocks_above_the_last_module_do_not_run(family: str, texts: list[str], tmp_path: Any) -> None:
@@ -91,7 +92,7 @@ def test_dropout_is_off_while_collecting(texts: list[str], tmp_path: Any) -> Non
     model, tokenizer = build_model("gpt2").train(), build_tokenizer()
     module = MODULES["gpt2"].format(2)
     found = collect_covariance(model, tokenizer, [2], texts, samples=30, out=tmp_path)[module]
-    assert_close(found.moment, plain_sums(model.eval(), tokenizer, [module], texts)[module] / found.count)
+    assert_close(found.moment, float64_sums(model.eval(), tokenizer, [module], texts)[module] / found.count)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -101,7 +102,7 @@ def test_half_precision_models_are_collected_with_small_error(
     model, tokenizer = build_model("llama", dtype), build_tokenizer()
     module = MODULES["llama"].format(1)
     found = collect_covariance(model, tokenizer, [1], texts, samples=30, out=tmp_path)[module]
-    assert_close(found.moment, plain_sums(model, tokenizer, [module], texts)[module] / found.count, 0.05)
+    assert_close(found.moment, float64_sums(model, tokenizer, [module], texts)[module] / found.count, 0.05)
 
 
 def test_keys_are_read_after_other_hooks_changed_them(
@@ -122,8 +123,8 @@ def test_a_shorter_context_only_cuts_documents_into_rows(
     short = collect_covariance(llama, tokenizer, [1], texts, tokens=10**5, context=7, out=tmp_path)[module]
     words = [text.split() for text in texts]
     pieces = [" ".join(text[i : i + 7]) for text in words for i in range(0, len(text), 7)]
-    assert short.count == plain_count(tokenizer, texts)
-    assert_close(short.moment, plain_sums(llama, tokenizer, [module], pieces)[module] / short.count)
+    assert short.count == count_tokens(tokenizer, texts)
+    assert_close(short.moment, float64_sums(llama, tokenizer, [module], pieces)[module] / short.count)
 
 
 def test_a_module_that_never_runs_is_refused_by_name(

@@ -13,7 +13,7 @@ from easyedit_lifelong.covariance import collect_covariance
 from easyedit_lifelong.covariance.blocks import Amount, Position
 from easyedit_lifelong.covariance.sampling import SampledPlan
 from easyedit_lifelong.errors import ModelError
-from tests.support.second_moments import assert_close, plain_sums
+from tests.support.second_moments import assert_close, float64_sums
 
 pytestmark = pytest.mark.smollm2
 
@@ -33,7 +33,7 @@ def test_moments_equal_a_direct_float64_computation(pair: tuple[Any, Any], tmp_p
     found = collect_covariance(*pair, [3, 5], texts, samples=12, out=tmp_path)
     modules = [f"model.layers.{layer}.mlp.down_proj" for layer in (3, 5)]
     assert list(found) == modules
-    expected = plain_sums(*pair, modules, texts)
+    expected = float64_sums(*pair, modules, texts)
     for module in modules:
         assert found[module].moment.shape == (1536, 1536)
         assert_close(found[module].moment, expected[module] / found[module].count, 1e-4)

@@ -144,9 +144,9 @@ def test_a_list_of_texts_is_a_corpus() -> None:
     corpus = find_corpus(TEXTS)
     assert (list(corpus.open()), corpus.label) == (TEXTS, "texts")
     assert find_corpus(TEXTS[:2]).identity != corpus.identity
-    for bad in ([], ["a", 3]):
+    for invalid in ([], ["a", 3]):
         with pytest.raises(DataError, match="a list must hold texts"):
-            find_corpus(bad)  # type: ignore[arg-type]
+            find_corpus(invalid)  # type: ignore[arg-type]
 
 
 def test_a_dataset_is_loaded_by_its_full_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,9 +56,9 @@ def test_ranges_and_lists_of_layers_are_parsed() -> None:
     assert parse_layers("3-7,9") == [3, 4, 5, 6, 7, 9]
     assert parse_layers("2") == [2]
     assert parse_layers(" 4, 1-2 ,2") == [4, 1, 2]
-    for bad in ("", "a", "3-", "-3", "7-3", "1,,2", "1.5", "²"):
+    for invalid in ("", "a", "3-", "-3", "7-3", "1,,2", "1.5", "²"):
         with pytest.raises(CovarianceError, match="isn't a list of layers such as 13-17"):
-            parse_layers(bad)
+            parse_layers(invalid)
 
 
 def test_moments_are_written_and_their_files_are_listed(run: Run, corpus: Path, tmp_path: Path) -> None:

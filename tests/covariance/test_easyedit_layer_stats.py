@@ -93,13 +93,13 @@ def test_both_engines_give_the_same_statistics_in_the_same_file_format(
     layer_stats: Any, loads: list[Any], kind: str, pair: tuple[Any, Any], tmp_path: Path
 ) -> None:
     layer = MODULES[kind].format(1)
-    stat = run_layer_stats(layer_stats, *pair, layer, tmp_path / "theirs", precision="float64")
+    stat = run_layer_stats(layer_stats, *pair, layer, tmp_path / "easyedit", precision="float64")
     ours = collect_covariance(*pair, [1], "wikitext", samples=25, dtype="float64", out=tmp_path / "ours")[layer]
     assert ours.count == stat.mom2.count
     torch.testing.assert_close(ours.moment.double(), stat.mom2.moment(), rtol=1e-4, atol=1e-5)
-    (file,), (their_file,) = (list((tmp_path / name).rglob("*.npz")) for name in ("ours", "theirs"))
-    assert file.relative_to(tmp_path / "ours") == their_file.relative_to(tmp_path / "theirs")
-    with np.load(file) as a, np.load(their_file) as b:
+    (our_file,), (easyedit_file,) = (list((tmp_path / name).rglob("*.npz")) for name in ("ours", "easyedit"))
+    assert our_file.relative_to(tmp_path / "ours") == easyedit_file.relative_to(tmp_path / "easyedit")
+    with np.load(our_file) as a, np.load(easyedit_file) as b:
         assert set(a.files) == set(b.files)
         for key in ("mom2.count", "sample_size"):
             assert a[key] == b[key] and a[key].dtype == b[key].dtype

@@ -11,7 +11,7 @@ import torch
 
 from easyedit_lifelong.covariance import collect_covariance, merge_moments
 from easyedit_lifelong.errors import CovarianceError
-from tests.support.second_moments import MODULES, assert_close, make_texts, plain_sums
+from tests.support.second_moments import MODULES, assert_close, float64_sums, make_texts
 
 MODULE = MODULES["llama"].format(1)
 FIRST, SECOND = make_texts(20, seed=1), make_texts(35, seed=2)
@@ -31,7 +31,7 @@ def test_merged_moments_equal_a_collection_over_both_texts(
     llama: Any, tokenizer: Any, parts: list[Path], tmp_path: Path
 ) -> None:
     merged = merge_moments(parts, tmp_path / "all" / "merged.npz")
-    expected = plain_sums(llama, tokenizer, [MODULE], FIRST + SECOND)[MODULE]
+    expected = float64_sums(llama, tokenizer, [MODULE], FIRST + SECOND)[MODULE]
     assert_close(merged.moment, expected / merged.count)
     collected = collect_covariance(llama, tokenizer, [1], FIRST + SECOND, samples=100, out=tmp_path)[MODULE]
     assert merged.count == collected.count

@@ -54,10 +54,10 @@ def test_half_precision_keys_are_multiplied_in_float32() -> None:
     assert float(total.symmetric()[0, 0]) == 4 * 90000.0  # float16 can't hold it
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_keys_with_nan_or_infinity_are_refused(bad: float) -> None:
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_keys_with_nan_or_infinity_are_refused(value: float) -> None:
     total = MomentSum(3)
-    total.add(torch.tensor([[1.0, bad, 2.0]]))
+    total.add(torch.tensor([[1.0, value, 2.0]]))
     with pytest.raises(CovarianceError, match="NaN or infinity"):
         total.flush()
 

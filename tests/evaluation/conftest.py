@@ -12,7 +12,7 @@ from tests.support.table_model import TableModel
 
 @pytest.fixture
 def model() -> TableModel:
-    """A table that answers some questions and says "song" to all others."""
+    """A table that answers some questions, and all others with "song"."""
     return TableModel(
         the_capital_of_France_is="Paris",
         the_capital_of_Peru_is="London river",

@@ -53,7 +53,7 @@ def test_generated_scores_have_the_kind_generated() -> None:
 
 
 def test_every_metric_has_a_row_of_the_score_table() -> None:
-    """Nobody would notice a metric that is computed but not shown."""
+    """Otherwise a metric could be computed without ever being shown."""
     console = Console(file=io.StringIO(), width=240)
     score_table(console, {name: 0.246 if name.endswith("_before") else 0.123 for name in reversed(METRICS)}, "scores")
     lines = [line.split() for line in console.file.getvalue().splitlines() if line.strip()]

@@ -49,8 +49,8 @@ def test_any_of_several_end_of_text_tokens_ends_the_generation(tokenizer: Any) -
     assert len(words) == 4, "the answer ends before its limit"
     model.generation_config.eos_token_id = [2, tokenizer.convert_tokens_to_ids(words[-1])]
     (ended,) = Scorer(tokenizer).generate(model, [PROMPTS[0]], 4)
-    kept = words[: words.index(words[-1]) + 1]  # the end token itself may or may not be part of the answer
-    assert ended.split() in (kept, kept[:-1])
+    until_the_end = words[: words.index(words[-1]) + 1]  # the end token itself may or may not be part of the answer
+    assert ended.split() in (until_the_end, until_the_end[:-1])
 
 
 @pytest.mark.parametrize("name", sorted(FAMILIES))
