@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import builtins
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from easyedit_lifelong.covariance.corpus import check_obtainable, find_corpus
 from easyedit_lifelong.covariance.documents import text_field
 from easyedit_lifelong.errors import DataError
+from tests.support.missing_packages import hide_package
 
 TEXTS = ["one two", "three\nfour", "fünf [six]"]
 
@@ -177,14 +177,7 @@ def test_an_unreachable_dataset_is_refused_with_the_alternatives(monkeypatch: py
 def test_a_missing_package_is_refused_with_the_install_command(
     package: str, corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import_module = importlib.import_module
-
-    def without(name: str, *rest: Any) -> Any:
-        if name.partition(".")[0] == package:
-            raise ImportError(name)
-        return import_module(name, *rest)
-
-    monkeypatch.setattr(importlib, "import_module", without)
+    hide_package(package, monkeypatch)
     monkeypatch.chdir(tmp_path)
     Path("c.parquet").write_text("")
     with pytest.raises(DataError, match=f"pip install {package}"):

