@@ -1,9 +1,8 @@
-"""Corpora of every kind."""
+"""A corpus is found and read by file, folder, name or list; anything else is refused."""
 
 from __future__ import annotations
 
 import builtins
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from easyedit_lifelong.covariance.corpus import check_obtainable, find_corpus
 from easyedit_lifelong.covariance.documents import text_field
 from easyedit_lifelong.errors import DataError
+from tests.support.missing_packages import hide_package
 
 TEXTS = ["one two", "three\nfour", "fünf [six]"]
 
@@ -33,20 +33,20 @@ def test_without_blank_lines_every_line_is_a_document(tmp_path: Path) -> None:
     assert _documents(path) == ["one", "two", "three"]
 
 
-def test_json_lines(tmp_path: Path) -> None:
+def test_texts_and_objects_of_json_lines_are_documents(tmp_path: Path) -> None:
     path = tmp_path / "c.jsonl"
     lines = [json.dumps({"text": TEXTS[0], "title": "x"}), "", json.dumps({"body": TEXTS[1], "id": 3})]
     path.write_text("\n".join([*lines, json.dumps(TEXTS[2])]), encoding="utf-8")
     assert _documents(path) == TEXTS
 
 
-def test_json(tmp_path: Path) -> None:
+def test_texts_and_objects_of_a_json_list_are_documents(tmp_path: Path) -> None:
     path = tmp_path / "c.json"
     path.write_text(json.dumps([TEXTS[0], {"text": TEXTS[1]}, {"only": TEXTS[2]}]))
     assert _documents(path) == TEXTS
 
 
-def test_parquet(tmp_path: Path) -> None:
+def test_the_text_column_of_a_parquet_file_holds_the_documents(tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parquet.write_table(arrow.table({"id": [1, 2, 3, 4], "text": [*TEXTS, None]}), tmp_path / "c.parquet")
     assert _documents(tmp_path / "c.parquet") == [*TEXTS, ""]
@@ -58,7 +58,7 @@ def test_parquet(tmp_path: Path) -> None:
         _documents(tmp_path / "e.parquet")
 
 
-def test_a_folder_joins_its_files_in_order(tmp_path: Path) -> None:
+def test_a_folder_joins_its_corpus_files_in_order(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "a.txt").write_text("1\n\n2")
     (tmp_path / "b.jsonl").write_text('"3"\n')
@@ -80,32 +80,32 @@ def test_a_folder_joins_its_files_in_order(tmp_path: Path) -> None:
         ("c.json", "[1]", "c.json, record 0"),
     ],
 )
-def test_bad_records_are_named(tmp_path: Path, name: str, content: str, message: str) -> None:
+def test_an_invalid_record_is_refused_with_its_number(tmp_path: Path, name: str, content: str, message: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(DataError, match=message):
         _documents(tmp_path / name)
 
 
-def test_other_encodings_are_named(tmp_path: Path) -> None:
+def test_a_document_that_is_not_utf8_is_refused_with_its_number(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_bytes(b"fine\n\nf\xfcnf")
     with pytest.raises(DataError, match=r"c.txt, document 1: is not UTF-8"):
         _documents(tmp_path / "c.txt")
 
 
-def test_an_empty_corpus_is_refused_before_anything_loads(tmp_path: Path) -> None:
+def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
     (tmp_path / "c.txt").write_text(" \n\n")
     with pytest.raises(DataError, match=r"c.txt: holds no documents"):
         check_obtainable(find_corpus(tmp_path / "c.txt"))
 
 
 @pytest.mark.parametrize("name", ["nowhere.txt", "./nowhere", "~/nowhere-at-all"])
-def test_a_file_that_is_not_there(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_is_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match="no such corpus file or folder"):
         find_corpus(name)
 
 
-def test_folders_and_files_of_other_kinds(tmp_path: Path) -> None:
+def test_folders_without_corpus_files_and_other_formats_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds no corpus file"):
         find_corpus(tmp_path)
     (tmp_path / "c.csv").write_text("x")
@@ -115,7 +115,7 @@ def test_folders_and_files_of_other_kinds(tmp_path: Path) -> None:
         find_corpus("what is this?")
 
 
-def test_the_identity_of_files_is_their_contents(tmp_path: Path) -> None:
+def test_the_identity_of_a_file_depends_on_its_content_only(tmp_path: Path) -> None:
     a, b = tmp_path / "a" / "c.txt", tmp_path / "b" / "c.txt"
     for path, text in ((a, "x\n\ny"), (b, "x\n\nz")):
         path.parent.mkdir()
@@ -124,7 +124,7 @@ def test_the_identity_of_files_is_their_contents(tmp_path: Path) -> None:
     assert find_corpus(a).label == "c"
 
 
-def test_names() -> None:
+def test_a_name_becomes_dataset_and_config() -> None:
     assert find_corpus("wikipedia").identity == {
         "kind": "dataset",
         "name": "wikimedia/wikipedia",
@@ -140,29 +140,29 @@ def test_names() -> None:
     assert find_corpus("self").self_sampled and find_corpus("self-sampled").label == "self-sampled"
 
 
-def test_texts_themselves() -> None:
+def test_a_list_of_texts_is_a_corpus() -> None:
     corpus = find_corpus(TEXTS)
     assert (list(corpus.open()), corpus.label) == (TEXTS, "texts")
     assert find_corpus(TEXTS[:2]).identity != corpus.identity
-    for bad in ([], ["a", 3]):
+    for invalid in ([], ["a", 3]):
         with pytest.raises(DataError, match="a list must hold texts"):
-            find_corpus(bad)  # type: ignore[arg-type]
+            find_corpus(invalid)  # type: ignore[arg-type]
 
 
-def test_datasets_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dataset_is_loaded_by_its_full_name(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
-    asked = []
+    calls = []
 
     def load(name: str, config: str | None) -> Any:
-        asked.append((name, config))
+        calls.append((name, config))
         return datasets.DatasetDict({"train": datasets.Dataset.from_dict({"id": ["a", "b", "c"], "text": TEXTS})})
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert list(find_corpus("wikitext").open()) == TEXTS
-    assert asked == [("Salesforce/wikitext", "wikitext-103-raw-v1")]
+    assert calls == [("Salesforce/wikitext", "wikitext-103-raw-v1")]
 
 
-def test_a_dataset_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_dataset_is_refused_with_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
 
     def load(name: str, config: str | None) -> Any:
@@ -174,30 +174,25 @@ def test_a_dataset_out_of_reach_says_what_to_do(monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("package", "corpus"), [("datasets", "wikipedia"), ("pyarrow", "c.parquet")])
-def test_a_missing_package_is_named_with_the_command(
+def test_a_missing_package_is_refused_with_the_install_command(
     package: str, corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = importlib.import_module
-
-    def without(name: str, *rest: Any) -> Any:
-        if name.partition(".")[0] == package:
-            raise ImportError(name)
-        return real(name, *rest)
-
-    monkeypatch.setattr(importlib, "import_module", without)
+    hide_package(package, monkeypatch)
     monkeypatch.chdir(tmp_path)
     Path("c.parquet").write_text("")
     with pytest.raises(DataError, match=f"pip install {package}"):
         check_obtainable(find_corpus(corpus))
 
 
-def test_big_files_are_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reading_one_document_reads_only_its_part_of_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "c.txt"
     path.write_text("\n\n".join(f"document {i}" for i in range(5000)))
     documents = find_corpus(path).open()
-    real, read = builtins.open, []
+    real_open, sizes = builtins.open, []
 
     class Counting:
+        """A file that records how much is read from it."""
+
         def __init__(self, file: Any) -> None:
             self.file = file
 
@@ -211,15 +206,15 @@ def test_big_files_are_not_read_whole(tmp_path: Path, monkeypatch: pytest.Monkey
             self.file.seek(position)
 
         def read(self, size: int) -> bytes:
-            read.append(size)
+            sizes.append(size)
             return self.file.read(size)
 
-    monkeypatch.setattr(Path, "open", lambda self, mode="r": Counting(real(self, mode)))
+    monkeypatch.setattr(Path, "open", lambda self, mode="r": Counting(real_open(self, mode)))
     assert documents[4321] == "document 4321"
-    assert sum(read) < 20
+    assert sum(sizes) < 20
 
 
-def test_the_field_of_text() -> None:
+def test_the_text_field_is_found_by_name_or_as_the_only_text() -> None:
     assert text_field({"title": True, "text": True}) == "text"
     assert text_field({"id": False, "content": True}) == "content"
     assert text_field({"a": True, "b": True}) is None

@@ -1,4 +1,4 @@
-"""MEMIT's files: read, written, and refused."""
+"""Files of MEMIT's format are written and read, and invalid ones are refused."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def _published(path: Path, **changes: Any) -> Path:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_what_is_written_is_read(tmp_path: Path, total: torch.Tensor, dtype: str) -> None:
-    path = tmp_path / "deep" / "er" / "m.npz"
+def test_written_moments_are_read_back(tmp_path: Path, total: torch.Tensor, dtype: str) -> None:
+    path = tmp_path / "new" / "folder" / "m.npz"
     sizes: list[int] = []
     write_moments(path, total, 40, 7, dtype, before=sizes.append)
     moment = read_moments(path, D, 7)
@@ -46,7 +46,7 @@ def test_what_is_written_is_read(tmp_path: Path, total: torch.Tensor, dtype: str
     assert [p.name for p in path.parent.iterdir()] == ["m.npz"]
 
 
-def test_the_members_are_those_of_memit(tmp_path: Path, total: torch.Tensor) -> None:
+def test_a_written_file_has_the_members_of_memits_format(tmp_path: Path, total: torch.Tensor) -> None:
     write_moments(tmp_path / "m.npz", total, 40, 7, "float32")
     with np.load(tmp_path / "m.npz", allow_pickle=False) as archive:
         assert set(archive.files) == {"mom2.constructor", "mom2.count", "mom2.mom2", "sample_size"}
@@ -63,9 +63,9 @@ def test_published_files_of_every_precision_are_read(tmp_path: Path, dtype: Any)
     torch.testing.assert_close(read_moments(path, D).moment, expected, rtol=1e-2, atol=1e-2)
 
 
-def test_a_file_that_says_no_sample_size_is_read(tmp_path: Path) -> None:
+def test_a_file_without_a_sample_size_is_read(tmp_path: Path) -> None:
     assert read_moments(_published(tmp_path / "a.npz", sample_size=None), D, 7).count == 40
-    # EasyEdit's way to write "not given"
+    # EasyEdit writes this NaN where no sample size is given
     null = np.frombuffer(bytes.fromhex("fff8000000000002"), dtype=">f8")[0].astype(np.float64)
     assert read_moments(_published(tmp_path / "b.npz", sample_size=null), D, 7).count == 40
 
@@ -101,16 +101,16 @@ def _with_nan() -> np.ndarray:
         ({"mom2.mom2": np.array([[object()]], dtype=object)}, "truncated or no .npz"),
     ],
 )
-def test_foreign_files_are_refused_by_name(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_invalid_contents_are_refused_with_the_file(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     path = _published(tmp_path / "odd.npz", **changes)
     with pytest.raises(CovarianceError, match=message) as caught:
         read_moments(path, D, 7)
     assert str(path) in str(caught.value)
 
 
-def test_a_file_truncated_anywhere_is_refused(tmp_path: Path, total: torch.Tensor) -> None:
-    write_moments(tmp_path / "whole.npz", total, 40, 7, "float32")
-    data = (tmp_path / "whole.npz").read_bytes()
+def test_a_file_truncated_at_any_byte_is_refused(tmp_path: Path, total: torch.Tensor) -> None:
+    write_moments(tmp_path / "complete.npz", total, 40, 7, "float32")
+    data = (tmp_path / "complete.npz").read_bytes()
     for keep in (0, 1, 10, 100, len(data) // 2, len(data) - 1):
         path = tmp_path / f"{keep}.npz"
         path.write_bytes(data[:keep])
@@ -118,7 +118,7 @@ def test_a_file_truncated_anywhere_is_refused(tmp_path: Path, total: torch.Tenso
             read_moments(path, D)
 
 
-def test_a_flipped_byte_is_noticed(tmp_path: Path, total: torch.Tensor) -> None:
+def test_a_flipped_byte_is_detected(tmp_path: Path, total: torch.Tensor) -> None:
     path = tmp_path / "m.npz"
     write_moments(path, total, 40, 7, "float32")
     data = bytearray(path.read_bytes())
@@ -137,7 +137,7 @@ def test_text_and_plain_arrays_are_refused(tmp_path: Path) -> None:
             read_moments(tmp_path / name, D)
 
 
-def test_nothing_is_ever_replaced(tmp_path: Path, total: torch.Tensor) -> None:
+def test_an_existing_file_is_never_replaced(tmp_path: Path, total: torch.Tensor) -> None:
     path = _published(tmp_path / "m.npz")
     before = path.read_bytes()
     with pytest.raises(FileExistsError):
@@ -146,7 +146,7 @@ def test_nothing_is_ever_replaced(tmp_path: Path, total: torch.Tensor) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path, total: torch.Tensor) -> None:
+def test_a_failed_write_leaves_no_file(tmp_path: Path, total: torch.Tensor) -> None:
     def fail(size: int) -> None:
         raise RuntimeError("killed")
 
@@ -155,12 +155,12 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path, total: torch.Tensor) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sums_that_overflow_are_refused(tmp_path: Path) -> None:
+def test_sums_that_overflow_float32_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CovarianceError, match="don't fit float32"):
         write_moments(tmp_path / "m.npz", torch.eye(2, dtype=torch.float64) * 1e300, 1, 1, "float32")
 
 
-def test_a_folder_that_cannot_be_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CovarianceError, match=r"file/stats.*Name another folder"):
         check_writable(tmp_path / "file" / "stats")

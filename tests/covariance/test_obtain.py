@@ -1,4 +1,4 @@
-"""Found on disk or collected, and never mistaken."""
+"""Second moments are read where they are stored and collected where they are not."""
 
 from __future__ import annotations
 
@@ -12,49 +12,16 @@ import pytest
 import torch
 
 from easyedit_lifelong.covariance import collect_covariance, moments_file, obtain_moments
-from easyedit_lifelong.covariance.key_modules import layer_modules
-from easyedit_lifelong.errors import CovarianceError, DataError, ModelError
-from tests.support.second_moments import MODULES, make_texts
+from tests.support.second_moments import make_texts
+from tests.support.stored_moments import KEY_SIZE, MODULE, only_moment, publish_moments
 from tests.support.tiny_models import build_model
 
-MODULE = MODULES["llama"].format(1)
-D = 48
 
-
-@pytest.fixture
-def model(llama: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(llama.config, "_name_or_path", "org/tiny")  # configurations are shared by all tests
-    return llama
-
-
-@pytest.fixture
-def forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No collection may happen."""
-
-    def fail(*_: Any) -> None:
-        raise AssertionError("collected")
-
-    monkeypatch.setattr("easyedit_lifelong.covariance.native_engine._read_blocks", fail)
-
-
-def _publish(path: Path, samples: int | None = 100000, d: int = D, scale: float = 1.0) -> Path:
-    keys = scale * np.random.default_rng(0).standard_normal((400, d)).astype(np.float32)
-    contents = {"mom2.constructor": "util.runningstats.SecondMoment()", "mom2.count": 400, "mom2.mom2": keys.T @ keys}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **contents, sample_size=samples)
-    return path
-
-
-def _only(found: Any) -> Any:
-    (moment,) = found.values()
-    return moment
-
-
-def test_the_second_time_it_is_read_bit_for_bit(
+def test_stored_moments_are_read_back_bitwise(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     first = collect_covariance(model, tokenizer, [1, 2], texts, tokens=200, out=tmp_path)
-    request.getfixturevalue("forbidden")
+    request.getfixturevalue("no_collection")
     again = collect_covariance(model, tokenizer, [2, 1], texts, tokens=200, out=tmp_path)
     assert list(again) == list(reversed(first))
     for module, moment in first.items():
@@ -62,15 +29,15 @@ def test_the_second_time_it_is_read_bit_for_bit(
         assert (moment.count, moment.source) == (again[module].count, again[module].source) == (200, moment.source)
 
 
-def test_only_what_is_missing_is_collected(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
+def test_only_missing_modules_are_collected(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
     collect_covariance(model, tokenizer, [1], texts, tokens=200, out=tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.npz")}
-    both = collect_covariance(model, tokenizer, [1, 2], texts, tokens=200, out=tmp_path)
-    assert len(both) == 2 and len(list(tmp_path.rglob("*.npz"))) == 2
+    found = collect_covariance(model, tokenizer, [1, 2], texts, tokens=200, out=tmp_path)
+    assert len(found) == 2 and len(list(tmp_path.rglob("*.npz"))) == 2
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
 
 
-def test_where_files_lie(model: Any, tmp_path: Path) -> None:
+def test_file_names_hold_module_dtype_context_and_amount(model: Any, tmp_path: Path) -> None:
     folder = tmp_path / "org_tiny" / "wikipedia_stats"
     assert moments_file(tmp_path, model, "m", "wikipedia", "float32", 100) == folder / "m_float32_mom2_100.npz"
     assert moments_file(tmp_path, model, "m", "wikipedia", "float32") == folder / "m_float32_mom2.npz"
@@ -78,16 +45,16 @@ def test_where_files_lie(model: Any, tmp_path: Path) -> None:
     assert tokens == folder / "m_float32_mom2_t7_5tokens.npz"
 
 
-def test_without_a_folder_they_lie_in_the_cache(
+def test_without_a_folder_files_are_stored_in_the_cache(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path))
-    moment = _only(obtain_moments(model, tokenizer, [MODULE], stats_dir=None, dataset=texts, n_tokens=50))
+    moment = only_moment(obtain_moments(model, tokenizer, [MODULE], stats_dir=None, dataset=texts, n_tokens=50))
     assert Path(moment.source).is_relative_to(tmp_path / "stats" / "org_tiny" / "texts_stats")
 
 
-def test_the_sidecar_says_what_it_is_of(model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    moment = _only(collect_covariance(model, tokenizer, [1], "self", tokens=50, out=tmp_path, seed=4))
+def test_the_sidecar_describes_the_collection(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    moment = only_moment(collect_covariance(model, tokenizer, [1], "self", tokens=50, out=tmp_path, seed=4))
     content = json.loads(Path(moment.source).with_suffix(".json").read_text())
     for key, value in {
         "model": "org/tiny",
@@ -99,7 +66,7 @@ def test_the_sidecar_says_what_it_is_of(model: Any, tokenizer: Any, tmp_path: Pa
         "dtype": "float32",
         "context": 64,
         "seed": 4,
-        "key_size": D,
+        "key_size": KEY_SIZE,
         "count": 50,
         "documents": 1,
     }.items():
@@ -108,18 +75,20 @@ def test_the_sidecar_says_what_it_is_of(model: Any, tokenizer: Any, tmp_path: Pa
     assert Path(moment.source).parent.name == "self-sampled_stats"
 
 
-def test_the_default_amount_goes_by_the_key_size(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_the_default_amount_is_ten_tokens_per_key_dimension(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     texts = make_texts(200)
-    assert _only(collect_covariance(model, tokenizer, [1], texts, out=tmp_path)).count == 10 * D
+    assert only_moment(collect_covariance(model, tokenizer, [1], texts, out=tmp_path)).count == 10 * KEY_SIZE
 
 
-@pytest.mark.usefixtures("forbidden")
+@pytest.mark.usefixtures("no_collection")
 @pytest.mark.parametrize("folder", ["org_tiny", "tiny"])
 @pytest.mark.parametrize("limit", ["", "_t{batch_tokens}", "_t1024"])
-def test_published_files_are_found(model: Any, tokenizer: Any, tmp_path: Path, folder: str, limit: str) -> None:
-    path = _publish(tmp_path / folder / "wikipedia_stats" / f"{MODULE}_float32_mom2{limit}_100000.npz")
+def test_published_files_are_found_under_every_name(
+    model: Any, tokenizer: Any, tmp_path: Path, folder: str, limit: str
+) -> None:
+    path = publish_moments(tmp_path / folder / "wikipedia_stats" / f"{MODULE}_float32_mom2{limit}_100000.npz")
     for n_tokens in (None, 300):
-        moment = _only(
+        moment = only_moment(
             obtain_moments(
                 model, tokenizer, [MODULE], stats_dir=tmp_path, dataset="wikipedia", n_samples=100000, n_tokens=n_tokens
             )
@@ -127,30 +96,30 @@ def test_published_files_are_found(model: Any, tokenizer: Any, tmp_path: Path, f
         assert (moment.source, moment.count) == (str(path), 400)
 
 
-@pytest.mark.usefixtures("forbidden")
-def test_the_exact_name_comes_first_and_the_longest_context_next(model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    def ask() -> str:
+@pytest.mark.usefixtures("no_collection")
+def test_the_exact_name_is_preferred_and_then_the_longest_context(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    def found_name() -> str:
         found = obtain_moments(model, tokenizer, [MODULE], stats_dir=tmp_path, dataset="wikipedia", n_samples=7)
-        return Path(_only(found).source).name
+        return Path(only_moment(found).source).name
 
     names = [f"{MODULE}_float32_mom2{limit}_7.npz" for limit in ("_t100", "_t1000", "_t{batch_tokens}", "")]
-    _publish(tmp_path / "org_tiny" / "wikipedia_stats" / f"{MODULE}_float32_mom2_tx_7.npz", 7)
+    publish_moments(tmp_path / "org_tiny" / "wikipedia_stats" / f"{MODULE}_float32_mom2_tx_7.npz", 7)
     for name in names:
-        _publish(tmp_path / "org_tiny" / "wikipedia_stats" / name, 7)
-        assert ask() == name
+        publish_moments(tmp_path / "org_tiny" / "wikipedia_stats" / name, 7)
+        assert found_name() == name
 
 
-def test_ours_of_a_shorter_context_is_used_only_if_asked_for(
+def test_a_collection_with_a_shorter_context_is_used_only_for_that_context(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path
 ) -> None:
-    short = _only(collect_covariance(model, tokenizer, [1], texts, samples=5, context=9, out=tmp_path))
-    whole = _only(collect_covariance(model, tokenizer, [1], texts, samples=5, out=tmp_path))
-    again = _only(collect_covariance(model, tokenizer, [1], texts, samples=5, context=9, out=tmp_path))
-    assert short.source == again.source != whole.source
-    assert not torch.equal(short.moment, whole.moment)
+    short = only_moment(collect_covariance(model, tokenizer, [1], texts, samples=5, context=9, out=tmp_path))
+    full = only_moment(collect_covariance(model, tokenizer, [1], texts, samples=5, out=tmp_path))
+    again = only_moment(collect_covariance(model, tokenizer, [1], texts, samples=5, context=9, out=tmp_path))
+    assert short.source == again.source != full.source
+    assert not torch.equal(short.moment, full.moment)
 
 
-def test_our_samples_are_used_where_tokens_would_be_collected(
+def test_stored_samples_are_used_instead_of_collecting_tokens(
     model: Any,
     tokenizer: Any,
     texts: list[str],
@@ -158,110 +127,39 @@ def test_our_samples_are_used_where_tokens_would_be_collected(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(
-        model.config, "max_position_embeddings", 1000
-    )  # so that the two ways have contexts of their own
-    first = _only(collect_covariance(model, tokenizer, [1], texts, samples=5, out=tmp_path))
-    request.getfixturevalue("forbidden")
+    # With this context, the default contexts of samples and of tokens differ.
+    monkeypatch.setattr(model.config, "max_position_embeddings", 1000)
+    first = only_moment(collect_covariance(model, tokenizer, [1], texts, samples=5, out=tmp_path))
+    request.getfixturevalue("no_collection")
     found = obtain_moments(model, tokenizer, [MODULE], stats_dir=tmp_path, dataset=texts, n_samples=5, n_tokens=70)
-    assert _only(found).source == first.source
+    assert only_moment(found).source == first.source
 
 
-def test_a_published_file_is_used_with_a_note(
+def test_a_published_file_is_used_with_a_note_that_weights_are_unchecked(
     model: Any, tokenizer: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    _publish(tmp_path / "org_tiny" / "wikipedia_stats" / f"{MODULE}_float32_mom2_9.npz", 9)
+    publish_moments(tmp_path / "org_tiny" / "wikipedia_stats" / f"{MODULE}_float32_mom2_9.npz", 9)
     with caplog.at_level(logging.INFO):
         obtain_moments(model, tokenizer, [MODULE], stats_dir=tmp_path, dataset="wikipedia", n_samples=9)
     assert "can't check that they are of this model's weights" in caplog.text
 
 
-@pytest.mark.usefixtures("forbidden")
-def test_a_published_file_of_another_model_or_amount_is_refused(model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    path = _publish(tmp_path / "org_tiny" / "wikipedia_stats" / f"{MODULE}_float32_mom2_9.npz", 9, d=D + 1)
-    ask = {"stats_dir": tmp_path, "dataset": "wikipedia", "n_samples": 9}
-    with pytest.raises(CovarianceError, match=r"49x49.*size 48"):
-        obtain_moments(model, tokenizer, [MODULE], **ask)
-    path.unlink()
-    _publish(path, 10)
-    with pytest.raises(CovarianceError, match="holds 10 samples, but 9"):
-        obtain_moments(model, tokenizer, [MODULE], **ask)
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(CovarianceError, match="truncated"):
-        obtain_moments(model, tokenizer, [MODULE], **ask)
-
-
-def test_other_weights_are_refused(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
-    moment = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
-    with torch.no_grad():
-        model.model.layers[3].mlp.up_proj.weight[0, 0] += 1
-    with pytest.raises(CovarianceError, match=r"fingerprint is .* there, .* here.*Delete the file") as caught:
-        collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path)
-    assert moment.source in str(caught.value)
-
-
-def test_another_text_of_the_same_name_is_refused(model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    corpus = tmp_path / "c.txt"
-    corpus.write_text("the capital of France\n\nwho wrote Hamlet")
-    collect_covariance(model, tokenizer, [1], corpus, tokens=5, out=tmp_path)
-    corpus.write_text("the capital of Peru\n\nwho wrote Hamlet")
-    with pytest.raises(CovarianceError, match=r"corpus is kind files.*there"):
-        collect_covariance(model, tokenizer, [1], corpus, tokens=5, out=tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("module", "x"),
-        ("tokens", 51),
-        ("samples", 3),
-        ("dtype", "float64"),
-        ("context", 32),
-        ("corpus", {"kind": "self-sampled"}),
-    ],
-)
-def test_any_contradiction_is_an_error(
-    model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, field: str, value: Any
+def test_moments_of_the_same_text_are_used_for_another_seed(
+    model: Any, tokenizer: Any, texts: list[str], tmp_path: Path
 ) -> None:
-    moment = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
-    sidecar = Path(moment.source).with_suffix(".json")
-    sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), field: value}))
-    with pytest.raises(CovarianceError, match=f"{field} is "):
-        collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path)
-
-
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": 99}', "\xff\xfe"])
-def test_a_broken_sidecar_is_an_error(
-    model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, content: str
-) -> None:
-    moment = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
-    sidecar = Path(moment.source).with_suffix(".json")
-    sidecar.write_bytes(content.encode("latin-1"))
-    with pytest.raises(CovarianceError, match=r"tokens.json: (can't be read|format is)"):
-        collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path)
-
-
-def test_a_file_put_in_its_place_is_noticed(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
-    moment = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
-    _publish(Path(moment.source))
-    with pytest.raises(CovarianceError, match="truncated or replaced"):
-        collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path)
-
-
-def test_another_seed_of_the_same_text_will_do(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
-    first = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
-    again = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path, seed=1))
+    first = only_moment(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
+    again = only_moment(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path, seed=1))
     assert torch.equal(first.moment, again.moment)
 
 
-def test_an_orphaned_sidecar_is_no_file(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
-    first = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
+def test_a_sidecar_without_its_file_is_ignored(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
+    first = only_moment(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
     Path(first.source).unlink()
-    again = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
+    again = only_moment(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
     assert torch.equal(first.moment, again.moment)
 
 
-def test_different_amounts_and_contexts_lie_side_by_side(
+def test_different_settings_are_stored_in_different_files(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path
 ) -> None:
     options: list[dict[str, Any]] = [
@@ -277,10 +175,10 @@ def test_different_amounts_and_contexts_lie_side_by_side(
     assert len(list(tmp_path.rglob("*.npz"))) == len(options)
 
 
-def test_a_stand_in_for_easyedit(
+def test_a_copy_under_easyedits_name_stands_in_with_a_warning(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
+    first = only_moment(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
     collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path, easyedit_samples=100000)
     copies = [tmp_path / name / "texts_stats" / f"{MODULE}_float32_mom2_100000.npz" for name in ("org_tiny", "tiny")]
     for copy in copies:
@@ -289,29 +187,14 @@ def test_a_stand_in_for_easyedit(
         with np.load(copy) as archive:
             assert int(archive["sample_size"]) == 100000
     with caplog.at_level(logging.WARNING):
-        stand_in = _only(collect_covariance(model, tokenizer, [1], texts, samples=100000, out=tmp_path))
+        stand_in = only_moment(collect_covariance(model, tokenizer, [1], texts, samples=100000, out=tmp_path))
     assert torch.equal(stand_in.moment, first.moment)
     assert "stands in for 100000 samples" in caplog.text
-    collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path, easyedit_samples=100000)  # again: no harm
+    # A second call with a copy in place is no error.
+    collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path, easyedit_samples=100000)
 
 
-def test_a_stand_in_never_replaces_published_statistics(
-    model: Any, tokenizer: Any, texts: list[str], tmp_path: Path
-) -> None:
-    path = _publish(tmp_path / "org_tiny" / "texts_stats" / f"{MODULE}_float32_mom2_9.npz", 9)
-    before = path.read_bytes()
-    with pytest.raises(CovarianceError, match="holds statistics of its own"):
-        collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path, easyedit_samples=9)
-    assert path.read_bytes() == before
-    assert len(list(tmp_path.rglob("*.npz"))) == 1  # found out before anything was collected
-
-
-def test_a_corpus_without_tokens(model: Any, tokenizer: Any, tmp_path: Path) -> None:
-    with pytest.raises(CovarianceError, match="hold no tokens"):
-        collect_covariance(model, tokenizer, [1], ["", " "], tokens=50, out=tmp_path)
-
-
-def test_a_corpus_that_is_too_small_says_so(
+def test_a_corpus_smaller_than_the_amount_gives_a_warning(
     model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
@@ -319,39 +202,10 @@ def test_a_corpus_that_is_too_small_says_so(
     assert "holds only" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"dtype": "float16"}, "dtype: 'float16'"),
-        ({"context": 65}, "context: 65 isn't between 1 and 64"),
-        ({"tokens": 0}, "tokens: must be greater than 0"),
-        ({"tokens": 5, "samples": 5}, "either tokens or samples"),
-    ],
-)
-def test_arguments_that_make_no_sense(
-    model: Any, tokenizer: Any, texts: list[str], tmp_path: Path, options: Any, message: str
-) -> None:
-    with pytest.raises(CovarianceError, match=message):
-        collect_covariance(model, tokenizer, [1], texts, out=tmp_path, **options)
-
-
-def test_layers_that_are_not_there(model: Any, tokenizer: Any, texts: list[str], tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="no layer 4; it has 0 to 3"):
-        layer_modules(model, [4])
-    with pytest.raises(ModelError, match=r"has no '9'"):
-        layer_modules(model, [9], "model.layers.{}.mlp.down_proj")
-    with pytest.raises(CovarianceError, match="layers: none"):
-        layer_modules(model, [])
-    with pytest.raises(ModelError, match="not a linear projection"):
-        collect_covariance(model, tokenizer, ["model.layers.1"], texts, tokens=5, out=tmp_path)
-    with pytest.raises(DataError, match="no such corpus"):
-        collect_covariance(model, tokenizer, [1], tmp_path / "nothing.txt", tokens=5, out=tmp_path)
-
-
-def test_a_model_without_a_name_has_a_folder(
+def test_the_folder_of_a_model_without_a_name_is_its_class(
     tokenizer: Any, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = build_model("gpt2")
     monkeypatch.setattr(model.config, "_name_or_path", "")
-    moment = _only(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
+    moment = only_moment(collect_covariance(model, tokenizer, [1], texts, tokens=50, out=tmp_path))
     assert Path(moment.source).relative_to(tmp_path).parts[0] == "GPT2LMHeadModel"

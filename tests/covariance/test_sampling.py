@@ -1,4 +1,4 @@
-"""Text sampled from the model itself."""
+"""Text sampled from the model is reproducible, without special tokens, and follows the model's distribution."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def _rows(plan: SampledPlan) -> list[list[int]]:
     return [row for block in plan.blocks(Position()) for row in block.rows()]
 
 
-def test_a_number_of_tokens_is_met_exactly(plan: SampledPlan) -> None:
+def test_sampling_gives_exactly_the_given_number_of_tokens(plan: SampledPlan) -> None:
     rows = _rows(plan)
     assert list(map(len, rows)) == [16] * 9 + [6]
 
 
-def test_blocks_depend_on_their_number_and_the_seed_alone(
+def test_a_block_depends_on_its_number_and_the_seed_only(
     llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("easyedit_lifelong.covariance.sampling.ROWS", 4)
@@ -40,11 +40,11 @@ def test_blocks_depend_on_their_number_and_the_seed_alone(
     rows = [block.rows() for block in blocks]
     assert len(rows) == 3 and rows[0] != rows[1]
     assert [block.rows() for block in make(0).blocks(blocks[0].after)] == rows[1:]
-    assert blocks[2].rows() == rows[2]  # asked for alone, and again
+    assert blocks[2].rows() == rows[2]  # a block can be read alone and repeatedly
     assert _rows(make(1)) != _rows(make(0))
 
 
-def test_the_global_generator_is_left_alone(plan: SampledPlan) -> None:
+def test_sampling_does_not_use_the_global_random_generator(plan: SampledPlan) -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
     first = _rows(plan)
@@ -53,17 +53,19 @@ def test_the_global_generator_is_left_alone(plan: SampledPlan) -> None:
     assert _rows(plan) == first
 
 
-def test_no_special_token_is_sampled(llama: Any, tokenizer: Any) -> None:
+def test_special_tokens_are_never_sampled(llama: Any, tokenizer: Any) -> None:
     with torch.no_grad():
-        llama.get_output_embeddings().weight[2] *= 100  # the end-of-text token, on everybody's lips
+        llama.get_output_embeddings().weight[2] *= 100  # the end-of-text token becomes very likely
     plan = SampledPlan(llama, tokenizer, Amount(tokens=600), 16, 0)
     tokens = {token for row in _rows(plan) for token in row}
     assert not tokens & set(tokenizer.all_special_ids)
     assert len(tokens) > 10
 
 
-def test_rows_begin_as_encoded_texts_do_and_then_with_different_words(llama: Any, tokenizer: Any) -> None:
+def test_rows_begin_as_encoded_texts_and_their_first_words_differ(llama: Any, tokenizer: Any) -> None:
     class WithStart:
+        """A tokenizer that puts a text between two special tokens."""
+
         def __getattr__(self, name: str) -> Any:
             return getattr(tokenizer, name)
 
@@ -80,8 +82,8 @@ def test_rows_begin_as_encoded_texts_do_and_then_with_different_words(llama: Any
     assert all(tokenizer.decode([row[1]]).isalpha() for row in rows)
 
 
-def test_with_a_cache_or_without_the_same_distribution_is_sampled(llama: Any, tokenizer: Any) -> None:
-    """Every sampled token is what its draw picks from the logits of a plain forward pass."""
+def test_sampling_with_a_cache_draws_from_the_logits_of_a_plain_pass(llama: Any, tokenizer: Any) -> None:
+    """Every sampled token is the one that its draw selects from the logits of a plain forward pass."""
     plan = SampledPlan(llama, tokenizer, Amount(samples=6), 12, 3)
     ids = plan.sample(0, 6)
     seed = int.from_bytes(hashlib.sha256(b"3:0").digest()[:8], "big") >> 1
@@ -101,15 +103,15 @@ def test_draws_follow_the_distribution() -> None:
     shares = torch.bincount(_draw(logits, draws)[:, 0], minlength=6) / 40000
     torch.testing.assert_close(shares, logits[0].softmax(0), rtol=0, atol=0.01)
     edges = torch.tensor([[0.0], [1.0]])
-    assert _draw(logits[:2], edges)[:, 0].tolist() == [0, 4]  # never an impossible token
+    assert _draw(logits[:2], edges)[:, 0].tolist() == [0, 4]  # a token of probability 0 is never drawn
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "gptj", "qwen2"])
-def test_other_families_sample_too(kind: str) -> None:
+def test_every_family_can_be_sampled(kind: str) -> None:
     plan = SampledPlan(build_model(kind), build_tokenizer(), Amount(tokens=40), 16, 0)
     assert sum(map(len, _rows(plan))) == 40
 
 
-def test_a_context_too_short_for_text(llama: Any, tokenizer: Any) -> None:
+def test_a_context_of_one_token_is_refused(llama: Any, tokenizer: Any) -> None:
     with pytest.raises(CovarianceError, match="context: 1 "):
         SampledPlan(llama, tokenizer, Amount(tokens=40), 1, 0)

@@ -1,4 +1,4 @@
-"""Several processes do what one does."""
+"""Several processes collect the second moments that one process collects."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def _start(checkpoint: Path, out: Path, corpus: str, *more: str) -> list[subprocess.Popen[str]]:
+def _start_two_processes(checkpoint: Path, out: Path, corpus: str, *more: str) -> list[subprocess.Popen[str]]:
     """Start the command line in two processes, as torchrun does."""
     command = [
         sys.executable,
@@ -50,7 +50,7 @@ def _start(checkpoint: Path, out: Path, corpus: str, *more: str) -> list[subproc
         "cpu",
         *more,
     ]
-    together = {
+    group = {
         "WORLD_SIZE": "2",
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
@@ -60,7 +60,7 @@ def _start(checkpoint: Path, out: Path, corpus: str, *more: str) -> list[subproc
     return [
         subprocess.Popen(
             command,
-            env={**os.environ, **together, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            env={**os.environ, **group, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -75,47 +75,47 @@ def _finish(running: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
         try:
             out, err = process.communicate(timeout=240)
         except subprocess.TimeoutExpired:
-            for other in running:
-                other.kill()
+            for unfinished in running:
+                unfinished.kill()
             raise
         results.append((process.returncode, out, err))
     return results
 
 
 @pytest.mark.parametrize("kind", ["file", "self"])
-def test_two_processes_give_what_one_gives(checkpoint: Path, tmp_path: Path, kind: str) -> None:
+def test_two_processes_give_the_moments_of_one(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(make_texts(1500)))
     name = str(corpus) if kind == "file" else "self"
-    running = _start(checkpoint, tmp_path / "two", name, "--tokens", "20000")
+    running = _start_two_processes(checkpoint, tmp_path / "two", name, "--tokens", "20000")
     model, tokenizer = load_model(checkpoint, "cpu")
     collect_covariance(model, tokenizer, [0, 1], name, tokens=20000, out=tmp_path / "one")
-    two = _finish(running)
-    assert [code for code, _, _ in two] == [0, 0], two
-    assert "model.layers.1.mlp.down_proj" in two[0][1] and two[1][1] == ""  # only the first talks
+    results = _finish(running)
+    assert [code for code, _, _ in results] == [0, 0], results
+    assert "model.layers.1.mlp.down_proj" in results[0][1] and results[1][1] == ""  # only the first process prints
     files = sorted(path.relative_to(tmp_path / "one") for path in (tmp_path / "one").rglob("*.npz"))
     assert files == sorted(path.relative_to(tmp_path / "two") for path in (tmp_path / "two").rglob("*.npz"))
     assert len(files) == 2
     for file in files:
-        alone, together = read_moments(tmp_path / "one" / file), read_moments(tmp_path / "two" / file)
-        assert alone.count == together.count == 20000
-        torch.testing.assert_close(together.moment, alone.moment, rtol=1e-6, atol=1e-7)
+        of_one, of_two = read_moments(tmp_path / "one" / file), read_moments(tmp_path / "two" / file)
+        assert of_one.count == of_two.count == 20000
+        torch.testing.assert_close(of_two.moment, of_one.moment, rtol=1e-6, atol=1e-7)
     assert not list((tmp_path / "two").rglob(".partial*"))
 
 
-def test_an_error_in_the_first_process_ends_all(checkpoint: Path, tmp_path: Path) -> None:
+def test_an_error_in_the_first_process_ends_both(checkpoint: Path, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(make_texts(50)))
     label = str(checkpoint).replace("/", "_")
     stats = tmp_path / "out" / label / "corpus_stats"
     stats.mkdir(parents=True)
     np.savez(stats / "model.layers.1.mlp.down_proj_float32_mom2_50tokens.npz", nonsense=np.eye(2))
-    results = _finish(_start(checkpoint, tmp_path / "out", str(corpus), "--tokens", "50"))
+    results = _finish(_start_two_processes(checkpoint, tmp_path / "out", str(corpus), "--tokens", "50"))
     assert [code for code, _, _ in results] == [1, 1], results
     assert all("holds no second moments" in err and "Traceback" not in err for _, _, err in results)
 
 
-def test_one_process_is_no_group() -> None:
+def test_a_single_process_is_the_only_shard() -> None:
     shard = current_shard()
     assert shard == Shard(0, 1, None) and shard.is_first and shard.owns_block(17)
     assert on_first_process(shard, lambda: 5) == 5
@@ -124,6 +124,6 @@ def test_one_process_is_no_group() -> None:
         assert first
 
 
-def test_blocks_are_dealt_out_once() -> None:
+def test_every_block_belongs_to_one_shard() -> None:
     shards = [Shard(rank, 3) for rank in range(3)]
     assert all(sum(shard.owns_block(block) for shard in shards) == 1 for block in range(20))

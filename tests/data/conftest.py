@@ -9,6 +9,6 @@ from tests.support.record_loaders import use_loader
 
 @pytest.fixture(params=["easyedit", "native"])
 def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Read with both loaders in turn."""
+    """Read with each of the two loaders."""
     use_loader(request.param, monkeypatch)
     return request.param

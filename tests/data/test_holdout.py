@@ -1,4 +1,4 @@
-"""Which wordings are edited, and which are never seen."""
+"""Rephrasings of a fact are split into edited and held-out ones."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def _request(case_id: int | str, *wordings: str, **fields: Any) -> EditRequest:
     return EditRequest.from_dict({**record, **fields}, f"facts.json, record {case_id}", case_id=case_id)
 
 
-def _ten(case_id: int | str) -> EditRequest:
+def _with_ten_rephrasings(case_id: int | str) -> EditRequest:
     return _request(case_id, *(f"wording {n} of {case_id}" for n in range(10)))
 
 
-def test_some_are_edited_and_the_others_stay_unseen() -> None:
+def test_some_rephrasings_are_edited_and_the_others_stay_held_out() -> None:
     locality = {"near": {"prompt": "p", "ground_truth": "a"}}
     fact = _request(
         12,
@@ -43,47 +43,44 @@ def test_some_are_edited_and_the_others_stay_unseen() -> None:
     assert {(edit.target_new, edit.subject, edit.ground_truth) for edit in further} == {("target 12", "s", "g")}
     assert first.locality == fact.locality and first.portability == fact.portability
     assert len(first.relation_specificity) == 1
-    asked = ("rephrase_prompts", "locality", "portability", "relation_specificity")
-    assert not any(getattr(edit, name) for edit in further for name in asked), (
-        "else every such question would count once more for each wording"
+    question_fields = ("rephrase_prompts", "locality", "portability", "relation_specificity")
+    assert not any(getattr(edit, name) for edit in further for name in question_fields), (
+        "the questions of the fact count once more for each edited rephrasing"
     )
     assert further[0].where == "facts.json, record 12 (case 12#1)"
 
 
-def test_the_seed_decides_and_nothing_else() -> None:
-    facts = [_ten(n) for n in range(5)]
+def test_only_the_seed_and_the_fact_determine_the_split() -> None:
+    facts = [_with_ten_rephrasings(n) for n in range(5)]
     split = split_rephrasings(facts, 3, seed=1)
     assert split == split_rephrasings(facts, 3, seed=1)
     assert split != split_rephrasings(facts, 3, seed=2)
-    assert [one for one in split if str(one.case_id).partition("#")[0] == "3"] == split_rephrasings(
+    assert [edit for edit in split if str(edit.case_id).partition("#")[0] == "3"] == split_rephrasings(
         [facts[3]], 3, seed=1
     )
 
 
-def test_a_known_split() -> None:
-    """The same in every process and on every machine: a run that is resumed must find the same edits."""
-    _, *further = split_rephrasings([_ten(7)], 3)
+def test_the_split_is_the_same_on_every_machine() -> None:
+    """A resumed run must find the same edits in another process."""
+    _, *further = split_rephrasings([_with_ten_rephrasings(7)], 3)
     assert [edit.prompt for edit in further] == ["wording 2 of 7", "wording 5 of 7", "wording 6 of 7"]
 
 
-def test_one_is_always_held_out() -> None:
-    none, one, two = _request(0), _request(1, "a"), _request(2, "a", "b")
-    split = split_rephrasings([none, one, two], 5)
+def test_at_least_one_rephrasing_is_held_out() -> None:
+    without, with_one, with_two = _request(0), _request(1, "a"), _request(2, "a", "b")
+    split = split_rephrasings([without, with_one, with_two], 5)
     assert [edit.case_id for edit in split] == [0, 1, 2, "2#1"]
     assert [len(edit.rephrase_prompts) for edit in split] == [0, 1, 1, 0]
 
 
-def test_the_same_wording_twice_would_not_be_unseen() -> None:
+def test_equal_wordings_are_kept_once() -> None:
     fact = _request(1, "Prompt  1", "a", "A", "b ", "b", "c")
     first, *further = split_rephrasings([fact], 2)
-    assert sorted(" ".join(one.split()) for one in [*first.rephrase_prompts, *(edit.prompt for edit in further)]) == [
-        "a",
-        "b",
-        "c",
-    ]
+    wordings = [*first.rephrase_prompts, *(edit.prompt for edit in further)]
+    assert sorted(" ".join(wording.split()) for wording in wordings) == ["a", "b", "c"]
 
 
-def test_what_can_not_be_split() -> None:
+def test_facts_without_two_rephrasings_and_negative_counts_are_refused() -> None:
     facts = [_request(0, "a"), _request(1, "b", "B")]
     with pytest.raises(DataError, match="no fact has two different rephrasings"):
         split_rephrasings(facts, 1)
@@ -92,9 +89,9 @@ def test_what_can_not_be_split() -> None:
     assert split_rephrasings(facts, 0) == facts
 
 
-def test_a_case_id_that_is_taken() -> None:
+def test_a_case_id_that_is_already_used_is_refused() -> None:
     with pytest.raises(DataError, match="'1#1' is used before"):
-        split_rephrasings([_ten(1), _request("1#1", "x", "y")], 1)
+        split_rephrasings([_with_ten_rephrasings(1), _request("1#1", "x", "y")], 1)
 
 
 @examples(50)
@@ -103,11 +100,11 @@ def test_a_case_id_that_is_taken() -> None:
     edit_with=st.integers(1, 12),
     seed=st.integers(),
 )
-def test_nothing_is_lost_or_both(counts: list[int], edit_with: int, seed: int) -> None:
+def test_each_rephrasing_is_either_edited_or_held_out(counts: list[int], edit_with: int, seed: int) -> None:
     facts = [_request(n, *(f"{n} {k}" for k in range(count))) for n, count in enumerate(counts)]
     split = split_rephrasings(facts, edit_with, seed)
     for fact in facts:
-        own = [edit for edit in split if str(edit.case_id).partition("#")[0] == str(fact.case_id)]
-        edited = [edit.prompt for edit in own[1:]]
-        assert sorted([*edited, *own[0].rephrase_prompts]) == sorted(fact.rephrase_prompts)
+        edits = [edit for edit in split if str(edit.case_id).partition("#")[0] == str(fact.case_id)]
+        edited = [edit.prompt for edit in edits[1:]]
+        assert sorted([*edited, *edits[0].rephrase_prompts]) == sorted(fact.rephrase_prompts)
         assert len(edited) == min(edit_with, max(len(fact.rephrase_prompts) - 1, 0))

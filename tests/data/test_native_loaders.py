@@ -1,4 +1,4 @@
-"""Native loaders give what EasyEdit's loaders give: records, requests and errors."""
+"""Native loaders give the records, requests and errors of EasyEdit's loaders."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from easyedit_lifelong.bridge import easyedit_loaders as theirs
-from easyedit_lifelong.bridge import find_easyedit
+from easyedit_lifelong.bridge import easyedit_loaders, find_easyedit
 from easyedit_lifelong.data import samples
 from easyedit_lifelong.data.native_loaders import counterfact_records, zsre_records
 from easyedit_lifelong.data.readers import read_counterfact, read_requests, read_zsre
@@ -28,8 +27,8 @@ needs_easyedit = pytest.mark.skipif(
 )
 
 FORMATS: dict[str, tuple[Any, Any, Any]] = {
-    "zsre": (read_zsre, theirs.read_zsre, zsre_records),
-    "counterfact": (read_counterfact, theirs.read_counterfact, counterfact_records),
+    "zsre": (read_zsre, easyedit_loaders.read_zsre, zsre_records),
+    "counterfact": (read_counterfact, easyedit_loaders.read_counterfact, counterfact_records),
 }
 SPECIFIC = {"relation_specificity_prompt": "p", "relation_specificity_ground_truth": "a"}
 PORTABLE = {"portability_prompt": "p", "portability_ground_truth": "a"}
@@ -40,7 +39,7 @@ def _without(record: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in names}
 
 
-ODD: dict[str, list[Any]] = {
+UNUSUAL: dict[str, list[Any]] = {
     "zsre": [
         ZSRE,
         {**ZSRE, **SPECIFIC},
@@ -81,35 +80,35 @@ def _read(path: Path, read: Callable[[Path], Any], loader: str) -> tuple[Any, li
         return requests, [request.source for request in requests]
 
 
-def _assert_same(path: Path, read: Callable[[Path], Any]) -> Any:
-    easyedits = _read(path, read, "easyedit")
-    assert _read(path, read, "native") == easyedits
-    return easyedits[0]
+def assert_loaders_agree(path: Path, read: Callable[[Path], Any]) -> Any:
+    expected = _read(path, read, "easyedit")
+    assert _read(path, read, "native") == expected
+    return expected[0]
 
 
 @needs_easyedit
 @pytest.mark.parametrize("name", FORMATS)
-def test_odd_records_one_by_one_and_all_at_once(name: str, tmp_path: Path) -> None:
+def test_both_loaders_agree_on_unusual_records(name: str, tmp_path: Path) -> None:
     read, load, native = FORMATS[name]
     results = []
-    for number, records in enumerate([ODD[name], *([record] for record in ODD[name])]):
+    for number, records in enumerate([UNUSUAL[name], *([record] for record in UNUSUAL[name])]):
         path = tmp_path / f"{number}.json"
         path.write_text(json.dumps(records), encoding="utf-8")
         assert native(records) == load(path)
-        results.append(_assert_same(path, read))
-    assert any(isinstance(result, str) for result in results), "some are errors"
-    assert any(isinstance(result, list) for result in results), "some are requests"
+        results.append(assert_loaders_agree(path, read))
+    assert any(isinstance(result, str) for result in results), "no record is refused"
+    assert any(isinstance(result, list) for result in results), "no record is accepted"
 
 
 @needs_easyedit
-def test_records_without_a_target_are_left_out(tmp_path: Path) -> None:
+def test_both_loaders_leave_out_records_without_a_target(tmp_path: Path) -> None:
     records = [ZSRE, {**ZSRE, "alt": ""}, {**ZSRE, "subject": "Turku"}]
     path = tmp_path / "facts.json"
     path.write_text(json.dumps(records), encoding="utf-8")
-    found = zsre_records(records)
-    assert found == theirs.read_zsre(path)
-    assert [record["case_id"] for record in found] == [0, 2]
-    assert "field 'alt': is empty" in _assert_same(path, read_zsre), "the format's reader says so first"
+    kept = zsre_records(records)
+    assert kept == easyedit_loaders.read_zsre(path)
+    assert [record["case_id"] for record in kept] == [0, 2]
+    assert "field 'alt': is empty" in assert_loaders_agree(path, read_zsre), "the record is accepted"
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.lists(st.text(max_size=2), max_size=2)
@@ -118,20 +117,22 @@ VALUES = st.none() | st.booleans() | st.integers() | st.text(max_size=3) | st.li
 @needs_easyedit
 @examples(60)
 @given(data=st.data(), name=st.sampled_from(sorted(FORMATS)))
-def test_any_records(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str) -> None:
+def test_both_loaders_agree_on_any_records(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, name: str
+) -> None:
     good = {"zsre": ZSRE, "counterfact": COUNTERFACT}[name]
     fields = st.sampled_from([*good, *SPECIFIC, *PORTABLE, *SETS])
     changes = data.draw(st.lists(st.dictionaries(fields, VALUES, max_size=2), min_size=1, max_size=3))
     records = [{**good, "case_id": number, **change} for number, change in enumerate(changes)]
     path = tmp_path_factory.mktemp("records") / "facts.json"
     path.write_text(json.dumps(records), encoding="utf-8")
-    _assert_same(path, FORMATS[name][0])
+    assert_loaders_agree(path, FORMATS[name][0])
 
 
 @needs_easyedit
 @pytest.mark.parametrize(("name", "path"), [("zsre", samples.ZSRE), ("counterfact", samples.COUNTERFACT)])
-def test_the_samples(name: str, path: Path) -> None:
-    assert len(_assert_same(path, FORMATS[name][0])) >= 60
+def test_both_loaders_agree_on_the_sample_facts(name: str, path: Path) -> None:
+    assert len(assert_loaders_agree(path, FORMATS[name][0])) >= 60
 
 
 @needs_easyedit
@@ -144,29 +145,29 @@ def test_the_samples(name: str, path: Path) -> None:
         ("counterfact", "counterfact/counterfact-edit-10k.json"),
     ],
 )
-def test_published_files(name: str, file: str) -> None:
+def test_both_loaders_agree_on_the_published_files(name: str, file: str) -> None:
     path = Path(os.environ.get("EASYEDIT_LIFELONG_DATA", "shared/data")) / file
     if not path.is_file():
         pytest.skip(f"EASYEDIT_LIFELONG_DATA names no folder with {file}")
-    assert len(_assert_same(path, FORMATS[name][0])) >= 500
+    assert len(assert_loaders_agree(path, FORMATS[name][0])) >= 500
 
 
 @pytest.mark.usefixtures("loader")
 @pytest.mark.parametrize("name", FORMATS)
-def test_lines_are_refused_by_both(name: str, tmp_path: Path) -> None:
+def test_both_loaders_refuse_json_lines(name: str, tmp_path: Path) -> None:
     path = tmp_path / "facts.jsonl"
-    path.write_text(json.dumps(ODD[name][0]), encoding="utf-8")
+    path.write_text(json.dumps(UNUSUAL[name][0]), encoding="utf-8")
     with pytest.raises(DataError, match=r"facts\.jsonl: EasyEdit's loaders read a JSON list, not JSON Lines"):
         read_requests(path, FORMATS[name][0])
 
 
-def test_easyedits_loaders_are_registered_and_left_out_without_it(
+def test_easyedits_loaders_are_used_only_where_easyedit_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loaders = get_plugins().loaders
     assert {loader.name: loader.load for loader in loaders} == {
-        "zsre": theirs.read_zsre,
-        "counterfact": theirs.read_counterfact,
+        "zsre": easyedit_loaders.read_zsre,
+        "counterfact": easyedit_loaders.read_counterfact,
     }
     monkeypatch.setattr("easyedit_lifelong.bridge.plugin.find_easyedit", lambda: None)
     assert not any(loader.available() for loader in loaders)

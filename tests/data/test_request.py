@@ -1,4 +1,4 @@
-"""One record, one request; or one clear line about what is wrong with it."""
+"""A record becomes a request, or is refused in one line with its place and field."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def _read(**fields: Any) -> EditRequest:
     return EditRequest.from_dict({**GOOD, **fields}, "facts.json, record 3", case_id=3)
 
 
-def _message(record: Any) -> str:
+def _refusal(record: Any) -> str:
     with pytest.raises(DataError) as caught:
         EditRequest.from_dict(record, "facts.json, record 3", case_id=3)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
 
-def test_the_least_there_can_be() -> None:
+def test_a_record_of_prompt_and_target_is_enough() -> None:
     request = _read()
     assert (request.case_id, request.prompt, request.target_new) == (3, GOOD["prompt"], "Rome")
     assert request.subject is request.ground_truth is None
@@ -35,7 +35,7 @@ def test_the_least_there_can_be() -> None:
     assert request.where == "facts.json, record 3 (case 3)"
 
 
-def test_every_field() -> None:
+def test_every_field_of_a_record_is_read() -> None:
     request = _read(
         case_id="q17",
         subject="France",
@@ -54,7 +54,7 @@ def test_every_field() -> None:
     assert request.portability == {"hop": (Probe("s", "d"),)}
 
 
-def test_flat_probes_as_easyedits_datasets_have_them() -> None:
+def test_flat_locality_and_portability_fields_become_probes() -> None:
     request = _read(
         locality_prompt="p", locality_ground_truth=" a ", portability_prompt="q", portability_ground_truth="b"
     )
@@ -62,7 +62,7 @@ def test_flat_probes_as_easyedits_datasets_have_them() -> None:
     assert request.portability == {"one_hop": (Probe("q", "b"),)}
 
 
-def test_a_flat_probe_joins_the_named_ones() -> None:
+def test_a_flat_probe_is_added_to_the_named_sets() -> None:
     named = {"near": {"prompt": "p", "ground_truth": "a"}}
     request = _read(locality=named, locality_prompt="q", locality_ground_truth="b")
     assert request.locality == {"near": (Probe("p", "a"),), "neighborhood": (Probe("q", "b"),)}
@@ -78,8 +78,8 @@ def test_a_flat_probe_joins_the_named_ones() -> None:
         "relationSpecificity",
     ],
 )
-def test_relation_specificity_is_no_locality(name: str) -> None:
-    """KnowEdit keeps it among the locality sets."""
+def test_a_relation_specificity_set_is_not_counted_as_locality(name: str) -> None:
+    """KnowEdit has relation specificity among the locality sets."""
     sets = {"near": {"prompt": "p", "ground_truth": "a"}, name: {"prompt": ["q", "r"], "ground_truth": ["b", "c"]}}
     request = _read(locality=sets)
     assert request.locality == {"near": (Probe("p", "a"),)}
@@ -87,19 +87,19 @@ def test_relation_specificity_is_no_locality(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["relation", "specificity", "Forgetfulness", "relation_specificity_2"])
-def test_any_other_set_is_locality(name: str) -> None:
+def test_a_locality_set_of_any_other_name_is_locality(name: str) -> None:
     request = _read(locality={name: {"prompt": "p", "ground_truth": "a"}})
     assert request.locality == {name: (Probe("p", "a"),)}
     assert request.relation_specificity == ()
 
 
-def test_a_set_of_portability_may_have_any_name() -> None:
+def test_a_portability_set_may_have_any_name() -> None:
     request = _read(portability={"Relation_Specificity": {"prompt": "p", "ground_truth": "a"}})
     assert request.portability == {"Relation_Specificity": (Probe("p", "a"),)}
     assert request.relation_specificity == ()
 
 
-def test_a_flat_relation_specificity_question() -> None:
+def test_a_flat_relation_specificity_question_is_read() -> None:
     flat = {"relation_specificity_prompt": "p", "relation_specificity_ground_truth": " a "}
     assert _read(**flat).relation_specificity == (Probe("p", "a"),)
     assert dict(_read(**flat).locality) == {}
@@ -107,7 +107,7 @@ def test_a_flat_relation_specificity_question() -> None:
     assert _read(**flat, locality=named).relation_specificity == (Probe("q", "b"),)
 
 
-def test_a_record_of_knowedit() -> None:
+def test_a_knowedit_record_with_lists_of_aliases_is_read() -> None:
     """Its files have a list of questions in each set, and lists of answers with lists of their aliases."""
     request = _read(
         locality={
@@ -133,24 +133,24 @@ def test_a_record_of_knowedit() -> None:
     ("value", "answer"),
     [("Paris", "Paris"), (["Paris", "Paname"], "Paris"), ([], None), (None, None), ("<|endoftext|>", None)],
 )
-def test_ground_truths(value: Any, answer: str | None) -> None:
-    """EasyEdit fills in <|endoftext|> where there is none."""
+def test_the_first_ground_truth_is_used_and_a_placeholder_means_none(value: Any, answer: str | None) -> None:
+    """EasyEdit fills in <|endoftext|> where the true answer is missing."""
     assert _read(ground_truth=value).ground_truth == answer
 
 
-def test_the_target_loses_its_spaces_and_the_prompt_keeps_them() -> None:
-    """One answer is one answer, however it is spaced; a prompt is the user's."""
+def test_the_target_is_stripped_and_the_prompt_is_not() -> None:
+    """Spaces around an answer don't matter; spaces in a prompt may be intended."""
     request = _read(prompt="Q: x\nA: ", target_new="  Rome ")
     assert (request.prompt, request.target_new) == ("Q: x\nA: ", "Rome")
 
 
 @pytest.mark.parametrize("answer", [["Paris", "Paname"], [["Paris", "Paname"]], "Paris"])
-def test_probe_answers_may_come_with_aliases(answer: Any) -> None:
+def test_the_first_alias_is_the_answer_of_a_probe(answer: Any) -> None:
     request = _read(locality={"near": {"prompt": "p", "ground_truth": answer}})
     assert request.locality["near"] == (Probe("p", "Paris"),)
 
 
-def test_nobody_can_change_it() -> None:
+def test_a_request_is_immutable() -> None:
     request = _read(locality_prompt="p", locality_ground_truth="a")
     with pytest.raises(dataclasses.FrozenInstanceError):
         request.prompt = "other"  # type: ignore[misc]
@@ -158,31 +158,31 @@ def test_nobody_can_change_it() -> None:
         request.locality["more"] = ()  # type: ignore[index]
 
 
-# ------------------------------------------------------------------ bad input
+# ------------------------------------------------------------------ invalid records
 
 
 @pytest.mark.parametrize("record", [None, 5, "text", ["prompt"], True])
-def test_what_is_no_record(record: Any) -> None:
-    assert _message(record).startswith("facts.json, record 3: must be an object")
+def test_a_value_that_is_no_object_is_refused(record: Any) -> None:
+    assert _refusal(record).startswith("facts.json, record 3: must be an object")
 
 
 @pytest.mark.parametrize("name", ["prompt", "target_new"])
-def test_a_missing_field(name: str) -> None:
+def test_a_missing_field_is_refused_by_name(name: str) -> None:
     record = {key: value for key, value in GOOD.items() if key != name}
-    assert _message(record) == f"facts.json, record 3, field {name!r}: is missing."
-    assert _message({**GOOD, name: None}) == f"facts.json, record 3, field {name!r}: is missing."
+    assert _refusal(record) == f"facts.json, record 3, field {name!r}: is missing."
+    assert _refusal({**GOOD, name: None}) == f"facts.json, record 3, field {name!r}: is missing."
 
 
 @pytest.mark.parametrize(("typo", "name"), [("promt", "prompt"), ("target", "target_new"), ("taget_new", "target_new")])
-def test_a_mistyped_field(typo: str, name: str) -> None:
+def test_a_mistyped_field_is_suggested(typo: str, name: str) -> None:
     record = {typo if key == name else key: value for key, value in GOOD.items()}
-    assert f"field {name!r}: is missing. Did you mean {typo!r}?" in _message(record)
+    assert f"field {name!r}: is missing. Did you mean {typo!r}?" in _refusal(record)
 
 
 @pytest.mark.parametrize("name", ["prompt", "target_new", "subject", "ground_truth", "rephrase_prompt"])
 @pytest.mark.parametrize("empty", ["", "  ", "\n\t"])
-def test_an_empty_text(name: str, empty: str) -> None:
-    assert _message({**GOOD, name: empty}) == (
+def test_an_empty_text_is_refused(name: str, empty: str) -> None:
+    assert _refusal({**GOOD, name: empty}) == (
         f"facts.json, record 3, field {name!r}: is empty. Give it text or remove the record."
     )
 
@@ -191,9 +191,9 @@ def test_an_empty_text(name: str, empty: str) -> None:
     ("value", "kind"), [(5, "a number"), (2.5, "a number"), (True, "true/false"), ({"a": 1}, "an object")]
 )
 @pytest.mark.parametrize("name", ["prompt", "target_new", "subject", "ground_truth", "rephrase_prompt"])
-def test_a_value_of_another_type(name: str, value: Any, kind: str) -> None:
-    """A year is easily left without its quotes; str() of it would hide a mistyped column."""
-    assert f"field {name!r}: must be text, not {kind}" in _message({**GOOD, name: value})
+def test_a_value_of_another_type_is_refused(name: str, value: Any, kind: str) -> None:
+    """Converting a number with ``str`` would hide a wrong column."""
+    assert f"field {name!r}: must be text, not {kind}" in _refusal({**GOOD, name: value})
 
 
 @pytest.mark.parametrize(
@@ -207,30 +207,30 @@ def test_a_value_of_another_type(name: str, value: Any, kind: str) -> None:
         ("locality", {"near\ud83d": {"prompt": "p", "ground_truth": "a"}}),
     ],
 )
-def test_half_a_character(name: str, value: Any) -> None:
-    """JSON can hold one; no tokenizer takes it, and no file that is written later."""
-    message = _message({**GOOD, name: value})
+def test_an_unpaired_surrogate_is_refused(name: str, value: Any) -> None:
+    """JSON can hold half of a surrogate pair; tokenizers and UTF-8 files can't."""
+    message = _refusal({**GOOD, name: value})
     assert f"field '{name}" in message
     assert "holds half a character (\\ud" in message
-    assert message.isascii(), "the message can be printed"
+    assert message.isascii(), "the message can't be printed on every terminal"
 
 
-def test_lists_where_one_text_belongs() -> None:
-    assert "field 'prompt': must be text, not a list" in _message({**GOOD, "prompt": ["a"]})
-    assert "field 'target_new': must be text, not a list" in _message({**GOOD, "target_new": ["a"]})
+def test_a_list_instead_of_a_text_is_refused() -> None:
+    assert "field 'prompt': must be text, not a list" in _refusal({**GOOD, "prompt": ["a"]})
+    assert "field 'target_new': must be text, not a list" in _refusal({**GOOD, "target_new": ["a"]})
 
 
-def test_a_bad_item_of_a_list() -> None:
-    assert "field 'rephrase_prompt': must be text, not nothing" in _message({**GOOD, "rephrase_prompt": ["a", None]})
+def test_an_invalid_item_of_a_list_is_refused() -> None:
+    assert "field 'rephrase_prompt': must be text, not nothing" in _refusal({**GOOD, "rephrase_prompt": ["a", None]})
 
 
 @pytest.mark.parametrize("case_id", [True, 1.5, [], {}, "", None])
-def test_a_case_id_of_another_type(case_id: Any) -> None:
-    assert "field 'case_id': must be a whole number or text" in _message({**GOOD, "case_id": case_id})
+def test_a_case_id_of_another_type_is_refused(case_id: Any) -> None:
+    assert "field 'case_id': must be a whole number or text" in _refusal({**GOOD, "case_id": case_id})
 
 
 @pytest.mark.parametrize(
-    ("fields", "says"),
+    ("fields", "message"),
     [
         ({"locality": "text"}, "field 'locality': must map names to prompts and answers, not text"),
         ({"locality": [1]}, "field 'locality': must map names to prompts and answers, not a list"),
@@ -265,13 +265,13 @@ def test_a_case_id_of_another_type(case_id: Any) -> None:
         ({"locality": {"near": [[{"prompt": "p", "ground_truth": "a"}]]}}, "field 'locality.near[0]': needs"),
     ],
 )
-def test_bad_probes(fields: dict[str, Any], says: str) -> None:
-    assert says in _message({**GOOD, **fields})
+def test_an_invalid_probe_is_refused_with_its_field(fields: dict[str, Any], message: str) -> None:
+    assert message in _refusal({**GOOD, **fields})
 
 
-def test_two_prompts_and_three_answers_are_counted_rightly() -> None:
+def test_an_error_counts_the_prompts_and_answers_of_a_set() -> None:
     probes = {"near": {"prompt": ["p", "q"], "ground_truth": ["a", "b", "c"]}}
-    assert "has 2 prompts and 3 answers" in _message({**GOOD, "locality": probes})
+    assert "has 2 prompts and 3 answers" in _refusal({**GOOD, "locality": probes})
 
 
 _VALUES = st.recursive(
@@ -285,15 +285,15 @@ _FIELDS += ["relation_specificity_prompt", "relation_specificity_ground_truth"]
 
 
 @given(st.dictionaries(st.sampled_from(_FIELDS), _VALUES) | _VALUES)
-def test_anything_is_a_request_or_a_data_error(record: Any) -> None:
-    """Whatever JSON holds: never a traceback of ours, and never a half-valid request."""
+def test_any_json_value_is_either_a_valid_request_or_a_data_error(record: Any) -> None:
+    """No value of JSON raises another error or gives an invalid request."""
     if isinstance(record, dict):
         record = {**GOOD, **record}
     try:
         request = EditRequest.from_dict(record, "here", case_id=0)
     except DataError as error:
         if not str(error).startswith("here"):
-            pytest.fail(f"the message doesn't say where: {error}")
+            pytest.fail(f"the message doesn't begin with the place: {error}")
         return
     assert request.prompt.strip()
     assert request.target_new.strip() == request.target_new != ""
@@ -302,16 +302,16 @@ def test_anything_is_a_request_or_a_data_error(record: Any) -> None:
     assert all(isinstance(p.prompt, str) and isinstance(p.answer, str) for p in probes)
 
 
-# ------------------------------------------------------------------ lists, as an apply function gets them
+# ------------------------------------------------------------------ lists of an apply function
 
 
-def test_a_list_mixes_records_and_requests() -> None:
-    ready = _read(case_id=9)
-    first, second, third = as_requests([GOOD, ready, {**GOOD, "case_id": "x"}])
+def test_a_list_may_mix_records_and_requests() -> None:
+    existing = _read(case_id=9)
+    first, second, third = as_requests([GOOD, existing, {**GOOD, "case_id": "x"}])
     assert (first.case_id, third.case_id) == (0, "x")
-    assert second is ready
+    assert second is existing
 
 
-def test_a_bad_record_of_a_list_is_named() -> None:
+def test_an_invalid_record_of_a_list_is_refused_with_its_number() -> None:
     with pytest.raises(DataError, match="request 1, field 'target_new': is missing"):
         as_requests([GOOD, {"prompt": "p"}])

@@ -1,10 +1,8 @@
-"""Held-out facts, in the forms that they come in."""
+"""Held-out facts are read from each of their file formats, and invalid files are refused."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,49 +11,44 @@ from easyedit_lifelong.data.request import Probe
 from easyedit_lifelong.data.retention import read_retention
 from easyedit_lifelong.data.samples import RETENTION, ZSRE, retention_probes
 from easyedit_lifelong.errors import DataError
+from tests.support.record_files import write_records
 
 
-def _write(folder: Path, content: Any, name: str = "facts.json") -> Path:
-    path = folder / name
-    path.write_text(content if isinstance(content, str) else json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    return path
+def test_prompts_with_answers_become_probes(tmp_path: Path) -> None:
+    assert read_retention(write_records(tmp_path, [{"prompt": "p", "answer": "é", "note": 1}])) == [Probe("p", "é")]
 
 
-def test_held_out_facts(tmp_path: Path) -> None:
-    assert read_retention(_write(tmp_path, [{"prompt": "p", "answer": "é", "note": 1}])) == [Probe("p", "é")]
-
-
-def test_the_sample_data() -> None:
+def test_the_sample_file_is_read() -> None:
     assert read_retention(RETENTION) == retention_probes()
 
 
-def test_lines(tmp_path: Path) -> None:
-    path = _write(tmp_path, '{"prompt": "p", "answer": "a"}\n\n{"prompt": "q", "answer": "b"}\n', "facts.jsonl")
+def test_json_lines_are_read(tmp_path: Path) -> None:
+    path = write_records(tmp_path, '{"prompt": "p", "answer": "a"}\n\n{"prompt": "q", "answer": "b"}\n', "facts.jsonl")
     assert read_retention(path) == [Probe("p", "a"), Probe("q", "b")]
 
 
 def test_a_zsre_file_gives_its_natural_questions(tmp_path: Path) -> None:
     record = {"src": "s", "alt": "t", "loc": "nq question: who wrote it", "loc_ans": "Charlotte"}
-    path = _write(tmp_path, [record, {**record, "loc_ans": "Emily"}, {**record, "src": "another"}])
+    path = write_records(tmp_path, [record, {**record, "loc_ans": "Emily"}, {**record, "src": "another"}])
     assert read_retention(path) == [
         Probe("nq question: who wrote it", "Charlotte"),
         Probe("nq question: who wrote it", "Emily"),
-    ], "each once"
+    ], "a question occurs more than once"
 
 
 @pytest.mark.usefixtures("loader")
-def test_they_are_the_questions_that_locality_asks() -> None:
+def test_a_zsre_file_gives_the_locality_prompts_of_its_requests() -> None:
     probes = [probe for request in read_requests(ZSRE, read_zsre) for probe in request.locality["neighborhood"]]
     assert read_retention(ZSRE) == list(dict.fromkeys(probes))
 
 
-def test_natural_questions_as_grace_has_them(tmp_path: Path) -> None:
-    path = _write(tmp_path, {"questions": ["p", "q"], "answers": ["a", "b"]})
+def test_graces_lists_of_questions_and_answers_are_read(tmp_path: Path) -> None:
+    path = write_records(tmp_path, {"questions": ["p", "q"], "answers": ["a", "b"]})
     assert read_retention(path) == [Probe("p", "a"), Probe("q", "b")]
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("[", "not valid JSON"),
         ('[{"prompt": "p", "answer": "a"}, {"prompt": "p"}]', "record 1, field 'answer': is missing"),
@@ -73,23 +66,23 @@ def test_natural_questions_as_grace_has_them(tmp_path: Path) -> None:
         ("[]", "holds no"),
     ],
 )
-def test_bad_held_out_facts(tmp_path: Path, content: str, says: str) -> None:
-    path = _write(tmp_path, content)
+def test_invalid_held_out_facts_are_refused_with_file_and_record(tmp_path: Path, content: str, message: str) -> None:
+    path = write_records(tmp_path, content)
     with pytest.raises(DataError) as caught:
         read_retention(path)
     assert str(caught.value).startswith(str(path))
-    assert says in str(caught.value)
+    assert message in str(caught.value)
 
 
-def test_no_such_file(tmp_path: Path) -> None:
+def test_a_missing_or_unreadable_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"nothing\.json: no such retention file"):
         read_retention(tmp_path / "nothing.json")
     with pytest.raises(DataError, match="can't be read"):
         read_retention(tmp_path)
 
 
-def test_held_out_facts_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every other path given on the command line knows what ~ is."""
-    _write(tmp_path, [{"prompt": "p", "answer": "a"}])
+def test_a_tilde_in_the_path_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line expands ~ in every other path."""
+    write_records(tmp_path, [{"prompt": "p", "answer": "a"}])
     monkeypatch.setenv("HOME", str(tmp_path))
     assert read_retention(Path("~/facts.json")) == [Probe("p", "a")]

@@ -1,4 +1,4 @@
-"""The facts that come with the package."""
+"""The sample facts of the package are complete, distinct and do not disturb each other's scores."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def _prompts(request: EditRequest) -> list[str]:
     return [request.prompt, *request.rephrase_prompts, *probes]
 
 
-def test_there_are_enough(requests: list[EditRequest]) -> None:
+def test_there_are_at_least_120_edits_and_30_held_out_facts(requests: list[EditRequest]) -> None:
     assert len(requests) >= 120
     assert len(retention_probes()) >= 30
     assert min(len(read_requests(COUNTERFACT, read_counterfact)), len(read_requests(ZSRE, read_zsre))) >= 50
 
 
-def test_each_has_everything(requests: list[EditRequest]) -> None:
+def test_each_request_has_all_fields(requests: list[EditRequest]) -> None:
     for request in requests:
         assert request.subject, request.where
         assert request.ground_truth, request.where
@@ -41,33 +41,33 @@ def test_each_has_everything(requests: list[EditRequest]) -> None:
         assert any(request.locality.values()), request.where
 
 
-def test_the_target_is_not_the_truth(requests: list[EditRequest]) -> None:
+def test_the_target_differs_from_the_truth_and_is_not_in_the_prompt(requests: list[EditRequest]) -> None:
     for request in requests:
         assert request.ground_truth is not None
         assert request.target_new.lower() != request.ground_truth.lower(), request.where
         assert request.target_new.lower() not in request.prompt.lower(), request.where
 
 
-def test_the_subject_stands_in_the_prompts(requests: list[EditRequest]) -> None:
+def test_each_prompt_and_rephrasing_contains_the_subject(requests: list[EditRequest]) -> None:
     for request in requests:
         assert request.subject is not None
         for prompt in (request.prompt, *request.rephrase_prompts):
             assert request.subject in prompt, request.where
 
 
-def test_no_two_share_a_prompt(requests: list[EditRequest]) -> None:
+def test_every_prompt_occurs_once(requests: list[EditRequest]) -> None:
     counts = Counter(prompt for request in requests for prompt in _prompts(request))
     counts.update(probe.prompt for probe in retention_probes())
     assert [prompt for prompt, count in counts.items() if count > 1] == []
 
 
-def test_no_subject_is_edited_twice(requests: list[EditRequest]) -> None:
+def test_every_subject_is_edited_once(requests: list[EditRequest]) -> None:
     counts = Counter(request.subject for request in requests)
     assert [subject for subject, count in counts.items() if count > 1] == []
 
 
 def test_held_out_prompts_name_no_edited_subject(requests: list[EditRequest]) -> None:
-    """Else an edit that did its work would be counted as damage."""
+    """Otherwise a successful edit could be counted as damage."""
     subjects = {request.subject for request in requests if request.subject}
     held_out = [probe.prompt for probe in retention_probes()]
     held_out += [probe.prompt for request in requests for group in request.locality.values() for probe in group]
@@ -75,7 +75,7 @@ def test_held_out_prompts_name_no_edited_subject(requests: list[EditRequest]) ->
     assert named == []
 
 
-def test_each_asks_another_relation_of_its_subject(requests: list[EditRequest]) -> None:
+def test_each_request_asks_for_another_relation_of_its_subject(requests: list[EditRequest]) -> None:
     for request in requests:
         (probe,) = request.relation_specificity
         assert request.subject is not None and request.ground_truth is not None
@@ -99,8 +99,8 @@ def test_no_relation_specificity_prompt_names_another_edited_subject(requests: l
     assert named == []
 
 
-def test_relation_specificity_is_asked_as_the_edit_is() -> None:
-    """As a question where the edit is one, else as the beginning of a statement."""
+def test_relation_specificity_prompts_have_the_form_of_the_edit() -> None:
+    """zsRE has questions, CounterFact has beginnings of statements."""
     for path, read, question in ((COUNTERFACT, read_counterfact, False), (ZSRE, read_zsre, True)):
         for request in read_requests(path, read):
             ends = {text.endswith("?") for text in (request.prompt, request.relation_specificity[0].prompt)}
@@ -108,15 +108,15 @@ def test_relation_specificity_is_asked_as_the_edit_is() -> None:
 
 
 @pytest.mark.parametrize("path", [COUNTERFACT, ZSRE])
-def test_categories_take_turns(path: Path) -> None:
-    """So that the first fifty, which the demo edits, are a mix as well."""
+def test_the_first_fifty_records_mix_all_categories(path: Path) -> None:
+    """The demo edits the first fifty records."""
     categories = [record["category"] for record in json.loads(path.read_text(encoding="utf-8"))]
     assert set(categories) == set(categories[:10]) == CATEGORIES
     assert all(count >= 8 for count in Counter(categories[:50]).values())
 
 
 @pytest.mark.parametrize("path", [COUNTERFACT, ZSRE, RETENTION])
-def test_texts_have_no_spaces_at_their_ends(path: Path) -> None:
+def test_texts_have_no_surplus_spaces(path: Path) -> None:
     """A prompt that ends in a space is tokenised differently."""
     texts = [text for record in json.loads(path.read_text(encoding="utf-8")) for text in record.values()]
     assert [text for text in texts if isinstance(text, str) and (text != text.strip() or "  " in text)] == []

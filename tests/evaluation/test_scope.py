@@ -1,4 +1,4 @@
-"""The figures of a scope study, by hand."""
+"""The figures of a scope study equal values computed by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, ScopeStudy
 from tests.support.scope_rows import SCOPE, row
 
 
-def test_figures_by_hand() -> None:
+def test_the_summary_equals_figures_computed_by_hand() -> None:
     assert SCOPE.summary() == {
         PROMPT: {
             "n": 3,
@@ -33,7 +33,7 @@ def test_figures_by_hand() -> None:
     }
 
 
-def test_rounding_is_allowed_for_where_the_hook_allows_for_it() -> None:
-    one = row(PROMPT, [0.0, 1.4999], 1)
-    assert ScopeStudy("m", 1.5, (one,), threshold=1.5).summary()[PROMPT]["acts"] == 0
-    assert ScopeStudy("m", 1.5, (one,), threshold=1.499).summary()[PROMPT]["acts"] == 1
+def test_a_score_acts_if_it_reaches_the_hooks_rounded_threshold() -> None:
+    scope_row = row(PROMPT, [0.0, 1.4999], 1)
+    assert ScopeStudy("m", 1.5, (scope_row,), threshold=1.5).summary()[PROMPT]["acts"] == 0
+    assert ScopeStudy("m", 1.5, (scope_row,), threshold=1.499).summary()[PROMPT]["acts"] == 1

@@ -1,4 +1,4 @@
-"""Scores of many edits, against hand-computed ones: the model is a table that says exactly what it is told."""
+"""Teacher-forced scores of many edits equal values computed by hand: the model is a table of answers."""
 
 from __future__ import annotations
 
@@ -8,25 +8,13 @@ from dataclasses import replace
 import pytest
 
 from easyedit_lifelong.data.request import EditRequest, Probe
-from easyedit_lifelong.evaluation.answer_matching import Generation
 from easyedit_lifelong.evaluation.intervals import bootstrap
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.questions import Questions
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard, edit_success_of
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.evaluation.text import ngram_entropy
+from tests.support.scoreboard_requests import FRANCE, HAMLET, RETENTION
 from tests.support.table_model import TableModel
-
-FRANCE = EditRequest(
-    "fr",
-    "the capital of France is",
-    "Rome",
-    rephrase_prompts=("capital of France",),
-    locality={"near": (Probe("the capital of Peru is", "London city"), Probe("who plays piano", "Shakespeare"))},
-    portability={"hop": (Probe("language spoken in France", "Spanish"),)},
-)
-HAMLET = EditRequest("ha", "who wrote Hamlet", "old king", rephrase_prompts=("Hamlet is made", "Hamlet from"))
-RETENTION = [Probe("moon made from", "green cheese"), Probe("the sea is", "blue")]
 
 
 def forced(scores: dict[str, float]) -> dict[str, float]:
@@ -34,24 +22,7 @@ def forced(scores: dict[str, float]) -> dict[str, float]:
     return {name: score for name, score in scores.items() if METRICS[name].kind != "generated"}
 
 
-@pytest.fixture
-def model() -> TableModel:
-    return TableModel(
-        the_capital_of_France_is="Paris",
-        the_capital_of_Peru_is="London river",
-        who_plays_piano="bird",
-        who_wrote_Hamlet="old Shakespeare",
-        moon_made_from="green cheese",
-        the_sea_is="snow",
-    )
-
-
-@pytest.fixture
-def board(model: TableModel) -> Scoreboard:
-    return Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION)
-
-
-def test_before(board: Scoreboard) -> None:
+def test_scores_before_editing_equal_values_computed_by_hand(board: Scoreboard) -> None:
     before = board.before([FRANCE, HAMLET]).values
     assert forced(before) == {
         "reliability_before": (0 + 0.5) / 2,  # "old" of "old king"
@@ -62,8 +33,8 @@ def test_before(board: Scoreboard) -> None:
     assert set(before) <= set(METRICS)
 
 
-def test_portability_before_is_the_unedited_models(model: TableModel) -> None:
-    """Half right before, wrong after: what an edit did to portability shows in the two together."""
+def test_portability_before_is_scored_on_the_unedited_model(model: TableModel) -> None:
+    """The answer is half right before and wrong after: both scores together show the effect of the edit."""
     model.learn("language spoken in France", "Spanish song")
     request = EditRequest(
         0, FRANCE.prompt, "Rome", portability={"hop": (Probe("language spoken in France", "Spanish bird"),)}
@@ -75,30 +46,32 @@ def test_portability_before_is_the_unedited_models(model: TableModel) -> None:
     assert "portability_before" not in board.before([]).values
 
 
-def test_unedited(board: Scoreboard, model: TableModel) -> None:
+def test_scores_of_the_unedited_model_equal_values_computed_by_hand(board: Scoreboard, model: TableModel) -> None:
     assert board.score(model, [FRANCE, HAMLET]).values == {
         "ERR": 0.25,
         "reliability": 0.25,
         "generality": 0.0,
         "TRR": 0.5,
-        "locality": 1.0,  # wrong answers, but the same ones
+        "locality": 1.0,  # the answers are wrong, but unchanged
         "portability": 0.0,
-        "ARR": 1.0,  # of "green cheese" alone: no other answer was right
+        "ARR": 1.0,  # only "green cheese" was right before
     }
 
 
-def test_edited(board: Scoreboard, model: TableModel) -> None:
+def test_scores_and_intervals_of_an_edited_model_equal_values_computed_by_hand(
+    board: Scoreboard, model: TableModel
+) -> None:
     model.learn(FRANCE.prompt, "Rome")
     model.learn("Hamlet is made", "old king")
     model.learn("Hamlet from", "old song")
-    model.learn("the capital of Peru is", "Spanish")  # damage: 1 of the 2 tokens forced along "London city" changes
+    model.learn("the capital of Peru is", "Spanish")  # damage: 1 of the 2 tokens of "London city" changes
     model.learn("language spoken in France", "Spanish")
     model.learn("the sea is", "blue")
     scores = board.score(model, [FRANCE, HAMLET])
     assert scores.values == {
         "ERR": (1 + 0.5) / 2,
         "reliability": (1 + 0.5) / 2,
-        "generality": pytest.approx((0 + 1 + 0.5) / 3),  # each wording counts once
+        "generality": pytest.approx((0 + 1 + 0.5) / 3),  # over rephrasings
         "TRR": 1.0,
         "locality": (0.5 + 1) / 2,
         "portability": 1.0,
@@ -109,11 +82,11 @@ def test_edited(board: Scoreboard, model: TableModel) -> None:
         "reliability": bootstrap([[1.0], [0.5]]),
         "generality": bootstrap([[0.0], [1.0, 0.5]]),
         "TRR": bootstrap([[1.0], [1.0]]),  # over held-out facts
-    }, "one request alone has locality prompts, one fact alone was known before: no interval"
+    }, "a score of one request has an interval, or another one has none"
 
 
-def test_only_what_is_asked_about(board: Scoreboard, model: TableModel) -> None:
-    """No locality prompt, no locality: neither 1 nor 0."""
+def test_a_score_without_questions_is_absent(board: Scoreboard, model: TableModel) -> None:
+    """Without locality prompts, locality is neither 1 nor 0."""
     assert set(board.score(model, [HAMLET]).values) == {"ERR", "reliability", "generality", "TRR", "ARR"}
     assert board.score(model, []).values == {"TRR": 0.5, "ARR": 1.0}
     assert forced(board.before([]).values) == {"TRR_before": 0.5}
@@ -121,90 +94,17 @@ def test_only_what_is_asked_about(board: Scoreboard, model: TableModel) -> None:
     assert not {"TRR", "ARR"} & set(bare.score(model, [HAMLET]).values)
 
 
-def test_the_unedited_model_is_asked_once(board: Scoreboard, model: TableModel) -> None:
-    """Before is before: it can't be asked again once the model is edited in place."""
+def test_the_unedited_model_is_queried_once(board: Scoreboard, model: TableModel) -> None:
+    """The model is edited in place, so that it can't be queried later for its answers before."""
     model.asked.clear()
     model.learn(FRANCE.prompt, "Rome")
     assert board.before([FRANCE]).values["reliability_before"] == 0.0
     assert model.asked == []
 
 
-def test_the_order_of_edits_does_not_matter(board: Scoreboard, model: TableModel) -> None:
+def test_the_order_of_edits_does_not_change_the_scores(board: Scoreboard, model: TableModel) -> None:
     model.learn(FRANCE.prompt, "Rome")
     assert board.score(model, [FRANCE, HAMLET]) == board.score(model, [HAMLET, FRANCE])
-
-
-def test_free_generation(board: Scoreboard, model: TableModel) -> None:
-    model.learn(FRANCE.prompt, "Rome")
-    model.learn("Hamlet from", "old king of the sea")
-    scores, said = board.score_generation(model, [FRANCE, HAMLET])
-    songs = " ".join(["song"] * 20)
-    assert said == [
-        Generation("fr", FRANCE.prompt, "Rome", "Paris", "Rome", True, (("capital of France", songs, songs, False),)),
-        Generation(
-            "ha",
-            HAMLET.prompt,
-            "old king",
-            "old Shakespeare",
-            "old Shakespeare",
-            False,
-            (
-                ("Hamlet is made", songs, songs, False),
-                ("Hamlet from", songs, "old king of the sea", True),
-            ),
-        ),
-    ]
-    assert scores.values == {
-        "generation_match": 0.5,
-        "generation_match_word": 0.5,
-        "generation_match_rephrase": pytest.approx(1 / 3),
-        "exact_match": 0.5,
-        "exact_match_rephrase": 0.0,  # "old king of the sea" says more than was asked for
-        "contains_match": 0.5,
-        "contains_match_rephrase": pytest.approx(1 / 3),
-        "ERR_f1": (1 + 2 * 1 / 4) / 2,  # "Rome"; "old" of "old Shakespeare" and "old king"
-        "TRR_f1": (1 + 0) / 2,
-    }
-    assert scores.intervals["ERR_f1"] == bootstrap([[1.0], [0.5]])
-    before = board.before([FRANCE, HAMLET]).values
-    assert (before["ERR_f1_before"], before["TRR_f1_before"]) == ((0 + 0.5) / 2, 0.5)
-    assert (before["exact_match_before"], before["contains_match_before"]) == (0.0, 0.0)
-
-
-def test_fluency_before_and_after(model: TableModel) -> None:
-    """It says one word over and over; once it knows more words it has more entropy. It costs, and is asked for."""
-    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], [], text="moon made from green cheese")
-    model.learn(FRANCE.prompt, "Rome London Berlin city river moon green cheese old king snow")
-    said = "the capital of France is Rome London Berlin city river moon green cheese old king snow"
-    assert board.score_generation(model, [FRANCE])[0].values["fluency"] == ngram_entropy(said)
-    assert board.before([FRANCE]).values["fluency_before"] == ngram_entropy("the capital of France is Paris")
-    silent = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], [])
-    assert "fluency" not in silent.score_generation(model, [FRANCE])[0].values
-
-
-def test_no_more_held_out_facts_are_listened_to_than_edits(model: TableModel) -> None:
-    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], RETENTION[::-1])
-    assert board.before([FRANCE]).values["TRR_f1_before"] == 0.0  # "snow" for "blue"; "green cheese" isn't asked for
-    assert board.score_generation(model, [FRANCE])[0].values["TRR_f1"] == 0.0
-    assert board.before([FRANCE]).values["TRR_before"] == 0.5
-
-
-def test_what_was_not_listened_to_is_scored_but_not_told(model: TableModel) -> None:
-    board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, generation_requests=[HAMLET])
-    model.learn(FRANCE.prompt, "Rome")
-    scores, said = board.score_generation(model, [FRANCE, HAMLET])
-    assert scores.values["generation_match"] == 0.5
-    assert [one.case_id for one in said] == ["ha"]
-    assert not board.generated.answered_before(FRANCE)
-    silent = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, generation_requests=[])
-    assert {name for name in silent.before([FRANCE]).values if METRICS[name].kind == "generated"} == set()
-
-
-def test_free_generation_has_room_for_the_answer(board: Scoreboard, model: TableModel) -> None:
-    long = " ".join(["blue", "sea", "mountain"] * 6)
-    short, longer = board.generated.answers(model, [("moon", "blue"), ("sea", long)])
-    assert short.split() == ["song"] * 20
-    assert longer.split() == ["song"] * 22
 
 
 SUBJECT = replace(
@@ -214,22 +114,22 @@ SUBJECT = replace(
 )
 
 
-def test_an_edit_that_acts_wherever_its_subject_stands(model: TableModel) -> None:
-    """Locality, which asks about other subjects, doesn't see it."""
+def test_relation_specificity_detects_edits_that_act_on_every_prompt_of_a_subject(model: TableModel) -> None:
+    """Locality asks about other subjects and doesn't detect such an edit."""
     model.learn("France is far from", "Peru not London")
     board = Scoreboard(Scorer(model.tokenizer), model, [SUBJECT, HAMLET], RETENTION)
-    assert board.score(model, [SUBJECT]).values["relation_specificity"] == 1.0, "wrong answers, but the same ones"
+    assert board.score(model, [SUBJECT]).values["relation_specificity"] == 1.0  # the answers are wrong, but unchanged
     for prompt in (SUBJECT.prompt, *SUBJECT.rephrase_prompts, *(p.prompt for p in SUBJECT.relation_specificity)):
         model.learn(prompt, "Rome")
     scores = board.score(model, [SUBJECT, HAMLET]).values
-    # "Rome" for "Peru", but given "Peru", and given "Peru and", the same as before; "Rome" for "song".
+    # 2 of the 3 tokens of "Peru and London" are chosen as before; "piano" gets "Rome" instead of "song".
     assert scores["relation_specificity"] == pytest.approx((2 / 3 + 0) / 2)
     assert scores["locality"] == 1.0
     assert scores["reliability"] == (1 + 0.5) / 2
 
 
-def test_relation_specificity_counts_in_no_other_score(model: TableModel) -> None:
-    """Right before and wrong now: neither locality, ARR nor ROME's neighbourhood hears of it."""
+def test_relation_specificity_prompts_change_no_other_score(model: TableModel) -> None:
+    """The probes were right before and are wrong now; locality, ARR and ROME's neighbourhood don't count them."""
     for probe in SUBJECT.relation_specificity:
         model.learn(probe.prompt, probe.answer)
     without = replace(SUBJECT, relation_specificity=())
@@ -251,7 +151,7 @@ def test_relation_specificity_has_an_interval_over_requests(model: TableModel) -
     assert scores.intervals["relation_specificity"] == bootstrap([[1.0, 0.0], [1.0]])
 
 
-def test_questions_keep_their_order() -> None:
+def test_questions_keep_the_order_of_the_requests() -> None:
     questions = Questions.about([FRANCE, HAMLET])
     assert questions.edit == [(FRANCE.prompt, "Rome"), (HAMLET.prompt, "old king")]
     assert questions.rephrase == [
@@ -263,19 +163,16 @@ def test_questions_keep_their_order() -> None:
     assert questions.portability == [("language spoken in France", "Spanish")]
 
 
-def test_a_locality_prompt_that_is_also_retained(model: TableModel) -> None:
-    """The same question in two roles is one question to the unedited model, and counts in both."""
+def test_a_locality_prompt_that_is_also_held_out_counts_in_both_scores(model: TableModel) -> None:
+    """The unedited model answers the question once, and the answer counts in both scores."""
     request = EditRequest(0, FRANCE.prompt, "Rome", locality={"near": (RETENTION[0],)})
     board = Scoreboard(Scorer(model.tokenizer), model, [request], RETENTION)
     model.learn("moon made from", "old")
-    # Forced along "green cheese": the first token is now another, the second, given "green", still the same.
+    # The first token of "green cheese" has changed; the second, given "green", has not.
     scores = board.score(model, [request])
     assert scores.values["locality"] == 0.5
     assert scores.values["TRR"] == (0.5 + 0) / 2
     assert scores.values["ARR"] == 0.5
-
-
-# ------------------------------------------------------------------ each task's own measure
 
 
 @pytest.mark.parametrize(
@@ -286,7 +183,7 @@ def test_a_locality_prompt_that_is_also_retained(model: TableModel) -> None:
         ("generation", {"ERR_ppl", "TRR_ppl"}),
     ],
 )
-def test_tasks_have_scores_of_their_own(model: TableModel, task: str, names: set[str]) -> None:
+def test_each_task_adds_its_scores(model: TableModel, task: str, names: set[str]) -> None:
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, task=task)
     plain = {"ERR", "reliability", "generality", "locality", "portability", "TRR", "ARR"}
     assert set(board.score(model, [FRANCE, HAMLET]).values) == plain | names
@@ -295,21 +192,21 @@ def test_tasks_have_scores_of_their_own(model: TableModel, task: str, names: set
     assert ("ERR_f1" in free, "TRR_f1" in free) == (task == "qa", task == "qa")
 
 
-def test_accuracy_of_labels(model: TableModel) -> None:
+def test_classification_counts_only_complete_labels(model: TableModel) -> None:
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, task="classification")
     model.learn(FRANCE.prompt, "Rome")
     scores = board.score(model, [FRANCE, HAMLET]).values
-    assert (scores["ERR_acc"], scores["ERR"]) == (0.5, 0.75), "half a label is no label"
+    assert (scores["ERR_acc"], scores["ERR"]) == (0.5, 0.75), "accuracy counts a label that is half right"
     assert scores["TRR_acc"] == 0.5
     success = board.success(model, [FRANCE, HAMLET])
-    assert [edit_success_of(one) for one in success] == [{"ES": 1.0, "ES_acc": 1.0}, {"ES": 0.5, "ES_acc": 0.0}]
+    assert [edit_success_of(scores) for scores in success] == [{"ES": 1.0, "ES_acc": 1.0}, {"ES": 0.5, "ES_acc": 0.0}]
 
 
-def test_perplexity_of_targets(model: TableModel) -> None:
+def test_generation_scores_the_perplexity_of_targets(model: TableModel) -> None:
     """The table gives its choice a logit of 10 and 0 to the other 63: p = e^10 / (e^10 + 63) or 1 / (e^10 + 63)."""
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION, task="generation")
     total = math.exp(10) + 63
-    wrong, mixed = total, math.sqrt(total / math.exp(10) * total)  # of two tokens, one is right
+    wrong, mixed = total, math.sqrt(total / math.exp(10) * total)  # one of two tokens is right
     before = board.before([FRANCE, HAMLET]).values
     assert before["ERR_ppl_before"] == pytest.approx((wrong + mixed) / 2, rel=1e-4)
     model.learn(FRANCE.prompt, "Rome")
@@ -320,20 +217,17 @@ def test_perplexity_of_targets(model: TableModel) -> None:
     assert edit_success_of(success)["ES_ppl"] == pytest.approx(total / math.exp(10), rel=1e-4)
 
 
-# ------------------------------------------------------------------ ROME's, and a held-out text
-
-
-def test_new_against_true(model: TableModel) -> None:
+def test_romes_scores_compare_the_target_with_the_true_answer(model: TableModel) -> None:
     requests = [replace(FRANCE, ground_truth="Paris"), replace(HAMLET, ground_truth="old Shakespeare"), HAMLET]
     board = Scoreboard(Scorer(model.tokenizer), model, requests, RETENTION)
-    assert "efficacy_success" not in board.score(model, requests).values, "only when asked to be thorough"
+    assert "efficacy_success" not in board.score(model, requests).values, "computed without thorough=True"
     before = board.before(requests).values
     assert before["efficacy_success_before"] == 0.0
-    assert before["neighborhood_success_before"] == 0.5  # half of "London city" beats "Rome"; a tie is no success
+    assert before["neighborhood_success_before"] == 0.5  # "London city", half right, beats "Rome"; a tie is no success
     model.learn(FRANCE.prompt, "Rome")
     model.learn("Hamlet is made", "old king")
     scores = board.score(model, requests, thorough=True).values
-    assert scores["efficacy_success"] == 0.5, "the third request doesn't say what is true"
+    assert scores["efficacy_success"] == 0.5, "a request without a true answer is counted"
     right, wrong = math.exp(10) / (math.exp(10) + 63), 1 / (math.exp(10) + 63)
     half = math.sqrt(right * wrong)
     assert scores["efficacy_magnitude"] == pytest.approx(((right - wrong) + (half - right)) / 2, rel=1e-4)
@@ -341,23 +235,23 @@ def test_new_against_true(model: TableModel) -> None:
     assert set(scores) <= set(METRICS)
 
 
-def test_a_held_out_text(model: TableModel) -> None:
+def test_the_perplexity_of_a_held_out_text_is_scored_before_and_after(model: TableModel) -> None:
     text = "moon made from green cheese"
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], [], text=text)
     good, bad = math.log(1 + 63 / math.exp(10)), math.log(math.exp(10) + 63)
     before = board.before([FRANCE]).values["text_perplexity_before"]
-    assert before == pytest.approx(math.exp((2 * bad + 2 * good) / 4), rel=1e-4)  # "green cheese" is known
+    assert before == pytest.approx(math.exp((2 * bad + 2 * good) / 4), rel=1e-4)  # the model knows "green cheese"
     assert "text_perplexity" not in board.score(model, [FRANCE]).values
     model.learn("moon made", "from green cheese")
     after = board.score(model, [FRANCE], thorough=True).values["text_perplexity"]
     assert after == pytest.approx(math.exp((bad + 3 * good) / 4), rel=1e-4)
 
 
-def test_what_was_right_and_is_left_alone(board: Scoreboard, model: TableModel) -> None:
-    """ARR is of answers that were right before and that nobody edits; one that was wrong then doesn't count."""
+def test_skipped_requests_that_were_correct_before_count_in_arr(board: Scoreboard, model: TableModel) -> None:
+    """ARR counts answers that were right before and are not edited; answers that were wrong don't count."""
     model.learn("moon", "snow")
     known = [EditRequest("right", "moon", "snow"), EditRequest("wrong", "sea", "blue")]
     board = Scoreboard(board.scorer, model, [FRANCE, *known], RETENTION)
     assert board.score(model, [FRANCE], skipped=known).values["ARR"] == 1.0
     model.learn("moon", "old")
-    assert board.score(model, [FRANCE], skipped=known).values["ARR"] == (1 + 0) / 2, "green cheese, and snow"
+    assert board.score(model, [FRANCE], skipped=known).values["ARR"] == (1 + 0) / 2  # "green cheese" and "snow"

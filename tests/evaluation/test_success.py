@@ -1,4 +1,4 @@
-"""ROME's and MEMIT's measures against numbers that were computed by hand."""
+"""The success and magnitude scores of ROME and MEMIT equal values computed by hand."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ REQUEST = EditRequest(
 )
 
 
-def said(p: float) -> ForcedAnswer:
-    """An answer of this probability per token."""
+def answer_with_probability(p: float) -> ForcedAnswer:
+    """Return an answer with this probability for each token."""
     return ForcedAnswer((1,), (1,), -math.log(p))
 
 
-def test_what_is_compared() -> None:
+def test_target_and_truth_are_compared_on_prompt_rephrasings_and_neighbours() -> None:
     efficacy, paraphrase, neighborhood = answer_pairs(REQUEST)
     assert efficacy == [AnswerPair("France is", "Rome", "Paris")]
     assert paraphrase == [AnswerPair("France", "Rome", "Paris"), AnswerPair("in France", "Rome", "Paris")]
     assert neighborhood == [AnswerPair("Peru is", "Lima", "Rome"), AnswerPair("sea is", "blue", "Rome")], (
-        "a neighbour whose own answer is the new one can't lose against it"
+        "a neighbour whose true answer is the target is compared with itself"
     )
 
 
 @pytest.mark.parametrize("truth", [None, "Rome", " Rome "])
-def test_nothing_is_compared_where_the_truth_is_not_known(truth: str | None) -> None:
+def test_nothing_is_compared_without_a_different_true_answer(truth: str | None) -> None:
     assert answer_pairs(EditRequest(0, "France is", "Rome", ground_truth=truth)) == ([], [], [])
 
 
-def test_by_hand() -> None:
+def test_scores_equal_values_computed_by_hand() -> None:
     answers = {
-        ("France is", "Rome"): said(0.6),
-        ("France is", "Paris"): said(0.1),
-        ("France", "Rome"): said(0.2),
-        ("France", "Paris"): said(0.5),
-        ("in France", "Rome"): said(0.4),
-        ("in France", "Paris"): said(0.3),
-        ("Peru is", "Lima"): said(0.7),
-        ("Peru is", "Rome"): said(0.2),
-        ("sea is", "blue"): said(0.25),
-        ("sea is", "Rome"): said(0.25),
+        ("France is", "Rome"): answer_with_probability(0.6),
+        ("France is", "Paris"): answer_with_probability(0.1),
+        ("France", "Rome"): answer_with_probability(0.2),
+        ("France", "Paris"): answer_with_probability(0.5),
+        ("in France", "Rome"): answer_with_probability(0.4),
+        ("in France", "Paris"): answer_with_probability(0.3),
+        ("Peru is", "Lima"): answer_with_probability(0.7),
+        ("Peru is", "Rome"): answer_with_probability(0.2),
+        ("sea is", "blue"): answer_with_probability(0.25),
+        ("sea is", "Rome"): answer_with_probability(0.25),
     }
     assert success_scores(REQUEST, answers) == {
         "efficacy_success": [1.0],
@@ -66,19 +66,19 @@ def test_by_hand() -> None:
     }
 
 
-def test_a_model_that_says_nothing_that_is_a_number() -> None:
+def test_a_model_with_nan_likelihoods_scores_zero() -> None:
     questions = [question for kind in answer_pairs(REQUEST) for contest in kind for question in contest.questions]
     scores = success_scores(REQUEST, dict.fromkeys(questions, ForcedAnswer((1,), (1,), math.nan)))
     assert scores == {name: [0.0] for name in scores}
     assert len(scores) == 6
 
 
-def test_nothing_compared_nothing_scored() -> None:
+def test_without_comparisons_there_are_no_scores() -> None:
     assert set(map(tuple, success_scores(EditRequest(0, "p", "a"), {}).values())) == {()}
 
 
-def test_longer_answers_are_measured_per_token(llama: Any, tokenizer: Any) -> None:
-    """As the authors do: the mean of the tokens' log-probabilities, each taken from the model one by one."""
+def test_longer_answers_are_scored_by_their_mean_log_probability(llama: Any, tokenizer: Any) -> None:
+    """The authors average the log-probabilities of the tokens; here each token has a forward pass."""
     request = EditRequest(0, "the capital of France is", "green cheese moon", ground_truth="Rome Berlin")
 
     def probability(answer: str) -> float:
@@ -100,8 +100,7 @@ def test_longer_answers_are_measured_per_token(llama: Any, tokenizer: Any) -> No
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2"])
-def test_it_moves_with_the_model(family: str, tokenizer: Any) -> None:
-    """Push the new answer's logit up and it wins."""
+def test_the_answer_whose_logit_is_raised_wins(family: str, tokenizer: Any) -> None:
     model, request = build_model(family), EditRequest(0, "who wrote Hamlet", "Rome", ground_truth="Paris")
     questions = list(answer_pairs(request)[0][0].questions)
 

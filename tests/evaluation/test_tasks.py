@@ -1,4 +1,4 @@
-"""Each task's own measure."""
+"""Each task scores answers by its measure."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.tasks import TASKS, task_named
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 
-HALF = ForcedAnswer((1, 9), (1, 2), math.log(4))
+HALF_RIGHT = ForcedAnswer((1, 9), (1, 2), math.log(4))
 RIGHT = ForcedAnswer((1, 2), (1, 2), 0.0)
 
 
-def test_perplexity() -> None:
+def test_generation_scores_a_perplexity_that_stays_finite() -> None:
     task = task_named("generation")
-    assert task.forced(HALF) == pytest.approx(4.0)
+    assert task.forced(HALF_RIGHT) == pytest.approx(4.0)
     assert task.forced(RIGHT) == 1.0
     for broken in (float("nan"), float("inf"), 1e6):
         assert task.forced(ForcedAnswer((0,), (1,), broken)) == pytest.approx(5.18e21, rel=0.01)
 
 
-def test_accuracy_is_of_the_whole_label() -> None:
-    assert task_named("classification").forced(HALF) == 0.0
+def test_classification_scores_the_whole_label() -> None:
+    assert task_named("classification").forced(HALF_RIGHT) == 0.0
     assert task_named("classification").forced(RIGHT) == 1.0
 
 
-def test_answers_are_measured_where_they_are_free() -> None:
-    assert task_named("qa").forced(HALF) is None
+def test_qa_has_no_teacher_forced_score() -> None:
+    assert task_named("qa").forced(HALF_RIGHT) is None
 
 
-def test_every_task_has_its_scores() -> None:
+def test_every_task_has_metrics_of_its_kind_and_direction() -> None:
     for task in TASKS.values():
         for name in ("ERR", "TRR"):
             spec = METRICS[f"{name}_{task.suffix}"]
@@ -40,6 +40,6 @@ def test_every_task_has_its_scores() -> None:
             assert spec.kind == ("generated" if task.name == "qa" else "teacher-forced")
 
 
-def test_no_such_task() -> None:
+def test_an_unknown_task_is_refused_with_a_suggestion() -> None:
     with pytest.raises(HyperParameterError, match=r"task: 'generations' is none of .* Did you mean 'generation'\?"):
         task_named("generations")

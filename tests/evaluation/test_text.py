@@ -1,4 +1,4 @@
-"""Fluency and perplexity against numbers that were computed by hand."""
+"""The fluency of generated text and the perplexity of a held-out text equal values computed by hand."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from easyedit_lifelong.evaluation.text import HeldOutText, ngram_entropy, perple
 from tests.support.tiny_models import WORDS, build_model
 
 
-def test_entropy_by_hand() -> None:
+def test_entropy_equals_a_value_computed_by_hand() -> None:
     """a b a b: bigrams ab, ba, ab: H = 0.918; trigrams aba, bab: H = 1; (2/3 · 0.918 + 4/3 · 1) / 2."""
     bigrams = -(2 / 3 * math.log2(2 / 3) + 1 / 3 * math.log2(1 / 3))
     assert ngram_entropy("a b a b") == pytest.approx((2 / 3 * bigrams + 4 / 3) / 2)
 
 
-def test_repetition_has_no_entropy() -> None:
+def test_a_repeated_word_has_no_entropy() -> None:
     assert ngram_entropy("song " * 50) == 0.0
     varied = ngram_entropy(" ".join(WORDS))
     assert varied is not None and varied > 4
@@ -28,12 +28,12 @@ def test_repetition_has_no_entropy() -> None:
     assert ngram_entropy("") is None
 
 
-def test_punctuation_counts() -> None:
+def test_punctuation_marks_count_as_words() -> None:
     assert ngram_entropy("a, b, a, b,") == ngram_entropy("a , b , a , b ,")
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_perplexity_is_that_of_the_tokens_one_by_one(family: str, tokenizer: Any) -> None:
+def test_perplexity_equals_that_of_single_tokens(family: str, tokenizer: Any) -> None:
     model, text = build_model(family), " ".join(WORDS[:20])
     held_out = HeldOutText(text, tokenizer, model, window=8)
     ids, total, n = tokenizer(text)["input_ids"], 0.0, 0
@@ -49,20 +49,20 @@ def test_perplexity_is_that_of_the_tokens_one_by_one(family: str, tokenizer: Any
     assert perplexity(nll) == pytest.approx(math.exp(total / n), rel=1e-3)
 
 
-def test_no_more_is_read_than_asked_for(tokenizer: Any) -> None:
+def test_windows_and_the_models_context_limit_what_is_read(tokenizer: Any) -> None:
     model = build_model("gpt2")
     text = " ".join(WORDS * 20)
     assert [len(row) for row in HeldOutText(text, tokenizer, model, window=10, windows=3).rows] == [10, 10, 10]
     longest = HeldOutText(text, tokenizer, model, window=1000).rows
-    assert {len(row) for row in longest[:-1]} == {64}, "the model's context"
+    assert {len(row) for row in longest[:-1]} == {64}, "windows are longer or shorter than the model's context"
 
 
-def test_a_model_in_ruins_has_a_perplexity_that_json_can_hold() -> None:
+def test_perplexity_stays_finite_for_nan_and_huge_losses() -> None:
     assert perplexity([[float("nan")]]) == perplexity([[1e9]]) == pytest.approx(5.18e21, rel=0.01)
     assert perplexity([]) is None
 
 
-def test_texts_that_can_not_be_used(tmp_path: Path, tokenizer: Any) -> None:
+def test_unusable_texts_are_refused(tmp_path: Path, tokenizer: Any) -> None:
     with pytest.raises(DataError, match=r"none\.txt: can't be read: No such file"):
         read_text(tmp_path / "none.txt")
     (tmp_path / "empty.txt").write_text("\n \n")

@@ -1,4 +1,4 @@
-"""The parts of a model, told from its module tree."""
+"""The parts of a model are found from its module tree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXPECTED = {
 }
 
 
-def test_every_family(family: str) -> None:
+def test_every_familys_blocks_norm_head_and_tying_are_found(family: str) -> None:
     model = build_model(family)
     blocks, norm, tied = EXPECTED[family]
     anatomy = anatomy_of(model)
@@ -36,7 +36,7 @@ def test_every_family(family: str) -> None:
     assert anatomy.tied is tied
 
 
-def test_the_edited_layer_lies_in_its_block(family: str) -> None:
+def test_an_edited_layer_is_assigned_to_its_block(family: str) -> None:
     model = build_model(family)
     anatomy = anatomy_of(model)
     path, layer = find_module(model, FAMILIES[family][1])
@@ -45,7 +45,7 @@ def test_the_edited_layer_lies_in_its_block(family: str) -> None:
     assert layer in list(anatomy.blocks[2].modules())
 
 
-def test_what_lies_in_no_block(llama: nn.Module) -> None:
+def test_a_module_outside_the_blocks_has_no_block_number(llama: nn.Module) -> None:
     anatomy = anatomy_of(llama)
     assert anatomy is not None
     for path in ("lm_head", "model.norm", "model.layers", "model.layersx.2.mlp", ""):
@@ -53,7 +53,7 @@ def test_what_lies_in_no_block(llama: nn.Module) -> None:
     assert anatomy.block_of("model.layers.3") == 3
 
 
-def test_a_stack_of_twelve_counts_past_nine() -> None:
+def test_block_numbers_of_two_digits_are_read_in_full() -> None:
     config = type(FAMILIES["llama"][0])(**{**FAMILIES["llama"][0].to_dict(), "num_hidden_layers": 12})
     with torch.device("meta"):
         anatomy = anatomy_of(AutoModelForCausalLM.from_config(config))
@@ -62,8 +62,8 @@ def test_a_stack_of_twelve_counts_past_nine() -> None:
     assert anatomy.block_of("model.layers.1.mlp.down_proj") == 1
 
 
-class Decoys(nn.Module):
-    """Unknown to any list of names: a stack, a bigger list of experts inside, and a list of other things."""
+class UnknownArchitecture(nn.Module):
+    """A stack of blocks under an unknown name, with a longer list of experts in each block, and two other lists."""
 
     def __init__(self, depth: int = 3) -> None:
         super().__init__()
@@ -81,8 +81,8 @@ class Decoys(nn.Module):
         return block
 
 
-def test_an_unknown_architecture() -> None:
-    model = Decoys()
+def test_the_blocks_of_an_unknown_architecture_are_found_among_other_lists() -> None:
+    model = UnknownArchitecture()
     anatomy = anatomy_of(model)
     assert anatomy is not None
     assert anatomy.blocks_path == "trunk.cells"
@@ -91,12 +91,12 @@ def test_an_unknown_architecture() -> None:
     assert anatomy.tied is False
 
 
-def test_a_model_without_blocks() -> None:
+def test_a_model_without_blocks_has_no_anatomy() -> None:
     assert anatomy_of(nn.Sequential(nn.Linear(2, 2), nn.Tanh())) is None
 
 
 @pytest.mark.parametrize("layer", [nn.Linear(3, 5), Conv1D(5, 3)])
-def test_a_projection_is_measured_the_same_either_way_round(layer: nn.Module) -> None:
+def test_linear_and_conv1d_projections_have_the_same_shape(layer: nn.Module) -> None:
     assert projection_shape(layer) == (3, 5)
     assert layer(torch.zeros(1, 3)).shape == (1, 5)
 
@@ -111,11 +111,13 @@ def test_a_projection_is_measured_the_same_either_way_round(layer: nn.Module) ->
         ("gemma2", "model.layers[2].mlp.up_proj", (32, 48)),
     ],
 )
-def test_projections_of_real_families(name: str, layer: str, shape: tuple[int, int]) -> None:
+def test_projections_of_each_family_have_their_input_and_output_size(
+    name: str, layer: str, shape: tuple[int, int]
+) -> None:
     assert projection_shape(find_module(build_model(name), layer)[1]) == shape
 
 
 @pytest.mark.parametrize("module", [nn.LayerNorm(3), nn.Tanh(), nn.Conv2d(1, 1, 1)])
-def test_what_is_no_projection(module: nn.Module) -> None:
+def test_a_module_that_is_no_projection_is_refused_by_its_type(module: nn.Module) -> None:
     with pytest.raises(TypeError, match=type(module).__name__):
         projection_shape(module)

@@ -1,4 +1,4 @@
-"""Heads that share keys and values attend together to the same end."""
+"""Query heads that share keys and values are computed together, with the same result."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ IDS = torch.tensor([[4, 5, 6, 7, 8, 9], [0, 0, 12, 13, 14, 15]])
 MASK = torch.tensor([[1, 1, 1, 1, 1, 1], [0, 0, 1, 1, 1, 1]])
 
 
-def test_logits_and_gradients_are_the_same(family: str) -> None:
+def test_grouped_queries_change_neither_logits_nor_gradients(family: str) -> None:
     model = build_model(family)
     model.requires_grad_(False)
     results = []
@@ -27,51 +27,51 @@ def test_logits_and_gradients_are_the_same(family: str) -> None:
                 logits = model(inputs_embeds=embedded, attention_mask=MASK).logits
         else:
             logits = model(inputs_embeds=embedded, attention_mask=MASK).logits
-        wanted = logits[MASK.bool()].log_softmax(dim=-1)
-        results.append((wanted.detach(), torch.autograd.grad(wanted[:, 3].sum(), embedded)[0]))
+        log_probs = logits[MASK.bool()].log_softmax(dim=-1)
+        results.append((log_probs.detach(), torch.autograd.grad(log_probs[:, 3].sum(), embedded)[0]))
     torch.testing.assert_close(results[1], results[0], rtol=1e-4, atol=1e-3)
 
 
-def shapes_attended(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[int]:
-    """Attend with four heads that share two, and return how many heads torch was given."""
+def heads_computed(monkeypatch: pytest.MonkeyPatch, **options: Any) -> list[int]:
+    """Attend with four query heads on two key heads; return the number of heads of each call of torch."""
     heads: list[int] = []
-    plain = F.scaled_dot_product_attention
+    attend = F.scaled_dot_product_attention
 
     def watch(query: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         heads.append(query.shape[1])
         # CUDA's kernels return heads as the third dimension in memory.
-        return plain(query, *args, **kwargs).transpose(1, 2).contiguous().transpose(1, 2)
+        return attend(query, *args, **kwargs).transpose(1, 2).contiguous().transpose(1, 2)
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", watch)
     module = torch.nn.Module()
     module.num_key_value_groups = 2  # type: ignore[assignment]
     query, key, value = torch.randn(2, 4, 3, 8), torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
     mask = options.pop("mask", torch.ones(2, 1, 3, 5, dtype=torch.bool))
-    own = ALL_ATTENTION_FUNCTIONS["sdpa"]
-    expected, _ = own(module, query, key, value, mask, **options)
+    original = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    expected, _ = original(module, query, key, value, mask, **options)
     heads.clear()
     with grouped_queries():
         out, _ = ALL_ATTENTION_FUNCTIONS["sdpa"](module, query, key, value, mask, **options)
     torch.testing.assert_close(out, expected)
-    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is own
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is original
     return heads
 
 
-def test_heads_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shapes_attended(monkeypatch, scaling=0.3) == [2]
-    some = torch.rand(2, 1, 3, 5) > 0.4
-    some[..., 0] = True
-    assert shapes_attended(monkeypatch, mask=some) == [2]
+def test_query_heads_that_share_keys_are_computed_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert heads_computed(monkeypatch, scaling=0.3) == [2]
+    mask = torch.rand(2, 1, 3, 5) > 0.4
+    mask[..., 0] = True
+    assert heads_computed(monkeypatch, mask=mask) == [2]
 
 
 @pytest.mark.parametrize("mask", [None, torch.ones(2, 4, 3, 5, dtype=torch.bool)])
-def test_anything_unusual_is_left_to_transformers(monkeypatch: pytest.MonkeyPatch, mask: Any) -> None:
-    assert shapes_attended(monkeypatch, mask=mask, is_causal=False) == [4]
+def test_masks_that_cannot_be_grouped_are_left_to_transformers(monkeypatch: pytest.MonkeyPatch, mask: Any) -> None:
+    assert heads_computed(monkeypatch, mask=mask, is_causal=False) == [4]
 
 
-def test_transformers_own_function_is_back_after_an_error_and_after_nesting() -> None:
-    own = ALL_ATTENTION_FUNCTIONS["sdpa"]
+def test_transformers_attention_is_restored_after_an_error_and_after_nesting() -> None:
+    original = ALL_ATTENTION_FUNCTIONS["sdpa"]
     with pytest.raises(ZeroDivisionError), grouped_queries(), grouped_queries():
         raise ZeroDivisionError
-    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is own
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is original
     assert not ALL_ATTENTION_FUNCTIONS._local_mapping

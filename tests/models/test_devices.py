@@ -1,4 +1,4 @@
-"""What a device setting means, on machines that have it and machines that don't."""
+"""A device setting names a device of the machine or is refused."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from easyedit_lifelong.models.devices import available_devices, resolve_device
 
 
 @pytest.fixture
-def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+def cpu_only(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with nothing but a CPU."""
-    _machine(monkeypatch, gpus=0, mps=False)
+    set_devices(monkeypatch, gpus=0, mps=False)
 
 
 @pytest.fixture
 def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     """A machine with two CUDA devices, the second one current."""
-    _machine(monkeypatch, gpus=2, mps=False)
+    set_devices(monkeypatch, gpus=2, mps=False)
 
 
-def _machine(monkeypatch: pytest.MonkeyPatch, gpus: int, mps: bool) -> None:
+def set_devices(monkeypatch: pytest.MonkeyPatch, gpus: int, mps: bool) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: gpus - 1)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
 
 
-@pytest.mark.usefixtures("bare")
+@pytest.mark.usefixtures("cpu_only")
 @pytest.mark.parametrize("setting", [None, "auto", "", "cpu", 0, "0", 3, torch.device("cpu")])
-def test_without_a_gpu_it_is_the_cpu(setting: Any) -> None:
-    """Also for a bare number: every EasyEdit YAML has one."""
+def test_without_a_gpu_auto_and_numbers_mean_the_cpu(setting: Any) -> None:
+    """A number means the CPU as well, because every EasyEdit YAML has one."""
     assert resolve_device(setting) == torch.device("cpu")
 
 
@@ -53,13 +53,13 @@ def test_without_a_gpu_it_is_the_cpu(setting: Any) -> None:
         ("cpu", "cpu"),
     ],
 )
-def test_with_gpus(setting: Any, device: str) -> None:
+def test_settings_name_the_right_gpu(setting: Any, device: str) -> None:
     assert resolve_device(setting) == torch.device(device)
 
 
-@pytest.mark.usefixtures("bare")
+@pytest.mark.usefixtures("cpu_only")
 @pytest.mark.parametrize("setting", ["cuda", "cuda:0", "mps", torch.device("cuda", 0)])
-def test_a_device_that_is_not_there(setting: Any) -> None:
+def test_a_device_that_the_machine_lacks_is_refused_with_the_alternatives(setting: Any) -> None:
     with pytest.raises(DeviceError, match=r"isn't on this machine. Use one of: auto, cpu\.") as caught:
         resolve_device(setting)
     assert str(setting) in str(caught.value)
@@ -67,27 +67,27 @@ def test_a_device_that_is_not_there(setting: Any) -> None:
 
 @pytest.mark.usefixtures("two_gpus")
 @pytest.mark.parametrize("setting", [2, "2", "cuda:2"])
-def test_a_gpu_too_many(setting: Any) -> None:
-    """A number is forgiven only where there is no CUDA at all."""
+def test_a_gpu_number_out_of_range_is_refused_with_the_alternatives(setting: Any) -> None:
+    """A number means the CPU only on a machine without CUDA."""
     with pytest.raises(DeviceError, match=r"Use one of: auto, cuda:0, cuda:1, cpu\."):
         resolve_device(setting)
 
 
-@pytest.mark.usefixtures("bare")
+@pytest.mark.usefixtures("cpu_only")
 @pytest.mark.parametrize("setting", ["gpu", "cuda:x", -1, "-1", "CUDA 0", "none of these"])
-def test_what_is_no_device(setting: Any) -> None:
+def test_a_setting_that_is_no_device_is_refused(setting: Any) -> None:
     with pytest.raises(DeviceError, match="is not a device") as caught:
         resolve_device(setting)
     assert repr(setting) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_mps(monkeypatch: pytest.MonkeyPatch) -> None:
-    _machine(monkeypatch, gpus=0, mps=True)
+def test_auto_means_mps_where_it_is_the_only_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_devices(monkeypatch, gpus=0, mps=True)
     assert resolve_device("auto") == torch.device("mps")
     assert available_devices() == ["mps", "cpu"]
 
 
-def test_an_error_is_a_value_error_too() -> None:
+def test_a_device_error_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="nowhere"):
         resolve_device("nowhere")

@@ -1,4 +1,4 @@
-"""Prompts and answers as token rows."""
+"""Prompts and answers become rows of tokens, and rows become padded batches."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.models.encoding import encode_pair, length_batches, pad_rows, position_ids
 
 
-class Letters:
-    """One token per character; "is" and what follows it can merge; can begin every text with a token."""
+class CharacterTokenizer:
+    """Has one token for each character and for each merge; can begin every text with a token."""
 
     def __init__(self, merges: tuple[str, ...] = (), begin: int | None = None) -> None:
         self.merges, self.begin = merges, begin
@@ -36,44 +36,46 @@ def _text(ids: list[int]) -> str:
 @pytest.mark.parametrize(
     ("prompt", "target", "prompt_text", "target_text"),
     [
-        ("a b", "c", "a b", " c"),  # one space between, and it is the answer's
-        ("a b", " c", "a b", " c"),  # not two
+        ("a b", "c", "a b", " c"),  # the space belongs to the answer
+        ("a b", " c", "a b", " c"),  # no second space
         ("a b ", "c", "a b ", "c"),
         ("a b\n", "c", "a b\n", "c"),
     ],
 )
-def test_one_space_between_prompt_and_answer(prompt: str, target: str, prompt_text: str, target_text: str) -> None:
-    pair = encode_pair(Letters(), prompt, target)
+def test_one_space_separates_prompt_and_answer(prompt: str, target: str, prompt_text: str, target_text: str) -> None:
+    pair = encode_pair(CharacterTokenizer(), prompt, target)
     assert (_text(pair.prompt), _text(pair.target)) == (prompt_text, target_text)
     assert pair.tokens == pair.prompt + pair.target
 
 
-def test_a_token_across_the_border_does_not_change_the_prompt() -> None:
-    """Joined, "b c" is one token; but when generating, the model is given the prompt's own tokens."""
-    pair = encode_pair(Letters(merges=("b c",)), "a b", "c")
+def test_a_token_across_the_boundary_does_not_change_the_prompt() -> None:
+    """In the joined text, "b c" is one token; but generation begins with the tokens of the prompt alone."""
+    pair = encode_pair(CharacterTokenizer(merges=("b c",)), "a b", "c")
     assert (_text(pair.prompt), _text(pair.target)) == ("a b", " c")
 
 
-def test_the_beginning_token_stands_once_and_is_the_prompts() -> None:
+def test_the_beginning_token_occurs_once_in_the_prompt() -> None:
     for merges in ((), ("b c",)):
-        pair = encode_pair(Letters(merges=merges, begin=1), "a b", "c")
+        pair = encode_pair(CharacterTokenizer(merges=merges, begin=1), "a b", "c")
         assert pair.prompt == [1, *map(ord, "a b")]
         assert pair.target == [ord(" "), ord("c")]
 
 
-def test_whole_words(tokenizer: Any) -> None:
+def test_words_of_prompt_and_answer_become_their_tokens(tokenizer: Any) -> None:
     pair = encode_pair(tokenizer, "the capital of France is", "Rome city")
     assert tokenizer.convert_ids_to_tokens(pair.prompt) == ["the", "capital", "of", "France", "is"]
     assert tokenizer.convert_ids_to_tokens(pair.target) == ["Rome", "city"]
 
 
 @pytest.mark.parametrize(("prompt", "target", "name"), [("", "c", "prompt"), ("a", "", "target")])
-def test_no_tokens_is_an_error_that_says_of_what(tokenizer: Any, prompt: str, target: str, name: str) -> None:
+def test_a_prompt_or_target_without_tokens_is_refused_by_name(
+    tokenizer: Any, prompt: str, target: str, name: str
+) -> None:
     with pytest.raises(DataError, match=f"the {name} of .* has no tokens"):
         encode_pair(tokenizer, prompt, target)
 
 
-def test_padding_on_either_side() -> None:
+def test_rows_are_padded_on_the_left_or_on_the_right() -> None:
     rows = [[5], [6, 7, 8]]
     ids, mask = pad_rows(rows, 9, "left")
     assert ids.tolist() == [[9, 9, 5], [6, 7, 8]]
@@ -83,18 +85,18 @@ def test_padding_on_either_side() -> None:
     assert mask.tolist() == [[1, 0, 0], [1, 1, 1]]
 
 
-def test_positions_count_real_tokens() -> None:
+def test_position_ids_count_real_tokens_only() -> None:
     mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]])
     positions = position_ids(mask)
     assert positions[0, 2:].tolist() == [0, 1]
     assert positions[1].tolist() == [0, 1, 2, 3]
     assert positions[2, :2].tolist() == [0, 1]
-    assert positions.min() >= 0, "a position table has no negative rows"
+    assert positions.min() >= 0, "padding has a negative position, for which a position table has no row"
 
 
 @given(st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=8), min_size=1, max_size=5))
-def test_the_mask_gives_the_rows_back(rows: list[list[int]]) -> None:
-    """The padding token may well occur in a row: only the mask says what is real."""
+def test_the_mask_selects_the_original_rows(rows: list[list[int]]) -> None:
+    """The padding token may occur in a row, so that only the mask tells padding from text."""
     for side in ("left", "right"):
         ids, mask = pad_rows(rows, 0, side)
         assert [ids[i][mask[i].bool()].tolist() for i in range(len(rows))] == rows
@@ -103,15 +105,15 @@ def test_the_mask_gives_the_rows_back(rows: list[list[int]]) -> None:
         ]
 
 
-def test_batches_hold_every_row_once_with_little_padding() -> None:
+def test_length_batches_hold_every_row_once_with_little_padding() -> None:
     rng = random.Random(0)
     rows = [[i] * rng.randint(1, 60) for i in range(300)]
-    found = list(length_batches([*rows, []], 256))
-    assert sorted(row for batch in found for row in batch) == sorted(rows)
-    assert all(len(batch[0]) * len(batch) <= 256 for batch in found)
-    computed = sum(len(batch[0]) * len(batch) for batch in found)
+    batches = list(length_batches([*rows, []], 256))
+    assert sorted(row for batch in batches for row in batch) == sorted(rows)
+    assert all(len(batch[0]) * len(batch) <= 256 for batch in batches)
+    computed = sum(len(batch[0]) * len(batch) for batch in batches)
     assert computed < 1.06 * sum(map(len, rows))
 
 
-def test_a_row_longer_than_a_batch_is_one_by_itself() -> None:
+def test_a_row_longer_than_a_batch_gets_a_batch_to_itself() -> None:
     assert [list(map(len, batch)) for batch in length_batches([[1] * 9, [1] * 3, [1]], 4)] == [[9], [3], [1]]

@@ -1,4 +1,4 @@
-"""A fingerprint of weights."""
+"""A fingerprint changes with the weights and with nothing else."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from easyedit_lifelong.models.fingerprint import model_fingerprint
 from tests.support.tiny_models import build_model
 
 
-def test_the_same_weights_have_the_same_fingerprint(family: str) -> None:
+def test_equal_weights_have_equal_fingerprints(family: str) -> None:
     model = build_model(family)
     fingerprint = model_fingerprint(model)
     assert len(fingerprint) == 64 and int(fingerprint, 16)
     assert model_fingerprint(copy.deepcopy(model)) == model_fingerprint(build_model(family)) == fingerprint
 
 
-def test_any_single_changed_value_is_noticed() -> None:
+def test_a_change_of_any_single_value_changes_the_fingerprint() -> None:
     model = nn.Linear(300, 200)
     fingerprint = model_fingerprint(model)
     for index in (0, 1, 777, 59999):
@@ -32,7 +32,7 @@ def test_any_single_changed_value_is_noticed() -> None:
         assert model_fingerprint(changed) != fingerprint
 
 
-def test_every_parameter_counts(llama: Any) -> None:
+def test_a_change_of_any_parameter_changes_the_fingerprint(llama: Any) -> None:
     fingerprint = model_fingerprint(llama)
     for _, parameter in llama.named_parameters():
         with torch.no_grad():
@@ -43,7 +43,7 @@ def test_every_parameter_counts(llama: Any) -> None:
     assert model_fingerprint(llama) == fingerprint
 
 
-def test_values_in_other_places_are_noticed() -> None:
+def test_reordered_values_change_the_fingerprint() -> None:
     model = nn.Linear(4, 4)
     fingerprint = model_fingerprint(model)
     with torch.no_grad():
@@ -51,7 +51,7 @@ def test_values_in_other_places_are_noticed() -> None:
     assert model_fingerprint(model) != fingerprint
 
 
-def test_name_shape_and_dtype_count() -> None:
+def test_name_shape_and_dtype_change_the_fingerprint() -> None:
     class Named(nn.Module):
         def __init__(self, name: str, *shape: int, dtype: torch.dtype = torch.float32) -> None:
             super().__init__()
@@ -69,7 +69,7 @@ def test_name_shape_and_dtype_count() -> None:
     assert len({model_fingerprint(model) for model in models}) == len(models)
 
 
-def test_layout_and_training_mode_do_not_count() -> None:
+def test_memory_layout_and_training_mode_leave_the_fingerprint_unchanged() -> None:
     model = nn.Linear(6, 4)
     fingerprint = model_fingerprint(model)
     model.eval().requires_grad_(False)
@@ -77,7 +77,7 @@ def test_layout_and_training_mode_do_not_count() -> None:
     assert model_fingerprint(model) == fingerprint
 
 
-def test_weights_that_are_not_there() -> None:
+def test_a_model_without_weights_in_memory_has_no_fingerprint() -> None:
     with pytest.raises(ModelError, match="'weight' is not in memory"):
         model_fingerprint(nn.Linear(3, 3, bias=False, device="meta"))
     with pytest.raises(ModelError, match="no parameters"):

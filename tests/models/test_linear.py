@@ -1,4 +1,4 @@
-"""The few-token product is the linear layer's own, and is gone afterwards."""
+"""The product for few tokens equals the linear layer's, and is removed after its context."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import nn
 
 from easyedit_lifelong.models.linear import few_token_linears
 from tests.support.thoroughness import examples
+from tests.support.tiny_models import build_model
 
 
 def _layer(inputs: int = 24, outputs: int = 40, bias: bool = True, kind: type[nn.Linear] = nn.Linear) -> nn.Linear:
@@ -19,21 +20,21 @@ def _layer(inputs: int = 24, outputs: int = 40, bias: bool = True, kind: type[nn
     return kind(inputs, outputs, bias=bias)
 
 
-def _both(layer: nn.Linear, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def outputs_and_gradients(layer: nn.Linear, x: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Return the output and the input's gradient, without and with the context."""
     results = []
     for modules in ([], [layer]):
-        at = x.detach().clone().requires_grad_(True)
+        inputs = x.detach().clone().requires_grad_(True)
         with few_token_linears(modules):
-            out = layer(at)
+            out = layer(inputs)
             weights = torch.linspace(-1, 1, out.numel()).view_as(out)
-            (grad,) = torch.autograd.grad((out * weights).sum(), at)
+            (grad,) = torch.autograd.grad((out * weights).sum(), inputs)
         results.append((out.detach(), grad))
     return results
 
 
-def _assert_same(layer: nn.Linear, x: torch.Tensor) -> None:
-    (plain, plain_grad), (fast, fast_grad) = _both(layer, x)
+def _assert_equal_to_the_layer(layer: nn.Linear, x: torch.Tensor) -> None:
+    (plain, plain_grad), (fast, fast_grad) = outputs_and_gradients(layer, x)
     assert fast.shape == plain.shape
     torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(fast_grad, plain_grad, rtol=1e-5, atol=1e-5)
@@ -43,34 +44,34 @@ def _assert_same(layer: nn.Linear, x: torch.Tensor) -> None:
 @pytest.mark.parametrize("rows", range(1, 13))
 def test_equal_to_the_layer_for_any_number_of_rows(rows: int, bias: bool) -> None:
     torch.manual_seed(rows)
-    _assert_same(_layer(bias=bias), torch.randn(rows, 24))
+    _assert_equal_to_the_layer(_layer(bias=bias), torch.randn(rows, 24))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2), (1, 5), (2, 2), (3, 4), (2, 1, 3)])
 def test_equal_to_the_layer_in_more_dimensions(shape: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    _assert_same(_layer(), torch.randn(*shape, 24))
+    _assert_equal_to_the_layer(_layer(), torch.randn(*shape, 24))
 
 
-def test_one_vector() -> None:
+def test_equal_to_the_layer_for_one_vector() -> None:
     torch.manual_seed(0)
-    _assert_same(_layer(), torch.randn(24))
+    _assert_equal_to_the_layer(_layer(), torch.randn(24))
 
 
-def test_an_input_that_is_not_contiguous() -> None:
+def test_equal_to_the_layer_for_an_input_that_is_not_contiguous() -> None:
     torch.manual_seed(0)
-    _assert_same(_layer(), torch.randn(24, 3).t())
-    _assert_same(_layer(), torch.randn(4, 2, 24).transpose(0, 1))
+    _assert_equal_to_the_layer(_layer(), torch.randn(24, 3).t())
+    _assert_equal_to_the_layer(_layer(), torch.randn(4, 2, 24).transpose(0, 1))
 
 
 @examples(40)
 @given(st.integers(1, 12), st.integers(1, 40), st.integers(1, 40), st.booleans())
 def test_equal_to_the_layer_for_any_size(rows: int, inputs: int, outputs: int, bias: bool) -> None:
     torch.manual_seed(rows)
-    _assert_same(_layer(inputs, outputs, bias), torch.randn(rows, inputs))
+    _assert_equal_to_the_layer(_layer(inputs, outputs, bias), torch.randn(rows, inputs))
 
 
-def test_only_the_input_gets_a_gradient() -> None:
+def test_only_the_input_receives_a_gradient() -> None:
     layer, x = _layer(), torch.randn(2, 24, requires_grad=True)
     with few_token_linears([layer]):
         layer(x).sum().backward()
@@ -80,23 +81,23 @@ def test_only_the_input_gets_a_gradient() -> None:
     assert layer.bias.grad is None
 
 
-def test_the_layer_keeps_its_hooks_inside() -> None:
-    layer, seen = _layer(), []
-    layer.register_forward_hook(lambda *_: seen.append("after"))
-    layer.register_forward_pre_hook(lambda *_: seen.append("before"))
+def test_the_layers_hooks_still_run() -> None:
+    layer, calls = _layer(), []
+    layer.register_forward_hook(lambda *_: calls.append("after"))
+    layer.register_forward_pre_hook(lambda *_: calls.append("before"))
     with few_token_linears([layer]):
         layer(torch.randn(2, 24))
-    assert seen == ["before", "after"]
+    assert calls == ["before", "after"]
 
 
 class Subclass(nn.Linear):
-    """Does more than a linear layer: adapters and quantised layers look like this."""
+    """Computes more than a linear layer, as adapters and quantised layers do."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) + 100
 
 
-def test_what_is_not_a_plain_float32_linear_is_left_alone() -> None:
+def test_modules_other_than_plain_float32_linears_are_left_unchanged() -> None:
     subclass = _layer(kind=Subclass)
     half, double = _layer().to(torch.bfloat16), _layer().double()
     patched = _layer()
@@ -107,14 +108,14 @@ def test_what_is_not_a_plain_float32_linear_is_left_alone() -> None:
         inside = [subclass(x), half(x.bfloat16()), double(x.double())]
         assert patched(x) is x
     assert all(torch.equal(a, b) for a, b in zip(outputs, inside, strict=True))
-    assert "forward" in patched.__dict__, "somebody else's forward was taken away"
+    assert "forward" in patched.__dict__, "the forward of another patch was removed"
 
 
 def _patched(model: nn.Module) -> list[str]:
     return [path for path, module in model.named_modules() if "forward" in module.__dict__]
 
 
-def test_every_linear_inside_is_found_and_restored(llama: Any) -> None:
+def test_every_linear_of_the_modules_is_replaced_and_then_restored(llama: Any) -> None:
     with few_token_linears([llama.model.layers[3], llama.lm_head]):
         inside = _patched(llama)
     assert {path.rpartition(".")[2] for path in inside} == {
@@ -131,7 +132,7 @@ def test_every_linear_inside_is_found_and_restored(llama: Any) -> None:
     assert _patched(llama) == []
 
 
-def test_restored_even_on_an_exception(llama: Any) -> None:
+def test_linears_are_restored_after_an_exception(llama: Any) -> None:
     class Interrupt(Exception):
         pass
 
@@ -143,18 +144,16 @@ def test_restored_even_on_an_exception(llama: Any) -> None:
     assert _patched(llama) == []
 
 
-def test_contexts_nest_and_a_layer_may_be_named_twice() -> None:
+def test_contexts_nest_and_a_layer_may_be_given_twice() -> None:
     layer, x = _layer(), torch.randn(2, 24)
     with few_token_linears([layer, layer]):
         with few_token_linears([layer]):
             layer(x)
-        assert "forward" in layer.__dict__, "the inner context took the outer one's work away"
+        assert "forward" in layer.__dict__, "the inner context restored the layer for the outer one"
     assert "forward" not in layer.__dict__
 
 
-def test_a_whole_model_says_the_same(family: str) -> None:
-    from tests.support.tiny_models import build_model
-
+def test_a_model_gives_the_same_logits_with_few_token_linears(family: str) -> None:
     model, ids = build_model(family), torch.tensor([[5, 6, 7]])
     plain = model(input_ids=ids).logits
     with few_token_linears([model]):

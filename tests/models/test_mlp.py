@@ -1,4 +1,4 @@
-"""A block's MLP, found by shapes."""
+"""The MLP of a block is found by the shapes of its projections."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXPECTED = {
 }
 
 
-def test_every_familys_projections(family: str) -> None:
+def test_every_familys_mlp_projections_are_found(family: str) -> None:
     anatomy = anatomy_of(build_model(family))
     assert anatomy is not None
     for block in anatomy.blocks:
@@ -42,7 +42,7 @@ def test_every_familys_projections(family: str) -> None:
         (FalconConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=4), "mlp.dense_4h_to_h"),
     ],
 )
-def test_families_it_was_not_written_for(config: object, expected: str) -> None:
+def test_the_output_projection_of_other_families_is_found(config: object, expected: str) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     anatomy = anatomy_of(model)
@@ -52,7 +52,7 @@ def test_families_it_was_not_written_for(config: object, expected: str) -> None:
     assert mlp.output == expected
 
 
-def test_experts_are_not_taken_for_an_mlp() -> None:
+def test_a_mixture_of_experts_is_no_mlp() -> None:
     config = MixtralConfig(
         hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2
     )
@@ -63,7 +63,7 @@ def test_experts_are_not_taken_for_an_mlp() -> None:
     assert mlp_of(anatomy.blocks[0]) is None
 
 
-def test_two_parallel_mlps_are_ambiguous() -> None:
+def test_a_block_with_two_parallel_mlps_has_no_single_mlp() -> None:
     def make() -> nn.Module:
         return nn.ModuleDict({"up": nn.Linear(8, 32), "down": nn.Linear(32, 8)})
 

@@ -1,4 +1,4 @@
-"""Evaluation mode and dropout for a while, and everything as it was after."""
+"""Evaluation mode and dropout last for a context, and all modules are restored after it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from easyedit_lifelong.models.modes import dropping_out, evaluating
 
 
 @pytest.fixture
-def mixed() -> nn.Sequential:
+def model() -> nn.Sequential:
     """A model in training mode with one part in evaluation mode, as fine-tuning scripts make them."""
     model = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.25))).train()
     model[2].eval()
@@ -21,43 +21,43 @@ def _modes(model: nn.Module) -> list[bool]:
     return [module.training for module in model.modules()]
 
 
-def test_everything_evaluates_inside_and_goes_back_to_its_own_mode(mixed: nn.Sequential) -> None:
-    before = _modes(mixed)
+def test_every_module_is_in_evaluation_mode_inside_and_restored_after(model: nn.Sequential) -> None:
+    before = _modes(model)
     assert True in before
     assert False in before
-    with evaluating(mixed):
-        assert not any(_modes(mixed))
-    assert _modes(mixed) == before
+    with evaluating(model):
+        assert not any(_modes(model))
+    assert _modes(model) == before
 
 
-def test_modes_come_back_on_an_exception(mixed: nn.Sequential) -> None:
-    before = _modes(mixed)
-    with pytest.raises(RuntimeError, match="boom"), evaluating(mixed):
+def test_modes_are_restored_after_an_exception(model: nn.Sequential) -> None:
+    before = _modes(model)
+    with pytest.raises(RuntimeError, match="boom"), evaluating(model):
         raise RuntimeError("boom")
-    assert _modes(mixed) == before
+    assert _modes(model) == before
 
 
-def test_dropout_drops_inside_alone(mixed: nn.Sequential) -> None:
-    mixed.eval()
+def test_dropout_is_active_only_inside_the_context(model: nn.Sequential) -> None:
+    model.eval()
     ones = torch.ones(1, 1000)
-    with dropping_out([mixed], 0.9, "seed"):
-        assert 0 < (mixed[1](ones) == 0).sum() < 1000
-        assert (mixed[2](ones) == 0).sum() > 500
-    assert torch.equal(mixed[1](ones), ones)
-    assert (mixed[1].p, mixed[2][0].p) == (0.5, 0.25)
-    assert not any(_modes(mixed))
+    with dropping_out([model], 0.9, "seed"):
+        assert 0 < (model[1](ones) == 0).sum() < 1000
+        assert (model[2](ones) == 0).sum() > 500
+    assert torch.equal(model[1](ones), ones)
+    assert (model[1].p, model[2][0].p) == (0.5, 0.25)
+    assert not any(_modes(model))
 
 
-def test_dropout_comes_back_on_an_exception(mixed: nn.Sequential) -> None:
-    before = _modes(mixed)
-    with pytest.raises(RuntimeError, match="boom"), dropping_out([mixed], 0.9, "seed"):
+def test_dropout_rates_and_modes_are_restored_after_an_exception(model: nn.Sequential) -> None:
+    before = _modes(model)
+    with pytest.raises(RuntimeError, match="boom"), dropping_out([model], 0.9, "seed"):
         raise RuntimeError("boom")
-    assert _modes(mixed) == before
-    assert (mixed[1].p, mixed[2][0].p) == (0.5, 0.25)
+    assert _modes(model) == before
+    assert (model[1].p, model[2][0].p) == (0.5, 0.25)
 
 
-def test_a_rate_of_zero_changes_nothing(mixed: nn.Sequential) -> None:
-    before = _modes(mixed)
-    with dropping_out([mixed], 0, "seed"):
-        assert _modes(mixed) == before
-        assert mixed[1].p == 0.5
+def test_a_dropout_rate_of_zero_changes_nothing(model: nn.Sequential) -> None:
+    before = _modes(model)
+    with dropping_out([model], 0, "seed"):
+        assert _modes(model) == before
+        assert model[1].p == 0.5

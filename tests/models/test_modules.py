@@ -1,4 +1,4 @@
-"""A hyperparameter file's layer names."""
+"""Layer names of a hyperparameter file find their module or are refused."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from tests.support.tiny_models import FAMILIES, build_model
         " model.layers.2.mlp.down_proj ",
     ],
 )
-def test_every_spelling_means_the_same_layer(llama: Any, name: str) -> None:
+def test_every_spelling_of_a_layer_name_finds_the_same_layer(llama: Any, name: str) -> None:
     path, module = find_module(llama, name)
     assert path == "model.layers.2.mlp.down_proj"
     assert module is llama.model.layers[2].mlp.down_proj
 
 
-def test_every_family(family: str) -> None:
+def test_every_familys_edited_layer_is_found(family: str) -> None:
     model = build_model(family)
     path, module = find_module(model, FAMILIES[family][1])
     assert model.get_submodule(path) is module
 
 
-def test_two_brackets() -> None:
+def test_a_name_with_two_brackets_becomes_a_path() -> None:
     assert module_path("blocks[3].experts[12].up.weight") == "blocks.3.experts.12.up"
 
 
-def test_a_layer_whose_name_ends_like_a_parameter() -> None:
+def test_only_a_whole_last_word_is_a_parameter_name() -> None:
     assert module_path("model.counterweight") == "model.counterweight"
 
 
 @pytest.mark.parametrize(
-    ("name", "says"),
+    ("name", "parts"),
     [
-        # a misspelt layer: what is there, and which one was meant
+        # a misspelt layer: the message has its siblings and a suggestion
         (
             "model.layers[2].mlp.down_prj.weight",
             [
@@ -52,32 +52,32 @@ def test_a_layer_whose_name_ends_like_a_parameter() -> None:
                 "Did you mean 'model.layers.2.mlp.down_proj'?",
             ],
         ),
-        # a block too far
+        # a block number out of range
         ("model.layers[9].mlp.down_proj.weight", ["'model.layers' has no '9'", "it has 0 to 3"]),
-        # another family's name
+        # a name of another family
         ("transformer.h[2].mlp.c_fc.weight", ["'transformer'", "it has model, lm_head"]),
-        # beyond a layer that holds nothing
+        # a name below a layer without submodules
         ("model.norm.scale.deep", ["'model.norm' has no 'scale'", "no layers inside"]),
     ],
 )
-def test_a_layer_that_is_not_there(llama: Any, name: str, says: list[str]) -> None:
+def test_a_missing_layer_is_refused_with_what_the_model_has(llama: Any, name: str, parts: list[str]) -> None:
     with pytest.raises(ModelError) as caught:
         find_module(llama, name)
     message = str(caught.value)
     assert repr(name) in message
-    for part in says:
+    for part in parts:
         assert part in message
     assert "\n" not in message
 
 
-def test_a_misspelt_root_is_not_said_to_be_missing_from_nothing(llama: Any) -> None:
-    """The model itself has no path; a message about ``''`` would say nothing."""
+def test_an_error_about_the_root_does_not_quote_an_empty_path(llama: Any) -> None:
+    """The path of the model itself is empty, so a message that quotes it would not help."""
     with pytest.raises(ModelError) as caught:
         find_module(llama, "transformer.h[2].mlp.c_fc.weight")
     assert "''" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "  ", ".weight", "[2]"])
-def test_no_name_at_all(llama: Any, name: str) -> None:
+def test_an_empty_layer_name_is_refused(llama: Any, name: str) -> None:
     with pytest.raises(ModelError, match="LlamaForCausalLM has no layer"):
         find_module(llama, name)

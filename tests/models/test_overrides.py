@@ -1,4 +1,4 @@
-"""Attributes of objects for a while, and methods that run within a context."""
+"""Attributes are overridden for a context, and calls of a method run within a context."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from easyedit_lifelong.models.overrides import CallWrapper, overridden
 
 
 class Box:
-    """Something with an attribute of its class."""
+    """An object with a class attribute."""
 
     size = 1
 
 
-def test_what_was_there_before_comes_back() -> None:
-    own, plain = Box(), Box()
-    own.size = 2
-    with overridden("size", {own: 3, plain: 4}):
-        assert (own.size, plain.size) == (3, 4)
-        with pytest.raises(KeyboardInterrupt), overridden("size", {own: 5}):
+def test_the_earlier_attributes_are_restored() -> None:
+    with_attribute, plain = Box(), Box()
+    with_attribute.size = 2
+    with overridden("size", {with_attribute: 3, plain: 4}):
+        assert (with_attribute.size, plain.size) == (3, 4)
+        with pytest.raises(KeyboardInterrupt), overridden("size", {with_attribute: 5}):
             raise KeyboardInterrupt
-        assert own.size == 3
-    assert (own.size, plain.size) == (2, 1)
+        assert with_attribute.size == 3
+    assert (with_attribute.size, plain.size) == (2, 1)
     assert vars(plain) == {}
 
 
-def test_an_interrupt_while_attributes_are_set_leaves_none_behind() -> None:
+def test_a_failed_override_restores_the_attributes_already_set() -> None:
     class Refusing:
         """An object whose attributes cannot be set."""
 
@@ -44,7 +44,7 @@ def test_an_interrupt_while_attributes_are_set_leaves_none_behind() -> None:
     assert vars(plain) == {}
 
 
-def test_a_second_one_runs_within_its_own_context_under_wrappers_of_the_first() -> None:
+def test_a_second_wrapper_works_after_the_first_was_removed_beneath_another_forward() -> None:
     calls: list[str] = []
 
     def context(name: str) -> Any:
@@ -59,7 +59,7 @@ def test_a_second_one_runs_within_its_own_context_under_wrappers_of_the_first() 
     first = CallWrapper(layer, context("first"))
     inner = layer.forward
 
-    @functools.wraps(inner)  # as accelerate does
+    @functools.wraps(inner)  # as accelerate wraps the forward of a module
     def moving(*args: Any, **kwargs: Any) -> Any:
         calls.append("moved")
         return inner(*args, **kwargs)
@@ -73,7 +73,7 @@ def test_a_second_one_runs_within_its_own_context_under_wrappers_of_the_first() 
     assert layer.forward is moving
 
 
-def test_a_module_gets_a_forward_beside_its_class() -> None:
+def test_a_modules_forward_is_overridden_only_inside_the_context() -> None:
     layer, x = nn.Linear(2, 2), ones(1, 2)
     expected = layer(x)
     with overridden("forward", {layer: lambda x: x + 1}):
@@ -82,8 +82,8 @@ def test_a_module_gets_a_forward_beside_its_class() -> None:
     assert "forward" not in vars(layer)
 
 
-class Speaker(nn.Module):
-    """Has a method beside ``forward``."""
+class Generator(nn.Module):
+    """A module with the methods ``forward`` and ``generate``."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x
@@ -93,24 +93,24 @@ class Speaker(nn.Module):
 
 
 @pytest.mark.parametrize("name", ["forward", "generate"])
-def test_every_call_of_a_method_runs_within_its_context(name: str) -> None:
-    speaker, calls = Speaker(), list[Any]()
+def test_every_call_of_a_wrapped_method_runs_within_its_context(name: str) -> None:
+    module, calls = Generator(), list[Any]()
 
     @contextlib.contextmanager
-    def context(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
-        calls.append(("in", module is speaker, len(args), kwargs))
+    def context(called: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
+        calls.append(("in", called is module, len(args), kwargs))
         yield
         calls.append("out")
 
-    signature = inspect.signature(getattr(speaker, name))
-    wrapper = CallWrapper(speaker, context, name)
-    assert inspect.signature(getattr(speaker, name)) == signature
-    assert getattr(speaker, name)(ones(1)).tolist() == [1.0]
+    signature = inspect.signature(getattr(module, name))
+    wrapper = CallWrapper(module, context, name)
+    assert inspect.signature(getattr(module, name)) == signature
+    assert getattr(module, name)(ones(1)).tolist() == [1.0]
     assert calls == [("in", True, 1, {}), "out"]
-    kept = getattr(speaker, name)
+    kept_method = getattr(module, name)
     assert wrapper.in_place()
     wrapper.remove()
     assert not wrapper.in_place()
-    assert name not in vars(speaker)
-    assert kept(ones(1)).tolist() == [1.0], "who kept it calls the original"
+    assert name not in vars(module)
+    assert kept_method(ones(1)).tolist() == [1.0], "a kept reference doesn't call the original"
     assert len(calls) == 2

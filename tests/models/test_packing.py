@@ -1,4 +1,4 @@
-"""Leaving padding out: what counts is the same, the rest is 0, and nothing stays behind."""
+"""Token-wise modules compute selected tokens only: those are unchanged, the others are 0."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from easyedit_lifelong.models.packing import computing_only, mlps_of, token_wise
 from easyedit_lifelong.models.runner import Runner
 from tests.support.tiny_models import build_model, build_tokenizer
 
-WANTED = torch.tensor([[True, True, True, False], [True, False, False, False], [False, False, False, False]])
+SELECTED = torch.tensor([[True, True, True, False], [True, False, False, False], [False, False, False, False]])
 
 
 def block_of(family: str) -> nn.Module:
@@ -21,7 +21,7 @@ def block_of(family: str) -> nn.Module:
     return anatomy.blocks[1]
 
 
-def test_every_familys_projections_and_mlp_are_found(family: str) -> None:
+def test_every_familys_mlp_and_projections_are_token_wise(family: str) -> None:
     block = block_of(family)
     parts = token_wise_modules(block)
     assert [type(part).__name__.endswith("MLP") for part in parts].count(True) == 1 == len(mlps_of(block))
@@ -30,41 +30,41 @@ def test_every_familys_projections_and_mlp_are_found(family: str) -> None:
     assert all(weight.dim() == 1 for weight in outside)  # norms
 
 
-def test_wanted_tokens_are_the_modules_own_and_the_others_are_zero(family: str) -> None:
+def test_selected_tokens_are_computed_as_usual_and_others_are_zero(family: str) -> None:
     for part in token_wise_modules(block_of(family)):
         width = next(w for w in part.parameters() if w.dim() == 2).shape
         hidden = torch.randn(3, 4, 32 if 32 in width else width[0], requires_grad=True)
-        own = part(hidden)
-        with computing_only([part, part], WANTED):
+        full = part(hidden)
+        with computing_only([part, part], SELECTED):
             packed = part(hidden)
-        torch.testing.assert_close(packed[WANTED], own[WANTED])
-        assert (packed[~WANTED] == 0).all()
+        torch.testing.assert_close(packed[SELECTED], full[SELECTED])
+        assert (packed[~SELECTED] == 0).all()
         assert "forward" not in part.__dict__
         (grad,) = torch.autograd.grad(packed.square().sum(), hidden)
-        (expected,) = torch.autograd.grad(own[WANTED].square().sum(), hidden)
+        (expected,) = torch.autograd.grad(full[SELECTED].square().sum(), hidden)
         torch.testing.assert_close(grad, expected)
 
 
-def test_other_shapes_and_no_padding_are_left_alone() -> None:
+def test_other_shapes_and_full_masks_are_computed_as_usual() -> None:
     layer = nn.Linear(4, 3)
-    seen: list[Any] = []
-    with computing_only([layer], WANTED):
-        seen.append(layer(torch.ones(2, 4, 4)))
+    outputs: list[Any] = []
+    with computing_only([layer], SELECTED):
+        outputs.append(layer(torch.ones(2, 4, 4)))
         assert layer(torch.ones(3, 4, 2, 4)).shape == (3, 4, 2, 3)
     with computing_only([layer], torch.ones(3, 4, dtype=torch.bool)):
         assert "forward" not in layer.__dict__
-        seen.append(layer(torch.ones(2, 4, 4)))
-    assert torch.equal(seen[0], seen[1])
-    assert (seen[0] == layer(torch.ones(4))).all()
+        outputs.append(layer(torch.ones(2, 4, 4)))
+    assert torch.equal(outputs[0], outputs[1])
+    assert (outputs[0] == layer(torch.ones(4))).all()
 
 
-@pytest.mark.parametrize("touch", ["hook", "pre-hook", "forward"])
-def test_what_somebody_else_listens_to_is_not_touched(touch: str) -> None:
+@pytest.mark.parametrize("change", ["hook", "pre-hook", "forward"])
+def test_modules_with_other_hooks_are_not_packed(change: str) -> None:
     block: Any = block_of("llama")
     down = block.mlp.down_proj
-    if touch == "hook":
+    if change == "hook":
         down.register_forward_hook(lambda *_: None)
-    elif touch == "pre-hook":
+    elif change == "pre-hook":
         down.register_forward_pre_hook(lambda *_: None)
     else:
         down.__dict__["forward"] = down.forward
@@ -74,7 +74,7 @@ def test_what_somebody_else_listens_to_is_not_touched(touch: str) -> None:
     assert block.mlp.up_proj in parts
 
 
-def test_only_what_is_known_to_take_tokens_one_by_one_is_packed() -> None:
+def test_only_modules_known_to_be_token_wise_are_packed() -> None:
     class Shifted(nn.Linear):
         pass
 

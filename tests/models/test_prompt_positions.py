@@ -1,105 +1,53 @@
-"""Where each row's prompt ends, in every kind of pass that a model makes."""
+"""Where the prompt of each row ends: from masks, labels, and lengths that the caller gives."""
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
+import functools
+import inspect
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
-from transformers import DynamicCache, GenerationConfig
+from transformers import DynamicCache
 
-from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
+from tests.support.position_recorder import LONG, PAD, PositionRecorder, padded_batch
 from tests.support.thoroughness import examples
 from tests.support.tiny_models import build_model
 
-PAD = 0
-SHORT, LONG = [5, 6, 7], [8, 9, 10, 11, 12]
+
+def test_the_prompt_end_is_the_last_real_token_for_either_padding_side(family_recorder: PositionRecorder) -> None:
+    family_recorder.model(**padded_batch("left"))
+    family_recorder.model(**padded_batch("right"))
+    family_recorder.model(input_ids=torch.tensor([LONG]))
+    assert family_recorder.ends == [[4, 4], [2, 4], [4]]
 
 
-class Watched:
-    """A tracked model, and what its layers were told in every pass."""
-
-    def __init__(self, model: Any) -> None:
-        self.model = model
-        self.tracker = PositionTracker.attach(model)
-        self.seen: list[list[int] | None] = []
-        self.handle = model.get_input_embeddings().register_forward_hook(self._record)
-
-    def _record(self, *_: Any) -> None:
-        window = self.tracker.window
-        self.seen.append(None if window is None else window.ends.tolist())
-
-    def close(self) -> None:
-        self.handle.remove()
-        self.tracker.detach()
+def test_there_is_no_window_outside_a_forward_pass(recorder: PositionRecorder) -> None:
+    assert recorder.tracker.window is None
+    recorder.model(**padded_batch("left"))
+    assert recorder.tracker.window is None
 
 
-@pytest.fixture
-def watched(llama: Any) -> Iterator[Watched]:
-    watched = Watched(llama)
-    yield watched
-    watched.close()
-
-
-@pytest.fixture
-def watched_family(family: str) -> Iterator[Watched]:
-    watched = Watched(build_model(family))
-    yield watched
-    watched.close()
-
-
-def batch(side: Any, *rows: list[int]) -> dict[str, torch.Tensor]:
-    ids, mask = pad_rows(rows or (SHORT, LONG), PAD, side)
-    return {"input_ids": ids, "attention_mask": mask}
-
-
-def greedy(tokens: int, **options: Any) -> GenerationConfig:
-    # No end of text: every row runs its full length, so that the number of passes is known.
-    return GenerationConfig(max_new_tokens=tokens, do_sample=False, pad_token_id=PAD, **options)
-
-
-# ------------------------------------------------------------------ one plain pass
-
-
-def test_last_real_token_whatever_the_padding_side(watched_family: Watched) -> None:
-    watched_family.model(**batch("left"))
-    watched_family.model(**batch("right"))
-    watched_family.model(input_ids=torch.tensor([LONG]))
-    assert watched_family.seen == [[4, 4], [2, 4], [4]]
-
-
-def test_no_window_outside_a_pass(watched: Watched) -> None:
-    assert watched.tracker.window is None
-    watched.model(**batch("left"))
-    assert watched.tracker.window is None
-
-
-def test_mask_given_by_position(watched_family: Watched) -> None:
-    """``model(ids, mask)`` is as good as keywords, wherever the family puts the mask."""
-    import inspect
-
-    names = list(inspect.signature(watched_family.model.forward).parameters)
-    inputs = batch("right")
+def test_a_mask_given_by_position_is_used(family_recorder: PositionRecorder) -> None:
+    """``model(ids, mask)`` works like keywords, at whichever position the family has the mask."""
+    names = list(inspect.signature(family_recorder.model.forward).parameters)
+    inputs = padded_batch("right")
     before_the_mask = names.index("attention_mask") - 1
-    watched_family.model(inputs["input_ids"], *[None] * before_the_mask, inputs["attention_mask"])
-    assert watched_family.seen == [[2, 4]]
+    family_recorder.model(inputs["input_ids"], *[None] * before_the_mask, inputs["attention_mask"])
+    assert family_recorder.ends == [[2, 4]]
 
 
-def test_embeddings_instead_of_tokens(llama: Any) -> None:
-    tracker, seen = PositionTracker.attach(llama), []
-    handle = llama.model.layers[0].register_forward_hook(lambda *_: seen.append(tracker.window.ends.tolist()))
-    inputs = batch("right")
+def test_embeddings_given_instead_of_tokens_are_tracked(llama: Any) -> None:
+    tracker, ends = PositionTracker.attach(llama), []
+    handle = llama.model.layers[0].register_forward_hook(lambda *_: ends.append(tracker.window.ends.tolist()))
+    inputs = padded_batch("right")
     llama(inputs_embeds=llama.get_input_embeddings()(inputs["input_ids"]), attention_mask=inputs["attention_mask"])
     handle.remove()
     tracker.detach()
-    assert seen == [[2, 4]]
+    assert ends == [[2, 4]]
 
 
 @examples(25)
@@ -108,368 +56,92 @@ def test_embeddings_instead_of_tokens(llama: Any) -> None:
     extra=st.integers(0, 4),
     side=st.sampled_from(["left", "right"]),
 )
-def test_it_is_each_rows_own_last_token(lengths: list[int], extra: int, side: Any) -> None:
-    """However much padding there is, the column found holds the row's own last token."""
-    watched = Watched(_llama())
+def test_the_prompt_end_of_each_row_is_its_last_real_token(lengths: list[int], extra: int, side: Any) -> None:
+    """The found column holds the last token of the row for any amount of padding."""
+    recorder = PositionRecorder(_shared_llama())
     width = max(lengths) + extra
     ids, mask = torch.full((len(lengths), width), PAD), torch.zeros(len(lengths), width, dtype=torch.long)
     for row, length in enumerate(lengths):
         span = slice(width - length, width) if side == "left" else slice(0, length)
         ids[row, span] = torch.arange(10, 10 + length)
         mask[row, span] = 1
-    watched.model(input_ids=ids, attention_mask=mask)
-    watched.close()
-    (ends,) = watched.seen
+    recorder.model(input_ids=ids, attention_mask=mask)
+    recorder.close()
+    (ends,) = recorder.ends
     assert ends is not None
     assert [ids[row, end].item() for row, end in enumerate(ends)] == [9 + length for length in lengths]
 
 
-_CACHE: list[Any] = []
-
-
-def _llama() -> Any:
-    if not _CACHE:
-        _CACHE.append(build_model("llama"))
-    return _CACHE[0]
-
-
-# ------------------------------------------------------------------ labels
+@functools.cache
+def _shared_llama() -> Any:
+    """Return one model for all examples of a property."""
+    return build_model("llama")
 
 
 @pytest.mark.parametrize(
     ("side", "labels", "ends"),
     [
-        # SHORT is 5 6 7, LONG is 8 9 10 11 12; the answer is 7 there and 11 12 here
+        # the answers are 7 of SHORT (5 6 7) and 11 12 of LONG (8 9 10 11 12)
         ("left", [[-100, -100, -100, -100, 7], [-100, -100, -100, 11, 12]], [3, 2]),
         ("right", [[-100, -100, 7, -100, -100], [-100, -100, -100, 11, 12]], [1, 2]),
         # plain language modelling: every real token is a label, there is no prompt
         ("left", [[-100, -100, 5, 6, 7], [8, 9, 10, 11, 12]], [4, 4]),
         ("right", [[5, 6, 7, -100, -100], [8, 9, 10, 11, 12]], [2, 4]),
-        # nothing to answer
+        # no labels
         ("right", [[-100] * 5, [-100] * 5], [2, 4]),
     ],
 )
-def test_labels_mark_the_prompt(watched: Watched, side: Any, labels: list[list[int]], ends: list[int]) -> None:
-    watched.model(**batch(side), labels=torch.tensor(labels))
-    assert watched.seen == [ends]
-
-
-# ------------------------------------------------------------------ lengths that the caller gives
+def test_labels_determine_where_the_prompt_ends(
+    recorder: PositionRecorder, side: Any, labels: list[list[int]], ends: list[int]
+) -> None:
+    recorder.model(**padded_batch(side), labels=torch.tensor(labels))
+    assert recorder.ends == [ends]
 
 
 @pytest.mark.parametrize(("side", "ends"), [("left", [3, 2]), ("right", [1, 2])])
 @pytest.mark.parametrize("kind", [list, torch.tensor])
-def test_given_lengths_count_real_tokens(watched_family: Watched, side: Any, ends: list[int], kind: Any) -> None:
-    with prompt_lengths(watched_family.model, kind([2, 3])):
-        watched_family.model(**batch(side))
-    watched_family.model(**batch(side))
-    assert watched_family.seen[0] == ends
-    assert watched_family.seen[1] == ([4, 4] if side == "left" else [2, 4]), "lengths outlived their context"
+def test_given_lengths_count_real_tokens_and_last_for_their_context(
+    family_recorder: PositionRecorder, side: Any, ends: list[int], kind: Any
+) -> None:
+    with prompt_lengths(family_recorder.model, kind([2, 3])):
+        family_recorder.model(**padded_batch(side))
+    family_recorder.model(**padded_batch(side))
+    assert family_recorder.ends[0] == ends
+    assert family_recorder.ends[1] == ([4, 4] if side == "left" else [2, 4]), (
+        "the given lengths are used after their context"
+    )
 
 
-def test_given_lengths_beat_labels_and_nest(watched: Watched) -> None:
-    inputs = batch("right")
+def test_given_lengths_take_precedence_over_labels_and_nest(recorder: PositionRecorder) -> None:
+    inputs = padded_batch("right")
     labels = torch.tensor([[-100, 6, 7, -100, -100], [-100, 9, 10, 11, 12]])
-    with prompt_lengths(watched.model, [3, 5]):
-        with prompt_lengths(watched.model, [1, 1]):
-            watched.model(**inputs, labels=labels)
-        watched.model(**inputs, labels=labels)
-    assert watched.seen == [[0, 0], [2, 4]]
+    with prompt_lengths(recorder.model, [3, 5]):
+        with prompt_lengths(recorder.model, [1, 1]):
+            recorder.model(**inputs, labels=labels)
+        recorder.model(**inputs, labels=labels)
+    assert recorder.ends == [[0, 0], [2, 4]]
 
 
-def test_a_prompt_longer_than_its_row_is_nowhere(watched: Watched) -> None:
-    with prompt_lengths(watched.model, [4, 4]):
-        watched.model(**batch("right"))
-    assert watched.seen == [[-1, 3]]
+def test_a_given_length_beyond_the_row_has_no_prompt_end(recorder: PositionRecorder) -> None:
+    with prompt_lengths(recorder.model, [4, 4]):
+        recorder.model(**padded_batch("right"))
+    assert recorder.ends == [[-1, 3]]
 
 
-def test_given_lengths_reach_into_a_continued_cache(watched: Watched) -> None:
-    """The prompt's end may lie in the part that is cached (then not here) or in the new part."""
-    cache = DynamicCache(config=watched.model.config)
+def test_given_lengths_count_cached_tokens(recorder: PositionRecorder) -> None:
+    """A prompt that ends in the cached part has no end in this pass; one that ends in the new part has."""
+    cache = DynamicCache(config=recorder.model.config)
     ids = torch.tensor([LONG, LONG])
-    watched.model(input_ids=ids[:, :2], past_key_values=cache)
-    with prompt_lengths(watched.model, [2, 4]):
-        watched.model(input_ids=ids[:, 2:], past_key_values=cache)
-    assert watched.seen[1] == [-1, 1]
+    recorder.model(input_ids=ids[:, :2], past_key_values=cache)
+    with prompt_lengths(recorder.model, [2, 4]):
+        recorder.model(input_ids=ids[:, 2:], past_key_values=cache)
+    assert recorder.ends[1] == [-1, 1]
 
 
-def test_lengths_mean_nothing_to_a_model_without_edits(llama: Any) -> None:
-    inputs = batch("right")
+def test_given_lengths_change_nothing_on_a_model_without_a_tracker(llama: Any) -> None:
+    inputs = padded_batch("right")
     plain = llama(**inputs).logits
     with prompt_lengths(llama, [1, 1]):
         assert torch.equal(llama(**inputs).logits, plain)
     with prompt_lengths(object(), [1]):
         pass
-
-
-# ------------------------------------------------------------------ generate
-
-
-def test_generate_with_cache_asks_once(watched_family: Watched) -> None:
-    watched_family.model.generate(**batch("left"), generation_config=greedy(3))
-    assert watched_family.seen == [[4, 4], [-1, -1], [-1, -1]]
-
-
-def test_generate_without_cache_finds_the_same_column_every_time(watched_family: Watched) -> None:
-    watched_family.model.generate(**batch("left"), generation_config=greedy(3, use_cache=False))
-    assert watched_family.seen == [[4, 4], [4, 4], [4, 4]]
-
-
-@pytest.mark.parametrize(
-    ("side", "options", "behind"),
-    [
-        ("left", {}, [False, True, True]),
-        ("right", {}, [False, True, True]),
-        ("left", {"use_cache": False}, [False, False, False]),
-        ("left", {"prefill_chunk_size": 2}, [False, False, False, True, True]),
-    ],
-)
-def test_steps_behind_the_prompts_are_known_without_asking(
-    llama: Any, side: Any, options: dict[str, Any], behind: list[bool]
-) -> None:
-    tracker, seen = PositionTracker.attach(llama), []
-    handle = llama.lm_head.register_forward_hook(lambda *_: seen.append(tracker.window.behind))
-    llama.generate(**batch(side), generation_config=greedy(3, **options))
-    handle.remove()
-    tracker.detach()
-    assert seen == behind
-
-
-def test_generate_without_a_mask_goes_by_the_padding_token(watched: Watched) -> None:
-    watched.model.generation_config.eos_token_id, watched.model.generation_config.pad_token_id = 2, PAD
-    watched.model.generate(batch("right")["input_ids"], generation_config=greedy(1))
-    assert watched.seen == [[2, 4]]
-
-
-def test_prefill_in_chunks_finds_the_end_in_the_last_chunk(watched: Watched) -> None:
-    watched.model.generate(torch.tensor([LONG]), generation_config=greedy(2, prefill_chunk_size=2))
-    assert watched.seen == [[-1], [-1], [0], [-1]]
-
-
-@pytest.mark.parametrize("use_cache", [True, False])
-def test_beams_repeat_each_prompts_end(watched_family: Watched, use_cache: bool) -> None:
-    # Padding on the right, so that the two prompts end in different columns.
-    config = greedy(2, num_beams=2, num_return_sequences=2, use_cache=use_cache)
-    output = watched_family.model.generate(**batch("right"), generation_config=config)
-    assert len(output) == 4
-    assert watched_family.seen[0] == [2, 2, 4, 4]
-    assert watched_family.seen[1:] == [[-1] * 4 if use_cache else [2, 2, 4, 4]]
-
-
-def test_samples_repeat_each_prompts_end(watched: Watched) -> None:
-    config = GenerationConfig(max_new_tokens=1, do_sample=True, num_return_sequences=3, pad_token_id=PAD)
-    watched.model.generate(**batch("right"), generation_config=config)
-    assert watched.seen == [[2, 2, 2, 4, 4, 4]]
-
-
-def test_rows_that_do_not_belong_to_the_prompts_are_an_error(watched: Watched) -> None:
-    with (
-        watched.tracker.generating(torch.ones(2, 2, dtype=torch.bool)),
-        pytest.raises(EditError, match="3 rows for 2 prompts"),
-    ):
-        watched.model(input_ids=torch.tensor([LONG] * 3))
-    watched.seen.clear()
-    watched.model(input_ids=torch.tensor([LONG]))
-    assert watched.seen == [[4]], "the refused pass left its state behind"
-    assert watched.tracker.window is None
-
-
-def test_generate_from_a_cache_that_the_user_filled(watched_family: Watched) -> None:
-    model, ids = watched_family.model, torch.tensor([LONG])
-    cache = DynamicCache(config=model.config)
-    model(input_ids=ids[:, :3], past_key_values=cache, use_cache=True)
-    continued = model.generate(ids, past_key_values=cache, generation_config=greedy(3))
-    assert watched_family.seen[1:] == [[4], [-1], [-1]], "the prompt is read anew, as a whole"
-    assert torch.equal(continued, model.generate(ids, generation_config=greedy(3)))
-
-
-def test_a_pass_that_continues_a_cache_holds_no_prompt_end(watched: Watched) -> None:
-    cache = DynamicCache(config=watched.model.config)
-    watched.model(input_ids=torch.tensor([SHORT]), past_key_values=cache)
-    watched.model(input_ids=torch.tensor([[9]]), past_key_values=cache)
-    assert watched.seen == [[2], [-1]]
-
-
-def test_generate_says_what_it_said_before_it_was_watched(family: str) -> None:
-    model = build_model(family)
-    inputs, config = batch("left"), greedy(4)
-    before = model.generate(**inputs, generation_config=config)
-    watched = Watched(model)
-    assert torch.equal(model.generate(**inputs, generation_config=config), before)
-    watched.close()
-
-
-def test_after_generate_a_plain_pass_is_plain_again(watched: Watched) -> None:
-    watched.model.generate(**batch("left"), generation_config=greedy(2))
-    watched.seen.clear()
-    watched.model(**batch("right"))
-    assert watched.seen == [[2, 4]]
-
-
-def test_a_generation_belongs_to_its_passes_alone(watched: Watched) -> None:
-    """Layers remember decisions per call of generate; two calls must not share them."""
-    calls = []
-
-    def record(*_: Any) -> None:
-        assert watched.tracker.window is not None
-        calls.append(watched.tracker.window.generation)
-
-    handle = watched.model.model.layers[0].register_forward_hook(record)
-    for _ in range(2):
-        watched.model.generate(**batch("left"), generation_config=greedy(2))
-    watched.model(**batch("left"))
-    handle.remove()
-    assert calls[0] is calls[1] is not None
-    assert calls[2] is calls[3] is not calls[0]
-    assert calls[4] is None
-
-
-# ------------------------------------------------------------------ the inner model, and what goes wrong
-
-
-def test_the_inner_model_counts_too(watched_family: Watched) -> None:
-    watched_family.model.base_model(**batch("right"))
-    assert watched_family.seen == [[2, 4]]
-    assert watched_family.tracker.window is None
-
-
-def test_an_outer_pass_is_not_overruled_by_the_inner_one(watched_family: Watched) -> None:
-    labels = torch.tensor([[-100, 6, 7, -100, -100], [-100, 9, 10, 11, 12]])
-    watched_family.model(**batch("right"), labels=labels)
-    assert watched_family.seen == [[0, 0]]
-
-
-class Interrupt(Exception):
-    """Raised inside a forward pass."""
-
-
-def _raise(*_: Any, **__: Any) -> None:
-    raise Interrupt
-
-
-def _press_control_c(*_: Any, **__: Any) -> None:
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("called", ["inner model", "outer model"])
-@pytest.mark.parametrize("where", ["block", "inner model", "outer model"])
-@pytest.mark.parametrize("hook", [_raise, _press_control_c])
-def test_an_exception_inside_a_pass_leaves_nothing_behind(watched: Watched, called: str, where: str, hook: Any) -> None:
-    """Nor does an impatient hand in a notebook, which goes on with the same model."""
-    model = watched.model
-    modules = {"block": model.model.layers[1], "inner model": model.model, "outer model": model}
-    handle = modules[where].register_forward_pre_hook(hook)
-    if (called, where) != ("inner model", "outer model"):  # then it isn't called at all
-        with pytest.raises((Interrupt, KeyboardInterrupt)):
-            modules[called](**batch("left"))
-    handle.remove()
-    _assert_sound(watched)
-
-
-@pytest.mark.parametrize("inner", [True, False])
-def test_an_exception_before_the_tracker_hears_of_the_pass(llama: Any, inner: bool) -> None:
-    """Somebody else's hook, registered before ours, raises: ours never saw the pass begin."""
-    handle = (llama.model if inner else llama).register_forward_pre_hook(_raise)
-    watched = Watched(llama)
-    with pytest.raises(Interrupt):
-        llama(**batch("left"))
-    handle.remove()
-    _assert_sound(watched)
-    watched.close()
-
-
-def test_an_exception_inside_generate_leaves_nothing_behind(watched: Watched) -> None:
-    handle = watched.model.model.layers[1].register_forward_pre_hook(_raise)
-    with pytest.raises(Interrupt):
-        watched.model.generate(**batch("left"), generation_config=greedy(2))
-    handle.remove()
-    _assert_sound(watched)
-
-
-def test_an_exception_inside_given_lengths_leaves_nothing_behind(watched: Watched) -> None:
-    with pytest.raises(Interrupt), prompt_lengths(watched.model, [1, 1]):
-        raise Interrupt
-    _assert_sound(watched)
-
-
-def _assert_sound(watched: Watched) -> None:
-    assert watched.tracker.window is None
-    watched.seen.clear()
-    labels = torch.tensor([[-100, 6, 7, -100, -100], [-100, 9, 10, 11, 12]])
-    watched.model.base_model(**batch("right"))
-    watched.model(**batch("right"))
-    watched.model(**batch("right"), labels=labels)
-    watched.model.generate(**batch("right"), generation_config=greedy(1))
-    assert watched.seen == [[2, 4], [2, 4], [0, 0], [2, 4]]
-    assert watched.tracker.window is None
-
-
-# ------------------------------------------------------------------ coming and going
-
-
-def _traces(model: nn.Module) -> dict[str, Any]:
-    """Everything on the modules that a tracker could leave behind."""
-    return {
-        f"{path}.{name}": dict(value) if isinstance(value, dict) else value
-        for path, module in model.named_modules()
-        for name, value in module.__dict__.items()
-        if name not in {"_parameters", "_buffers", "_modules"}
-    }
-
-
-def test_detach_leaves_the_model_as_it_was(family: str) -> None:
-    model = build_model(family)
-    before = _traces(model)
-    tracker = PositionTracker.attach(model)
-    assert _traces(model) != before
-    tracker.detach()
-    assert _traces(model) == before
-
-
-def test_users_share_one_tracker_and_the_last_takes_it_away(llama: Any) -> None:
-    first, second = PositionTracker.attach(llama), PositionTracker.attach(llama)
-    assert first is second is PositionTracker.of(llama)
-    first.detach()
-    assert PositionTracker.of(llama) is second
-    second.detach()
-    assert PositionTracker.of(llama) is None
-
-
-def test_other_models_of_the_class_are_untouched(watched: Watched) -> None:
-    other = build_model("llama")
-    assert PositionTracker.of(other) is None
-    assert other.generate.__func__ is type(other).generate
-
-
-def test_a_copy_tracks_for_itself(watched: Watched) -> None:
-    model, twin = watched.model, copy.deepcopy(watched.model)
-    tracker = PositionTracker.of(twin)
-    assert tracker is not None
-    assert tracker is not watched.tracker
-    assert tracker.model is twin
-    seen: list[Any] = []
-
-    def record(*_: Any) -> None:
-        window, elsewhere = tracker.window, watched.tracker.window
-        seen.append((None if window is None else window.ends.tolist(), elsewhere))
-
-    handle = twin.model.layers[0].register_forward_hook(record)
-    twin(**batch("right"))
-    with prompt_lengths(twin, [1, 1]):
-        twin(**batch("right"))
-    with prompt_lengths(model, [1, 1]):
-        twin(**batch("right"))
-    twin.generate(**batch("right"), generation_config=greedy(2))
-    assert seen == [([2, 4], None), ([0, 0], None), ([2, 4], None), ([2, 4], None), ([-1, -1], None)]
-
-    # The original goes its own way, and the copy's tracker comes off without it.
-    watched.seen.clear()
-    model(**batch("left"))
-    assert watched.seen == [[4, 4]]
-    tracker.detach()
-    assert PositionTracker.of(twin) is None
-    assert "generate" not in twin.__dict__
-    handle.remove()
-    assert not twin._forward_hooks
-    assert not twin._forward_pre_hooks
-    assert PositionTracker.of(model) is watched.tracker

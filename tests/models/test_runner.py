@@ -1,4 +1,4 @@
-"""Calling any language model on padded rows."""
+"""A runner calls any language model on padded rows, with or without a cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROWS = [[4, 5, 6, 7, 8], [9, 10], [11, 12, 13]]
 
 @pytest.mark.parametrize("side", ["left", "right"])
 @torch.no_grad()
-def test_padding_shifts_nothing(family: str, side: Any) -> None:
+def test_padding_changes_no_logits(family: str, side: Any) -> None:
     model = build_model(family)
     runner = Runner(model, build_tokenizer())
     ids, mask = pad_rows(ROWS, runner.pad, side, runner.device)
@@ -31,26 +31,26 @@ def test_padding_shifts_nothing(family: str, side: Any) -> None:
 
 
 @torch.no_grad()
-def test_behind_a_cache(family: str) -> None:
+def test_a_pass_after_a_cache_gives_the_logits_of_the_full_pass(family: str) -> None:
     model = build_model(family)
     runner = Runner(model, build_tokenizer())
     ids, mask = pad_rows(ROWS, runner.pad, "left", runner.device)
-    whole = runner.call(ids, mask, [len(row) for row in ROWS])
+    full = runner.call(ids, mask, [len(row) for row in ROWS])
     cache = DynamicCache()
     runner.call(ids[:, :3], mask[:, :3], [1, 1, 1], cache)
     rest = runner.call(ids[:, 3:], mask, [len(row) for row in ROWS], cache)
-    torch.testing.assert_close(rest, whole[:, 3:], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(rest, full[:, 3:], rtol=1e-4, atol=1e-3)
 
 
-def test_editors_are_told_where_prompts_end() -> None:
+def test_calls_report_prompt_ends_to_the_position_tracker() -> None:
     model = build_model("llama")
     tracker = PositionTracker.attach(model)
-    seen: list[Window | None] = []
-    model.model.layers[0].register_forward_pre_hook(lambda *_: seen.append(tracker.window))
+    windows: list[Window | None] = []
+    model.model.layers[0].register_forward_pre_hook(lambda *_: windows.append(tracker.window))
     runner = Runner(model, build_tokenizer())
     ids, mask = pad_rows(ROWS, runner.pad, "left", runner.device)
     runner.call(ids, mask, torch.tensor([2, 1, 9]))
-    (window,) = seen
+    (window,) = windows
     assert window is not None
     assert window.ends.tolist() == [1, 3, -1]
     assert torch.equal(window.real, mask.bool())
@@ -59,18 +59,18 @@ def test_editors_are_told_where_prompts_end() -> None:
     cache: Any = DynamicCache()
     runner.call(ids[:, :3], mask[:, :3], [5, 1, 1], cache)
     runner.call(ids[:, 3:], mask, [5, 2, 1], cache)
-    window = seen[-1]
+    window = windows[-1]
     assert window is not None
     assert (window.past, window.ends.tolist()) == (3, [1, 1, -1])
     assert torch.equal(window.real, mask[:, 3:].bool())
 
 
-def test_a_tokenizer_without_padding_and_a_model_without_parts() -> None:
+def test_a_tokenizer_without_padding_and_a_model_without_blocks_work() -> None:
     tokenizer = build_tokenizer()
     tokenizer.pad_token = None
 
     class Flat(torch.nn.Module):
-        """No list of blocks, and no positions to be told."""
+        """A model without a list of blocks and without position ids."""
 
         def __init__(self) -> None:
             super().__init__()

