@@ -1,4 +1,4 @@
-"""The size of a change at ordinary text, by which z-scores are weighed."""
+"""The root mean square of a hook weight's change at ordinary text, by which z-scores are weighed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _moment(size: int, generator: torch.Generator) -> torch.Tensor:
     return keys.t() @ keys / len(keys)
 
 
-def test_the_size_of_a_change_at_ordinary_text_is_kept_up_batch_by_batch() -> None:
+def test_the_root_mean_square_change_is_updated_batch_by_batch() -> None:
     generator = torch.Generator().manual_seed(1)
     moment, delta, ordinary = _moment(12, generator), None, None
     accumulated = AccumulatedKeys(moment, 10.0, dtype=torch.float64)
@@ -29,12 +29,12 @@ def test_the_size_of_a_change_at_ordinary_text_is_kept_up_batch_by_batch() -> No
         before = None if delta is None or ordinary is None else (delta, ordinary)
         delta, ordinary = update.added_to(delta), root_mean_square_change(moment, update, before)
         assert ordinary == pytest.approx(float((delta @ moment @ delta.t()).trace().sqrt()), rel=1e-9)
-    text = _keys(12, 200_000, generator)  # of which the second moment is the identity
-    measured = (delta @ text).norm(dim=0).square().mean().sqrt()
-    whole = LayerUpdate(keys, torch.eye(12, dtype=torch.float64), delta)
-    assert root_mean_square_change(torch.eye(12), whole, None) == pytest.approx(float(measured), rel=1e-2)
+    text_keys = _keys(12, 200_000, generator)  # their second moment is the identity
+    measured = (delta @ text_keys).norm(dim=0).square().mean().sqrt()
+    full_update = LayerUpdate(keys, torch.eye(12, dtype=torch.float64), delta)
+    assert root_mean_square_change(torch.eye(12), full_update, None) == pytest.approx(float(measured), rel=1e-2)
 
 
-def test_a_change_of_nothing_can_be_divided_by() -> None:
-    nothing = LayerUpdate(torch.zeros(12, 2), torch.zeros(12, 2), torch.zeros(7, 2))
-    assert root_mean_square_change(torch.eye(12), nothing, None) > 0
+def test_the_root_mean_square_of_no_change_is_not_zero() -> None:
+    no_change = LayerUpdate(torch.zeros(12, 2), torch.zeros(12, 2), torch.zeros(7, 2))
+    assert root_mean_square_change(torch.eye(12), no_change, None) > 0
