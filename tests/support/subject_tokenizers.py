@@ -64,10 +64,10 @@ class SlowTokenizer(PreTrainedTokenizer):
         return self._tokens[index]
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
-        data = b"".join(
-            bytes([int(token[1:-1])]) if token[:1] == "<" and token[1:-1].isdigit() else token.encode()
-            for token in tokens
-        )
+        data = b""
+        for token in tokens:
+            is_byte = token[:1] == "<" and token[1:-1].isdigit()
+            data += bytes([int(token[1:-1])]) if is_byte else token.encode()
         return data.decode(errors="replace")
 
     def build_inputs_with_special_tokens(self, ids: list[int], *_: Any) -> list[int]:
