@@ -15,11 +15,7 @@ from easyedit_lifelong.edits.step_files import write_step
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.edit_stores import EditsPart
-from tests.support.coachhook_edits import (
-    anatomy_of_everything,
-    hparams_for,
-    same_tensors,
-)
+from tests.support.coachhook_edits import anatomy_of_everything, hparams_for, same_tensors
 from tests.support.coachhook_states import edited_and_saved
 from tests.support.state_folders import change_index, load_state
 from tests.support.tiny_models import build_model, state_of

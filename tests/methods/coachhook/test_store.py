@@ -14,14 +14,7 @@ from easyedit_lifelong.edits import state_folder, step_files
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
-from tests.support.coachhook_edits import (
-    TEMPLATES,
-    editor_on,
-    hparams_for,
-    moments_for,
-    requests_for,
-    same_tensors,
-)
+from tests.support.coachhook_edits import TEMPLATES, editor_on, hparams_for, moments_for, requests_for, same_tensors
 from tests.support.coachhook_states import edited_and_saved, save_state, unedited
 from tests.support.state_folders import keeper, load_state
 from tests.support.tiny_models import build_model, build_tokenizer, state_of

@@ -8,21 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from easyedit_lifelong import (
-    load_edits,
-    rollback_to_batch,
-    save_edits,
-)
+from easyedit_lifelong import load_edits, rollback_to_batch, save_edits
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.methods.memit.editor import MemitEditor
-from tests.support.coachhook_edits import (
-    anatomy_of_everything,
-    moments_for,
-    requests_for,
-    same_tensors,
-)
+from tests.support.coachhook_edits import anatomy_of_everything, moments_for, requests_for, same_tensors
 from tests.support.coachhook_edits import editor_on as coachhook_on
 from tests.support.coachhook_edits import hparams_for as coachhook_hparams
 from tests.support.memit_edits import editor_on, hparams_for, unedited

@@ -8,11 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from easyedit_lifelong import (
-    apply_memit_to_model,
-    rollback_case,
-    rollback_to_batch,
-)
+from easyedit_lifelong import apply_memit_to_model, rollback_case, rollback_to_batch
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError, ModelError
 from easyedit_lifelong.methods.locate_edit import editor as editing
@@ -63,21 +59,14 @@ def apply_reference_memit(model: Any, hparams: Any, numbers: tuple[int, ...], mo
         keys = []
         for prompt, _, subject in facts:
             up_to_subject = prompt[: prompt.index(subject) + len(subject)]
-            means = [
-                torch.stack(
-                    [
-                        x[-1]
-                        for x in activations(
-                            model, [template.replace("{}", up_to_subject) for template in group], path, "in"
-                        )
-                    ]
-                ).mean(0)
-                for group in TEMPLATES
-            ]
+            means = []
+            for group in TEMPLATES:
+                contexts = [template.replace("{}", up_to_subject) for template in group]
+                means.append(torch.stack([inputs[-1] for inputs in activations(model, contexts, path, "in")]).mean(0))
             keys.append(torch.stack(means).mean(0))
         k = torch.stack(keys, dim=1)
-        cuts = [prompt[: prompt.index(subject) + len(subject)] for prompt, _, subject in facts]
-        h = torch.stack([x[-1] for x in activations(model, cuts, block, "out")], dim=1)
+        subject_ends = [prompt[: prompt.index(subject) + len(subject)] for prompt, _, subject in facts]
+        h = torch.stack([outputs[-1] for outputs in activations(model, subject_ends, block, "out")], dim=1)
         r = (TARGETS[list(numbers)].double().t() - h) / (len(hparams.layers) - index)
         delta = r @ k.t() @ torch.linalg.inv(hparams.mom2_update_weight * moments[path].moment.double() + k @ k.t())
         weight = model.get_submodule(path).weight

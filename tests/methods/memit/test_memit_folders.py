@@ -22,10 +22,7 @@ from easyedit_lifelong.edits.parts import read_edits
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.memit.editor import MemitEditor
 from easyedit_lifelong.plugins import get_plugins
-from tests.support.coachhook_edits import (
-    requests_for,
-    same_tensors,
-)
+from tests.support.coachhook_edits import requests_for, same_tensors
 from tests.support.memit_edits import edited, hparams_for, unedited
 from tests.support.registry import replace_method
 from tests.support.state_folders import load_state, save_state
@@ -79,9 +76,8 @@ def test_an_interrupted_run_resumes_and_ends_as_an_uninterrupted_one(tmp_path: P
     def run(**options: Any) -> Any:
         return run_consecutive(build_model("llama"), tokenizer, requests_for(), hparams, retention=[], **options)
 
-    with (
-        pytest.MonkeyPatch.context() as patch
-    ):  # `prepare` would compute second moments, which `given_moments` replaces
+    # `prepare` would compute second moments, although `given_moments` replaces them.
+    with pytest.MonkeyPatch.context() as patch:
         replace_method(patch, "MEMIT-native", prepare=None)
         uninterrupted = run(out=tmp_path / "uninterrupted")
         with pytest.raises(KeyboardInterrupt):
@@ -136,7 +132,7 @@ def test_edits_of_another_shape_are_refused_and_leave_the_model_unedited(tmp_pat
     assert MemitEditor.of(model) is None
 
 
-def test_a_state_of_other_settings_is_refused_and_one_of_another_learning_rate_loads(tmp_path: Path) -> None:
+def test_a_state_loads_with_another_learning_rate_but_not_with_another_weight(tmp_path: Path) -> None:
     save_state(edited(), tmp_path, "MEMIT-native")
     model, tokenizer, _ = unedited()
     with pytest.raises(RunError, match=r"made with mom2_update_weight=1.0; now it is 2.0"):
