@@ -143,7 +143,7 @@ _NOTHING = torch.empty(0)
 
 
 def _pairs() -> list[tuple[MethodCase, MethodCase]]:
-    """Return each case beside the next one of another method, in both orders."""
+    """Return each case with the next one of another method, in both orders."""
     pairs = []
     for number, case in enumerate(CASES):
         following = [*CASES[number + 1 :], *CASES[:number]]

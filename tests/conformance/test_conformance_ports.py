@@ -38,7 +38,7 @@ TESTED_ELSEWHERE = {
     "check": "runs call it",
     "check_requests": "runs call it",
     "prepare": "runs call it",
-    "reasons": "data",
+    "reasons": "it holds texts, not a function",
     "state": "test_conformance_folders.py",
     "edits": "test_conformance_folders.py",
     "calibrate": "tests/methods: it needs a model that knows facts",
