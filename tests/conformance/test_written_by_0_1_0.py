@@ -28,23 +28,23 @@ def exact() -> bool:
     return same_tensors(written.logits_of(written.model()), load_file(FOLDER / "logits.safetensors"))
 
 
-def assert_same(found: Any, stored: Any, what: str, *, exact: bool = True) -> None:
+def assert_same(actual: Any, stored: Any, label: str, *, exact: bool = True) -> None:
     """Compare tensors and JSON values, bitwise or up to rounding. Later versions may have added keys to JSON."""
-    if isinstance(stored, dict) and isinstance(found, dict):
-        tensors = any(isinstance(value, torch.Tensor) for value in found.values())
-        assert found.keys() == stored.keys() if tensors else found.keys() >= stored.keys(), what
+    if isinstance(stored, dict) and isinstance(actual, dict):
+        tensors = any(isinstance(value, torch.Tensor) for value in actual.values())
+        assert actual.keys() == stored.keys() if tensors else actual.keys() >= stored.keys(), label
         for name, value in stored.items():
-            assert_same(found[name], value, f"{what}: {name}", exact=exact)
-    elif isinstance(stored, list) and isinstance(found, list):
-        assert len(found) == len(stored), what
+            assert_same(actual[name], value, f"{label}: {name}", exact=exact)
+    elif isinstance(stored, list) and isinstance(actual, list):
+        assert len(actual) == len(stored), label
         for number, value in enumerate(stored):
-            assert_same(found[number], value, f"{what}, {number}", exact=exact)
+            assert_same(actual[number], value, f"{label}, {number}", exact=exact)
     elif isinstance(stored, torch.Tensor):
-        torch.testing.assert_close(found, stored, **({"rtol": 0, "atol": 0} if exact else _ROUNDING), msg=what)
+        torch.testing.assert_close(actual, stored, **({"rtol": 0, "atol": 0} if exact else _ROUNDING), msg=label)
     elif isinstance(stored, float) and not exact:
-        assert found == pytest.approx(stored, rel=1e-3, abs=1e-4), what
+        assert actual == pytest.approx(stored, rel=1e-3, abs=1e-4), label
     else:
-        assert found == stored, what
+        assert actual == stored, label
 
 
 def logits_with(name: str) -> dict[str, torch.Tensor]:
@@ -68,7 +68,7 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 def parts_of(folder: Path) -> list[dict[str, Any]]:
-    """Return what an edits folder's index says of the edits, without times and hits, which a run does not store."""
+    """Return label an edits folder's index says of the edits, without times and hits, which a run does not store."""
     parts = json.loads((folder / "edits.json").read_text(encoding="utf-8"))["parts"]
     for part in parts:
         part["state"].pop("hits", None)
@@ -80,8 +80,8 @@ def parts_of(folder: Path) -> list[dict[str, Any]]:
 def test_the_fixtures_are_small_and_belong_to_the_model_of_the_formula() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 1_500_000
-    stored, found = load_file(FOLDER / "logits.safetensors"), written.logits_of(written.model())
-    torch.testing.assert_close(found, stored, rtol=1e-4, atol=1e-4)
+    stored, actual = load_file(FOLDER / "logits.safetensors"), written.logits_of(written.model())
+    torch.testing.assert_close(actual, stored, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -126,8 +126,8 @@ def test_an_interrupted_run_resumes_and_ends_with_the_stored_results(
     for path in uninterrupted.iterdir():
         if path.suffix in (".jsonl", ".csv"):
             assert_same(entries_of(workspace / "run" / path.name), entries_of(path), path.name)
-    stored, found = summary_of(uninterrupted), summary_of(workspace / "run")
-    assert_same({key: found.get(key) for key in stored}, stored, "summary.json")
+    stored, actual = summary_of(uninterrupted), summary_of(workspace / "run")
+    assert_same({key: actual.get(key) for key in stored}, stored, "summary.json")
     assert_same(written.logits_of(result.edited_model), logits_with(name), "logits")
     save_edits(result.edited_model, workspace / "edits")
     assert_same(parts_of(workspace / "edits"), parts_of(FOLDER / "edits" / name), "edits.json")

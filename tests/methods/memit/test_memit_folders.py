@@ -31,7 +31,7 @@ from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 @pytest.mark.parametrize(
     "templates",
-    [None, "{}", [["no place"]], ["{}"], [[1]]],
+    [None, "{}", [["no braces"]], ["{}"], [[1]]],
     ids=["missing", "a text", "without braces", "a list of texts", "a number"],
 )
 def test_damaged_templates_are_refused_and_leave_the_model_unedited(
