@@ -68,7 +68,7 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 def parts_of(folder: Path) -> list[dict[str, Any]]:
-    """Return label an edits folder's index says of the edits, without times and hits, which a run does not store."""
+    """Return the entries of an edits folder's index, without times and hits, which a run does not store."""
     parts = json.loads((folder / "edits.json").read_text(encoding="utf-8"))["parts"]
     for part in parts:
         part["state"].pop("hits", None)
