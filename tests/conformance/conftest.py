@@ -1,4 +1,4 @@
-"""What every conformance test needs: the example plugin is installed, and there is a text for second moments."""
+"""Fixtures of all conformance tests: the example plugin, and a text for second moments."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ from tests.support.corpus import write_corpus
 
 @pytest.fixture(scope="session")
 def moments_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the text and of the second moments, which the first edit of a session computes."""
+    """The folder of the text, and of the second moments that the first edit of a session computes from it."""
     return write_corpus(tmp_path_factory.mktemp("moments"))
 
 
 @pytest.fixture(autouse=True)
 def _current_folder(moments_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the folder of the text the current folder: the paths in the methods' hyperparameters are relative."""
     monkeypatch.chdir(moments_folder)
 
 

@@ -1,7 +1,7 @@
 """Kill every method's run at several moments, resume it, and compare it with one that was not killed.
 
-``python -m tests.conformance.killed_runs FOLDER`` prints JSON: of each case, how many runs were killed, and what
-differs.
+``python -m tests.conformance.killed_runs FOLDER`` prints JSON: for each case, how many runs were killed, and in which
+results they differ.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import torch
 
 from easyedit_lifelong import Probe, get_plugins, run_consecutive, run_lifelong
 from tests.conformance.method_cases import CASES, REQUESTS, MethodCase, example_plugin
-from tests.support import run_killer as killing
+from tests.support import run_killer
 from tests.support.corpus import write_corpus
 from tests.support.tiny_models import build_model, build_tokenizer
 
 KILLS = (0.3, 0.6, 0.9)
-"""When runs are killed, as fractions of the calls that touch the disk or edit."""
+"""When runs are killed, as fractions of the calls that write to the disk or edit."""
 
 
 def run(case: MethodCase, out: Path, resume: bool, _: Path) -> Any:
@@ -39,22 +39,24 @@ def run(case: MethodCase, out: Path, resume: bool, _: Path) -> Any:
     return run_lifelong(build_model("llama"), build_tokenizer(), REQUESTS[:3], hparams, **options)
 
 
-def differing(case: MethodCase, folder: Path) -> dict[str, Any]:
-    """Return how many of a case's runs were killed, and in what they differ from one that was not."""
+def kill_and_compare(case: MethodCase, folder: Path) -> dict[str, Any]:
+    """Return how many of a case's runs were killed, and in which results they differ from an uninterrupted run."""
     name = f"{case.method.name} {case.name}"
-    killing.METHODS[name] = functools.partial(run, case)
-    whole = killing.forked(name, folder / "whole", folder)
-    assert whole is not None
-    kills, found = 0, list[Any]()
+    run_killer.METHODS[name] = functools.partial(run, case)
+    uninterrupted = run_killer.forked(name, folder / "uninterrupted", folder)
+    assert uninterrupted is not None
+    kills, differences = 0, list[Any]()
     for fraction in KILLS:
-        out, at = folder / f"{fraction}", max(1, int(fraction * whole["points"]))
-        ended = killing.forked(name, out, folder, at=at)
-        kills += ended is None
-        if ended is None:
-            ended = killing.forked(name, out, folder, resume=(out / "config.yaml").exists())
-        assert ended is not None
-        found += [[fraction, what] for what in whole if what != "points" and ended[what] != whole[what]]
-    return {"kills": kills, "differing": found}
+        out, at = folder / f"{fraction}", max(1, int(fraction * uninterrupted["points"]))
+        outcome = run_killer.forked(name, out, folder, at=at)
+        kills += outcome is None
+        if outcome is None:
+            outcome = run_killer.forked(name, out, folder, resume=(out / "config.yaml").exists())
+        assert outcome is not None
+        for key, expected in uninterrupted.items():
+            if key != "points" and outcome[key] != expected:
+                differences.append([fraction, key])
+    return {"kills": kills, "differing": differences}
 
 
 def main(folder: Path) -> None:
@@ -67,7 +69,7 @@ def main(folder: Path) -> None:
         if case.resumable:
             case.edited()  # computes second moments
             (folder / case.name).mkdir()
-            report[case.name] = differing(case, folder / case.name)
+            report[case.name] = kill_and_compare(case, folder / case.name)
     sys.stdout.write(json.dumps(report))
 
 

@@ -1,7 +1,7 @@
 """Load every folder of edits in a process without EasyEdit: ``python -m tests.conformance.load_elsewhere FOLDER``.
 
-``FOLDER/NAME`` holds edits of a tiny Llama. ``FOLDER/NAME.loaded.safetensors`` gets the logits with these edits, and
-``FOLDER/NAME.unloaded.safetensors`` those after their rollback.
+``FOLDER/NAME`` holds edits of a tiny Llama. The script writes the logits with these edits to
+``FOLDER/NAME.loaded.safetensors``, and the logits after their rollback to ``FOLDER/NAME.unloaded.safetensors``.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ PORTS = [item.name for item in fields(EditMethod) if item.default is None or ite
 
 @dataclass(frozen=True)
 class Layout:
-    """How the modules of a tiny model are called.
+    """The paths of the modules of a tiny model.
 
     Attributes:
         block: path of a block; ``{}`` stands for its number.
@@ -53,7 +53,7 @@ REQUESTS: list[dict[str, Any]] = [
     {"case_id": "moon", "prompt": "green cheese from the moon", "target_new": "violin", "subject": "moon"},
 ]
 OTHER_PROMPTS = ["snow and mountain", "where was the old river born", "blue", "language spoken in Peru is not"]
-"""Prompts that no request is about."""
+"""Prompts about facts that no request edits."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,9 @@ class MethodCase:
     """A method, or a mode of a method, under test.
 
     Attributes:
-        name: of the case.
-        hparams_class: the method's hyperparameter class; a text names a class of the example plugin.
-        settings: hyperparameters for the tiny models, from a layout.
+        name: the name of the case.
+        hparams_class: the method's hyperparameter class; a text is the name of a class of the example plugin.
+        settings: gives hyperparameters for a tiny model of this layout.
         reads_activations: whether an edit depends on the model's activations.
     """
 
@@ -74,10 +74,10 @@ class MethodCase:
 
     def hparams(self, family: str = "llama") -> Any:
         """Return hyperparameters for a family's tiny model; paths of files are relative to the current folder."""
-        kind = self.hparams_class
-        if isinstance(kind, str):
-            kind = getattr(example_plugin(), kind)
-        return kind(model_name="tiny", **self.settings(LAYOUTS[family]))
+        hparams_class = self.hparams_class
+        if isinstance(hparams_class, str):
+            hparams_class = getattr(example_plugin(), hparams_class)
+        return hparams_class(model_name="tiny", **self.settings(LAYOUTS[family]))
 
     @property
     def method(self) -> EditMethod:
@@ -88,7 +88,7 @@ class MethodCase:
 
     @property
     def resumable(self) -> bool:
-        """Whether a run of the method that was cut short can be resumed."""
+        """Whether an interrupted run of the method can be resumed."""
         return self.method.state is not None or isinstance(self.method.edits, AppendableEditStore)
 
     def port(self, name: str) -> Any:
@@ -100,8 +100,8 @@ class MethodCase:
 
     def apply(self, model: Any, requests: Sequence[dict[str, Any]] = REQUESTS, family: str = "llama") -> Any:
         """Edit a model in place; return the rollback."""
-        edited, rollback = self.method.apply(model, build_tokenizer(), list(requests), self.hparams(family))
-        assert edited is model
+        edited_model, rollback = self.method.apply(model, build_tokenizer(), list(requests), self.hparams(family))
+        assert edited_model is model
         return rollback
 
     def edited(self, requests: Sequence[dict[str, Any]] = REQUESTS, family: str = "llama") -> Any:
@@ -114,14 +114,14 @@ class MethodCase:
 _MOMENTS: dict[str, Any] = {"mom2_dataset": "corpus.txt", "mom2_n_samples": 40, "stats_dir": "stats"}
 
 
-def _grace(at: Layout) -> dict[str, Any]:
-    return {"inner_params": [at.down.format(2)], "n_iter": 25, "eps": 1.0}
+def _grace(layout: Layout) -> dict[str, Any]:
+    return {"inner_params": [layout.down.format(2)], "n_iter": 25, "eps": 1.0}
 
 
-def _grace_subject(at: Layout) -> dict[str, Any]:
+def _grace_subject(layout: Layout) -> dict[str, Any]:
     return {
-        "inner_params": [at.down.format(1)],
-        "answer_layer": at.down.format(2),
+        "inner_params": [layout.down.format(1)],
+        "answer_layer": layout.down.format(2),
         "query_token": "subject_last",
         "gate_eps": 0.5,
         "dist_fn": "cos",
@@ -134,11 +134,11 @@ def _grace_subject(at: Layout) -> dict[str, Any]:
     }
 
 
-def _coachhook(at: Layout) -> dict[str, Any]:
+def _coachhook(layout: Layout) -> dict[str, Any]:
     return {
         "layers": [0, 1],
-        "rewrite_module_tmp": at.down,
-        "layer_module_tmp": at.block,
+        "rewrite_module_tmp": layout.down,
+        "layer_module_tmp": layout.block,
         "alpha_z": 1.0,
         "mom2_update_weight": 1.0,
         "clamp_norm_factor": 10,
@@ -150,10 +150,10 @@ def _coachhook(at: Layout) -> dict[str, Any]:
     }
 
 
-def _memit(at: Layout) -> dict[str, Any]:
-    settings = _coachhook(at)
+def _memit(layout: Layout) -> dict[str, Any]:
+    settings = _coachhook(layout)
     del settings["alpha_z"]
-    # Not the layers of CoachHook: two methods cannot write into the same weights.
+    # Other layers than CoachHook's, since two methods cannot write into the same weights.
     return {**settings, "layers": [2]}
 
 
@@ -161,9 +161,9 @@ CASES = [
     MethodCase("GRACE", GraceHyperParams, _grace),
     MethodCase("GRACE-subject", GraceHyperParams, _grace_subject),
     MethodCase("CoachHook", CoachHookHyperParams, _coachhook),
-    MethodCase("CoachHook-wohk", CoachHookHyperParams, lambda at: {**_coachhook(at), "wohk": True}),
+    MethodCase("CoachHook-wohk", CoachHookHyperParams, lambda layout: {**_coachhook(layout), "wohk": True}),
     MethodCase("MEMIT-native", NativeMemitHyperParams, _memit),
-    MethodCase("BiasEdit", "BiasEditHyperParams", lambda at: {}, reads_activations=False),
+    MethodCase("BiasEdit", "BiasEditHyperParams", lambda layout: {}, reads_activations=False),
 ]
 """One line for each method, or for each mode of a method."""
 
@@ -174,7 +174,7 @@ each_family = pytest.mark.parametrize("family", LAYOUTS)
 
 
 def example_plugin() -> Any:
-    """Return the module of the example plugin."""
+    """Import the example plugin, and return its module."""
     if str(EXAMPLE.parent) not in sys.path:
         sys.path.append(str(EXAMPLE.parent))
     return importlib.import_module(EXAMPLE.stem)

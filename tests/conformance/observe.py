@@ -1,4 +1,4 @@
-"""Observe all that an edit may change of a model: its logits, its state, its hooks and attributes."""
+"""Record everything about a model that an edit may change: its logits, state, hooks and attributes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from tests.conformance.method_cases import OTHER_PROMPTS, REQUESTS
 from tests.support.tiny_models import DEVICE, build_tokenizer, state_of
 
 PROMPTS = [*(request["prompt"] for request in REQUESTS), *OTHER_PROMPTS]
-_END = 2
+_END_TOKEN = 2
 Logits = list[torch.Tensor]
 
 
 def batch_of(prompts: Sequence[str], side: str = "left") -> dict[str, torch.Tensor]:
-    """Return the tokens of prompts, padded on a side, with the positions that padding on the left needs."""
+    """Return the tokens of prompts, padded on a side, and their position ids, which padding on the left needs."""
     tokenizer = build_tokenizer()
     tokenizer.padding_side = side
     batch = {**tokenizer(list(prompts), return_tensors="pt", padding=True)}
@@ -32,14 +32,14 @@ def logits_of(model: Any, prompts: Sequence[str] = PROMPTS) -> Logits:
         return [model(**batch_of([prompt])).logits for prompt in prompts]
 
 
-def equal(one: Logits, other: Logits) -> bool:
+def equal(first: Logits, second: Logits) -> bool:
     """Tell whether logits are bitwise the same."""
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def differing(one: Logits, other: Logits) -> list[str]:
+def differing(first: Logits, second: Logits) -> list[str]:
     """Return the prompts whose logits differ."""
-    return [prompt for prompt, a, b in zip(PROMPTS, one, other, strict=True) if not torch.equal(a, b)]
+    return [prompt for prompt, a, b in zip(PROMPTS, first, second, strict=True) if not torch.equal(a, b)]
 
 
 def generated(model: Any, prompts: Sequence[str], **options: Any) -> list[list[int]]:
@@ -49,20 +49,20 @@ def generated(model: Any, prompts: Sequence[str], **options: Any) -> list[list[i
     config = GenerationConfig(max_new_tokens=5, do_sample=False, pad_token_id=0, **options)
     output = model.generate(**batch, generation_config=config)
     rows = [row[batch["input_ids"].shape[1] :].tolist() for row in output]
-    return [row[: row.index(_END)] if _END in row else row for row in rows]
+    return [row[: row.index(_END_TOKEN)] if _END_TOKEN in row else row for row in rows]
 
 
 @dataclass
-class Picture:
-    """All that is observed of a model at one time."""
+class Snapshot:
+    """Everything about a model that an edit may change, at one time."""
 
     logits: Logits
     state: dict[str, torch.Tensor]
     modules: dict[str, Any]
 
 
-def picture_of(model: Any) -> Picture:
-    """Observe a model: logits, state, and of every module its attributes, children, hooks and mode."""
+def snapshot_of(model: Any) -> Snapshot:
+    """Record a model's logits and state, and every module's attributes, children, hooks and mode."""
     modules = {
         path: (
             sorted(vars(module)),
@@ -72,12 +72,12 @@ def picture_of(model: Any) -> Picture:
         )
         for path, module in model.named_modules()
     }
-    return Picture(logits_of(model), state_of(model), modules)
+    return Snapshot(logits_of(model), state_of(model), modules)
 
 
-def assert_unchanged(model: Any, before: Picture) -> None:
-    """Compare a model with its picture, bitwise."""
-    now = picture_of(model)
+def assert_unchanged(model: Any, before: Snapshot) -> None:
+    """Compare a model with its snapshot, bitwise."""
+    now = snapshot_of(model)
     assert now.state.keys() == before.state.keys()
     assert [name for name in now.state if not torch.equal(now.state[name], before.state[name])] == []
     assert equal(now.logits, before.logits)

@@ -1,4 +1,4 @@
-"""Every method: neighbours in the batch, padding and the KV cache change nothing of what an edited model answers."""
+"""Every method: other prompts of a batch, padding and the KV cache do not change an edited model's answers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.conformance.method_cases import MethodCase, each_case, each_family
 from tests.conformance.observe import PROMPTS, batch_of, generated, logits_of
 
 TOLERANCE: dict[str, float] = {"rtol": 1e-3, "atol": 1e-3}
-"""A batch's matrix products round otherwise than those of one prompt."""
+"""Matrix products of a batch round differently from those of a single prompt."""
 
 
 @pytest.fixture(scope="module")
@@ -39,17 +39,17 @@ def logits_in_batch(model: Any, prompts: list[str], side: str) -> list[torch.Ten
 @pytest.mark.parametrize("side", ["left", "right"])
 @each_family
 @each_case
-def test_a_batch_answers_as_each_prompt_alone(case: MethodCase, model: Any, side: str) -> None:
+def test_logits_in_a_batch_are_those_of_each_prompt_alone(case: MethodCase, model: Any, side: str) -> None:
     alone = [row[0] for row in logits_of(model)]
     for order in (1, -1):
-        found = logits_in_batch(model, PROMPTS[::order], side)[::order]
-        for prompt, row, expected in zip(PROMPTS, found, alone, strict=True):
-            torch.testing.assert_close(row, expected, **TOLERANCE, msg=lambda said, prompt=prompt: f"{prompt}: {said}")
+        in_batch = logits_in_batch(model, PROMPTS[::order], side)[::order]
+        for prompt, row, expected in zip(PROMPTS, in_batch, alone, strict=True):
+            torch.testing.assert_close(row, expected, **TOLERANCE, msg=lambda text, prompt=prompt: f"{prompt}: {text}")
 
 
 @each_family
 @each_case
-def test_generation_is_the_same_without_a_cache_and_in_a_batch(case: MethodCase, model: Any) -> None:
+def test_generated_tokens_are_the_same_without_a_cache_and_in_a_batch(case: MethodCase, model: Any) -> None:
     alone = [generated(model, [prompt])[0] for prompt in PROMPTS]
     assert [generated(model, [prompt], use_cache=False)[0] for prompt in PROMPTS] == alone
     assert generated(model, PROMPTS) == alone

@@ -1,4 +1,4 @@
-"""Every method: what an edit does to a model, and that nothing of it is left after a rollback or a failure."""
+"""Every method: edits change the answers, and a rollback or a failed edit leaves no trace."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ import torch
 
 from easyedit_lifelong import LifelongError, get_plugins
 from tests.conformance.method_cases import CASES, LAYOUTS, REQUESTS, MethodCase, each_case, each_family
-from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, picture_of
+from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, snapshot_of
 from tests.support.tiny_models import build_model, build_tokenizer
 
 
 def test_the_table_names_every_registered_method() -> None:
     registered = {method.name for method in get_plugins().methods}
-    assert {case.method.name for case in CASES} == registered, "add a line to CASES in method_cases.py"
+    assert {case.method.name for case in CASES} == registered, (
+        "CASES in method_cases.py must have a line for every registered method"
+    )
     assert len({case.name for case in CASES}) == len(CASES)
 
 
@@ -26,9 +28,9 @@ def test_the_table_names_every_registered_method() -> None:
 
 @each_family
 @each_case
-def test_a_rollback_restores_the_model(case: MethodCase, family: str) -> None:
+def test_a_rollback_restores_the_model_bitwise_and_can_be_repeated(case: MethodCase, family: str) -> None:
     model = build_model(family)
-    before = picture_of(model)
+    before = snapshot_of(model)
     rollback = case.apply(model, family=family)
     assert set(differing(logits_of(model), before.logits)) >= {request["prompt"] for request in REQUESTS}
     rollback()
@@ -38,16 +40,16 @@ def test_a_rollback_restores_the_model(case: MethodCase, family: str) -> None:
 
 
 @each_case
-def test_calls_are_rolled_back_in_reverse_order(case: MethodCase) -> None:
+def test_rollbacks_of_several_calls_restore_the_model_before_each_call(case: MethodCase) -> None:
     model = build_model("llama")
-    pictures, rollbacks = [picture_of(model)], []
+    snapshots, rollbacks = [snapshot_of(model)], []
     for requests in (REQUESTS[:1], REQUESTS[1:3], REQUESTS[3:]):
         rollbacks.append(case.apply(model, requests))
-        pictures.append(picture_of(model))
-        assert not equal(pictures[-1].logits, pictures[-2].logits)
+        snapshots.append(snapshot_of(model))
+        assert not equal(snapshots[-1].logits, snapshots[-2].logits)
     for number in (2, 1, 0):
         rollbacks[number]()
-        assert_unchanged(model, pictures[number])
+        assert_unchanged(model, snapshots[number])
 
 
 # ------------------------------------------------------------------ failures
@@ -62,13 +64,13 @@ _UNUSABLE: dict[str, dict[str, Any]] = {
 @each_case
 def test_a_request_that_cannot_be_edited_leaves_no_trace(case: MethodCase, unusable: str) -> None:
     model = build_model("llama")
-    before = picture_of(model)
+    before = snapshot_of(model)
     requests = [REQUESTS[0], _UNUSABLE[unusable], REQUESTS[1]]
     with pytest.raises(LifelongError):
         case.apply(model, requests)
     assert_unchanged(model, before)
     rollback = case.apply(model, REQUESTS[:1])
-    edited = picture_of(model)
+    edited = snapshot_of(model)
     with pytest.raises(LifelongError):
         case.apply(model, requests[1:])
     assert_unchanged(model, edited)
@@ -77,23 +79,23 @@ def test_a_request_that_cannot_be_edited_leaves_no_trace(case: MethodCase, unusa
 
 
 @each_case
-def test_activations_that_are_not_numbers_leave_no_trace(case: MethodCase) -> None:
+def test_an_edit_with_nan_activations_fails_and_leaves_no_trace(case: MethodCase) -> None:
     if not case.reads_activations:
         pytest.skip(f"{case.method.name} reads no activations")
     model = build_model("llama")
-    case.apply(model, REQUESTS[:1])()  # computes second moments, which the hook below must not spoil
-    spoiled = build_tokenizer()("green")["input_ids"][0]
+    case.apply(model, REQUESTS[:1])()  # computes second moments, before the hook below makes activations NaN
+    nan_token = build_tokenizer()("green")["input_ids"][0]
 
-    def spoil(_: Any, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-        return output.masked_fill((args[0] == spoiled).unsqueeze(-1), float("nan"))
+    def insert_nan(_: Any, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        return output.masked_fill((args[0] == nan_token).unsqueeze(-1), float("nan"))
 
-    model.get_submodule(LAYOUTS["llama"].embedding).register_forward_hook(spoil)
+    model.get_submodule(LAYOUTS["llama"].embedding).register_forward_hook(insert_nan)
     rollback = case.apply(model, REQUESTS[:1])
-    edited, prompts = picture_of(model), [prompt for prompt in PROMPTS if "green" not in prompt]
+    edited, prompts = snapshot_of(model), [prompt for prompt in PROMPTS if "green" not in prompt]
     edited.logits = logits_of(model, prompts)
     with pytest.raises(LifelongError):
         case.apply(model, REQUESTS[1:])
-    now = picture_of(model)
+    now = snapshot_of(model)
     assert now.modules == edited.modules
     assert all(torch.equal(tensor, edited.state[name]) for name, tensor in now.state.items())
     assert equal(logits_of(model, prompts), edited.logits)
@@ -106,32 +108,32 @@ def test_activations_that_are_not_numbers_leave_no_trace(case: MethodCase) -> No
 @each_case
 def test_deep_copies_are_independent(case: MethodCase) -> None:
     model = build_model("llama")
-    unedited = picture_of(model)
+    unedited = snapshot_of(model)
     rollback = case.apply(model, REQUESTS[:2])
-    first = picture_of(model)
-    twin = copy.deepcopy(model)
-    assert_unchanged(twin, first)
-    undo = case.apply(twin, REQUESTS[2:])
-    second = picture_of(twin)
+    first = snapshot_of(model)
+    copied = copy.deepcopy(model)
+    assert_unchanged(copied, first)
+    undo_copy = case.apply(copied, REQUESTS[2:])
+    second = snapshot_of(copied)
     assert not equal(second.logits, first.logits)
     assert_unchanged(model, first)
     rollback()
     assert_unchanged(model, unedited)
-    assert_unchanged(twin, second)
-    undo()
-    assert_unchanged(twin, first)
+    assert_unchanged(copied, second)
+    undo_copy()
+    assert_unchanged(copied, first)
 
 
 @each_case
-def test_a_copy_is_edited_instead_of_the_model_if_asked_for(case: MethodCase) -> None:
+def test_with_copy_a_copy_is_edited_and_the_model_stays_as_it_is(case: MethodCase) -> None:
     model = build_model("llama")
-    before = picture_of(model)
-    twin, rollback = case.method.apply(model, build_tokenizer(), REQUESTS, case.hparams(), copy=True)
-    assert twin is not model
+    before = snapshot_of(model)
+    copied, rollback = case.method.apply(model, build_tokenizer(), REQUESTS, case.hparams(), copy=True)
+    assert copied is not model
     assert_unchanged(model, before)
-    assert set(differing(logits_of(twin), before.logits)) >= {request["prompt"] for request in REQUESTS}
+    assert set(differing(logits_of(copied), before.logits)) >= {request["prompt"] for request in REQUESTS}
     rollback()
-    assert_unchanged(twin, before)
+    assert_unchanged(copied, before)
 
 
 # ------------------------------------------------------------------ two methods on one model
@@ -141,40 +143,47 @@ _NOTHING = torch.empty(0)
 
 
 def _pairs() -> list[tuple[MethodCase, MethodCase]]:
-    """Return each case beside the next one of another method, in both orders."""
+    """Return each case with the next one of another method, in both orders."""
     pairs = []
-    for number, one in enumerate(CASES):
+    for number, case in enumerate(CASES):
         following = [*CASES[number + 1 :], *CASES[:number]]
-        other = next(case for case in following if case.hparams_class is not one.hparams_class)
-        pairs += [(one, other), (other, one)]
+        partner = next(item for item in following if item.hparams_class is not case.hparams_class)
+        pairs += [(case, partner), (partner, case)]
     return list(dict.fromkeys(pairs))
 
 
 @pytest.mark.parametrize(("first", "second"), _pairs(), ids=lambda case: case.name)
-def test_two_methods_on_one_model(first: MethodCase, second: MethodCase) -> None:
+def test_two_methods_on_one_model_both_answer_and_are_rolled_back_in_any_order(
+    first: MethodCase, second: MethodCase
+) -> None:
     model = build_model("llama")
-    unedited = picture_of(model)
+    unedited = snapshot_of(model)
     undo_first = first.apply(model, REQUESTS[:2])
-    one = picture_of(model)
+    first_only = snapshot_of(model)
     undo_second = second.apply(model, REQUESTS[2:])
-    both = picture_of(model)
+    both = snapshot_of(model)
     prompts = {request["prompt"] for request in REQUESTS}
     assert set(differing(both.logits, unedited.logits)) >= prompts
     undo_second()
-    assert_unchanged(model, one)
+    assert_unchanged(model, first_only)
     undo_second = second.apply(model, REQUESTS[2:])
     undo_first()
-    left = picture_of(model)
-    kept = [name for name, tensor in both.state.items() if not torch.equal(tensor, one.state.get(name, _NOTHING))]
-    assert [name for name in kept if not torch.equal(left.state[name], both.state[name])] == []
-    # Where the first method's edits moved what the second one's keys are compared with, the second ones do not answer.
-    assert kept or set(differing(left.logits, unedited.logits)) >= {request["prompt"] for request in REQUESTS[2:]}
+    second_only = snapshot_of(model)
+    of_second = [
+        name for name, tensor in both.state.items() if not torch.equal(tensor, first_only.state.get(name, _NOTHING))
+    ]
+    assert [name for name in of_second if not torch.equal(second_only.state[name], both.state[name])] == []
+    # The second method's keys were made on a model with the first method's edits, so they may not match without them.
+    # Then at least the second method's state is still on the model.
+    assert of_second or set(differing(second_only.logits, unedited.logits)) >= {
+        request["prompt"] for request in REQUESTS[2:]
+    }
     undo_second()
     assert_unchanged(model, unedited)
 
 
 @each_case
-def test_a_failed_edit_leaves_the_settings_of_those_before_it(case: MethodCase) -> None:
+def test_a_failed_edit_does_not_change_the_settings_of_earlier_edits(case: MethodCase) -> None:
     if not case.reads_activations:
         pytest.skip(f"{case.name} reads no activations, so no prompt is too long for it")
     store, model, hparams = case.port("edits"), build_model("llama"), case.hparams()

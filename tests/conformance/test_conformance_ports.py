@@ -1,4 +1,4 @@
-"""Every method: each port that it has answers for the method's own edits. A method without a port skips the test."""
+"""Every method: each of its ports works on its edits. A method that lacks a port skips that port's test."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from easyedit_lifelong import (
 )
 from easyedit_lifelong.commands.main import main
 from tests.conformance.method_cases import PORTS, REQUESTS, MethodCase, each_case
-from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, picture_of
+from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, snapshot_of
 from tests.support.tiny_models import build_model, build_tokenizer
 
 CASE_IDS = [request["case_id"] for request in REQUESTS]
@@ -38,7 +38,7 @@ TESTED_ELSEWHERE = {
     "check": "runs call it",
     "check_requests": "runs call it",
     "prepare": "runs call it",
-    "reasons": "data",
+    "reasons": "it holds texts, not a function",
     "state": "test_conformance_folders.py",
     "edits": "test_conformance_folders.py",
     "calibrate": "tests/methods: it needs a model that knows facts",
@@ -49,10 +49,12 @@ TESTED_ELSEWHERE = {
 
 def test_every_port_is_tested() -> None:
     tested = {port for port in PORTS if any(name.startswith(f"test_{port}_") for name in globals())}
-    assert set(PORTS) - tested - TESTED_ELSEWHERE.keys() == set(), "write a test_PORT_… that runs each case"
+    assert set(PORTS) - tested - TESTED_ELSEWHERE.keys() == set(), (
+        "each port needs a test in this file whose name starts with test_PORT_"
+    )
 
 
-# ------------------------------------------------------------------ look at edits
+# ------------------------------------------------------------------ inspect edits
 
 
 @each_case
@@ -62,15 +64,17 @@ def test_explain_names_the_edit_that_answers(case: MethodCase) -> None:
             explain(case.edited(), build_tokenizer(), PROMPTS[0])
         return
     model, tokenizer = case.edited(), build_tokenizer()
-    before = picture_of(model)
+    before = snapshot_of(model)
     for case_id, prompt in PROMPT_OF.items():
         explanation = explain(model, tokenizer, prompt)
-        (name,) = (name for name in json.loads(json.dumps(explanation.to_dict())) if name == case.method.name.lower())
-        layers = getattr(explanation, name)
+        (attribute,) = (
+            name for name in json.loads(json.dumps(explanation.to_dict())) if name == case.method.name.lower()
+        )
+        layers = getattr(explanation, attribute)
         assert layers
         for layer in layers:
-            assert len(layer.lines()) > 1, "the layer, then its tokens"
-        if case.method.remove is not None:  # edits are apart from each other
+            assert len(layer.lines()) > 1, "the lines must name the layer and then its tokens"
+        if case.method.remove is not None:  # such a method knows which edit answered
             (answer,) = (line for line in str(explanation).splitlines() if "answered by" in line)
             assert repr(case_id) in answer
     assert_unchanged(model, before)
@@ -86,42 +90,42 @@ def test_describe_lists_every_request(
     save_edits(case.edited(), tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["inspect", str(tmp_path)]) == 0
-    shown = capsys.readouterr().out
-    assert all(request["prompt"] in shown for request in REQUESTS)
-    found = inspect_edits(tmp_path)
-    assert found.count == len(REQUESTS)
-    (part,) = found.parts
+    output = capsys.readouterr().out
+    assert all(request["prompt"] in output for request in REQUESTS)
+    inspection = inspect_edits(tmp_path)
+    assert inspection.count == len(REQUESTS)
+    (part,) = inspection.parts
     assert part.method == case.method.name
     assert [{name: edit[name] for name in request} for edit, request in zip(part.edits, REQUESTS, strict=True)] == (
         REQUESTS
     )
     assert all(edit["time"].endswith("+00:00") for edit in part.edits)
-    assert json.loads(json.dumps(found.to_dict()))["count"] == len(REQUESTS)
+    assert json.loads(json.dumps(inspection.to_dict()))["count"] == len(REQUESTS)
     if case.method.describe is not None:
         assert part.layers
 
 
 @each_case
-def test_counts_are_numbers_that_an_unedited_model_has_none_of(case: MethodCase) -> None:
+def test_counts_are_positive_for_an_edited_model_and_zero_after_rollback(case: MethodCase) -> None:
     counts = case.port("counts")
     model = build_model("llama")
     assert set(counts(model).values()) <= {0}
     rollback = case.apply(model)
-    found = counts(model)
-    assert found
-    assert all(value > 0 and math.isfinite(value) for value in found.values())
+    of_edited = counts(model)
+    assert of_edited
+    assert all(value > 0 and math.isfinite(value) for value in of_edited.values())
     rollback()
     assert set(counts(model).values()) <= {0}
 
 
-# ------------------------------------------------------------------ take edits out
+# ------------------------------------------------------------------ remove edits
 
 
 @each_case
-def test_remove_takes_each_case_out_and_leaves_the_others(case: MethodCase, tmp_path: Path) -> None:
+def test_remove_removes_one_case_and_keeps_the_others(case: MethodCase, tmp_path: Path) -> None:
     case.port("remove")
     model = build_model("llama")
-    unedited = picture_of(model)
+    unedited = snapshot_of(model)
     case.apply(model)
     if case.method.edits is not None:
         save_edits(model, tmp_path / "all")
@@ -134,38 +138,38 @@ def test_remove_takes_each_case_out_and_leaves_the_others(case: MethodCase, tmp_
         assert (record.case_id, record.prompt) == (case_id, PROMPT_OF[case_id])
         now = logits_of(model)
         assert PROMPT_OF[case_id] not in differing(now, unedited.logits)
-        assert not set(differing(now, before)) & {PROMPT_OF[other] for other in order[number:]}
+        assert not set(differing(now, before)) & {PROMPT_OF[kept] for kept in order[number:]}
         if case.method.edits is not None and number < len(order):
             rollback_folder(tmp_path / "all", cases=[case_id])
-            other = build_model("llama")
-            assert [edit["case_id"] for edit in load_edits(other, tmp_path / "all").results] == [
-                one for one in CASE_IDS if one not in order[:number]
+            loaded = build_model("llama")
+            assert [edit["case_id"] for edit in load_edits(loaded, tmp_path / "all").results] == [
+                kept for kept in CASE_IDS if kept not in order[:number]
             ]
-            assert equal(logits_of(other), now)
+            assert equal(logits_of(loaded), now)
     assert_unchanged(model, unedited)
 
 
 @each_case
-def test_remove_batches_goes_back_to_each_batch(case: MethodCase, tmp_path: Path) -> None:
+def test_remove_batches_restores_the_model_after_each_batch(case: MethodCase, tmp_path: Path) -> None:
     case.port("remove_batches")
     model = build_model("llama")
-    pictures = [picture_of(model)]
+    snapshots = [snapshot_of(model)]
     for requests in (REQUESTS[:2], REQUESTS[2:]):
         case.apply(model, requests)
-        pictures.append(picture_of(model))
+        snapshots.append(snapshot_of(model))
     save_edits(model, tmp_path / "all")
     with pytest.raises(EditError, match="3"):
         rollback_to_batch(model, 3)
-    assert_unchanged(model, pictures[2])
+    assert_unchanged(model, snapshots[2])
     for batch in (1, 0):
         rollback_to_batch(model, batch)
-        assert_unchanged(model, pictures[batch])
-    rollback_folder(tmp_path / "all", batch=1, out=tmp_path / "one")
-    load_edits(model, tmp_path / "one")
-    assert_unchanged(model, pictures[1])
+        assert_unchanged(model, snapshots[batch])
+    rollback_folder(tmp_path / "all", batch=1, out=tmp_path / "first")
+    load_edits(model, tmp_path / "first")
+    assert_unchanged(model, snapshots[1])
 
 
-# ------------------------------------------------------------------ join and export edits
+# ------------------------------------------------------------------ merge and export edits
 
 
 @each_case
@@ -188,11 +192,12 @@ def test_merge_joins_the_edits_of_two_folders(case: MethodCase, tmp_path: Path) 
 
 
 @each_case
-def test_plain_weights_make_a_checkpoint(case: MethodCase, tmp_path: Path) -> None:
-    plain = case.port("plain_weights")
+def test_plain_weights_give_a_checkpoint_with_the_edits(case: MethodCase, tmp_path: Path) -> None:
+    plain_weights = case.port("plain_weights")
     model = case.edited()
-    before, unedited = picture_of(model), build_model("llama").state_dict()
-    weights = {**model.state_dict(), **plain(model).weights}  # the model's own weights may hold the edits already
+    before, unedited = snapshot_of(model), build_model("llama").state_dict()
+    # The model's own weights may already hold the edits.
+    weights = {**model.state_dict(), **plain_weights(model).weights}
     assert any(not torch.equal(weights[name], tensor) for name, tensor in unedited.items())
     export = export_model(model, build_tokenizer(), tmp_path / "checkpoint")
     assert export.edits == {case.method.name: len(REQUESTS)}
@@ -208,7 +213,7 @@ def test_plain_weights_make_a_checkpoint(case: MethodCase, tmp_path: Path) -> No
 
 
 @each_case
-def test_report_sections_draw_a_run_and_an_empty_one(case: MethodCase, tmp_path: Path) -> None:
+def test_report_sections_have_plots_for_a_run_and_none_for_an_empty_one(case: MethodCase, tmp_path: Path) -> None:
     sections = case.port("report_sections")
     run = run_consecutive if case.method.batchable else run_lifelong
     result = run(
@@ -222,16 +227,16 @@ def test_report_sections_draw_a_run_and_an_empty_one(case: MethodCase, tmp_path:
     )
     hparams = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))["hparams"]
     curve = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    drawn = sections(RunRecord(case.method.name, hparams=hparams, journal=result.journal, curve=curve))
-    assert drawn
-    for section in drawn:
+    of_run = sections(RunRecord(case.method.name, hparams=hparams, journal=result.journal, curve=curve))
+    assert of_run
+    for section in of_run:
         assert section.title
         assert section.empty
         for plot in section.plots:
             assert plot.title
             assert plot.alt
             assert plot.caption
-    plots = [plot.name for section in drawn for plot in section.plots]
+    plots = [plot.name for section in of_run for plot in section.plots]
     assert len(plots) == len(set(plots))
     for section in sections(RunRecord(case.method.name)):
         assert not section.plots

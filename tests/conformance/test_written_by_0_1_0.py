@@ -1,4 +1,4 @@
-"""Folders that version 0.1.0 wrote: edits load, runs resume, and both end as version 0.1.0 ended."""
+"""Folders written by version 0.1.0: their edits load, and their runs resume with the results of that version."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from easyedit_lifelong import load_edits, save_edits
 from tests.fixtures import runs_0_1_0 as written
 from tests.fixtures.runs_0_1_0 import FOLDER, RUNS
+from tests.support.coachhook_edits import same_tensors
 
 EDITS = sorted(path.name for path in (FOLDER / "edits").iterdir() if path.is_dir())
 CUT_FOLDERS = ("cut", "ahead")
@@ -24,36 +25,32 @@ _ROUNDING = {"rtol": 1e-3, "atol": 1e-3}
 @pytest.fixture(scope="module")
 def exact() -> bool:
     """Whether this machine's logits are bitwise those of the machine that wrote the fixtures."""
-    return _equal(written.logits_of(written.model()), load_file(FOLDER / "logits.safetensors"))
+    return same_tensors(written.logits_of(written.model()), load_file(FOLDER / "logits.safetensors"))
 
 
-def _equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
-
-
-def assert_same(found: Any, stored: Any, what: str, *, exact: bool = True) -> None:
-    """Compare tensors and what JSON holds: bitwise, or up to rounding. JSON may have got further keys since."""
-    if isinstance(stored, dict) and isinstance(found, dict):
-        tensors = any(isinstance(value, torch.Tensor) for value in found.values())
-        assert found.keys() == stored.keys() if tensors else found.keys() >= stored.keys(), what
+def assert_same(actual: Any, stored: Any, label: str, *, exact: bool = True) -> None:
+    """Compare tensors and JSON values, bitwise or up to rounding. Later versions may have added keys to JSON."""
+    if isinstance(stored, dict) and isinstance(actual, dict):
+        tensors = any(isinstance(value, torch.Tensor) for value in actual.values())
+        assert actual.keys() == stored.keys() if tensors else actual.keys() >= stored.keys(), label
         for name, value in stored.items():
-            assert_same(found[name], value, f"{what}: {name}", exact=exact)
-    elif isinstance(stored, list) and isinstance(found, list):
-        assert len(found) == len(stored), what
+            assert_same(actual[name], value, f"{label}: {name}", exact=exact)
+    elif isinstance(stored, list) and isinstance(actual, list):
+        assert len(actual) == len(stored), label
         for number, value in enumerate(stored):
-            assert_same(found[number], value, f"{what}, {number}", exact=exact)
+            assert_same(actual[number], value, f"{label}, {number}", exact=exact)
     elif isinstance(stored, torch.Tensor):
-        torch.testing.assert_close(found, stored, **({"rtol": 0, "atol": 0} if exact else _ROUNDING), msg=what)
+        torch.testing.assert_close(actual, stored, **({"rtol": 0, "atol": 0} if exact else _ROUNDING), msg=label)
     elif isinstance(stored, float) and not exact:
-        assert found == pytest.approx(stored, rel=1e-3, abs=1e-4), what
+        assert actual == pytest.approx(stored, rel=1e-3, abs=1e-4), label
     else:
-        assert found == stored, what
+        assert actual == stored, label
 
 
 def logits_with(name: str) -> dict[str, torch.Tensor]:
     """Return the stored logits of a model with these edits."""
     stored = load_file(FOLDER / "edits" / f"{name}.logits.safetensors")
-    assert not _equal(stored, load_file(FOLDER / "logits.safetensors"))
+    assert not same_tensors(stored, load_file(FOLDER / "logits.safetensors"))
     return stored
 
 
@@ -71,7 +68,7 @@ def summary_of(folder: Path) -> dict[str, Any]:
 
 
 def parts_of(folder: Path) -> list[dict[str, Any]]:
-    """Return what an edits folder's index says of the edits, without times and hits, which a run does not store."""
+    """Return the entries of an edits folder's index, without times and hits, which a run does not store."""
     parts = json.loads((folder / "edits.json").read_text(encoding="utf-8"))["parts"]
     for part in parts:
         part["state"].pop("hits", None)
@@ -80,35 +77,37 @@ def parts_of(folder: Path) -> list[dict[str, Any]]:
     return list(parts)
 
 
-def test_the_fixtures_are_small_and_of_the_model_that_the_formula_makes() -> None:
+def test_the_fixtures_are_small_and_belong_to_the_model_of_the_formula() -> None:
     files = [path for path in FOLDER.rglob("*") if path.is_file()]
     assert sum(path.stat().st_size for path in files) < 1_500_000
-    stored, found = load_file(FOLDER / "logits.safetensors"), written.logits_of(written.model())
-    torch.testing.assert_close(found, stored, rtol=1e-4, atol=1e-4)
+    stored, actual = load_file(FOLDER / "logits.safetensors"), written.logits_of(written.model())
+    torch.testing.assert_close(actual, stored, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_edits_load_and_come_off(name: str, exact: bool) -> None:
+def test_edits_load_with_the_stored_logits_and_are_rolled_back(name: str, exact: bool) -> None:
     model = written.model()
     unedited = written.logits_of(model)
     rollback = load_edits(model, FOLDER / "edits" / name)
     assert_same(written.logits_of(model), logits_with(name), name, exact=exact)
     rollback()
-    assert _equal(written.logits_of(model), unedited)
+    assert same_tensors(written.logits_of(model), unedited)
 
 
 @pytest.mark.parametrize("name", EDITS)
-def test_edits_that_are_saved_again_are_the_same(name: str, tmp_path: Path) -> None:
+def test_edits_that_are_loaded_and_saved_again_are_unchanged(name: str, tmp_path: Path) -> None:
     model = written.model()
     load_edits(model, FOLDER / "edits" / name)
     save_edits(model, tmp_path)
     assert_same(parts_of(tmp_path), parts_of(FOLDER / "edits" / name), "edits.json")
-    assert _equal(load_file(tmp_path / "edits.safetensors"), load_file(FOLDER / "edits" / name / "edits.safetensors"))
+    assert same_tensors(
+        load_file(tmp_path / "edits.safetensors"), load_file(FOLDER / "edits" / name / "edits.safetensors")
+    )
 
 
 @pytest.fixture
-def work(tmp_path: Path) -> Path:
-    """A folder that holds what the runs read."""
+def workspace(tmp_path: Path) -> Path:
+    """A folder with the corpus and the statistics that the runs read."""
     shutil.copy(FOLDER / written.CORPUS, tmp_path)
     shutil.copytree(FOLDER / written.STATS, tmp_path / written.STATS)
     return tmp_path
@@ -116,38 +115,42 @@ def work(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("cut", CUT_FOLDERS)
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_resumes_and_ends_as_it_did(name: str, cut: str, work: Path, exact: bool) -> None:
-    whole = FOLDER / "runs" / name / "whole"
-    shutil.copytree(FOLDER / "runs" / name / cut, work / "run")
-    result = written.in_folder(work, name, written.model(), resume=True)
+def test_an_interrupted_run_resumes_and_ends_with_the_stored_results(
+    name: str, cut: str, workspace: Path, exact: bool
+) -> None:
+    uninterrupted = FOLDER / "runs" / name / "whole"
+    shutil.copytree(FOLDER / "runs" / name / cut, workspace / "run")
+    result = written.in_folder(workspace, name, written.model(), resume=True)
     if not exact:
-        pytest.skip("this machine rounds otherwise than the one that wrote the fixtures: training differs")
-    for path in whole.iterdir():
+        pytest.skip("this machine rounds differently from the one that wrote the fixtures, so training differs")
+    for path in uninterrupted.iterdir():
         if path.suffix in (".jsonl", ".csv"):
-            assert_same(entries_of(work / "run" / path.name), entries_of(path), path.name)
-    stored, found = summary_of(whole), summary_of(work / "run")
-    assert_same({key: found.get(key) for key in stored}, stored, "summary.json")
+            assert_same(entries_of(workspace / "run" / path.name), entries_of(path), path.name)
+    stored, actual = summary_of(uninterrupted), summary_of(workspace / "run")
+    assert_same({key: actual.get(key) for key in stored}, stored, "summary.json")
     assert_same(written.logits_of(result.edited_model), logits_with(name), "logits")
-    save_edits(result.edited_model, work / "edits")
-    assert_same(parts_of(work / "edits"), parts_of(FOLDER / "edits" / name), "edits.json")
-    saved, stored_edits = (load_file(path / "edits.safetensors") for path in (work / "edits", FOLDER / "edits" / name))
+    save_edits(result.edited_model, workspace / "edits")
+    assert_same(parts_of(workspace / "edits"), parts_of(FOLDER / "edits" / name), "edits.json")
+    saved, stored_edits = (
+        load_file(path / "edits.safetensors") for path in (workspace / "edits", FOLDER / "edits" / name)
+    )
     assert_same(saved, stored_edits, "edits.safetensors")
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_finished_run_is_left_as_it_is(name: str, work: Path) -> None:
-    shutil.copytree(FOLDER / "runs" / name / "whole", work / "run")
-    before = {path: path.read_bytes() for path in (work / "run").rglob("*") if path.is_file()}
-    result = written.in_folder(work, name, written.model(), resume=True)
+def test_resuming_a_finished_run_changes_no_file(name: str, workspace: Path) -> None:
+    shutil.copytree(FOLDER / "runs" / name / "whole", workspace / "run")
+    before = {path: path.read_bytes() for path in (workspace / "run").rglob("*") if path.is_file()}
+    result = written.in_folder(workspace, name, written.model(), resume=True)
     assert {path: path.read_bytes() for path in before} == before
-    assert result.metrics == json.loads((work / "run" / "summary.json").read_text(encoding="utf-8"))["metrics"]
+    assert result.metrics == json.loads((workspace / "run" / "summary.json").read_text(encoding="utf-8"))["metrics"]
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_the_state_of_a_run_is_loaded_as_edits(name: str, exact: bool) -> None:
+def test_the_state_of_a_run_loads_as_edits_and_is_rolled_back(name: str, exact: bool) -> None:
     model = written.model()
     rollback = load_edits(model, FOLDER / "runs" / name / "whole" / "state")
     assert_same(written.logits_of(model), logits_with(name), name, exact=exact)
     assert len(rollback.results) == len(parts_of(FOLDER / "edits" / name)[0]["edits"])
     rollback()
-    assert _equal(written.logits_of(model), written.logits_of(written.model()))
+    assert same_tensors(written.logits_of(model), written.logits_of(written.model()))

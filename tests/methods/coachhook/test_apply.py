@@ -1,4 +1,4 @@
-"""``apply_coachhook_to_model``: EasyEdit's argument contract."""
+"""``apply_coachhook_to_model`` accepts EasyEdit's arguments, edits the model or a copy, and returns a rollback."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhoo
 from easyedit_lifelong.methods.locate_edit import editor as editing
 from easyedit_lifelong.plugins import get_plugins
 from tests.support.coachhook_edits import FACTS, hparams_for, moments_for, same_tensors
-from tests.support.tiny_models import WORDS, build_model, build_tokenizer, state_of
+from tests.support.corpus import write_corpus
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 RECORDS = [{"prompt": prompt, "target_new": target, "subject": subject} for prompt, target, subject in FACTS]
 HPARAMS = hparams_for("llama", v_num_grad_steps=4)
 
 
 @pytest.fixture(autouse=True)
-def _no_collecting(monkeypatch: pytest.MonkeyPatch) -> None:
+def _moments_without_corpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(editing, "second_moments", lambda model, *_, **__: moments_for(model, HPARAMS))
 
 
@@ -31,41 +32,40 @@ def model() -> Any:
     return build_model("llama")
 
 
-def test_the_models_own_edits(model: Any) -> None:
+def test_the_given_model_is_edited_in_batches_and_rolled_back_from_the_last(model: Any) -> None:
     edited, rollback = apply_coachhook_to_model(model, build_tokenizer(), RECORDS, HPARAMS)
     assert edited is model
     assert [result.case_id for result in rollback.results] == [0, 1, 2, 3]
     assert [result.detail["batch"] for result in rollback.results] == [1, 1, 2, 2]
     assert [result.steps for result in rollback.results] == [3] * 4
     json.dumps([result.to_dict() for result in rollback.results], allow_nan=False)
-    # Batches upon batches.
-    _, second = apply_coachhook_to_model(model, build_tokenizer(), RECORDS[:1], HPARAMS)
-    assert second.results[0].detail["batch"] == 3
+    _, second_rollback = apply_coachhook_to_model(model, build_tokenizer(), RECORDS[:1], HPARAMS)
+    assert second_rollback.results[0].detail["batch"] == 3
     with pytest.raises(EditError, match="later CoachHook batches"):
         rollback()
     assert not rollback.done
-    second()
+    second_rollback()
     rollback()
     assert rollback.done
     rollback()
     assert CoachHookEditor.of(model) is None
 
 
-def test_what_is_reported_without_hooks_is_json_too(model: Any) -> None:
+def test_results_without_hooks_are_json(model: Any) -> None:
     hparams = hparams_for("llama", v_num_grad_steps=4, wohk=True)
     _, rollback = apply_coachhook_to_model(model, build_tokenizer(), RECORDS, hparams)
     json.dumps([result.to_dict() for result in rollback.results], allow_nan=False)
 
 
-def test_a_copy_is_edited_instead(model: Any) -> None:
+def test_with_copy_a_copy_is_edited_and_the_given_model_stays_unedited(model: Any) -> None:
     before = state_of(model)
     edited, rollback = apply_coachhook_to_model(model, build_tokenizer(), RECORDS[:2], HPARAMS, copy=True)
     assert edited is not model
     assert same_tensors(state_of(model), before)
     assert CoachHookEditor.of(model) is None
     assert len(coachhook_editor(edited).state.batches) == 1
-    again, _ = apply_coachhook_to_model(edited, build_tokenizer(), RECORDS[2:], HPARAMS, copy=True)
-    assert len(coachhook_editor(again).state.batches) == 2
+    second_copy, _ = apply_coachhook_to_model(edited, build_tokenizer(), RECORDS[2:], HPARAMS, copy=True)
+    assert len(coachhook_editor(second_copy).state.batches) == 2
     assert len(coachhook_editor(edited).state.batches) == 1
     rollback()
     assert same_tensors(state_of(edited), before)
@@ -73,8 +73,10 @@ def test_a_copy_is_edited_instead(model: Any) -> None:
 
 @pytest.mark.parametrize("wohk", [False, True])
 @pytest.mark.parametrize("keep", [False, True])
-def test_walking_the_rollback_undoes_only_if_so_agreed(model: Any, keep: bool, wohk: bool) -> None:
-    # EasyEdit's release walks `.items()` to copy weights back; with keep_original_weight=False edits are to stay.
+def test_iterating_over_the_rollback_undoes_edits_only_with_keep_original_weight(
+    model: Any, keep: bool, wohk: bool
+) -> None:
+    # EasyEdit's release iterates over `.items()` to copy weights back; without keep_original_weight, edits must stay.
     before = state_of(model)
     hparams = hparams_for("llama", v_num_grad_steps=4, wohk=wohk)
     _, rollback = apply_coachhook_to_model(model, build_tokenizer(), RECORDS[:2], hparams, keep_original_weight=keep)
@@ -86,7 +88,7 @@ def test_walking_the_rollback_undoes_only_if_so_agreed(model: Any, keep: bool, w
     assert same_tensors(state_of(model), before)
 
 
-def test_what_other_methods_take_is_ignored(model: Any) -> None:
+def test_arguments_of_other_methods_are_ignored(model: Any) -> None:
     apply_coachhook_to_model(
         model, build_tokenizer(), RECORDS[:1], HPARAMS, False, True, True, train_ds=None, cache_template=None
     )
@@ -102,7 +104,7 @@ def test_what_other_methods_take_is_ignored(model: Any) -> None:
         ([3], "request 0"),
     ],
 )
-def test_bad_requests_are_named_and_nothing_is_done(model: Any, records: list[Any], message: str) -> None:
+def test_invalid_requests_are_named_and_leave_the_model_unedited(model: Any, records: list[Any], message: str) -> None:
     before = state_of(model)
     with pytest.raises(DataError, match=message):
         apply_coachhook_to_model(model, build_tokenizer(), records, HPARAMS)
@@ -110,7 +112,7 @@ def test_bad_requests_are_named_and_nothing_is_done(model: Any, records: list[An
     assert same_tensors(state_of(model), before)
 
 
-def test_it_is_registered_like_any_method(model: Any) -> None:
+def test_coachhook_is_registered_with_its_apply_function_and_check(model: Any) -> None:
     method = get_plugins().method_for(HPARAMS)
     assert method is not None
     assert method.name == "CoachHook"
@@ -120,40 +122,37 @@ def test_it_is_registered_like_any_method(model: Any) -> None:
     method.check(model, build_tokenizer(), HPARAMS)
 
 
-def test_editing_inside_no_grad(model: Any) -> None:
+def test_editing_inside_no_grad_still_optimises(model: Any) -> None:
     with torch.no_grad():
         _, rollback = apply_coachhook_to_model(model, build_tokenizer(), RECORDS[:2], HPARAMS)
     assert [result.steps for result in rollback.results] == [3, 3]
 
 
 def test_a_model_in_training_mode_is_edited_as_in_evaluation_mode() -> None:
-    one, two = build_model("gpt2"), build_model("gpt2")
-    for module in two.modules():
+    evaluated, trained = build_model("gpt2"), build_model("gpt2")
+    for module in trained.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.5
-    two.train()
+    trained.train()
     hparams = hparams_for("gpt2", v_num_grad_steps=4)
-    for model in (one, two):
+    for model in (evaluated, trained):
         CoachHookEditor.on(model, build_tokenizer(), hparams, moments_for(model, hparams))
         apply_coachhook_to_model(model, build_tokenizer(), RECORDS[:2], hparams)
-    assert same_tensors(state_of(one), state_of(two))
-    assert two.training
+    assert same_tensors(state_of(evaluated), state_of(trained))
+    assert trained.training
 
 
 @pytest.mark.parametrize("spelling", ["model.layers[{}].mlp.down_proj", "model.layers.{}.mlp.down_proj.weight"])
-def test_easyedits_other_spellings_of_a_layer(
+def test_easyedits_other_spellings_of_a_layer_are_accepted(
     model: Any, spelling: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.undo()  # collect in earnest
-    file = tmp_path / "corpus.txt"
-    generator = torch.Generator().manual_seed(0)
-    rows = torch.randint(len(WORDS), (60, 20), generator=generator).tolist()
-    file.write_text("\n".join(" ".join(WORDS[i] for i in row) for row in rows))
+    monkeypatch.undo()  # computes second moments, which also need the path of the layer
+    write_corpus(tmp_path)
     hparams = hparams_for(
         "llama",
         v_num_grad_steps=4,
         rewrite_module_tmp=spelling,
-        mom2_dataset=str(file),
+        mom2_dataset=str(tmp_path / "corpus.txt"),
         mom2_n_samples=None,
         mom2_n_tokens=1000,
         stats_dir=str(tmp_path),

@@ -1,4 +1,4 @@
-"""CoachHook's hyperparameters: EasyEdit's names, and every value checked."""
+"""CoachHook's hyperparameters: files of EasyEdit's MEMIT load, and unusable values are refused by name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from easyedit_lifelong import CoachHookHyperParams
 from easyedit_lifelong.errors import HyperParameterError
 from tests.support.coachhook_edits import hparams_for
 
-# A MEMIT file of EasyEdit, key by key (hparams/MEMIT/gpt2-xl.yaml of its main branch), for CoachHook.
+# EasyEdit's hparams/MEMIT/gpt2-xl.yaml (main branch), with another alg_name.
 MEMIT: dict[str, Any] = {
     "alg_name": "CoachHook",
     "model_name": "./hugging_cache/gpt2-xl",
@@ -42,7 +42,7 @@ MEMIT: dict[str, Any] = {
 }
 
 
-def test_a_memit_file_of_easyedits_loads(tmp_path: Path) -> None:
+def test_a_memit_file_of_easyedit_loads_with_coachhooks_defaults(tmp_path: Path) -> None:
     file = tmp_path / "gpt2-xl.yaml"
     file.write_text(yaml.safe_dump(MEMIT))
     hparams = CoachHookHyperParams.from_hparams(file)
@@ -53,14 +53,14 @@ def test_a_memit_file_of_easyedits_loads(tmp_path: Path) -> None:
     assert (hparams.alpha_z, hparams.num_layers, hparams.wohk, hparams.batch_size) == (2.2, None, False, 1)
 
 
-def test_another_methods_file_is_refused(tmp_path: Path) -> None:
+def test_a_file_of_another_method_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "memit.yaml"
     file.write_text(yaml.safe_dump({**MEMIT, "alg_name": "MEMIT"}))
     with pytest.raises(HyperParameterError, match=r"memit.yaml: alg_name: 'MEMIT' is another method"):
         CoachHookHyperParams.from_hparams(file)
 
 
-def test_a_mistyped_key_is_named(tmp_path: Path) -> None:
+def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(yaml.safe_dump({**MEMIT, "alpha_s": 2, "num_layer": 3}))
     with pytest.raises(
@@ -117,7 +117,7 @@ def test_a_mistyped_key_is_named(tmp_path: Path) -> None:
         ("alpha_checked", 5),
     ],
 )
-def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, value: Any) -> None:
+def test_an_unusable_value_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(HyperParameterError, match=rf"\b{name}: |mom2_n_tokens: give either"):
         hparams_for("llama", **{name: value})
 
@@ -140,23 +140,23 @@ def test_a_value_that_makes_no_sense_is_refused_by_name(name: str, value: Any) -
         ("mom2_n_tokens", 100),
     ],
 )
-def test_the_ends_of_ranges_are_in_them(name: str, value: Any) -> None:
+def test_values_at_the_ends_of_their_range_are_accepted(name: str, value: Any) -> None:
     assert getattr(hparams_for("llama", **{name: value}), name) == value
 
 
-def test_every_problem_is_told_at_once() -> None:
+def test_all_problems_are_reported_in_one_error() -> None:
     with pytest.raises(HyperParameterError, match=r"v_lr: .*; .*num_layers: .*rewrite_module_tmp: "):
         hparams_for("llama", v_lr=-1, num_layers=9, rewrite_module_tmp="x")
 
 
-def test_only_the_last_layers_are_edited() -> None:
+def test_num_layers_selects_the_last_of_the_layers() -> None:
     hparams = hparams_for("llama", num_layers=2)
     assert hparams.edited_layers == [1, 2]
     assert hparams.rewrite_modules == ["model.layers.1.mlp.down_proj", "model.layers.2.mlp.down_proj"]
 
 
-def test_a_dtype_that_the_statistics_cant_have_is_refused_when_it_is_read() -> None:
-    # Not an hour later, by whoever collects them.
+def test_every_accepted_mom2_dtype_is_one_that_second_moments_can_have() -> None:
+    # Otherwise the error comes only after second moments were collected, which can take an hour.
     from easyedit_lifelong.covariance.obtain import DTYPES
 
     for dtype in CoachHookHyperParams.CHOICES["mom2_dtype"]:

@@ -1,4 +1,4 @@
-"""CoachHook through EasyEdit's ``BaseEditor``, second moments and all."""
+"""CoachHook through EasyEdit's ``BaseEditor``, including the computation of second moments."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import torch
 from easyedit_lifelong.bridge import find_easyedit, install
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from tests.support.coachhook_edits import FACTS, LEARNABLE, hparams_for, same_tensors
+from tests.support.next_word import next_word
 from tests.support.tiny_models import WORDS, build_model, build_tokenizer, state_of
 
 
 @pytest.fixture
 def easyeditor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """EasyEdit, in a folder that it may litter."""
+    """EasyEdit's module; the current folder is temporary, since EasyEdit writes files into it."""
     info = find_easyedit()
     if info is None:
         pytest.skip("EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)")
@@ -29,6 +30,7 @@ def easyeditor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def corpus(tmp_path: Path) -> Path:
+    """A text file for second moments."""
     file = tmp_path / "corpus.txt"
     generator = torch.Generator().manual_seed(0)
     lines = [" ".join(WORDS[int(i)] for i in torch.randint(len(WORDS), (20,), generator=generator)) for _ in range(300)]
@@ -36,8 +38,9 @@ def corpus(tmp_path: Path) -> Path:
     return file
 
 
-def hparams(model: Any, corpus: Path, **options: Any) -> Any:
-    made = hparams_for(
+def hparams_with_model(model: Any, corpus: Path, **options: Any) -> Any:
+    """Return hyperparameters that hold the model itself, where EasyEdit expects its name."""
+    hparams = hparams_for(
         "llama",
         mom2_dataset=str(corpus),
         mom2_n_samples=None,
@@ -50,20 +53,21 @@ def hparams(model: Any, corpus: Path, **options: Any) -> Any:
         context_template_length_params=[[5, 2]],
         **options,
     )
-    made.model_name = (model, build_tokenizer())
-    return made
+    hparams.model_name = (model, build_tokenizer())
+    return hparams
 
 
 def flavour() -> str:
+    """Return which EasyEdit is installed: its release or its main branch."""
     info = find_easyedit()
     return info.flavour if info else "none"
 
 
-def test_edit(easyeditor: Any, corpus: Path) -> None:
+def test_edit_learns_the_target_and_reports_its_accuracy(easyeditor: Any, corpus: Path) -> None:
     model = build_model("llama")
-    editor = easyeditor.BaseEditor.from_hparams(hparams(model, corpus))
+    editor = easyeditor.BaseEditor.from_hparams(hparams_with_model(model, corpus))
     prompt, target, subject = LEARNABLE
-    keep = {"sequential_edit": True} if flavour() == "main" else {}
+    keep_edits = {"sequential_edit": True} if flavour() == "main" else {}
     metrics, edited, _ = editor.edit(
         prompts=[prompt],
         target_new=[target],
@@ -71,7 +75,7 @@ def test_edit(easyeditor: Any, corpus: Path) -> None:
         subject=[subject],
         rephrase_prompts=["who plays Hamlet"],
         verbose=False,
-        **keep,
+        **keep_edits,
         locality_inputs={"near": {"prompt": ["snow and mountain"], "ground_truth": ["blue"]}},
     )
     assert metrics[0]["post"]["rewrite_acc"] == [1.0]
@@ -79,14 +83,13 @@ def test_edit(easyeditor: Any, corpus: Path) -> None:
     assert edited is model
     assert len(coachhook_editor(model).state.batches) == 1
     assert list((corpus.parent / "stats").rglob("*.npz"))
-    out = edited.generate(**build_tokenizer()(prompt, return_tensors="pt"), max_new_tokens=1, do_sample=False)
-    assert build_tokenizer().decode(out[0, -1:]) == target
+    assert next_word(edited, prompt) == target
 
 
-def test_batch_edit(easyeditor: Any, corpus: Path) -> None:
+def test_batch_edit_edits_in_batches_and_leaves_the_models_own_weights(easyeditor: Any, corpus: Path) -> None:
     model = build_model("llama")
     before = state_of(model)
-    editor = easyeditor.BaseEditor.from_hparams(hparams(model, corpus, batch_size=2))
+    editor = easyeditor.BaseEditor.from_hparams(hparams_with_model(model, corpus, batch_size=2))
     editor.batch_edit(
         [prompt for prompt, _, _ in FACTS],
         [target for _, target, _ in FACTS],
@@ -101,12 +104,12 @@ def test_batch_edit(easyeditor: Any, corpus: Path) -> None:
     assert all(torch.equal(now[name], tensor) for name, tensor in before.items())
 
 
-def test_taken_back_as_asked(easyeditor: Any, corpus: Path) -> None:
+def test_with_keep_original_weight_edit_rolls_back(easyeditor: Any, corpus: Path) -> None:
     if flavour() != "release-2023":
         pytest.skip("for EasyEdit's 2023 release")
     model = build_model("llama")
     before = state_of(model)
-    editor = easyeditor.BaseEditor.from_hparams(hparams(model, corpus))
+    editor = easyeditor.BaseEditor.from_hparams(hparams_with_model(model, corpus))
     for wohk in (False, True):
         editor.hparams.wohk = wohk
         editor.edit(

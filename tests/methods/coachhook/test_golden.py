@@ -1,8 +1,8 @@
-"""Equal to the authors' code: keys, residuals, updates, C_accu, α, hook decisions, target vectors, losses.
+"""CoachHook equals the authors' code: keys, residuals, updates, C_accu, α, hook decisions, target vectors, losses.
 
-``golden/coachhook_authors.*`` was written by running the authors' code (Syon-Li/CoachHook, with
-EasyEdit's release) on the tiny float64 models built here, whose weights are a formula. Its header says
-what of theirs was switched off for it.
+``golden/coachhook_authors.*`` was written by running the authors' code (Syon-Li/CoachHook, with EasyEdit's release)
+on the tiny float64 models built here, whose weights are a formula. The JSON file lists the parts of their code that
+were switched off.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ close = functools.partial(torch.testing.assert_close, rtol=1e-6, atol=1e-9)
 
 
 def noise(salt: int, *shape: int) -> np.ndarray:
-    """Numbers in [-1, 1) from whole-number arithmetic (SplitMix64), the same everywhere."""
+    """Return numbers in [-1, 1) from integer arithmetic (SplitMix64), which are the same on every machine."""
     with np.errstate(over="ignore"):
         x = np.arange(1, int(np.prod(shape)) + 1, dtype=np.uint64) + (np.uint64(salt) << np.uint64(32))
         x = x * np.uint64(0x9E3779B97F4A7C15)
@@ -49,7 +49,7 @@ def noise(salt: int, *shape: int) -> np.ndarray:
 
 
 class _Norm(torch.nn.Module):
-    """Llama's norm without its way through float32."""
+    """Llama's norm, computed in the dtype of the input and not in float32."""
 
     def __init__(self, weight: torch.nn.Parameter, eps: float) -> None:
         super().__init__()
@@ -60,6 +60,7 @@ class _Norm(torch.nn.Module):
 
 
 def formula_model(family: str) -> Any:
+    """Build a family's tiny float64 model with the weights of the golden runs."""
     shape = {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     if family == "llama":
         model: Any = LlamaForCausalLM(
@@ -95,23 +96,24 @@ def formula_model(family: str) -> Any:
 
 
 def second_moment(layer: int) -> Tensor:
-    """A well-conditioned E[kkᵀ], (inner, inner)."""
+    """Return a well-conditioned E[kkᵀ], shape ``(inner, inner)``."""
     a = noise(1000 + layer, INNER, INNER)
     return torch.from_numpy(0.3 * np.eye(INNER) + a @ a.T / INNER)
 
 
 def target_vector(case_id: int) -> Tensor:
-    """The z of a request, (width,)."""
+    """Return the target vector z of a request, shape ``(width,)``."""
     return torch.from_numpy(3.0 * noise(2000 + case_id, WIDTH))
 
 
 @functools.cache
-def _numbers() -> dict[str, Tensor]:
+def _golden_tensors() -> dict[str, Tensor]:
     return load_file(FOLDER / "coachhook_authors.safetensors")
 
 
-def numbers(family: str, run: str, *path: object) -> Tensor:
-    return _numbers()["/".join(map(str, (family, run, *path)))]
+def golden_tensor(family: str, run: str, *path: object) -> Tensor:
+    """Return what the authors' code computed for a family in one of the golden runs."""
+    return _golden_tensors()["/".join(map(str, (family, run, *path)))]
 
 
 def editor_on(family: str, run: str, templates: list[list[str]] | None = None, **changes: Any) -> Any:
@@ -150,6 +152,7 @@ def edit_batch(editor: Any, batch: int) -> None:
 
 
 def edited(family: str, run: str) -> Any:
+    """Return the editor after all batches of a golden run."""
     editor = editor_on(family, run)
     for batch in BATCHES:
         edit_batch(editor, batch)
@@ -162,19 +165,19 @@ def probes() -> list[str]:
 
 @torch.no_grad()
 def answer(editor: Any, prompt: str) -> tuple[Tensor, dict[str, list[int]]]:
-    """Return the logits at a prompt's end, and by projection the tokens at which it gave a new output."""
-    anew: dict[str, list[int]] = {}
+    """Return the logits at a prompt's end, and for each projection the tokens at which a hook replaced its output."""
+    replaced: dict[str, list[int]] = {}
 
-    def watch(path: str) -> Any:
+    def record_replaced(path: str) -> Any:
         def hook(module: Any, args: Any, output: Tensor) -> None:
-            anew[path] = (output != module.forward(args[0])).any(dim=-1)[0].nonzero().flatten().tolist()
+            replaced[path] = (output != module.forward(args[0])).any(dim=-1)[0].nonzero().flatten().tolist()
 
         return hook
 
-    handles = [editor.model.get_submodule(path).register_forward_hook(watch(path)) for path in editor.hooks]
+    handles = [editor.model.get_submodule(path).register_forward_hook(record_replaced(path)) for path in editor.hooks]
     try:
         ids = torch.tensor([editor.tokenizer(prompt)["input_ids"]])
-        return editor.model(input_ids=ids).logits[0, -1], anew
+        return editor.model(input_ids=ids).logits[0, -1], replaced
     finally:
         for handle in handles:
             handle.remove()
@@ -182,17 +185,17 @@ def answer(editor: Any, prompt: str) -> tuple[Tensor, dict[str, list[int]]]:
 
 @pytest.mark.parametrize("run", ["several", "one", "wohk"])
 @pytest.mark.parametrize("family", MODELS)
-def test_the_authors_updates_in_three_consecutive_batches(family: str, run: str) -> None:
+def test_updates_and_alpha_of_three_batches_equal_those_of_the_authors_code(family: str, run: str) -> None:
     editor = editor_on(family, run)
     layers = GOLDEN["models"][family][run]["layers"]
     for batch in BATCHES:
         edit_batch(editor, batch)
         for number, (layer, path) in enumerate(zip(layers, editor.hooks, strict=True)):
             update = editor.state.batches[batch].layers[path]
-            close(update.keys.T, numbers(family, run, batch, layer, "keys"))
-            close(update.residual.T * (len(layers) - number), numbers(family, run, batch, layer, "residuals"))
-            close(update.matrix(), numbers(family, run, batch, layer, "delta"))
-            close(editor._solvers[path].matrix(), numbers(family, run, batch, layer, "C_accu"))
+            close(update.keys.T, golden_tensor(family, run, batch, layer, "keys"))
+            close(update.residual.T * (len(layers) - number), golden_tensor(family, run, batch, layer, "residuals"))
+            close(update.matrix(), golden_tensor(family, run, batch, layer, "delta"))
+            close(editor._solvers[path].matrix(), golden_tensor(family, run, batch, layer, "C_accu"))
             if run != "wohk":
                 alpha = GOLDEN["models"][family][run]["alpha"][batch][str(layer)]
                 assert editor.alphas[path] == pytest.approx(alpha, rel=1e-6)
@@ -200,30 +203,30 @@ def test_the_authors_updates_in_three_consecutive_batches(family: str, run: str)
 
 @pytest.mark.parametrize("run", ["several", "one"])
 @pytest.mark.parametrize("family", MODELS)
-def test_the_authors_hook_decisions_after_them(family: str, run: str) -> None:
+def test_hook_decisions_and_logits_equal_those_of_the_authors_code(family: str, run: str) -> None:
     from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 
     editor = edited(family, run)
     scores = z_scores(editor.model, editor.tokenizer, probes())
     golden = GOLDEN["models"][family][run]
     for n, prompt in enumerate(probes()):
-        logits, anew = answer(editor, prompt)
-        close(logits, numbers(family, run, "probe", n, "logits"))
+        logits, replaced = answer(editor, prompt)
+        close(logits, golden_tensor(family, run, "probe", n, "logits"))
         for layer, path in zip(golden["layers"], editor.hooks, strict=True):
-            close(scores[path][n], numbers(family, run, "probe", n, layer, "z_scores"))
-            assert anew[path] == golden["decisions"][str(layer)][n], (prompt, layer)
+            close(scores[path][n], golden_tensor(family, run, "probe", n, layer, "z_scores"))
+            assert replaced[path] == golden["decisions"][str(layer)][n], (prompt, layer)
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_the_answers_of_the_weights_without_hooks(family: str) -> None:
+def test_logits_without_hooks_equal_those_of_the_authors_code(family: str) -> None:
     editor = edited(family, "wohk")
     for n, prompt in enumerate(probes()):
-        close(answer(editor, prompt)[0], numbers(family, "wohk", "probe", n, "logits"))
+        close(answer(editor, prompt)[0], golden_tensor(family, "wohk", "probe", n, "logits"))
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_without_hooks_the_authors_weigh_earlier_edits_as_they_do_old_knowledge(family: str) -> None:
-    """Ours follow the paper's C_accu; theirs differ from the second batch on. A note of facts, not a wish."""
+def test_without_hooks_updates_differ_from_the_authors_code_after_the_first_batch(family: str) -> None:
+    """The authors' code weighs keys of earlier edits as it weighs old knowledge; ours follows C_accu of the paper."""
     differences = GOLDEN["models"][family]["wohk_authors"]["largest_difference_of_delta"]
     assert set(differences["batch 0"].values()) == {0.0}
     editor = edited(family, "wohk")
@@ -231,14 +234,14 @@ def test_without_hooks_the_authors_weigh_earlier_edits_as_they_do_old_knowledge(
         for layer, path in zip(GOLDEN["models"][family]["wohk"]["layers"], editor.hooks, strict=True):
             ours = editor.state.batches[batch].layers[path].matrix()
             if batch:
-                theirs = numbers(family, "wohk_authors", batch, layer, "delta")
+                theirs = golden_tensor(family, "wohk_authors", batch, layer, "delta")
                 share = float((ours - theirs).abs().max() / theirs.abs().max())
                 assert share == pytest.approx(differences[f"batch {batch}"][str(layer)], rel=1e-5)
 
 
 @pytest.mark.parametrize("case", range(len(GOLDEN["models"]["llama"]["values"])))
 @pytest.mark.parametrize("family", MODELS)
-def test_the_authors_target_vectors_and_losses(family: str, case: int) -> None:
+def test_target_vectors_and_losses_equal_those_of_the_authors_code(family: str, case: int) -> None:
     from easyedit_lifelong.methods.locate_edit.target_vectors import optimise_targets
 
     golden = GOLDEN["models"][family]["values"][case]
@@ -251,12 +254,12 @@ def test_the_authors_target_vectors_and_losses(family: str, case: int) -> None:
     facts, layer = [editor._encode(request)], editor.hparams.edited_layers[-1]
 
     outcome = optimise_targets(editor._runner, facts, editor.hparams, layer)
-    close(outcome.z[0], numbers(family, "values", case, "z"))
+    close(outcome.z[0], golden_tensor(family, "values", case, "z"))
     assert outcome.steps == [len(golden["steps"]) - 1]
-    # Cut short after each step, the optimisation shows the loss there.
+    # Run again with fewer steps, the optimisation reports the loss of each step.
     for count, step in enumerate(golden["steps"], start=1):
         editor.hparams.v_num_grad_steps = count
         outcome = optimise_targets(editor._runner, facts, editor.hparams, layer)
         assert outcome.losses == pytest.approx([step["loss"]], rel=1e-6)
         if count == 1:
-            close(outcome.z[0], numbers(family, "values", case, "init"))
+            close(outcome.z[0], golden_tensor(family, "values", case, "init"))

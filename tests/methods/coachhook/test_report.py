@@ -1,4 +1,4 @@
-"""CoachHook's section of a report, from the entries of a journal and the states of a run's batches."""
+"""CoachHook's section of a report, from a run's journal and steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STEPS = [
 ]
 
 
-def test_alphas_are_those_of_the_steps_last_batch() -> None:
+def test_the_alphas_of_a_step_are_those_of_its_last_batch() -> None:
     assert alphas(RunRecord("CoachHook", journal=JOURNAL, steps=STEPS)) == {
         1: {"a": 2.0, "b": 1.5},
         2: {"a": 1.8, "b": 1.25},
@@ -22,7 +22,7 @@ def test_alphas_are_those_of_the_steps_last_batch() -> None:
     assert list(alphas(RunRecord("CoachHook", steps=STEPS))) == [1, 2], "without a journal the steps are counted"
 
 
-def test_alpha_and_z_scores() -> None:
+def test_the_section_plots_alpha_and_z_scores_by_batch() -> None:
     run = RunRecord("CoachHook", hparams={"alpha_z": 2.2}, journal=JOURNAL, steps=STEPS)
     (section,) = report_sections(run)
     alpha, scores = section.plots
@@ -36,7 +36,7 @@ def test_alpha_and_z_scores() -> None:
     assert scores.series[1].points == [(1, 1.5), (2, 1.25)]
 
 
-def test_what_stands_there_if_nothing_is_drawn() -> None:
+def test_a_section_without_plots_says_why() -> None:
     (edited_weights,), (nothing,) = (
         report_sections(RunRecord("CoachHook", hparams=hparams)) for hparams in ({"wohk": True}, {})
     )

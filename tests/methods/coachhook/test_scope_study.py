@@ -1,4 +1,4 @@
-"""The scope study of an edited model."""
+"""The scope study of a model with CoachHook edits: which tokens of a prompt are in scope."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.coachhook_edits import editor_on, hparams_for, requests_for
 from tests.support.tiny_models import build_model, build_tokenizer
 
 
-def test_the_study_of_an_edited_model() -> None:
+def test_the_study_has_the_tokens_and_scores_of_each_prompt_in_the_last_hook_layer() -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     requests = requests_for(0, 1)
     editor = editor_on(model, tokenizer, hparams_for("llama"))
@@ -19,6 +19,6 @@ def test_the_study_of_an_edited_model() -> None:
     assert scope.alpha == editor.alphas[scope.module]
     assert [(row.case_id, row.kind, row.subject) for row in scope.rows] == [(0, PROMPT, 3), (1, PROMPT, 0)]
     assert scope.rows[0].tokens == ("the", "capital", "of", "France", "is")
-    direct = z_scores(model, tokenizer, [requests[0].prompt])[scope.module][0]
-    assert list(scope.rows[0].z) == direct.tolist()
-    assert scope.alpha - 0.01 < scope.threshold < scope.alpha, "as the layer itself allows for rounding"
+    expected = z_scores(model, tokenizer, [requests[0].prompt])[scope.module][0]
+    assert list(scope.rows[0].z) == expected.tolist()
+    assert scope.alpha - 0.01 < scope.threshold < scope.alpha, "the threshold is α minus the rounding error"

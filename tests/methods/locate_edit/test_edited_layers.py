@@ -1,4 +1,4 @@
-"""Updates in the weights: they go in, come out bitwise, and never half."""
+"""Low-rank updates of a model's weights: applied, restored bitwise, and refused if not finite."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers
 from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
 
-KINDS = {"linear": lambda: torch.nn.Linear(6, 4), "transposed": lambda: Conv1D(4, 6)}
+PROJECTIONS = {"linear": lambda: torch.nn.Linear(6, 4), "transposed": lambda: Conv1D(4, 6)}
 
 
 def update(seed: int = 0, scale: float = 1.0) -> LayerUpdate:
-    """An update of two edits, from 6 inputs to 4 outputs."""
+    """Return an update of two edits for a projection from 6 inputs to 4 outputs."""
     generator = torch.Generator().manual_seed(seed)
     keys, adjusted, residual = (torch.randn(size, 2, generator=generator) * scale for size in (6, 6, 4))
     return LayerUpdate(keys, adjusted, residual)
 
 
-def layers_of(kind: str, dtype: torch.dtype = torch.float32) -> tuple[EditedLayers, Any]:
+def layers_of(projection: str, dtype: torch.dtype = torch.float32) -> tuple[EditedLayers, Any]:
     torch.manual_seed(0)
-    module = KINDS[kind]().to(dtype)
+    module = PROJECTIONS[projection]().to(dtype)
     return EditedLayers({"a": module}, "TEST"), module
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_update_changes_the_output_by_its_matrix(kind: str) -> None:
-    layers, module = layers_of(kind, torch.float64)
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_an_update_changes_the_output_by_its_matrix(projection: str) -> None:
+    layers, module = layers_of(projection, torch.float64)
     inputs, change = torch.randn(3, 6, dtype=torch.float64), update().matrix()
     before = module(inputs)
     layers.apply("a", update())
@@ -41,9 +41,11 @@ def test_an_update_changes_the_output_by_its_matrix(kind: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
-@pytest.mark.parametrize("kind", KINDS)
-def test_updates_add_up_bitwise_as_they_were_applied(kind: str, dtype: torch.dtype) -> None:
-    layers, module = layers_of(kind, dtype)
+@pytest.mark.parametrize("projection", PROJECTIONS)
+def test_updates_of_a_copied_weight_equal_those_in_place_and_are_restored_bitwise(
+    projection: str, dtype: torch.dtype
+) -> None:
+    layers, module = layers_of(projection, dtype)
     tensor, before = layers.tensors()["a"], module.weight.detach().clone()
     for seed in range(3):
         layers.apply("a", update(seed))
@@ -55,24 +57,24 @@ def test_updates_add_up_bitwise_as_they_were_applied(kind: str, dtype: torch.dty
     assert torch.equal(layers.master_weight("a"), before)
 
 
-def test_what_was_kept_is_not_changed_by_later_updates() -> None:
+def test_copied_weights_are_not_changed_by_later_updates() -> None:
     layers, module = layers_of("linear")
-    kept, before = layers.tensors()["a"], module.weight.detach().clone()
+    copied, before = layers.tensors()["a"], module.weight.detach().clone()
     layers.apply("a", update())
-    assert kept is not None
-    assert torch.equal(kept, before)
+    assert copied is not None
+    assert torch.equal(copied, before)
 
 
-@pytest.mark.parametrize("broken", [float("nan"), float("inf"), 1e4])
-def test_an_update_that_is_not_finite_leaves_the_weight(broken: float) -> None:
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 1e4])
+def test_an_update_that_is_not_finite_in_the_weights_dtype_is_refused(scale: float) -> None:
     layers, module = layers_of("linear", torch.float16)  # (1e4)² is finite in float32, and not in float16
     before = module.weight.detach().clone()
     with pytest.raises(EditError, match="the update of a isn't finite"):
-        layers.apply("a", update(scale=broken))
+        layers.apply("a", update(scale=scale))
     assert torch.equal(module.weight, before)
 
 
-def test_the_unedited_weights_are_there_for_a_while() -> None:
+def test_without_edits_restores_the_edited_weights_after_an_interruption() -> None:
     layers, module = layers_of("linear")
     unedited = layers.tensors()
     layers.apply("a", update())
@@ -83,8 +85,29 @@ def test_the_unedited_weights_are_there_for_a_while() -> None:
     assert torch.equal(module.weight, edited)
 
 
-def test_weights_that_are_elsewhere_are_named() -> None:
+def test_weights_that_are_not_in_memory_are_refused_by_name() -> None:
     module = torch.nn.Linear(6, 4, device="meta")
     with pytest.raises(EditError, match="TEST writes updates into the weights, but those of b aren't in memory"):
         EditedLayers({"a": torch.nn.Linear(6, 4), "b": module}, "TEST").check_writable()
     EditedLayers({"a": torch.nn.Linear(6, 4)}, "TEST").check_writable()
+
+
+def test_updates_below_the_precision_of_bfloat16_add_up() -> None:
+    module = torch.nn.Linear(16, 16, bias=False, dtype=torch.bfloat16)
+    layers = EditedLayers({"l": module}, "a test")
+    before, unedited = layers.tensors(), module.weight.detach().clone()
+    residual, adjusted = torch.full((16, 1), 1e-2), torch.full((16, 1), 1e-2)
+    for _ in range(100):  # each is too small to change a bfloat16 weight of 0.1
+        layers.apply("l", LayerUpdate(adjusted, adjusted, residual))
+    torch.testing.assert_close(module.weight.detach(), (unedited.float() + 1e-2).to(torch.bfloat16))
+    layers.restore(before)
+    assert torch.equal(module.weight, unedited)
+
+
+def test_a_weight_changed_from_outside_is_edited_from_its_new_value() -> None:
+    module = torch.nn.Linear(2, 2, bias=False, dtype=torch.bfloat16)
+    layers, update = EditedLayers({"l": module}, "a test"), LayerUpdate(*[torch.ones(2, 1)] * 3)
+    layers.apply("l", update)
+    module.weight.data.fill_(3)
+    layers.apply("l", update)
+    assert module.weight.unique().tolist() == [4]

@@ -1,4 +1,4 @@
-"""Context templates: of the model, of the seed, and nothing else."""
+"""Context templates depend on the model and the seed only."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from tests.support.coachhook_edits import (
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 
-def test_the_same_for_the_same_seed(family: str) -> None:
+def test_the_same_seed_gives_the_same_templates_whatever_torchs_seed_and_the_mode(family: str) -> None:
     tokenizer = build_tokenizer()
     model = build_model(family).train()
-    parts = anatomy_of_everything(model)
+    modules = anatomy_of_everything(model)
     torch.manual_seed(1)
     first = context_templates(model, tokenizer, [[10, 5], [6, 7]], 3)
     torch.manual_seed(2)
     assert context_templates(build_model(family), tokenizer, [[10, 5], [6, 7]], 3) == first
-    if family != "gemma2":  # the tiny one says nothing but its end token
+    if family != "gemma2":  # the tiny one generates its end token only
         assert context_templates(model, tokenizer, [[10, 5], [6, 7]], 4) != first
-    assert anatomy_of_everything(model) == parts
+    assert anatomy_of_everything(model) == modules
     assert first[0] == ["{}"]
     assert [len(group) for group in first] == [1, 5, 7]
     assert all(template.endswith(". {}") and template.count("{") == 1 for group in first[1:] for template in group)
 
 
-def test_other_generators_stay_as_they_are() -> None:
+def test_the_states_of_other_random_generators_do_not_change() -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     torch.manual_seed(5)
     random.seed(5)
@@ -50,7 +50,7 @@ def test_other_generators_stay_as_they_are() -> None:
     assert np.random.get_state()[1].tolist() == before[2]
 
 
-def test_none_are_asked_for() -> None:
+def test_without_lengths_there_is_only_the_plain_template_which_callers_cannot_change() -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     templates = context_templates(model, tokenizer, [], 0)
     assert templates == PLAIN
@@ -58,7 +58,7 @@ def test_none_are_asked_for() -> None:
     assert PLAIN == [["{}"]]
 
 
-def test_braces_and_new_lines_in_what_the_model_writes_do_no_harm(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_braces_and_new_lines_in_generated_text_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = build_model("llama"), byte_level()
     monkeypatch.setattr(type(tokenizer), "batch_decode", lambda *_, **__: ["a {} b", "c\n\n{0}", "  }{ ", "", "%s"])
     monkeypatch.setattr(type(model), "generate", lambda *_, **__: torch.zeros(5, 3, dtype=torch.long))
@@ -68,7 +68,7 @@ def test_braces_and_new_lines_in_what_the_model_writes_do_no_harm(monkeypatch: p
         assert "\n" not in template
 
 
-def test_an_editors_templates_are_those_of_its_first_batch() -> None:
+def test_an_editor_keeps_the_templates_of_the_unedited_model() -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     hparams = hparams_for("llama", context_template_length_params=[[5, 2]], seed=3)
     editor = editor_on(model, tokenizer, hparams, templates=None)
@@ -78,14 +78,14 @@ def test_an_editors_templates_are_those_of_its_first_batch() -> None:
     assert editor_on(model, tokenizer, hparams, templates=None).state.templates == expected
 
 
-def test_the_length_of_templates_is_in_tokens_of_the_model() -> None:
+def test_templates_have_at_most_the_given_number_of_tokens() -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     model.generation_config.eos_token_id = None
     (group,) = context_templates(model, tokenizer, [[8, 6]], 0)[1:]
     assert max(len(template.removesuffix(". {}").split()) for template in group) <= 8
 
 
-def test_the_same_run_twice_is_the_same_run() -> None:
+def test_edits_do_not_depend_on_torchs_seed() -> None:
     states: list[dict[str, Any]] = []
     for _ in range(2):
         model = build_model("llama")

@@ -18,7 +18,7 @@ from easyedit_lifelong.methods.memit.editor import MemitEditor
 from tests.support.easyedit_memit import NAMES, REQUESTS, VALUES, random_moments
 from tests.support.toy_method import make_pair
 
-KINDS = sorted(NAMES)
+FAMILIES = sorted(NAMES)
 
 
 @pytest.fixture
@@ -32,78 +32,80 @@ def memit(monkeypatch: pytest.MonkeyPatch) -> Any:
     return easyedit_method("MEMIT")
 
 
-def native(kind: str, **options: Any) -> NativeMemitHyperParams:
-    return NativeMemitHyperParams(**{**VALUES, **NAMES[kind], "alg_name": "MEMIT-native", **options})
+def native(family: str, **options: Any) -> NativeMemitHyperParams:
+    return NativeMemitHyperParams(**{**VALUES, **NAMES[family], "alg_name": "MEMIT-native", **options})
 
 
-def native_editor(kind: str, templates: Any, hparams: NativeMemitHyperParams) -> MemitEditor:
-    model, tokenizer = make_pair(kind)
+def native_editor(family: str, templates: Any, hparams: NativeMemitHyperParams) -> MemitEditor:
+    model, tokenizer = make_pair(family)
     moments = {name: SecondMoment(moment, 10**6, "a test") for name, moment in random_moments(model, hparams).items()}
     return MemitEditor.on(model, tokenizer, hparams, moments, templates)
 
 
 def templates_of(model: Any) -> list[list[str]]:
-    found = (v for (_, name), v in model_state_of(model).caches.items() if name == "CONTEXT_TEMPLATES_CACHE" and v)
-    return next(found)
+    """Return the context templates that EasyEdit's MEMIT generated for a model."""
+    caches = model_state_of(model).caches
+    return next(value for (_, name), value in caches.items() if name == "CONTEXT_TEMPLATES_CACHE" and value)
 
 
 def weights_of(model: Any, hparams: Any) -> dict[str, Tensor]:
     return {name: model.get_submodule(name).weight.detach().clone() for name in hparams.rewrite_modules}
 
 
-def assert_same_updates(kind: str, ours: Any, theirs: Any, hparams: NativeMemitHyperParams, off: float) -> None:
-    """Compare updates, not weights: each entry to within a share of its layer's largest."""
-    before = weights_of(make_pair(kind)[0], hparams)
+def assert_same_updates(family: str, ours: Any, theirs: Any, hparams: NativeMemitHyperParams, tolerance: float) -> None:
+    """Compare the updates of two models: each entry must differ by less than a share of its layer's largest entry."""
+    before = weights_of(make_pair(family)[0], hparams)
     for name, weight in weights_of(theirs, hparams).items():
         expected, update = weight - before[name], weights_of(ours, hparams)[name] - before[name]
         largest = float(expected.abs().max())
         assert largest > 1e-3, "the edit did nothing"
-        assert float((update - expected).abs().max()) < off * largest, name
+        assert float((update - expected).abs().max()) < tolerance * largest, f"the updates of {name} differ"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_updates_of_two_batches_given_target_vectors(memit: Any, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, tokenizer = make_pair(kind)
-    z = torch.randn(3, model.config.hidden_size, generator=torch.Generator().manual_seed(2)) * 3
-    rows = iter(z)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_given_the_same_target_vectors_two_batches_give_the_same_updates(
+    memit: Any, family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = make_pair(family)
+    targets = torch.randn(3, model.config.hidden_size, generator=torch.Generator().manual_seed(2)) * 3
+    rows = iter(targets)
     main = sys.modules["easyeditor.models.memit.memit_main"]
     monkeypatch.setattr(main, "compute_z", lambda *_, **__: next(rows).clone())
-    values = {name: value for name, value in {**VALUES, **NAMES[kind]}.items()}
-    theirs = memit.hparams_class(**values)
-    memit.apply(model, tokenizer, REQUESTS[:2], theirs)
-    memit.apply(model, tokenizer, REQUESTS[2:], theirs)
+    easyedit_hparams = memit.hparams_class(**VALUES, **NAMES[family])
+    memit.apply(model, tokenizer, REQUESTS[:2], easyedit_hparams)
+    memit.apply(model, tokenizer, REQUESTS[2:], easyedit_hparams)
 
-    hparams = native(kind, batch_size=2)
-    editor = native_editor(kind, templates_of(model), hparams)
-    editor.edit(as_requests(REQUESTS), z)
+    hparams = native(family, batch_size=2)
+    editor = native_editor(family, templates_of(model), hparams)
+    editor.edit(as_requests(REQUESTS), targets)
     assert len(editor.state.batches) == 2
-    assert_same_updates(kind, editor.model, model, hparams, 1e-4)
+    assert_same_updates(family, editor.model, model, hparams, 1e-4)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_given_the_target_vectors_that_it_computes_itself(
-    memit: Any, kind: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("family", FAMILIES)
+def test_target_vectors_from_the_same_templates_give_the_same_updates(
+    memit: Any, family: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And ours, computed from the same templates, come to the same."""
+    """With EasyEdit's target vectors the updates are equal; with our own from the same templates, nearly so."""
     main = sys.modules["easyeditor.models.memit.memit_main"]
-    found: list[Tensor] = []
-    original = main.compute_z
+    targets: list[Tensor] = []
+    compute_z = main.compute_z
 
-    def keep(*args: Any, **kwargs: Any) -> Tensor:
-        found.append(original(*args, **kwargs).detach().clone())
-        return found[-1]
+    def record(*args: Any, **kwargs: Any) -> Tensor:
+        targets.append(compute_z(*args, **kwargs).detach().clone())
+        return targets[-1]
 
-    monkeypatch.setattr(main, "compute_z", keep)
-    model, tokenizer = make_pair(kind)
+    monkeypatch.setattr(main, "compute_z", record)
+    model, tokenizer = make_pair(family)
     options = {"v_num_grad_steps": 5, "v_lr": 0.05}
-    memit.apply(model, tokenizer, REQUESTS, memit.hparams_class(**{**VALUES, **NAMES[kind], **options}))
+    memit.apply(model, tokenizer, REQUESTS, memit.hparams_class(**{**VALUES, **NAMES[family], **options}))
     templates = templates_of(model)
 
-    hparams = native(kind, **options)
-    given = native_editor(kind, templates, hparams)
-    given.edit(as_requests(REQUESTS), torch.stack(found))
-    assert_same_updates(kind, given.model, model, hparams, 1e-4)
+    hparams = native(family, **options)
+    with_easyedits_targets = native_editor(family, templates, hparams)
+    with_easyedits_targets.edit(as_requests(REQUESTS), torch.stack(targets))
+    assert_same_updates(family, with_easyedits_targets.model, model, hparams, 1e-4)
 
-    own = native_editor(kind, templates, hparams)
-    own.edit(as_requests(REQUESTS))
-    assert_same_updates(kind, own.model, model, hparams, 1e-2)
+    with_own_targets = native_editor(family, templates, hparams)
+    with_own_targets.edit(as_requests(REQUESTS))
+    assert_same_updates(family, with_own_targets.model, model, hparams, 1e-2)
