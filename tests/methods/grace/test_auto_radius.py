@@ -12,7 +12,7 @@ from torch import Tensor
 from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, Sentences, sample_sentences
-from tests.support.subjects import FACTS, MODES, OTHERS, book_of, edited, hparams_for, ids_of
+from tests.support.subjects import FACTS, OTHERS, book_of, edited, hparams_for, ids_of
 from tests.support.tiny_models import build_model, build_tokenizer
 
 POSITIONS = {
@@ -49,7 +49,7 @@ def neighbourhood(rate: float, sentences: Sentences = SENTENCES, queries_of: Any
 @pytest.mark.parametrize(
     ("rate", "expected"), [(1 / 7, 2.0), (2 / 7, 4.0), (3 / 7, 7.0), (0.5 / 7, 1.5), (0.999, 10.0)]
 )
-def test_the_default_radius_fires_in_the_given_share_of_sentences(rate: float, expected: float) -> None:
+def test_the_auto_radius_fires_in_the_given_share_of_sentences(rate: float, expected: float) -> None:
     assert neighbourhood(rate).auto_radius == pytest.approx(expected)
 
 
@@ -59,7 +59,7 @@ def radius(key: list[float], subject: str, contexts: list[float], rate: float = 
     return neighbourhood(rate).radius(key_vectors, subject, context_queries)
 
 
-def test_a_key_far_from_all_sentences_gets_the_default_radius() -> None:
+def test_a_key_far_from_all_sentences_gets_the_auto_radius() -> None:
     assert radius([-100.0], "London", [-100.0]) == pytest.approx(2.0)
 
 
@@ -112,7 +112,6 @@ def tiny_sample_sentences(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("tiny_sample_sentences")
-@pytest.mark.parametrize("mode", MODES)
 def test_each_key_gets_its_radius_and_unrelated_prompts_keep_their_logits(family: str, mode: str) -> None:
     options: dict[str, Any] = {"eps": "auto", "false_fire_rate": 0.05, "deep": True, "n_iter": 5}
     options |= {"key_templates": ["blue sea {prompt}"], "context_templates": ["{subject} is"]}

@@ -97,7 +97,7 @@ def test_a_loaded_state_and_a_copy_keep_the_dtype_and_the_keys(dtype: torch.dtyp
 
 
 @pytest.mark.parametrize("unusual", [float("nan"), float("inf"), 1e30])
-def test_nan_infinity_and_large_numbers_are_stored_in_float32(unusual: float) -> None:
+def test_nan_infinity_and_large_numbers_are_stored_exactly(unusual: float) -> None:
     arrays = CodebookArrays(2, 1)
     arrays.append(torch.tensor([1.0, unusual * 1.1]), torch.zeros(1), 0.5)
     arrays.append(torch.tensor([1.0, 1 / 3]), torch.zeros(1), 0.5)

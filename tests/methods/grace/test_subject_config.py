@@ -11,7 +11,7 @@ from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.errors import HyperParameterError, ModelError
 from easyedit_lifelong.hparams_files import shipped_hparams_folders
 from tests.support.architectures import ARCHITECTURES
-from tests.support.subjects import FACTS, MODES, first_layer, hparams_for
+from tests.support.subjects import FACTS, first_layer, hparams_for
 from tests.support.tiny_models import build_model, build_tokenizer
 
 BASE: dict[str, Any] = {"model_name": "m", "inner_params": ["layer"]}
@@ -158,7 +158,6 @@ def test_other_kinds_of_models_are_refused(kind: str) -> None:
     assert f"subject_last is for causal language models; {type(model).__name__} is none" in message
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_a_layer_without_a_vector_for_every_token_is_refused(mode: str) -> None:
     model, tokenizer, hparams = build_model("llama"), build_tokenizer(), hparams_for("llama", mode)
     names = set(model.__dict__)

@@ -17,7 +17,7 @@ from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectBatch
 from easyedit_lifelong.methods.grace.training import optimise as training
 from easyedit_lifelong.methods.grace.training.optimise import train_values
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair
-from tests.support.subjects import FACTS, MODES, hparams_for, putting
+from tests.support.subjects import FACTS, hparams_for, putting
 from tests.support.tiny_models import build_model, build_tokenizer
 
 TOLD = [
@@ -151,11 +151,6 @@ def test_the_gradient_is_that_of_the_loss_in_plain_torch(
             gradients[0][n].double(), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max())
         )
         assert told[n].steps == 1
-
-
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def test_rows_without_an_answer_hold_what_is_said(mode: str) -> None:

@@ -13,7 +13,7 @@ from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.models.runner import Runner
 from tests.support.coachhook_edits import LEARNABLE, editor_on
 from tests.support.coachhook_edits import hparams_for as coachhook_hparams
-from tests.support.subjects import FACTS, MODES, OTHERS, PROMPTS, answer, book_of, edited, hparams_for, ids_of
+from tests.support.subjects import FACTS, OTHERS, PROMPTS, answer, book_of, edited, hparams_for, ids_of
 from tests.support.tiny_models import build_model, build_tokenizer
 
 # Prompts that end elsewhere than the facts', so that the other editor answers them, some with subjects in them.
@@ -24,11 +24,6 @@ MORE = [
     {"case_id": "d", "prompt": "snow", "target_new": "born"},
 ]
 BLOCKS = (1, 2, 3)
-
-
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
 
 
 def prompt_last(block: int, **options: Any) -> GraceHyperParams:

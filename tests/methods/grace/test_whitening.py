@@ -18,7 +18,7 @@ from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject import whitening
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.grace.subject.whitening import whitened, whitening_of
-from tests.support.subjects import FACTS, MODES, book_of, edited, hparams_for, ids_of
+from tests.support.subjects import FACTS, book_of, edited, hparams_for, ids_of
 from tests.support.thoroughness import examples
 from tests.support.tiny_models import WORDS, build_model, build_tokenizer
 
@@ -95,7 +95,6 @@ def options_with_moments(corpus: str, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_keys_and_queries_are_whitened_by_the_key_layers_second_moments(corpus: str, tmp_path: Path, mode: str) -> None:
     options = options_with_moments(corpus, tmp_path)
     model, _, editor = edited("llama", mode, **options)
