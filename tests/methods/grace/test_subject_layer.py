@@ -151,7 +151,7 @@ def test_a_generation_counts_one_hit_for_each_prompt(mode: str, options: dict[st
     model.generate(**batch, max_new_tokens=4, min_new_tokens=4, do_sample=False, **options)
     assert book_of(editor).hits[0] == 2
     model(**ids_of("moon and moon is"))
-    assert book_of(editor).hits[3] == 1, "two subjects in one prompt count as two hits"
+    assert book_of(editor).hits[3] == 1, "a subject that a prompt names twice counted twice"
 
 
 def test_labels_tell_where_the_prompt_ends(mode: str) -> None:

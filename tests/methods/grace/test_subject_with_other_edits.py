@@ -1,4 +1,4 @@
-"""Edits by subjects on a model that carries other editors' edits, too."""
+"""Edits found by subject on a model with edits at other layers and of other methods."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from tests.support.coachhook_edits import hparams_for as coachhook_hparams
 from tests.support.subjects import FACTS, OTHERS, PROMPTS, answer, book_of, edited, hparams_for, ids_of
 from tests.support.tiny_models import build_model, build_tokenizer
 
-# Prompts that end elsewhere than the facts', so that the other editor answers them, some with subjects in them.
-MORE = [
+# Only the other editor matches these prompts, since they end with other words than the facts' prompts. Some of them
+# name a subject.
+OTHER_FACTS = [
     {"case_id": "a", "prompt": "where when blue and not far away", "target_new": "song"},
     {"case_id": "b", "prompt": "bird and France and sea", "target_new": "winter"},
     {"case_id": "c", "prompt": "moon song", "target_new": "violin"},
@@ -26,52 +27,52 @@ MORE = [
 BLOCKS = (1, 2, 3)
 
 
-def prompt_last(block: int, **options: Any) -> GraceHyperParams:
+def prompt_hparams(block: int, **options: Any) -> GraceHyperParams:
     options = {"eps": 0.05, "dist_fn": "cos", "n_iter": 60, "stop_loss": 0.2, **options}
     return GraceHyperParams(model_name="tiny", inner_params=[f"model.layers[{block}].mlp.down_proj"], **options)
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_values_are_trained_with_the_other_edits_in_place(mode: str, block: int) -> None:
-    """Each edit's last loss is what the edited model says afterwards, whatever part of it was run."""
+def test_values_are_trained_with_the_edits_found_by_subject_in_place(mode: str, block: int) -> None:
+    """Each edit's last loss equals the loss of the edited model, for partial and full passes."""
     model, _, _ = edited("llama", mode, n_iter=5)
-    # One by one, so that what the first shows of the model, which names no subject, is believed.
-    tokenizer, hparams = build_tokenizer(), prompt_last(block, n_iter=10, reg=None, edit_lr=0.3, train_batch=1)
-    _, rollback = apply_grace_to_model(model, tokenizer, MORE, hparams)
+    # Single edits, so that replay support is determined by the first, whose prompt names no subject.
+    tokenizer, hparams = build_tokenizer(), prompt_hparams(block, n_iter=10, reg=None, edit_lr=0.3, train_batch=1)
+    _, rollback = apply_grace_to_model(model, tokenizer, OTHER_FACTS, hparams)
     assert {result.detail["decision"] for result in rollback.results} == {"add"}
-    for fact, result in zip(MORE, rollback.results, strict=True):
+    for fact, result in zip(OTHER_FACTS, rollback.results, strict=True):
         logits = model(**ids_of(fact["prompt"])).logits[0, -1].log_softmax(dim=0)
         target = tokenizer(fact["target_new"])["input_ids"][0]
         assert -logits[target].item() == pytest.approx(result.loss, rel=1e-3, abs=1e-3)
 
 
 @pytest.mark.parametrize("first", ["subject", "last"])
-def test_they_come_off_in_any_order_and_nothing_is_left(mode: str, first: str) -> None:
-    fresh = build_model("llama")
-    model, by_subject, editor = edited("llama", mode, n_iter=5)
-    # The very layer at which edits by subjects answer, or are found.
+def test_rollback_in_either_order_restores_the_model(mode: str, first: str) -> None:
+    unedited = build_model("llama")
+    model, undo_subject_edits, editor = edited("llama", mode, n_iter=5)
+    # The layer at which edits found by subject answer (late), or the one at which they are found (simple).
     path = "model.layers[2].mlp" if mode == "late" else "model.layers[1].mlp"
     hparams = GraceHyperParams(model_name="tiny", inner_params=[path], eps=0.05, dist_fn="cos", n_iter=5)
-    _, by_last = apply_grace_to_model(model, build_tokenizer(), MORE, hparams)
-    other = GraceEditor.on(model, build_tokenizer(), hparams)
-    books = {name for name in model.state_dict() if "grace_codebook" in name}
-    assert len(books) == 6
-    staying = other if first == "subject" else editor
-    (by_subject if first == "subject" else by_last)()
-    left = {name for name in model.state_dict() if "grace_codebook" in name}
-    assert len(left) == 3, "what stays is still part of the model's state"
-    (name,) = (name for name in left if name.endswith("values"))
+    _, undo_prompt_edits = apply_grace_to_model(model, build_tokenizer(), OTHER_FACTS, hparams)
+    prompt_editor = GraceEditor.on(model, build_tokenizer(), hparams)
+    codebook_names = {name for name in model.state_dict() if "grace_codebook" in name}
+    assert len(codebook_names) == 6
+    staying = prompt_editor if first == "subject" else editor
+    (undo_subject_edits if first == "subject" else undo_prompt_edits)()
+    remaining = {name for name in model.state_dict() if "grace_codebook" in name}
+    assert len(remaining) == 3, "the state lacks arrays of the editor that stays, or has those of the one that left"
+    (name,) = (name for name in remaining if name.endswith("values"))
     assert len(model.state_dict()[name]) == len(book_of(staying))
-    (by_last if first == "subject" else by_subject)()
-    assert set(model.state_dict()) == set(fresh.state_dict())
-    assert set(model.__dict__) == set(fresh.__dict__)
-    assert torch.equal(model(**ids_of(*PROMPTS)).logits, fresh(**ids_of(*PROMPTS)).logits)
+    (undo_prompt_edits if first == "subject" else undo_subject_edits)()
+    assert set(model.state_dict()) == set(unedited.state_dict())
+    assert set(model.__dict__) == set(unedited.__dict__)
+    assert torch.equal(model(**ids_of(*PROMPTS)).logits, unedited(**ids_of(*PROMPTS)).logits)
 
 
-def test_edits_by_subjects_are_made_upon_others(mode: str) -> None:
+def test_edits_found_by_subject_are_learned_on_a_model_with_other_edits(mode: str) -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
-    apply_grace_to_model(model, tokenizer, MORE, prompt_last(1))
-    said = [answer(model, fact["prompt"]) for fact in MORE]
+    apply_grace_to_model(model, tokenizer, OTHER_FACTS, prompt_hparams(1))
+    outputs = [answer(model, fact["prompt"]) for fact in OTHER_FACTS]
     before = model(**ids_of(*OTHERS)).logits
     hparams = hparams_for("llama", mode, n_iter=100)
     _, rollback = apply_grace_to_model(model, tokenizer, FACTS, hparams)
@@ -80,29 +81,31 @@ def test_edits_by_subjects_are_made_upon_others(mode: str) -> None:
     assert any(learned)
     assert torch.equal(model(**ids_of(*OTHERS)).logits, before)
     rollback()
-    assert [answer(model, fact["prompt"]) for fact in MORE] == said
+    assert [answer(model, fact["prompt"]) for fact in OTHER_FACTS] == outputs
 
 
-def test_coachhook_edits_with_them_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A fact of both, looked up where the other answers: a part of the model has to give what the whole gives."""
+def test_coachhook_edits_a_model_with_edits_found_by_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both methods edit the same prompt; CoachHook's partial passes must give the results of full passes."""
     prompt, target, subject = LEARNABLE
-    said = []
-    for whole in (False, True):
-        fresh = build_model("llama")
-        model, by_subject, _ = edited(
+    logits = []
+    for full_passes in (False, True):
+        unedited = build_model("llama")
+        model, undo_subject_edits, _ = edited(
             "llama",
             "late",
             [{"prompt": prompt, "subject": subject, "target_new": "song"}],
             n_iter=5,
             answer_layer="model.layers[1].mlp",
         )
-        if whole:
+        if full_passes:
             monkeypatch.setattr(Runner, "anatomy", None)
         hparams = coachhook_hparams("llama", layers=[1, 2, 3], v_num_grad_steps=4)
-        _, by_hook = editor_on(model, build_tokenizer(), hparams).edit([EditRequest(0, prompt, target, subject)])
-        said.append(model(**ids_of(prompt, "king wrote Hamlet")).logits)
-        by_subject()
-        by_hook()
-        assert torch.equal(model(**ids_of(*PROMPTS)).logits, fresh(**ids_of(*PROMPTS)).logits)
-        assert set(model.__dict__) == set(fresh.__dict__)
-    torch.testing.assert_close(*said, rtol=1e-3, atol=1e-3)
+        _, undo_coachhook_edits = editor_on(model, build_tokenizer(), hparams).edit(
+            [EditRequest(0, prompt, target, subject)]
+        )
+        logits.append(model(**ids_of(prompt, "king wrote Hamlet")).logits)
+        undo_subject_edits()
+        undo_coachhook_edits()
+        assert torch.equal(model(**ids_of(*PROMPTS)).logits, unedited(**ids_of(*PROMPTS)).logits)
+        assert set(model.__dict__) == set(unedited.__dict__)
+    torch.testing.assert_close(*logits, rtol=1e-3, atol=1e-3)
