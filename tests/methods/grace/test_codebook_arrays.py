@@ -88,11 +88,11 @@ def test_a_loaded_state_and_a_copy_keep_the_dtype_and_the_keys(dtype: torch.dtyp
     for n in range(20):
         enter(codebook, key(dtype, n), n)
     loaded.load_state_dict(codebook.state_dict())
-    for other in (loaded, copy.deepcopy(codebook)):
-        assert other.keys.dtype == dtype
-        assert torch.equal(other.keys, codebook.keys)
-        enter(other, key(torch.float32, 20), 20)
-        assert torch.equal(other.keys[:20], codebook.keys.float())
+    for restored in (loaded, copy.deepcopy(codebook)):
+        assert restored.keys.dtype == dtype
+        assert torch.equal(restored.keys, codebook.keys)
+        enter(restored, key(torch.float32, 20), 20)
+        assert torch.equal(restored.keys[:20], codebook.keys.float())
     assert len(codebook) == 20
 
 

@@ -60,8 +60,8 @@ def test_logits_do_not_depend_on_padding_and_batch(family: str, side: str, repla
     positions = (batch["attention_mask"].cumsum(1) - 1).clamp(min=0)
     batched = model(**batch, position_ids=positions).logits
     for row, prompt in enumerate(prompts):
-        alone = model(**tokenizer(prompt, return_tensors="pt")).logits[0]
-        torch.testing.assert_close(batched[row][batch["attention_mask"][row].bool()], alone, rtol=1e-4, atol=2e-4)
+        single = model(**tokenizer(prompt, return_tensors="pt")).logits[0]
+        torch.testing.assert_close(batched[row][batch["attention_mask"][row].bool()], single, rtol=1e-4, atol=2e-4)
 
 
 @pytest.mark.parametrize("replacement", ["replace_last", "replace_all", "replace_prompt"])

@@ -141,22 +141,22 @@ def test_a_copied_rollback_undoes_the_edits_of_the_copied_model_only(family: str
     state, logits, attributes = state_of(model), model(**ids).logits, set(model.__dict__)
     _, rollback = apply_grace_to_model(model, tokenizer, EDITS, hparams_for(family))
     edited_logits = model(**ids).logits
-    twin, twin_rollback = copy.deepcopy((model, rollback))
-    restored, kept = (twin, model) if undone == "copy" else (model, twin)
-    undo, undo_kept = (twin_rollback, rollback) if undone == "copy" else (rollback, twin_rollback)
+    copied_model, copied_rollback = copy.deepcopy((model, rollback))
+    restored, kept_model = (copied_model, model) if undone == "copy" else (model, copied_model)
+    undo, undo_kept_model = (copied_rollback, rollback) if undone == "copy" else (rollback, copied_rollback)
 
     undo()
-    assert (undo.done, undo_kept.done) == (True, False)
+    assert (undo.done, undo_kept_model.done) == (True, False)
     assert set(restored.__dict__) == attributes
     assert restored.state_dict().keys() == state.keys()
     assert all(torch.equal(restored.state_dict()[name], tensor) for name, tensor in state.items())
     assert torch.equal(restored(**ids).logits, logits)
-    assert torch.equal(kept(**ids).logits, edited_logits)
-    assert Scorer(tokenizer).generate(kept, PROMPTS, 1) == TARGETS
+    assert torch.equal(kept_model(**ids).logits, edited_logits)
+    assert Scorer(tokenizer).generate(kept_model, PROMPTS, 1) == TARGETS
 
-    undo_kept()
-    assert set(kept.__dict__) == attributes
-    assert torch.equal(kept(**ids).logits, logits)
+    undo_kept_model()
+    assert set(kept_model.__dict__) == attributes
+    assert torch.equal(kept_model(**ids).logits, logits)
 
 
 def test_an_empty_request_list_is_an_error_and_leaves_the_model_unchanged(family: str) -> None:

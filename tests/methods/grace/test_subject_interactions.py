@@ -24,7 +24,7 @@ def apply_to(model: Any, facts: list[dict[str, Any]], hparams: GraceHyperParams)
     return apply_grace_to_model(model, build_tokenizer(), facts, hparams)[1]
 
 
-# ------------------------------------------------------------------ several facts about one subject
+# ------------------------------------------------------------------ facts about the same subject
 
 
 def test_with_gates_two_facts_about_one_subject_both_answer(family: str) -> None:
@@ -51,7 +51,7 @@ def test_without_gates_a_later_fact_about_a_subject_supersedes_the_earlier(mode:
 
 
 def test_a_split_halves_the_distance_and_each_key_matches_its_prompt(mode: str) -> None:
-    """At a layer behind a block, the same subject gives different queries in different prompts."""
+    """Above the first block, the same subject gives different queries in different prompts."""
     model, rollback, editor = edited("llama", mode, FRANCE, deep=True, eps=0.5, n_iter=100)
     first, second = rollback.results
     assert second.detail["decision"] == "split"

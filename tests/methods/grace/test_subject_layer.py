@@ -70,8 +70,8 @@ def test_logits_do_not_depend_on_batch_and_padding(family: str, mode: str, side:
     batch = ids_of(*texts, "blue " * 20, side=side)
     batched = model(**batch).logits
     for row, text in enumerate(texts):
-        alone = model(**ids_of(text)).logits[0]
-        torch.testing.assert_close(batched[row][batch["attention_mask"][row].bool()], alone, rtol=1e-3, atol=1e-3)
+        single = model(**ids_of(text)).logits[0]
+        torch.testing.assert_close(batched[row][batch["attention_mask"][row].bool()], single, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(

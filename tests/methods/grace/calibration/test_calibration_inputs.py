@@ -37,7 +37,7 @@ def test_lists_and_ranges_of_layers_are_parsed_and_others_refused() -> None:
             parse_layers(wrong, "--layers")
 
 
-def test_the_default_candidates_are_layers_in_the_middle_blocks_and_above(family: str) -> None:
+def test_default_key_layers_are_in_early_blocks_and_answer_layers_in_later_ones(family: str) -> None:
     model = build_model(family)
     key_layers = candidate_key_layers(model, None)
     answer_layers = candidate_answer_layers(model, None, key_layers)
