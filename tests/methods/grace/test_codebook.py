@@ -28,14 +28,14 @@ def value(x: float = 1.0) -> torch.Tensor:
     return torch.full((3,), x)
 
 
-def test_a_query_far_from_all_keys_is_added_with_the_initial_radius():
+def test_a_query_far_from_all_keys_is_added_with_the_initial_radius() -> None:
     codebook = new_codebook()
     assert codebook.enter(point(0), LABEL, value(1))[0] is Decision.ADD
     assert codebook.enter(point(2.001), LABEL, value(2))[0] is Decision.ADD
     assert codebook.radii.tolist() == [1.0, 1.0]
 
 
-def test_a_touching_query_with_the_same_label_expands_the_radius_to_it():
+def test_a_touching_query_with_the_same_label_expands_the_radius_to_it() -> None:
     codebook = new_codebook()
     codebook.enter(point(0), LABEL, value(1))
     decision, index, _ = codebook.enter(point(1.5), LABEL, value(2))
@@ -44,14 +44,14 @@ def test_a_touching_query_with_the_same_label_expands_the_radius_to_it():
     assert codebook.values[0].tolist() == [2, 2, 2]
 
 
-def test_a_query_inside_a_radius_with_the_same_label_is_covered():
+def test_a_query_inside_a_radius_with_the_same_label_is_covered() -> None:
     codebook = new_codebook()
     codebook.enter(point(0), LABEL, value(1))
     assert codebook.enter(point(0.5), LABEL, value(2))[0] is Decision.COVERED
     assert codebook.radii.tolist() == [1.0]
 
 
-def test_moving_average_moves_the_key_half_way_to_the_query():
+def test_moving_average_moves_the_key_half_way_to_the_query() -> None:
     codebook = new_codebook(eps_expand="moving_average")
     codebook.enter(point(0), LABEL, value())
     codebook.enter(point(1.5), LABEL, value())
@@ -59,7 +59,7 @@ def test_moving_average_moves_the_key_half_way_to_the_query():
     assert codebook.radii.tolist() == [1.5]
 
 
-def test_a_touching_query_with_another_label_splits_the_distance():
+def test_a_touching_query_with_another_label_splits_the_distance() -> None:
     codebook = new_codebook()
     codebook.enter(point(0), LABEL, value(1))
     decision, index, _ = codebook.enter(point(1.2), OTHER_LABEL, value(2))
@@ -68,7 +68,7 @@ def test_a_touching_query_with_another_label_splits_the_distance():
     assert codebook.lookup(torch.stack([point(0.5), point(0.7)])).tolist() == [0, 1]
 
 
-def test_an_equal_query_with_another_label_supersedes_the_key():
+def test_an_equal_query_with_another_label_supersedes_the_key() -> None:
     codebook = new_codebook()
     codebook.enter(point(3), LABEL, value(1))
     decision, index, change = codebook.enter(point(3), OTHER_LABEL, value(2))
@@ -80,7 +80,7 @@ def test_an_equal_query_with_another_label_supersedes_the_key():
     assert codebook.values[0].tolist() == [1, 1, 1]
 
 
-def test_a_lookup_returns_the_nearest_key_or_none():
+def test_a_lookup_returns_the_nearest_key_or_none() -> None:
     codebook = new_codebook(eps=0.1)
     codebook.enter(point(0), LABEL, value())
     codebook.enter(point(0.15), LABEL, value())  # expands the first radius to 0.15
@@ -89,7 +89,7 @@ def test_a_lookup_returns_the_nearest_key_or_none():
     assert codebook.lookup(torch.stack([point(0.15), point(0.6), point(1.1)])).tolist() == [0, -1, 1]
 
 
-def test_an_expanded_radius_contains_its_query_despite_rounding():
+def test_an_expanded_radius_contains_its_query_despite_rounding() -> None:
     codebook = Codebook(64, 3, eps=5.0)
     generator = torch.Generator().manual_seed(0)
     first, second = 10 * torch.randn(2, 64, generator=generator)
@@ -101,13 +101,13 @@ def test_an_expanded_radius_contains_its_query_despite_rounding():
     assert codebook.lookup(rounded.unsqueeze(0)).tolist() == [0]
 
 
-def test_cosine_distance_ignores_the_length_of_vectors():
+def test_cosine_distance_ignores_the_length_of_vectors() -> None:
     codebook = new_codebook(eps=0.05, dist_fn="cos")
     codebook.enter(point(1, 0), LABEL, value())
     assert codebook.lookup(torch.stack([point(50, 0), point(1, 0.1), point(0, 1)])).tolist() == [0, 0, -1]
 
 
-def test_the_distance_of_a_key_to_itself_is_exactly_zero():
+def test_the_distance_of_a_key_to_itself_is_exactly_zero() -> None:
     key = 100 + torch.rand(1, 512, generator=torch.Generator().manual_seed(1))
     codebook = Codebook(512, 3, eps=1.0)
     for i in range(40):  # from 25 rows on, cdist would use a formula that loses digits
@@ -115,11 +115,11 @@ def test_the_distance_of_a_key_to_itself_is_exactly_zero():
     assert float(codebook.distances(key)[0, 0]) == 0.0
 
 
-def test_an_empty_codebook_matches_no_query():
+def test_an_empty_codebook_matches_no_query() -> None:
     assert new_codebook().lookup(torch.zeros(3, 2)).tolist() == [-1, -1, -1]
 
 
-def test_labels_distinguish_the_order_of_tokens():
+def test_labels_distinguish_the_order_of_tokens() -> None:
     assert as_label([3, 5]) != as_label([5, 3])  # their means are equal
 
 
@@ -128,7 +128,9 @@ operations = st.lists(st.tuples(st.integers(-12, 12), st.integers(-12, 12), st.i
 
 @examples(60)
 @given(operations, st.sampled_from(["coverage", "moving_average"]))
-def test_undoing_changes_in_reverse_restores_every_earlier_state(edits, expand):
+def test_undoing_changes_in_reverse_restores_every_earlier_state(
+    edits: list[tuple[int, int, int]], expand: str
+) -> None:
     codebook, states, changes = new_codebook(eps_expand=expand), [], []
     for x, y, label in edits:
         states.append((codebook.keys.clone(), codebook.values.clone(), codebook.radii.clone(), list(codebook.labels)))
@@ -143,7 +145,7 @@ def test_undoing_changes_in_reverse_restores_every_earlier_state(edits, expand):
 
 @examples(60)
 @given(operations)
-def test_the_latest_edits_query_matches_a_key_with_its_value(edits):
+def test_the_latest_edits_query_matches_a_key_with_its_value(edits: list[tuple[int, int, int]]) -> None:
     codebook = new_codebook()
     for n, (x, y, label) in enumerate(edits):
         query = point(x / 4, y / 4)
@@ -155,7 +157,7 @@ def test_the_latest_edits_query_matches_a_key_with_its_value(edits):
 
 @examples(60)
 @given(operations)
-def test_radii_are_never_negative_and_all_arrays_have_equal_length(edits):
+def test_radii_are_never_negative_and_all_arrays_have_equal_length(edits: list[tuple[int, int, int]]) -> None:
     codebook = new_codebook()
     for x, y, label in edits:
         codebook.enter(point(x / 4, y / 4), (label,), value())
@@ -163,7 +165,7 @@ def test_radii_are_never_negative_and_all_arrays_have_equal_length(edits):
     assert len(codebook.keys) == len(codebook.values) == len(codebook.labels) == len(codebook)
 
 
-def test_a_loaded_state_answers_and_takes_further_edits():
+def test_a_loaded_state_answers_and_takes_further_edits() -> None:
     codebook = new_codebook()
     for x in (0, 5, 10):
         codebook.enter(point(x), LABEL, value(x))
@@ -175,14 +177,14 @@ def test_a_loaded_state_answers_and_takes_further_edits():
     assert len(codebook) == 3
 
 
-def test_an_incomplete_state_is_refused_with_the_missing_name():
+def test_an_incomplete_state_is_refused_with_the_missing_name() -> None:
     state = new_codebook().state_dict()
     del state["radii"]
     with pytest.raises(RuntimeError, match="radii"):
         new_codebook().load_state_dict(state)
 
 
-def test_conversion_to_half_precision_leaves_keys_and_values_in_float32():
+def test_conversion_to_half_precision_leaves_keys_and_values_in_float32() -> None:
     codebook = new_codebook()
     codebook.enter(point(0.1), LABEL, value(0.1))
     before = codebook.keys.clone(), codebook.values.clone()
@@ -192,7 +194,7 @@ def test_conversion_to_half_precision_leaves_keys_and_values_in_float32():
     assert torch.equal(codebook.values, before[1])
 
 
-def test_edits_of_a_copy_do_not_change_the_original():
+def test_edits_of_a_copy_do_not_change_the_original() -> None:
     codebook = new_codebook()
     codebook.enter(point(0), LABEL, value())
     copied = copy.deepcopy(codebook)
@@ -200,7 +202,7 @@ def test_edits_of_a_copy_do_not_change_the_original():
     assert (len(codebook), len(copied)) == (1, 2)
 
 
-def test_redo_repeats_what_undo_reverted_for_every_decision():
+def test_redo_repeats_what_undo_reverted_for_every_decision() -> None:
     codebook = new_codebook()
     steps = [(point(0), (1,)), (point(1.5), (1,)), (point(1), (2,)), (point(1), (3,)), (point(0), (1,))]
     decisions = set()

@@ -42,8 +42,8 @@ def expected_key(family: str, editor: Any, text: str, gate_eps: float | None) ->
     queries, gate = inputs_of(model, key_layer, text), inputs_of(model, answer_layer, text)[-1]
     best_key, smallest = -1, (1e9, 0)
     for key in range(len(codebook)):
-        views = codebook.keys[key].double().view(codebook.views, -1)
-        distances = (1 - F.cosine_similarity(queries.unsqueeze(1), views, dim=2)).amin(dim=1)
+        key_vectors = codebook.keys[key].double().view(codebook.views, -1)
+        distances = (1 - F.cosine_similarity(queries.unsqueeze(1), key_vectors, dim=2)).amin(dim=1)
         nearness = (distances - 4e-6).clamp_min(0).min() / codebook.radii[key]
         total = nearness
         if gate_eps is not None:
@@ -70,14 +70,14 @@ def test_the_edit_with_the_nearest_key_and_gate_answers(family: str, gate_eps: f
         torch.testing.assert_close(model(**ids_of(text)).logits, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_subjects_in_different_prefill_chunks_are_compared(family: str, size: int) -> None:
+@pytest.mark.parametrize("chunk_size", [1, 2, 3])
+def test_subjects_in_different_prefill_chunks_are_compared(family: str, chunk_size: int) -> None:
     model, _, _ = edited(family, "late", n_iter=3, eps=0.6, gate_eps=1.99)
     options: dict[str, Any] = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
     for rows in (PROMPTS_WITH_SEVERAL_SUBJECTS, *([text] for text in PROMPTS_WITH_SEVERAL_SUBJECTS)):
         batch = build_tokenizer()(rows, return_tensors="pt", padding=True)
         unchunked = model.generate(**batch, **options)
-        assert torch.equal(model.generate(**batch, prefill_chunk_size=size, **options), unchunked)
+        assert torch.equal(model.generate(**batch, prefill_chunk_size=chunk_size, **options), unchunked)
 
 
 @pytest.mark.parametrize("gate_eps", [None, 1.99])
@@ -94,7 +94,7 @@ def test_of_two_subjects_with_equal_first_words_the_longer_answers(
     prompts = [fact["prompt"] for fact in facts]
     for rows in ([prompts[0]], [prompts[1]], prompts, [*prompts, "blue " * 9]):
         outputs = Scorer(build_tokenizer()).generate(model, rows, 1)
-        expected = [next((f["target_new"] for f in facts if f["prompt"] == row), None) for row in rows]
+        expected = [next((fact["target_new"] for fact in facts if fact["prompt"] == row), None) for row in rows]
         assert [output for output, target in zip(outputs, expected, strict=True) if target] == [
             target for target in expected if target
         ]
