@@ -23,7 +23,7 @@ DEFAULT_LIMITS = (64, 512, 32, 1 << 22, 4096)
 LIMITS = [DEFAULT_LIMITS, (2, 512, 32, 1 << 22, 4096), (2, 0, 1000, 1 << 22, 4096), (2, 3, 1000, 50, 7)]
 """The search's limits: the defaults, and smaller ones with which few keys take every path that many keys take.
 
-Each tuple: SMALLEST, _MAX_CANDIDATES, _MAX_CANDIDATES_DIVISOR, _PAIRS_AT_ONCE, _BLOCK_ROWS.
+Each tuple: BRUTE_FORCE_BELOW, _MAX_CANDIDATES, _MAX_CANDIDATES_DIVISOR, _PAIRS_AT_ONCE, _BLOCK_ROWS.
 """
 
 
@@ -31,7 +31,7 @@ Each tuple: SMALLEST, _MAX_CANDIDATES, _MAX_CANDIDATES_DIVISOR, _PAIRS_AT_ONCE, 
 def limits_set_to(smallest: int, candidates: int, divisor: int, pairs: int, block_rows: int) -> Iterator[None]:
     with mock.patch.multiple(
         key_search,
-        SMALLEST=smallest,
+        BRUTE_FORCE_BELOW=smallest,
         _MAX_CANDIDATES=candidates,
         _MAX_CANDIDATES_DIVISOR=divisor,
         _PAIRS_AT_ONCE=pairs,

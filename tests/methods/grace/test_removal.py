@@ -91,17 +91,17 @@ def test_a_failed_removal_leaves_the_codebook_unchanged(stream: list[Edit], data
     removed = data.draw(st.sampled_from(range(len(stream))))
     codebook.hits.update({0: 3, len(codebook) - 1: 2})
     hits, calls_before_failure = Counter(codebook.hits), data.draw(st.integers(0, len(stream)))
-    enter_edit = removal.enter
+    insert_again = removal.insert_again
 
     def fail_after_some_calls(*args: object) -> object:
         nonlocal calls_before_failure
         if calls_before_failure == 0:
             raise MemoryError
         calls_before_failure -= 1
-        return enter_edit(*args)  # type: ignore[arg-type]
+        return insert_again(*args)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(removal, "enter", fail_after_some_calls)
+        patch.setattr(removal, "insert_again", fail_after_some_calls)
         try:
             remove_edits(codebook, changes, {removed}, range(len(stream)))
         except MemoryError:
