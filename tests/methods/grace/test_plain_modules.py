@@ -1,4 +1,4 @@
-"""GRACE on modules that are no language models."""
+"""GRACE on torch modules other than language models."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def network() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 3))
 
 
-class Reader(nn.Module):
-    """Reads rows of tokens, one vector each, and classifies by their mean."""
+class SequenceClassifier(nn.Module):
+    """Classifies sequences of vectors by their mean."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def inputs_and_classes() -> tuple[torch.Tensor, torch.Tensor]:
     return rows, (network()(rows).argmax(dim=1) + 1) % 3
 
 
-def test_rows_get_their_classes_and_the_others_keep_theirs() -> None:
+def test_edited_rows_get_their_classes_and_the_others_keep_their_outputs() -> None:
     module, (rows, classes) = network(), inputs_and_classes()
     before, state = module(rows[4:]), state_of(module)
     edited, rollback = apply_grace_to_module(module, rows[:4], classes[:4], hparams_for("2.weight"))
@@ -53,35 +53,35 @@ def test_rows_get_their_classes_and_the_others_keep_theirs() -> None:
     assert not [name for part in module.modules() for name in vars(part) if "easyedit" in name]
 
 
-def test_rows_of_tokens_are_looked_up_at_their_last_token() -> None:
-    module, rows = Reader(), torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(2))
+def test_sequences_are_looked_up_at_their_last_token() -> None:
+    module, rows = SequenceClassifier(), torch.randn(6, 5, 8, generator=torch.Generator().manual_seed(2))
     classes = (module(rows).argmax(dim=1) + 1) % 3
     before = module(rows[3:])
     apply_grace_to_module(module, rows[:3], classes[:3], hparams_for("inside", replacement="replace_all"))
     assert module(rows)[:3].argmax(dim=1).tolist() == classes[:3].tolist()
     assert torch.equal(module(rows[3:]), before)
-    other = torch.cat([torch.randn(1, 4, 8), rows[:1, -1:]], dim=1)
-    assert int(module(other).argmax()) == int(classes[0]), "the last token alone decides"
+    same_last_token = torch.cat([torch.randn(1, 4, 8), rows[:1, -1:]], dim=1)
+    assert int(module(same_last_token).argmax()) == int(classes[0]), "a token other than the last one decided"
 
 
-def test_saved_edits_answer_the_same(tmp_path: Path) -> None:
+def test_loaded_edits_give_the_same_outputs_and_can_be_continued(tmp_path: Path) -> None:
     module, (rows, classes) = network(), inputs_and_classes()
     apply_grace_to_module(module, rows[:4], classes[:4], hparams_for("2"))
     save_edits(module, tmp_path)
-    again = network()
-    unedited = again(rows)
-    rollback = load_edits(again, tmp_path)
-    assert torch.equal(again(rows), module(rows))
+    loaded_module = network()
+    unedited = loaded_module(rows)
+    rollback = load_edits(loaded_module, tmp_path)
+    assert torch.equal(loaded_module(rows), module(rows))
     assert [record["target_new"] for record in rollback.results] == [str(int(label)) for label in classes[:4]]
-    apply_grace_to_module(again, rows[4:5], classes[4:5], hparams_for("2"))
-    assert int(again(rows)[4].argmax()) == int(classes[4])
+    apply_grace_to_module(loaded_module, rows[4:5], classes[4:5], hparams_for("2"))
+    assert int(loaded_module(rows)[4].argmax()) == int(classes[4])
     load_edits(network(), tmp_path)()
-    fresh = network()
-    load_edits(fresh, tmp_path)()
-    assert torch.equal(fresh(rows), unedited)
+    rolled_back = network()
+    load_edits(rolled_back, tmp_path)()
+    assert torch.equal(rolled_back(rows), unedited)
 
 
-def test_mistakes_are_named_and_leave_nothing() -> None:
+def test_wrong_inputs_are_refused_and_leave_the_module_unedited() -> None:
     module, (rows, classes) = network(), inputs_and_classes()
     with pytest.raises(DataError, match="2 inputs and 1 labels"):
         apply_grace_to_module(module, rows[:2], classes[:1], hparams_for("2"))

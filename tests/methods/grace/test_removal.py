@@ -1,4 +1,4 @@
-"""A codebook without some of its edits is the one that was built without them, bit by bit."""
+"""Removal of edits from a codebook gives bitwise the codebook that the other edits build."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from tests.support.thoroughness import examples
 
 Edit = tuple[int, int, int]
 streams = st.lists(st.tuples(st.integers(-10, 10), st.integers(-10, 10), st.integers(0, 2)), min_size=1, max_size=30)
-books = st.tuples(st.sampled_from(["euc", "cos"]), st.sampled_from(["coverage", "moving_average"]))
+codebook_options = st.tuples(st.sampled_from(["euc", "cos"]), st.sampled_from(["coverage", "moving_average"]))
 
 
-def empty(options: tuple[str, str]) -> Codebook:
+def empty_codebook(options: tuple[str, str]) -> Codebook:
     return Codebook(2, 1, eps=1.0 if options[0] == "euc" else 0.05, dist_fn=options[0], eps_expand=options[1])
 
 
@@ -32,97 +32,99 @@ def enter(codebook: Codebook, edit: Edit, number: int) -> tuple[Decision, int, C
 
 
 def built(edits: list[tuple[int, Edit]], options: tuple[str, str]) -> tuple[Codebook, list[Change]]:
-    codebook = empty(options)
+    codebook = empty_codebook(options)
     return codebook, [enter(codebook, edit, number)[2] for number, edit in edits]
 
 
-def same(one: Codebook, other: Codebook) -> bool:
-    return one.labels == other.labels and all(
-        torch.equal(getattr(one, name), getattr(other, name)) for name in ("keys", "values", "radii")
+def equal(codebook: Codebook, expected: Codebook) -> bool:
+    return codebook.labels == expected.labels and all(
+        torch.equal(getattr(codebook, name), getattr(expected, name)) for name in ("keys", "values", "radii")
     )
 
 
-def same_changes(one: list[Change], other: list[Change]) -> bool:
-    def told(change: Change) -> tuple[object, ...]:
+def equal_changes(changes: list[Change], expected: list[Change]) -> bool:
+    def fields(change: Change) -> tuple[object, ...]:
         query = None if change.query is None else change.query.tolist()
         return change.length, change.index, change.label, [t.tolist() for t in change.row], query
 
-    return [told(change) for change in one] == [told(change) for change in other]
+    return [fields(change) for change in changes] == [fields(change) for change in expected]
 
 
 @examples(150)
-@given(streams, books, st.data())
-def test_without_some_edits_is_built_without_them(
+@given(streams, codebook_options, st.data())
+def test_removal_leaves_the_codebook_that_the_other_edits_build(
     stream: list[Edit], options: tuple[str, str], data: st.DataObject
 ) -> None:
     edits = list(enumerate(stream))
     codebook, changes = built(edits, options)
-    out = data.draw(st.sets(st.sampled_from(range(len(stream))), max_size=5))
-    left = remove_edits(codebook, changes, out, range(len(stream)))
-    expected, expected_changes = built([edit for edit in edits if edit[0] not in out], options)
-    assert same(codebook, expected)
-    assert same_changes(left, expected_changes)
-    for change in reversed(left):  # and can be walked back to nothing
+    removed = data.draw(st.sets(st.sampled_from(range(len(stream))), max_size=5))
+    remaining = remove_edits(codebook, changes, removed, range(len(stream)))
+    expected, expected_changes = built([edit for edit in edits if edit[0] not in removed], options)
+    assert equal(codebook, expected)
+    assert equal_changes(remaining, expected_changes)
+    for change in reversed(remaining):  # the remaining changes can be undone, too
         codebook.undo(change)
     assert len(codebook) == 0
 
 
 @examples(50)
-@given(streams, books)
-def test_what_is_told_of_a_history_is_what_was_done(stream: list[Edit], options: tuple[str, str]) -> None:
-    codebook = empty(options)
-    done = [enter(codebook, edit, number) for number, edit in enumerate(stream)]
-    changes = [change for _, _, change in done]
+@given(streams, codebook_options)
+def test_the_edit_history_reports_the_keys_and_decisions_that_were_made(
+    stream: list[Edit], options: tuple[str, str]
+) -> None:
+    codebook = empty_codebook(options)
+    entered = [enter(codebook, edit, number) for number, edit in enumerate(stream)]
+    changes = [change for _, _, change in entered]
     rows = rows_of(codebook, changes)
-    assert keys_of(codebook, changes) == [index for _, index, _ in done]
-    told = [decision_of(change, changed) for change, changed in zip(changes, rows, strict=True)]
-    assert told == [decision for decision, _, _ in done]
+    assert keys_of(codebook, changes) == [index for _, index, _ in entered]
+    reported = [decision_of(change, changed_rows) for change, changed_rows in zip(changes, rows, strict=True)]
+    assert reported == [decision for decision, _, _ in entered]
     begin = len(stream) // 2
     assert str(rows_of(codebook, changes, begin)) == str(rows[begin:])
 
 
 @examples(100)
 @given(streams, st.data())
-def test_a_failure_on_the_way_leaves_the_codebook_as_it_was(stream: list[Edit], data: st.DataObject) -> None:
+def test_a_failed_removal_leaves_the_codebook_unchanged(stream: list[Edit], data: st.DataObject) -> None:
     options = ("euc", "coverage")
     codebook, changes = built(list(enumerate(stream)), options)
-    out = data.draw(st.sampled_from(range(len(stream))))
+    removed = data.draw(st.sampled_from(range(len(stream))))
     codebook.hits.update({0: 3, len(codebook) - 1: 2})
-    hits, left = Counter(codebook.hits), data.draw(st.integers(0, len(stream)))
-    really = removal.insert_again
+    hits, calls_before_failure = Counter(codebook.hits), data.draw(st.integers(0, len(stream)))
+    insert_again = removal.insert_again
 
-    def failing(*args: object) -> object:
-        nonlocal left
-        if left == 0:
+    def fail_after_some_calls(*args: object) -> object:
+        nonlocal calls_before_failure
+        if calls_before_failure == 0:
             raise MemoryError
-        left -= 1
-        return really(*args)  # type: ignore[arg-type]
+        calls_before_failure -= 1
+        return insert_again(*args)  # type: ignore[arg-type]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(removal, "insert_again", failing)
+        patch.setattr(removal, "insert_again", fail_after_some_calls)
         try:
-            remove_edits(codebook, changes, {out}, range(len(stream)))
+            remove_edits(codebook, changes, {removed}, range(len(stream)))
         except MemoryError:
-            assert same(codebook, built(list(enumerate(stream)), options)[0])
+            assert equal(codebook, built(list(enumerate(stream)), options)[0])
             assert codebook.hits == hits
 
 
-def test_the_radius_that_a_split_halved_comes_back() -> None:
+def test_removing_an_edit_restores_the_radius_that_it_split() -> None:
     codebook, changes = built([(0, (0, 0, 1)), (1, (4, 0, 2)), (2, (40, 0, 1))], ("euc", "coverage"))
     codebook.hits.update({0: 1, 1: 7, 2: 3})
     assert codebook.radii[0] < 0.51
     (first, second) = remove_edits(codebook, changes, {1}, "abc")
     assert codebook.radii.tolist() == [1.0, 1.0]
-    assert codebook.hits == {0: 1, 1: 3}, "hits stay with the edits that added their keys"
+    assert codebook.hits == {0: 1, 1: 3}, "hits moved to another edit's key"
     assert (first.length, second.length) == (0, 1)
 
 
-def test_a_later_edit_that_is_not_known_in_full_is_an_error_and_nothing_happens() -> None:
+def test_removal_is_refused_if_a_later_edits_query_is_not_known() -> None:
     stream = [(0, 0, 1), (0, 1, 1), (30, 0, 1)]  # the second is covered by the first
     codebook, changes = built(list(enumerate(stream)), ("euc", "coverage"))
     changes[1] = Change(changes[1].length, changes[1].index, changes[1].label, changes[1].row)
     with pytest.raises(EditError, match=r"case 'b' came later, .* saved before edits kept their queries"):
         remove_edits(codebook, changes, {0}, "abc")
-    assert same(codebook, built(list(enumerate(stream)), ("euc", "coverage"))[0])
-    assert len(remove_edits(codebook, changes, {2}, "abc")) == 2, "what came before it needn't be known"
+    assert equal(codebook, built(list(enumerate(stream)), ("euc", "coverage"))[0])
+    assert len(remove_edits(codebook, changes, {2}, "abc")) == 2, "removal needed the query of an earlier edit"
     assert len(remove_edits(codebook, changes[:2], {0, 1}, "abc")) == 0

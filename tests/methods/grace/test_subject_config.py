@@ -1,4 +1,4 @@
-"""Hyperparameters of edits by subjects: every wrong one is named, and what a model can't do is refused."""
+"""Hyperparameters of edits found by subject: wrong values, and layers and models that cannot be used."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.errors import HyperParameterError, ModelError
 from easyedit_lifelong.hparams_files import shipped_hparams_folders
 from tests.support.architectures import ARCHITECTURES
-from tests.support.subjects import FACTS, MODES, first_layer, hparams_for
+from tests.support.subjects import FACTS, first_layer, hparams_for
 from tests.support.tiny_models import build_model, build_tokenizer
 
 BASE: dict[str, Any] = {"model_name": "m", "inner_params": ["layer"]}
 SUBJECT: dict[str, Any] = {**BASE, "query_token": "subject_last"}
 
 
-def refused(values: dict[str, Any]) -> str:
+def refusal(values: dict[str, Any]) -> str:
     with pytest.raises(HyperParameterError) as caught:
         GraceHyperParams.from_values(values, "my.yaml")
     message = str(caught.value)
@@ -57,8 +57,8 @@ def refused(values: dict[str, Any]) -> str:
         ({"query_token": "subject-last"}, "Did you mean 'subject_last'?"),
     ],
 )
-def test_a_wrong_value_is_named(options: dict[str, Any], problem: str) -> None:
-    assert problem in refused({**SUBJECT, **options})
+def test_a_wrong_value_is_refused_with_its_name(options: dict[str, Any], problem: str) -> None:
+    assert problem in refusal({**SUBJECT, **options})
 
 
 @pytest.mark.parametrize(
@@ -74,16 +74,16 @@ def test_a_wrong_value_is_named(options: dict[str, Any], problem: str) -> None:
     ],
 )
 @pytest.mark.parametrize("query_token", ["prompt_last", "first"])
-def test_what_only_subjects_have_is_refused_without(option: dict[str, Any], query_token: str) -> None:
+def test_options_for_subjects_are_refused_with_other_query_tokens(option: dict[str, Any], query_token: str) -> None:
     (name,) = option
-    assert f"{name}: " in refused({**BASE, **option, "query_token": query_token}).replace("eps: auto: ", "eps: ")
-    assert "needs query_token: subject_last" in refused({**BASE, **option, "query_token": query_token})
+    assert f"{name}: " in refusal({**BASE, **option, "query_token": query_token}).replace("eps: auto: ", "eps: ")
+    assert "needs query_token: subject_last" in refusal({**BASE, **option, "query_token": query_token})
     if name != "gate_eps":
         GraceHyperParams.from_values({**SUBJECT, **option}, "my.yaml")
 
 
-def test_all_that_is_wrong_is_said_at_once() -> None:
-    message = refused(
+def test_one_error_lists_all_wrong_values() -> None:
+    message = refusal(
         {**SUBJECT, "replacement": "replace_all", "val_train": "adv", "gate_eps": 1, "key_templates": [""]}
     )
     assert [part.partition(":")[0] for part in message.split("; ")] == [
@@ -95,11 +95,11 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 
 
 @pytest.mark.parametrize(("written", "eps"), [("1", 1.0), ("1e-3", 0.001), ("'0.25'", 0.25), ("auto", "auto")])
-def test_a_radius_however_yaml_reads_it(written: str, eps: Any) -> None:
+def test_eps_is_read_from_any_yaml_form_of_a_number(written: str, eps: Any) -> None:
     assert GraceHyperParams.from_values({**SUBJECT, "eps": yaml.safe_load(written)}, "f").eps == eps
 
 
-def test_the_file_that_comes_along_loads() -> None:
+def test_the_shipped_file_for_edits_by_subject_loads() -> None:
     path = next(folder / "GRACE" / "smollm2-135m-subject.yaml" for folder in shipped_hparams_folders())
     hparams = GraceHyperParams.from_hparams(path)
     assert hparams.by_subject
@@ -109,7 +109,7 @@ def test_the_file_that_comes_along_loads() -> None:
 # ------------------------------------------------------------------ the model
 
 
-def refused_by(model: Any, tokenizer: Any, hparams: GraceHyperParams) -> str:
+def refusal_of_model(model: Any, tokenizer: Any, hparams: GraceHyperParams) -> str:
     names = set(model.__dict__)
     with pytest.raises(ModelError) as caught:
         apply_grace_to_model(model, tokenizer, FACTS, hparams)
@@ -119,46 +119,47 @@ def refused_by(model: Any, tokenizer: Any, hparams: GraceHyperParams) -> str:
 
 
 @pytest.mark.parametrize("block", [0, 1])
-def test_answers_come_behind_subjects(block: int) -> None:
+def test_an_answer_layer_below_the_key_layer_is_refused(block: int) -> None:
     hparams = hparams_for("llama", "late", deep=True, answer_layer=f"model.layers[{block}].mlp.down_proj")
-    message = refused_by(build_model("llama"), build_tokenizer(), hparams)
+    message = refusal_of_model(build_model("llama"), build_tokenizer(), hparams)
     assert f"answer_layer: model.layers.{block}.mlp.down_proj is in block {block}" in message
     assert "subjects are found in block 1" in message
 
 
 @pytest.mark.parametrize("outside", ["model.embed_tokens", "model.norm", "lm_head", "model"])
-def test_answers_come_from_a_block(outside: str) -> None:
-    message = refused_by(build_model("llama"), build_tokenizer(), hparams_for("llama", "late", answer_layer=outside))
+def test_an_answer_layer_outside_the_blocks_is_refused(outside: str) -> None:
+    message = refusal_of_model(
+        build_model("llama"), build_tokenizer(), hparams_for("llama", "late", answer_layer=outside)
+    )
     assert f"answer_layer: {outside} is in none of the model's blocks" in message
 
 
-def test_the_layer_that_finds_is_no_answer_layer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_layer_is_refused_as_answer_layer(monkeypatch: pytest.MonkeyPatch) -> None:
     for known in (True, False):
         if not known:
             monkeypatch.setattr("easyedit_lifelong.methods.grace.check.anatomy_of", lambda _: None)
         hparams = hparams_for("llama", "late", answer_layer=first_layer("llama"))
-        message = refused_by(build_model("llama"), build_tokenizer(), hparams)
+        message = refusal_of_model(build_model("llama"), build_tokenizer(), hparams)
         assert "answer_layer: model.layers.0.self_attn.v_proj is the layer at which subjects are found" in message
 
 
-def test_a_layer_that_is_not_there_is_named() -> None:
+def test_a_layer_that_does_not_exist_is_refused_with_its_option() -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
-    message = refused_by(model, tokenizer, hparams_for("llama", "late", answer_layer="model.layers[9].mlp"))
+    message = refusal_of_model(model, tokenizer, hparams_for("llama", "late", answer_layer="model.layers[9].mlp"))
     assert "answer_layer: " in message
     assert "0 to 3" in message
     hparams = hparams_for("llama", "late")
     hparams.inner_params, hparams.source = ["model.layer[0].mlp"], "my.yaml"
-    assert refused_by(model, tokenizer, hparams).startswith("my.yaml, inner_params: ")
+    assert refusal_of_model(model, tokenizer, hparams).startswith("my.yaml, inner_params: ")
 
 
 @pytest.mark.parametrize("kind", ["t5-encoder", "t5-decoder", "bert-last"])
-def test_other_kinds_of_models_are_refused(kind: str) -> None:
+def test_models_other_than_causal_language_models_are_refused(kind: str) -> None:
     model, tokenizer = ARCHITECTURES[kind].build()
-    message = refused_by(model, tokenizer, ARCHITECTURES[kind].hparams(query_token="subject_last"))
+    message = refusal_of_model(model, tokenizer, ARCHITECTURES[kind].hparams(query_token="subject_last"))
     assert f"subject_last is for causal language models; {type(model).__name__} is none" in message
 
 
-@pytest.mark.parametrize("mode", MODES)
 def test_a_layer_without_a_vector_for_every_token_is_refused(mode: str) -> None:
     model, tokenizer, hparams = build_model("llama"), build_tokenizer(), hparams_for("llama", mode)
     names = set(model.__dict__)

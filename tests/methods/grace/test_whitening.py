@@ -1,4 +1,4 @@
-"""Whitening: against the whole matrix in float64, and from the second moments that the covariance module has."""
+"""Whitening of keys: the matrix against a float64 reference, and the second moments that it is computed from."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject import whitening
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.grace.subject.whitening import whitened, whitening_of
-from tests.support.subjects import FACTS, MODES, book_of, edited, hparams_for, ids_of
+from tests.support.subjects import FACTS, book_of, edited, hparams_for, ids_of
 from tests.support.thoroughness import examples
 from tests.support.tiny_models import WORDS, build_model, build_tokenizer
 
 
 def moment_of(width: int, seed: int, spread: float = 3.0) -> Tensor:
-    """Return second moments of which some directions are much longer than others."""
+    """Return second moments that are much larger in some directions than in others."""
     generator = torch.Generator().manual_seed(seed)
     rotation = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64)).Q
     scales = torch.exp(spread * torch.randn(width, generator=generator, dtype=torch.float64))
@@ -32,7 +32,7 @@ def moment_of(width: int, seed: int, spread: float = 3.0) -> Tensor:
 
 
 @pytest.mark.parametrize(("width", "rank"), [(2, 1), (8, 3), (8, 7), (8, 64), (100, 64), (70, 69)])
-def test_leading_directions_become_as_long_as_the_others_are_on_average(width: int, rank: int) -> None:
+def test_leading_directions_are_scaled_to_the_average_of_the_others(width: int, rank: int) -> None:
     moment = moment_of(width, rank, 1.0).float().double()
     basis = whitening_of(moment.float(), rank)
     rank = min(rank, width - 1)
@@ -41,31 +41,33 @@ def test_leading_directions_become_as_long_as_the_others_are_on_average(width: i
     squares, directions = torch.linalg.eigh(moment)
     others = squares[: width - rank].clamp_min(0).mean()
     scales = torch.cat([torch.ones(width - rank, dtype=torch.float64), (others / squares[width - rank :]).sqrt()])
-    whole = directions @ torch.diag(scales) @ directions.t()
+    expected_matrix = directions @ torch.diag(scales) @ directions.t()
     vectors = torch.randn(50, width, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(whitened(vectors, basis).double(), vectors.double() @ whole, rtol=1e-4, atol=1e-4)
-    made = whitened(torch.eye(width), basis).double()
-    after = made @ moment @ made
-    lengths = (directions.t() @ after @ directions).diagonal()[width - rank :]
+    torch.testing.assert_close(
+        whitened(vectors, basis).double(), vectors.double() @ expected_matrix, rtol=1e-4, atol=1e-4
+    )
+    matrix = whitened(torch.eye(width), basis).double()
+    whitened_moment = matrix @ moment @ matrix
+    lengths = (directions.t() @ whitened_moment @ directions).diagonal()[width - rank :]
     torch.testing.assert_close(lengths, others.expand(rank), rtol=1e-4, atol=1e-6)
 
 
 @examples(100)
 @given(st.integers(1, 20), st.integers(1, 30), st.integers(0, 1000), st.floats(0, 6))
-def test_nothing_gets_longer(width: int, rank: int, seed: int, spread: float) -> None:
+def test_whitening_lengthens_no_vector(width: int, rank: int, seed: int, spread: float) -> None:
     basis = whitening_of(moment_of(width, seed, spread), rank)
     vectors = torch.randn(20, width, generator=torch.Generator().manual_seed(seed))
     assert bool((whitened(vectors, basis).norm(dim=1) <= vectors.norm(dim=1) * (1 + 1e-5)).all())
 
 
-def test_directions_that_nothing_lies_in_do_no_harm() -> None:
-    keys = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))  # fewer than dimensions
+def test_whitening_of_singular_moments_is_finite() -> None:
+    keys = torch.randn(3, 10, generator=torch.Generator().manual_seed(0))  # fewer vectors than dimensions
     for moment in (keys.t() @ keys / 3, torch.zeros(10, 10), torch.ones(10, 10)):
         for rank in (2, 9, 64):
             assert bool(whitening_of(moment, rank).isfinite().all())
 
 
-def test_without_a_basis_vectors_stay_and_are_float32() -> None:
+def test_vectors_become_float32_and_stay_unchanged_without_a_basis() -> None:
     vectors = torch.randn(3, 4, 5, dtype=torch.float64)
     assert torch.equal(whitened(vectors, None), vectors.float())
     assert whitened(vectors.bfloat16(), torch.zeros(5, 2)).dtype == torch.float32
@@ -81,7 +83,7 @@ def corpus(tmp_path: Path) -> str:
     return str(path)
 
 
-def with_moments(corpus: str, tmp_path: Path) -> dict[str, Any]:
+def options_with_moments(corpus: str, tmp_path: Path) -> dict[str, Any]:
     return {
         "deep": True,
         "whiten": True,
@@ -93,9 +95,8 @@ def with_moments(corpus: str, tmp_path: Path) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_keys_are_whitened_by_the_layers_own_second_moments(corpus: str, tmp_path: Path, mode: str) -> None:
-    options = with_moments(corpus, tmp_path)
+def test_keys_and_queries_are_whitened_by_the_key_layers_second_moments(corpus: str, tmp_path: Path, mode: str) -> None:
+    options = options_with_moments(corpus, tmp_path)
     model, _, editor = edited("llama", mode, **options)
     (moment,) = obtain_moments(
         build_model("llama"),
@@ -108,36 +109,36 @@ def test_keys_are_whitened_by_the_layers_own_second_moments(corpus: str, tmp_pat
     assert isinstance(editor.adaptor, SubjectAdaptor)
     assert editor.adaptor.whitening is not None
     assert torch.equal(editor.adaptor.whitening, whitening_of(moment.moment))
-    plain = book_of(edited("llama", mode, **{**options, "whiten": False})[2])
+    unwhitened = book_of(edited("llama", mode, **{**options, "whiten": False})[2])
     torch.testing.assert_close(
-        book_of(editor).keys, whitened(plain.keys, whitening_of(moment.moment)), rtol=1e-4, atol=1e-4
+        book_of(editor).keys, whitened(unwhitened.keys, whitening_of(moment.moment)), rtol=1e-4, atol=1e-4
     )
-    before = book_of(editor).hits.total()
+    hits_before = book_of(editor).hits.total()
     model(**ids_of(FACTS[0]["prompt"]))
-    assert book_of(editor).hits.total() == before + 1, "queries are whitened as keys are"
+    assert book_of(editor).hits.total() == hits_before + 1, "the query was not whitened as the key was"
 
 
-def test_stored_second_moments_are_used_and_once_is_enough(
+def test_second_moments_are_collected_once_and_looked_up_once_per_model(
     corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = with_moments(corpus, tmp_path)
-    book = book_of(edited("llama", "simple", **options)[2])
+    options = options_with_moments(corpus, tmp_path)
+    codebook = book_of(edited("llama", "simple", **options)[2])
 
-    def forbidden(*_: Any, **__: Any) -> None:
+    def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("collected")
 
-    monkeypatch.setattr("easyedit_lifelong.covariance.native_engine.KeyCollector", forbidden)
+    monkeypatch.setattr("easyedit_lifelong.covariance.native_engine.KeyCollector", fail)
     model, _, editor = edited("llama", "simple", FACTS[:2], **options)
-    monkeypatch.setattr(whitening, "named_moments", forbidden)  # a later call doesn't even look
+    monkeypatch.setattr(whitening, "named_moments", fail)  # a later call must not look for moments
     apply_grace_to_model(model, build_tokenizer(), FACTS[2:], editor.hparams)
-    torch.testing.assert_close(book_of(editor).keys, book.keys)  # two and two, not four at once
+    torch.testing.assert_close(book_of(editor).keys, codebook.keys)  # two batches of two edits instead of one of four
     with pytest.raises(AssertionError, match="collected"):
         edited("llama", "simple", **{**options, "mom2_n_tokens": 300})
 
 
-def test_a_layer_that_has_no_second_moments_is_refused_and_nothing_is_left(corpus: str, tmp_path: Path) -> None:
+def test_a_layer_without_second_moments_is_refused_and_the_model_unchanged(corpus: str, tmp_path: Path) -> None:
     model = build_model("llama")
-    hparams = hparams_for("llama", "simple", **{**with_moments(corpus, tmp_path), "deep": False})
+    hparams = hparams_for("llama", "simple", **{**options_with_moments(corpus, tmp_path), "deep": False})
     hparams.inner_params = ["model.layers[1].mlp"]
     with pytest.raises(ModelError, match="linear projection"):
         apply_grace_to_model(model, build_tokenizer(), FACTS, hparams)

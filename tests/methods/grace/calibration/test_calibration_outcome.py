@@ -16,49 +16,49 @@ from tests.support.calibration_records import values
 
 def calibration(tmp_path: Path, eps: float | str = "auto", gate: float | None = 0.4, rate: float = 0.01) -> Calibration:
     common = tuple(RadiusResult(rate, 0.1, 0.75, rate) for rate in (0.005, 0.01, 0.02, 0.05))
-    findings = [
+    key_layers = [
         KeyLayerResult(f"h.{block}.c_fc", distance, 0.9, common, RadiusResult(None, 0.2, 0.875, 0.03))
         for block in (1, 2)
         for distance in (COS, WHITENED)
     ]
     points = (GateScores(0.4, 1.0, 0.7, 0.99, 0.6), GateScores(None, 1.0, 0.75, 0.98, 0.25))
     trial = Trial("h.9.mlp", 20, 19, points)
-    steps = Steps(findings, [Gate("h.9.mlp", 0.8125, (Opening(0.4, 0.8, 0.3), Opening(0.6, 1.0, 0.6)))], [trial])
+    steps = Steps(key_layers, [Gate("h.9.mlp", 0.8125, (Opening(0.4, 0.8, 0.3), Opening(0.6, 1.0, 0.6)))], [trial])
     point = next(point for point in points if point.gate == gate)
     hparams = GraceHyperParams.from_values(values(tmp_path, "tiny"), "test")
     counts = {"given": 60, "records": 50, "paraphrases": 48, "locality": 50, "made": 7}
-    chosen = calibrated_values(findings[1], eps, rate, trial.layer, gate)
+    chosen = calibrated_values(key_layers[1], eps, rate, trial.layer, gate)
     settings = Settings(None, None, rate)
-    return Calibration(settings, steps, counts, findings[1], eps, trial, point, chosen, hparams)
+    return Calibration(settings, steps, counts, key_layers[1], eps, trial, point, chosen, hparams)
 
 
-def test_the_tables(tmp_path: Path) -> None:
+def test_the_tables_hold_the_studies_and_mark_the_choice(tmp_path: Path) -> None:
     outcome = outcome_of(calibration(tmp_path))
-    finding, gate, trial = outcome.tables
-    assert finding.headers[2:-3] == [
+    key_layers, gates, trials = outcome.tables
+    assert key_layers.headers[2:-3] == [
         "nearest is right",
         *(f"found at {rate}" for rate in ("0.5%", "1.0%", "2.0%", "5.0%")),
     ]
-    assert finding.rows[1] == ["1.c_fc", WHITENED, "0.900", *["0.750"] * 4, "0.875", "0.030", ""]
-    assert [row[-1] for row in finding.rows].count("←") == 1
-    assert gate.rows == [["9.mlp", "0.812", "0.300 (0.40)", "0.300 (0.40)", "0.600 (0.60)", "0.600 (0.60)"]]
-    assert trial.rows == [
+    assert key_layers.rows[1] == ["1.c_fc", WHITENED, "0.900", *["0.750"] * 4, "0.875", "0.030", ""]
+    assert [row[-1] for row in key_layers.rows].count("←") == 1
+    assert gates.rows == [["9.mlp", "0.812", "0.300 (0.40)", "0.300 (0.40)", "0.600 (0.60)", "0.600 (0.60)"]]
+    assert trials.rows == [
         ["0.40", "1.000", "0.700", "0.990", "0.600", "←"],
         ["none", "1.000", "0.750", "0.980", "0.250", ""],
     ]
-    lines = markdown_table(trial).splitlines()
+    lines = markdown_table(trials).splitlines()
     assert lines[0] == "**20 edits that answer at h.9.mlp**"
     assert lines[3] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     assert {line.count("|") for line in lines[2:]} == {7}
-    assert len(outcome.short_tables[0].headers) == len(finding.headers) - 3
+    assert len(outcome.short_tables[0].headers) == len(key_layers.headers) - 3
 
 
-def test_the_verdict(tmp_path: Path) -> None:
-    found, answers, coarse, made = verdict(calibration(tmp_path))
-    assert "h.1.c_fc, by cos, whitened, with eps auto: 0.875 of the paraphrases find their key, and 0.030" in found
-    assert "gate_eps 0.4: the narrowest gate" in answers and "0.600 (0.250 without a gate)" in answers
-    assert "less than one of 50 locality prompts" in coarse
-    assert made.startswith("7 of 50 records")
+def test_the_verdict_gives_the_choice_and_its_numbers(tmp_path: Path) -> None:
+    key_layer, answer_layer, resolution, borrowed = verdict(calibration(tmp_path))
+    assert "h.1.c_fc, by cos, whitened, with eps auto: 0.875 of the paraphrases find their key, and 0.030" in key_layer
+    assert "gate_eps 0.4: the narrowest gate" in answer_layer and "0.600 (0.250 without a gate)" in answer_layer
+    assert "less than one of 50 locality prompts" in resolution
+    assert borrowed.startswith("7 of 50 records")
     lines = verdict(calibration(tmp_path, 0.1, None, 0.02))
     assert "eps 0.1: 0.750 of the paraphrases find their key, and 0.020" in lines[0]
     assert "without a gate: behind every gate that was tried, generality is less than 0.9 of the 0.750" in lines[1]
@@ -66,14 +66,14 @@ def test_the_verdict(tmp_path: Path) -> None:
     assert len(lines) == 4
 
 
-def test_the_plot_is_the_same_for_the_same_study(tmp_path: Path) -> None:
-    one = panels_png(outcome_of(calibration(tmp_path)).panels)
-    assert one[:8] == b"\x89PNG\r\n\x1a\n"
-    assert one == panels_png(outcome_of(calibration(tmp_path)).panels)
-    assert one != panels_png(outcome_of(calibration(tmp_path, gate=None)).panels)
+def test_equal_studies_give_equal_plots_and_other_gates_give_others(tmp_path: Path) -> None:
+    plot = panels_png(outcome_of(calibration(tmp_path)).panels)
+    assert plot[:8] == b"\x89PNG\r\n\x1a\n"
+    assert plot == panels_png(outcome_of(calibration(tmp_path)).panels)
+    assert plot != panels_png(outcome_of(calibration(tmp_path, gate=None)).panels)
 
 
-def test_what_layers_are_called() -> None:
+def test_layers_have_short_names_and_axes_name_their_common_part() -> None:
     assert short_layer_name("model.layers.2.mlp.gate_proj") == "2.mlp.gate_proj"
     assert short_layer_name("encoder.first") == "encoder.first"
     assert axis_labels(["h.1.c_fc", "h.12.c_fc"]) == (["1", "12"], "block (c_fc)")

@@ -1,4 +1,4 @@
-"""Equal to the authors' code, decision by decision, loss by loss, value by value.
+"""Golden values of the authors' code: equal decisions, radii, losses, keys and values.
 
 ``golden/grace_authors.json`` was written by running the authors' editor (Thartvigsen/GRACE,
 ``grace/editors/grace.py``) on the tiny GPT-2 built here, whose weights are a formula. The four edits
@@ -37,12 +37,14 @@ def formula_gpt2() -> Any:
     return model
 
 
-class _Tokenizer:
+class PaddingTokenizer:
+    """All that an editor needs of a tokenizer if the requests are token ids."""
+
     pad_token_id = 0
 
 
 @pytest.mark.parametrize("eps_expand", ["coverage", "moving_average"])
-def test_the_authors_codebook(eps_expand: str) -> None:
+def test_the_codebook_equals_the_authors_after_every_edit(eps_expand: str) -> None:
     expected = GOLDEN["runs"][eps_expand]
     hparams = GraceHyperParams(
         model_name="golden",
@@ -51,10 +53,10 @@ def test_the_authors_codebook(eps_expand: str) -> None:
         reg=None,
         **GOLDEN["settings"],
     )
-    editor = GraceEditor.on(formula_gpt2(), _Tokenizer(), hparams)
+    editor = GraceEditor.on(formula_gpt2(), PaddingTokenizer(), hparams)
     for n, (edit, step) in enumerate(zip(GOLDEN["edits"], expected["steps"], strict=True)):
-        lesson = editor._passes.of(editor.adaptor, [EncodedPair(edit["prompt"], edit["target"])], 1, 0)
-        (result,) = editor._train_and_insert(lesson, [PendingEdit(as_label(edit["target"]), str(n), "golden", n)])
+        value_pass = editor._passes.of(editor.adaptor, [EncodedPair(edit["prompt"], edit["target"])], 1, 0)
+        (result,) = editor._train_and_insert(value_pass, [PendingEdit(as_label(edit["target"]), str(n), "golden", n)])
         assert editor.codebook is not None
         assert len(editor.codebook) == step["n"]
         torch.testing.assert_close(editor.codebook.radii.tolist(), step["radii"], rtol=0, atol=2e-6)
@@ -65,17 +67,17 @@ def test_the_authors_codebook(eps_expand: str) -> None:
     torch.testing.assert_close(editor.codebook.values, values, rtol=1e-4, atol=1e-4)
 
 
-def test_the_authors_losses_along_the_way() -> None:
+def test_first_and_last_loss_equal_the_authors() -> None:
     from easyedit_lifelong.methods.grace.training.optimise import train_values
 
     first = GOLDEN["runs"]["coverage"]["steps"][0]
     editor = GraceEditor.on(
         formula_gpt2(),
-        _Tokenizer(),
+        PaddingTokenizer(),
         GraceHyperParams(model_name="golden", inner_params=["transformer.h[1].mlp.c_proj.weight"], reg=None),
     )
     pair = EncodedPair(**{k: GOLDEN["edits"][0][k] for k in ("prompt", "target")})
-    replay = editor._passes.of(editor.adaptor, [pair], 1, 0)
+    value_pass = editor._passes.of(editor.adaptor, [pair], 1, 0)
     for steps, loss in ((0, first["first_loss"]), (11, first["last_loss"])):
         hparams = GraceHyperParams(
             model_name="golden",
@@ -84,7 +86,6 @@ def test_the_authors_losses_along_the_way() -> None:
             edit_lr=GOLDEN["settings"]["edit_lr"],
             n_iter=max(steps, 1),
         )
-        if steps == 0:
-            hparams.n_iter = 0
-        (trained,) = train_values(replay, replay.output, hparams, ["golden"], ["golden"])
+        hparams.n_iter = steps  # 0 steps give the loss before training; the constructor requires at least 1
+        (trained,) = train_values(value_pass, value_pass.output, hparams, ["golden"], ["golden"])
         assert trained.loss == pytest.approx(loss, rel=1e-5)

@@ -1,4 +1,4 @@
-"""A request as texts: what its value is trained on, and where its key is taken."""
+"""The texts of a request: those its value is trained on, and those its key vectors are taken from."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def hparams_for(**options: Any) -> GraceHyperParams:
     return GraceHyperParams(model_name="m", inner_params=["layer"], query_token="subject_last", **options)
 
 
-def characters(*, bos: bool = False) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of single characters, perhaps with a token before every text."""
+def character_tokenizer(*, bos: bool = False) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of single characters; with ``bos``, it puts a token before every text."""
     letters = {chr(n): n for n in range(128)}
     tokenizer = Tokenizer(models.WordLevel({**letters, "<s>": 128}, unk_token="~"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -38,7 +38,7 @@ def characters(*, bos: bool = False) -> PreTrainedTokenizerFast:
     return fast
 
 
-def prepared(tokenizer: Any, fact: dict[str, Any], **options: Any) -> RequestTexts:
+def request_texts(tokenizer: Any, fact: dict[str, Any], **options: Any) -> RequestTexts:
     def encode(request: EditRequest, text: str) -> EncodedPair:
         return EncodedPair(list(tokenizer(text)["input_ids"]), list(tokenizer(request.target_new)["input_ids"]))
 
@@ -55,18 +55,18 @@ def prepared(tokenizer: Any, fact: dict[str, Any], **options: Any) -> RequestTex
         ("Of {subject}", "Of Kim"),
     ],
 )
-def test_templates_know_where_the_subject_stands(template: str, text: str) -> None:
+def test_a_filled_template_has_the_span_of_the_subject(template: str, text: str) -> None:
     prompt = "who is Kim, and Kim Young?"
-    told, (begin, end) = fill_template(template, prompt, (16, 19))
-    assert told == text
-    assert told[begin:end] == "Kim"
+    filled, (begin, end) = fill_template(template, prompt, (16, 19))
+    assert filled == text
+    assert filled[begin:end] == "Kim"
     if "{prompt}" in template:
-        assert told[end:].startswith(" Young?"), "the very place that was meant"
+        assert filled[end:].startswith(" Young?"), "the span is that of another occurrence of the subject"
 
 
 @pytest.mark.parametrize("bos", [False, True])
-def test_keys_end_at_the_subjects_last_token(bos: bool) -> None:
-    tokenizer = characters(bos=bos)
+def test_key_texts_end_at_the_subjects_last_token(bos: bool) -> None:
+    tokenizer = character_tokenizer(bos=bos)
     rows = key_texts(tokenizer, "Is Rome old?", (3, 7), ["Well, {prompt}", "{subject}", "a {subject} b"])
     assert [tokenizer.decode(row, skip_special_tokens=True) for row in rows] == [
         "Is Rome",
@@ -78,22 +78,22 @@ def test_keys_end_at_the_subjects_last_token(bos: bool) -> None:
 
 
 @pytest.mark.parametrize("bos", [False, True])
-def test_a_case_is_its_prompt_then_its_contexts_then_the_row_that_stays(bos: bool) -> None:
-    tokenizer = characters(bos=bos)
+def test_training_texts_are_the_prompt_the_contexts_and_the_text_for_kl_factor(bos: bool) -> None:
+    tokenizer = character_tokenizer(bos=bos)
     fact = {"prompt": "Is Rome old?", "subject": " Rome ", "target_new": "Yes"}
     contexts, keys = ["{subject} has", "Hm. {prompt}"], ["x {subject}"]
-    case = prepared(tokenizer, fact, context_templates=contexts, key_templates=keys, kl_factor=0.5)
-    texts = [tokenizer.decode(told.pair.prompt, skip_special_tokens=True) for told in case.texts]
+    encoded = request_texts(tokenizer, fact, context_templates=contexts, key_templates=keys, kl_factor=0.5)
+    texts = [tokenizer.decode(text.pair.prompt, skip_special_tokens=True) for text in encoded.texts]
     assert texts == ["Is Rome old?", "Rome has", "Hm. Is Rome old?", "Rome is a"]
-    assert [told.subject - bos for told in case.texts] == [6, 3, 10, 3]
-    assert [bool(told.pair.target) for told in case.texts] == [True, True, True, False]
-    assert len(case.keys) == hparams_for(key_templates=keys).views == 2
-    assert len(prepared(tokenizer, fact).texts) == 1, "without a factor there is no such row"
+    assert [text.subject - bos for text in encoded.texts] == [6, 3, 10, 3]
+    assert [bool(text.pair.target) for text in encoded.texts] == [True, True, True, False]
+    assert len(encoded.keys) == hparams_for(key_templates=keys).views == 2
+    assert len(request_texts(tokenizer, fact).texts) == 1, "there is a text for kl_factor 0"
 
 
-def test_the_last_time_a_subject_is_named_counts_and_whole_words_come_first() -> None:
+def test_the_subjects_position_is_its_last_occurrence_as_a_full_word() -> None:
     fact = {"prompt": "Rome or Rome, not Romeo", "subject": "Rome", "target_new": "x"}
-    assert prepared(characters(), fact).texts[0].subject == 11
+    assert request_texts(character_tokenizer(), fact).texts[0].subject == 11
 
 
 @pytest.mark.parametrize(
@@ -107,13 +107,13 @@ def test_the_last_time_a_subject_is_named_counts_and_whole_words_come_first() ->
         ),
     ],
 )
-def test_a_subject_that_is_missing_is_named(fact: dict[str, Any], problem: str) -> None:
+def test_a_missing_subject_is_refused_with_its_field(fact: dict[str, Any], problem: str) -> None:
     with pytest.raises(DataError, match=problem):
-        prepared(characters(), fact)
+        request_texts(character_tokenizer(), fact)
 
 
-def test_words_of_the_tiny_tokenizer() -> None:
+def test_a_subject_of_two_words_is_located_by_a_word_tokenizer() -> None:
     fact = {"prompt": "who plays piano when", "subject": "plays piano", "target_new": "king"}
-    case = prepared(build_tokenizer(), fact, key_templates=["sea {prompt}"])
-    assert build_tokenizer().batch_decode(case.keys) == ["who plays piano", "sea who plays piano"]
-    assert [told.subject for told in case.texts] == [2]
+    encoded = request_texts(build_tokenizer(), fact, key_templates=["sea {prompt}"])
+    assert build_tokenizer().batch_decode(encoded.keys) == ["who plays piano", "sea who plays piano"]
+    assert [text.subject for text in encoded.texts] == [2]
