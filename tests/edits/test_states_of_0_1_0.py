@@ -1,4 +1,4 @@
-"""State folders of version 0.1.0 that are damaged: an error that names the file, and a model that is as it was."""
+"""State folders of version 0.1.0: damaged ones are refused and change no model, intact ones can be inspected."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from easyedit_lifelong import inspect_edits, load_edits, rollback_folder
 from easyedit_lifelong.edits.parts import read_step_states
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.shared.editors import carries_edits
-from tests.fixtures import runs_0_1_0 as written
+from tests.fixtures import runs_0_1_0 as version_0_1_0
 
-RUNS = written.FOLDER / "runs"
+RUNS = version_0_1_0.FOLDER / "runs"
 Damage = Callable[[Path], None]
 
 
-def state_of(method: str, folder: Path) -> Path:
+def copy_of_state(method: str, folder: Path) -> Path:
     return Path(shutil.copytree(RUNS / method / "whole" / "state", folder / "state"))
 
 
-def in_index(name: str, **values: Any) -> Damage:
+def change_index(name: str, **values: Any) -> Damage:
     def damage(state: Path) -> None:
         index = {**json.loads((state / name).read_text()), **values}
         (state / name).write_text(json.dumps({key: value for key, value in index.items() if value is not None}))
@@ -34,7 +34,7 @@ def in_index(name: str, **values: Any) -> Damage:
     return damage
 
 
-def flip(name: str) -> Damage:
+def flip_bit(name: str) -> Damage:
     def damage(state: Path) -> None:
         (path,) = sorted(state.glob(name))[:1]
         data = bytearray(path.read_bytes())
@@ -44,7 +44,7 @@ def flip(name: str) -> Damage:
     return damage
 
 
-def replace(name: str, content: bytes | None) -> Damage:
+def replace_file(name: str, content: bytes | None) -> Damage:
     def damage(state: Path) -> None:
         (path,) = sorted(state.glob(name))[:1]
         path.unlink()
@@ -54,7 +54,7 @@ def replace(name: str, content: bytes | None) -> Damage:
     return damage
 
 
-def foreign(name: str) -> Damage:
+def replace_tensors(name: str) -> Damage:
     def damage(state: Path) -> None:
         (path,) = sorted(state.glob(name))[:1]
         save_file({"x": torch.zeros(1)}, path)
@@ -62,41 +62,44 @@ def foreign(name: str) -> Damage:
     return damage
 
 
-GRACE: dict[str, tuple[Damage, str]] = {
-    "no json": (replace("grace.json", b"{"), "grace.json: isn't the index of GRACE edits"),
-    "another method's": (in_index("grace.json", method="CoachHook"), "grace.json: isn't the index of GRACE edits"),
-    "newer": (in_index("grace.json", format_version=2), "has format version 2; this package knows versions up to 1"),
-    "something missing": (in_index("grace.json", settings=None), "grace.json: isn't the whole index"),
-    "another model": (in_index("grace.json", fingerprint="0" * 64), "the fingerprints differ"),
-    "a gap": (replace("edit-000002*", None), "edit-000002.safetensors: can't be read"),
-    "cut off": (replace("edit-000002*", b"\x10"), "edit-000002.safetensors: can't be read"),
-    "a flipped bit": (flip("edit-000002*"), "edit-000002.safetensors: has been changed, or doesn't follow"),
-    "a foreign file": (foreign("edit-000001*"), "edit-000001.safetensors: can't be read"),
+GRACE_DAMAGE: dict[str, tuple[Damage, str]] = {
+    "no json": (replace_file("grace.json", b"{"), "grace.json: isn't the index of GRACE edits"),
+    "another method's": (change_index("grace.json", method="CoachHook"), "grace.json: isn't the index of GRACE edits"),
+    "newer": (
+        change_index("grace.json", format_version=2),
+        "has format version 2; this package knows versions up to 1",
+    ),
+    "something missing": (change_index("grace.json", settings=None), "grace.json: isn't the whole index"),
+    "another model": (change_index("grace.json", fingerprint="0" * 64), "the fingerprints differ"),
+    "a gap": (replace_file("edit-000002*", None), "edit-000002.safetensors: can't be read"),
+    "cut off": (replace_file("edit-000002*", b"\x10"), "edit-000002.safetensors: can't be read"),
+    "a flipped bit": (flip_bit("edit-000002*"), "edit-000002.safetensors: has been changed, or doesn't follow"),
+    "a foreign file": (replace_tensors("edit-000001*"), "edit-000001.safetensors: can't be read"),
 }
-SUBJECT: dict[str, tuple[Damage, str]] = {
-    "other gates": (in_index("grace.json", gate_size=47), "edit-000001.safetensors: has been changed"),
+SUBJECT_DAMAGE: dict[str, tuple[Damage, str]] = {
+    "other gates": (change_index("grace.json", gate_size=47), "edit-000001.safetensors: has been changed"),
 }
-COACHHOOK: dict[str, tuple[Damage, str]] = {
-    "no json": (replace("coachhook.json", b"["), "coachhook.json: isn't the index of CoachHook edits"),
-    "no templates": (in_index("coachhook.json", templates=None), "coachhook.json: isn't the whole index"),
-    "batches of another kind": (in_index("coachhook.json", batches=["x"]), "coachhook.json: isn't the whole index"),
-    "another model": (in_index("coachhook.json", fingerprint="0" * 64), "the fingerprints differ"),
-    "a file gone": (replace("batch-*", None), ".safetensors: can't be read"),
-    "a file cut off": (replace("batch-*", b"\x10"), ".safetensors: can't be read"),
-    "a foreign file": (foreign("batch-*"), "CoachHook's edits aren't whole"),
+COACHHOOK_DAMAGE: dict[str, tuple[Damage, str]] = {
+    "no json": (replace_file("coachhook.json", b"["), "coachhook.json: isn't the index of CoachHook edits"),
+    "no templates": (change_index("coachhook.json", templates=None), "coachhook.json: isn't the whole index"),
+    "batches of another kind": (change_index("coachhook.json", batches=["x"]), "coachhook.json: isn't the whole index"),
+    "another model": (change_index("coachhook.json", fingerprint="0" * 64), "the fingerprints differ"),
+    "a file gone": (replace_file("batch-*", None), ".safetensors: can't be read"),
+    "a file cut off": (replace_file("batch-*", b"\x10"), ".safetensors: can't be read"),
+    "a foreign file": (replace_tensors("batch-*"), "CoachHook's edits aren't whole"),
 }
 CASES = [
     pytest.param(method, *case, id=f"{method}, {name}")
-    for method, table in (("GRACE", GRACE), ("GRACE-subject", SUBJECT), ("CoachHook", COACHHOOK))
+    for method, table in (("GRACE", GRACE_DAMAGE), ("GRACE-subject", SUBJECT_DAMAGE), ("CoachHook", COACHHOOK_DAMAGE))
     for name, case in table.items()
 ]
 
 
 @pytest.mark.parametrize(("method", "damage", "message"), CASES)
-def test_a_damaged_state_is_refused(tmp_path: Path, method: str, damage: Damage, message: str) -> None:
-    state = state_of(method, tmp_path)
+def test_a_damaged_state_is_refused_with_its_path(tmp_path: Path, method: str, damage: Damage, message: str) -> None:
+    state = copy_of_state(method, tmp_path)
     damage(state)
-    model = written.model()
+    model = version_0_1_0.model()
     with pytest.raises(RunError) as caught:
         load_edits(model, state)
     assert message in str(caught.value)
@@ -105,7 +108,7 @@ def test_a_damaged_state_is_refused(tmp_path: Path, method: str, damage: Damage,
 
 
 @pytest.mark.parametrize("method", sorted(path.name for path in RUNS.iterdir()))
-def test_a_state_is_inspected_like_any_folder_of_edits(tmp_path: Path, method: str) -> None:
+def test_a_state_can_be_inspected_like_a_folder_of_edits(tmp_path: Path, method: str) -> None:
     state = RUNS / method / "whole" / "state"
     found = inspect_edits(state)
     assert found.format_version == 0
@@ -115,7 +118,7 @@ def test_a_state_is_inspected_like_any_folder_of_edits(tmp_path: Path, method: s
 
 @pytest.mark.parametrize("method", ["GRACE", "CoachHook"])
 def test_a_state_is_never_overwritten_with_other_edits(tmp_path: Path, method: str) -> None:
-    state = state_of(method, tmp_path)
+    state = copy_of_state(method, tmp_path)
     before = {path.name: path.read_bytes() for path in state.rglob("*") if path.is_file()}
     first = read_step_states(state)[0][0][0]
     with pytest.raises(RunError, match="is the state of a run"):
