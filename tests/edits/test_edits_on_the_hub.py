@@ -87,7 +87,7 @@ def test_the_card_lists_methods_and_edits(hub: Hub, edits: Path, tmp_path: Path)
     assert "4 more are in `edits.json`" in card
 
 
-def test_a_card_written_by_hand_is_kept(hub: Hub, edits: Path) -> None:
+def test_only_a_card_written_by_hand_is_kept(hub: Hub, edits: Path) -> None:
     push_edits(edits, REPO)
     repository = hub.repositories[REPO]
     for old_card, kept in (("# Mine", True), (f"{MARK} old", False)):

@@ -151,7 +151,7 @@ def test_a_conversation_with_one_cache_gives_the_answers_without_it(edited: Any)
         assert torch.equal(history, without_cache[-1])
 
 
-def test_a_cache_that_is_longer_than_the_prompt_is_refused(edited: Any) -> None:
+def test_a_cache_of_another_prompt_is_refused(edited: Any) -> None:
     cache = DynamicCache(config=edited.config)
     with torch.no_grad():
         edited(inputs_of(PROMPTS[1])["input_ids"], past_key_values=cache)

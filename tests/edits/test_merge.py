@@ -105,9 +105,8 @@ def test_conflicts_with_edits_of_another_folder_are_reported(tmp_path: Path) -> 
 def test_duplicate_case_ids_are_renamed_and_equal_edits_are_merged_once(tmp_path: Path) -> None:
     first_edits = packed([(0, (0, 0, 1)), (1, (40, 0, 1))])
     first = saved(tmp_path / "one", first_edits)
-    second_edits = packed(
-        [(0, (0, 0, 1)), (1, (160, 0, 1)), (1, (200, 0, 1)), (2, (240, 0, 1))]
-    )  # the first edit is also in the first folder
+    # The first of these edits is also in the first folder.
+    second_edits = packed([(0, (0, 0, 1)), (1, (160, 0, 1)), (1, (200, 0, 1)), (2, (240, 0, 1))])
     second, third = saved(tmp_path / "two", second_edits), saved(tmp_path / "x" / "two", packed([(1, (400, 0, 2))]))
     report = merge_edits([first, second, third], tmp_path / "all")
     assert [record.case_id for record in read_serialized(tmp_path / "all").records] == [

@@ -51,9 +51,8 @@ def results_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     for name, architecture in ARCHITECTURES.items():
         model, tokenizer = architecture.build()
         model.save_pretrained(home / name / "base")
-        tokens = tokenizer([request["prompt"] for request in architecture.requests], return_tensors="pt", padding=True)[
-            "input_ids"
-        ]
+        prompts = [request["prompt"] for request in architecture.requests]
+        tokens = tokenizer(prompts, return_tensors="pt", padding=True)["input_ids"]
         model = elsewhere.base_of(home, name)
         apply_grace_to_model(model, tokenizer, architecture.requests, architecture.hparams(n_iter=5))
         model.save_edits(home / name / "GRACE")
@@ -180,7 +179,7 @@ def test_an_unedited_model_cannot_be_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "x").exists()
 
 
-def test_other_weights_and_edited_models_are_refused_and_unchanged(tmp_path: Path) -> None:
+def test_a_model_with_other_weights_or_with_edits_is_refused(tmp_path: Path) -> None:
     model = build_model("llama")
     both(model, "llama")
     save_edits(model, tmp_path)

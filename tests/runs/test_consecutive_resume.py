@@ -51,6 +51,14 @@ def assert_same_run(resumed: Any, uninterrupted: Any) -> None:
     assert resumed_summary == expected_summary
 
 
+def run_and_kill(ledger: Ledger, kill: tuple[str, int], out: Path, **options: Any) -> None:
+    """Start a run, and kill it when an event happens for the given number of times."""
+    ledger.kill = kill
+    with pytest.raises(Killed):
+        run_ledger(known_table(), MANY, out=out, **options)
+    ledger.kill = None
+
+
 @pytest.mark.parametrize(
     ("kill", "consecutive"),
     [(("edit", n), protocol) for n in (1, 2, 3, 4, 7) for protocol in (True, False)]
@@ -61,10 +69,7 @@ def test_a_killed_run_resumes_and_ends_like_an_uninterrupted_one(
 ) -> None:
     options: dict[str, Any] = {"eval_every": 2, "hparams": {"remembers": 3}, "consecutive": consecutive}
     uninterrupted = run_ledger(known_table(), MANY, out=tmp_path / "uninterrupted", **options)
-    ledger.kill = kill
-    with pytest.raises(Killed):
-        run_ledger(known_table(), MANY, out=tmp_path / "run", **options)
-    ledger.kill = None
+    run_and_kill(ledger, kill, tmp_path / "run", **options)
     done = len(read_lines(tmp_path / "run" / "journal.jsonl")) if (tmp_path / "run" / "journal.jsonl").exists() else 0
     ledger.events.clear()
     table = known_table()
@@ -115,10 +120,7 @@ def test_a_torn_last_line_and_an_incomplete_batch_are_dropped_on_resume(
 ) -> None:
     """Only one line of the second batch was written, and the line after it stops in its middle or is missing."""
     uninterrupted = run_ledger(known_table(), MANY, out=tmp_path / "uninterrupted")
-    ledger.kill = ("edit", 5)
-    with pytest.raises(Killed):
-        run_ledger(known_table(), MANY, out=tmp_path / "run")
-    ledger.kill = None
+    run_and_kill(ledger, ("edit", 5), tmp_path / "run")
     journal = tmp_path / "run" / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:3]) + torn_line)
@@ -151,10 +153,7 @@ def test_resuming_a_finished_run_loads_its_edits_and_keeps_its_summary(ledger: L
 
 
 def test_the_times_of_a_resumed_run_include_earlier_edits(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.kill = ("edit", 5)
-    with pytest.raises(Killed):
-        run_ledger(known_table(), MANY, out=tmp_path / "run")
-    ledger.kill = None
+    run_and_kill(ledger, ("edit", 5), tmp_path / "run")
     journal = tmp_path / "run" / "journal.jsonl"
     slow = [{**entry, "seconds": 100.0} for entry in read_lines(journal)]
     journal.write_text("".join(json.dumps(entry) + "\n" for entry in slow))
@@ -202,10 +201,7 @@ def test_an_interrupted_coachhook_run_resumes_to_the_same_model(tokenizer: Any, 
 
 
 def test_empty_lines_in_a_journal_are_refused(ledger: Ledger, tmp_path: Path) -> None:
-    ledger.kill = ("edit", 5)
-    with pytest.raises(Killed):
-        run_ledger(known_table(), MANY, out=tmp_path / "run")
-    ledger.kill = None
+    run_and_kill(ledger, ("edit", 5), tmp_path / "run")
     with (tmp_path / "run" / "journal.jsonl").open("a") as journal:
         journal.write("\n\n")
     with pytest.raises(RunError, match=r"line 5: is not JSON"):
@@ -258,10 +254,7 @@ def test_without_saved_edits_only_single_round_runs_can_be_resumed(
     ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replace_method(monkeypatch, "LEDGER", state=None)
-    ledger.kill = ("edit", 5)
-    with pytest.raises(Killed):
-        run_ledger(known_table(), MANY, out=tmp_path / "run")
-    ledger.kill = None
+    run_and_kill(ledger, ("edit", 5), tmp_path / "run")
     with pytest.raises(RunError, match="LEDGER can't save its edits, so a consecutive run of it can't be resumed"):
         run_ledger(known_table(), MANY, out=tmp_path / "run", resume=True)
     run_ledger(known_table(), MANY, out=tmp_path / "single", consecutive=False)
