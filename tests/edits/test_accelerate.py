@@ -111,7 +111,7 @@ def test_wohk_updates_of_offloaded_weights_are_refused(tmp_path: Path) -> None:
     _, undo = wohk(model, "llama")
     edited = logits_of(model)
     cpu_offload(model, CPU)
-    with pytest.raises(EditError, match="take accelerate's hooks off"):
+    with pytest.raises(EditError, match="remove accelerate's hooks first"):
         undo()
     assert equal(logits_of(model), edited)
     remove_hook_from_submodules(model)
