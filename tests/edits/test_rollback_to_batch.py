@@ -108,7 +108,9 @@ def test_removing_all_batches_keeps_the_edits_of_grace(tmp_path: Path) -> None:
 def test_rollbacks_that_do_not_fit_the_method_are_refused(tmp_path: Path) -> None:
     model = build_model("llama")
     coachhook(model, "llama")
-    with pytest.raises(EditError, match=r"each batch was solved for with the batches before it in place.*rollback_to_batch"):
+    with pytest.raises(
+        EditError, match=r"each batch was solved for with the batches before it in place.*rollback_to_batch"
+    ):
         rollback_case(model, 0)
     save_edits(model, tmp_path)
     before = (tmp_path / INDEX).read_bytes()

@@ -74,18 +74,27 @@ def remove_tensor(part: EditsPart, name: str) -> None:
 
 INCONSISTENT: dict[str, Any] = {
     "no whitening": (lambda part: remove_tensor(part, "whitening"), "the whitening is missing with whiten: true"),
-    "a narrower one": (
+    "a narrower whitening": (
         lambda part: part.tensors.update(whitening=part.tensors["whitening"][1:].clone()),
         "isn't one of keys of width 48",
     ),
-    "a vector": (lambda part: part.tensors.update(whitening=torch.zeros(48)), "isn't one of keys of width 48"),
-    "NaN": (lambda part: part.tensors["whitening"].fill_(float("nan")), "isn't one of keys of width 48"),
-    "an unasked one": (lambda part: part.hparams.update(whiten=False), "the whitening is there with whiten: false"),
+    "a whitening vector": (
+        lambda part: part.tensors.update(whitening=torch.zeros(48)),
+        "isn't one of keys of width 48",
+    ),
+    "NaN in the whitening": (
+        lambda part: part.tensors["whitening"].fill_(float("nan")),
+        "isn't one of keys of width 48",
+    ),
+    "a whitening with whiten: false": (
+        lambda part: part.hparams.update(whiten=False),
+        "the whitening is there with whiten: false",
+    ),
     "no gates": (lambda part: part.state.pop("gate_size"), "gates of width 0 with gate_eps: 0.5"),
     "gates too wide": (lambda part: part.state.update(gate_size=1000), "no room for gates of width 1000"),
-    "no width": (lambda part: part.state.update(gate_size=-1), "gate_size -1 is no width"),
-    "no number": (lambda part: part.state.update(gate_size="x"), "gate_size 'x' is no width"),
-    "other views": (
+    "a negative gate size": (lambda part: part.state.update(gate_size=-1), "gate_size -1 is no width"),
+    "a gate size of text": (lambda part: part.state.update(gate_size="x"), "gate_size 'x' is no width"),
+    "other key templates": (
         lambda part: part.hparams.update(key_templates=["a {prompt}"] * 4),
         "keys of width 96 aren't of 5 views",
     ),
