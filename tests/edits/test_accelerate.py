@@ -1,4 +1,4 @@
-"""Models that accelerate runs: its hooks come before the edits or after them, and both come off alone."""
+"""Models with accelerate's hooks, added before or after the edits: either can be removed without the other."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Dispatch = Callable[[Any, Path], Any]
 
 
 def align(model: Any, _: Path) -> None:
-    """As ``device_map`` does for a model on several devices."""
+    """Add the hooks that ``device_map`` adds to a model on several devices."""
     add_hook_to_module(model, AlignDevicesHook(CPU, io_same_device=True), append=True)
     for block in (model.base_model, *model.base_model.children()):
         add_hook_to_module(block, AlignDevicesHook(CPU), append=True)
@@ -40,31 +40,33 @@ DISPATCH: dict[str, Dispatch] = {
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])  # the second has its head tied to its embeddings
 @pytest.mark.parametrize("method", default_cases(EDITS, "both"))
-@pytest.mark.parametrize("how", DISPATCH)
-@pytest.mark.parametrize("before", [True, False])
-def test_dispatched(family: str, method: str, how: str, before: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dispatch", DISPATCH)
+@pytest.mark.parametrize("dispatched_first", [True, False])
+def test_edits_work_on_a_dispatched_model_and_leave_no_trace_in_it(
+    family: str, method: str, dispatch: str, dispatched_first: bool, tmp_path: Path
+) -> None:
     model, plain = build_model(family), build_model(family)
-    unedited, state, print_ = logits_of(plain), state_of(plain), model_fingerprint(plain)
+    unedited, state, fingerprint = logits_of(plain), state_of(plain), model_fingerprint(plain)
     EDITS[method](plain, family)
-    for step in ("dispatch", "edit") if before else ("edit", "dispatch"):
+    for step in ("dispatch", "edit") if dispatched_first else ("edit", "dispatch"):
         if step == "edit":
             EDITS[method](model, family)
         else:
-            DISPATCH[how](model, tmp_path / "weights")
-    assert model_fingerprint(model) == print_
-    for one, other in zip(logits_of(model), logits_of(plain), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+            DISPATCH[dispatch](model, tmp_path / "weights")
+    assert model_fingerprint(model) == fingerprint
+    for logits, expected in zip(logits_of(model), logits_of(plain), strict=True):
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
     assert answers(model) == answers(plain)
 
     model.save_edits(tmp_path / "edits")
     take_off(model)
-    assert "_hf_hook" in vars(model) or how != "aligned"
+    assert "_hf_hook" in vars(model) or dispatch != "aligned"
     assert equal(logits_of(model), unedited)
-    # What accelerate does is undone by itself; nothing of ours is kept in it.
+    # Removing accelerate's hooks must restore the base model: they may keep nothing of the edits.
     rollback = load_edits(model, tmp_path / "edits")
     rollback()
     remove_hook_from_submodules(model)
-    model.tie_weights()  # accelerate parts a tied head from its embeddings
+    model.tie_weights()  # accelerate has untied the head from the embeddings
     assert equal(logits_of(model), unedited)
     assert same_tensors(state_of(model), state)
     assert not any(type(part).__module__.startswith("easyedit_lifelong") for part in vars(model).values())
@@ -73,7 +75,7 @@ def test_dispatched(family: str, method: str, how: str, before: bool, tmp_path: 
 
 
 @pytest.mark.parametrize("method", EDITS)
-def test_accelerates_own_forward_stays(method: str, tmp_path: Path) -> None:
+def test_editing_and_removing_edits_keep_the_hooks_of_accelerate(method: str, tmp_path: Path) -> None:
     model = build_model("llama")
     align(model, tmp_path)
     forwards = {name: vars(module).get("forward") for name, module in model.named_modules()}
@@ -84,8 +86,8 @@ def test_accelerates_own_forward_stays(method: str, tmp_path: Path) -> None:
     assert anatomy_of_everything(model) == parts
 
 
-def test_a_forward_that_was_replaced_is_an_error(tmp_path: Path) -> None:
-    """Accelerate's hooks come off with what was put around them since; then no edit would answer."""
+def test_a_forward_that_was_replaced_after_an_edit_is_an_error(tmp_path: Path) -> None:
+    """Removing accelerate's hooks also removes a forward that was put around them; no edit would answer then."""
     model = build_model("llama")
     align(model, tmp_path)
     _, rollback = grace(model, "llama")
@@ -97,7 +99,7 @@ def test_a_forward_that_was_replaced_is_an_error(tmp_path: Path) -> None:
     assert equal(logits_of(model), unedited)
 
 
-def test_updates_cannot_go_into_weights_that_are_elsewhere(tmp_path: Path) -> None:
+def test_wohk_updates_of_offloaded_weights_are_refused(tmp_path: Path) -> None:
     model = build_model("llama")
     unedited = logits_of(model)
     cpu_offload(model, CPU)
@@ -109,7 +111,7 @@ def test_updates_cannot_go_into_weights_that_are_elsewhere(tmp_path: Path) -> No
     _, undo = wohk(model, "llama")
     edited = logits_of(model)
     cpu_offload(model, CPU)
-    with pytest.raises(EditError, match="take accelerate's hooks off"):
+    with pytest.raises(EditError, match="remove accelerate's hooks first"):
         undo()
     assert equal(logits_of(model), edited)
     remove_hook_from_submodules(model)

@@ -1,4 +1,4 @@
-"""Models with LoRA adapters (PEFT): edits are made on what the adapters make of the model, and come off alone."""
+"""Models with LoRA adapters (PEFT): edits belong to the model with its adapters, and are removed without them."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PROJECTIONS = {"gpt2": ["c_proj", "c_fc"], "llama": ["down_proj", "q_proj"]}
 HOLDERS = {"PeftModel": lambda model: model, "the model inside": lambda model: model.get_base_model()}
 
 
-def adapted(family: str) -> PeftModel:
-    """A family's model with LoRA adapters that do something; the same every time."""
+def model_with_adapters(family: str) -> PeftModel:
+    """Build a family's model with LoRA adapters that change its output; the same weights every time."""
     torch.manual_seed(1)
     config = LoraConfig(target_modules=PROJECTIONS[family], r=2, fan_in_fan_out=family == "gpt2")
     model = get_peft_model(build_model(family), config)
@@ -40,44 +40,50 @@ def adapted(family: str) -> PeftModel:
 @pytest.mark.parametrize("method", [*EDITS, "wohk"])
 @pytest.mark.parametrize("edits", HOLDERS)
 @pytest.mark.parametrize("loads", HOLDERS)
-def test_edited_saved_loaded_and_rolled_back(family: str, method: str, edits: str, loads: str, tmp_path: Path) -> None:
-    model = adapted(family)
+def test_edits_on_a_peft_model_can_be_saved_loaded_and_rolled_back(
+    family: str, method: str, edits: str, loads: str, tmp_path: Path
+) -> None:
+    model = model_with_adapters(family)
     unedited, state, parts = logits_of(model), state_of(model), anatomy_of_everything(model)
     {**EDITS, "wohk": wohk}[method](HOLDERS[edits](model), family)
     edited = logits_of(model)
     assert not equal(edited, unedited)
-    assert equal(logits_of(model.get_base_model()), edited), "whichever of the two is called"
-    said = [holder(model).generate(**inputs_of(*PROMPTS), generation_config=plan()) for holder in HOLDERS.values()]
-    assert torch.equal(*said)
+    assert equal(logits_of(model.get_base_model()), edited), "the PeftModel and the model inside must both be edited"
+    outputs = [holder(model).generate(**inputs_of(*PROMPTS), generation_config=plan()) for holder in HOLDERS.values()]
+    assert torch.equal(*outputs)
 
     model.save_edits(tmp_path)
-    other = adapted(family)
-    rollback = load_edits(HOLDERS[loads](other), tmp_path)
-    assert equal(logits_of(other), edited)
+    loaded = model_with_adapters(family)
+    rollback = load_edits(HOLDERS[loads](loaded), tmp_path)
+    assert equal(logits_of(loaded), edited)
     rollback()
-    assert equal(logits_of(other), unedited)
-    assert same_tensors(state_of(other), state)
-    assert anatomy_of_everything(other) == parts
+    assert equal(logits_of(loaded), unedited)
+    assert same_tensors(state_of(loaded), state)
+    assert anatomy_of_everything(loaded) == parts
 
 
-def test_edits_are_of_the_model_with_its_adapters(tmp_path: Path) -> None:
-    """Without them, with others, or with them switched off, it is another model."""
-    model = adapted("llama")
+def test_edits_load_only_on_a_model_with_the_same_active_adapters(tmp_path: Path) -> None:
+    """A model without the adapters, with others, with merged or switched-off ones, has another fingerprint."""
+    model = model_with_adapters("llama")
     both_apart(model, "llama")
     model.save_edits(tmp_path)
-    others, off, merged = adapted("llama"), adapted("llama"), adapted("llama").merge_and_unload()
+    other_weights, switched_off, merged = (
+        model_with_adapters("llama"),
+        model_with_adapters("llama"),
+        model_with_adapters("llama").merge_and_unload(),
+    )
     with torch.no_grad():
-        next(p for name, p in others.named_parameters() if "lora_B" in name).add_(1)
-    off.base_model.disable_adapter_layers()
-    for other in (build_model("llama"), others, off, merged):
+        next(p for name, p in other_weights.named_parameters() if "lora_B" in name).add_(1)
+    switched_off.base_model.disable_adapter_layers()
+    for other in (build_model("llama"), other_weights, switched_off, merged):
         with pytest.raises(RunError, match="fingerprints differ"):
             load_edits(other, tmp_path)
-    assert model_fingerprint(model) == model_fingerprint(adapted("llama").get_base_model())
+    assert model_fingerprint(model) == model_fingerprint(model_with_adapters("llama").get_base_model())
 
 
-def test_an_edit_sees_what_the_adapter_adds() -> None:
-    """Its layer is the projection with its adapters, by the name that it has without PEFT."""
-    model, name = adapted("llama"), FAMILIES["llama"][1]
+def test_a_layer_with_adapters_is_found_by_its_plain_name() -> None:
+    """The layer is the projection with its adapters, under the name that it has without PEFT."""
+    model, name = model_with_adapters("llama"), FAMILIES["llama"][1]
     path, module = find_module(model, name)
     assert path == "model.layers.2.mlp.down_proj"
     assert module is model.get_base_model().model.layers[2].mlp.down_proj
@@ -85,13 +91,15 @@ def test_an_edit_sees_what_the_adapter_adds() -> None:
     anatomy = anatomy_of(model)
     assert anatomy is not None
     for family in PROJECTIONS:
-        plain, with_adapters = (anatomy_of(one) for one in (build_model(family), adapted(family)))
+        plain, with_adapters = (
+            anatomy_of(candidate) for candidate in (build_model(family), model_with_adapters(family))
+        )
         assert plain is not None
         assert with_adapters is not None
         assert mlp_of(with_adapters.blocks[1]) == mlp_of(plain.blocks[1]) is not None
 
 
-def test_statistics_are_of_the_model_with_its_adapters(tmp_path: Path) -> None:
+def test_second_moments_are_of_the_model_with_its_adapters(tmp_path: Path) -> None:
     text = tmp_path / "text.txt"
     text.write_text("the capital of France is Paris and the old king wrote Hamlet\n\n" * 40)
     options = {"mom2_dataset": str(text), "mom2_n_tokens": 200}
@@ -99,8 +107,8 @@ def test_statistics_are_of_the_model_with_its_adapters(tmp_path: Path) -> None:
         second_moments(model, build_tokenizer(), hparams_for("llama", **options, stats_dir=str(tmp_path / folder)))
         for model, folder in [
             (build_model("llama"), "plain"),
-            (adapted("llama"), "adapted"),
-            (adapted("llama").get_base_model(), "adapted"),  # reads what was collected
+            (model_with_adapters("llama"), "adapted"),
+            (model_with_adapters("llama").get_base_model(), "adapted"),  # reads the moments of the second
         ]
     ]
     assert list(moments[0]) == list(moments[1]) == list(moments[2])
@@ -109,12 +117,14 @@ def test_statistics_are_of_the_model_with_its_adapters(tmp_path: Path) -> None:
     assert torch.equal(moments[1][last].moment, moments[2][last].moment)
     with pytest.raises(CovarianceError, match="other second moments"):
         second_moments(
-            adapted("llama"), build_tokenizer(), hparams_for("llama", **options, stats_dir=str(tmp_path / "plain"))
+            model_with_adapters("llama"),
+            build_tokenizer(),
+            hparams_for("llama", **options, stats_dir=str(tmp_path / "plain")),
         )
 
 
-def test_learned_prompts_are_refused() -> None:
-    """Prompt tuning puts tokens in front that no edit can know of."""
+def test_prompt_tuning_is_refused() -> None:
+    """Prompt tuning puts learned tokens before the prompt, where an edit can't see them."""
     base = build_model("llama")
     model = get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
     parts = anatomy_of_everything(model)

@@ -1,4 +1,4 @@
-"""Folders of edits that were damaged: a clear error or an equal load, never a traceback or a silently wrong model."""
+"""Damaged folders of edits: an error with the path or equal edits, never a traceback or a silently wrong model."""
 
 from __future__ import annotations
 
@@ -74,12 +74,12 @@ def insert(folder: Path, chance: random.Random) -> None:
 
 
 DAMAGES = [truncate, flip_index, flip_header, flip_values, reshape, remove, swap, insert]
-TIMES = 63  # of each: 504 in all
+TIMES = 63  # of each damage: 504 in all
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[torch.Tensor]]:
-    """A folder with edits of both methods, GRACE's of both kinds; one beside it with others; what the model says."""
+    """Save edits of all methods in ``all`` and others in ``others``; return the home folder and the logits."""
     home = tmp_path_factory.mktemp("saved")
     model = build_model("llama")
     grace(model, "llama")
@@ -87,72 +87,82 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[torch.Te
     model = build_model("llama")
     both(model, "llama")
     subject_edits.edit(model, "llama", "late", answer_layer="model.layers[3].mlp.down_proj")
-    save_edits(model, home / "whole")
+    save_edits(model, home / "all")
     return home, logits_of(model)
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_hundreds_of_damages(saved: tuple[Path, list[torch.Tensor]], damage: Damage) -> None:
+def test_a_damaged_folder_is_refused_or_loads_equal_edits(
+    saved: tuple[Path, list[torch.Tensor]], damage: Damage
+) -> None:
     home, expected = saved
     model, folder, chance = build_model("llama"), home / "damaged", random.Random(damage.__name__)
-    unedited, parts, said = state_of(model), anatomy_of_everything(model), list[str]()
+    unedited, parts, messages = state_of(model), anatomy_of_everything(model), list[str]()
     for _ in range(TIMES):
         shutil.rmtree(folder, ignore_errors=True)
-        shutil.copytree(home / "whole", folder)
+        shutil.copytree(home / "all", folder)
         damage(folder, chance)
         try:
             rollback = load_edits(model, folder)
         except LifelongError as error:
-            said.append(str(error))
+            messages.append(str(error))
         else:
-            assert equal(logits_of(model), expected), "a silently wrong model"
+            assert equal(logits_of(model), expected), "the damaged folder loaded as other edits"
             rollback()
         assert same_tensors(state_of(model), unedited)
         assert anatomy_of_everything(model) == parts
-    assert all(str(folder) in message for message in said)
-    assert len(said) >= TIMES // 2, "the others did no harm: white space, a tensor that has that shape"
+    assert all(str(folder) in message for message in messages)
+    assert len(messages) >= TIMES // 2, (
+        "most damages must be found; the rest are harmless, such as white space or a tensor that has that shape"
+    )
 
 
-def spoil(value: Any, chance: random.Random) -> Any:
+def change_one_value(value: Any, chance: random.Random) -> Any:
     """Return a JSON value with one thing in it changed."""
     if isinstance(value, dict) and value and chance.random() < 0.9:
         name = chance.choice(sorted(value))
         if chance.random() < 0.15:
             return {key: item for key, item in value.items() if key != name}
-        return {**value, name: spoil(value[name], chance)}
+        return {**value, name: change_one_value(value[name], chance)}
     if isinstance(value, list) and value and chance.random() < 0.9:
         at = chance.randrange(len(value))
-        return [*value[:at], *([] if chance.random() < 0.3 else [spoil(value[at], chance)]), *value[at + 1 :]]
+        return [
+            *value[:at],
+            *([] if chance.random() < 0.3 else [change_one_value(value[at], chance)]),
+            *value[at + 1 :],
+        ]
     return chance.choice([None, -1, 10**9, 0.5, "x", [], {}, [None], True])
 
 
-def test_an_index_that_somebody_wrote_by_hand(saved: tuple[Path, list[torch.Tensor]]) -> None:
-    """Its digest fits, so it may well be other edits: an error or a model that can be taken back, no traceback."""
+def test_a_changed_index_with_a_fitting_digest_is_refused_or_rolled_back(
+    saved: tuple[Path, list[torch.Tensor]],
+) -> None:
+    """It may describe valid other edits; then loading them and rolling back must restore the model."""
     home, _ = saved
     model, folder, chance = build_model("llama"), home / "by-hand", random.Random(0)
-    shutil.copytree(home / "whole", folder, dirs_exist_ok=True)
-    index = json.loads((home / "whole" / INDEX).read_text())
+    shutil.copytree(home / "all", folder, dirs_exist_ok=True)
+    index = json.loads((home / "all" / INDEX).read_text())
     index.pop("digest")
-    unedited, parts, said = state_of(model), anatomy_of_everything(model), list[str]()
+    unedited, parts, messages = state_of(model), anatomy_of_everything(model), list[str]()
     for _ in range(300):
-        changed = {**index, "parts": spoil(index["parts"], chance)}
+        changed = {**index, "parts": change_one_value(index["parts"], chance)}
         changed["digest"] = edits_folder._index_digest(changed)
         (folder / INDEX).write_text(json.dumps(changed))
         try:
             rollback = load_edits(model, folder)
         except LifelongError as error:
-            said.append(str(error))
+            messages.append(str(error))
         else:
             logits_of(model)
             rollback()
         assert same_tensors(state_of(model), unedited)
         assert anatomy_of_everything(model) == parts
-    assert all(str(folder) in message for message in said)
-    assert len(said) > 100
+    assert all(str(folder) in message for message in messages)
+    assert len(messages) > 100
 
 
 def test_a_newer_format_asks_for_an_update(saved: tuple[Path, list[torch.Tensor]], tmp_path: Path) -> None:
-    shutil.copytree(saved[0] / "whole", tmp_path, dirs_exist_ok=True)
+    shutil.copytree(saved[0] / "all", tmp_path, dirs_exist_ok=True)
     index = json.loads((tmp_path / INDEX).read_text())
     (tmp_path / INDEX).write_text(json.dumps({**index, "format_version": 3}))
     with pytest.raises(RunError, match="Update easyedit_lifelong"):
@@ -160,13 +170,13 @@ def test_a_newer_format_asks_for_an_update(saved: tuple[Path, list[torch.Tensor]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "3", '{"format": 3}', "[" * 100_000, "\udcff"])
-def test_files_of_others(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_index_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / INDEX).write_text(text, encoding="utf-8", errors="surrogateescape")
     with pytest.raises(RunError, match="isn't the index"):
         load_edits(build_model("llama"), tmp_path)
 
 
-def test_nothing_there(tmp_path: Path) -> None:
+def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no saved edits"):
         load_edits(build_model("llama"), tmp_path / "nowhere")
 
@@ -175,43 +185,43 @@ _ONCE, _TWICE = [(step,) for step in range(8)], [(step, again) for step in (5, 6
 
 
 @pytest.mark.parametrize("steps", [*_ONCE, *_TWICE], ids=str)
-def test_killed_while_it_is_written_a_folder_holds_the_old_edits_or_the_new(
+def test_after_a_kill_while_saving_a_folder_holds_the_old_or_the_new_edits(
     saved: tuple[Path, list[torch.Tensor]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: tuple[int, ...]
 ) -> None:
     home, _ = saved
     folder = tmp_path / "edits"
     shutil.copytree(home / "others", folder)
     models = {}
-    for name in ("others", "whole"):
+    for name in ("others", "all"):
         models[name] = build_model("llama")
         load_edits(models[name], home / name)
-    left = 0
+    calls_left = 0
 
     class Killed(BaseException):
-        """Nothing in the package catches it."""
+        """An exception that the package catches nowhere."""
 
-    def dying(call: Callable[..., Any]) -> Callable[..., Any]:
+    def killing(call: Callable[..., Any]) -> Callable[..., Any]:
         def counted(*args: Any) -> Any:
-            nonlocal left
-            if left == 0:
+            nonlocal calls_left
+            if calls_left == 0:
                 raise Killed
-            left -= 1
+            calls_left -= 1
             return call(*args)
 
         return counted
 
-    for name, left in zip(("whole", "others"), steps, strict=False):  # noqa: B007
+    for name, calls_left in zip(("all", "others"), steps, strict=False):  # noqa: B007
         with monkeypatch.context() as patched:
-            patched.setattr(atomic, "fsync_path", dying(atomic.fsync_path))
-            patched.setattr(edits_folder, "fsync_path", dying(edits_folder.fsync_path))
-            patched.setattr(edits_folder.os, "replace", dying(edits_folder.os.replace))
+            patched.setattr(atomic, "fsync_path", killing(atomic.fsync_path))
+            patched.setattr(edits_folder, "fsync_path", killing(edits_folder.fsync_path))
+            patched.setattr(edits_folder.os, "replace", killing(edits_folder.os.replace))
             with contextlib.suppress(Killed):
                 save_edits(models[name], folder)
-    found = build_model("llama")
-    load_edits(found, folder)
-    says = logits_of(found)
-    assert equal(says, logits_of(models["others"])) or equal(says, logits_of(models["whole"]))
-    save_edits(models["whole"], folder)
-    again = build_model("llama")
-    load_edits(again, folder)
-    assert equal(logits_of(again), logits_of(models["whole"]))
+    loaded = build_model("llama")
+    load_edits(loaded, folder)
+    logits = logits_of(loaded)
+    assert equal(logits, logits_of(models["others"])) or equal(logits, logits_of(models["all"]))
+    save_edits(models["all"], folder)
+    reloaded = build_model("llama")
+    load_edits(reloaded, folder)
+    assert equal(logits_of(reloaded), logits_of(models["all"]))

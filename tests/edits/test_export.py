@@ -1,4 +1,4 @@
-"""Edits in plain weights: transformers alone loads W + ΔW, bit by bit, and nothing half-written passes for a model."""
+"""Export to plain weights: transformers alone loads W + ΔW, bitwise, and a failed export leaves no model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.support.saved_edits import both, coachhook, equal, grace, logits_of, 
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 
-def reference(edited: Any, plain: Any) -> Any:
+def with_updates(edited: Any, plain: Any) -> Any:
     """Put ΔW, summed up in float64 from the batches, into a model without hooks."""
     state = coachhook_editor(edited).state
     for path in state.paths:
@@ -38,62 +38,64 @@ def reference(edited: Any, plain: Any) -> Any:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_it_is_the_model_with_the_updates_and_without_the_hooks(
+def test_exported_weights_are_the_base_weights_plus_the_updates(
     tmp_path: Path, family: str, dtype: torch.dtype
 ) -> None:
     build_model(family, dtype).save_pretrained(tmp_path / "base")
-    model, plain = (AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype="auto").eval() for _ in range(2))
+    model, base = (AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype="auto").eval() for _ in range(2))
     unedited = logits_of(model)
     coachhook(model, family)
     state, parts, edited = state_of(model), anatomy_of_everything(model), logits_of(model)
-    done = export_model(model, build_tokenizer(), tmp_path / "out")
-    assert done.edits == {"CoachHook": 4}
-    assert "act at every token" in done.lost[0]
+    export = export_model(model, build_tokenizer(), tmp_path / "out")
+    assert export.edits == {"CoachHook": 4}
+    assert "act at every token" in export.lost[0]
 
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
     assert loaded.dtype == dtype
-    expected = logits_of(reference(model, plain))
-    assert same_tensors(state_of(loaded), state_of(plain))
+    expected = logits_of(with_updates(model, base))
+    assert same_tensors(state_of(loaded), state_of(base))
     assert equal(logits_of(loaded), expected)
     assert not equal(expected, unedited)
-    assert not equal(expected, edited), "hooks would have stayed silent somewhere"
+    assert not equal(expected, edited), (
+        "the edited model's hooks must not act at every token, or the test shows nothing"
+    )
     assert same_tensors(state_of(model), state)
     assert anatomy_of_everything(model) == parts
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_edits_without_hooks_lose_nothing(tmp_path: Path, family: str) -> None:
+def test_the_export_of_wohk_edits_gives_the_logits_of_the_edited_model(tmp_path: Path, family: str) -> None:
     build_model(family).save_pretrained(tmp_path / "base")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base").eval()
     wohk(model, family)
-    done = export_model(model, build_tokenizer(), tmp_path / "out")
-    assert done.lost == ()
+    export = export_model(model, build_tokenizer(), tmp_path / "out")
+    assert export.lost == ()
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
     assert equal(logits_of(loaded), logits_of(model))
     assert "answers as the edited model does" in (tmp_path / "out" / CARD).read_text()
 
 
-def test_hooks_off_is_what_wohk_is(tmp_path: Path) -> None:
-    """One layer and one batch: the same update either way, so the same weights."""
+def test_the_export_of_edits_with_hooks_equals_that_of_wohk_edits(tmp_path: Path) -> None:
+    """With one layer and one batch, both make the same update."""
     models = []
-    for without in (False, True):
+    for wohk_only in (False, True):
         model = build_model("llama")
-        options: dict[str, Any] = {"layers": [1], "v_num_grad_steps": 4, "batch_size": 4, "wohk": without}
+        options: dict[str, Any] = {"layers": [1], "v_num_grad_steps": 4, "batch_size": 4, "wohk": wohk_only}
         editor_on(model, build_tokenizer(), hparams_for("llama", **options)).edit(requests_for())
-        export_model(model, build_tokenizer(), tmp_path / str(without))
-        models.append(AutoModelForCausalLM.from_pretrained(tmp_path / str(without)))
+        export_model(model, build_tokenizer(), tmp_path / str(wohk_only))
+        models.append(AutoModelForCausalLM.from_pretrained(tmp_path / str(wohk_only)))
     assert same_tensors(state_of(models[0]), state_of(models[1]))
 
 
-def test_in_another_process_without_this_package(tmp_path: Path) -> None:
+def test_exported_weights_load_in_a_process_without_this_package(tmp_path: Path) -> None:
     model, tokens = build_model("gpt2"), torch.arange(4, 14).reshape(2, 5)
     coachhook(model, "gpt2")
     save_edits(model, tmp_path / "edits")
-    other = build_model("gpt2")
-    assert isinstance(load_edits(other, tmp_path / "edits"), Rollback)
-    export_model(other, build_tokenizer(), tmp_path / "out")
+    loaded = build_model("gpt2")
+    assert isinstance(load_edits(loaded, tmp_path / "edits"), Rollback)
+    export_model(loaded, build_tokenizer(), tmp_path / "out")
     with torch.no_grad():
-        torch.save(reference(model, build_model("gpt2"))(tokens).logits, tmp_path / "logits.pt")
+        torch.save(with_updates(model, build_model("gpt2"))(tokens).logits, tmp_path / "logits.pt")
     code = (
         "import sys, torch; sys.modules['easyedit_lifelong'] = None\n"
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
@@ -103,12 +105,12 @@ def test_in_another_process_without_this_package(tmp_path: Path) -> None:
         f"tokenizer = AutoTokenizer.from_pretrained({str(tmp_path / 'out')!r})\n"
         "assert tokenizer.decode(tokenizer('the capital').input_ids) == 'the capital'\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert not any("coachhook" in name for name in names_in(tmp_path / "out"))
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert not any("coachhook" in name for name in tensor_names_in(tmp_path / "out"))
 
 
-def names_in(folder: Path) -> list[str]:
+def tensor_names_in(folder: Path) -> list[str]:
     from safetensors import safe_open
 
     with safe_open(folder / "model.safetensors", framework="pt") as file:
@@ -119,7 +121,7 @@ def test_a_tied_head_is_stored_once_and_stays_tied(tmp_path: Path) -> None:
     model = build_model("gpt2")
     coachhook(model, "gpt2")
     export_model(model, build_tokenizer(), tmp_path / "out")
-    assert "lm_head.weight" not in names_in(tmp_path / "out")
+    assert "lm_head.weight" not in tensor_names_in(tmp_path / "out")
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert loaded.lm_head.weight is loaded.transformer.wte.weight
     config = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -127,7 +129,7 @@ def test_a_tied_head_is_stored_once_and_stays_tied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("edit", [grace, both])
-def test_a_codebook_is_refused_and_nothing_is_written(tmp_path: Path, edit: Any) -> None:
+def test_grace_edits_are_refused_and_nothing_is_written(tmp_path: Path, edit: Any) -> None:
     model = build_model("llama")
     edit(model, "llama")
     with pytest.raises(EditError, match="GRACE's edits can't be put into plain weights: its codebook looks at how far"):
@@ -135,7 +137,7 @@ def test_a_codebook_is_refused_and_nothing_is_written(tmp_path: Path, edit: Any)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_can_not_be_exported(tmp_path: Path) -> None:
+def test_unedited_or_quantised_models_and_taken_folders_are_refused(tmp_path: Path) -> None:
     model = build_model("llama")
     with pytest.raises(EditError, match="carries no edits"):
         export_model(model, build_tokenizer(), tmp_path / "out")
@@ -151,7 +153,7 @@ def test_what_can_not_be_exported(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-def test_a_weight_that_does_two_works_is_refused(tmp_path: Path) -> None:
+def test_an_edited_weight_that_two_layers_share_is_refused(tmp_path: Path) -> None:
     model = build_model("llama")
     model.model.layers[3].mlp.down_proj.weight = model.model.layers[1].mlp.down_proj.weight
     coachhook(model, "llama")
@@ -159,16 +161,16 @@ def test_a_weight_that_does_two_works_is_refused(tmp_path: Path) -> None:
         export_model(model, build_tokenizer(), tmp_path / "out")
 
 
-def test_what_fails_half_way_leaves_no_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_export_leaves_no_partial_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     coachhook(model, "llama")
     (tmp_path / "out").mkdir()  # an empty folder may be there
 
-    def full(folder: Path) -> None:
-        assert (Path(folder) / "model.safetensors").is_file(), "the weights are there by then"
+    def fail_on_full_disk(folder: Path) -> None:
+        assert (Path(folder) / "model.safetensors").is_file(), "the test must fail after the weights were written"
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tokenizer, "save_pretrained", full)
+    monkeypatch.setattr(tokenizer, "save_pretrained", fail_on_full_disk)
     with pytest.raises(RunError, match=r"out: the model can't be written: No space left on device"):
         export_model(model, tokenizer, tmp_path / "out")
     assert [path.name for path in tmp_path.rglob("*")] == ["out"]
@@ -178,7 +180,7 @@ def test_what_fails_half_way_leaves_no_model(tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_part_for_which_nobody_knows_plain_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_method_without_plain_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build_model("llama")
     coachhook(model, "llama")
     replace_method(monkeypatch, "CoachHook", plain_weights=None)
@@ -188,7 +190,7 @@ def test_a_part_for_which_nobody_knows_plain_weights(tmp_path: Path, monkeypatch
 
 @pytest.mark.full
 @pytest.mark.smollm2
-def test_smollm2_whose_source_is_a_gguf_file(tmp_path: Path) -> None:
+def test_a_model_loaded_from_gguf_is_exported_with_its_update(tmp_path: Path) -> None:
     from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
     from easyedit_lifelong.models.smollm2 import find_gguf
     from tests.support.coachhook_edits import PLAIN, moments_for
@@ -206,4 +208,4 @@ def test_smollm2_whose_source_is_a_gguf_file(tmp_path: Path) -> None:
     delta = editor.state.delta(path)
     assert delta is not None
     assert torch.equal(loaded.get_submodule(path).weight, model.get_submodule(path).weight + delta)
-    assert "lm_head.weight" not in names_in(tmp_path / "out")
+    assert "lm_head.weight" not in tensor_names_in(tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Edits that outlive the process: saved, loaded elsewhere, bitwise the same, and taken off again."""
+"""Edits saved to a folder and loaded, in this and in another process: bitwise the same, and removable."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer, st
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Every method's edits of every model, saved here, and what became of them in another process."""
+def results_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Save every method's edits of every model; load them in another process, and return what it found."""
     home = tmp_path_factory.mktemp("table")
     expected = dict[str, tuple[torch.Tensor, dict[str, list[torch.Tensor]]]]()
     for family in FAMILIES:
@@ -48,43 +48,44 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
             edit(model, family)
             model.save_edits(home / family / method)
             expected[family][1][method] = elsewhere.said_by(model, elsewhere.TOKENS)
-    for name, place in ARCHITECTURES.items():
-        model, tokenizer = place.build()
+    for name, architecture in ARCHITECTURES.items():
+        model, tokenizer = architecture.build()
         model.save_pretrained(home / name / "base")
-        tokens = tokenizer([one["prompt"] for one in place.requests], return_tensors="pt", padding=True)["input_ids"]
+        prompts = [request["prompt"] for request in architecture.requests]
+        tokens = tokenizer(prompts, return_tensors="pt", padding=True)["input_ids"]
         model = elsewhere.base_of(home, name)
-        apply_grace_to_model(model, tokenizer, place.requests, place.hparams(n_iter=5))
+        apply_grace_to_model(model, tokenizer, architecture.requests, architecture.hparams(n_iter=5))
         model.save_edits(home / name / "GRACE")
         expected[name] = tokens, {"GRACE": elsewhere.said_by(model, tokens)}
     torch.save(expected, home / "expected.pt")
     command = [sys.executable, "-m", "tests.support.loading_elsewhere", str(home)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found: dict[str, Any] = json.loads((home / "found.json").read_text())
-    return found
+    process = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    results: dict[str, Any] = json.loads((home / "found.json").read_text())
+    return results
 
 
 @pytest.mark.parametrize(
     ("name", "method"),
     [*((family, method) for family in FAMILIES for method in METHODS), *((name, "GRACE") for name in ARCHITECTURES)],
 )
-def test_saved_edits_answer_the_same_in_another_process_and_come_off(
-    table: dict[str, Any], name: str, method: str
+def test_saved_edits_give_equal_logits_in_another_process_and_roll_back(
+    results_elsewhere: dict[str, Any], name: str, method: str
 ) -> None:
-    """Edit, save, load in a process without EasyEdit, the same answers, roll back, the original's: all bitwise."""
-    of_this = table[f"{name}/{method}"]
+    """The other process has no EasyEdit; logits are compared bitwise, also with the base model's after the rollback."""
+    result = results_elsewhere[f"{name}/{method}"]
     if name in ARCHITECTURES:
         prompts = [request["prompt"] for request in ARCHITECTURES[name].requests]
     elif method in subject_edits.MODES:
         prompts = [str(request["prompt"]) for request in subject_edits.REQUESTS]
     else:
         prompts = [prompt for prompt, _, _ in (FACTS if method != "GRACE" else [*FACTS[1:], FACTS[0]])]
-    assert of_this.pop("edits")[-len(prompts) :] == prompts
-    assert of_this == {"loaded": True, "rolled back": True, "nothing left": True}
+    assert result.pop("edits")[-len(prompts) :] == prompts
+    assert result == {"loaded": True, "rolled back": True, "nothing left": True}
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_what_is_loaded_answers_bitwise_as_what_was_saved_and_goes_again(tmp_path: Path, method: str) -> None:
+def test_loaded_edits_give_bitwise_equal_logits_and_roll_back(tmp_path: Path, method: str) -> None:
     family = "llama"
     model = build_model(family)
     before, parts, unedited = state_of(model), anatomy_of_everything(model), logits_of(model)
@@ -93,21 +94,21 @@ def test_what_is_loaded_answers_bitwise_as_what_was_saved_and_goes_again(tmp_pat
     assert not equal(edited, unedited)
     model.save_edits(tmp_path)
 
-    other = build_model(family)
-    rollback = load_edits(other, tmp_path)
-    assert equal(logits_of(other), edited)
-    assert same_tensors(state_of(other), state_of(model))
+    loaded = build_model(family)
+    rollback = load_edits(loaded, tmp_path)
+    assert equal(logits_of(loaded), edited)
+    assert same_tensors(state_of(loaded), state_of(model))
     assert [edit["prompt"] for edit in rollback.results][-len(FACTS) :] == [
         edit["prompt"] for edit in json.loads((tmp_path / INDEX).read_text())["parts"][-1]["edits"]
     ][-len(FACTS) :]
 
     rollback()
-    assert same_tensors(state_of(other), before)
-    assert anatomy_of_everything(other) == parts
-    assert equal(logits_of(other), unedited)
+    assert same_tensors(state_of(loaded), before)
+    assert anatomy_of_everything(loaded) == parts
+    assert equal(logits_of(loaded), unedited)
 
 
-def test_editing_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_edits_after_loading_equal_those_on_the_original_model(tmp_path: Path) -> None:
     models = [build_model("llama"), build_model("llama")]
     both(models[0], "llama")
     save_edits(models[0], tmp_path)
@@ -123,24 +124,24 @@ def test_editing_goes_on_where_it_was(tmp_path: Path) -> None:
     assert same_tensors(state_of(models[0]), state_of(models[1]))
 
 
-def test_every_edit_can_still_be_taken_back_one_by_one(tmp_path: Path) -> None:
-    model, pictures = build_model("llama"), []
+def test_loaded_edits_can_be_undone_one_by_one(tmp_path: Path) -> None:
+    model, snapshots = build_model("llama"), []
     hparams = GraceHyperParams(model_name="tiny", inner_params=[FAMILIES["llama"][1]], n_iter=8, eps=3.0)
     for n, (prompt, target, _) in enumerate([*FACTS, FACTS[0], FACTS[1]]):
         request = {"case_id": n, "prompt": prompt, "target_new": f"{target} snow" if n > 3 else target}
         apply_grace_to_model(model, build_tokenizer(), [request], hparams)
-        pictures.append(state_of(model))
+        snapshots.append(state_of(model))
     save_edits(model, tmp_path)
-    other = build_model("llama")
-    load_edits(other, tmp_path)
-    (editor,) = GraceEditor.all_of(other).values()
+    loaded = build_model("llama")
+    load_edits(loaded, tmp_path)
+    (editor,) = GraceEditor.all_of(loaded).values()
     assert [record.case_id for record in editor.records] == list(range(6))
     for number in range(5, 0, -1):
         editor.undo_to(number)
-        assert same_tensors(state_of(other), pictures[number - 1])
+        assert same_tensors(state_of(loaded), snapshots[number - 1])
 
 
-def test_saving_again_replaces_and_a_copy_saves_its_own(tmp_path: Path) -> None:
+def test_saving_again_replaces_the_folder_and_a_copy_saves_its_own_edits(tmp_path: Path) -> None:
     model = build_model("llama")
     _, undo = grace(model, "llama")
     model.save_edits(tmp_path / "a")
@@ -151,14 +152,14 @@ def test_saving_again_replaces_and_a_copy_saves_its_own(tmp_path: Path) -> None:
     assert same_tensors(load_file(tmp_path / "a" / TENSORS), load_file(tmp_path / "b" / TENSORS))
     coachhook(model, "llama")
     model.save_edits(tmp_path / "a")
-    other = build_model("llama")
-    load_edits(other, tmp_path / "a")
-    assert GraceEditor.all_of(other) == {}
-    assert CoachHookEditor.of(other) is not None
+    loaded = build_model("llama")
+    load_edits(loaded, tmp_path / "a")
+    assert GraceEditor.all_of(loaded) == {}
+    assert CoachHookEditor.of(loaded) is not None
     assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [INDEX, TENSORS]
 
 
-def test_what_is_written_says_what_it_is(tmp_path: Path) -> None:
+def test_the_index_lists_version_methods_edits_and_hyperparameters(tmp_path: Path) -> None:
     model = build_model("llama")
     both(model, "llama")
     save_edits(model, tmp_path)
@@ -172,13 +173,13 @@ def test_what_is_written_says_what_it_is(tmp_path: Path) -> None:
     assert {"torch", "transformers"} <= index["versions"].keys()
 
 
-def test_a_model_without_edits_has_none_to_save(tmp_path: Path) -> None:
+def test_an_unedited_model_cannot_be_saved(tmp_path: Path) -> None:
     with pytest.raises(EditError, match="carries no edits"):
         save_edits(build_model("llama"), tmp_path / "x")
     assert not (tmp_path / "x").exists()
 
 
-def test_the_wrong_model_is_refused_and_left_alone(tmp_path: Path) -> None:
+def test_a_model_with_other_weights_or_with_edits_is_refused(tmp_path: Path) -> None:
     model = build_model("llama")
     both(model, "llama")
     save_edits(model, tmp_path)
@@ -195,7 +196,7 @@ def test_the_wrong_model_is_refused_and_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["GRACE", "CoachHook", "CoachHook-weighed", "subject", "late"])
-def test_the_same_weights_in_another_dtype(tmp_path: Path, method: str) -> None:
+def test_edits_load_in_another_dtype_without_the_weight_check(tmp_path: Path, method: str) -> None:
     model = build_model("llama")
     METHODS[method](model, "llama")
     save_edits(model, tmp_path)
@@ -204,15 +205,15 @@ def test_the_same_weights_in_another_dtype(tmp_path: Path, method: str) -> None:
         load_edits(half, tmp_path)
     unedited = logits_of(half)
     rollback = load_edits(half, tmp_path, check_weights=False)
-    now = logits_of(half)
-    assert not equal(now, unedited)
-    assert all(torch.isfinite(logits).all() for logits in now)
+    edited = logits_of(half)
+    assert not equal(edited, unedited)
+    assert all(torch.isfinite(logits).all() for logits in edited)
     rollback()
     assert equal(logits_of(half), unedited)
 
 
 @pytest.mark.parametrize("name", ["GRACE", "CoachHook-weighed"])
-def test_folders_of_the_first_format_can_be_read_for_ever(name: str) -> None:
+def test_folders_of_format_1_give_the_recorded_logits(name: str) -> None:
     model = formula_model()
     with torch.no_grad():
         unedited = model(TOKENS).logits

@@ -1,4 +1,4 @@
-"""The data of a run: read as the experiment says, and described so that they can be read again."""
+"""Reading the data of a run, and the description by which they can be read again."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ def experiment_of(data: Any, **settings: Any) -> Experiment:
     return Experiment("lifelong", None, data, **settings)
 
 
-def test_a_file_is_described_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_data_file_is_read_and_described_with_path_and_digest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     Path("f.json").write_text(json.dumps(FACTS))
     Path("held.json").write_text(json.dumps([{"prompt": "p", "answer": "a"}]))
     Path("text.txt").write_bytes(b"a text\r\n")
     data = Data("f.json", edits=2, edit_with=1)
     inputs = read_inputs(experiment_of(data, retention="held.json", text="text.txt"), 0)
-    assert len(inputs.requests) == 4, "two records, each with one rephrasing as an edit"
+    assert len(inputs.requests) == 4, "each of the two records gives a request and one paraphrase as a request"
     assert (inputs.name, inputs.task, inputs.text) == ("f.json", "qa", "a text\r\n")
     assert inputs.retention == [Probe("p", "a")]
     assert inputs.source is not None
@@ -50,19 +52,19 @@ def test_sample_data_are_described_by_their_name() -> None:
     assert (inputs.retention, inputs.source.retention, inputs.source.text) == ([], [], None)
 
 
-def test_data_in_memory_are_taken_as_they_are() -> None:
+def test_data_in_memory_are_returned_unchanged() -> None:
     given = Inputs([EditRequest(0, "p", "t")], name="mine")
     assert read_inputs(experiment_of(given), 0) is given
 
 
-def test_data_that_cannot_be_edited() -> None:
+def test_empty_data_and_duplicate_case_ids_are_refused() -> None:
     with pytest.raises(DataError, match="there are no requests to edit"):
         read_inputs(experiment_of(Inputs([])), 0)
     with pytest.raises(DataError, match="case_id"):
         read_inputs(experiment_of(Inputs([EditRequest(0, "p", "t"), EditRequest(0, "q", "t")])), 0)
 
 
-def test_other_data_than_the_experiment_was_made_with(tmp_path: Path) -> None:
+def test_a_data_file_with_another_digest_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "f.json"
     file.write_text(json.dumps(FACTS))
     digest = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""The plan of a run: what an experiment leaves open, and what is refused before data and model are loaded."""
+"""The plan of a run: defaults that are filled in, and what is refused before data and model are loaded."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class SingleHyperParams(PluginHyperParams):
     ALG_NAME: ClassVar[str] = "SINGLE"
 
 
-def missing() -> None:
+def raise_missing_package() -> None:
     raise PluginError("the tracker's package isn't installed")
 
 
@@ -51,12 +51,12 @@ class Plugin:
 
     @hookimpl
     def register_trackers(self, register: Callable[[TrackerType], None]) -> None:
-        register(TrackerType("broken", lambda folder, config: None, check=missing))
+        register(TrackerType("broken", lambda folder, config: None, check=raise_missing_package))
 
 
 @pytest.fixture(autouse=True)
 def plugin() -> Iterator[None]:
-    """The plugin, for one test."""
+    """Register the plugin for one test."""
     plugin, plugins = Plugin(), get_plugins()
     plugins.add(plugin, "test-plan")
     yield
@@ -75,22 +75,24 @@ def test_each_loop_has_its_default_schedule() -> None:
     assert plan_of(CONSECUTIVE, schedule=Schedule(at=(3,), sample=2)).schedule == Schedule(at=(3,), sample=2)
 
 
-def test_the_batch_size_is_the_experiments_else_the_hyperparameters() -> None:
+def test_the_batch_size_of_the_experiment_overrides_the_hyperparameters() -> None:
     assert plan_of(CONSECUTIVE).batch_size == 4
     plan = plan_of(CONSECUTIVE, batch_size=7)
-    assert (plan.batch_size, plan.hparams.batch_size) == (7, 7), "the method divides requests into batches, too"
+    assert (plan.batch_size, plan.hparams.batch_size) == (7, 7), "the method must get the batch size of the loop"
     assert plan_of(CONSECUTIVE, SingleHyperParams(model_name="m")).batch_size == 1
     lifelong = plan_of(LIFELONG)
-    assert (lifelong.batch_size, lifelong.hparams.batch_size) == (1, 4), "the lifelong loop leaves it alone"
+    assert (lifelong.batch_size, lifelong.hparams.batch_size) == (1, 4), (
+        "the lifelong loop must not change the hyperparameters"
+    )
 
 
 @pytest.mark.parametrize("size", [0, -1, True, 1.5])
-def test_a_batch_size_that_is_no_number_of_edits(size: Any) -> None:
+def test_an_invalid_batch_size_is_refused(size: Any) -> None:
     with pytest.raises(HyperParameterError, match=f"batch_size: {size!r} is not a whole number greater than 0"):
         plan_of(CONSECUTIVE, batch_size=size)
 
 
-def test_a_method_that_edits_one_request_at_a_time() -> None:
+def test_a_method_that_edits_one_request_at_a_time_refuses_larger_batches() -> None:
     with pytest.raises(HyperParameterError, match="batch_size: 2, but SINGLE edits one request at a time"):
         plan_of(CONSECUTIVE, SingleHyperParams(model_name="m"), batch_size=2)
 
@@ -119,17 +121,16 @@ def test_trackers_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
         plan_of(LIFELONG, trackers=["broken"], out=tmp_path)
 
 
-def test_both_functions_make_an_experiment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every setting of the two functions is in it, or beside it."""
-    seen: list[Any] = []
+def test_both_functions_pass_every_setting_to_the_experiment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    calls: list[Any] = []
 
     def stop(experiment: Experiment, out: Any, resume: bool) -> Plan:
-        seen.append((experiment, out, resume))
-        raise RunError("enough")
+        calls.append((experiment, out, resume))
+        raise RunError("stopped by the test")
 
     monkeypatch.setattr(execution, "make_plan", stop)
-    facts, hparams = [{"prompt": "p", "target_new": "t"}], BatchHyperParams(model_name="m")
-    shared: dict[str, Any] = {
+    requests, hparams = [{"prompt": "p", "target_new": "t"}], BatchHyperParams(model_name="m")
+    shared_settings: dict[str, Any] = {
         "eval_at": (3, 1),
         "eval_sample": 2,
         "out": tmp_path,
@@ -140,12 +141,14 @@ def test_both_functions_make_an_experiment(monkeypatch: pytest.MonkeyPatch, tmp_
         "data_name": "mine",
         "retention": [],
     }
-    with pytest.raises(RunError, match="enough"):
-        run_lifelong(None, None, facts, hparams, only_errors=True, **shared)
-    with pytest.raises(RunError, match="enough"):
-        run_consecutive(None, None, facts, hparams, batch_size=3, consecutive=False, skip_unusable=True, **shared)
-    (lifelong, *beside), (consecutive, *also) = seen
-    assert beside == also == [tmp_path, True]
+    with pytest.raises(RunError, match="stopped by the test"):
+        run_lifelong(None, None, requests, hparams, only_errors=True, **shared_settings)
+    with pytest.raises(RunError, match="stopped by the test"):
+        run_consecutive(
+            None, None, requests, hparams, batch_size=3, consecutive=False, skip_unusable=True, **shared_settings
+        )
+    (lifelong, *lifelong_rest), (consecutive, *consecutive_rest) = calls
+    assert lifelong_rest == consecutive_rest == [tmp_path, True]
     for experiment in (lifelong, consecutive):
         assert experiment.schedule == Schedule(None, (1, 3), 2)
         assert (experiment.hparams, experiment.trackers, experiment.task) == (hparams, ["csv"], "qa")

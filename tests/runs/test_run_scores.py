@@ -52,15 +52,15 @@ def state_of(model: TableModel, *requests: EditRequest) -> RunState:
     return state
 
 
-MANY = [EditRequest(n, f"moon {word}", "king") for n, word in enumerate(("sea", "snow", "bird", "song"))]
+MOON_REQUESTS = [EditRequest(n, f"moon {word}", "king") for n, word in enumerate(("sea", "snow", "bird", "song"))]
 
 
-def test_a_line_of_the_metrics(model: TableModel, tmp_path: Path) -> None:
+def test_a_scoring_writes_a_metrics_line_and_reports_it_to_trackers(model: TableModel, tmp_path: Path) -> None:
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, HAMLET], RETENTION)
     model.learn(FRANCE.prompt, "Rome")
     state, folder = state_of(model, FRANCE, HAMLET), RunFolder(tmp_path / "run")
-    heard: list[dict[str, float]] = []
-    tracker = SimpleNamespace(log=lambda step, metrics: heard.append({"step": step, **metrics}))
+    received: list[dict[str, float]] = []
+    tracker = SimpleNamespace(log=lambda step, metrics: received.append({"step": step, **metrics}))
     score_all(state, board, folder, [tracker], thorough=False, counts=lambda _: {"n_keys": 4.0}, batch=3)
     assert not (folder.path / "generations.jsonl").exists()
     score_all(state, board, folder, [tracker], thorough=True, batch=4)
@@ -71,7 +71,7 @@ def test_a_line_of_the_metrics(model: TableModel, tmp_path: Path) -> None:
     assert (first["ES"], first["ES_ppl"], first["edits_per_key"]) == (0.75, 3.0, 0.5)
     assert first["intervals"]["ES"] == list(bootstrap([[1.0], [0.5]]) or ())
     assert first["seconds_scoring"] > 0 and "sampled" not in first
-    assert heard[0]["step"] == 2 and {"ES", "intervals", "seconds_scoring"} <= set(heard[0])
+    assert received[0]["step"] == 2 and {"ES", "intervals", "seconds_scoring"} <= set(received[0])
     assert "exact_match" in last and "exact_match" not in first
     lines = [json.loads(line) for line in (folder.path / "generations.jsonl").read_text().splitlines()]
     assert [(line["case_id"], line["before"], line["after"]) for line in lines] == [
@@ -80,28 +80,28 @@ def test_a_line_of_the_metrics(model: TableModel, tmp_path: Path) -> None:
     ]
 
 
-def test_a_sample_is_scored_where_there_are_more(model: TableModel) -> None:
-    board = Scoreboard(Scorer(model.tokenizer), model, MANY, RETENTION)
-    state = state_of(model, *MANY)
-    drawn = sample_of(MANY, 2, 7)
-    for request in drawn:
+def test_only_a_sample_is_scored_when_there_are_more_edits(model: TableModel) -> None:
+    board = Scoreboard(Scorer(model.tokenizer), model, MOON_REQUESTS, RETENTION)
+    state = state_of(model, *MOON_REQUESTS)
+    sample = sample_of(MOON_REQUESTS, 2, 7)
+    for request in sample:
         model.learn(request.prompt, "king")
     model.asked.clear()
     score_all(state, board, None, [], thorough=False, sample=2, seed=7)
     assert (state.curve[0]["ERR"], state.curve[0]["sampled"]) == (1.0, 2)
-    assert state.curve[0]["ES"] == 2.5 / 4, "of every edit: it costs nothing"
-    asked = {text for text in model.asked if text in {request.prompt for request in MANY}}
-    assert asked == {request.prompt for request in drawn}
+    assert state.curve[0]["ES"] == 2.5 / 4, "ES must be the mean over all edits, not over the sample"
+    scored_prompts = {text for text in model.asked if text in {request.prompt for request in MOON_REQUESTS}}
+    assert scored_prompts == {request.prompt for request in sample}
     score_all(state, board, None, [], thorough=False, sample=4, seed=7)
     assert "sampled" not in state.curve[1] and state.curve[1]["ERR"] == 0.5
 
 
-def test_the_unedited_models_scores_are_about_the_same_edits(model: TableModel) -> None:
-    drawn = sample_of(MANY, 2, 7)
-    for request in drawn:
+def test_before_scores_are_of_the_same_sample_as_the_final_scores(model: TableModel) -> None:
+    sample = sample_of(MOON_REQUESTS, 2, 7)
+    for request in sample:
         model.learn(request.prompt, "king")
-    board = Scoreboard(Scorer(model.tokenizer), model, MANY, RETENTION)
-    state = state_of(model, *MANY)
+    board = Scoreboard(Scorer(model.tokenizer), model, MOON_REQUESTS, RETENTION)
+    state = state_of(model, *MOON_REQUESTS)
     score_all(state, board, None, [], thorough=True, sample=2, seed=7)
     summary = summarize(state, board, {}, 1.0, sample=2, seed=7, n_batches=4)
     assert summary["metrics"]["reliability_before"] == 1.0
@@ -112,21 +112,21 @@ def test_the_unedited_models_scores_are_about_the_same_edits(model: TableModel) 
     assert {"TRR_before", "reliability_before"} <= set(summary["intervals"]) <= set(summary["metrics"])
 
 
-def test_what_a_run_left_out_because_it_was_right(model: TableModel) -> None:
+def test_arr_is_the_share_of_skipped_requests_that_stay_right(model: TableModel) -> None:
     right, wrong = EditRequest("r", "who plays piano", "bird"), EditRequest("w", "sea", "blue")
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE, right, wrong], [])
     state = state_of(model, FRANCE)
-    for one in (right, wrong):
-        line = {"case_id": one.case_id, "prompt": one.prompt, "target_new": one.target_new}
+    for request in (right, wrong):
+        line = {"case_id": request.case_id, "prompt": request.prompt, "target_new": request.target_new}
         state.journal.append({"status": "skipped", **line})
     score_all(state, board, None, [], thorough=False)
     assert state.curve[-1]["ARR"] == 1.0
     model.learn("who plays piano", "old")
     score_all(state, board, None, [], thorough=False)
-    assert state.curve[-1]["ARR"] == 0.0, "the one that was wrong all along isn't in it"
+    assert state.curve[-1]["ARR"] == 0.0, "the request that was wrong from the start must not count"
 
 
-def test_single_round_scores() -> None:
+def test_single_round_scores_are_means_over_the_journal() -> None:
     state = RunState(None)
     state.success = [1.0, 0.0]
     state.journal = [
@@ -140,12 +140,16 @@ def test_single_round_scores() -> None:
     assert "generality" not in scores.intervals
 
 
-def test_a_batch_says_once_what_is_retained() -> None:
-    """Its requests share one edited model: fifty lines of one number are no more sure than one."""
+def test_a_batch_counts_once_in_the_interval_of_trr() -> None:
+    """The requests of a batch share one edited model, so their equal scores are one observation."""
     measured = [(0, 0.25), (1, 1.0), (2, 0.5)]
     state = RunState(None)
-    state.journal = [{"status": "edited", "batch": n, "scores": {"TRR": [v]}} for n, v in measured for _ in range(50)]
+    state.journal = [
+        {"status": "edited", "batch": n, "scores": {"TRR": [score]}} for n, score in measured for _ in range(50)
+    ]
     del state.journal[-25:]
     scores = single_round_scores(state)
-    assert scores.values["TRR"] == pytest.approx((50 * 0.25 + 50 * 1.0 + 25 * 0.5) / 125), "over requests, as the rest"
+    assert scores.values["TRR"] == pytest.approx((50 * 0.25 + 50 * 1.0 + 25 * 0.5) / 125), (
+        "the mean must be over requests, as for the other metrics"
+    )
     assert scores.intervals["TRR"] == bootstrap([[0.25] * 50, [1.0] * 50, [0.5] * 25])

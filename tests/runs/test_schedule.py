@@ -1,4 +1,4 @@
-"""When past edits are scored."""
+"""The schedule: at which steps past edits are scored."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from easyedit_lifelong.errors import HyperParameterError
 from easyedit_lifelong.runs.schedule import Schedule
 
 
-def _points(schedule: Schedule, edits: list[int]) -> list[int]:
-    """The steps after which a run is scored whose edits are these after each step."""
+def scored_steps(schedule: Schedule, edits: list[int]) -> list[int]:
+    """Return the steps that are scored; ``edits`` is the number of edits after each step."""
     before = [0, *edits]
-    return [n for n, made in enumerate(edits, 1) if schedule.due(n, before[n - 1], made)]
+    return [n for n, after in enumerate(edits, 1) if schedule.due(n, before[n - 1], after)]
 
 
 @pytest.mark.parametrize(
-    ("schedule", "points"),
+    ("schedule", "expected"),
     [
         (Schedule(1), [1, 2, 3, 4, 5, 6, 7]),
         (Schedule(3), [3, 6]),
@@ -27,17 +27,17 @@ def _points(schedule: Schedule, edits: list[int]) -> list[int]:
         (Schedule(3, (1, 3, 100)), [1, 3, 6]),
     ],
 )
-def test_one_edit_a_step(schedule: Schedule, points: list[int]) -> None:
-    assert _points(schedule, list(range(1, 8))) == points
+def test_steps_of_one_edit_are_scored_at_every_interval_and_point(schedule: Schedule, expected: list[int]) -> None:
+    assert scored_steps(schedule, list(range(1, 8))) == expected
 
 
 def test_a_batch_that_passes_a_point_is_scored() -> None:
-    """Batches of four, of which the second fails: points are edits, steps are batches."""
-    assert _points(Schedule(at=(1, 4, 5, 6, 12)), [4, 4, 8, 12]) == [1, 3, 4]
-    assert _points(Schedule(2), [4, 4, 8, 12]) == [2, 4]
+    """Each step is a batch of four, the second fails; ``at`` counts edits, ``every`` counts steps."""
+    assert scored_steps(Schedule(at=(1, 4, 5, 6, 12)), [4, 4, 8, 12]) == [1, 3, 4]
+    assert scored_steps(Schedule(2), [4, 4, 8, 12]) == [2, 4]
 
 
-def test_defaults() -> None:
+def test_the_default_interval_applies_without_every_and_at() -> None:
     assert Schedule.of(None).with_default(50) == Schedule(50)
     assert Schedule.of(None, sample=3).with_default(50) == Schedule(50, sample=3)
     assert Schedule.of(None, (10, 1, 10)).with_default(50) == Schedule(None, (1, 10))
@@ -46,7 +46,7 @@ def test_defaults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "says"),
+    ("arguments", "message"),
     [
         ({"every": 0}, "eval_every: 0 is less than 1"),
         ({"every": -3}, "eval_every: -3"),
@@ -56,6 +56,6 @@ def test_defaults() -> None:
         ({"every": None, "sample": 0}, "eval_sample: 0 is less"),
     ],
 )
-def test_numbers_that_make_no_sense(given: dict[str, Any], says: str) -> None:
-    with pytest.raises(HyperParameterError, match=says):
-        Schedule.of(**given)
+def test_invalid_numbers_are_refused_with_their_option(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(HyperParameterError, match=message):
+        Schedule.of(**arguments)

@@ -1,4 +1,4 @@
-"""Several editors on one model, taken off in every order: who was there first stays as if alone, at last nothing."""
+"""Several editors on one model, removed in any order: the model is then as if they had never been there."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def coachhook_at(model: Any, layers: list[int], *facts: int) -> Undo:
     return undo
 
 
-EDITORS: dict[str, Callable[[Any], Undo]] = {
+COACHHOOK_BELOW: dict[str, Callable[[Any], Undo]] = {
     "CoachHook below": lambda model: coachhook_at(model, [0], 0, 1),
     "GRACE": lambda model: grace_at(model, 1, 2),
     "GRACE above": lambda model: grace_at(model, 3, 3),
 }
-ABOVE: dict[str, Callable[[Any], Undo]] = {
+COACHHOOK_ABOVE: dict[str, Callable[[Any], Undo]] = {
     "GRACE below": lambda model: grace_at(model, 0, 2),
     "CoachHook": lambda model: coachhook_at(model, [1, 2], 0, 1),
     "GRACE": lambda model: grace_at(model, 3, 3),
 }
 
 
-def parts_of(model: Any) -> dict[str, Any]:
-    """All that is on every module: attributes by identity, hooks and children by name."""
+def attributes_of(model: Any) -> dict[str, Any]:
+    """Return the attributes of every module: by identity, and hooks and children by name."""
     return {
         path: {
             name: list(value) if isinstance(value, dict) else value if callable(value) else id(value)
@@ -56,53 +56,56 @@ def parts_of(model: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("editors", [EDITORS, ABOVE], ids=["CoachHook below GRACE", "GRACE below CoachHook"])
-@pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=str)
-@pytest.mark.parametrize("entered", [(0, 1, 2), (2, 1, 0)], ids=str)
-def test_taken_off_in_every_order(
-    editors: dict[str, Callable[[Any], Undo]], order: tuple[int, ...], entered: tuple[int, ...]
+@pytest.mark.parametrize(
+    "editors", [COACHHOOK_BELOW, COACHHOOK_ABOVE], ids=["CoachHook below GRACE", "GRACE below CoachHook"]
+)
+@pytest.mark.parametrize("undo_order", list(itertools.permutations(range(3))), ids=str)
+@pytest.mark.parametrize("edit_order", [(0, 1, 2), (2, 1, 0)], ids=str)
+def test_undoing_editors_in_any_order_restores_the_model(
+    editors: dict[str, Callable[[Any], Undo]], undo_order: tuple[int, ...], edit_order: tuple[int, ...]
 ) -> None:
     model = build_model("llama")
-    state, parts, unedited = state_of(model), parts_of(model), logits_of(model)
+    state, attributes, unedited = state_of(model), attributes_of(model), logits_of(model)
     names = list(editors)
-    undo = {names[n]: editors[names[n]](model) for n in entered}
+    undo = {names[n]: editors[names[n]](model) for n in edit_order}
     assert not equal(logits_of(model), unedited)
-    for n in order:
+    for n in undo_order:
         undo.pop(names[n])()
-        if list(undo) == [names[entered[0]]]:
+        if list(undo) == [names[edit_order[0]]]:
             alone = build_model("llama")
-            editors[names[entered[0]]](alone)
-            assert equal(logits_of(model), logits_of(alone)), "made on the unedited model, it is what it was then"
+            editors[names[edit_order[0]]](alone)
+            assert equal(logits_of(model), logits_of(alone)), (
+                "the first editor, left alone, must be as on an unedited model"
+            )
             assert same_tensors(state_of(model), state_of(alone))
     assert same_tensors(state_of(model), state)
-    assert parts_of(model) == parts
+    assert attributes_of(model) == attributes
     assert equal(logits_of(model), unedited)
 
 
-@pytest.mark.parametrize("first", ["GRACE", "GRACE above"])
-def test_two_layers_of_grace_answer_for_themselves(first: str) -> None:
-    """An edit in one layer changes nothing for prompts that it isn't about: neither does taking it off."""
+@pytest.mark.parametrize("removed", ["GRACE", "GRACE above"])
+def test_grace_edits_at_two_layers_do_not_affect_each_other(removed: str) -> None:
+    """Making or removing an edit in one layer changes no logits of prompts that it isn't about."""
     model = build_model("llama")
     unedited = logits_of(model)
-    undo = {name: EDITORS[name](model) for name in ("GRACE", "GRACE above")}
-    both = logits_of(model)
-    changed = [n for n, (a, b) in enumerate(zip(both, unedited, strict=True)) if not torch.equal(a, b)]
+    undo = {name: COACHHOOK_BELOW[name](model) for name in ("GRACE", "GRACE above")}
+    with_both = logits_of(model)
+    changed = [n for n, (a, b) in enumerate(zip(with_both, unedited, strict=True)) if not torch.equal(a, b)]
     assert changed == [2, 3]
-    undo.pop(first)()
-    left = logits_of(model)
-    stays = 3 if first == "GRACE" else 2
-    for n, (now, before) in enumerate(zip(left, unedited, strict=True)):
-        assert torch.equal(now, both[n] if n == stays else before)
+    undo.pop(removed)()
+    with_one = logits_of(model)
+    kept_prompt = 3 if removed == "GRACE" else 2
+    for n, (now, before) in enumerate(zip(with_one, unedited, strict=True)):
+        assert torch.equal(now, with_both[n] if n == kept_prompt else before)
 
 
-def test_editing_twice_and_taking_off_the_second() -> None:
-    """Calls of one editor are taken off from the last to the first; each leaves what there was before it."""
+def test_undoing_calls_in_reverse_restores_each_earlier_state() -> None:
     model = build_model("llama")
-    pictures, undo = [logits_of(model)], []
+    snapshots, undo = [logits_of(model)], []
     for edit in (grace_at, grace_at, coachhook_at, coachhook_at):
         facts = [len(undo) % 4, (len(undo) + 1) % 4]
         undo.append(edit(model, 3 if edit is grace_at else [0, 1], *facts))  # type: ignore[operator]
-        pictures.append(logits_of(model))
-    for take_off, picture in zip(reversed(undo), reversed(pictures[:-1]), strict=True):
-        take_off()
-        assert equal(logits_of(model), picture)
+        snapshots.append(logits_of(model))
+    for undo_call, snapshot in zip(reversed(undo), reversed(snapshots[:-1]), strict=True):
+        undo_call()
+        assert equal(logits_of(model), snapshot)

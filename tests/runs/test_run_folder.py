@@ -1,4 +1,4 @@
-"""A run's folder: whole files or none, and never somebody else's."""
+"""The folder of a run: its files are complete or missing, and no other run's folder is touched."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, RunFolder, check_f
 FILES = ("config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json")
 
 
-def test_files_are_what_they_are_called(tmp_path: Path) -> None:
+def test_each_file_holds_what_was_written_to_it(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "a" / "b")
     folder.write_config({"schema_version": 1, "data": "Zürich", "hparams": {"reg": None}})
     folder.journal({"case_id": 1, "prompt": "über"})
@@ -37,7 +37,7 @@ def test_files_are_what_they_are_called(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_any_trace_of_another_run_stops_it(tmp_path: Path, name: str) -> None:
+def test_a_folder_with_any_file_of_another_run_is_refused(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("precious")
     with pytest.raises(RunError, match=r"holds another run.*won't be overwritten.*--out") as caught:
         RunFolder(tmp_path)
@@ -47,7 +47,7 @@ def test_any_trace_of_another_run_stops_it(tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_looking_touches_nothing(tmp_path: Path) -> None:
+def test_check_free_creates_nothing(tmp_path: Path) -> None:
     assert check_free(tmp_path / "new") == tmp_path / "new"
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "journal.jsonl").touch()
@@ -57,7 +57,7 @@ def test_looking_touches_nothing(tmp_path: Path) -> None:
         check_free(tmp_path / "journal.jsonl")
 
 
-def test_a_folder_that_can_never_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_checks_refuse_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("mine")
     with pytest.raises(RunError, match=r"can't make this folder: .*file is a file"):
         check_free(tmp_path / "file" / "deep" / "run")
@@ -73,32 +73,32 @@ def test_a_folder_that_can_never_be_made(tmp_path: Path, monkeypatch: pytest.Mon
         check_free(tmp_path)
 
 
-def test_a_new_files_entry_is_on_disk_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that was synced can be missing after a power cut if its folder wasn't."""
+def test_the_folder_is_synced_after_each_new_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A synced file can be missing after a power cut if its folder wasn't synced, too."""
     folder, synced = RunFolder(tmp_path), []
     monkeypatch.setattr("easyedit_lifelong.runs.run_folder.fsync_path", synced.append)
     for _ in range(2):
         folder.journal({"case_id": 1})
         folder.save_state(lambda path: path.mkdir(exist_ok=True))
-    assert synced == [tmp_path, tmp_path], "once for the file, once for the state"
+    assert synced == [tmp_path, tmp_path], "the folder must be synced once for the journal and once for the state"
 
 
-def test_other_files_are_no_run(tmp_path: Path) -> None:
+def test_unrelated_files_in_the_folder_are_kept(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     RunFolder(tmp_path).write_summary({})
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
+def test_a_file_in_the_place_of_the_folder_is_refused_and_kept(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
-    for path, says in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "below", "can't make this folder")):
-        with pytest.raises(RunError, match=says) as caught:
+    for path, message in ((tmp_path / "file", "is a file"), (tmp_path / "file" / "below", "can't make this folder")):
+        with pytest.raises(RunError, match=message) as caught:
             RunFolder(path)
         assert str(path) in str(caught.value)
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_without_write_permission_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
@@ -107,12 +107,12 @@ def test_a_folder_that_cannot_be_written_to(tmp_path: Path, monkeypatch: pytest.
         RunFolder(tmp_path / "new")
 
 
-def test_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_stands_for_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     assert RunFolder("~/runs").path == tmp_path / "runs"
 
 
-def test_an_interrupted_summary_is_no_summary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_summary_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path)
 
     def stop(*_: Any) -> None:
@@ -124,15 +124,14 @@ def test_an_interrupted_summary_is_no_summary(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "summary.json").exists()
 
 
-def test_a_line_is_on_disk_at_once(tmp_path: Path) -> None:
-    """Seen by another process before the run ends or dies."""
+def test_each_journal_line_can_be_read_at_once(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     for count in (1, 2):
         folder.journal({"case_id": count})
         assert len((tmp_path / "journal.jsonl").read_text().splitlines()) == count
 
 
-# ------------------------------------------------------------------ taking a run up again
+# ------------------------------------------------------------------ resume
 
 CONFIG = {
     "schema_version": SCHEMA_VERSION,
@@ -141,28 +140,28 @@ CONFIG = {
 }
 
 
-def _written(path: Path, config: dict[str, Any]) -> None:
+def write_config(path: Path, config: dict[str, Any]) -> None:
     folder = RunFolder(path)
     folder.write_config(config)
     folder.close()
 
 
-def test_reopening_what_was_asked_for_before(tmp_path: Path) -> None:
-    began = {**CONFIG, "recorded": {"started": "yesterday"}, "data": {"path": "a"}, "trackers": []}
-    _written(tmp_path, began)
+def test_device_model_path_data_path_and_trackers_may_differ_on_resume(tmp_path: Path) -> None:
+    first = {**CONFIG, "recorded": {"started": "yesterday"}, "data": {"path": "a"}, "trackers": []}
+    write_config(tmp_path, first)
     hparams = {**CONFIG["hparams"], "device": "cpu", "model_name": "./m"}  # type: ignore[dict-item]
-    again = {**began, "hparams": hparams, "recorded": {}, "data": {"path": "b"}, "trackers": ["csv"]}
-    assert RunFolder.reopen(tmp_path, again).path == tmp_path
+    second = {**first, "hparams": hparams, "recorded": {}, "data": {"path": "b"}, "trackers": ["csv"]}
+    assert RunFolder.reopen(tmp_path, second).path == tmp_path
 
 
-def test_another_versions_run(tmp_path: Path) -> None:
-    _written(tmp_path, {**CONFIG, "schema_version": 1})
+def test_a_run_of_another_schema_version_is_refused(tmp_path: Path) -> None:
+    write_config(tmp_path, {**CONFIG, "schema_version": 1})
     with pytest.raises(RunError, match="written by another version of this package"):
         RunFolder.reopen(tmp_path, CONFIG)
 
 
 @pytest.mark.parametrize(
-    ("config", "says"),
+    ("config", "message"),
     [
         ({**CONFIG, "method": "Y"}, "method was 'X', is 'Y'"),
         ({**CONFIG, "hparams": {"eps": 2.0, "layers": [1, 2]}}, "hparams.eps was 1.0, is 2.0"),
@@ -171,16 +170,18 @@ def test_another_versions_run(tmp_path: Path) -> None:
         ({**CONFIG, "hparams": {"layers": [1, 2]}}, "hparams.eps was 1.0, is 'nothing'"),
     ],
 )
-def test_reopening_for_something_else(tmp_path: Path, config: dict[str, Any], says: str) -> None:
-    _written(tmp_path, CONFIG)
-    with pytest.raises(RunError, match=says) as caught:
+def test_another_method_or_hyperparameter_is_refused_on_resume(
+    tmp_path: Path, config: dict[str, Any], message: str
+) -> None:
+    write_config(tmp_path, CONFIG)
+    with pytest.raises(RunError, match=message) as caught:
         RunFolder.reopen(tmp_path, config)
     assert str(tmp_path) in str(caught.value)
     assert "--out" in str(caught.value)
 
 
 @pytest.mark.parametrize("text", [": [", "5", "\xff"])
-def test_reopening_what_is_no_run(tmp_path: Path, text: str) -> None:
+def test_a_folder_without_a_valid_config_is_refused_on_resume(tmp_path: Path, text: str) -> None:
     (tmp_path / "config.yaml").write_bytes(text.encode("latin-1"))
     with pytest.raises(RunError, match=r"config\.yaml"):
         RunFolder.reopen(tmp_path, CONFIG)
@@ -188,7 +189,7 @@ def test_reopening_what_is_no_run(tmp_path: Path, text: str) -> None:
         RunFolder.reopen(tmp_path / "nothing", CONFIG)
 
 
-def test_a_line_that_was_never_finished_is_no_line(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.read("journal.jsonl") == []
     folder.journal({"case_id": 1}, {"case_id": 2, "prompt": "é\u2028"})
@@ -200,14 +201,14 @@ def test_a_line_that_was_never_finished_is_no_line(tmp_path: Path) -> None:
     assert [line["case_id"] for line in folder.read("journal.jsonl")] == [1, 2, 3]
 
 
-# ------------------------------------------------------------------ a full disk, and company
+# ------------------------------------------------------------------ a full disk, and other processes
 
 
 class FullDisk:
-    """Lets so many bytes through and then refuses, as a full disk does."""
+    """A file that accepts a number of bytes and then raises the error of a full disk."""
 
-    def __init__(self, file: Any, room: int) -> None:
-        self.file, self.room = file, room
+    def __init__(self, file: Any, bytes_left: int) -> None:
+        self.file, self.bytes_left = file, bytes_left
 
     def __enter__(self) -> FullDisk:
         return self
@@ -222,10 +223,10 @@ class FullDisk:
         return self.file.fileno()
 
     def write(self, data: Any) -> int:
-        if not self.room:
+        if not self.bytes_left:
             raise OSError(errno.ENOSPC, "No space left on device")
-        part = bytes(data[: self.room])
-        self.room -= len(part)
+        part = bytes(data[: self.bytes_left])
+        self.bytes_left -= len(part)
         return self.file.write(part)
 
 
@@ -233,9 +234,9 @@ def test_a_full_disk_leaves_no_torn_line(tmp_path: Path, monkeypatch: pytest.Mon
     folder = RunFolder(tmp_path)
     folder.journal({"case_id": 1})
     before = (tmp_path / "journal.jsonl").read_bytes()
-    really = Path.open
+    real_open = Path.open
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", lambda self, *args, **options: FullDisk(really(self, *args, **options), 9))
+        patch.setattr(Path, "open", lambda self, *args, **options: FullDisk(real_open(self, *args, **options), 9))
         with pytest.raises(RunError, match=r"journal\.jsonl: can't be written: No space left on device.*--resume"):
             folder.journal({"case_id": 2, "prompt": "long enough"})
     assert (tmp_path / "journal.jsonl").read_bytes() == before
@@ -243,7 +244,7 @@ def test_a_full_disk_leaves_no_torn_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert [line["case_id"] for line in folder.read("journal.jsonl")] == [1, 2]
 
 
-def test_a_full_disk_while_saving(tmp_path: Path) -> None:
+def test_a_full_disk_while_the_state_is_saved_is_a_run_error(tmp_path: Path) -> None:
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -266,14 +267,14 @@ def test_a_second_run_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     reopened.close()
 
 
-def test_a_refused_run_leaves_the_folder_to_others(tmp_path: Path) -> None:
-    _written(tmp_path, CONFIG)
+def test_a_refused_resume_releases_the_lock(tmp_path: Path) -> None:
+    write_config(tmp_path, CONFIG)
     with pytest.raises(RunError, match="method was"):
         RunFolder.reopen(tmp_path, {**CONFIG, "method": "Y"})
     RunFolder.reopen(tmp_path, CONFIG).close()
 
 
-def test_a_file_system_without_locks(
+def test_a_file_system_without_locks_gives_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -284,7 +285,7 @@ def test_a_file_system_without_locks(
     assert "can't be locked (no flock here)" in caplog.text
 
 
-def test_writing_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_spent_writing_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path)
     folder.save_state(lambda path: time.sleep(0.02))
     assert 0.02 <= folder.seconds < 5
