@@ -53,13 +53,13 @@ def biasedit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         get_plugins.cache_clear()
 
 
-def test_it_is_listed(biasedit: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_plugin_is_listed(biasedit: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins"]) == 0
     listed = capsys.readouterr().out
     assert all(word in listed for word in ("BiasEdit", "tsv", "last", "biasedit"))
 
 
-def test_its_method_format_and_tracker_in_a_lifelong_run(biasedit: Any, tmp_path: Path) -> None:
+def test_the_examples_method_format_and_tracker_work_in_a_run(biasedit: Any, tmp_path: Path) -> None:
     data = tmp_path / "facts.tsv"
     data.write_text("the capital of France is\tRome\nHamlet is from\tPeru\n")
     requests = read_requests(data, get_plugins().readers.get("tsv").read)
@@ -92,7 +92,7 @@ def edited(biasedit: Any) -> Any:
     return model
 
 
-def test_its_edits_are_explained(edited: Any) -> None:
+def test_the_examples_edits_are_explained(edited: Any) -> None:
     found = explain(edited, build_tokenizer(), "the capital of France is", "Rome")
     assert str(found).splitlines() == [
         "BiasEdit, logits",
@@ -107,7 +107,7 @@ def test_its_edits_are_explained(edited: Any) -> None:
     assert [case for _, case in layer.tokens] == [None, None]
 
 
-def test_its_edits_are_inspected_and_rolled_back_case_by_case(
+def test_the_examples_edits_are_inspected_and_rolled_back_by_case(
     edited: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edited.save_edits(tmp_path)
@@ -128,7 +128,7 @@ def test_its_edits_are_inspected_and_rolled_back_case_by_case(
     assert not hasattr(edited, "save_edits")
 
 
-def test_it_adds_a_section_to_the_report(biasedit: Any, tmp_path: Path) -> None:
+def test_the_example_adds_a_section_to_the_report(biasedit: Any, tmp_path: Path) -> None:
     run_lifelong(
         build_model("llama"),
         build_tokenizer(),
@@ -144,7 +144,7 @@ def test_it_adds_a_section_to_the_report(biasedit: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", [{}, {"data": [{}]}, {"data": [1, 2]}, {"data": None}])
-def test_data_that_are_not_those_of_its_edits_are_refused(edited: Any, state: dict[str, Any]) -> None:
+def test_saved_data_that_do_not_fit_the_edits_are_refused(edited: Any, state: dict[str, Any]) -> None:
     store, model = get_plugins().methods.get("BiasEdit").edits, build_model("llama")
     assert store is not None
     (part,) = store.parts(edited)
@@ -153,7 +153,9 @@ def test_data_that_are_not_those_of_its_edits_are_refused(edited: Any, state: di
     assert not model._forward_hooks
 
 
-def test_its_method_through_base_editor(biasedit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_examples_method_works_through_base_editor(
+    biasedit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if bridge.find_easyedit() is None:
         pytest.skip("EasyEdit isn't installed")
     monkeypatch.chdir(tmp_path)

@@ -103,7 +103,7 @@ def test_every_file_has_a_real_architecture_to_be_checked_against() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OTHERS))
-def test_grace_file_of_another_kind_of_model_fits_it(name: str) -> None:
+def test_a_grace_file_for_t5_or_bert_names_a_layer_of_the_right_shape(name: str) -> None:
     hparams = GraceHyperParams.from_hparams(f"GRACE/{name}")
     auto = {ModelKind.SEQ2SEQ: AutoModelForSeq2SeqLM, ModelKind.CLASSIFIER: AutoModelForSequenceClassification}
     with torch.device("meta"):
@@ -115,7 +115,7 @@ def test_grace_file_of_another_kind_of_model_fits_it(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_grace_file_names_a_layer_of_the_right_shape(name: str) -> None:
+def test_a_grace_file_names_a_layer_of_the_right_shape(name: str) -> None:
     hparams = GraceHyperParams.from_hparams(FOLDER / "GRACE" / f"{name}.yaml")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(CONFIGS[name])
@@ -133,7 +133,7 @@ def test_grace_file_names_a_layer_of_the_right_shape(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BY_SUBJECT))
-def test_file_of_edits_by_subject_names_layers_of_the_right_shape(name: str) -> None:
+def test_a_file_for_edits_by_subject_names_layers_of_the_right_shape(name: str) -> None:
     hparams = GraceHyperParams.from_hparams(f"GRACE/{name}")
     config, keys, (gate, value) = BY_SUBJECT[name]
     with torch.device("meta"):
@@ -158,13 +158,13 @@ def test_file_of_edits_by_subject_names_layers_of_the_right_shape(name: str) -> 
 PROJECTIONS = {**SHAPES, "gpt2-xl": (6400, 1600)}
 
 
-def test_every_coachhook_file_has_a_real_architecture_too() -> None:
+def test_every_coachhook_file_has_a_real_architecture_to_be_checked_against() -> None:
     files = {file.stem for file in (FOLDER / "CoachHook").glob("*.yaml")}
     assert files == set(CONFIGS)
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_coachhook_file_names_projections_of_the_right_shape(name: str) -> None:
+def test_a_coachhook_file_names_projections_of_the_right_shape(name: str) -> None:
     hparams = CoachHookHyperParams.from_hparams(f"CoachHook/{name}")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(CONFIGS[name])
@@ -187,7 +187,7 @@ def test_coachhook_file_names_projections_of_the_right_shape(name: str) -> None:
         assert find_module(model, hparams.lm_head_module)[1].weight.shape == model.get_output_embeddings().weight.shape
 
 
-def test_the_native_memit_has_the_values_of_easyedits() -> None:
+def test_memit_native_files_have_the_values_of_easyedits_memit_files() -> None:
     names = {file.name for file in (FOLDER / "MEMIT").glob("*.yaml")}
     assert {file.name for file in (FOLDER / "MEMIT-native").glob("*.yaml")} == names
     for name in sorted(names):

@@ -22,7 +22,7 @@ def example() -> Any:
     return module
 
 
-def test_one_key_mends_the_region_and_leaves_the_rest(example: Any, tmp_path: Path) -> None:
+def test_one_key_corrects_the_region_and_leaves_the_other_points(example: Any, tmp_path: Path) -> None:
     shown = example.illustrate()
     assert int(shown.flipped.sum()) == 11
     assert shown.accuracy("trained") == (0.0, 1.0)

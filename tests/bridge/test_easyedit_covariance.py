@@ -76,7 +76,7 @@ def model(kind: str) -> Any:
 
 @pytest.mark.parametrize("options", [{}, {"samples": 300}, {"context": 7}, {"dtype": "float64"}, {"seed": 0}])
 @pytest.mark.parametrize("wrapper", [lambda tokenizer: tokenizer, WithStart])
-def test_both_engines_give_the_same(
+def test_both_engines_give_the_same_moments_and_files(
     layer_stats: Any, kind: str, model: Any, tmp_path: Path, options: dict[str, Any], wrapper: Callable[[Any], Any]
 ) -> None:
     """Of the same documents, a document without text among them; entries differ by rounding."""
@@ -102,7 +102,7 @@ def test_both_engines_give_the_same(
 
 
 @pytest.mark.parametrize("engines", [("easyedit", "native"), ("native", "easyedit")])
-def test_each_finds_what_the_other_stored(
+def test_each_engine_uses_files_that_the_other_stored(
     layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines: Any
 ) -> None:
     first = collect_covariance(model, tokenizer, [1], TEXTS, samples=30, out=tmp_path, engine=engines[0])
@@ -118,7 +118,7 @@ def test_each_finds_what_the_other_stored(
         collect_covariance(model, tokenizer, [1], TEXTS, samples=30, out=tmp_path, engine=engines[1])
 
 
-def test_files_are_read_as_a_corpus(layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_both_engines_read_a_corpus_file(layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(text for text in TEXTS if text.strip()))
     native, theirs = (
@@ -134,7 +134,7 @@ def test_files_are_read_as_a_corpus(layer_stats: Any, model: Any, tokenizer: Any
         collect_covariance(model, tokenizer, [0], bad, samples=9, out=tmp_path, engine="easyedit")
 
 
-def test_documents_are_counted_where_both_numbers_are_given(
+def test_documents_are_counted_if_both_numbers_are_given(
     layer_stats: Any, kind: str, model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     module = MODULES[kind].format(1)
@@ -146,7 +146,7 @@ def test_documents_are_counted_where_both_numbers_are_given(
         collect_covariance(model, tokenizer, [1], TEXTS, tokens=50, out=tmp_path, engine="easyedit")
 
 
-def test_the_model_and_easyedit_are_left_as_they_were(
+def test_the_model_easyedit_and_the_random_state_are_left_unchanged(
     layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model.train()
@@ -173,7 +173,7 @@ def test_the_model_and_easyedit_are_left_as_they_were(
     assert [sidecar["seed"] for sidecar in sidecars] == [0, 0], "EasyEdit's order of documents is that of seed 0"
 
 
-def test_a_failure_names_the_module(
+def test_a_failure_of_layer_stats_names_the_module(
     layer_stats: Any, kind: str, model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -186,7 +186,7 @@ def test_a_failure_names_the_module(
     assert str(caught.value) == f"{module}: EasyEdit's layer_stats failed: NotImplementedError: no length"
 
 
-def test_keys_that_are_no_numbers_and_texts_without_tokens(
+def test_nan_keys_and_documents_without_tokens_are_refused(
     layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(CovarianceError, match="its documents hold no tokens"):
@@ -201,7 +201,7 @@ def test_keys_that_are_no_numbers_and_texts_without_tokens(
 # ------------------------------------------------------------------ what can't be
 
 
-def test_engines_that_are_not_there(
+def test_an_unknown_engine_and_a_missing_easyedit_are_refused(
     llama: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing() -> None:
@@ -217,7 +217,7 @@ def test_engines_that_are_not_there(
     assert list(found) == list(native), "what is stored needs no engine"
 
 
-def test_text_of_the_model_itself(layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_text_sampled_from_the_model_is_refused(layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(CovarianceError, match="can't read text that is sampled from the model itself"):
         collect_covariance(model, tokenizer, [1], "self", samples=9, out=tmp_path, engine="easyedit")
 
@@ -226,7 +226,7 @@ def test_text_of_the_model_itself(layer_stats: Any, model: Any, tokenizer: Any, 
 
 
 @pytest.mark.parametrize("where", ["option", "file"])
-def test_on_the_command_line(
+def test_an_option_or_a_file_selects_the_engine(
     layer_stats: Any, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
 ) -> None:
     corpus = tmp_path / "corpus.txt"
@@ -276,14 +276,16 @@ def test_mistakes_are_found_before_a_model_is_loaded(
         (GraceHyperParams, {"inner_params": ["model.layers[1].mlp.down_proj.weight"]}),
     ],
 )
-def test_hyperparameters_name_the_engine(cls: Any, values: dict[str, Any]) -> None:
+def test_mom2_engine_is_native_by_default_and_must_be_known(cls: Any, values: dict[str, Any]) -> None:
     assert cls.from_values({"model_name": "m", **values}, "f").mom2_engine == "native"
     assert cls.from_values({"model_name": "m", **values, "mom2_engine": "easyedit"}, "f").mom2_engine == "easyedit"
     with pytest.raises(HyperParameterError, match="mom2_engine: 'easy' isn't one of native, easyedit"):
         cls.from_values({"model_name": "m", **values, "mom2_engine": "easy"}, "f")
 
 
-def test_methods_pass_the_engine_on(llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_collect_moments_with_their_hyperparameters_engine(
+    llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from easyedit_lifelong.methods.grace.subject import whitening
     from easyedit_lifelong.methods.locate_edit import moments
     from easyedit_lifelong.methods.shared import second_moments

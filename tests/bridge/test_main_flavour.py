@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(not CHECKOUT, reason="EASYEDIT_MAIN doesn't name
         "test_methods.py",
     ],
 )
-def test_with_main(file: str) -> None:
+def test_the_bridges_tests_pass_with_the_main_branch(file: str) -> None:
     root = Path(easyedit_lifelong.__file__).parent.parent
     path = os.pathsep.join([str(CHECKOUT), str(root), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(

@@ -28,7 +28,7 @@ GRACE = {
 
 
 @pytest.mark.parametrize("sequential", [True, False])
-def test_their_hyperparameters_reach_their_function(
+def test_mains_hyperparameters_select_mains_grace(
     main: Any, saved: Callable[[str], str], in_tmp: Path, sequential: bool
 ) -> None:
     own = main.GraceHyperParams

@@ -104,7 +104,9 @@ def _plain_memit(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_update_is_the_papers(memit: Any, kind: str, given_moments: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_update_equals_the_papers_equations(
+    memit: Any, kind: str, given_moments: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Given target vectors: keys averaged over templates, residuals spread over layers, the closed form."""
     hparams = _hparams(memit, kind)
     model, tok = make_pair(kind)
@@ -124,7 +126,7 @@ def test_the_update_is_the_papers(memit: Any, kind: str, given_moments: None, mo
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_target_vectors_are_optimised_where_they_will_act(
+def test_reported_probabilities_equal_those_with_the_vector_added_by_hand(
     memit: Any, kind: str, given_moments: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What MEMIT says the targets' probabilities come to is what adding the same vector by hand gives.
@@ -176,7 +178,7 @@ def _probability(model: Any, tok: Any, template: str, request: dict[str, Any], b
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_edit_makes_the_targets_likelier(memit: Any, kind: str, given_moments: None) -> None:
+def test_an_edit_makes_the_targets_more_likely(memit: Any, kind: str, given_moments: None) -> None:
     model, tok = make_pair(kind)
     before = _nll(model, tok, REQUESTS)
     memit.apply(model, tok, REQUESTS, _hparams(memit, kind, v_num_grad_steps=60))
@@ -185,7 +187,7 @@ def test_an_edit_makes_the_targets_likelier(memit: Any, kind: str, given_moments
 
 @pytest.mark.full
 @pytest.mark.smollm2
-def test_on_smollm2(easyeditor: Any, tmp_path: Path) -> None:
+def test_the_shipped_hyperparameters_edit_smollm2(easyeditor: Any, tmp_path: Path) -> None:
     """With the shipped hyperparameters, but statistics of the little text at hand."""
     from easyedit_lifelong import load_model
     from easyedit_lifelong.data.readers import read_json
@@ -215,7 +217,7 @@ def test_on_smollm2(easyeditor: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_rollback_is_bitwise(memit: Any, kind: str, given_moments: None) -> None:
+def test_an_edit_changes_the_named_weights_and_rollback_is_bitwise(memit: Any, kind: str, given_moments: None) -> None:
     model, tok = make_pair(kind)
     state, side = _state(model), tok.padding_side
     flags = [parameter.requires_grad for parameter in model.parameters()]
@@ -239,7 +241,7 @@ def test_the_padding_side_changes_nothing(memit: Any, given_moments: None) -> No
     assert all(torch.equal(tensor, states[1][name]) for name, tensor in states[0].items())
 
 
-def test_twice_is_the_same_and_the_callers_randomness_is_left_alone(memit: Any, given_moments: None) -> None:
+def test_edits_are_reproducible_and_leave_the_callers_random_state_alone(memit: Any, given_moments: None) -> None:
     states, drawn = [], []
     for seed in (5, 6):
         torch.manual_seed(seed)
@@ -267,7 +269,7 @@ def test_models_share_no_cache(memit: Any, given_moments: None) -> None:
     assert templates[0] and templates[1] and templates[0] != templates[1]
 
 
-def test_it_prints_nothing(
+def test_memit_logs_instead_of_printing(
     memit: Any, given_moments: None, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     model, tok = make_pair("gpt2")
@@ -304,7 +306,7 @@ def test_a_failure_midway_leaves_no_trace(
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_nan_is_a_failed_edit(memit: Any, given_moments: None) -> None:
+def test_nan_is_a_failed_edit_that_leaves_the_weights(memit: Any, given_moments: None) -> None:
     model, tok = make_pair("gpt2")
     state = _state(model)
     with pytest.raises(EditError, match=r"\(case fr\): EasyEdit's MEMIT"):
@@ -315,7 +317,7 @@ def test_nan_is_a_failed_edit(memit: Any, given_moments: None) -> None:
 # ------------------------------------------------------------------ in the loop
 
 
-def test_in_the_consecutive_loop_killed_and_resumed(memit: Any, given_moments: None, tmp_path: Path) -> None:
+def test_a_resumed_consecutive_run_equals_an_uninterrupted_one(memit: Any, given_moments: None, tmp_path: Path) -> None:
     """Weights and context templates come back from disk: the second half is the same edit."""
     hparams = _hparams(memit, "gpt2", batch_size=1, v_num_grad_steps=5)
 
@@ -339,7 +341,7 @@ def test_in_the_consecutive_loop_killed_and_resumed(memit: Any, given_moments: N
     assert summary["hparams"]["mom2_update_weight"] == 0.01
 
 
-def test_single_round_in_the_loop(memit: Any, given_moments: None) -> None:
+def test_a_single_round_run_restores_the_weights(memit: Any, given_moments: None) -> None:
     model, tok = make_pair("llama")
     state = _state(model)
     hparams = _hparams(memit, "llama", batch_size=2, v_num_grad_steps=5)
@@ -348,7 +350,7 @@ def test_single_round_in_the_loop(memit: Any, given_moments: None) -> None:
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
 
 
-def test_another_models_state(memit: Any, given_moments: None, tmp_path: Path) -> None:
+def test_the_state_of_another_model_is_refused(memit: Any, given_moments: None, tmp_path: Path) -> None:
     model, tok = make_pair("gpt2")
     memit.apply(model, tok, REQUESTS[:1], _hparams(memit, "gpt2", v_num_grad_steps=2))
     memit.state.save(model, tmp_path)
@@ -357,7 +359,9 @@ def test_another_models_state(memit: Any, given_moments: None, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "templates.json"])
-def test_a_damaged_state(memit: Any, given_moments: None, tmp_path: Path, name: str) -> None:
+def test_a_damaged_state_is_refused_and_changes_nothing(
+    memit: Any, given_moments: None, tmp_path: Path, name: str
+) -> None:
     hparams = _hparams(memit, "gpt2", v_num_grad_steps=2)
     model, tok = make_pair("gpt2")
     memit.apply(model, tok, REQUESTS[:1], hparams)
@@ -371,7 +375,7 @@ def test_a_damaged_state(memit: Any, given_moments: None, tmp_path: Path, name: 
     assert not memit.state.carries(fresh)
 
 
-def test_a_run_begins_on_the_unedited_model(memit: Any, given_moments: None, tmp_path: Path) -> None:
+def test_a_run_on_an_edited_model_is_refused(memit: Any, given_moments: None, tmp_path: Path) -> None:
     model, tok = make_pair("gpt2")
     hparams = _hparams(memit, "gpt2", batch_size=1, v_num_grad_steps=2)
     rollbacks = [memit.apply(model, tok, [request], hparams)[1] for request in REQUESTS[:2]]
@@ -383,7 +387,9 @@ def test_a_run_begins_on_the_unedited_model(memit: Any, given_moments: None, tmp
     run_consecutive(model, tok, REQUESTS[2:], hparams, retention=[], consecutive=False)
 
 
-def test_statistics_are_collected_once_and_kept(memit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_moments_are_collected_once_and_stored(
+    memit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Through this package's own collection; the file is EasyEdit's."""
     calls: list[Any] = []
     original = requirements.obtain_moments
@@ -414,7 +420,9 @@ def test_statistics_are_collected_once_and_kept(memit: Any, tmp_path: Path, monk
         ({"prompt": "The {capital} of France is"}, "field 'prompt': has a curly bracket"),
     ],
 )
-def test_a_request_without_what_the_templates_need(memit: Any, changes: dict[str, Any], says: str) -> None:
+def test_a_request_that_fits_no_template_is_refused_with_its_field(
+    memit: Any, changes: dict[str, Any], says: str
+) -> None:
     model, tok = make_pair("gpt2")
     requests = as_requests([REQUESTS[1], {**REQUESTS[0], **changes}])
     with pytest.raises(DataError) as caught:
@@ -423,7 +431,7 @@ def test_a_request_without_what_the_templates_need(memit: Any, changes: dict[str
     assert says in str(caught.value)
 
 
-def test_a_subject_that_comes_twice(memit: Any, given_moments: None) -> None:
+def test_the_last_of_two_occurrences_of_a_subject_is_edited(memit: Any, given_moments: None) -> None:
     """EasyEdit's templates have room for one; the last one counts."""
     request = EditRequest("p", "Paris and Paris are", "Rome", subject="Paris")
     assert methods._as_easyedit_request(request, _hparams(memit, "gpt2"))["prompt"] == "Paris and {} are"
@@ -439,13 +447,15 @@ def test_a_subject_that_comes_twice(memit: Any, given_moments: None) -> None:
         ({"ln_f_module": "transformer.norm"}, "'transformer.norm'"),
     ],
 )
-def test_names_that_are_not_there(memit: Any, given_moments: None, changes: dict[str, Any], says: str) -> None:
+def test_module_names_that_do_not_exist_are_refused(
+    memit: Any, given_moments: None, changes: dict[str, Any], says: str
+) -> None:
     with pytest.raises(ModelError) as caught:
         memit.check(*make_pair("gpt2"), _hparams(memit, "gpt2", **changes))
     assert says in str(caught.value)
 
 
-def test_methods_that_cannot_run_here(easyeditor: Any) -> None:
+def test_unknown_methods_and_those_that_rewrite_no_weights_are_refused(easyeditor: Any) -> None:
     with pytest.raises(PluginError, match=r"no method 'MEMMIT'. Did you mean 'MEMIT'\?"):
         easyedit_method("MEMMIT")
     with pytest.raises(PluginError, match="only methods that rewrite weights can"):
@@ -454,7 +464,7 @@ def test_methods_that_cannot_run_here(easyeditor: Any) -> None:
     assert not easyedit_method("ROME").batchable
 
 
-def test_what_is_not_easyedits() -> None:
+def test_other_hyperparameters_belong_to_no_easyedit_method() -> None:
     assert bridge.easyedit_method_for(object()) is None
 
 
@@ -482,7 +492,7 @@ def test_hyperparameter_files_are_read_strictly(
 
 
 @pytest.mark.parametrize(("value", "kept"), [("false", False), ("5e-4", 5e-4)])
-def test_a_number_may_be_switched_off_as_easyedits_files_do(
+def test_a_number_may_be_false_as_in_easyedits_files(
     easyeditor: Any, tmp_path: Path, value: str, kept: float | bool
 ) -> None:
     path = tmp_path / "ft.yaml"
@@ -492,14 +502,14 @@ def test_a_number_may_be_switched_off_as_easyedits_files_do(
     assert (found, type(found)) == (kept, type(kept))
 
 
-def test_the_shipped_file_is_easyedits_own_form(easyeditor: Any) -> None:
+def test_easyedit_reads_the_same_values_from_the_shipped_file(easyeditor: Any) -> None:
     path = Path(__file__).parents[2] / "hparams" / "MEMIT" / "smollm2-135m.yaml"
     theirs, ours = easyeditor.MEMITHyperParams.from_hparams(str(path)), read_easyedit_hparams(path, "MEMIT")
     assert dataclasses.asdict(theirs) == dataclasses.asdict(ours)
     assert ours.lm_head_module == "model.embed_tokens"
 
 
-def test_a_value_of_the_wrong_kind_is_named(easyeditor: Any, tmp_path: Path) -> None:
+def test_all_values_of_the_wrong_type_are_named(easyeditor: Any, tmp_path: Path) -> None:
     text = find_hparams("MEMIT/smollm2-135m").read_text(encoding="utf-8")
     file = tmp_path / "memit.yaml"
     file.write_text(text.replace("layers: [3, 4, 5, 6, 7]", "layers: 5").replace("v_lr: 5e-1", "v_lr: quick"))
@@ -508,7 +518,7 @@ def test_a_value_of_the_wrong_kind_is_named(easyeditor: Any, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ["MEMIT", "FT"])
-def test_the_files_for_easyedits_own_methods_fit_their_model(name: str, request: pytest.FixtureRequest) -> None:
+def test_shipped_files_of_easyedits_methods_fit_their_model(name: str, request: pytest.FixtureRequest) -> None:
     if name == "MEMIT":  # FT asks for no statistics
         request.getfixturevalue("given_moments")
     hparams = read_easyedit_hparams(find_hparams(f"{name}/smollm2-135m"), name)

@@ -37,7 +37,7 @@ def higher() -> Placeholder:
         lambda p: p.__enter__(),
     ],
 )
-def test_use_says_what_to_install(higher: Placeholder, use: Any) -> None:
+def test_any_use_names_the_package_to_install(higher: Placeholder, use: Any) -> None:
     with pytest.raises(MissingPackageError, match=r"EasyEdit's MEND needs it\. Run: pip install higher$") as caught:
         use(higher)
     assert isinstance(caught.value, LifelongError)
@@ -68,14 +68,14 @@ def test_a_broken_package_shows_its_error() -> None:
         for_import("torchvision", None, RuntimeError("operator torchvision::nms does not exist\nmore"))()
 
 
-def test_a_failed_module_keeps_the_cause() -> None:
+def test_a_name_of_a_failed_module_reports_the_cause() -> None:
     cause = MissingPackageError("no higher", "higher")
     with pytest.raises(MissingPackageError, match=r"easyeditor\.x\.f can't be used.*no higher") as caught:
         for_failed_module("easyeditor.x", "f", cause)()
     assert caught.value.package == "higher"
 
 
-def test_it_may_be_named_annotated_and_tested_against(higher: Placeholder) -> None:
+def test_a_placeholder_may_be_annotated_with_and_tested_against(higher: Placeholder) -> None:
     assert repr(higher) == "<placeholder for higher>"
     assert not isinstance(1, higher)  # type: ignore[arg-type]
     assert not isinstance(1, (str, higher))  # type: ignore[arg-type]
@@ -87,7 +87,7 @@ def test_it_may_be_named_annotated_and_tested_against(higher: Placeholder) -> No
     assert not inspect.isclass(higher)
 
 
-def test_it_may_be_subclassed(higher: Placeholder) -> None:
+def test_a_placeholder_may_be_subclassed_but_not_instantiated(higher: Placeholder) -> None:
     class First(higher):  # type: ignore[valid-type, misc]
         pass
 
@@ -102,7 +102,7 @@ def test_it_may_be_subclassed(higher: Placeholder) -> None:
             made(1)
 
 
-def test_importing_is_lenient(higher: Placeholder) -> None:
+def test_use_during_an_import_gives_placeholders(higher: Placeholder) -> None:
     with importing():
 
         @higher.register("x")
@@ -119,7 +119,7 @@ def test_importing_is_lenient(higher: Placeholder) -> None:
             thing()
 
 
-def test_nothing_reaches_sys_modules(easyeditor: Any) -> None:
+def test_placeholders_never_enter_sys_modules(easyeditor: Any) -> None:
     strays = [name for name, module in sys.modules.items() if isinstance(module, Placeholder)]
     assert strays == []
     for package in ("higher", "openai", "timm", "cv2"):

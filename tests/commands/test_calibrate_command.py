@@ -18,6 +18,7 @@ from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
 from easyedit_lifelong.methods.grace.calibration import study
 from easyedit_lifelong.methods.grace.calibration.calibrator import GraceCalibrator
 from tests.support.calibration_records import facts, write_inputs
+from tests.support.command_line import forbid_loading
 from tests.support.tiny_models import build_model, build_tokenizer
 
 FILES = ["calibrated.yaml", "calibration.json", "calibration.md", "calibration.png"]
@@ -34,7 +35,9 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().err
 
 
-def test_the_command(words: list[str], tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_calibrate_writes_its_results_and_a_hyperparameter_file(
+    words: list[str], tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*words, "--false-fire-rate", "0.2"]) == 0
     said, out = capsys.readouterr().out, tmp_path / "out"
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == FILES
@@ -66,7 +69,7 @@ def test_the_command(words: list[str], tmp_path: Path, checkpoint: Path, capsys:
     assert {n: v for n, v in written.items() if n not in picked} == {n: v for n, v in given.items() if n not in picked}
 
 
-def test_the_file_edits(words: list[str], tmp_path: Path) -> None:
+def test_the_calibrated_file_makes_edits_that_can_be_rolled_back(words: list[str], tmp_path: Path) -> None:
     assert main(words) == 0
     hparams = GraceHyperParams.from_hparams(tmp_path / "out" / "calibrated.yaml")
     model, tokenizer = build_model("llama"), build_tokenizer()
@@ -79,7 +82,7 @@ def test_the_file_edits(words: list[str], tmp_path: Path) -> None:
     assert torch.equal(model(ids).logits, before)
 
 
-def test_resuming(
+def test_a_resumed_calibration_repeats_no_finished_step(
     words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     really, calls = study.try_edits, []
@@ -122,7 +125,9 @@ def test_resuming(
     assert "is damaged, or not a calibration's" in refused([*words, "--resume"], capsys)
 
 
-def test_too_few_records(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_too_few_usable_records_are_refused_with_the_missing_field(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     told = facts()
     for fact in told[:4]:
         del fact["rephrase_prompt"]
@@ -131,20 +136,19 @@ def test_too_few_records(tmp_path: Path, checkpoint: Path, capsys: pytest.Captur
     assert "4 without rephrase_prompt" in err
 
 
-def test_layers_that_are_not_there(words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_unusable_layer_options_are_refused_and_nothing_is_written(
+    words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert "has no block 12; it has 0 to 3" in refused([*words, "--layers", "1,12"], capsys)
     assert "isn't a list of blocks" in refused([*words, "--layers", "one two"], capsys)
     assert "--answer-layers" in refused([*words, "--answer-layers", "1"], capsys)
     assert not list((tmp_path / "out").glob("calib*"))
 
 
-def test_refusals_before_the_model_loads(
+def test_mistakes_are_refused_before_the_model_loads(
     words: list[str], tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(_: Any) -> Any:
-        raise AssertionError("the model was loaded before everything was checked")
-
-    monkeypatch.setattr(calibrating, "load_model_for", load)
+    forbid_loading(monkeypatch, calibrating)
 
     def calibrate(hparams: str, *more: str) -> None:
         # A later option overrides an earlier one.
@@ -167,14 +171,16 @@ def test_refusals_before_the_model_loads(
 
 
 @pytest.mark.parametrize("wrong", ["0", "1.5", "much"])
-def test_a_share_is_one(wrong: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_share_must_be_a_number_above_0_and_at_most_1(
+    wrong: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
         main([*words, "--generality", wrong])
     assert "--generality" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("gate", [0.4, None])
-def test_the_hyperparameter_file(gate: float | None) -> None:
+def test_the_hyperparameter_file_keeps_given_values_and_marks_calibrated_ones(gate: float | None) -> None:
     given = {"alg_name": "GRACE", "inner_params": ["old"], "key_templates": ["Well: {prompt} # really"], "seed": 3}
     chosen = {"inner_params": ["h.1.c_fc.weight"], "eps": 0.1, "gate_eps": gate}
     text = hparams_text(given, chosen, GraceCalibrator.comments, "Found so:\nby looking")

@@ -138,7 +138,9 @@ def test_a_plugins_method_is_calibrated(
     assert (out / "calibration.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_its_steps_are_resumed(calibrator: DialCalibrator, words: list[str], tmp_path: Path) -> None:
+def test_a_plugins_calibration_resumes_with_its_saved_steps(
+    calibrator: DialCalibrator, words: list[str], tmp_path: Path
+) -> None:
     calibrator.fail_at = 1
     assert main(words) == 1
     result = tmp_path / "out" / "calibration.json"
@@ -150,7 +152,7 @@ def test_its_steps_are_resumed(calibrator: DialCalibrator, words: list[str], tmp
     assert json.loads(result.read_text())["steps"] == {"seen": [5.0, 4.0]}
 
 
-def test_its_refusals(
+def test_unknown_options_and_unfit_hyperparameters_are_refused(
     calibrator: DialCalibrator, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*words, "--false-fire-rate", "0.1"]) == 1

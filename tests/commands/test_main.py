@@ -30,7 +30,7 @@ from easyedit_lifelong.commands.main import COMMANDS, build_parser, main
         (["inspect", "x", "--limit", "-1"], "'-1' is not a whole number of at least 0"),
     ],
 )
-def test_wrong_usage(
+def test_wrong_usage_exits_with_2_and_writes_nothing(
     words: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -41,7 +41,9 @@ def test_wrong_usage(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_text_that_begins_with_a_tilde_is_no_path(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_prompt_that_begins_with_a_tilde_is_not_expanded_as_a_path(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     words = [
         "edit",
         "--hparams",
@@ -57,14 +59,14 @@ def test_a_text_that_begins_with_a_tilde_is_no_path(capsys: pytest.CaptureFixtur
     assert "'' is not the name of a hyperparameter file" in capsys.readouterr().err  # and not: no such user
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_package_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"easyedit-lifelong {easyedit_lifelong.__version__}\n"
 
 
-def test_plugins_are_listed_with_where_they_come_from(
+def test_plugins_are_listed_with_their_origin(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -74,7 +76,7 @@ def test_plugins_are_listed_with_where_they_come_from(
         assert word in out
 
 
-def test_as_a_module() -> None:
+def test_the_module_runs_as_a_command_and_returns_an_exit_code() -> None:
     """A process of its own: the exit code is the shell's."""
     words = [sys.executable, "-m", "easyedit_lifelong", "lifelong", "--hparams", "nothing", "--data", "d", "--out", "o"]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
@@ -83,7 +85,7 @@ def test_as_a_module() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_help_lists_every_verb_in_order_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command_in_order_with_its_description(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
@@ -94,7 +96,7 @@ def test_help_lists_every_verb_in_order_with_its_line(capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["lifelongg"]])
-def test_what_needs_no_verb_imports_no_torch(words: list[str]) -> None:
+def test_help_version_and_unknown_commands_import_no_torch(words: list[str]) -> None:
     script = (
         "import sys\nfrom easyedit_lifelong.commands.main import main\n"
         f"try:\n    main({words})\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
@@ -102,7 +104,7 @@ def test_what_needs_no_verb_imports_no_torch(words: list[str]) -> None:
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=False).returncode == 0
 
 
-def test_only_the_module_of_the_verb_that_is_called_is_imported() -> None:
+def test_only_the_module_of_the_called_command_is_imported() -> None:
     script = (
         "import sys\nfrom easyedit_lifelong.commands.main import main\nmain(['plugins'])\n"
         "loaded = [name for name in sys.modules if name.startswith('easyedit_lifelong.commands.')]\n"
@@ -123,7 +125,7 @@ RECORDS = {
 
 
 @pytest.mark.parametrize("verb", RECORDS)
-def test_data_and_the_number_of_records_have_one_option_and_its_aliases(verb: str) -> None:
+def test_data_and_record_limit_have_the_same_options_in_every_command(verb: str) -> None:
     parser = build_parser([verb])
     needed = ["--hparams", "h", "--out", "o"]
     for option in DATA:
@@ -133,7 +135,9 @@ def test_data_and_the_number_of_records_have_one_option_and_its_aliases(verb: st
         assert getattr(arguments, RECORDS[verb][0].removeprefix("--")) == 7
 
 
-def test_interrupted_during_an_import(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_during_an_import_exits_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def stop(_: str) -> None:
         raise KeyboardInterrupt
 

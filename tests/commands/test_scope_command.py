@@ -7,7 +7,6 @@ import json
 import math
 import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,12 +15,12 @@ from easyedit_lifelong.commands import scope as scoping
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.commands.scope import write_scope
 from tests.support.coachhook_edits import hparams_for
-from tests.support.command_line import call
+from tests.support.command_line import call, forbid_loading
 from tests.support.scope_rows import SCOPE
 from tests.support.tiny_models import WORDS
 
 
-def test_files(tmp_path: Path) -> None:
+def test_scope_files_hold_every_z_score(tmp_path: Path) -> None:
     write_scope(SCOPE, tmp_path / "deep" / "out", {"model": "m"})
     out = tmp_path / "deep" / "out"
     result = json.loads((out / "scope.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
@@ -76,7 +75,9 @@ def words(tmp_path: Path, checkpoint: Path) -> list[str]:
     ]
 
 
-def test_the_command(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_scope_writes_its_files_and_refuses_a_folder_with_a_study(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([*words, "--bsz", "2", "--sample", "3"]) == 0
     out = capsys.readouterr().out
     assert "3 edits" in out
@@ -91,7 +92,9 @@ def test_the_command(words: list[str], tmp_path: Path, capsys: pytest.CaptureFix
     assert "holds another study" in capsys.readouterr().err
 
 
-def test_a_record_without_its_subject(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_without_its_subject_is_refused_or_skipped(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = {"prompt": "old river", "target_new": "song", "subject": "Berlin"}
     (tmp_path / "facts.json").write_text(json.dumps([*FACTS, bad]))
     assert main(words) == 1
@@ -102,11 +105,10 @@ def test_a_record_without_its_subject(words: list[str], tmp_path: Path, capsys: 
     assert [left_out["case_id"] for left_out in result["skipped"]] == [3]
 
 
-def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def load(_: Any) -> Any:
-        raise AssertionError("the model was loaded before everything was checked")
-
-    monkeypatch.setattr(scoping, "load_model_for", load)
+def test_mistakes_are_refused_before_the_model_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forbid_loading(monkeypatch, scoping)
     (tmp_path / "file").touch()
     for words, says in (
         (["--hparams", "GRACE/smollm2-135m", "--out", tmp_path / "out"], "GRACE offers no scope study"),

@@ -22,7 +22,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_csv(tmp_path: Path) -> None:
+def test_a_csv_point_is_on_disk_as_soon_as_it_is_logged(tmp_path: Path) -> None:
     tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
     tracker.log(2, {"ES": 1.0, "ERR": 0.5})
     assert _rows(tmp_path / "metrics.csv") == [{"n_edits": "2", "ES": "1.0", "ERR": "0.5"}], (
@@ -33,7 +33,7 @@ def test_csv(tmp_path: Path) -> None:
     assert _rows(tmp_path / "metrics.csv")[1] == {"n_edits": "4", "ES": "0.75", "ERR": "0.25"}
 
 
-def test_scores_that_come_later_get_their_columns(tmp_path: Path) -> None:
+def test_a_score_that_appears_later_gets_a_csv_column(tmp_path: Path) -> None:
     """Free generation is scored at the end only; it was lost once."""
     tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
     tracker.log(1, {"ES": 1.0})
@@ -47,7 +47,7 @@ def test_scores_that_come_later_get_their_columns(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"], "no leftovers of the rewriting"
 
 
-def test_intervals_are_columns_of_numbers(tmp_path: Path) -> None:
+def test_intervals_and_nested_values_are_csv_columns(tmp_path: Path) -> None:
     tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
     tracker.log(
         1, {"ERR": 0.5, "intervals": {"ERR": [0.25, np.float64(0.75)], "TRR": None}, "answers": {"a": {"b": 1}}}
@@ -77,7 +77,7 @@ def test_a_resumed_run_has_every_point_once(tmp_path: Path, name: str) -> None:
     assert file.read_bytes() == uninterrupted
 
 
-def test_a_point_that_is_told_anew_takes_its_place(tmp_path: Path) -> None:
+def test_a_point_logged_again_replaces_the_earlier_one(tmp_path: Path) -> None:
     """The final scoring may come at a number of edits that was scored before."""
     for name in ("csv", "json"):
         tracker = get_plugins().trackers.get(name).create(tmp_path, {})
@@ -92,7 +92,7 @@ def test_a_point_that_is_told_anew_takes_its_place(tmp_path: Path) -> None:
     ]
 
 
-def test_batches_that_all_fail_are_points_too(tmp_path: Path) -> None:
+def test_batches_with_equal_numbers_of_edits_are_separate_points(tmp_path: Path) -> None:
     """They leave the number of edits as it was."""
     tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
     tracker.log(4, {"batch": 1, "ERR": 1.0})
@@ -100,7 +100,7 @@ def test_batches_that_all_fail_are_points_too(tmp_path: Path) -> None:
     assert [row["ERR"] for row in _rows(tmp_path / "metrics.csv")] == ["1.0", "0.5"]
 
 
-def test_a_score_that_is_missing_leaves_its_cell_empty(tmp_path: Path) -> None:
+def test_a_missing_score_is_an_empty_csv_cell(tmp_path: Path) -> None:
     tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
     tracker.log(1, {"ES": 1.0, "locality": 1.0})
     tracker.log(2, {"ES": 0.5})
@@ -108,14 +108,14 @@ def test_a_score_that_is_missing_leaves_its_cell_empty(tmp_path: Path) -> None:
     assert _rows(tmp_path / "metrics.csv")[1] == {"n_edits": "2", "ES": "0.5", "locality": ""}
 
 
-def test_closing_before_anything_was_heard(tmp_path: Path) -> None:
+def test_a_tracker_without_points_leaves_an_empty_file(tmp_path: Path) -> None:
     for name in ("csv", "json"):
         get_plugins().trackers.get(name).create(tmp_path, {}).close()
     assert (tmp_path / "metrics.csv").read_text() == ""
     assert json.loads((tmp_path / "metrics.json").read_text()) == []
 
 
-def test_json_is_whole_at_any_time(tmp_path: Path) -> None:
+def test_the_json_file_is_always_valid_and_not_rewritten_for_every_point(tmp_path: Path) -> None:
     tracker = get_plugins().trackers.get("json").create(tmp_path, {})
     file = tmp_path / "metrics.json"
     written = 0
@@ -134,7 +134,7 @@ def test_json_is_whole_at_any_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["csv", "json"])
-def test_a_disk_that_is_full(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_keeps_the_file(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = get_plugins().trackers.get(name).create(tmp_path, {})
     tracker.log(1, {"ES": 1.0})
     (file,) = tmp_path.iterdir()
@@ -154,7 +154,7 @@ def _console() -> Console:
     return Console(width=200, record=True, force_terminal=False)
 
 
-def test_scores_say_how_they_were_taken() -> None:
+def test_scores_are_shown_with_their_kind() -> None:
     console = _console()
     score_table(console, {"generation_match": 0.5, "ES": 0.98765}, "title")
     lines = console.export_text().splitlines()
@@ -162,7 +162,7 @@ def test_scores_say_how_they_were_taken() -> None:
     assert scores == [["ES", "0.988", "teacher-forced"], ["generation_match", "0.500", "generated"]]
 
 
-def test_answers_are_shown_as_they_were_said() -> None:
+def test_brackets_in_answers_are_printed_unchanged() -> None:
     console = _console()
     said = ["[bold]x[/bold]", "[/red]", "a\nb", "\\[c]", "trailing\\", "\\"]
     answer_table(console, [("prompt", answer) for answer in said], ("prompt", "said"), "title")
@@ -171,7 +171,7 @@ def test_answers_are_shown_as_they_were_said() -> None:
         assert answer in text
 
 
-def test_progress_where_nobody_watches() -> None:
+def test_without_a_terminal_a_short_run_logs_one_line() -> None:
     console = _console()
     with edit_progress(console, 3) as progress:
         for done in (1, 2, 3):
@@ -179,7 +179,7 @@ def test_progress_where_nobody_watches() -> None:
     assert console.export_text() == "3/3 edits  ES 1.000  ERR 1.000\n", "a log file needs no line per edit"
 
 
-def test_progress_where_somebody_watches() -> None:
+def test_a_terminal_shows_the_count_and_the_scores() -> None:
     console = Console(width=120, record=True, force_terminal=True)
     with edit_progress(console, 2) as progress:
         progress.edited(2, {"ES": 0.5})

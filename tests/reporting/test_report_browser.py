@@ -17,7 +17,7 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: install Debian's chromium")
 
 
-def opened(page: Path, profile: Path) -> tuple[str, list[str]]:
+def open_page(page: Path, profile: Path) -> tuple[str, list[str]]:
     """Open a page; return the document as the browser has it, and what its console says."""
     assert BROWSER is not None
     done = subprocess.run(
@@ -68,18 +68,20 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("empty", ["scores", "codebook", "time", "generations", "config", "versions"]),
     ],
 )
-def test_a_page_renders(pages: dict[str, Path], tmp_path: Path, name: str, sections: list[str]) -> None:
-    dom, console = opened(pages[name], tmp_path)
+def test_a_page_renders_every_section_without_console_messages(
+    pages: dict[str, Path], tmp_path: Path, name: str, sections: list[str]
+) -> None:
+    dom, console = open_page(pages[name], tmp_path)
     assert console == []
     assert re.findall(r'<section id="([\w-]+)"', dom) == sections
     assert dom.count("<svg") == pages[name].read_text().count("<svg")
 
 
-def test_a_page_says_so_if_something_is_wrong(pages: dict[str, Path], tmp_path: Path) -> None:
+def test_the_browser_reports_forbidden_content(pages: dict[str, Path], tmp_path: Path) -> None:
     """The check above can fail: the page's policy forbids what a page must not have, and the browser says so."""
     broken = tmp_path / "broken.html"
     broken.write_text(pages["grace"].read_text().replace("</main>", "<script>1</script><img src='x.png'></main>"))
-    assert len(opened(broken, tmp_path / "profile")[1]) >= 2
+    assert len(open_page(broken, tmp_path / "profile")[1]) >= 2
 
 
 # In a frame, because a window of this browser can't be as narrow as a telephone.
@@ -96,11 +98,11 @@ addEventListener("load", () => {{
 
 @pytest.mark.parametrize("name", ["grace", "both"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_no_page_scrolls_sideways(pages: dict[str, Path], tmp_path: Path, name: str, width: int) -> None:
+def test_no_page_is_wider_than_its_window(pages: dict[str, Path], tmp_path: Path, name: str, width: int) -> None:
     measured = tmp_path / "measured.html"
     page = html.escape(re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", pages[name].read_text()))
     measured.write_text(_MEASURE.format(width=width, page=page))
-    dom, _ = opened(measured, tmp_path / "profile")
+    dom, _ = open_page(measured, tmp_path / "profile")
     scrolled, shown, ink, family = re.search(r"<title>(.*?)</title>", dom)[1].split("|")  # type: ignore[index]
     assert int(shown) == width
     assert int(scrolled) <= width, "with every part opened"

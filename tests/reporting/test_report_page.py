@@ -51,14 +51,14 @@ class Page(HTMLParser):
         self.text += data
 
 
-def report(*folders: Path, out: Path | None = None) -> tuple[Page, str, Path]:
+def make_report(*folders: Path, out: Path | None = None) -> tuple[Page, str, Path]:
     page = out or folders[0] / "report" / "report.html"
     assert main(["report", *map(str, folders), *([] if out is None else ["--out", str(out)])]) == 0
     html = page.read_text(encoding="utf-8")
     return Page(html), html, page
 
 
-def check_self_contained(page: Page, html: str) -> None:
+def assert_self_contained(page: Page, html: str) -> None:
     assert not {"script", "iframe", "object", "img"} & set(page.tags)
     assert all(link.startswith(("#", "data:")) for link in page.links)
     assert not re.search(r"(?:https?:)?//(?!www\.w3\.org)", re.sub(r"<pre.*?</pre>", "", html, flags=re.DOTALL))
@@ -76,10 +76,12 @@ def check_self_contained(page: Page, html: str) -> None:
         ("MEMIT", [], {"scores-grace", "scores-easyedit", "seconds"}),
     ],
 )
-def test_a_whole_run(tmp_path: Path, method: str, own: list[str], figures: set[str]) -> None:
-    page, html, path = report(write_run(tmp_path / "run", method=method, edits=40, batch=10))
+def test_the_page_of_a_finished_run_has_every_section_and_figure(
+    tmp_path: Path, method: str, own: list[str], figures: set[str]
+) -> None:
+    page, html, path = make_report(write_run(tmp_path / "run", method=method, edits=40, batch=10))
     assert page.sections == ["scores", *own, "time", "generations", "config", "versions"]
-    check_self_contained(page, html)
+    assert_self_contained(page, html)
     assert {file.stem for file in path.parent.glob("*.svg")} == figures
     assert {file.stem for file in path.parent.glob("*.png")} == figures
     assert page.tags.count("svg") == len(figures)
@@ -91,7 +93,7 @@ def test_a_whole_run(tmp_path: Path, method: str, own: list[str], figures: set[s
 
 
 def test_hundreds_of_cases_are_capped_and_the_rest_counted(tmp_path: Path) -> None:
-    page, html, _ = report(write_run(tmp_path / "run", edits=400))
+    page, html, _ = make_report(write_run(tmp_path / "run", edits=400))
     assert page.text.count("rephrased: ") == MAX_SHOWN + MAX_FOLDED
     assert f"{400 - MAX_SHOWN - MAX_FOLDED} more are not shown" in page.text
     assert html.index("something else") < html.index("✓ yes"), "the worst first"
@@ -99,7 +101,7 @@ def test_hundreds_of_cases_are_capped_and_the_rest_counted(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("kind", ["nothing", "journal", "cut", "no edits", "all failed", "one point", "junk"])
-def test_what_is_missing_is_a_sentence_never_a_crash(tmp_path: Path, kind: str) -> None:
+def test_the_page_of_an_incomplete_run_names_what_is_missing(tmp_path: Path, kind: str) -> None:
     folder = tmp_path / "run"
     if kind == "nothing":
         folder.mkdir()
@@ -121,8 +123,8 @@ def test_what_is_missing_is_a_sentence_never_a_crash(tmp_path: Path, kind: str) 
             (folder / name).write_text(
                 '{"metrics": 3, "data": [], "hparams": 7, "timing": [], "versions": 1, "n_edits": 2}\n'
             )
-    page, html, _ = report(folder)
-    check_self_contained(page, html)
+    page, html, _ = make_report(folder)
+    assert_self_contained(page, html)
     assert set(ALWAYS) <= set(page.sections)
     if kind in ("nothing", "journal", "cut"):
         assert "This run isn't finished" in page.text
@@ -134,7 +136,7 @@ def test_what_is_missing_is_a_sentence_never_a_crash(tmp_path: Path, kind: str) 
         assert "so there are no curves" in page.text
 
 
-def test_nothing_in_a_run_can_break_out_of_the_page(tmp_path: Path) -> None:
+def test_markup_in_a_run_is_escaped(tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>\u202e\x00 & $x_1$"
     folder = write_run(tmp_path / "a & <b>", model=evil, edits=3)
     write_lines(
@@ -151,17 +153,17 @@ def test_nothing_in_a_run_can_break_out_of_the_page(tmp_path: Path) -> None:
             }
         ],
     )
-    page, html, _ = report(folder)
-    check_self_contained(page, html)
+    page, html, _ = make_report(folder)
+    assert_self_contained(page, html)
     assert "<script" not in html and "&lt;script&gt;" in html
     other = write_run(tmp_path / "b", model=evil, edits=3)
-    page, html, _ = report(folder, other, out=tmp_path / "side" / "report.html")
-    check_self_contained(page, html)
+    page, html, _ = make_report(folder, other, out=tmp_path / "side" / "report.html")
+    assert_self_contained(page, html)
     assert "<script" not in html
 
 
 @pytest.mark.parametrize(("batch", "boxes"), [(4, True), (2, False)])
-def test_z_scores_of_few_batches_are_boxes_and_of_many_a_band(tmp_path: Path, batch: int, boxes: bool) -> None:
+def test_z_scores_are_boxes_for_few_batches_and_a_band_for_many(tmp_path: Path, batch: int, boxes: bool) -> None:
     run = read_run(write_run(tmp_path / "run", method="CoachHook", edits=100, batch=batch))
     with figure_options():
         ((_, (alpha, scores)),) = method_sections(run)
@@ -172,14 +174,16 @@ def test_z_scores_of_few_batches_are_boxes_and_of_many_a_band(tmp_path: Path, ba
     assert drawn == [[by_layer[layer] for by_layer in by_batch] for layer in ("model.layers.3", "model.layers.4")]
 
 
-def test_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_runs_share_one_page_with_tables_and_comparisons(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folders = [
         write_run(tmp_path / "g", edits=30),
         write_run(tmp_path / "c", method="CoachHook", edits=20, batch=5, seed=1),
         write_run(tmp_path / "w", method="CoachHook", edits=20, batch=5, seed=2, wohk=True, finished=False),
     ]
-    page, html, path = report(*folders, out=tmp_path / "all.html")
-    check_self_contained(page, html)
+    page, html, path = make_report(*folders, out=tmp_path / "all.html")
+    assert_self_contained(page, html)
     assert page.sections == ["runs", "scores", "curves", "generations", "config", "versions"]
     assert "CoachHook without hooks" in page.text
     assert "different numbers of edits" in page.text
@@ -191,7 +195,7 @@ def test_several_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert str(path) in capsys.readouterr().out
 
 
-def test_relation_specificity_stands_beside_locality(tmp_path: Path) -> None:
+def test_relation_specificity_is_shown_after_locality(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", finished=False)
     assert "relation_specificity" not in main_names([read_run(folder)]), "a run that doesn't ask it has none"
     curve = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -203,12 +207,12 @@ def test_relation_specificity_stands_beside_locality(tmp_path: Path) -> None:
         (plot,) = (plot for plot in score_plots(run) if plot.name == "scores-easyedit")
         labels = [line.get_label() for line in plot.figure.axes[0].lines]
     assert "relation_specificity" in labels and "locality" in labels
-    page, html, _ = report(folder)
-    check_self_contained(page, html)
+    page, html, _ = make_report(folder)
+    assert_self_contained(page, html)
     assert "0.321" in page.text
 
 
-def test_the_tables_in_markdown_and_latex(tmp_path: Path) -> None:
+def test_comparison_tables_escape_names_and_mark_the_best_value(tmp_path: Path) -> None:
     runs = [read_run(write_run(tmp_path / name, method=name, edits=10, seed=n)) for n, name in enumerate("ab")]
     table = compare(runs, ["50% & a_b", "x|y"])
     markdown, latex = markdown_table(table).splitlines(), latex_table(table)
@@ -231,7 +235,7 @@ def test_the_tables_in_markdown_and_latex(tmp_path: Path) -> None:
     assert f"\\textbf{{{table.cells[higher][at].value}}}" in body[higher]
 
 
-def test_the_best_depends_on_the_direction() -> None:
+def test_the_best_value_depends_on_the_metrics_direction() -> None:
     assert best("ERR", [0.5, 0.9, None, 0.9]) == {1, 3}
     assert best("text_perplexity", [5.0, 9.0]) == {0}
     assert best(SECONDS, [5.0, 9.0]) == {0}
@@ -240,19 +244,19 @@ def test_the_best_depends_on_the_direction() -> None:
     assert best("unheard of", [0.1, 0.9]) == set()
 
 
-def test_numbers_as_they_are_written() -> None:
+def test_scores_are_rounded_by_size_and_counts_are_whole_numbers() -> None:
     assert [shown(x) for x in (0.12345, 12.345, 1234.5)] == ["0.123", "12.35", "1,234"]
     assert shown(20.0, "n_keys") == "20"
 
 
-def test_reliability_is_left_out_where_it_is_err(tmp_path: Path) -> None:
+def test_reliability_is_omitted_where_it_equals_err(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", edits=4))
     assert "reliability" not in main_names([run])
     run.summary["metrics"]["reliability"] = 0.123
     assert "reliability" in main_names([run])
 
 
-def test_axes_fit() -> None:
+def test_axis_limits_and_scales_fit_the_values() -> None:
     assert axis_limits([0.2, 0.9]) == axis_limits([]) == (-0.03, 1.03)
     assert axis_limits([-0.2, 0.9]) == (-1.03, 1.03)
     low, high = axis_limits([5.0, 15.0])
@@ -266,7 +270,7 @@ def test_axes_fit() -> None:
         assert plot.get_xscale() == "linear"
 
 
-def test_logarithmic_axes_have_plain_labels() -> None:
+def test_logarithmic_axes_have_plain_number_labels() -> None:
     """Matplotlib's own are formulas, which text in an SVG can't show."""
     with figure_options():
         figure = new_figure()
@@ -285,7 +289,7 @@ def test_logarithmic_axes_have_plain_labels() -> None:
     assert all(label == f"{float(label):g}" for label in labels)
 
 
-def test_a_curve_has_its_band_and_a_point_its_bar(tmp_path: Path) -> None:
+def test_an_interval_is_a_band_for_a_curve_and_a_bar_for_a_point(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", edits=40, points=4))
     with figure_options():
         figure = score_plots(run)[0].figure
@@ -296,13 +300,13 @@ def test_a_curve_has_its_band_and_a_point_its_bar(tmp_path: Path) -> None:
         assert [list(path.vertices[:, 1]) for path in plot.collections[0].get_paths()] == [[0.4, 0.6]]
 
 
-def test_no_two_runs_look_alike() -> None:
+def test_forty_runs_have_forty_different_styles() -> None:
     looks = [tuple(map(str, series_style(n).values())) for n in range(40)]
     assert len(set(looks)) == 40
     assert len({colour for colour, _, _ in looks[:7]}) == 7
 
 
-def test_figures_are_the_same_every_time_and_text_is_text(tmp_path: Path) -> None:
+def test_svg_figures_are_reproducible_and_keep_text_as_text(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", edits=10))
     with figure_options():
         first, second = (svg.svg_text(score_plots(run)[0].figure) for _ in range(2))
@@ -311,7 +315,7 @@ def test_figures_are_the_same_every_time_and_text_is_text(tmp_path: Path) -> Non
     assert {"ES", "ERR", "TRR", "number of edits"} <= set(texts)
 
 
-def test_where_the_page_goes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_out_names_a_folder_or_an_html_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = write_run(tmp_path / "run", edits=3)
     assert main(["report", str(run), "--out", str(tmp_path / "site")]) == 0
     assert (tmp_path / "site" / "report.html").is_file() and (tmp_path / "site" / "keys.svg").is_file()

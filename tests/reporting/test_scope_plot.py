@@ -9,7 +9,7 @@ from easyedit_lifelong.reporting.scope_plot import scope_svg
 from tests.support.scope_rows import NAN, SCOPE, row
 
 
-def test_the_plot_is_an_image_of_every_value() -> None:
+def test_the_plot_has_a_dot_for_every_z_score_with_a_position() -> None:
     tree = ElementTree.fromstring(scope_svg(SCOPE))
     name = "{http://www.w3.org/2000/svg}"
     groups = {group.get("id"): group for group in tree.iter(f"{name}g")}

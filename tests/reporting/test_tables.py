@@ -9,7 +9,7 @@ from rich.console import Console
 from easyedit_lifelong.reporting.console_tables import score_table
 
 
-def test_the_unedited_models_score_stands_beside_the_edited_ones() -> None:
+def test_the_unedited_models_score_is_shown_in_the_same_row() -> None:
     console = Console(file=io.StringIO(), width=120)
     score_table(console, {"TRR": 0.5, "TRR_before": 0.625, "ES": 1.0}, "title")
     lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]

@@ -35,23 +35,23 @@ EXPECTED = {
 }
 
 
-def _needs(module: str) -> Any:
+def needs_module(module: str) -> Any:
     there = module in sys.modules or importlib.util.find_spec(module) is not None
     return pytest.mark.skipif(not there, reason=f"{module} isn't installed (pip install {module})")
 
 
-def _create(name: str, folder: Path) -> Tracker:
+def create_tracker(name: str, folder: Path) -> Tracker:
     return get_plugins().trackers.get(name).create(folder, CONFIG)
 
 
-def _cut_short(name: str, folder: Path) -> None:
+def log_killed_and_resumed_run(name: str, folder: Path) -> None:
     """A run that is killed after its second point, and resumed: it tells the first two again."""
-    tracker = _create(name, folder)
+    tracker = create_tracker(name, folder)
     (folder / "journal.jsonl").write_text('{"status": "edited"}\n')
     for step, metrics in POINTS[:2]:
         tracker.log(step, metrics)
     tracker.close()  # what a kill leaves out; the packages' own business
-    tracker = _create(name, folder)
+    tracker = create_tracker(name, folder)
     for step, metrics in POINTS:
         tracker.log(step, metrics)
     tracker.close()
@@ -60,7 +60,7 @@ def _cut_short(name: str, folder: Path) -> None:
 # ------------------------------------------------------------------ what they are told
 
 
-def test_a_flat_row() -> None:
+def test_metrics_are_flattened_to_one_row() -> None:
     assert flatten({"a": 1, "b": {"c": {"d": "x"}}, "intervals": {"a": [0, 2], "e": None}, "f": [1]}) == {
         "a": 1,
         "b.c.d": "x",
@@ -77,7 +77,7 @@ def test_a_flat_row() -> None:
     }
 
 
-def test_ids_are_those_of_the_run_in_the_folder(tmp_path: Path) -> None:
+def test_stored_ids_count_only_if_the_folder_has_a_journal(tmp_path: Path) -> None:
     assert stored_id(tmp_path, "wandb") is None
     store_id(tmp_path, "wandb", "a")
     store_id(tmp_path, "mlflow", "b")
@@ -89,11 +89,11 @@ def test_ids_are_those_of_the_run_in_the_folder(tmp_path: Path) -> None:
         assert stored_id(tmp_path, "wandb") is None
 
 
-# ------------------------------------------------------------------ without the packages
+# ------------------------------------------------------------------ failing_import the packages
 
 
 @pytest.fixture
-def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Exception], None]:
+def failing_import(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Exception], None]:
     """Have a package fail to be imported."""
     real = importlib.import_module
 
@@ -109,24 +109,26 @@ def without(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Exception], None]
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
-def test_what_is_missing_is_named(name: str, tmp_path: Path, without: Callable[[str, Exception], None]) -> None:
+def test_a_missing_or_broken_package_is_refused_with_its_install_command(
+    name: str, tmp_path: Path, failing_import: Callable[[str, Exception], None]
+) -> None:
     kind = get_plugins().trackers.get(name)
-    without(name, ModuleNotFoundError(f"No module named {name!r}", name=name))
+    failing_import(name, ModuleNotFoundError(f"No module named {name!r}", name=name))
     says = f"--track {name}: needs the package {name}, which isn't installed. Run: pip install {name}"
     for begin in (kind.check, lambda: kind.create(tmp_path, CONFIG)):
         with pytest.raises(PluginError) as caught:
             begin()
         assert str(caught.value) == says
     assert list(tmp_path.iterdir()) == []
-    without(name, ModuleNotFoundError("No module named 'absl'", name="absl.flags"))
+    failing_import(name, ModuleNotFoundError("No module named 'absl'", name="absl.flags"))
     with pytest.raises(PluginError, match=rf"{name}, which needs absl, which isn't installed. Run: pip install {name}"):
         kind.check()
-    without(name, TypeError("Descriptors cannot\nbe created"))
+    failing_import(name, TypeError("Descriptors cannot\nbe created"))
     with pytest.raises(PluginError, match=rf"imported: Descriptors cannot be created. Run: pip install -U {name}"):
         kind.check()
 
 
-def test_tables_need_nothing() -> None:
+def test_file_trackers_need_no_package() -> None:
     for name in ("csv", "json"):
         get_plugins().trackers.get(name).check()
 
@@ -141,9 +143,9 @@ def _events(folder: Path) -> Any:
     return events
 
 
-@_needs("tensorboard")
-def test_tensorboard(tmp_path: Path) -> None:
-    tracker = _create("tensorboard", tmp_path)
+@needs_module("tensorboard")
+def test_tensorboard_has_each_point_as_soon_as_it_is_logged(tmp_path: Path) -> None:
+    tracker = create_tracker("tensorboard", tmp_path)
     for step, metrics in POINTS:
         tracker.log(step, metrics)
         last = _events(tmp_path).Scalars("ES")[-1]
@@ -155,9 +157,9 @@ def test_tensorboard(tmp_path: Path) -> None:
     assert b"hparams.eps: 1.0" in text.tensor_proto.string_val[0]
 
 
-@_needs("tensorboard")
-def test_tensorboard_of_a_resumed_run(tmp_path: Path) -> None:
-    _cut_short("tensorboard", tmp_path)
+@needs_module("tensorboard")
+def test_tensorboard_has_every_point_of_a_resumed_run_once(tmp_path: Path) -> None:
+    log_killed_and_resumed_run("tensorboard", tmp_path)
     events = _events(tmp_path)
     assert {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]} == EXPECTED
 
@@ -181,24 +183,24 @@ class FakeWandb(ModuleType):
         if self.failure:
             raise self.failure
         assert resume == "allow" and settings.console == "off"
-        kept = self.server.setdefault(id, {"points": {}, "project": project, "name": name, "finished": 0})
-        kept["config"] = config
-        return FakeWandbRun(self, kept)
+        stored = self.server.setdefault(id, {"points": {}, "project": project, "name": name, "finished": 0})
+        stored["config"] = config
+        return FakeWandbRun(self, stored)
 
 
 class FakeWandbRun:
-    def __init__(self, wandb: FakeWandb, kept: dict[str, Any]) -> None:
-        self.wandb, self.kept = wandb, kept
-        self.starting_step = max(kept["points"], default=-1) + 1
+    def __init__(self, wandb: FakeWandb, stored: dict[str, Any]) -> None:
+        self.wandb, self.stored = wandb, stored
+        self.starting_step = max(stored["points"], default=-1) + 1
 
     def log(self, values: dict[str, float], *, step: int) -> None:
-        if step < max(self.kept["points"], default=0):
+        if step < max(self.stored["points"], default=0):
             self.wandb.refused.append(step)
         else:
-            self.kept["points"].setdefault(step, {}).update(values)
+            self.stored["points"].setdefault(step, {}).update(values)
 
     def finish(self) -> None:
-        self.kept["finished"] += 1
+        self.stored["finished"] += 1
 
 
 @pytest.fixture
@@ -210,42 +212,44 @@ def wandb(monkeypatch: pytest.MonkeyPatch) -> FakeWandb:
     return fake
 
 
-def test_wandb_of_a_resumed_run(wandb: FakeWandb, tmp_path: Path) -> None:
-    _cut_short("wandb", tmp_path)
-    (kept,) = wandb.server.values()
+def test_wandb_has_every_point_of_a_resumed_run_once(wandb: FakeWandb, tmp_path: Path) -> None:
+    log_killed_and_resumed_run("wandb", tmp_path)
+    (stored,) = wandb.server.values()
     by_metric: dict[str, list[Any]] = {}
-    for step, values in kept.pop("points").items():
+    for step, values in stored.pop("points").items():
         for name, value in values.items():
             by_metric.setdefault(name, []).append((step, value))
     assert by_metric == EXPECTED
-    assert kept == {"project": "easyedit-lifelong", "name": tmp_path.name, "config": CONFIG, "finished": 2}
+    assert stored == {"project": "easyedit-lifelong", "name": tmp_path.name, "config": CONFIG, "finished": 2}
     assert wandb.refused == []
 
 
-def test_another_run_in_the_folder_is_another_run(wandb: FakeWandb, tmp_path: Path) -> None:
-    _create("wandb", tmp_path).close()
-    _create("wandb", tmp_path).close()
+def test_a_new_run_in_the_same_folder_is_a_new_wandb_run(wandb: FakeWandb, tmp_path: Path) -> None:
+    create_tracker("wandb", tmp_path).close()
+    create_tracker("wandb", tmp_path).close()
     assert len(wandb.server) == 2
 
 
-def test_wandb_as_its_environment_says(wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_takes_project_and_name_from_the_environment(
+    wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     monkeypatch.setenv("WANDB_NAME", "first")
-    _create("wandb", tmp_path).close()
-    (kept,) = wandb.server.values()
-    assert (kept["project"], kept["name"]) == ("mine", "first")
+    create_tracker("wandb", tmp_path).close()
+    (stored,) = wandb.server.values()
+    assert (stored["project"], stored["name"]) == ("mine", "first")
 
 
-def test_wandb_without_a_key(wandb: FakeWandb, tmp_path: Path) -> None:
+def test_a_missing_wandb_key_is_refused_with_a_hint(wandb: FakeWandb, tmp_path: Path) -> None:
     wandb.failure = RuntimeError("No API key configured. Use `wandb login` to log in.")
     with pytest.raises(PluginError, match=r"--track wandb: can't start a run: No API key .* WANDB_MODE=offline"):
-        _create("wandb", tmp_path)
+        create_tracker("wandb", tmp_path)
 
 
-def test_a_service_that_fails_costs_points_and_not_the_run(
+def test_a_failing_service_loses_points_but_does_not_stop_the_run(
     wandb: FakeWandb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    tracker = _create("wandb", tmp_path)
+    tracker = create_tracker("wandb", tmp_path)
 
     def gone(*_: object, **__: object) -> None:
         raise ConnectionError("server\ngone")
@@ -281,11 +285,11 @@ def _wandb_records(data: bytes, block: int = 1 << 15) -> Iterator[bytes]:
             parts = b""
 
 
-@_needs("wandb")
-def test_wandb_itself_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@needs_module("wandb")
+def test_the_real_wandb_records_every_point_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
-    tracker = _create("wandb", tmp_path)
+    tracker = create_tracker("wandb", tmp_path)
     for step, metrics in POINTS:
         tracker.log(step, metrics)
     tracker.close()
@@ -374,8 +378,8 @@ def _history(run: Any) -> dict[str, list[Any]]:
     return by_metric
 
 
-def test_mlflow_of_a_resumed_run(mlflow: FakeMlflow, tmp_path: Path) -> None:
-    _cut_short("mlflow", tmp_path)
+def test_mlflow_has_every_point_of_a_resumed_run_once(mlflow: FakeMlflow, tmp_path: Path) -> None:
+    log_killed_and_resumed_run("mlflow", tmp_path)
     (run,) = mlflow.runs.values()
     assert _history(run) == EXPECTED
     assert run.params == {"method": "GRACE", "hparams.eps": "1.0", "hparams.layers": "[1, 2]"}
@@ -383,31 +387,37 @@ def test_mlflow_of_a_resumed_run(mlflow: FakeMlflow, tmp_path: Path) -> None:
     assert set(mlflow.uris) == {f"sqlite:///{tmp_path}/mlflow.db"}
 
 
-def test_mlflow_whose_run_is_gone(mlflow: FakeMlflow, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_deleted_mlflow_run_is_replaced_by_a_new_one(
+    mlflow: FakeMlflow, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "journal.jsonl").write_text("{}\n")
     store_id(tmp_path, "mlflow", "deleted")
-    tracker = _create("mlflow", tmp_path)
+    tracker = create_tracker("mlflow", tmp_path)
     tracker.log(*POINTS[0])
     assert _history(mlflow.runs["run0"])["ES"] == [(1, 1.0)]
     assert "starts a new run, since run deleted can't be resumed" in caplog.text
     assert stored_id(tmp_path, "mlflow") == "run0"
 
 
-def test_mlflow_as_its_environment_says(mlflow: FakeMlflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mlflow_takes_uri_and_experiment_from_the_environment(
+    mlflow: FakeMlflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://here")
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "mine")
-    _create("mlflow", tmp_path).close()
-    _create("mlflow", tmp_path).close()
+    create_tracker("mlflow", tmp_path).close()
+    create_tracker("mlflow", tmp_path).close()
     assert (mlflow.uris, list(mlflow.experiments), len(mlflow.runs)) == (["http://here"] * 2, ["mine"], 2)
 
 
-def test_mlflow_that_can_not_begin(mlflow: FakeMlflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_mlflow_server_is_refused(
+    mlflow: FakeMlflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> Any:
         raise ConnectionError("nobody listens")
 
     monkeypatch.setattr(mlflow, "get_experiment_by_name", refuse)
     with pytest.raises(PluginError, match=r"--track mlflow: can't start a run in sqlite:.*: nobody listens\. Set"):
-        _create("mlflow", tmp_path)
+        create_tracker("mlflow", tmp_path)
 
 
 @pytest.fixture
@@ -417,10 +427,10 @@ def real_mlflow(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("mlflow")
 
 
-@_needs("mlflow")
-@_needs("sqlalchemy")
-def test_mlflow_itself_with_its_database(real_mlflow: Any, tmp_path: Path) -> None:
-    _cut_short("mlflow", tmp_path)
+@needs_module("mlflow")
+@needs_module("sqlalchemy")
+def test_the_real_mlflow_records_every_point_of_a_resumed_run(real_mlflow: Any, tmp_path: Path) -> None:
+    log_killed_and_resumed_run("mlflow", tmp_path)
     client = real_mlflow.MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db")
     experiment = client.get_experiment_by_name("easyedit-lifelong")
     (run,) = client.search_runs([experiment.experiment_id])
