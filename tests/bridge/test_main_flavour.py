@@ -1,4 +1,4 @@
-"""The same tests with a checkout of EasyEdit's main branch in place of the release.
+"""The bridge's tests with a checkout of EasyEdit's main branch in place of the release.
 
 EASYEDIT_MAIN=/path/to/EasyEdit pytest tests/bridge/test_main_flavour.py
 """
@@ -30,7 +30,9 @@ pytestmark = pytest.mark.skipif(not CHECKOUT, reason="EASYEDIT_MAIN doesn't name
         "test_datasets.py",
         "test_editing.py",
         "test_main_grace.py",
-        "test_methods.py",
+        "test_easyedit_memit.py",
+        "test_easyedit_requirements.py",
+        "test_easyedit_runs.py",
     ],
 )
 def test_the_bridges_tests_pass_with_the_main_branch(file: str) -> None:

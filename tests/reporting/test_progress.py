@@ -1,4 +1,4 @@
-"""The live view of a run: what a terminal shows, and what a log file is spared."""
+"""The progress of a run, in a terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ def test_a_terminal_shows_the_bar_the_scores_and_the_latest_edits() -> None:
         text = _text_of(progress)
     assert "2/10" in text and "0.25 s an edit" in text
     assert "scored at 2 edits" in text and "[0.250, 0.750]" in text
-    assert "reliability" not in text, "that is ERR"
-    assert text.count("the capital of [France] is") == 4, "the last five, of which one failed"
+    assert "reliability" not in text, "reliability equals ERR here"
+    assert text.count("the capital of [France] is") == 4, "the last five requests aren't four edits and one failure"
     assert "failed" in text and "→ Rome" in text
-    assert "scored at" not in _text_of(progress), "when it is over the bar alone stays"
+    assert "scored at" not in _text_of(progress), "more than the bar is left after the end"
 
 
 def test_a_low_terminal_shows_only_the_bar() -> None:
@@ -91,7 +91,7 @@ def test_the_remaining_time_of_a_resumed_run_ignores_earlier_edits(monkeypatch: 
 def test_the_loop_reports_every_journal_line_and_scoring(llama: Any, tokenizer: Any, tmp_path: Path) -> None:
     received: list[tuple[str, Any]] = []
 
-    class Listener:
+    class RecordingProgress:
         def journaled(self, entry: Mapping[str, Any]) -> None:
             received.append(("journal", entry["case_id"]))
 
@@ -106,5 +106,22 @@ def test_the_loop_reports_every_journal_line_and_scoring(llama: Any, tokenizer: 
         {"prompt": "moon", "target_new": "cheese"},
     ]
     hparams = GraceHyperParams(model_name="m", inner_params=[FAMILIES["llama"][1]], n_iter=2)
-    run_lifelong(llama, tokenizer, requests, hparams, retention=[], progress=Listener())
+    run_lifelong(llama, tokenizer, requests, hparams, retention=[], progress=RecordingProgress())
     assert received == [("journal", 0), ("done", 1), ("journal", 1), ("scores", 2), ("done", 2)]
+
+
+def test_without_a_terminal_a_short_run_logs_one_line() -> None:
+    console = Console(width=200, record=True, force_terminal=False)
+    with edit_progress(console, 3) as progress:
+        for done in (1, 2, 3):
+            progress.edited(done, {"ES": 1.0, "ERR": done / 3})
+    assert console.export_text() == "3/3 edits  ES 1.000  ERR 1.000\n", "a log file got a line for each edit"
+
+
+def test_a_terminal_shows_the_count_and_the_scores() -> None:
+    console = Console(width=120, record=True, force_terminal=True)
+    with edit_progress(console, 2) as progress:
+        progress.edited(2, {"ES": 0.5})
+    text = console.export_text()
+    assert "2/2" in text
+    assert "ES 0.500" in text
