@@ -1,4 +1,4 @@
-"""EasyEdit's dataset loaders, behind plain dictionaries."""
+"""Records of zsRE and CounterFact files, read by EasyEdit's loaders."""
 
 from __future__ import annotations
 

@@ -30,23 +30,23 @@ def _nll(model: Any, tok: Any, requests: list[dict[str, Any]]) -> list[float]:
 
 
 def _hidden(model: Any, tok: Any, texts: list[str], module: str, side: str) -> list[Tensor]:
-    """Return a module's input or output at each text's last token, one text at a time: no padding to get wrong."""
-    seen: list[Tensor] = []
+    """Return a module's input or output at each text's last token, one text at a time, so that no text is padded."""
+    vectors: list[Tensor] = []
 
-    def look(_: Any, args: Any, output: Any) -> None:
+    def record(_: Any, args: Any, output: Any) -> None:
         value = args[0] if side == "in" else output[0] if isinstance(output, tuple) else output
-        seen.append(value[0, -1].detach().clone())
+        vectors.append(value[0, -1].detach().clone())
 
-    handle = model.get_submodule(module).register_forward_hook(look)
+    handle = model.get_submodule(module).register_forward_hook(record)
     with torch.no_grad():
         for text in texts:
             model(**tok(text, return_tensors="pt"))
     handle.remove()
-    return seen
+    return vectors
 
 
-def _cut(template: str, request: dict[str, Any]) -> str:
-    """Return the text up to the subject's last token, which is where MEMIT looks."""
+def _up_to_subject(template: str, request: dict[str, Any]) -> str:
+    """Return the text up to the subject's last token, which is MEMIT's lookup token."""
     before = request["prompt"].partition(request["subject"])[0]
     return template.format(before + request["subject"])
 
@@ -54,20 +54,24 @@ def _cut(template: str, request: dict[str, Any]) -> str:
 def _plain_memit(
     model: Any, tok: Any, requests: list[dict[str, Any]], hparams: Any, zs: Tensor, templates: Any
 ) -> None:
-    """MEMIT (arXiv 2210.07229, section 4.3) as one reads it, given the target vectors; edits the model."""
+    """MEMIT (arXiv 2210.07229, section 4.3) written from its equations, given the target vectors; edits the model."""
     z_block = hparams.layer_module_tmp.format(hparams.layers[-1])
     for index, layer in enumerate(hparams.layers):
         name = hparams.rewrite_module_tmp.format(layer)
         keys = []
         for request in requests:
             groups = [
-                torch.stack(_hidden(model, tok, [_cut(template, request) for template in group], name, "in")).mean(0)
+                torch.stack(
+                    _hidden(model, tok, [_up_to_subject(template, request) for template in group], name, "in")
+                ).mean(0)
                 for group in templates
             ]
             keys.append(torch.stack(groups).mean(0))
         k = torch.stack(keys, dim=1).double()
-        now = torch.stack(_hidden(model, tok, [_cut("{}", request) for request in requests], z_block, "out"), dim=1)
-        residual = (zs - now).double() / (len(hparams.layers) - index)
+        current = torch.stack(
+            _hidden(model, tok, [_up_to_subject("{}", request) for request in requests], z_block, "out"), dim=1
+        )
+        residual = (zs - current).double() / (len(hparams.layers) - index)
         c = hparams.mom2_update_weight * random_moments(model, hparams)[name].double() + k @ k.T
         delta = residual @ torch.linalg.solve(c, k).T
         weight = model.get_submodule(name).weight
@@ -101,19 +105,19 @@ def test_the_update_equals_the_papers_equations(
 def test_reported_probabilities_equal_those_with_the_vector_added_by_hand(
     memit: Any, kind: str, given_moments: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What MEMIT says the targets' probabilities come to is what adding the same vector by hand gives.
+    """MEMIT logs the targets' probabilities while it optimises a vector.
 
-    That is: at the subject's last token of every template, whatever the padding, and in every row alike.
+    They must be those that the model has with this vector added at the subject's last token of every template.
     """
     module = sys.modules["easyeditor.models.memit.memit_main"]
-    found: list[Tensor] = []
+    target_vectors: list[Tensor] = []
     original = module.compute_z
 
-    def keep(*args: Any, **kwargs: Any) -> Tensor:
-        found.append(original(*args, **kwargs).detach())
-        return found[-1]
+    def record(*args: Any, **kwargs: Any) -> Tensor:
+        target_vectors.append(original(*args, **kwargs).detach())
+        return target_vectors[-1]
 
-    monkeypatch.setattr(module, "compute_z", keep)
+    monkeypatch.setattr(module, "compute_z", record)
     hparams = memit_hparams(memit, kind, v_num_grad_steps=20)
     model, tok = make_pair(kind)
     with caplog.at_level(logging.DEBUG, logger="easyedit_lifelong.bridge"):
@@ -121,19 +125,19 @@ def test_reported_probabilities_equal_those_with_the_vector_added_by_hand(
     rollback()
     groups = next(v for (_, n), v in model_state_of(model).caches.items() if n == "CONTEXT_TEMPLATES_CACHE" and v)
     block = hparams.layer_module_tmp.format(1)
-    for z, request in zip(found, REQUESTS, strict=True):
-        delta = z - _hidden(model, tok, [_cut("{}", request)], block, "out")[0]
+    for z, request in zip(target_vectors, REQUESTS, strict=True):
+        delta = z - _hidden(model, tok, [_up_to_subject("{}", request)], block, "out")[0]
         assert delta.norm() > 1
-        said = re.findall(rf"avg prob of \[ {request['target_new']}\] ([\d.e-]+)", caplog.text)
+        reported = re.findall(rf"avg prob of \[ {request['target_new']}\] ([\d.e-]+)", caplog.text)
         by_hand = [_probability(model, tok, template, request, block, delta) for group in groups for template in group]
         assert len(by_hand) == 6
-        assert float(said[-1]) == pytest.approx(sum(by_hand) / 6, rel=1e-3)
-        assert float(said[-1]) > float(said[0]), "it went the right way"
+        assert float(reported[-1]) == pytest.approx(sum(by_hand) / 6, rel=1e-3)
+        assert float(reported[-1]) > float(reported[0]), "the probability didn't rise"
 
 
 def _probability(model: Any, tok: Any, template: str, request: dict[str, Any], block: str, delta: Tensor) -> float:
     """Return the target's probability (geometric mean over its tokens) with a vector added at the subject."""
-    position = len(tok(_cut(template, request))["input_ids"]) - 1
+    position = len(tok(_up_to_subject(template, request))["input_ids"]) - 1
     target = tok(" " + request["target_new"])["input_ids"]
     ids = tok(template.format(request["prompt"]) + tok.decode(target[:-1]))["input_ids"]
 
@@ -160,7 +164,7 @@ def test_an_edit_makes_the_targets_more_likely(memit: Any, kind: str, given_mome
 @pytest.mark.full
 @pytest.mark.smollm2
 def test_the_shipped_hyperparameters_edit_smollm2(easyeditor: Any, tmp_path: Path) -> None:
-    """With the shipped hyperparameters, but statistics of the little text at hand."""
+    """With the shipped hyperparameters, but second moments of this repository's documents."""
     from easyedit_lifelong import load_model
     from easyedit_lifelong.data.readers import read_json
     from easyedit_lifelong.data.samples import COUNTERFACT
@@ -224,7 +228,7 @@ def test_edits_are_reproducible_and_leave_the_callers_random_state_alone(memit: 
 
 
 def test_models_share_no_cache(memit: Any, given_moments: None) -> None:
-    """EasyEdit keeps templates and covariance in globals: a second model would get the first one's."""
+    """EasyEdit keeps templates and covariance in globals, which a second model would use, too, without the bridge."""
     main = sys.modules["easyeditor.models.memit.memit_main"]
     before = (main.CONTEXT_TEMPLATES_CACHE, dict(main.COV_CACHE))
     templates = []
@@ -253,7 +257,7 @@ def test_memit_logs_instead_of_printing(
 def test_a_failure_midway_leaves_no_trace(
     memit: Any, given_moments: None, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    """MEMIT has written the first layer by then."""
+    """The failure comes at the second layer, when the first one is written."""
     main = sys.modules["easyeditor.models.memit.memit_main"]
     original, calls = main.compute_ks, []
 

@@ -24,7 +24,7 @@ from tests.support.toy_method import make_pair
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "expected"),
     [
         ({"subject": None}, "field 'subject': is missing; MEMIT edits at the subject"),
         ({"subject": "Spain"}, "field 'subject': 'Spain' isn't in the prompt 'The capital of France is'"),
@@ -32,25 +32,25 @@ from tests.support.toy_method import make_pair
     ],
 )
 def test_a_request_that_fits_no_template_is_refused_with_its_field(
-    memit: Any, changes: dict[str, Any], says: str
+    memit: Any, changes: dict[str, Any], expected: str
 ) -> None:
     model, tok = make_pair("gpt2")
     requests = as_requests([REQUESTS[1], {**REQUESTS[0], **changes}])
     with pytest.raises(DataError) as caught:
         memit.check_requests(model, tok, memit_hparams(memit, "gpt2"), requests)
     assert "case fr" in str(caught.value)
-    assert says in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_the_last_of_two_occurrences_of_a_subject_is_edited(memit: Any, given_moments: None) -> None:
-    """EasyEdit's templates have room for one; the last one counts."""
+    """EasyEdit's templates have one placeholder, which takes the last occurrence."""
     request = EditRequest("p", "Paris and Paris are", "Rome", subject="Paris")
     assert methods._as_easyedit_request(request, memit_hparams(memit, "gpt2"))["prompt"] == "Paris and {} are"
     memit.apply(*make_pair("gpt2"), [request], memit_hparams(memit, "gpt2", v_num_grad_steps=2))
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "expected"),
     [
         ({"lm_head_module": "lm_head"}, "Its head is tied; write 'transformer.wte'"),
         ({"layers": [0, 7]}, "'transformer.h.7.mlp.c_proj'"),
@@ -59,11 +59,11 @@ def test_the_last_of_two_occurrences_of_a_subject_is_edited(memit: Any, given_mo
     ],
 )
 def test_module_names_that_do_not_exist_are_refused(
-    memit: Any, given_moments: None, changes: dict[str, Any], says: str
+    memit: Any, given_moments: None, changes: dict[str, Any], expected: str
 ) -> None:
     with pytest.raises(ModelError) as caught:
         memit.check(*make_pair("gpt2"), memit_hparams(memit, "gpt2", **changes))
-    assert says in str(caught.value)
+    assert expected in str(caught.value)
 
 
 def test_unknown_methods_and_those_that_rewrite_no_weights_are_refused(easyeditor: Any) -> None:
@@ -80,14 +80,14 @@ def test_other_hyperparameters_belong_to_no_easyedit_method() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "says"),
+    ("changes", "expected"),
     [
         ({"v_lrr": 1}, "unknown hyperparameter 'v_lrr'. Did you mean 'v_lr'?"),
         ({"layers": None, "drop": "layers"}, "layers: missing"),
     ],
 )
 def test_hyperparameter_files_are_read_strictly(
-    easyeditor: Any, tmp_path: Path, changes: dict[str, Any], says: str
+    easyeditor: Any, tmp_path: Path, changes: dict[str, Any], expected: str
 ) -> None:
     values = {**VALUES, **NAMES["gpt2"], "v_lr": "5e-1"}
     path = tmp_path / "memit.yaml"
@@ -99,7 +99,7 @@ def test_hyperparameter_files_are_read_strictly(
     with pytest.raises(HyperParameterError) as caught:
         read_easyedit_hparams(path, "MEMIT")
     assert str(path) in str(caught.value)
-    assert says in str(caught.value)
+    assert expected in str(caught.value)
 
 
 @pytest.mark.parametrize(("value", "kept"), [("false", False), ("5e-4", 5e-4)])
@@ -115,9 +115,12 @@ def test_a_number_may_be_false_as_in_easyedits_files(
 
 def test_easyedit_reads_the_same_values_from_the_shipped_file(easyeditor: Any) -> None:
     path = Path(__file__).parents[2] / "hparams" / "MEMIT" / "smollm2-135m.yaml"
-    theirs, ours = easyeditor.MEMITHyperParams.from_hparams(str(path)), read_easyedit_hparams(path, "MEMIT")
-    assert dataclasses.asdict(theirs) == dataclasses.asdict(ours)
-    assert ours.lm_head_module == "model.embed_tokens"
+    read_by_easyedit, read_by_us = (
+        easyeditor.MEMITHyperParams.from_hparams(str(path)),
+        read_easyedit_hparams(path, "MEMIT"),
+    )
+    assert dataclasses.asdict(read_by_easyedit) == dataclasses.asdict(read_by_us)
+    assert read_by_us.lm_head_module == "model.embed_tokens"
 
 
 def test_all_values_of_the_wrong_type_are_named(easyeditor: Any, tmp_path: Path) -> None:
@@ -130,7 +133,7 @@ def test_all_values_of_the_wrong_type_are_named(easyeditor: Any, tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["MEMIT", "FT"])
 def test_shipped_files_of_easyedits_methods_fit_their_model(name: str, request: pytest.FixtureRequest) -> None:
-    if name == "MEMIT":  # FT asks for no statistics
+    if name == "MEMIT":  # FT needs no second moments
         request.getfixturevalue("given_moments")
     hparams = read_easyedit_hparams(find_hparams(f"{name}/smollm2-135m"), name)
     config = LlamaConfig(

@@ -18,10 +18,10 @@ from tests.support.toy_method import make_pair
 
 
 def test_a_resumed_consecutive_run_equals_an_uninterrupted_one(memit: Any, given_moments: None, tmp_path: Path) -> None:
-    """Weights and context templates come back from disk: the second half is the same edit."""
+    """Weights and context templates are read from disk, so the remaining edits are the same."""
     hparams = memit_hparams(memit, "gpt2", batch_size=1, v_num_grad_steps=5)
 
-    class Impatient:
+    class InterruptAfterTwoEdits:
         def edited(self, done: int, scores: Any) -> None:
             if done == 2:
                 raise KeyboardInterrupt
@@ -29,12 +29,12 @@ def test_a_resumed_consecutive_run_equals_an_uninterrupted_one(memit: Any, given
     def run(**options: Any) -> Any:
         return run_consecutive(*make_pair("gpt2"), REQUESTS, hparams, retention=[], **options)
 
-    whole = run()
+    uninterrupted = run()
     with pytest.raises(KeyboardInterrupt):
-        run(out=tmp_path / "run", progress=Impatient())
+        run(out=tmp_path / "run", progress=InterruptAfterTwoEdits())
     resumed = run(out=tmp_path / "run", resume=True)
-    assert resumed.metrics == whole.metrics
-    state = whole.edited_model.state_dict()
+    assert resumed.metrics == uninterrupted.metrics
+    state = uninterrupted.edited_model.state_dict()
     assert all(torch.equal(tensor, state[name]) for name, tensor in resumed.edited_model.state_dict().items())
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert (summary["method"], summary["n_edits"]) == ("MEMIT", 3)
@@ -90,7 +90,7 @@ def test_a_run_on_an_edited_model_is_refused(memit: Any, given_moments: None, tm
 def test_second_moments_are_collected_once_and_stored(
     memit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through this package's own collection; the file is EasyEdit's."""
+    """They are collected by this package and stored in EasyEdit's file format."""
     calls: list[Any] = []
     original = requirements.obtain_moments
     monkeypatch.setattr(
@@ -106,4 +106,4 @@ def test_second_moments_are_collected_once_and_stored(
     for _ in range(2):
         memit.apply(model, tok, REQUESTS[:1], hparams)
     assert len(calls) == 1
-    assert len(list((tmp_path / "stats").rglob("*.npz"))) == 2, "one a layer"
+    assert len(list((tmp_path / "stats").rglob("*.npz"))) == 2, "not one file for each layer"

@@ -1,4 +1,4 @@
-"""``BaseEditor`` from end to end on tiny models, with our methods and with EasyEdit's own."""
+"""``BaseEditor`` on tiny models, with methods of plugins and with EasyEdit's own."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_a_plugins_method_edits_a_model_loaded_from_a_folder(
 
     metrics, edited, _ = _edit(editor)
 
-    # The target's first token only is the toy's doing.
+    # The toy method changes only the target's first token.
     first = 1 / len(editor.tok(" Rome")["input_ids"])
     assert metrics[0]["post"]["rewrite_acc"][0] >= first
     assert metrics[0]["pre"]["rewrite_acc"][0] < first
@@ -117,7 +117,7 @@ def test_constructing_an_editor_writes_no_file_and_adds_no_log_handler(
 def test_scoring_tells_the_method_where_the_prompt_ends(easyeditor: Any, toy: Toy, kind: str) -> None:
     model, tokenizer = make_pair(kind)
     editor = easyeditor.BaseEditor(ToyHyperParams((model, tokenizer)))
-    target = "Rome" if kind == "gpt2" else "Paris and Rome"  # any length of target must do
+    target = "Rome" if kind == "gpt2" else "Paris and Rome"  # targets of several lengths
     length = len(tokenizer(" " + target)["input_ids"])
     metrics, _, _ = _edit(editor, target_new=target, locality_inputs=None)
     assert metrics[0]["post"]["rewrite_acc"][0] >= 1 / length
@@ -197,7 +197,7 @@ def test_a_method_registered_after_the_import_is_found(
     from easyedit_lifelong.plugins import get_plugins
 
     class LaterHyperParams(ToyHyperParams):
-        """Of a method that EasyEdit has not been told of."""
+        """Hyperparameters of a method that is missing in EasyEdit's dictionary."""
 
     later = Toy(LaterHyperParams)
     add_method(EditMethod("LATER", LaterHyperParams, later.apply))
@@ -233,7 +233,7 @@ def test_easyedits_own_rome_raises_the_score_of_the_edit(easyeditor: Any, saved:
     torch.manual_seed(0)
     hparams = easyeditor.ROMEHyperParams(model_name=saved("gpt2"), **ROME, **MODULE_NAMES["gpt2"])
     editor = easyeditor.BaseEditor.from_hparams(hparams)
-    # The prompt ends with the subject, so that even a random model lets the edit through.
+    # The prompt ends with the subject: behind it, a random model might not pass the edit on to the answer.
     metrics, _, _ = _edit(editor, prompts="The capital of France")
     assert metrics[0]["post"]["rewrite_acc"][0] > metrics[0]["pre"]["rewrite_acc"][0]
 

@@ -1,4 +1,4 @@
-"""Finding and importing EasyEdit."""
+"""How EasyEdit is found and imported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ sys.meta_path[:] = [Hidden if f is importlib.machinery.PathFinder else f for f i
 
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., str]:
-    """Run a script in a fresh interpreter; returns what it prints."""
+    """Return a function that runs a script in a new interpreter and returns its output."""
 
     def run(script: str, *folders: Path) -> str:
         path = os.pathsep.join([*map(str, folders), str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -63,7 +63,7 @@ def python(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Callable[..., Path]:
-    """Write a small package called ``easyeditor``; returns the folder for the path."""
+    """Return a function that writes a small package called ``easyeditor`` and returns its parent folder."""
 
     def write(**files: str) -> Path:
         root = tmp_path / "checkout"
@@ -88,8 +88,8 @@ def checkout(tmp_path: Path) -> Callable[..., Path]:
 
 
 def test_importing_the_package_imports_no_large_library(python: Callable[..., str]) -> None:
-    heavy = '{"torch", "transformers", "easyeditor", "numpy"}'
-    assert python(f"import sys, easyedit_lifelong; print({heavy} & set(sys.modules))") == "set()"
+    large = '{"torch", "transformers", "easyeditor", "numpy"}'
+    assert python(f"import sys, easyedit_lifelong; print({large} & set(sys.modules))") == "set()"
 
 
 def test_installing_twice_adds_one_finder() -> None:
@@ -144,7 +144,7 @@ def test_importing_easyedit_changes_no_global_state(easyeditor: Any, python: Cal
         import contextlib, logging, os, random
         import numpy, torch, transformers
         with contextlib.suppress(ImportError):
-            import datasets  # EasyEdit imports it if it's there; what that does isn't EasyEdit's doing
+            import datasets  # EasyEdit imports it where it is installed; its effects aren't EasyEdit's
         import easyedit_lifelong
         def state():
             root = logging.getLogger()

@@ -1,4 +1,4 @@
-"""The main branch's own GRACE, beside ours of the same name."""
+"""The main branch's GRACE, which has the same name as the GRACE of this package."""
 
 from __future__ import annotations
 

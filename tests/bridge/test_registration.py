@@ -1,4 +1,4 @@
-"""What stands in ``ALG_DICT``, and EasyEdit's lists of names."""
+"""Methods of this package in EasyEdit's ``ALG_DICT`` and in its lists of names."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class TheirHyperParams:
 
 
 def apply(*args: Any, **kwargs: Any) -> Any:
-    """Return what the method was given."""
+    """Return the arguments."""
     return "ours", args, kwargs
 
 
@@ -34,8 +34,8 @@ def test_the_hyperparameter_class_selects_the_function() -> None:
     ours = ToyHyperParams("model")
     assert dispatch("m", "t", [1], ours, copy=False) == ("ours", ("m", "t", [1], ours), {"copy": False})
     theirs = TheirHyperParams()
-    given = dispatch("m", "t", [1], theirs, keep_original_weight=False)
-    assert given == ("theirs", ("m", "t", [1], theirs), {"keep_original_weight": False})
+    result = dispatch("m", "t", [1], theirs, keep_original_weight=False)
+    assert result == ("theirs", ("m", "t", [1], theirs), {"keep_original_weight": False})
 
 
 def test_a_subclass_of_our_hyperparameters_selects_our_function() -> None:
@@ -48,8 +48,8 @@ def test_a_subclass_of_our_hyperparameters_selects_our_function() -> None:
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_dispatcher_sets_keep_original_weight(keep: bool) -> None:
     dispatch = dispatcher(OURS, None, keep_original_weight=keep)
-    given = dispatch("m", "t", [1], ToyHyperParams("model"), keep_original_weight=False)[2]
-    assert given["keep_original_weight"] is keep
+    arguments = dispatch("m", "t", [1], ToyHyperParams("model"), keep_original_weight=False)[2]
+    assert arguments["keep_original_weight"] is keep
 
 
 def test_unknown_hyperparameters_are_refused() -> None:
@@ -87,8 +87,8 @@ def test_batchable_methods_are_in_easyedits_list_of_batch_methods(
 ) -> None:
     editors = importlib.import_module("easyeditor.editors.batch_editor")
     add_method(EditMethod("SINGLE", type("SingleHyperParams", (), {}), apply))
-    test = editors.BatchEditor.is_batchable_method
-    assert [test(name) for name in ("TOY", "SINGLE", "FT", "KN")] == [True, False, True, False]
+    is_listed = editors.BatchEditor.is_batchable_method
+    assert [is_listed(name) for name in ("TOY", "SINGLE", "FT", "KN")] == [True, False, True, False]
 
 
 def test_other_methods_are_in_easyedits_list_of_single_edit_methods(
@@ -96,8 +96,8 @@ def test_other_methods_are_in_easyedits_list_of_single_edit_methods(
 ) -> None:
     editors = importlib.import_module("easyeditor.editors.singleton_editor")
     add_method(EditMethod("SINGLE", type("SingleHyperParams", (), {}), apply))
-    test = editors.SingletonEditor.is_singleton_method
-    assert [test(name) for name in ("TOY", "SINGLE", "FT", "KN")] == [False, True, False, True]
+    is_listed = editors.SingletonEditor.is_singleton_method
+    assert [is_listed(name) for name in ("TOY", "SINGLE", "FT", "KN")] == [False, True, False, True]
 
 
 def test_easyedits_single_edit_method_refuses_a_batch(easyeditor: Any) -> None:

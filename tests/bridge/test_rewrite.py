@@ -1,4 +1,4 @@
-"""The rewriting rules, on small pieces of source."""
+"""The rules by which EasyEdit's source is rewritten, on small pieces of source."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
 
 
-class Recorder:
-    """Something that can be moved."""
+class MovableStub:
+    """A stub for a tensor or model that can be moved to a device."""
 
     device = "cpu"
 
     def to(self, device: Any) -> Any:
-        """Return where it was moved to."""
+        """Return the device."""
         return device
 
     def cuda(self, index: int = 0) -> str:
-        """Return that it was moved to CUDA."""
+        """Return the CUDA device."""
         return f"real cuda {index}"
 
 
@@ -70,7 +70,7 @@ def test_cuda_devices_become_the_cpu_without_cuda(expression: str, x: Any) -> No
     class H:
         device = x
 
-    assert run(f"result = {expression}", x=x, y=Recorder(), device=x, h=H)["result"] == "cpu"
+    assert run(f"result = {expression}", x=x, y=MovableStub(), device=x, h=H)["result"] == "cpu"
 
 
 @pytest.mark.parametrize(("x", "device"), [(1, "cuda:1"), ("cuda:1", "cuda:1"), ("cpu", "cpu")])
@@ -85,7 +85,7 @@ def test_an_unavailable_device_is_refused_with_the_available_ones(two_gpus: None
 
 @pytest.mark.parametrize("device", ["cpu", None, "cuda:0", True])
 def test_to_keeps_complete_device_names(device: Any) -> None:
-    assert run("result = y.to(device)", y=Recorder(), device=device)["result"] is device
+    assert run("result = y.to(device)", y=MovableStub(), device=device)["result"] is device
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_imports_in_try_blocks_and_functions_are_unchanged() -> None:
     ],
 )
 def test_module_level_side_effects_are_removed(source: str) -> None:
-    run(source)  # each would be a NameError if it ran
+    run(source)  # each raises a NameError if it runs
 
 
 def test_side_effects_inside_functions_are_kept() -> None:

@@ -1,4 +1,4 @@
-"""EasyEdit's scoring functions, as they are wrapped."""
+"""EasyEdit's scoring functions, wrapped by the bridge."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def utils(easyeditor: Any) -> Any:
 
 @pytest.fixture
 def edited(toy: Toy, pair: Any) -> Any:
-    """A model that says the target's first token, and its tokenizer."""
+    """A model that answers with the target's first token, and its tokenizer."""
     toy.apply(*pair, [{"prompt": PROMPT, "target_new": TARGET}], None)
     return pair
 
@@ -51,10 +51,10 @@ def test_prompt_ends_are_known_in_batches_padded_on_either_side(utils: Any, edit
     prompts, targets = [PROMPT, "Marie Curie worked in the city of"], [TARGET, "London"]
     utils.test_prediction_acc(model, tok, ToyHyperParams(None), prompts, targets, "cpu")
     handle.remove()
-    together = tok([f"{p} {t}" for p, t in zip(prompts, targets, strict=True)], padding=True)
+    batch = tok([f"{p} {t}" for p, t in zip(prompts, targets, strict=True)], padding=True)
     rows = [
         mask.index(1) + len(tok(prompt)["input_ids"]) - 1
-        for mask, prompt in zip(together["attention_mask"], prompts, strict=True)
+        for mask, prompt in zip(batch["attention_mask"], prompts, strict=True)
     ]
     if side == "right" and "vanilla_generation" in utils.test_prediction_acc.__wrapped__.__code__.co_varnames:
         pytest.skip("main always pads on the left")
@@ -89,8 +89,8 @@ def test_generation_is_compared_with_what_follows_the_prompt(main: Any, utils: A
     assert utils.F1(model, tok, ours, PROMPT, "Rome", "cpu", vanilla_generation=True) >= 0
     for hparams, target in ((theirs, TARGET), (ours, " " + TARGET)):
         arguments = (model, tok, hparams, PROMPT, target, "cpu")
-        own = utils.test_prediction_acc.__wrapped__(*arguments, vanilla_generation=True)
-        assert utils.test_prediction_acc(*arguments, vanilla_generation=True) == own
+        expected = utils.test_prediction_acc.__wrapped__(*arguments, vanilla_generation=True)
+        assert utils.test_prediction_acc(*arguments, vanilla_generation=True) == expected
 
 
 @pytest.mark.parametrize(

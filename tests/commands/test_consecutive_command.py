@@ -90,22 +90,22 @@ def test_skipped_records_are_listed(consecutive_cli: RunCommand) -> None:
 
 def test_a_folder_with_a_run_is_refused_before_the_model_loads(consecutive_cli: RunCommand) -> None:
     assert consecutive_cli.run()[0] == 0
-    code, _, err = consecutive_cli.run(model="/nothing/there")
+    code, _, err = consecutive_cli.run(model="/missing/there")
     assert code == 1
-    assert "holds another run" in err, "and that is said before the model loads"
+    assert "holds another run" in err, "the folder isn't checked before the model loads"
     assert "--resume goes on with it" in err
 
 
 def test_a_resumed_run_gives_the_metrics_of_an_uninterrupted_one(consecutive_cli: RunCommand) -> None:
-    """In a single round, every batch stands alone: no state is needed."""
+    """A single-round run has no state: each of its batches starts from the unedited model."""
     assert consecutive_cli.run("--consecutive", 0, "--bsz", 2)[0] == 0
-    whole = consecutive_cli.summary()
+    uninterrupted = consecutive_cli.summary()
     (consecutive_cli.out / "summary.json").unlink()
     journal = consecutive_cli.out / "journal.jsonl"
     journal.write_text("".join(journal.read_text().splitlines(keepends=True)[:2]))
     code, _, err = consecutive_cli.run("--consecutive", 0, "--bsz", 2, "--resume")
     assert code == 0, err
-    assert consecutive_cli.summary()["metrics"] == whole["metrics"]
+    assert consecutive_cli.summary()["metrics"] == uninterrupted["metrics"]
     code, _, err = consecutive_cli.run("--consecutive", 0, "--bsz", 3, "--resume")
     assert code == 1
     assert "batch_size was 2, is 3" in err
@@ -115,9 +115,9 @@ def test_mistakes_are_refused_before_the_model_loads(
     consecutive_cli: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     forbid_loading(monkeypatch, session)
-    nothing = consecutive_cli.folder / "nothing.json"
-    assert consecutive_cli.error_of(data=nothing) == f"{nothing}: no such data file"
-    assert consecutive_cli.error_of(retention=nothing) == f"{nothing}: no such retention file"
+    missing = consecutive_cli.folder / "nothing.json"
+    assert consecutive_cli.error_of(data=missing) == f"{missing}: no such data file"
+    assert consecutive_cli.error_of(retention=missing) == f"{missing}: no such retention file"
     assert "no such hyperparameter file" in consecutive_cli.error_of(hparams="nothing")
     assert "Did you mean 'zsre'?" in consecutive_cli.error_of("--format", "zrse")
     assert "record 0, field 'src'" in consecutive_cli.error_of("--format", "zsre")

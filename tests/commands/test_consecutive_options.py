@@ -52,7 +52,7 @@ def test_a_switch_needs_no_value(name: str) -> None:
 
 
 def test_scope_accepts_the_same_options() -> None:
-    """The authors' editing_scope.py has most of them, too."""
+    """The authors' editing_scope.py has most of these options, too."""
     for name in ("stats_dir", "model", "data", "bsz", "mom2_update_weight", "alpha_z", "edits", "hparams"):
         for spelling in (name, name.replace("_", "-")):
             arguments = build_parser().parse_args(["scope", f"--{spelling}", ARGUMENTS[name][0]])
@@ -60,7 +60,7 @@ def test_scope_accepts_the_same_options() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "expected"),
     [
         (["--consecutive", "2"], "--consecutive"),
         (["--wohk", "2"], "--wohk"),
@@ -73,15 +73,15 @@ def test_scope_accepts_the_same_options() -> None:
         (["--eval-every", "0"], "--eval-every"),
     ],
 )
-def test_a_bad_option_value_is_wrong_usage(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_option_value_is_wrong_usage(words: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["consecutive", *words])
     assert caught.value.code == 2
-    assert says in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
 
 
 def hparams_of(*words: Any) -> Any:
-    """Return the hyperparameters that a command line gives."""
+    """Return the hyperparameters that result from a command line."""
     arguments = build_parser().parse_args(["consecutive", *map(str, words)])
     return hparams_from_arguments(arguments, arguments.method)
 
@@ -89,7 +89,7 @@ def hparams_of(*words: Any) -> Any:
 def test_options_override_the_hyperparameter_file() -> None:
     hparams = hparams_of("--bsz", 7, "--device", "cpu", "--model", "other/place", "--hparams", "GRACE/smollm2-135m")
     assert (hparams.batch_size, hparams.device, hparams.model_name) == (7, "cpu", "other/place")
-    assert hparams.source.endswith("smollm2-135m.yaml"), "messages still name the file"
+    assert hparams.source.endswith("smollm2-135m.yaml"), "messages don't name the file"
 
 
 def test_coachhooks_options_reach_its_hyperparameters() -> None:
@@ -110,7 +110,7 @@ def test_an_option_that_the_method_lacks_is_refused(option: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "file"),
+    ("model", "file"),
     [
         ("gpt2-xl", "gpt2-xl"),
         ("EleutherAI/gpt-j-6B", "gpt-j-6B"),
@@ -120,17 +120,17 @@ def test_an_option_that_the_method_lacks_is_refused(option: str) -> None:
         ("smollm2-135m", "smollm2-135m"),
     ],
 )
-def test_a_model_name_selects_its_shipped_file(asked: str, file: str) -> None:
-    assert shipped_hparams("GRACE", asked).stem == file
+def test_a_model_name_selects_its_shipped_file(model: str, file: str) -> None:
+    assert shipped_hparams("GRACE", model).stem == file
 
 
 def test_a_model_path_is_kept_and_a_short_name_takes_the_files_name() -> None:
-    def named(model: str) -> Any:
+    def model_name(model: str) -> Any:
         return hparams_of("--model", model, "--method", "GRACE").model_name
 
-    assert named("/models/gpt2-xl") == "/models/gpt2-xl"
-    assert named("EleutherAI/gpt-j-6B") == "EleutherAI/gpt-j-6B"
-    assert named("GPT2-XL") == hparams_of("--hparams", "GRACE/gpt2-xl").model_name
+    assert model_name("/models/gpt2-xl") == "/models/gpt2-xl"
+    assert model_name("EleutherAI/gpt-j-6B") == "EleutherAI/gpt-j-6B"
+    assert model_name("GPT2-XL") == hparams_of("--hparams", "GRACE/gpt2-xl").model_name
 
 
 def test_a_model_without_a_shipped_file_is_refused() -> None:

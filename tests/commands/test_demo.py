@@ -1,4 +1,4 @@
-"""The demo from end to end on a tiny model: two runs on the same facts, and one table."""
+"""The demo on a tiny model: two runs on the same facts, and one table."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ FACTS = [
 
 @pytest.fixture
 def folder(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with facts and both methods' hyperparameters; EasyEdit may litter it."""
+    """A working directory with facts and the hyperparameters of both methods; EasyEdit writes its logs there."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("COLUMNS", "100")
@@ -75,25 +75,25 @@ def run(folder: Path, edits: int = 3, out: str = "demo") -> dict[str, dict[str, 
 def test_both_methods_edit_the_same_facts_and_share_one_table(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summaries = run(folder)
     assert list(summaries) == ["GRACE", "CoachHook"]
-    asked = {}
+    requests = {}
     for method, summary in summaries.items():
         run_folder = folder / "demo" / method
         assert json.loads((run_folder / SUMMARY).read_text(encoding="utf-8")) == summary
         journal = [json.loads(line) for line in (run_folder / JOURNAL).read_text(encoding="utf-8").splitlines()]
-        asked[method] = [(entry["prompt"], entry["target_new"]) for entry in journal]
+        requests[method] = [(entry["prompt"], entry["target_new"]) for entry in journal]
         assert (run_folder / CONFIG).is_file()
         assert (run_folder / METRICS_FILE).is_file()
         assert summary["n_edits"] == 3
         assert summary["method"] == method
         assert summary["metrics"]["ES"] > summary["metrics"]["reliability_before"]
-    assert asked["GRACE"] == asked["CoachHook"] == [(fact["prompt"], fact["target_new"]) for fact in FACTS]
+    assert requests["GRACE"] == requests["CoachHook"] == [(fact["prompt"], fact["target_new"]) for fact in FACTS]
     assert summaries["CoachHook"]["n_batches"] == 2
 
     text = capsys.readouterr().out
     table = text[text.index("each method from the unedited model") :]
     for name in ("ES", "ERR (reliability)", "generality", "locality", "TRR", "generation_match", "seconds an edit"):
         assert f"\n{name} " in table
-    assert text.count("Peru (rephrased)") == 2, "both methods are asked in other words"
+    assert text.count("Peru (rephrased)") == 2, "the paraphrase isn't shown once for each method"
 
 
 def test_the_second_method_starts_from_the_unedited_model(folder: Path) -> None:
@@ -105,9 +105,9 @@ def test_the_second_method_starts_from_the_unedited_model(folder: Path) -> None:
 
 def test_second_moments_are_collected_once(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(folder, edits=1)
-    said = capsys.readouterr().out
-    assert "text that the model generates" in " ".join(said.split())
-    assert "Collected in" in said
+    output = capsys.readouterr().out
+    assert "text that the model generates" in " ".join(output.split())
+    assert "Collected in" in output
     stored = sorted((folder / "cache" / "stats").rglob("*.npz"))
     assert len(stored) == 2
     written = [path.stat().st_mtime_ns for path in stored]
@@ -124,12 +124,12 @@ def test_a_demo_replaces_an_earlier_one(folder: Path) -> None:
 
 @pytest.mark.parametrize("method", ["GRACE", "CoachHook"])
 def test_a_folder_that_no_demo_wrote_is_refused_and_kept(folder: Path, method: str) -> None:
-    theirs = folder / "demo" / method / CONFIG
-    theirs.parent.mkdir(parents=True)
-    theirs.write_text("data: mine\n", encoding="utf-8")
+    other_config = folder / "demo" / method / CONFIG
+    other_config.parent.mkdir(parents=True)
+    other_config.write_text("data: mine\n", encoding="utf-8")
     with pytest.raises(RunError, match="aren't a demo's"):
         run(folder)
-    assert [path for path in (folder / "demo").rglob("*") if path.is_file()] == [theirs]
+    assert [path for path in (folder / "demo").rglob("*") if path.is_file()] == [other_config]
 
 
 def test_an_earlier_demo_is_kept_if_the_new_one_cannot_start(folder: Path) -> None:
@@ -147,9 +147,9 @@ def test_an_earlier_demo_is_kept_if_the_new_one_cannot_start(folder: Path) -> No
 def test_the_comparison_table_shows_missing_scores_and_failed_edits(capsys: pytest.CaptureFixture[str]) -> None:
     from rich.console import Console
 
-    one = {"metrics": {"ES": 1.0, "reliability_before": 0.25}, "timing": {"seconds_per_edit": 0.5}, "n_failed": 2}
-    other = {"metrics": {"ES": 0.5, "TRR": 0.75}, "timing": {"seconds_per_edit": 1.25}, "n_failed": 0}
-    comparison_table(Console(width=100), {"one": one, "other": other}, "Title")
+    first = {"metrics": {"ES": 1.0, "reliability_before": 0.25}, "timing": {"seconds_per_edit": 0.5}, "n_failed": 2}
+    second = {"metrics": {"ES": 0.5, "TRR": 0.75}, "timing": {"seconds_per_edit": 1.25}, "n_failed": 0}
+    comparison_table(Console(width=100), {"one": first, "other": second}, "Title")
     rows = {line.split("  ")[0].strip(): line.split() for line in capsys.readouterr().out.splitlines() if line.strip()}
     assert rows["metric"] == ["metric", "unedited", "one", "other", "kind"]
     assert rows["ES"][1:4] == ["0.250", "1.000", "0.500"]

@@ -1,4 +1,4 @@
-"""``doctor``: what it finds, what it says to do, and its exit code."""
+"""``doctor``: its findings, its advice, and its exit code."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ needs_easyedit = pytest.mark.skipif(
 
 
 @pytest.fixture(autouse=True)
-def wide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A wide terminal, and a cache of its own."""
+def terminal_and_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A wide terminal, and an empty cache."""
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path / "cache"))
 
@@ -62,14 +62,14 @@ def test_a_missing_package_fails_with_its_install_command(
 
 
 def test_every_required_package_is_checked() -> None:
-    """What pyproject.toml requires, ``doctor`` must miss."""
+    """``doctor`` checks each package that pyproject.toml requires."""
     try:
-        needed = metadata.requires("easyedit-lifelong") or []
+        required = metadata.requires("easyedit-lifelong") or []
     except metadata.PackageNotFoundError:
         pyproject = Path(__file__).parents[2] / "pyproject.toml"
         tomllib = pytest.importorskip("tomllib")
-        needed = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
-    names = {re.split(r"[^\w-]", text)[0] for text in needed if "extra ==" not in text}
+        required = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    names = {re.split(r"[^\w-]", text)[0] for text in required if "extra ==" not in text}
     assert names <= set(_findings())
 
 
@@ -101,7 +101,7 @@ def test_an_easyedit_that_cannot_be_imported_is_a_registration_failure(
 
 @needs_easyedit
 def test_any_error_of_easyedits_import_is_a_finding_and_stops_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout in the middle of a merge raises anything; looking for faults must not be stopped by one."""
+    """A checkout in the middle of a merge can raise any error; the other checks must still run."""
 
     def fail() -> None:
         raise SyntaxError("<<<<<<< HEAD")
@@ -110,7 +110,7 @@ def test_any_error_of_easyedits_import_is_a_finding_and_stops_no_check(monkeypat
     findings = _findings()
     assert not findings["registration"].ok
     assert "<<<<<<< HEAD" in findings["registration"].state
-    assert "plugins" in findings, "the rest is still looked at"
+    assert "plugins" in findings, "the checks after it didn't run"
 
 
 @needs_easyedit
@@ -141,7 +141,7 @@ def test_a_broken_plugin_is_listed_and_not_required(
 
 @pytest.mark.parametrize("state", ["[Errno 2] No such file", "OSError: [/tmp/x] is gone", "list[int]", "a [bold]b"])
 def test_brackets_in_findings_are_printed_unchanged(capsys: pytest.CaptureFixture[str], state: str) -> None:
-    """Error messages and paths hold brackets; they are no markup."""
+    """Rich would read brackets in error messages and paths as markup."""
     print_findings([Finding("thing", False, state, f"mend {state}"), Finding("fine", True, "1.0")])
     out = capsys.readouterr().out
     (row,) = (line for line in out.splitlines() if line.startswith("missing"))

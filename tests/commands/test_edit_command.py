@@ -1,4 +1,4 @@
-"""``edit``: what it edits, shows, saves and refuses."""
+"""``edit``: what it edits, prints, saves and refuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.edits_command_line import OTHER, PROMPT, SUBJECT, TARGET, Edi
 def test_an_edit_is_made_shown_and_saved(edits_cli: EditsCommandLine, method: str) -> None:
     out = edits_cli.edit(method, "edits")
     assert f"{method.removesuffix('-subject')} on {edits_cli.checkpoint}: 1 edit" in out
-    assert "1/1 edits" in out, "progress, where nobody watches"
+    assert "1/1 edits" in out, "progress isn't printed where the output is no terminal"
     assert "learned: 1 of 1" in out
     before, after = generated_by(*edits_cli.model(), PROMPT, 8), generated_by(*edits_cli.model("edits"), PROMPT, 8)
     assert after.split()[0] == TARGET
@@ -56,12 +56,12 @@ def test_edits_by_subject_are_added_to_saved_ones_and_inspected(edits_cli: Edits
     edits_cli.output_of(*words, "--out", edits_cli.folder / "second")
     assert [record["prompt"] for record in edits_cli.records("second")] == [PROMPT, OTHER]
     for prompt, target in ((PROMPT, TARGET), (OTHER, "London")):
-        said = edits_cli.output_of("generate", "--edits", edits_cli.folder / "second", "--prompt", prompt, "--json")
-        assert json.loads(said)[0]["edited"].split()[0] == target
-    shown = " ".join(edits_cli.output_of("inspect", edits_cli.folder / "second").split())
-    assert "eps auto" in shown
-    assert "query_token subject_last" in shown
-    assert "answer_layer model.layers[2].mlp.down_proj, gate_eps 0.5" in shown
+        output = edits_cli.output_of("generate", "--edits", edits_cli.folder / "second", "--prompt", prompt, "--json")
+        assert json.loads(output)[0]["edited"].split()[0] == target
+    output = " ".join(edits_cli.output_of("inspect", edits_cli.folder / "second").split())
+    assert "eps auto" in output
+    assert "query_token subject_last" in output
+    assert "answer_layer model.layers[2].mlp.down_proj, gate_eps 0.5" in output
 
 
 def test_edits_are_added_to_saved_ones_in_the_same_folder_or_a_new_one(edits_cli: EditsCommandLine) -> None:
@@ -82,21 +82,21 @@ def test_edits_are_added_to_saved_ones_in_the_same_folder_or_a_new_one(edits_cli
 
 
 def test_second_moments_are_those_of_the_unedited_model(edits_cli: EditsCommandLine) -> None:
-    """They are collected where they are missing, and the edits that a run begins with must not be in them."""
+    """Missing second moments are collected before the saved edits are put on the model."""
     edits_cli.edit("GRACE", "grace")
     edits_cli.edit("CoachHook", "plain")
     stats = {path.name: path.read_bytes() for path in (edits_cli.folder / "stats").rglob("*.npz")}
     for path in (edits_cli.folder / "stats").rglob("*.npz"):
         path.unlink()
     edits_cli.edit("CoachHook", "both", "--edits", edits_cli.folder / "grace")
-    again = {path.name: path for path in (edits_cli.folder / "stats").rglob("*.npz")}
+    collected = {path.name: path for path in (edits_cli.folder / "stats").rglob("*.npz")}
     import numpy as np
 
-    assert again.keys() == stats.keys()
-    for name, path in again.items():
+    assert collected.keys() == stats.keys()
+    for name, path in collected.items():
         (edits_cli.folder / "before.npz").write_bytes(stats[name])
-        with np.load(edits_cli.folder / "before.npz") as one, np.load(path) as other:
-            assert np.array_equal(one["mom2.mom2"], other["mom2.mom2"])
+        with np.load(edits_cli.folder / "before.npz") as expected, np.load(path) as found:
+            assert np.array_equal(expected["mom2.mom2"], found["mom2.mom2"])
     assert {part["method"] for part in read_folder(edits_cli.folder / "both")[0]["parts"]} == {"GRACE", "CoachHook"}
 
 
@@ -118,30 +118,34 @@ def test_facts_of_a_data_file_get_free_case_ids(edits_cli: EditsCommandLine) -> 
         "--out",
         edits,
     )
-    assert [record["case_id"] for record in edits_cli.records("edits")] == [0, 3, 1, 2], "0 was taken; 3 is the next"
+    assert [record["case_id"] for record in edits_cli.records("edits")] == [0, 3, 1, 2], (
+        "the used id 0 isn't replaced by 3, the first free one"
+    )
     assert len({record["prompt"] for record in edits_cli.records("edits")}) == 4
 
 
 def test_used_case_ids_are_replaced_by_free_ones() -> None:
     requests = requests_for()  # 0 to 3
-    assert [one.case_id for one in replace_used_ids(requests, [])] == [0, 1, 2, 3]
-    assert [one.case_id for one in replace_used_ids(requests, [1, "x", 7])] == [0, 8, 2, 3]
-    assert [one.case_id for one in replace_used_ids(requests, ["1"])] == [0, 1, 2, 3], "text is another id"
+    assert [request.case_id for request in replace_used_ids(requests, [])] == [0, 1, 2, 3]
+    assert [request.case_id for request in replace_used_ids(requests, [1, "x", 7])] == [0, 8, 2, 3]
+    assert [request.case_id for request in replace_used_ids(requests, ["1"])] == [0, 1, 2, 3], (
+        "the text '1' counts as the id 1"
+    )
 
 
 def test_other_edits_are_never_overwritten(edits_cli: EditsCommandLine) -> None:
     edits_cli.edit("GRACE", "edits")
     words = ["edit", "--hparams", edits_cli.hparams["GRACE"], "--prompt", OTHER, "--target", TARGET]
     edits = edits_cli.folder / "edits"
-    told = edits_cli.error_of(*words, "--out", edits)
-    assert told.startswith(f"{edits}: holds other edits ({INDEX}, {TENSORS}), which won't be overwritten.")
-    assert f"--edits {edits}" in told
+    message = edits_cli.error_of(*words, "--out", edits)
+    assert message.startswith(f"{edits}: holds other edits ({INDEX}, {TENSORS}), which won't be overwritten.")
+    assert f"--edits {edits}" in message
     edits_cli.edit("GRACE", "more")
     assert "won't be overwritten" in edits_cli.error_of(*words, "--edits", edits_cli.folder / "more", "--out", edits)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "expected"),
     [
         ([], "there is nothing to edit: give a --prompt with its --target, or --data FILE"),
         (["--prompt", "a"], "--target: there are 0 for 1 --prompt"),
@@ -165,32 +169,32 @@ def test_other_edits_are_never_overwritten(edits_cli: EditsCommandLine) -> None:
     ],
 )
 def test_unusable_requests_are_refused_with_their_option_or_field(
-    edits_cli: EditsCommandLine, words: list[str], told: str
+    edits_cli: EditsCommandLine, words: list[str], expected: str
 ) -> None:
-    assert told in edits_cli.error_of(
+    assert expected in edits_cli.error_of(
         "edit", "--hparams", edits_cli.hparams["CoachHook"], *words, "--out", edits_cli.folder / "edits"
     )
 
 
 @pytest.mark.parametrize(
-    ("subject", "told"),
+    ("subject", "expected"),
     [
         ([], "is missing; the edit is kept at its subject's token. Name it as the prompt spells it. Give each"),
         (["--subject", "Spain"], "'Spain' isn't in the prompt"),
     ],
 )
 def test_edits_by_subject_without_a_usable_subject_are_refused(
-    edits_cli: EditsCommandLine, subject: list[str], told: str
+    edits_cli: EditsCommandLine, subject: list[str], expected: str
 ) -> None:
     words = ["edit", "--hparams", edits_cli.hparams["GRACE-subject"], "--prompt", OTHER, "--target", TARGET, *subject]
-    assert f"field 'subject': {told}" in edits_cli.error_of(*words, "--out", edits_cli.folder / "edits")
-    assert not (edits_cli.folder / "stats").exists(), "second moments would have been collected in vain"
+    assert f"field 'subject': {expected}" in edits_cli.error_of(*words, "--out", edits_cli.folder / "edits")
+    assert not (edits_cli.folder / "stats").exists(), "second moments were collected before the refusal"
 
 
 def test_too_long_a_prompt_is_not_reported_as_a_missing_subject(edits_cli: EditsCommandLine) -> None:
     words = ["--prompt", " ".join(["sea"] * 64), "--target", TARGET, "--out", edits_cli.folder / "x"]
-    told = edits_cli.error_of("edit", "--hparams", edits_cli.hparams["CoachHook"], *words)
-    assert told.endswith("it has 65 tokens, the model's context is 64. Shorten it or leave the record out.")
+    message = edits_cli.error_of("edit", "--hparams", edits_cli.hparams["CoachHook"], *words)
+    assert message.endswith("it has 65 tokens, the model's context is 64. Shorten it or leave the record out.")
 
 
 def test_edits_of_another_model_are_refused_before_second_moments_are_collected(
@@ -207,7 +211,7 @@ def test_edits_of_another_model_are_refused_before_second_moments_are_collected(
         "--model",
         edits_cli.changed_checkpoint("other"),
     ]
-    told = edits_cli.error_of(
+    message = edits_cli.error_of(
         "edit",
         "--hparams",
         edits_cli.hparams["CoachHook"],
@@ -217,8 +221,8 @@ def test_edits_of_another_model_are_refused_before_second_moments_are_collected(
         "--out",
         tmp_path / "x",
     )
-    assert "the fingerprints differ" in told
-    assert not (edits_cli.folder / "stats").exists(), "second moments would have been collected in vain"
+    assert "the fingerprints differ" in message
+    assert not (edits_cli.folder / "stats").exists(), "second moments were collected before the refusal"
 
 
 def test_an_edit_that_fails_saves_nothing(edits_cli: EditsCommandLine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,9 +237,9 @@ def test_an_edit_that_fails_saves_nothing(edits_cli: EditsCommandLine, monkeypat
     monkeypatch.setattr(editor, "train_batch", fail)
     edits = edits_cli.folder / "edits"
     words = ["--prompt", OTHER, "--target", TARGET, "--edits", edits, "--out", edits]
-    told = edits_cli.error_of("edit", "--hparams", edits_cli.hparams["GRACE"], *words)
-    assert f"--prompt '{OTHER}'" in told
-    assert "the loss is NaN" in told
+    message = edits_cli.error_of("edit", "--hparams", edits_cli.hparams["GRACE"], *words)
+    assert f"--prompt '{OTHER}'" in message
+    assert "the loss is NaN" in message
 
 
 def test_an_interrupted_edit_exits_with_130_and_writes_nothing(

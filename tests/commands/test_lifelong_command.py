@@ -33,7 +33,7 @@ def test_a_run_writes_its_files_and_prints_its_scores(lifelong_cli: RunCommand, 
     assert points == [2, 3]
     for name in ("ES", "ERR", "TRR", "locality", "generation_match"):
         assert name in out
-    assert "3/3 edits" in out, "progress, where nobody watches"
+    assert "3/3 edits" in out, "progress isn't printed where the output is no terminal"
     assert "s an edit; 0 failed, 0 skipped" in out
     assert "Traceback" not in out + err
 
@@ -75,7 +75,7 @@ def test_the_schedule_options_determine_the_scorings(lifelong_cli: RunCommand) -
 
 def test_a_resumed_run_gives_the_metrics_of_an_uninterrupted_one(lifelong_cli: RunCommand) -> None:
     assert lifelong_cli.run()[0] == 0
-    whole = lifelong_cli.summary()
+    uninterrupted = lifelong_cli.summary()
     for name in ("summary.json", "metrics.jsonl"):
         (lifelong_cli.out / name).unlink()
     journal = lifelong_cli.out / "journal.jsonl"
@@ -83,9 +83,9 @@ def test_a_resumed_run_gives_the_metrics_of_an_uninterrupted_one(lifelong_cli: R
     code, _, err = lifelong_cli.run("--resume")
     assert code == 0, err
     summary = lifelong_cli.summary()
-    assert (summary["metrics"], summary["intervals"]) == (whole["metrics"], whole["intervals"])
-    message = lifelong_cli.run("--resume", "--only-errors")[2]
-    assert "only_errors was False, is True" in message
+    assert (summary["metrics"], summary["intervals"]) == (uninterrupted["metrics"], uninterrupted["intervals"])
+    err = lifelong_cli.run("--resume", "--only-errors")[2]
+    assert "only_errors was False, is True" in err
     assert "holds no run to resume" in lifelong_cli.error_of("--resume", out=lifelong_cli.folder / "nothing")
 
 
@@ -94,7 +94,7 @@ def test_a_limit_above_the_number_of_records_is_accepted(lifelong_cli: RunComman
 
 
 def test_brackets_in_paths_are_printed_unchanged(lifelong_cli: RunCommand) -> None:
-    """Rich takes [bold] for markup; a path is no markup."""
+    """Rich would read [bold] in a path as markup."""
     data = lifelong_cli.folder / "facts[bold].json"
     lifelong_cli.data.rename(data)
     code, out, err = lifelong_cli.run(data=data, out=lifelong_cli.folder / "run[red]")
@@ -105,7 +105,7 @@ def test_brackets_in_paths_are_printed_unchanged(lifelong_cli: RunCommand) -> No
 
 
 def test_a_path_that_looks_like_broken_markup_does_not_fail_the_run(lifelong_cli: RunCommand) -> None:
-    """The last line of a run of hours is no place to fail."""
+    """Rich raises an error for broken markup, and the last line of a long run prints the path."""
     folder = lifelong_cli.folder / "a["
     folder.mkdir()
     code, _, err = lifelong_cli.run(out=folder / "bold]")
@@ -129,16 +129,16 @@ def test_a_file_as_output_folder_is_refused(lifelong_cli: RunCommand) -> None:
     assert lifelong_cli.error_of(out=lifelong_cli.data) == f"{lifelong_cli.data}: is a file; --out must name a folder"
     nowhere = lifelong_cli.folder / "nothing"
     assert "can't make this folder" in lifelong_cli.error_of(out=lifelong_cli.data / "below" / "deep", model=nowhere), (
-        "before it loads"
+        "the model was loaded first"
     )
 
 
 def test_an_output_folder_that_cannot_be_created_is_refused(
     lifelong_cli: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    closed, really = lifelong_cli.folder / "closed", os.access
+    closed, original = lifelong_cli.folder / "closed", os.access
     closed.mkdir()
-    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and really(path, mode))
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != closed and original(path, mode))
     message = lifelong_cli.error_of(out=closed / "deep" / "run", model=lifelong_cli.folder / "nothing")
     assert f"{closed} can't be written to" in message
 
@@ -161,7 +161,7 @@ def test_a_system_error_is_one_line_and_verbose_shows_its_traceback(
 
 
 def test_a_failed_start_does_not_block_the_next_run(lifelong_cli: RunCommand) -> None:
-    """The mistake is mended, the command typed again: no leftovers, no "holds another run"."""
+    """After a mistake is corrected, the same command must not meet leftovers of the first attempt."""
     lifelong_cli.write(inner_params=["model.layers[9].mlp.down_proj"])
     assert lifelong_cli.run()[0] == 1
     lifelong_cli.write()
@@ -191,7 +191,7 @@ def test_an_interrupt_exits_with_130_and_no_traceback(
 
 
 def test_an_unexpected_exception_is_not_caught(lifelong_cli: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only errors raised on purpose are one line; hiding a bug helps nobody."""
+    """Only errors of this package become one line: the traceback of a bug is needed to correct it."""
 
     def crash(*_: Any) -> None:
         raise ZeroDivisionError

@@ -1,4 +1,4 @@
-"""``lifelong``: what it refuses in data, held-out facts, hyperparameters and model, and how the message names the place."""
+"""``lifelong``: what it refuses in data, held-out facts, hyperparameters and model, and what the message names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ LONG = " ".join(["sea"] * 64)
 
 
 @pytest.mark.parametrize(
-    ("facts", "says"),
+    ("facts", "expected"),
     [
         ("{", "not valid JSON"),
         ("", "not valid JSON"),
@@ -54,11 +54,11 @@ LONG = " ".join(["sea"] * 64)
         ([*FACTS, {"prompt": LONG, "target_new": "t"}], "context is 64. Shorten it or leave the record out."),
     ],
 )
-def test_bad_data_is_refused_with_its_file_and_field(lifelong_cli: RunCommand, facts: Any, says: str) -> None:
+def test_bad_data_is_refused_with_its_file_and_field(lifelong_cli: RunCommand, facts: Any, expected: str) -> None:
     lifelong_cli.write(facts)
     message = lifelong_cli.error_of()
     assert message.startswith(str(lifelong_cli.data))
-    assert says in message
+    assert expected in message
 
 
 @pytest.mark.parametrize("data_format", ["zsre", "counterfact"])
@@ -67,15 +67,15 @@ def test_bad_data_in_a_benchmarks_format_is_refused_with_its_field(lifelong_cli:
 
 
 def test_missing_input_files_are_named(lifelong_cli: RunCommand) -> None:
-    nothing = lifelong_cli.folder / "nothing"
-    assert lifelong_cli.error_of(data=nothing) == f"{nothing}: no such data file"
-    assert lifelong_cli.error_of(retention=nothing) == f"{nothing}: no such retention file"
-    assert lifelong_cli.error_of(hparams=nothing).startswith(f"{nothing}: no such hyperparameter file")
+    missing = lifelong_cli.folder / "nothing"
+    assert lifelong_cli.error_of(data=missing) == f"{missing}: no such data file"
+    assert lifelong_cli.error_of(retention=missing) == f"{missing}: no such retention file"
+    assert lifelong_cli.error_of(hparams=missing).startswith(f"{missing}: no such hyperparameter file")
     assert lifelong_cli.error_of(data=lifelong_cli.folder) == f"{lifelong_cli.folder}: no such data file"
 
 
 @pytest.mark.parametrize(
-    ("retention", "says"),
+    ("retention", "expected"),
     [
         ("[", "not valid JSON"),
         ([{"prompt": "p"}], "record 0, field 'answer'"),
@@ -87,9 +87,9 @@ def test_missing_input_files_are_named(lifelong_cli: RunCommand) -> None:
         ([{"prompt": LONG, "answer": "a"}], "context is 64"),
     ],
 )
-def test_bad_held_out_facts_are_refused(lifelong_cli: RunCommand, retention: Any, says: str) -> None:
+def test_bad_held_out_facts_are_refused(lifelong_cli: RunCommand, retention: Any, expected: str) -> None:
     lifelong_cli.write(retention=retention)
-    assert says in lifelong_cli.error_of()
+    assert expected in lifelong_cli.error_of()
 
 
 def test_held_out_facts_that_are_not_utf8_are_refused(lifelong_cli: RunCommand) -> None:
@@ -106,7 +106,7 @@ def test_an_unknown_tracker_is_refused_with_the_known_ones(lifelong_cli: RunComm
 
 
 @pytest.mark.parametrize(
-    ("values", "says"),
+    ("values", "expected"),
     [
         ({"n_itr": 5}, "unknown hyperparameter 'n_itr'. Did you mean 'n_iter'?"),
         ({"n_iter": "many"}, "n_iter: 'many' is not a whole number"),
@@ -122,12 +122,12 @@ def test_an_unknown_tracker_is_refused_with_the_known_ones(lifelong_cli: RunComm
     ],
 )
 def test_bad_hyperparameters_are_refused_with_their_file(
-    lifelong_cli: RunCommand, values: dict[str, Any], says: str
+    lifelong_cli: RunCommand, values: dict[str, Any], expected: str
 ) -> None:
     lifelong_cli.write(**values)
     message = lifelong_cli.error_of()
-    assert message.startswith(str(lifelong_cli.hparams)), "the file is named"
-    assert says in message
+    assert message.startswith(str(lifelong_cli.hparams)), "the message doesn't begin with the file"
+    assert expected in message
 
 
 def test_hyperparameters_that_are_not_yaml_are_refused(lifelong_cli: RunCommand) -> None:

@@ -1,4 +1,4 @@
-"""What the command line's session reads before it runs."""
+"""How a command reads its hyperparameter file and loads the model that the file names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class NopHyperParams(PluginHyperParams):
 
 
 class Plugin:
-    """A third party's."""
+    """A plugin with this method."""
 
     @hookimpl
     def register_methods(self, register: Any) -> None:
@@ -40,7 +40,7 @@ class Plugin:
 
 @pytest.fixture
 def nop() -> Iterator[None]:
-    """The third party's method, for one test."""
+    """The plugin, registered for one test."""
     plugin, plugins = Plugin(), get_plugins()
     plugins.add(plugin, "test-nop")
     yield
@@ -56,9 +56,9 @@ def _write(folder: Path, **values: Any) -> Path:
 def test_alg_name_selects_the_hyperparameter_class(tmp_path: Path, nop: None) -> None:
     grace = load_hparams(_write(tmp_path, alg_name="GRACE", model_name="m", inner_params=["x"]))
     assert type(grace) is GraceHyperParams
-    theirs = load_hparams(_write(tmp_path, alg_name="NOP", model_name="m", rate="1e-2"))
-    assert type(theirs) is NopHyperParams
-    assert theirs.rate == 0.01
+    hparams = load_hparams(_write(tmp_path, alg_name="NOP", model_name="m", rate="1e-2"))
+    assert type(hparams) is NopHyperParams
+    assert hparams.rate == 0.01
 
 
 def test_a_shipped_file_is_loaded_by_name() -> None:
@@ -77,7 +77,7 @@ def test_an_unknown_method_is_refused_with_a_suggestion(tmp_path: Path, nop: Non
     path = _write(tmp_path, alg_name="NOPE", model_name="m")
     with pytest.raises(LifelongError, match=r"'NOPE'\. Did you mean 'NOP'\?") as caught:
         load_hparams(path)
-    assert str(path) in str(caught.value), "the file is named"
+    assert str(path) in str(caught.value), "the message doesn't name the file"
 
 
 def test_the_named_model_is_loaded_in_its_dtype(checkpoint: Path) -> None:
@@ -88,7 +88,7 @@ def test_the_named_model_is_loaded_in_its_dtype(checkpoint: Path) -> None:
 
 
 def test_models_that_cannot_be_edited_are_refused(tmp_path: Path) -> None:
-    """A tagger would load as a language model, with a head of random weights."""
+    """Transformers would load a token classifier as a language model with a head of random weights."""
     shape = {"vocab_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
     BertForTokenClassification(BertConfig(**shape, hidden_size=8)).save_pretrained(tmp_path)
     build_tokenizer().save_pretrained(tmp_path)

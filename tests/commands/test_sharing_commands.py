@@ -25,14 +25,14 @@ def test_export_adds_the_updates_to_the_weights(edits_cli: EditsCommandLine) -> 
         delta = state.delta(path)
         assert delta is not None
         assert torch.equal(loaded.get_submodule(path).weight, base.get_submodule(path).weight + delta)
-    told = edits_cli.error_of("export", "--edits", edits_cli.folder / "edits", "--out", edits_cli.folder / "model")
-    assert "nothing will be overwritten" in told
+    message = edits_cli.error_of("export", "--edits", edits_cli.folder / "edits", "--out", edits_cli.folder / "model")
+    assert "nothing will be overwritten" in message
 
 
 def test_export_refuses_a_codebook(edits_cli: EditsCommandLine) -> None:
     edits_cli.edit("GRACE", "edits")
-    told = edits_cli.error_of("export", "--edits", edits_cli.folder / "edits", "--out", edits_cli.folder / "model")
-    assert told.startswith("GRACE's edits can't be put into plain weights")
+    message = edits_cli.error_of("export", "--edits", edits_cli.folder / "edits", "--out", edits_cli.folder / "model")
+    assert message.startswith("GRACE's edits can't be put into plain weights")
 
 
 def test_edits_are_pushed_pulled_and_used_from_the_hub(edits_cli: EditsCommandLine, hub: Any) -> None:
@@ -43,8 +43,8 @@ def test_edits_are_pushed_pulled_and_used_from_the_hub(edits_cli: EditsCommandLi
     out = edits_cli.output_of("pull", REPO, "--out", edits_cli.folder / "pulled")
     assert f"1 edit of {edits_cli.checkpoint}, checked" in out
     assert (edits_cli.folder / "pulled" / INDEX).read_bytes() == (edits_cli.folder / "edits" / INDEX).read_bytes()
-    ask = ["--prompt", PROMPT, "--max-new-tokens", 1]
-    assert edits_cli.output_of("generate", "--edits", f"hub:{REPO}", *ask).split()[-1] == TARGET
+    prompt = ["--prompt", PROMPT, "--max-new-tokens", 1]
+    assert edits_cli.output_of("generate", "--edits", f"hub:{REPO}", *prompt).split()[-1] == TARGET
     edits_cli.output_of(
         "push", edits_cli.folder / "edits", "owner/open", "--public", "--revision", "two", "--message", "hello"
     )
@@ -52,4 +52,4 @@ def test_edits_are_pushed_pulled_and_used_from_the_hub(edits_cli: EditsCommandLi
     assert hub.repositories["owner/open"].messages[-1] == "hello"
     edits_cli.output_of("pull", "owner/open", "--revision", "two", "--out", edits_cli.folder / "two")
     assert "holds no saved edits" in edits_cli.error_of("pull", "owner/open", "--out", edits_cli.folder / "three")
-    assert "holds no saved edits" in edits_cli.error_of("generate", "--edits", "hub:owner/open", *ask)
+    assert "holds no saved edits" in edits_cli.error_of("generate", "--edits", "hub:owner/open", *prompt)

@@ -44,7 +44,7 @@ def test_axis_limits_and_scales_fit_the_values() -> None:
 
 
 def test_logarithmic_axes_have_plain_number_labels() -> None:
-    """Matplotlib's own are formulas, which text in an SVG can't show."""
+    """Matplotlib's default labels are formulas, which text in an SVG can't show."""
     with figure_options():
         figure = new_figure()
         plot = figure.add_subplot()
@@ -74,9 +74,9 @@ def test_an_interval_is_a_band_for_a_curve_and_a_bar_for_a_point(tmp_path: Path)
 
 
 def test_forty_runs_have_forty_different_styles() -> None:
-    looks = [tuple(map(str, series_style(n).values())) for n in range(40)]
-    assert len(set(looks)) == 40
-    assert len({colour for colour, _, _ in looks[:7]}) == 7
+    styles = [tuple(map(str, series_style(n).values())) for n in range(40)]
+    assert len(set(styles)) == 40
+    assert len({colour for colour, _, _ in styles[:7]}) == 7
 
 
 def test_svg_figures_are_reproducible_and_keep_text_as_text(tmp_path: Path) -> None:

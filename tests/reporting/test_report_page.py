@@ -21,7 +21,7 @@ ALWAYS = ["scores", "time", "generations", "config", "versions"]
 
 
 class Page(HTMLParser):
-    """What a page is made of."""
+    """The tags, ids, sections, links and text of a page."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -56,10 +56,10 @@ def assert_self_contained(page: Page, html: str) -> None:
     assert not {"script", "iframe", "object", "img"} & set(page.tags)
     assert all(link.startswith(("#", "data:")) for link in page.links)
     assert not re.search(r"(?:https?:)?//(?!www\.w3\.org)", re.sub(r"<pre.*?</pre>", "", html, flags=re.DOTALL))
-    assert len(page.ids) == len(set(page.ids)), "ids of two figures clash"
+    assert len(page.ids) == len(set(page.ids)), "two elements have the same id"
     for reference in re.findall(r"url\(#([^)]+)\)", html) + [link[1:] for link in page.links if link[0] == "#"]:
         assert reference in page.ids
-    assert not re.search(r"(?:fill|stroke): #(?!0{6})[0-9a-f]{6}", html), "a colour that doesn't follow the theme"
+    assert not re.search(r"(?:fill|stroke): #(?!0{6})[0-9a-f]{6}", html), "a colour doesn't follow the theme"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_the_page_of_a_finished_run_has_every_section_and_figure(
     assert {file.stem for file in path.parent.glob("*.png")} == figures
     assert page.tags.count("svg") == len(figures)
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in path.parent.glob("*.png"))
-    assert "empty" not in re.findall(r'<p class="(\w+)"', html), "nothing is missing"
+    assert "empty" not in re.findall(r'<p class="(\w+)"', html), "a section of a finished run is empty"
     assert "95 % bootstrap intervals" in html
     assert "torch" in page.text and "hparams.alg_name" in page.text and "alg_name: " in page.text
     assert "32 of 40 answers match" in page.text
@@ -90,7 +90,7 @@ def test_hundreds_of_cases_are_capped_and_the_rest_counted(tmp_path: Path) -> No
     page, html, _ = make_report(write_run(tmp_path / "run", edits=400))
     assert page.text.count("rephrased: ") == MAX_SHOWN + MAX_FOLDED
     assert f"{400 - MAX_SHOWN - MAX_FOLDED} more are not shown" in page.text
-    assert html.index("something else") < html.index("✓ yes"), "the worst first"
+    assert html.index("something else") < html.index("✓ yes"), "the worst case isn't first"
     assert len(html) < 1_000_000
 
 
@@ -131,27 +131,27 @@ def test_the_page_of_an_incomplete_run_names_what_is_missing(tmp_path: Path, kin
 
 
 def test_markup_in_a_run_is_escaped(tmp_path: Path) -> None:
-    evil = "<script>alert(1)</script>\u202e\x00 & $x_1$"
-    folder = write_run(tmp_path / "a & <b>", model=evil, edits=3)
+    markup = "<script>alert(1)</script>\u202e\x00 & $x_1$"
+    folder = write_run(tmp_path / "a & <b>", model=markup, edits=3)
     write_lines(
         folder / "generations.jsonl",
         [
             {
-                "case_id": evil,
-                "prompt": evil,
-                "target_new": evil,
-                "before": evil,
-                "after": evil,
+                "case_id": markup,
+                "prompt": markup,
+                "target_new": markup,
+                "before": markup,
+                "after": markup,
                 "match": False,
-                "rephrase": [[evil, evil, evil, False], ["too", "short"]],
+                "rephrase": [[markup, markup, markup, False], ["too", "short"]],
             }
         ],
     )
     page, html, _ = make_report(folder)
     assert_self_contained(page, html)
     assert "<script" not in html and "&lt;script&gt;" in html
-    other = write_run(tmp_path / "b", model=evil, edits=3)
-    page, html, _ = make_report(folder, other, out=tmp_path / "side" / "report.html")
+    second = write_run(tmp_path / "b", model=markup, edits=3)
+    page, html, _ = make_report(folder, second, out=tmp_path / "side" / "report.html")
     assert_self_contained(page, html)
     assert "<script" not in html
 
@@ -173,13 +173,13 @@ def test_several_runs_share_one_page_with_tables_and_comparisons(
     files = {file.name for file in tmp_path.glob("all-*")}
     assert {"all-table.md", "all-table.tex", "all-compare-ERR.svg", "all-compare-ERR.png"} <= files
     assert all(f"all-compare-{name}.svg" in files for name in ("TRR", "generality", "locality", "seconds", "keys"))
-    assert "all-compare-reliability.svg" not in files, "that is ERR"
+    assert "all-compare-reliability.svg" not in files, "reliability equals ERR, so it has no figure"
     assert str(path) in capsys.readouterr().out
 
 
 def test_relation_specificity_is_shown_after_locality(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", finished=False)
-    assert "relation_specificity" not in main_names([read_run(folder)]), "a run that doesn't ask it has none"
+    assert "relation_specificity" not in main_names([read_run(folder)]), "a run without this score has it"
     curve = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     write_lines(folder / "metrics.jsonl", [{**point, "relation_specificity": 0.321} for point in curve])
     run = read_run(folder)
@@ -198,7 +198,7 @@ def test_out_names_a_folder_or_an_html_file(tmp_path: Path, capsys: pytest.Captu
     run = write_run(tmp_path / "run", edits=3)
     assert main(["report", str(run), "--out", str(tmp_path / "site")]) == 0
     assert (tmp_path / "site" / "report.html").is_file() and (tmp_path / "site" / "keys.svg").is_file()
-    assert main(["report", str(run), "--out", str(tmp_path / "site")]) == 0, "a report is made anew"
+    assert main(["report", str(run), "--out", str(tmp_path / "site")]) == 0, "an earlier report isn't replaced"
     assert main(["report", str(run), "--out", str(tmp_path / "one.html")]) == 0
     assert (tmp_path / "one.html").is_file() and (tmp_path / "one-keys.png").is_file()
     capsys.readouterr()

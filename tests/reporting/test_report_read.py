@@ -1,4 +1,4 @@
-"""Run folders of every kind are read for a report: old and new, cut short, broken; and what isn't a run is refused."""
+"""Run folders are read for a report: of old and new versions, unfinished and damaged; other folders are refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_methods_details_in_the_first_versions_journal_are_read(tmp_path: Path
     )
     run = read_run(tmp_path)
     assert run.record().counts("n_keys") == [(1, 1)]
-    assert run.journal[0]["batch"] == 1, "the run's own count, not the method's"
+    assert run.journal[0]["batch"] == 1, "the method's batch replaced the run's"
     assert run.timing == {"seconds_per_edit": 2.0, "seconds_editing": 2.0}
     assert run.notes[0] == "This run isn't finished: its journal has 1 of 2 requests."
     assert "There is no metrics.jsonl." in run.notes
@@ -104,16 +104,16 @@ def test_alphas_and_z_scores_are_read_by_batch(tmp_path: Path) -> None:
 
 def test_running_medians_and_thinned_points_keep_both_ends() -> None:
     points = [(float(n), float(n % 2) * 100) for n in range(1000)]
-    median = history.running_median([(0, 1), (1, 50), (2, 3), (3, 9), (4, 7)])  # of five: two on each side
+    median = history.running_median([(0, 1), (1, 50), (2, 3), (3, 9), (4, 7)])  # over five points, two on each side
     assert median == [(0, 3), (1, 6), (2, 7), (3, 8), (4, 7)]
-    thin = history.thinned(points, 100)
-    assert len(thin) == 100 and thin[0] == points[0] and thin[-1] == points[-1]
+    thinned = history.thinned(points, 100)
+    assert len(thinned) == 100 and thinned[0] == points[0] and thinned[-1] == points[-1]
     assert history.thinned(points[:5]) == points[:5]
 
 
 def test_the_worst_cases_come_first(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", edits=4)
-    said = {"before": "b", "target_new": "t"}
+    answers = {"before": "b", "target_new": "t"}
     write_lines(
         folder / "journal.jsonl",
         [{"status": "edited", "case_id": n, "ES": success} for n, success in enumerate([1.0, 0.5, 1.0, 1.0, 1.0])],
@@ -121,24 +121,31 @@ def test_the_worst_cases_come_first(tmp_path: Path) -> None:
     write_lines(
         folder / "generations.jsonl",
         [
-            {"case_id": 0, "prompt": "fine", "after": "T!", "match": True, "rephrase": [["r", "b", "t", True]], **said},
-            {"case_id": 1, "prompt": "low ES", "after": "t", "match": True, **said},
+            {
+                "case_id": 0,
+                "prompt": "fine",
+                "after": "T!",
+                "match": True,
+                "rephrase": [["r", "b", "t", True]],
+                **answers,
+            },
+            {"case_id": 1, "prompt": "low ES", "after": "t", "match": True, **answers},
             {
                 "case_id": 2,
                 "prompt": "misses a rephrasing",
                 "after": "t",
                 "match": True,
                 "rephrase": [["r", "b", "x", False]],
-                **said,
+                **answers,
             },
-            {"case_id": 3, "prompt": "misses", "after": "x", "match": False, **said},
+            {"case_id": 3, "prompt": "misses", "after": "x", "match": False, **answers},
             {
                 "case_id": 4,
                 "prompt": "misses more",
                 "after": "x",
                 "match": False,
                 "rephrase": [["r", "b", "x", False]],
-                **said,
+                **answers,
             },
         ],
     )
@@ -170,5 +177,5 @@ def test_runs_are_named_by_what_differs_between_them(tmp_path: Path) -> None:
 
 def test_only_settings_that_differ_are_listed(tmp_path: Path) -> None:
     first = RunFiles(tmp_path, {"a": 1, "hparams": {"eps": 1.0, "lr": 2}, "recorded": {"started": "x"}})
-    other = RunFiles(tmp_path, {"a": 1, "hparams": {"eps": 3.0}, "recorded": {"started": "y"}})
-    assert differing_settings([first, other]) == {"hparams.eps": ["1.0", "3.0"], "hparams.lr": ["2", "-"]}
+    second = RunFiles(tmp_path, {"a": 1, "hparams": {"eps": 3.0}, "recorded": {"started": "y"}})
+    assert differing_settings([first, second]) == {"hparams.eps": ["1.0", "3.0"], "hparams.lr": ["2", "-"]}

@@ -1,4 +1,4 @@
-"""Sections that methods add to a report: asked from plugins, drawn from plain data, left out where there are none."""
+"""Sections that methods add to a report: how they are requested, drawn, and left out where a method has none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Port = Callable[[RunRecord], Sequence[ReportSection]]
 
 @pytest.fixture
 def register() -> Iterator[Callable[[Port], None]]:
-    """Register a method called Drawn with a port."""
+    """Return a function that registers a method called Drawn with this port."""
     plugins = get_plugins()
 
     def add(port: Port) -> None:
@@ -53,12 +53,12 @@ def axes_of(*series: Series, **changes: Any) -> Axes:
 
 
 def test_a_plugins_sections_are_on_the_page(tmp_path: Path, register: Callable[[Port], None]) -> None:
-    asked: list[RunRecord] = []
+    records: list[RunRecord] = []
 
     def port(run: RunRecord) -> list[ReportSection]:
-        asked.append(run)
-        grown = Series("stored", [(n, 2.0 * n) for n, _ in run.edits("seconds")])
-        plot = plot_of(grown, name="stored", title="Stored <edits>", comparison="Stored by run")
+        records.append(run)
+        stored = Series("stored", [(n, 2.0 * n) for n, _ in run.edits("seconds")])
+        plot = plot_of(stored, name="stored", title="Stored <edits>", comparison="Stored by run")
         return [ReportSection("memory", "Memory", [plot], ""), ReportSection("rest", "R", [], "No `a<b` here.")]
 
     register(port)
@@ -69,7 +69,7 @@ def test_a_plugins_sections_are_on_the_page(tmp_path: Path, register: Callable[[
     assert 'aria-label="a. c."' in html
     assert '<p class="empty">No <code>a&lt;b</code> here.</p>' in html
     assert (tmp_path / "one" / "stored.svg").is_file()
-    (record,) = asked
+    (record,) = records
     assert (record.method, len(record.journal), len(record.curve)) == ("Drawn", 6, 2)
     assert record.hparams["batch_size"] == 1 and record.config["schema_version"] == 2
     compared = page_of(tmp_path / "both", *runs)
@@ -86,15 +86,15 @@ def test_an_unknown_method_or_one_without_sections_adds_none(tmp_path: Path, met
     assert run.notes == []
 
 
-def failing(_: RunRecord) -> list[ReportSection]:
+def failing_port(_: RunRecord) -> list[ReportSection]:
     raise KeyError("alphas")
 
 
-def misshapen(_: RunRecord) -> list[ReportSection]:
+def malformed_port(_: RunRecord) -> list[ReportSection]:
     return [ReportSection("s", "S", [plot_of(Series("x", [(1, 2, 3)]))], "")]  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("port", [failing, misshapen])
+@pytest.mark.parametrize("port", [failing_port, malformed_port])
 def test_a_failing_port_loses_only_its_sections(
     tmp_path: Path, register: Callable[[Port], None], port: Port, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,14 +142,14 @@ def test_a_band_spans_its_lower_and_upper_values() -> None:
     assert axes.get_ylim() == pytest.approx((0, 5.5))
 
 
-@pytest.mark.parametrize(("places", "boxes"), [(40, True), (41, False)])
-def test_a_distribution_is_boxes_for_up_to_40_places_and_a_band_for_more(places: int, boxes: bool) -> None:
-    axes = axes_of(Series("median", [(n, [1.0, 9.0, 4.0]) for n in range(1, places + 1)], "distribution"))
+@pytest.mark.parametrize(("n_places", "boxes"), [(40, True), (41, False)])
+def test_a_distribution_is_boxes_for_up_to_40_places_and_a_band_for_more(n_places: int, boxes: bool) -> None:
+    axes = axes_of(Series("median", [(n, [1.0, 9.0, 4.0]) for n in range(1, n_places + 1)], "distribution"))
     assert bool(axes.collections) != boxes
     assert (axes.get_legend_handles_labels()[1] == ["median"]) != boxes
     medians = {y for line in axes.lines for y in line.get_ydata() if len(set(line.get_ydata())) == 1}
     assert 4.0 in medians
-    assert axes.get_xlim()[1] > places + 0.5
+    assert axes.get_xlim()[1] > n_places + 0.5
 
 
 @pytest.mark.parametrize(

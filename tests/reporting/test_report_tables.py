@@ -25,21 +25,21 @@ def test_comparison_tables_escape_names_and_mark_the_best_value(tmp_path: Path) 
     body = latex[latex.index("\\midrule") : latex.index("\\bottomrule")].splitlines()[1:]
     assert body[0].startswith(r"50\% \& a\_b & 10 & ")
     assert all(len(re.split(r"(?<!\\)&", row)) == 2 + len(table.metrics) for row in body)
-    at = table.metrics.index("ERR")
+    column = table.metrics.index("ERR")
     value, interval = runs[0].scores()["ERR"], runs[0].intervals()["ERR"]
-    assert table.cells[0][at].value == f"{value:.3f}"
+    assert table.cells[0][column].value == f"{value:.3f}"
     assert f"{{\\scriptsize [{interval[0]:.3f}, {interval[1]:.3f}]}}" in body[0]
     higher = 0 if value > runs[1].scores()["ERR"] else 1
-    assert [row[at].best for row in table.cells] == [higher == 0, higher == 1]
-    assert f"\\textbf{{{table.cells[higher][at].value}}}" in body[higher]
+    assert [row[column].best for row in table.cells] == [higher == 0, higher == 1]
+    assert f"\\textbf{{{table.cells[higher][column].value}}}" in body[higher]
 
 
 def test_the_best_value_depends_on_the_metrics_direction() -> None:
     assert best("ERR", [0.5, 0.9, None, 0.9]) == {1, 3}
     assert best("text_perplexity", [5.0, 9.0]) == {0}
     assert best(SECONDS, [5.0, 9.0]) == {0}
-    assert best("ERR", [0.9, 0.9]) == set(), "all the same"
-    assert best("ERR", [0.9, None]) == set(), "nobody to be better than"
+    assert best("ERR", [0.9, 0.9]) == set(), "equal values have a best one"
+    assert best("ERR", [0.9, None]) == set(), "a single value is the best one"
     assert best("unheard of", [0.1, 0.9]) == set()
 
 
