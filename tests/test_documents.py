@@ -24,11 +24,12 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def text_of(*names: str) -> str:
+    """Return the text of documents in ``docs``."""
     return "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in names)
 
 
 def commands() -> list[list[str]]:
-    """Every command of ours in a shell block that is written out, without a placeholder."""
+    """Return the words of each command of this package in a shell block, unless it has a placeholder."""
     found = []
     for document in DOCUMENTS:
         for block in BLOCK.findall(document.read_text(encoding="utf-8")):
@@ -46,7 +47,7 @@ def commands() -> list[list[str]]:
 
 
 def rows(text: str, header: str) -> list[list[str]]:
-    """Every row of the tables whose first column has this header."""
+    """Return the rows of all tables whose first column has this header."""
     found, inside = [], False
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
@@ -60,6 +61,7 @@ def rows(text: str, header: str) -> list[list[str]]:
 
 
 def code_spans(cell: str) -> list[str]:
+    """Return the texts between backticks."""
     return re.findall(r"`([^`]+)`", cell)
 
 
@@ -92,7 +94,7 @@ def test_links_within_the_repository_resolve(document: Path) -> None:
 
 
 def anchors(document: Path) -> set[str]:
-    """The names of a document's headings, as GitHub makes them."""
+    """Return the anchors that GitHub gives to a document's headings."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -118,7 +120,7 @@ def test_citation_and_changelog_have_the_package_version() -> None:
     assert changes[0] == __version__
 
 
-# ------------------------------------------------------------------ nothing is left out
+# ------------------------------------------------------------------ every name is documented
 
 
 def test_exactly_the_existing_metrics_are_explained() -> None:
@@ -153,8 +155,8 @@ def test_the_readme_gives_the_kind_of_each_metric() -> None:
 )
 def test_every_option_is_explained(command: str, documents: list[str]) -> None:
     subparsers = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    text, own = text_of(*documents), subparsers.choices[command]._actions
-    options = [action.option_strings for action in own if action.option_strings]
+    text, actions = text_of(*documents), subparsers.choices[command]._actions
+    options = [action.option_strings for action in actions if action.option_strings]
     for strings in options:
         if not {"--help", "--verbose", "--device"} & set(strings):
             name = re.escape(strings[0].lstrip("-")).replace(r"\-", "[-_]")  # aliases do not count

@@ -1,4 +1,4 @@
-"""The plugin that docs/plugins.md points to, run as a third party's."""
+"""The example plugin of docs/plugins.md, used as an installed plugin."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _EntryPoint:
 
 @pytest.fixture
 def biasedit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The example, installed: its entry point is there."""
+    """The example plugin, with an entry point as if it were installed."""
     monkeypatch.syspath_prepend(FILE.parent)
     installed = metadata.entry_points
     monkeypatch.setattr(
@@ -55,8 +55,8 @@ def biasedit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
 def test_the_example_plugin_is_listed(biasedit: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins"]) == 0
-    listed = capsys.readouterr().out
-    assert all(word in listed for word in ("BiasEdit", "tsv", "last", "biasedit"))
+    output = capsys.readouterr().out
+    assert all(word in output for word in ("BiasEdit", "tsv", "last", "biasedit"))
 
 
 def test_the_examples_method_format_and_tracker_work_in_a_run(biasedit: Any, tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def edited(biasedit: Any) -> Any:
 
 
 def test_the_examples_edits_are_explained(edited: Any) -> None:
-    found = explain(edited, build_tokenizer(), "the capital of France is", "Rome")
-    assert str(found).splitlines() == [
+    explanation = explain(edited, build_tokenizer(), "the capital of France is", "Rome")
+    assert str(explanation).splitlines() == [
         "BiasEdit, logits",
         "  'the'",
         "  'capital'",
@@ -114,15 +114,15 @@ def test_the_examples_edits_are_inspected_and_rolled_back_by_case(
     (part,) = inspect_edits(tmp_path).parts
     assert [(edit["case_id"], edit["strength"]) for edit in part.edits] == [("france", 100.0), ("hamlet", 100.0)]
     assert main(["inspect", str(tmp_path)]) == 0
-    shown = capsys.readouterr().out
-    assert all(text in shown for text in ("strength", "france", "hamlet"))
+    output = capsys.readouterr().out
+    assert all(text in output for text in ("strength", "france", "hamlet"))
 
     (record,) = rollback_case(edited, "france")
     assert record.prompt == FACTS[0]["prompt"]
     assert str(explain(edited, build_tokenizer(), record.prompt)).count("answered by") == 0
     rollback_folder(tmp_path, cases=["france"])
-    other = build_model("llama")
-    assert [edit["case_id"] for edit in load_edits(other, tmp_path).results] == ["hamlet"]
+    fresh = build_model("llama")
+    assert [edit["case_id"] for edit in load_edits(fresh, tmp_path).results] == ["hamlet"]
     rollback_case(edited, "hamlet")
     assert not edited._forward_hooks
     assert not hasattr(edited, "save_edits")

@@ -1,4 +1,4 @@
-"""Hyperparameter files: EasyEdit's own, and every way to get one wrong."""
+"""Hyperparameter files: what loads, EasyEdit's files among them, and how mistakes are reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from tests.support.thoroughness import examples
 
-# What EasyEdit's main branch has as hparams/GRACE/gpt2-xl.yaml.
+# hparams/GRACE/gpt2-xl.yaml of EasyEdit's main branch.
 EASYEDIT = """\
 alg_name: "GRACE"
 model_name: "./hugging_cache/gpt2-xl"
@@ -53,7 +53,7 @@ def _error_of(path: Any) -> str:
     with pytest.raises(HyperParameterError) as caught:
         GraceHyperParams.from_hparams(path)
     message = str(caught.value)
-    assert message.startswith(str(path)), "a message names the file"
+    assert message.startswith(str(path)), "the message doesn't begin with the file"
     assert "\n" not in message
     return message[len(str(path)) :]
 
@@ -156,14 +156,14 @@ def test_a_local_file_takes_precedence_over_a_shipped_one(tmp_path: Path, monkey
     assert GraceHyperParams.from_hparams("GRACE/smollm2-135m").model_name == "m"
 
 
-# ------------------------------------------------------------------ what doesn't
+# ------------------------------------------------------------------ what is refused
 
 
 @pytest.mark.parametrize("name", ["nothing.yaml", "nothing", "."])
 def test_a_missing_file_is_refused_with_the_shipped_names(tmp_path: Path, name: str) -> None:
     message = _error_of(tmp_path / name)
     assert "no such hyperparameter file" in message
-    assert "GRACE/smollm2-135m" in message, "what there is, is listed"
+    assert "GRACE/smollm2-135m" in message, "the shipped files aren't listed"
 
 
 @pytest.mark.parametrize("name", ["", ".", "/"])
@@ -184,7 +184,7 @@ def test_a_mistyped_shipped_name_gets_a_suggestion(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "expected"),
     [
         ("a: [1", "not valid YAML"),
         ("\tx: 1", "not valid YAML"),
@@ -194,8 +194,8 @@ def test_a_mistyped_shipped_name_gets_a_suggestion(name: str) -> None:
         ("GRACE", "must hold hyperparameters as 'name: value' lines"),
     ],
 )
-def test_a_file_without_hyperparameters_is_refused(tmp_path: Path, content: str, says: str) -> None:
-    assert says in _error_of(_write(tmp_path, content))
+def test_a_file_without_hyperparameters_is_refused(tmp_path: Path, content: str, expected: str) -> None:
+    assert expected in _error_of(_write(tmp_path, content))
 
 
 def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
@@ -204,15 +204,15 @@ def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "meant"),
+    ("key", "suggestion"),
     [("n_itr", "n_iter"), ("edit_learning_rate", None), ("inner_param", "inner_params"), ("EPS", "eps")],
 )
-def test_an_unknown_key_is_refused_with_a_suggestion(tmp_path: Path, key: str, meant: str | None) -> None:
+def test_an_unknown_key_is_refused_with_a_suggestion(tmp_path: Path, key: str, suggestion: str | None) -> None:
     message = _error_of(_write(tmp_path, {**BASE, key: 1}))
     assert f"unknown hyperparameter {key!r}." in message
-    assert ("Did you mean" in message) is (meant is not None)
-    if meant:
-        assert f"Did you mean {meant!r}?" in message
+    assert ("Did you mean" in message) is (suggestion is not None)
+    if suggestion:
+        assert f"Did you mean {suggestion!r}?" in message
 
 
 @pytest.mark.parametrize("key", ["source", "ALG_NAME", "CHOICES", 1, None, True])
@@ -241,7 +241,7 @@ def test_unknown_and_missing_keys_are_reported_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "expected"),
     [
         ("n_iter", "many", "n_iter: 'many' is not a whole number"),
         ("n_iter", 1.5, "n_iter: 1.5 is not a whole number"),
@@ -275,8 +275,8 @@ def test_unknown_and_missing_keys_are_reported_together(tmp_path: Path) -> None:
         ("model_name", ["a", "b"], "model_name"),
     ],
 )
-def test_a_bad_value_is_refused_with_the_reason(tmp_path: Path, name: str, value: Any, says: str) -> None:
-    assert says in _error_of(_write(tmp_path, {**BASE, name: value}))
+def test_a_bad_value_is_refused_with_the_reason(tmp_path: Path, name: str, value: Any, expected: str) -> None:
+    assert expected in _error_of(_write(tmp_path, {**BASE, name: value}))
 
 
 def test_a_bad_value_in_code_names_the_class() -> None:
@@ -292,7 +292,7 @@ _NAMES = [name for name in GraceHyperParams(model_name="m", inner_params=["x"]).
 @examples(60)
 @given(st.dictionaries(st.sampled_from(_NAMES), _ANYTHING, max_size=3))
 def test_any_values_load_with_their_types_or_are_refused(values: dict[str, Any]) -> None:
-    """Never another exception; and what loads is of the type that it says."""
+    """No value raises another exception, and a value that loads has the annotated type."""
     try:
         hparams = GraceHyperParams(**{"model_name": "m", "inner_params": ["x"], **values})
     except HyperParameterError:
@@ -305,19 +305,19 @@ def test_any_values_load_with_their_types_or_are_refused(values: dict[str, Any])
 
 
 @dataclass(kw_only=True)
-class Theirs(PluginHyperParams):
-    """A third party's, with nothing but annotations."""
+class AnnotatedHyperParams(PluginHyperParams):
+    """Hyperparameters of a plugin, defined by annotations only."""
 
-    ALG_NAME: ClassVar[str] = "THEIRS"
+    ALG_NAME: ClassVar[str] = "ANNOTATED"
     rate: float
     layers: list[int]
     note: str | None = None
 
 
 def test_a_plugins_hyperparameters_are_checked_by_their_annotations(tmp_path: Path) -> None:
-    hparams = Theirs.from_hparams(_write(tmp_path, {"model_name": "m", "rate": 1, "layers": [1, 2.0]}))
-    assert (hparams.alg_name, hparams.rate, hparams.layers) == ("THEIRS", 1.0, [1, 2])
+    hparams = AnnotatedHyperParams.from_hparams(_write(tmp_path, {"model_name": "m", "rate": 1, "layers": [1, 2.0]}))
+    assert (hparams.alg_name, hparams.rate, hparams.layers) == ("ANNOTATED", 1.0, [1, 2])
     with pytest.raises(HyperParameterError, match="rate: missing"):
-        Theirs.from_hparams(_write(tmp_path, {"model_name": "m", "layers": []}))
+        AnnotatedHyperParams.from_hparams(_write(tmp_path, {"model_name": "m", "layers": []}))
     with pytest.raises(HyperParameterError, match=r"layers: \['x'\] is not a list of "):
-        Theirs(model_name="m", rate=1.0, layers=["x"])  # type: ignore[list-item]
+        AnnotatedHyperParams(model_name="m", rate=1.0, layers=["x"])  # type: ignore[list-item]

@@ -1,4 +1,4 @@
-"""Plugins: what they can bring, and what happens when they are broken or quarrel."""
+"""Plugins: what they can register, and what happens if they are broken or use a name twice."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _nop(model: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
 
 
 class CompletePlugin:
-    """A third-party plugin that brings one of each kind."""
+    """A third-party plugin that registers a method, a reader and a tracker."""
 
     def __init__(self, method: str = "NOP", reader: str = "csv-facts", tracker: str = "stdout") -> None:
         self.names = (method, reader, tracker)
@@ -57,7 +57,7 @@ class CompletePlugin:
 
 @dataclass
 class FakeEntryPoint:
-    """As an installed distribution would show it."""
+    """An entry point as an installed distribution has it."""
 
     name: str
     plugin: Any
@@ -70,7 +70,7 @@ class FakeEntryPoint:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plugins]:
-    """Load plugins as a fresh process with these entry points would."""
+    """Return a function that loads plugins as a new process with these entry points does."""
     get_plugins()  # imports torch and transformers, which read entry points of other groups
 
     def load_with(**entry_points: Any) -> Plugins:
@@ -79,12 +79,12 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plugins]:
             return [FakeEntryPoint(name, plugin) for name, plugin in entry_points.items()]
 
         monkeypatch.setattr(importlib.metadata, "entry_points", find)
-        return get_plugins.__wrapped__()  # past the cache, which this process needs as it is
+        return get_plugins.__wrapped__()  # without the cache, which must keep this process's plugins
 
     return load_with
 
 
-# ------------------------------------------------------------------ what is there
+# ------------------------------------------------------------------ what is registered
 
 
 def test_built_in_methods_formats_and_trackers_are_registered_by_hooks(load: Callable[..., Plugins]) -> None:
@@ -113,7 +113,7 @@ def test_a_third_party_plugin_is_registered_after_the_built_in_ones(load: Callab
     assert plugins.methods.origin("NOP") == plugins.readers.origin("csv-facts") == "theirs"
     assert "stdout" in plugins.trackers
     assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "MEMIT-native", "NOP"], (
-        "built-ins come first"
+        "the built-in methods aren't first"
     )
 
 
@@ -124,15 +124,15 @@ def test_the_hyperparameter_class_determines_the_method(load: Callable[..., Plug
     assert plugins.method_for(grace).name == "GRACE"  # type: ignore[union-attr]
 
     @dataclass(kw_only=True)
-    class Finer(NopHyperParams):
-        """A subclass is still its method's."""
+    class Subclass(NopHyperParams):
+        """A subclass belongs to the same method."""
 
-    assert plugins.method_for(Finer(model_name="x")).name == "NOP"  # type: ignore[union-attr]
+    assert plugins.method_for(Subclass(model_name="x")).name == "NOP"  # type: ignore[union-attr]
 
-    class Theirs:
+    class SameNameOnly:
         alg_name = "GRACE"
 
-    assert plugins.method_for(Theirs()) is None, "the name alone makes nobody ours"
+    assert plugins.method_for(SameNameOnly()) is None, "the name of a method is enough to select it"
 
 
 def test_adding_a_plugin_does_not_register_the_others_again(load: Callable[..., Plugins]) -> None:
@@ -156,11 +156,11 @@ def test_the_documents_explain_every_port() -> None:
     assert {name for name in vars(hookspecs) if name.startswith("register_")} <= explained
 
 
-# ------------------------------------------------------------------ quarrels
+# ------------------------------------------------------------------ names that are used twice
 
 
 @pytest.mark.parametrize(
-    ("names", "says"),
+    ("names", "expected"),
     [
         (("GRACE", "a", "b"), "editing method 'GRACE'"),
         (("A", "zsre", "b"), "dataset format 'zsre'"),
@@ -168,14 +168,14 @@ def test_the_documents_explain_every_port() -> None:
     ],
 )
 def test_a_name_that_a_built_in_has_is_refused_with_both_plugins(
-    load: Callable[..., Plugins], names: tuple[str, str, str], says: str
+    load: Callable[..., Plugins], names: tuple[str, str, str], expected: str
 ) -> None:
     with pytest.raises(PluginError, match="is registered twice") as caught:
         load(theirs=CompletePlugin(*names))
     message = str(caught.value)
-    assert says in message
+    assert expected in message
     assert "'theirs'" in message
-    assert "'easyedit_lifelong." in message, "the other plugin is named too"
+    assert "'easyedit_lifelong." in message, "the built-in plugin isn't named"
 
 
 def test_two_plugins_with_the_same_method_are_refused(load: Callable[..., Plugins]) -> None:
@@ -194,7 +194,7 @@ def test_the_same_plugin_or_plugin_name_is_refused_a_second_time(load: Callable[
 
 
 def test_a_refused_plugin_leaves_nothing_behind(load: Callable[..., Plugins]) -> None:
-    """In a notebook, the next try with the mistake mended must work."""
+    """In a notebook, the corrected plugin must load at the next attempt."""
     plugins = load()
     with pytest.raises(PluginError, match="tracker 'csv'"):
         plugins.add(CompletePlugin(tracker="csv"), "theirs")
@@ -204,11 +204,11 @@ def test_a_refused_plugin_leaves_nothing_behind(load: Callable[..., Plugins]) ->
     assert plugins.methods.origin("NOP") == "theirs"
 
 
-# ------------------------------------------------------------------ broken ones
+# ------------------------------------------------------------------ broken plugins
 
 
 class RaisesInHook:
-    """Imports, but what it needs isn't there."""
+    """A plugin that can be imported, but whose hook needs a missing package."""
 
     @hookimpl
     def register_methods(self, register: Callable[[EditMethod], None]) -> None:
@@ -216,7 +216,7 @@ class RaisesInHook:
 
 
 class WrongArgument:
-    """Written for some other version of the hooks."""
+    """A plugin for another version of the hooks."""
 
     @hookimpl
     def register_methods(self, registry: Any) -> None:
@@ -224,7 +224,7 @@ class WrongArgument:
 
 
 class RegistersAClass:
-    """Registers the class instead of a description of the method."""
+    """A plugin that registers a class in place of an ``EditMethod``."""
 
     @hookimpl
     def register_methods(self, register: Callable[[Any], None]) -> None:
@@ -232,7 +232,7 @@ class RegistersAClass:
 
 
 @pytest.mark.parametrize(
-    ("broken", "says"),
+    ("broken", "expected"),
     [
         (ImportError("No module named 'flash_editing'"), "flash_editing"),
         (SyntaxError("invalid syntax"), "SyntaxError"),
@@ -244,21 +244,21 @@ class RegistersAClass:
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
 def test_a_broken_plugin_does_not_keep_others_from_loading(
-    load: Callable[..., Plugins], caplog: pytest.LogCaptureFixture, broken: Any, says: str
+    load: Callable[..., Plugins], caplog: pytest.LogCaptureFixture, broken: Any, expected: str
 ) -> None:
     with caplog.at_level(logging.WARNING):
         plugins = load(broken=broken, fine=CompletePlugin())
-    assert says in plugins.broken["broken"]
-    assert "NOP" in plugins.methods, "the plugin after it still loads"
+    assert expected in plugins.broken["broken"]
+    assert "NOP" in plugins.methods, "the plugin after the broken one isn't loaded"
     assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "MEMIT-native", "NOP"]
     assert [r.levelname for r in caplog.records if "'broken'" in r.getMessage()] == ["WARNING"]
 
 
-# ------------------------------------------------------------------ names that nobody has
+# ------------------------------------------------------------------ unknown names
 
 
 @pytest.mark.parametrize(
-    ("registry", "name", "says"),
+    ("registry", "name", "expected"),
     [
         (
             "methods",
@@ -275,11 +275,11 @@ def test_a_broken_plugin_does_not_keep_others_from_loading(
     ],
 )
 def test_an_unknown_name_is_refused_with_a_suggestion_and_the_known_names(
-    load: Callable[..., Plugins], registry: str, name: str, says: str
+    load: Callable[..., Plugins], registry: str, name: str, expected: str
 ) -> None:
     with pytest.raises(PluginError) as caught:
         getattr(load(), registry).get(name)
-    assert str(caught.value) == says
+    assert str(caught.value) == expected
 
 
 @pytest.mark.parametrize("name", ["grace", "Grace"])

@@ -1,4 +1,4 @@
-"""State written whole: the snapshot that a journal knows is there at any moment."""
+"""Snapshots of a run's state: the one that the journal names exists at any moment."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from easyedit_lifelong.snapshots import Snapshots
 
 
 class LetterListStore:
-    """The model is a list of store; its state is two files."""
+    """A store for a model that is a list of letters; its state is two files."""
 
     def __init__(self) -> None:
-        self.dies = False
+        self.interrupted = False
 
     def save(self, model: list[str], folder: Path) -> None:
         (folder / "first").write_text("".join(model))
-        if self.dies:
+        if self.interrupted:
             raise KeyboardInterrupt
         (folder / "deep").mkdir()
         (folder / "deep" / "second").write_text("".join(model))
@@ -40,14 +40,14 @@ def test_the_previous_snapshot_is_kept_until_the_next_is_complete(tmp_path: Path
     store = LetterListStore()
     snapshots, folder = Snapshots(store), tmp_path / "state"
     snapshots.save(["a"], folder, [1])
-    store.dies = True
+    store.interrupted = True
     with pytest.raises(KeyboardInterrupt):
         snapshots.save(["a", "b"], folder, [1, 2])
     assert _loaded(snapshots, folder) == _loaded(snapshots, folder, 1) == "a"
-    store.dies = False
+    store.interrupted = False
     snapshots.save(["a", "b"], folder, [1, 2])
-    assert _loaded(snapshots, folder, 1) == "a", "the journal may not know the second yet"
-    snapshots.save(["a", "c"], folder, [1, 2])  # so it was made again
+    assert _loaded(snapshots, folder, 1) == "a", "the first snapshot is gone, but the journal may still name it"
+    snapshots.save(["a", "c"], folder, [1, 2])  # the second edit is repeated, with another result
     assert (_loaded(snapshots, folder, 1), _loaded(snapshots, folder)) == ("a", "ac")
     snapshots.save(["a", "c", "d", "e"], folder, [1, 2, 3, 4])
     assert sorted(path.name for path in folder.iterdir()) == ["after-000002", "after-000004"]
@@ -64,7 +64,7 @@ def test_a_missing_snapshot_is_refused_with_its_name(tmp_path: Path) -> None:
 
 
 class FailingStore:
-    """Fails as it is told to."""
+    """A store that fails with a given error."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -77,12 +77,12 @@ class FailingStore:
 
 
 def test_a_full_disk_reported_by_safetensors_is_refused(tmp_path: Path) -> None:
-    """Its error is no OSError."""
+    """SafetensorError is no OSError."""
     snapshots = Snapshots(LetterListStore())
     snapshots.save(["a"], tmp_path, [1])
     with pytest.raises(RunError, match=r"after-000002: can't be written: No space left"):
         Snapshots(FailingStore(SafetensorError("No space left on device"))).save(["a", "b"], tmp_path, [1, 2])
-    assert _loaded(snapshots, tmp_path, 1) == "a", "what was there stays"
+    assert _loaded(snapshots, tmp_path, 1) == "a", "the earlier snapshot is gone"
 
 
 @pytest.mark.parametrize("error", [SafetensorError("HeaderTooLarge"), OSError("Input/output error"), ValueError("no")])
@@ -103,6 +103,6 @@ def test_carries_is_the_methods_answer_and_otherwise_false() -> None:
         def carries(self, model: list[str]) -> bool:
             return bool(model)
 
-    assert not Snapshots(LetterListStore()).carries(["a"]), "who can't tell says no"
+    assert not Snapshots(LetterListStore()).carries(["a"]), "a store without ``carries`` claims edits"
     assert Snapshots(StoreWithCarries()).carries(["a"])
     assert not Snapshots(StoreWithCarries()).carries([])

@@ -10,7 +10,7 @@ from easyedit_lifelong.registry import Registry
 
 
 def use_loader(loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have files read by EasyEdit's loaders, or as where EasyEdit is not installed."""
+    """Read files with EasyEdit's loaders, or with the native ones, as a process without EasyEdit does."""
     if loader == "native":
         monkeypatch.setattr(get_plugins(), "loaders", Registry("record loader"))
     elif find_easyedit() is None:
