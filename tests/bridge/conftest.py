@@ -45,12 +45,12 @@ def release(easyeditor: Any, flavour: str) -> Any:
 def main(easyeditor: Any, flavour: str) -> Any:
     """A checkout of EasyEdit's main branch."""
     if flavour != "main":
-        pytest.skip(f"for EasyEdit's main branch; this is {flavour} (see test_main_flavour.py)")
+        pytest.skip(f"for EasyEdit's main branch; this is {flavour} (see test_main_branch.py)")
     return easyeditor
 
 
 @pytest.fixture
-def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A temporary working directory, because EasyEdit writes ``./logs``."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -63,7 +63,7 @@ def pair() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="session")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+def save_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """Save a tiny model in a folder whose name EasyEdit recognises; return the folder."""
     root = tmp_path_factory.mktemp("models")
 

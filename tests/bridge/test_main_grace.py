@@ -29,11 +29,11 @@ GRACE = {
 
 @pytest.mark.parametrize("sequential", [True, False])
 def test_mains_hyperparameters_select_mains_grace(
-    main: Any, saved: Callable[[str], str], in_tmp: Path, sequential: bool
+    main: Any, save_model: Callable[[str], str], working_folder: Path, sequential: bool
 ) -> None:
     own = main.GraceHyperParams
     values = {k: v for k, v in GRACE.items() if k in own.__dataclass_fields__}
-    editor = main.BaseEditor.from_hparams(own(model_name=saved("gpt2"), **values))
+    editor = main.BaseEditor.from_hparams(own(model_name=save_model("gpt2"), **values))
     metrics, edited, _ = editor.edit(
         prompts=["The capital of France is"],
         target_new=["Rome"],

@@ -90,11 +90,11 @@ def test_a_resumed_calibration_repeats_no_finished_step(
     def fail_at_second_call(*arguments: Any) -> Any:
         calls.append(arguments)
         if len(calls) == 2:
-            raise EditError("cut short")
+            raise EditError("the trial failed")
         return original(*arguments)
 
     monkeypatch.setattr(study, "try_edits", fail_at_second_call)
-    assert "cut short" in error_of(command, capsys)
+    assert "the trial failed" in error_of(command, capsys)
     out = tmp_path / "out"
     assert not (out / "calibrated.yaml").exists()
     assert "--resume goes on with it" in error_of(command, capsys)
@@ -183,7 +183,7 @@ def test_a_share_must_be_a_number_above_0_and_at_most_1(
 def test_the_hyperparameter_file_keeps_given_values_and_marks_calibrated_ones(gate: float | None) -> None:
     given = {"alg_name": "GRACE", "inner_params": ["old"], "key_templates": ["Well: {prompt} # really"], "seed": 3}
     chosen = {"inner_params": ["h.1.c_fc.weight"], "eps": 0.1, "gate_eps": gate}
-    text = hparams_text(given, chosen, GraceCalibrator.comments, "Found so:\nby looking")
+    text = hparams_text(given, chosen, GraceCalibrator.comments, "First line\nsecond line")
     assert yaml.safe_load(text) == {**given, **chosen}
-    assert text.startswith("# Found so:\n# by looking\nalg_name: GRACE\n")
+    assert text.startswith("# First line\n# second line\nalg_name: GRACE\n")
     assert "gate_eps: " + ("null" if gate is None else "0.4") + " # calibrated" in text

@@ -142,11 +142,11 @@ def test_a_broken_plugin_is_listed_and_not_required(
 @pytest.mark.parametrize("state", ["[Errno 2] No such file", "OSError: [/tmp/x] is gone", "list[int]", "a [bold]b"])
 def test_brackets_in_findings_are_printed_unchanged(capsys: pytest.CaptureFixture[str], state: str) -> None:
     """Rich would read brackets in error messages and paths as markup."""
-    print_findings([Finding("thing", False, state, f"mend {state}"), Finding("fine", True, "1.0")])
+    print_findings([Finding("thing", False, state, f"correct {state}"), Finding("fine", True, "1.0")])
     out = capsys.readouterr().out
     (row,) = (line for line in out.splitlines() if line.startswith("missing"))
     assert row.endswith(f"thing  {state}")
-    assert f"thing: mend {state}" in out
+    assert f"thing: correct {state}" in out
 
 
 def test_brackets_in_a_broken_plugins_message_are_printed_unchanged(

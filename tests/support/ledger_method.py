@@ -88,7 +88,7 @@ class Ledger:
         model.kept = [EditRequest(*values) for values in json.loads((folder / "kept.json").read_text())]
 
 
-class Notebook:
+class RecordingTracker:
     """A tracker that keeps the points that are logged."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ class Plugin:
     """A plugin with this method and this tracker."""
 
     def __init__(self) -> None:
-        self.ledger, self.notebook = Ledger(), Notebook()
+        self.ledger, self.notebook = Ledger(), RecordingTracker()
 
     @hookimpl
     def register_methods(self, register: Callable[[EditMethod], None]) -> None:

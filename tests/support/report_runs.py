@@ -136,7 +136,7 @@ def _generated(n: int, draw: random.Random) -> dict[str, Any]:
         "case_id": n,
         "prompt": f"prompt {n}",
         "target_new": f"target {n}",
-        "before": "what it said",
+        "before": "the answer before",
         "after": after,
         "match": match,
         "rephrase": [[f"rephrased {n}", "before", "after", draw.random() < 0.5]],

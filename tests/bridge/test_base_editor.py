@@ -62,7 +62,7 @@ ROME = {
 
 
 @pytest.fixture(autouse=True)
-def _working_directory(in_tmp: Path) -> None:
+def _working_directory(working_folder: Path) -> None:
     """Every editor may write ``./logs``."""
 
 
@@ -86,9 +86,9 @@ def _logits(model: Any, tokenizer: Any) -> Any:
 
 
 def test_a_plugins_method_edits_a_model_loaded_from_a_folder(
-    easyeditor: Any, toy: Toy, saved: Callable[[str], str], in_tmp: Path
+    easyeditor: Any, toy: Toy, save_model: Callable[[str], str], working_folder: Path
 ) -> None:
-    hparams = ToyHyperParams(saved("llama"))
+    hparams = ToyHyperParams(save_model("llama"))
     editor = easyeditor.BaseEditor.from_hparams(hparams)
 
     metrics, edited, _ = _edit(editor)
@@ -99,17 +99,17 @@ def test_a_plugins_method_edits_a_model_loaded_from_a_folder(
     assert metrics[0]["pre"]["rewrite_acc"][0] < first
     assert edited is editor.model
     assert editor.alg_name == "TOY"
-    assert editor.model_name == saved("llama")
-    assert hparams == ToyHyperParams(saved("llama")), "the caller's hyperparameters were changed"
+    assert editor.model_name == save_model("llama")
+    assert hparams == ToyHyperParams(save_model("llama")), "the caller's hyperparameters were changed"
     assert toy.calls[0]["hparams"].device == "cpu"
 
 
 def test_constructing_an_editor_writes_no_file_and_adds_no_log_handler(
-    easyeditor: Any, toy: Toy, pair: Any, in_tmp: Path
+    easyeditor: Any, toy: Toy, pair: Any, working_folder: Path
 ) -> None:
     handlers = list(logging.getLogger("easyeditor.editors.editor").handlers)
     easyeditor.BaseEditor(ToyHyperParams(pair))
-    assert not list(in_tmp.iterdir())
+    assert not list(working_folder.iterdir())
     assert logging.getLogger("easyeditor.editors.editor").handlers == handlers
 
 
@@ -186,8 +186,8 @@ def test_batch_edit_passes_all_requests_in_one_call(easyeditor: Any, toy: Toy, p
     assert [len(call["requests"]) for call in toy.calls] == [2]
 
 
-def test_a_model_parallel_editor_edits(easyeditor: Any, toy: Toy, saved: Callable[[str], str]) -> None:
-    editor = easyeditor.BaseEditor(ToyHyperParams(saved("llama"), model_parallel=True, device=0))
+def test_a_model_parallel_editor_edits(easyeditor: Any, toy: Toy, save_model: Callable[[str], str]) -> None:
+    editor = easyeditor.BaseEditor(ToyHyperParams(save_model("llama"), model_parallel=True, device=0))
     _edit(editor)
 
 
@@ -211,10 +211,14 @@ def test_a_method_registered_after_the_import_is_found(
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("model_parallel", [False, True])
 def test_easyedits_own_ft_raises_the_score_of_the_edit(
-    easyeditor: Any, saved: Callable[[str], str], kind: str, model_parallel: bool
+    easyeditor: Any, save_model: Callable[[str], str], kind: str, model_parallel: bool
 ) -> None:
     hparams = easyeditor.FTHyperParams(
-        model_name=saved(kind), model_parallel=model_parallel, batch_size=1, **_ft(easyeditor), **MODULE_NAMES[kind]
+        model_name=save_model(kind),
+        model_parallel=model_parallel,
+        batch_size=1,
+        **_ft(easyeditor),
+        **MODULE_NAMES[kind],
     )
     editor = easyeditor.BaseEditor.from_hparams(hparams)
     metrics, _, _ = _edit(editor, target_new="Rome")
@@ -227,13 +231,13 @@ def _ft(easyeditor: Any) -> dict[str, Any]:
     return {**FT, **({"objective_optimization": "prompt_last"} if "objective_optimization" in own else {})}
 
 
-def test_easyedits_own_rome_raises_the_score_of_the_edit(easyeditor: Any, saved: Callable[[str], str]) -> None:
+def test_easyedits_own_rome_raises_the_score_of_the_edit(easyeditor: Any, save_model: Callable[[str], str]) -> None:
     import torch
 
     torch.manual_seed(0)
-    hparams = easyeditor.ROMEHyperParams(model_name=saved("gpt2"), **ROME, **MODULE_NAMES["gpt2"])
+    hparams = easyeditor.ROMEHyperParams(model_name=save_model("gpt2"), **ROME, **MODULE_NAMES["gpt2"])
     editor = easyeditor.BaseEditor.from_hparams(hparams)
-    # The prompt ends with the subject: behind it, a random model might not pass the edit on to the answer.
+    # The prompt ends with the subject: after further words, a random model might not pass the edit on to the answer.
     metrics, _, _ = _edit(editor, prompts="The capital of France")
     assert metrics[0]["post"]["rewrite_acc"][0] > metrics[0]["pre"]["rewrite_acc"][0]
 
