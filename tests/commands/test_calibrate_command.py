@@ -85,6 +85,7 @@ def test_the_calibrated_file_makes_edits_that_can_be_rolled_back(command: list[s
 def test_a_resumed_calibration_repeats_no_finished_step(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    """Other settings, other data and damaged results are refused; a finished calibration is only written again."""
     original, calls = study.try_edits, []
 
     def fail_at_second_call(*arguments: Any) -> Any:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.commands.main import main
 from tests.support.command_line import RunCommand
 
 
@@ -51,18 +50,8 @@ def test_options_reach_the_run(lifelong_cli: RunCommand, checkpoint: Path, tmp_p
 
 
 def test_held_out_facts_have_a_default(lifelong_cli: RunCommand) -> None:
-    code = main(
-        [
-            "lifelong",
-            "--hparams",
-            str(lifelong_cli.hparams),
-            "--data",
-            str(lifelong_cli.data),
-            "--out",
-            str(lifelong_cli.out),
-        ]
-    )
-    assert code == 0
+    code, _, err = lifelong_cli.run(retention=None)
+    assert code == 0, err
     assert "TRR" in lifelong_cli.summary()["metrics"]
 
 
