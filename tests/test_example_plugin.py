@@ -26,6 +26,7 @@ from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.hookspecs import PROJECT
+from tests.support.installed_easyedit import needs_easyedit
 from tests.support.tiny_models import build_model, build_tokenizer
 
 FILE = Path(__file__).parents[1] / "examples" / "plugin" / "easyedit_lifelong_biasedit.py"
@@ -153,11 +154,10 @@ def test_saved_data_that_do_not_fit_the_edits_are_refused(edited: Any, state: di
     assert not model._forward_hooks
 
 
+@needs_easyedit
 def test_the_examples_method_works_through_base_editor(
     biasedit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if bridge.find_easyedit() is None:
-        pytest.skip("EasyEdit isn't installed")
     monkeypatch.chdir(tmp_path)
     hparams = biasedit.BiasEditHyperParams(model_name=(build_model("llama"), build_tokenizer()))
     editor = bridge.base_editor().from_hparams(hparams)

@@ -12,14 +12,14 @@ from easyedit_lifelong.bridge import easyedit_method, easyedit_methods, find_eas
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import Plugins, get_plugins
 from tests.support.easyedit_memit import random_moments
+from tests.support.installed_easyedit import skip_without_easyedit
 from tests.support.toy_method import Plugin, Toy, ToyHyperParams, make_pair
 
 
 @pytest.fixture(scope="session")
 def easyeditor() -> Any:
     """EasyEdit, imported through the bridge."""
-    if find_easyedit() is None:
-        pytest.skip("EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)")
+    skip_without_easyedit()
     install()
     import easyeditor
 

@@ -18,7 +18,6 @@ import easyedit_lifelong
 from easyedit_lifelong.bridge import (
     EasyEditInfo,
     easyedit_location,
-    find_easyedit,
     install,
     install_hint,
     require_easyedit,
@@ -26,6 +25,7 @@ from easyedit_lifelong.bridge import (
 from easyedit_lifelong.bridge.finder import EasyEditFinder
 from easyedit_lifelong.bridge.placeholders import MissingPackageError, Placeholder
 from easyedit_lifelong.errors import EasyEditMissingError
+from tests.support.installed_easyedit import needs_easyedit
 
 ROOT = Path(easyedit_lifelong.__file__).parent.parent
 
@@ -122,9 +122,8 @@ for call in (importing, require_easyedit, base_editor):
     assert out.splitlines() == ["None None"] + ["True easyeditor True True"] * 3
 
 
+@needs_easyedit
 def test_find_easyedit_does_not_import_it(python: Callable[..., str]) -> None:
-    if find_easyedit() is None:
-        pytest.skip("EasyEdit isn't installed")
     out = python("""
         import sys
         from easyedit_lifelong.bridge import find_easyedit

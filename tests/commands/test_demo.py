@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from easyedit_lifelong.bridge import find_easyedit
 from easyedit_lifelong.commands import demo
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.reporting.demo_tables import comparison_table
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, METRICS_FILE, SUMMARY
 from tests.support.edits_command_line import COACHHOOK, GRACE
+from tests.support.installed_easyedit import needs_easyedit
 
-pytestmark = pytest.mark.skipif(find_easyedit() is None, reason="EasyEdit isn't installed")
+pytestmark = needs_easyedit
 
 FACTS = [
     {

@@ -18,10 +18,7 @@ from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.errors import EasyEditMissingError
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.plugins import get_plugins
-
-needs_easyedit = pytest.mark.skipif(
-    bridge.find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"
-)
+from tests.support.installed_easyedit import needs_easyedit
 
 
 @pytest.fixture(autouse=True)
