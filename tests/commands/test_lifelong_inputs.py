@@ -53,6 +53,25 @@ LONG = " ".join(["sea"] * 64)
         ),
         ([*FACTS, {"prompt": LONG, "target_new": "t"}], "context is 64. Shorten it or leave the record out."),
     ],
+    ids=[
+        "truncated JSON",
+        "empty file",
+        "no list",
+        "empty list",
+        "record that is a number",
+        "missing target",
+        "misspelled prompt",
+        "blank target",
+        "prompt that is a number",
+        "repeated case_id",
+        "long prompt: its record",
+        "long prompt: its length",
+        "long ground truth",
+        "long paraphrase",
+        "long locality prompt",
+        "half a character",
+        "long prompt: the advice",
+    ],
 )
 def test_bad_data_is_refused_with_its_file_and_field(lifelong_cli: RunCommand, facts: Any, expected: str) -> None:
     lifelong_cli.write(facts)
@@ -85,6 +104,16 @@ def test_missing_input_files_are_named(lifelong_cli: RunCommand) -> None:
         ("5", "must hold a list"),
         ([], "holds no"),
         ([{"prompt": LONG, "answer": "a"}], "context is 64"),
+    ],
+    ids=[
+        "truncated JSON",
+        "missing answer",
+        "blank prompt",
+        "record that is a number",
+        "no list",
+        "a number",
+        "empty list",
+        "long prompt",
     ],
 )
 def test_bad_held_out_facts_are_refused(lifelong_cli: RunCommand, retention: Any, expected: str) -> None:
@@ -120,6 +149,7 @@ def test_an_unknown_tracker_is_refused_with_the_known_ones(lifelong_cli: RunComm
         ({"model_name": 7}, "model_name"),
         ({"model_name": ["a", "b"]}, "model_name"),
     ],
+    ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_bad_hyperparameters_are_refused_with_their_file(
     lifelong_cli: RunCommand, values: dict[str, Any], expected: str
