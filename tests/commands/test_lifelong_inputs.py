@@ -189,7 +189,8 @@ def test_an_unknown_dtype_is_refused_with_the_known_ones(lifelong_cli: RunComman
 def test_a_folder_without_a_model_is_refused(lifelong_cli: RunCommand) -> None:
     empty = lifelong_cli.folder / "empty"
     empty.mkdir()
-    assert lifelong_cli.error_of(model=empty) == f"{empty}: this folder holds no model (it has no config.json)."
+    message = f"{empty}: this folder holds no model (it has no config.json). Give a checkpoint folder."
+    assert lifelong_cli.error_of(model=empty) == message
     assert f"{lifelong_cli.folder / 'nothing'}: no such folder" in lifelong_cli.error_of(
         model=lifelong_cli.folder / "nothing"
     )
