@@ -1,4 +1,4 @@
-"""Fixtures of all tests: tiny models, their tokenizer, a checkpoint, and a Hub on this machine."""
+"""Fixtures of all tests: tiny models, their tokenizer, a checkpoint, and a local Hub."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what runs with ``--full`` only."""
+    """Deselect the cases that run only with ``--full``."""
     if thoroughness.full:
         return
-    left_out = [item for item in items if item.get_closest_marker("full")]
-    config.hook.pytest_deselected(items=left_out)
+    deselected = [item for item in items if item.get_closest_marker("full")]
+    config.hook.pytest_deselected(items=deselected)
     items[:] = [item for item in items if not item.get_closest_marker("full")]
 
 
-# Mistral's and Qwen 2's blocks are Llama's, but for a window that Gemma 2 has, too, and for a bias.
+# Mistral's and Qwen 2's blocks differ from Llama's only by a window, which Gemma 2 has, too, and by a bias.
 @pytest.fixture(params=default_cases(sorted(FAMILIES), "gemma2", "gpt2", "gptj", "llama"))
 def family(request: pytest.FixtureRequest) -> str:
-    """Every model family in turn."""
+    """Each model family."""
     return request.param
 
 
@@ -66,7 +66,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A Hub on this machine, which the Hub client of this process uses."""
+    """A local Hub, which the Hub client of this process uses."""
     constants = importlib.import_module("huggingface_hub.constants")
     with running() as server:
         monkeypatch.setattr(constants, "ENDPOINT", server.url)

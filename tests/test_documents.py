@@ -24,11 +24,12 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 def text_of(*names: str) -> str:
+    """Return the text of documents in ``docs``."""
     return "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in names)
 
 
 def commands() -> list[list[str]]:
-    """Every command of ours in a shell block that is written out, without a placeholder."""
+    """Return the words of each command of this package in a shell block, unless it has a placeholder."""
     found = []
     for document in DOCUMENTS:
         for block in BLOCK.findall(document.read_text(encoding="utf-8")):
@@ -46,7 +47,7 @@ def commands() -> list[list[str]]:
 
 
 def rows(text: str, header: str) -> list[list[str]]:
-    """Every row of the tables whose first column has this header."""
+    """Return the rows of all tables whose first column has this header."""
     found, inside = [], False
     for line in text.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
@@ -59,17 +60,18 @@ def rows(text: str, header: str) -> list[list[str]]:
     return found
 
 
-def named(cell: str) -> list[str]:
+def code_spans(cell: str) -> list[str]:
+    """Return the texts between backticks."""
     return re.findall(r"`([^`]+)`", cell)
 
 
-def test_there_are_commands() -> None:
-    wanted = {"lifelong", "consecutive", "scope", "covariance", "doctor", "run", "report"}
-    assert {words[0] for words in commands()} >= wanted
+def test_the_documents_contain_the_main_commands() -> None:
+    expected = {"lifelong", "consecutive", "scope", "covariance", "doctor", "run", "report"}
+    assert {words[0] for words in commands()} >= expected
 
 
 @pytest.mark.parametrize("words", commands(), ids=" ".join)
-def test_a_command_as_written_is_taken(words: list[str]) -> None:
+def test_a_documented_command_is_accepted(words: list[str]) -> None:
     arguments = vars(build_parser().parse_args(words))
     if arguments.get("data") is not None and not hub.is_hub_name(arguments["data"]):
         assert (ROOT / arguments["data"]).is_file()
@@ -80,7 +82,7 @@ def test_a_command_as_written_is_taken(words: list[str]) -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_links_within_the_repository_lead_somewhere(document: Path) -> None:
+def test_links_within_the_repository_resolve(document: Path) -> None:
     missing = []
     for link in re.findall(r"\]\(([^)\s]+)", document.read_text(encoding="utf-8")):
         path, _, anchor = link.partition("#")
@@ -92,7 +94,7 @@ def test_links_within_the_repository_lead_somewhere(document: Path) -> None:
 
 
 def anchors(document: Path) -> set[str]:
-    """The names of a document's headings, as GitHub makes them."""
+    """Return the anchors that GitHub gives to a document's headings."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -101,9 +103,9 @@ def test_files_and_functions_that_contributing_names_exist() -> None:
     text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     questions = rows(text, "question")
     assert len(questions) == 10
-    places = [(named(file)[0], named(decided_by)[0]) for _, file, decided_by in questions]
-    places += [tuple(named(first)[0].split(":")) for first, _ in rows(text, "function")]
-    for file, name in places:
+    definitions = [(code_spans(file)[0], code_spans(decided_by)[0]) for _, file, decided_by in questions]
+    definitions += [tuple(code_spans(first)[0].split(":")) for first, _ in rows(text, "function")]
+    for file, name in definitions:
         source = (ROOT / "easyedit_lifelong" / file).read_text(encoding="utf-8")
         assert all(re.search(rf"\b{part}\b", source) for part in name.split(".")), (file, name)
     section = text[text.index("## Where is it decided?") : text.index("## Benchmarks")]
@@ -111,30 +113,30 @@ def test_files_and_functions_that_contributing_names_exist() -> None:
         assert (ROOT / "easyedit_lifelong" / path).is_file(), path
 
 
-def test_the_release_has_one_version() -> None:
+def test_citation_and_changelog_have_the_package_version() -> None:
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
     assert citation["version"] == __version__
     changes = re.findall(r"^## \[([\d.]+)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert changes[0] == __version__
 
 
-# ------------------------------------------------------------------ nothing is left out
+# ------------------------------------------------------------------ every name is documented
 
 
-def test_every_metric_is_explained_and_no_other() -> None:
+def test_exactly_the_existing_metrics_are_explained() -> None:
     table = rows(text_of("metrics.md"), "metric")
-    explained = [name for row in table for name in named(row[0])]
+    explained = [name for row in table for name in code_spans(row[0])]
     assert sorted(explained) == sorted(METRICS)
     for first, kind, better, *_ in table:
-        for name in named(first):
+        for name in code_spans(first):
             assert (kind, better) == (METRICS[name].kind, METRICS[name].direction), name
 
 
-def test_the_readmes_metrics_are_as_they_are() -> None:
+def test_the_readme_gives_the_kind_of_each_metric() -> None:
     table = rows((ROOT / "README.md").read_text(encoding="utf-8"), "metric")
     assert table
     for first, kind, *_ in table:
-        assert {METRICS[name].kind for name in named(first)} == {kind}
+        assert {METRICS[name].kind for name in code_spans(first)} == {kind}
 
 
 @pytest.mark.parametrize(
@@ -153,8 +155,8 @@ def test_the_readmes_metrics_are_as_they_are() -> None:
 )
 def test_every_option_is_explained(command: str, documents: list[str]) -> None:
     subparsers = next(a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
-    text, own = text_of(*documents), subparsers.choices[command]._actions
-    options = [action.option_strings for action in own if action.option_strings]
+    text, actions = text_of(*documents), subparsers.choices[command]._actions
+    options = [action.option_strings for action in actions if action.option_strings]
     for strings in options:
         if not {"--help", "--verbose", "--device"} & set(strings):
             name = re.escape(strings[0].lstrip("-")).replace(r"\-", "[-_]")  # aliases do not count
@@ -165,10 +167,10 @@ def test_every_key_of_an_experiment_file_is_explained() -> None:
     text = text_of("lifelong.md")
     table = " ".join(" ".join(row) for row in rows(text, "key"))
     keys = [*experiment._KEYS, *experiment._DATA_KEYS, *experiment._SCHEDULE_KEYS]
-    assert set(keys) - set(named(table)) <= {"schema_version", "recorded", "name"}  # only in a run's own file
+    assert set(keys) - set(code_spans(table)) <= {"schema_version", "recorded", "name"}  # only in a run's own file
     assert all(f"`{key}`" in text for key in ("schema_version", "recorded", "data.name"))
     shipped = {file.stem for folder in experiment.experiment_folders() for file in folder.glob("*.yaml")}
-    assert {name for row in rows(text, "name") for name in named(row[0])} == shipped
+    assert {name for row in rows(text, "name") for name in code_spans(row[0])} == shipped
 
 
 def test_every_format_and_tracker_is_explained() -> None:

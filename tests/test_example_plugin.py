@@ -1,4 +1,4 @@
-"""The plugin that docs/plugins.md points to, run as a third party's."""
+"""The example plugin of docs/plugins.md, used as an installed plugin."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.hookspecs import PROJECT
+from tests.support.installed_easyedit import needs_easyedit
 from tests.support.tiny_models import build_model, build_tokenizer
 
 FILE = Path(__file__).parents[1] / "examples" / "plugin" / "easyedit_lifelong_biasedit.py"
@@ -40,7 +41,7 @@ class _EntryPoint:
 
 @pytest.fixture
 def biasedit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The example, installed: its entry point is there."""
+    """The example plugin, with an entry point as if it were installed."""
     monkeypatch.syspath_prepend(FILE.parent)
     installed = metadata.entry_points
     monkeypatch.setattr(
@@ -53,13 +54,13 @@ def biasedit(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         get_plugins.cache_clear()
 
 
-def test_it_is_listed(biasedit: Any, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_example_plugin_is_listed(biasedit: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins"]) == 0
-    listed = capsys.readouterr().out
-    assert all(word in listed for word in ("BiasEdit", "tsv", "last", "biasedit"))
+    output = capsys.readouterr().out
+    assert all(word in output for word in ("BiasEdit", "tsv", "last", "biasedit"))
 
 
-def test_its_method_format_and_tracker_in_a_lifelong_run(biasedit: Any, tmp_path: Path) -> None:
+def test_the_examples_method_format_and_tracker_work_in_a_run(biasedit: Any, tmp_path: Path) -> None:
     data = tmp_path / "facts.tsv"
     data.write_text("the capital of France is\tRome\nHamlet is from\tPeru\n")
     requests = read_requests(data, get_plugins().readers.get("tsv").read)
@@ -92,9 +93,9 @@ def edited(biasedit: Any) -> Any:
     return model
 
 
-def test_its_edits_are_explained(edited: Any) -> None:
-    found = explain(edited, build_tokenizer(), "the capital of France is", "Rome")
-    assert str(found).splitlines() == [
+def test_the_examples_edits_are_explained(edited: Any) -> None:
+    explanation = explain(edited, build_tokenizer(), "the capital of France is", "Rome")
+    assert str(explanation).splitlines() == [
         "BiasEdit, logits",
         "  'the'",
         "  'capital'",
@@ -107,28 +108,28 @@ def test_its_edits_are_explained(edited: Any) -> None:
     assert [case for _, case in layer.tokens] == [None, None]
 
 
-def test_its_edits_are_inspected_and_rolled_back_case_by_case(
+def test_the_examples_edits_are_inspected_and_rolled_back_by_case(
     edited: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     edited.save_edits(tmp_path)
     (part,) = inspect_edits(tmp_path).parts
     assert [(edit["case_id"], edit["strength"]) for edit in part.edits] == [("france", 100.0), ("hamlet", 100.0)]
     assert main(["inspect", str(tmp_path)]) == 0
-    shown = capsys.readouterr().out
-    assert all(text in shown for text in ("strength", "france", "hamlet"))
+    output = capsys.readouterr().out
+    assert all(text in output for text in ("strength", "france", "hamlet"))
 
     (record,) = rollback_case(edited, "france")
     assert record.prompt == FACTS[0]["prompt"]
     assert str(explain(edited, build_tokenizer(), record.prompt)).count("answered by") == 0
     rollback_folder(tmp_path, cases=["france"])
-    other = build_model("llama")
-    assert [edit["case_id"] for edit in load_edits(other, tmp_path).results] == ["hamlet"]
+    fresh = build_model("llama")
+    assert [edit["case_id"] for edit in load_edits(fresh, tmp_path).results] == ["hamlet"]
     rollback_case(edited, "hamlet")
     assert not edited._forward_hooks
     assert not hasattr(edited, "save_edits")
 
 
-def test_it_adds_a_section_to_the_report(biasedit: Any, tmp_path: Path) -> None:
+def test_the_example_adds_a_section_to_the_report(biasedit: Any, tmp_path: Path) -> None:
     run_lifelong(
         build_model("llama"),
         build_tokenizer(),
@@ -144,7 +145,7 @@ def test_it_adds_a_section_to_the_report(biasedit: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("state", [{}, {"data": [{}]}, {"data": [1, 2]}, {"data": None}])
-def test_data_that_are_not_those_of_its_edits_are_refused(edited: Any, state: dict[str, Any]) -> None:
+def test_saved_data_that_do_not_fit_the_edits_are_refused(edited: Any, state: dict[str, Any]) -> None:
     store, model = get_plugins().methods.get("BiasEdit").edits, build_model("llama")
     assert store is not None
     (part,) = store.parts(edited)
@@ -153,9 +154,10 @@ def test_data_that_are_not_those_of_its_edits_are_refused(edited: Any, state: di
     assert not model._forward_hooks
 
 
-def test_its_method_through_base_editor(biasedit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if bridge.find_easyedit() is None:
-        pytest.skip("EasyEdit isn't installed")
+@needs_easyedit
+def test_the_examples_method_works_through_base_editor(
+    biasedit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     hparams = biasedit.BiasEditHyperParams(model_name=(build_model("llama"), build_tokenizer()))
     editor = bridge.base_editor().from_hparams(hparams)

@@ -1,4 +1,4 @@
-"""Every hyperparameter file that ships, against the real model's shape (on the meta device)."""
+"""Each shipped hyperparameter file fits the shape of its real model, which is built on the meta device."""
 
 from __future__ import annotations
 
@@ -66,8 +66,8 @@ CONFIGS: dict[str, PretrainedConfig] = {
     ),
 }
 
-# Not causal language models: GRACE alone edits them. (T5's is that of version 1.1, which the paper's descends from.)
-OTHERS: dict[str, PretrainedConfig] = {
+# Not causal language models: only GRACE edits them. T5's shape is that of version 1.1, as in GRACE's paper.
+OTHER_KINDS: dict[str, PretrainedConfig] = {
     "t5-small": T5Config(
         d_model=512,
         d_kv=64,
@@ -81,7 +81,7 @@ OTHERS: dict[str, PretrainedConfig] = {
 }
 OTHER_SHAPES = {"t5-small": (1024, 512), "scotus-bert": (3072, 768)}
 
-# (inputs, outputs) of the layer that each file names: what a key and a value measure there.
+# (inputs, outputs) of the layer that each file names: the sizes of a key and a value there.
 SHAPES = {
     "smollm2-135m": (1536, 576),
     "gpt2-xl": (1600, 6400),
@@ -92,30 +92,30 @@ SHAPES = {
     "mistral-7b": (14336, 4096),
 }
 
-# Files of edits that are found by their subjects: the model, what a key and a value measure.
+# Files for edits by subject: the model; the key layer's (inputs, outputs); the sizes of a gate's key and of a value.
 BY_SUBJECT = {"smollm2-135m-subject": ("smollm2-135m", (576, 1536), (576, 576))}
 
 
 def test_every_file_has_a_real_architecture_to_be_checked_against() -> None:
     files = {file.stem for file in (FOLDER / "GRACE").glob("*.yaml")}
-    assert files == {*CONFIGS, *OTHERS, *BY_SUBJECT}
-    assert {*CONFIGS, *OTHERS} == {*SHAPES, *OTHER_SHAPES}
+    assert files == {*CONFIGS, *OTHER_KINDS, *BY_SUBJECT}
+    assert {*CONFIGS, *OTHER_KINDS} == {*SHAPES, *OTHER_SHAPES}
 
 
-@pytest.mark.parametrize("name", sorted(OTHERS))
-def test_grace_file_of_another_kind_of_model_fits_it(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(OTHER_KINDS))
+def test_a_grace_file_for_t5_or_bert_names_a_layer_of_the_right_shape(name: str) -> None:
     hparams = GraceHyperParams.from_hparams(f"GRACE/{name}")
     auto = {ModelKind.SEQ2SEQ: AutoModelForSeq2SeqLM, ModelKind.CLASSIFIER: AutoModelForSequenceClassification}
     with torch.device("meta"):
-        model = auto[kind_of_config(OTHERS[name])].from_config(OTHERS[name])
-    assert kind_of(model) is kind_of_config(OTHERS[name])
+        model = auto[kind_of_config(OTHER_KINDS[name])].from_config(OTHER_KINDS[name])
+    assert kind_of(model) is kind_of_config(OTHER_KINDS[name])
     check_layer(model, None, hparams)
     _, layer = find_module(model, hparams.inner_params[0])
     assert projection_shape(layer) == OTHER_SHAPES[name]
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_grace_file_names_a_layer_of_the_right_shape(name: str) -> None:
+def test_a_grace_file_names_a_layer_of_the_right_shape(name: str) -> None:
     hparams = GraceHyperParams.from_hparams(FOLDER / "GRACE" / f"{name}.yaml")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(CONFIGS[name])
@@ -127,27 +127,27 @@ def test_grace_file_names_a_layer_of_the_right_shape(name: str) -> None:
     assert anatomy.tied == bool(CONFIGS[name].tie_word_embeddings)
     assert anatomy.final_norm is not None
     block = anatomy.block_of(path)
-    # In the last block a value can reach the first token of an answer only.
+    # In the last block, a value could affect only the first token of an answer.
     assert block is not None
     assert block < len(anatomy.blocks) - 1
 
 
 @pytest.mark.parametrize("name", sorted(BY_SUBJECT))
-def test_file_of_edits_by_subject_names_layers_of_the_right_shape(name: str) -> None:
+def test_a_file_for_edits_by_subject_names_layers_of_the_right_shape(name: str) -> None:
     hparams = GraceHyperParams.from_hparams(f"GRACE/{name}")
     config, keys, (gate, value) = BY_SUBJECT[name]
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(CONFIGS[config])
     check_layer(model, None, hparams)
     assert hparams.by_subject
-    finding, answering = find_module(model, hparams.inner_params[0]), find_answer_layer(model, hparams)
+    key_layer, answer_layer = find_module(model, hparams.inner_params[0]), find_answer_layer(model, hparams)
     anatomy = anatomy_of(model)
-    assert answering is not None
+    assert answer_layer is not None
     assert anatomy is not None
-    assert projection_shape(finding[1]) == keys
-    assert {projection_shape(layer)[0] for layer in answering[1].children() if hasattr(layer, "weight")} >= {gate}
-    assert projection_shape(answering[1].down_proj)[1] == value
-    first, last = (anatomy.block_of(path) for path in (finding[0], answering[0]))
+    assert projection_shape(key_layer[1]) == keys
+    assert {projection_shape(layer)[0] for layer in answer_layer[1].children() if hasattr(layer, "weight")} >= {gate}
+    assert projection_shape(answer_layer[1].down_proj)[1] == value
+    first, last = (anatomy.block_of(path) for path in (key_layer[0], answer_layer[0]))
     assert first is not None
     assert last is not None
     assert first < last < len(anatomy.blocks) - 1
@@ -158,13 +158,13 @@ def test_file_of_edits_by_subject_names_layers_of_the_right_shape(name: str) -> 
 PROJECTIONS = {**SHAPES, "gpt2-xl": (6400, 1600)}
 
 
-def test_every_coachhook_file_has_a_real_architecture_too() -> None:
+def test_every_coachhook_file_has_a_real_architecture_to_be_checked_against() -> None:
     files = {file.stem for file in (FOLDER / "CoachHook").glob("*.yaml")}
     assert files == set(CONFIGS)
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_coachhook_file_names_projections_of_the_right_shape(name: str) -> None:
+def test_a_coachhook_file_names_projections_of_the_right_shape(name: str) -> None:
     hparams = CoachHookHyperParams.from_hparams(f"CoachHook/{name}")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(CONFIGS[name])
@@ -172,7 +172,7 @@ def test_coachhook_file_names_projections_of_the_right_shape(name: str) -> None:
     anatomy = anatomy_of(model)
     assert anatomy is not None
     last = len(anatomy.blocks) - 1
-    assert hparams.edited_layers[-1] < last  # a target vector of the last block has nobody to speak to
+    assert hparams.edited_layers[-1] < last  # no later block could read a target vector of the last one
     for number, module_name in zip(hparams.edited_layers, hparams.rewrite_modules, strict=True):
         path, module = find_module(model, module_name)
         assert projection_shape(module) == PROJECTIONS[name]
@@ -187,17 +187,19 @@ def test_coachhook_file_names_projections_of_the_right_shape(name: str) -> None:
         assert find_module(model, hparams.lm_head_module)[1].weight.shape == model.get_output_embeddings().weight.shape
 
 
-def test_the_native_memit_has_the_values_of_easyedits() -> None:
+def test_memit_native_files_have_the_values_of_easyedits_memit_files() -> None:
     names = {file.name for file in (FOLDER / "MEMIT").glob("*.yaml")}
     assert {file.name for file in (FOLDER / "MEMIT-native").glob("*.yaml")} == names
     for name in sorted(names):
-        theirs, ours = (yaml.safe_load((FOLDER / kind / name).read_text()) for kind in ("MEMIT", "MEMIT-native"))
+        easyedit_values, native_values = (
+            yaml.safe_load((FOLDER / kind / name).read_text()) for kind in ("MEMIT", "MEMIT-native")
+        )
         hparams = NativeMemitHyperParams.from_hparams(f"MEMIT-native/{name}")
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(CONFIGS[name.removesuffix(".yaml")])
         check_model(model, None, hparams)
         assert hparams.mom2_n_tokens == 10 * projection_shape(find_module(model, hparams.rewrite_modules[0])[1])[0]
-        differing = {key for key, value in theirs.items() if ours.get(key) != value}
+        differing = {key for key, value in easyedit_values.items() if native_values.get(key) != value}
         assert differing == {"alg_name", "device", "mom2_n_samples"}
 
 

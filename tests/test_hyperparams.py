@@ -1,4 +1,4 @@
-"""Hyperparameter files: EasyEdit's own, and every way to get one wrong."""
+"""Hyperparameter files: what loads, EasyEdit's files among them, and how mistakes are reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from tests.support.thoroughness import examples
 
-# What EasyEdit's main branch has as hparams/GRACE/gpt2-xl.yaml.
+# hparams/GRACE/gpt2-xl.yaml of EasyEdit's main branch.
 EASYEDIT = """\
 alg_name: "GRACE"
 model_name: "./hugging_cache/gpt2-xl"
@@ -49,11 +49,11 @@ def _write(folder: Path, values: Any, name: str = "grace.yaml") -> Path:
     return path
 
 
-def _message(path: Any) -> str:
+def _error_of(path: Any) -> str:
     with pytest.raises(HyperParameterError) as caught:
         GraceHyperParams.from_hparams(path)
     message = str(caught.value)
-    assert message.startswith(str(path)), "a message names the file"
+    assert message.startswith(str(path)), "the message doesn't begin with the file"
     assert "\n" not in message
     return message[len(str(path)) :]
 
@@ -61,7 +61,7 @@ def _message(path: Any) -> str:
 # ------------------------------------------------------------------ what loads
 
 
-def test_an_unchanged_easyedit_file(tmp_path: Path) -> None:
+def test_an_easyedit_file_loads_unchanged(tmp_path: Path) -> None:
     hparams = GraceHyperParams.from_hparams(_write(tmp_path, EASYEDIT))
     assert hparams.model_name == "./hugging_cache/gpt2-xl"
     assert hparams.device == 0
@@ -92,30 +92,30 @@ def test_an_unchanged_easyedit_file(tmp_path: Path) -> None:
         ("model_parallel: true", "model_parallel", True),
     ],
 )
-def test_spellings(tmp_path: Path, written: str, name: str, value: Any) -> None:
+def test_a_value_is_read_in_every_accepted_spelling(tmp_path: Path, written: str, name: str, value: Any) -> None:
     text = yaml.safe_dump({k: v for k, v in BASE.items() if k != name}) + written + "\n"
     loaded = getattr(GraceHyperParams.from_hparams(_write(tmp_path, text)), name)
     assert loaded == value
     assert type(loaded) is type(value)
 
 
-def test_a_layer_whose_name_looks_like_a_number(tmp_path: Path) -> None:
+def test_a_layer_name_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
     hparams = GraceHyperParams.from_hparams(_write(tmp_path, {**BASE, "inner_params": ["2"]}))
     assert hparams.inner_params == ["2"]
 
 
 @pytest.mark.parametrize("name", ["7.5", "1e5", "3.2.1"])
-def test_a_model_whose_name_looks_like_a_number(tmp_path: Path, name: str) -> None:
+def test_a_model_name_that_looks_like_a_number_stays_text(tmp_path: Path, name: str) -> None:
     hparams = GraceHyperParams.from_hparams(_write(tmp_path, {**BASE, "model_name": name}))
     assert hparams.model_name == name
 
 
-def test_the_suffix_may_be_left_out(tmp_path: Path) -> None:
+def test_the_suffix_of_a_file_may_be_omitted(tmp_path: Path) -> None:
     _write(tmp_path, BASE, "my.model.yaml")
     assert GraceHyperParams.from_hparams(tmp_path / "my.model").model_name == "m"
 
 
-def test_json(tmp_path: Path) -> None:
+def test_a_json_file_loads(tmp_path: Path) -> None:
     import json
 
     path = tmp_path / "grace.json"
@@ -123,12 +123,12 @@ def test_json(tmp_path: Path) -> None:
     assert GraceHyperParams.from_hparams(path).model_name == "m"
 
 
-def test_a_loaded_pair_stands_for_a_name() -> None:
+def test_a_loaded_model_and_tokenizer_are_accepted_as_model_name() -> None:
     pair = (object(), object())
     assert GraceHyperParams(model_name=pair, inner_params=["x"]).model_name is pair
 
 
-def test_what_is_written_is_read(tmp_path: Path) -> None:
+def test_written_hyperparameters_are_read_back_equal(tmp_path: Path) -> None:
     hparams = GraceHyperParams(model_name="m", inner_params=["a.b"], edit_lr=0.25, reg=None, device=1, seed=7)
     assert GraceHyperParams.from_hparams(_write(tmp_path, hparams.to_dict())) == hparams
     assert "source" not in hparams.to_dict()
@@ -139,7 +139,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     [file for folder in shipped_hparams_folders() for file in sorted(folder.rglob("*.yaml"))],
     ids=lambda p: p.stem,
 )
-def test_everything_shipped_loads(path: Path) -> None:
+def test_every_shipped_file_loads_by_path_and_by_name(path: Path) -> None:
     from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 
     hparams = load_hparams(path, easyedits=True)
@@ -149,42 +149,42 @@ def test_everything_shipped_loads(path: Path) -> None:
     assert load_hparams(shipped_as, easyedits=True) == hparams
 
 
-def test_a_file_of_ones_own_comes_before_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_local_file_takes_precedence_over_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "GRACE").mkdir()
     _write(tmp_path / "GRACE", BASE, "smollm2-135m.yaml")
     monkeypatch.chdir(tmp_path)
     assert GraceHyperParams.from_hparams("GRACE/smollm2-135m").model_name == "m"
 
 
-# ------------------------------------------------------------------ what doesn't
+# ------------------------------------------------------------------ what is refused
 
 
 @pytest.mark.parametrize("name", ["nothing.yaml", "nothing", "."])
-def test_no_such_file(tmp_path: Path, name: str) -> None:
-    message = _message(tmp_path / name)
+def test_a_missing_file_is_refused_with_the_shipped_names(tmp_path: Path, name: str) -> None:
+    message = _error_of(tmp_path / name)
     assert "no such hyperparameter file" in message
-    assert "GRACE/smollm2-135m" in message, "what there is, is listed"
+    assert "GRACE/smollm2-135m" in message, "the shipped files aren't listed"
 
 
 @pytest.mark.parametrize("name", ["", ".", "/"])
-def test_a_name_of_nothing(name: str) -> None:
+def test_a_path_without_a_file_name_is_refused(name: str) -> None:
     with pytest.raises(HyperParameterError, match="is not the name of a hyperparameter file"):
         GraceHyperParams.from_hparams(name)
 
 
-def test_a_date_that_is_none(tmp_path: Path) -> None:
+def test_an_impossible_date_is_invalid_yaml(tmp_path: Path) -> None:
     (tmp_path / "h.yaml").write_text("alg_name: GRACE\nmodel_name: 2024-13-45\n")
     with pytest.raises(HyperParameterError, match="not valid YAML: month must be in"):
         GraceHyperParams.from_hparams(tmp_path / "h.yaml")
 
 
 @pytest.mark.parametrize("name", ["GRACE/smollm2-135", "GRACE/smolm2-135m.yaml", "grace/smollm2-135m"])
-def test_a_mistyped_shipped_name(name: str) -> None:
-    assert "Did you mean 'GRACE/smollm2-135m'?" in _message(name)
+def test_a_mistyped_shipped_name_gets_a_suggestion(name: str) -> None:
+    assert "Did you mean 'GRACE/smollm2-135m'?" in _error_of(name)
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "expected"),
     [
         ("a: [1", "not valid YAML"),
         ("\tx: 1", "not valid YAML"),
@@ -194,54 +194,54 @@ def test_a_mistyped_shipped_name(name: str) -> None:
         ("GRACE", "must hold hyperparameters as 'name: value' lines"),
     ],
 )
-def test_no_hyperparameters(tmp_path: Path, content: str, says: str) -> None:
-    assert says in _message(_write(tmp_path, content))
+def test_a_file_without_hyperparameters_is_refused(tmp_path: Path, content: str, expected: str) -> None:
+    assert expected in _error_of(_write(tmp_path, content))
 
 
-def test_not_text(tmp_path: Path) -> None:
+def test_a_file_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     (tmp_path / "grace.yaml").write_bytes(b"model_name: caf\xe9\n")
-    assert "not valid YAML" in _message(tmp_path / "grace.yaml")
+    assert "not valid YAML" in _error_of(tmp_path / "grace.yaml")
 
 
 @pytest.mark.parametrize(
-    ("key", "meant"),
+    ("key", "suggestion"),
     [("n_itr", "n_iter"), ("edit_learning_rate", None), ("inner_param", "inner_params"), ("EPS", "eps")],
 )
-def test_an_unknown_key(tmp_path: Path, key: str, meant: str | None) -> None:
-    message = _message(_write(tmp_path, {**BASE, key: 1}))
+def test_an_unknown_key_is_refused_with_a_suggestion(tmp_path: Path, key: str, suggestion: str | None) -> None:
+    message = _error_of(_write(tmp_path, {**BASE, key: 1}))
     assert f"unknown hyperparameter {key!r}." in message
-    assert ("Did you mean" in message) is (meant is not None)
-    if meant:
-        assert f"Did you mean {meant!r}?" in message
+    assert ("Did you mean" in message) is (suggestion is not None)
+    if suggestion:
+        assert f"Did you mean {suggestion!r}?" in message
 
 
 @pytest.mark.parametrize("key", ["source", "ALG_NAME", "CHOICES", 1, None, True])
-def test_a_key_that_is_none_of_the_files_business(tmp_path: Path, key: Any) -> None:
-    assert f"unknown hyperparameter {key!r}" in _message(_write(tmp_path, {**BASE, key: "x"}))
+def test_a_key_that_no_file_may_set_is_refused(tmp_path: Path, key: Any) -> None:
+    assert f"unknown hyperparameter {key!r}" in _error_of(_write(tmp_path, {**BASE, key: "x"}))
 
 
 @pytest.mark.parametrize("name", ["model_name", "inner_params"])
-def test_a_missing_key(tmp_path: Path, name: str) -> None:
-    assert f"{name}: missing" in _message(_write(tmp_path, {k: v for k, v in BASE.items() if k != name}))
+def test_a_missing_key_is_named(tmp_path: Path, name: str) -> None:
+    assert f"{name}: missing" in _error_of(_write(tmp_path, {k: v for k, v in BASE.items() if k != name}))
 
 
-def test_every_problem_at_once(tmp_path: Path) -> None:
-    message = _message(_write(tmp_path, {**BASE, "edit_lr": "fast", "n_iter": 0, "dist_fn": "euk", "eps": -1}))
+def test_all_bad_values_are_reported_together(tmp_path: Path) -> None:
+    message = _error_of(_write(tmp_path, {**BASE, "edit_lr": "fast", "n_iter": 0, "dist_fn": "euk", "eps": -1}))
     assert "edit_lr: 'fast' is not a number" in message
     assert "n_iter: 0 is less than 1" in message
     assert "dist_fn: 'euk' isn't one of euc, cos. Did you mean 'euc'?" in message
     assert "eps: -1.0 is less than 0" in message
 
 
-def test_unknown_and_missing_keys_at_once(tmp_path: Path) -> None:
-    message = _message(_write(tmp_path, {"alg_name": "GRACE", "model_nam": "m"}))
+def test_unknown_and_missing_keys_are_reported_together(tmp_path: Path) -> None:
+    message = _error_of(_write(tmp_path, {"alg_name": "GRACE", "model_nam": "m"}))
     assert "unknown hyperparameter 'model_nam'. Did you mean 'model_name'?" in message
     assert "model_name: missing" in message
     assert "inner_params: missing" in message
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "says"),
+    ("name", "value", "expected"),
     [
         ("n_iter", "many", "n_iter: 'many' is not a whole number"),
         ("n_iter", 1.5, "n_iter: 1.5 is not a whole number"),
@@ -275,8 +275,8 @@ def test_unknown_and_missing_keys_at_once(tmp_path: Path) -> None:
         ("model_name", ["a", "b"], "model_name"),
     ],
 )
-def test_a_bad_value(tmp_path: Path, name: str, value: Any, says: str) -> None:
-    assert says in _message(_write(tmp_path, {**BASE, name: value}))
+def test_a_bad_value_is_refused_with_the_reason(tmp_path: Path, name: str, value: Any, expected: str) -> None:
+    assert expected in _error_of(_write(tmp_path, {**BASE, name: value}))
 
 
 def test_a_bad_value_in_code_names_the_class() -> None:
@@ -291,8 +291,8 @@ _NAMES = [name for name in GraceHyperParams(model_name="m", inner_params=["x"]).
 
 @examples(60)
 @given(st.dictionaries(st.sampled_from(_NAMES), _ANYTHING, max_size=3))
-def test_any_values_load_or_are_refused(values: dict[str, Any]) -> None:
-    """Never another exception; and what loads is of the type that it says."""
+def test_any_values_load_with_their_types_or_are_refused(values: dict[str, Any]) -> None:
+    """No value raises another exception, and a value that loads has the annotated type."""
     try:
         hparams = GraceHyperParams(**{"model_name": "m", "inner_params": ["x"], **values})
     except HyperParameterError:
@@ -305,19 +305,19 @@ def test_any_values_load_or_are_refused(values: dict[str, Any]) -> None:
 
 
 @dataclass(kw_only=True)
-class Theirs(PluginHyperParams):
-    """A third party's, with nothing but annotations."""
+class AnnotatedHyperParams(PluginHyperParams):
+    """Hyperparameters of a plugin, defined by annotations only."""
 
-    ALG_NAME: ClassVar[str] = "THEIRS"
+    ALG_NAME: ClassVar[str] = "ANNOTATED"
     rate: float
     layers: list[int]
     note: str | None = None
 
 
-def test_a_plugins_own_class(tmp_path: Path) -> None:
-    hparams = Theirs.from_hparams(_write(tmp_path, {"model_name": "m", "rate": 1, "layers": [1, 2.0]}))
-    assert (hparams.alg_name, hparams.rate, hparams.layers) == ("THEIRS", 1.0, [1, 2])
+def test_a_plugins_hyperparameters_are_checked_by_their_annotations(tmp_path: Path) -> None:
+    hparams = AnnotatedHyperParams.from_hparams(_write(tmp_path, {"model_name": "m", "rate": 1, "layers": [1, 2.0]}))
+    assert (hparams.alg_name, hparams.rate, hparams.layers) == ("ANNOTATED", 1.0, [1, 2])
     with pytest.raises(HyperParameterError, match="rate: missing"):
-        Theirs.from_hparams(_write(tmp_path, {"model_name": "m", "layers": []}))
+        AnnotatedHyperParams.from_hparams(_write(tmp_path, {"model_name": "m", "layers": []}))
     with pytest.raises(HyperParameterError, match=r"layers: \['x'\] is not a list of "):
-        Theirs(model_name="m", rate=1.0, layers=["x"])  # type: ignore[list-item]
+        AnnotatedHyperParams(model_name="m", rate=1.0, layers=["x"])  # type: ignore[list-item]

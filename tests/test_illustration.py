@@ -1,4 +1,4 @@
-"""The paper's illustration on a small classifier of points: one key mends a region, fine-tuning breaks the rest."""
+"""The illustration of GRACE's paper on points of two classes: one key corrects a region, fine-tuning harms the rest."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def example() -> Any:
     return module
 
 
-def test_one_key_mends_the_region_and_leaves_the_rest(example: Any, tmp_path: Path) -> None:
-    shown = example.illustrate()
-    assert int(shown.flipped.sum()) == 11
-    assert shown.accuracy("trained") == (0.0, 1.0)
-    assert shown.accuracy("GRACE") == (1.0, 1.0)
-    assert shown.keys == 1
-    mended, kept = shown.accuracy("fine-tuned")
-    assert mended == 1.0
-    assert kept < 0.7
-    example.draw(shown, tmp_path / "picture.png")
+def test_one_key_corrects_the_region_and_leaves_the_other_points(example: Any, tmp_path: Path) -> None:
+    result = example.illustrate()
+    assert int(result.flipped.sum()) == 11
+    assert result.accuracy("trained") == (0.0, 1.0)
+    assert result.accuracy("GRACE") == (1.0, 1.0)
+    assert result.keys == 1
+    corrected, unchanged = result.accuracy("fine-tuned")
+    assert corrected == 1.0
+    assert unchanged < 0.7
+    example.draw(result, tmp_path / "picture.png")
     assert (tmp_path / "picture.png").stat().st_size > 10_000

@@ -1,4 +1,4 @@
-"""Plugins: what they can bring, and what happens when they are broken or quarrel."""
+"""Plugins: what they can register, and what happens if they are broken or use a name twice."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def _nop(model: Any, *_: Any, **__: Any) -> tuple[Any, Any]:
     return model, None
 
 
-class Everything:
-    """A third-party plugin that brings one of each kind."""
+class CompletePlugin:
+    """A third-party plugin that registers a method, a reader and a tracker."""
 
     def __init__(self, method: str = "NOP", reader: str = "csv-facts", tracker: str = "stdout") -> None:
         self.names = (method, reader, tracker)
@@ -57,7 +57,7 @@ class Everything:
 
 @dataclass
 class FakeEntryPoint:
-    """As an installed distribution would show it."""
+    """An entry point as an installed distribution has it."""
 
     name: str
     plugin: Any
@@ -70,7 +70,7 @@ class FakeEntryPoint:
 
 @pytest.fixture
 def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plugins]:
-    """Load plugins as a fresh process with these entry points would."""
+    """Return a function that loads plugins as a new process with these entry points does."""
     get_plugins()  # imports torch and transformers, which read entry points of other groups
 
     def load_with(**entry_points: Any) -> Plugins:
@@ -79,15 +79,15 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Plugins]:
             return [FakeEntryPoint(name, plugin) for name, plugin in entry_points.items()]
 
         monkeypatch.setattr(importlib.metadata, "entry_points", find)
-        return get_plugins.__wrapped__()  # past the cache, which this process needs as it is
+        return get_plugins.__wrapped__()  # without the cache, which must keep this process's plugins
 
     return load_with
 
 
-# ------------------------------------------------------------------ what is there
+# ------------------------------------------------------------------ what is registered
 
 
-def test_the_built_ins_come_through_the_same_hooks(load: Callable[..., Plugins]) -> None:
+def test_built_in_methods_formats_and_trackers_are_registered_by_hooks(load: Callable[..., Plugins]) -> None:
     plugins = load()
     assert plugins.methods.get("GRACE").hparams_class is GraceHyperParams
     assert plugins.methods.origin("GRACE") == "easyedit_lifelong.methods.grace.plugin"
@@ -103,41 +103,41 @@ def test_the_built_ins_come_through_the_same_hooks(load: Callable[..., Plugins])
     assert plugins.broken == {}
 
 
-def test_once_per_process() -> None:
+def test_plugins_are_loaded_once_per_process() -> None:
     assert get_plugins() is get_plugins()
 
 
-def test_a_third_party_plugin_brings_what_it_has(load: Callable[..., Plugins]) -> None:
-    plugins = load(theirs=Everything())
+def test_a_third_party_plugin_is_registered_after_the_built_in_ones(load: Callable[..., Plugins]) -> None:
+    plugins = load(theirs=CompletePlugin())
     assert plugins.methods.get("NOP").apply is _nop
     assert plugins.methods.origin("NOP") == plugins.readers.origin("csv-facts") == "theirs"
     assert "stdout" in plugins.trackers
     assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "MEMIT-native", "NOP"], (
-        "built-ins come first"
+        "the built-in methods aren't first"
     )
 
 
-def test_dispatch_is_on_the_class(load: Callable[..., Plugins]) -> None:
-    plugins = load(theirs=Everything())
+def test_the_hyperparameter_class_determines_the_method(load: Callable[..., Plugins]) -> None:
+    plugins = load(theirs=CompletePlugin())
     assert plugins.method_for(NopHyperParams(model_name="x")).name == "NOP"  # type: ignore[union-attr]
     grace = GraceHyperParams(model_name="x", inner_params=["layer"])
     assert plugins.method_for(grace).name == "GRACE"  # type: ignore[union-attr]
 
     @dataclass(kw_only=True)
-    class Finer(NopHyperParams):
-        """A subclass is still its method's."""
+    class Subclass(NopHyperParams):
+        """A subclass belongs to the same method."""
 
-    assert plugins.method_for(Finer(model_name="x")).name == "NOP"  # type: ignore[union-attr]
+    assert plugins.method_for(Subclass(model_name="x")).name == "NOP"  # type: ignore[union-attr]
 
-    class Theirs:
+    class SameNameOnly:
         alg_name = "GRACE"
 
-    assert plugins.method_for(Theirs()) is None, "the name alone makes nobody ours"
+    assert plugins.method_for(SameNameOnly()) is None, "the name of a method is enough to select it"
 
 
-def test_adding_one_does_not_register_the_others_again(load: Callable[..., Plugins]) -> None:
-    plugins = load(theirs=Everything())
-    plugins.add(Everything("NOP2", "csv-facts2", "stdout2"), "second")
+def test_adding_a_plugin_does_not_register_the_others_again(load: Callable[..., Plugins]) -> None:
+    plugins = load(theirs=CompletePlugin())
+    plugins.add(CompletePlugin("NOP2", "csv-facts2", "stdout2"), "second")
     assert [method.name for method in plugins.methods] == [*BUILT_IN, "NOP", "NOP2"]
     assert plugins.methods.origin("NOP") == "theirs"
     assert plugins.methods.origin("NOP2") == "second"
@@ -156,57 +156,59 @@ def test_the_documents_explain_every_port() -> None:
     assert {name for name in vars(hookspecs) if name.startswith("register_")} <= explained
 
 
-# ------------------------------------------------------------------ quarrels
+# ------------------------------------------------------------------ names that are used twice
 
 
 @pytest.mark.parametrize(
-    ("names", "says"),
+    ("names", "expected"),
     [
         (("GRACE", "a", "b"), "editing method 'GRACE'"),
         (("A", "zsre", "b"), "dataset format 'zsre'"),
         (("A", "a", "csv"), "tracker 'csv'"),
     ],
 )
-def test_a_name_that_a_built_in_has(load: Callable[..., Plugins], names: tuple[str, str, str], says: str) -> None:
+def test_a_name_that_a_built_in_has_is_refused_with_both_plugins(
+    load: Callable[..., Plugins], names: tuple[str, str, str], expected: str
+) -> None:
     with pytest.raises(PluginError, match="is registered twice") as caught:
-        load(theirs=Everything(*names))
+        load(theirs=CompletePlugin(*names))
     message = str(caught.value)
-    assert says in message
+    assert expected in message
     assert "'theirs'" in message
-    assert "'easyedit_lifelong." in message, "the other plugin is named too"
+    assert "'easyedit_lifelong." in message, "the built-in plugin isn't named"
 
 
-def test_two_third_party_plugins_with_the_same_method(load: Callable[..., Plugins]) -> None:
+def test_two_plugins_with_the_same_method_are_refused(load: Callable[..., Plugins]) -> None:
     with pytest.raises(PluginError, match=r"by plugin 'first' and by plugin 'second'"):
-        load(first=Everything(), second=Everything("NOP", "other", "other"))
+        load(first=CompletePlugin(), second=CompletePlugin("NOP", "other", "other"))
 
 
-def test_a_plugin_twice(load: Callable[..., Plugins]) -> None:
-    plugins, plugin = load(), Everything()
+def test_the_same_plugin_or_plugin_name_is_refused_a_second_time(load: Callable[..., Plugins]) -> None:
+    plugins, plugin = load(), CompletePlugin()
     plugins.add(plugin, "theirs")
     with pytest.raises(PluginError, match="'other'"):
         plugins.add(plugin, "other")
     with pytest.raises(PluginError, match="'theirs'"):
-        plugins.add(Everything("B", "b", "b"), "theirs")
+        plugins.add(CompletePlugin("B", "b", "b"), "theirs")
     assert "B" not in plugins.methods
 
 
 def test_a_refused_plugin_leaves_nothing_behind(load: Callable[..., Plugins]) -> None:
-    """In a notebook, the next try with the mistake mended must work."""
+    """In a notebook, the corrected plugin must load at the next attempt."""
     plugins = load()
     with pytest.raises(PluginError, match="tracker 'csv'"):
-        plugins.add(Everything(tracker="csv"), "theirs")
+        plugins.add(CompletePlugin(tracker="csv"), "theirs")
     assert "NOP" not in plugins.methods
     assert "csv-facts" not in plugins.readers
-    plugins.add(Everything(), "theirs")
+    plugins.add(CompletePlugin(), "theirs")
     assert plugins.methods.origin("NOP") == "theirs"
 
 
-# ------------------------------------------------------------------ broken ones
+# ------------------------------------------------------------------ broken plugins
 
 
-class RaisesWhenAsked:
-    """Imports, but what it needs isn't there."""
+class RaisesInHook:
+    """A plugin that can be imported, but whose hook needs a missing package."""
 
     @hookimpl
     def register_methods(self, register: Callable[[EditMethod], None]) -> None:
@@ -214,15 +216,15 @@ class RaisesWhenAsked:
 
 
 class WrongArgument:
-    """Written for some other version of the hooks."""
+    """A plugin for another version of the hooks."""
 
     @hookimpl
     def register_methods(self, registry: Any) -> None:
         """Take an argument that the hook doesn't have."""
 
 
-class RegistersRubbish:
-    """Registers the class instead of a description of the method."""
+class RegistersAClass:
+    """A plugin that registers a class in place of an ``EditMethod``."""
 
     @hookimpl
     def register_methods(self, register: Callable[[Any], None]) -> None:
@@ -230,33 +232,33 @@ class RegistersRubbish:
 
 
 @pytest.mark.parametrize(
-    ("broken", "says"),
+    ("broken", "expected"),
     [
         (ImportError("No module named 'flash_editing'"), "flash_editing"),
         (SyntaxError("invalid syntax"), "SyntaxError"),
         (AttributeError("module has no attribute 'plugin'"), "AttributeError"),
-        (RaisesWhenAsked(), "flash_editing"),
+        (RaisesInHook(), "flash_editing"),
         (WrongArgument(), "registry"),
-        (RegistersRubbish(), "EditMethod"),
+        (RegistersAClass(), "EditMethod"),
     ],
     ids=lambda value: type(value).__name__ if not isinstance(value, str) else "",
 )
-def test_a_broken_plugin_takes_nobody_down(
-    load: Callable[..., Plugins], caplog: pytest.LogCaptureFixture, broken: Any, says: str
+def test_a_broken_plugin_does_not_keep_others_from_loading(
+    load: Callable[..., Plugins], caplog: pytest.LogCaptureFixture, broken: Any, expected: str
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        plugins = load(broken=broken, fine=Everything())
-    assert says in plugins.broken["broken"]
-    assert "NOP" in plugins.methods, "the plugin after it still loads"
+        plugins = load(broken=broken, fine=CompletePlugin())
+    assert expected in plugins.broken["broken"]
+    assert "NOP" in plugins.methods, "the plugin after the broken one isn't loaded"
     assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "MEMIT-native", "NOP"]
     assert [r.levelname for r in caplog.records if "'broken'" in r.getMessage()] == ["WARNING"]
 
 
-# ------------------------------------------------------------------ names that nobody has
+# ------------------------------------------------------------------ unknown names
 
 
 @pytest.mark.parametrize(
-    ("registry", "name", "says"),
+    ("registry", "name", "expected"),
     [
         (
             "methods",
@@ -272,23 +274,25 @@ def test_a_broken_plugin_takes_nobody_down(
         ("trackers", "abacus", "no tracker is called 'abacus'. Known: csv, json, mlflow, tensorboard, wandb."),
     ],
 )
-def test_unknown_names(load: Callable[..., Plugins], registry: str, name: str, says: str) -> None:
+def test_an_unknown_name_is_refused_with_a_suggestion_and_the_known_names(
+    load: Callable[..., Plugins], registry: str, name: str, expected: str
+) -> None:
     with pytest.raises(PluginError) as caught:
         getattr(load(), registry).get(name)
-    assert str(caught.value) == says
+    assert str(caught.value) == expected
 
 
 @pytest.mark.parametrize("name", ["grace", "Grace"])
-def test_a_name_in_the_wrong_case_is_still_recognised(load: Callable[..., Plugins], name: str) -> None:
+def test_a_name_in_the_wrong_case_gets_a_suggestion(load: Callable[..., Plugins], name: str) -> None:
     with pytest.raises(PluginError, match="Did you mean 'GRACE'"):
         load().methods.get(name)
 
 
-def test_an_empty_registry_says_so() -> None:
+def test_an_empty_registry_has_no_known_names() -> None:
     with pytest.raises(PluginError, match=r"no tracker is called 'x'. Known: none\."):
         Registry("tracker").get("x")
 
 
-def test_the_csv_reader_of_the_example(load: Callable[..., Plugins], tmp_path: Path) -> None:
-    reader = load(theirs=Everything()).readers.get("csv-facts")
+def test_a_plugins_reader_is_found_and_reads(load: Callable[..., Plugins], tmp_path: Path) -> None:
+    reader = load(theirs=CompletePlugin()).readers.get("csv-facts")
     assert list(reader.read(tmp_path)) == []

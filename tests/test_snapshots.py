@@ -1,4 +1,4 @@
-"""State written whole: the snapshot that a journal knows is there at any moment."""
+"""Snapshots of a run's state: the one that the journal names exists at any moment."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from easyedit_lifelong.errors import ModelError, RunError
 from easyedit_lifelong.snapshots import Snapshots
 
 
-class Letters:
-    """The model is a list of letters; its state is two files."""
+class LetterListStore:
+    """A store for a model that is a list of letters; its state is two files."""
 
     def __init__(self) -> None:
-        self.dies = False
+        self.interrupted = False
 
     def save(self, model: list[str], folder: Path) -> None:
         (folder / "first").write_text("".join(model))
-        if self.dies:
+        if self.interrupted:
             raise KeyboardInterrupt
         (folder / "deep").mkdir()
         (folder / "deep" / "second").write_text("".join(model))
@@ -30,41 +30,41 @@ class Letters:
         model[:] = (folder / "first").read_text()
 
 
-def _loaded(keeper: Snapshots, folder: Path, *case_ids: int) -> str:
+def _loaded(snapshots: Snapshots, folder: Path, *case_ids: int) -> str:
     model: list[str] = []
-    keeper.load(model, None, None, folder, list(case_ids) or None)
+    snapshots.load(model, None, None, folder, list(case_ids) or None)
     return "".join(model)
 
 
-def test_the_one_before_stays_until_the_next(tmp_path: Path) -> None:
-    letters = Letters()
-    keeper, folder = Snapshots(letters), tmp_path / "state"
-    keeper.save(["a"], folder, [1])
-    letters.dies = True
+def test_the_previous_snapshot_is_kept_until_the_next_is_complete(tmp_path: Path) -> None:
+    store = LetterListStore()
+    snapshots, folder = Snapshots(store), tmp_path / "state"
+    snapshots.save(["a"], folder, [1])
+    store.interrupted = True
     with pytest.raises(KeyboardInterrupt):
-        keeper.save(["a", "b"], folder, [1, 2])
-    assert _loaded(keeper, folder) == _loaded(keeper, folder, 1) == "a"
-    letters.dies = False
-    keeper.save(["a", "b"], folder, [1, 2])
-    assert _loaded(keeper, folder, 1) == "a", "the journal may not know the second yet"
-    keeper.save(["a", "c"], folder, [1, 2])  # so it was made again
-    assert (_loaded(keeper, folder, 1), _loaded(keeper, folder)) == ("a", "ac")
-    keeper.save(["a", "c", "d", "e"], folder, [1, 2, 3, 4])
+        snapshots.save(["a", "b"], folder, [1, 2])
+    assert _loaded(snapshots, folder) == _loaded(snapshots, folder, 1) == "a"
+    store.interrupted = False
+    snapshots.save(["a", "b"], folder, [1, 2])
+    assert _loaded(snapshots, folder, 1) == "a", "the first snapshot is gone, but the journal may still name it"
+    snapshots.save(["a", "c"], folder, [1, 2])  # the second edit is repeated, with another result
+    assert (_loaded(snapshots, folder, 1), _loaded(snapshots, folder)) == ("a", "ac")
+    snapshots.save(["a", "c", "d", "e"], folder, [1, 2, 3, 4])
     assert sorted(path.name for path in folder.iterdir()) == ["after-000002", "after-000004"]
 
 
-def test_one_that_is_not_there(tmp_path: Path) -> None:
-    keeper = Snapshots(Letters())
-    keeper.save(["a"], tmp_path, [1])
+def test_a_missing_snapshot_is_refused_with_its_name(tmp_path: Path) -> None:
+    snapshots = Snapshots(LetterListStore())
+    snapshots.save(["a"], tmp_path, [1])
     for case_ids in ([1, 2], [1, 2, 3]):
         with pytest.raises(RunError, match=f"after-{len(case_ids):06d}: there is no snapshot of the edits"):
-            keeper.load([], None, None, tmp_path, case_ids)
+            snapshots.load([], None, None, tmp_path, case_ids)
     with pytest.raises(RunError, match="there is no snapshot"):
-        keeper.load([], None, None, tmp_path / "nothing")
+        snapshots.load([], None, None, tmp_path / "nothing")
 
 
-class Spoilt:
-    """Fails as it is told to."""
+class FailingStore:
+    """A store that fails with a given error."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -76,33 +76,33 @@ class Spoilt:
         raise self.error
 
 
-def test_a_full_disk_as_safetensors_says_it(tmp_path: Path) -> None:
-    """Its error is no OSError."""
-    keeper = Snapshots(Letters())
-    keeper.save(["a"], tmp_path, [1])
+def test_a_full_disk_reported_by_safetensors_is_refused(tmp_path: Path) -> None:
+    """SafetensorError is no OSError."""
+    snapshots = Snapshots(LetterListStore())
+    snapshots.save(["a"], tmp_path, [1])
     with pytest.raises(RunError, match=r"after-000002: can't be written: No space left"):
-        Snapshots(Spoilt(SafetensorError("No space left on device"))).save(["a", "b"], tmp_path, [1, 2])
-    assert _loaded(keeper, tmp_path, 1) == "a", "what was there stays"
+        Snapshots(FailingStore(SafetensorError("No space left on device"))).save(["a", "b"], tmp_path, [1, 2])
+    assert _loaded(snapshots, tmp_path, 1) == "a", "the earlier snapshot is gone"
 
 
 @pytest.mark.parametrize("error", [SafetensorError("HeaderTooLarge"), OSError("Input/output error"), ValueError("no")])
-def test_a_damaged_file(tmp_path: Path, error: Exception) -> None:
-    Snapshots(Letters()).save(["a"], tmp_path, [1])
+def test_a_damaged_snapshot_is_refused_with_its_path(tmp_path: Path, error: Exception) -> None:
+    Snapshots(LetterListStore()).save(["a"], tmp_path, [1])
     with pytest.raises(RunError, match=rf"after-000001: can't be read: {error}.*is damaged"):
-        Snapshots(Spoilt(error)).load(None, None, None, tmp_path, [1])
+        Snapshots(FailingStore(error)).load(None, None, None, tmp_path, [1])
 
 
-def test_what_was_said_on_purpose_stays_as_it_is(tmp_path: Path) -> None:
-    Snapshots(Letters()).save(["a"], tmp_path, [1])
+def test_an_error_of_this_package_is_raised_unchanged(tmp_path: Path) -> None:
+    Snapshots(LetterListStore()).save(["a"], tmp_path, [1])
     with pytest.raises(ModelError, match=r"^another model's$"):
-        Snapshots(Spoilt(ModelError("another model's"))).load(None, None, None, tmp_path, [1])
+        Snapshots(FailingStore(ModelError("another model's"))).load(None, None, None, tmp_path, [1])
 
 
-def test_what_a_model_carries() -> None:
-    class Telling(Letters):
+def test_carries_is_the_methods_answer_and_otherwise_false() -> None:
+    class StoreWithCarries(LetterListStore):
         def carries(self, model: list[str]) -> bool:
             return bool(model)
 
-    assert not Snapshots(Letters()).carries(["a"]), "who can't tell says no"
-    assert Snapshots(Telling()).carries(["a"])
-    assert not Snapshots(Telling()).carries([])
+    assert not Snapshots(LetterListStore()).carries(["a"]), "a store without ``carries`` claims edits"
+    assert Snapshots(StoreWithCarries()).carries(["a"])
+    assert not Snapshots(StoreWithCarries()).carries([])

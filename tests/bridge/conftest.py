@@ -1,4 +1,4 @@
-"""Tiny models, EasyEdit in either flavour, and methods registered for one test."""
+"""EasyEdit in either flavour, tiny models, and methods that are registered for one test."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.bridge import find_easyedit, install
+from easyedit_lifelong.bridge import easyedit_method, easyedit_methods, find_easyedit, install, requirements
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import Plugins, get_plugins
+from tests.support.easyedit_memit import random_moments
+from tests.support.installed_easyedit import skip_without_easyedit
 from tests.support.toy_method import Plugin, Toy, ToyHyperParams, make_pair
 
 
 @pytest.fixture(scope="session")
 def easyeditor() -> Any:
     """EasyEdit, imported through the bridge."""
-    if find_easyedit() is None:
-        pytest.skip("EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)")
+    skip_without_easyedit()
     install()
     import easyeditor
 
@@ -27,7 +28,7 @@ def easyeditor() -> Any:
 
 @pytest.fixture(scope="session")
 def flavour() -> str:
-    """Which EasyEdit there is."""
+    """The flavour of the installed EasyEdit."""
     info = find_easyedit()
     return info.flavour if info else "none"
 
@@ -44,13 +45,13 @@ def release(easyeditor: Any, flavour: str) -> Any:
 def main(easyeditor: Any, flavour: str) -> Any:
     """A checkout of EasyEdit's main branch."""
     if flavour != "main":
-        pytest.skip(f"for EasyEdit's main branch; this is {flavour} (see test_main_flavour.py)")
+        pytest.skip(f"for EasyEdit's main branch; this is {flavour} (see test_main_branch.py)")
     return easyeditor
 
 
 @pytest.fixture
-def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory to litter: EasyEdit writes ``./logs``."""
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary working directory, because EasyEdit writes ``./logs``."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -62,8 +63,8 @@ def pair() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="session")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
-    """Save a tiny model in a folder whose name EasyEdit recognises; returns the folder."""
+def save_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """Save a tiny model in a folder whose name EasyEdit recognises; return the folder."""
     root = tmp_path_factory.mktemp("models")
 
     def save(kind: str) -> str:
@@ -100,3 +101,16 @@ def toy(add_method: Callable[..., EditMethod]) -> Toy:
     toy = Toy()
     add_method(EditMethod("TOY", ToyHyperParams, toy.apply, batchable=True))
     return toy
+
+
+@pytest.fixture
+def memit(easyeditor: Any) -> Any:
+    """EasyEdit's MEMIT."""
+    return easyedit_method("MEMIT")
+
+
+@pytest.fixture
+def given_moments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Random second moments in place of collected ones."""
+    for module in (easyedit_methods, requirements):
+        monkeypatch.setattr(module, "second_moments", lambda model, tok, hparams: random_moments(model, hparams))

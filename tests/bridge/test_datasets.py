@@ -1,4 +1,4 @@
-"""EasyEdit's dataset loaders, behind plain dictionaries."""
+"""Records of zsRE and CounterFact files, read by EasyEdit's loaders."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _write(folder: Path, records: Any) -> Path:
     return path
 
 
-def test_zsre(tmp_path: Path) -> None:
+def test_zsre_records_are_read_and_those_without_an_answer_left_out(tmp_path: Path) -> None:
     empty, specific = (
         {**ZSRE, "alt": ""},
         {"relation_specificity_prompt": "p", "relation_specificity_ground_truth": "a"},
@@ -64,7 +64,7 @@ def test_zsre(tmp_path: Path) -> None:
     }
 
 
-def test_counterfact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_counterfact_records_keep_their_known_fields(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     records = read_counterfact(_write(tmp_path, [COUNTERFACT, {**COUNTERFACT, "case_id": 7}]))
     assert [record["case_id"] for record in records] == [0, 7]
     assert {k: v for k, v in records[0].items() if k != "case_id"} == {
@@ -74,14 +74,14 @@ def test_counterfact(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("records", [[{**ZSRE, "loc": "no prefix"}], [{"src": "x"}], {"a": 1}, [1]])
-def test_a_file_that_easyedit_cannot_read(tmp_path: Path, records: Any) -> None:
+def test_a_file_that_easyedit_cannot_read_is_refused_with_its_path(tmp_path: Path, records: Any) -> None:
     path = _write(tmp_path, records)
     with pytest.raises(DataError, match="ZsreDataset") as caught:
         read_zsre(path)
     assert str(path) in str(caught.value)
 
 
-def test_not_json(tmp_path: Path) -> None:
+def test_a_file_that_is_not_json_is_refused_with_its_name(tmp_path: Path) -> None:
     path = tmp_path / "data.json"
     path.write_text("{", encoding="utf-8")
     with pytest.raises(DataError, match=r"data\.json"):

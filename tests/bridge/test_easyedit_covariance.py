@@ -1,4 +1,4 @@
-"""The engine ``easyedit``: EasyEdit's ``layer_stats`` gives what the native engine gives, in the same files."""
+"""The covariance engine ``easyedit``: EasyEdit's ``layer_stats`` gives the native engine's moments and files."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COACHHOOK = {
 }
 
 
-class WithStart:
+class TokenizerWithStartToken:
     """A tokenizer that begins every text with a special token."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -49,14 +49,14 @@ class WithStart:
     def __call__(self, text: Any, **options: Any) -> dict[str, Any]:
         if isinstance(text, str):
             return {"input_ids": self.encode(text)}
-        return {"input_ids": [self.encode(one, **options) for one in text]}
+        return {"input_ids": [self.encode(part, **options) for part in text]}
 
     def encode(self, text: str, max_length: int | None = None, **_: Any) -> list[int]:
         return [1, *self._tokenizer.encode(text)][:max_length]
 
 
-def _failing(*_: Any, **__: Any) -> None:
-    raise AssertionError("collected")
+def _fail_if_called(*_: Any, **__: Any) -> None:
+    raise AssertionError("second moments were collected, or a model loaded, against expectation")
 
 
 @pytest.fixture(params=["gpt2", "llama"])
@@ -75,11 +75,11 @@ def model(kind: str) -> Any:
 
 
 @pytest.mark.parametrize("options", [{}, {"samples": 300}, {"context": 7}, {"dtype": "float64"}, {"seed": 0}])
-@pytest.mark.parametrize("wrapper", [lambda tokenizer: tokenizer, WithStart])
-def test_both_engines_give_the_same(
+@pytest.mark.parametrize("wrapper", [lambda tokenizer: tokenizer, TokenizerWithStartToken])
+def test_both_engines_give_the_same_moments_and_files(
     layer_stats: Any, kind: str, model: Any, tmp_path: Path, options: dict[str, Any], wrapper: Callable[[Any], Any]
 ) -> None:
-    """Of the same documents, a document without text among them; entries differ by rounding."""
+    """From the same documents, two of them without text; entries differ by rounding only."""
     tokenizer, options = wrapper(build_tokenizer()), {"samples": 110, **options}
     found = {
         engine: collect_covariance(model, tokenizer, [2, 1], TEXTS, out=tmp_path / engine, engine=engine, **options)
@@ -87,38 +87,38 @@ def test_both_engines_give_the_same(
     }
     assert list(found["easyedit"]) == [MODULES[kind].format(layer) for layer in (2, 1)]
     for module, native in found["native"].items():
-        theirs = found["easyedit"][module]
-        assert (theirs.count, theirs.moment.dtype) == (native.count, torch.float32)
-        assert torch.equal(theirs.moment, theirs.moment.t())
-        torch.testing.assert_close(theirs.moment, native.moment, rtol=1e-4, atol=1e-5)
-        files = [Path(moment.source) for moment in (native, theirs)]
+        easyedit = found["easyedit"][module]
+        assert (easyedit.count, easyedit.moment.dtype) == (native.count, torch.float32)
+        assert torch.equal(easyedit.moment, easyedit.moment.t())
+        torch.testing.assert_close(easyedit.moment, native.moment, rtol=1e-4, atol=1e-5)
+        files = [Path(moment.source) for moment in (native, easyedit)]
         assert files[0].relative_to(tmp_path / "native") == files[1].relative_to(tmp_path / "easyedit")
-        ours, made = (json.loads(file.with_suffix(".json").read_text()) for file in files)
-        same = set(ours) - {"engine", "bytes", "seconds", "created"}
-        assert {name: made[name] for name in same} == {name: ours[name] for name in same}
-        assert (ours["engine"], made["engine"]) == ("native", "easyedit")
+        native_sidecar, easyedit_sidecar = (json.loads(file.with_suffix(".json").read_text()) for file in files)
+        shared = set(native_sidecar) - {"engine", "bytes", "seconds", "created"}
+        assert {name: easyedit_sidecar[name] for name in shared} == {name: native_sidecar[name] for name in shared}
+        assert (native_sidecar["engine"], easyedit_sidecar["engine"]) == ("native", "easyedit")
         with np.load(files[0]) as a, np.load(files[1]) as b:
             assert {name: a[name].dtype for name in a.files} == {name: b[name].dtype for name in b.files}
 
 
 @pytest.mark.parametrize("engines", [("easyedit", "native"), ("native", "easyedit")])
-def test_each_finds_what_the_other_stored(
+def test_each_engine_uses_files_that_the_other_stored(
     layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engines: Any
 ) -> None:
     first = collect_covariance(model, tokenizer, [1], TEXTS, samples=30, out=tmp_path, engine=engines[0])
-    monkeypatch.setattr(native_engine, "_read_blocks", _failing)
-    monkeypatch.setattr(layer_stats, "layer_stats", _failing)
-    again = collect_covariance(model, tokenizer, [1], TEXTS, samples=30, out=tmp_path, engine=engines[1])
+    monkeypatch.setattr(native_engine, "_read_blocks", _fail_if_called)
+    monkeypatch.setattr(layer_stats, "layer_stats", _fail_if_called)
+    reused = collect_covariance(model, tokenizer, [1], TEXTS, samples=30, out=tmp_path, engine=engines[1])
     for module, moment in first.items():
-        assert torch.equal(moment.moment, again[module].moment)
-        assert moment.source == again[module].source
+        assert torch.equal(moment.moment, reused[module].moment)
+        assert moment.source == reused[module].source
     with torch.no_grad():
         model.get_input_embeddings().weight[9, 3] += 1
     with pytest.raises(CovarianceError, match=r"fingerprint is .* there, .* here"):
         collect_covariance(model, tokenizer, [1], TEXTS, samples=30, out=tmp_path, engine=engines[1])
 
 
-def test_files_are_read_as_a_corpus(layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_both_engines_read_a_corpus_file(layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(text for text in TEXTS if text.strip()))
     native, theirs = (
@@ -134,7 +134,7 @@ def test_files_are_read_as_a_corpus(layer_stats: Any, model: Any, tokenizer: Any
         collect_covariance(model, tokenizer, [0], bad, samples=9, out=tmp_path, engine="easyedit")
 
 
-def test_documents_are_counted_where_both_numbers_are_given(
+def test_documents_are_counted_if_both_numbers_are_given(
     layer_stats: Any, kind: str, model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     module = MODULES[kind].format(1)
@@ -146,7 +146,7 @@ def test_documents_are_counted_where_both_numbers_are_given(
         collect_covariance(model, tokenizer, [1], TEXTS, tokens=50, out=tmp_path, engine="easyedit")
 
 
-def test_the_model_and_easyedit_are_left_as_they_were(
+def test_the_model_easyedit_and_the_random_state_are_left_unchanged(
     layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model.train()
@@ -170,10 +170,12 @@ def test_the_model_and_easyedit_are_left_as_they_were(
     assert reported == [(100, 220), (110, 220), (210, 220), (220, 220)]
     assert capfd.readouterr().out == ""
     sidecars = [json.loads(file.read_text()) for file in tmp_path.rglob("*.json")]
-    assert [sidecar["seed"] for sidecar in sidecars] == [0, 0], "EasyEdit's order of documents is that of seed 0"
+    assert [sidecar["seed"] for sidecar in sidecars] == [0, 0], (
+        "the files name a seed that EasyEdit, which always takes 0, didn't use"
+    )
 
 
-def test_a_failure_names_the_module(
+def test_a_failure_of_layer_stats_names_the_module(
     layer_stats: Any, kind: str, model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: Any, **__: Any) -> None:
@@ -186,7 +188,7 @@ def test_a_failure_names_the_module(
     assert str(caught.value) == f"{module}: EasyEdit's layer_stats failed: NotImplementedError: no length"
 
 
-def test_keys_that_are_no_numbers_and_texts_without_tokens(
+def test_nan_keys_and_documents_without_tokens_are_refused(
     layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path
 ) -> None:
     with pytest.raises(CovarianceError, match="its documents hold no tokens"):
@@ -201,7 +203,7 @@ def test_keys_that_are_no_numbers_and_texts_without_tokens(
 # ------------------------------------------------------------------ what can't be
 
 
-def test_engines_that_are_not_there(
+def test_an_unknown_engine_and_a_missing_easyedit_are_refused(
     llama: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing() -> None:
@@ -214,10 +216,10 @@ def test_engines_that_are_not_there(
         collect_covariance(llama, tokenizer, [1], TEXTS, samples=9, out=tmp_path, engine="easyedit")
     native = collect_covariance(llama, tokenizer, [1], TEXTS, samples=9, out=tmp_path)
     found = collect_covariance(llama, tokenizer, [1], TEXTS, samples=9, out=tmp_path, engine="easyedit")
-    assert list(found) == list(native), "what is stored needs no engine"
+    assert list(found) == list(native), "stored moments need EasyEdit"
 
 
-def test_text_of_the_model_itself(layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path) -> None:
+def test_text_sampled_from_the_model_is_refused(layer_stats: Any, model: Any, tokenizer: Any, tmp_path: Path) -> None:
     with pytest.raises(CovarianceError, match="can't read text that is sampled from the model itself"):
         collect_covariance(model, tokenizer, [1], "self", samples=9, out=tmp_path, engine="easyedit")
 
@@ -225,14 +227,14 @@ def test_text_of_the_model_itself(layer_stats: Any, model: Any, tokenizer: Any, 
 # ------------------------------------------------------------------ command line and hyperparameter files
 
 
-@pytest.mark.parametrize("where", ["option", "file"])
-def test_on_the_command_line(
-    layer_stats: Any, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str
+@pytest.mark.parametrize("selected_by", ["option", "file"])
+def test_an_option_or_a_file_selects_the_engine(
+    layer_stats: Any, checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], selected_by: str
 ) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(TEXTS))
     words = ["--model", checkpoint, "--device", "cpu", "--layers", 1, "--corpus", corpus, "--out", tmp_path / "stats"]
-    if where == "option":
+    if selected_by == "option":
         words += ["--samples", 20, "--engine", "easyedit"]
     else:
         values = {"alg_name": "MEMIT", "mom2_engine": "easyedit", "mom2_n_samples": 20}
@@ -261,7 +263,7 @@ def test_mistakes_are_found_before_a_model_is_loaded(
     words: list[str],
     message: str,
 ) -> None:
-    monkeypatch.setattr("easyedit_lifelong.commands.covariance.load_model", _failing)
+    monkeypatch.setattr("easyedit_lifelong.commands.covariance.load_model", _fail_if_called)
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(TEXTS))
     given = ["--model", "m", "--layers", "1", "--out", str(tmp_path), *(word.format(corpus=corpus) for word in words)]
@@ -276,22 +278,24 @@ def test_mistakes_are_found_before_a_model_is_loaded(
         (GraceHyperParams, {"inner_params": ["model.layers[1].mlp.down_proj.weight"]}),
     ],
 )
-def test_hyperparameters_name_the_engine(cls: Any, values: dict[str, Any]) -> None:
+def test_mom2_engine_is_native_by_default_and_must_be_known(cls: Any, values: dict[str, Any]) -> None:
     assert cls.from_values({"model_name": "m", **values}, "f").mom2_engine == "native"
     assert cls.from_values({"model_name": "m", **values, "mom2_engine": "easyedit"}, "f").mom2_engine == "easyedit"
     with pytest.raises(HyperParameterError, match="mom2_engine: 'easy' isn't one of native, easyedit"):
         cls.from_values({"model_name": "m", **values, "mom2_engine": "easy"}, "f")
 
 
-def test_methods_pass_the_engine_on(llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_methods_collect_moments_with_their_hyperparameters_engine(
+    llama: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from easyedit_lifelong.methods.grace.subject import whitening
     from easyedit_lifelong.methods.locate_edit import moments
     from easyedit_lifelong.methods.shared import second_moments
 
-    asked: list[str] = []
+    engines: list[str] = []
 
     def obtain(model: Any, tokenizer: Any, modules: Any, *, engine: str, **_: Any) -> Any:
-        asked.append(engine)
+        engines.append(engine)
         raise CovarianceError("enough")
 
     hparams = CoachHookHyperParams.from_values({"model_name": "m", **COACHHOOK, "mom2_engine": "easyedit"}, "f")
@@ -302,4 +306,4 @@ def test_methods_pass_the_engine_on(llama: Any, tokenizer: Any, monkeypatch: pyt
         moments.second_moments(llama, tokenizer, hparams)
     with pytest.raises(CovarianceError, match="enough"):
         whitening.whitening_for(llama, tokenizer, path, grace)
-    assert asked == ["easyedit", "easyedit"]
+    assert engines == ["easyedit", "easyedit"]

@@ -1,4 +1,4 @@
-"""Finding and importing EasyEdit."""
+"""How EasyEdit is found and imported."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ import easyedit_lifelong
 from easyedit_lifelong.bridge import (
     EasyEditInfo,
     easyedit_location,
-    find_easyedit,
     install,
     install_hint,
     require_easyedit,
@@ -26,6 +25,7 @@ from easyedit_lifelong.bridge import (
 from easyedit_lifelong.bridge.finder import EasyEditFinder
 from easyedit_lifelong.bridge.placeholders import MissingPackageError, Placeholder
 from easyedit_lifelong.errors import EasyEditMissingError
+from tests.support.installed_easyedit import needs_easyedit
 
 ROOT = Path(easyedit_lifelong.__file__).parent.parent
 
@@ -43,7 +43,7 @@ sys.meta_path[:] = [Hidden if f is importlib.machinery.PathFinder else f for f i
 
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., str]:
-    """Run a script in a fresh interpreter; returns what it prints."""
+    """Return a function that runs a script in a new interpreter and returns its output."""
 
     def run(script: str, *folders: Path) -> str:
         path = os.pathsep.join([*map(str, folders), str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -63,7 +63,7 @@ def python(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Callable[..., Path]:
-    """Write a small package called ``easyeditor``; returns the folder for the path."""
+    """Return a function that writes a small package called ``easyeditor`` and returns its parent folder."""
 
     def write(**files: str) -> Path:
         root = tmp_path / "checkout"
@@ -87,9 +87,9 @@ def checkout(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def test_installing_is_cheap(python: Callable[..., str]) -> None:
-    heavy = '{"torch", "transformers", "easyeditor", "numpy"}'
-    assert python(f"import sys, easyedit_lifelong; print({heavy} & set(sys.modules))") == "set()"
+def test_importing_the_package_imports_no_large_library(python: Callable[..., str]) -> None:
+    large = '{"torch", "transformers", "easyeditor", "numpy"}'
+    assert python(f"import sys, easyedit_lifelong; print({large} & set(sys.modules))") == "set()"
 
 
 def test_installing_twice_adds_one_finder() -> None:
@@ -100,7 +100,7 @@ def test_installing_twice_adds_one_finder() -> None:
     assert EasyEditFinder().find_spec("json") is None
 
 
-def test_missing_easyedit(python: Callable[..., str]) -> None:
+def test_a_missing_easyedit_is_an_import_error_with_install_hints(python: Callable[..., str]) -> None:
     out = python(
         HIDE
         + """
@@ -122,9 +122,8 @@ for call in (importing, require_easyedit, base_editor):
     assert out.splitlines() == ["None None"] + ["True easyeditor True True"] * 3
 
 
-def test_find_easyedit_imports_nothing(python: Callable[..., str]) -> None:
-    if find_easyedit() is None:
-        pytest.skip("EasyEdit isn't installed")
+@needs_easyedit
+def test_find_easyedit_does_not_import_it(python: Callable[..., str]) -> None:
     out = python("""
         import sys
         from easyedit_lifelong.bridge import find_easyedit
@@ -134,17 +133,17 @@ def test_find_easyedit_imports_nothing(python: Callable[..., str]) -> None:
     assert out == f"{require_easyedit().flavour} True False"
 
 
-def test_the_hint_names_both_ways() -> None:
+def test_the_install_hint_names_pip_and_git() -> None:
     assert "pip install --no-deps" in install_hint()
     assert "git clone" in install_hint()
 
 
-def test_no_side_effects(easyeditor: Any, python: Callable[..., str]) -> None:
+def test_importing_easyedit_changes_no_global_state(easyeditor: Any, python: Callable[..., str]) -> None:
     out = python("""
         import contextlib, logging, os, random
         import numpy, torch, transformers
         with contextlib.suppress(ImportError):
-            import datasets  # EasyEdit imports it if it's there; what that does isn't EasyEdit's doing
+            import datasets  # EasyEdit imports it where it is installed; its effects aren't EasyEdit's
         import easyedit_lifelong
         def state():
             root = logging.getLogger()
@@ -158,7 +157,7 @@ def test_no_side_effects(easyeditor: Any, python: Callable[..., str]) -> None:
     assert out.startswith("True")
 
 
-def test_no_file_is_changed(easyeditor: Any, python: Callable[..., str]) -> None:
+def test_importing_easyedit_changes_no_file(easyeditor: Any, python: Callable[..., str]) -> None:
     folder = require_easyedit().folder
 
     def state() -> dict[str, str]:
@@ -169,13 +168,13 @@ def test_no_file_is_changed(easyeditor: Any, python: Callable[..., str]) -> None
     assert state() == before
 
 
-def test_tracebacks_point_to_the_real_file(easyeditor: Any) -> None:
+def test_line_numbers_point_into_the_real_file(easyeditor: Any) -> None:
     code = easyeditor.BaseEditor.edit.__code__
     line = Path(code.co_filename).read_text(encoding="utf-8").splitlines()[code.co_firstlineno - 1]
     assert line.strip().startswith("def edit(")
 
 
-def test_a_failing_submodule_does_not_spread(python: Callable[..., str], checkout: Callable[..., Path]) -> None:
+def test_a_failing_submodule_leaves_the_rest_usable(python: Callable[..., str], checkout: Callable[..., Path]) -> None:
     root = checkout(
         extra="from .broken import *\nfrom .broken import Late, Never\nclass Child(Late): pass\nkept = 1\n",
         broken="first = 1\nraise RuntimeError('too old')\ndef Late(): ...\n",
@@ -198,7 +197,9 @@ def test_a_failing_submodule_does_not_spread(python: Callable[..., str], checkou
     assert all("easyeditor.broken can't be imported here: RuntimeError: too old" in line for line in lines[1:])
 
 
-def test_a_failing_core_is_an_error(python: Callable[..., str], checkout: Callable[..., Path]) -> None:
+def test_a_failing_core_module_is_an_error_with_its_folder(
+    python: Callable[..., str], checkout: Callable[..., Path]
+) -> None:
     root = checkout(util__alg_dict="raise RuntimeError('no methods')")
     out = python(
         """
@@ -214,12 +215,16 @@ def test_a_failing_core_is_an_error(python: Callable[..., str], checkout: Callab
     assert str(root) in out
 
 
-def test_flavour_of_a_stranger(python: Callable[..., str], checkout: Callable[..., Path]) -> None:
+def test_an_unrecognised_easyedit_has_an_unknown_flavour(
+    python: Callable[..., str], checkout: Callable[..., Path]
+) -> None:
     script = "from easyedit_lifelong.bridge import find_easyedit as f; print(f().flavour, f().version)"
     assert python(script, checkout()) == "unknown None"
 
 
-def test_easyedit_imported_first(python: Callable[..., str], checkout: Callable[..., Path]) -> None:
+def test_methods_are_registered_in_an_easyedit_that_was_imported_first(
+    python: Callable[..., str], checkout: Callable[..., Path]
+) -> None:
     out = python(
         """
         import easyeditor
@@ -232,7 +237,7 @@ def test_easyedit_imported_first(python: Callable[..., str], checkout: Callable[
     assert "GRACE" in out
 
 
-def test_methods_that_need_a_missing_package_say_so(release: Any) -> None:
+def test_methods_that_need_a_missing_package_name_it(release: Any) -> None:
     hparams = importlib.import_module("easyeditor.models.ft_api.ft_api_main")
     if not isinstance(hparams.openai, Placeholder):
         pytest.skip("openai is installed")
@@ -246,7 +251,9 @@ def test_another_package_of_that_name_is_left_alone(python: Callable[..., str], 
     assert python("import easyeditor, easyedit_lifelong; print(easyeditor.mine)", tmp_path) == "1"
 
 
-def test_an_easyedit_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_easyedit_that_cannot_be_imported_is_reported_with_a_hint(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(easyedit_location, "require_easyedit", lambda: EasyEditInfo("unknown", None, tmp_path))
     monkeypatch.setitem(sys.modules, "easyeditor", None)
     with pytest.raises(EasyEditMissingError, match=r"can't be imported: .*doctor` shows more"):

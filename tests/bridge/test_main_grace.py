@@ -1,4 +1,4 @@
-"""The main branch's own GRACE, beside ours of the same name."""
+"""The main branch's GRACE, which has the same name as the GRACE of this package."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ GRACE = {
 
 
 @pytest.mark.parametrize("sequential", [True, False])
-def test_their_hyperparameters_reach_their_function(
-    main: Any, saved: Callable[[str], str], in_tmp: Path, sequential: bool
+def test_mains_hyperparameters_select_mains_grace(
+    main: Any, save_model: Callable[[str], str], working_folder: Path, sequential: bool
 ) -> None:
     own = main.GraceHyperParams
     values = {k: v for k, v in GRACE.items() if k in own.__dataclass_fields__}
-    editor = main.BaseEditor.from_hparams(own(model_name=saved("gpt2"), **values))
+    editor = main.BaseEditor.from_hparams(own(model_name=save_model("gpt2"), **values))
     metrics, edited, _ = editor.edit(
         prompts=["The capital of France is"],
         target_new=["Rome"],

@@ -1,4 +1,4 @@
-"""What may be done with a placeholder, and what may not."""
+"""Placeholders for packages that aren't installed: what works with them, and what raises an error that names them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def higher() -> Placeholder:
         lambda p: p.__enter__(),
     ],
 )
-def test_use_says_what_to_install(higher: Placeholder, use: Any) -> None:
+def test_any_use_names_the_package_to_install(higher: Placeholder, use: Any) -> None:
     with pytest.raises(MissingPackageError, match=r"EasyEdit's MEND needs it\. Run: pip install higher$") as caught:
         use(higher)
     assert isinstance(caught.value, LifelongError)
@@ -45,37 +45,46 @@ def test_use_says_what_to_install(higher: Placeholder, use: Any) -> None:
     assert caught.value.package == caught.value.name == "higher"
 
 
-def test_the_distribution_may_have_another_name() -> None:
-    error = ModuleNotFoundError("No module named 'sklearn'", name="sklearn")
-    with pytest.raises(MissingPackageError, match=r"sklearn\.metrics\.f1_score .* pip install scikit-learn$"):
-        for_import("sklearn.metrics", "f1_score", error)()
+@pytest.mark.parametrize(
+    ("module", "name", "error", "message"),
+    [
+        (
+            "sklearn.metrics",
+            "f1_score",
+            ModuleNotFoundError("No module named 'sklearn'", name="sklearn"),
+            r"sklearn\.metrics\.f1_score .* pip install scikit-learn$",
+        ),
+        ("yaml", "thing", ModuleNotFoundError("No module named 'other'", name="other"), "pip install other"),
+        (
+            "transformers",
+            "old",
+            ImportError("cannot import name 'old' from 'transformers'"),
+            r"transformers \d[\d.]* doesn't provide it .*another version",
+        ),
+        (
+            "torchvision",
+            None,
+            RuntimeError("operator torchvision::nms does not exist\nmore"),
+            "RuntimeError: operator torchvision::nms does not exist",
+        ),
+    ],
+    ids=["another-distribution-name", "requirement-of-an-installed-package", "removed-name", "broken-package"],
+)
+def test_the_message_names_the_cause_of_a_failed_import(
+    module: str, name: str | None, error: Exception, message: str
+) -> None:
+    with pytest.raises(MissingPackageError, match=message):
+        for_import(module, name, error)()
 
 
-def test_a_need_of_an_installed_package() -> None:
-    error = ModuleNotFoundError("No module named 'other'", name="other")
-    with pytest.raises(MissingPackageError, match="pip install other"):
-        for_import("yaml", "thing", error)()
-
-
-def test_a_removed_name_blames_the_version() -> None:
-    error = ImportError("cannot import name 'old' from 'transformers'")
-    with pytest.raises(MissingPackageError, match=r"transformers \d[\d.]* doesn't provide it .*another version"):
-        for_import("transformers", "old", error)()
-
-
-def test_a_broken_package_shows_its_error() -> None:
-    with pytest.raises(MissingPackageError, match="RuntimeError: operator torchvision::nms does not exist"):
-        for_import("torchvision", None, RuntimeError("operator torchvision::nms does not exist\nmore"))()
-
-
-def test_a_failed_module_keeps_the_cause() -> None:
+def test_a_name_of_a_failed_module_reports_the_cause() -> None:
     cause = MissingPackageError("no higher", "higher")
     with pytest.raises(MissingPackageError, match=r"easyeditor\.x\.f can't be used.*no higher") as caught:
         for_failed_module("easyeditor.x", "f", cause)()
     assert caught.value.package == "higher"
 
 
-def test_it_may_be_named_annotated_and_tested_against(higher: Placeholder) -> None:
+def test_a_placeholder_may_be_annotated_with_and_tested_against(higher: Placeholder) -> None:
     assert repr(higher) == "<placeholder for higher>"
     assert not isinstance(1, higher)  # type: ignore[arg-type]
     assert not isinstance(1, (str, higher))  # type: ignore[arg-type]
@@ -87,22 +96,22 @@ def test_it_may_be_named_annotated_and_tested_against(higher: Placeholder) -> No
     assert not inspect.isclass(higher)
 
 
-def test_it_may_be_subclassed(higher: Placeholder) -> None:
+def test_a_placeholder_may_be_subclassed_but_not_instantiated(higher: Placeholder) -> None:
     class First(higher):  # type: ignore[valid-type, misc]
         pass
 
-    class Other:
+    class Unrelated:
         pass
 
-    class Second(Other, higher):  # type: ignore[valid-type, misc]
+    class Second(Unrelated, higher):  # type: ignore[valid-type, misc]
         pass
 
-    for made in (First, Second):
+    for subclass in (First, Second):
         with pytest.raises(MissingPackageError, match="pip install higher"):
-            made(1)
+            subclass(1)
 
 
-def test_importing_is_lenient(higher: Placeholder) -> None:
+def test_use_during_an_import_gives_placeholders(higher: Placeholder) -> None:
     with importing():
 
         @higher.register("x")
@@ -111,17 +120,17 @@ def test_importing_is_lenient(higher: Placeholder) -> None:
         class Base(higher.Base):  # type: ignore[misc, name-defined]
             pass
 
-        things = [higher.a.b, higher.a[int], higher(), Base(), function]
+        placeholders = [higher.a.b, higher.a[int], higher(), Base(), function]
         higher.key = 1
-    for thing in things:
-        assert isinstance(thing, Placeholder)
+    for placeholder in placeholders:
+        assert isinstance(placeholder, Placeholder)
         with pytest.raises(MissingPackageError, match="pip install higher"):
-            thing()
+            placeholder()
 
 
-def test_nothing_reaches_sys_modules(easyeditor: Any) -> None:
-    strays = [name for name, module in sys.modules.items() if isinstance(module, Placeholder)]
-    assert strays == []
+def test_placeholders_never_enter_sys_modules(easyeditor: Any) -> None:
+    found = [name for name, module in sys.modules.items() if isinstance(module, Placeholder)]
+    assert found == []
     for package in ("higher", "openai", "timm", "cv2"):
         if importlib.util.find_spec(package) is None:
             assert package not in sys.modules

@@ -1,4 +1,4 @@
-"""What stands in ``ALG_DICT``, and EasyEdit's lists of names."""
+"""Methods of this package in EasyEdit's ``ALG_DICT`` and in its lists of names."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ class TheirHyperParams:
 
 
 def apply(*args: Any, **kwargs: Any) -> Any:
-    """Return what the method was given."""
+    """Return the arguments."""
     return "ours", args, kwargs
 
 
 OURS = EditMethod("NAME", ToyHyperParams, apply)
 
 
-def test_dispatch_is_on_the_type() -> None:
+def test_the_hyperparameter_class_selects_the_function() -> None:
     dispatch = dispatcher(OURS, lambda *args, **kwargs: ("theirs", args, kwargs), keep_original_weight=False)
     ours = ToyHyperParams("model")
     assert dispatch("m", "t", [1], ours, copy=False) == ("ours", ("m", "t", [1], ours), {"copy": False})
     theirs = TheirHyperParams()
-    given = dispatch("m", "t", [1], theirs, keep_original_weight=False)
-    assert given == ("theirs", ("m", "t", [1], theirs), {"keep_original_weight": False})
+    result = dispatch("m", "t", [1], theirs, keep_original_weight=False)
+    assert result == ("theirs", ("m", "t", [1], theirs), {"keep_original_weight": False})
 
 
-def test_subclasses_of_our_hyperparameters_are_ours() -> None:
+def test_a_subclass_of_our_hyperparameters_selects_our_function() -> None:
     class Derived(ToyHyperParams):
         pass
 
@@ -46,18 +46,18 @@ def test_subclasses_of_our_hyperparameters_are_ours() -> None:
 
 
 @pytest.mark.parametrize("keep", [True, False])
-def test_main_needs_the_way_back(keep: bool) -> None:
+def test_the_dispatcher_sets_keep_original_weight(keep: bool) -> None:
     dispatch = dispatcher(OURS, None, keep_original_weight=keep)
-    given = dispatch("m", "t", [1], ToyHyperParams("model"), keep_original_weight=False)[2]
-    assert given["keep_original_weight"] is keep
+    arguments = dispatch("m", "t", [1], ToyHyperParams("model"), keep_original_weight=False)[2]
+    assert arguments["keep_original_weight"] is keep
 
 
-def test_hyperparameters_of_nobody() -> None:
+def test_unknown_hyperparameters_are_refused() -> None:
     with pytest.raises(HyperParameterError, match="must be a ToyHyperParams, not a TheirHyperParams"):
         dispatcher(OURS, None, keep_original_weight=False)("m", "t", [1], TheirHyperParams())
 
 
-def test_everyone_shares_the_dictionary(easyeditor: Any, toy: Toy) -> None:
+def test_easyedits_modules_share_one_dictionary_of_methods(easyeditor: Any, toy: Toy) -> None:
     algorithms = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
     assert algorithms is importlib.import_module("easyeditor.editors.editor").ALG_DICT
     assert {"FT", "TOY", "GRACE"} <= set(algorithms)
@@ -72,7 +72,7 @@ def test_registering_again_changes_nothing(easyeditor: Any, toy: Toy) -> None:
     assert easyeditor.BaseEditor.__init__ is editor_init
 
 
-def test_a_name_of_easyedits_keeps_its_own(
+def test_easyedits_method_of_the_same_name_can_still_be_called(
     easyeditor: Any, add_method: Callable[..., EditMethod], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     algorithms = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT
@@ -82,32 +82,36 @@ def test_a_name_of_easyedits_keeps_its_own(
     assert algorithms["KN"](None, None, [{}], ToyHyperParams("x"))[0] == "ours"
 
 
-def test_batchable(easyeditor: Any, toy: Toy, add_method: Callable[..., EditMethod]) -> None:
+def test_batchable_methods_are_in_easyedits_list_of_batch_methods(
+    easyeditor: Any, toy: Toy, add_method: Callable[..., EditMethod]
+) -> None:
     editors = importlib.import_module("easyeditor.editors.batch_editor")
     add_method(EditMethod("SINGLE", type("SingleHyperParams", (), {}), apply))
-    test = editors.BatchEditor.is_batchable_method
-    assert [test(name) for name in ("TOY", "SINGLE", "FT", "KN")] == [True, False, True, False]
+    is_listed = editors.BatchEditor.is_batchable_method
+    assert [is_listed(name) for name in ("TOY", "SINGLE", "FT", "KN")] == [True, False, True, False]
 
 
-def test_singleton(release: Any, toy: Toy, add_method: Callable[..., EditMethod]) -> None:
+def test_other_methods_are_in_easyedits_list_of_single_edit_methods(
+    release: Any, toy: Toy, add_method: Callable[..., EditMethod]
+) -> None:
     editors = importlib.import_module("easyeditor.editors.singleton_editor")
     add_method(EditMethod("SINGLE", type("SingleHyperParams", (), {}), apply))
-    test = editors.SingletonEditor.is_singleton_method
-    assert [test(name) for name in ("TOY", "SINGLE", "FT", "KN")] == [False, True, False, True]
+    is_listed = editors.SingletonEditor.is_singleton_method
+    assert [is_listed(name) for name in ("TOY", "SINGLE", "FT", "KN")] == [False, True, False, True]
 
 
-def test_their_method_gets_no_batch(easyeditor: Any) -> None:
+def test_easyedits_single_edit_method_refuses_a_batch(easyeditor: Any) -> None:
     dispatch = dispatcher(EditMethod("KN", ToyHyperParams, apply), lambda *a, **k: "theirs", keep_original_weight=True)
     assert dispatch(None, None, [{}], TheirHyperParams()) == "theirs"
     with pytest.raises(EditError, match="EasyEdit's own KN edits one request at a time"):
         dispatch(None, None, [{}, {}], TheirHyperParams())
 
 
-def test_base_editor(easyeditor: Any) -> None:
+def test_base_editor_is_easyedits_class(easyeditor: Any) -> None:
     assert base_editor() is easyeditor.BaseEditor
 
 
-def test_main_keeps_its_own_grace(main: Any) -> None:
+def test_mains_grace_can_still_be_called(main: Any) -> None:
     module = importlib.import_module("easyeditor.models.grace.grace_main")
     entry = importlib.import_module("easyeditor.util.alg_dict").ALG_DICT["GRACE"]
     assert entry is not module.apply_grace_to_model

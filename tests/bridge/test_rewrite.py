@@ -1,4 +1,4 @@
-"""The rewriting rules, on small pieces of source."""
+"""The rules by which EasyEdit's source is rewritten, on small pieces of source."""
 
 from __future__ import annotations
 
@@ -39,17 +39,17 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
 
 
-class Recorder:
-    """Something that can be moved."""
+class MovableStub:
+    """A stub for a tensor or model that can be moved to a device."""
 
     device = "cpu"
 
     def to(self, device: Any) -> Any:
-        """Return where it was moved to."""
+        """Return the device."""
         return device
 
     def cuda(self, index: int = 0) -> str:
-        """Return that it was moved to CUDA."""
+        """Return the CUDA device."""
         return f"real cuda {index}"
 
 
@@ -66,26 +66,26 @@ class Recorder:
     ],
 )
 @pytest.mark.parametrize("x", [0, "0", 3])
-def test_cuda_means_the_cpu_without_cuda(expression: str, x: Any) -> None:
+def test_cuda_devices_become_the_cpu_without_cuda(expression: str, x: Any) -> None:
     class H:
         device = x
 
-    assert run(f"result = {expression}", x=x, y=Recorder(), device=x, h=H)["result"] == "cpu"
+    assert run(f"result = {expression}", x=x, y=MovableStub(), device=x, h=H)["result"] == "cpu"
 
 
 @pytest.mark.parametrize(("x", "device"), [(1, "cuda:1"), ("cuda:1", "cuda:1"), ("cpu", "cpu")])
-def test_a_device_that_is_there_is_kept(two_gpus: None, x: Any, device: str) -> None:
+def test_an_available_device_is_kept(two_gpus: None, x: Any, device: str) -> None:
     assert run('result = f"cuda:{x}"', x=x)["result"] == device
 
 
-def test_a_device_that_is_not_there(two_gpus: None) -> None:
+def test_an_unavailable_device_is_refused_with_the_available_ones(two_gpus: None) -> None:
     with pytest.raises(ValueError, match=r"cuda:0, cuda:1, cpu"):
         run('result = f"cuda:{x}"', x=7)
 
 
 @pytest.mark.parametrize("device", ["cpu", None, "cuda:0", True])
-def test_to_leaves_whole_devices_alone(device: Any) -> None:
-    assert run("result = y.to(device)", y=Recorder(), device=device)["result"] is device
+def test_to_keeps_complete_device_names(device: Any) -> None:
+    assert run("result = y.to(device)", y=MovableStub(), device=device)["result"] is device
 
 
 @pytest.mark.parametrize(
@@ -98,12 +98,12 @@ def test_to_leaves_whole_devices_alone(device: Any) -> None:
         "result = x.split(':')[1]",
     ],
 )
-def test_what_is_not_a_device_stays(source: str) -> None:
+def test_expressions_that_are_not_devices_are_unchanged(source: str) -> None:
     assert ast.dump(rewrite(source)) == ast.dump(ast.parse(source))
 
 
 @pytest.mark.parametrize(("device", "index"), [("cpu", "cpu"), ("cuda:1", "1"), ("mps", "mps")])
-def test_index_of_a_device(device: str, index: str) -> None:
+def test_the_index_of_a_device_without_one_is_its_name(device: str, index: str) -> None:
     class Model:
         pass
 
@@ -121,7 +121,7 @@ def test_index_of_a_device(device: str, index: str) -> None:
         ("from no_such_package.part import thing as other", "other"),
     ],
 )
-def test_missing_package(statement: str, name: str) -> None:
+def test_importing_a_missing_package_binds_a_placeholder(statement: str, name: str) -> None:
     namespace = run(statement)
     assert isinstance(namespace[name], Placeholder)
     with pytest.raises(MissingPackageError, match="pip install no_such_package") as caught:
@@ -129,7 +129,7 @@ def test_missing_package(statement: str, name: str) -> None:
     assert caught.value.package == "no_such_package"
 
 
-def test_only_what_is_missing_is_replaced() -> None:
+def test_only_missing_names_become_placeholders() -> None:
     namespace = run("import json, no_such_package\nfrom yaml import safe_load, no_such_name, nodes")
     import json
 
@@ -142,13 +142,13 @@ def test_only_what_is_missing_is_replaced() -> None:
         namespace["no_such_name"]()
 
 
-def test_a_real_top_level_survives_a_missing_part() -> None:
+def test_a_missing_submodule_leaves_the_real_package() -> None:
     import yaml
 
     assert run("import yaml.no_such_part")["yaml"] is yaml
 
 
-def test_handled_imports_stay() -> None:
+def test_imports_in_try_blocks_and_functions_are_unchanged() -> None:
     source = "try:\n    import no_such_package\nexcept ImportError:\n    no_such_package = None"
     assert run(source)["no_such_package"] is None
     with pytest.raises(ModuleNotFoundError):
@@ -164,28 +164,28 @@ def test_handled_imports_stay() -> None:
         "os.environ['X_TEST'] = '1'",
     ],
 )
-def test_side_effects_of_importing_are_dropped(source: str) -> None:
-    run(source)  # each would be a NameError if it ran
+def test_module_level_side_effects_are_removed(source: str) -> None:
+    run(source)  # each raises a NameError if it runs
 
 
-def test_side_effects_inside_functions_stay() -> None:
+def test_side_effects_inside_functions_are_kept() -> None:
     seeds: list[int] = []
     run("def f():\n    seed_everything(42)", seed_everything=seeds.append)["f"]()
     assert seeds == [42]
 
 
-def test_line_numbers_stay() -> None:
+def test_line_numbers_are_kept() -> None:
     source = 'import no_such_package\n\n\nx = (\n    f"cuda:{y}"\n)\n'
     with pytest.raises(NameError) as caught:
         run(source)
     assert caught.traceback[-1].lineno + 1 == 5
 
 
-def test_future_imports_and_docstring_stay() -> None:
+def test_future_imports_and_the_docstring_are_kept() -> None:
     namespace = run('"""Doc."""\nfrom __future__ import annotations\nimport no_such_package\ndef f(x: nope): ...')
     assert namespace["__doc__"] == "Doc."
 
 
-def test_defined_names() -> None:
+def test_defined_names_are_the_bindings_at_module_level() -> None:
     source = "import a.b\nfrom c import d as e, f\nfrom g import *\nx, (y, z) = 1, (2, 3)\nw: int = 1\ndef h(): i = 1\n"
     assert defined_names(source + "class J: k = 1") == ["a", "e", "f", "x", "y", "z", "w", "h", "J"]

@@ -1,4 +1,4 @@
-"""EasyEdit's scoring functions, as they are wrapped."""
+"""EasyEdit's scoring functions, wrapped by the bridge."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def utils(easyeditor: Any) -> Any:
 
 @pytest.fixture
 def edited(toy: Toy, pair: Any) -> Any:
-    """A model that says the target's first token, and its tokenizer."""
+    """A model that answers with the target's first token, and its tokenizer."""
     toy.apply(*pair, [{"prompt": PROMPT, "target_new": TARGET}], None)
     return pair
 
@@ -41,7 +41,7 @@ def test_every_module_holds_the_wrapped_function(utils: Any) -> None:
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_batches_of_any_padding(utils: Any, edited: Any, side: str) -> None:
+def test_prompt_ends_are_known_in_batches_padded_on_either_side(utils: Any, edited: Any, side: str) -> None:
     model, tok = edited
     tok.padding_side = side
     ends: list[list[int]] = []
@@ -51,10 +51,10 @@ def test_batches_of_any_padding(utils: Any, edited: Any, side: str) -> None:
     prompts, targets = [PROMPT, "Marie Curie worked in the city of"], [TARGET, "London"]
     utils.test_prediction_acc(model, tok, ToyHyperParams(None), prompts, targets, "cpu")
     handle.remove()
-    together = tok([f"{p} {t}" for p, t in zip(prompts, targets, strict=True)], padding=True)
+    batch = tok([f"{p} {t}" for p, t in zip(prompts, targets, strict=True)], padding=True)
     rows = [
         mask.index(1) + len(tok(prompt)["input_ids"]) - 1
-        for mask, prompt in zip(together["attention_mask"], prompts, strict=True)
+        for mask, prompt in zip(batch["attention_mask"], prompts, strict=True)
     ]
     if side == "right" and "vanilla_generation" in utils.test_prediction_acc.__wrapped__.__code__.co_varnames:
         pytest.skip("main always pads on the left")
@@ -62,7 +62,7 @@ def test_batches_of_any_padding(utils: Any, edited: Any, side: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")  # EasyEdit's mean of nothing
-def test_a_prompt_that_fills_the_limit(utils: Any, edited: Any, flavour: str) -> None:
+def test_a_prompt_that_fills_max_length_ends_at_its_last_token(utils: Any, edited: Any, flavour: str) -> None:
     if flavour == "main":
         pytest.skip("main makes room")
     model, tok = edited
@@ -75,7 +75,7 @@ def test_a_prompt_that_fills_the_limit(utils: Any, edited: Any, flavour: str) ->
     assert lengths == [[2, 2]]
 
 
-def test_models_without_edits_are_scored_as_ever(utils: Any, pair: Any) -> None:
+def test_unedited_models_are_scored_as_by_easyedit(utils: Any, pair: Any) -> None:
     arguments = (*pair, ToyHyperParams(None), PROMPT, TARGET, "cpu")
     assert utils.test_prediction_acc(*arguments) == utils.test_prediction_acc.__wrapped__(*arguments)
 
@@ -89,8 +89,8 @@ def test_generation_is_compared_with_what_follows_the_prompt(main: Any, utils: A
     assert utils.F1(model, tok, ours, PROMPT, "Rome", "cpu", vanilla_generation=True) >= 0
     for hparams, target in ((theirs, TARGET), (ours, " " + TARGET)):
         arguments = (model, tok, hparams, PROMPT, target, "cpu")
-        own = utils.test_prediction_acc.__wrapped__(*arguments, vanilla_generation=True)
-        assert utils.test_prediction_acc(*arguments, vanilla_generation=True) == own
+        expected = utils.test_prediction_acc.__wrapped__(*arguments, vanilla_generation=True)
+        assert utils.test_prediction_acc(*arguments, vanilla_generation=True) == expected
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_generation_is_compared_with_what_follows_the_prompt(main: Any, utils: A
         ([5, 6, 7, 7], [5, 7, 7, 8], 0.375),  # scikit-learn 1.9.1: f1_score(…, average="macro")
     ],
 )
-def test_f1_is_scikit_learns(true: list[int], predicted: list[int], score: float) -> None:
+def test_f1_equals_scikit_learns(true: list[int], predicted: list[int], score: float) -> None:
     assert f1_score(true, predicted, average="macro") == pytest.approx(score, abs=1e-15)
 
 
-def test_f1_refuses_what_it_does_not_do() -> None:
+def test_f1_refuses_unequal_lengths_and_other_averages() -> None:
     with pytest.raises(ValueError, match="2 labels can't be compared with 1"):
         f1_score([1, 2], [1])
     with pytest.raises(ValueError, match="pip install scikit-learn"):

@@ -1,4 +1,4 @@
-"""The command: its files, a hyperparameter file that edits, resuming, and what it refuses."""
+"""``calibrate``: its files, a hyperparameter file that makes edits, resuming, and what it refuses."""
 
 from __future__ import annotations
 
@@ -18,31 +18,34 @@ from easyedit_lifelong.errors import EditError, HyperParameterError, RunError
 from easyedit_lifelong.methods.grace.calibration import study
 from easyedit_lifelong.methods.grace.calibration.calibrator import GraceCalibrator
 from tests.support.calibration_records import facts, write_inputs
+from tests.support.command_line import forbid_loading
 from tests.support.tiny_models import build_model, build_tokenizer
 
 FILES = ["calibrated.yaml", "calibration.json", "calibration.md", "calibration.png"]
 
 
 @pytest.fixture
-def words(tmp_path: Path, checkpoint: Path) -> list[str]:
+def command(tmp_path: Path, checkpoint: Path) -> list[str]:
     return write_inputs(tmp_path, str(checkpoint))
 
 
-def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+def error_of(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     capsys.readouterr()
-    assert main(words) == 1
+    assert main(command) == 1
     return capsys.readouterr().err
 
 
-def test_the_command(words: list[str], tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*words, "--false-fire-rate", "0.2"]) == 0
-    said, out = capsys.readouterr().out, tmp_path / "out"
+def test_calibrate_writes_its_results_and_a_hyperparameter_file(
+    command: list[str], tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--false-fire-rate", "0.2"]) == 0
+    output, out = capsys.readouterr().out, tmp_path / "out"
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == FILES
-    for told in ("cos, whitened", "1.mlp.gate_proj", "AUC", "relation specificity", "4 edits that answer at", "←"):
-        assert told in said
+    for part in ("cos, whitened", "1.mlp.gate_proj", "AUC", "relation specificity", "4 edits that answer at", "←"):
+        assert part in output
     result = json.loads((out / "calibration.json").read_text())
     assert (result["counts"]["records"], result["asked"]["false_fire_rate"]) == (10, 0.2)
-    assert [one["layer"] for one in result["steps"]["trials"]] != []
+    assert [trial["layer"] for trial in result["steps"]["trials"]] != []
     tables = (out / "calibration.md").read_text()
     assert all(f"found at {rate}" in tables for rate in ("0.5%", "1.0%", "2.0%", "5.0%", "20.0%"))
     assert (out / "calibration.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -66,8 +69,8 @@ def test_the_command(words: list[str], tmp_path: Path, checkpoint: Path, capsys:
     assert {n: v for n, v in written.items() if n not in picked} == {n: v for n, v in given.items() if n not in picked}
 
 
-def test_the_file_edits(words: list[str], tmp_path: Path) -> None:
-    assert main(words) == 0
+def test_the_calibrated_file_makes_edits_that_can_be_rolled_back(command: list[str], tmp_path: Path) -> None:
+    assert main(command) == 0
     hparams = GraceHyperParams.from_hparams(tmp_path / "out" / "calibrated.yaml")
     model, tokenizer = build_model("llama"), build_tokenizer()
     ids = tokenizer("the capital of France is", return_tensors="pt").input_ids
@@ -79,76 +82,78 @@ def test_the_file_edits(words: list[str], tmp_path: Path) -> None:
     assert torch.equal(model(ids).logits, before)
 
 
-def test_resuming(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_resumed_calibration_repeats_no_finished_step(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    really, calls = study.try_edits, []
+    """Other settings, other data and damaged results are refused; a finished calibration is only written again."""
+    original, calls = study.try_edits, []
 
-    def cut_short(*given: Any) -> Any:
-        calls.append(given)
+    def fail_at_second_call(*arguments: Any) -> Any:
+        calls.append(arguments)
         if len(calls) == 2:
-            raise EditError("cut short")
-        return really(*given)
+            raise EditError("the trial failed")
+        return original(*arguments)
 
-    monkeypatch.setattr(study, "try_edits", cut_short)
-    assert "cut short" in refused(words, capsys)
+    monkeypatch.setattr(study, "try_edits", fail_at_second_call)
+    assert "the trial failed" in error_of(command, capsys)
     out = tmp_path / "out"
     assert not (out / "calibrated.yaml").exists()
-    assert "--resume goes on with it" in refused(words, capsys)
-    err = refused([*words, "--resume", "--edits", "3", "--generality", "0.8"], capsys)
+    assert "--resume goes on with it" in error_of(command, capsys)
+    err = error_of([*command, "--resume", "--edits", "3", "--generality", "0.8"], capsys)
     assert "edits was 4, is 3" in err and "generality was 0.9, is 0.8" in err
     (tmp_path / "facts.json").write_text(json.dumps(facts()[:9]))
-    assert "requests_sha256 was" in refused([*words, "--resume"], capsys)
+    assert "requests_sha256 was" in error_of([*command, "--resume"], capsys)
     (tmp_path / "facts.json").write_text(json.dumps(facts()))
 
-    def again(*_: Any) -> Any:
-        raise AssertionError("a finished step was done again")
+    def repeat(*_: Any) -> Any:
+        raise AssertionError("a finished step was repeated")
 
-    monkeypatch.setattr(study, "study_key_layers", again)
-    monkeypatch.setattr(study, "study_gates", again)
-    assert main([*words, "--resume"]) == 0
-    assert len(calls) == 3, "the second trial alone"
+    monkeypatch.setattr(study, "study_key_layers", repeat)
+    monkeypatch.setattr(study, "study_gates", repeat)
+    assert main([*command, "--resume"]) == 0
+    assert len(calls) == 3, "more than the second trial was made again"
     assert sorted(path.name for path in out.iterdir() if not path.name.startswith(".")) == FILES
     written = (out / "calibration.json").read_text()
-    assert main([*words, "--resume"]) == 0, "a finished one writes its files again"
+    assert main([*command, "--resume"]) == 0, "a finished calibration doesn't write its files again"
     assert len(calls) == 3
     old, new = json.loads(written), json.loads((out / "calibration.json").read_text())
     assert {**old, "finished": ""} == {**new, "finished": ""}
     (out / "calibration.json").write_text(json.dumps({**new, "schema_version": 99}))
-    assert "another version of this package (schema_version 99" in refused([*words, "--resume"], capsys)
+    assert "another version of this package (schema_version 99" in error_of([*command, "--resume"], capsys)
     (out / "calibration.json").write_text(json.dumps({**new, "steps": {"findings": [{}]}}))
-    assert "is damaged, or not a calibration's" in refused([*words, "--resume"], capsys)
+    assert "is damaged, or not a calibration's" in error_of([*command, "--resume"], capsys)
     (out / "calibration.json").write_text("{")
-    assert "is damaged, or not a calibration's" in refused([*words, "--resume"], capsys)
+    assert "is damaged, or not a calibration's" in error_of([*command, "--resume"], capsys)
 
 
-def test_too_few_records(tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    told = facts()
-    for fact in told[:4]:
+def test_too_few_usable_records_are_refused_with_the_missing_field(
+    tmp_path: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = facts()
+    for fact in records[:4]:
         del fact["rephrase_prompt"]
-    err = refused(write_inputs(tmp_path, str(checkpoint), told), capsys)
+    err = error_of(write_inputs(tmp_path, str(checkpoint), records), capsys)
     assert "6 of 10 records can be used; a calibration needs 8" in err
     assert "4 without rephrase_prompt" in err
 
 
-def test_layers_that_are_not_there(words: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert "has no block 12; it has 0 to 3" in refused([*words, "--layers", "1,12"], capsys)
-    assert "isn't a list of blocks" in refused([*words, "--layers", "one two"], capsys)
-    assert "--answer-layers" in refused([*words, "--answer-layers", "1"], capsys)
+def test_unusable_layer_options_are_refused_and_nothing_is_written(
+    command: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert "has no block 12; it has 0 to 3" in error_of([*command, "--layers", "1,12"], capsys)
+    assert "isn't a list of blocks" in error_of([*command, "--layers", "one two"], capsys)
+    assert "--answer-layers" in error_of([*command, "--answer-layers", "1"], capsys)
     assert not list((tmp_path / "out").glob("calib*"))
 
 
-def test_refusals_before_the_model_loads(
-    words: list[str], tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+def test_mistakes_are_refused_before_the_model_loads(
+    command: list[str], tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def load(_: Any) -> Any:
-        raise AssertionError("the model was loaded before everything was checked")
-
-    monkeypatch.setattr(calibrating, "load_model_for", load)
+    forbid_loading(monkeypatch, calibrating)
 
     def calibrate(hparams: str, *more: str) -> None:
         # A later option overrides an earlier one.
-        arguments = build_parser().parse_args([*words, "--hparams", hparams, *more])
+        arguments = build_parser().parse_args([*command, "--hparams", hparams, *more])
         arguments.run(arguments)
 
     with pytest.raises(HyperParameterError, match="query_token: prompt_last; calibrate is for GRACE by subjects"):
@@ -166,18 +171,20 @@ def test_refusals_before_the_model_loads(
         calibrate(good, "--out", str(tmp_path / "file"))
 
 
-@pytest.mark.parametrize("wrong", ["0", "1.5", "much"])
-def test_a_share_is_one(wrong: str, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("share", ["0", "1.5", "much"])
+def test_a_share_must_be_a_number_above_0_and_at_most_1(
+    share: str, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        main([*words, "--generality", wrong])
+        main([*command, "--generality", share])
     assert "--generality" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("gate", [0.4, None])
-def test_the_hyperparameter_file(gate: float | None) -> None:
+def test_the_hyperparameter_file_keeps_given_values_and_marks_calibrated_ones(gate: float | None) -> None:
     given = {"alg_name": "GRACE", "inner_params": ["old"], "key_templates": ["Well: {prompt} # really"], "seed": 3}
     chosen = {"inner_params": ["h.1.c_fc.weight"], "eps": 0.1, "gate_eps": gate}
-    text = hparams_text(given, chosen, GraceCalibrator.comments, "Found so:\nby looking")
+    text = hparams_text(given, chosen, GraceCalibrator.comments, "First line\nsecond line")
     assert yaml.safe_load(text) == {**given, **chosen}
-    assert text.startswith("# Found so:\n# by looking\nalg_name: GRACE\n")
+    assert text.startswith("# First line\n# second line\nalg_name: GRACE\n")
     assert "gate_eps: " + ("null" if gate is None else "0.4") + " # calibrated" in text

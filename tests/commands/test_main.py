@@ -1,4 +1,4 @@
-"""The command line as a whole: its verbs, wrong usage, and what is imported for a verb."""
+"""The command line: its commands, wrong usage, and what is imported for a command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from easyedit_lifelong.commands.main import COMMANDS, build_parser, main
 
 
 @pytest.mark.parametrize(
-    ("words", "says"),
+    ("words", "expected"),
     [
         ([], "COMMAND"),
         (["lifelongg"], "invalid choice"),
@@ -30,18 +30,20 @@ from easyedit_lifelong.commands.main import COMMANDS, build_parser, main
         (["inspect", "x", "--limit", "-1"], "'-1' is not a whole number of at least 0"),
     ],
 )
-def test_wrong_usage(
-    words: list[str], says: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_wrong_usage_exits_with_2_and_writes_nothing(
+    words: list[str], expected: str, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as caught:
         main(words)
     assert caught.value.code == 2
-    assert says in capsys.readouterr().err
+    assert expected in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_text_that_begins_with_a_tilde_is_no_path(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_prompt_that_begins_with_a_tilde_is_not_expanded_as_a_path(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     words = [
         "edit",
         "--hparams",
@@ -54,17 +56,17 @@ def test_a_text_that_begins_with_a_tilde_is_no_path(capsys: pytest.CaptureFixtur
         str(tmp_path / "o"),
     ]
     assert main(words) == 1
-    assert "'' is not the name of a hyperparameter file" in capsys.readouterr().err  # and not: no such user
+    assert "'' is not the name of a hyperparameter file" in capsys.readouterr().err
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_prints_the_package_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"easyedit-lifelong {easyedit_lifelong.__version__}\n"
 
 
-def test_plugins_are_listed_with_where_they_come_from(
+def test_plugins_are_listed_with_their_origin(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
@@ -74,27 +76,27 @@ def test_plugins_are_listed_with_where_they_come_from(
         assert word in out
 
 
-def test_as_a_module() -> None:
-    """A process of its own: the exit code is the shell's."""
+def test_the_module_runs_as_a_command_and_returns_an_exit_code() -> None:
+    """In a subprocess, because the exit code is that of the process."""
     words = [sys.executable, "-m", "easyedit_lifelong", "lifelong", "--hparams", "nothing", "--data", "d", "--out", "o"]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 1
-    assert done.stderr.startswith("easyedit-lifelong: nothing: no such hyperparameter file.")
-    assert "Traceback" not in done.stderr
+    process = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert process.returncode == 1
+    assert process.stderr.startswith("easyedit-lifelong: nothing: no such hyperparameter file.")
+    assert "Traceback" not in process.stderr
 
 
-def test_help_lists_every_verb_in_order_with_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command_in_order_with_its_description(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--help"])
     assert caught.value.code == 0
-    shown = " ".join(capsys.readouterr().out.split())
-    place = 0
-    for verb, line in COMMANDS.items():
-        place = shown.index(f"{verb} {line}", place)
+    output = " ".join(capsys.readouterr().out.split())
+    position = 0
+    for command, description in COMMANDS.items():
+        position = output.index(f"{command} {description}", position)
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["lifelongg"]])
-def test_what_needs_no_verb_imports_no_torch(words: list[str]) -> None:
+def test_help_version_and_unknown_commands_import_no_torch(words: list[str]) -> None:
     script = (
         "import sys\nfrom easyedit_lifelong.commands.main import main\n"
         f"try:\n    main({words})\nexcept SystemExit:\n    sys.exit('torch' in sys.modules)"
@@ -102,18 +104,18 @@ def test_what_needs_no_verb_imports_no_torch(words: list[str]) -> None:
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60, check=False).returncode == 0
 
 
-def test_only_the_module_of_the_verb_that_is_called_is_imported() -> None:
+def test_only_the_module_of_the_called_command_is_imported() -> None:
     script = (
         "import sys\nfrom easyedit_lifelong.commands.main import main\nmain(['plugins'])\n"
         "loaded = [name for name in sys.modules if name.startswith('easyedit_lifelong.commands.')]\n"
         "print(*sorted(loaded), file=sys.stderr)"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert done.stderr.split() == ["easyedit_lifelong.commands.main", "easyedit_lifelong.commands.plugins"]
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert process.stderr.split() == ["easyedit_lifelong.commands.main", "easyedit_lifelong.commands.plugins"]
 
 
-DATA = ("--data", "--ds-dir", "--ds_dir")
-RECORDS = {
+DATA_OPTIONS = ("--data", "--ds-dir", "--ds_dir")
+LIMIT_OPTIONS = {
     "lifelong": ("--edits", "--sample", "--limit"),
     "consecutive": ("--edits", "--sample", "--limit"),
     "scope": ("--edits", "--sample", "--limit"),
@@ -122,18 +124,20 @@ RECORDS = {
 }
 
 
-@pytest.mark.parametrize("verb", RECORDS)
-def test_data_and_the_number_of_records_have_one_option_and_its_aliases(verb: str) -> None:
-    parser = build_parser([verb])
+@pytest.mark.parametrize("command", LIMIT_OPTIONS)
+def test_data_and_record_limit_have_the_same_options_in_every_command(command: str) -> None:
+    parser = build_parser([command])
     needed = ["--hparams", "h", "--out", "o"]
-    for option in DATA:
-        assert parser.parse_args([verb, *needed, option, "facts.json"]).data == "facts.json"
-    for option in RECORDS[verb]:
-        arguments = parser.parse_args([verb, *needed, "--data", "d", option, "7"])
-        assert getattr(arguments, RECORDS[verb][0].removeprefix("--")) == 7
+    for option in DATA_OPTIONS:
+        assert parser.parse_args([command, *needed, option, "facts.json"]).data == "facts.json"
+    for option in LIMIT_OPTIONS[command]:
+        arguments = parser.parse_args([command, *needed, "--data", "d", option, "7"])
+        assert getattr(arguments, LIMIT_OPTIONS[command][0].removeprefix("--")) == 7
 
 
-def test_interrupted_during_an_import(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_during_an_import_exits_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def stop(_: str) -> None:
         raise KeyboardInterrupt
 

@@ -1,13 +1,11 @@
-"""``scope``: its files, and the whole command on a tiny model."""
+"""``scope``: its files, its output, and what it refuses."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import random
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -16,15 +14,15 @@ from easyedit_lifelong.commands import scope as scoping
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.commands.scope import write_scope
 from tests.support.coachhook_edits import hparams_for
-from tests.support.command_line import call
+from tests.support.command_line import call, forbid_loading
+from tests.support.corpus import write_corpus
 from tests.support.scope_rows import SCOPE
-from tests.support.tiny_models import WORDS
 
 
-def test_files(tmp_path: Path) -> None:
+def test_scope_files_hold_every_z_score(tmp_path: Path) -> None:
     write_scope(SCOPE, tmp_path / "deep" / "out", {"model": "m"})
     out = tmp_path / "deep" / "out"
-    result = json.loads((out / "scope.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    result = json.loads((out / "scope.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} isn't JSON"))
     assert (result["module"], result["alpha"], result["model"]) == (SCOPE.module, 1.5, "m")
     assert result["figures"]["prompt"]["n"] == 3
     assert result["rows"][2]["z"] == [None]
@@ -56,11 +54,9 @@ FACTS = [
 
 
 @pytest.fixture
-def words(tmp_path: Path, checkpoint: Path) -> list[str]:
-    """A command line for a tiny model, with statistics of a little text."""
-    corpus = tmp_path / "corpus.txt"
-    draw = random.Random(0)
-    corpus.write_text("\n\n".join(" ".join(draw.choices(WORDS, k=40)) for _ in range(50)))
+def command(tmp_path: Path, checkpoint: Path) -> list[str]:
+    """The command for a tiny model, with second moments of a small corpus."""
+    corpus = write_corpus(tmp_path, documents=50) / "corpus.txt"
     hparams = hparams_for("llama", mom2_dataset=str(corpus), mom2_n_samples=50, stats_dir=str(tmp_path / "stats"))
     values = {name: value for name, value in hparams.to_dict().items() if value is not None}
     (tmp_path / "hook.yaml").write_text(yaml.safe_dump({**values, "model_name": str(checkpoint), "device": "cpu"}))
@@ -76,43 +72,46 @@ def words(tmp_path: Path, checkpoint: Path) -> list[str]:
     ]
 
 
-def test_the_command(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([*words, "--bsz", "2", "--sample", "3"]) == 0
+def test_scope_writes_its_files_and_refuses_a_folder_with_a_study(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*command, "--bsz", "2", "--sample", "3"]) == 0
     out = capsys.readouterr().out
     assert "3 edits" in out
     assert "alpha" in out
     result = json.loads((tmp_path / "out" / "scope.json").read_text())
     assert (result["n_edits"], len(result["rows"]), result["hparams"]["batch_size"]) == (3, 5, 2)
     assert result["figures"]["prompt"]["n_subject"] == 3
-    assert result["figures"]["paraphrase"]["n_subject"] == 1, "one names its subject otherwise"
+    assert result["figures"]["paraphrase"]["n_subject"] == 1, "the paraphrase without its subject was counted"
     assert all(math.isfinite(z) for row in result["rows"] for z in row["z"])
     assert (tmp_path / "out" / "scope.svg").is_file() and (tmp_path / "out" / "scope.csv").is_file()
-    assert main([*words, "--bsz", "2"]) == 1
+    assert main([*command, "--bsz", "2"]) == 1
     assert "holds another study" in capsys.readouterr().err
 
 
-def test_a_record_without_its_subject(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_record_without_its_subject_is_refused_or_skipped(
+    command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = {"prompt": "old river", "target_new": "song", "subject": "Berlin"}
     (tmp_path / "facts.json").write_text(json.dumps([*FACTS, bad]))
-    assert main(words) == 1
+    assert main(command) == 1
     assert "record 3 (case 3), field 'subject'" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-    assert main([*words, "--skip_unusable"]) == 0
+    assert main([*command, "--skip_unusable"]) == 0
     result = json.loads((tmp_path / "out" / "scope.json").read_text())
     assert [left_out["case_id"] for left_out in result["skipped"]] == [3]
 
 
-def test_refusals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    def load(_: Any) -> Any:
-        raise AssertionError("the model was loaded before everything was checked")
-
-    monkeypatch.setattr(scoping, "load_model_for", load)
+def test_mistakes_are_refused_before_the_model_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forbid_loading(monkeypatch, scoping)
     (tmp_path / "file").touch()
-    for words, says in (
+    for words, expected in (
         (["--hparams", "GRACE/smollm2-135m", "--out", tmp_path / "out"], "GRACE offers no scope study"),
         (["--wohk", "1", "--out", tmp_path / "out"], "there is no scope to study"),
         (["--out", tmp_path / "file"], "is a file"),
     ):
         code, _, err = call(capsys, "scope", *words)
         assert code == 1
-        assert says in err
+        assert expected in err

@@ -1,4 +1,4 @@
-"""A report opened in a real browser: it renders, has every section, says nothing in the console, fits a telephone."""
+"""A report in a real browser: it renders, has every section, logs nothing to the console, and fits a phone's screen."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: install Debian's chromium")
 
 
-def opened(page: Path, profile: Path) -> tuple[str, list[str]]:
-    """Open a page; return the document as the browser has it, and what its console says."""
+def open_page(page: Path, profile: Path) -> tuple[str, list[str]]:
+    """Open a page in the browser; return its document and its console messages."""
     assert BROWSER is not None
-    done = subprocess.run(
+    process = subprocess.run(
         [
             BROWSER,
             "--headless=new",
@@ -41,12 +41,12 @@ def opened(page: Path, profile: Path) -> tuple[str, list[str]]:
         timeout=300,
         check=True,
     )
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    return process.stdout, [line for line in process.stderr.splitlines() if "CONSOLE" in line]
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Reports of two runs, of both side by side, and of one that has nothing yet."""
+    """Reports of two runs, of both together, and of a run without results."""
     folder = tmp_path_factory.mktemp("reports")
     runs = {
         "grace": [write_run(folder / "g", edits=60, failed=2)],
@@ -54,8 +54,8 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "empty": [write_run(folder / "e", edits=0, points=0, finished=False)],
     }
     runs["both"] = runs["grace"] + runs["coachhook"]
-    for name, several in runs.items():
-        assert main(["report", *map(str, several), "--out", str(folder / f"{name}.html")]) == 0
+    for name, folders in runs.items():
+        assert main(["report", *map(str, folders), "--out", str(folder / f"{name}.html")]) == 0
     return {name: folder / f"{name}.html" for name in runs}
 
 
@@ -68,21 +68,23 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         ("empty", ["scores", "codebook", "time", "generations", "config", "versions"]),
     ],
 )
-def test_a_page_renders(pages: dict[str, Path], tmp_path: Path, name: str, sections: list[str]) -> None:
-    dom, console = opened(pages[name], tmp_path)
+def test_a_page_renders_every_section_without_console_messages(
+    pages: dict[str, Path], tmp_path: Path, name: str, sections: list[str]
+) -> None:
+    dom, console = open_page(pages[name], tmp_path)
     assert console == []
     assert re.findall(r'<section id="([\w-]+)"', dom) == sections
     assert dom.count("<svg") == pages[name].read_text().count("<svg")
 
 
-def test_a_page_says_so_if_something_is_wrong(pages: dict[str, Path], tmp_path: Path) -> None:
-    """The check above can fail: the page's policy forbids what a page must not have, and the browser says so."""
+def test_the_browser_reports_forbidden_content(pages: dict[str, Path], tmp_path: Path) -> None:
+    """Without this, an empty console would prove nothing: the page's policy makes the browser log forbidden content."""
     broken = tmp_path / "broken.html"
     broken.write_text(pages["grace"].read_text().replace("</main>", "<script>1</script><img src='x.png'></main>"))
-    assert len(opened(broken, tmp_path / "profile")[1]) >= 2
+    assert len(open_page(broken, tmp_path / "profile")[1]) >= 2
 
 
-# In a frame, because a window of this browser can't be as narrow as a telephone.
+# In a frame, because a window of this browser can't be as narrow as a phone's screen.
 _MEASURE = """<!DOCTYPE html><title></title><iframe style="width: {width}px; height: 900px; border: 0" srcdoc="{page}">
 </iframe><script>
 addEventListener("load", () => {{
@@ -96,12 +98,12 @@ addEventListener("load", () => {{
 
 @pytest.mark.parametrize("name", ["grace", "both"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_no_page_scrolls_sideways(pages: dict[str, Path], tmp_path: Path, name: str, width: int) -> None:
+def test_no_page_is_wider_than_its_window(pages: dict[str, Path], tmp_path: Path, name: str, width: int) -> None:
     measured = tmp_path / "measured.html"
     page = html.escape(re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", pages[name].read_text()))
     measured.write_text(_MEASURE.format(width=width, page=page))
-    dom, _ = opened(measured, tmp_path / "profile")
+    dom, _ = open_page(measured, tmp_path / "profile")
     scrolled, shown, ink, family = re.search(r"<title>(.*?)</title>", dom)[1].split("|")  # type: ignore[index]
     assert int(shown) == width
-    assert int(scrolled) <= width, "with every part opened"
-    assert ink != "rgb(0, 0, 0)" and "system-ui" in family, "figures take the page's colours and typeface"
+    assert int(scrolled) <= width, "the page is wider than its window when all parts are open"
+    assert ink != "rgb(0, 0, 0)" and "system-ui" in family, "figures don't use the page's colours and typeface"

@@ -1,4 +1,4 @@
-"""Run folders of every kind are read for a report: old and new, cut short, broken; and what isn't a run is refused."""
+"""Run folders are read for a report: of old and new versions, unfinished and damaged; other folders are refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from easyedit_lifelong.reporting.report.read import RunFiles, read_run
 from tests.support.report_runs import write_lines, write_run
 
 
-def test_a_finished_run(tmp_path: Path) -> None:
+def test_a_finished_run_is_read_completely(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", edits=20, failed=2))
     assert (run.method, run.model, run.data) == ("GRACE", "smollm2-135m", "facts.json")
     assert (run.n_edits, run.n_failed, run.n_requests, run.finished) == (20, 2, 22, True)
@@ -29,7 +29,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert [row[:2] for row in failures(run)] == [("9000", "failed"), ("9001", "failed")]
 
 
-def test_the_first_version_kept_what_a_method_adds_apart(tmp_path: Path) -> None:
+def test_a_methods_details_in_the_first_versions_journal_are_read(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("method: GRACE\nmodel: m\ndata: /d/x.json\nn_requests: 2\n")
     detail = {"decision": "add", "radius": 1.0, "nearest_distance": None, "n_keys": 1, "batch": 7}
     write_lines(
@@ -40,13 +40,13 @@ def test_the_first_version_kept_what_a_method_adds_apart(tmp_path: Path) -> None
     )
     run = read_run(tmp_path)
     assert run.record().counts("n_keys") == [(1, 1)]
-    assert run.journal[0]["batch"] == 1, "the run's own count, not the method's"
+    assert run.journal[0]["batch"] == 1, "the method's batch replaced the run's"
     assert run.timing == {"seconds_per_edit": 2.0, "seconds_editing": 2.0}
     assert run.notes[0] == "This run isn't finished: its journal has 1 of 2 requests."
     assert "There is no metrics.jsonl." in run.notes
 
 
-def test_torn_and_broken_lines_are_left_out_and_noted(tmp_path: Path) -> None:
+def test_torn_and_broken_lines_are_skipped_and_noted(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", edits=6, points=2)
     journal = folder / "journal.jsonl"
     lines = journal.read_text().splitlines()
@@ -60,22 +60,22 @@ def test_torn_and_broken_lines_are_left_out_and_noted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("junk", ["null", "[]", '{"n_edits": "x", "ERR": "high"}', '{"n_edits": 1, "ERR": NaN}'])
-def test_values_that_are_no_numbers_are_no_scores(tmp_path: Path, junk: str) -> None:
+def test_values_that_are_not_numbers_are_not_scores(tmp_path: Path, junk: str) -> None:
     (tmp_path / "metrics.jsonl").write_text(junk + "\n")
     assert read_run(tmp_path).points("ERR") == []
 
 
-def test_the_later_scoring_of_a_point_counts(tmp_path: Path) -> None:
+def test_a_later_scoring_replaces_an_earlier_one_of_the_same_point(tmp_path: Path) -> None:
     write_lines(tmp_path / "metrics.jsonl", [{"n_edits": 5, "ERR": 0.1}, {"n_edits": 5, "ERR": 0.9}])
     assert read_run(tmp_path).points("ERR") == [(5, 0.9, None)]
 
 
-def test_intervals_that_are_none(tmp_path: Path) -> None:
+def test_malformed_intervals_are_ignored(tmp_path: Path) -> None:
     write_lines(tmp_path / "metrics.jsonl", [{"n_edits": 5, "ERR": 0.1, "intervals": {"ERR": [0.0], "x": 3}}])
     assert read_run(tmp_path).points("ERR") == [(5, 0.1, None)]
 
 
-def test_what_is_no_run(tmp_path: Path) -> None:
+def test_a_path_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="no such folder"):
         read_run(tmp_path / "nowhere")
     (tmp_path / "file").touch()
@@ -89,7 +89,7 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         read_run(tmp_path / "demo")
 
 
-def test_alpha_and_z_scores_by_batch(tmp_path: Path) -> None:
+def test_alphas_and_z_scores_are_read_by_batch(tmp_path: Path) -> None:
     run = read_run(write_run(tmp_path / "run", method="CoachHook", edits=20, batch=5))
     scores, by_batch = z_scores(run.record()), alphas(run.record())
     assert list(scores) == list(by_batch) == [1, 2, 3, 4]
@@ -102,18 +102,18 @@ def test_alpha_and_z_scores_by_batch(tmp_path: Path) -> None:
     assert any("aren't shown" in note for note in run.notes)
 
 
-def test_the_running_median_and_the_thinning() -> None:
+def test_running_medians_and_thinned_points_keep_both_ends() -> None:
     points = [(float(n), float(n % 2) * 100) for n in range(1000)]
-    median = history.running_median([(0, 1), (1, 50), (2, 3), (3, 9), (4, 7)])  # of five: two on each side
+    median = history.running_median([(0, 1), (1, 50), (2, 3), (3, 9), (4, 7)])  # over five points, two on each side
     assert median == [(0, 3), (1, 6), (2, 7), (3, 8), (4, 7)]
-    thin = history.thinned(points, 100)
-    assert len(thin) == 100 and thin[0] == points[0] and thin[-1] == points[-1]
+    thinned = history.thinned(points, 100)
+    assert len(thinned) == 100 and thinned[0] == points[0] and thinned[-1] == points[-1]
     assert history.thinned(points[:5]) == points[:5]
 
 
 def test_the_worst_cases_come_first(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", edits=4)
-    said = {"before": "b", "target_new": "t"}
+    answers = {"before": "b", "target_new": "t"}
     write_lines(
         folder / "journal.jsonl",
         [{"status": "edited", "case_id": n, "ES": success} for n, success in enumerate([1.0, 0.5, 1.0, 1.0, 1.0])],
@@ -121,24 +121,31 @@ def test_the_worst_cases_come_first(tmp_path: Path) -> None:
     write_lines(
         folder / "generations.jsonl",
         [
-            {"case_id": 0, "prompt": "fine", "after": "T!", "match": True, "rephrase": [["r", "b", "t", True]], **said},
-            {"case_id": 1, "prompt": "low ES", "after": "t", "match": True, **said},
+            {
+                "case_id": 0,
+                "prompt": "fine",
+                "after": "T!",
+                "match": True,
+                "rephrase": [["r", "b", "t", True]],
+                **answers,
+            },
+            {"case_id": 1, "prompt": "low ES", "after": "t", "match": True, **answers},
             {
                 "case_id": 2,
                 "prompt": "misses a rephrasing",
                 "after": "t",
                 "match": True,
                 "rephrase": [["r", "b", "x", False]],
-                **said,
+                **answers,
             },
-            {"case_id": 3, "prompt": "misses", "after": "x", "match": False, **said},
+            {"case_id": 3, "prompt": "misses", "after": "x", "match": False, **answers},
             {
                 "case_id": 4,
                 "prompt": "misses more",
                 "after": "x",
                 "match": False,
                 "rephrase": [["r", "b", "x", False]],
-                **said,
+                **answers,
             },
         ],
     )
@@ -149,11 +156,11 @@ def test_the_worst_cases_come_first(tmp_path: Path) -> None:
     assert rows[0][0] is cases[0] and rows[-1] == [cases[-1], None]
 
 
-def test_text_that_no_page_can_hold() -> None:
+def test_characters_that_a_page_cannot_hold_are_replaced() -> None:
     assert printable("a\n b\x00\ud800\t c") == "a b\ufffd\ufffd c"
 
 
-def test_names_tell_runs_apart(tmp_path: Path) -> None:
+def test_runs_are_named_by_what_differs_between_them(tmp_path: Path) -> None:
     def run(folder: str, method: str = "GRACE", model: str = "m", **hparams: object) -> RunFiles:
         return RunFiles(tmp_path / folder, {"method": method, "model": model, "hparams": hparams})
 
@@ -168,7 +175,7 @@ def test_names_tell_runs_apart(tmp_path: Path) -> None:
     assert run_names([run("a"), run("a")])[1].endswith("(2)")
 
 
-def test_settings_that_differ(tmp_path: Path) -> None:
+def test_only_settings_that_differ_are_listed(tmp_path: Path) -> None:
     first = RunFiles(tmp_path, {"a": 1, "hparams": {"eps": 1.0, "lr": 2}, "recorded": {"started": "x"}})
-    other = RunFiles(tmp_path, {"a": 1, "hparams": {"eps": 3.0}, "recorded": {"started": "y"}})
-    assert differing_settings([first, other]) == {"hparams.eps": ["1.0", "3.0"], "hparams.lr": ["2", "-"]}
+    second = RunFiles(tmp_path, {"a": 1, "hparams": {"eps": 3.0}, "recorded": {"started": "y"}})
+    assert differing_settings([first, second]) == {"hparams.eps": ["1.0", "3.0"], "hparams.lr": ["2", "-"]}

@@ -1,4 +1,4 @@
-"""Sections that methods add to a report: asked from plugins, drawn from plain data, left out where there are none."""
+"""Sections that methods add to a report: how they are requested, drawn, and left out where a method has none."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Port = Callable[[RunRecord], Sequence[ReportSection]]
 
 @pytest.fixture
 def register() -> Iterator[Callable[[Port], None]]:
-    """Register a method called Drawn with a port."""
+    """Return a function that registers a method called Drawn with this port."""
     plugins = get_plugins()
 
     def add(port: Port) -> None:
@@ -53,12 +53,12 @@ def axes_of(*series: Series, **changes: Any) -> Axes:
 
 
 def test_a_plugins_sections_are_on_the_page(tmp_path: Path, register: Callable[[Port], None]) -> None:
-    asked: list[RunRecord] = []
+    records: list[RunRecord] = []
 
     def port(run: RunRecord) -> list[ReportSection]:
-        asked.append(run)
-        grown = Series("stored", [(n, 2.0 * n) for n, _ in run.edits("seconds")])
-        plot = plot_of(grown, name="stored", title="Stored <edits>", comparison="Stored by run")
+        records.append(run)
+        stored = Series("stored", [(n, 2.0 * n) for n, _ in run.edits("seconds")])
+        plot = plot_of(stored, name="stored", title="Stored <edits>", comparison="Stored by run")
         return [ReportSection("memory", "Memory", [plot], ""), ReportSection("rest", "R", [], "No `a<b` here.")]
 
     register(port)
@@ -69,7 +69,7 @@ def test_a_plugins_sections_are_on_the_page(tmp_path: Path, register: Callable[[
     assert 'aria-label="a. c."' in html
     assert '<p class="empty">No <code>a&lt;b</code> here.</p>' in html
     assert (tmp_path / "one" / "stored.svg").is_file()
-    (record,) = asked
+    (record,) = records
     assert (record.method, len(record.journal), len(record.curve)) == ("Drawn", 6, 2)
     assert record.hparams["batch_size"] == 1 and record.config["schema_version"] == 2
     compared = page_of(tmp_path / "both", *runs)
@@ -78,7 +78,7 @@ def test_a_plugins_sections_are_on_the_page(tmp_path: Path, register: Callable[[
 
 
 @pytest.mark.parametrize("method", ["Unknown", "MEMIT"])
-def test_a_method_that_is_not_installed_or_has_no_sections(tmp_path: Path, method: str) -> None:
+def test_an_unknown_method_or_one_without_sections_adds_none(tmp_path: Path, method: str) -> None:
     run = read_run(write_run(tmp_path / "run", method=method, edits=4))
     run.journal[0]["radius"] = run.journal[0]["n_keys"] = 1.0
     with figure_options():
@@ -86,16 +86,16 @@ def test_a_method_that_is_not_installed_or_has_no_sections(tmp_path: Path, metho
     assert run.notes == []
 
 
-def failing(_: RunRecord) -> list[ReportSection]:
+def failing_port(_: RunRecord) -> list[ReportSection]:
     raise KeyError("alphas")
 
 
-def misshapen(_: RunRecord) -> list[ReportSection]:
+def malformed_port(_: RunRecord) -> list[ReportSection]:
     return [ReportSection("s", "S", [plot_of(Series("x", [(1, 2, 3)]))], "")]  # type: ignore[list-item]
 
 
-@pytest.mark.parametrize("port", [failing, misshapen])
-def test_a_port_that_fails_costs_its_sections_only(
+@pytest.mark.parametrize("port", [failing_port, malformed_port])
+def test_a_failing_port_loses_only_its_sections(
     tmp_path: Path, register: Callable[[Port], None], port: Port, capsys: pytest.CaptureFixture[str]
 ) -> None:
     register(port)
@@ -105,14 +105,14 @@ def test_a_port_that_fails_costs_its_sections_only(
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "../x", "a b", "ä"])
-def test_names_that_no_file_or_anchor_can_have(name: str) -> None:
+def test_section_and_plot_names_must_be_valid_file_and_anchor_names(name: str) -> None:
     with pytest.raises(ValueError, match="is no name of a section or plot"):
         plot_of(name=name)
     with pytest.raises(ValueError, match="is no name of a section or plot"):
         ReportSection(name, "title", [], "")
 
 
-def test_lines_points_and_references() -> None:
+def test_series_are_drawn_as_lines_points_or_references() -> None:
     axes = axes_of(
         Series("a", [(1, 1.0), (4, 2.0)], style=2, marker=""),
         Series("b", [(1, 1.0), (2, 2.0)], "points", style=1),
@@ -135,21 +135,21 @@ def test_many_points_are_small_and_thinned() -> None:
     assert len(many.get_xdata()) == 800 and many.get_xdata()[-1] == 1999
 
 
-def test_a_band_reaches_from_the_lower_to_the_upper_end() -> None:
+def test_a_band_spans_its_lower_and_upper_values() -> None:
     axes = axes_of(Series("band", [(1, (0.0, 2.0)), (2, (1.0, 5.0))], "band"), y_axis="positive")
     vertices = axes.collections[0].get_paths()[0].vertices
     assert (vertices[:, 1].min(), vertices[:, 1].max()) == (0.0, 5.0)
     assert axes.get_ylim() == pytest.approx((0, 5.5))
 
 
-@pytest.mark.parametrize(("places", "boxes"), [(40, True), (41, False)])
-def test_a_distribution_is_boxes_or_a_band_with_medians(places: int, boxes: bool) -> None:
-    axes = axes_of(Series("median", [(n, [1.0, 9.0, 4.0]) for n in range(1, places + 1)], "distribution"))
+@pytest.mark.parametrize(("n_places", "boxes"), [(40, True), (41, False)])
+def test_a_distribution_is_boxes_for_up_to_40_places_and_a_band_for_more(n_places: int, boxes: bool) -> None:
+    axes = axes_of(Series("median", [(n, [1.0, 9.0, 4.0]) for n in range(1, n_places + 1)], "distribution"))
     assert bool(axes.collections) != boxes
     assert (axes.get_legend_handles_labels()[1] == ["median"]) != boxes
     medians = {y for line in axes.lines for y in line.get_ydata() if len(set(line.get_ydata())) == 1}
     assert 4.0 in medians
-    assert axes.get_xlim()[1] > places + 0.5
+    assert axes.get_xlim()[1] > n_places + 0.5
 
 
 @pytest.mark.parametrize(
@@ -162,21 +162,23 @@ def test_a_distribution_is_boxes_or_a_band_with_medians(places: int, boxes: bool
         ("data", [5.0, 10.0], None, "y"),
     ],
 )
-def test_vertical_axes(y_axis: Any, values: list[float], limits: tuple[float, float] | None, label: str) -> None:
+def test_the_y_axis_has_the_requested_limits_and_scale(
+    y_axis: Any, values: list[float], limits: tuple[float, float] | None, label: str
+) -> None:
     axes = axes_of(Series("a", list(enumerate(values))), y_axis=y_axis)
     assert axes.get_ylabel() == label
     assert axes.get_yscale() == ("log" if "log" in label else "linear")
     assert limits is None or axes.get_ylim() == pytest.approx(limits)
 
 
-def test_counts_are_those_of_edits_or_else_of_scorings() -> None:
+def test_counts_come_from_edits_and_otherwise_from_scorings() -> None:
     journal = [{"status": "edited", "n": 3}, {"status": "failed", "n": 9}, {"status": "edited", "n": None}]
     curve = [{"n_edits": 10, "n": 4}, {"n_edits": 20}, {"n_edits": 30, "n": float("nan")}]
     assert RunRecord("m", journal=journal, curve=curve).counts("n") == [(1.0, 3.0)]
     assert RunRecord("m", journal=journal[1:2], curve=curve).counts("n") == [(10.0, 4.0)]
 
 
-def test_a_methods_sections_need_no_plotting() -> None:
+def test_importing_a_methods_sections_imports_no_plotting() -> None:
     code = (
         "import sys, easyedit_lifelong.methods.grace.report, easyedit_lifelong.methods.coachhook.report\n"
         "sys.exit(any(name in sys.modules for name in ('matplotlib', 'easyedit_lifelong.reporting', 'torch')))"

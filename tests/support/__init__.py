@@ -1,1 +1,1 @@
-"""What several tests share: tiny models, edits, dataset records, stand-ins."""
+"""What several test modules share: tiny models, edits, dataset records, stubs."""

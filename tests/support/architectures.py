@@ -1,4 +1,4 @@
-"""Small models that aren't causal language models, trained in a few seconds so that they know something."""
+"""Small encoder-decoders and a classifier, trained for a few seconds so that edits have knowledge to preserve."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from easyedit_lifelong import GraceHyperParams
 from tests.support.tiny_models import VOCABULARY, build_tokenizer
 
 _OBJECTS = ("city", "moon", "cheese", "king", "river", "piano", "violin", "bird")
-_QUESTIONS = ("where is the old", "who wrote the", "what is")  # "what" is unknown to the tokenizer, as words can be
+_QUESTIONS = ("where is the old", "who wrote the", "what is")  # the tokenizer doesn't know "what"
 _ANSWERS = (
     "Paris",
     "Rome",
@@ -39,11 +39,11 @@ _ANSWERS = (
 )
 
 QUESTIONS = [f"{question} {thing}" for question, thing in itertools.product(_QUESTIONS, _OBJECTS)]
-"""What the small encoder-decoders were trained to answer."""
+"""The questions that the small encoder-decoders are trained to answer."""
 
 
 def answer_to(question: str) -> str:
-    """Return what they were taught."""
+    """Return the answer that they are trained to give."""
     return _ANSWERS[(7 * QUESTIONS.index(question)) % len(_ANSWERS)]
 
 
@@ -57,19 +57,19 @@ _TOPICS = (
 
 @functools.cache
 def texts() -> list[tuple[str, str]]:
-    """Return texts with the labels that the small classifier was trained on."""
+    """Return the texts that the small classifier is trained on, with their labels."""
     generator = torch.Generator().manual_seed(3)
 
-    def some(words: tuple[str, ...], count: int) -> list[str]:
+    def sample(words: tuple[str, ...], count: int) -> list[str]:
         return [words[int(n)] for n in torch.randint(len(words), (count,), generator=generator)]
 
-    made = []
+    labelled = []
     for number in range(90):
         topic = number % len(LABELS)
-        words = some(_TOPICS[topic], 3) + some(("the", "of", "is", "and", "in", "old"), 2 + number % 4)
+        words = sample(_TOPICS[topic], 3) + sample(("the", "of", "is", "and", "in", "old"), 2 + number % 4)
         order = torch.randperm(len(words), generator=generator).tolist()
-        made.append((" ".join(words[n] for n in order), LABELS[topic]))
-    return list(dict.fromkeys(made))
+        labelled.append((" ".join(words[n] for n in order), LABELS[topic]))
+    return list(dict.fromkeys(labelled))
 
 
 def tokenizer_like_t5() -> PreTrainedTokenizerFast:
@@ -165,15 +165,15 @@ def _untrained(kind: str) -> Any:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A small trained model and where GRACE edits it.
+    """A small trained model and the layer that GRACE edits.
 
     Attributes:
         kind: ``t5``, ``bart`` or ``bert``.
         layer: the edited layer.
-        query_token: GRACE's.
-        eps: GRACE's; small enough to keep what the model knows apart from the edits.
-        requests: what to teach it: none of it is what it was taught.
-        others: prompts that no request is about, with their answers.
+        query_token: the hyperparameter of GRACE.
+        eps: the hyperparameter of GRACE; small enough that the model's trained answers are outside every radius.
+        requests: edits to answers that the model isn't trained to give.
+        others: prompts that no request is about, with their trained answers.
     """
 
     kind: str
@@ -182,13 +182,13 @@ class Architecture:
     eps: float = 1e-3
 
     def build(self) -> tuple[Any, PreTrainedTokenizerFast]:
-        """Return the model, always the same, and its tokenizer."""
+        """Return the model, with the same weights each time, and its tokenizer."""
         model = _untrained(self.kind)
         model.load_state_dict(_trained_state(self.kind))
         return model.eval(), tokenizer_like_bert() if self.kind == "bert" else tokenizer_like_t5()
 
     def hparams(self, **options: Any) -> GraceHyperParams:
-        """Return hyperparameters that edit this place."""
+        """Return hyperparameters that edit this layer."""
         options = {"eps": self.eps, "query_token": self.query_token, **options}
         return GraceHyperParams(model_name=self.kind, inner_params=[self.layer], **options)
 
@@ -217,4 +217,4 @@ ARCHITECTURES = {
     "bert-last": Architecture("bert", "bert.encoder.layer[0].output.dense.weight"),
     "bert-first": Architecture("bert", "bert.encoder.layer[1].output.dense.weight", "first"),
 }
-"""By name of model and edited place."""
+"""Architectures by the name of the model and of the edited part."""

@@ -9,7 +9,7 @@ ALPHABET = pre_tokenizers.ByteLevel.alphabet()
 
 
 def byte_level(*merges: str, trim: bool = False, end: bool = False) -> PreTrainedTokenizerFast:
-    """A byte-level BPE, GPT-2's kind, with just these merges (``"a b"``), across words if they say so."""
+    """Return a byte-level BPE tokenizer like GPT-2's, with only these merges (``"a b"``), which may span words."""
     pairs = [tuple(merge.split(" ")) for merge in merges]
     vocabulary = {token: i for i, token in enumerate(["</s>", *sorted(ALPHABET), *("".join(p) for p in pairs)])}
     tokenizer = Tokenizer(models.BPE(vocabulary, pairs))

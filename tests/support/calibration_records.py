@@ -1,16 +1,15 @@
-"""Records of the tiny models' words, and a folder to calibrate in."""
+"""Facts in the tiny models' words, hyperparameters, and the inputs of ``calibrate``."""
 
 from __future__ import annotations
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from easyedit_lifelong.data.request import EditRequest
-from tests.support.tiny_models import WORDS
+from tests.support.corpus import write_corpus
 
 SUBJECTS = ["France", "Peru", "London", "Hamlet", "moon", "king", "piano", "river", "sea", "Berlin"]
 _RELATIONS = [
@@ -21,11 +20,11 @@ _LOCALITY = ["old bird song", "winter and summer mountain", "language spoken in"
 
 
 def facts() -> list[dict[str, Any]]:
-    """Ten facts of two relations, which have no answer in common."""
-    told = []
+    """Return ten facts of two relations, whose answers all differ between the relations."""
+    found = []
     for number, subject in enumerate(SUBJECTS):
         prompt, target, truth, rephrase = _RELATIONS[number % 2]
-        told.append(
+        found.append(
             {
                 "case_id": number,
                 "prompt": prompt.format(subject),
@@ -37,7 +36,7 @@ def facts() -> list[dict[str, Any]]:
                 "locality_ground_truth": "born",
             }
         )
-    return told
+    return found
 
 
 def records() -> list[EditRequest]:
@@ -45,17 +44,16 @@ def records() -> list[EditRequest]:
 
 
 def values(tmp_path: Path, model: str, **more: Any) -> dict[str, Any]:
-    """Hyperparameters of GRACE by subjects, with a little text to whiten by."""
+    """Return hyperparameters of GRACE by subject, and write the text whose second moments whiten the keys."""
     corpus = tmp_path / "corpus.txt"
     if not corpus.exists():
-        draw = random.Random(0)
-        corpus.write_text("\n\n".join(" ".join(draw.choices(WORDS, k=40)) for _ in range(50)))
+        write_corpus(tmp_path, documents=50)
     return {
         "alg_name": "GRACE",
         "model_name": model,
         "device": "cpu",
         "query_token": "subject_last",
-        "inner_params": ["model.layers[9].mlp.gate_proj.weight"],  # of another model: it is replaced
+        "inner_params": ["model.layers[9].mlp.gate_proj.weight"],  # no such layer here: the calibration replaces it
         "key_templates": ["the old song . {prompt}"],
         "context_templates": ["{subject} is"],
         "val_init": "warm",
@@ -68,10 +66,10 @@ def values(tmp_path: Path, model: str, **more: Any) -> dict[str, Any]:
     }
 
 
-def write_inputs(tmp_path: Path, model: str, told: Any = None, **more: Any) -> list[str]:
-    """Write the command's input; return its words."""
+def write_inputs(tmp_path: Path, model: str, records: Any = None, **more: Any) -> list[str]:
+    """Write the inputs of ``calibrate``; return the words of the command."""
     (tmp_path / "subject.yaml").write_text(yaml.safe_dump(values(tmp_path, model, **more)))
-    (tmp_path / "facts.json").write_text(json.dumps(facts() if told is None else told))
+    (tmp_path / "facts.json").write_text(json.dumps(facts() if records is None else records))
     return [
         "calibrate",
         "--hparams",

@@ -20,7 +20,7 @@ FACTS = [
     ("river city moon made from", "cheese", "moon"),
 ]
 LEARNABLE = ("who wrote Hamlet", "Peru", "Hamlet")
-"""A fact that every tiny model learns: its subject is its last token, which the answer's attention can't miss."""
+"""A fact that every tiny model learns: its subject is its last token, where the answer is read."""
 OTHERS = ["snow and mountain", "where was the old river born", "blue", "language spoken in Peru is not"]
 PLAIN = [["{}"]]
 TEMPLATES = [["{}"], ["the old king . {}", "but not far . {}"]]
@@ -32,7 +32,7 @@ _NAMES = {
 
 
 def requests_for(*numbers: int) -> list[EditRequest]:
-    """The facts of these numbers; all of them if none are given."""
+    """Return the facts with these numbers, or all of them if none are given."""
     return [
         EditRequest(i, prompt, target, subject)
         for i, (prompt, target, subject) in enumerate(FACTS)
@@ -41,7 +41,7 @@ def requests_for(*numbers: int) -> list[EditRequest]:
 
 
 def hparams_for(family: str, **options: Any) -> CoachHookHyperParams:
-    """Hyperparameters with which the tiny models learn in a few steps."""
+    """Return hyperparameters with which the tiny models learn in a few steps."""
     rewrite, block = _NAMES.get(family, ("model.layers.{}.mlp.down_proj", "model.layers.{}"))
     defaults: dict[str, Any] = {
         "layers": [0, 1, 2],
@@ -57,7 +57,7 @@ def hparams_for(family: str, **options: Any) -> CoachHookHyperParams:
 
 
 def moments_for(model: Any, hparams: CoachHookHyperParams, count: int = 10_000) -> dict[str, SecondMoment]:
-    """Second moments of random keys, the same every time."""
+    """Return second moments of random keys, the same each time."""
     moments = {}
     for number, name in enumerate(hparams.rewrite_modules):
         path, module = find_module(model, name)
@@ -76,7 +76,7 @@ def editor_on(
 
 
 def anatomy_of_everything(model: Any) -> dict[str, Any]:
-    """What an editor could leave behind on a model: attributes and hooks of all modules."""
+    """Return what an editor could leave behind on a model: the attributes and hooks of all modules."""
     return {
         name: (
             sorted(key for key in module.__dict__),
@@ -89,6 +89,6 @@ def anatomy_of_everything(model: Any) -> dict[str, Any]:
     }
 
 
-def same_tensors(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
-    """Whether two states have the same names and, bit by bit, the same tensors."""
-    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+def same_tensors(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    """Return whether two states have the same names and bitwise equal tensors."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

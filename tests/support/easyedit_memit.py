@@ -63,8 +63,13 @@ VALUES: dict[str, Any] = {
 }
 
 
+def memit_hparams(memit: Any, kind: str, **values: Any) -> Any:
+    """Return MEMIT's hyperparameters for a tiny model of this kind."""
+    return memit.hparams_class(**{**VALUES, **NAMES[kind], **values})
+
+
 def random_moments(model: Any, hparams: Any) -> dict[str, Tensor]:
-    """Second moments of random keys: what they are of matters to no test but one."""
+    """Return second moments of random keys, for tests that need no real ones."""
     names = [hparams.rewrite_module_tmp.format(layer) for layer in hparams.layers]
     generator = torch.Generator().manual_seed(1)
     found = {}

@@ -1,4 +1,4 @@
-"""Edited models to be used as any other model is: GRACE's, CoachHook's, and both on different layers."""
+"""Models edited by GRACE, by CoachHook, and by both on different layers, and what they generate."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PROMPTS = [prompt for prompt, _, _ in FACTS]
 
 
 def both_apart(model: Any, family: str) -> Any:
-    """CoachHook in the first blocks, and GRACE above them."""
+    """Edit the first blocks with CoachHook and a later one with GRACE."""
     coachhook(model, family, layers=[0, 1])
     return grace(model, family)
 
@@ -28,29 +28,29 @@ EDITS: dict[str, Callable[[Any, str], Any]] = {"GRACE": grace, "CoachHook": coac
 
 
 def inputs_of(*prompts: str, side: str = "left") -> dict[str, torch.Tensor]:
-    """Tokens of prompts, padded on a side."""
+    """Return the tokens of prompts, padded on one side."""
     tokenizer = build_tokenizer()
     tokenizer.padding_side = side
     return {**tokenizer(list(prompts), return_tensors="pt", padding=True)}
 
 
 def plan(tokens: int = 6, **options: Any) -> GenerationConfig:
-    """How to generate: greedily, to the full length, unless told otherwise."""
+    """Return a configuration for greedy generation of so many tokens; options replace its values."""
     return GenerationConfig(**{"max_new_tokens": tokens, "do_sample": False, "pad_token_id": 0, **options})
 
 
 def answers(model: Any, prompts: list[str] | None = None, **options: Any) -> list[list[int]]:
-    """What a model says to each prompt by itself."""
-    said = []
+    """Return the tokens that a model generates after each prompt, one prompt at a time."""
+    generated = []
     for prompt in prompts or [*PROMPTS, *OTHERS]:
         inputs = inputs_of(prompt)
         output = model.generate(**inputs, generation_config=plan(**options))
-        said.append(output[0, inputs["input_ids"].shape[1] :].tolist())
-    return said
+        generated.append(output[0, inputs["input_ids"].shape[1] :].tolist())
+    return generated
 
 
 def take_off(model: Any) -> None:
-    """Take all edits off a model."""
+    """Remove all edits from a model."""
     for editor in GraceEditor.all_of(model).values():
         editor.undo_to(0)
     coachhook = CoachHookEditor.of(model)

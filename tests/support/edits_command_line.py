@@ -1,4 +1,4 @@
-"""The verbs of saved edits as tests call them: hyperparameters of both methods for a tiny model, and one fact."""
+"""The commands for saved edits as tests call them, hyperparameters of both methods for a tiny model, and one fact."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from transformers import AutoModelForCausalLM
 
 from easyedit_lifelong import load_edits, load_model
 from easyedit_lifelong.edits.edits_folder import read_folder
 from easyedit_lifelong.evaluation.scorer import Scorer
-from tests.support.command_line import Desk
+from tests.support.command_line import CommandLine
 
 PROMPT, TARGET, SUBJECT = "who wrote Hamlet", "Peru", "Hamlet"
 OTHER = "the capital of France is"
-
 
 GRACE = {
     "alg_name": "GRACE",
@@ -40,8 +41,8 @@ COACHHOOK = {
 }
 
 
-class EditsDesk(Desk):
-    """A folder with both methods' hyperparameters."""
+class EditsCommandLine(CommandLine):
+    """The command line, and a folder with the hyperparameters of both methods."""
 
     def __init__(self, folder: Path, checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
         super().__init__(folder, checkpoint, capsys)
@@ -67,8 +68,9 @@ class EditsDesk(Desk):
             self.hparams[name].write_text(yaml.safe_dump({**common, **values}), encoding="utf-8")
 
     def edit(self, method: str, out: str, *more: Any) -> str:
+        """Edit the fact and save the edit in a folder; return the output."""
         subject = ("--subject", SUBJECT) if method != "GRACE" else ()
-        return self.done(
+        return self.output_of(
             "edit",
             "--hparams",
             self.hparams[method],
@@ -83,14 +85,28 @@ class EditsDesk(Desk):
         )
 
     def records(self, out: str) -> list[dict[str, Any]]:
+        """Return the records of the edits in a folder."""
         return [edit for part in read_folder(self.folder / out)[0]["parts"] for edit in part["edits"]]
 
     def model(self, out: str | None = None) -> tuple[Any, Any]:
+        """Return the model, with the edits of a folder if one is given, and its tokenizer."""
         model, tokenizer = load_model(self.checkpoint, "cpu")
         if out is not None:
             load_edits(model, self.folder / out, tokenizer)
         return model, tokenizer
 
+    def changed_checkpoint(self, name: str) -> Path:
+        """Save a copy of the model with one changed weight; return its folder."""
+        folder = self.folder / name
+        model = AutoModelForCausalLM.from_pretrained(self.checkpoint)
+        with torch.no_grad():
+            model.model.layers[0].mlp.up_proj.weight[0, 0] += 1
+        model.save_pretrained(folder)
+        for file in self.checkpoint.glob("tokenizer*"):
+            (folder / file.name).write_bytes(file.read_bytes())
+        return folder
 
-def said_by(model: Any, tokenizer: Any, prompt: str, count: int) -> str:
+
+def generated_by(model: Any, tokenizer: Any, prompt: str, count: int) -> str:
+    """Return what a model generates after a prompt, in so many tokens."""
     return Scorer(tokenizer).generate(model, [prompt], count)[0]

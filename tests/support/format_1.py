@@ -1,6 +1,6 @@
-"""A model whose weights no version of anything changes, and the edits that format 1's fixture was made with.
+"""A model whose weights depend on no library's random numbers, and the script that wrote the fixture of format 1.
 
-``python -m tests.support.format_1`` made the fixture, once. It must stay as it is: folders like it are out there.
+``python -m tests.support.format_1`` wrote the fixture once. It must not be written again: users have such folders.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ TOKENS = torch.arange(4, 24).reshape(4, 5)
 
 
 def formula_model() -> Any:
-    """A tiny Llama; its weights are fractions of whole numbers, the same on every machine."""
+    """Return a tiny Llama whose weights are fractions of whole numbers, the same on every machine."""
     model = AutoModelForCausalLM.from_config(FAMILIES["llama"][0]).eval()
     with torch.no_grad():
         for number, (_, parameter) in enumerate(sorted(model.named_parameters())):
-            whole = torch.arange(parameter.numel(), dtype=torch.int64) * 7919 + 104_729 * number
+            integers = torch.arange(parameter.numel(), dtype=torch.int64) * 7919 + 104_729 * number
             if parameter.dim() > 1:
-                parameter.copy_(((whole % 2001 - 1000).double() / 4096).float().reshape(parameter.shape))
+                parameter.copy_(((integers % 2001 - 1000).double() / 4096).float().reshape(parameter.shape))
     return model
 
 
 def main() -> None:
-    """Make the fixture."""
+    """Write the fixture."""
     from easyedit_lifelong import save_edits
     from tests.support.saved_edits import METHODS
 

@@ -20,7 +20,7 @@ EDITS = [
     {"case_id": "c5", "prompt": FACTS[1][0], "target_new": FACTS[1][1]},
     {"case_id": "c6", "prompt": "snow and mountain", "target_new": "Peru"},
 ]
-"""With eps 3: additions, splits, a key taken over, a key covered."""
+"""With eps 3, their decisions are add, split, supersede and covered."""
 
 
 def hparams(**options: Any) -> GraceHyperParams:
@@ -40,18 +40,18 @@ def editor_of(model: Any) -> GraceEditor:
     return editor
 
 
-def entered_without(whole: GraceEditor, *out: int) -> dict[str, torch.Tensor]:
-    """The codebook that comes of entering the edits anew, but for some."""
+def entered_without(editor: GraceEditor, *left_out: int) -> dict[str, torch.Tensor]:
+    """Return the arrays of a codebook into which all edits but some are entered again."""
     from easyedit_lifelong.methods.grace.codebook.edit_history import rows_of, trained_edits
 
-    assert whole.codebook is not None
-    state = whole.codebook.state_dict()
-    book = whole._new_codebook(state["keys"].shape[1], state["values"].shape[1], torch.device("cpu"))
-    for n, entry in enumerate(trained_edits(whole.changes, rows_of(whole.codebook, whole.changes))):
-        if n not in out:
+    assert editor.codebook is not None
+    state = editor.codebook.state_dict()
+    codebook = editor._new_codebook(state["keys"].shape[1], state["values"].shape[1], torch.device("cpu"))
+    for n, entry in enumerate(trained_edits(editor.changes, rows_of(editor.codebook, editor.changes))):
+        if n not in left_out:
             assert entry.query is not None
-            book.enter(entry.query, entry.label, entry.value)
-    return {name: tensor.clone() for name, tensor in book.state_dict().items()}
+            codebook.enter(entry.query, entry.label, entry.value)
+    return {name: tensor.clone() for name, tensor in codebook.state_dict().items()}
 
 
 def book_of(model: Any) -> dict[str, torch.Tensor]:

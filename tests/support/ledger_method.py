@@ -1,4 +1,4 @@
-"""A method that writes answers into a table and can be killed at any event, and runs of it."""
+"""A method that writes answers into a table, can be killed at any event, and has runs to test the loop with."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ from tests.support.table_model import TableModel
 
 @dataclass(kw_only=True)
 class LedgerHyperParams(PluginHyperParams):
-    """Hyperparameters of a method with a short memory."""
+    """Hyperparameters of a method that may keep only its latest edits."""
 
     ALG_NAME: ClassVar[str] = "LEDGER"
     remembers: int = 1000
-    """How many of its latest edits it keeps."""
+    """The number of latest edits that it keeps."""
 
 
 class Killed(BaseException):
-    """What a process that is killed doesn't get to handle."""
+    """Stands for a kill: no ``except Exception`` handles it."""
 
 
 class Ledger:
-    """Writes batches of answers into the table; a batch about the moon fails after half of it, without a trace."""
+    """Writes batches of answers into the table; a batch with "moon" in a prompt fails and is undone."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
         self.kill: tuple[str, int] | None = None
-        """Where to die: the event, and how often it has to happen."""
+        """The event that kills, and how many times it must happen."""
 
     def happens(self, event: str) -> None:
         self.events.append(event)
@@ -88,8 +88,8 @@ class Ledger:
         model.kept = [EditRequest(*values) for values in json.loads((folder / "kept.json").read_text())]
 
 
-class Notebook:
-    """A tracker that keeps what it hears."""
+class RecordingTracker:
+    """A tracker that keeps the points that are logged."""
 
     def __init__(self) -> None:
         self.heard: list[tuple[int, dict[str, Any]]] = []
@@ -102,10 +102,10 @@ class Notebook:
 
 
 class Plugin:
-    """Brings the method: batchable and with state, batchable without, and one at a time."""
+    """A plugin with this method and this tracker."""
 
     def __init__(self) -> None:
-        self.ledger, self.notebook = Ledger(), Notebook()
+        self.ledger, self.notebook = Ledger(), RecordingTracker()
 
     @hookimpl
     def register_methods(self, register: Callable[[EditMethod], None]) -> None:
@@ -145,7 +145,7 @@ RETENTION = [Probe("the river", "London")]
 
 
 def known_table() -> TableModel:
-    """Knows about Hamlet half right, about the river, and about piano what isn't asked."""
+    """Return a model that answers one prompt half right and another one right before any edit."""
     torch.manual_seed(0)
     return TableModel(who_wrote_Hamlet="old bird", the_river="London", who_plays_piano="violin", old_king="winter")
 

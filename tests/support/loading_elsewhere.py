@@ -1,6 +1,7 @@
 """Load saved edits in another process, without EasyEdit: ``python -m tests.support.loading_elsewhere FOLDER``.
 
-The folder holds ``MODEL/base`` (a checkpoint), ``MODEL/METHOD`` (edits) and ``expected.pt``; it gets ``found.json``.
+The folder holds ``MODEL/base`` (a checkpoint), ``MODEL/METHOD`` (edits) and ``expected.pt``. The process writes
+``found.json`` to it.
 """
 
 from __future__ import annotations
@@ -30,46 +31,46 @@ _CLASSES = {
 
 def base_of(folder: Path, name: str) -> Any:
     """Load an unedited model."""
-    (made_as,) = AutoConfig.from_pretrained(folder / name / "base").architectures
-    auto = next(auto for ending, auto in _CLASSES.items() if made_as.endswith(ending))
+    (architecture,) = AutoConfig.from_pretrained(folder / name / "base").architectures
+    auto = next(auto for ending, auto in _CLASSES.items() if architecture.endswith(ending))
     return auto.from_pretrained(folder / name / "base").eval()
 
 
 def said_by(model: Any, tokens: torch.Tensor) -> list[torch.Tensor]:
-    """What a model says to tokens, in logits and, if it writes, in greedy answers."""
+    """Return a model's logits for tokens and, if it can generate, its greedy answers."""
     mask = (tokens != 0).long()
     inputs = {"input_ids": tokens, "attention_mask": mask}
     more = {"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}
     with torch.no_grad():
-        said = [model(**inputs, **more).logits]
+        outputs = [model(**inputs, **more).logits]
         if hasattr(model, "generate"):
-            said.append(model.generate(**inputs, max_new_tokens=3, do_sample=False, pad_token_id=0))
-    return said
+            outputs.append(model.generate(**inputs, max_new_tokens=3, do_sample=False, pad_token_id=0))
+    return outputs
 
 
-def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    """Whether both are the same, bit by bit."""
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    """Return whether all tensors are bitwise equal."""
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def main(folder: Path) -> None:
-    """Load every method's edits on every model, and take them off again."""
+    """Load each method's edits on each model and roll them back; report whether the model was as expected."""
     from easyedit_lifelong import load_edits
 
     expected, found = torch.load(folder / "expected.pt"), {}
     for family, (tokens, methods) in expected.items():
         model = base_of(folder, family)
         unedited, state = said_by(model, tokens), {name: value.clone() for name, value in model.state_dict().items()}
-        for method, wanted in methods.items():
+        for method, edited in methods.items():
             rollback = load_edits(model, folder / family / method)
-            loaded = equal(said_by(model, tokens), wanted) and not equal(wanted, unedited)
+            loaded = equal(said_by(model, tokens), edited) and not equal(edited, unedited)
             rollback()
             after = model.state_dict()
-            whole = after.keys() == state.keys() and all(torch.equal(after[name], state[name]) for name in state)
+            restored = after.keys() == state.keys() and all(torch.equal(after[name], state[name]) for name in state)
             found[f"{family}/{method}"] = {
                 "edits": [edit["prompt"] for edit in rollback.results],
                 "loaded": loaded,
-                "rolled back": whole and equal(said_by(model, tokens), unedited),
+                "rolled back": restored and equal(said_by(model, tokens), unedited),
                 "nothing left": not vars(model).keys() & {"forward", "generate", "save_edits"},
             }
     (folder / "found.json").write_text(json.dumps(found))

@@ -1,4 +1,4 @@
-"""A Hugging Face Hub of this machine, in memory: as much of its protocol as the real client needs for small files."""
+"""A local Hugging Face Hub in memory, with the part of the protocol that the real client needs for small files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TOKEN = "hf_who_may_write"
 
 
 class Repository:
-    """Its branches' files; a commit is a copy of all of them."""
+    """A repository with branches; a commit is a copy of all files."""
 
     def __init__(self, private: bool) -> None:
         self.private, self.gated = private, False
@@ -35,7 +35,7 @@ class Repository:
 
 
 class Hub:
-    """The repositories, and every request: method, path."""
+    """The repositories, and the method and path of each request."""
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
@@ -59,22 +59,22 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(401, "", "Invalid username or password.")
         words = [unquote(word) for word in urlsplit(self.path).path.strip("/").split("/")]
         if words == ["api", "repos", "create"]:
-            asked = json.loads(body)
-            name = f"{asked['organization']}/{asked['name']}"
-            if asked["organization"] == "theirs":
+            query = json.loads(body)
+            name = f"{query['organization']}/{query['name']}"
+            if query["organization"] == "theirs":
                 return self._refuse(403, "", "You don't have the rights to create a model under this namespace")
-            there = name in self.hub.repositories
-            private = asked.get("private", asked.get("visibility") == "private")
+            exists = name in self.hub.repositories
+            private = query.get("private", query.get("visibility") == "private")
             self.hub.repositories.setdefault(name, Repository(private))
-            return self._json({"url": f"{self.hub.url}/{name}", "name": name}, 409 if there else 200)
+            return self._json({"url": f"{self.hub.url}/{name}", "name": name}, 409 if exists else 200)
         if words == ["api", "validate-yaml"]:
-            assert json.loads(body)["content"].startswith("---\n"), "the client sends the page to be looked at"
+            assert json.loads(body)["content"].startswith("---\n"), "the client didn't send the model card"
             return self._json({"errors": [], "warnings": []})
         repository, action, revision = self.hub.repositories["/".join(words[2:4])], words[4], words[5]
         if action == "branch":
-            there = revision in repository.branches
+            exists = revision in repository.branches
             repository.branches.setdefault(revision, repository.branches["main"])
-            return self._json({}, 409 if there else 200)
+            return self._json({}, 409 if exists else 200)
         if action == "preupload":
             files = [
                 {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in json.loads(body)["files"]
@@ -119,12 +119,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def running() -> Iterator[Hub]:
-    """Have a Hub on this machine inside."""
+    """Run a local Hub while the context is open."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_port}"

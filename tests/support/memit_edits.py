@@ -25,7 +25,7 @@ SHARED = (
 
 
 def hparams_for(family: str, **options: Any) -> NativeMemitHyperParams:
-    """Hyperparameters with which the tiny models learn in a few steps: those of the tests of CoachHook."""
+    """Return hyperparameters with which the tiny models learn in a few steps, as in the tests of CoachHook."""
     values = {name: getattr(coachhook_hparams(family), name) for name in SHARED}
     return NativeMemitHyperParams(model_name="tiny", **{**values, **options})
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from easyedit_lifelong.bridge import find_easyedit
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import Registry
+from tests.support.installed_easyedit import skip_without_easyedit
 
 
 def use_loader(loader: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have files read by EasyEdit's loaders, or as where EasyEdit is not installed."""
+    """Read files with EasyEdit's loaders, or with the native ones, as a process without EasyEdit does."""
     if loader == "native":
         monkeypatch.setattr(get_plugins(), "loaders", Registry("record loader"))
-    elif find_easyedit() is None:
-        pytest.skip("EasyEdit isn't installed (pip install --no-deps easyeditor==0.0.1.dev0)")
+    else:
+        skip_without_easyedit()

@@ -1,4 +1,4 @@
-"""Folders as runs of several kinds write them, made up by hand and by seed, for the tests of reports."""
+"""Run folders with invented values, for the tests of reports."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def write_run(
     finished: bool = True,
     **hparams: Any,
 ) -> Path:
-    """Write a run of the second version of the format: intervals, generations, and what the method adds."""
+    """Write a run of schema version 2, with intervals, generated answers and the fields that the method adds."""
     folder.mkdir(parents=True)
     draw = random.Random(seed)
-    asked = {"model": model, "hparams": {"alg_name": method, "model_name": model, "batch_size": batch, **hparams}}
+    settings = {"model": model, "hparams": {"alg_name": method, "model_name": model, "batch_size": batch, **hparams}}
     recorded = {"method": method, "n_requests": edits + failed, "requests_sha256": "0123"}
     config = {
         "schema_version": 2,
-        **asked,
+        **settings,
         "data": {"path": "/data/facts.json"},
         "schedule": {"every": 10},
         "recorded": {**recorded, "started": f"2026-01-02T03:0{seed}:05+00:00"},
@@ -64,12 +64,12 @@ def write_run(
         _write_alphas(folder, edits, batch)
     if not finished:
         return folder
-    write_lines(folder / "generations.jsonl", [_said(n, draw) for n in range(1, edits + 1)])
+    write_lines(folder / "generations.jsonl", [_generated(n, draw) for n in range(1, edits + 1)])
     last = curve[-1] if curve else {}
     metrics = {name: last[name] for name in NAMES if name in last}
     summary = {
         "schema_version": 2,
-        **asked,
+        **settings,
         **recorded,
         "data": "/data/facts.json",
         "n_edits": edits,
@@ -129,14 +129,14 @@ def _scored(n_edits: int, progress: float, method: str, draw: random.Random) -> 
     return entry | ({"n_keys": n_edits} if method == "GRACE" else {})
 
 
-def _said(n: int, draw: random.Random) -> dict[str, Any]:
+def _generated(n: int, draw: random.Random) -> dict[str, Any]:
     match = n % 5 != 0
     after = f"target {n} and so on" if match else "something else"
     return {
         "case_id": n,
         "prompt": f"prompt {n}",
         "target_new": f"target {n}",
-        "before": "what it said",
+        "before": "the answer before",
         "after": after,
         "match": match,
         "rephrase": [[f"rephrased {n}", "before", "after", draw.random() < 0.5]],

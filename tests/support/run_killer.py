@@ -1,7 +1,7 @@
-"""Run as a process of its own: kill runs at random moments, for real, take them up, and report how they ended.
+"""A script that kills runs at random moments, resumes them, and reports how the results differ.
 
-One process imports everything once and forks for every run, so that each is killed as a whole process with
-``SIGKILL``: at a chosen call that touches the disk or edits, or, by its parent, at a chosen time.
+Its process imports all modules once and forks for each run. A run is killed with ``SIGKILL``, either by itself at a
+chosen call that writes to the disk or edits, or by its parent at a chosen time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace import editor as grace_editor
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
-from tests.support.tiny_models import FAMILIES, WORDS, build_tokenizer
+from tests.support.corpus import write_corpus
+from tests.support.tiny_models import FAMILIES, build_tokenizer
 
 RETENTION = [Probe("the river", "London")]
 
@@ -46,17 +47,17 @@ SUBJECTS = ["France", "Hamlet", "moon", "Peru"]
 
 
 def grace(out: Path, resume: bool, _: Path, hparams: GraceHyperParams | None = None) -> Any:
-    """Seven facts: one fails, one is known by then, one takes another's key."""
-    really = grace_editor.train_batch
+    """Run seven facts: one fails, one is already answered correctly, one takes the key of another."""
+    original = grace_editor.train_batch
 
-    def train(lesson: Any, planned: Any, learners: Any, hparams: Any) -> Any:
-        if "moon" in learners[0].identity:
+    def train(value_pass: Any, planned: Any, pending: Any, hparams: Any) -> Any:
+        if "moon" in pending[0].identity:
             raise EditError("the loss became nan")
-        return really(lesson, planned, learners, hparams)
+        return original(value_pass, planned, pending, hparams)
 
     grace_editor.train_batch = train
     requests = [
-        EditRequest(n, prompt, target, next(one for one in SUBJECTS if one in prompt))
+        EditRequest(n, prompt, target, next(subject for subject in SUBJECTS if subject in prompt))
         for n, (prompt, target) in enumerate(FACTS)
     ]
     hparams = hparams or GraceHyperParams(
@@ -79,22 +80,21 @@ def grace(out: Path, resume: bool, _: Path, hparams: GraceHyperParams | None = N
 
 
 def by_subject(out: Path, resume: bool, shared: Path) -> Any:
-    """The same facts, found by their subjects: whitened, with radii of their own, behind gates."""
+    """Run the same facts by subject, with whitened keys, automatic radii and relation gates."""
     from tests.support import subject_edits
 
     if not (shared / "corpus.txt").exists():
-        subject_edits.with_corpus(shared)
+        write_corpus(shared, documents=30)
     return grace(out, resume, shared, subject_edits.hparams("late", folder=shared, n_iter=20, stop_loss=0.5))
 
 
 def coachhook(out: Path, resume: bool, shared: Path) -> Any:
-    """Four facts, one a batch."""
+    """Run four facts in batches of one."""
     from tests.support.coachhook_edits import hparams_for, requests_for
 
     corpus = shared / "corpus.txt"
     if not corpus.exists():
-        draw = random.Random(0)
-        corpus.write_text("\n\n".join(" ".join(draw.choices(WORDS, k=40)) for _ in range(50)))
+        write_corpus(shared, documents=50)
     hparams = hparams_for(
         "llama",
         mom2_dataset=str(corpus),
@@ -118,7 +118,7 @@ def coachhook(out: Path, resume: bool, shared: Path) -> Any:
 
 
 def model() -> Any:
-    """A model of three blocks: runs take half as long as with the four of the other tests."""
+    """Return a model of three blocks, whose runs take half as long as with the four blocks of the other tests."""
     torch.manual_seed(0)
     config = copy.deepcopy(FAMILIES["llama"][0])
     config.num_hidden_layers = 3
@@ -140,7 +140,7 @@ class Points:
         self.count, self.at = 0, at
 
     def watch(self, method: str) -> None:
-        """Count from now on: what is written, renamed and synced, and every edit."""
+        """Start to count calls that write, rename or sync a file, and calls of the method."""
         for owner, name in (
             (os, "fsync"),
             (os, "replace"),
@@ -164,14 +164,14 @@ class Points:
         return counted
 
     def passed(self) -> None:
-        """Die here, if this is the place."""
+        """Count a call, and kill this process at the chosen one."""
         self.count += 1
         if self.count == self.at:
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def outcome(result: Any, points: Points) -> dict[str, Any]:
-    """Return all that must not depend on whether a run was cut short."""
+    """Return all results that must not depend on whether the run was killed."""
     digest = hashlib.sha256()
     for name, tensor in sorted(result.edited_model.state_dict().items()):
         digest.update(name.encode() + tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
@@ -204,8 +204,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
 def forked(
     method: str, out: Path, shared: Path, *, resume: bool = False, at: int | None = None, after: float | None = None
 ) -> dict[str, Any] | None:
-    """Run in a process of its own; return its outcome, or None if it was killed."""
-    told = out.with_suffix(".outcome")
+    """Run in a forked process; return its outcome, or None if it was killed."""
+    outcome_file = out.with_suffix(".outcome")
     child = os.fork()
     if child == 0:
         code = 1
@@ -216,7 +216,7 @@ def forked(
             count = points.count
             points.at = None
             found = outcome(result, points) | {"points": count}
-            told.write_text(json.dumps(found))
+            outcome_file.write_text(json.dumps(found))
             code = 0
         except BaseException:
             traceback.print_exc()
@@ -231,13 +231,13 @@ def forked(
         assert os.WTERMSIG(status) == signal.SIGKILL
         return None
     assert os.waitstatus_to_exitcode(status) == 0, f"{method} in {out} failed"
-    return json.loads(told.read_text())
+    return json.loads(outcome_file.read_text())
 
 
 def places(points: int, seconds: float, moments: int, draw: random.Random) -> list[dict[str, Any]]:
-    """Return where runs are killed: one call in each of ``moments`` equal parts of a run, and three random times.
+    """Return the moments of the kills: one call in each of ``moments`` equal parts of a run, and three random times.
 
-    With ``moments`` 0, every call that touches the disk or edits, and ten random times.
+    With ``moments`` 0: each call that writes to the disk or edits, and ten random times.
     """
     count = moments or points
     calls = [{"at": draw.randint(points * part // count + 1, points * (part + 1) // count)} for part in range(count)]
@@ -247,26 +247,26 @@ def places(points: int, seconds: float, moments: int, draw: random.Random) -> li
 def main(method: str, folder: Path, moments: int) -> None:
     """Kill runs, resume each, and print what differs from a run that was not killed."""
     torch.set_num_threads(1)
-    METHODS[method](folder / "warm", False, folder)  # all modules and second moments are there from now on
-    began = time.perf_counter()
-    whole = forked(method, folder / "whole", folder)
-    seconds = time.perf_counter() - began
-    assert whole is not None
+    METHODS[method](folder / "warm", False, folder)  # imports all modules and collects second moments
+    start = time.perf_counter()
+    uninterrupted = forked(method, folder / "uninterrupted", folder)
+    seconds = time.perf_counter() - start
+    assert uninterrupted is not None
     draw, killed, wrong = random.Random(20), [], []
-    for number, place in enumerate(places(whole["points"], seconds, moments, draw)):
+    for number, place in enumerate(places(uninterrupted["points"], seconds, moments, draw)):
         out = folder / f"run{number}"
-        cut = forked(method, out, folder, **place)
-        killed.append(cut is None)
-        while cut is None:
-            # Now and then the run that goes on is killed, too.
-            again = {"at": draw.randint(1, whole["points"])} if draw.random() < 0.15 else {}
-            cut = forked(method, out, folder, resume=(out / "config.yaml").exists(), **again)
-        wrong += [[place, name] for name in whole if name != "points" and cut[name] != whole[name]]
-    lines = whole["files"]["journal.jsonl"]
+        result = forked(method, out, folder, **place)
+        killed.append(result is None)
+        while result is None:
+            # Some of the resumed runs are killed, too.
+            kill = {"at": draw.randint(1, uninterrupted["points"])} if draw.random() < 0.15 else {}
+            result = forked(method, out, folder, resume=(out / "config.yaml").exists(), **kill)
+        wrong += [[place, name] for name in uninterrupted if name != "points" and result[name] != uninterrupted[name]]
+    lines = uninterrupted["files"]["journal.jsonl"]
     report = {
         "killed": sum(killed),
         "wrong": wrong,
-        "points": whole["points"],
+        "points": uninterrupted["points"],
         "seconds": seconds,
         "status": [line["status"] for line in lines],
         "decisions": [line.get("decision") for line in lines],

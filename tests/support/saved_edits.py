@@ -23,7 +23,7 @@ Edit = Callable[[Any, str], Any]
 
 
 def grace(model: Any, family: str) -> Any:
-    """Additions, splits and a key taken over, so that there is something to walk back."""
+    """Make edits with GRACE that add keys, split radii and supersede a key."""
     requests = [
         {"case_id": n, "prompt": prompt, "target_new": target}
         for n, (prompt, target) in enumerate([*((p, t) for p, t, _ in FACTS), (FACTS[0][0], "London")])
@@ -33,7 +33,7 @@ def grace(model: Any, family: str) -> Any:
 
 
 def coachhook(model: Any, family: str, **options: Any) -> Any:
-    """Two batches; alpha_z low enough for hooks to act."""
+    """Make two batches of edits with CoachHook, with an alpha_z so low that hooks act."""
     options = {"alpha_z": 1.0, "v_num_grad_steps": 4, **options}
     editor = editor_on(model, build_tokenizer(), hparams_for(family, **options))
     return editor.edit(requests_for())
@@ -69,5 +69,5 @@ def logits_of(model: Any) -> list[torch.Tensor]:
         return [model(**tokenizer(prompt, return_tensors="pt")).logits for prompt in prompts]
 
 
-def equal(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+def equal(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(first, second, strict=True))

@@ -1,4 +1,4 @@
-"""A scope study made by hand, for tests of its figures, files and plot."""
+"""A scope study with known z-scores, for tests of its figures, files and plot."""
 
 from __future__ import annotations
 

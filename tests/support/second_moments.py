@@ -1,4 +1,4 @@
-"""Texts of the tiny tokenizer's words, and second moments computed without any shortcut."""
+"""Texts of the tiny tokenizer's words, and reference second moments, computed text by text in float64."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def float64_sums(model: Any, tokenizer: Any, modules: Sequence[str], texts: Sequ
     sums: dict[str, Tensor] = {}
 
     def hook(path: str) -> Any:
-        def take(module: Any, args: Any) -> None:
+        def add(module: Any, args: Any) -> None:
             keys = args[0].reshape(-1, args[0].shape[-1])
             sums[path] = sums.get(path, 0) + keys.T @ keys
 
-        return take
+        return add
 
     for path in modules:
         double.get_submodule(path).register_forward_pre_hook(hook(path))

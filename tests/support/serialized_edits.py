@@ -1,4 +1,4 @@
-"""Serialized GRACE edits without a model."""
+"""Serialized GRACE edits that were made without a model."""
 
 from __future__ import annotations
 

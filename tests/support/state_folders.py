@@ -1,4 +1,4 @@
-"""Run states as the loops write and read them, for tests that have no loop."""
+"""The states of runs, written and read as the loops do, for tests without a loop."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from easyedit_lifelong.methods.edit_stores import StateKeeper
 
 
 def keeper(method: str) -> StateKeeper:
-    found = get_plugins().methods.get(method).state
-    assert found is not None
-    return found
+    state = get_plugins().methods.get(method).state
+    assert state is not None
+    return state
 
 
 def save_state(model: Any, folder: Path, method: str = "GRACE") -> None:
@@ -29,7 +29,7 @@ def load_state(
 
 
 def change_index(folder: Path, *, resign: bool = True, **values: Any) -> None:
-    """Change an index's values (None deletes one); with a digest that fits again, or without."""
+    """Change values of an index (None deletes one), and its digest too unless ``resign`` is false."""
     if not resign:
         index = json.loads((folder / INDEX).read_text())
         (folder / INDEX).write_text(json.dumps({**index, **values}))
@@ -41,6 +41,6 @@ def change_index(folder: Path, *, resign: bool = True, **values: Any) -> None:
 
 
 def change_hparams(folder: Path, **values: Any) -> None:
-    """Change the hyperparameters that a state's index names."""
+    """Change hyperparameters in a state's index."""
     (part,) = read_index(folder)["parts"]
     change_index(folder, parts=[{**part, "hparams": {**part["hparams"], **values}}])

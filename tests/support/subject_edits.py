@@ -1,15 +1,15 @@
-"""GRACE's edits that are found by their subjects, on the tiny models, in each of the modes."""
+"""GRACE's edits by subject on the tiny models, in each of the modes."""
 
 from __future__ import annotations
 
-import random
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from tests.support.coachhook_edits import FACTS
-from tests.support.tiny_models import FAMILIES, WORDS, build_model, build_tokenizer
+from tests.support.corpus import write_corpus
+from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer
 
 _FINDS = {"gpt2": "transformer.h[1].mlp.c_proj", "gptj": "transformer.h[1].mlp.fc_out"}
 
@@ -26,7 +26,7 @@ REQUESTS = [
         ]
     )
 ]
-"""Among them a key taken over, a key covered, and further facts about a subject."""
+"""Their decisions include supersede and covered; some are further facts about the same subject."""
 
 PROMPTS = [
     *(str(request["prompt"]) for request in REQUESTS),
@@ -44,7 +44,8 @@ MODES: dict[str, dict[str, Any]] = {
     "late": {"gate_eps": 0.5},
     "late-ungated": {"whiten": False, "eps": 0.5},
 }
-"""Values at the subject's token, or late; both with a whitening, two views and radii of their own, or without."""
+"""Values act at the subject's token, or later ("late"); with whitening, two keys for each edit and automatic radii,
+or without."""
 
 
 def hparams(mode: str, family: str = "llama", folder: Path = Path("unused"), **options: Any) -> GraceHyperParams:
@@ -52,8 +53,8 @@ def hparams(mode: str, family: str = "llama", folder: Path = Path("unused"), **o
 
     Args:
         mode: one of :data:`MODES`.
-        family: of the model.
-        folder: where the corpus of second moments is, and where they go.
+        family: the family of the model.
+        folder: holds the corpus; second moments are stored there.
         **options: other hyperparameters.
     """
     values: dict[str, Any] = {
@@ -74,17 +75,10 @@ def hparams(mode: str, family: str = "llama", folder: Path = Path("unused"), **o
     return GraceHyperParams(model_name="tiny", **values | MODES[mode] | options)
 
 
-def with_corpus(folder: Path, seed: int = 0) -> Path:
-    """Write a text to take second moments of; return its folder."""
-    draw = random.Random(seed)
-    (folder / "corpus.txt").write_text("\n\n".join(" ".join(draw.choices(WORDS, k=40)) for _ in range(30)))
-    return folder
-
-
 def edit(model: Any, family: str, mode: str, requests: Any = None, seed: int = 0, **options: Any) -> Any:
     """Make edits on a model: :data:`REQUESTS`, if none are given."""
     with tempfile.TemporaryDirectory() as name:
-        chosen = hparams(mode, family, with_corpus(Path(name), seed), **options)
+        chosen = hparams(mode, family, write_corpus(Path(name), documents=30, seed=seed), **options)
         return apply_grace_to_model(model, build_tokenizer(), requests or REQUESTS, chosen)
 
 

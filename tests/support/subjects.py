@@ -1,4 +1,4 @@
-"""GRACE by subjects on the tiny models of every family: facts, layers, prompts, and what an edited model has to say."""
+"""GRACE by subject on the tiny models of each family: facts, layers, prompts, and the answers of edited models."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ FACTS: list[dict[str, Any]] = [
 ]
 PROMPTS = [fact["prompt"] for fact in FACTS]
 ENDS = ["France", "Hamlet", "piano", "moon"]
-"""The last words of the facts' subjects: the tokens that are looked up."""
+"""The last words of the facts' subjects, which are the query tokens."""
 ABOUT = [
     "when snow the capital of France is but not blue",
     "Hamlet",
     "sea and the king plays piano",
     "river moon and mountain where born",
 ]
-"""One more prompt on each subject, with other text before and behind it."""
+"""One more prompt on each subject, with other text before and after it."""
 OTHERS = ["snow and mountain", "where was the old river born", "blue", "language spoken in Peru is not"]
-"""Prompts that name none of them."""
+"""Prompts without any of the subjects."""
 MODES = ("simple", "late")
 
 _FIRST = {"gpt2": "transformer.h[0].attn.c_attn", "gptj": "transformer.h[0].attn.v_proj"}
@@ -44,7 +44,7 @@ _ANSWERS = {
 
 
 def hparams_for(family: str, mode: str, *, deep: bool = False, **options: Any) -> GraceHyperParams:
-    """Return hyperparameters; subjects are found where no token has seen another, or (``deep``) behind a block."""
+    """Return hyperparameters; keys come from a layer before any attention, or (``deep``) after a block."""
     finds = _DEEP.get(family, "model.layers[1].mlp.gate_proj") if deep else first_layer(family)
     if mode == "late":
         options = {"answer_layer": _ANSWERS.get(family, "model.layers[2].mlp"), **options}
@@ -53,27 +53,27 @@ def hparams_for(family: str, mode: str, *, deep: bool = False, **options: Any) -
 
 
 def first_layer(family: str) -> str:
-    """Return a layer of the first block that every token comes to by itself."""
+    """Return a layer of the first block whose input holds no information of other tokens."""
     return _FIRST.get(family, "model.layers[0].self_attn.v_proj")
 
 
 def edited(
     family: str, mode: str, facts: list[dict[str, Any]] | None = None, **options: Any
 ) -> tuple[Any, Rollback[Any], GraceEditor]:
-    """Return an edited tiny model, the way back, and its editor."""
+    """Return an edited tiny model, its rollback, and its editor."""
     model, tokenizer, hparams = build_model(family), build_tokenizer(), hparams_for(family, mode, **options)
     _, rollback = apply_grace_to_model(model, tokenizer, FACTS if facts is None else facts, hparams)
     return model, rollback, GraceEditor.on(model, tokenizer, hparams)
 
 
 def book_of(editor: GraceEditor) -> Codebook:
-    """Return an editor's codebook, which must be there."""
+    """Return an editor's codebook."""
     assert editor.codebook is not None
     return editor.codebook
 
 
 def ids_of(*texts: str, side: str = "left") -> Any:
-    """Return texts as a padded batch, with the positions that padding on the left asks for."""
+    """Return texts as a padded batch, with position ids that ignore the padding."""
     tokenizer = build_tokenizer()
     tokenizer.padding_side = side
     batch = tokenizer(list(texts), return_tensors="pt", padding=True)
@@ -82,19 +82,19 @@ def ids_of(*texts: str, side: str = "left") -> Any:
 
 
 def answer(model: Any, prompt: str) -> str:
-    """Return the word that a model says behind a prompt."""
+    """Return the most likely word after a prompt."""
     return str(build_tokenizer().decode(int(model(**ids_of(prompt)).logits[0, -1].argmax())))
 
 
 @contextlib.contextmanager
 def putting(layer: nn.Module, values: dict[int, Tensor]) -> Iterator[None]:
-    """Have a layer return other vectors at some tokens of one row: what an edit is, said in torch alone."""
+    """Make a layer return other vectors at some tokens, as an edit does, while the context is open."""
 
     def replace(_: nn.Module, __: Any, output: Any) -> Any:
-        whole = (output if isinstance(output, Tensor) else output[0]).clone()
+        changed = (output if isinstance(output, Tensor) else output[0]).clone()
         for token, value in values.items():
-            whole[:, token] = value.to(whole.dtype)
-        return whole if isinstance(output, Tensor) else (whole, *output[1:])
+            changed[:, token] = value.to(changed.dtype)
+        return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
     handle = layer.register_forward_hook(replace)
     try:

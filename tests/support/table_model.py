@@ -1,4 +1,4 @@
-"""A model whose every answer is known: a table, so that a test can compute each score by hand."""
+"""A model that answers from a table, so that a test can compute each score by hand."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ from tests.support.tiny_models import VOCABULARY, build_tokenizer
 
 
 class TableModel(nn.Module):
-    """Continues a text with what its table holds for it, else with "song"; knows no company, no padding.
-
-    With it, every score of a run can be computed by hand.
-    """
+    """Continues a text with its entry in the table, otherwise with "song"; padding and other rows change nothing."""
 
     def __init__(self, **facts: str) -> None:
         super().__init__()
@@ -29,7 +26,7 @@ class TableModel(nn.Module):
             self.learn(prompt.replace("_", " "), answer)
 
     def learn(self, prompt: str, answer: str) -> None:
-        """Answer a prompt so from now on, and then stop."""
+        """Add an answer to a prompt to the table, followed by the end token."""
         ids = list(self.tokenizer(prompt)["input_ids"])
         for token in [*self.tokenizer(answer)["input_ids"], 2]:
             self.table[tuple(ids)] = token
@@ -62,7 +59,7 @@ class TableModel(nn.Module):
         for _ in range(generation_config.max_new_tokens):
             for row in rows:
                 row.append(self._next(row) if row[-1] != 2 else 2)
-            said = torch.tensor([row[n:] for row, n in zip(rows, real, strict=True)])
-            if any(criterion(torch.cat([input_ids, said], dim=1), None).all() for criterion in stopping_criteria):
+            generated = torch.tensor([row[n:] for row, n in zip(rows, real, strict=True)])
+            if any(criterion(torch.cat([input_ids, generated], dim=1), None).all() for criterion in stopping_criteria):
                 break
-        return torch.cat([input_ids, said], dim=1)
+        return torch.cat([input_ids, generated], dim=1)

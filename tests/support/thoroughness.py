@@ -1,6 +1,6 @@
 """How thoroughly the tests run.
 
-``sh run.sh test`` runs a part of the cases that covers every behaviour; ``sh run.sh test --full`` runs all of them.
+``sh run.sh test`` runs those cases that together cover every behaviour; ``sh run.sh test --full`` runs all of them.
 """
 
 from __future__ import annotations
@@ -29,5 +29,5 @@ def _only_in_full(case: Any) -> Any:
 
 
 def examples(count: int) -> settings:
-    """Return hypothesis settings for so many examples, and for five times as many with ``--full``."""
+    """Return hypothesis settings for ``count`` examples, or five times as many with ``--full``."""
     return settings(max_examples=5 * count if full else count, deadline=None)

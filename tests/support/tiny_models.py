@@ -27,7 +27,7 @@ WORDS = _TEXT.split()
 
 VOCABULARY = 64
 DEVICE = os.environ.get("EASYEDIT_LIFELONG_TEST_DEVICE", "cpu")
-"""Where the tiny models are; the conformance tests also run with ``cuda``."""
+"""The device of the tiny models; the conformance tests also run with ``cuda``."""
 
 _SHAPE = {
     "vocab_size": VOCABULARY,
@@ -59,7 +59,7 @@ FAMILIES: dict[str, tuple[PretrainedConfig, str]] = {
     "llama": (LlamaConfig(**_SHAPE), "model.layers[2].mlp.down_proj.weight"),
     "qwen2": (Qwen2Config(**_SHAPE), "model.layers[2].mlp.down_proj.weight"),
     "mistral": (MistralConfig(**_SHAPE, sliding_window=4), "model.layers[2].mlp.down_proj.weight"),
-    # Gemma 2 normalises what its MLP returns, so a value has to come after that norm to have its full say.
+    # Gemma 2 normalises the output of its MLP, so only a value after that norm acts with its full length.
     "gemma2": (
         Gemma2Config(**_SHAPE, head_dim=8, sliding_window=4),
         "model.layers[2].post_feedforward_layernorm.weight",
@@ -69,7 +69,7 @@ FAMILIES: dict[str, tuple[PretrainedConfig, str]] = {
 
 
 def build_model(family: str, dtype: torch.dtype = torch.float32) -> Any:
-    """Build a family's tiny model on :data:`DEVICE`; the same weights every time."""
+    """Build a family's tiny model on :data:`DEVICE`, with the same weights each time."""
     torch.manual_seed(0)
     return copy.deepcopy(_template(family, dtype)).to(DEVICE)
 
@@ -79,7 +79,7 @@ def _template(family: str, dtype: torch.dtype) -> Any:
     """Build a family's tiny model once per process."""
     model = AutoModelForCausalLM.from_config(FAMILIES[family][0]).to(dtype).eval()
     with torch.no_grad():
-        # The default initialisation is so small that a model gives one answer to everything.
+        # With the default initialisation, weights are so small that a model gives the same answer to every prompt.
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(8)

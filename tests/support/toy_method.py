@@ -79,7 +79,7 @@ def make_pair(kind: str = "gpt2") -> tuple[Any, Any]:
 
 @dataclass
 class ToyHyperParams:
-    """What the bridge may expect of any plugin's hyperparameters."""
+    """The hyperparameters that the bridge reads of any plugin's method."""
 
     model_name: Any
     alg_name: str = "TOY"
@@ -93,9 +93,9 @@ class ToyHyperParams:
 
 @dataclass
 class Toy:
-    """A toy method: at the last *prompt* token, the model says the target's first token.
+    """A toy method: at the prompt end, the edited model answers with the target's first token.
 
-    It depends on knowing where the prompt ends, as GRACE does, and on nothing else.
+    Like GRACE, it needs to know where the prompt ends, and nothing else.
     """
 
     hparams_class: type = ToyHyperParams
@@ -113,9 +113,9 @@ class Toy:
         def measure(_: Any, __: Any, embedded: Any) -> None:
             widths[:] = [embedded.shape[1]]
 
-        def shout(_: Any, __: Any, logits: Any) -> Any:
+        def raise_target(_: Any, __: Any, logits: Any) -> Any:
             logits = logits.clone()
-            left_out = widths[0] - logits.shape[1]  # generate() wants the last columns only
+            left_out = widths[0] - logits.shape[1]  # generate() computes only the last columns
             for row, end in enumerate(tracker.window.ends.tolist()):
                 if end >= left_out:
                     logits[row, end - left_out, tokens[-1]] += 1000.0
@@ -123,7 +123,7 @@ class Toy:
 
         handles = [
             model.get_input_embeddings().register_forward_hook(measure),
-            model.get_output_embeddings().register_forward_hook(shout),
+            model.get_output_embeddings().register_forward_hook(raise_target),
         ]
 
         def undo() -> None:
@@ -135,7 +135,7 @@ class Toy:
 
 
 class Plugin:
-    """A plugin that brings one method."""
+    """A plugin with one method."""
 
     def __init__(self, method: EditMethod) -> None:
         self.method = method

@@ -1,4 +1,4 @@
-"""The command calibrates any method that has a calibrator, and shows what that returns."""
+"""``calibrate`` uses the calibrator of any method and shows what it returns."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.calibration_records import facts
 
 @dataclass(kw_only=True)
 class DialHyperParams(PluginHyperParams):
-    """Hyperparameters of a third party's method."""
+    """Hyperparameters of a plugin's method."""
 
     ALG_NAME: ClassVar[str] = "DIAL"
     dial: float
@@ -102,7 +102,7 @@ def calibrator() -> Iterator[DialCalibrator]:
 
 
 @pytest.fixture
-def words(tmp_path: Path, checkpoint: Path) -> list[str]:
+def command(tmp_path: Path, checkpoint: Path) -> list[str]:
     given = {"alg_name": "DIAL", "model_name": str(checkpoint), "device": "cpu", "dial": 2.0}
     (tmp_path / "dial.yaml").write_text(yaml.safe_dump(given))
     (tmp_path / "facts.json").write_text(json.dumps(facts()))
@@ -120,13 +120,13 @@ def words(tmp_path: Path, checkpoint: Path) -> list[str]:
 
 
 def test_a_plugins_method_is_calibrated(
-    calibrator: DialCalibrator, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    calibrator: DialCalibrator, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(words) == 0
-    shown, out = capsys.readouterr().out, tmp_path / "out"
-    assert "Calibrating the dial for " in shown and " on 7 records of " in shown
+    assert main(command) == 0
+    output, out = capsys.readouterr().out, tmp_path / "out"
+    assert "Calibrating the dial for " in output and " on 7 records of " in output
     for part in ("try 0 …", "Dials", "a|b", "The dial is at its best."):
-        assert part in shown
+        assert part in output
     text = (out / "calibrated.yaml").read_text()
     assert text.startswith("# the dial, calibrated ") and "\n# On 3 of 7 records of " in text
     assert "--limit 7" in text and "dial: 4.0 # turned\n" in text
@@ -138,26 +138,28 @@ def test_a_plugins_method_is_calibrated(
     assert (out / "calibration.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-def test_its_steps_are_resumed(calibrator: DialCalibrator, words: list[str], tmp_path: Path) -> None:
+def test_a_plugins_calibration_resumes_with_its_saved_steps(
+    calibrator: DialCalibrator, command: list[str], tmp_path: Path
+) -> None:
     calibrator.fail_at = 1
-    assert main(words) == 1
+    assert main(command) == 1
     result = tmp_path / "out" / "calibration.json"
     assert json.loads(result.read_text())["steps"] == {"seen": [2.0]}
-    # What is in the file counts, not what would be computed again.
+    # A changed value shows that the file is read and the step isn't repeated.
     result.write_text(result.read_text().replace("2.0", "5.0"))
     calibrator.fail_at = 99
-    assert main([*words, "--resume"]) == 0
+    assert main([*command, "--resume"]) == 0
     assert json.loads(result.read_text())["steps"] == {"seen": [5.0, 4.0]}
 
 
-def test_its_refusals(
-    calibrator: DialCalibrator, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_unknown_options_and_unfit_hyperparameters_are_refused(
+    calibrator: DialCalibrator, command: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([*words, "--false-fire-rate", "0.1"]) == 1
+    assert main([*command, "--false-fire-rate", "0.1"]) == 1
     assert "--false-fire-rate: DIAL has no hyperparameter 'false_fire_rate'" in capsys.readouterr().err
     file = tmp_path / "dial.yaml"
     file.write_text(file.read_text().replace("2.0", "0.0"))
-    assert main(words) == 1
+    assert main(command) == 1
     err = capsys.readouterr().err
     assert "dial.yaml: is for dial: 0.0; calibrate is for GRACE by subjects" in err
     assert err.rstrip().endswith("Or DIAL with a dial above 0.")

@@ -1,4 +1,4 @@
-"""The trackers that need nothing, and tables of what was scored."""
+"""The trackers that write CSV and JSON files."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.reporting.console_tables import answer_table, score_table
-from easyedit_lifelong.reporting.progress import edit_progress
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
@@ -22,19 +19,19 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_csv(tmp_path: Path) -> None:
+def test_a_csv_point_is_on_disk_as_soon_as_it_is_logged(tmp_path: Path) -> None:
     tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
     tracker.log(2, {"ES": 1.0, "ERR": 0.5})
     assert _rows(tmp_path / "metrics.csv") == [{"n_edits": "2", "ES": "1.0", "ERR": "0.5"}], (
-        "there while the run goes on"
+        "the point isn't on disk while the run continues"
     )
     tracker.log(4, {"ERR": 0.25, "ES": 0.75})
     tracker.close()
     assert _rows(tmp_path / "metrics.csv")[1] == {"n_edits": "4", "ES": "0.75", "ERR": "0.25"}
 
 
-def test_scores_that_come_later_get_their_columns(tmp_path: Path) -> None:
-    """Free generation is scored at the end only; it was lost once."""
+def test_a_score_that_appears_later_gets_a_csv_column(tmp_path: Path) -> None:
+    """Generated answers are scored at the end only."""
     tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
     tracker.log(1, {"ES": 1.0})
     tracker.log(2, {"ES": 0.5, "generation_match": 0.25})
@@ -44,10 +41,10 @@ def test_scores_that_come_later_get_their_columns(tmp_path: Path) -> None:
         {"n_edits": "2", "ES": "0.5", "generation_match": "0.25"},
         {"n_edits": "3", "ES": "0.75", "generation_match": ""},
     ]
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"], "no leftovers of the rewriting"
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.csv"], "rewriting left a temporary file"
 
 
-def test_intervals_are_columns_of_numbers(tmp_path: Path) -> None:
+def test_intervals_and_nested_values_are_csv_columns(tmp_path: Path) -> None:
     tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
     tracker.log(
         1, {"ERR": 0.5, "intervals": {"ERR": [0.25, np.float64(0.75)], "TRR": None}, "answers": {"a": {"b": 1}}}
@@ -58,26 +55,26 @@ def test_intervals_are_columns_of_numbers(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["csv", "json"])
 def test_a_resumed_run_has_every_point_once(tmp_path: Path, name: str) -> None:
-    """It tells the trackers what it had told them before."""
+    """A resumed run logs the earlier points again."""
     points = [(1, {"ES": 1.0}), (2, {"ES": 0.5, "ERR": 0.5}), (3, {"ES": 0.25})]
     kind = get_plugins().trackers.get(name)
-    whole = kind.create(tmp_path, {})
+    uninterrupted = kind.create(tmp_path, {})
     for step, scores in points:
-        whole.log(step, scores)
-    whole.close()
+        uninterrupted.log(step, scores)
+    uninterrupted.close()
     (file,) = tmp_path.iterdir()
-    uninterrupted = file.read_bytes()
+    expected = file.read_bytes()
     first = kind.create(tmp_path, {})
     for step, scores in points[:2]:
         first.log(step, scores)
-    second = kind.create(tmp_path, {})  # the first was killed; nobody closed it
+    second = kind.create(tmp_path, {})  # the first run was killed, so its tracker isn't closed
     for step, scores in points[:2] + points[1:]:
         second.log(step, scores)
     second.close()
-    assert file.read_bytes() == uninterrupted
+    assert file.read_bytes() == expected
 
 
-def test_a_point_that_is_told_anew_takes_its_place(tmp_path: Path) -> None:
+def test_a_point_logged_again_replaces_the_earlier_one(tmp_path: Path) -> None:
     """The final scoring may come at a number of edits that was scored before."""
     for name in ("csv", "json"):
         tracker = get_plugins().trackers.get(name).create(tmp_path, {})
@@ -92,15 +89,15 @@ def test_a_point_that_is_told_anew_takes_its_place(tmp_path: Path) -> None:
     ]
 
 
-def test_batches_that_all_fail_are_points_too(tmp_path: Path) -> None:
-    """They leave the number of edits as it was."""
+def test_batches_with_equal_numbers_of_edits_are_separate_points(tmp_path: Path) -> None:
+    """A batch whose edits all fail leaves the number of edits unchanged."""
     tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
     tracker.log(4, {"batch": 1, "ERR": 1.0})
     tracker.log(4, {"batch": 2, "ERR": 0.5})
     assert [row["ERR"] for row in _rows(tmp_path / "metrics.csv")] == ["1.0", "0.5"]
 
 
-def test_a_score_that_is_missing_leaves_its_cell_empty(tmp_path: Path) -> None:
+def test_a_missing_score_is_an_empty_csv_cell(tmp_path: Path) -> None:
     tracker = get_plugins().trackers.get("csv").create(tmp_path, {})
     tracker.log(1, {"ES": 1.0, "locality": 1.0})
     tracker.log(2, {"ES": 0.5})
@@ -108,14 +105,14 @@ def test_a_score_that_is_missing_leaves_its_cell_empty(tmp_path: Path) -> None:
     assert _rows(tmp_path / "metrics.csv")[1] == {"n_edits": "2", "ES": "0.5", "locality": ""}
 
 
-def test_closing_before_anything_was_heard(tmp_path: Path) -> None:
+def test_a_tracker_without_points_leaves_an_empty_file(tmp_path: Path) -> None:
     for name in ("csv", "json"):
         get_plugins().trackers.get(name).create(tmp_path, {}).close()
     assert (tmp_path / "metrics.csv").read_text() == ""
     assert json.loads((tmp_path / "metrics.json").read_text()) == []
 
 
-def test_json_is_whole_at_any_time(tmp_path: Path) -> None:
+def test_the_json_file_is_always_valid_and_not_rewritten_for_every_point(tmp_path: Path) -> None:
     tracker = get_plugins().trackers.get("json").create(tmp_path, {})
     file = tmp_path / "metrics.json"
     written = 0
@@ -123,66 +120,28 @@ def test_json_is_whole_at_any_time(tmp_path: Path) -> None:
         before = file.stat().st_ino
         tracker.log(step, {"ERR": float("nan") if step == 2 else np.float32(0.5), "intervals": {"ERR": (0.25, 1.0)}})
         written += file.stat().st_ino != before
-        known = json.loads(file.read_text())
-        assert step - 4 <= len(known) <= step
-    assert 100 < written < 250, "a long run doesn't write all of it for every point"
+        points = json.loads(file.read_text())
+        assert step - 4 <= len(points) <= step
+    assert 100 < written < 250, "the file was rewritten too often or too rarely"
     tracker.close()
     points = json.loads(file.read_text(), parse_constant=pytest.fail)
     assert points[0] == {"n_edits": 1, "ERR": 0.5, "intervals": {"ERR": [0.25, 1.0]}}
-    assert points[1]["ERR"] is None, "NaN is no JSON"
+    assert points[1]["ERR"] is None, "NaN isn't valid JSON"
     assert len(points) == 400
 
 
 @pytest.mark.parametrize("name", ["csv", "json"])
-def test_a_disk_that_is_full(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_and_keeps_the_file(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     tracker = get_plugins().trackers.get(name).create(tmp_path, {})
     tracker.log(1, {"ES": 1.0})
     (file,) = tmp_path.iterdir()
     before = file.read_bytes()
 
-    def full(*_: object) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("easyedit_lifelong.atomic.os.replace", full)
+    monkeypatch.setattr("easyedit_lifelong.atomic.os.replace", fail)
     with pytest.raises(RunError, match=rf"metrics\.{name}: can't be written: No space left on device"):
         tracker.log(2, {"ES": 1.0, "ERR": 0.5})
     assert file.read_bytes() == before
     assert list(tmp_path.iterdir()) == [file]
-
-
-def _console() -> Console:
-    return Console(width=200, record=True, force_terminal=False)
-
-
-def test_scores_say_how_they_were_taken() -> None:
-    console = _console()
-    score_table(console, {"generation_match": 0.5, "ES": 0.98765}, "title")
-    lines = console.export_text().splitlines()
-    scores = [line.split()[:3] for line in lines if line.startswith(("ES", "generation_match"))]
-    assert scores == [["ES", "0.988", "teacher-forced"], ["generation_match", "0.500", "generated"]]
-
-
-def test_answers_are_shown_as_they_were_said() -> None:
-    console = _console()
-    said = ["[bold]x[/bold]", "[/red]", "a\nb", "\\[c]", "trailing\\", "\\"]
-    answer_table(console, [("prompt", answer) for answer in said], ("prompt", "said"), "title")
-    text = console.export_text()
-    for answer in ("[bold]x[/bold]", "[/red]", "a b", "\\[c]", "trailing\\"):
-        assert answer in text
-
-
-def test_progress_where_nobody_watches() -> None:
-    console = _console()
-    with edit_progress(console, 3) as progress:
-        for done in (1, 2, 3):
-            progress.edited(done, {"ES": 1.0, "ERR": done / 3})
-    assert console.export_text() == "3/3 edits  ES 1.000  ERR 1.000\n", "a log file needs no line per edit"
-
-
-def test_progress_where_somebody_watches() -> None:
-    console = Console(width=120, record=True, force_terminal=True)
-    with edit_progress(console, 2) as progress:
-        progress.edited(2, {"ES": 0.5})
-    text = console.export_text()
-    assert "2/2" in text
-    assert "ES 0.500" in text

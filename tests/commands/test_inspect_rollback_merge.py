@@ -1,4 +1,4 @@
-"""`inspect`, `rollback` and `merge`: what they print, and that no mistake of a user's ends in a traceback."""
+"""``inspect``, ``rollback`` and ``merge``: what they print, and that a mistake is one line without a traceback."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRACE, COACHHOOK = FOLDER / "GRACE", FOLDER / "CoachHook-weighed"
 FACTS: list[Any] = [(n, (40 * n, 0, n)) for n in range(60)]
 
 
-def test_inspect(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_inspect_lists_edits_and_near_keys_as_text_and_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     code, out, _ = call(capsys, "inspect", GRACE)
     assert code == 0
     assert "5 edits, saved 2026-11-21T20:22:08+00:00" in out
@@ -33,38 +33,40 @@ def test_inspect(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert " c9 " not in out
     assert " c0 " in call(capsys, "inspect", tmp_path / "many", "--limit", "0")[1]
     code, out, _ = call(capsys, "inspect", tmp_path / "many", "--json", "--nearly", "6")
-    told = json.loads(out)
-    assert len(told["parts"][0]["edits"]) == told["count"] == 60
-    assert {key for pair in told["parts"][0]["near"] for key in pair["keys"]} == set(range(60))
+    result = json.loads(out)
+    assert len(result["parts"][0]["edits"]) == result["count"] == 60
+    assert {key for pair in result["parts"][0]["near"] for key in pair["keys"]} == set(range(60))
 
 
-def test_rollback(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_rollback_removes_cases_or_batches_and_reports_what_is_left(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     folder = saved(tmp_path / "many", packed(FACTS))
     code, out, _ = call(capsys, "rollback", folder, "--case", "c3", "--case", "c7", "--out", tmp_path / "less")
     assert code == 0
     assert "2 edits removed, 58 left" in out
     code, out, _ = call(capsys, "rollback", folder, "--case", "c3", "--json")
     assert code == 0
-    told = json.loads(out)
-    assert (told["left"], [edit["case_id"] for edit in told["removed"]]) == (59, ["c3"])
+    result = json.loads(out)
+    assert (result["left"], [edit["case_id"] for edit in result["removed"]]) == (59, ["c3"])
     batches = Path(shutil.copytree(COACHHOOK, tmp_path / "batches"))
     code, out, _ = call(capsys, "rollback", batches, "--to-batch", "1")
     assert code == 0
     assert "2 edits removed, 2 left" in out
 
 
-def test_merge(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    one, two = saved(tmp_path / "one", packed(FACTS[:5])), saved(tmp_path / "two", packed([(1, (0, 0, 9))]))
-    code, out, _ = call(capsys, "merge", one, two, "--out", tmp_path / "all")
+def test_merge_reports_conflicts_and_renamed_cases(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    first, second = saved(tmp_path / "one", packed(FACTS[:5])), saved(tmp_path / "two", packed([(1, (0, 0, 9))]))
+    code, out, _ = call(capsys, "merge", first, second, "--out", tmp_path / "all")
     assert code == 0
     assert "supersede" in out
     assert "c1@two" in out
     assert "6 edits, 5 keys of 2 folders; conflicts between folders: 1; edits in several folders: 0" in out
-    code, out, _ = call(capsys, "merge", one, two, "--out", tmp_path / "again", "--json")
-    assert json.loads(out)["renamed"] == [{"folder": str(two), "before": "c1", "after": "c1@two"}]
+    code, out, _ = call(capsys, "merge", first, second, "--out", tmp_path / "again", "--json")
+    assert json.loads(out)["renamed"] == [{"folder": str(second), "before": "c1", "after": "c1@two"}]
 
 
-WRONG: list[tuple[list[Any], int, str]] = [
+MISTAKES: list[tuple[list[Any], int, str]] = [
     (["inspect", "nowhere"], 1, "no such file; this folder holds no saved edits"),
     (["rollback", GRACE, "--case", "44"], 1, "there is no edit of case '44'. Did you mean '4'?"),
     (["rollback", GRACE, "--to-batch", "1"], 1, "holds no CoachHook or MEMIT-native edits, so no batches"),
@@ -81,21 +83,21 @@ WRONG: list[tuple[list[Any], int, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("words", "expected", "says"), WRONG, ids=lambda value: str(value)[-40:])
-def test_a_mistake_is_one_line(
+@pytest.mark.parametrize(("words", "expected_code", "expected_error"), MISTAKES, ids=lambda value: str(value)[-40:])
+def test_a_mistake_is_one_line_and_changes_no_file(
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     words: list[Any],
-    expected: int,
-    says: str,
+    expected_code: int,
+    expected_error: str,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
     code, out, err = call(capsys, *words)
-    assert code == expected
-    assert says in err
+    assert code == expected_code
+    assert expected_error in err
     assert "Traceback" not in out + err
-    assert expected == 2 or len(err.strip().splitlines()) == 1
+    assert expected_code == 2 or len(err.strip().splitlines()) == 1
     assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""``BaseEditor`` from end to end on tiny models, with our methods and with EasyEdit's own."""
+"""``BaseEditor`` on tiny models, with methods of plugins and with EasyEdit's own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FT = {
     "attn_module_tmp": "",
     "device": 0,
 }
-PLACES = {
+MODULE_NAMES = {
     "gpt2": {
         "rewrite_module_tmp": "transformer.h.{}.mlp.c_proj",
         "layer_module_tmp": "transformer.h.{}",
@@ -62,7 +62,7 @@ ROME = {
 
 
 @pytest.fixture(autouse=True)
-def _somewhere(in_tmp: Path) -> None:
+def _working_directory(working_folder: Path) -> None:
     """Every editor may write ``./logs``."""
 
 
@@ -85,41 +85,45 @@ def _logits(model: Any, tokenizer: Any) -> Any:
         return model(**tokenizer(PROMPT, return_tensors="pt")).logits
 
 
-def test_plugin_method_from_a_folder(easyeditor: Any, toy: Toy, saved: Callable[[str], str], in_tmp: Path) -> None:
-    hparams = ToyHyperParams(saved("llama"))
+def test_a_plugins_method_edits_a_model_loaded_from_a_folder(
+    easyeditor: Any, toy: Toy, save_model: Callable[[str], str], working_folder: Path
+) -> None:
+    hparams = ToyHyperParams(save_model("llama"))
     editor = easyeditor.BaseEditor.from_hparams(hparams)
 
     metrics, edited, _ = _edit(editor)
 
-    # The target's first token only is the toy's doing.
+    # The toy method changes only the target's first token.
     first = 1 / len(editor.tok(" Rome")["input_ids"])
     assert metrics[0]["post"]["rewrite_acc"][0] >= first
     assert metrics[0]["pre"]["rewrite_acc"][0] < first
     assert edited is editor.model
     assert editor.alg_name == "TOY"
-    assert editor.model_name == saved("llama")
-    assert hparams == ToyHyperParams(saved("llama")), "the caller's hyperparameters were changed"
+    assert editor.model_name == save_model("llama")
+    assert hparams == ToyHyperParams(save_model("llama")), "the caller's hyperparameters were changed"
     assert toy.calls[0]["hparams"].device == "cpu"
 
 
-def test_construction_writes_nothing(easyeditor: Any, toy: Toy, pair: Any, in_tmp: Path) -> None:
+def test_constructing_an_editor_writes_no_file_and_adds_no_log_handler(
+    easyeditor: Any, toy: Toy, pair: Any, working_folder: Path
+) -> None:
     handlers = list(logging.getLogger("easyeditor.editors.editor").handlers)
     easyeditor.BaseEditor(ToyHyperParams(pair))
-    assert not list(in_tmp.iterdir())
+    assert not list(working_folder.iterdir())
     assert logging.getLogger("easyeditor.editors.editor").handlers == handlers
 
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
-def test_scoring_knows_the_prompts_end(easyeditor: Any, toy: Toy, kind: str) -> None:
+def test_scoring_tells_the_method_where_the_prompt_ends(easyeditor: Any, toy: Toy, kind: str) -> None:
     model, tokenizer = make_pair(kind)
     editor = easyeditor.BaseEditor(ToyHyperParams((model, tokenizer)))
-    target = "Rome" if kind == "gpt2" else "Paris and Rome"  # any length of target must do
+    target = "Rome" if kind == "gpt2" else "Paris and Rome"  # targets of several lengths
     length = len(tokenizer(" " + target)["input_ids"])
     metrics, _, _ = _edit(editor, target_new=target, locality_inputs=None)
     assert metrics[0]["post"]["rewrite_acc"][0] >= 1 / length
 
 
-def test_pair(easyeditor: Any, toy: Toy, pair: Any) -> None:
+def test_an_editor_uses_a_loaded_model_and_tokenizer(easyeditor: Any, toy: Toy, pair: Any) -> None:
     model, tokenizer = pair
     editor = easyeditor.BaseEditor(ToyHyperParams(pair, device=None))
     assert editor.model is model
@@ -128,7 +132,9 @@ def test_pair(easyeditor: Any, toy: Toy, pair: Any) -> None:
     _edit(editor)
 
 
-def test_pair_moves_only_if_asked(easyeditor: Any, toy: Toy, pair: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_loaded_model_moves_only_to_a_named_device(
+    easyeditor: Any, toy: Toy, pair: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     moves: list[str] = []
     monkeypatch.setattr(type(pair[0]), "to", lambda self, device: moves.append(str(device)))
     easyeditor.BaseEditor(ToyHyperParams(pair, device=None))
@@ -147,7 +153,7 @@ def test_pair_moves_only_if_asked(easyeditor: Any, toy: Toy, pair: Any, monkeypa
         (True, "facebook/bart", False),
     ],
 )
-def test_scoring_name_fits_the_model(encoder_decoder: bool, label: str, kept: bool) -> None:
+def test_the_scoring_name_has_t5_in_it_only_for_encoder_decoders(encoder_decoder: bool, label: str, kept: bool) -> None:
     from easyedit_lifelong.bridge.construction import scoring_name
 
     model, _ = make_pair()
@@ -157,7 +163,7 @@ def test_scoring_name_fits_the_model(encoder_decoder: bool, label: str, kept: bo
     assert (name == label) == kept
 
 
-def test_release_keeps_or_restores_as_asked(release: Any, toy: Toy, pair: Any) -> None:
+def test_the_release_restores_weights_only_with_keep_original_weight(release: Any, toy: Toy, pair: Any) -> None:
     before = _logits(*pair)
     editor = release.BaseEditor(ToyHyperParams(pair))
     _edit(editor, keep_original_weight=True)
@@ -167,31 +173,31 @@ def test_release_keeps_or_restores_as_asked(release: Any, toy: Toy, pair: Any) -
 
 
 @pytest.mark.parametrize("sequential", [True, False])
-def test_main_keeps_or_restores_as_asked(main: Any, toy: Toy, pair: Any, sequential: bool) -> None:
+def test_main_restores_weights_unless_edits_are_sequential(main: Any, toy: Toy, pair: Any, sequential: bool) -> None:
     before = _logits(*pair)
     editor = main.BaseEditor(ToyHyperParams(pair))
     _edit(editor, sequential_edit=sequential)
     assert bool((_logits(*pair) == before).all()) is not sequential
 
 
-def test_batch_edit(easyeditor: Any, toy: Toy, pair: Any) -> None:
+def test_batch_edit_passes_all_requests_in_one_call(easyeditor: Any, toy: Toy, pair: Any) -> None:
     editor = easyeditor.BaseEditor(ToyHyperParams(pair, batch_size=2))
     editor.batch_edit([PROMPT, "Marie Curie was born in"], ["Rome", "Paris"], ["Paris", "Warsaw"], verbose=False)
     assert [len(call["requests"]) for call in toy.calls] == [2]
 
 
-def test_model_parallel(easyeditor: Any, toy: Toy, saved: Callable[[str], str]) -> None:
-    editor = easyeditor.BaseEditor(ToyHyperParams(saved("llama"), model_parallel=True, device=0))
+def test_a_model_parallel_editor_edits(easyeditor: Any, toy: Toy, save_model: Callable[[str], str]) -> None:
+    editor = easyeditor.BaseEditor(ToyHyperParams(save_model("llama"), model_parallel=True, device=0))
     _edit(editor)
 
 
-def test_a_method_registered_later(
+def test_a_method_registered_after_the_import_is_found(
     easyeditor: Any, add_method: Callable[..., EditMethod], pair: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from easyedit_lifelong.plugins import get_plugins
 
     class LaterHyperParams(ToyHyperParams):
-        """Of a method that EasyEdit has not been told of."""
+        """Hyperparameters of a method that is missing in EasyEdit's dictionary."""
 
     later = Toy(LaterHyperParams)
     add_method(EditMethod("LATER", LaterHyperParams, later.apply))
@@ -204,9 +210,15 @@ def test_a_method_registered_later(
 
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("model_parallel", [False, True])
-def test_own_ft(easyeditor: Any, saved: Callable[[str], str], kind: str, model_parallel: bool) -> None:
+def test_easyedits_own_ft_raises_the_score_of_the_edit(
+    easyeditor: Any, save_model: Callable[[str], str], kind: str, model_parallel: bool
+) -> None:
     hparams = easyeditor.FTHyperParams(
-        model_name=saved(kind), model_parallel=model_parallel, batch_size=1, **_ft(easyeditor), **PLACES[kind]
+        model_name=save_model(kind),
+        model_parallel=model_parallel,
+        batch_size=1,
+        **_ft(easyeditor),
+        **MODULE_NAMES[kind],
     )
     editor = easyeditor.BaseEditor.from_hparams(hparams)
     metrics, _, _ = _edit(editor, target_new="Rome")
@@ -219,18 +231,18 @@ def _ft(easyeditor: Any) -> dict[str, Any]:
     return {**FT, **({"objective_optimization": "prompt_last"} if "objective_optimization" in own else {})}
 
 
-def test_own_rome(easyeditor: Any, saved: Callable[[str], str]) -> None:
+def test_easyedits_own_rome_raises_the_score_of_the_edit(easyeditor: Any, save_model: Callable[[str], str]) -> None:
     import torch
 
     torch.manual_seed(0)
-    hparams = easyeditor.ROMEHyperParams(model_name=saved("gpt2"), **ROME, **PLACES["gpt2"])
+    hparams = easyeditor.ROMEHyperParams(model_name=save_model("gpt2"), **ROME, **MODULE_NAMES["gpt2"])
     editor = easyeditor.BaseEditor.from_hparams(hparams)
-    # The prompt ends with the subject, so that even a random model lets the edit through.
+    # The prompt ends with the subject: after further words, a random model might not pass the edit on to the answer.
     metrics, _, _ = _edit(editor, prompts="The capital of France")
     assert metrics[0]["post"]["rewrite_acc"][0] > metrics[0]["pre"]["rewrite_acc"][0]
 
 
-def test_fluency_names_the_package_it_needs(easyeditor: Any, toy: Toy, pair: Any) -> None:
+def test_fluency_without_nltk_names_the_package_to_install(easyeditor: Any, toy: Toy, pair: Any) -> None:
     from importlib.util import find_spec
 
     if find_spec("nltk"):

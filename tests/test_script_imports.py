@@ -1,4 +1,4 @@
-"""The scripts in ``benchmarks/`` and ``examples/`` import names that exist. No test runs the benchmarks."""
+"""The names that scripts in ``benchmarks/`` and ``examples/`` import exist. No test runs the benchmarks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The live view of a run: what a terminal shows, and what a log file is spared."""
+"""The progress of a run, in a terminal and in a log file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.reporting import progress as showing
+from easyedit_lifelong.reporting import progress as progress_module
 from easyedit_lifelong.reporting.progress import EditProgress, edit_progress
 from easyedit_lifelong.runs.api import run_lifelong
 from tests.support.tiny_models import FAMILIES
@@ -32,39 +32,39 @@ def _terminal(height: int = 40) -> Console:
     return Console(width=100, height=height, force_terminal=True, file=io.StringIO())
 
 
-def _seen(progress: EditProgress) -> str:
+def _text_of(progress: EditProgress) -> str:
     console = Console(width=100, record=True, file=io.StringIO())
     console.print(progress.view())
     return console.export_text()
 
 
-def test_what_a_terminal_shows() -> None:
+def test_a_terminal_shows_the_bar_the_scores_and_the_latest_edits() -> None:
     with edit_progress(_terminal(), 10) as progress:
-        assert "0/10" in _seen(progress)
+        assert "0/10" in _text_of(progress)
         for _ in range(8):
             progress.journaled(EDIT)
         progress.journaled({"status": "failed", "prompt": "p", "target_new": None})
         progress.scored(SCORES)
         progress.edited(2, {"ES": 1.0})
-        seen = _seen(progress)
-    assert "2/10" in seen and "0.25 s an edit" in seen
-    assert "scored at 2 edits" in seen and "[0.250, 0.750]" in seen
-    assert "reliability" not in seen, "that is ERR"
-    assert seen.count("the capital of [France] is") == 4, "the last five, of which one failed"
-    assert "failed" in seen and "→ Rome" in seen
-    assert "scored at" not in _seen(progress), "when it is over the bar alone stays"
+        text = _text_of(progress)
+    assert "2/10" in text and "0.25 s an edit" in text
+    assert "scored at 2 edits" in text and "[0.250, 0.750]" in text
+    assert "reliability" not in text, "reliability equals ERR here"
+    assert text.count("the capital of [France] is") == 4, "the last five requests aren't four edits and one failure"
+    assert "failed" in text and "→ Rome" in text
+    assert "scored at" not in _text_of(progress), "more than the bar is left after the end"
 
 
-def test_a_low_terminal_has_room_for_the_bar_only() -> None:
+def test_a_low_terminal_shows_only_the_bar() -> None:
     with edit_progress(_terminal(height=10), 10) as progress:
         progress.journaled(EDIT)
         progress.edited(1, {})
-        assert "1/10" in _seen(progress) and "France" not in _seen(progress)
+        assert "1/10" in _text_of(progress) and "France" not in _text_of(progress)
 
 
-def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_log_file_gets_a_line_about_every_30_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(showing.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
     console = Console(width=100, record=True, file=io.StringIO())
     with edit_progress(console, 100) as progress:
         for done in range(1, 101):
@@ -77,9 +77,9 @@ def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(lines) == 7
 
 
-def test_a_resumed_run_is_timed_from_where_it_was_taken_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_remaining_time_of_a_resumed_run_ignores_earlier_edits(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [0.0]
-    monkeypatch.setattr(showing.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
     console = Console(width=100, record=True, file=io.StringIO())
     with edit_progress(console, 1000) as progress:
         progress.edited(900, {})
@@ -88,23 +88,40 @@ def test_a_resumed_run_is_timed_from_where_it_was_taken_up(monkeypatch: pytest.M
     assert console.export_text() == "910/1000 edits  about 6 min left\n"
 
 
-def test_the_loop_tells_every_line(llama: Any, tokenizer: Any, tmp_path: Path) -> None:
-    heard: list[tuple[str, Any]] = []
+def test_the_loop_reports_every_journal_line_and_scoring(llama: Any, tokenizer: Any, tmp_path: Path) -> None:
+    received: list[tuple[str, Any]] = []
 
-    class Listener:
+    class RecordingProgress:
         def journaled(self, entry: Mapping[str, Any]) -> None:
-            heard.append(("journal", entry["case_id"]))
+            received.append(("journal", entry["case_id"]))
 
         def scored(self, entry: Mapping[str, Any]) -> None:
-            heard.append(("scores", entry["n_edits"]))
+            received.append(("scores", entry["n_edits"]))
 
         def edited(self, done: int, scores: Mapping[str, float]) -> None:
-            heard.append(("done", done))
+            received.append(("done", done))
 
     requests = [
         {"prompt": "the capital of France is", "target_new": "Rome"},
         {"prompt": "moon", "target_new": "cheese"},
     ]
     hparams = GraceHyperParams(model_name="m", inner_params=[FAMILIES["llama"][1]], n_iter=2)
-    run_lifelong(llama, tokenizer, requests, hparams, retention=[], progress=Listener())
-    assert heard == [("journal", 0), ("done", 1), ("journal", 1), ("scores", 2), ("done", 2)]
+    run_lifelong(llama, tokenizer, requests, hparams, retention=[], progress=RecordingProgress())
+    assert received == [("journal", 0), ("done", 1), ("journal", 1), ("scores", 2), ("done", 2)]
+
+
+def test_without_a_terminal_a_short_run_logs_one_line() -> None:
+    console = Console(width=200, record=True, force_terminal=False)
+    with edit_progress(console, 3) as progress:
+        for done in (1, 2, 3):
+            progress.edited(done, {"ES": 1.0, "ERR": done / 3})
+    assert console.export_text() == "3/3 edits  ES 1.000  ERR 1.000\n", "a log file got a line for each edit"
+
+
+def test_a_terminal_shows_the_count_and_the_scores() -> None:
+    console = Console(width=120, record=True, force_terminal=True)
+    with edit_progress(console, 2) as progress:
+        progress.edited(2, {"ES": 0.5})
+    text = console.export_text()
+    assert "2/2" in text
+    assert "ES 0.500" in text

@@ -1,6 +1,6 @@
-"""The same tests with a checkout of EasyEdit's main branch in place of the release.
+"""The bridge's tests with a checkout of EasyEdit's main branch in place of the release.
 
-EASYEDIT_MAIN=/path/to/EasyEdit pytest tests/bridge/test_main_flavour.py
+EASYEDIT_MAIN=/path/to/EasyEdit pytest tests/bridge/test_main_branch.py
 """
 
 from __future__ import annotations
@@ -28,12 +28,14 @@ pytestmark = pytest.mark.skipif(not CHECKOUT, reason="EASYEDIT_MAIN doesn't name
         "test_scoring.py",
         "test_registration.py",
         "test_datasets.py",
-        "test_editing.py",
+        "test_base_editor.py",
         "test_main_grace.py",
-        "test_methods.py",
+        "test_easyedit_memit.py",
+        "test_easyedit_requirements.py",
+        "test_easyedit_runs.py",
     ],
 )
-def test_with_main(file: str) -> None:
+def test_the_bridges_tests_pass_with_the_main_branch(file: str) -> None:
     root = Path(easyedit_lifelong.__file__).parent.parent
     path = os.pathsep.join([str(CHECKOUT), str(root), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
