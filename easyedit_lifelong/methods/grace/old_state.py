@@ -42,7 +42,7 @@ def read_old_state(folder: Path, case_ids: Sequence[int | str] | None, *, tensor
     path = folder / INDEX
     if not path.exists():
         return None
-    _, index = read_index(path, "GRACE", 1, _DESCRIPTION)
+    index = read_index(path, "GRACE", 1, _DESCRIPTION)
     check_fields(path, index, _FIELDS, _DESCRIPTION)
     settings = {"inner_params": [index["layer"]], **index["settings"]}
     hparams = {"model_name": index["model"], "alg_name": "GRACE", **settings}
