@@ -281,7 +281,7 @@ class GraceEditor(LayerEdits):
         results = []
         for query, edit, plan_of_edit, result in zip(queries, pending, planned, trained, strict=True):
             match = plan_of_edit.match
-            decision, index, change = codebook.enter(
+            decision, index, change = codebook.insert(
                 query, edit.label, edit.with_extras(result.value), (plan_of_edit.decision, match)
             )
             self.changes.append(change)

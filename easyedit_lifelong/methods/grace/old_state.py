@@ -18,7 +18,7 @@ from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
-from easyedit_lifelong.methods.grace.codebook.codebook_arrays import NAMES
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES
 from easyedit_lifelong.methods.shared.old_state_index import check_fields, read_index
 
 INDEX = "grace.json"
@@ -84,7 +84,7 @@ def _read_edit(path: Path, previous_digest: str) -> tuple[dict[str, Any], dict[s
     try:
         with safe_open(path, framework="pt") as file:
             text, digest = (file.metadata() or {})["edit"], file.metadata()["digest"]
-            names = (*NAMES, *({"query"} & set(file.keys())))
+            names = (*ARRAY_NAMES, *({"query"} & set(file.keys())))
             tensors = {name: file.get_tensor(name) for name in names}
         entry = json.loads(text)
         _ = entry["edit"]["case_id"], entry["rows"], entry["labels"]

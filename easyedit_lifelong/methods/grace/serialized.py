@@ -14,7 +14,7 @@ from torch import Tensor
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
-from easyedit_lifelong.methods.grace.codebook.codebook_arrays import NAMES
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES, KeyTensors
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
 from easyedit_lifelong.methods.grace.codebook.edit_history import rows_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
@@ -128,7 +128,7 @@ class SerializedEdits:
         if self.space.gate_size:
             state[_GATE_SIZE] = self.space.gate_size
         contents = [row for rows in history for _, _, row in rows]
-        tensors = {name: torch.stack([row[n] for row in contents]) for n, name in enumerate(NAMES)}
+        tensors = {name: torch.stack([row[n] for row in contents]) for n, name in enumerate(ARRAY_NAMES)}
         if queries:
             tensors["queries"] = torch.stack(queries)
         if self.space.whitening is not None and not begin:
@@ -143,7 +143,7 @@ def _stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
         RunError: the part is incomplete or damaged.
     """
     try:
-        keys, values, radii = (part.tensors[name] for name in NAMES)
+        keys, values, radii = (part.tensors[name] for name in ARRAY_NAMES)
         queries = part.tensors.get("queries")
         edits = list[StoredEdit]()
         n_rows = n_keys = 0  # read so far
@@ -153,7 +153,7 @@ def _stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
                 if not 0 <= key <= n_keys:
                     raise IndexError(f"key {key} of {n_keys}")
                 n_keys = max(n_keys, key + 1)
-                rows.append((key, tuple(label), (keys[n_rows], values[n_rows], radii[n_rows])))
+                rows.append(Row(key, tuple(label), KeyTensors(keys[n_rows], values[n_rows], radii[n_rows])))
                 n_rows += 1
             if not rows:
                 raise ValueError("an edit changed no key")

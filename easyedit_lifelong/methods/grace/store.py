@@ -12,7 +12,7 @@ from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
 from easyedit_lifelong.methods.grace import old_state
-from easyedit_lifelong.methods.grace.codebook.codebook_arrays import NAMES
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
@@ -79,8 +79,8 @@ class GraceStore:
                 n_queries += len(step.tensors.get("queries", ()))
             tensors = {
                 name: torch.cat([step.tensors[name] for step in steps if name in step.tensors])
-                for name in (*NAMES, "queries")
-                if name in NAMES or n_queries
+                for name in (*ARRAY_NAMES, "queries")
+                if name in ARRAY_NAMES or n_queries
             }
         except (KeyError, TypeError, RuntimeError) as error:
             raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error

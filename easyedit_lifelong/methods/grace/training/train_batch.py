@@ -79,7 +79,7 @@ def plan_edits(
             start_from = None
             if decision in (Decision.EXPAND, Decision.COVERED):
                 start_from, start = last_edit_of_key.get(match.index), codebook.values[match.index].clone()
-            _, index, change = codebook.enter(query, edit.label, edit.with_extras(start), (decision, match))
+            _, index, change = codebook.insert(query, edit.label, edit.with_extras(start), (decision, match))
             changes.append(change)
             last_edit_of_key[index] = number
             planned.append(PlannedEdit(decision, match, start, start_from))
