@@ -145,7 +145,7 @@ class GraceAdaptor:
         return replaced if isinstance(output, Tensor) else (replaced, *output[1:])
 
     def _apply_trial(self, inputs: Tensor, output: Tensor, trial: Trial) -> Tensor | None:
-        """Return the output with the trial's values in it; without values, set its query and output, and return None."""
+        """Return the output with the trial's values in it; without values, set the trial's query and output instead."""
         position = trial.position % inputs.shape[1]
         if trial.values is None:
             trial.query = inputs[:, position].detach().float()
