@@ -183,11 +183,11 @@ class GraceEditor(LayerEdits):
         if self.hparams.gate_eps is not None:
             self.gate_size = batch.value_pass.query.shape[1]
         pending = [
-            _pending_edit(texts.request, texts.texts[0].pair, extras)
-            for texts, extras in zip(encoded, batch.extras, strict=True)
+            _pending_edit(request_texts.request, request_texts.texts[0].pair, extras)
+            for request_texts, extras in zip(encoded, batch.extras, strict=True)
         ]
         results = self._train_and_insert(batch.value_pass, pending, batch.keys)
-        self.records += [EditRecord.of(texts.request) for texts in encoded]
+        self.records += [EditRecord.of(request_texts.request) for request_texts in encoded]
         return results
 
     def _edit_row(self, number: int, row: Tensor, label: int) -> list[EditResult]:

@@ -103,8 +103,8 @@ class SubjectEdits:
         def queries_of(rows: Sequence[list[int]]) -> list[Tensor]:
             return [self._adaptor.queries(inputs) for inputs in inputs_at(runner, self._layer, rows)]
 
-        keys = _last_queries(queries_of, [request.key_rows for request in encoded])
-        texts = [text for request in encoded for text in request.texts]
+        keys = _last_queries(queries_of, [request_texts.key_rows for request_texts in encoded])
+        texts = [text for request_texts in encoded for text in request_texts.texts]
         value_tokens = None if hparams.answer_layer else [text.subject_end for text in texts]
         value_pass = self._passes.build(self._adaptor, [text.pair for text in texts], 1, pad, value_tokens)
         extras = [keys.new_empty(len(encoded), 0)]  # no columns, in case neither gates nor radii are stored
@@ -129,10 +129,10 @@ class SubjectEdits:
                 queries_of, tokenizer, hparams.dist_fn, hparams.key_templates, hparams.false_fire_rate
             )
         contexts = [
-            [text.pair.prompt[: text.subject_end + 1] for text in request.texts if text.pair.target]
-            for request in encoded
+            [text.pair.prompt[: text.subject_end + 1] for text in request_texts.texts if text.pair.target]
+            for request_texts in encoded
         ]
-        subjects = [(request.request.subject or "").strip() for request in encoded]
+        subjects = [(request_texts.request.subject or "").strip() for request_texts in encoded]
         radii = [
             self._neighbourhood.radius(key, subject, context_queries)
             for key, subject, context_queries in zip(keys, subjects, _last_queries(queries_of, contexts), strict=True)
