@@ -66,7 +66,7 @@ class Change:
         length: number of keys before the edit.
         index: index of the existing key that the edit changed; None if it only added a key.
         label: the changed key's label before the edit.
-        row: the changed key's row before the edit; None if no key was changed.
+        row: the changed key's row before the edit; empty if no key was changed.
         query: the edit's query. None if the edit added a key, which equals its query; and for edits saved by early
             releases, which did not store queries.
     """
@@ -74,13 +74,13 @@ class Change:
     length: int
     index: int | None = None
     label: Label = ()
-    row: KeyTensors | None = None
+    row: KeyTensors | tuple[()] = ()
     query: Tensor | None = None
 
     @property
     def row_before(self) -> Row | None:
         """The changed key's row before the edit, with index and label; None if no key was changed."""
-        return None if self.index is None or self.row is None else Row(self.index, self.label, self.row)
+        return None if self.index is None or not self.row else Row(self.index, self.label, self.row)
 
 
 def as_label(token_ids: Sequence[int]) -> Label:

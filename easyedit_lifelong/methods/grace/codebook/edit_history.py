@@ -82,8 +82,8 @@ def decision_of(change: Change, rows: Sequence[Row]) -> Decision:
         return Decision.ADD if change.index is None else Decision.SPLIT
     if label != change.label:
         return Decision.SUPERSEDE
-    assert change.row is not None
-    has_grown = bool(tensors.radius > change.row.radius.to(tensors.radius.device))
+    assert change.row_before is not None
+    has_grown = bool(tensors.radius > change.row_before.tensors.radius.to(tensors.radius.device))
     return Decision.EXPAND if has_grown else Decision.COVERED
 
 
