@@ -30,7 +30,7 @@ def read_old_state(folder: Path, case_ids: Sequence[int | str] | None, *, tensor
     path = folder / INDEX
     if not path.exists():
         return None
-    _, index = read_index(path, "CoachHook", 1, _CONTENT)
+    index = read_index(path, "CoachHook", 1, _CONTENT)
     if index.get("batches") == []:  # rolled back to the unedited model
         return OldState(path, "", "", {}, [])
     check_fields(path, index, _INDEX_FIELDS if tensors else {"batches": list}, _CONTENT)

@@ -22,8 +22,8 @@ from easyedit_lifelong.models.windows import Window
 CHILD = "grace_codebook"
 """Name under which the codebook is a child module of the edited layer."""
 
-RecordDecisions = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""A function that receives the codebook's decisions in one pass.
+RecordLookups = Callable[[Tensor, Tensor, Tensor, Tensor], None]
+"""A function that receives the lookups of one pass.
 
 Its arguments are the query of every token, shape ``(batch, tokens, key_size)``, and three tensors of shape
 ``(batch, tokens)``: whether the token was looked up, the index of the key that matched (-1 for none), and whether a
@@ -33,14 +33,15 @@ value replaced the layer's output at the token.
 
 @dataclass
 class Trial:
-    """Values under training, which replace the layer's output without a lookup in the codebook.
+    """What the layer does in a pass of training, instead of a lookup in the codebook.
+
+    With ``values``, these replace the layer's output. Without, the output stays, and ``query`` and ``output`` are set.
 
     Attributes:
-        values: one per row, shape ``(batch, value_size)``; None to leave the output unchanged and to record ``query``
-            and ``output``.
+        values: one per row, shape ``(batch, value_size)``; None to record instead.
         position: index of the query token, the same in every row; -1 for the last.
-        query: the layer's input at that position, ``(batch, key_size)``. A pass without values sets it.
-        output: the layer's output at that position, ``(batch, value_size)``. A pass without values sets it.
+        query: the layer's input at that position, ``(batch, key_size)``.
+        output: the layer's output at that position, ``(batch, value_size)``.
     """
 
     values: Tensor | None
@@ -50,19 +51,19 @@ class Trial:
 
 
 class GraceAdaptor:
-    """Looks up every pass's queries in the codebook, and replaces the layer's output where a key matches.
+    """Looks up the queries of every pass in the codebook, and replaces the layer's output where a key matches.
 
     Args:
         model: the model that the layer belongs to.
         layer: the edited layer: any module that maps ``(batch, tokens, width)`` or ``(batch, width)`` to the same
             or another width. Without a token axis, every row is one query.
-        replacement: which tokens get the value; see
+        replacement: the tokens whose output a value replaces; see
             :class:`~easyedit_lifelong.methods.grace.config.GraceHyperParams`.
-        query_token: which token's activation is the query; see the same class.
+        query_token: the token whose activation is the query; see the same class.
 
     Attributes:
         codebook: the codebook on the layer; None before the first edit.
-        spanning: whether the adaptor looks queries up at one layer and replaces the output of a later one.
+        spanning: whether the adaptor spans two layers: looks queries up at one, and replaces the output of a later one.
 
     Raises:
         ModelError: the layer is outside the modules that read tokens.
@@ -74,9 +75,10 @@ class GraceAdaptor:
         self.model, self.layer, self.replacement, self.query_token = model, layer, replacement, query_token
         self.codebook: Codebook | None = None
         self._trial: Trial | None = None
-        self._record: RecordDecisions | None = None
+        self._record: RecordLookups | None = None
         self._attachment = Attachment(model, layer, CHILD, self._after_layer)
-        self._codebook_attachment = self._attachment  # the attachment to the layer that holds the codebook as a child
+        self._codebook_attachment = self._attachment
+        """The attachment to the layer that holds the codebook as a child module: the key layer."""
 
     @property
     def attached(self) -> bool:
@@ -108,8 +110,8 @@ class GraceAdaptor:
             self._trial = None
 
     @contextlib.contextmanager
-    def recording_decisions(self, record: RecordDecisions) -> Iterator[None]:
-        """Call ``record`` with the codebook's decisions in each pass inside the context."""
+    def recording_lookups(self, record: RecordLookups) -> Iterator[None]:
+        """Call ``record`` with the lookups of each pass inside the context."""
         self._record = record
         try:
             yield
@@ -119,7 +121,8 @@ class GraceAdaptor:
     def _after_layer(self, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Return the layer's output with values in it; None to leave it unchanged."""
         window = self._attachment.window
-        if self._trial is None and (self.codebook is None or (self._attachment.tracked and window is None)):
+        ends_unknown = self._attachment.tracked and window is None  # the caller runs only a part of the model
+        if self._trial is None and (self.codebook is None or ends_unknown):
             return None
         inputs = args[0] if args else kwargs.get("hidden_states")
         hidden = output if isinstance(output, Tensor) else output[0]
@@ -142,7 +145,7 @@ class GraceAdaptor:
         return replaced if isinstance(output, Tensor) else (replaced, *output[1:])
 
     def _apply_trial(self, inputs: Tensor, output: Tensor, trial: Trial) -> Tensor | None:
-        """Return the output with the trial's values in it, or record query and output in a trial without values."""
+        """Return the output with the trial's values in it; without values, set the trial's query and output instead."""
         position = trial.position % inputs.shape[1]
         if trial.values is None:
             trial.query = inputs[:, position].detach().float()
@@ -158,40 +161,51 @@ class GraceAdaptor:
         Args:
             inputs: the layer's input, shape ``(batch, tokens, key_size)``.
             output: the layer's output, shape ``(batch, tokens, value_size)``.
-            window: the pass under way; None if the model does not track prompts.
+            window: the running pass; None if the model does not track prompts.
         """
         assert self.codebook is not None
         positions = self._query_positions(inputs, window)
-        has_query = positions >= 0
-        generation = window.generation if window is not None else None
-        decisions = generation.decisions if generation is not None else {}
         # Without a KV cache, every step of a generation looks its prompts up again. Only the first lookup counts.
-        first_lookup = id(self) not in decisions
-        # `behind` says that the pass holds no query, without waiting for the device.
-        after_prompts = window is not None and window.behind
-        if not after_prompts and has_query.any():
-            rows = torch.arange(len(inputs), device=inputs.device)
-            queries = inputs[rows, positions.clamp(min=0)]
-            keys = torch.where(has_query, self.codebook.lookup(queries), -1)
-            decisions[id(self)] = keys
-        else:
-            prompt_keys = self._keys_of_prompts(window, len(inputs))
-            if prompt_keys is None:
-                return None
-            keys = prompt_keys
-        if self._record is None and not (keys >= 0).any():
+        generation = window.generation if window is not None else None
+        is_first_lookup = generation is None or id(self) not in generation.decisions
+        keys = self._keys_of_rows(inputs, positions, window)
+        if keys is None or (self._record is None and not (keys >= 0).any()):
             return None
         replaced = self._tokens_to_replace(positions, output) & (keys >= 0).view(-1, 1, 1)
         if self._record is not None:
             looked_up = torch.arange(inputs.shape[1], device=inputs.device) == positions.unsqueeze(1)
             self._record(inputs, looked_up, torch.where(looked_up, keys.unsqueeze(1), -1), replaced.squeeze(-1))
-        if first_lookup and not in_internal_pass(self.model):
+        if is_first_lookup and not in_internal_pass(self.model):
             self.codebook.hits.update(keys[keys >= 0].tolist())
         values = self.codebook.values[keys.clamp(min=0)].to(output.dtype)
         return torch.where(replaced, values.unsqueeze(1), output)
 
+    def _keys_of_rows(self, inputs: Tensor, positions: Tensor, window: Window | None) -> Tensor | None:
+        """Return the key that matches each row's query, ``(batch,)``; -1 where none matches.
+
+        A pass over generated tokens holds no query. For such a pass, return the keys that the generation's prompts
+        matched, or None if the value does not replace the output at generated tokens.
+
+        Args:
+            inputs: the layer's input, shape ``(batch, tokens, key_size)``.
+            positions: see :meth:`_query_positions`.
+            window: the running pass; None if the model does not track prompts.
+        """
+        assert self.codebook is not None
+        has_query = positions >= 0
+        # Where `behind` already says that there is no query, do not wait for the device to say so.
+        after_prompts = window is not None and window.behind
+        if after_prompts or not has_query.any():
+            return self._keys_of_prompts(window, len(inputs))
+        rows = torch.arange(len(inputs), device=inputs.device)
+        queries = inputs[rows, positions.clamp(min=0)]
+        keys = torch.where(has_query, self.codebook.lookup(queries), -1)
+        if window is not None and window.generation is not None:
+            window.generation.decisions[id(self)] = keys
+        return keys
+
     def _query_positions(self, inputs: Tensor, window: Window | None) -> Tensor:
-        """Return the position of each row's query token, ``(batch,)``; -1 where this pass does not hold it."""
+        """Return the position of each row's query token, ``(batch,)``; -1 where this pass does not contain it."""
         if window is None:  # no padding is known, so every token counts as real
             position = 0 if self.query_token == "first" else inputs.shape[1] - 1
             return torch.full((len(inputs),), position, device=inputs.device)
@@ -201,9 +215,9 @@ class GraceAdaptor:
         return window.ends.to(inputs.device)
 
     def _keys_of_prompts(self, window: Window | None, batch: int) -> Tensor | None:
-        """Return the keys that matched the prompts of the generation under way, ``(batch,)``.
+        """Return the keys that the prompts of the running generation matched, ``(batch,)``.
 
-        None if there is no such generation, or if the value does not replace the output at generated tokens.
+        Return None if no generation is running, or if the value does not replace the output at generated tokens.
         """
         if window is None or window.generation is None or self.replacement != "replace_all":
             return None
@@ -211,16 +225,16 @@ class GraceAdaptor:
         return keys if keys is not None and len(keys) == batch else None
 
     def _tokens_to_replace(self, query_positions: Tensor, output: Tensor) -> Tensor:
-        """Return which tokens get the value, shape ``(batch, tokens, 1)``."""
+        """Return which tokens' output the value of a row replaces, shape ``(batch, tokens, 1)``."""
         position = torch.arange(output.shape[1], device=output.device).view(1, -1, 1)
-        query = query_positions.to(output.device).view(-1, 1, 1)
+        query_position = query_positions.to(output.device).view(-1, 1, 1)
         if self.replacement == "replace_all":
             return torch.ones_like(position, dtype=torch.bool).expand(len(query_positions), -1, 1)
         if self.replacement == "replace_last":
-            return position == query
-        return position > query if self.query_token == "first" else position < query
+            return position == query_position
+        return position > query_position if self.query_token == "first" else position < query_position
 
 
 def _has_batch_rows(inputs: Tensor, window: Window | None) -> bool:
-    """Whether a layer's input has one row per example: some layers get the tokens of all examples in one axis."""
+    """Whether a layer's input has one row per example. Some layers get the tokens of all examples in one axis."""
     return inputs.dim() == 3 or (inputs.dim() == 2 and (window is None or len(inputs) == len(window.real)))

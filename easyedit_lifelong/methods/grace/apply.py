@@ -37,7 +37,7 @@ def apply_grace_to_model(
         copy: edit a copy of the model instead.
         return_orig_weights: accepted for compatibility with EasyEdit and ignored; the rollback is always returned.
         keep_original_weight: whether iteration over the rollback's ``.items()`` rolls the edits back, as EasyEdit's
-            2023 release expects. A call of the rollback always does.
+            2023 release expects. A call of the rollback always rolls them back.
         **kwargs: ignored; EasyEdit passes other methods' arguments to every method.
 
     Returns:
@@ -49,7 +49,7 @@ def apply_grace_to_model(
         EditError: an edit failed. Then none of these requests has been applied.
     """
     return apply_requests(
-        lambda edited: GraceEditor.on(edited, tok, hparams),
+        lambda model_to_edit: GraceEditor.on(model_to_edit, tok, hparams),
         model,
         requests,
         copy=copy,

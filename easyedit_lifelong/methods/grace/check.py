@@ -18,7 +18,7 @@ from easyedit_lifelong.models.prompt_positions import find_stack
 
 
 def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
-    """Check that the model has the named layers, and that ``query_token`` and ``replacement`` suit its kind.
+    """Check that the model has the named layers, and that ``query_token`` and ``replacement`` suit the kind of model.
 
     Raises:
         ModelError: a check fails; the message says what the model has instead.
@@ -31,7 +31,7 @@ def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
             f"activation can't be the query in {name}. Use prompt_last."
         )
     if hparams.by_subject:
-        _check_edits_by_subject(model, hparams, kind, name)
+        _check_edits_by_subject(model, hparams)
     in_decoder = kind is ModelKind.SEQ2SEQ and find_stack(model, layer) is not model.get_encoder()
     if in_decoder and hparams.replacement == "replace_prompt":
         raise ModelError(
@@ -41,7 +41,7 @@ def check_layer(model: Any, tok: Any, hparams: GraceHyperParams) -> None:
 
 
 def check_requests(model: Any, tok: Any, hparams: GraceHyperParams, requests: Sequence[EditRequest]) -> None:
-    """Check that every request can be edited by its subject, if the hyperparameters say so.
+    """Check that every request can be found by its subject; do nothing if edits are not found by their subjects.
 
     Raises:
         DataError: a request has no subject, its subject isn't in its prompt, or one of its texts is too long; the
@@ -59,20 +59,21 @@ def check_requests(model: Any, tok: Any, hparams: GraceHyperParams, requests: Se
         encode_request_texts(tok, request, hparams, encode)
 
 
-def _check_edits_by_subject(model: Any, hparams: GraceHyperParams, kind: ModelKind, name: str) -> None:
-    """Check that edits can be found by their subjects in this model, and answered at a later layer.
+def _check_edits_by_subject(model: Any, hparams: GraceHyperParams) -> None:
+    """Check that edits can be found by their subjects in this model, and that an ``answer_layer`` is in a later block.
 
     Raises:
         ModelError: the model is no causal language model, or ``answer_layer`` is not in a later block.
     """
-    if kind is not ModelKind.CAUSAL:
+    if kind_of(model) is not ModelKind.CAUSAL:
+        name = type(model).__name__
         raise ModelError(f"query_token: subject_last is for causal language models; {name} is none. Use prompt_last.")
-    answer_layer = find_answer_layer(model, hparams)
-    if answer_layer is None:
+    named_answer_layer = find_answer_layer(model, hparams)
+    if named_answer_layer is None:
         return
-    answer_path, answer_module = answer_layer
-    key_path, key_module = find_layer(model, hparams)
-    if answer_module is key_module:
+    answer_path, answer_layer = named_answer_layer
+    key_path, key_layer = find_layer(model, hparams)
+    if answer_layer is key_layer:
         raise ModelError(
             f"answer_layer: {answer_path} is the layer at which subjects are found. Name a later layer, or leave "
             "answer_layer out to replace the output at the subject's token."

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from easyedit_lifelong.hyperparams import PluginHyperParams
 
 SUBJECT, PROMPT = "{subject}", "{prompt}"
-"""Placeholders of templates: the subject of a request, or its whole prompt."""
+"""Placeholders of templates, for the subject of a request or its full prompt."""
 
 _SUBJECT_SETTINGS = ("whiten", "key_templates", "context_templates", "kl_factor", "answer_layer", "gate_eps")
 """Settings that need ``query_token: subject_last``."""
@@ -20,7 +20,8 @@ class GraceHyperParams(PluginHyperParams):
     """Hyperparameters of GRACE (arXiv 2211.11031), loadable from an unchanged EasyEdit YAML.
 
     Attributes:
-        inner_params: the one layer with the codebook: dotted or bracketed name of a module or of its weight.
+        inner_params: a list of one layer, which gets the codebook: dotted or bracketed name of a module or of its
+            weight.
         edit_lr: learning rate of Adam for a new value.
         n_iter: maximum number of optimisation steps for a new value.
         eps: deferral radius of a new key, in units of ``dist_fn`` (section 3.2). ``auto`` derives each key's radius
@@ -34,7 +35,8 @@ class GraceHyperParams(PluginHyperParams):
         query_token: token whose activation is the query. ``prompt_last``: the prompt's last token (in an encoder the
             last real token, in a decoder the start token). ``first``: the row's first token, such as BERT's [CLS]; not
             for causal language models, whose first token has seen nothing of the prompt. ``subject_last``: an edit's
-            key is taken at its subject's last token, and every token is a query; this mode is not in the paper.
+            key is taken at its subject's last token, and every token of a pass is a query token; this mode is not in
+            the paper.
         replacement: tokens whose output a value replaces when a key matches: ``replace_last``, the query token;
             ``replace_all``, every token; ``replace_prompt``, the tokens before the prompt's last token (as in the
             authors' code), or after the first token with ``query_token: first``.
@@ -45,16 +47,16 @@ class GraceHyperParams(PluginHyperParams):
             effect on families without such modules (Llama, Qwen, Mistral).
         train_batch: number of edits of one call that are trained in one batch. It has no effect with ``val_train: adv``
             or dropout, nor on models other than causal language models. The decisions equal those of single edits.
-        stop_loss: with ``reg: early_stop``, training stops when the most likely token is the right one at every target
-            token and the loss is at most this (nats per token).
+        stop_loss: with ``reg: early_stop``, training stops when the loss is at most this (nats per token) and the most
+            likely token is the right one at every position of the target.
         whiten: compare keys after whitening by the second moments of the layer's inputs, which reduces the weight of
             directions that all tokens share. docs/covariance.md says where the second moments come from.
         key_templates: with ``subject_last``, texts with ``{subject}`` or ``{prompt}``. An edit has one key vector for
             its prompt and one for each template, since a subject at the start of a text has other activations than in
             the middle of one.
         context_templates: texts with ``{subject}`` or ``{prompt}``, after which the target is trained as well.
-        kl_factor: weight of the KL divergence of the next token after ``{subject} is a`` from the base model's, in the
-            loss of a value.
+        kl_factor: weight, in the loss of a value, of the KL divergence between the edited and the base model's
+            distributions of the next token after ``{subject} is a``.
         answer_layer: with ``subject_last``, a later layer where the value replaces the output, at the prompt's last
             token. None: the value replaces the output of the ``inner_params`` layer at the subject's last token.
         gate_eps: radius of the relation gate at ``answer_layer``: an edit answers only if the cosine distance between
@@ -63,11 +65,11 @@ class GraceHyperParams(PluginHyperParams):
         false_fire_rate: with ``eps: auto``, the share of sentences about other subjects in which some key of a
             codebook of about a hundred keys may match; see :mod:`easyedit_lifelong.methods.grace.subject.auto_radius`.
         mom2_dataset: corpus of the second moments, as in MEMIT.
-        mom2_n_samples: number of documents.
-        mom2_n_tokens: number of tokens, instead of documents. Without either, ten tokens per dimension.
-        mom2_dtype: dtype of the statistics, with MEMIT's name.
+        mom2_n_samples: number of documents to read.
+        mom2_n_tokens: number of tokens to read, instead of documents. Without either, ten tokens per dimension.
+        mom2_dtype: dtype of the second moments.
         mom2_engine: collects the second moments: ``native``, or ``easyedit`` for EasyEdit's ``layer_stats``.
-        stats_dir: folder of the statistics; None for this package's cache.
+        stats_dir: folder of the second moments; None for this package's cache.
     """
 
     ALG_NAME: ClassVar[str] = "GRACE"
@@ -137,7 +139,7 @@ class GraceHyperParams(PluginHyperParams):
 
     @property
     def views(self) -> int:
-        """Number of key vectors per edit: one for the prompt, and one for each key template."""
+        """Number of key vectors of each key: one for the prompt, and one for each key template."""
         return 1 + len(self.key_templates)
 
     def check(self) -> list[str]:
@@ -157,7 +159,9 @@ class GraceHyperParams(PluginHyperParams):
 
     def _check_prompt(self) -> list[str]:
         """Return a problem for each setting that needs edits by subject."""
-        settings = [name for name in _SUBJECT_SETTINGS if getattr(self, name)] + ["eps: auto"] * (self.eps == "auto")
+        settings = [name for name in _SUBJECT_SETTINGS if getattr(self, name)]
+        if self.eps == "auto":
+            settings.append("eps: auto")
         return [f"{name}: needs query_token: subject_last" for name in settings]
 
     def _check_subject(self) -> list[str]:

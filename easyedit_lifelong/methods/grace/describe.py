@@ -21,6 +21,7 @@ _DEFAULTS = {
 """Settings that are shown only if they differ from these values."""
 
 _COLUMNS = {"key": "key", "radius": "radius", "hits": "hits", "nearest key": "neighbour", "nearness": "nearness"}
+"""Further columns of the table of edits; see :class:`.InspectedPart`."""
 
 
 def describe(part: EditsPart, where: str, nearly: float) -> InspectedPart:
@@ -37,7 +38,7 @@ def describe(part: EditsPart, where: str, nearly: float) -> InspectedPart:
     stored = SerializedEdits.of(part, where)
     codebook, changes = stored.codebook, stored.changes
     keys, radii, neighbours = keys_of(codebook, changes), codebook.radii.tolist(), neighbours_of(codebook)
-    owners = {key: number for number, key in enumerate(keys, start=1)}  # the last edit of each key
+    owners = {key: number for number, key in enumerate(keys, start=1)}  # each key answers for its last edit
     edits = []
     history = zip(stored.records, keys, changes, rows_of(codebook, changes), strict=True)
     for number, (record, key, change, rows) in enumerate(history, start=1):
@@ -56,8 +57,9 @@ def describe(part: EditsPart, where: str, nearly: float) -> InspectedPart:
             }
         )
     settings = {name: part.hparams.get(name) for name in ("eps", "dist_fn", "eps_expand", "replacement")}
-    optional = {name: part.hparams.get(name, default) for name, default in _DEFAULTS.items()}
-    settings |= {name: value for name, value in optional.items() if value != _DEFAULTS[name]}
+    for name, default in _DEFAULTS.items():
+        if (value := part.hparams.get(name, default)) != default:
+            settings[name] = value
     layers = [module_path(name) for name in part.hparams["inner_params"]]
     near = _near_pairs(neighbours, owners, codebook.labels, nearly)
     return InspectedPart("GRACE", layers, settings, edits, near=near, columns=_COLUMNS)
@@ -66,7 +68,14 @@ def describe(part: EditsPart, where: str, nearly: float) -> InspectedPart:
 def _near_pairs(
     neighbours: list[Neighbour | None], owners: dict[int, int], labels: list[tuple[int, ...]], nearly: float
 ) -> list[dict[str, Any]]:
-    """Return each pair of near keys once, the nearest first."""
+    """Return each pair of near keys once, the nearest first.
+
+    Args:
+        neighbours: each key's neighbour.
+        owners: the number of the edit that each key answers for.
+        labels: each key's label.
+        nearly: see :func:`describe`.
+    """
     pairs = {
         (min(key, neighbour.key), max(key, neighbour.key)): neighbour
         for key, neighbour in enumerate(neighbours)
@@ -80,5 +89,5 @@ def _near_pairs(
             "nearness": neighbour.nearness,
             "same_target": labels[key] == labels[other_key],
         }
-        for (key, other_key), neighbour in sorted(pairs.items(), key=lambda pair: (pair[1].nearness, pair[0]))
+        for (key, other_key), neighbour in sorted(pairs.items(), key=lambda item: (item[1].nearness, item[0]))
     ]

@@ -27,7 +27,15 @@ from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts
 from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectEdits
 from easyedit_lifelong.methods.grace.subject.subject_layer import AnswerLayerAdaptor, SubjectAdaptor
 from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
-from easyedit_lifelong.methods.grace.training.train_batch import PendingEdit, initial_values, plan_edits, train_batch
+from easyedit_lifelong.methods.grace.training.optimise import TrainedValue
+from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
+from easyedit_lifelong.methods.grace.training.train_batch import (
+    PendingEdit,
+    PlannedEdit,
+    initial_values,
+    plan_edits,
+    train_batch,
+)
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, module_pass
 from easyedit_lifelong.methods.shared.apply import check_same_settings
 from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor
@@ -64,7 +72,7 @@ class GraceEditor(LayerEdits):
         hparams: GRACE's hyperparameters.
 
     Attributes:
-        hparams: the hyperparameters of the latest call.
+        hparams: the hyperparameters of the latest call; after a failed call, those of the call before it.
     """
 
     def __init__(self, model: Any, tokenizer: Any, hparams: GraceHyperParams) -> None:
@@ -73,18 +81,18 @@ class GraceEditor(LayerEdits):
         path, layer = find_layer(model, hparams)
         super().__init__(model, path)
         self.tokenizer, self.hparams = tokenizer, hparams
-        self._hparams_of_edits = hparams
+        self._hparams_before_call = hparams
         answer_path, answer_layer = find_answer_layer(model, hparams) or (self.path, layer)
         self._passes = LayerPasses(model, answer_layer, answer_path)
         self._subjects: SubjectEdits | None = None
-        # Attach last, so that a model that can't be edited stays unchanged.
-        if not hparams.by_subject:
+        # An adaptor attaches itself to the model. So make it last: a model that can't be edited stays unchanged.
+        if hparams.by_subject:
+            same_layer = answer_layer is layer
+            adaptor = SubjectAdaptor(model, layer) if same_layer else AnswerLayerAdaptor(model, layer, answer_layer)
+            self.adaptor = adaptor
+            self._subjects = SubjectEdits(model, self.path, layer, adaptor, self._passes)
+        else:
             self.adaptor = GraceAdaptor(model, layer, hparams.replacement, hparams.query_token)
-            return
-        same_layer = answer_layer is layer
-        adaptor = SubjectAdaptor(model, layer) if same_layer else AnswerLayerAdaptor(model, layer, answer_layer)
-        self.adaptor = adaptor
-        self._subjects = SubjectEdits(model, self.path, layer, adaptor, self._passes)
 
     @staticmethod
     def all_of(model: Any) -> dict[str, GraceEditor]:
@@ -138,7 +146,7 @@ class GraceEditor(LayerEdits):
             labels: the new class of each input.
 
         Returns:
-            As :meth:`edit`.
+            One result per input, and a function that rolls back these edits only.
 
         Raises:
             EditError: an edit failed.
@@ -148,7 +156,7 @@ class GraceEditor(LayerEdits):
         return self._apply_all_or_none(lambda: edits)
 
     def _batches(self, requests: Sequence[EditRequest]) -> list[EditBatch]:
-        """Encode all requests; return one function per training batch, which edits it.
+        """Encode all requests; return a function for each training batch, which makes its edits.
 
         Raises:
             DataError: a request can't be used.
@@ -156,30 +164,30 @@ class GraceEditor(LayerEdits):
         size = self._batch_size
         slices = [slice(start, start + size) for start in range(0, len(requests), size)]
         if self._subjects is not None:
-            cases = self._subjects.prepare(self.tokenizer, requests, self.hparams)
-            return [functools.partial(self._edit_by_subject, self._subjects, cases[part]) for part in slices]
+            encoded = self._subjects.prepare(self.tokenizer, requests, self.hparams)
+            return [functools.partial(self._edit_by_subject, self._subjects, encoded[part]) for part in slices]
         pairs = [self._passes.encode(self.tokenizer, request, self.hparams.replacement) for request in requests]
         return [functools.partial(self._edit_by_prompt, requests[part], pairs[part]) for part in slices]
 
     def _edit_by_prompt(self, requests: Sequence[EditRequest], pairs: Sequence[EncodedPair]) -> list[EditResult]:
-        """Apply a batch of requests whose queries are taken at the prompt's end."""
-        value_pass = self._passes.of(self.adaptor, pairs, self._copies, self._pad_id)
+        """Apply a batch of requests whose queries are taken at the prompt."""
+        value_pass = self._passes.build(self.adaptor, pairs, self._copies, self._pad_id)
         pending = [_pending_edit(request, pair) for request, pair in zip(requests, pairs, strict=True)]
         results = self._train_and_insert(value_pass, pending)
         self.records += [EditRecord.of(request) for request in requests]
         return results
 
-    def _edit_by_subject(self, subjects: SubjectEdits, cases: Sequence[RequestTexts]) -> list[EditResult]:
+    def _edit_by_subject(self, subjects: SubjectEdits, encoded: Sequence[RequestTexts]) -> list[EditResult]:
         """Apply a batch of requests whose keys are taken at the subject."""
-        batch = subjects.batch(self.tokenizer, cases, self.hparams, self._pad_id)
+        batch = subjects.batch(self.tokenizer, encoded, self.hparams, self._pad_id)
         if self.hparams.gate_eps is not None:
             self.gate_size = batch.value_pass.query.shape[1]
         pending = [
-            _pending_edit(case.request, case.texts[0].pair, extras)
-            for case, extras in zip(cases, batch.extras, strict=True)
+            _pending_edit(request_texts.request, request_texts.texts[0].pair, extras)
+            for request_texts, extras in zip(encoded, batch.extras, strict=True)
         ]
         results = self._train_and_insert(batch.value_pass, pending, batch.keys)
-        self.records += [EditRecord.of(case.request) for case in cases]
+        self.records += [EditRecord.of(request_texts.request) for request_texts in encoded]
         return results
 
     def _edit_row(self, number: int, row: Tensor, label: int) -> list[EditResult]:
@@ -194,7 +202,14 @@ class GraceEditor(LayerEdits):
     def _apply_all_or_none(
         self, prepare: Callable[[], Sequence[EditBatch]]
     ) -> tuple[list[EditResult], Callable[[], None]]:
-        """Make the edits that ``prepare`` returns, in order. If it or one of them fails, undo all of them."""
+        """Make edits in order. If one of them fails, undo all of them.
+
+        Args:
+            prepare: returns the batches of edits. It may fail, too.
+
+        Returns:
+            One result per edit, and a function that rolls back these edits only.
+        """
         if not self.adaptor.attached:
             raise EditError("these edits have been rolled back for good; get the layer's editor anew")
         edits_before, replay_support = len(self.changes), self.replay_support
@@ -204,17 +219,18 @@ class GraceEditor(LayerEdits):
                 results = [result for batch in batches for result in _timed(batch)]
         except BaseException:
             self.undo_to(edits_before)
-            # Restore this, too: no saved edit would hold what a failed edit changed, so a resumed run would differ.
+            # Saved edits hold the replay support. Without this line, it would depend on an edit that no file holds, and
+            # a resumed run would differ.
             self._passes.replay_support = replay_support
-            self.hparams = self._hparams_of_edits
+            self.hparams = self._hparams_before_call
             raise
-        self._hparams_of_edits = self.hparams
+        self._hparams_before_call = self.hparams
         # A partial of a method, not a closure: its deep copy rolls back the edits of the copied model.
         return results, functools.partial(self.remove_records, self.records[edits_before:])
 
     @property
-    def replay_support(self) -> tuple[bool | None, int]:
-        """Whether partial passes are exact on this model, and up to which length; see :class:`.LayerPasses`."""
+    def replay_support(self) -> ReplaySupport:
+        """Whether partial passes are exact on this model, and up to which length."""
         return self._passes.replay_support
 
     def adopt(self, stored: SerializedEdits) -> Callable[[], None]:
@@ -237,7 +253,7 @@ class GraceEditor(LayerEdits):
 
     @property
     def _batch_size(self) -> int:
-        """Requests that are trained in one batch; 1 where random numbers would depend on the batch."""
+        """Requests that are trained in one batch; 1 if only one is possible or random numbers would depend on it."""
         one_by_one = self._copies > 1 or self.hparams.dropout > 0 or not self._passes.batchable
         return 1 if one_by_one else self.hparams.train_batch
 
@@ -262,9 +278,10 @@ class GraceEditor(LayerEdits):
         Raises:
             EditError: a query, a loss or a value is NaN or infinite; the message names the edit.
         """
-        hparams, copies = self.hparams, len(value_pass.targets) // len(pending)
+        hparams = self.hparams
         if queries is None:
-            queries = value_pass.query[::copies]
+            rows_per_edit = len(value_pass.targets) // len(pending)
+            queries = value_pass.query[::rows_per_edit]
         for query, edit in zip(queries, pending, strict=True):
             if not torch.isfinite(query).all():
                 raise EditError(f"{edit.where}: the model's activations at {self.path} are NaN or infinite")
@@ -278,37 +295,38 @@ class GraceEditor(LayerEdits):
             trained = train_batch(value_pass, planned, pending, hparams)
         if self.codebook is None:
             self.adaptor.install(codebook)
-        results = []
-        for query, edit, plan_of_edit, result in zip(queries, pending, planned, trained, strict=True):
-            match = plan_of_edit.match
-            decision, index, change = codebook.enter(
-                query, edit.label, edit.with_extras(result.value), (plan_of_edit.decision, match)
-            )
-            self.changes.append(change)
-            results.append(
-                EditResult(
-                    case_id=edit.case_id,
-                    steps=result.steps,
-                    loss=result.loss,
-                    learned=result.learned,
-                    seconds=0.0,
-                    detail={
-                        "decision": decision.value,
-                        "key": index,
-                        "radius": float(codebook.radii[index]),
-                        "nearest_distance": match.distance if match.index >= 0 else None,
-                        "n_keys": len(codebook),
-                    },
-                )
-            )
-        return results
+        return [self._insert(codebook, *edit) for edit in zip(queries, pending, planned, trained, strict=True)]
+
+    def _insert(
+        self, codebook: Codebook, query: Tensor, edit: PendingEdit, planned: PlannedEdit, trained: TrainedValue
+    ) -> EditResult:
+        """Insert an edit into the codebook as planned, with its trained value; return its result without its time."""
+        match = planned.match
+        decision, index, change = codebook.insert(
+            query, edit.label, edit.with_extras(trained.value), (planned.decision, match)
+        )
+        self.changes.append(change)
+        return EditResult(
+            case_id=edit.case_id,
+            steps=trained.steps,
+            loss=trained.loss,
+            learned=trained.learned,
+            seconds=0.0,
+            detail={
+                "decision": decision.value,
+                "key": index,
+                "radius": float(codebook.radii[index]),
+                "nearest_distance": match.distance if match.index >= 0 else None,
+                "n_keys": len(codebook),
+            },
+        )
 
     def _new_codebook(self, key_width: int, value_width: int, device: torch.device) -> Codebook:
         return new_codebook(self.hparams, key_width, value_width, self.gate_size, self.rounding, device)
 
 
 def _pending_edit(request: EditRequest, pair: EncodedPair, extras: Tensor | None = None) -> PendingEdit:
-    """Return a request as an edit to be trained."""
+    """Return a request as an edit to be trained; see :class:`.PendingEdit` for ``extras``."""
     identity = f"{request.prompt}\x00{request.target_new}"
     return PendingEdit(as_label(pair.target), identity, request.where, request.case_id, extras)
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +28,8 @@ class KeyAtToken:
         distance: the distance between query and key, in units of the distance function.
         radius: the key's deferral radius.
         within: whether the radius contains the query.
-        looked_up: whether the token is a query: the prompt's last token; with ``query_token: subject_last`` every
-            token.
+        looked_up: whether the token is a query token: by default, the prompt's last token; with ``query_token:
+            subject_last``, every token.
         replaced: whether a value replaced the layer's output at this token. With ``answer_layer``, the prompt's last
             token gets the value of a key that an earlier token matched; ``key`` is then that key.
         gate_distance: cosine distance between the prompt's last token and the key's gate; None if no key matched or
@@ -54,7 +54,7 @@ class KeyAtToken:
 
 @dataclass(frozen=True)
 class GraceLayer:
-    """What the codebook of one layer decided about a prompt.
+    """What one layer's codebook did with a prompt.
 
     Attributes:
         layer: path of the key layer.
@@ -78,21 +78,20 @@ class GraceLayer:
         by_subject = self.query_token == "subject_last"
         for token in self.tokens:
             # With edits by subject, every token is looked up, so mark the matches only.
-            marks = "  found" * token.fired if by_subject else "  looked up" * token.looked_up
+            marks = ["found"] * token.fired if by_subject else ["looked up"] * token.looked_up
             if token.gate_distance is not None and self.gate_eps is not None:
                 blocked = token.gate_distance > self.gate_eps
-                marks += f"  gate {token.gate_distance:.4g} {'>' if blocked else '<='} {self.gate_eps:.4g}"
-                marks += "  kept back" * blocked
-            marks += "  replaced" * token.replaced
-            sign = "<=" if token.within else ">"
-            comparison = f"{token.distance:.4g} {sign} {token.radius:.4g}"
-            lines.append(f"  {token.token!r:16} {comparison} of case {token.case_id!r}{marks}")
+                marks.append(f"gate {token.gate_distance:.4g} {'>' if blocked else '<='} {self.gate_eps:.4g}")
+                marks += ["kept back"] * blocked
+            marks += ["replaced"] * token.replaced
+            comparison = f"{token.distance:.4g} {'<=' if token.within else '>'} {token.radius:.4g}"
+            lines.append("  ".join([f"  {token.token!r:16} {comparison} of case {token.case_id!r}", *marks]))
         return lines
 
 
 @contextlib.contextmanager
 def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[GraceLayer]]]:
-    """Record the decisions of a model's codebooks; see :data:`~easyedit_lifelong.methods.base.Explain`."""
+    """Record the lookups in a model's codebooks; see :data:`~easyedit_lifelong.methods.base.Explain`."""
     observers = [_Observer(path, editor, explained) for path, editor in GraceEditor.all_of(model).items()]
     with ExitStack() as stack:
         for observer in observers:
@@ -100,77 +99,83 @@ def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[
         yield lambda: [observer.explanation() for observer in observers]
 
 
+class _Lookups(NamedTuple):
+    """The lookups of the prompt's tokens; see :data:`~easyedit_lifelong.methods.grace.adaptor.RecordLookups`."""
+
+    queries: Tensor
+    looked_up: Tensor
+    keys: Tensor
+    replaced: Tensor
+
+
 class _Observer:
-    """Records the decisions of one editor's codebook in a pass.
+    """Records the lookups in one editor's codebook in a pass.
 
     Args:
         path: path of the key layer.
         editor: the layer's editor.
         explained: the pass.
-
-    Attributes:
-        decisions: for each token, the query, whether it was looked up, the key that matched, and whether a value
-            replaced the output: see :data:`~easyedit_lifelong.methods.grace.adaptor.RecordDecisions`.
-        gate_query: the activation that is compared with the gates, shape ``(gate_size,)``; None without gates.
     """
 
     def __init__(self, path: str, editor: GraceEditor, explained: ExplainedPass) -> None:
         self._path, self._editor, self._explained = path, editor, explained
-        self.decisions: tuple[Tensor, ...] = ()
-        self.gate_query: Tensor | None = None
+        self._lookups: _Lookups | None = None
+        self._gate_query: Tensor | None = None
+        """The activation that is compared with the gates, shape ``(gate_size,)``; None without gates."""
 
     @contextlib.contextmanager
     def recording(self) -> Iterator[None]:
         """Record the pass inside the context."""
         adaptor, codebook = self._editor.adaptor, self._editor.codebook
         with ExitStack() as stack:
-            stack.enter_context(adaptor.recording_decisions(self._record_decisions))
+            stack.enter_context(adaptor.recording_lookups(self._record_lookups))
             if codebook is not None and codebook.gate_eps is not None:
                 handle = adaptor.layer.register_forward_pre_hook(self._record_gate_query, with_kwargs=True)
                 stack.callback(handle.remove)
             yield
 
-    def _record_decisions(self, *decisions: Tensor) -> None:
+    def _record_lookups(self, *tensors: Tensor) -> None:
         # The answer layer may be on another device than the key layer.
-        self.decisions = tuple(tensor[0].to(decisions[0].device) for tensor in decisions)
+        self._lookups = _Lookups(*(tensor[0].to(tensors[0].device) for tensor in tensors))
 
     def _record_gate_query(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.gate_query = (args[0] if args else kwargs["hidden_states"])[0, self._explained.end]
+        self._gate_query = (args[0] if args else kwargs["hidden_states"])[0, self._explained.end]
 
     def explanation(self) -> GraceLayer:
-        """Return the recorded decisions."""
-        editor = self._editor
-        codebook, late = editor.codebook, isinstance(editor.adaptor, AnswerLayerAdaptor)
-        assert codebook is not None
-        queries, looked_up, keys, replaced = self.decisions
-        answered_late = replaced if late else torch.zeros_like(replaced)
-        # For tokens that were looked up, use the recorded decision.
-        within = torch.where(looked_up, keys >= 0, codebook.lookup(queries) >= 0)
-        gate_distances = (
-            None if self.gate_query is None else codebook.gate_distances(self.gate_query.to(queries.device))
-        )
-        cases, radii = editor.record_of_key(), codebook.radii.tolist()
+        """Return the recorded lookups."""
+        editor, lookups = self._editor, self._lookups
+        codebook, at_answer_layer = editor.codebook, isinstance(editor.adaptor, AnswerLayerAdaptor)
+        assert codebook is not None and lookups is not None
+        would_match = codebook.lookup(lookups.queries) >= 0
+        within_radius = torch.where(lookups.looked_up, lookups.keys >= 0, would_match)
+        gate_distances = None
+        if self._gate_query is not None:
+            gate_distances = codebook.gate_distances(self._gate_query.to(lookups.queries.device))
+        records, radii = editor.record_of_key(), codebook.radii.tolist()
         tokens = []
         for position, text in enumerate(self._explained.texts_at(editor.adaptor.layer)):
-            match, key = codebook.nearest(queries[position]), int(keys[position])
-            query = queries[position : position + 1]
-            if key >= 0 and key != match.index:
-                match = Match(key, float(codebook.distances(query)[0, key]))
-            if answered_late[position]:  # another token may have matched the key, so compare this one
-                within[position] = codebook.relative_distances(query)[0, key] <= 1
-            gate_distance = float(gate_distances[key]) if gate_distances is not None and key >= 0 else None
+            query, key = lookups.queries[position : position + 1], int(lookups.keys[position])
+            replaced, within = bool(lookups.replaced[position]), bool(within_radius[position])
+            shown = codebook.nearest(query[0])
+            if key >= 0 and key != shown.index:
+                shown = Match(key, float(codebook.distances(query)[0, key]))
+            if (
+                at_answer_layer and replaced
+            ):  # an earlier token matched the key, so this token may be outside its radius
+                within = bool(codebook.relative_distances(query)[0, key] <= 1)
             tokens.append(
                 KeyAtToken(
-                    text,
-                    match.index,
-                    cases[match.index].case_id,
-                    match.distance,
-                    radii[match.index],
-                    bool(within[position]),
-                    bool(looked_up[position]),
-                    bool(replaced[position]),
-                    gate_distance,
+                    token=text,
+                    key=shown.index,
+                    case_id=records[shown.index].case_id,
+                    distance=shown.distance,
+                    radius=radii[shown.index],
+                    within=within,
+                    looked_up=bool(lookups.looked_up[position]),
+                    replaced=replaced,
+                    gate_distance=float(gate_distances[key]) if gate_distances is not None and key >= 0 else None,
                 )
             )
-        answered_by = next((token.case_id for token in tokens if (token.replaced if late else token.fired)), None)
+        answering = (token for token in tokens if (token.replaced if at_answer_layer else token.fired))
+        answered_by = next((token.case_id for token in answering), None)
         return GraceLayer(self._path, tokens, answered_by, editor.adaptor.query_token, codebook.gate_eps)

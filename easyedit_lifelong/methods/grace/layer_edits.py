@@ -23,7 +23,7 @@ from easyedit_lifelong.models.devices import device_of
 
 
 class LayerEdits:
-    """The edits in one layer's codebook, in order.
+    """The edits in one layer's codebook, in order. The base class of the layer's editor.
 
     Args:
         model: the model.
@@ -55,32 +55,32 @@ class LayerEdits:
         return self.adaptor.codebook
 
     @property
-    def space(self) -> KeySpace:
+    def key_space(self) -> KeySpace:
         """The part of the key space that the hyperparameters do not define: gate size and whitening."""
         whitening = self.adaptor.whitening if isinstance(self.adaptor, SubjectAdaptor) else None
         return KeySpace(self.gate_size, whitening)
 
     @property
     def rounding(self) -> float:
-        """How much activations vary with batch and padding, relative to their norm; see :func:`.rounding_of`."""
+        """How much rounding changes an activation of this model; see :func:`.rounding_of`."""
         return rounding_of(next(self.model.parameters()).dtype)
 
     def remove(self, case_id: int | str, prompt: str | None = None) -> list[EditRecord]:
         """Remove the edits of one case, as if they had never been made.
 
-        Later edits are inserted again, in order, with their stored queries and values. So every radius that a removed
-        edit split or expanded becomes what it would be without that edit.
+        Later edits are inserted again, in order, with their stored queries and values. So a radius that a removed edit
+        split or expanded becomes what it would be without that edit.
 
         Args:
             case_id: the case to remove.
-            prompt: remove only the edit of this prompt, where several edits have the same id.
+            prompt: remove only the edits of this prompt. Needed if the case's edits have different prompts.
 
         Returns:
             The records of the removed edits.
 
         Raises:
-            EditError: there is no such edit; or several edits of different prompts have this id; or the query of a
-                later edit is not known. Then nothing is changed.
+            EditError: there is no such edit; or the case's edits have different prompts and none is given; or the
+                query of a later edit is not known. Then nothing is changed.
         """
         numbers = indices_of_case(self.records, case_id, prompt)
         removed = [self.records[n] for n in numbers]
@@ -97,15 +97,16 @@ class LayerEdits:
         Raises:
             EditError: the query of a later edit is not known. Then nothing is changed.
         """
-        identities = {id(record) for record in records}
-        numbers = {n for n, record in enumerate(self.records) if id(record) in identities}
+        removed_records = {id(record) for record in records}
+        numbers = {n for n, record in enumerate(self.records) if id(record) in removed_records}
         if not numbers or self.codebook is None:
             return
         if check_only:
-            return check_removable(self.codebook, self.changes, numbers, self.case_ids)
+            check_removable(self.codebook, self.changes, numbers, self.case_ids)
+            return
         self.changes[:] = remove_edits(self.codebook, self.changes, numbers, self.case_ids)
         self.records[:] = [record for n, record in enumerate(self.records) if n not in numbers]
-        self.undo_to(len(self.changes))  # undoes no edit; detaches the adaptor if no edit is left
+        self._detach_if_empty()
 
     def record_of_key(self) -> dict[int, EditRecord]:
         """Return the record of the edit that each key answers for: the last edit inserted at that key."""
@@ -125,21 +126,25 @@ class LayerEdits:
         if self.changes:
             raise EditError("edits can be restored onto an unedited model only")
         layer, codebook = self.adaptor.layer, stored.codebook
-        module = layer if next(layer.parameters(), None) is not None else self.model
+        has_parameters = next(layer.parameters(), None) is not None
         codebook.rounding = self.rounding
         if isinstance(self.adaptor, SubjectAdaptor):
-            self.gate_size, self.adaptor.whitening = stored.space.gate_size, stored.space.whitening
-        self.adaptor.install(codebook.to(device_of(module)))
+            self.gate_size, self.adaptor.whitening = stored.key_space.gate_size, stored.key_space.whitening
+        self.adaptor.install(codebook.to(device_of(layer if has_parameters else self.model)))
         self.changes, self.records = stored.changes, stored.records
         return functools.partial(self.remove_records, list(self.records))
 
     def undo_to(self, count: int) -> None:
-        """Undo all edits but the first ``count``. If none is left, take adaptor and editor off the model."""
+        """Undo all edits but the first ``count``."""
         del self.records[count:]
         while len(self.changes) > count:
             change = self.changes.pop()
             if self.codebook is not None:
                 self.codebook.undo(change)
+        self._detach_if_empty()
+
+    def _detach_if_empty(self) -> None:
+        """Take adaptor and editor off the model if no edit is left."""
         if not self.changes:
             self.adaptor.detach()
             unregister_editor(self.model, GraceHyperParams.ALG_NAME, self.path)

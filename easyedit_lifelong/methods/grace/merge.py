@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import Conflict, MergedEdits, MergeSource, Renamed
+from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.decisions import Decision
 from easyedit_lifelong.methods.grace.codebook.edit_history import (
     TrainedEdit,
@@ -40,13 +42,55 @@ def merge(sources: Sequence[MergeSource]) -> MergedEdits:
     merging = _Merge()
     for source in sources:
         merging.add(source)
+    layers = [merged.edits for merged in merging.layers.values()]
     return MergedEdits(
-        [edits.part() for edits in merging.layers.values()],
-        sum(len(edits.codebook) for edits in merging.layers.values()),
-        merging.conflicts,
-        merging.renamed,
-        merging.duplicates,
+        parts=[edits.part() for edits in layers],
+        keys=sum(len(edits.codebook) for edits in layers),
+        conflicts=merging.conflicts,
+        renamed=merging.renamed,
+        duplicates=merging.duplicates,
     )
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """The origin of a merged edit.
+
+    Attributes:
+        folder: the folder that the edit is from.
+        record: the edit's record there, with its original case_id.
+    """
+
+    folder: str
+    record: EditRecord
+
+
+class _LayerEdits:
+    """The edits of one layer: a folder's, or those of several folders merged.
+
+    Args:
+        folder: the folder.
+        where: the folder's index file, for messages.
+        part: the folder's edits of the layer.
+
+    Attributes:
+        layer: path of the layer.
+        edits: the edits, with their case_ids in the merged folder.
+        origins: the origin of each edit, in the same order.
+    """
+
+    def __init__(self, folder: str, where: str, part: EditsPart) -> None:
+        self.layer = module_path(part.hparams["inner_params"][0])
+        self.edits = SerializedEdits.of(part, where)
+        self.origins = [_Origin(folder, record) for record in self.edits.records]
+
+    def trained_edits(self) -> list[TrainedEdit]:
+        """Return queries, labels and values of the edits."""
+        return trained_edits(self.edits.changes, rows_of(self.edits.codebook, self.edits.changes))
+
+    def keys(self) -> list[int]:
+        """Return the index of each edit's own key."""
+        return keys_of(self.edits.codebook, self.edits.changes)
 
 
 class _Merge:
@@ -54,83 +98,50 @@ class _Merge:
 
     Attributes:
         layers: the merged edits of each layer, by its path.
-        conflicts: edits of later folders that changed a key of an earlier folder.
+        conflicts: edits of later folders that matched a key from an earlier folder.
         renamed: edits whose case_id an earlier folder uses, with their new case_ids.
         duplicates: number of edits skipped because an earlier folder holds them.
     """
 
     def __init__(self) -> None:
-        self.layers: dict[str, SerializedEdits] = {}
+        self.layers: dict[str, _LayerEdits] = {}
         self.conflicts: list[Conflict] = []
         self.renamed: list[Renamed] = []
         self.duplicates = 0
-        self._origins: dict[str, list[tuple[str, EditRecord]]] = {}
-        """The folder of each merged edit and its record there, by layer."""
         self._case_ids: set[str] = set()
+        """The case_ids of the folders that have been merged completely."""
 
     def add(self, source: MergeSource) -> None:
         """Merge a folder's edits."""
-        folder, where = source.folder, source.where
         new_names: dict[str, str] = {}
         case_ids: set[str] = set()
         for part in source.parts:
-            edits = SerializedEdits.of(part, where)
-            layer = module_path(part.hparams["inner_params"][0])
-            known = self.layers.get(layer)
-            if known is not None:
-                self._check_settings(known, edits, where)
-            duplicates = set() if known is None else self._duplicates(layer, known, edits)
+            added = _LayerEdits(source.folder, source.where, part)
+            merged = self.layers.get(added.layer)
+            duplicates = set[int]()
+            if merged is not None:
+                _check_settings(merged.edits, added.edits, source.where)
+                duplicates = _duplicates(merged, added)
             self.duplicates += len(duplicates)
-            for n, record in enumerate(edits.records):
+            for n, record in enumerate(added.edits.records):
                 if n not in duplicates:
-                    edits.records[n] = self._renamed(folder, record, new_names)
-                    case_ids.add(str(edits.records[n].case_id))
-            originals = [EditRecord.from_dict(edit, where) for edit in part.edits]
-            origins = self._origins.setdefault(layer, [])
-            if known is None:
-                self.layers[layer] = edits
-                origins += [(folder, record) for record in originals]
+                    renamed = self._renamed(source.folder, record, new_names)
+                    added.edits.records[n] = renamed
+                    case_ids.add(str(renamed.case_id))
+            if merged is None:
+                self.layers[added.layer] = added
             else:
-                self._insert(layer, known, edits, folder, originals, duplicates, where)
+                self._insert(merged, added, duplicates, source.where)
         self._case_ids |= case_ids
 
-    @staticmethod
-    def _check_settings(known: SerializedEdits, edits: SerializedEdits, where: str) -> None:
-        """Check that a folder's edits fit into the merged codebook of their layer.
-
-        Raises:
-            RunError: settings, widths or whitening differ.
-        """
-        # Old folders lack settings of later releases; read as hyperparameters, they have the defaults.
-        first, second = (GraceHyperParams.from_values(one.hparams, where) for one in (known, edits))
-        for name in SAME_SETTINGS:
-            expected, value = getattr(first, name), getattr(second, name)
-            if value != expected:
-                raise RunError(f"{where}: made with {name}={value!r}; the folders before it with {name}={expected!r}")
-        expected, widths = (
-            tuple(one.codebook.keys.shape[1:] + one.codebook.values.shape[1:]) for one in (known, edits)
-        )
-        if widths != expected:
-            raise RunError(f"{where}: keys and values are {widths} wide, those of the folders before it {expected}")
-        if not known.space.same_as(edits.space):
-            raise RunError(
-                f"{where}: its keys are whitened otherwise than those of the folders before it (by other second "
-                "moments), so they can't be compared. Make these edits again on a model with the others' edits, or "
-                "make all of them with the same file of statistics."
-            )
-
-    def _duplicates(self, layer: str, known: SerializedEdits, edits: SerializedEdits) -> set[int]:
-        """Return the numbers of edits that are merged already: equal record, label, value and query."""
-        merged: dict[EditRecord, list[TrainedEdit]] = {}
-        for (_, record), edit in zip(self._origins[layer], _trained_edits(known), strict=True):
-            merged.setdefault(record, []).append(edit)
-        candidates = enumerate(zip(edits.records, _trained_edits(edits), strict=True))
-        return {
-            n for n, (record, edit) in candidates if any(_are_equal(edit, other) for other in merged.get(record, ()))
-        }
-
     def _renamed(self, folder: str, record: EditRecord, new_names: dict[str, str]) -> EditRecord:
-        """Return an edit's record, with a new case_id if an earlier folder uses the old one."""
+        """Return an edit's record, with a new case_id if an earlier folder uses the old one.
+
+        Args:
+            folder: the edit's folder.
+            record: the edit's record.
+            new_names: the folder's new case_ids by the old ones; a new one is added.
+        """
         case = str(record.case_id)
         if case not in self._case_ids:
             return record
@@ -141,70 +152,91 @@ class _Merge:
             self.renamed.append(Renamed(folder, record.case_id, new_names[case]))
         return dataclasses.replace(record, case_id=new_names[case])
 
-    def _insert(
-        self,
-        layer: str,
-        known: SerializedEdits,
-        edits: SerializedEdits,
-        folder: str,
-        originals: Sequence[EditRecord],
-        duplicates: set[int],
-        where: str,
-    ) -> None:
-        """Insert a folder's edits into the merged codebook of a layer, in order.
+    def _insert(self, merged: _LayerEdits, added: _LayerEdits, duplicates: set[int], where: str) -> None:
+        """Insert a folder's edits into the merged codebook of their layer, in order.
 
         Args:
-            layer: path of the layer.
-            known: the merged edits of the layer.
-            edits: the folder's edits, with their new case_ids.
-            folder: the folder.
-            originals: the folder's records, with their old case_ids.
+            merged: the merged edits of the layer.
+            added: the folder's edits of the layer.
             duplicates: numbers of the edits to skip.
-            where: the folder's name in messages.
+            where: the folder's index file, for messages.
 
         Raises:
             RunError: an edit was saved without its query.
         """
-        codebook, origins = known.codebook, self._origins[layer]
-        owners = dict(zip(keys_of(codebook, known.changes), range(len(known.records)), strict=True))
-        keys = keys_of(edits.codebook, edits.changes)
-        for n, edit in enumerate(_trained_edits(edits)):
-            record = edits.records[n]
+        codebook, records = merged.edits.codebook, merged.edits.records
+        owners = {key: number for number, key in enumerate(merged.keys())}  # each key answers for its last edit
+        keys_in_folder = added.keys()
+        for n, edit in enumerate(added.trained_edits()):
             if n in duplicates:
                 continue
+            record, origin = added.edits.records[n], added.origins[n]
             if edit.query is None:
                 raise RunError(
-                    f"{where}: the edit of case {originals[n].case_id!r} isn't known in full: it was saved before "
+                    f"{where}: the edit of case {origin.record.case_id!r} isn't known in full: it was saved before "
                     "edits kept their queries. Put this folder first, or make that edit again."
                 )
             decision, match = codebook.decide(edit.query, edit.label, edit.value)
-            if decision is not Decision.ADD and origins[owners[match.index]][0] != folder:
-                owner = owners[match.index]
-                self.conflicts.append(
-                    Conflict(
-                        layer,
-                        folder,
-                        record.case_id,
-                        decision.value,
-                        origins[owner][0],
-                        known.records[owner].case_id,
-                        match.distance,
+            if decision is not Decision.ADD:
+                rival = owners[match.index]
+                if merged.origins[rival].folder != origin.folder:
+                    self.conflicts.append(
+                        Conflict(
+                            layer=merged.layer,
+                            folder=origin.folder,
+                            case_id=record.case_id,
+                            decision=decision.value,
+                            with_folder=merged.origins[rival].folder,
+                            with_case_id=records[rival].case_id,
+                            distance=match.distance,
+                        )
                     )
-                )
-            index, change = insert_again(codebook, edit, (decision, match))
-            owners[index] = len(known.records)
-            known.changes.append(change)
-            known.records.append(record)
-            origins.append((folder, originals[n]))
-            added_key = keys[n] >= edits.changes[n].length
+            key, change = insert_again(codebook, edit, (decision, match))
+            owners[key] = len(records)
+            merged.edits.changes.append(change)
+            records.append(record)
+            merged.origins.append(origin)
+            added_key = keys_in_folder[n] >= added.edits.changes[n].length
             if added_key:
-                codebook.hits[index] += edits.codebook.hits[keys[n]]
-        known.replay_support = _merged_replay_support(known.replay_support, edits.replay_support)
+                codebook.hits[key] += added.edits.codebook.hits[keys_in_folder[n]]
+        merged.edits.replay_support = merged.edits.replay_support.merged_with(added.edits.replay_support)
 
 
-def _trained_edits(edits: SerializedEdits) -> list[TrainedEdit]:
-    """Return queries, labels and values of the edits."""
-    return trained_edits(edits.changes, rows_of(edits.codebook, edits.changes))
+def _check_settings(merged: SerializedEdits, added: SerializedEdits, where: str) -> None:
+    """Check that a folder's edits fit into the merged codebook of their layer.
+
+    Raises:
+        RunError: settings, widths or whitening differ.
+    """
+    # Old folders lack settings of later releases. Read as hyperparameters, they have the default values.
+    expected_hparams, hparams = (GraceHyperParams.from_values(edits.hparams, where) for edits in (merged, added))
+    for name in SAME_SETTINGS:
+        expected, value = getattr(expected_hparams, name), getattr(hparams, name)
+        if value != expected:
+            raise RunError(f"{where}: made with {name}={value!r}; the folders before it with {name}={expected!r}")
+    expected_widths, widths = (
+        tuple(edits.codebook.keys.shape[1:] + edits.codebook.values.shape[1:]) for edits in (merged, added)
+    )
+    if widths != expected_widths:
+        raise RunError(f"{where}: keys and values are {widths} wide, those of the folders before it {expected_widths}")
+    if not merged.key_space.same_as(added.key_space):
+        raise RunError(
+            f"{where}: its keys are whitened otherwise than those of the folders before it (by other second "
+            "moments), so they can't be compared. Make these edits again on a model with the others' edits, or "
+            "make all of them with the same file of statistics."
+        )
+
+
+def _duplicates(merged: _LayerEdits, added: _LayerEdits) -> set[int]:
+    """Return the numbers of added edits that are merged already: with equal record, label, value and query."""
+    merged_by_record: dict[EditRecord, list[TrainedEdit]] = {}
+    for origin, edit in zip(merged.origins, merged.trained_edits(), strict=True):
+        merged_by_record.setdefault(origin.record, []).append(edit)
+    return {
+        number
+        for number, (origin, edit) in enumerate(zip(added.origins, added.trained_edits(), strict=True))
+        if any(_are_equal(edit, other) for other in merged_by_record.get(origin.record, ()))
+    }
 
 
 def _are_equal(edit: TrainedEdit, other: TrainedEdit) -> bool:
@@ -212,12 +244,3 @@ def _are_equal(edit: TrainedEdit, other: TrainedEdit) -> bool:
     if edit.label != other.label or not torch.equal(edit.value, other.value):
         return False
     return edit.query is None or other.query is None or torch.equal(edit.query, other.query)
-
-
-def _merged_replay_support(
-    support: tuple[bool | None, int], other_support: tuple[bool | None, int]
-) -> tuple[bool | None, int]:
-    """Return the replay support of two folders; unknown where they contradict, so that the next edit checks again."""
-    if support[0] != other_support[0]:
-        return None, 0
-    return support[0], max(support[1], other_support[1])

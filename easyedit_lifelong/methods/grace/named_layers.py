@@ -21,7 +21,7 @@ def find_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, nn.Module]:
 
 
 def find_answer_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, nn.Module] | None:
-    """Return the path and the module of the layer that ``answer_layer`` names; None if it names none.
+    """Return the path and the module of the layer that ``answer_layer`` names; None if the setting is None.
 
     Raises:
         ModelError: the model has no such layer.

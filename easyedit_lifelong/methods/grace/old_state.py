@@ -18,7 +18,7 @@ from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
-from easyedit_lifelong.methods.grace.codebook.codebook_arrays import NAMES
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES
 from easyedit_lifelong.methods.shared.old_state_index import check_fields, read_index
 
 INDEX = "grace.json"
@@ -29,11 +29,12 @@ _FIELDS: dict[str, type] = {"model": str, "fingerprint": str, "layer": str, "set
 
 
 def read_old_state(folder: Path, case_ids: Sequence[int | str] | None, *, tensors: bool) -> OldState | None:
-    """Return the edits of a state folder; None if it is no such folder.
+    """Return the edits of a state folder; None if the folder holds no GRACE edits of version 0.1.
 
     Args:
         folder: the state folder.
-        case_ids: the case_ids of the run's journal; edits are read up to their number. None to read all edits.
+        case_ids: the case_ids of the run's journal: as many edits are read, and must be of these cases. None to read
+            all edits.
         tensors: whether to return the tensors, too.
 
     Raises:
@@ -42,16 +43,20 @@ def read_old_state(folder: Path, case_ids: Sequence[int | str] | None, *, tensor
     path = folder / INDEX
     if not path.exists():
         return None
-    _, index = read_index(path, "GRACE", 1, _DESCRIPTION)
+    index = read_index(path, "GRACE", 1, _DESCRIPTION)
     check_fields(path, index, _FIELDS, _DESCRIPTION)
     settings = {"inner_params": [index["layer"]], **index["settings"]}
     hparams = {"model_name": index["model"], "alg_name": "GRACE", **settings}
-    replay = {"in_part": index["replay"].get("in_part"), "checked_length": index["replay"].get("checked_length", 0)}
-    state = {**replay, **({"gate_size": index["gate_size"]} if "gate_size" in index else {})}
+    replay = index["replay"]
+    state = {"in_part": replay.get("in_part"), "checked_length": replay.get("checked_length", 0)}
+    digest = ""
+    if "gate_size" in index:  # edits by subject: their chain of digests begins with gate size and whitening
+        state["gate_size"] = index["gate_size"]
+        digest = f"{index['gate_size']} {index.get('whitening')}"
     whitening = _read_whitening(folder, index["whitening"]) if index.get("whitening") is not None else {}
-    digest = f"{index['gate_size']} {index.get('whitening')}" if "gate_size" in index else ""
+    n_edits = _last_number(folder) if case_ids is None else len(case_ids)
     steps: list[EditsPart] = []
-    for number in range(1, _last_number(folder) + 1 if case_ids is None else len(case_ids) + 1):
+    for number in range(1, n_edits + 1):
         file = folder / f"edit-{number:06d}.safetensors"
         entry, contents, digest = _read_edit(file, digest)
         if case_ids is not None and entry["edit"]["case_id"] != case_ids[number - 1]:
@@ -84,10 +89,10 @@ def _read_edit(path: Path, previous_digest: str) -> tuple[dict[str, Any], dict[s
     try:
         with safe_open(path, framework="pt") as file:
             text, digest = (file.metadata() or {})["edit"], file.metadata()["digest"]
-            names = (*NAMES, *({"query"} & set(file.keys())))
+            names = (*ARRAY_NAMES, *({"query"} & set(file.keys())))
             tensors = {name: file.get_tensor(name) for name in names}
         entry = json.loads(text)
-        _ = entry["edit"]["case_id"], entry["rows"], entry["labels"]
+        _ = entry["edit"]["case_id"], entry["rows"], entry["labels"]  # raises an error if one of them is missing
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path}: can't be read: {error}. {consequence}") from error
     if digest != _chained_digest(previous_digest, text, tensors):

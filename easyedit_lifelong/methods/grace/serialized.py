@@ -1,4 +1,4 @@
-"""The GRACE edits of one layer without a model: converts between the stored part and a codebook."""
+"""The GRACE edits of one layer without a model, and their conversion to and from a stored part."""
 
 from __future__ import annotations
 
@@ -14,41 +14,54 @@ from torch import Tensor
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
-from easyedit_lifelong.methods.grace.codebook.codebook_arrays import NAMES
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES, KeyTensors
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
 from easyedit_lifelong.methods.grace.codebook.edit_history import rows_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
 from easyedit_lifelong.methods.grace.codebook.removal import remove_edits
 from easyedit_lifelong.methods.grace.codebook.stored_keys import rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
 from easyedit_lifelong.methods.shared.records import EditRecord
 
-StoredEdit = tuple[EditRecord, list[Row], Tensor | None]
-"""An edit's record, the rows that it changed with their contents right after it, and its query if it added no key."""
-
 _WHITENING, _GATE_SIZE = "whitening", "gate_size"
+"""Name of the whitening matrix among a part's tensors, and of the gate size in its state."""
+
+
+@dataclass(frozen=True)
+class StoredEdit:
+    """One edit, as a part stores it.
+
+    Attributes:
+        record: the edit's record.
+        rows: the rows that the edit changed or added, with their contents right after it.
+        query: see :class:`.Change`.
+    """
+
+    record: EditRecord
+    rows: list[Row]
+    query: Tensor | None
 
 
 @dataclass
 class SerializedEdits:
-    """The edits of one layer.
+    """The edits of one layer, without a model.
 
     Attributes:
         hparams: GRACE's hyperparameters, with the keys of a YAML file.
         codebook: the codebook with all edits.
         changes: what each edit changed in the codebook, in order.
         records: the record of each edit, in the same order.
-        replay_support: whether partial passes are exact on the model, and up to which length; see
-            :class:`~easyedit_lifelong.methods.grace.training.layer_passes.LayerPasses`.
-        space: the part of the key space that the hyperparameters do not define.
+        replay_support: what is known about partial passes of the model.
+        key_space: the part of the key space that the hyperparameters do not define.
     """
 
     hparams: dict[str, Any]
     codebook: Codebook
     changes: list[Change]
     records: list[EditRecord]
-    replay_support: tuple[bool | None, int]
-    space: KeySpace = field(default_factory=KeySpace)
+    replay_support: ReplaySupport
+    key_space: KeySpace = field(default_factory=KeySpace)
 
     @classmethod
     def of(cls, part: EditsPart, where: str) -> SerializedEdits:
@@ -63,16 +76,17 @@ class SerializedEdits:
             HyperParameterError: its hyperparameters can't be used.
         """
         hparams, edits = GraceHyperParams.from_values(part.hparams, where), _stored_edits(part, where)
-        space = _stored_space(part, hparams, where)
+        key_space = _stored_key_space(part, hparams, where)
         try:
             key_width, value_width = part.tensors["keys"].shape[1], part.tensors["values"].shape[1]
-            codebook = new_codebook(hparams, key_width, value_width, space.gate_size, _stored_rounding(part, hparams))
-            changes = [codebook.redo(rows, query) for _, rows, query in edits]
+            rounding = _stored_rounding(part, hparams)
+            codebook = new_codebook(hparams, key_width, value_width, key_space.gate_size, rounding)
+            changes = [codebook.redo(edit.rows, edit.query) for edit in edits]
         except (RuntimeError, IndexError) as error:  # from tensors of wrong shapes
             raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
         codebook.hits = _stored_hits(part, len(codebook), where)
-        records = [record for record, _, _ in edits]
-        return cls(part.hparams, codebook, changes, records, _stored_replay_support(part), space)
+        records = [edit.record for edit in edits]
+        return cls(part.hparams, codebook, changes, records, _stored_replay_support(part), key_space)
 
     def remove(self, numbers: Collection[int]) -> None:
         """Remove edits, as if they had never been made.
@@ -112,27 +126,32 @@ class SerializedEdits:
         changed, queries = list[dict[str, Any]](), list[Tensor]()
         for change, rows in zip(self.changes[begin : begin + len(history)], history, strict=True):
             entry: dict[str, Any] = {
-                "keys": [key for key, _, _ in rows],
-                "labels": [list(label) for _, label, _ in rows],
+                "keys": [row.key_index for row in rows],
+                "labels": [list(row.label) for row in rows],
             }
             if change.query is not None:
                 entry["query"] = len(queries)
                 queries.append(change.query.to(self.codebook.keys.device))
             changed.append(entry)
+        supported, checked_length = self.replay_support
         state = {
             "changed": changed,
             "rounding": self.codebook.rounding,
-            "in_part": self.replay_support[0],
-            "checked_length": self.replay_support[1],
+            "in_part": supported,
+            "checked_length": checked_length,
         }
-        if self.space.gate_size:
-            state[_GATE_SIZE] = self.space.gate_size
-        contents = [row for rows in history for _, _, row in rows]
-        tensors = {name: torch.stack([row[n] for row in contents]) for n, name in enumerate(NAMES)}
+        if self.key_space.gate_size:
+            state[_GATE_SIZE] = self.key_space.gate_size
+        contents = [row.tensors for rows in history for row in rows]
+        tensors = {
+            "keys": torch.stack([row.key for row in contents]),
+            "values": torch.stack([row.value for row in contents]),
+            "radii": torch.stack([row.radius for row in contents]),
+        }
         if queries:
             tensors["queries"] = torch.stack(queries)
-        if self.space.whitening is not None and not begin:
-            tensors[_WHITENING] = self.space.whitening
+        if self.key_space.whitening is not None and begin == 0:
+            tensors[_WHITENING] = self.key_space.whitening
         return EditsPart(self.hparams, [record.to_dict() for record in records], state, tensors)
 
 
@@ -143,21 +162,22 @@ def _stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
         RunError: the part is incomplete or damaged.
     """
     try:
-        keys, values, radii = (part.tensors[name] for name in NAMES)
+        keys, values, radii = (part.tensors[name] for name in ARRAY_NAMES)
         queries = part.tensors.get("queries")
         edits = list[StoredEdit]()
         n_rows = n_keys = 0  # read so far
-        for record, change in zip(part.edits, part.state["changed"], strict=True):
+        for record, changed in zip(part.edits, part.state["changed"], strict=True):
             rows: list[Row] = []
-            for key, label in zip(change["keys"], change["labels"], strict=True):
-                if not 0 <= key <= n_keys:
+            for key, label in zip(changed["keys"], changed["labels"], strict=True):
+                if not 0 <= key <= n_keys:  # an edit changes an existing key, or adds the next one
                     raise IndexError(f"key {key} of {n_keys}")
                 n_keys = max(n_keys, key + 1)
-                rows.append((key, tuple(label), (keys[n_rows], values[n_rows], radii[n_rows])))
+                rows.append(Row(key, tuple(label), KeyTensors(keys[n_rows], values[n_rows], radii[n_rows])))
                 n_rows += 1
             if not rows:
                 raise ValueError("an edit changed no key")
-            edits.append((EditRecord.from_dict(record, where), rows, _stored_query(change.get("query"), queries, keys)))
+            query = _stored_query(changed.get("query"), queries, keys)
+            edits.append(StoredEdit(EditRecord.from_dict(record, where), rows, query))
         if not n_rows == len(keys) == len(values) == len(radii):
             raise IndexError(f"{n_rows} rows of {len(keys)}, {len(values)} and {len(radii)}")
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -166,9 +186,9 @@ def _stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
 
 
 def _stored_query(number: Any, queries: Tensor | None, keys: Tensor) -> Tensor | None:
-    """Return the query with this number, shape ``(views * key_size,)``; None if the edit has none.
+    """Return the stored query with this number, shape ``(views * key_size,)``.
 
-    Edits of early releases have none, nor do edits that added a key.
+    Return None if the number is None: neither edits that added a key nor edits of early releases have a stored query.
 
     Raises:
         IndexError: there is no such query.
@@ -183,19 +203,18 @@ def _stored_query(number: Any, queries: Tensor | None, keys: Tensor) -> Tensor |
     return queries[number]
 
 
-def _stored_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeySpace:
+def _stored_key_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeySpace:
     """Return a part's gate size and whitening.
 
     Raises:
         RunError: they do not fit the part's keys, values or hyperparameters.
     """
-    gate_size = part.state.get(_GATE_SIZE, 0)
     try:
-        space = KeySpace(gate_size, part.tensors.get(_WHITENING))
-        space.check(hparams, part.tensors["keys"].shape[1], part.tensors["values"].shape[1])
+        key_space = KeySpace(part.state.get(_GATE_SIZE, 0), part.tensors.get(_WHITENING))
+        key_space.check(hparams, part.tensors["keys"].shape[1], part.tensors["values"].shape[1])
     except (KeyError, IndexError, ValueError) as error:
         raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
-    return space
+    return key_space
 
 
 def _stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:
@@ -213,9 +232,9 @@ def _stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:
     return Counter({key: count for key, count in enumerate(hits) if count})
 
 
-def _stored_replay_support(part: EditsPart) -> tuple[bool | None, int]:
-    """Return a part's ``replay_support``; see :class:`SerializedEdits`."""
-    return part.state.get("in_part"), part.state.get("checked_length", 0)
+def _stored_replay_support(part: EditsPart) -> ReplaySupport:
+    """Return what a part says about partial passes of its model."""
+    return ReplaySupport(part.state.get("in_part"), part.state.get("checked_length", 0))
 
 
 def _stored_rounding(part: EditsPart, hparams: GraceHyperParams) -> float:

@@ -12,7 +12,7 @@ from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
 from easyedit_lifelong.methods.grace import old_state
-from easyedit_lifelong.methods.grace.codebook.codebook_arrays import NAMES
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
@@ -74,13 +74,14 @@ class GraceStore:
         try:
             for step in steps:
                 for entry in step.state["changed"]:
-                    query = {"query": n_queries + entry["query"]} if "query" in entry else {}
-                    changed.append({**entry, **query})
+                    # A step counts its queries from 0.
+                    new_number = {"query": n_queries + entry["query"]} if "query" in entry else {}
+                    changed.append({**entry, **new_number})
                 n_queries += len(step.tensors.get("queries", ()))
+            names = (*ARRAY_NAMES, "queries") if n_queries else ARRAY_NAMES
+            # A step whose edit added a key has no queries.
             tensors = {
-                name: torch.cat([step.tensors[name] for step in steps if name in step.tensors])
-                for name in (*NAMES, "queries")
-                if name in NAMES or n_queries
+                name: torch.cat([step.tensors[name] for step in steps if name in step.tensors]) for name in names
             }
         except (KeyError, TypeError, RuntimeError) as error:
             raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
@@ -141,5 +142,5 @@ def _serialized(model: Any, editor: GraceEditor) -> SerializedEdits:
     assert editor.codebook is not None
     hparams = hparams_values(editor.hparams, model_label(model))
     return SerializedEdits(
-        hparams, editor.codebook, editor.changes, editor.records, editor.replay_support, editor.space
+        hparams, editor.codebook, editor.changes, editor.records, editor.replay_support, editor.key_space
     )

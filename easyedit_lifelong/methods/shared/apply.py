@@ -29,7 +29,7 @@ def apply_requests(
     """Validate requests and apply them with a model's editor.
 
     Args:
-        editor_of: returns a model's editor; makes one if the model has none.
+        editor_of: returns the editor of a model, which it creates if the model has none.
         model: the model.
         requests: requests in EasyEdit's fields, or :class:`EditRequest` objects.
         copy: whether to edit a copy of the model instead of the model.
@@ -51,22 +51,22 @@ def apply_requests(
     return model, Rollback(undo, on_items=keep_original_weight, results=results)
 
 
-def check_same_settings(carried: str, before: Any, now: Any, names: Sequence[str], remedy: str) -> None:
+def check_same_settings(carried: str, old: Any, new: Any, names: Sequence[str], remedy: str) -> None:
     """Check that new edits have the same settings as the edits that a model already has.
 
     Args:
-        carried: the beginning of the message, such as "layer 3 carries GRACE edits".
-        before: the hyperparameters of the existing edits.
-        now: the hyperparameters of the new edits.
+        carried: the beginning of the error message, such as "layer 3 carries GRACE edits".
+        old: the hyperparameters of the existing edits.
+        new: the hyperparameters of the new edits.
         names: the names of the settings that must be equal.
-        remedy: the end of the message: what the user can do.
+        remedy: the end of the error message: what the user can do.
 
     Raises:
         EditError: a setting differs.
     """
     for name in names:
-        old, new = getattr(before, name), getattr(now, name)
-        if old != new:
+        old_value, new_value = getattr(old, name), getattr(new, name)
+        if old_value != new_value:
             raise EditError(
-                f"{carried} made with {name}={old!r}; they can't be continued with {name}={new!r}. {remedy}"
+                f"{carried} made with {name}={old_value!r}; they can't be continued with {name}={new_value!r}. {remedy}"
             )

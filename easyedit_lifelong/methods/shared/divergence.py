@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 _ROUNDING = 1000
-"""Upper bound, in units in the last place, on how much batching with other rows can change a log-probability."""
+"""Upper bound on how much batching with other rows can change a log-probability, in units in the last place (ULP)."""
 
 
 class KLDivergence(torch.autograd.Function):
     """KL(now ‖ before) of two distributions; the direction is that of MEMIT's loss. Differentiable in ``logits``.
 
-    Changes within rounding error count as zero. Computed with torch's own operations, the gradient of an unchanged
-    distribution would be a rounding error instead of zero, and Adam would turn it into a full step where there is no
-    other gradient.
+    Changes within rounding error count as zero. With torch's own operations, the gradient of an unchanged distribution
+    would be a rounding error instead of zero. Where there is no other gradient, Adam would turn this error into a full
+    step.
     """
 
     @staticmethod
@@ -33,7 +33,8 @@ class KLDivergence(torch.autograd.Function):
         """
         now = logits.log_softmax(dim=1)
         difference = now - before
-        difference[difference.abs() <= _ROUNDING * torch.finfo(now.dtype).eps * before.abs().clamp(min=1)] = 0
+        rounding = _ROUNDING * torch.finfo(now.dtype).eps * before.abs().clamp(min=1)
+        difference[difference.abs() <= rounding] = 0
         divergence = (now.exp() * difference).sum(dim=1)
         ctx.save_for_backward(now, difference, divergence)
         return divergence

@@ -20,7 +20,7 @@ _INTERNAL_PASS = "_easyedit_lifelong_internal_pass"
 
 
 def editors_on(model: Any, method: str) -> dict[str, Any]:
-    """Return a method's editors that are on a model, by the place given to :func:`register_editor`."""
+    """Return a method's editors that are on a model, by the ``place`` under which each was registered."""
     editors = unwrap_model(model).__dict__.get(_ATTRIBUTE, {})
     return {place: editor for (owner, place), editor in editors.items() if owner == method}
 
@@ -83,14 +83,14 @@ def without_edits(model: Any) -> Iterator[None]:
 
 @contextlib.contextmanager
 def internal_pass(model: Any) -> Iterator[None]:
-    """Mark the forward passes inside the context as internal, so that hit counters ignore them."""
+    """Mark the forward passes inside the context as internal, so that hit counters ignore them. Contexts may nest."""
     model = unwrap_model(model)
-    before = model.__dict__.get(_INTERNAL_PASS)
+    is_outermost = not in_internal_pass(model)
     model.__dict__[_INTERNAL_PASS] = True
     try:
         yield
     finally:
-        if before is None:
+        if is_outermost:
             del model.__dict__[_INTERNAL_PASS]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from easyedit_lifelong.errors import RunError
 
 
-def read_index(path: Path, method: str, version: int, contents: str) -> tuple[str, dict[str, Any]]:
+def read_index(path: Path, method: str, version: int, contents: str) -> dict[str, Any]:
     """Read the index of a state folder.
 
     Args:
@@ -20,14 +20,13 @@ def read_index(path: Path, method: str, version: int, contents: str) -> tuple[st
         contents: what the folder should hold, for messages.
 
     Returns:
-        The text of the file, and its parsed JSON.
+        The parsed JSON.
 
     Raises:
         RunError: the file is missing or can't be used; the message names it.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        index = json.loads(text)
+        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         written_version, written_method = index["format_version"], index["method"]
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; this folder holds no {contents}") from None
@@ -41,7 +40,7 @@ def read_index(path: Path, method: str, version: int, contents: str) -> tuple[st
         raise RunError(
             f"{path}: has format version {written_version}; this package knows versions up to {version}. Update it."
         )
-    return text, index
+    return index
 
 
 def check_fields(path: Path, index: Mapping[str, Any], fields: Mapping[str, type], contents: str) -> None:

@@ -14,7 +14,10 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, RunError, did_you_mean
 
 _OPTIONAL = ("subject", "ground_truth")
+"""Fields of a record that may be None."""
+
 _MAX_SHOWN = 16
+"""An input tensor with more numbers than this is described by its shape and norm."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class EditRecord:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, ready for JSON."""
-        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
 
     @classmethod
     def from_dict(cls, entry: Any, where: object) -> EditRecord:
@@ -57,19 +60,21 @@ class EditRecord:
         Raises:
             RunError: a field is missing, unknown or of the wrong type.
         """
-        names = [item.name for item in dataclasses.fields(cls)]
+        names = [field.name for field in dataclasses.fields(cls)]
         if not isinstance(entry, Mapping) or set(entry) != set(names):
             raise RunError(f"{where}: an edit must have the fields {', '.join(names)}")
         for name in names:
             value = entry[name]
-            valid = isinstance(value, str) or (name == "case_id" and type(value) is int)
-            if not valid and not (name in _OPTIONAL and value is None):
+            is_text = isinstance(value, str)
+            is_number = name == "case_id" and type(value) is int
+            is_absent = name in _OPTIONAL and value is None
+            if not (is_text or is_number or is_absent):
                 raise RunError(f"{where}: the edit of case {entry['case_id']!r}: {name} can't be {value!r}")
         return cls(**entry)
 
 
 def describe_row(row: Tensor) -> str:
-    """Return a text that stands for an input tensor in a record: its numbers, or its shape and norm if it is large."""
+    """Return the text by which a record describes an input tensor: its numbers, or shape and norm if it is large."""
     if row.numel() <= _MAX_SHOWN:
         return str(row.tolist())
     return f"tensor of shape {tuple(row.shape)}, norm {float(row.float().norm()):.6g}"
@@ -84,8 +89,8 @@ def indices_of_case(records: Sequence[EditRecord], case_id: int | str, prompt: s
         prompt: return only the edits of this prompt; None for all prompts.
 
     Raises:
-        EditError: the case has no such edit; or ``prompt`` is None and the case's edits have several prompts: they may
-            be different facts with the same ``case_id``.
+        EditError: the case has no such edit; or ``prompt`` is None and the case's edits have different prompts, so that
+            they may be different facts with the same ``case_id``.
     """
     matches = [n for n, record in enumerate(records) if record.case_id == case_id]
     if not matches:

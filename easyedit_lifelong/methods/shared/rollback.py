@@ -13,8 +13,8 @@ class Rollback(Generic[Result]):
 
     EasyEdit restores a model in one of two ways, depending on method and version: it calls this object, or it iterates
     ``.items()`` to copy the original weights back. A call always undoes the edits. Iteration undoes them only with
-    ``on_items``: EasyEdit's release of 2023 iterates with ``keep_original_weight=False`` too, where edits must stay. A
-    second rollback does nothing.
+    ``on_items``, since EasyEdit's release of 2023 also iterates with ``keep_original_weight=False``, where edits must
+    stay. To undo the edits a second time does nothing.
 
     Args:
         undo: restores the model.

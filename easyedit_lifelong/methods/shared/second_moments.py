@@ -1,4 +1,4 @@
-"""The second moments of layers' inputs, by a method's hyperparameters."""
+"""The second moments of layers' inputs that a method's hyperparameters ask for."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def named_moments(
 ) -> dict[str, SecondMoment]:
     """Return the second moments E[kkᵀ] of the inputs of linear layers.
 
-    They are read from disk. Those that are not there are collected in one pass over the corpus, and stored.
+    Moments are read from disk where they are stored. The others are collected in one pass over the corpus, and stored.
 
     Args:
         model: the model; its edits are suspended meanwhile, see :func:`.without_edits`.

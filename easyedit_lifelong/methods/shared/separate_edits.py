@@ -23,6 +23,7 @@ from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.load import model_label
 
 _PLACE = "model"
+"""The place under which an editor is registered: it edits the model as a whole, not one layer."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +40,10 @@ class SeparateEdit:
 
 
 class SeparateEditor(ABC):
-    """The edits of one method on a model.
+    """Holds a method's edits of one model, and applies them in every forward pass.
 
     Args:
-        model: the model.
+        model: the model to edit.
         hparams: the method's hyperparameters.
 
     Attributes:
@@ -74,7 +75,7 @@ class SeparateEditor(ABC):
 
     @classmethod
     def all_on(cls, model: Any) -> list[Any]:
-        """Return the editor that is on a model, in a list; an empty list if there is none."""
+        """Return a list with the model's editor; an empty list if it has none."""
         return list(editors_on(model, cls.hparams_class.ALG_NAME).values())
 
     @classmethod
@@ -83,11 +84,11 @@ class SeparateEditor(ABC):
 
         Args:
             model: the model.
-            hparams: the method's hyperparameters, which become the editor's.
+            hparams: the method's hyperparameters; the editor uses them from now on, for earlier edits, too.
             edits: the edits.
 
         Returns:
-            A function that removes those of the edits that are still there.
+            A function that removes these edits, as far as they have not been removed.
         """
         if not edits:
             return lambda: None
@@ -100,10 +101,13 @@ class SeparateEditor(ABC):
 
     @classmethod
     def remove(cls, model: Any, records: Sequence[EditRecord]) -> None:
-        """Remove the edits with these records from a model, and the editor with the last edit."""
-        removed = {id(record) for record in records}
+        """Remove the edits that these records belong to from a model; with the last edit, remove the editor.
+
+        Records are compared by identity, since two edits can have equal records.
+        """
+        removed_records = {id(record) for record in records}
         for editor in cls.all_on(model):
-            editor.edits = [edit for edit in editor.edits if id(edit.record) not in removed]
+            editor.edits = [edit for edit in editor.edits if id(edit.record) not in removed_records]
             if not editor.edits:
                 editor._detach()
                 unregister_editor(model, cls.hparams_class.ALG_NAME, _PLACE)
@@ -116,7 +120,7 @@ def separate_edit_ports(editor: type[SeparateEditor]) -> dict[str, Any]:
 
 
 class SeparateEditStore:
-    """The edit store of a :class:`SeparateEditor`, and the removal of its single edits. Each edit is one step.
+    """The ports ``edits``, ``remove`` and ``describe`` of a :class:`SeparateEditor`. Each edit is one step.
 
     Args:
         editor: the method's editor class.
@@ -137,8 +141,8 @@ class SeparateEditStore:
             RunError: the part is incomplete.
         """
         hparams = self._editor.hparams_class.from_values(part.hparams, where)
-        pairs = zip(part.edits, _data_of(part, where), strict=True)
-        edits = [SeparateEdit(EditRecord.from_dict(edit, where), data) for edit, data in pairs]
+        stored = zip(part.edits, _data_of(part, where), strict=True)
+        edits = [SeparateEdit(EditRecord.from_dict(record, where), data) for record, data in stored]
         return self._editor.add(model, hparams, edits)
 
     def history(self, model: Any) -> list[SeparateEdit]:
@@ -158,11 +162,12 @@ class SeparateEditStore:
         Raises:
             RunError: a step is incomplete.
         """
+        edits = [edit for step in steps for edit in step.edits]
         data = [values for step in steps for values in _data_of(step, where)]
-        return EditsPart(steps[-1].hparams, [edit for step in steps for edit in step.edits], {"data": data}, {})
+        return EditsPart(steps[-1].hparams, edits, {"data": data}, {})
 
     def shared_settings(self, hparams: Any) -> dict[str, Any]:
-        """Return no settings: edits with different settings may share a folder, which stores the latest settings."""
+        """Return no settings, since edits with different settings may share a folder. It stores the latest settings."""
         return {}
 
     def records(self, model: Any) -> list[EditRecord]:
@@ -170,7 +175,7 @@ class SeparateEditStore:
         return [edit.record for edit in self.history(model)]
 
     def remove(self, model: Any, records: Sequence[EditRecord], *, check_only: bool = False) -> None:
-        """Remove edits from a model. The check always succeeds."""
+        """Remove edits from a model; with ``check_only`` do nothing, since separate edits can always be removed."""
         if not check_only:
             self._editor.remove(model, records)
 

@@ -1,4 +1,4 @@
-"""The position of the subject in a prompt: the lookup token, at which a method reads the fact."""
+"""Find the subject in a prompt: its characters, and the lookup token, at which a method reads the fact."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from easyedit_lifelong.errors import DataError
 
 
 def subject_span(request: EditRequest, fact_token: str = "subject_last") -> Span:
-    """Return the span of characters that the subject of a request has in its prompt.
+    """Return the span of characters of a request's subject in its prompt; with ``fact_token: last``, the full prompt.
 
     If the subject occurs more than once, the last occurrence counts, because there the model has read all of them.
     An occurrence as whole words is preferred to one inside a word.
 
     Args:
         request: the request.
-        fact_token: the choice of the lookup token; with ``last``, the full prompt is the span.
+        fact_token: the choice of the lookup token; see :func:`subject_position`.
 
     Raises:
         DataError: the request has no subject, or its prompt does not hold the subject.
@@ -62,8 +62,8 @@ def subject_position(tokenizer: Any, prompt: str, subject: str, fact_token: str 
 def token_of_span(tokenizer: Any, text: str, span: Span, fact_token: str) -> int:
     """Return the index of the lookup token for a subject at a span of characters.
 
-    A token that holds the end of the subject and text after it counts as the subject's last token. To count the tokens
-    of the text before the subject, as MEMIT's code does, would give another token in this case.
+    A token that holds both the end of the subject and text after it counts as the subject's last token. MEMIT's code
+    counts the tokens of the text before the subject instead, and finds another token in this case.
 
     Args:
         tokenizer: the model's.
@@ -71,31 +71,34 @@ def token_of_span(tokenizer: Any, text: str, span: Span, fact_token: str) -> int
         span: the subject's characters in the text.
         fact_token: the choice of the lookup token; see :func:`subject_position`.
     """
-    ends = _token_ends(tokenizer, text)
+    ends, (subject_begin, subject_end) = _token_ends(tokenizer, text), span
+    last_token = len(ends) - 1
     if fact_token == "last":
-        return len(ends) - 1
+        return last_token
     if fact_token == "subject_first":
-        return next(i for i, end in enumerate(ends) if end > span[0])
-    last = next(i for i, end in enumerate(ends) if end >= span[1])
-    return min(last + 1, len(ends) - 1) if fact_token == "subject_first_after_last" else last
+        return next(token for token, end in enumerate(ends) if end > subject_begin)
+    subject_last = next(token for token, end in enumerate(ends) if end >= subject_end)
+    return min(subject_last + 1, last_token) if fact_token == "subject_first_after_last" else subject_last
 
 
 def _token_ends(tokenizer: Any, text: str) -> list[int]:
-    """Return, for each token of a text, how many characters the tokens up to it cover."""
+    """Return, for each token of a text, how many characters of the text the tokens up to and including it cover."""
     if getattr(tokenizer, "is_fast", False):
         offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
         ends, covered = [], 0
-        for (_, end), (later, later_end) in itertools.pairwise([*offsets, (0, 0)]):
-            # Special tokens have no characters. A character that is split into several tokens counts from its last
-            # token on. A byte-level token can hold the end of one character and the beginning of the next.
-            covered = max(covered, min(end, later) if later_end > later else end)
+        for (_, end), (next_begin, next_end) in itertools.pairwise([*offsets, (0, 0)]):
+            # A character that several tokens share counts from the last of them on. A byte-level token can hold the end
+            # of one character and the beginning of the next.
+            next_has_characters = next_end > next_begin  # special tokens have none
+            covered = max(covered, min(end, next_begin) if next_has_characters else end)
             ends.append(covered)
         ends[-1] = max(ends[-1], len(text.rstrip()))
         return ends
     ids = list(tokenizer(text)["input_ids"])
-    decoded = [tokenizer.decode(ids[: n + 1], skip_special_tokens=True) for n in range(len(ids))]
+    prefixes = [tokenizer.decode(ids[: n + 1], skip_special_tokens=True) for n in range(len(ids))]
     # Some tokenizers drop the leading spaces of a text when they decode it.
-    dropped = len(text) - len(text.lstrip()) if not decoded[-1].startswith(" ") else 0
-    ends = [len(prefix.rstrip("\N{REPLACEMENT CHARACTER}")) + dropped for prefix in decoded]
+    dropped = len(text) - len(text.lstrip()) if not prefixes[-1].startswith(" ") else 0
+    # A prefix that ends within a character is decoded with a replacement character at its end.
+    ends = [len(prefix.rstrip("\N{REPLACEMENT CHARACTER}")) + dropped for prefix in prefixes]
     ends[-1] = max(ends[-1], len(text))
     return ends

@@ -1,15 +1,15 @@
-"""The choice of the answer layer and its relation gate: what each layer's gate separates, and trial edits behind gates.
+"""The study of answer layers and relation gates: how well each layer's gate separates questions, and trial edits.
 
 A relation gate compares, by cosine distance, the answer layer's input at a prompt's last token with its input at the
-last token of the edit's own prompt. Of the questions about the edited subject, the gate should pass those that ask
-about the same relation, and no others. Forward passes show how well each layer's gate can separate them. Trial edits
-show what a gate costs in generality, and how many other facts about the subjects it protects.
+last token of the edit's own prompt. Of the questions about the edited subject, those that ask about the same relation
+should pass the gate, and no others. Forward passes show how well each layer's gate can separate them. Trial edits show
+what a gate costs in generality, and how many other facts about the subjects it protects.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,15 +25,35 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 
 SHARES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
-"""The gate radii that are studied are those at which these shares of the paraphrases pass."""
+"""Gates are studied at the radii at which these shares of the paraphrases pass."""
 
-_Questions = list[tuple[int, list[int]]]
-"""For each question, the index of its record and its token ids."""
+
+@dataclass(frozen=True)
+class _Questions:
+    """Encoded questions about the subjects of records.
+
+    Attributes:
+        rows: the token ids of each question.
+        records: the index of each question's record.
+    """
+
+    rows: list[list[int]]
+    records: list[int]
+
+    @classmethod
+    def of(cls, texts_by_record: Iterable[Iterable[str]], tokenizer: Any) -> _Questions:
+        """Encode the questions about each record."""
+        questions = cls([], [])
+        for record, texts in enumerate(texts_by_record):
+            for text in texts:
+                questions.rows.append(list(tokenizer(text)["input_ids"]))
+                questions.records.append(record)
+        return questions
 
 
 @dataclass(frozen=True)
 class Opening:
-    """Which questions pass a gate of one radius.
+    """How many questions pass a gate of one radius.
 
     Attributes:
         radius: the gate's radius, a cosine distance.
@@ -62,8 +82,13 @@ class Gate:
     openings: tuple[Opening, ...]
 
     def passing(self, share: float) -> Opening:
-        """Return the narrowest opening that this share of the paraphrases passes; the widest if there is none."""
+        """Return the narrowest opening at which this share of the paraphrases passes; the widest if there is none."""
         return next((opening for opening in self.openings if opening.paraphrases >= share), self.openings[-1])
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Gate:
+        """Build a gate from the values of ``dataclasses.asdict``, as read back from JSON."""
+        return cls(**{**values, "openings": tuple(Opening(**entry) for entry in values["openings"])})
 
 
 def study_gates(
@@ -76,22 +101,17 @@ def study_gates(
     """Return how well each layer's gate separates paraphrases from questions about another relation.
 
     Args:
-        inputs: the layers' inputs at each row's last token.
+        inputs: the layers' inputs, at least at each row's last token.
         layers: the layers' paths.
         requests: records with paraphrases and with questions about another relation of their subjects.
         tokenizer: the model's.
         progress: called with the number of rows read so far, and the total.
     """
-
-    def encode(texts_of: Callable[[EditRequest], Iterable[str]]) -> _Questions:
-        return [
-            (n, list(tokenizer(text)["input_ids"])) for n, request in enumerate(requests) for text in texts_of(request)
-        ]
-
-    prompts = encode(lambda request: [request.prompt])
-    paraphrases = encode(lambda request: request.rephrase_prompts)
-    others = encode(lambda request: [probe.prompt for probe in request.relation_specificity])
-    inputs.read([row for _, row in [*prompts, *paraphrases, *others]], progress)
+    prompts = _Questions.of(([request.prompt] for request in requests), tokenizer)
+    paraphrases = _Questions.of((request.rephrase_prompts for request in requests), tokenizer)
+    probes = ((probe.prompt for probe in request.relation_specificity) for request in requests)
+    others = _Questions.of(probes, tokenizer)
+    inputs.read([*prompts.rows, *paraphrases.rows, *others.rows], progress)
     return [_study_gate(inputs, path, prompts, paraphrases, others) for path in layers]
 
 
@@ -99,26 +119,33 @@ def _study_gate(
     inputs: LayerInputs, path: str, prompts: _Questions, paraphrases: _Questions, others: _Questions
 ) -> Gate:
     """Return how well the gate of one layer separates paraphrases from other questions."""
-
-    def last_inputs(questions: _Questions) -> Tensor:
-        rows = [row for _, row in questions]
-        return normalized(torch.stack([vectors[-1] for vectors in inputs.at(path, rows)]), COS)
-
-    gates = last_inputs(prompts)
-
-    def gate_distances(questions: _Questions) -> Tensor:
-        return 1 - (last_inputs(questions) * gates[[n for n, _ in questions]]).sum(dim=1)
-
-    near, far = gate_distances(paraphrases), gate_distances(others)
+    gates = _last_inputs(inputs, path, prompts.rows)
+    near = _cosine_distances(_last_inputs(inputs, path, paraphrases.rows), gates[paraphrases.records])
+    far = _cosine_distances(_last_inputs(inputs, path, others.rows), gates[others.records])
     radii = dict.fromkeys(_round_up(float(torch.quantile(near, share, interpolation="higher"))) for share in SHARES)
-    openings = tuple(Opening(radius, *(float((d <= radius).float().mean()) for d in (near, far))) for radius in radii)
+    openings = tuple(Opening(radius, _share_within(radius, near), _share_within(radius, far)) for radius in radii)
     return Gate(path, auc(near, far), openings)
+
+
+def _last_inputs(inputs: LayerInputs, path: str, rows: Sequence[list[int]]) -> Tensor:
+    """Return a layer's input at the last token of each row, of unit length, ``(rows, width)``."""
+    return normalized(torch.stack([vectors[-1] for vectors in inputs.at(path, rows)]), COS)
+
+
+def _cosine_distances(vectors: Tensor, others: Tensor) -> Tensor:
+    """Return the cosine distance of each vector of unit length to the other at the same index, ``(n,)``."""
+    return 1 - (vectors * others).sum(dim=1)
+
+
+def _share_within(radius: float, distances: Tensor) -> float:
+    """Return the share of distances that are at most a radius."""
+    return float((distances <= radius).float().mean())
 
 
 def auc(near: Tensor, far: Tensor) -> float:
     """Return the area under the ROC curve of two sets of distances.
 
-    That is how often a distance of ``near`` is less than one of ``far``; a tie counts as half.
+    This is the share of pairs in which a distance of ``near`` is less than one of ``far``; a tie counts as half.
 
     Args:
         near: distances that should be small, ``(n,)``.
@@ -134,11 +161,12 @@ def _round_up(radius: float) -> float:
 
 
 SCORES = ("reliability", "generality", "locality", "relation_specificity")
+"""The scores by which trial edits are compared, by metric name."""
 
 
 @dataclass(frozen=True)
 class GateScores:
-    """The teacher-forced scores of the trial edits behind a gate of one radius. All are shares; higher is better.
+    """The teacher-forced scores of trial edits with a gate of one radius. All are shares; higher is better.
 
     Attributes:
         gate: the gate's radius; None for no gate.
@@ -162,7 +190,7 @@ class GateScores:
 
 @dataclass(frozen=True)
 class Trial:
-    """Trial edits that answer at one layer, scored behind gates of several radii.
+    """Trial edits that answer at one layer, scored with gates of several radii.
 
     Attributes:
         layer: the answer layer's path.
@@ -176,6 +204,11 @@ class Trial:
     n_keys: int
     points: tuple[GateScores, ...]
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Trial:
+        """Build a trial from the values of ``dataclasses.asdict``, as read back from JSON."""
+        return cls(**{**values, "points": tuple(GateScores(**entry) for entry in values["points"])})
+
 
 def try_edits(
     model: Any,
@@ -186,7 +219,7 @@ def try_edits(
     board: Scoreboard,
     progress: Progress = no_progress,
 ) -> Trial:
-    """Make edits, score them behind each gate, and roll them back.
+    """Make edits, score them with each gate, and roll them back.
 
     Args:
         model: the base model; it is unchanged afterwards.

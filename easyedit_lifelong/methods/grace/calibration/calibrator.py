@@ -7,7 +7,7 @@ from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, ShowStep
-from easyedit_lifelong.methods.grace.calibration.candidate_layers import parse_layers
+from easyedit_lifelong.methods.grace.calibration.candidate_layers import Layer, parse_layers
 from easyedit_lifelong.methods.grace.calibration.outcome import outcome_of
 from easyedit_lifelong.methods.grace.calibration.study import Settings, Steps, calibrate
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
@@ -45,15 +45,17 @@ class GraceCalibrator:
         Raises:
             ModelError: an option is no list of layers.
         """
-        layers, answer_layers = (
-            None if text is None else tuple(parse_layers(text, option))
-            for option, text in (("--layers", options["layers"]), ("--answer-layers", options["answer_layers"]))
+        return Settings(
+            layers=_given_layers(options["layers"], "--layers"),
+            answer_layers=_given_layers(options["answer_layers"], "--answer-layers"),
+            false_fire_rate=hparams.false_fire_rate,
+            generality=options["generality"],
+            edits=options["edits"],
+            tries=options["tries"],
         )
-        limits = {name: options[name] for name in ("generality", "edits", "tries")}
-        return Settings(layers, answer_layers, hparams.false_fire_rate, **limits)
 
     def steps(self, values: Mapping[str, Any] | None) -> Steps:
-        """Return the finished steps; none of them without values."""
+        """Return the finished steps that were saved as these values; with None, no step is finished."""
         return Steps() if values is None else Steps.from_dict(values)
 
     def run(
@@ -70,3 +72,8 @@ class GraceCalibrator:
         """Run the remaining steps and choose the hyperparameters; see :func:`calibrate`."""
         calibration = calibrate(model, tok, requests, hparams, settings, steps=steps, save=save, show=show)
         return outcome_of(calibration)
+
+
+def _given_layers(text: str | None, option: str) -> tuple[Layer, ...] | None:
+    """Return the layers that a command-line option names; None without the option."""
+    return None if text is None else tuple(parse_layers(text, option))

@@ -12,10 +12,10 @@ from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modules import find_module
 
 _KEY_LAYER_DEPTH = 1 / 3
-"""Subjects are told apart best in the first third of the blocks."""
+"""Activations distinguish subjects best in the first third of the blocks."""
 
 _ANSWER_LAYER_DEPTHS = (0.6, 0.68, 0.76, 0.85)
-"""Relations are told apart best in late blocks, but a value needs some blocks above it to reach the output."""
+"""Activations distinguish relations best in late blocks, but a value needs blocks above it to affect the output."""
 
 Layer = int | str
 """The index of a block, or a module's path."""
@@ -36,10 +36,12 @@ def parse_layers(text: str, option: str) -> list[Layer]:
     """
     layers: list[Layer] = []
     for part in map(str.strip, text.split(",")):
-        span = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
-        named: Sequence[Layer] = re.findall(r"^[A-Za-z_][\w.\[\]]*$", part)
-        if span is not None:
-            named = range(int(span[1]), int(span[2] or span[1]) + 1)
+        named: Sequence[Layer] = []
+        if (blocks := re.fullmatch(r"(\d+)(?:-(\d+))?", part)) is not None:
+            first, last = blocks[1], blocks[2] or blocks[1]
+            named = range(int(first), int(last) + 1)
+        elif re.search(r"^[A-Za-z_][\w.\[\]]*$", part):
+            named = [part]
         if not named:
             raise ModelError(f"{option}: {text!r} isn't a list of blocks such as 1-4,6, or of modules")
         layers += named
@@ -58,9 +60,10 @@ def candidate_key_layers(model: Any, layers: Iterable[Layer] | None) -> list[str
         ModelError: the model is no causal language model or has no such layer, or a block's MLP is not recognised.
     """
     anatomy = _anatomy(model, "--layers")
-    count = len(anatomy.blocks)
+    n_blocks = len(anatomy.blocks)
     if layers is None:
-        layers = range(min(1, count - 1), max(1, round(count * _KEY_LAYER_DEPTH)) + 1)
+        first, last = min(1, n_blocks - 1), max(1, round(n_blocks * _KEY_LAYER_DEPTH))
+        layers = range(first, last + 1)
     return _paths(model, anatomy, layers, "--layers", lambda mlp: mlp.inputs[0])
 
 
@@ -108,7 +111,18 @@ def _anatomy(model: Any, option: str) -> Anatomy:
 
 
 def _paths(model: Any, anatomy: Anatomy, layers: Iterable[Layer], option: str, part: Callable[[Mlp], str]) -> list[str]:
-    """Return the layers' paths, each once; for a block, the path of the part of its MLP that ``part`` returns."""
+    """Return the layers' paths, each once.
+
+    Args:
+        model: the model.
+        anatomy: its anatomy.
+        layers: indices of blocks, or paths of modules.
+        option: the command-line option that names layers, for messages.
+        part: returns the path, within a block, of the part of its MLP that stands for the block.
+
+    Raises:
+        ModelError: there is no such layer, or no layer at all, or a block's MLP is not recognised.
+    """
     paths, name = [], type(model).__name__
     for layer in layers:
         if isinstance(layer, str):

@@ -12,17 +12,19 @@ from easyedit_lifelong.methods.grace.calibration.key_layer_study import WHITENED
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 
 AUTO = "auto"
+"""The value of ``eps`` that derives each key's radius from its neighbourhood."""
+
 _AUTO_MIN_FOUND = 0.95
-"""``eps: auto`` is chosen only if it finds at least this share of the paraphrases that one common radius finds."""
+"""``eps: auto`` must find at least as many paraphrases as a common radius, times this factor."""
+
 _AUTO_MAX_FIRES = 2.0
-"""``eps: auto`` is chosen only if it fires in at most this many times the permitted number of locality prompts, or in
-one prompt."""
+"""``eps: auto`` may fire in at most the permitted number of locality prompts, times this factor; but always in one."""
 
 
 def best_key_layer(results: Sequence[KeyLayerResult], rate: float) -> KeyLayerResult:
-    """Return the layer and distance that find the most paraphrases at a false-fire rate.
+    """Return the result whose layer and distance find the most paraphrases at a false-fire rate.
 
-    Of equals, return the one that finds the most with ``eps: auto``.
+    If several find equally many, return the one that finds the most with ``eps: auto``.
     """
     return max(results, key=lambda result: (result.at(rate).found, result.auto.found))
 
@@ -37,7 +39,8 @@ def choose_eps(result: KeyLayerResult, rate: float, n_locality: int) -> float | 
     """
     common, auto = result.at(rate), result.auto
     finds_enough = auto.found >= _AUTO_MIN_FOUND * common.found
-    fires_rarely = auto.fires * n_locality <= max(1.0, _AUTO_MAX_FIRES * rate * n_locality) + 1e-6
+    n_fires, max_fires = auto.fires * n_locality, max(1.0, _AUTO_MAX_FIRES * rate * n_locality)
+    fires_rarely = n_fires <= max_fires + 1e-6  # tolerance for rounding
     # Round down: a wider radius could fire more often than was measured.
     rounding = decimal.Context(prec=4, rounding=decimal.ROUND_FLOOR)
     return AUTO if finds_enough and fires_rarely else float(rounding.create_decimal(common.eps))

@@ -1,9 +1,10 @@
-"""The choice of the key layer: for each layer and distance, how many paraphrases match their edit's key.
+"""The study of key layers: for each layer and distance, how many paraphrases match their edit's key.
 
 The study needs forward passes only. A record's key vectors are a layer's inputs at the last token of its subject, in
-its prompt and in each key template. A paraphrase's query is taken at the last token of its subject. A match on any
-token of a locality prompt is a false fire. The study compares two kinds of radii: one *common radius* for all keys,
-as wide as a permitted share of firing locality prompts allows, and the radii of ``eps: auto``, one for each key.
+its prompt and in each key template. A paraphrase's query is taken at the last token of its subject. A locality prompt
+*fires* if any of its tokens matches a key (a false fire). The study compares two kinds of radii: one *common radius*
+for all keys, as wide as a permitted share of firing locality prompts allows, and the radii of ``eps: auto``, one for
+each key.
 """
 
 from __future__ import annotations
@@ -28,12 +29,16 @@ from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.subject_positions import subject_span
 
 WHITENED = "cos, whitened"
+"""The cosine distance between whitened activations."""
+
 DISTANCES = (EUC, COS, WHITENED)
+"""The distances that are studied."""
+
 RATES = (0.005, 0.01, 0.02, 0.05)
 """The shares of firing locality prompts at which common radii are studied."""
 
 _INSIDE = 1 - 1e-4
-"""A radius is this factor of the distance to the nearest token that must not match, so that rounding adds no match."""
+"""Factor between a common radius and the distance of the nearest token that must not match. It allows for rounding."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,12 @@ class KeyLayerResult:
     def at(self, rate: float) -> RadiusResult:
         """Return the result at the common radius of a false-fire rate."""
         return next(result for result in self.common if result.rate == rate)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> KeyLayerResult:
+        """Build a result from the values of ``dataclasses.asdict``, as read back from JSON."""
+        common = tuple(RadiusResult(**entry) for entry in values["common"])
+        return cls(**{**values, "common": common, "auto": RadiusResult(**values["auto"])})
 
 
 @dataclass
@@ -165,21 +176,12 @@ def study_key_layers(
         if (span := find_subject(prompt, subject)) is not None:
             rows += key_texts(tokenizer, prompt, span, hparams.key_templates)
     inputs.read(rows, progress)
-    return [
-        _study_layer(
-            inputs,
-            path,
-            distance,
-            texts,
-            bases[path] if distance == WHITENED else None,
-            tokenizer,
-            hparams,
-            rate,
-            sentences,
-        )
-        for path in layers
-        for distance in DISTANCES
-    ]
+    results = []
+    for path in layers:
+        for distance in DISTANCES:
+            queries = _LayerQueries(inputs, path, bases[path] if distance == WHITENED else None)
+            results.append(_study_layer(queries, distance, texts, tokenizer, hparams, rate, sentences))
+    return results
 
 
 def rates_with(rate: float) -> list[float]:
@@ -192,12 +194,33 @@ def dist_fn_of(distance: str) -> str:
     return COS if distance == WHITENED else distance
 
 
+@dataclass(frozen=True)
+class _LayerQueries:
+    """The queries of one layer in one key space.
+
+    Attributes:
+        inputs: the layers' inputs.
+        path: path of the layer.
+        basis: its whitening matrix; None for no whitening.
+    """
+
+    inputs: LayerInputs
+    path: str
+    basis: Tensor | None
+
+    def of(self, rows: Sequence[list[int]]) -> list[Tensor]:
+        """Return the queries of all tokens of each row, ``(tokens, width)``."""
+        return [whitened(vectors, self.basis) for vectors in self.inputs.at(self.path, rows)]
+
+    def at_ends(self, rows: Sequence[list[int]]) -> Tensor:
+        """Return the query of each row's last token, ``(rows, width)``."""
+        return torch.stack([queries[-1] for queries in self.of(rows)])
+
+
 def _study_layer(
-    inputs: LayerInputs,
-    path: str,
+    queries: _LayerQueries,
     distance: str,
     texts: StudyTexts,
-    basis: Tensor | None,
     tokenizer: Any,
     hparams: GraceHyperParams,
     rate: float,
@@ -205,33 +228,23 @@ def _study_layer(
 ) -> KeyLayerResult:
     """Return how well paraphrases match their keys at one layer, by one distance."""
     dist_fn = dist_fn_of(distance)
-
-    def queries_of(rows: Sequence[list[int]]) -> list[Tensor]:
-        return [whitened(vectors, basis) for vectors in inputs.at(path, rows)]
-
-    def last_queries(rows: Sequence[list[int]]) -> Tensor:
-        return torch.stack([queries[-1] for queries in queries_of(rows)])
-
-    keys = last_queries(texts.keys).view(len(texts.subjects), hparams.views, -1)
-    matching = _KeyMatching(keys, dist_fn, last_queries(texts.paraphrases), queries_of(texts.locality), texts)
-    neighbourhood = Neighbourhood(queries_of, tokenizer, dist_fn, hparams.key_templates, rate, sentences)
+    keys = queries.at_ends(texts.keys).view(len(texts.subjects), hparams.views, -1)
+    matching = _KeyMatching(keys, dist_fn, queries.at_ends(texts.paraphrases), queries.of(texts.locality), texts)
+    neighbourhood = Neighbourhood(queries.of, tokenizer, dist_fn, hparams.key_templates, rate, sentences)
     auto_radii = torch.tensor(
         [
-            neighbourhood.radius(key, subject, last_queries(contexts))
+            neighbourhood.radius(key, subject, queries.at_ends(contexts))
             for key, subject, contexts in zip(keys, texts.subjects, texts.contexts, strict=True)
         ]
     )
-    common = [(permitted, matching.common_radius(permitted)) for permitted in rates_with(rate)]
-    return KeyLayerResult(
-        path,
-        distance,
-        matching.right,
-        tuple(
-            RadiusResult(permitted, eps, *matching.shares_at(torch.full_like(auto_radii, eps)))
-            for permitted, eps in common
-        ),
-        RadiusResult(None, float(auto_radii.median()), *matching.shares_at(auto_radii)),
-    )
+    common = []
+    for permitted in rates_with(rate):
+        eps = matching.common_radius(permitted)
+        found, fires = matching.shares_at(torch.full_like(auto_radii, eps))
+        common.append(RadiusResult(permitted, eps, found, fires))
+    found, fires = matching.shares_at(auto_radii)
+    auto = RadiusResult(None, float(auto_radii.median()), found, fires)
+    return KeyLayerResult(queries.path, distance, matching.right, tuple(common), auto)
 
 
 class _KeyMatching:
@@ -251,25 +264,27 @@ class _KeyMatching:
     def __init__(
         self, keys: Tensor, dist_fn: str, paraphrases: Tensor, locality: Sequence[Tensor], texts: StudyTexts
     ) -> None:
-        key_vectors = normalized(keys.flatten(0, 1), dist_fn)
-
-        def key_distances(queries: Tensor) -> Tensor:
-            distances = rounded_pairwise_distances(normalized(queries, dist_fn), key_vectors, dist_fn)
-            return distances.view(len(queries), *keys.shape[:2]).amin(dim=2)
-
-        self._distance, self._nearest = key_distances(paraphrases).min(dim=1)
+        self._dist_fn, (self._n_keys, self._vectors_per_key) = dist_fn, keys.shape[:2]
+        self._key_vectors = normalized(keys.flatten(0, 1), dist_fn)
+        self._distance, self._nearest = self._key_distances(paraphrases).min(dim=1)
         self._is_right = texts.same_subject[torch.tensor(texts.paraphrase_records), self._nearest]
         self.right = float(self._is_right.float().mean())
         # A locality prompt may name an edited subject. A match with that subject's key is no false fire.
         self._nearest_of_tokens = [
-            key_distances(queries).masked_fill(~absent, float("inf")).min(dim=1)
+            self._key_distances(queries).masked_fill(~absent, float("inf")).min(dim=1)
             for queries, absent in zip(locality, texts.subject_absent, strict=True)
         ]
+
+    def _key_distances(self, queries: Tensor) -> Tensor:
+        """Return the distance from each query to each key, ``(queries, records)``."""
+        prepared = normalized(queries, self._dist_fn)
+        distances = rounded_pairwise_distances(prepared, self._key_vectors, self._dist_fn)
+        return distances.view(len(queries), self._n_keys, self._vectors_per_key).amin(dim=2)
 
     def common_radius(self, rate: float) -> float:
         """Return the widest common radius at which at most this share of the locality prompts fires."""
         firing_radii = torch.stack([nearest.values.amin() for nearest in self._nearest_of_tokens]).sort().values
-        permitted = int(rate * len(firing_radii) + 1e-9)
+        permitted = int(rate * len(firing_radii) + 1e-9)  # number of prompts; with tolerance for rounding
         limit = firing_radii[min(permitted, len(firing_radii) - 1)]
         return float(limit) * _INSIDE if torch.isfinite(limit) else float(self._distance.max())
 

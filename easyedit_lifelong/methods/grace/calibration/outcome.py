@@ -12,7 +12,10 @@ from easyedit_lifelong.methods.grace.calibration.key_layer_study import DISTANCE
 from easyedit_lifelong.methods.grace.calibration.study import Calibration
 
 _MARK = "←"
+"""Marks the chosen row of a table."""
+
 _SHARES = (0.7, 0.8, 0.9, 0.95)
+"""The shares of paraphrases for which the table of gates has columns."""
 
 
 def outcome_of(calibration: Calibration) -> CalibrationOutcome:
@@ -80,7 +83,7 @@ def trial_table(trial: Trial, chosen: GateScores | None) -> TextTable:
 
     Args:
         trial: the trial.
-        chosen: the scores behind the chosen gate; None if it was chosen from another trial.
+        chosen: the scores with the chosen gate; None if the gate was chosen from another trial.
     """
     rows = [
         [
@@ -100,11 +103,11 @@ def verdict(calibration: Calibration) -> list[str]:
     key_layer, eps = calibration.key_layer, calibration.eps
     chosen, ungated = calibration.gate_scores, calibration.trial.points[-1]
     radius = key_layer.auto if eps == AUTO else key_layer.at(rate)
-    least = f"{settings.generality:g} of the {ungated.generality:.3f} without a gate."
-    gate = f"without a gate: behind every gate that was tried, generality is less than {least}"
+    least = f"{settings.generality:g} of the {ungated.generality:.3f} without a gate"
+    gate = f"without a gate: behind every gate that was tried, generality is less than {least}."
     if chosen.gate is not None:
         gate = (
-            f"with gate_eps {chosen.gate:g}: the narrowest gate at which generality is at least {least} It is "
+            f"with gate_eps {chosen.gate:g}: the narrowest gate at which generality is at least {least}. It is "
             f"{chosen.generality:.3f} there."
         )
     lines = [
@@ -155,7 +158,7 @@ def key_layer_panel(results: Sequence[KeyLayerResult], chosen: KeyLayerResult, r
 
 
 def gate_panel(trials: Sequence[Trial], chosen: GateScores) -> PlotPanel:
-    """Return the plot of relation specificity and locality against generality, along each trial's gates."""
+    """Return the plot of relation specificity and locality against generality, one line through each trial's gates."""
 
     def position(scores: GateScores) -> tuple[float, float]:
         return scores.generality, scores.relation_specificity
@@ -177,7 +180,7 @@ def gate_panel(trials: Sequence[Trial], chosen: GateScores) -> PlotPanel:
 
 
 def short_layer_name(layer: str) -> str:
-    """Return a layer's path from the index of its block on; the full path if it has none."""
+    """Return the part of a layer's path that begins with the index of its block; the full path without an index."""
     parts = layer.split(".")
     begin = next((n for n, part in enumerate(parts) if part.isdigit()), 0)
     return ".".join(parts[begin:])
@@ -186,7 +189,8 @@ def short_layer_name(layer: str) -> str:
 def axis_labels(layers: Sequence[str]) -> tuple[list[str], str]:
     """Return the layers' labels on an axis, and the label of the axis."""
     names = [short_layer_name(layer) for layer in layers]
-    blocks, modules = zip(*(name.partition(".")[::2] for name in names), strict=True)
+    blocks = [name.partition(".")[0] for name in names]
+    modules = [name.partition(".")[2] for name in names]
     if len(set(modules)) == 1 and all(block.isdigit() for block in blocks):
-        return list(blocks), f"block ({modules[0]})"
+        return blocks, f"block ({modules[0]})"
     return names, "layer"

@@ -16,7 +16,6 @@ from easyedit_lifelong.methods.calibrator import ShowStep, no_progress
 from easyedit_lifelong.methods.grace.calibration.answer_layer_study import (
     Gate,
     GateScores,
-    Opening,
     Trial,
     study_gates,
     try_edits,
@@ -36,7 +35,6 @@ from easyedit_lifelong.methods.grace.calibration.choice import (
 )
 from easyedit_lifelong.methods.grace.calibration.key_layer_study import (
     KeyLayerResult,
-    RadiusResult,
     StudyTexts,
     study_key_layers,
 )
@@ -49,7 +47,7 @@ from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
 
 _TRIAL_SHARE = 0.9
-"""Trial edits are made behind the gate that this share of the paraphrases passes, and scored behind several gates."""
+"""Trial edits are made with the gate that this share of the paraphrases passes, then scored with several gates."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,9 @@ class Settings:
         layers: candidates for the key layer; None for the default layers.
         answer_layers: candidates for the answer layer; None for the default layers.
         false_fire_rate: permitted share of unrelated prompts in which a key matches.
-        generality: least generality behind the chosen gate, as a share of the generality without a gate.
+        generality: least generality with the chosen gate, as a share of the generality without a gate.
         edits: how many records are edited on trial.
-        tries: at how many answer layers the records are edited.
+        tries: at how many answer layers these records are edited.
     """
 
     layers: tuple[Layer, ...] | None
@@ -90,29 +88,12 @@ class Steps:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Steps:
         """Build the steps from the values of ``dataclasses.asdict``, as read back from JSON."""
-
-        def build_all(kind: Any, entries: Sequence[Mapping[str, Any]]) -> tuple[Any, ...]:
-            return tuple(kind(**entry) for entry in entries)
-
-        findings, gates = values["findings"], values["gates"]
-        return cls(
-            None
-            if findings is None
-            else [
-                KeyLayerResult(
-                    **{
-                        **entry,
-                        "common": build_all(RadiusResult, entry["common"]),
-                        "auto": RadiusResult(**entry["auto"]),
-                    }
-                )
-                for entry in findings
-            ],
-            None
-            if gates is None
-            else [Gate(**{**entry, "openings": build_all(Opening, entry["openings"])}) for entry in gates],
-            [Trial(**{**entry, "points": build_all(GateScores, entry["points"])}) for entry in values["trials"]],
-        )
+        steps = cls(trials=[Trial.from_dict(entry) for entry in values["trials"]])
+        if values["findings"] is not None:
+            steps.findings = [KeyLayerResult.from_dict(entry) for entry in values["findings"]]
+        if values["gates"] is not None:
+            steps.gates = [Gate.from_dict(entry) for entry in values["gates"]]
+        return steps
 
 
 @dataclass(frozen=True)
@@ -122,13 +103,13 @@ class Calibration:
     Attributes:
         settings: its settings.
         steps: the results of all its steps.
-        counts: how much data the results rest on: records ``given`` and used (``records``), ``paraphrases`` that name
-            their subject, different ``locality`` prompts, and records whose question about another relation was
-            ``made`` from another record's prompt.
+        counts: the amount of data, by name. ``given``: all records. ``records``: the records that were used.
+            ``paraphrases``: paraphrases that name their subject. ``locality``: different locality prompts. ``made``:
+            records whose questions about another relation were made from other records' prompts.
         key_layer: the result of the chosen key layer and distance.
         eps: the chosen radius: a number, or ``auto``.
         trial: the trial at the chosen answer layer.
-        gate_scores: the scores behind the chosen gate.
+        gate_scores: the scores with the chosen gate.
         chosen: the values of the calibrated hyperparameters, by name.
         hparams: all hyperparameters, with the chosen values.
     """
@@ -180,14 +161,14 @@ def calibrate(
     key_layers = candidate_key_layers(model, settings.layers)
     answer_layers = candidate_answer_layers(model, settings.answer_layers, key_layers)
     scorer = scorer_for(model, tokenizer)
-    records, n_made = add_relation_probes(usable_records(requests, scorer, model), hparams.seed)
+    records, n_borrowed = add_relation_probes(usable_records(requests, scorer, model), hparams.seed)
     texts = StudyTexts.of(records, tokenizer, hparams)
     counts = {
         "given": len(requests),
         "records": len(records),
         "paraphrases": len(texts.paraphrases),
         "locality": len(texts.locality),
-        "made": n_made,
+        "made": n_borrowed,
     }
     runner, rate = Runner(model, tokenizer), settings.false_fire_rate
     if steps.findings is None:
@@ -203,7 +184,8 @@ def calibrate(
         save(steps)
     key_layer = best_key_layer(steps.findings, rate)
     eps = choose_eps(key_layer, rate, len(texts.locality))
-    edits, board = records[: settings.edits], None
+    edits = records[: settings.edits]
+    board: Scoreboard | None = None  # it scores the base model, so make it only if there is something to score
     for gate in best_gates(steps.gates, settings.tries):
         if any(trial.layer == gate.layer for trial in steps.trials):
             continue

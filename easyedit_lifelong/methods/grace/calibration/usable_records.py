@@ -19,7 +19,7 @@ MIN_RECORDS = 8
 """With fewer records than this, the scores of a calibration have no meaning."""
 
 _N_BORROWED = 2
-"""How many prompts of other records a record without ``relation_specificity`` gets."""
+"""How many prompts of other records a record without ``relation_specificity`` borrows."""
 
 
 def subject_of(request: EditRequest) -> str:
@@ -72,16 +72,16 @@ def _missing_part(request: EditRequest, scorer: Scorer, model: Any) -> str | Non
 def add_relation_probes(requests: Sequence[EditRequest], seed: int = 0) -> tuple[list[EditRequest], int]:
     """Give every record a question about another relation of its subject.
 
-    A record without ``relation_specificity`` gets prompts of other records, with its own subject in place of theirs.
-    Only records that share no answer with it are used, since a shared answer suggests the same relation. Records that
-    get no question this way are left out.
+    A record without ``relation_specificity`` borrows prompts of other records, with its own subject in place of theirs.
+    It borrows only from records that share no answer with it, since a shared answer suggests the same relation. Records
+    that can borrow no question are left out.
 
     Args:
         requests: usable records.
         seed: seed of the random choice of other records.
 
     Returns:
-        The records with such a question, and how many of them got it from other records.
+        The records with such a question, and how many of them borrowed it.
 
     Raises:
         DataError: too few records have such a question or can be given one.

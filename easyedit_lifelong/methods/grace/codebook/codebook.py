@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import KeyTensors
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision, Label, Match, Row
 from easyedit_lifelong.methods.grace.codebook.stored_keys import StoredKeys
 
@@ -13,17 +14,18 @@ _SPLIT_GAP = 1e-5
 """Gap between the two radii of a split, as in the authors' code."""
 
 _SAME_GATE = 1e-3
-"""Gates nearer than this belong to one prompt. Rounding, even in half precision, moves them far less."""
+"""Gates nearer to each other than this are those of one prompt: even in half precision, rounding moves a gate less."""
 
 
 class Codebook(StoredKeys):
     """Keys that edits add and change; see :class:`.StoredKeys` for arguments and attributes."""
 
     def decide(self, query: Tensor, label: Label, value: Tensor | None = None) -> tuple[Decision, Match]:
-        """Return what an edit would do, and the nearest key that it competes with (algorithm 1).
+        """Return what an edit would do to the codebook, and its rival: the nearest key that it competes with.
 
-        If the distance to that key is more than ``eps`` plus the key's radius, the edit adds a key. Otherwise, with
-        the same label, it expands the radius if the query is outside of it; with another label, it splits the distance.
+        This is algorithm 1. If the distance to the rival is more than ``eps`` plus the rival's radius, the edit adds a
+        key. Otherwise, if the labels are equal, it expands the rival's radius unless this contains the query already;
+        if the labels differ, it splits the distance between both keys.
 
         If the same prompt is edited again with another label, a split would leave a radius of 0. There the later edit
         supersedes the earlier one; the paper does not treat this case. With gates, the edit supersedes the other only
@@ -35,12 +37,11 @@ class Codebook(StoredKeys):
             value: the edit's value, with its gate and radius if the codebook stores these. Edits with distant gates
                 do not compete for a key.
         """
-        match, eps, gate = self.nearest(query), self.eps, None
-        if value is not None and self.per_edit_eps:
-            eps = float(value[-1])
+        match, eps, gate = self.nearest(query), self._initial_radius(value), None
         if value is not None and self.gate_eps is not None:
-            gate = value[self._value_size :][: self.gate_size]
-            if len(self) and match.distance <= eps + float(self.radii.max()):  # otherwise the edit adds a key anyway
+            gate = self._gate_in(value)
+            may_reach_a_key = len(self) > 0 and match.distance <= eps + float(self.radii.max())
+            if may_reach_a_key:  # otherwise the edit adds a key, whatever the gates
                 match = self._nearest_rival(query, gate, self.gate_eps)
         if match.index < 0:
             return Decision.ADD, match
@@ -57,16 +58,19 @@ class Codebook(StoredKeys):
     def _nearest_rival(self, query: Tensor, gate: Tensor, gate_eps: float) -> Match:
         """Return the nearest key whose gate is within ``gate_eps`` of an edit's gate.
 
-        Of the keys that equal the query, the one with the nearest gate.
+        If several of these keys equal the query, return the one with the nearest gate.
         """
         distances, gate_distances = self.distances(self._vectors_of(query)).amin(dim=0), self.gate_distances(gate)
         distances[gate_distances > gate_eps] = float("inf")
-        at_query = distances <= self._same_query_distance(query)
-        best = int((gate_distances.masked_fill(~at_query, float("inf")) if at_query.any() else distances).argmin())
-        nearest = float(distances[best])
-        return Match(best, nearest) if nearest < float("inf") else Match(-1, nearest)
+        equals_query = distances <= self._same_query_distance(query)
+        if equals_query.any():
+            nearest = int(gate_distances.masked_fill(~equals_query, float("inf")).argmin())
+        else:
+            nearest = int(distances.argmin())
+        distance = float(distances[nearest])
+        return Match(nearest if distance < float("inf") else -1, distance)
 
-    def enter(
+    def insert(
         self, query: Tensor, label: Label, value: Tensor, decided: tuple[Decision, Match] | None = None
     ) -> tuple[Decision, int, Change]:
         """Insert an edit whose value has been trained (algorithm 1).
@@ -81,23 +85,27 @@ class Codebook(StoredKeys):
             The decision, the index of the key that now answers the query, and the change that :meth:`undo` needs.
         """
         decision, match = decided or self.decide(query, label, value)
-        nearest = match.index
-        if decision in (Decision.ADD, Decision.SPLIT):
-            change = self._change_of(nearest if decision is Decision.SPLIT else None)
+        if decision is Decision.ADD:
+            change = Change(len(self))
+            return decision, self._append(query, label, value, self._initial_radius(value)), change
+        if decision is Decision.SPLIT:
+            change = self._change_at(match.index)
             half = match.distance / 2
-            radius = half if decision is Decision.SPLIT else float(value[-1]) if self.per_edit_eps else self.eps
-            if decision is Decision.SPLIT:
-                self.radii[nearest] = half - _SPLIT_GAP
-            return decision, self._append(query, label, value, radius), change
-        change = self._change_of(nearest, query.float().clone())
-        self._arrays["values"][nearest] = value.float()
-        self.labels[nearest] = label
+            self.radii[match.index] = half - _SPLIT_GAP
+            return decision, self._append(query, label, value, half), change
+        change = self._change_at(match.index, query.float().clone())
+        self._arrays["values"][match.index] = value.float()
+        self.labels[match.index] = label
         if decision is Decision.EXPAND:
-            if self.eps_expand == "moving_average":
-                self._arrays.write_key(nearest, (self.keys[nearest].float() + query.float()) / 2)
-                self._mark_changed(nearest)
-            self.radii[nearest] = match.distance
-        return decision, nearest, change
+            self._expand(match, query)
+        return decision, match.index, change
+
+    def _expand(self, match: Match, query: Tensor) -> None:
+        """Expand a key's radius to contain a query, according to ``eps_expand``."""
+        if self.eps_expand == "moving_average":
+            self._arrays.write_key(match.index, (self.keys[match.index].float() + query.float()) / 2)
+            self._mark_changed(match.index)
+        self.radii[match.index] = match.distance
 
     def _append(self, query: Tensor, label: Label, value: Tensor, radius: float | Tensor) -> int:
         """Add a key; return its index."""
@@ -106,25 +114,26 @@ class Codebook(StoredKeys):
         return len(self) - 1
 
     def row(self, index: int) -> Row:
-        """Return a copy of a key's row: index, label, and key, value and radius."""
-        return index, self.labels[index], self._arrays.row(index)
+        """Return a copy of a key's row."""
+        return Row(index, self.labels[index], self._arrays.row(index))
 
     def redo(self, rows: Sequence[Row], query: Tensor | None = None) -> Change:
-        """Repeat the change of an edit without a decision.
+        """Repeat what an edit did, from the rows that it left behind instead of a decision.
 
         Args:
-            rows: the rows that the edit changed, with their contents right after it.
+            rows: the rows that the edit changed or added, with their contents right after it.
             query: see :class:`Change`.
 
         Returns:
             The change that :meth:`undo` needs.
         """
-        change = self._change_of(next((index for index, _, _ in rows if index < len(self)), None), query)
+        changed_key = next((index for index, _, _ in rows if index < len(self)), None)
+        change = Change(len(self)) if changed_key is None else self._change_at(changed_key, query)
         for index, label, (key, value, radius) in rows:
             if index == len(self):
                 self._append(key, label, value, radius)
             else:
-                self._write(index, label, (key, value, radius))
+                self._write(index, label, KeyTensors(key, value, radius))
         return change
 
     def undo(self, *changes: Change) -> None:
@@ -135,15 +144,15 @@ class Codebook(StoredKeys):
             del self.labels[change.length :]
             self._arrays.truncate(change.length)
             self._search.truncate(change.length * self.views)
-            if change.index is not None:
-                self._write(change.index, change.label, change.row)
+            if change.row_before is not None:
+                self._write(*change.row_before)
 
-    def _write(self, index: int, label: Label, row: tuple[Tensor, ...]) -> None:
+    def _write(self, index: int, label: Label, tensors: KeyTensors) -> None:
         """Overwrite a key's row."""
         self.labels[index] = label
-        self._arrays.write(index, *row)
+        self._arrays.write(index, *tensors)
         self._mark_changed(index)
 
-    def _change_of(self, index: int | None, query: Tensor | None = None) -> Change:
-        """Return the change of an edit that is about to change this key, or to add one only."""
-        return Change(len(self)) if index is None else Change(len(self), *self.row(index), query)
+    def _change_at(self, index: int, query: Tensor | None = None) -> Change:
+        """Return the change of an edit that is about to change an existing key."""
+        return Change(len(self), *self.row(index), query)

@@ -9,20 +9,36 @@ time.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-NAMES = ("keys", "values", "radii")
+ARRAY_NAMES = ("keys", "values", "radii")
+"""Names of a codebook's tensors, in memory and in files."""
 
 _HALF_PRECISION = (torch.bfloat16, torch.float16)
 
 _BLOCK_ROWS = 4096
-"""Rows that are compared at once."""
+"""Keys of which :func:`_holds_exactly` makes temporary copies at once."""
+
+
+class KeyTensors(NamedTuple):
+    """The row of one key in all tensors.
+
+    Attributes:
+        key: shape ``(key_size,)``.
+        value: shape ``(value_size,)``.
+        radius: shape ``()``.
+    """
+
+    key: Tensor
+    value: Tensor
+    radius: Tensor
 
 
 class CodebookArrays:
-    """Keys, values and radii.
+    """Keys, values and radii, one row per key.
 
     Args:
         key_size: width of a key.
@@ -33,7 +49,9 @@ class CodebookArrays:
     def __init__(self, key_size: int, value_size: int, device: torch.device | str | None = None) -> None:
         self._length = 0
         shapes = ((0, key_size), (0, value_size), (0,))
-        self._tensors = {name: torch.empty(shape, device=device) for name, shape in zip(NAMES, shapes, strict=True)}
+        self._tensors = {
+            name: torch.empty(shape, device=device) for name, shape in zip(ARRAY_NAMES, shapes, strict=True)
+        }
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -48,9 +66,9 @@ class CodebookArrays:
         """Bytes of memory, reserved rows included."""
         return sum(tensor.nbytes for tensor in self._tensors.values())
 
-    def row(self, index: int) -> tuple[Tensor, ...]:
-        """Return a float32 copy of a row: key, value and radius."""
-        return tuple(tensor[index].float().clone() for tensor in self._tensors.values())
+    def row(self, index: int) -> KeyTensors:
+        """Return a float32 copy of a row."""
+        return KeyTensors(*(tensor[index].float().clone() for tensor in self._tensors.values()))
 
     def append(self, key: Tensor, value: Tensor, radius: float | Tensor) -> None:
         """Add a row."""
@@ -83,13 +101,20 @@ class CodebookArrays:
 
     def replace(self, keys: Tensor, values: Tensor, radii: Tensor) -> None:
         """Replace all rows by copies of these, on the present device."""
-        device, dtypes = self._tensors["keys"].device, (_narrowest_dtype(keys), torch.float32, torch.float32)
+        device = self._tensors["keys"].device
+        self._tensors = {
+            "keys": keys.to(device, _narrowest_dtype(keys), copy=True),
+            "values": values.to(device, torch.float32, copy=True),
+            "radii": radii.to(device, torch.float32, copy=True),
+        }
         self._length = len(keys)
-        for name, tensor, dtype in zip(NAMES, (keys, values, radii), dtypes, strict=True):
-            self._tensors[name] = tensor.to(device, dtype, copy=True)
 
     def move(self, fn: Callable[[Tensor], Tensor]) -> None:
-        """Move the tensors to the device that ``fn``, the function of ``Module._apply``, uses; keep their dtypes."""
+        """Move the tensors to another device; keep their dtypes.
+
+        Args:
+            fn: the function that ``Module._apply`` receives. Only the device of its result is used.
+        """
         self._tensors = {name: tensor.to(fn(tensor).device) for name, tensor in self._tensors.items()}
 
 

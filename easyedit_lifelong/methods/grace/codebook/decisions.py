@@ -5,14 +5,28 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import NamedTuple
 
 from torch import Tensor
+
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import KeyTensors
 
 Label = tuple[int, ...]
 """The target tokens of an edit."""
 
-Row = tuple[int, Label, tuple[Tensor, ...]]
-"""A key's index, its label, and its key, value and radius."""
+
+class Row(NamedTuple):
+    """All that a codebook stores about one key.
+
+    Attributes:
+        key_index: the key's index.
+        label: the key's label.
+        tensors: key, value and radius.
+    """
+
+    key_index: int
+    label: Label
+    tensors: KeyTensors
 
 
 class Decision(Enum):
@@ -50,23 +64,29 @@ class Change:
 
     Attributes:
         length: number of keys before the edit.
-        index: the existing key that the edit changed; None if it changed none.
-        label: that key's label before the edit.
-        row: that key's key, value and radius before the edit.
-        query: the edit's query, if the edit added no key that holds it. None for edits saved by early releases, which
-            did not store queries.
+        index: index of the existing key that the edit changed; None if it only added a key.
+        label: the changed key's label before the edit.
+        row: the changed key's row before the edit; empty if no key was changed.
+        query: the edit's query. None if the edit added a key, which equals its query; and for edits saved by early
+            releases, which did not store queries.
     """
 
     length: int
     index: int | None = None
     label: Label = ()
-    row: tuple[Tensor, ...] = ()
+    row: KeyTensors | tuple[()] = ()
     query: Tensor | None = None
+
+    @property
+    def row_before(self) -> Row | None:
+        """The changed key's row before the edit, with index and label; None if no key was changed."""
+        return None if self.index is None or not self.row else Row(self.index, self.label, self.row)
 
 
 def as_label(token_ids: Sequence[int]) -> Label:
     """Return the label of a target: the tuple of its token ids.
 
-    The authors' code compares the means of token ids, for which permutations and other targets are equal.
+    The authors' code compares means of token ids instead. By these, permutations of a target and even unrelated targets
+    can be equal.
     """
     return tuple(int(token) for token in token_ids)

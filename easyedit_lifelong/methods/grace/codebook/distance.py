@@ -1,8 +1,10 @@
 """Distances between queries and keys (arXiv 2211.11031, section 3): Euclidean, or 1 - cosine similarity.
 
 Distances are computed from differences, not as ``|a|² - 2ab + |b|²``, which loses all digits for a query that equals
-its key. Each distance is bitwise the same whatever other queries and keys are compared in the same call. So a search
-that compares few keys decides as a comparison with all keys would.
+its key. A distance does not depend, in any bit, on the other queries and keys of the same call. So a search that
+compares few keys decides as a comparison with all keys would.
+
+Most functions expect *prepared* vectors, as :func:`normalized` returns them.
 """
 
 from __future__ import annotations
@@ -13,10 +15,10 @@ from torch import Tensor
 EUC, COS = "euc", "cos"
 
 _MIN_NORM = 1e-12
-"""A vector shorter than this has no direction: its cosine distance to any vector is 1."""
+"""A vector shorter than this has no direction. Its cosine distance to any vector is defined as 1."""
 
 _UNDERFLOW = 1e-15
-"""More than the error of a distance whose squares are too small for float32."""
+"""Upper bound on the error of a distance that is so small that its square underflows in float32."""
 
 
 def vector_norms(vectors: Tensor) -> Tensor:
@@ -26,7 +28,7 @@ def vector_norms(vectors: Tensor) -> Tensor:
 
 
 def normalized(vectors: Tensor, dist_fn: str) -> Tensor:
-    """Convert vectors for :func:`pairwise_distances`: to float32 and, for ``cos``, to unit length (zero if too short).
+    """Return prepared vectors: in float32 and, for ``cos``, of unit length (zero if they have no direction).
 
     Args:
         vectors: shape ``(n, width)``, any dtype.
@@ -41,12 +43,12 @@ def normalized(vectors: Tensor, dist_fn: str) -> Tensor:
 
 def pairwise_distances(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
     """Return the distance of every prepared query to every prepared key, ``(..., queries, keys)``, in float32."""
-    distance = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
+    euclidean = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
     if dist_fn == EUC:
-        return distance
+        return euclidean
     # For unit vectors, 1 - cos = |a - b|² / 2.
     no_direction = (queries == 0).all(dim=-1).unsqueeze(-1) | (keys == 0).all(dim=-1).unsqueeze(-2)
-    return torch.where(no_direction, 1.0, distance.square() / 2)
+    return torch.where(no_direction, 1.0, euclidean.square() / 2)
 
 
 def rounded_pairwise_distances(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
@@ -64,13 +66,12 @@ def rounded_pairwise_distances(queries: Tensor, keys: Tensor, dist_fn: str) -> T
 
 
 def max_squared_distance(distance: Tensor, width: int, dist_fn: str) -> Tensor:
-    """Return an upper bound on the exact squared distance of vectors.
+    """Return an upper bound on the exact squared distance of vectors, given their distance as it was computed.
 
-    ``distance`` is what :func:`pairwise_distances` returned for them. The bound allows for the rounding of ``width``
-    squares and of their sum in float32.
+    The bound allows for the rounding of ``width`` squares and of their sum in float32.
 
     Args:
-        distance: in units of the distance function, any shape.
+        distance: distances that :func:`pairwise_distances` returned, any shape.
         width: width of the vectors.
         dist_fn: ``euc`` or ``cos``.
 
@@ -78,6 +79,7 @@ def max_squared_distance(distance: Tensor, width: int, dist_fn: str) -> Tensor:
         Squared Euclidean distances between prepared vectors, float64, in the same shape.
     """
     distance = distance.double()
+    euclidean = distance if dist_fn == EUC else (2 * distance).sqrt()
     # Twice the worst case of a sum in any order: (width + 3) roundings of 2^-24 in the square, then those of the root.
-    root = (distance if dist_fn == EUC else (2 * distance).sqrt()) * (1 + (width + 8) * 2.0**-23)
-    return (root + _UNDERFLOW).square()
+    rounding = (width + 8) * 2.0**-23
+    return (euclidean * (1 + rounding) + _UNDERFLOW).square()

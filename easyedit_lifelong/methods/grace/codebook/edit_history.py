@@ -1,4 +1,4 @@
-"""The edits of a codebook, reconstructed from their changes: rows after each edit, inputs, keys and decisions."""
+"""The history of a codebook, reconstructed from its changes: each edit's rows, input, key and decision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from easyedit_lifelong.methods.grace.codebook.decisions import Change, Decision,
 
 @dataclass(frozen=True)
 class TrainedEdit:
-    """The inputs of :meth:`Codebook.enter` for one edit.
+    """The arguments of :meth:`.Codebook.insert` for one edit.
 
     Attributes:
         query: shape ``(views * key_size,)``; None if it is not known: see :class:`Change`.
@@ -27,63 +27,71 @@ class TrainedEdit:
 
 
 def rows_of(codebook: Codebook, changes: Sequence[Change], begin: int = 0) -> list[list[Row]]:
-    """Return the rows that each edit changed, with their contents right after it; the edit's own key comes last.
+    """Return the rows that each edit changed or added, with their contents right after that edit.
+
+    The last row of an edit is its own key: the key that answers its query.
 
     Args:
         codebook: the codebook.
         changes: the changes of all edits, in order.
         begin: number of the first edit to return rows for.
     """
-    length = changes[begin].length if begin < len(changes) else len(codebook)
-    changed_keys = {change.index for change in changes[begin:] if change.index is not None}
-    rows = {key: codebook.row(key) for key in changed_keys | set(range(length, len(codebook)))}
-    history: list[list[Row]] = []
     end = len(codebook)
+    length_before = changes[begin].length if begin < len(changes) else end
+    changed_keys = {change.index for change in changes[begin:] if change.index is not None}
+    # Go back in time, from the present rows, undoing one change after the other.
+    rows = {key: codebook.row(key) for key in changed_keys | set(range(length_before, end))}
+    history: list[list[Row]] = []
     for change in reversed(changes[begin:]):
         changed = [] if change.index is None else [rows[change.index]]
-        history.append(changed + [rows[key] for key in range(change.length, end)])
+        added = [rows[key] for key in range(change.length, end)]
+        history.append(changed + added)
         end = change.length
-        if change.index is not None:
-            rows[change.index] = (change.index, change.label, change.row)
+        if change.row_before is not None:
+            rows[change.row_before.key_index] = change.row_before
     return history[::-1]
 
 
 def trained_edits(changes: Sequence[Change], rows: Sequence[Sequence[Row]]) -> list[TrainedEdit]:
-    """Return the inputs of edits, given their changes and the rows that :func:`rows_of` returns for them."""
+    """Return the trained edits, given their changes and the rows that :func:`rows_of` returns for them."""
     edits = []
-    for change, changed in zip(changes, rows, strict=True):
-        index, label, (key, value, _) = changed[-1]
-        edits.append(TrainedEdit(key if index >= change.length else change.query, label, value))
+    for change, rows_of_edit in zip(changes, rows, strict=True):
+        index, label, tensors = rows_of_edit[-1]
+        added_key = index >= change.length
+        edits.append(TrainedEdit(tensors.key if added_key else change.query, label, tensors.value))
     return edits
 
 
 def keys_of(codebook: Codebook, changes: Sequence[Change]) -> list[int]:
-    """Return the index of the key that each edit added or changed.
+    """Return the index of each edit's own key: the key that it added, or else the key that it changed.
 
-    If several edits have the same key, it answers for the last of them.
+    If several edits have the same key, the key answers for the last of them.
     """
-    ends = [*(change.length for change in changes), len(codebook)][1:]
+    lengths_after = [*(change.length for change in changes[1:]), len(codebook)] if changes else []
     return [
-        change.length if end > change.length or change.index is None else change.index
-        for change, end in zip(changes, ends, strict=True)
+        change.length if length_after > change.length or change.index is None else change.index
+        for change, length_after in zip(changes, lengths_after, strict=True)
     ]
 
 
 def decision_of(change: Change, rows: Sequence[Row]) -> Decision:
-    """Return the decision that an edit's change and its rows right after it show."""
-    index, label, (_, _, radius) = rows[-1]
-    if index >= change.length:
+    """Return the decision about an edit, inferred from its change and its rows; see :func:`rows_of`."""
+    index, label, tensors = rows[-1]
+    added_key = index >= change.length
+    if added_key:
         return Decision.ADD if change.index is None else Decision.SPLIT
     if label != change.label:
         return Decision.SUPERSEDE
-    return Decision.EXPAND if bool(radius > change.row[2].to(radius.device)) else Decision.COVERED
+    assert change.row_before is not None
+    has_grown = bool(tensors.radius > change.row_before.tensors.radius.to(tensors.radius.device))
+    return Decision.EXPAND if has_grown else Decision.COVERED
 
 
 def insert_again(
     codebook: Codebook, edit: TrainedEdit, decided: tuple[Decision, Match] | None = None
 ) -> tuple[int, Change]:
-    """Insert an edit again; return the index of the key that answers it, and its change. See :meth:`Codebook.enter`."""
+    """Insert an edit again; return the index of its own key, and its change. See :meth:`.Codebook.insert`."""
     assert edit.query is not None
     device = codebook.keys.device  # may have changed since the edit
-    _, index, change = codebook.enter(edit.query.to(device), edit.label, edit.value.to(device), decided)
+    _, index, change = codebook.insert(edit.query.to(device), edit.label, edit.value.to(device), decided)
     return index, change

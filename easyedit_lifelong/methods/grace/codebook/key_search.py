@@ -3,7 +3,8 @@
 Every key is also stored as a short vector: its projection onto the few directions in which keys vary most, and the
 length of the remainder. The distance between two short vectors is a lower bound on the distance between the full
 vectors, so a key with too large a bound is ruled out. The remaining candidates are compared in full, with the same
-arithmetic as in a comparison with all keys. So the results are identical, ties included (the first key wins).
+arithmetic as in a comparison with all keys. So the results are identical, ties included (the first key wins). Where a
+codebook has several vectors for each key, the "keys" of this module are these vectors.
 
 Bounds are computed in float64 as ``|a|² - 2ab + |b|²``, a matrix product that no torch setting (TensorFloat32 or
 autocast) makes less precise. If they leave too many candidates, a product with the full keys rules out more of them;
@@ -32,7 +33,7 @@ _DIRECTIONS = 32
 """Directions that a key is projected onto."""
 
 _ITERATIONS = 3
-"""Subspace iterations for the directions. More of them hardly rule out more keys."""
+"""Subspace iterations that find the directions. With more iterations, the bounds hardly rule out more keys."""
 
 _SAMPLE = 512
 """Keys from which the directions are computed."""
@@ -47,13 +48,14 @@ _PAIRS_AT_ONCE = 1 << 22
 """Pairs of query and key whose bounds are in memory at once."""
 
 _MAX_CANDIDATES, _MAX_CANDIDATES_DIVISOR = 512, 32
-"""With more candidates than this number and this fraction of all keys, a product with all keys rules out more first."""
+"""With more candidates than the first number, and than the number of all keys divided by the second, a product with all
+keys rules out some candidates before the others are compared in full."""
 
 _ROUNDING = 1e-10
 """Far more than the relative rounding error of a squared bound in float64."""
 
 _PRODUCT_ROUNDING = 0.05
-"""More than twice the relative error of a product of two vectors, if they and the product are rounded to bfloat16."""
+"""More than twice the relative error of a product of two vectors, if vectors and product are rounded to bfloat16."""
 
 
 class NearestKeys(NamedTuple):
@@ -146,8 +148,8 @@ class Search:
         inside = torch.zeros(len(queries), dtype=torch.bool, device=queries.device)
         for rows in torch.arange(len(queries), device=queries.device).split(max(1, _PAIRS_AT_ONCE // len(keys))):
             possible = self._squared_bounds(queries[rows]) <= self._squared_reach(radii, slack[rows], keys.shape[1])
-            for n in possible.any(dim=1).nonzero().flatten().tolist():
-                candidates, row = possible[n].nonzero().flatten(), rows[n]
+            for row_in_block in possible.any(dim=1).nonzero().flatten().tolist():
+                candidates, row = possible[row_in_block].nonzero().flatten(), rows[row_in_block]
                 inside[row] = self._is_within_any(queries[row], keys, candidates, radii, slack[row])
         return inside
 
@@ -160,10 +162,10 @@ class Search:
         rows = []
         for row in possible.any(dim=1).nonzero().flatten().tolist():
             candidates = possible[row].nonzero().flatten()
-            # Many candidates would be compared twice, so skip this test for them.
-            if len(candidates) > _max_candidates(keys) or self._is_within_any(
-                queries[row], keys, candidates, radii, slack[row]
-            ):
+            # The search for the nearest key compares candidates again. For many candidates, it is cheaper to skip this
+            # test.
+            many = len(candidates) > _max_candidates(keys)
+            if many or self._is_within_any(queries[row], keys, candidates, radii, slack[row]):
                 rows.append(row)
         if rows:
             matches[rows] = _within_radius(self._nearest(queries[rows], keys, bounds[rows]), radii, slack[rows])
@@ -174,17 +176,19 @@ class Search:
         return bool((self._distances(query, keys, index) <= radii[index] + slack).any())
 
     def _squared_reach(self, radii: Tensor, slack: Tensor, width: int) -> Tensor:
-        """Return the largest squared distance at which each key can match each query, ``(batch or 1, n)``, float64."""
+        """Return the largest squared distance at which each key can match each query, ``(batch, n)``, float64."""
         if self._dist_fn == EUC:
-            # Bound radii and slack separately: one addition per pair. The sum rounds once more, hence width + 2.
-            far = [max_squared_distance(part, width + 2, EUC).sqrt() for part in (radii, slack)]
-            return (far[0] + far[1].unsqueeze(1)).square_()
+            # Bound radii and slack separately: then each pair costs one addition. The sum is rounded once more, hence
+            # width + 2.
+            max_radii, max_slack = (max_squared_distance(part, width + 2, EUC).sqrt() for part in (radii, slack))
+            return (max_radii + max_slack.unsqueeze(1)).square_()
         return max_squared_distance(radii + slack.unsqueeze(1), width, self._dist_fn)
 
     def _nearest(self, queries: Tensor, keys: Tensor, bounds: Tensor) -> NearestKeys:
         """Return the nearest keys of prepared queries, given the bounds that :meth:`_squared_bounds` returns."""
-        guess = bounds.argmin(dim=1)
-        upper = self._distances_to_one(queries, keys, guess)
+        # The distance to any key is an upper bound on the distance to the nearest key.
+        upper = self._distances_to_one(queries, keys, bounds.argmin(dim=1))
+        # Written so that a bound of NaN rules out nothing.
         possible = ~(bounds > max_squared_distance(upper, keys.shape[1], self._dist_fn).unsqueeze(1))
         many = (possible.sum(dim=1) > _max_candidates(keys)).nonzero().flatten()
         if len(many):
@@ -199,7 +203,10 @@ class Search:
     def _possible_by_products(self, queries: Tensor, keys: Tensor, upper: Tensor) -> Tensor:
         """Return which keys a matrix product with all of them can't rule out as the nearest, shape ``(batch, n)``.
 
-        ``upper`` is an upper bound on each prepared query's distance to its nearest key, shape ``(batch,)``.
+        Args:
+            queries: prepared, shape ``(batch, width)``.
+            keys: the keys.
+            upper: an upper bound on each query's distance to its nearest key, shape ``(batch,)``.
         """
         squares, scales = self._projections[: len(keys), -2], self._projections[: len(keys), -1]
         norms = vector_norms(queries).unsqueeze(1)
@@ -211,9 +218,9 @@ class Search:
         underflow = 2 * torch.finfo(keys.dtype).tiny * scales
         allowance = (_PRODUCT_ROUNDING * squares.sqrt() + underflow) * norms
         upper = torch.minimum(upper, self._distances_to_one(queries, keys, estimate.argmin(dim=1)))
-        far = max_squared_distance(upper, keys.shape[1], self._dist_fn)
+        max_squared = max_squared_distance(upper, keys.shape[1], self._dist_fn)
         # A product that overflowed rules out nothing.
-        return ~(estimate - allowance > far.unsqueeze(1)) | ~products.isfinite()
+        return ~(estimate - allowance > max_squared.unsqueeze(1)) | ~products.isfinite()
 
     def _distances_to_one(self, queries: Tensor, keys: Tensor, index: Tensor) -> Tensor:
         """Return the distance of each prepared query to one key, given by ``index``, shape ``(batch,)``."""
@@ -233,13 +240,14 @@ class Search:
 
     def _squared_bounds(self, queries: Tensor) -> Tensor:
         """Return a lower bound on the squared distance of each prepared query to each key, ``(batch, n)``, float64."""
+        # |a|² - 2ab + |b|² as one matrix product of (-2a, 1) and (b, |b|²), plus |a|².
         short, squares = self._shorten(queries)
         factors = torch.cat([-2 * short, torch.ones_like(squares)], dim=1)
         return (factors @ self._projections[: self._n_projected, :-1].t()).add_(squares)
 
     def _shorten(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return short vectors, ``(n, directions + 1)``, and their squared norms less rounding, ``(n, 1)``; float64."""
-        vectors = vectors.double()
+        """Return short vectors, ``(n, directions + 1)``, and lower bounds of their squared norms, ``(n, 1)``."""
+        vectors = vectors.double()  # so both results are float64
         projected = vectors @ self._basis
         remainder = torch.addmm(vectors, projected, self._basis.t(), alpha=-1)
         short = torch.cat([projected, vector_norms(remainder).unsqueeze(1)], dim=1)
@@ -268,6 +276,7 @@ class Search:
 
     def _project(self, keys: Tensor, index: Tensor) -> None:
         """Store, for each key in ``index``, its short vector, squared norm, and the factor that prepares the key."""
+        # In this order of columns, which _possible_by_products and _squared_bounds rely on.
         chosen = keys[index]
         short, squares = self._shorten(normalized(chosen, self._dist_fn))
         scale = torch.ones_like(squares)
@@ -282,7 +291,7 @@ def _use_brute_force(keys: Tensor) -> bool:
 
 
 def _max_candidates(keys: Tensor) -> int:
-    """Return the number of candidates up to which each is compared in full directly."""
+    """Return the number of candidates up to which all of them are compared in full."""
     return max(_MAX_CANDIDATES, len(keys) // _MAX_CANDIDATES_DIVISOR)
 
 
@@ -293,13 +302,13 @@ def _within_radius(nearest: NearestKeys, radii: Tensor, slack: Tensor) -> Tensor
 
 
 def _principal_directions(sample: Tensor) -> Tensor:
-    """Return orthonormal directions in which vectors vary most, about: ``(width, directions)``, float64."""
-    # Subspace iteration on the CPU can't fail to converge.
-    sample = sample.double().cpu()
-    sample = sample - sample.mean(dim=0)
-    width = sample.shape[1]
-    seeded = torch.Generator().manual_seed(0)
-    basis = torch.randn(width, min(_DIRECTIONS, width), generator=seeded, dtype=torch.float64)
+    """Return orthonormal directions in which vectors vary nearly most, ``(width, directions)``, float64."""
+    # Subspace iteration, which cannot fail to converge as an eigendecomposition can.
+    vectors = sample.double().cpu()
+    centred = vectors - vectors.mean(dim=0)
+    width = centred.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(width, min(_DIRECTIONS, width), generator=generator, dtype=torch.float64)
     for _ in range(_ITERATIONS):
-        basis = torch.linalg.qr(sample.t() @ (sample @ basis)).Q
+        basis = torch.linalg.qr(centred.t() @ (centred @ basis)).Q
     return basis

@@ -1,4 +1,4 @@
-"""The key space of a codebook: defined by hyperparameters, and by gate size and whitening from the first edit."""
+"""The key space of a codebook: the hyperparameters, with the gate size and the whitening of the first edit."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 
 @dataclass(frozen=True)
 class KeySpace:
-    """The part of a key space that the hyperparameters do not define.
+    """The part of a key space that hyperparameters do not define: the gate size and the whitening of the first edit.
 
     Attributes:
         gate_size: width of a gate; 0 without gates.
@@ -52,20 +52,21 @@ class KeySpace:
         if (self.whitening is not None) != hparams.whiten:
             presence = "is missing" if hparams.whiten else "is there"
             raise ValueError(f"the whitening {presence} with whiten: {str(hparams.whiten).lower()}")
-        width = key_width // hparams.views
-        if self.whitening is not None and (
-            self.whitening.dim() != 2
-            or len(self.whitening) != width
-            or self.whitening.dtype != torch.float32
-            or not self.whitening.isfinite().all()
-        ):
-            raise ValueError(f"the whitening isn't one of keys of width {width}")
+        vector_width = key_width // hparams.views
+        if self.whitening is not None and not _is_whitening(self.whitening, vector_width):
+            raise ValueError(f"the whitening isn't one of keys of width {vector_width}")
 
     def same_as(self, other: KeySpace) -> bool:
         """Whether distances in both spaces are bitwise the same."""
         if self.gate_size != other.gate_size or (self.whitening is None) != (other.whitening is None):
             return False
         return self.whitening is None or other.whitening is None or torch.equal(self.whitening, other.whitening)
+
+
+def _is_whitening(matrix: Tensor, width: int) -> bool:
+    """Whether a matrix has the shape, dtype and values of a whitening matrix for vectors of this width."""
+    has_shape = matrix.dim() == 2 and len(matrix) == width
+    return has_shape and matrix.dtype == torch.float32 and bool(matrix.isfinite().all())
 
 
 def new_codebook(
@@ -83,7 +84,7 @@ def new_codebook(
         key_width: width of a key, all key vectors included.
         value_width: width of a value, with its gate and radius.
         gate_size: width of a gate; 0 without gates.
-        rounding: the result of :func:`~easyedit_lifelong.methods.grace.codebook.stored_keys.rounding_of`.
+        rounding: see :class:`.StoredKeys`.
         device: device of the codebook.
     """
     per_edit_eps = hparams.eps == "auto"

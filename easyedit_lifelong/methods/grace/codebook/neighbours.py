@@ -11,7 +11,7 @@ from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.distance import COS, normalized, pairwise_distances
 
 _CANDIDATES = 4
-"""Nearest keys by rounded distances, of which the exact distances are computed."""
+"""Number of keys, the nearest by rounded distances, whose exact distances are computed."""
 
 _PAIRS_AT_ONCE = 1 << 24
 """Pairs of key vectors whose distances are in memory at once."""
@@ -19,7 +19,7 @@ _PAIRS_AT_ONCE = 1 << 24
 
 @dataclass(frozen=True)
 class Neighbour:
-    """The key whose radius comes nearest to the radius of another key.
+    """The key that comes nearest to another key, in relation to their radii.
 
     Attributes:
         key: the key's index.
@@ -44,56 +44,52 @@ def neighbours_of(codebook: Codebook) -> list[Neighbour | None]:
     count, views = len(codebook), codebook.views
     if count < 2:
         return [None] * count
-    keys, radii = normalized(codebook.key_vectors, codebook.dist_fn), codebook.radii
-    squares = keys.square().sum(dim=1)
+    vectors, radii = normalized(codebook.key_vectors, codebook.dist_fn), codebook.radii
+    squares = vectors.square().sum(dim=1)
     gates = normalized(codebook.gates, COS)
     neighbours: list[Neighbour | None] = []
-    step = max(1, _PAIRS_AT_ONCE // (count * views * views))
-    for start in range(0, count, step):
-        rows = torch.arange(start, min(start + step, count), device=keys.device)
-        vectors = slice(start * views, (start + len(rows)) * views)
-        products = keys[vectors] @ keys.t()
+    block_size = max(1, _PAIRS_AT_ONCE // (count * views * views))
+    for start in range(0, count, block_size):
+        keys = torch.arange(start, min(start + block_size, count), device=vectors.device)
+        vectors_of_keys = slice(start * views, (start + len(keys)) * views)
+        products = vectors[vectors_of_keys] @ vectors.t()
         if codebook.dist_fn == COS:
-            distances = 1 - products
+            vector_distances = 1 - products
         else:
-            distances = (squares[vectors].unsqueeze(1) + squares - 2 * products).clamp_min(0).sqrt()
-        distances = distances.view(len(rows), views, count, views).amin(dim=(1, 3))
-        nearness = distances / _sum_of_radii(radii[rows].unsqueeze(1), radii)
-        excluded = torch.arange(count, device=keys.device) == rows.unsqueeze(1)  # the key itself
+            vector_distances = (squares[vectors_of_keys].unsqueeze(1) + squares - 2 * products).clamp_min(0).sqrt()
+        distances = vector_distances.view(len(keys), views, count, views).amin(dim=(1, 3))
+        nearness = distances / _sum_of_radii(radii[keys].unsqueeze(1), radii)
+        excluded = torch.arange(count, device=vectors.device) == keys.unsqueeze(1)  # the key itself
         if codebook.gate_eps is not None:
-            excluded |= 1 - gates[rows] @ gates.t() > codebook.gate_eps
-        nearest = nearness.masked_fill(excluded, float("inf")).topk(min(_CANDIDATES, count - 1), dim=1, largest=False)
-        neighbours += _exact_neighbours(codebook, keys, rows, nearest.indices, excluded.gather(1, nearest.indices))
+            excluded |= 1 - gates[keys] @ gates.t() > codebook.gate_eps
+        nearness = nearness.masked_fill(excluded, float("inf"))
+        candidates = nearness.topk(min(_CANDIDATES, count - 1), dim=1, largest=False).indices
+        neighbours += _exact_neighbours(codebook, vectors, keys, candidates, excluded.gather(1, candidates))
     return neighbours
 
 
 def _exact_neighbours(
-    codebook: Codebook, keys: Tensor, rows: Tensor, candidates: Tensor, excluded: Tensor
+    codebook: Codebook, vectors: Tensor, keys: Tensor, candidates: Tensor, excluded: Tensor
 ) -> list[Neighbour | None]:
     """Return the nearest candidate of each key by exact distances; None if all its candidates are excluded.
 
     Args:
         codebook: the codebook.
-        keys: its prepared key vectors, shape ``(n * views, key_size)``.
-        rows: indices of the keys to return neighbours for.
-        candidates: indices of each key's candidates, shape ``(len(rows), candidates)``.
+        vectors: its prepared key vectors, shape ``(n * views, key_size)``.
+        keys: indices of the keys to return neighbours for.
+        candidates: indices of each key's candidates, shape ``(len(keys), candidates)``.
         excluded: which candidates do not count, same shape.
     """
-    by_key = keys.view(len(codebook), codebook.views, -1)
-    distances = pairwise_distances(by_key[rows], by_key[candidates].flatten(1, 2), codebook.dist_fn).amin(dim=1)
+    by_key = vectors.view(len(codebook), codebook.views, -1)
+    distances = pairwise_distances(by_key[keys], by_key[candidates].flatten(1, 2), codebook.dist_fn).amin(dim=1)
     distances = distances.view(*candidates.shape, codebook.views).amin(dim=2)
-    nearness = distances / _sum_of_radii(codebook.radii[rows].unsqueeze(1), codebook.radii[candidates])
-    nearness, best = nearness.masked_fill(excluded, float("inf")).min(dim=1)
-    best = best.unsqueeze(1)
+    nearness = distances / _sum_of_radii(codebook.radii[keys].unsqueeze(1), codebook.radii[candidates])
+    nearness = nearness.masked_fill(excluded, float("inf"))
+    best = nearness.min(dim=1, keepdim=True).indices
+    columns = (tensor.gather(1, best).flatten().tolist() for tensor in (candidates, distances, nearness, excluded))
     return [
-        None if no_rival else Neighbour(key, distance, value)
-        for no_rival, key, distance, value in zip(
-            excluded.gather(1, best).flatten().tolist(),
-            candidates.gather(1, best).flatten().tolist(),
-            distances.gather(1, best).flatten().tolist(),
-            nearness.tolist(),
-            strict=True,
-        )
+        None if is_excluded else Neighbour(key, distance, value)
+        for key, distance, value, is_excluded in zip(*columns, strict=True)
     ]
 
 

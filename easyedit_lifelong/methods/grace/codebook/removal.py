@@ -36,7 +36,8 @@ def remove_edits(
         return list(changes)
     check_removable(codebook, changes, numbers, names)
     begin = min(numbers)
-    rows, hits, keys_before = rows_of(codebook, changes, begin), Counter(codebook.hits), keys_of(codebook, changes)
+    rows = rows_of(codebook, changes, begin)
+    keys_before, hits_before = keys_of(codebook, changes), Counter(codebook.hits)
     codebook.undo(*changes[begin:])
     kept = list(changes[:begin])
     try:
@@ -45,15 +46,17 @@ def remove_edits(
                 kept.append(insert_again(codebook, edit)[1])
     except BaseException:
         codebook.undo(*kept[begin:])
-        for change, changed in zip(changes[begin:], rows, strict=True):
-            codebook.redo(changed, change.query)
-        codebook.hits = hits
+        for change, rows_of_edit in zip(changes[begin:], rows, strict=True):
+            codebook.redo(rows_of_edit, change.query)
+        codebook.hits = hits_before
         raise
+    # The hits of keys that were undone are gone. Give them back to the keys of the edits that had added those keys.
     remaining = (n for n in range(begin, len(changes)) if n not in numbers)
-    for n, index in zip(remaining, keys_of(codebook, kept)[begin:], strict=True):
-        added_key = keys_before[n] >= changes[n].length
-        if added_key and hits[keys_before[n]]:
-            codebook.hits[index] += hits[keys_before[n]]
+    for n, new_key in zip(remaining, keys_of(codebook, kept)[begin:], strict=True):
+        old_key = keys_before[n]
+        added_key = old_key >= changes[n].length
+        if added_key and hits_before[old_key]:
+            codebook.hits[new_key] += hits_before[old_key]
     return kept
 
 
@@ -67,7 +70,8 @@ def check_removable(
     """
     keys = keys_of(codebook, changes)
     for n in range(min(numbers, default=len(changes)), len(changes)):
-        if n not in numbers and keys[n] < changes[n].length and changes[n].query is None:
+        stays, added_key = n not in numbers, keys[n] >= changes[n].length
+        if stays and not added_key and changes[n].query is None:
             raise EditError(
                 f"the edit of case {names[n]!r} came later, and isn't known in full: it was saved before edits kept "
                 "their queries. Roll that edit back, too, and make it again afterwards."

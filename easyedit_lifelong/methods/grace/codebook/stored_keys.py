@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.methods.grace.codebook.codebook_arrays import NAMES, CodebookArrays
+from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES, CodebookArrays
 from easyedit_lifelong.methods.grace.codebook.decisions import Label, Match
 from easyedit_lifelong.methods.grace.codebook.distance import COS, EUC, normalized, pairwise_distances, vector_norms
 from easyedit_lifelong.methods.grace.codebook.key_search import Search
 
 
 def rounding_of(dtype: torch.dtype) -> float:
-    """Return how much activations of a dtype vary with batch and padding, relative to their norm."""
+    """Return how much rounding changes an activation in another batch or padding, relative to the activation's norm."""
     return 4e-6 if dtype in (torch.float32, torch.float64) else torch.finfo(dtype).eps / 4
 
 
@@ -28,12 +28,12 @@ class StoredKeys(nn.Module):
     """Keys with values, deferral radii and labels (arXiv 2211.11031, section 3).
 
     Keys, values and radii are on the device of the layer that they belong to, and are part of the model's
-    ``state_dict``. Whatever the model's dtype, values and radii are float32, and keys equal their float32 values
-    exactly; :class:`CodebookArrays` chooses the keys' dtype. Every method that writes a key notifies the search.
+    ``state_dict``. Whatever the model's dtype, values and radii are float32, and keys are stored without rounding;
+    :class:`CodebookArrays` chooses the keys' dtype. Every method that writes a key notifies the search.
 
-    A key may consist of several *key vectors*; the distance to a key is the distance to the nearest of them. A value
-    may be stored with a *gate*, the prompt's activation at a later layer that the relation gate compares, and with the
-    initial radius of its key in place of ``eps``.
+    A key may consist of several *key vectors* (``views``); the distance to a key is the distance to the nearest of
+    them. A value may be stored with a *gate*: the activation of the edit's prompt at a later layer, which the relation
+    gate compares. It may also be stored with the initial radius of its key, which then replaces ``eps``.
 
     Args:
         key_size: width of a query, and of a key vector.
@@ -46,7 +46,7 @@ class StoredKeys(nn.Module):
         views: number of key vectors of each key.
         gate_size: width of a gate; 0 without gates.
         gate_eps: radius of the gate, as a cosine distance. Edits whose gates are further apart do not compete for a
-            key. None if all edits compete.
+            key. None for no limit.
         per_edit_eps: whether every edit has its own initial radius.
 
     Attributes:
@@ -102,6 +102,14 @@ class StoredKeys(nn.Module):
         """The gates, shape ``(n, gate_size)``."""
         return self._arrays["values"][:, self._value_size : self._value_size + self.gate_size]
 
+    def _gate_in(self, value: Tensor) -> Tensor:
+        """Return the gate that is stored with one value, shape ``(gate_size,)``."""
+        return value[self._value_size : self._value_size + self.gate_size]
+
+    def _initial_radius(self, value: Tensor | None) -> float:
+        """Return a new key's radius: the one that is stored with its value, otherwise ``eps``."""
+        return float(value[-1]) if value is not None and self.per_edit_eps else self.eps
+
     @property
     def radii(self) -> Tensor:
         """The deferral radii, shape ``(n,)``."""
@@ -115,7 +123,7 @@ class StoredKeys(nn.Module):
     def distances(self, queries: Tensor) -> Tensor:
         """Return the distance of every query to every key, shape ``(batch, n)``, in float32.
 
-        :meth:`nearest` and :meth:`lookup` decide by these distances, but compute few of them.
+        :meth:`nearest` and :meth:`lookup` decide by the same distances, but compute only the few that matter.
 
         Args:
             queries: shape ``(batch, key_size)``, any dtype.
@@ -133,9 +141,9 @@ class StoredKeys(nn.Module):
         """
         if not len(self):
             return Match(-1, float("inf"))
-        distances, vectors = self._search.nearest(self._vectors_of(query), self.key_vectors)
-        best = int(distances.argmin())
-        return Match(int(vectors[best]) // self.views, float(distances[best]))
+        nearest = self._search.nearest(self._vectors_of(query), self.key_vectors)
+        best = int(nearest.distance.argmin())
+        return Match(int(nearest.key[best]) // self.views, float(nearest.distance[best]))
 
     def lookup(self, queries: Tensor) -> Tensor:
         """Return the index of the key that answers each query; -1 where the query is deferred to the model.
@@ -151,8 +159,8 @@ class StoredKeys(nn.Module):
         """
         if not len(self):
             return torch.full((len(queries),), -1, device=queries.device)
-        vectors = self._search.matching(queries, self.key_vectors, self._vector_radii, self._slack(queries))
-        return vectors if self.views == 1 else vectors.div(self.views, rounding_mode="floor")  # -1 stays -1
+        matching_vectors = self._search.matching(queries, self.key_vectors, self._vector_radii, self._slack(queries))
+        return matching_vectors.div(self.views, rounding_mode="floor")  # -1 stays -1
 
     def within_any_radius(self, queries: Tensor) -> Tensor:
         """Return which queries are within the radius of any key, nearest or not, with an allowance for rounding.
@@ -175,8 +183,8 @@ class StoredKeys(nn.Module):
     def relative_distances(self, queries: Tensor) -> Tensor:
         """Return the distance of every query to every key in units of the key's radius; infinite outside the radius.
 
-        It is 0 for a query that equals the key but for rounding, so that rounding does not decide between two such
-        keys. With the allowance for rounding, it is at most 1 inside the radius.
+        The allowance for rounding is subtracted first. So the result is 0 for a query that equals the key except for
+        rounding, and rounding does not decide between two such keys. Inside the radius, the result is at most 1.
 
         Args:
             queries: shape ``(batch, key_size)``, any dtype.
@@ -185,8 +193,8 @@ class StoredKeys(nn.Module):
             Shape ``(batch, n)``, float32.
         """
         slack, distances = self._slack(queries).unsqueeze(1), self.distances(queries)
-        share = (distances - slack).clamp_min(0) / self.radii.clamp_min(torch.finfo(torch.float32).tiny)
-        return torch.where(distances <= self.radii + slack, share.clamp_max(1), float("inf"))
+        relative = (distances - slack).clamp_min(0) / self.radii.clamp_min(torch.finfo(torch.float32).tiny)
+        return torch.where(distances <= self.radii + slack, relative.clamp_max(1), float("inf"))
 
     def gate_distances(self, query: Tensor, index: Tensor | None = None) -> Tensor:
         """Return the cosine distance of one activation at the answer layer to the gates of keys.
@@ -232,19 +240,19 @@ class StoredKeys(nn.Module):
         return self
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        for name in NAMES:  # values include gates and initial radii
+        for name in ARRAY_NAMES:  # values include gates and initial radii
             destination[prefix + name] = self._arrays[name].clone()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, _metadata: Any, strict: bool, missing_keys: list[str], *_: Any
     ) -> None:
-        missing = [prefix + name for name in NAMES if prefix + name not in state_dict]
+        missing = [prefix + name for name in ARRAY_NAMES if prefix + name not in state_dict]
         if missing:
             missing_keys += missing if strict else []
             return
-        loaded = [state_dict[prefix + name] for name in NAMES]
+        keys, values, radii = (state_dict[prefix + name] for name in ARRAY_NAMES)
         self.hits.clear()  # the counts belong to the former keys
-        # The state_dict has no labels. A key with the empty label shares no label with any later edit.
-        self.labels = (self.labels + [()] * len(loaded[0]))[: len(loaded[0])]
-        self._arrays.replace(*loaded)
+        # The state_dict has no labels. Keys beyond the present ones get the empty label, which no later edit has.
+        self.labels = (self.labels + [()] * len(keys))[: len(keys)]
+        self._arrays.replace(keys, values, radii)
         self._search.reset()

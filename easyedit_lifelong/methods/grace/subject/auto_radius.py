@@ -27,7 +27,7 @@ from easyedit_lifelong.methods.grace.codebook.distance import normalized, rounde
 from easyedit_lifelong.methods.grace.subject.request_texts import key_texts
 
 _TEXTS = ("prompt", "src", "rephrase_prompt", "rephrase", "locality_prompt", "loc", "relation_specificity_prompt")
-
+"""The fields of the sample facts that hold sentences."""
 
 QueriesOf = Callable[[Sequence[list[int]]], list[Tensor]]
 """Maps rows of token ids to a layer's inputs in the key space: one tensor ``(tokens, width)`` for each row."""
@@ -57,7 +57,7 @@ def sample_sentences() -> Sentences:
 
 
 class Neighbourhood:
-    """Activations of unrelated sentences at one layer, from which the radii of keys are computed.
+    """The neighbourhood of keys: activations of unrelated sentences at one layer. They determine the keys' radii.
 
     Args:
         queries_of: returns the layer's inputs for rows of tokens.
@@ -68,7 +68,7 @@ class Neighbourhood:
         sentences: the unrelated sentences; default :func:`sample_sentences`.
 
     Attributes:
-        auto_radius: the radius at which that share is reached.
+        auto_radius: the radius at which this share of the sentences matches.
     """
 
     def __init__(
@@ -82,22 +82,22 @@ class Neighbourhood:
     ) -> None:
         sentences = sentences or sample_sentences()
         self._dist_fn = dist_fn
-        self._texts = [text.lower() for text in sentences.texts]
+        self._lowercase_texts = [text.lower() for text in sentences.texts]
         queries = queries_of([list(tokenizer(text)["input_ids"]) for text in sentences.texts])
-        lengths = torch.tensor([len(rows) for rows in queries], device=queries[0].device)
+        lengths = torch.tensor([len(queries_of_tokens) for queries_of_tokens in queries], device=queries[0].device)
         self._sentence_of_token = torch.arange(len(queries), device=lengths.device).repeat_interleave(lengths)
         self._tokens = normalized(torch.cat(queries), dist_fn)
-        spans = [(subject, prompt, find_subject(prompt, subject)) for subject, prompt in sentences.subjects]
-        keyed_subjects = [
-            (subject, key_texts(tokenizer, prompt, span, key_templates))
-            for subject, prompt, span in spans
-            if span is not None
-        ]
-        key_queries = queries_of([row for _, rows in keyed_subjects for row in rows])
-        keys = torch.stack([rows[-1] for rows in key_queries]).view(len(keyed_subjects), 1 + len(key_templates), -1)
-        firing_radii = torch.stack(
-            [self._sentence_distances(key, subject) for (subject, _), key in zip(keyed_subjects, keys, strict=True)]
-        ).amin(dim=0)
+        subjects: list[str] = []
+        key_rows: list[list[int]] = []
+        for subject, prompt in sentences.subjects:
+            if (span := find_subject(prompt, subject)) is not None:
+                subjects.append(subject)
+                key_rows += key_texts(tokenizer, prompt, span, key_templates)
+        key_vectors = torch.stack([queries_of_tokens[-1] for queries_of_tokens in queries_of(key_rows)])
+        keys = key_vectors.view(len(subjects), 1 + len(key_templates), -1)
+        distances = [self._sentence_distances(key, subject) for key, subject in zip(keys, subjects, strict=True)]
+        # A sentence fires from the distance to its nearest key on.
+        firing_radii = torch.stack(distances).amin(dim=0)
         self.auto_radius = float(torch.quantile(firing_radii[firing_radii.isfinite()], false_fire_rate))
 
     def radius(self, key: Tensor, subject: str, context_queries: Tensor) -> float:
@@ -108,8 +108,9 @@ class Neighbourhood:
             subject: the key's subject.
             context_queries: the queries at the subject in the edit's contexts, shape ``(contexts, width)``.
         """
-        spread = float(self._distances(normalized(context_queries, self._dist_fn), key).amin(dim=1).max())
-        return min(max(self.auto_radius, spread), float(self._sentence_distances(key, subject).min()) / 2)
+        farthest_context = float(self._distances(normalized(context_queries, self._dist_fn), key).amin(dim=1).max())
+        nearest_sentence = float(self._sentence_distances(key, subject).min())
+        return min(max(self.auto_radius, farthest_context), nearest_sentence / 2)
 
     def _sentence_distances(self, key: Tensor, subject: str) -> Tensor:
         """Return the distance from a key to the nearest token of each sentence, ``(sentences,)``.
@@ -117,10 +118,10 @@ class Neighbourhood:
         The distance is infinite where the sentence names the subject: a match there is no false fire.
         """
         token_distances = self._distances(self._tokens, key).amin(dim=1)
-        distances = token_distances.new_full((len(self._texts),), float("inf"))
+        distances = token_distances.new_full((len(self._lowercase_texts),), float("inf"))
         distances = distances.scatter_reduce(0, self._sentence_of_token, token_distances, "amin")
-        names_subject = torch.tensor([subject.lower() in text for text in self._texts], device=distances.device)
-        return distances.masked_fill(names_subject, float("inf"))
+        names_subject = [subject.lower() in text for text in self._lowercase_texts]
+        return distances.masked_fill(torch.tensor(names_subject, device=distances.device), float("inf"))
 
     def _distances(self, tokens: Tensor, key: Tensor) -> Tensor:
         """Return the distances from prepared queries to key vectors, ``(tokens, key vectors)``."""

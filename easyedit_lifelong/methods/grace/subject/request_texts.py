@@ -13,6 +13,7 @@ from easyedit_lifelong.methods.shared.subject_positions import subject_span, tok
 from easyedit_lifelong.models.encoding import EncodedPair
 
 _ESSENCE = "{subject} is a"
+"""Text whose next-token distribution has to stay as it is: what the subject is (MEMIT's essence prompt)."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +23,11 @@ class TrainingText:
     Attributes:
         pair: the text and the target that has to follow it. An empty target means that the model's next-token
             distribution has to stay as it is.
-        subject: index of the subject's last token.
+        subject_end: index of the subject's last token.
     """
 
     pair: EncodedPair
-    subject: int
+    subject_end: int
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,13 @@ class RequestTexts:
     Attributes:
         request: the request.
         texts: the texts that its value is trained on; the first is its own prompt.
-        keys: token ids, one row for each of its key vectors. A row ends at the subject's last token, where the key
+        key_rows: token ids, one row for each of its key vectors. A row ends at the subject's last token, where the key
             vector is taken.
     """
 
     request: EditRequest
     texts: list[TrainingText]
-    keys: list[list[int]]
+    key_rows: list[list[int]]
 
 
 def encode_request_texts(
@@ -62,11 +63,11 @@ def encode_request_texts(
     span = subject_span(request)
     texts = []
     for template in (PROMPT, *hparams.context_templates):
-        text, subject = _fill_and_locate(tokenizer, template, request.prompt, span)
-        texts.append(TrainingText(encode(request, text), subject))
+        text, subject_end = _fill_and_locate(tokenizer, template, request.prompt, span)
+        texts.append(TrainingText(encode(request, text), subject_end))
     if hparams.kl_factor:
-        text, subject = _fill_and_locate(tokenizer, _ESSENCE, request.prompt, span)
-        texts.append(TrainingText(EncodedPair(list(tokenizer(text)["input_ids"]), []), subject))
+        text, subject_end = _fill_and_locate(tokenizer, _ESSENCE, request.prompt, span)
+        texts.append(TrainingText(EncodedPair(list(tokenizer(text)["input_ids"]), []), subject_end))
     return RequestTexts(request, texts, key_texts(tokenizer, request.prompt, span, hparams.key_templates))
 
 
@@ -81,11 +82,12 @@ def fill_template(template: str, prompt: str, span: Span) -> tuple[str, Span]:
     Returns:
         The text, and the subject's characters in it.
     """
+    begin, end = span
     if PROMPT in template:
-        before = template.index(PROMPT)
-        return template.replace(PROMPT, prompt), (before + span[0], before + span[1])
-    before = template.index(SUBJECT)
-    return template.replace(SUBJECT, prompt[span[0] : span[1]]), (before, before + span[1] - span[0])
+        offset = template.index(PROMPT)
+        return template.replace(PROMPT, prompt), (offset + begin, offset + end)
+    offset = template.index(SUBJECT)
+    return template.replace(SUBJECT, prompt[begin:end]), (offset, offset + end - begin)
 
 
 def key_texts(tokenizer: Any, prompt: str, span: Span, templates: Sequence[str]) -> list[list[int]]:
@@ -102,8 +104,8 @@ def key_texts(tokenizer: Any, prompt: str, span: Span, templates: Sequence[str])
     """
     rows = []
     for template in (PROMPT, *templates):
-        text, subject = _fill_and_locate(tokenizer, template, prompt, span)
-        rows.append(list(tokenizer(text)["input_ids"])[: subject + 1])
+        text, subject_end = _fill_and_locate(tokenizer, template, prompt, span)
+        rows.append(list(tokenizer(text)["input_ids"])[: subject_end + 1])
     return rows
 
 

@@ -55,7 +55,7 @@ class SubjectEdits:
         path: path of the key layer, whose inputs are looked up.
         layer: the key layer.
         adaptor: the adaptor on the layer that answers.
-        passes: makes training passes with values at the layer that answers.
+        passes: builds training passes with values at the layer that answers.
     """
 
     def __init__(self, model: Any, path: str, layer: nn.Module, adaptor: SubjectAdaptor, passes: LayerPasses) -> None:
@@ -80,12 +80,14 @@ class SubjectEdits:
 
         return [encode_request_texts(tokenizer, request, hparams, encode) for request in requests]
 
-    def batch(self, tokenizer: Any, cases: Sequence[RequestTexts], hparams: GraceHyperParams, pad: int) -> SubjectBatch:
+    def batch(
+        self, tokenizer: Any, encoded: Sequence[RequestTexts], hparams: GraceHyperParams, pad: int
+    ) -> SubjectBatch:
         """Compute the keys, gates and radii of edits, and the pass that trains their values.
 
         Args:
             tokenizer: the model's.
-            cases: the encoded requests.
+            encoded: the requests with their encoded texts.
             hparams: GRACE's hyperparameters.
             pad: id of the padding token.
 
@@ -101,21 +103,22 @@ class SubjectEdits:
         def queries_of(rows: Sequence[list[int]]) -> list[Tensor]:
             return [self._adaptor.queries(inputs) for inputs in inputs_at(runner, self._layer, rows)]
 
-        keys = _last_queries(queries_of, [case.keys for case in cases])
-        texts = [text for case in cases for text in case.texts]
-        value_positions = None if hparams.answer_layer else [text.subject for text in texts]
-        value_pass = self._passes.of(self._adaptor, [text.pair for text in texts], 1, pad, value_positions)
-        extras = [keys.new_empty(len(cases), 0)]
+        keys = _last_queries(queries_of, [request_texts.key_rows for request_texts in encoded])
+        texts = [text for request_texts in encoded for text in request_texts.texts]
+        value_tokens = None if hparams.answer_layer else [text.subject_end for text in texts]
+        value_pass = self._passes.build(self._adaptor, [text.pair for text in texts], 1, pad, value_tokens)
+        extras = [keys.new_empty(len(encoded), 0)]  # no columns, in case neither gates nor radii are stored
         if hparams.gate_eps is not None:
-            extras.append(value_pass.query[:: len(cases[0].texts)].to(keys.device))
+            texts_per_edit = len(encoded[0].texts)  # the first of them is the edit's own prompt
+            extras.append(value_pass.query[::texts_per_edit].to(keys.device))
         if hparams.eps == "auto":
-            extras.append(self._radii(tokenizer, cases, keys, hparams, queries_of))
+            extras.append(self._radii(tokenizer, encoded, keys, hparams, queries_of))
         return SubjectBatch(value_pass, keys.flatten(1), torch.cat(extras, dim=1))
 
     def _radii(
         self,
         tokenizer: Any,
-        cases: Sequence[RequestTexts],
+        encoded: Sequence[RequestTexts],
         keys: Tensor,
         hparams: GraceHyperParams,
         queries_of: QueriesOf,
@@ -125,15 +128,20 @@ class SubjectEdits:
             self._neighbourhood = Neighbourhood(
                 queries_of, tokenizer, hparams.dist_fn, hparams.key_templates, hparams.false_fire_rate
             )
-        contexts = [[text.pair.prompt[: text.subject + 1] for text in case.texts if text.pair.target] for case in cases]
+        contexts = [
+            [text.pair.prompt[: text.subject_end + 1] for text in request_texts.texts if text.pair.target]
+            for request_texts in encoded
+        ]
+        subjects = [(request_texts.request.subject or "").strip() for request_texts in encoded]
         radii = [
-            self._neighbourhood.radius(key, (case.request.subject or "").strip(), context_queries)
-            for case, key, context_queries in zip(cases, keys, _last_queries(queries_of, contexts), strict=True)
+            self._neighbourhood.radius(key, subject, context_queries)
+            for key, subject, context_queries in zip(keys, subjects, _last_queries(queries_of, contexts), strict=True)
         ]
         return torch.tensor(radii, device=keys.device).unsqueeze(1)
 
 
 def _last_queries(queries_of: QueriesOf, rows_by_edit: Sequence[Sequence[list[int]]]) -> Tensor:
     """Return the query of each row's last token, ``(edits, rows per edit, width)``."""
-    last = torch.stack([queries[-1] for queries in queries_of([row for rows in rows_by_edit for row in rows])])
+    all_rows = [row for rows in rows_by_edit for row in rows]
+    last = torch.stack([queries[-1] for queries in queries_of(all_rows)])
     return last.view(len(rows_by_edit), -1, last.shape[1])

@@ -25,7 +25,7 @@ from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.windows import Window, repeat_rows
 
 _COUNTED_HITS = -1
-"""Entry of ``Generation.decisions`` that holds the hits already counted, as (prompt, key) pairs by adaptor."""
+"""Entry of ``Generation.decisions`` that holds, by adaptor, the hits already counted, as pairs of prompt and key."""
 
 
 class MatchedKeys(NamedTuple):
@@ -111,7 +111,7 @@ class SubjectAdaptor(GraceAdaptor):
         return torch.where(replaced.unsqueeze(-1), values, output)
 
     def _count_hits(self, replaced: Tensor, keys: Tensor, window: Window | None) -> None:
-        """Count a hit for every key that answers: once per row, or once per prompt of a generation.
+        """Count a hit for every key that answers, once per row; in a generation, once per prompt.
 
         Args:
             replaced: the tokens whose output is replaced, ``(batch, tokens)``.
@@ -123,10 +123,10 @@ class SubjectAdaptor(GraceAdaptor):
         rows = replaced.nonzero()[:, 0].tolist()
         hits = set(zip(rows, keys[replaced].tolist(), strict=True))
         if window is not None and window.generation is not None:
-            # Without a cache, every step reads the prompts again; beam search reorders rows. Count by prompt, once.
-            prompts = len(window.generation.ends)
+            # Without a cache, every step reads the prompts again; and beam search reorders rows.
             counted = window.generation.decisions.setdefault(_COUNTED_HITS, {}).setdefault(id(self), set())
-            hits = {(row * prompts // len(replaced), key) for row, key in hits} - counted
+            n_prompts, n_rows = len(window.generation.ends), len(replaced)  # equally many rows for each prompt
+            hits = {(row * n_prompts // n_rows, key) for row, key in hits} - counted
             counted |= hits
         self.codebook.hits.update(key for _, key in hits)
 
@@ -155,7 +155,7 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         )
 
     def detach(self) -> None:
-        """Remove the adaptor from the model; at the second call, do nothing."""
+        """Remove hooks and codebook from the model. Further calls do nothing."""
         super().detach()
         self._key_layer.detach()
 
@@ -176,18 +176,23 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         matching = torch.zeros_like(looked_up)
         matching[looked_up] = self.codebook.within_any_radius(queries[looked_up])
         token_keys = torch.full(looked_up.shape, -1, device=inputs.device)
-        memory: dict[int, Any] = {} if window.generation is None else window.generation.decisions
-        # A prompt can arrive in chunks: continue with the matches of its earlier chunks.
-        by_row: MatchesByRow = dict(memory.get(id(self), {})) if window.past else {}
+        by_row = self._matches_of_earlier_chunks(window)
         for row in matching.any(dim=1).nonzero().flatten().tolist():
             columns = matching[row].nonzero().flatten()
             nearness = self.codebook.relative_distances(queries[row, columns])
             token_keys[row, columns] = nearness.argmin(dim=1)
             matches = _matched_keys(nearness, columns + window.past)
             by_row[row] = _merge_matches(by_row[row], matches) if row in by_row else matches
-        memory[id(self)] = by_row
+        if window.generation is not None:
+            window.generation.decisions[id(self)] = by_row
         # Matches belong to this pass's rows, so they are stored with the pass and not on the adaptor.
         window.notes[id(self)] = PassMatches(by_row, queries, looked_up, token_keys)
+
+    def _matches_of_earlier_chunks(self, window: Window) -> MatchesByRow:
+        """Return what earlier passes of a generation matched, which have read the first chunks of the prompts."""
+        if window.generation is None or window.past == 0:
+            return {}
+        return dict(window.generation.decisions.get(id(self), {}))
 
     def _apply_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
         assert self.codebook is not None
@@ -214,10 +219,10 @@ class AnswerLayerAdaptor(SubjectAdaptor):
     def _choose_key(self, gate_query: Tensor, matches: MatchedKeys) -> int:
         """Return which of the matched keys answers at a prompt's last token; -1 if none does.
 
-        Keys whose relation gate is farther than ``gate_eps`` are left out. Of the others, the key with the least sum of
-        two distances answers: subject to key in units of the radius, and gate distance in units of ``gate_eps``. Of
-        equal sums, the key whose token comes last in the prompt: where one subject begins another ("Rome", "Rome
-        river"), that is the longer one.
+        Keys whose gate is farther away than ``gate_eps`` are left out. Of the others, the key with the least sum of two
+        distances answers: from subject to key in units of the radius, and between gates in units of ``gate_eps``. If
+        sums are equal, the key whose token comes last in the prompt answers: if one subject begins with another ("Rome"
+        and "Rome river"), this is the key of the longer subject.
 
         Args:
             gate_query: the answer layer's input at the prompt's last token, ``(width,)``.
@@ -243,7 +248,7 @@ def _token_mask(inputs: Tensor, window: Window | None) -> Tensor:
 def _prompt_mask(inputs: Tensor, window: Window) -> Tensor:
     """Return which columns of a pass belong to its rows' prompts, ``(batch, tokens)``."""
     ends = window.ends
-    if window.generation is not None:  # a pass over an early chunk of a prompt has no end, so use the generation's
+    if window.generation is not None:  # a pass over an early chunk contains no prompt end, so use the generation's ends
         ends = repeat_rows(window.generation.ends.to(ends.device), len(ends)) - window.past
     return torch.arange(inputs.shape[1], device=inputs.device) <= ends.to(inputs.device).unsqueeze(1)
 
@@ -257,16 +262,18 @@ def _matched_keys(nearness: Tensor, columns: Tensor) -> MatchedKeys:
     """
     nearest = nearness.amin(dim=0)
     keys = (nearest <= 1).nonzero().flatten()
-    ties = nearness[:, keys] == nearest[keys]
-    return MatchedKeys(keys, nearest[keys], torch.where(ties, columns.unsqueeze(1), -1).amax(dim=0))
+    is_nearest_token = nearness[:, keys] == nearest[keys]
+    last_nearest_column = torch.where(is_nearest_token, columns.unsqueeze(1), -1).amax(dim=0)
+    return MatchedKeys(keys, nearest[keys], last_nearest_column)
 
 
 def _merge_matches(earlier: MatchedKeys, later: MatchedKeys) -> MatchedKeys:
     """Return the keys that a prompt in two chunks matches, from the matches of each chunk."""
     keys = torch.cat([earlier.keys, later.keys]).unique()
-    size = int(keys[-1]) + 1
-    nearness, columns = earlier.nearness.new_full((2, size), float("inf")), earlier.column.new_full((2, size), -1)
+    shape = (2, int(keys[-1]) + 1)  # (chunks, keys)
+    nearness, columns = earlier.nearness.new_full(shape, float("inf")), earlier.column.new_full(shape, -1)
     for chunk, matches in enumerate((earlier, later)):
         nearness[chunk, matches.keys], columns[chunk, matches.keys] = matches.nearness, matches.column
-    merged = _matched_keys(nearness, torch.arange(2, device=keys.device))
-    return merged._replace(column=columns[merged.column, merged.keys])
+    # First treat each chunk as one token, then look up the true columns.
+    by_chunk = _matched_keys(nearness, torch.arange(2, device=keys.device))
+    return by_chunk._replace(column=columns[by_chunk.column, by_chunk.keys])

@@ -13,6 +13,7 @@ from torch import nn
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
+from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
 from easyedit_lifelong.methods.grace.training.suffix_pass import SuffixPass
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, full_pass
 from easyedit_lifelong.models.anatomy import Anatomy, anatomy_of
@@ -33,29 +34,24 @@ class LayerPasses:
         model: the model.
         layer: the layer whose output is replaced.
         path: its path in the model.
-        warn: whether to log a warning, once, if a target has more tokens than a layer in the last block can produce.
+        warn: whether to log a warning, once, if a value can change only the first of several target tokens.
 
     Attributes:
         kind: the kind of model.
-        replay_support: whether partial passes give the same logits as full passes (None: not known yet), and the
-            length in tokens up to which this has been checked.
+        replay_support: what is known about partial passes of this model.
     """
 
     def __init__(self, model: Any, layer: nn.Module, path: str, *, warn: bool = True) -> None:
         self.model, self.path = model, path
         self.kind = kind_of(model)
-        self.replay_support: tuple[bool | None, int] = (None, 0)
+        self.replay_support = ReplaySupport()
         stack = find_stack(model, layer) if self.kind is ModelKind.SEQ2SEQ else model
         prefix = next((name for name, module in model.named_modules() if module is stack), "") + "."
         self._path_in_stack = path.removeprefix(prefix)
         self._anatomy = anatomy_of(stack)
         self._block = self._anatomy.block_of(self._path_in_stack) if self._anatomy else None
-        self._warn = (
-            warn
-            and self.kind is ModelKind.CAUSAL
-            and self._anatomy is not None
-            and self._block == len(self._anatomy.blocks) - 1
-        )
+        in_last_block = self._anatomy is not None and self._block == len(self._anatomy.blocks) - 1
+        self._warn = warn and self.kind is ModelKind.CAUSAL and in_last_block
         self._encoder: tuple[Any, Encode] | None = None
 
     @functools.cached_property
@@ -102,7 +98,7 @@ class LayerPasses:
         """Whether one pass can run several requests."""
         return self.kind is ModelKind.CAUSAL
 
-    def of(
+    def build(
         self,
         adaptor: GraceAdaptor,
         pairs: Sequence[EncodedPair],
@@ -119,38 +115,50 @@ class LayerPasses:
             pad: the padding token's id.
             value_tokens: see :class:`.SuffixPass`; only with ``copies`` 1.
         """
-
-        def build(anatomy: Anatomy | None) -> ValuePass:
-            if self.kind is ModelKind.CAUSAL:
-                rows = [pair for pair in pairs for _ in range(copies)]
-                return SuffixPass(self._runner, adaptor, self.path, rows, pad, anatomy, value_tokens)
-            (pair,) = pairs
-            return full_pass(self.model, adaptor, self._path_in_stack, pair, copies, pad, anatomy)
-
+        build = functools.partial(self._build, adaptor, pairs, copies, pad, value_tokens)
         tracker = PositionTracker.of(self.model)
-        # A partial pass would skip the earlier layer of another editor that spans two layers.
-        if tracker is not None and tracker.spanning > adaptor.spanning:
+        n_own_spans = int(adaptor.spanning)
+        if tracker is not None and tracker.spanning > n_own_spans:
+            # A partial pass would skip the earlier layer of another editor that spans two layers.
             return build(None)
         supported, checked_length = self.replay_support
         length = max(pair.length for pair in pairs)
-        if supported is False or (supported and length <= checked_length):
-            return build(self._anatomy if supported else None)
-        # Check at the first edit whether this architecture allows partial passes, and again for every longer prompt,
+        if supported is False:
+            return build(None)
+        if supported and length <= checked_length:
+            return build(self._anatomy)
+        # Check at the first edit whether this architecture supports partial passes, and again for every longer prompt,
         # since attention may treat distant tokens differently.
         try:
             partial = build(self._anatomy)
             if not torch.isfinite(partial.query).all():
                 return partial  # says nothing about the architecture; the editor refuses the edit
             if not partial.is_partial or partial.agrees():
-                self.replay_support = True, length
+                self.replay_support = ReplaySupport(True, length)
                 return partial
         except (EditError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # an unknown architecture can fail with any exception
             LOG.debug("a partial pass of %s failed: %s: %s", type(self.model).__name__, type(error).__name__, error)
-        self.replay_support = False, checked_length
+        self.replay_support = ReplaySupport(False, checked_length)
         LOG.info("%s does not support partial passes; values are trained with full passes", type(self.model).__name__)
         return build(None)
+
+    def _build(
+        self,
+        adaptor: GraceAdaptor,
+        pairs: Sequence[EncodedPair],
+        copies: int,
+        pad: int,
+        value_tokens: Sequence[int] | None,
+        anatomy: Anatomy | None,
+    ) -> ValuePass:
+        """Return a pass over requests: partial as far as ``anatomy`` allows, full if it is None."""
+        if self.kind is ModelKind.CAUSAL:
+            rows = [pair for pair in pairs for _ in range(copies)]
+            return SuffixPass(self._runner, adaptor, self.path, rows, pad, anatomy, value_tokens)
+        (pair,) = pairs
+        return full_pass(self.model, adaptor, self._path_in_stack, pair, copies, pad, anatomy)
 
     def modules_from_layer_on(self) -> list[nn.Module]:
         """Return the block of the layer and the blocks above it; the model itself if its blocks are not known."""

@@ -58,8 +58,8 @@ def train_values(
 
     Args:
         value_pass: the pass over the edits' prompts and targets. Each edit has the same number of consecutive rows:
-            ``num_pert`` copies with ``val_train: adv``, its contexts with ``query_token: subject_last``. In rows
-            without a target, the loss keeps the model's next token as it was (``kl_factor``).
+            ``num_pert`` copies with ``val_train: adv``, its training texts with ``query_token: subject_last``. For rows
+            without a target, the loss is the drift of the next token, weighted by ``kl_factor``.
         starts: the initial values, shape ``(edits, value_size)``.
         hparams: learning rate, steps, early stop.
         identities: see :func:`initial_value`; they also seed the noise of ``val_train: adv``.
@@ -71,43 +71,43 @@ def train_values(
     Raises:
         EditError: a loss or a value became NaN or infinite; the message names the edit.
     """
-    copies = len(value_pass.targets) // len(starts)
+    rows_per_edit = len(value_pass.targets) // len(starts)
     noise = starts.new_zeros(len(value_pass.targets), 1)
     if hparams.val_train == "adv":
-        noise = torch.cat([_noise(copies, starts, f"{hparams.seed}\x00noise\x00{identity}") for identity in identities])
+        seeds = [f"{hparams.seed}\x00noise\x00{identity}" for identity in identities]
+        noise = torch.cat([_noise(rows_per_edit, starts, seed) for seed in seeds])
     values = starts.detach().clone().requires_grad_(True)
     optimizer = torch.optim.Adam([values], lr=hparams.edit_lr)
-    training, trained = list(range(len(starts))), dict[int, TrainedValue]()
+    active = list(range(len(starts)))  # the edits that are still trained, in the order of their rows
+    trained: dict[int, TrainedValue] = {}
     for steps in range(hparams.n_iter + 1):
         with torch.enable_grad():
-            logits = value_pass.logits(values.repeat_interleave(copies, dim=0) + noise)
-            losses = _losses(logits, value_pass.targets, len(training))
-            penalties = hparams.kl_factor * _drift(value_pass, logits, len(training)) if hparams.kl_factor else 0
-        remaining = list[int]()
-        for n, (loss, learned) in enumerate(
-            zip(losses.tolist(), _learned(logits, value_pass.targets, len(training)), strict=True)
-        ):
-            edit = training[n]
+            logits = value_pass.logits(values.repeat_interleave(rows_per_edit, dim=0) + noise)
+            losses = _losses(logits, value_pass.targets, len(active))
+            penalties = hparams.kl_factor * _drift(value_pass, logits, len(active)) if hparams.kl_factor else 0
+        remaining = list[int]()  # indices into `active`
+        outcomes = zip(active, losses.tolist(), _learned(logits, value_pass.targets, len(active)), strict=True)
+        for n, (edit, loss, learned) in enumerate(outcomes):
             if not math.isfinite(loss):
                 raise EditError(f"{where[edit]}: the loss became {loss} after {steps} steps; a lower edit_lr may help")
-            stopped = hparams.reg == "early_stop" and learned and loss <= hparams.stop_loss
-            if stopped or steps == hparams.n_iter:
+            stops_early = hparams.reg == "early_stop" and learned and loss <= hparams.stop_loss
+            if stops_early or steps == hparams.n_iter:
                 trained[edit] = TrainedValue(values.detach()[n].clone(), steps, loss, learned)
             else:
                 remaining.append(n)
         if not remaining:
             break
         (values.grad,) = torch.autograd.grad((losses + penalties).sum(), values)
-        if len(remaining) < len(training):
+        if len(remaining) < len(active):
             kept = torch.tensor(remaining, device=values.device)
-            rows = (kept.unsqueeze(1) * copies + torch.arange(copies, device=kept.device)).flatten()
-            value_pass, noise, training = value_pass.select_rows(rows), noise[rows], [training[n] for n in remaining]
-            values, optimizer = _select(values, optimizer, kept)
+            rows = (kept.unsqueeze(1) * rows_per_edit + torch.arange(rows_per_edit, device=kept.device)).flatten()
+            value_pass, noise, active = value_pass.select_rows(rows), noise[rows], [active[n] for n in remaining]
+            values, optimizer = _select_values(values, optimizer, kept)
         try:
             optimizer.step()
         except RuntimeError as error:
             raise EditError(
-                f"{where[training[0]]}: the optimizer failed after {steps} steps: {error}; a lower edit_lr may help"
+                f"{where[active[0]]}: the optimizer failed after {steps} steps: {error}; a lower edit_lr may help"
             ) from error
     for edit, result in trained.items():
         if not torch.isfinite(result.value).all():
@@ -139,7 +139,7 @@ def _learned(logits: Tensor, targets: Tensor, edits: int) -> list[bool]:
     return correct.view(edits, -1).all(dim=1).tolist()
 
 
-def _select(values: Tensor, optimizer: torch.optim.Adam, kept: Tensor) -> tuple[Tensor, torch.optim.Adam]:
+def _select_values(values: Tensor, optimizer: torch.optim.Adam, kept: Tensor) -> tuple[Tensor, torch.optim.Adam]:
     """Return a selection of the values with their gradients, and an optimizer that continues with their state."""
     selection = values.detach()[kept].clone().requires_grad_(True)
     assert values.grad is not None
@@ -150,13 +150,13 @@ def _select(values: Tensor, optimizer: torch.optim.Adam, kept: Tensor) -> tuple[
     return selection, new_optimizer
 
 
-def _noise(copies: int, starts: Tensor, identity: str) -> Tensor:
-    """Return standard normal noise for every copy but the first, shape ``(copies, value_size)``."""
-    noise = torch.randn(copies, starts.shape[1], generator=_generator(identity))
+def _noise(copies: int, starts: Tensor, seed: str) -> Tensor:
+    """Return standard normal noise for every copy but the first, which has none, shape ``(copies, value_size)``."""
+    noise = torch.randn(copies, starts.shape[1], generator=_generator(seed))
     noise[0] = 0
     return noise.to(starts.device)
 
 
-def _generator(identity: str) -> torch.Generator:
+def _generator(seed: str) -> torch.Generator:
     """Return a random generator seeded by a text."""
-    return torch.Generator().manual_seed(zlib.crc32(identity.encode()))
+    return torch.Generator().manual_seed(zlib.crc32(seed.encode()))

@@ -38,7 +38,7 @@ class SuffixPass(ValuePass):
         layer_path: the layer's path in the model.
         pairs: prompt and target of each row.
         pad: the padding token's id.
-        anatomy: the model's parts, which allow a partial pass; None for full passes.
+        anatomy: the blocks and head of the model, for a partial pass; None for full passes.
         value_tokens: for each row, index of the prompt token whose output the value replaces; None for the last token.
     """
 
@@ -53,13 +53,15 @@ class SuffixPass(ValuePass):
         value_tokens: Sequence[int] | None = None,
     ) -> None:
         device = runner.device
-        ends = [len(pair.prompt) for pair in pairs] if value_tokens is None else [index + 1 for index in value_tokens]
-        rows = [(pair.prompt[:end], pair.prompt[end:], pair.target) for pair, end in zip(pairs, ends, strict=True)]
-        # Every row has its value's token in the last column of `left`.
-        left, left_mask = pad_rows([before for before, _, _ in rows], pad, "left", device)
+        prompt_lengths = [len(pair.prompt) for pair in pairs]
+        # Every row is cut after its value's token, which is in the last column of `left`.
+        cuts = prompt_lengths if value_tokens is None else [index + 1 for index in value_tokens]
+        cut_pairs = list(zip(pairs, cuts, strict=True))
+        left, left_mask = pad_rows([pair.prompt[:cut] for pair, cut in cut_pairs], pad, "left", device)
         # The model predicts the last target token but need not read it.
-        right, right_mask = pad_rows([[*after, *target[:-1]] for _, after, target in rows], pad, "right", device)
-        answers, answer_mask = pad_rows([target for _, _, target in rows], pad, "right", device)
+        right_rows = [[*pair.prompt[cut:], *pair.target[:-1]] for pair, cut in cut_pairs]
+        right, right_mask = pad_rows(right_rows, pad, "right", device)
+        targets, target_mask = pad_rows([pair.target for pair in pairs], pad, "right", device)
         block, position = anatomy.block_of(layer_path) if anatomy else None, left.shape[1] - 1
         # With another replacement than replace_last, tokens to the left change, too.
         # Layers of other editors may need complete prompts.
@@ -67,18 +69,19 @@ class SuffixPass(ValuePass):
         self._start = position if block is not None and constant_left else 0
         blocks = list(anatomy.blocks) if anatomy and block is not None else []
         above = [*blocks[block:], anatomy.head] if anatomy and blocks else []
-        targets = answers.masked_fill(answer_mask == 0, IGNORED)
-        super().__init__(adaptor, targets, position - self._start, blocks[:block])
+        super().__init__(
+            adaptor, targets.masked_fill(target_mask == 0, IGNORED), position - self._start, blocks[:block]
+        )
         self._runner, self._n_logits = runner, right.shape[1] + 1
         self._above = [module for module in above if module is not None]
         self._ids, self._mask = torch.cat([left, right], dim=1), torch.cat([left_mask, right_mask], dim=1)
-        self._prompt_lengths = torch.tensor([len(pair.prompt) for pair in pairs])
-        # Distance from the value's token to the token that predicts the first answer token, per row.
-        self._answer_offsets = torch.tensor([len(after) for _, after, _ in rows], device=device)
+        self._prompt_lengths = torch.tensor(prompt_lengths)
+        # Distance from the value's token to the token that predicts the first target token, per row.
+        self._target_offsets = torch.tensor([len(pair.prompt) - cut for pair, cut in cut_pairs], device=device)
         # A cache made without the model's configuration keeps every token, even where attention is local. The masks
-        # apply the window.
+        # restrict attention to the local tokens.
         cache = DynamicCache() if self._start else None
-        self._run_full_pass(lambda: self._answer_logits(self._ids, cache), position, self._start)
+        self._run_full_pass(lambda: self._target_logits(self._ids, cache), position, self._start)
         self._prefix = FrozenPrefix(cache, self._start) if cache is not None else None
 
     @property
@@ -89,24 +92,24 @@ class SuffixPass(ValuePass):
     def select_rows(self, rows: Tensor) -> SuffixPass:
         """Return a pass over a selection of the rows."""
         selection = copy.copy(self)
-        for name in ("query", "output", "targets", "unedited", "_ids", "_mask", "_answer_offsets"):
+        for name in ("query", "output", "targets", "unedited", "_ids", "_mask", "_target_offsets"):
             setattr(selection, name, getattr(self, name)[rows])
         selection._prompt_lengths = self._prompt_lengths[rows.cpu()]
-        if self._boundary is not None:
-            selection._boundary = with_hidden(self._boundary, hidden_of(self._boundary)[rows])
+        if self._output_below is not None:
+            selection._output_below = with_hidden(self._output_below, hidden_of(self._output_below)[rows])
         selection._prefix = self._prefix.select_rows(rows) if self._prefix is not None else None
         return selection
 
     def _forward(self) -> Tensor:
-        return self._answer_logits(self._ids[:, self._start :], self._prefix)
+        return self._target_logits(self._ids[:, self._start :], self._prefix)
 
-    def _answer_logits(self, ids: Tensor, cache: Any) -> Tensor:
-        """Run the model; return the logits that predict the answers, ``(rows, longest target, vocabulary)``."""
+    def _target_logits(self, ids: Tensor, cache: Any) -> Tensor:
+        """Run the model; return the logits that predict the targets, ``(rows, longest target, vocabulary)``."""
         logits = self._runner.call(ids, self._mask, self._prompt_lengths, cache, keep=self._n_logits)
         logits, longest = logits[:, -self._n_logits :], self.targets.shape[1]
-        if self._n_logits == longest and not self._answer_offsets.any():
+        if self._n_logits == longest and not self._target_offsets.any():
             return logits
-        positions = self._answer_offsets.unsqueeze(1) + torch.arange(longest, device=self._answer_offsets.device)
+        positions = self._target_offsets.unsqueeze(1) + torch.arange(longest, device=self._target_offsets.device)
         rows = torch.arange(len(positions), device=positions.device).unsqueeze(1)
         return logits[rows, positions.clamp_max(self._n_logits - 1)]
 

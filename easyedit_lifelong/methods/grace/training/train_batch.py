@@ -26,7 +26,7 @@ class PendingEdit:
 
     Attributes:
         label: the target tokens.
-        identity: see :func:`~easyedit_lifelong.methods.grace.training.optimise.initial_value`.
+        identity: a text that identifies the edit, for random numbers; see :func:`.initial_value`.
         where: the edit's name in messages.
         case_id: the case_id of the request.
         extras: gate and radius to store with the value, see :class:`.StoredKeys`; None without them.
@@ -51,38 +51,39 @@ class PlannedEdit:
         decision: the decision.
         match: the nearest key that the edit competes with, after the earlier edits of the batch.
         start: the initial value, shape ``(value_size,)``.
-        start_from: number of the edit of the batch whose trained value is the initial value instead; None if none is.
+        predecessor: number of an earlier edit of the batch, whose trained value is the initial value instead of
+            ``start``; None if there is none.
     """
 
     decision: Decision
     match: Match
     start: Tensor
-    start_from: int | None
+    predecessor: int | None
 
 
 def plan_edits(
     codebook: Codebook, queries: Tensor, edits: Sequence[PendingEdit], fresh: Sequence[Tensor]
 ) -> list[PlannedEdit]:
-    """Return what edits will do when they are inserted in order. The codebook stays unchanged.
+    """Return what edits will do when they are inserted in order. The codebook is afterwards what it was before.
 
     Args:
         codebook: the codebook.
         queries: the edits' queries, shape ``(edits, views * key_size)``.
         edits: the edits.
-        fresh: the initial value of each edit if it adds a key.
+        fresh: for each edit, the initial value that it has if it adds a key.
     """
     last_edit_of_key: dict[int, int] = {}
     planned, changes = list[PlannedEdit](), list[Change]()
     try:
         for number, (query, edit, start) in enumerate(zip(queries, edits, fresh, strict=True)):
             decision, match = codebook.decide(query, edit.label, edit.with_extras(start))
-            start_from = None
-            if decision in (Decision.EXPAND, Decision.COVERED):
-                start_from, start = last_edit_of_key.get(match.index), codebook.values[match.index].clone()
-            _, index, change = codebook.enter(query, edit.label, edit.with_extras(start), (decision, match))
+            predecessor = None
+            if decision in (Decision.EXPAND, Decision.COVERED):  # training continues from the key's value
+                predecessor, start = last_edit_of_key.get(match.index), codebook.values[match.index].clone()
+            _, index, change = codebook.insert(query, edit.label, edit.with_extras(start), (decision, match))
             changes.append(change)
             last_edit_of_key[index] = number
-            planned.append(PlannedEdit(decision, match, start, start_from))
+            planned.append(PlannedEdit(decision, match, start, predecessor))
     finally:
         codebook.undo(*changes)
     return planned
@@ -91,7 +92,7 @@ def plan_edits(
 def train_batch(
     value_pass: ValuePass, planned: Sequence[PlannedEdit], edits: Sequence[PendingEdit], hparams: GraceHyperParams
 ) -> list[TrainedValue]:
-    """Train the values of all edits of a pass.
+    """Train the values of all edits of a pass, those with a predecessor after it.
 
     Returns:
         One trained value per edit.
@@ -102,7 +103,7 @@ def train_batch(
     copies = len(value_pass.targets) // len(edits)
     trained: dict[int, TrainedValue] = {}
     while waiting := [n for n in range(len(edits)) if n not in trained]:
-        ready = [n for n in waiting if planned[n].start_from is None or planned[n].start_from in trained]
+        ready = [n for n in waiting if planned[n].predecessor is None or planned[n].predecessor in trained]
         ready_pass = value_pass
         if len(ready) < len(edits):
             rows = torch.tensor([n * copies + copy for n in ready for copy in range(copies)])
@@ -114,10 +115,11 @@ def train_batch(
 
 
 def initial_values(value_pass: ValuePass, edits: Sequence[PendingEdit], hparams: GraceHyperParams) -> list[Tensor]:
-    """Return the initial value of each edit if it adds a key."""
+    """Return for each edit the initial value that it has if it adds a key."""
     copies = len(value_pass.targets) // len(edits)
     return [initial_value(hparams, value_pass.output[n * copies], edit.identity) for n, edit in enumerate(edits)]
 
 
 def _initial_value(planned: PlannedEdit, trained: Mapping[int, TrainedValue]) -> Tensor:
-    return planned.start if planned.start_from is None else trained[planned.start_from].value
+    """Return the value from which an edit is trained."""
+    return planned.start if planned.predecessor is None else trained[planned.predecessor].value

@@ -1,4 +1,4 @@
-"""Passes over requests as a function of the values that GRACE trains.
+"""Forward passes over requests, in which the values that GRACE trains replace a layer's output.
 
 For a causal language model, a pass runs only the part that a value can change (:mod:`.suffix_pass`). Where attention
 looks both ways, a value also changes tokens to its left, so a :class:`FullPass` runs over all tokens. It still reuses
@@ -35,7 +35,8 @@ class ValuePass(abc.ABC):
         adaptor: the adaptor on the edited layer.
         targets: the classes or tokens to predict, ``(rows, targets)``; ``IGNORED`` for padding.
         position: position of the token whose output a value replaces, the same in every row.
-        below: the blocks below the edited one, in order. Their outputs are constant, so they run only once.
+        below: the blocks below the edited one, in order. Their outputs are constant, so they run only once, and later
+            passes use the output of the last of them.
 
     Attributes:
         query: the layer's input at that position, ``(rows, key_size)``.
@@ -51,7 +52,7 @@ class ValuePass(abc.ABC):
     def __init__(self, adaptor: GraceAdaptor, targets: Tensor, position: int, below: Sequence[nn.Module] = ()) -> None:
         self.targets = targets
         self._adaptor, self._position, self._below = adaptor, position, below
-        self._boundary: Any = None
+        self._output_below: Any = None
 
     @property
     def is_partial(self) -> bool:
@@ -87,7 +88,7 @@ class ValuePass(abc.ABC):
 
     def _reusing_constants(self) -> contextlib.AbstractContextManager[Any]:
         """Reuse constant results in the pass inside the context."""
-        return fixed_output(self._below, self._boundary)
+        return fixed_output(self._below, self._output_below)
 
     def _run_full_pass(self, run: Callable[[], Tensor], position: int, start: int = 0) -> None:
         """Run one full pass; keep its logits, the layer's query and output, and the constant results.
@@ -99,7 +100,7 @@ class ValuePass(abc.ABC):
         """
 
         def keep_from_start(output: Any) -> None:
-            self._boundary = with_hidden(output, hidden_of(output)[:, start:])
+            self._output_below = with_hidden(output, hidden_of(output)[:, start:])
 
         trial = Trial(None, position)
         with (
