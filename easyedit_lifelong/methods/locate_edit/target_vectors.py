@@ -42,6 +42,12 @@ class TargetVectors:
     losses: list[float]
     learned: list[bool]
 
+    @classmethod
+    def not_optimised(cls, z: Tensor) -> TargetVectors:
+        """Return target vectors that were computed elsewhere, shape ``(requests, width)``, with no steps or losses."""
+        count = len(z)
+        return cls(z, [0] * count, [float("nan")] * count, [False] * count)
+
 
 def optimise_targets(
     runner: Runner, facts: Sequence[Fact], hparams: LocateEditHyperParams, layer: int
