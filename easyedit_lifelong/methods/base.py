@@ -104,8 +104,8 @@ class ExplainedPass:
         answer: the teacher-forced text after the prompt; None if there is none.
         texts: the text of each token that the model reads.
         end: index of the prompt's last token.
-        texts_at: ``texts_at(module)`` returns the texts of the tokens that reach a module. In the decoder of an
-            encoder-decoder model they differ from ``texts``.
+        texts_at: ``texts_at(module)`` returns the text of each token that a module processes. For a module in the
+            decoder of an encoder-decoder model, these differ from ``texts``.
     """
 
     prompt: str
@@ -136,16 +136,18 @@ class InspectedPart:
         method: the method's name.
         layers: paths of the edited layers.
         settings: the hyperparameters that determine which prompts an edit answers.
-        edits: one entry for each edit, in order: the request's fields, ``time``, and fields that the method adds. GRACE
-            adds ``decision``, ``key``, ``replaced_by`` (the later edit that took over this edit's key: its number,
-            counted from 1), and of the key ``radius``, ``hits``, ``neighbour``, ``distance``, ``nearness``. CoachHook
-            adds ``batch``.
-        near: pairs of edits that collide or nearly collide, the nearest first: ``keys``, ``edits`` (their numbers),
-            ``distance``, ``nearness``, ``same_target``.
+        edits: one entry for each edit, in order: the request's fields, ``time``, and fields that the method adds.
+            CoachHook adds ``batch``. GRACE adds ``decision``, ``key`` (its number), ``replaced_by`` (the number,
+            counted from 1, of the last edit with that key, if that is another edit), and fields that describe the key:
+            ``radius``, ``hits``, ``neighbour`` (the number of the nearest key), and the ``distance`` and ``nearness``
+            of that neighbour.
+        near: one entry for each pair of edits whose keys are near each other, the nearest pair first: ``keys`` and
+            ``edits`` (their numbers), ``distance``, ``nearness`` (the distance, divided by the sum of both radii: the
+            keys' spheres overlap below 1), ``same_target``.
         batches: one entry for each batch: ``edits`` (how many), and fields that the method adds.
-        columns: further columns of the table of edits: heading to name of the entry's field.
-        batch_columns: further columns of the table of batches: heading to name of the entry's field, which holds a
-            number for each layer.
+        columns: further columns of the table of edits: from the heading to the name of the entry's field.
+        batch_columns: further columns of the table of batches: from the heading to the name of the entry's field, which
+            has a number for each layer.
     """
 
     method: str
@@ -163,7 +165,13 @@ class InspectedPart:
 
 @dataclass(frozen=True)
 class MergeSource:
-    """One folder of a merge: its name, its index file for messages, and its parts of one method, in order."""
+    """One folder of a merge.
+
+    Attributes:
+        folder: the name of the folder.
+        where: its index file, for messages.
+        parts: its parts of one method, in order.
+    """
 
     folder: str
     where: str
@@ -195,7 +203,13 @@ class Conflict:
 
 @dataclass(frozen=True)
 class Renamed:
-    """A case whose id collided: the folder that it is from, its id there, and its id in the merged folder."""
+    """A case that got another ``case_id`` in a merge, because an earlier folder has the same one.
+
+    Attributes:
+        folder: the folder that the case is from.
+        before: its ``case_id`` in that folder.
+        after: its ``case_id`` in the merged folder.
+    """
 
     folder: str
     before: int | str
@@ -210,7 +224,7 @@ class MergedEdits:
         parts: the merged edits.
         keys: number of their keys; 0 for methods without keys.
         conflicts: edits that matched a key from another folder.
-        renamed: cases whose ids collided.
+        renamed: cases that got another ``case_id``.
         duplicates: number of edits that were left out because an earlier folder has them, too.
     """
 
@@ -262,12 +276,13 @@ class EditMethod:
         remove: removes single edits.
         remove_batches: removes the latest batches.
         explain: reports which edits answered a prompt, at which token and layer, and by which margin.
-        describe: ``describe(part, where, nearly)`` describes a part of a folder without a model. Two edits are
-            reported as near each other up to a nearness of ``nearly``. Without this port, ``inspect`` lists the
-            requests.
+        describe: ``describe(part, where, nearly)`` describes a part of a folder without a model. ``where`` is the file
+            that the part was read from, for messages. Pairs of edits with a nearness of at most ``nearly`` are in
+            :attr:`InspectedPart.near`. Without this port, ``inspect`` lists the requests.
         merge: ``merge(sources)`` merges folders made on the same model, or raises a :class:`RunError`.
         plain_weights: ``plain_weights(model)`` returns the edits as ordinary weights.
-        reasons: for ports that the method lacks, by name: a sentence that says why, for the error message.
+        reasons: for ports that the method lacks, by the name of the port: a sentence that says why, for the error
+            message.
         report_sections: ``report_sections(run)`` returns the sections that the method adds to the reports of its
             runs.
         calibrate: chooses hyperparameters for one model; see :mod:`easyedit_lifelong.methods.calibrator`.

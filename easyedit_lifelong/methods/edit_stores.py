@@ -30,7 +30,7 @@ class EditsPart:
 
 
 class EditStore(Protocol):
-    """Converts the edits on a model to data, and attaches such data to a model.
+    """Converts a model's edits to data, and attaches saved edits to a model.
 
     ``save_edits`` and ``load_edits`` use this port.
     """
@@ -66,7 +66,10 @@ class AppendableEditStore(EditStore, Protocol):
     """
 
     def history(self, model: Any) -> Sequence[object]:
-        """Return one object for each step on a model, in order. A step must give the same object at every call.
+        """Return one object for each step on a model, in order.
+
+        A run compares these objects by identity to find the steps that it has written already. So every call must
+        return the same object for a step.
 
         Raises:
             RunError: the model has edits that one folder cannot hold as one sequence of steps.

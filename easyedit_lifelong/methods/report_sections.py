@@ -43,26 +43,32 @@ class RunRecord:
     steps: Sequence[tuple[Sequence[Mapping[str, Any]], Mapping[str, Any]]] = ()
 
     def edits(self, name: str) -> list[tuple[int, Mapping[str, Any]]]:
-        """Return the journal entries of the edits that have a number under a name.
+        """Return the journal entries of the edits that have a number in a field.
+
+        Args:
+            name: the name of the field.
 
         Returns:
             Pairs of the number of edits so far, and the entry.
         """
-        edited = enumerate((entry for entry in self.journal if entry.get("status") == "edited"), 1)
-        return [(n, entry) for n, entry in edited if is_number(entry.get(name))]
+        edited = [entry for entry in self.journal if entry.get("status") == "edited"]
+        return [(n_edits, entry) for n_edits, entry in enumerate(edited, 1) if is_number(entry.get(name))]
 
     def counts(self, name: str) -> list[Point]:
         """Return a count over time: after every edit if the journal has it, otherwise at every scoring.
 
+        Args:
+            name: the name of the field that holds the count.
+
         Returns:
             Pairs of the number of edits so far, and the count.
         """
-        counted = self.edits(name) or [
+        entries = self.edits(name) or [
             (entry["n_edits"], entry)
             for entry in self.curve
             if is_number(entry.get("n_edits")) and is_number(entry.get(name))
         ]
-        return [(float(n), float(entry[name])) for n, entry in counted]
+        return [(float(n_edits), float(entry[name])) for n_edits, entry in entries]
 
 
 @dataclass(frozen=True)
@@ -156,6 +162,10 @@ def is_number(value: Any) -> TypeGuard[float]:
 
 
 def _check_name(name: str) -> None:
-    """Raise a ValueError if a name holds other characters than letters, digits, ``-`` and ``_``."""
+    """Check that a name consists of letters, digits, ``-`` and ``_``.
+
+    Raises:
+        ValueError: it has other characters, or is empty.
+    """
     if not re.fullmatch(r"[\w-]+", name, re.ASCII):
         raise ValueError(f"{name!r} is no name of a section or plot: use letters, digits, '-' and '_'")

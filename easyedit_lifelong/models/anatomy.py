@@ -51,16 +51,16 @@ def anatomy_of(model: Any) -> Anatomy | None:
     ]
     if not lists:
         return None
-    layers = getattr(getattr(model, "config", None), "num_hidden_layers", None)
-    # The list of blocks has the length in the config. If no list has, take the one with the most parameters.
-    candidates = [item for item in lists if len(item[1]) == layers] or lists
+    count = getattr(getattr(model, "config", None), "num_hidden_layers", None)
+    # The list of blocks has the length that the config says. If there is none, take the one with the most parameters.
+    candidates = [(path, blocks) for path, blocks in lists if len(blocks) == count] or lists
     path, blocks = max(candidates, key=lambda item: sum(p.numel() for p in item[1].parameters()))
     parent = model.get_submodule(path.rpartition(".")[0])
     norms = [child for child in parent.children() if "norm" in type(child).__name__.lower()]
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     embeddings = model.get_input_embeddings() if hasattr(model, "get_input_embeddings") else None
-    weights = [getattr(module, "weight", None) for module in (head, embeddings)]
-    tied = weights[0] is not None and weights[0] is weights[1]
+    head_weight = getattr(head, "weight", None)
+    tied = head_weight is not None and head_weight is getattr(embeddings, "weight", None)
     return Anatomy(path, blocks, norms[-1] if norms else None, head, tied)
 
 
@@ -80,32 +80,31 @@ class Mlp:
 def mlp_of(block: nn.Module) -> Mlp | None:
     """Return the projections of a block's MLP; None if the block doesn't have exactly one plain MLP.
 
-    They are recognised by their shapes. The output projection is the one with the most inputs. The input projections
-    are its siblings with the transposed shape.
+    Projections are recognised by their shapes. The output projection is the one with the most inputs. The input
+    projections are its siblings with the transposed shape.
     """
     shapes: dict[str, tuple[int, int]] = {}
     for name, module in block.named_modules():
         if any(name.startswith(f"{other}.") for other in shapes):
-            continue  # inside a projection with an adapter: the adapter's matrices, or the original projection
+            continue  # the module is inside a projection with an adapter: an adapter's matrix, or the inner projection
         with contextlib.suppress(TypeError):
             shapes[name] = projection_shape(module)
     if not shapes:
         return None
     output = max(shapes, key=lambda name: shapes[name][0])
-    width, model_width = shapes[output]
+    mlp_width, model_width = shapes[output]
     parent = output.rpartition(".")[0]
     inputs = tuple(
-        name for name, shape in shapes.items() if shape == (model_width, width) and name.rpartition(".")[0] == parent
+        name
+        for name, shape in shapes.items()
+        if shape == (model_width, mlp_width) and name.rpartition(".")[0] == parent
     )
-    outputs = [name for name, shape in shapes.items() if shape == (width, model_width)]
-    return Mlp(inputs, output) if inputs and outputs == [output] else None
+    same_shape = [name for name, shape in shapes.items() if shape == (mlp_width, model_width)]
+    return Mlp(inputs, output) if inputs and same_shape == [output] else None
 
 
 def projection_shape(module: nn.Module) -> tuple[int, int]:
     """Return the numbers of inputs and outputs of a linear projection.
-
-    ``nn.Linear`` stores its weight as ``(out, in)``; GPT-2's ``Conv1D`` stores it as ``(in, out)`` and has an attribute
-    ``nf``.
 
     Raises:
         TypeError: the module has no 2-D weight.
@@ -118,5 +117,5 @@ def projection_shape(module: nn.Module) -> tuple[int, int]:
 
 
 def is_transposed(module: nn.Module) -> bool:
-    """Whether a linear projection stores its weight as ``(in, out)``."""
-    return isinstance(getattr(inner_projection(module), "nf", None), int)
+    """Return whether a linear projection stores its weight as ``(in, out)``, as GPT-2's ``Conv1D`` does."""
+    return isinstance(getattr(inner_projection(module), "nf", None), int)  # an attribute of Conv1D only

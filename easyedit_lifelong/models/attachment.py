@@ -29,7 +29,7 @@ class Attachment:
         child: name of the child module that holds the editor's tensors.
         replace: called in every pass through the layer.
         whole_prompts: whether the editor must see a prompt in one pass, from its first token on.
-        spanning: whether the editor acts at another layer, too, and needs this one to run in every pass.
+        spanning: whether the editor finds an edit at this layer and applies it at a later one. It needs full passes.
 
     Attributes:
         attached: whether the editor is still attached to the layer.
@@ -57,7 +57,8 @@ class Attachment:
         if self._tracker is not None:
             if whole_prompts:
                 self._tracker.whole_prompt_layers.append(layer)
-            self._tracker.spanning += spanning
+            if spanning:
+                self._tracker.spanning += 1
         self._handle = layer.register_forward_hook(self._after_layer, with_kwargs=True)
 
     @property
@@ -67,12 +68,16 @@ class Attachment:
 
     @property
     def window(self) -> Window | None:
-        """The running forward pass; None for a plain module, or if the caller runs only a part of the model."""
+        """The window of the running forward pass; None for a plain module, or if only a part of the model runs."""
         return self._tracker.current() if self._tracker is not None else None
 
-    def keep(self, child: nn.Module | None) -> None:
-        """Make a module the editor's child module of the layer, in place of the previous one; None removes it."""
-        # The child of that name can be another editor's.
+    def set_child(self, child: nn.Module | None) -> None:
+        """Add the editor's child module to the layer, in place of the previous one.
+
+        Args:
+            child: the module; None: only remove the previous one.
+        """
+        # The layer's child of that name can be another editor's.
         if self._child_module is not None and self.layer._modules.get(self._child_name) is self._child_module:
             del self.layer._modules[self._child_name]
         self._child_module = child
@@ -84,15 +89,17 @@ class Attachment:
         if not self.attached:
             return
         self.attached = False
-        self.keep(None)
+        self.set_child(None)
         self._handle.remove()
         if self._tracker is not None:
             if self._whole_prompts:
                 self._tracker.whole_prompt_layers.remove(self.layer)
-            self._tracker.spanning -= self._spanning
+            if self._spanning:
+                self._tracker.spanning -= 1
             self._tracker.detach()
 
     def _after_layer(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+        """Return the layer's new output; None keeps its output. This is the forward hook."""
         hidden = output if isinstance(output, Tensor) else output[0]
         # Editors compare activations in float32, even if the model runs in autocast's lower precision.
         with torch.autocast(hidden.device.type, enabled=False):

@@ -17,18 +17,19 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 _NAME = "sdpa"
 _HANDLED = {"module", "query", "key", "value", "attention_mask", "dropout", "scaling", "is_causal", "kwargs"}
-"""Arguments of transformers' function that the replacement handles (``is_causal`` only matters without a mask)."""
+"""Parameters of transformers' function that the replacement handles (``is_causal`` only matters without a mask)."""
 
 
 @contextlib.contextmanager
 def grouped_queries() -> Iterator[None]:
-    """Compute query heads that share keys and values as one head with more tokens, in this context.
+    """In this context, compute query heads that share keys and values as one head with more tokens.
 
     The products are the same, but keys and values aren't copied. Nothing changes for a model with another attention
     function, or where the mask differs between heads.
     """
     original = ALL_ATTENTION_FUNCTIONS[_NAME]
-    unsupported = set(inspect.signature(original).parameters) - _HANDLED | {"softcap"}
+    # A call that passes one of these arguments runs the original function.
+    unsupported = (set(inspect.signature(original).parameters) - _HANDLED) | {"softcap"}
 
     def attend(
         module: nn.Module,

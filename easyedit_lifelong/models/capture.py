@@ -61,7 +61,8 @@ def recording_inputs(
     missing = set(modules)
 
     def hook(name: str, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        record(name, args[0] if args else kwargs.get("hidden_states", next(iter(kwargs.values()), None)))
+        first_keyword_argument = next(iter(kwargs.values()), None)
+        record(name, args[0] if args else kwargs.get("hidden_states", first_keyword_argument))
         missing.discard(name)
         if end and not missing:
             raise PassEnded
@@ -87,7 +88,7 @@ def inputs_at(runner: Runner, layer: nn.Module, rows: Sequence[list[int]]) -> li
     Raises:
         ModelError: the layer didn't run, or doesn't receive one vector per token.
     """
-    name = f"inner_params: {type(layer).__name__}"
+    name = f"inner_params: {type(layer).__name__}"  # for messages: GRACE's users name the layer in inner_params
     inputs_of: dict[tuple[int, ...], Tensor] = {}
     distinct = [list(row) for row in dict.fromkeys(tuple(row) for row in rows)]
     for batch, recorded in input_batches(runner, {name: layer}, distinct):
@@ -98,7 +99,7 @@ def inputs_at(runner: Runner, layer: nn.Module, rows: Sequence[list[int]]) -> li
 def input_batches(
     runner: Runner, layers: Mapping[str, nn.Module], rows: Sequence[list[int]]
 ) -> Iterator[tuple[list[list[int]], dict[str, Tensor]]]:
-    """Yield layers' inputs batch by batch. Each forward pass ends before the last of the layers.
+    """Yield the inputs of layers, batch by batch. Each forward pass ends before the last of the layers runs.
 
     Args:
         runner: runs the model.

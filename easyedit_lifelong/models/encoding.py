@@ -23,8 +23,8 @@ class EncodedPair:
     Attributes:
         prompt: token ids of the prompt.
         target: token ids of the answer; for a classifier, the index of the label.
-        apart: False if the model reads prompt and answer in one row (causal language models). True if it reads the
-            prompt alone (encoders).
+        apart: whether the row that the model reads has the prompt alone (encoders), and not the prompt followed by the
+            answer (causal language models).
     """
 
     prompt: list[int]

@@ -189,16 +189,21 @@ def _source(name_or_path: str | Path) -> str:
 
 
 def _check_kind(config: Any, name_or_path: str | Path) -> None:
-    """Refuse other classifiers: transformers would load them as language models, with a randomly initialised head."""
-    architectures = getattr(config, "architectures", None) or ()
-    others = [
-        name for name in architectures if name.endswith("Classification") and kind_of_config(config) is ModelKind.CAUSAL
-    ]
-    if others:
-        raise ModelError(
-            f"{name_or_path}: is a {others[0]}. Only causal language models, encoder-decoder models and sequence "
-            "classifiers can be edited."
-        )
+    """Check that a model isn't a classifier of tokens, images and so on.
+
+    transformers would load such a model as a language model, with a randomly initialised head.
+
+    Raises:
+        ModelError: it is one.
+    """
+    if kind_of_config(config) is not ModelKind.CAUSAL:
+        return
+    for architecture in getattr(config, "architectures", None) or ():
+        if architecture.endswith("Classification"):
+            raise ModelError(
+                f"{name_or_path}: is a {architecture}. Only causal language models, encoder-decoder models and "
+                "sequence classifiers can be edited."
+            )
 
 
 def _from_pretrained(auto_class: str, source: str, name_or_path: str | Path, **options: Any) -> Any:

@@ -55,21 +55,21 @@ def dropping_out(modules: Iterable[nn.Module], rate: float, identity: str) -> It
     Args:
         modules: modules that contain the ``nn.Dropout`` modules. Families without such modules (Llama) are unaffected.
         rate: share of activations that are dropped.
-        identity: seed of the dropout, as text. The states of the global random generators are restored.
+        identity: a text from which the random seed is derived. The states of the global random generators are restored.
     """
     if not rate:
         yield
         return
-    dropouts = [m for module in modules for m in module.modules() if isinstance(m, nn.Dropout)]
+    dropouts = [part for module in modules for part in module.modules() if isinstance(part, nn.Dropout)]
     if not dropouts:
         LOG.warning("dropout: %s has no effect, since the model has no dropout modules after the edited layer", rate)
-    previous = [(m.p, m.training) for m in dropouts]
-    for module in dropouts:
-        module.p, module.training = rate, True
+    previous = [(dropout.p, dropout.training) for dropout in dropouts]
+    for dropout in dropouts:
+        dropout.p, dropout.training = rate, True
     try:
         with torch.random.fork_rng():
             torch.manual_seed(zlib.crc32(identity.encode()))
             yield
     finally:
-        for module, (p, training) in zip(dropouts, previous, strict=True):
-            module.p, module.training = p, training
+        for dropout, (previous_rate, training) in zip(dropouts, previous, strict=True):
+            dropout.p, dropout.training = previous_rate, training

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from torch import nn
 
@@ -40,13 +41,25 @@ def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
     modules = dict(model.named_modules())
     if path and path in modules:
         return path, modules[path]
-    parts = path.split(".")
-    prefixes = (".".join(parts[:n]) for n in range(len(parts) - 1, 0, -1))
-    parent = next((prefix for prefix in prefixes if prefix in modules), "")
-    children = [child for child, _ in (modules[parent] if parent else model).named_children()]
-    missing = parts[len(parent.split(".")) if parent else 0]
-    cause = f"{repr(parent) if parent else 'the model'} has no {missing!r}; it has {_list_names(children)}"
+    cause = _missing_part(modules, path)
     raise ModelError(f"{type(model).__name__} has no layer {name!r}: {cause}.{did_you_mean(path, modules)}")
+
+
+def _missing_part(modules: Mapping[str, nn.Module], path: str) -> str:
+    """Return a sentence that says which part of a path doesn't exist, and what its parent has instead.
+
+    Args:
+        modules: the modules of a model by path; the model itself has the path "".
+        path: the path of no module.
+    """
+    parts = path.split(".")
+    known = len(parts) - 1
+    while known and ".".join(parts[:known]) not in modules:
+        known -= 1
+    parent = ".".join(parts[:known])
+    children = [child for child, _ in modules[parent].named_children()]
+    owner = repr(parent) if parent else "the model"
+    return f"{owner} has no {parts[known]!r}; it has {_list_names(children)}"
 
 
 def _list_names(children: list[str]) -> str:

@@ -51,10 +51,10 @@ def overridden(name: str, values: Mapping[Any, Any]) -> Iterator[None]:
 
 
 class CallWrapper:
-    """Replaces a method of one module and runs every call of it in a context. It has the original's signature.
+    """Replaces a method of one module, and runs every call of that method in a context.
 
-    Other libraries may wrap it again (accelerate does). If they still hold it after :meth:`remove`, it calls the
-    original method without a context.
+    The wrapper has the signature of the original method. Other libraries may wrap it again (accelerate does). If they
+    still hold it after :meth:`remove`, it calls the original method without a context.
 
     Args:
         module: the module; the wrapper goes into its instance, so that the class doesn't change.
@@ -65,13 +65,13 @@ class CallWrapper:
     def __init__(self, module: nn.Module, context: CallContext, name: str = "forward") -> None:
         self.module, self._name = module, name
         self._context: CallContext | None = context
-        self._original = module.__dict__.get(name)
+        self._original = module.__dict__.get(name)  # None: the class's method
         # Don't copy attributes: another library's wrapper may hold those of a CallWrapper that was removed.
         functools.update_wrapper(self, getattr(module, name), updated=())
         module.__dict__[name] = self
 
-    # This also keeps the blocks inside uncompiled: code compiled for one block runs for all of its class, without
-    # hooks.
+    # torch.compile must compile neither this method nor the blocks that the method calls: code that it compiles for one
+    # block runs for all blocks of that class, without their hooks.
     @torch.compiler.disable(reason="an edited model's hooks would be left out")
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the original method in a context."""
@@ -91,25 +91,28 @@ class CallWrapper:
     def remove(self) -> None:
         """Restore the original method, in the module and where accelerate stores it."""
         self._context = None
-        for name in (self._name, f"_old_{self._name}"):  # accelerate stores the method that it wraps as _old_forward
-            if self.module.__dict__.get(name) is not self:
-                continue
-            if self._original is not None or name != self._name:
-                self.module.__dict__[name] = self._original or self._class_method()
+        attributes = self.module.__dict__
+        if attributes.get(self._name) is self:
+            if self._original is None:
+                del attributes[self._name]
             else:
-                del self.module.__dict__[name]
+                attributes[self._name] = self._original
+        wrapped_by_accelerate = f"_old_{self._name}"
+        if attributes.get(wrapped_by_accelerate) is self:
+            attributes[wrapped_by_accelerate] = self._original or self._class_method()
 
     def _class_method(self) -> Callable[..., Any]:
+        """Return the method that the module's class defines, bound to the module."""
         return types.MethodType(getattr(type(self.module), self._name), self.module)
 
 
 def recomputing_in(
     model: nn.Module, context: Callable[[], contextlib.AbstractContextManager[None]]
 ) -> contextlib.AbstractContextManager[None]:
-    """Make gradient checkpointing recompute blocks in a context.
+    """Return a context for a forward pass whose blocks gradient checkpointing then recomputes in another context.
 
     Gradient checkpointing runs blocks a second time in the backward pass, when the contexts of the forward pass have
-    ended. Blocks whose forward pass runs in the returned context are recomputed in the given one.
+    ended. ``context`` makes the context for this second time.
 
     Args:
         model: the model; if it isn't in training mode, nothing changes.

@@ -76,7 +76,7 @@ def _label_index(labels: list[str], answer: str) -> int:
 
 def _max_tokens(model: Any, tokenizer: Any) -> int | None:
     """Return the maximum length of a text in tokens; None if neither model nor tokenizer says."""
-    # Some configurations count positions that texts can't use (RoBERTa's start at 2); the tokenizer has the right
+    # Some configurations count positions that texts can't use (RoBERTa's start at 2). The tokenizer then has the right
     # length.
     known = [context_length(model), getattr(tokenizer, "model_max_length", None)]
     lengths = [length for length in known if length is not None]

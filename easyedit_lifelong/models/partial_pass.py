@@ -24,8 +24,8 @@ class FrozenPrefix(DynamicCache):
     """A key-value cache of the first tokens, which forward passes read but don't extend.
 
     Args:
-        collected: the cache of a full pass; its tensors are cut.
-        length: how many tokens of it to keep.
+        collected: the cache of a full pass. It must not be used afterwards, since its tensors are cut.
+        length: number of tokens to keep.
     """
 
     def __init__(self, collected: DynamicCache, length: int) -> None:
@@ -40,14 +40,14 @@ class FrozenPrefix(DynamicCache):
         return torch.cat([layer.keys, key_states], dim=-2), torch.cat([layer.values, value_states], dim=-2)
 
     def select_rows(self, rows: Tensor) -> FrozenPrefix:
-        """Return a cache that holds the given rows of this one."""
+        """Return a cache that holds the given rows of this one; ``rows`` are indices or a mask."""
         selected = copy.copy(self)
         selected.layers = [copy.copy(layer) for layer in self.layers]
         selected.keep_rows(rows)
         return selected
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Drop all rows but the given ones."""
+        """Drop all rows but the given ones, which are indices or a mask."""
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 

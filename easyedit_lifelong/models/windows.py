@@ -18,15 +18,15 @@ class Generation:
     """One call of ``generate``: where its prompts end, and what each edited layer decided about them.
 
     Attributes:
-        real: which columns of the prompts hold tokens, shape ``(batch, tokens)``.
-        ends: absolute column of each prompt's last real token, shape ``(batch,)``.
-        decisions: what a layer stores for the later passes of the call; the key identifies the layer.
+        real: which columns of the prompts hold tokens, shape ``(prompts, columns)``.
+        decisions: what a layer stores for the later passes of the call, by the ``id`` of the layer.
+        ends: absolute column of each prompt's last real token, shape ``(prompts,)``.
         last: the largest of ``ends``. It is read once, so that later passes need not synchronise with the device.
     """
 
-    ends: Tensor = field(init=False)
     real: Tensor
     decisions: dict[int, Any] = field(default_factory=dict)
+    ends: Tensor = field(init=False)
     last: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -35,7 +35,13 @@ class Generation:
         self.last = int(self.ends.max())
 
     def real_tokens(self, batch: int, length: int, device: torch.device) -> Tensor:
-        """Return which columns of a pass hold tokens, cached columns included, ``(batch, length)``."""
+        """Return which columns of a pass hold tokens, ``(batch, length)``.
+
+        Args:
+            batch: number of rows of the pass: the prompts, repeated for their beams or samples.
+            length: number of columns, cached ones included. Those after the prompts hold generated tokens.
+            device: the device of the result.
+        """
         real = repeat_rows(self.real.to(device), batch)[:, :length]
         return F.pad(real, (0, length - real.shape[1]), value=True)
 
@@ -50,9 +56,9 @@ class Window:
         real: which columns of this pass hold tokens rather than padding. Shape ``(batch, tokens)``.
         past: number of columns that the pass reads from a cache.
         generation: the call of ``generate`` that this pass belongs to, if any.
-        behind: True if all tokens of this pass follow the ends of all prompts. Known on the host: reading it needs no
+        behind: whether all tokens of this pass come after the prompts. This is a Python value, so reading it needs no
             synchronisation with the device.
-        notes: what a layer stores for a later layer in the same pass; the key identifies the layer.
+        notes: what a layer stores for a later layer in the same pass, by the ``id`` of the layer that stores it.
     """
 
     ends: Tensor
@@ -63,11 +69,11 @@ class Window:
     notes: dict[int, Any] = field(default_factory=dict)
 
 
-def repeat_rows(ends: Tensor, batch: int) -> Tensor:
+def repeat_rows(rows: Tensor, batch: int) -> Tensor:
     """Repeat the row of each prompt for its beams or samples, as ``generate`` does.
 
     Args:
-        ends: one row per prompt: the column of its end, say. Shape ``(prompts, …)``.
+        rows: one row for each prompt, such as the column of its end; shape ``(prompts, …)``.
         batch: number of rows that ``generate`` runs.
 
     Returns:
@@ -76,12 +82,12 @@ def repeat_rows(ends: Tensor, batch: int) -> Tensor:
     Raises:
         EditError: ``batch`` isn't a multiple of the number of prompts.
     """
-    if batch % len(ends):
+    if batch % len(rows):
         raise EditError(
-            f"generate() runs {batch} rows for {len(ends)} prompts, so it is unknown which prompt a row continues. "
+            f"generate() runs {batch} rows for {len(rows)} prompts, so it is unknown which prompt a row continues. "
             "This decoding mode is not supported on an edited model."
         )
-    return ends if batch == len(ends) else ends.repeat_interleave(batch // len(ends), dim=0)
+    return rows if batch == len(rows) else rows.repeat_interleave(batch // len(rows), dim=0)
 
 
 def is_padding_mask(mask: Any, batch: int, length: int) -> bool:
@@ -109,7 +115,10 @@ def column_of_token(real: Tensor, count: Tensor) -> Tensor:
 
 
 def end_before_labels(labels: Any, real: Tensor) -> Tensor:
-    """Return the column before each row's first label, or of its last token if labels mark no prompt; ``(batch,)``."""
+    """Return the column of each row's prompt end, ``(batch,)``, as labels determine it.
+
+    The prompt ends before the first label. If the labels mark no prompt, it ends at the last token.
+    """
     last = last_token(real)
     if not isinstance(labels, Tensor) or labels.shape != real.shape:
         return last
@@ -130,8 +139,9 @@ def cached_length(cache: Any) -> int:
 def reset_cache(cache: Any, prompts: Tensor) -> None:
     """Empty a cache that the caller passed to ``generate``, so that the model reads the full prompts.
 
-    Edits act on full prompts. The cached tokens ended a shorter prompt, for which another edit, or none, was active.
-    The prompts that ``generate`` received contain the cached tokens, too, so only the time to read them again is lost.
+    Edits act on full prompts. When the cached tokens were computed, they were a shorter prompt, for which another edit,
+    or none, was active. The prompts that ``generate`` received contain the cached tokens, too, so only the time to read
+    them again is lost.
 
     Raises:
         EditError: the prompts don't contain the cached tokens, or the cache can't be emptied.
@@ -154,5 +164,5 @@ def mask_from_padding(prompts: Tensor, model: Any) -> Tensor | None:
     """
     config = getattr(model, "generation_config", None)
     pad, eos = getattr(config, "pad_token_id", None), getattr(config, "eos_token_id", None)
-    ends = eos if isinstance(eos, (list, tuple)) else [eos]
-    return prompts.ne(pad) if pad is not None and pad not in ends else None
+    eos_tokens = eos if isinstance(eos, (list, tuple)) else [eos]
+    return prompts.ne(pad) if pad is not None and pad not in eos_tokens else None

@@ -16,19 +16,19 @@ class CoachHookHyperParams(LocateEditHyperParams):
     Attributes:
         alpha_z: α before the first batch: a hook layer acts on tokens whose score is at least α. α only falls
             (section 3.2).
-        alpha_model: the model in which the scores of a batch are computed to lower α: ``unedited``, as in the authors'
-            code, or ``edited``, in which later prompts are scored.
-        alpha_prompts: the prompts that must be in scope: those of the last ``batch`` (section 3.2), or those of ``all``
-            edits so far, whose scores fall as edits accumulate. ``all`` needs ``alpha_model: edited``.
+        alpha_model: after a batch, α is lowered according to the scores of its prompts. This is the model that computes
+            these scores: ``unedited``, as in the authors' code, or ``edited``, which will also score later prompts.
+        alpha_prompts: the prompts for which α is lowered: those of the last ``batch`` (section 3.2), or those of
+            ``all`` edits so far, because their scores fall as edits accumulate. ``all`` needs ``alpha_model: edited``.
         alpha_checked: for ``alpha_prompts: all``: how many earlier prompts to check after a batch, round-robin; None:
             all of them.
         alpha_floor: for ``alpha_prompts: all``: a prompt that needs an α below this is dropped. α does not fall for it
             in any layer.
-        z_tokens: the tokens whose mean and standard deviation standardise the score of a token: ``all`` tokens of its
-            prompt (equation 6), or all ``others``, so that a token of a short prompt can score as high as one of a long
-            prompt.
+        z_tokens: the z-score of a token compares it with the mean and the standard deviation over these tokens:
+            ``all`` tokens of its prompt (equation 6), or only the ``others``. With ``others``, a token of a short
+            prompt can score as high as one of a long prompt.
         scope_score: the score that is compared with α: ``z``, the z-score of ‖O - P‖ (equation 6), or ``weighed``, the
-            geometric mean of that z-score and ‖O - P‖ divided by its root mean square over ordinary text.
+            geometric mean of two factors: that z-score, and ‖O - P‖ divided by its root mean square over ordinary text.
         wohk: without hooks: add the updates to the weights.
     """
 
@@ -43,7 +43,13 @@ class CoachHookHyperParams(LocateEditHyperParams):
     AT_LEAST: ClassVar[Mapping[str, float]] = {**LocateEditHyperParams.AT_LEAST, "alpha_checked": 0, "alpha_floor": 0}
     SAME_SETTINGS: ClassVar[tuple[str, ...]] = (
         *LocateEditHyperParams.SAME_SETTINGS,
-        *("alpha_z", "alpha_model", "alpha_prompts", "alpha_floor", "scope_score", "z_tokens", "wohk"),
+        "alpha_z",
+        "alpha_model",
+        "alpha_prompts",
+        "alpha_floor",
+        "scope_score",
+        "z_tokens",
+        "wohk",
     )
 
     alpha_z: float = 2.2

@@ -15,7 +15,7 @@ from easyedit_lifelong.methods.coachhook.hook_layers import HookLayers, WeightsW
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, score_tolerance
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, CoachHookState
 from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers
-from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
+from easyedit_lifelong.methods.locate_edit.editor import BatchEditor
 from easyedit_lifelong.methods.locate_edit.facts import Fact
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.spread import spread_residual
@@ -25,7 +25,7 @@ from easyedit_lifelong.methods.shared.records import EditRecord
 LOG = logging.getLogger(__name__)
 
 
-class CoachHookEditor(WeightEditor[BatchUpdate]):
+class CoachHookEditor(BatchEditor[BatchUpdate]):
     """Edits a model in consecutive batches, with hook layers or, with ``wohk``, in its weights. Get it with :meth:`on`.
 
     Attributes:
@@ -65,14 +65,15 @@ class CoachHookEditor(WeightEditor[BatchUpdate]):
         self, facts: Sequence[Fact], passes: EditingPasses, z: Tensor
     ) -> tuple[BatchUpdate, Sequence[Mapping[str, Any]]]:
         """Compute and apply the updates of a batch, and lower α (sections 3.2 and 3.3)."""
-        records, prompts = tuple(EditRecord.of(fact.request) for fact in facts), _prompts_of(facts)
+        records = tuple(EditRecord.of(fact.request) for fact in facts)
+        prompts = tuple(tuple(fact.plain.prompt) for fact in facts)
         layers = self._layers
-        if not isinstance(layers, HookLayers):
+        if not isinstance(layers, HookLayers):  # wohk
             updates = spread_residual(layers, self._solvers, passes, z)
             return BatchUpdate(records, updates, self.alphas, {}, prompts), [{"highest_z_score": None}] * len(facts)
         if self.hparams.weighs_scores:
             layers.moments = self._moments or {}
-        # An update sets the mode of its layer to VALIDATED. The layers above stay in TEMPORARY mode until theirs.
+        # When a layer gets its update, its mode is set to VALIDATED. The layers above are still in TEMPORARY mode.
         with layers.in_mode(Mode.TEMPORARY):
             updates = spread_residual(layers, self._solvers, passes, z)
         highest, alphas = self._lowered_alphas(passes, facts, prompts)
@@ -110,11 +111,6 @@ class CoachHookEditor(WeightEditor[BatchUpdate]):
         super()._detach()
         for hook in self.hooks.values():
             hook.detach()
-
-
-def _prompts_of(facts: Sequence[Fact]) -> tuple[tuple[int, ...], ...]:
-    """Return the token ids of the plain prompts."""
-    return tuple(tuple(fact.plain.prompt) for fact in facts)
 
 
 def coachhook_editor(model: Any) -> CoachHookEditor:

@@ -21,7 +21,7 @@ class ScoreAtToken:
 
     Attributes:
         token: the text of the token.
-        score: its score, which was compared with α; NaN if it has none: in prompts that are too short, and with
+        score: its score, which was compared with α; NaN if it has none, as in prompts that are too short and with
             ``wohk``.
         acts: whether W + ΔW was used for this token.
     """
@@ -49,7 +49,7 @@ class CoachHookLayer:
     def lines(self) -> list[str]:
         """Return the layer as a heading, and a line for each token."""
         alpha = "in the weights, everywhere" if self.alpha is None else f"alpha {self.alpha:.4g}"
-        tokens = [f"  {token.token!r:16} {token.score:.4g}{'  acts' * token.acts}" for token in self.tokens]
+        tokens = [f"  {token.token!r:16} {token.score:.4g}{'  acts' if token.acts else ''}" for token in self.tokens]
         return [f"CoachHook {self.layer}: {alpha}", *tokens]
 
 
@@ -57,26 +57,25 @@ class CoachHookLayer:
 def explain(model: Any, explained: ExplainedPass) -> Iterator[Callable[[], list[CoachHookLayer]]]:
     """Record the decisions of a pass within the context; see :data:`~easyedit_lifelong.methods.base.Explain`."""
     editor = CoachHookEditor.of(model)
+    if editor is None:
+        yield list
+        return
+    texts = explained.texts
     observed: dict[str, tuple[Tensor, Tensor]] = {}
 
-    def explanations() -> list[CoachHookLayer]:
-        layers = []
-        for path in [] if editor is None else editor.hooks:
-            if path in observed:
-                scores, acts = (tensor[0].tolist() for tensor in observed[path])
-                alpha = None if editor is None else editor.alphas[path]
-            else:  # wohk: the edits are in the weights
-                count = len(explained.texts)
-                scores, acts, alpha = [float("nan")] * count, [True] * count, None
-            tokens = [ScoreAtToken(*token) for token in zip(explained.texts, scores, acts, strict=True)]
-            layers.append(CoachHookLayer(path, alpha, tokens))
-        return layers
+    def record(path: str, scores: Tensor, in_scope: Tensor) -> None:
+        observed[path] = scores, in_scope
 
-    def record(path: str, scores: Tensor, acts: Tensor) -> None:
-        observed[path] = scores, acts
+    def explain_layer(path: str) -> CoachHookLayer:
+        if path not in observed:  # wohk: the edits are in the weights
+            return CoachHookLayer(path, None, [ScoreAtToken(text, float("nan"), True) for text in texts])
+        scores, in_scope = observed[path]
+        decisions = zip(texts, scores[0].tolist(), in_scope[0].tolist(), strict=True)
+        tokens = [ScoreAtToken(text, score, acts) for text, score, acts in decisions]
+        return CoachHookLayer(path, editor.alphas[path], tokens)
 
     with ExitStack() as stack:
-        if editor is not None and not editor.hparams.wohk:
+        if not editor.hparams.wohk:
             for path, hook in editor.hooks.items():
                 stack.enter_context(hook.recording_decisions(functools.partial(record, path)))
-        yield explanations
+        yield lambda: [explain_layer(path) for path in editor.hooks]

@@ -29,10 +29,10 @@ class HookLayers(EditedLayers):
 
     Args:
         hooks: the hook layers by path, from the first to the last.
-        state: the batches of the editor; they have α and ``ordinary`` of each layer.
+        state: the batches of the editor. They have α of each layer, and the root mean square of its ‖ΔW k‖.
 
     Attributes:
-        moments: the second moment of each layer, by path, if z-scores are weighed by ‖ΔW k‖ over ordinary text; else
+        moments: the second moment of each layer, by path, if scores are weighed (``scope_score: weighed``); else
             empty.
     """
 
@@ -57,19 +57,23 @@ class HookLayers(EditedLayers):
         Raises:
             EditError: the result is not finite.
         """
-        hook, before = self.hooks[path], self.hooks[path].weight
-        delta = self.with_update(path, before.delta if before else None, update).to(device_of(hook.module))
+        hook = self.hooks[path]
+        previous = None if hook.weight is None else hook.weight.delta
+        delta = self.with_update(path, previous, update).to(device_of(hook.module))
         check_finite(delta, path)
         rms_change = None
         if path in self.moments:
-            delta_and_rms = None if before is None else (before.delta, self._state.rms_changes[path])
-            rms_change = root_mean_square_change(self.moments[path].moment, update, delta_and_rms)
+            before = None if previous is None else (previous, self._state.rms_changes[path])
+            rms_change = root_mean_square_change(self.moments[path].moment, update, before)
         hook.set_weight(delta, self._state.alphas[path], Mode.VALIDATED, rms_change)
 
     def rms_changes(self) -> dict[str, float]:
         """Return the root mean square of ‖ΔW k‖ over ordinary text, by path; empty if scores are not weighed by it."""
-        weights = {path: hook.weight for path, hook in self.hooks.items()}
-        return {path: float(w.ordinary) for path, w in weights.items() if w is not None and w.ordinary is not None}
+        return {
+            path: float(hook.weight.ordinary)
+            for path, hook in self.hooks.items()
+            if hook.weight is not None and hook.weight.ordinary is not None
+        }
 
     def finish_batch(self) -> None:
         """Set α of each hook layer to its value after the batch, which is now in the editor's history."""
@@ -98,7 +102,7 @@ class HookLayers(EditedLayers):
 
     @contextmanager
     def without_edits(self, unedited: LayerTensors) -> Iterator[None]:
-        """Turn all hook layers off within the context."""
+        """Turn all hook layers off within the context. ``unedited`` is not used."""
         with self.in_mode(Mode.OFF):
             yield
 
@@ -136,7 +140,12 @@ class WeightsWithoutHooks(EditedLayers):
 
 
 def _changed_weights(hooks: Mapping[str, HookLayer], get_weight: Callable[[str], Tensor]) -> dict[str, Tensor]:
-    """Return W + ΔW of the hook layers that have a ΔW, by path; ``get_weight`` returns W for a path."""
+    """Return W + ΔW of the hook layers that have a ΔW, by path.
+
+    Args:
+        hooks: the hook layers by path.
+        get_weight: returns W of a layer, given its path.
+    """
     return {
         path: changed_weight(hook.module, get_weight(path), hook.weight.delta)
         for path, hook in hooks.items()

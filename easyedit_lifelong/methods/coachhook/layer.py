@@ -1,4 +1,4 @@
-"""The hook layer: a forward hook on one projection, which decides for each token whether the edits are in scope.
+"""The hook layer: a forward hook on one projection, which decides for each token whether it is in scope.
 
 The projection does not change. Its original weight is W_0, and the hook weight is W_h = W_0 + ΔW. A hook layer holds
 ΔW as a child module of the projection, so that it is saved and moved with the model. Where a token is in scope, it adds
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
@@ -45,7 +46,8 @@ class HookWeight(nn.Module):
     Args:
         delta: ΔW, shape ``(outputs, inputs)``.
         alpha: the hook weight is used at tokens whose score is at least this.
-        ordinary: the root mean square of ‖ΔW k‖ over ordinary text; None if scores are not weighed by it.
+        ordinary: the root mean square of ‖ΔW k‖ over ordinary text; None if scores are not weighed by it. Saved
+            checkpoints use this name.
     """
 
     delta: Tensor
@@ -59,7 +61,7 @@ class HookWeight(nn.Module):
         self.register_buffer("ordinary", None if ordinary is None else torch.tensor(ordinary, dtype=torch.float64))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HookWeight:
-        """Move the buffers to another device when the model moves, but never cast them."""
+        """Move the buffers to another device when the model moves; do not cast them."""
         for name, tensor in self._buffers.items():
             if tensor is not None:
                 self._buffers[name] = tensor.to(fn(tensor).device)
@@ -87,7 +89,7 @@ def z_scores_of_norms(
         deviation is undefined or 0.
     """
     prompt = real if ends is None else _prompt_mask(real, ends)
-    return _standardise(norms, _prompt_moments(norms, prompt), prompt, leave_one_out)
+    return _standardise(norms, _PromptStatistics.of(norms, prompt), prompt, leave_one_out)
 
 
 def _prompt_mask(real: Tensor, ends: Tensor) -> Tensor:
@@ -96,25 +98,51 @@ def _prompt_mask(real: Tensor, ends: Tensor) -> Tensor:
     return real & ((columns <= ends.unsqueeze(1)) | (ends < 0).unsqueeze(1))
 
 
-def _prompt_moments(norms: Tensor, prompt: Tensor) -> Tensor:
-    """Return count, mean and sum of squared deviations over each row's prompt tokens, shape ``(rows, 3)``, float64."""
-    norms = norms.double()
-    count = prompt.sum(dim=1).to(norms.dtype)
-    mean = torch.where(prompt, norms, 0).sum(dim=1) / count
-    squares = torch.where(prompt, (norms - mean.unsqueeze(1)).square(), 0).sum(dim=1)
-    return torch.stack([count, mean, squares], dim=1)
+@dataclass(frozen=True)
+class _PromptStatistics:
+    """Statistics of ‖O - P‖ over the prompt tokens of each row; all of shape ``(rows, 1)``, float64.
+
+    Attributes:
+        count: the number of prompt tokens.
+        mean: the mean of their norms.
+        squares: the sum of the squared deviations from the mean.
+    """
+
+    count: Tensor
+    mean: Tensor
+    squares: Tensor
+
+    @classmethod
+    def of(cls, norms: Tensor, prompt: Tensor) -> _PromptStatistics:
+        """Compute the statistics.
+
+        Args:
+            norms: ‖O - P‖ of each token, shape ``(rows, tokens)``.
+            prompt: which positions are prompt tokens, same shape.
+        """
+        norms = norms.double()
+        count = prompt.sum(dim=1, keepdim=True).to(norms.dtype)
+        mean = torch.where(prompt, norms, 0).sum(dim=1, keepdim=True) / count
+        squares = torch.where(prompt, (norms - mean).square(), 0).sum(dim=1, keepdim=True)
+        return cls(count, mean, squares)
+
+    def repeated(self, rows: int, device: torch.device) -> _PromptStatistics:
+        """Return the statistics on a device, with the row of each prompt repeated for its beams or samples."""
+        repeats = rows // len(self.count)
+        columns = (self.count, self.mean, self.squares)
+        return _PromptStatistics(*(column.to(device).repeat_interleave(repeats, dim=0) for column in columns))
 
 
-def _standardise(norms: Tensor, moments: Tensor, prompt: Tensor, leave_one_out: bool) -> Tensor:
+def _standardise(norms: Tensor, statistics: _PromptStatistics, prompt: Tensor, leave_one_out: bool) -> Tensor:
     """Return the z-scores of tokens, shape ``(rows, tokens)``; see :func:`z_scores_of_norms`.
 
     Args:
         norms: ‖O - P‖ of each token, shape ``(rows, tokens)``.
-        moments: from :func:`_prompt_moments`.
+        statistics: the statistics of each row's prompt.
         prompt: which positions are prompt tokens, shape ``(rows, tokens)``.
         leave_one_out: see :func:`z_scores_of_norms`.
     """
-    count, mean, squares = (column.unsqueeze(1) for column in moments.unbind(dim=1))
+    count, mean, squares = statistics.count, statistics.mean, statistics.squares
     deviation = norms.double() - mean
     if leave_one_out:
         # Removing one of n values moves the mean by deviation/(n-1), and reduces the sum of squared deviations by
@@ -137,8 +165,8 @@ class HookLayer:
     Args:
         model: the model.
         module: the projection, ``(batch, tokens, inputs)`` to ``(batch, tokens, outputs)``.
-        tolerance: the rounding error of scores, relative to α, in the dtype that the model has while α is computed;
-            from :func:`score_tolerance`.
+        tolerance: the rounding error of scores, relative to α, in the dtype that the model has now. The model can be
+            cast later, but α was computed in this dtype. From :func:`score_tolerance`.
         leave_one_out: exclude each token from the mean and standard deviation that it is compared with.
 
     Attributes:
@@ -154,18 +182,18 @@ class HookLayer:
         self._decision_recorder: Callable[[Tensor, Tensor], None] | None = None
         self._attachment = Attachment(model, module, CHILD_NAME, self._after_module, whole_prompts=True)
 
-    def set_weight(self, delta: Tensor | None, alpha: float, mode: Mode, ordinary: float | None = None) -> None:
+    def set_weight(self, delta: Tensor | None, alpha: float, mode: Mode, rms_change: float | None = None) -> None:
         """Set the hook weight and the mode.
 
         Args:
             delta: ΔW, shape ``(outputs, inputs)``; None: remove the hook weight.
             alpha: α.
             mode: the output of the layer.
-            ordinary: the root mean square of ‖ΔW k‖ over ordinary text, if scores are weighed by it.
+            rms_change: the root mean square of ‖ΔW k‖ over ordinary text, if scores are weighed by it.
         """
-        self.weight = None if delta is None else HookWeight(delta, alpha, ordinary)
+        self.weight = None if delta is None else HookWeight(delta, alpha, rms_change)
         self.mode = mode
-        self._attachment.keep(self.weight)
+        self._attachment.set_child(self.weight)
 
     def set_alpha(self, alpha: float) -> None:
         """Set α of the present hook weight."""
@@ -183,7 +211,10 @@ class HookLayer:
 
     @contextlib.contextmanager
     def recording_scores(self, record: Callable[[Tensor], None]) -> Iterator[None]:
-        """Call ``record`` with the scores of each pass in the context, shape ``(rows, tokens)``, before their use."""
+        """Call ``record`` in each pass within the context, with the scores, shape ``(rows, tokens)``.
+
+        The scores are compared with α after the call. So ``record`` can still change α for this pass.
+        """
         self._score_recorder = record
         try:
             yield
@@ -192,7 +223,7 @@ class HookLayer:
 
     @contextlib.contextmanager
     def recording_decisions(self, record: Callable[[Tensor, Tensor], None]) -> Iterator[None]:
-        """Call ``record`` with the scores of each pass in the context, and with which tokens are in scope.
+        """Call ``record`` in each pass within the context, with the scores and with which tokens are in scope.
 
         Both have the shape ``(rows, tokens)``.
         """
@@ -226,20 +257,20 @@ class HookLayer:
         dtype = torch.promote_types(keys.dtype, self.weight.delta.dtype)
         return keys.to(dtype) @ self.weight.delta.to(dtype).t()
 
-    def weigh(self, scores: Tensor, norms: Tensor) -> Tensor:
+    def weigh(self, z: Tensor, norms: Tensor) -> Tensor:
         """Return the scores that are compared with α: √(z · ‖O - P‖ / RMS), or z if scores are not weighed.
 
         RMS is the root mean square of ‖O - P‖ over ordinary text. A z-score compares a token only with its prompt, so
-        it can be high although the change is small. The size of the change alone is no better score, since
-        it grows with the number of edits. The geometric mean is high only if both are.
+        it can be high although the change ‖O - P‖ is small. The change alone is no better score, since it grows with
+        the number of edits. The geometric mean is high only if both are high.
 
         Args:
-            scores: z-scores.
+            z: z-scores.
             norms: ‖O - P‖ of the same tokens, same shape.
         """
         if self.weight is None or self.weight.ordinary is None:
-            return scores
-        return (scores.clamp_min(0) * norms.double() / self.weight.ordinary).sqrt()
+            return z
+        return (z.clamp_min(0) * norms.double() / self.weight.ordinary).sqrt()
 
     def _after_module(self, args: tuple[Any, ...], _: dict[str, Any], output: Tensor) -> Tensor | None:
         """Return the output of the hook layer for a pass; None to keep the output of the projection."""
@@ -265,27 +296,29 @@ class HookLayer:
     def _z_scores(self, norms: Tensor, window: Window) -> Tensor:
         """Return the z-scores of the present pass; NaN at padding and where the prompt is not known.
 
-        The moments of the prompt are stored for later passes of the same call of ``generate``.
+        The statistics of the prompt are stored for later passes of the same call of ``generate``.
+
+        Raises:
+            EditError: the pass has a part of a prompt.
         """
         real, ends = window.real.to(norms.device), window.ends.to(norms.device)
-        stored_moments = window.generation.decisions if window.generation is not None else None
+        generation = window.generation
         if window.past == 0:
-            if stored_moments is not None and (ends < 0).any():
+            if generation is not None and (ends < 0).any():
                 raise EditError(_PARTIAL_PROMPT)
             prompt = _prompt_mask(real, ends)
-            moments = _prompt_moments(norms, prompt)
-            if stored_moments is not None:
-                stored_moments[id(self)] = moments
+            statistics = _PromptStatistics.of(norms, prompt)
+            if generation is not None:
+                generation.decisions[id(self)] = statistics
         elif (ends >= 0).any():
             raise EditError(_PARTIAL_PROMPT)
-        elif stored_moments is None or id(self) not in stored_moments:
+        elif generation is None or id(self) not in generation.decisions:
             # The caller passed a cache. The norms of its tokens are not known, so no token is in scope.
             return torch.full_like(norms, float("nan"))
-        else:
+        else:  # all tokens of this pass are after the prompt
             prompt = torch.zeros_like(real)
-            moments = stored_moments[id(self)].to(norms.device)
-            moments = moments.repeat_interleave(len(norms) // len(moments), dim=0)
-        return torch.where(real, _standardise(norms, moments, prompt, self.leave_one_out), float("nan"))
+            statistics = generation.decisions[id(self)].repeated(len(norms), norms.device)
+        return torch.where(real, _standardise(norms, statistics, prompt, self.leave_one_out), float("nan"))
 
 
 def score_tolerance(dtype: torch.dtype) -> float:

@@ -18,12 +18,17 @@ def report_sections(run: RunRecord) -> list[ReportSection]:
 
 
 def alphas(run: RunRecord) -> dict[int, dict[str, float]]:
-    """Return α of each hook layer after each batch: by the batch's number in the journal, then by path."""
-    entries = [entry for entry in run.journal if isinstance(entry.get("batch"), int)]
-    batch_numbers = {str(entry.get("case_id")): entry["batch"] for entry in entries}
+    """Return α of each hook layer after each batch: by the number of the batch, then by path.
+
+    The number is that of the journal. If the journal lacks the batch, it is the position of the batch's step.
+    """
+    batch_numbers = {
+        str(entry.get("case_id")): entry["batch"] for entry in run.journal if isinstance(entry.get("batch"), int)
+    }
     by_batch = {}
     for position, (edits, state) in enumerate(run.steps, 1):
-        by_layer = {path: float(x) for path, x in state["batches"][-1]["alphas"].items() if is_number(x)}
+        saved = state["batches"][-1]["alphas"]
+        by_layer = {path: float(alpha) for path, alpha in saved.items() if is_number(alpha)}
         if by_layer:
             number = batch_numbers.get(str(edits[0].get("case_id")), position) if edits else position
             by_batch[number] = by_layer
@@ -45,8 +50,9 @@ def _alpha_plot(run: RunRecord, by_batch: dict[int, dict[str, float]]) -> list[R
         return []
     *others, last = next(iter(by_batch.values()))
     series = [
-        Series("" if number else "other hook layers", _alpha_series(by_batch, layer), muted=True)
-        for number, layer in enumerate(others)
+        # One entry in the legend for all of them.
+        Series("other hook layers" if index == 0 else "", _alpha_series(by_batch, layer), muted=True)
+        for index, layer in enumerate(others)
     ]
     final = list(by_batch.values())[-1].values()
     initial = run.hparams.get("alpha_z")

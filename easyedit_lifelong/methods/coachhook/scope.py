@@ -25,27 +25,27 @@ def study_scope(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> 
         EditError: the model has no CoachHook edits, or has them in the weights (``wohk``).
     """
     editor = coachhook_editor(model)
-    module = list(editor.alphas)[-1]
+    last_layer = list(editor.alphas)[-1]
     texts = [
         (request, kind, text)
         for request in requests
         for kind, prompts in ((PROMPT, (request.prompt,)), (PARAPHRASE, request.rephrase_prompts))
         for text in prompts
     ]
-    scores = z_scores(model, tokenizer, [text for _, _, text in texts])[module]
+    scores = z_scores(model, tokenizer, [text for _, _, text in texts])[last_layer]
     rows = tuple(
         ScopeRow(
             request.case_id,
             kind,
             text,
             tuple(tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]),
-            tuple(z.tolist()),
+            tuple(token_scores.tolist()),
             _lookup_position(tokenizer, text, request.subject, editor.hparams.fact_token),
         )
-        for (request, kind, text), z in zip(texts, scores, strict=True)
+        for (request, kind, text), token_scores in zip(texts, scores, strict=True)
     )
-    threshold = float(editor.hooks[module].threshold(model.dtype))
-    return ScopeStudy(module, float(editor.alphas[module]), rows, threshold)
+    threshold = float(editor.hooks[last_layer].threshold(model.dtype))
+    return ScopeStudy(last_layer, float(editor.alphas[last_layer]), rows, threshold)
 
 
 def _lookup_position(tokenizer: Any, text: str, subject: str | None, fact_token: str) -> int | None:

@@ -12,9 +12,9 @@ from easyedit_lifelong.methods.locate_edit.history import Batch, BatchHistory
 
 @dataclass(frozen=True)
 class BatchUpdate(Batch):
-    """The edits that one batch made.
+    """The edits that one batch made, with α after it.
 
-    The names of the fields are keys of saved edits.
+    The names of the fields are keys in the files of saved edits.
 
     Attributes:
         alphas: α of each hook layer after the batch, by path.

@@ -88,12 +88,12 @@ class GraceAdaptor:
     def install(self, codebook: Codebook) -> None:
         """Put a codebook on the layer."""
         self.codebook = codebook.train(self.layer.training)
-        self._codebook_attachment.keep(codebook)
+        self._codebook_attachment.set_child(codebook)
 
     def uninstall(self) -> None:
         """Take the codebook off the layer."""
         self.codebook = None
-        self._codebook_attachment.keep(None)
+        self._codebook_attachment.set_child(None)
 
     def detach(self) -> None:
         """Remove hook and codebook from the model. Further calls do nothing."""

@@ -1,1 +1,1 @@
-"""What MEMIT-like methods share: facts in contexts, target vectors, keys, the solve, and updates of MLP weights."""
+"""The code that MEMIT-like methods share: facts in contexts, target vectors, keys, and updates of MLP weights."""

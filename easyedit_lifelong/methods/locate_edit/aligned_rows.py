@@ -14,8 +14,8 @@ from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.runner import Runner
 
 _MAX_PADDING = 256
-"""Largest number of padding tokens after the lookup tokens of a group. Only attention computes padding, but that takes
-time. Another group takes time, too, since each group reads all weights."""
+"""Largest number of padding tokens after the lookup tokens of a group. More padding costs time in attention. More
+groups cost time, too, since each group reads all weights."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,20 @@ class BatchRow:
 
     @property
     def suffix_length(self) -> int:
-        """Number of tokens from the lookup token to the last position where a token is predicted."""
-        return self.prompt_end + len(self.row.target) if self.row.target else 1
+        """Number of tokens from the lookup token to the last position where a token is predicted, both included."""
+        if not self.row.target:
+            return 1  # an essence row, whose prediction is the one at its lookup token
+        return self.prompt_end + len(self.row.target)
 
 
 def group_rows(facts: Sequence[Fact]) -> list[list[BatchRow]]:
     """Return the rows of a batch in groups of similar suffix length, from the longest to the shortest."""
-    batch_rows = [
-        BatchRow(request, row, i == 0, 1 / (len(fact.contexts) + len(fact.mentions)) if row.target else 0.0)
-        for request, fact in enumerate(facts)
-        for i, row in enumerate(fact.rows)
-    ]
+    batch_rows = []
+    for request, fact in enumerate(facts):
+        rows_with_target = len(fact.contexts) + len(fact.mentions)
+        for i, row in enumerate(fact.rows):
+            loss_weight = 1 / rows_with_target if row.target else 0.0
+            batch_rows.append(BatchRow(request, row, i == 0, loss_weight))
     batch_rows.sort(key=lambda item: item.suffix_length, reverse=True)
     groups: list[list[BatchRow]] = []
     padding = 0
@@ -68,8 +71,8 @@ def group_rows(facts: Sequence[Fact]) -> list[list[BatchRow]]:
 class AlignedRows:
     """A group of rows, padded on both sides so that all lookup tokens are in one column.
 
-    A *prediction* is a position where the loss needs the logits: the predictions of target tokens come first, then one
-    for each essence row.
+    A *prediction* is a position where the loss needs the logits. There is one for each target token, and one for each
+    essence row. Tensors of predictions have those of the target tokens first.
 
     Attributes:
         ids: token ids, shape ``(rows, columns)``.
@@ -138,6 +141,25 @@ class AlignedRows:
         return rows, essences
 
 
+@dataclass(frozen=True)
+class _TargetToken:
+    """A target token of a row.
+
+    Attributes:
+        row: index of the row in its group.
+        column: column at which the token is predicted, counted from the lookup column.
+        token: its id.
+        request: index of the request in the batch.
+        weight: weight of the token in the request's loss.
+    """
+
+    row: int
+    column: int
+    token: int
+    request: int
+    weight: float
+
+
 def align_rows(runner: Runner, batch_rows: Sequence[BatchRow]) -> AlignedRows:
     """Align a group of rows at their lookup tokens.
 
@@ -150,11 +172,11 @@ def align_rows(runner: Runner, batch_rows: Sequence[BatchRow]) -> AlignedRows:
     suffixes = [(row.prompt + row.target[:-1])[row.lookup + 1 :] for row in rows]
     right, right_mask = pad_rows(suffixes, pad, "right", device)
     targets = [
-        (index, item.prompt_end + step, token, item.request, item.loss_weight / len(item.row.target))
+        _TargetToken(index, item.prompt_end + i, token, item.request, item.loss_weight / len(item.row.target))
         for index, item in enumerate(batch_rows)
-        for step, token in enumerate(item.row.target)
+        for i, token in enumerate(item.row.target)
     ]
-    essences = [(index, 0, item.request) for index, item in enumerate(batch_rows) if not item.loss_weight]
+    essences = [index for index, item in enumerate(batch_rows) if not item.loss_weight]
 
     def to_tensor(values: Sequence[float], dtype: torch.dtype = torch.long) -> Tensor:
         return torch.tensor(values, dtype=dtype, device=device)
@@ -166,11 +188,11 @@ def align_rows(runner: Runner, batch_rows: Sequence[BatchRow]) -> AlignedRows:
         lookup_column=left.shape[1] - 1,
         request=to_tensor([item.request for item in batch_rows]),
         is_first=to_tensor([item.is_first for item in batch_rows], torch.bool),
-        prediction_row=to_tensor([target[0] for target in targets] + [essence[0] for essence in essences]),
-        prediction_column=to_tensor([target[1] for target in targets] + [essence[1] for essence in essences]),
-        targets=to_tensor([target[2] for target in targets]),
-        target_request=to_tensor([target[3] for target in targets]),
-        target_weight=to_tensor([target[4] for target in targets], torch.float64),
-        essence_request=to_tensor([essence[2] for essence in essences]),
+        prediction_row=to_tensor([target.row for target in targets] + essences),
+        prediction_column=to_tensor([target.column for target in targets] + [0] * len(essences)),
+        targets=to_tensor([target.token for target in targets]),
+        target_request=to_tensor([target.request for target in targets]),
+        target_weight=to_tensor([target.weight for target in targets], torch.float64),
+        essence_request=to_tensor([batch_rows[index].request for index in essences]),
         end_column=left.shape[1] - 1 + max(item.suffix_length for item in batch_rows),
     )

@@ -45,7 +45,9 @@ def check_model(model: Any, tokenizer: Any, hparams: LocateEditHyperParams) -> N
 
 
 def check_requests(model: Any, tokenizer: Any, hparams: LocateEditHyperParams, requests: Sequence[EditRequest]) -> None:
-    """Check each request by itself; :func:`~easyedit_lifelong.methods.locate_edit.facts.check_batch` compares them.
+    """Check each request by itself.
+
+    :func:`~easyedit_lifelong.methods.locate_edit.facts.check_batch` checks that the requests of a batch agree.
 
     Raises:
         DataError: a request has no subject, its prompt does not contain its subject, or it is too long for the model.
@@ -60,7 +62,17 @@ def check_requests(model: Any, tokenizer: Any, hparams: LocateEditHyperParams, r
 
 
 def _find(model: Any, hparams: LocateEditHyperParams, name: str, number: int | None) -> Any:
-    """Return the module whose path the hyperparameter ``name`` gives, for one block where the path has a number."""
+    """Return the module that a hyperparameter names.
+
+    Args:
+        model: the model.
+        hparams: the hyperparameters.
+        name: the hyperparameter that holds the module's path.
+        number: the number of the block, for the ``{}`` in the path; None: the path has none.
+
+    Raises:
+        ModelError: the model has no such module. The message names the hyperparameter.
+    """
     path = getattr(hparams, name)
     try:
         return find_module(model, path if number is None else path.format(number))[1]

@@ -8,8 +8,6 @@ from typing import Any, ClassVar
 
 from easyedit_lifelong.hyperparams import PluginHyperParams
 
-_TEMPLATES = ("rewrite_module_tmp", "layer_module_tmp")
-
 
 @dataclass(kw_only=True)
 class LocateEditHyperParams(PluginHyperParams):
@@ -43,7 +41,8 @@ class LocateEditHyperParams(PluginHyperParams):
         mom2_update_weight: λ in λ E[kkᵀ]: the weight of the keys of ordinary text against the keys of the edits.
         mom2_dataset: the text that the second moments are collected from; see docs/covariance.md.
         mom2_n_samples: number of documents of ``mom2_dataset`` to read.
-        mom2_n_tokens: number of tokens to read instead. If both are set, a stored file of either amount is used.
+        mom2_n_tokens: number of tokens of ``mom2_dataset`` to read. If ``mom2_n_samples`` is set, too, a stored file of
+            either amount is used.
         mom2_dtype: dtype of the second moments.
         mom2_engine: what collects the second moments: ``native``, or ``easyedit`` for EasyEdit's ``layer_stats``.
         stats_dir: folder of the second moments; None: the cache folder of this package.
@@ -58,14 +57,29 @@ class LocateEditHyperParams(PluginHyperParams):
     }
     AT_LEAST: ClassVar[Mapping[str, float]] = {
         **PluginHyperParams.AT_LEAST,
-        **dict.fromkeys(("num_layers", "v_num_grad_steps", "mom2_n_samples", "mom2_n_tokens"), 1),
-        **dict.fromkeys(("v_loss_layer", "v_weight_decay", "kl_factor", "v_stop_loss"), 0),
+        "num_layers": 1,
+        "v_num_grad_steps": 1,
+        "mom2_n_samples": 1,
+        "mom2_n_tokens": 1,
+        "v_loss_layer": 0,
+        "v_weight_decay": 0,
+        "kl_factor": 0,
+        "v_stop_loss": 0,
     }
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("v_lr", "clamp_norm_factor", "mom2_update_weight")
     SAME_SETTINGS: ClassVar[tuple[str, ...]] = (
-        *("layers", "num_layers", "rewrite_module_tmp", "layer_module_tmp", "fact_token"),
-        *("seed", "context_template_length_params", "mom2_update_weight"),
-        *("mom2_dataset", "mom2_n_samples", "mom2_n_tokens", "mom2_dtype"),
+        "layers",
+        "num_layers",
+        "rewrite_module_tmp",
+        "layer_module_tmp",
+        "fact_token",
+        "seed",
+        "context_template_length_params",
+        "mom2_update_weight",
+        "mom2_dataset",
+        "mom2_n_samples",
+        "mom2_n_tokens",
+        "mom2_dtype",
     )
     """Hyperparameters that all batches on a model must share."""
 
@@ -109,19 +123,38 @@ class LocateEditHyperParams(PluginHyperParams):
 
     def check(self) -> list[str]:
         """Return a message for every problem that concerns more than the type and range of one value."""
+        # Another check reports values of the wrong type, so these checks skip them.
+        problems = [*self._layer_problems(), *self._path_problems(), *self._template_problems()]
+        if self.mom2_n_samples is None and self.mom2_n_tokens is None:
+            problems.append("mom2_n_tokens: give either this or mom2_n_samples")
+        return problems
+
+    def _layer_problems(self) -> list[str]:
+        """Return the problems of ``layers`` and ``num_layers``."""
+        layers = self.layers
+        if not _is_list_of(layers, int):
+            return []
+        if layers != sorted(set(layers)) or not layers or layers[0] < 0:
+            return [f"layers: {layers} must be block numbers in ascending order, without duplicates"]
+        if isinstance(self.num_layers, int) and self.num_layers > len(layers):
+            return [f"num_layers: {self.num_layers} is more than the number of layers, {len(layers)}"]
+        return []
+
+    def _path_problems(self) -> list[str]:
+        """Return the problems of the paths that have a placeholder for the number of the block."""
+        values = {name: getattr(self, name) for name in ("rewrite_module_tmp", "layer_module_tmp")}
+        return [
+            f"{name}: {value!r} must contain {{}} exactly once, for the number of the block"
+            for name, value in values.items()
+            if isinstance(value, str) and (value.count("{}") != 1 or value.count("{") + value.count("}") != 2)
+        ]
+
+    def _template_problems(self) -> list[str]:
+        """Return the problems of context templates and mention templates."""
         problems = []
-        layers = self.layers if _is_list_of(self.layers, int) else None  # another check reports wrong types
-        if layers is not None and (layers != sorted(set(layers)) or not layers or layers[0] < 0):
-            problems.append(f"layers: {layers} must be block numbers in ascending order, without duplicates")
-        elif layers is not None and isinstance(self.num_layers, int) and self.num_layers > len(layers):
-            problems.append(f"num_layers: {self.num_layers} is more than the number of layers, {len(layers)}")
-        for name in _TEMPLATES:
-            value = getattr(self, name)
-            if isinstance(value, str) and (value.count("{}") != 1 or value.count("{") + value.count("}") != 2):
-                problems.append(f"{name}: {value!r} must contain {{}} exactly once, for the number of the block")
         lengths = self.context_template_length_params
-        pairs = isinstance(lengths, list) and all(_is_list_of(pair, int) for pair in lengths)
-        if pairs and any(len(pair) != 2 or min(pair) < 1 for pair in lengths):
+        has_valid_types = isinstance(lengths, list) and all(_is_list_of(pair, int) for pair in lengths)
+        if has_valid_types and any(len(pair) != 2 or min(pair) < 1 for pair in lengths):
             problems.append("context_template_length_params: must be [tokens, count] pairs of positive numbers")
         if self.mention_templates and self.fact_token == "last":
             problems.append("mention_templates: need a fact_token of the subject; fact_token is 'last'")
@@ -131,10 +164,9 @@ class LocateEditHyperParams(PluginHyperParams):
                 for text in self.mention_templates
                 if text.count("{subject}") != 1 or text.partition("{subject}")[2].count("{prompt}") != 1
             ]
-        if self.mom2_n_samples is None and self.mom2_n_tokens is None:
-            problems.append("mom2_n_tokens: give either this or mom2_n_samples")
         return problems
 
 
 def _is_list_of(value: Any, kind: type) -> bool:
+    """Return whether a value is a list whose items are all of one type."""
     return isinstance(value, list) and all(isinstance(item, kind) for item in value)

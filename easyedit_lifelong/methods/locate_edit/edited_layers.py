@@ -13,7 +13,7 @@ from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
 from easyedit_lifelong.models.anatomy import is_transposed
 
 LayerTensors = Mapping[str, Tensor | None]
-"""The tensor of each layer that its updates are added to, by path: W or, in hook layers, ΔW (None: no ΔW)."""
+"""The tensor of each layer that updates are added to, by path: W or, in hook layers, ΔW (None: no updates yet)."""
 
 
 class EditedLayers:
@@ -27,7 +27,7 @@ class EditedLayers:
 
     Args:
         modules: the edited projections by path, from the first layer to the last.
-        writer: the method or the setting that edits weights, for messages.
+        writer: the method or the setting that writes into the weights, for messages.
         remedy: what to do if the weights are not in memory, for messages.
     """
 
@@ -49,12 +49,14 @@ class EditedLayers:
         Raises:
             EditError: accelerate has offloaded a weight.
         """
-        offloaded = (path for path, module in self.modules.items() if weight_of(module).is_meta)
-        if self.in_weights and (path := next(offloaded, None)) is not None:
-            raise EditError(
-                f"{self._writer} writes updates into the weights, but those of {path} aren't in memory (accelerate "
-                f"offloads them). {self._remedy}"
-            )
+        if not self.in_weights:
+            return
+        for path, module in self.modules.items():
+            if weight_of(module).is_meta:
+                raise EditError(
+                    f"{self._writer} writes updates into the weights, but those of {path} aren't in memory (accelerate "
+                    f"offloads them). {self._remedy}"
+                )
 
     def tensors(self) -> dict[str, Tensor | None]:
         """Return the present tensors of all layers; later updates do not change the result."""
@@ -85,7 +87,7 @@ class EditedLayers:
         self.restore({path: changed})
 
     def finish_batch(self) -> None:
-        """Do what is left to do after the batch has been added to the editor's history: nothing here."""
+        """Complete a batch after it has been added to the editor's history. Here, nothing is left to do."""
 
     @torch.no_grad()
     def restore(self, tensors: LayerTensors) -> None:
@@ -105,7 +107,7 @@ class EditedLayers:
 
     @contextmanager
     def without_edits(self, unedited: LayerTensors) -> Iterator[None]:
-        """Restore the base model within the context.
+        """Restore the layers of the base model within the context.
 
         Args:
             unedited: the tensors of all layers before the first batch.

@@ -34,11 +34,12 @@ from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.wrappers import model_to_edit
 
 
-class WeightEditor(ModelEditor, Generic[AnyBatch]):
-    """Edits a model's weights in consecutive batches, which can be rolled back bitwise. Get it with :meth:`on`.
+class BatchEditor(ModelEditor, Generic[AnyBatch]):
+    """Edits a model in consecutive batches, which can be rolled back bitwise. Get it with :meth:`on`.
 
-    A subclass sets its hyperparameter class and its solver class. It can override :meth:`make_layers` to add updates to
-    other tensors than the weights, and :meth:`update_layers` to do more for each batch.
+    Updates are added to the model's weights. A subclass sets its hyperparameter class and its solver class. It can
+    override :meth:`make_layers` to add updates to other tensors than the weights, and :meth:`update_layers` to do more
+    for each batch.
 
     Args:
         model: the model to edit.
@@ -48,7 +49,7 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
         templates: the context templates; None: the model generates them.
 
     Attributes:
-        state: all batches so far.
+        state: the batches that are on the model.
 
     Raises:
         ModelError: the model lacks a layer that the hyperparameters name.
@@ -82,7 +83,7 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
         self._layers = self.make_layers(modules)
 
     def make_layers(self, modules: Mapping[str, nn.Module]) -> EditedLayers:
-        """Return the layers that updates are added to, from the edited projections by path."""
+        """Return the layers that updates are added to, made from the edited projections by path."""
         return EditedLayers(modules, self.hparams.ALG_NAME)
 
     def make_history(self, paths: list[str], templates: Templates, fingerprint: str) -> BatchHistory[AnyBatch]:
@@ -137,8 +138,8 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
             targets: the target vectors z of the requests, shape ``(requests, width)``; None: optimise them.
 
         Returns:
-            The result of each request, and a function that rolls back the batches of this call. It does nothing if
-            they have been rolled back already, and raises an EditError while later batches are in place.
+            The result of each request, and a function that rolls back the batches of this call. The function does
+            nothing if they have been rolled back already. It raises an EditError while later batches are in place.
 
         Raises:
             DataError: a request cannot be used.
@@ -152,18 +153,8 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
         before, batch_count = self._layers.tensors(), len(self.state.batches)
         if not batch_count:
             self._unedited = before
-        results: list[EditResult] = []
-        size = self.hparams.batch_size
         try:
-            self._layers.check_writable()
-            facts = [self._encode(request) for request in requests]
-            starts = range(0, len(facts), size)
-            for start in starts:
-                check_batch(facts[start : start + size])
-            with editing(self.model), internal_pass(self.model):
-                for start in starts:
-                    known_targets = None if targets is None else targets[start : start + size]
-                    results += self._edit_batch(facts[start : start + size], known_targets)
+            results = self._edit_batches(requests, targets)
         except BaseException:
             self._restore(batch_count, before)
             self.hparams = self._hparams_of_edits
@@ -215,21 +206,35 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
         self._unedited = unedited
         return functools.partial(self._roll_back, list(batches), unedited)
 
+    def _edit_batches(self, requests: Sequence[EditRequest], targets: Tensor | None) -> list[EditResult]:
+        """Apply requests in batches; see :meth:`edit`. All requests are checked before the first batch."""
+        self._layers.check_writable()
+        facts = [self._encode(request) for request in requests]
+        size = self.hparams.batch_size
+        batches = [slice(start, start + size) for start in range(0, len(facts), size)]
+        for batch in batches:
+            check_batch(facts[batch])
+        results: list[EditResult] = []
+        with editing(self.model), internal_pass(self.model):
+            for batch in batches:
+                results += self._edit_batch(facts[batch], None if targets is None else targets[batch])
+        return results
+
     def _check_loadable(self, batch: AnyBatch) -> None:
         """Check that the updates of a saved batch are for the layers of this editor."""
         if list(batch.layers) != self.state.paths:
             raise EditError(f"the batches are for the layers {list(batch.layers)} instead of {self.state.paths}")
         for path, update in batch.layers.items():
             expected = projection_shape(self._layers.modules[path])
-            shape = len(update.adjusted), len(update.residual)
-            if shape != expected:
+            inputs, outputs = len(update.adjusted), len(update.residual)
+            if (inputs, outputs) != expected:
                 raise EditError(
-                    f"the update of {path} has {shape[0]} inputs and {shape[1]} outputs, but its weight has "
+                    f"the update of {path} has {inputs} inputs and {outputs} outputs, but its weight has "
                     f"{expected[0]} and {expected[1]}"
                 )
 
     def _tensors_with(self, unedited: LayerTensors, batches: Sequence[AnyBatch]) -> LayerTensors:
-        """Return the tensors of the layers after these batches. Order matters, since sums are rounded."""
+        """Return the tensors of the layers after these batches, added in order, since every sum is rounded."""
         tensors = dict(unedited)
         for batch in batches:
             for path, update in batch.layers.items():
@@ -241,14 +246,18 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
         return encode_fact(self.tokenizer, request, self.state.templates, self.hparams, context_length(self.model))
 
     def _edit_batch(self, facts: Sequence[Fact], known_targets: Tensor | None) -> list[EditResult]:
-        """Apply one batch; return the result of each request."""
+        """Apply one batch; return the result of each request.
+
+        Args:
+            facts: the batch.
+            known_targets: its target vectors, shape ``(facts, width)``; None: optimise them.
+        """
         began = time.perf_counter()
         self._prepare_solvers()
         if known_targets is None:
             targets = optimise_targets(self._runner, facts, self.hparams, self.hparams.edited_layers[-1])
         else:
-            count = len(facts)
-            targets = TargetVectors(known_targets, [0] * count, [float("nan")] * count, [False] * count)
+            targets = TargetVectors.not_optimised(known_targets)
         passes = EditingPasses(self._runner, facts, self._blocks)
         batch, details = self.update_layers(facts, passes, targets.z)
         self.state.batches.append(batch)
@@ -258,11 +267,11 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
         return [
             EditResult(
                 fact.request.case_id,
-                targets.steps[i],
-                targets.losses[i],
-                seconds,
-                targets.learned[i],
-                {"batch": number, "z_norm": float(targets.z[i].norm()), **details[i]},
+                steps=targets.steps[i],
+                loss=targets.losses[i],
+                seconds=seconds,
+                learned=targets.learned[i],
+                detail={"batch": number, "z_norm": float(targets.z[i].norm()), **details[i]},
             )
             for i, fact in enumerate(facts)
         ]
@@ -278,7 +287,12 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
         )
 
     def _restore(self, batch_count: int, tensors: LayerTensors) -> None:
-        """Forget all batches after the first ``batch_count``, and set the layers to their tensors at that time."""
+        """Remove all batches after the first ``batch_count``; detach the editor if none is left.
+
+        Args:
+            batch_count: the number of batches that stay.
+            tensors: the tensors of the layers after these batches.
+        """
         del self.state.batches[batch_count:]
         edit_count = sum(len(batch.records) for batch in self.state.batches)
         for solver in self._solvers.values():
@@ -295,9 +309,12 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
         Args:
             batches: the batches.
             before: the tensors of the layers before the first of them.
+
+        Raises:
+            EditError: later batches are still in place.
         """
         ids = {id(batch) for batch in batches}
-        in_place = [number for number, batch in enumerate(self.state.batches) if id(batch) in ids]
+        in_place = [index for index, batch in enumerate(self.state.batches) if id(batch) in ids]
         if not in_place:
             return
         if in_place[-1] < len(self.state.batches) - 1:

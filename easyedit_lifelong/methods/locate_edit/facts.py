@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.data.subjects import Span
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.templates import Templates
 from easyedit_lifelong.methods.shared.subject_positions import subject_span, token_of_span
-from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
+from easyedit_lifelong.models.encoding import encode_pair
 
 _PLAIN, _SUBJECT, _PROMPT = "{}", "{subject}", "{prompt}"
 
@@ -43,8 +44,8 @@ class Fact:
         contexts: the prompt in each context template.
         mentions: the prompt in each mention template. The lookup token is in the mention, before the prompt.
         plain: the prompt without a context.
-        essence: ``{subject} is a``, whose next-token prediction should stay the same (essence drift in MEMIT); None if
-            the request has no subject.
+        essence: ``{subject} is a``. The loss penalises changes of its next-token prediction (essence drift in MEMIT).
+            None if the request has no subject.
     """
 
     request: EditRequest
@@ -55,7 +56,7 @@ class Fact:
 
     @property
     def rows(self) -> list[Row]:
-        """The rows in the loss of the target vector."""
+        """The rows that the loss of the target vector is computed on."""
         return [*self.contexts, *self.mentions, *([] if self.essence is None else [self.essence])]
 
 
@@ -78,48 +79,66 @@ def encode_fact(
     Raises:
         DataError: the request has no subject, its prompt does not contain its subject, or a row is too long.
     """
-    subject_start, subject_end = subject_span(request, hparams.fact_token)
-    subject = request.prompt[subject_start:subject_end]
-
-    def encode(text: str, start: int, weight: float = 0.0) -> Row:
-        """Encode a text with the subject at character ``start``."""
-        pair = _encode_pair(tokenizer, request, text)
-        lookup = token_of_span(tokenizer, text, (start, start + len(subject)), hparams.fact_token)
-        if context_limit is not None and len(pair.tokens) > context_limit:
-            raise DataError(
-                f"{request.where}, field 'prompt': with a context and the target it has {len(pair.tokens)} tokens, but "
-                f"the model's context is {context_limit} tokens. Shorten it or leave the record out."
-            )
-        return Row(pair.prompt, pair.target, lookup, weight)
-
-    def encode_context(template: str, weight: float = 0.0) -> Row:
-        """Encode the prompt in a context template."""
-        text = template.replace(_PLAIN, request.prompt)
-        return encode(text, template.index(_PLAIN) + subject_start, weight)
-
+    encoder = _RowEncoder(
+        tokenizer, request, subject_span(request, hparams.fact_token), hparams.fact_token, context_limit
+    )
+    contexts = []
+    for group in templates:
+        weight = 1 / (len(templates) * len(group))
+        contexts += [encoder.encode_context(template, weight) for template in group]
     return Fact(
         request,
-        contexts=[
-            encode_context(template, 1 / (len(templates) * len(group))) for group in templates for template in group
-        ],
-        mentions=[
-            encode(
-                template.replace(_SUBJECT, subject).replace(_PROMPT, request.prompt),
-                template.index(_SUBJECT),
-            )
-            for template in hparams.mention_templates
-        ],
-        plain=encode_context(_PLAIN),
+        contexts=contexts,
+        mentions=[encoder.encode_mention(template) for template in hparams.mention_templates],
+        plain=encoder.encode_context(_PLAIN),
         essence=_encode_essence(tokenizer, request, hparams.fact_token),
     )
 
 
-def _encode_pair(tokenizer: Any, request: EditRequest, text: str) -> EncodedPair:
-    """Encode a text and the request's target after it; an error names the record."""
-    try:
-        return encode_pair(tokenizer, text, request.target_new)
-    except DataError as error:
-        raise DataError(f"{request.where}: {error}") from error
+@dataclass(frozen=True)
+class _RowEncoder:
+    """Encodes the prompt of a request in templates, with the target after it.
+
+    Attributes:
+        tokenizer: the tokenizer of the model.
+        request: the request.
+        subject_span: the characters of the prompt that are the subject.
+        fact_token: the hyperparameter.
+        context_limit: largest number of tokens of a row; None: no limit.
+    """
+
+    tokenizer: Any
+    request: EditRequest
+    subject_span: Span
+    fact_token: str
+    context_limit: int | None
+
+    def encode_context(self, template: str, weight: float = 0.0) -> Row:
+        """Encode the prompt in a context template."""
+        text = template.replace(_PLAIN, self.request.prompt)
+        return self._encode(text, template.index(_PLAIN) + self.subject_span[0], weight)
+
+    def encode_mention(self, template: str) -> Row:
+        """Encode the prompt in a mention template."""
+        start, end = self.subject_span
+        text = template.replace(_SUBJECT, self.request.prompt[start:end]).replace(_PROMPT, self.request.prompt)
+        return self._encode(text, template.index(_SUBJECT))
+
+    def _encode(self, text: str, subject_start: int, weight: float = 0.0) -> Row:
+        """Encode a text whose subject starts at a character, and the target after it."""
+        request = self.request
+        try:
+            pair = encode_pair(self.tokenizer, text, request.target_new)
+        except DataError as error:
+            raise DataError(f"{request.where}: {error}") from error
+        subject_length = self.subject_span[1] - self.subject_span[0]
+        lookup = token_of_span(self.tokenizer, text, (subject_start, subject_start + subject_length), self.fact_token)
+        if self.context_limit is not None and len(pair.tokens) > self.context_limit:
+            raise DataError(
+                f"{request.where}, field 'prompt': with a context and the target it has {len(pair.tokens)} tokens, but "
+                f"the model's context is {self.context_limit} tokens. Shorten it or leave the record out."
+            )
+        return Row(pair.prompt, pair.target, lookup, weight)
 
 
 def _encode_essence(tokenizer: Any, request: EditRequest, fact_token: str) -> Row | None:
@@ -136,7 +155,7 @@ def check_batch(facts: Sequence[Fact]) -> None:
     """Check that no two facts of a batch have the same prompt and different targets.
 
     Raises:
-        EditError: two facts do: one update cannot map one key to two values.
+        EditError: two facts do. One update cannot map one key to two values.
     """
     first_requests: dict[tuple[int, ...], EditRequest] = {}
     for fact in facts:

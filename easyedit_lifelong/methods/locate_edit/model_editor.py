@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 _PLACE = ""
-"""The registry of editors distinguishes a method's editors by place. All edited layers share this editor."""
+"""The place of the editor in the register of editors, which has one editor for each method and place."""
 
 
 class ModelEditor:
-    """Base class of an editor that edits several layers of a model. A model has one at most of each method.
+    """Base class of an editor that edits several layers of a model. A model has at most one for each method.
 
     Args:
         model: the model to edit.
@@ -38,6 +38,7 @@ class ModelEditor:
     def __init__(self, model: Any, tokenizer: Any, hparams: Any) -> None:
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
         self._hparams_of_edits = hparams
+        """The hyperparameters of the last edits. They are restored if further edits fail."""
         self._runner = Runner(model, tokenizer)
         self.attached = True
 
@@ -104,13 +105,19 @@ class ModelEditor:
         return []
 
     def _check_only_writer(self) -> None:
-        """Check that no other method edits the same weights: rolling one back would remove the other's edits."""
-        methods = get_plugins().methods
-        editors = [editor for method in methods for editor in editors_on(self.model, method.name).values()]
-        for other in (editor for editor in editors if isinstance(editor, ModelEditor) and editor is not self):
-            if shared := next((path for path in self.weight_paths if path in other.weight_paths), None):
-                name = other.hparams.ALG_NAME
-                raise EditError(f"the weights of {shared} carry {name} edits already; roll those back first")
+        """Check that no other editor changes the same weights: to roll one back would remove the edits of the other.
+
+        Raises:
+            EditError: another editor does.
+        """
+        for method in get_plugins().methods:
+            for other in editors_on(self.model, method.name).values():
+                if other is self or not isinstance(other, ModelEditor):
+                    continue
+                for path in self.weight_paths:
+                    if path in other.weight_paths:
+                        name = other.hparams.ALG_NAME
+                        raise EditError(f"the weights of {path} carry {name} edits already; roll those back first")
 
     def _detach(self) -> None:
         """Remove the editor from its model."""

@@ -1,4 +1,4 @@
-"""The forward passes that compute keys, residuals and z-scores of a batch."""
+"""The forward passes over the prompts of a batch: they give keys, hidden states and inputs of projections."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _MAX_PADDING = 256
 class EditingPasses:
     """Runs the prompts of a batch through the edited blocks.
 
-    Layers are updated from the first to the last. The blocks below a layer no longer change when that layer is updated,
-    so their output is computed once and then reused. Prompts with a context are run up to the layer whose key is read;
-    only plain prompts are run up to the last edited block.
+    Layers are updated from the first to the last. When a layer is updated, the blocks below it have their final
+    weights. So their output is computed once and then reused. Prompts with a context are run up to the layer whose keys
+    are read. Only plain prompts are run up to the last edited block.
 
     Args:
         runner: runs the model.
@@ -37,27 +37,15 @@ class EditingPasses:
     def __init__(self, runner: Runner, facts: Sequence[Fact], edited: Sequence[nn.Module]) -> None:
         anatomy = runner.anatomy
         self._blocks: list[nn.Module] = list(anatomy.blocks) if anatomy is not None else []
-        self._last = edited[-1]
-        plain = [fact.plain for fact in facts]
-        # The context "{}" is the plain prompt, which has a row already.
-        context_rows = [
-            (number, row)
-            for number, fact in enumerate(facts)
-            for row in fact.contexts
-            if (row.prompt, row.lookup) != (fact.plain.prompt, fact.plain.lookup)
-        ]
-        context_rows.sort(key=lambda item: len(item[1].prompt))
-        # k = weights @ (keys of all rows), shape (facts, rows); the rows of plain prompts come last.
-        self._row_weights = torch.zeros(len(facts), len(context_rows) + len(facts), dtype=torch.float64)
-        for column, (number, row) in enumerate(context_rows):
-            self._row_weights[number, column] = row.weight
-        for number, fact in enumerate(facts):
-            plain_weight = sum(row.weight for row in fact.contexts) - self._row_weights[number].sum()
-            self._row_weights[number, len(context_rows) + number] = plain_weight
+        self._last_block = edited[-1]
+        context_rows = _rows_with_context(facts)
+        self._row_weights = _row_weights(facts, context_rows)
         groups = group_by_length([row.prompt for _, row in context_rows], _MAX_PADDING)
         self._contexts = [_RowGroup(runner, [context_rows[index][1] for index in group]) for group in groups]
-        # One group for keys and outputs, which reuses the output of lower blocks, and one for full passes.
-        self._plain, self._prompts = (_RowGroup(runner, plain) for _ in range(2))
+        plain = [fact.plain for fact in facts]
+        self._plain = _RowGroup(runner, plain)
+        # A second group of the same rows, for passes that must not reuse the output of lower blocks.
+        self._plain_without_reuse = _RowGroup(runner, plain)
 
     def keys_and_outputs(self, module: nn.Module) -> tuple[Tensor, Tensor]:
         """Return the keys k of the facts at a projection, and the hidden states h after the last edited block.
@@ -75,12 +63,12 @@ class EditingPasses:
         outputs: list[Any] = []
         inputs: dict[str, Tensor] = {}
         with recording_inputs({"keys": module}, inputs.__setitem__):
-            token_wise_modules = self._token_wise_modules()
+            skip_padding = self._modules_that_skip_padding()
             for group in self._contexts:
-                group.run(token_wise_modules, until=module, constant_blocks=constant_blocks)
+                group.run(skip_padding, until=module, constant_blocks=constant_blocks)
                 keys.append(group.at_lookup_tokens(inputs["keys"]))
-            with recording_output(self._last, outputs.append):
-                self._plain.run(token_wise_modules, until=self._last, constant_blocks=constant_blocks)
+            with recording_output(self._last_block, outputs.append):
+                self._plain.run(skip_padding, until=self._last_block, constant_blocks=constant_blocks)
             keys.append(self._plain.at_lookup_tokens(inputs["keys"]))
         row_keys = torch.cat(keys).double()
         hidden = self._plain.at_lookup_tokens(hidden_of(outputs[0])).double()
@@ -97,25 +85,62 @@ class EditingPasses:
             padding, shape ``(facts, tokens)``.
         """
         inputs: dict[str, Tensor] = {}
-        numbered = {str(number): module for number, module in enumerate(modules)}
-        with recording_inputs(numbered, inputs.__setitem__):
-            self._prompts.run(self._token_wise_modules(), until=self._last)
-        return [inputs[number] for number in numbered], self._prompts.mask.bool()
+        named_modules = {str(index): module for index, module in enumerate(modules)}
+        with recording_inputs(named_modules, inputs.__setitem__):
+            self._plain_without_reuse.run(self._modules_that_skip_padding(), until=self._last_block)
+        return [inputs[name] for name in named_modules], self._plain_without_reuse.mask.bool()
 
-    def _token_wise_modules(self) -> list[nn.Module]:
-        """Return the modules that compute each token by itself, except those with hooks. So attach recorders first."""
+    def _modules_that_skip_padding(self) -> list[nn.Module]:
+        """Return the modules that compute each token by itself.
+
+        Modules with hooks are not among them. So call this after all recorders, which are hooks, have been attached.
+        """
         return [module for block in self._blocks for module in token_wise_modules(block)]
 
     def _blocks_below(self, module: nn.Module) -> list[nn.Module]:
         """Return the blocks below the one that contains a module; none if the blocks are not known."""
-        for number, block in enumerate(self._blocks):
+        for index, block in enumerate(self._blocks):
             if any(part is module for part in block.modules()):
-                return self._blocks[:number]
+                return self._blocks[:index]
         return []
 
 
+def _rows_with_context(facts: Sequence[Fact]) -> list[tuple[int, Row]]:
+    """Return the rows that have a context, from the shortest to the longest, each with the index of its fact.
+
+    The context template ``{}`` gives the plain prompt, which is not among them.
+    """
+    rows = [
+        (index, row)
+        for index, fact in enumerate(facts)
+        for row in fact.contexts
+        if (row.prompt, row.lookup) != (fact.plain.prompt, fact.plain.lookup)
+    ]
+    return sorted(rows, key=lambda item: len(item[1].prompt))
+
+
+def _row_weights(facts: Sequence[Fact], context_rows: Sequence[tuple[int, Row]]) -> Tensor:
+    """Return the weights with which the keys k of the facts are computed from the keys of rows.
+
+    Args:
+        facts: the batch.
+        context_rows: from :func:`_rows_with_context`.
+
+    Returns:
+        Shape ``(facts, rows)``, where the rows are ``context_rows``, followed by the plain prompt of each fact. A plain
+        prompt has the weight of those contexts that are not in ``context_rows``.
+    """
+    weights = torch.zeros(len(facts), len(context_rows) + len(facts), dtype=torch.float64)
+    for column, (index, row) in enumerate(context_rows):
+        weights[index, column] = row.weight
+    for index, fact in enumerate(facts):
+        plain_weight = sum(row.weight for row in fact.contexts) - weights[index].sum()
+        weights[index, len(context_rows) + index] = plain_weight
+    return weights
+
+
 class _RowGroup:
-    """Rows that run in one batch, and the cached output of the lower blocks that no longer change.
+    """Rows that run in one batch. It keeps the output of the lower blocks once these no longer change.
 
     Args:
         runner: runs the model.
@@ -132,12 +157,12 @@ class _RowGroup:
 
     @torch.no_grad()
     def run(
-        self, token_wise_modules: Sequence[nn.Module], *, until: nn.Module, constant_blocks: Sequence[nn.Module] = ()
+        self, skip_padding: Sequence[nn.Module], *, until: nn.Module, constant_blocks: Sequence[nn.Module] = ()
     ) -> None:
         """Run the rows, and stop after a module has returned.
 
         Args:
-            token_wise_modules: modules that skip padding.
+            skip_padding: the modules that do not compute padding.
             until: the module to stop after.
             constant_blocks: the lowest blocks, if they will not change any more. The next run reuses their output.
         """
@@ -145,7 +170,7 @@ class _RowGroup:
         with contextlib.ExitStack() as stack:
             stack.enter_context(fixed_output(self._cached_blocks, self._cached_output))
             stack.enter_context(recording_output(constant_blocks[-1] if constant_blocks else None, outputs.append))
-            stack.enter_context(computing_only(token_wise_modules, self.mask.bool()))
+            stack.enter_context(computing_only(skip_padding, self.mask.bool()))
             stack.enter_context(grouped_queries())
             stack.enter_context(ending_after(until))
             self._runner.call(self._ids, self.mask, self._lengths)
@@ -166,11 +191,12 @@ def group_by_length(rows: Sequence[Sequence[int]], max_padding: int) -> list[lis
         max_padding: largest number of padding tokens in a group.
     """
     groups: list[list[int]] = []
-    tokens = 0
+    tokens_in_group = 0
     for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
-        if not groups or (len(groups[-1]) + 1) * len(rows[index]) - tokens - len(rows[index]) > max_padding:
+        length = len(rows[index])  # the longest row so far
+        if not groups or len(groups[-1]) * length - tokens_in_group > max_padding:
             groups.append([])
-            tokens = 0
+            tokens_in_group = 0
         groups[-1].append(index)
-        tokens += len(rows[index])
+        tokens_in_group += length
     return groups

@@ -25,7 +25,7 @@ def spread_residual(
 
     Args:
         layers: the layers to update.
-        solvers: the solver of each layer, by path. The keys of the batch are added to it.
+        solvers: the solver of each layer, by path. The keys of the batch are added to each of them.
         passes: runs the prompts of the batch.
         z: the target vectors, shape ``(facts, width)``.
 
@@ -36,9 +36,10 @@ def spread_residual(
         EditError: an update cannot be computed, or is not finite.
     """
     updates: dict[str, LayerUpdate] = {}
-    for number, (path, module) in enumerate(layers.modules.items()):
+    for index, (path, module) in enumerate(layers.modules.items()):
+        layers_left = len(layers.modules) - index
         keys, outputs = passes.keys_and_outputs(module)
-        residual = (z.to(outputs.device).double() - outputs) / (len(layers.modules) - number)
+        residual = (z.to(outputs.device).double() - outputs) / layers_left
         updates[path] = update = solvers[path].update(keys.t(), residual.t())
         solvers[path].add(update.keys)
         layers.apply(path, update)
@@ -63,12 +64,12 @@ def make_solvers(
     """
     solvers: dict[str, Solver] = {}
     for path, module in modules.items():
-        statistic = moments[path]
-        size = len(statistic.moment)
+        second_moment = moments[path]
+        size = len(second_moment.moment)
         solvers[path] = solver_class(
-            statistic.moment,
+            second_moment.moment,
             weight,
-            ridge=regularisation(statistic.count, size),
+            ridge=regularisation(second_moment.count, size),
             device=solving_device(size, device_of(module), len(modules)),
             dtype=torch.promote_types(weight_of(module).dtype, torch.float32),
         )

@@ -12,7 +12,7 @@ from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.base import InspectedPart, PlainWeights
 from easyedit_lifelong.methods.edit_stores import EditsPart
-from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
+from easyedit_lifelong.methods.locate_edit.editor import BatchEditor
 from easyedit_lifelong.methods.locate_edit.history import AnyBatch
 from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
 from easyedit_lifelong.methods.shared.records import EditRecord
@@ -20,6 +20,7 @@ from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.modules import module_path
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(LayerUpdate))
+"""The tensors of an update. In a part, their names are ``PATH.FIELD``, with the edits of all batches side by side."""
 
 
 class BatchStore(Generic[AnyBatch]):
@@ -33,14 +34,14 @@ class BatchStore(Generic[AnyBatch]):
 
     Attributes:
         shown_settings: the hyperparameters that ``inspect`` shows.
-        shown_columns: the columns that ``inspect`` shows of each batch: from the heading to the field of the batch,
-            which has a number for each layer.
+        shown_columns: the columns that ``inspect`` shows of each batch: heading to name of the batch's field, which
+            has a number for each layer.
     """
 
     shown_settings: Sequence[str] = ("mom2_update_weight",)
     shown_columns: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, editor_class: type[WeightEditor[AnyBatch]]) -> None:
+    def __init__(self, editor_class: type[BatchEditor[AnyBatch]]) -> None:
         self._editor_class, self._name = editor_class, editor_class.hparams_class.ALG_NAME
         fields = [field.name for field in dataclasses.fields(editor_class.batch_class)]
         self._extra_fields = [name for name in fields if name not in ("records", "layers")]
@@ -75,7 +76,9 @@ class BatchStore(Generic[AnyBatch]):
         editor = self._editor_class.require(model)
         hparams = hparams_values(editor.hparams, model_label(model))
         for batch in editor.state.batches[begin:]:
-            tensors = {f"{path}.{name}": getattr(batch.layers[path], name) for path in batch.layers for name in _FIELDS}
+            tensors = {
+                f"{path}.{name}": getattr(update, name) for path, update in batch.layers.items() for name in _FIELDS
+            }
             entry = {"edits": len(batch.records), **{name: getattr(batch, name) for name in self._extra_fields}}
             state = {"templates": editor.state.templates, "batches": [entry]}
             yield EditsPart(hparams, [record.to_dict() for record in batch.records], state, tensors)
@@ -106,16 +109,12 @@ class BatchStore(Generic[AnyBatch]):
         """
         batches: list[AnyBatch] = []
         begin = 0
-        paths = list(
-            map(module_path, self._editor_class.hparams_class.from_values(part.hparams, where).rewrite_modules)
-        )
+        hparams = self._editor_class.hparams_class.from_values(part.hparams, where)
+        paths = [module_path(name) for name in hparams.rewrite_modules]
         try:
             for entry in part.state["batches"]:
                 end = begin + entry["edits"]
-                layers = {
-                    path: LayerUpdate(*(part.tensors[f"{path}.{name}"][:, begin:end].clone() for name in _FIELDS))
-                    for path in paths
-                }
+                layers = {path: _saved_update(part, path, begin, end) for path in paths}
                 records = tuple(EditRecord.from_dict(edit, where) for edit in part.edits[begin:end])
                 if len(records) != entry["edits"]:
                     raise ValueError(f"batch {len(batches) + 1} has {len(records)} of {entry['edits']} edits")
@@ -129,7 +128,7 @@ class BatchStore(Generic[AnyBatch]):
         return batches
 
     def back_to(self, model: Any, batch: int) -> None:
-        """Roll back all batches of a model after the first ``batch``; see :meth:`WeightEditor.back_to`."""
+        """Roll back all batches of a model after the first ``batch``; see :meth:`BatchEditor.back_to`."""
         self._editor_class.require(model).back_to(batch)
 
     def first_batches(self, part: EditsPart, batch: int, where: str) -> EditsPart:
@@ -191,10 +190,17 @@ def batch_reasons(name: str) -> dict[str, str]:
     }
 
 
+def _saved_update(part: EditsPart, path: str, begin: int, end: int) -> LayerUpdate:
+    """Return the update of a layer by the edits ``begin`` to ``end`` (not included) of a part."""
+    factors = {name: part.tensors[f"{path}.{name}"][:, begin:end].clone() for name in _FIELDS}
+    return LayerUpdate(**factors)
+
+
 def _are_templates(value: Any) -> bool:
-    """Tell whether a value that was read from a file has the structure of context templates."""
-    groups = value if isinstance(value, list) else [None]
-    return all(
-        isinstance(group, list) and all(isinstance(text, str) and text.count("{}") == 1 for text in group)
-        for group in groups
-    )
+    """Return whether a value that was read from a file has the structure of context templates."""
+    return isinstance(value, list) and all(_is_template_group(group) for group in value)
+
+
+def _is_template_group(value: Any) -> bool:
+    """Return whether a value is a list of templates."""
+    return isinstance(value, list) and all(isinstance(text, str) and text.count("{}") == 1 for text in value)

@@ -35,11 +35,11 @@ LOG = logging.getLogger(__name__)
 
 
 class SuffixRows:
-    """A group of rows, aligned at their lookup tokens, and the partial passes over them.
+    """Runs partial passes over a group of rows, which are aligned at their lookup tokens.
 
     A full pass is run once. After that, a partial pass runs the blocks above the changed one, from the lookup tokens
     on, and skips padding in modules that compute each token by itself. The logits of the first partial pass are
-    compared with those of the full pass. If they differ, or if the model's blocks are not known, every pass is full.
+    compared with those of the full pass. If they differ, or if the model's blocks are not known, all passes are full.
 
     Args:
         runner: runs the model.
@@ -59,15 +59,10 @@ class SuffixRows:
         self._block = find_module(runner.model, hparams.layer_module_tmp.format(layer))[1]
         self._early_head = EarlyHead(runner, hparams, layer)
         self.rows = align_rows(runner, batch_rows)
-        anatomy = runner.anatomy
-        blocks: list[nn.Module] = list(anatomy.blocks) if anatomy is not None else []
-        self._head = anatomy.head if anatomy is not None else None
-        self._partial = self._block in blocks and self._head is not None
-        self._constant_blocks = blocks[: blocks.index(self._block) + 1] if self._partial else []
-        above = blocks[len(self._constant_blocks) :] if self._partial else []
-        modules_above = {module for block in above for module in block.modules()}
-        if not modules_above.isdisjoint(full_prompt_layers(runner.model)):
-            self._partial, self._constant_blocks, above = False, [], []
+        self._head = None if runner.anatomy is None else runner.anatomy.head
+        split = None if self._head is None else _split_blocks(runner, self._block)
+        self._partial = split is not None
+        self._constant_blocks, above = ([], []) if split is None else split
         # The last block's attention reads all tokens, but its MLP is needed only where a token is predicted.
         self._last_mlps = mlps_of(above[-1]) if above else []
         self._token_wise = [
@@ -79,17 +74,17 @@ class SuffixRows:
         self._logits_to_match = full_logits if self._partial else None
 
     def log_probabilities(self, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities of the model with changed hidden states; differentiable in ``delta``.
+        """Return the log-probabilities and the divergence with changed hidden states; differentiable in ``delta``.
 
-        The first call must be with ``delta`` = 0: it checks the partial pass, and its essence predictions are those
-        that later ones are compared with.
+        The first call must be with ``delta`` = 0. It compares the partial pass with the full pass, and it stores the
+        predictions of the essence rows, with which those of later calls are compared.
 
         Args:
             delta: the change of each request's hidden state, shape ``(requests of the batch, width)``.
 
         Returns:
             The log-probabilities at every target token, shape ``(targets, vocabulary)``, and the KL divergence of the
-            prediction of every essence row from its first one, shape ``(essences,)``.
+            prediction of every essence row from its prediction in the first call, shape ``(essences,)``.
         """
         logits, early_logits = self._run(delta[self.rows.request])
         if self._logits_to_match is not None:
@@ -101,7 +96,8 @@ class SuffixRows:
                 logits, early_logits = self._run(delta[self.rows.request])
         # A split, not two slices: the gradient of each slice would be as large as all logits.
         target_logits, essence_logits = logits.split([len(self.rows.targets), len(self.rows.essence_request)])
-        if self._initial_essence_log_probs is None:  # from the same kind of pass, since others round differently
+        if self._initial_essence_log_probs is None:
+            # These are not taken from the full pass: it rounds differently from the passes that follow.
             self._initial_essence_log_probs = essence_logits.detach().log_softmax(dim=1)
         divergence: Any = KLDivergence.apply(essence_logits, self._initial_essence_log_probs)
         return (target_logits if early_logits is None else early_logits).log_softmax(dim=1), divergence
@@ -133,32 +129,29 @@ class SuffixRows:
             The block's output from the lookup column on, the cache of the columns before it (None if partial passes do
             not need it), and the logits of all predictions.
         """
-        rows, columns = self.rows, self.rows.lookup_column + self.rows.prediction_column
+        rows = self.rows
+        columns = rows.lookup_column + rows.prediction_column
         cache = DynamicCache() if self._partial and rows.lookup_column else None
         block_outputs: list[Any] = []
-
-        def record(output: Any) -> None:
-            hidden = hidden_of(output)[:, rows.lookup_column : rows.end_column]
-            block_outputs.append(with_hidden(output, hidden))
-
-        columns_after = rows.ids.shape[1] - rows.end_column
         with contextlib.ExitStack() as stack:
-            stack.enter_context(recording_output(self._block, record))
+            stack.enter_context(recording_output(self._block, block_outputs.append))
             if self._partial:
                 assert self._head is not None
                 stack.enter_context(head_at_positions(self._head, rows.prediction_row, columns))
                 stack.enter_context(grouped_queries())
                 below = [module for block in self._constant_blocks for module in token_wise_modules(block)]
                 stack.enter_context(computing_only([*below, *self._token_wise], rows.mask.bool()))
-                needed = F.pad(rows.prediction_mask(), (rows.lookup_column, columns_after))
-                stack.enter_context(computing_only(self._last_mlps, needed))
+                columns_after = rows.ids.shape[1] - rows.end_column
+                predicted = F.pad(rows.prediction_mask(), (rows.lookup_column, columns_after))
+                stack.enter_context(computing_only(self._last_mlps, predicted))
             logits = self._runner.call(rows.ids, rows.mask, rows.lengths, cache)
-        prefix = FrozenPrefix(cache, rows.lookup_column) if cache is not None else None
         logits = logits[0] if self._partial else logits[rows.prediction_row, columns]
-        return block_outputs[0], prefix, _at_least_float32(logits)
+        hidden = hidden_of(block_outputs[0])[:, rows.lookup_column : rows.end_column]
+        prefix = FrozenPrefix(cache, rows.lookup_column) if cache is not None else None
+        return with_hidden(block_outputs[0], hidden), prefix, _at_least_float32(logits)
 
     def _matches_full_pass(self, logits: Tensor, full_logits: Tensor) -> bool:
-        """Tell whether the logits of a partial pass are those of the full pass, up to rounding."""
+        """Return whether the logits of a partial pass are those of the full pass, up to rounding."""
         return same_logits(logits, full_logits, self.lookup_outputs.dtype)
 
     def _run(self, change: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -171,53 +164,83 @@ class SuffixRows:
             The logits of all predictions, and the logits of the target tokens from ``v_loss_layer``, or None if that is
             the last block.
         """
-        rows = self.rows
         hidden = hidden_of(self._block_output)
         changed = torch.cat([(hidden[:, :1] + change.unsqueeze(1)).to(hidden.dtype), hidden[:, 1:]], dim=1)
-        first_column = rows.lookup_column if self._partial else 0
-        with contextlib.ExitStack() as stack:
-            if self._partial:
-                assert self._head is not None
-                stack.enter_context(fixed_output(self._constant_blocks, with_hidden(self._block_output, changed)))
-                stack.enter_context(head_at_positions(self._head, rows.prediction_row, rows.prediction_column))
-                stack.enter_context(grouped_queries())
-                predicted = rows.prediction_mask()
-                stack.enter_context(computing_only(self._last_mlps, predicted))
-                up_to_last_prediction = predicted.flip(1).cumsum(dim=1).flip(1) > 0
-                stack.enter_context(computing_only(self._token_wise, up_to_last_prediction))
-            else:
-                stack.enter_context(replacing_output(self._block, changed, rows.lookup_column))
-            # This hook must come after the one above: both may be on the same block.
-            stack.enter_context(self._early_head.recording())
-            if self._partial:
-                ids, mask = rows.ids[:, first_column : rows.end_column], rows.mask[:, : rows.end_column]
-                logits = self._runner.call(ids, mask, rows.lengths, self._prefix)[0]
-            else:
-                logits = self._runner.call(rows.ids, rows.mask, rows.lengths)
-                logits = logits[rows.prediction_row, rows.lookup_column + rows.prediction_column]
-        count = len(rows.targets)
-        columns = rows.lookup_column - first_column + rows.prediction_column[:count]
-        return _at_least_float32(logits), self._early_head.logits(rows.prediction_row[:count], columns)
+        return self._run_partial(changed) if self._partial else self._run_full(changed)
+
+    def _run_partial(self, changed: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Run the blocks above, from the lookup column on; see :meth:`_run`.
+
+        Args:
+            changed: the block's output from the lookup column on, with the change, shape ``(rows, columns, width)``.
+        """
+        rows = self.rows
+        assert self._head is not None
+        ids, mask = rows.ids[:, rows.lookup_column : rows.end_column], rows.mask[:, : rows.end_column]
+        predicted = rows.prediction_mask()
+        up_to_last_prediction = predicted.flip(1).cumsum(dim=1).flip(1) > 0
+        with (
+            fixed_output(self._constant_blocks, with_hidden(self._block_output, changed)),
+            head_at_positions(self._head, rows.prediction_row, rows.prediction_column),
+            grouped_queries(),
+            computing_only(self._last_mlps, predicted),
+            computing_only(self._token_wise, up_to_last_prediction),
+            self._early_head.recording(),
+        ):
+            logits = self._runner.call(ids, mask, rows.lengths, self._prefix)[0]
+        return _at_least_float32(logits), self._early_logits(rows.prediction_column)
+
+    def _run_full(self, changed: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Run the full model; see :meth:`_run`. ``changed`` is as in :meth:`_run_partial`."""
+        rows = self.rows
+        columns = rows.lookup_column + rows.prediction_column
+        # The output is recorded after it is replaced: both may be done by hooks on the same block.
+        with replacing_output(self._block, changed, rows.lookup_column), self._early_head.recording():
+            logits = self._runner.call(rows.ids, rows.mask, rows.lengths)
+        return _at_least_float32(logits[rows.prediction_row, columns]), self._early_logits(columns)
+
+    def _early_logits(self, prediction_columns: Tensor) -> Tensor | None:
+        """Return the logits of the target tokens from the early head, if there is one.
+
+        Args:
+            prediction_columns: column of each prediction in the pass that was run, shape ``(targets + essences,)``.
+        """
+        count = len(self.rows.targets)
+        return self._early_head.logits(self.rows.prediction_row[:count], prediction_columns[:count])
+
+
+def _split_blocks(runner: Runner, block: nn.Module) -> tuple[list[nn.Module], list[nn.Module]] | None:
+    """Return the blocks up to and including one, and the blocks above it; None if all passes must be full."""
+    blocks: list[nn.Module] = list(runner.anatomy.blocks) if runner.anatomy is not None else []
+    if block not in blocks:
+        return None
+    count = blocks.index(block) + 1
+    constant, above = blocks[:count], blocks[count:]
+    modules_above = {module for block in above for module in block.modules()}
+    if not modules_above.isdisjoint(full_prompt_layers(runner.model)):
+        return None
+    return constant, above
 
 
 class EarlyHead:
-    """Computes logits from the output of an earlier block than the last, if ``v_loss_layer`` names one (MEMIT).
+    """Computes logits from the output of a block before the last, if ``v_loss_layer`` names one (MEMIT).
 
     Args:
         runner: runs the model.
         hparams: name the block and the final norm.
-        layer: number of the block whose output is changed. An earlier block is not affected by the change, so the
-            logits are computed from this one at the earliest.
+        layer: number of the block whose output is changed. If ``v_loss_layer`` is below it, the logits are computed
+            from this block instead, since the change does not affect the blocks below.
     """
 
     def __init__(self, runner: Runner, hparams: LocateEditHyperParams, layer: int) -> None:
         self._block: nn.Module | None = None
         self._hidden: Tensor | None = None
-        last_block = len(runner.anatomy.blocks) - 1 if runner.anatomy is not None else None
-        loss_layer = hparams.v_loss_layer
-        if loss_layer is None or (last_block is not None and max(loss_layer, layer) >= last_block):
+        if hparams.v_loss_layer is None:
             return
-        self._block = find_module(runner.model, hparams.layer_module_tmp.format(max(loss_layer, layer)))[1]
+        loss_layer = max(hparams.v_loss_layer, layer)
+        if runner.anatomy is not None and loss_layer >= len(runner.anatomy.blocks) - 1:
+            return
+        self._block = find_module(runner.model, hparams.layer_module_tmp.format(loss_layer))[1]
         self._norm = find_module(runner.model, hparams.ln_f_module)[1]
         self._head = runner.model.get_output_embeddings()
 

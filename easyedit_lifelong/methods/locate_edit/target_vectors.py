@@ -1,9 +1,9 @@
 """Optimise target vectors z: the outputs of the last edited block at the lookup tokens (MEMIT, section 4.2).
 
-For each request of a batch, a change δ is added to the output of that block at the lookup token, and trained until the
-model predicts the target in every context. All requests are trained in one batch. Each request has a separate loss and
-stops separately. A step runs only the blocks above, from the lookup token on, and the output head only where a
-token is predicted.
+For each request of a batch, a change δ is added to the output of that block at the lookup token. δ is trained until the
+model predicts the target in every context. All requests are trained in one batch. Each request has a separate loss, and
+its training stops separately. A step runs only the blocks above, from the lookup token on, and the output head only
+where a token is predicted.
 """
 
 from __future__ import annotations
@@ -33,13 +33,20 @@ class TargetVectors:
         z: the target vectors, shape ``(requests, width)``.
         steps: number of optimiser steps of each request.
         losses: last loss of each request: nats per target token, plus the penalties.
-        learned: whether the model predicted every target token of a request in all of its contexts.
+        learned: whether the model, when a request's last loss was computed, predicted every target token of the request
+            in all contexts.
     """
 
     z: Tensor
     steps: list[int]
     losses: list[float]
     learned: list[bool]
+
+    @classmethod
+    def not_optimised(cls, z: Tensor) -> TargetVectors:
+        """Return target vectors that were computed elsewhere, shape ``(requests, width)``, with no steps or losses."""
+        count = len(z)
+        return cls(z, [0] * count, [float("nan")] * count, [False] * count)
 
 
 def optimise_targets(
@@ -62,14 +69,15 @@ def optimise_targets(
     delta = torch.zeros_like(start, requires_grad=True)
     optimizer = torch.optim.Adam([delta], lr=hparams.v_lr)
     active = torch.ones(len(facts), dtype=torch.bool, device=start.device)
-    losses, learned = torch.full_like(start_norm, float("nan")), torch.zeros_like(active)
+    losses = torch.full_like(start_norm, float("nan"))
+    learned = torch.zeros_like(active)
     steps = torch.zeros(len(facts), dtype=torch.long, device=start.device)
     for step in range(hparams.v_num_grad_steps):
         with torch.enable_grad():
-            loss, predicted = _losses(groups, delta, len(facts), hparams)
+            loss, all_predicted = _losses(groups, delta, len(facts), hparams)
             loss = loss + hparams.v_weight_decay * delta.norm(dim=1) / start_norm.square()
         _check_finite(loss, active, facts, step)
-        losses[active], learned[active] = loss.detach()[active], predicted[active]
+        losses[active], learned[active] = loss.detach()[active], all_predicted[active]
         done = active & (loss.detach() < hparams.v_stop_loss)
         active = active & ~done
         if step == hparams.v_num_grad_steps - 1 or not active.any():
@@ -81,13 +89,17 @@ def optimise_targets(
         before = delta.detach().clone()
         optimizer.step()
         with torch.no_grad():
-            norm = delta.norm(dim=1)
-            limit = hparams.clamp_norm_factor * start_norm
-            delta.mul_(torch.where(norm > limit, limit / norm, 1.0).unsqueeze(1))
+            _clamp_norms(delta, hparams.clamp_norm_factor * start_norm)
             delta[~active] = before[~active]  # Adam's momentum moves the rows of finished requests, too
         steps[active] += 1
         LOG.debug("target vectors, step %d: mean loss %.3f, %d active", step, losses.nanmean(), int(active.sum()))
     return TargetVectors((start + delta).detach(), steps.tolist(), losses.tolist(), learned.tolist())
+
+
+def _clamp_norms(delta: Tensor, limits: Tensor) -> None:
+    """Scale down, in place, each row of ``delta`` whose norm is above its limit."""
+    norms = delta.norm(dim=1)
+    delta.mul_(torch.where(norms > limits, limits / norms, 1.0).unsqueeze(1))
 
 
 def _initial_values(groups: Sequence[SuffixRows], count: int) -> Tensor:
@@ -116,17 +128,18 @@ def _losses(
         the most probable one; both of shape ``(requests,)``.
     """
     loss = delta.new_zeros(count)
-    missed = torch.zeros(count, dtype=torch.long, device=delta.device)
+    missed_tokens = torch.zeros(count, dtype=torch.long, device=delta.device)
     for group in groups:
         rows = group.rows
         log_probs, divergence = group.log_probabilities(delta)
         if len(rows.targets):
             nll = -log_probs.gather(1, rows.targets.unsqueeze(1)).squeeze(1)
             loss = loss.index_add(0, rows.target_request, (nll * rows.target_weight).to(loss.dtype))
-            missed.index_add_(0, rows.target_request, (log_probs.detach().argmax(dim=1) != rows.targets).long())
+            missed = log_probs.detach().argmax(dim=1) != rows.targets
+            missed_tokens.index_add_(0, rows.target_request, missed.long())
         if len(rows.essence_request):
             loss = loss.index_add(0, rows.essence_request, (hparams.kl_factor * divergence).to(loss.dtype))
-    return loss, missed == 0
+    return loss, missed_tokens == 0
 
 
 def _check_finite(loss: Tensor, active: Tensor, facts: Sequence[Fact], step: int) -> None:

@@ -43,7 +43,7 @@ def context_templates(model: Any, tokenizer: Any, length_params: Sequence[Sequen
 
 
 def _sample_group(model: Any, tokenizer: Any, length: int, count: int) -> list[str]:
-    """Generate ``count`` templates of ``length`` tokens."""
+    """Generate ``count`` templates from texts of ``length`` tokens, the first word included."""
     first_words = [_FIRST_WORDS[i % len(_FIRST_WORDS)] for i in range(count)]
     rows = [list(tokenizer(text)["input_ids"]) for text in first_words]
     pad = tokenizer.pad_token_id or 0

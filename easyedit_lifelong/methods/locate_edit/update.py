@@ -13,11 +13,11 @@ from easyedit_lifelong.errors import EditError
 
 @dataclass(frozen=True)
 class LayerUpdate:
-    """The update of one layer by a batch of n edits, as a product of two factors: Δ = residual · adjustedᵀ.
+    """The update of one layer by a batch of n edits, as a product of two factors: Δ = R (M⁻¹ K)ᵀ.
 
     Attributes:
         keys: K, shape ``(inputs, n)``.
-        adjusted: M⁻¹ K, where M is the matrix of the solver, such as λ E[kkᵀ] + KKᵀ; shape ``(inputs, n)``.
+        adjusted: M⁻¹ K, shape ``(inputs, n)``. M is the matrix that the solver inverts, such as λ E[kkᵀ] + KKᵀ.
         residual: the residual R of this layer, shape ``(outputs, n)``.
     """
 
@@ -30,10 +30,10 @@ class LayerUpdate:
         return self.residual.double() @ self.adjusted.double().t()
 
     def added_to(self, delta: Tensor | None) -> Tensor:
-        """Return ΔW + Δ in the dtype of the keys.
+        """Return ΔW + Δ in the dtype of the keys, where ΔW is the sum of earlier updates.
 
         Args:
-            delta: ΔW, shape ``(outputs, inputs)``; None: zero.
+            delta: ΔW, shape ``(outputs, inputs)``; None: there are no earlier updates.
         """
         update = self.matrix()
         total = update if delta is None else delta.to(update.device).double() + update
@@ -44,7 +44,7 @@ class Solver(Protocol):
     """Computes the updates of one layer, batch by batch."""
 
     def update(self, keys: Tensor, residual: Tensor) -> LayerUpdate:
-        """Return the update that maps new keys to a residual. The solver does not change.
+        """Return the update that maps new keys to a residual. The keys are not added; see :meth:`add`.
 
         Args:
             keys: K, shape ``(inputs, n)``.
@@ -61,20 +61,36 @@ class Solver(Protocol):
         """Forget the keys of all edits after the first ``count``."""
 
 
+@dataclass(frozen=True)
+class _Solved:
+    """The intermediate results of a solve, which :meth:`AccumulatedKeys.add` can reuse.
+
+    Attributes:
+        keys: the keys K that were solved for, shape ``(d, n)``.
+        whitened_keys: Y with the whitened keys L⁻¹K appended.
+        inner_factor: the Cholesky factor of I + YᵀY for that Y.
+    """
+
+    keys: Tensor
+    whitened_keys: Tensor
+    inner_factor: Tensor
+
+
 class AccumulatedKeys:
     """A :class:`Solver` whose updates take the keys of earlier batches into account.
 
-    Its matrix is C_accu = λ E[kkᵀ] + K'K'ᵀ (arXiv 2403.05330, equation 4), where K' are the keys so far. It is solved
-    with factors that grow with K'.
+    For new keys K it solves a system with the matrix C_accu + KKᵀ, where C_accu = λ E[kkᵀ] + K'K'ᵀ (arXiv 2403.05330,
+    equation 4) and K' are the keys so far.
 
-    λ E[kkᵀ] = L Lᵀ is factored once, in d³/3 operations. After that, a batch of n keys K costs d²n operations. With
-    Y = L⁻¹[K' K],
+    λ E[kkᵀ] = L Lᵀ is factored once, in d³/3 operations. After that, a batch of n keys costs d²n operations. With the
+    whitened keys Y = L⁻¹[K' K],
 
         (λ E[kkᵀ] + K'K'ᵀ + KKᵀ)⁻¹ K = L⁻ᵀ (I + YYᵀ)⁻¹ L⁻¹K = L⁻ᵀ Y (I + YᵀY)⁻¹ S,
 
-    where S selects the columns of K from [K' K], and the Cholesky factor of I + YᵀY gets n new rows. Nothing is
-    subtracted, so no digits cancel, however small λ is. When there are as many keys as dimensions, L is replaced by
-    the factor of C_accu, and Y is emptied. All computations are in float64.
+    where S selects the columns of K from [K' K]. The Cholesky factor of I + YᵀY (the *inner factor*) gets n new rows.
+    The solution is a product. The Woodbury formula would give a difference, in which digits cancel if λ is small. When
+    there are as many keys as dimensions, L is replaced by the factor of C_accu, and Y is emptied. All computations are
+    in float64.
 
     Args:
         moment: E[kkᵀ], shape ``(d, d)``.
@@ -98,7 +114,7 @@ class AccumulatedKeys:
         self.keys = torch.empty(len(moment), 0, dtype=dtype)
         self._factor: Tensor | None = None  # L
         self._factored_keys = 0  # the number of keys that are in L
-        self._last_solve: tuple[Tensor, Tensor, Tensor] | None = None
+        self._last_solve: _Solved | None = None
         self._clear_whitened_keys()
 
     def matrix(self) -> Tensor:
@@ -126,7 +142,7 @@ class AccumulatedKeys:
         solution = torch.linalg.solve_triangular(factor.t(), whitened @ inner_solution, upper=True)
         if not torch.isfinite(solution).all():
             raise EditError("the update isn't finite: the keys or the second moments hold NaN or infinite values")
-        self._last_solve = (keys, whitened, inner)
+        self._last_solve = _Solved(keys, whitened, inner)
         return solution
 
     def update(self, keys: Tensor, residual: Tensor) -> LayerUpdate:
@@ -138,8 +154,9 @@ class AccumulatedKeys:
     def add(self, keys: Tensor) -> None:
         """Append keys, shape ``(d, n)``, to K'."""
         stored = keys.to("cpu", self.keys.dtype)
-        if self._last_solve is not None and torch.equal(self._last_solve[0].to("cpu", torch.float64), stored.double()):
-            _, self._whitened_keys, self._inner_factor = self._last_solve
+        solved = self._last_solve
+        if solved is not None and torch.equal(solved.keys.to("cpu", torch.float64), stored.double()):
+            self._whitened_keys, self._inner_factor = solved.whitened_keys, solved.inner_factor
         else:
             new = torch.linalg.solve_triangular(self._get_factor(), stored.to(self.device, torch.float64), upper=False)
             self._inner_factor = self._extend_inner_factor(new)
@@ -153,21 +170,21 @@ class AccumulatedKeys:
         """Forget all keys after the first ``count``."""
         self._last_solve = None
         self.keys = self.keys[:, :count].clone()
-        if count < self._factored_keys:
+        if count < self._factored_keys:  # L contains keys to forget
             self._factor = None
             self._clear_whitened_keys()
         else:
-            count -= self._factored_keys
-            self._whitened_keys = self._whitened_keys[:, :count].clone()
+            whitened = count - self._factored_keys
+            self._whitened_keys = self._whitened_keys[:, :whitened].clone()
             # A leading block of a Cholesky factor is the factor of the leading block.
-            self._inner_factor = self._inner_factor[:count, :count].clone()
+            self._inner_factor = self._inner_factor[:whitened, :whitened].clone()
 
     def _extend_inner_factor(self, new: Tensor) -> Tensor:
-        """Return the Cholesky factor of I + YᵀY after whitened keys ``new``, shape ``(d, n)``, are appended to Y."""
+        """Return the inner factor after whitened keys ``new``, shape ``(d, n)``, are appended to Y."""
         off_diagonal = torch.linalg.solve_triangular(self._inner_factor, self._whitened_keys.t() @ new, upper=False)
         identity = torch.eye(new.shape[1], dtype=new.dtype, device=new.device)
-        corner, problem = torch.linalg.cholesky_ex(identity + new.t() @ new - off_diagonal.t() @ off_diagonal)
-        if problem.any() or not torch.isfinite(corner).all():
+        corner, info = torch.linalg.cholesky_ex(identity + new.t() @ new - off_diagonal.t() @ off_diagonal)
+        if info.any() or not torch.isfinite(corner).all():
             raise EditError("the update can't be computed: the new keys are NaN, infinite or far too large")
         old = self._inner_factor.shape[0]
         size = old + new.shape[1]
@@ -187,9 +204,9 @@ class AccumulatedKeys:
         return self._compute_factor() if self._factor is None else self._factor
 
     def _compute_factor(self) -> Tensor:
-        """Factor C_accu, which empties Y; return the factor."""
-        factor, problem = torch.linalg.cholesky_ex(self.matrix())
-        if problem.any() or not torch.isfinite(factor).all():
+        """Set L to the factor of C_accu, empty Y, and return L."""
+        factor, info = torch.linalg.cholesky_ex(self.matrix())
+        if info.any() or not torch.isfinite(factor).all():
             raise EditError(
                 "the update can't be computed: the second moments aren't positive definite. "
                 "Collect them from more, or more varied, text (mom2_n_tokens at least four times the key size)."
@@ -199,7 +216,7 @@ class AccumulatedKeys:
         return factor
 
     def _clear_whitened_keys(self) -> None:
-        """Empty Y and the Cholesky factor of I + YᵀY."""
+        """Empty Y and the inner factor."""
         self._whitened_keys = torch.empty(len(self.moment), 0, dtype=torch.float64, device=self.device)
         self._inner_factor = torch.empty(0, 0, dtype=torch.float64, device=self.device)
 
@@ -208,12 +225,12 @@ class SeparateBatches(AccumulatedKeys):
     """A :class:`Solver` whose updates ignore the keys of earlier batches (MEMIT, arXiv 2210.07229)."""
 
     def add(self, keys: Tensor) -> None:
-        """Add nothing."""
+        """Do not store the keys: later updates ignore them."""
         self._last_solve = None
 
 
 def solving_device(size: int, preferred: torch.device, layers: int) -> torch.device:
-    """Return the device to solve on: the layer's GPU if the float64 matrices of all layers fit, else the CPU.
+    """Return the device to solve on: the layer's GPU if the float64 matrices of all layers fit there, else the CPU.
 
     Args:
         size: number of rows and columns of each matrix.
