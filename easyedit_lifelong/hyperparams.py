@@ -180,6 +180,9 @@ def _resolve_alias(value: Any, aliases: Mapping[Any, Any]) -> Any:
 def convert_value(value: Any, hint: Any) -> Any:
     """Convert a value to a type if the conversion loses nothing, such as 1 to 1.0 and ``"1e-3"`` to 0.001.
 
+    In a union, the first class that the value can be converted to is chosen. But text stays text if the union has
+    ``str`` and does not have ``float``.
+
     Args:
         value: the value, as read from YAML.
         hint: a class, ``list[...]``, a union, a ``Literal`` (EasyEdit's classes use it), or ``Any``.
@@ -191,6 +194,8 @@ def convert_value(value: Any, hint: Any) -> Any:
         return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
+        if isinstance(value, str) and str in arguments and float not in arguments:
+            return value  # a text such as "1e3" can be a name; only beside float it is a number in YAML 1.1's notation
         for option in arguments:
             with contextlib.suppress(TypeError):
                 return convert_value(value, option)

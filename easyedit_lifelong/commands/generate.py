@@ -30,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=probability, metavar="P", help="sample from the most probable tokens of total probability P")
     add("--seed", type=int, default=0, help="seed of sampled text (default 0)")
     add("--json", action="store_true", help="print a JSON list")
-    parser.set_defaults(writes_at_end=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

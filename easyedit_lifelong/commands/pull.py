@@ -18,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("repo", metavar="OWNER/NAME", help="the repository; also OWNER/NAME@REVISION")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; new or empty")
     add("--revision", metavar="REVISION", help="branch, tag or commit (default: the main branch)")
-    parser.set_defaults(writes_at_end=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
