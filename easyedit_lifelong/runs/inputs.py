@@ -131,7 +131,7 @@ def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
     if data.edit_with:
         section["edit_with"] = data.edit_with
     retention = experiment.retention
-    recorded_retention = [] if isinstance(retention, tuple) else _absolute(retention)
+    recorded_retention: str | list[Any] | None = [] if isinstance(retention, tuple) else _absolute(retention)
     return Source(section, recorded_retention, _absolute(experiment.text))
 
 
