@@ -199,7 +199,7 @@ def convert_value(value: Any, hint: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if isinstance(value, str) and str in arguments and float not in arguments:
-            return value  # a text such as "1e3" can be a name; only beside float it is a number in YAML 1.1's notation
+            return value  # "1e3" can be the name of a device; it is a number only where a float is allowed
         for option in arguments:
             with contextlib.suppress(TypeError):
                 return convert_value(value, option)
