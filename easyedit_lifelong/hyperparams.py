@@ -84,11 +84,10 @@ class PluginHyperParams:
             problems += self._range_problems(field_.name, value)
         if self.ALG_NAME and self.alg_name != self.ALG_NAME:
             problems.append(f"alg_name: {self.alg_name!r} is another method; this class is for {self.ALG_NAME!r}")
-        model, scalars = self.model_name, (str, int, float, type(None))
-        is_loaded = isinstance(model, (tuple, list)) and len(model) == 2
-        is_loaded = is_loaded and not any(isinstance(part, scalars) for part in model)
-        if not is_loaded and not (isinstance(model, str) and model.strip()):
-            problems.append(f"model_name: {model!r} is not a model's name, folder or file (in quotes if it's a number)")
+        if not _is_name_or_loaded_pair(self.model_name):
+            problems.append(
+                f"model_name: {self.model_name!r} is not a model's name, folder or file (in quotes if it's a number)"
+            )
         problems += self.check()
         if problems:
             raise HyperParameterError(f"{self.source or type(self).__name__}: " + "; ".join(problems))
@@ -156,18 +155,23 @@ def unknown_and_missing(cls: Any, values: Mapping[str, Any]) -> list[str]:
         values: the values by field name.
     """
     fields = _public_fields(cls)
-    known, missing = {field_.name for field_ in fields}, dataclasses.MISSING
+    known = {field_.name for field_ in fields}
+    unset = dataclasses.MISSING
+    required = [field_.name for field_ in fields if field_.default is unset and field_.default_factory is unset]
     unknown = [f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in values if key not in known]
-    return unknown + [
-        f"{field_.name}: missing"
-        for field_ in fields
-        if field_.default is missing and field_.default_factory is missing and field_.name not in values
-    ]
+    return unknown + [f"{name}: missing" for name in required if name not in values]
 
 
 def _public_fields(hparams: Any) -> list[dataclasses.Field[Any]]:
     """Return the fields of a dataclass of hyperparameters, or of its instance, that a file can set."""
     return [field_ for field_ in dataclasses.fields(hparams) if not field_.metadata.get("internal")]
+
+
+def _is_name_or_loaded_pair(model: Any) -> bool:
+    """Return whether a value of ``model_name`` is text, or a pair of a loaded model and its tokenizer."""
+    if isinstance(model, (tuple, list)):
+        return len(model) == 2 and not any(isinstance(part, (str, int, float, type(None))) for part in model)
+    return isinstance(model, str) and bool(model.strip())
 
 
 def _resolve_alias(value: Any, aliases: Mapping[Any, Any]) -> Any:
@@ -180,6 +184,9 @@ def _resolve_alias(value: Any, aliases: Mapping[Any, Any]) -> Any:
 def convert_value(value: Any, hint: Any) -> Any:
     """Convert a value to a type if the conversion loses nothing, such as 1 to 1.0 and ``"1e-3"`` to 0.001.
 
+    In a union, the first class that the value can be converted to is chosen. But text stays text if the union has
+    ``str`` and does not have ``float``.
+
     Args:
         value: the value, as read from YAML.
         hint: a class, ``list[...]``, a union, a ``Literal`` (EasyEdit's classes use it), or ``Any``.
@@ -191,6 +198,8 @@ def convert_value(value: Any, hint: Any) -> Any:
         return value
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
+        if isinstance(value, str) and str in arguments and float not in arguments:
+            return value  # "1e3" can be the name of a device; it is a number only where a float is allowed
         for option in arguments:
             with contextlib.suppress(TypeError):
                 return convert_value(value, option)
@@ -225,7 +234,7 @@ def describe_type(hint: Any) -> str:
 
 def _parse_number(value: Any) -> Any:
     """Return text such as ``1e-3`` as a number: YAML 1.1 reads a number with an exponent but no dot as text."""
-    if isinstance(value, str) and any(c in value for c in ".eE"):
+    if isinstance(value, str) and any(character in value for character in ".eE"):
         with contextlib.suppress(ValueError):
             return float(value)
     return value

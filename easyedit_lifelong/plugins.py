@@ -121,7 +121,7 @@ class Plugins:
 
     def method_for(self, hparams: Any) -> EditMethod | None:
         """Return the registered method whose hyperparameter class ``hparams`` is an instance of, if any."""
-        return next((m for m in self.methods if isinstance(hparams, m.hparams_class)), None)
+        return next((method for method in self.methods if isinstance(hparams, method.hparams_class)), None)
 
 
 @functools.cache

@@ -42,7 +42,8 @@ class DatasetReader:
         name: its name for ``--format``.
         read: ``read(path)`` yields validated requests, in the file's order.
         description: one line, for lists of formats.
-        task: the task of the data: ``qa`` (short answers) or ``generation`` (full sentences).
+        task: the task of the data: ``qa`` (short answers), ``generation`` (full sentences) or ``classification``
+            (labels).
     """
 
     name: str
@@ -158,7 +159,7 @@ class Registry(Generic[Entry]):
 
     def discard(self, plugin: str) -> None:
         """Remove all entries of a plugin."""
-        self._entries = {name: entry for name, entry in self._entries.items() if entry[1] != plugin}
+        self._entries = {name: (entry, origin) for name, (entry, origin) in self._entries.items() if origin != plugin}
 
     def get(self, name: str) -> Entry:
         """Return the entry of that name.

@@ -321,3 +321,19 @@ def test_a_plugins_hyperparameters_are_checked_by_their_annotations(tmp_path: Pa
         AnnotatedHyperParams.from_hparams(_write(tmp_path, {"model_name": "m", "layers": []}))
     with pytest.raises(HyperParameterError, match=r"layers: \['x'\] is not a list of "):
         AnnotatedHyperParams(model_name="m", rate=1.0, layers=["x"])  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("device", ["1e3", "0", "1.0", "cuda:1", 1, None])
+def test_text_stays_text_in_a_field_for_a_number_or_a_text(tmp_path: Path, device: int | str | None) -> None:
+    hparams = AnnotatedHyperParams.from_hparams(_write(tmp_path, {"model_name": "m", "rate": 1, "layers": [], "device": device}))
+    assert (type(hparams.device), hparams.device) == (type(device), device)
+
+
+def test_a_number_without_a_dot_is_a_number_where_a_float_is_allowed(tmp_path: Path) -> None:
+    """YAML 1.1 reads 1e-3 as text."""
+    path = tmp_path / "theirs.yaml"
+    path.write_text("model_name: m\nrate: 1e-3\nlayers: [1e1]\nseed: 1e3\n")
+    hparams = AnnotatedHyperParams.from_hparams(path)
+    assert (hparams.rate, hparams.layers, hparams.seed) == (0.001, [10], 1000)
+    grace = GraceHyperParams(model_name="m", inner_params=["x"], eps="1e-3")
+    assert grace.eps == 0.001

@@ -94,20 +94,20 @@ def _layer_stats(
     passes_done: int,
     progress: Callable[[int, int], None] | None,
 ) -> MomentSum:
-    """Return the sum of k kᵀ of one module, computed by ``layer_stats``; ``passes_done`` is for the progress only."""
+    """Return the sum of k kᵀ of one module, computed by ``layer_stats``.
+
+    Args:
+        model: the causal language model.
+        tokenizer: its tokenizer.
+        job: what to collect.
+        module: path of the module.
+        documents: the documents of the corpus.
+        passes_done: the number of modules that were collected before, for the progress.
+        progress: called with the documents read and the total, over the passes of all modules.
+    """
     stats_module: Any = importlib.import_module(f"{PACKAGE}.models.rome.layer_stats")
-    prefix = text_prefix(tokenizer)
-    samples, tally, dataset = min(job.amount.total, len(documents)), stats_module.tally, stats_module.TokenizedDataset
-
-    class Tokenized(dataset):  # type: ignore[misc, valid-type]
-        """EasyEdit's dataset, truncated to the job's context length; a document without tokens gives no keys."""
-
-        def __init__(self, texts: Any, tokenizer: Any, maxlen: int) -> None:
-            super().__init__(texts, tokenizer, maxlen=job.context, field=None)
-
-        def __getitem__(self, index: int) -> dict[str, Any]:
-            item = super().__getitem__(index)
-            return item if len(item["input_ids"]) > len(prefix) else {name: ids[:0] for name, ids in item.items()}
+    tally, n_prefix = stats_module.tally, len(text_prefix(tokenizer))
+    samples = min(job.amount.total, len(documents))
 
     def report_progress(batches: Iterable[Any], total: int) -> Iterator[Any]:
         for number, batch in enumerate(batches, 1):
@@ -120,7 +120,7 @@ def _layer_stats(
         replaced(
             stats_module,
             load_dataset=lambda *names: {"train": documents},
-            TokenizedDataset=Tokenized,
+            TokenizedDataset=_truncating(stats_module.TokenizedDataset, job.context, n_prefix),
             # No worker processes: they would hide errors of the corpus.
             tally=lambda *args, **options: tally(*args, **{**options, "num_workers": 0, "pin_memory": False}),
         ),
@@ -147,3 +147,27 @@ def _layer_stats(
     if not stat.count:
         raise CovarianceError(f"corpus {job.corpus.label!r}: its documents hold no tokens")
     return MomentSum.of(stat.mom2, stat.count, module)
+
+
+def _truncating(dataset_class: Any, context: int, n_prefix: int) -> type:
+    """Return a subclass of EasyEdit's dataset that truncates documents; a document without tokens gives no keys.
+
+    Args:
+        dataset_class: the class ``TokenizedDataset``.
+        context: the length to which documents are truncated, in tokens.
+        n_prefix: the number of special tokens with which every encoded text begins.
+    """
+
+    class TruncatedDataset(dataset_class):
+        """EasyEdit's dataset, truncated to the job's context length."""
+
+        def __init__(self, texts: Any, tokenizer: Any, maxlen: int) -> None:
+            super().__init__(texts, tokenizer, maxlen=context, field=None)
+
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            item = super().__getitem__(index)
+            if len(item["input_ids"]) > n_prefix:
+                return item
+            return {name: ids[:0] for name, ids in item.items()}
+
+    return TruncatedDataset

@@ -127,13 +127,13 @@ def _apply_function(name: str, original: Callable[..., Any]) -> Callable[..., tu
         edit_requests = as_requests(requests)
         check_subjects(model, tok, hparams, edit_requests)
         model = copying.deepcopy(model) if copy else model
-        weights, memory = edited_weights(model, hparams), model_state_of(model)
+        weights, model_state = edited_weights(model, hparams), model_state_of(model)
         original_weights = {weight: parameter.detach().clone() for weight, parameter in weights.items()}
-        edited_before = list(memory.weights)
+        edited_before = list(model_state.weights)
 
         def undo() -> None:
             copy_values(original_weights, weights)
-            memory.weights = list(edited_before)
+            model_state.weights = list(edited_before)
 
         moments = second_moments(model, tok, hparams)
         records = [_as_easyedit_request(request, hparams) for request in edit_requests]
@@ -151,7 +151,7 @@ def _apply_function(name: str, original: Callable[..., Any]) -> Callable[..., tu
             # EasyEdit doesn't validate its input, so any exception is possible.
             detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise EditError(f"{edit_requests[0].where}: EasyEdit's {name} failed: {detail}") from error
-        memory.weights = list(weights)
+        model_state.weights = list(weights)
         return model, Rollback(undo, on_items=keep_original_weight)
 
     return apply

@@ -35,14 +35,11 @@ def wrap_scoring(package: str) -> None:
     utils = importlib.import_module(f"{package}.evaluate.evaluate_utils")
     for name in ("test_prediction_acc", "F1"):  # F1: in the main branch only
         original = wrap(utils, name, _score)
-        holders = [
-            (module, key)
-            for module in easyedit_modules()
-            for key, value in vars(module).items()
-            if original is not None and value is original
-        ]
-        for module, key in holders:
-            setattr(module, key, getattr(utils, name))
+        if original is None:  # the function does not exist, or is wrapped already
+            continue
+        for module in easyedit_modules():
+            for key in [key for key, value in vars(module).items() if value is original]:
+                setattr(module, key, getattr(utils, name))
 
 
 def _score(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -53,12 +53,12 @@ class ModelState:
     weights: list[str] = field(default_factory=list)
 
 
-_MEMORIES: weakref.WeakKeyDictionary[Any, ModelState] = weakref.WeakKeyDictionary()
+_STATES: weakref.WeakKeyDictionary[Any, ModelState] = weakref.WeakKeyDictionary()
 
 
 def model_state_of(model: Any) -> ModelState:
-    """Return the memory of a model. It is deleted together with the model."""
-    return _MEMORIES.setdefault(model, ModelState())
+    """Return the state of a model, at first an empty one. It is deleted together with the model."""
+    return _STATES.setdefault(model, ModelState())
 
 
 def device_name(model: Any) -> int | str:
@@ -125,19 +125,19 @@ def printing_to_log() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _model_caches(memory: ModelState, moments: Mapping[tuple[str, str], Tensor]) -> Iterator[None]:
+def _model_caches(state: ModelState, moments: Mapping[tuple[str, str], Tensor]) -> Iterator[None]:
     """Replace the values of EasyEdit's module-level caches by those of one model, and store them again afterwards."""
     places = [(module, name) for module in easyedit_modules() for name in _CACHES if name in vars(module)]
     before = [vars(module)[name] for module, name in places]
     for module, name in places:
-        cached = memory.caches.setdefault((module.__name__, name), _CACHES[name]())
+        cached = state.caches.setdefault((module.__name__, name), _CACHES[name]())
         vars(module)[name] = {**cached, **moments} if name == "COV_CACHE" else cached
     try:
         yield
     finally:
         for (module, name), value in zip(places, before, strict=True):
-            if name != "COV_CACHE":  # memory.moments holds these values, with keys that name their source
-                memory.caches[module.__name__, name] = vars(module)[name]
+            if name != "COV_CACHE":  # state.moments holds these values, with keys that name their source
+                state.caches[module.__name__, name] = vars(module)[name]
             vars(module)[name] = value
 
 

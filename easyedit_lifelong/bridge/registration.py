@@ -47,13 +47,14 @@ def connect(package: ModuleType) -> None:
         return
     # The main branch (only there, edit() has sequential_edit) rolls each edit back by default, even though it calls the
     # method with keep_original_weight=False.
-    restores = "sequential_edit" in inspect.signature(editor_class.edit).parameters
+    rolls_back = "sequential_edit" in inspect.signature(editor_class.edit).parameters
 
     def entry(method: EditMethod) -> Callable[..., Any]:
+        """Return the function for a method in ``ALG_DICT``; add it if it is missing."""
         registered = algorithms.get(method.name)
         if getattr(registered, _METHOD, None) is not method:
             LOG.debug("registering %s%s", method.name, " in addition to EasyEdit's own" if registered else "")
-            algorithms[method.name] = dispatcher(method, registered, keep_original_weight=restores)
+            algorithms[method.name] = dispatcher(method, registered, keep_original_weight=rolls_back)
         return algorithms[method.name]
 
     for method in get_plugins().methods:

@@ -26,10 +26,13 @@ def check_names(model: Any, tok: Any, hparams: Any) -> None:
         LifelongError: there are no second moments, and they can't be collected.
     """
     modules = edited_modules(hparams)
-    blocks = [*hparams.layers, *([hparams.v_loss_layer] if hasattr(hparams, "v_loss_layer") else [])]
-    templates = [hparams.layer_module_tmp] if hasattr(hparams, "layer_module_tmp") else []
-    final = getattr(hparams, "ln_f_module", None) or modules[0]
-    for name in (*modules, *(template.format(block) for template in templates for block in blocks), final):
+    names = list(modules)
+    if hasattr(hparams, "layer_module_tmp"):
+        blocks = [*hparams.layers, *([hparams.v_loss_layer] if hasattr(hparams, "v_loss_layer") else [])]
+        names += [hparams.layer_module_tmp.format(block) for block in blocks]
+    if final_norm := getattr(hparams, "ln_f_module", None):
+        names.append(final_norm)
+    for name in names:
         find_module(model, name)
     weights = dict(model.named_parameters())
     for module in modules:

@@ -59,7 +59,8 @@ def defined_names(source: bytes | str) -> list[str]:
             names.update(dict.fromkeys(bound))
         elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
             targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            names.update((node.id, None) for t in targets for node in ast.walk(t) if isinstance(node, ast.Name))
+            nodes = [node for target in targets for node in ast.walk(target)]
+            names.update((node.id, None) for node in nodes if isinstance(node, ast.Name))
     names.pop("*", None)
     return list(names)
 

@@ -35,9 +35,9 @@ class EditedWeights:
 
     def save(self, model: Any, folder: Path) -> None:
         """Write the edited weights and the context templates."""
-        memory, parameters = model_state_of(model), dict(model.named_parameters())
-        save_file({name: parameters[name].detach().contiguous() for name in memory.weights}, folder / _WEIGHTS)
-        templates = [[*key, value] for key, value in memory.caches.items() if key[1] == "CONTEXT_TEMPLATES_CACHE"]
+        model_state, parameters = model_state_of(model), dict(model.named_parameters())
+        save_file({name: parameters[name].detach().contiguous() for name in model_state.weights}, folder / _WEIGHTS)
+        templates = [[*key, value] for key, value in model_state.caches.items() if key[1] == "CONTEXT_TEMPLATES_CACHE"]
         (folder / _TEMPLATES).write_text(json.dumps(templates, ensure_ascii=False), encoding="utf-8")
 
     def load(self, model: Any, tok: Any, hparams: Any, folder: Path) -> None:
@@ -52,9 +52,9 @@ class EditedWeights:
         if {name: weight.shape for name, weight in saved.items()} != shapes:
             raise ModelError(f"{folder / _WEIGHTS}: holds other weights than this model's {', '.join(weights)}")
         copy_values(saved, weights)
-        memory = model_state_of(model)
-        memory.weights = list(weights)
-        memory.caches.update({(module, name): value for module, name, value in templates})
+        model_state = model_state_of(model)
+        model_state.weights = list(weights)
+        model_state.caches.update({(module, name): value for module, name, value in templates})
 
 
 @torch.no_grad()

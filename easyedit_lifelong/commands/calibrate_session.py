@@ -91,7 +91,8 @@ def _hyperparameters(arguments: argparse.Namespace) -> tuple[Any, Calibrator]:
     calibrator = find_method(hparams).calibrate
     mismatch = hparams.alg_name if calibrator is None else calibrator.mismatch(hparams)
     if calibrator is None or mismatch is not None:
-        accepts = " Or ".join(m.calibrate.accepts for m in get_plugins().methods if m.calibrate is not None)
+        calibrators = [method.calibrate for method in get_plugins().methods if method.calibrate is not None]
+        accepts = " Or ".join(calibrator.accepts for calibrator in calibrators)
         raise HyperParameterError(f"{hparams.source}: is for {mismatch}; calibrate is for {accepts}")
     options = {"model_name": "--model", "device": "--device", "false_fire_rate": "--false-fire-rate"}
     replacements = {**_replacements(arguments), "false_fire_rate": arguments.false_fire_rate}
@@ -99,7 +100,7 @@ def _hyperparameters(arguments: argparse.Namespace) -> tuple[Any, Calibrator]:
 
 
 def _replacements(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the model and the device if the command line gives them."""
+    """Return the hyperparameters ``model_name`` and ``device``, as far as the command line gives them."""
     options = {"model_name": arguments.model, "device": arguments.device}
     return {name: value for name, value in options.items() if value is not None}
 

@@ -21,7 +21,7 @@ from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.errors import HyperParameterError, LifelongError, PluginError, did_you_mean
 from easyedit_lifelong.hparams_files import shipped_hparams_folders
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.runs.experiment import CONSECUTIVE, PROTOCOLS, Experiment
+from easyedit_lifelong.runs.experiment import CONSECUTIVE, KEEP_EDITS, SINGLE_ROUND, Experiment
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replace_hparams
 
 AUTHORS_METHOD, DEFAULT_MODEL = "CoachHook", "smollm2-135m"
@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
         CONSECUTIVE,
         hparams,
         skip_unusable=arguments.skip_unusable,
-        protocol=PROTOCOLS[0 if arguments.consecutive else 1],
+        protocol=KEEP_EDITS if arguments.consecutive else SINGLE_ROUND,
         **loop_settings(arguments),
     )
     run_and_report(experiment, arguments.out or default_folder(hparams, arguments.data), arguments.resume)

@@ -92,7 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _collect(arguments: argparse.Namespace) -> None:
     """Collect second moments; check all inputs before the model is loaded."""
     values = _file_values(arguments.hparams)
-    model_name, layers = arguments.model or values.get("model_name"), _layers(arguments.layers, values)
+    model_name = arguments.model or values.get("model_name")
+    layers = _layers(arguments.layers, values)
     if not isinstance(model_name, str):
         raise CovarianceError("give --model, or --hparams with a model_name")
     dtype = arguments.dtype or values.get("mom2_dtype") or "float32"
@@ -111,8 +112,9 @@ def _collect(arguments: argparse.Namespace) -> None:
         resolve_device(device)
         resolve_dtype(values.get("dtype"))
         check_obtainable(corpus)
-        text = "text sampled from the model itself" if corpus.label == "self-sampled" else corpus.label
-        console.print(f"Second moments of {model_name}, {len(layers)} layers, on {text}", highlight=False, markup=False)
+        corpus_name = "text sampled from the model itself" if corpus.label == "self-sampled" else corpus.label
+        line = f"Second moments of {model_name}, {len(layers)} layers, on {corpus_name}"
+        console.print(line, highlight=False, markup=False)
         model, tokenizer = load_model(
             model_name,
             device,
@@ -152,7 +154,10 @@ def _merge(arguments: argparse.Namespace) -> None:
 
 
 def _file_values(name: str | None) -> Mapping[str, Any]:
-    """Return the values of a hyperparameter file. Check all if the method is registered, else those used here."""
+    """Return the values of a hyperparameter file; empty without a file.
+
+    If the file's method is registered, all values are checked; else those that this command uses.
+    """
     if name is None:
         return {}
     path = find_hparams(name)

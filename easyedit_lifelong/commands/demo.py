@@ -34,7 +34,7 @@ from easyedit_lifelong.runs.state import RunResult
 
 GRACE, COACHHOOK = "GRACE", "CoachHook"
 _DATA_NAME = "sample facts (CounterFact form)"
-_SHOWN = 4
+_FACTS_SHOWN = 4
 
 Summaries = dict[str, dict[str, Any]]
 
@@ -127,7 +127,12 @@ def run_demo(
 
 @dataclasses.dataclass(frozen=True)
 class _Demo:
-    """Shows several methods on the same facts, on the console."""
+    """Edits the same facts with several methods, and prints what each does.
+
+    Attributes:
+        console: the console.
+        requests: the facts.
+    """
 
     console: Console
     requests: list[EditRequest]
@@ -163,7 +168,7 @@ class _Demo:
         model, tokenizer = editor.model, editor.tok
         if prepare is not None:
             prepare(self.console, model, tokenizer, hparams)
-        shown = self.requests[:_SHOWN]
+        shown = self.requests[:_FACTS_SHOWN]
         before = answers(model, tokenizer, shown)
         _edit_once(self.console, editor, self.requests[0])
         before_run()
@@ -190,14 +195,14 @@ def _provide_moments(console: Console, model: Any, tokenizer: Any, hparams: Any)
         highlight=False,
         markup=False,
     )
-    collected = False
+    collected = False  # the progress is reported only if the moments are not stored already
     began = time.monotonic()
-    with count_progress(console, "collecting") as show:
+    with count_progress(console, "collecting") as show_count:
 
         def progress(done: int, total: int) -> None:
             nonlocal collected
             collected = True
-            show(done, total)
+            show_count(done, total)
 
         prepare: Any = get_plugins().methods.get(COACHHOOK).prepare
         moments = prepare(model, tokenizer, hparams, progress)
@@ -241,7 +246,7 @@ def _check_previous(folder: Path) -> None:
         written = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
     except (yaml.YAMLError, ValueError):
         written = None
-    data = written.get("data") if isinstance(written, dict) else None
+    data = written.get("data") if isinstance(written, dict) else None  # a mapping; in old versions, the name itself
     if data == _DATA_NAME or (isinstance(data, dict) and data.get("name") == _DATA_NAME):
         return
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -249,6 +254,7 @@ def _check_previous(folder: Path) -> None:
 
 
 def _delete_folders(*folders: Path) -> None:
+    """Delete folders, if they exist."""
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)
 

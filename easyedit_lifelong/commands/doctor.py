@@ -48,6 +48,13 @@ class Finding:
     remedy: str = ""
     required: bool = True
 
+    @property
+    def mark(self) -> str:
+        """The result in one word, with Rich's markup."""
+        if self.ok:
+            return "[green]ok[/green]"
+        return "[red]missing[/red]" if self.required else "[yellow]note[/yellow]"
+
 
 _PACKAGES = (
     "torch",
@@ -81,10 +88,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for finding in findings:
-        mark = (
-            "[green]ok[/green]" if finding.ok else "[red]missing[/red]" if finding.required else "[yellow]note[/yellow]"
-        )
-        table.add_row(mark, finding.what, Text(finding.state))
+        table.add_row(finding.mark, finding.what, Text(finding.state))
     console.print(table)
     for finding in findings:
         if not finding.ok and finding.remedy:

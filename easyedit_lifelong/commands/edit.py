@@ -13,7 +13,7 @@ from rich.console import Console
 from easyedit_lifelong.commands.option_types import positive_int
 from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments
 from easyedit_lifelong.commands.run_session import load_model_for
-from easyedit_lifelong.commands.saved_edits import SavedEdits, edits_text
+from easyedit_lifelong.commands.saved_edits import SelectedEdits, edits_text
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits import load_edits, save_edits
@@ -25,7 +25,7 @@ from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.reporting.console_tables import answer_table, print_line
-from easyedit_lifelong.reporting.progress import edit_progress
+from easyedit_lifelong.reporting.progress import EditProgress, edit_progress
 from easyedit_lifelong.runs.checks import check_method
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replace_hparams
 from easyedit_lifelong.runs.inputs import reader_of
@@ -47,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--edits", metavar="DIR", help="saved edits to add to (or hub:OWNER/NAME[@REVISION])")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; can be that of --edits")
     add_model_arguments(parser)
-    parser.set_defaults(writes_at_end=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -65,7 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
     method = find_method(hparams)
     if method.edits is None:
         raise PluginError(f"{arguments.hparams}: the edits of method {method.name!r} can't be saved")
-    saved = None if arguments.edits is None else SavedEdits.of(arguments.edits)
+    saved = None if arguments.edits is None else SelectedEdits.of(arguments.edits)
     _check_out(out, saved)
     earlier = [] if saved is None else saved.edits
     requests = replace_used_ids(_requests(arguments), [edit.get("case_id") for edit in earlier])
@@ -74,21 +73,17 @@ def run(arguments: argparse.Namespace) -> int:
     model, tokenizer = load_model_for(hparams)
     _check(method, model, tokenizer, hparams, requests, typed=arguments.data is None)
     if saved is not None and method.prepare is not None:
-        # Refuses edits of another model before the slow preparation; rolled back at once.
-        load_edits(model, saved.folder, tokenizer)()
+        # Edits of another model are refused here, before the slow preparation, which needs the unedited model.
+        rollback = load_edits(model, saved.folder, tokenizer)
+        rollback()
     prompts = [request.prompt for request in requests[:_SHOWN_PROMPTS]]
-    results: list[EditResult] = []
     with edit_progress(console, len(requests)) as progress:
-        if method.prepare is not None:  # must run on the unedited model
+        if method.prepare is not None:
             method.prepare(model, tokenizer, hparams, progress.prepared)
         if saved is not None:
             load_edits(model, saved.folder, tokenizer)
         before = scorer_for(model, tokenizer).generate(model, prompts, _NEW_TOKENS)
-        for start in range(0, len(requests), hparams.batch_size):
-            batch = requests[start : start + hparams.batch_size]
-            model, rollback = method.apply(model, tokenizer, batch, hparams)
-            results += getattr(rollback, "results", None) or ()  # a method can have no results
-            progress.edited(start + len(batch), {})
+        model, results = _edit_batches(method, model, tokenizer, requests, hparams, progress)
     after = scorer_for(model, tokenizer).generate(model, prompts, _NEW_TOKENS)
     save_edits(model, out)
     _show(console, requests, before, after)
@@ -99,6 +94,24 @@ def run(arguments: argparse.Namespace) -> int:
         f"\nAsk the edited model: easyedit-lifelong generate --edits {out} --prompt ... --compare",
     )
     return 0
+
+
+def _edit_batches(
+    method: EditMethod,
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[EditRequest],
+    hparams: Any,
+    progress: EditProgress,
+) -> tuple[Any, list[EditResult]]:
+    """Edit the model with all requests; return the edited model, and the results of the edits if the method has any."""
+    results: list[EditResult] = []
+    for start in range(0, len(requests), hparams.batch_size):
+        batch = requests[start : start + hparams.batch_size]
+        model, rollback = method.apply(model, tokenizer, batch, hparams)
+        results += getattr(rollback, "results", None) or ()  # optional
+        progress.edited(start + len(batch), {})
+    return model, results
 
 
 def _requests(arguments: argparse.Namespace) -> list[EditRequest]:
@@ -132,8 +145,8 @@ def replace_used_ids(requests: Sequence[EditRequest], taken: Iterable[Any]) -> l
         taken: the case ids of earlier edits.
     """
     used_ids = set(taken)
-    numbers = [number for number in (*used_ids, *(request.case_id for request in requests)) if isinstance(number, int)]
-    next_id = max(numbers, default=-1) + 1
+    all_ids = [*used_ids, *(request.case_id for request in requests)]
+    next_id = max((case_id for case_id in all_ids if isinstance(case_id, int)), default=-1) + 1
     result = []
     for request in requests:
         if request.case_id in used_ids:
@@ -143,7 +156,7 @@ def replace_used_ids(requests: Sequence[EditRequest], taken: Iterable[Any]) -> l
     return result
 
 
-def _check_out(out: Path, saved: SavedEdits | None) -> None:
+def _check_out(out: Path, saved: SelectedEdits | None) -> None:
     """Check that the folder is writable, and holds no edits except those of ``--edits``.
 
     Args:
@@ -175,7 +188,8 @@ def _check(
         tokenizer: its tokenizer.
         hparams: the method's hyperparameters.
         requests: the requests.
-        typed: whether the requests come from the command line; a message then names the option ``--subject``.
+        typed: whether the facts are options of the command line, not of a file; a message then names the option
+            ``--subject``.
 
     Raises:
         DataError: a request can't be edited.

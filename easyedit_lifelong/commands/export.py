@@ -17,7 +17,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_saved_arguments(parser)
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for the model; new or empty")
-    parser.set_defaults(writes_at_end=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

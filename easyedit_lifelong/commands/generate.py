@@ -30,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=probability, metavar="P", help="sample from the most probable tokens of total probability P")
     add("--seed", type=int, default=0, help="seed of sampled text (default 0)")
     add("--json", action="store_true", help="print a JSON list")
-    parser.set_defaults(writes_at_end=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,9 +68,8 @@ def _check_prompts(prompts: list[str], model: Any, tokenizer: Any) -> None:
     Raises:
         DataError: a prompt can't be used.
     """
-    limit = (
-        context_length(model) if kind_of(model) is not ModelKind.CLASSIFIER else None
-    )  # classifiers truncate their input
+    is_classifier = kind_of(model) is ModelKind.CLASSIFIER
+    limit = None if is_classifier else context_length(model)  # the input of classifiers is truncated
     for prompt in prompts:
         length = len(tokenizer(prompt)["input_ids"])
         if length == 0:

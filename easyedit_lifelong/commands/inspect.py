@@ -10,12 +10,12 @@ from rich.console import Console
 
 from easyedit_lifelong.commands.option_types import count, positive_float
 from easyedit_lifelong.commands.saved_edits import edits_text
-from easyedit_lifelong.edits.inspect_folder import inspect_edits
+from easyedit_lifelong.edits.inspect_folder import NEARLY, inspect_edits
 from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.reporting.console_tables import print_json, print_line
 from easyedit_lifelong.reporting.folder_tables import EDIT, cell_text, text_table, wide_console
 
-_NEAR_SHOWN = 20
+_MAX_PAIRS_SHOWN = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,9 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         "--nearly",
         type=positive_float,
-        default=1.25,
+        default=NEARLY,
         metavar="X",
-        help="list pairs of keys whose distance is at most X times the sum of their radii (default 1.25)",
+        help=f"list pairs of keys whose distance is at most X times the sum of their radii (default {NEARLY})",
     )
     add("--limit", type=count, default=50, metavar="N", help="show the last N edits (default 50; 0: all)")
     add("--json", action="store_true", help="print everything as JSON")
@@ -83,9 +83,9 @@ def _show_near(console: Console, part: InspectedPart) -> None:
             cell_text(pair["nearness"]),
             "yes" if pair["same_target"] else "no",
         ]
-        for pair in part.near[:_NEAR_SHOWN]
+        for pair in part.near[:_MAX_PAIRS_SHOWN]
     ]
-    shown = f", {_NEAR_SHOWN} of {len(part.near)}" if len(part.near) > _NEAR_SHOWN else ""
+    shown = f", {_MAX_PAIRS_SHOWN} of {len(part.near)}" if len(part.near) > _MAX_PAIRS_SHOWN else ""
     print_line(console, "")
     text_table(
         console,
@@ -108,4 +108,5 @@ def _show_batches(console: Console, part: InspectedPart) -> None:
 
 
 def _format_values(values: Mapping[str, float]) -> str:
+    """Return a batch's number for each layer as the text of a cell."""
     return ", ".join(f"{value:.3g}" for value in values.values())

@@ -41,6 +41,12 @@ COMMANDS = {
 """The commands, each with its line in ``easyedit-lifelong --help``."""
 
 
+_ONLY_READ = {"doctor", "plugins", "generate", "inspect", "push"}
+"""Commands that write no files."""
+
+_WRITE_AT_END = {"edit", "export", "pull"}
+"""Commands that write all their files in one step at the end."""
+
 _TEXTS = {"prompt", "target", "subject", "case", "message"}
 """Arguments whose values are text, never paths."""
 
@@ -55,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 success, 1 failure, 130 interrupted. Wrong usage exits with code 2.
     """
     words = sys.argv[1:] if argv is None else list(argv)
-    arguments = argparse.Namespace(verbose=False, writes_at_end=True)
+    arguments = argparse.Namespace(verbose=False, interrupted="interrupted; nothing was written")
     try:
         arguments = build_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
         logging.basicConfig(
@@ -69,8 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"easyedit-lifelong: {_message(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        state = "nothing was written" if arguments.writes_at_end else "everything reported as done is on disk"
-        print(f"easyedit-lifelong: interrupted; {state}", file=sys.stderr)
+        print(f"easyedit-lifelong: {arguments.interrupted}", file=sys.stderr)
         return 130
 
 
@@ -88,10 +93,18 @@ def build_parser(verbs: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
         subparser.add_argument("-v", "--verbose", action="store_true", help="show debug messages and tracebacks")
         if verb in verbs:
             module = importlib.import_module(f"easyedit_lifelong.commands.{verb}")
-            # A command that writes all its files in one step at the end sets writes_at_end to True.
-            subparser.set_defaults(run=module.run, writes_at_end=False)
+            subparser.set_defaults(run=module.run, interrupted=_message_if_interrupted(verb))
             module.add_arguments(subparser)
     return parser
+
+
+def _message_if_interrupted(verb: str) -> str:
+    """Return what an interrupted command says about its files."""
+    if verb in _ONLY_READ:
+        return "interrupted"
+    if verb in _WRITE_AT_END:
+        return "interrupted; nothing was written"
+    return "interrupted; everything reported as done is on disk"
 
 
 def _check_home_folders(arguments: argparse.Namespace) -> None:

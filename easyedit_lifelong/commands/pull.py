@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from easyedit_lifelong.commands.saved_edits import SavedEdits, edits_text
+from easyedit_lifelong.commands.saved_edits import SelectedEdits, edits_text
 from easyedit_lifelong.edits.edits_hub import copy_edits
 from easyedit_lifelong.reporting.console_tables import print_line
 
@@ -18,7 +18,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("repo", metavar="OWNER/NAME", help="the repository; also OWNER/NAME@REVISION")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; new or empty")
     add("--revision", metavar="REVISION", help="branch, tag or commit (default: the main branch)")
-    parser.set_defaults(writes_at_end=True)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,6 +26,6 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         LifelongError: the repository holds no edits, or the folder can't be used.
     """
-    saved = SavedEdits.of(str(copy_edits(arguments.repo, arguments.out, arguments.revision)))
+    saved = SelectedEdits.of(str(copy_edits(arguments.repo, arguments.out, arguments.revision)))
     print_line(Console(), f"{arguments.out}: {edits_text(len(saved.edits))} of {saved.made_on}, checked.")
     return 0

@@ -24,18 +24,18 @@ def add_saved_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="device of the model (default: the best available)")
 
 
-def saved_edits_from(arguments: argparse.Namespace) -> SavedEdits:
+def saved_edits_from(arguments: argparse.Namespace) -> SelectedEdits:
     """Return the saved edits that the options of :func:`add_saved_arguments` name.
 
     Raises:
         RunError: there are no saved edits, or their index is damaged.
     """
-    return SavedEdits.of(arguments.edits, arguments.model, arguments.device, arguments.dtype)
+    return SelectedEdits.of(arguments.edits, arguments.model, arguments.device, arguments.dtype)
 
 
 @dataclass(frozen=True)
-class SavedEdits:
-    """Saved edits, and the options of the model to apply them to.
+class SelectedEdits:
+    """The saved edits that the command line selects, and the options of the model to load them onto.
 
     Attributes:
         folder: the folder of the edits on this machine.
@@ -56,7 +56,7 @@ class SavedEdits:
     @classmethod
     def of(
         cls, edits: str, model: str | None = None, device: str | None = None, dtype: str | None = None
-    ) -> SavedEdits:
+    ) -> SelectedEdits:
         """Find saved edits, in a folder or on the Hub (``hub:OWNER/NAME[@REVISION]``).
 
         Raises:

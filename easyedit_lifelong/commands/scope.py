@@ -148,7 +148,7 @@ def _show(console: Console, scope: ScopeStudy) -> None:
         table.add_column(f"{kind}s", justify="right")
     table.add_column("what it is", overflow="fold")
     for name, meaning in FIGURE_MEANINGS.items():
-        style = "{:.0f}" if name.startswith("n") else "{:.3f}"
-        cells = [style.format(figures[name]) if name in figures else "-" for figures in summary.values()]
+        decimals = 0 if name in ("n", "n_subject") else 3
+        cells = [f"{figures[name]:.{decimals}f}" if name in figures else "-" for figures in summary.values()]
         table.add_row(name, *cells, meaning)
     console.print(table)

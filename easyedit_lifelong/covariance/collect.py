@@ -45,8 +45,8 @@ class KeyCollector:
         # Tokens of a causal model don't attend to padding on the right.
         device = self.model.get_input_embeddings().weight.device
         ids, mask = pad_rows(rows, self._pad, "right", device)
-        padded = any(len(row) < ids.shape[1] for row in rows)
-        missing = set(self.sums)
+        has_padding = any(len(row) < ids.shape[1] for row in rows)
+        missing = set(self.sums)  # the modules that have not run yet
 
         def add_keys(path: str, keys: Any) -> None:
             if not isinstance(keys, Tensor) or keys.dim() < 2 or keys.shape[:-1].numel() != ids.numel():
@@ -55,7 +55,9 @@ class KeyCollector:
             if path in missing:
                 missing.discard(path)
                 flat = keys.reshape(-1, keys.shape[-1])
-                self.sums[path].add(flat[mask.bool().reshape(-1).to(flat.device)] if padded else flat)
+                if has_padding:
+                    flat = flat[mask.bool().reshape(-1).to(flat.device)]
+                self.sums[path].add(flat)
 
         with recording_inputs(self._modules, add_keys, end=True):
             self.model(input_ids=ids, attention_mask=mask, use_cache=False)
@@ -63,11 +65,11 @@ class KeyCollector:
             raise CovarianceError(f"{min(missing)}: didn't run in a forward pass of the model: it has no keys")
 
 
-def add_block(taker: KeyCollector, block: Block, batch_tokens: int | None = None) -> None:
+def add_block(collector: KeyCollector, block: Block, batch_tokens: int | None = None) -> None:
     """Add the keys of a block to the sums.
 
     Args:
-        taker: adds the keys of a batch.
+        collector: adds the keys of a batch.
         block: the block.
         batch_tokens: maximum number of tokens in a batch; the default depends on the device.
 
@@ -76,11 +78,11 @@ def add_block(taker: KeyCollector, block: Block, batch_tokens: int | None = None
     """
     rows = block.rows()
     if batch_tokens is None:
-        kind = taker.model.get_input_embeddings().weight.device.type
-        batch_tokens = BATCH_TOKENS.get(kind, _DEFAULT_BATCH_TOKENS)
+        device_type = collector.model.get_input_embeddings().weight.device.type
+        batch_tokens = BATCH_TOKENS.get(device_type, _DEFAULT_BATCH_TOKENS)
     for batch in length_batches(rows, batch_tokens):
-        taker.add_rows(batch)
-    for path, moment_sum in taker.sums.items():
+        collector.add_rows(batch)
+    for path, moment_sum in collector.sums.items():
         try:
             moment_sum.flush()
         except CovarianceError as error:

@@ -115,7 +115,7 @@ def _copy_paths(job: Job, module: str, samples: int | None) -> list[Path]:
 
 
 def _is_stored_copy(copy: Path, path: Path, samples: int | None) -> bool:
-    """Whether a copy of a file exists already.
+    """Return whether a copy of a file exists already.
 
     Raises:
         CovarianceError: a file with other second moments has the name of the copy.
@@ -124,7 +124,8 @@ def _is_stored_copy(copy: Path, path: Path, samples: int | None) -> bool:
         return False
     existing, original = read_sidecar(copy) or {}, _require_sidecar(path)
     fields = ("fingerprint", "module", "corpus", "count")
-    if existing.get("stands_in_for_samples") != samples or any(existing.get(n) != original.get(n) for n in fields):
+    is_other = any(existing.get(field) != original.get(field) for field in fields)
+    if is_other or existing.get("stands_in_for_samples") != samples:
         raise CovarianceError(
             f"{copy}: is there already and holds other second moments than {path.name}; it was not replaced. "
             "Delete it to store these under its name."

@@ -9,7 +9,7 @@ import itertools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -142,29 +142,46 @@ def read_file(path: Path) -> Sequence[str]:
         if suffix == ".json":
             return _read_json(path)
         if suffix in (".jsonl", ".ndjson"):
-            spans = [(start, end) for start, end, blank in _line_spans(path) if not blank]
-            return _byte_ranges(
-                path, spans, lambda data, index: _record_text(path, index, _parse_json(f"{path}, record {index}", data))
-            )
+            return _read_json_lines(path)
         return _read_text(path)
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror or error}") from error
 
 
-def _line_spans(path: Path) -> Iterator[tuple[int, int, bool]]:
-    """Yield the start, the end and whether it is blank, for every line of a file."""
+class _Line(NamedTuple):
+    """A line of a file: the positions of its first byte and after its last byte, and whether it is blank."""
+
+    start: int
+    end: int
+    is_blank: bool
+
+
+def _lines_of(path: Path) -> Iterator[_Line]:
+    """Yield the lines of a file."""
     position = 0
     with path.open("rb") as file:
         for line in file:
-            yield position, position + len(line), not line.strip()
+            yield _Line(position, position + len(line), not line.strip())
             position += len(line)
 
 
-def _read_text(path: Path) -> Sequence[str]:
-    groups = itertools.groupby(_line_spans(path), key=lambda line: line[2])
-    runs = [[line[:2] for line in lines] for blank, lines in groups if not blank]
-    lines = [span for run in runs for span in run]
-    paragraphs = [(run[0][0], run[-1][1]) for run in runs]
+def _read_json_lines(path: Path) -> Documents:
+    """Return the records of a JSON Lines file; each is parsed when it is accessed."""
+
+    def decode(data: bytes, index: int) -> str:
+        return _record_text(path, index, _parse_json(f"{path}, record {index}", data))
+
+    return _byte_ranges(path, [(line.start, line.end) for line in _lines_of(path) if not line.is_blank], decode)
+
+
+def _read_text(path: Path) -> Documents:
+    """Return the paragraphs of a text file; its lines if it has only one paragraph."""
+    groups = itertools.groupby(_lines_of(path), key=lambda line: line.is_blank)
+    paragraphs = [list(lines) for is_blank, lines in groups if not is_blank]
+    if len(paragraphs) > 1:
+        spans = [(lines[0].start, lines[-1].end) for lines in paragraphs]
+    else:
+        spans = [(line.start, line.end) for lines in paragraphs for line in lines]
 
     def decode(data: bytes, index: int) -> str:
         try:
@@ -172,10 +189,15 @@ def _read_text(path: Path) -> Sequence[str]:
         except UnicodeDecodeError as error:
             raise DataError(f"{path}, document {index}: is not UTF-8 text: {error.reason}") from error
 
-    return _byte_ranges(path, paragraphs if len(paragraphs) > 1 else lines, decode)
+    return _byte_ranges(path, spans, decode)
 
 
 def _parse_json(where: str, data: bytes) -> Any:
+    """Parse JSON.
+
+    Raises:
+        DataError: the data are not valid JSON; the message begins with ``where``.
+    """
     try:
         return json.loads(data)
     except ValueError as error:
@@ -183,6 +205,7 @@ def _parse_json(where: str, data: bytes) -> Any:
 
 
 def _read_json(path: Path) -> Sequence[str]:
+    """Return the records of a JSON list as documents."""
     records = _parse_json(str(path), path.read_bytes())
     if not isinstance(records, list):
         raise DataError(f"{path}: must hold a list of texts or of objects with a field 'text'")
@@ -217,6 +240,7 @@ def text_field(fields: dict[str, bool]) -> str | None:
 
 
 def _read_parquet(path: Path) -> Sequence[str]:
+    """Return the rows of a Parquet file as documents, from its column of text."""
     try:
         arrow, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
     except ImportError as error:

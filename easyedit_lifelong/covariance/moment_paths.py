@@ -58,7 +58,9 @@ def moments_file(
             ``_t{context}``, as MEMIT intended.
         folder: name of the model's folder, if not the default.
     """
-    amount = f"_{n_tokens}tokens" if n_tokens is not None else f"_{n_samples}" if n_samples is not None else ""
+    amount = "" if n_samples is None else f"_{n_samples}"
+    if n_tokens is not None:
+        amount = f"_{n_tokens}tokens"
     limit = "" if context is None else f"_t{context}"
     name = f"{module}_{dtype}_mom2{limit}{amount}.npz"
     return stats_folder(stats_dir) / (folder or model_folders(model)[0]) / f"{dataset}_stats" / name

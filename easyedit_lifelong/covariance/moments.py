@@ -12,6 +12,7 @@ from easyedit_lifelong.errors import CovarianceError
 ENOUGH_PER_DIMENSION = 4
 """From this number of keys per dimension on, second moments need no regularisation."""
 _MAX_SHARE = 0.01
+"""The share of the mean diagonal that is added to the diagonal if there are hardly any keys."""
 _NOT_FINITE = "the keys hold NaN or infinity: the module gets unusable inputs"
 _MAX_STRIPS = 8
 _MIN_STRIP_ROWS = 192

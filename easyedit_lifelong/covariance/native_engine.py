@@ -46,28 +46,26 @@ def collect(
     """
     folder = next(iter(job.paths.values())).parent
     check_writable(folder)
-    # Unfinished sums are reused if all of this agrees. The modules are compared separately.
-    settings = {**asdict(job.identity(next(iter(job.sizes)))), "module": None}
-    settings["block_tokens"] = job.block_tokens or BLOCK_TOKENS
-    partial = Checkpoints(folder, settings, shard, job.save_every)
-    state = partial.load(job.sizes)
+    # A checkpoint is used if all of these settings agree. Its modules are compared separately.
+    any_module = next(iter(job.sizes))
+    settings = {**asdict(job.identity(any_module)), "module": None, "block_tokens": job.block_tokens or BLOCK_TOKENS}
+    checkpoints = Checkpoints(folder, settings, shard, job.save_every)
+    state = checkpoints.load(job.sizes)
     with evaluating(model):
-        _read_blocks(model, tokenizer, _make_plan(model, tokenizer, job), state, partial, shard, progress)
+        _read_blocks(model, tokenizer, _make_plan(model, tokenizer, job), state, checkpoints, shard, progress)
     sum_over_processes(shard, list(state.sums.values()))
     if not any(moment_sum.count for moment_sum in state.sums.values()):
         raise CovarianceError(f"corpus {job.corpus.label!r}: its documents hold no tokens. Give another corpus.")
     _warn_if_short(job, state)
     dtype = getattr(torch, job.dtype)
-    moments = {
-        # Round as in the stored file: reading it later must give exactly the same.
-        module: SecondMoment(
-            mean_of(moment_sum.symmetric().to(dtype), moment_sum.count), moment_sum.count, str(job.paths[module])
-        )
-        for module, moment_sum in state.sums.items()
-    }
+    moments = {}
+    for module, moment_sum in state.sums.items():
+        stored = moment_sum.symmetric().to(dtype)  # rounded as in the file: reading it later must give the same
+        mean = mean_of(stored, moment_sum.count)
+        moments[module] = SecondMoment(mean, moment_sum.count, str(job.paths[module]))
     facts = {"engine": "native", "processes": shard.world_size, "seconds": round(state.seconds, 1)}
     on_first_process(shard, lambda: store(job, state.sums, state.position.documents, **facts))
-    partial.remove()
+    checkpoints.remove()
     return moments
 
 
@@ -85,20 +83,20 @@ def _read_blocks(
     tokenizer: Any,
     plan: Plan,
     state: Progress,
-    partial: Checkpoints,
+    checkpoints: Checkpoints,
     shard: Shard,
     progress: Callable[[int, int], None] | None,
 ) -> None:
     """Read the remaining blocks of a plan, add this process's keys to the sums, and save the progress."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id or 0
-    taker = KeyCollector(model, state.sums, pad)
+    collector = KeyCollector(model, state.sums, pad)
     start = time.monotonic() - state.seconds
     for block in plan.blocks(state.position):
         if shard.owns_block(block.after.block - 1):
-            add_block(taker, block)
+            add_block(collector, block)
         state.position = block.after
         state.seconds = time.monotonic() - start
-        partial.save(state)
+        checkpoints.save(state)
         if progress is not None:
             progress(min(plan.amount.of(block.after), plan.amount.total), plan.amount.total)
 

@@ -35,7 +35,7 @@ class Shard:
     group: Any = None
 
     def owns_block(self, block: int) -> bool:
-        """Whether this process reads a block."""
+        """Return whether this process reads a block, given the block's index."""
         return block % self.world_size == self.rank
 
     @property

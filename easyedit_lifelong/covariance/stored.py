@@ -45,7 +45,7 @@ def find_stored(job: Job) -> dict[str, Path]:
 
 
 def _is_named_by_tokens(path: Path) -> bool:
-    """Whether the amount in a file's name is in tokens."""
+    """Return whether the amount in a file's name is in tokens."""
     return path.stem.endswith("tokens")
 
 

@@ -62,24 +62,25 @@ def _split_request(request: EditRequest, edit_with: int, seed: int) -> list[Edit
             seen.add(_normalize(rephrasing))
             rephrasings.append(rephrasing)
     count = min(edit_with, max(len(rephrasings) - 1, 0))
-    # A resumed run must make the same choice. Digests are the same in every process and version of Python.
-    digests = {
-        rephrasing: hashlib.sha256(f"{seed} {request.case_id!r} {rephrasing}".encode("utf-8", "surrogatepass")).digest()
-        for rephrasing in rephrasings
-    }
-    chosen = sorted(sorted(range(len(rephrasings)), key=lambda index: digests[rephrasings[index]])[:count])
-    held_out = tuple(rephrasing for index, rephrasing in enumerate(rephrasings) if index not in chosen)
+
+    def digest(rephrasing: str) -> bytes:
+        # A resumed run must make the same choice. Digests are the same in every process and version of Python.
+        return hashlib.sha256(f"{seed} {request.case_id!r} {rephrasing}".encode("utf-8", "surrogatepass")).digest()
+
+    drawn = set(sorted(rephrasings, key=digest)[:count])  # the rephrasings are distinct
+    chosen = [rephrasing for rephrasing in rephrasings if rephrasing in drawn]
+    held_out = tuple(rephrasing for rephrasing in rephrasings if rephrasing not in drawn)
     additional = [
         dataclasses.replace(
             request,
             case_id=f"{request.case_id}#{number}",
-            prompt=rephrasings[index],
+            prompt=rephrasing,
             rephrase_prompts=(),
             locality=MappingProxyType({}),
             portability=MappingProxyType({}),
             relation_specificity=(),
         )
-        for number, index in enumerate(chosen, 1)
+        for number, rephrasing in enumerate(chosen, 1)
     ]
     return [dataclasses.replace(request, rephrase_prompts=held_out), *additional]
 

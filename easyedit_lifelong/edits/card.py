@@ -30,13 +30,14 @@ def edits_card(index: Mapping[str, Any], repo_id: str) -> str:
     rows = "\n".join(f"| {_cell(edit['prompt'])} | {_cell(edit['target_new'])} |" for edit in edits[:_MAX_EXAMPLES])
     n_further = len(edits) - _MAX_EXAMPLES
     further = f"\n\n{n_further} more are in `edits.json`.\n" if n_further > 0 else "\n"
+    amounts = _edits_text(_count_by_method(parts))
     local = "" if _is_hub_name(model) else "  # the model that they were made on"
     return f"""{_front_matter(model, [part["method"] for part in parts])}
 {MARK}
 
 # Edits of {display_name(model)}
 
-{_amounts(_counts(parts))}, made with easyedit_lifelong. This repository holds only the edits, not a model. They can be
+{amounts}, made with easyedit_lifelong. This repository holds only the edits, not a model. They can be
 loaded onto `{display_name(model)}` with the same weights that they were made on, and rolled back again.
 
 ```python
@@ -59,7 +60,7 @@ def exported_card(model: str, counts: Mapping[str, int], lost: Sequence[str]) ->
     Args:
         model: the base model's name.
         counts: the number of edits, by method.
-        lost: what the edited model can do and the checkpoint can't, in sentences.
+        lost: what the edited model can do and the checkpoint can't, in sentences; empty if nothing is lost.
     """
     losses = "".join(f"\nLost: {loss}\n" for loss in lost) or "\nIt answers as the edited model does.\n"
     return f"""{_front_matter(model, counts)}
@@ -67,7 +68,7 @@ def exported_card(model: str, counts: Mapping[str, int], lost: Sequence[str]) ->
 
 # {display_name(model)}, edited
 
-The weights of `{display_name(model)}` with {_amounts(counts)} in them, written by easyedit_lifelong. This is an
+The weights of `{display_name(model)}` with {_edits_text(counts)} in them, written by easyedit_lifelong. This is an
 ordinary checkpoint: transformers loads it, and no other package is needed.
 {losses}"""
 
@@ -78,7 +79,7 @@ def display_name(model: str) -> str:
     return re.sub(r"[`\"\n]", "", name)
 
 
-def _counts(parts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def _count_by_method(parts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """Return the number of edits by method."""
     counts: dict[str, int] = {}
     for part in parts:
@@ -86,7 +87,7 @@ def _counts(parts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return counts
 
 
-def _amounts(counts: Mapping[str, int]) -> str:
+def _edits_text(counts: Mapping[str, int]) -> str:
     """Return numbers of edits in words: "3 edits by GRACE and 1 edit by CoachHook"."""
     return " and ".join(f"{n} edit{'s' if n != 1 else ''} by {method}" for method, n in counts.items())
 
@@ -106,5 +107,6 @@ def _is_hub_name(model: str) -> bool:
 def _cell(text: str) -> str:
     """Return a text as the cell of a Markdown table: one line, cut to a limit, special characters escaped."""
     line = " ".join(text.split())
-    line = line if len(line) <= _MAX_CELL_LENGTH else f"{line[:_MAX_CELL_LENGTH]}…"
+    if len(line) > _MAX_CELL_LENGTH:
+        line = f"{line[:_MAX_CELL_LENGTH]}…"
     return re.sub(r"([\\`*_{}\[\]<>#|])", r"\\\1", line)

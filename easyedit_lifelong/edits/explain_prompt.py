@@ -85,13 +85,13 @@ def explain(model: Any, tokenizer: Any, prompt: str, answer: str | None = None) 
         raise EditError("; ".join(f"{name}'s edits can't be explained: {reason}" for name, reason in reasons.items()))
     prepared = _prepare_pass(model, tokenizer, prompt, answer)
     explained = ExplainedPass(prompt, answer, prepared.texts, prepared.end, prepared.texts_at)
-    results = {}
+    explanations: dict[str, Callable[[], Sequence[LayerExplanation]]] = {}
     with evaluating(model), internal_pass(model), ExitStack() as stack:
         for method in get_plugins().methods:
             if method.explain is not None:
-                results[method.name] = stack.enter_context(method.explain(model, explained))
+                explanations[method.name] = stack.enter_context(method.explain(model, explained))
         prepared.run()
-    return Explanation(prompt, answer, {name: list(layers()) for name, layers in results.items()})
+    return Explanation(prompt, answer, {name: list(explain_layers()) for name, explain_layers in explanations.items()})
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,7 @@ def _check_not_tied(model: Any, changed: dict[str, Tensor]) -> None:
     """Raise an EditError if a changed weight is also another parameter, as a tied output head is."""
     for name in changed:
         weight = model.get_parameter(name)
-        other = next((n for n, p in model.named_parameters(remove_duplicate=False) if p is weight and n != name), None)
+        parameters = model.named_parameters(remove_duplicate=False)
+        other = next((other for other, parameter in parameters if parameter is weight and other != name), None)
         if other is not None:
             raise EditError(f"{name} is the same weight as {other}; an update in it would change both")

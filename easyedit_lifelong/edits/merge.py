@@ -43,7 +43,7 @@ class MergeReport:
 
 
 def merge_edits(folders: Sequence[str | Path], out: str | Path) -> MergeReport:
-    """Merge edits folders, without a model. The methods of the edits must have the port ``merge``, as GRACE has.
+    """Merge edits folders, without a model. Every method with edits in them must have the port ``merge``, as GRACE has.
 
     Args:
         folders: at least two folders that :func:`~easyedit_lifelong.save_edits` wrote, of the same model.
@@ -66,7 +66,7 @@ def merge_edits(folders: Sequence[str | Path], out: str | Path) -> MergeReport:
     for saved in all_saved:
         _check_mergeable(saved, all_saved[0])
     methods = list(dict.fromkeys(method for saved in all_saved for method, _ in saved.parts))
-    parts, by_method = [], []
+    parts, merged_by_method = [], []
     for name in methods:
         sources = [
             MergeSource(str(folder), str(saved.path), [part for method, part in saved.parts if method == name])
@@ -75,17 +75,17 @@ def merge_edits(folders: Sequence[str | Path], out: str | Path) -> MergeReport:
         merge = get_plugins().methods.get(name).merge
         assert merge is not None  # _check_mergeable
         merged = merge([source for source in sources if source.parts])
-        by_method.append(merged)
+        merged_by_method.append(merged)
         parts += [(name, part) for part in merged.parts]
     write_edits(out, all_saved[0].model, all_saved[0].fingerprint, parts)
     return MergeReport(
         out=str(out),
         folders=[str(folder) for folder in folders],
         edits=sum(len(part.edits) for _, part in parts),
-        keys=sum(merged.keys for merged in by_method),
-        conflicts=[conflict for merged in by_method for conflict in merged.conflicts],
-        renamed=[renamed for merged in by_method for renamed in merged.renamed],
-        duplicates=sum(merged.duplicates for merged in by_method),
+        keys=sum(merged.keys for merged in merged_by_method),
+        conflicts=[conflict for merged in merged_by_method for conflict in merged.conflicts],
+        renamed=[renamed for merged in merged_by_method for renamed in merged.renamed],
+        duplicates=sum(merged.duplicates for merged in merged_by_method),
     )
 
 

@@ -88,11 +88,11 @@ def read_step_states(folder: Path) -> list[tuple[list[dict[str, Any]], dict[str,
     Raises:
         RunError: a file in the folder can't be read.
     """
-    old = None if (folder / INDEX).exists() else _read_old_state(folder, tensors=False)
-    old_steps = [] if old is None else old[1].steps
-    return [(part.edits, part.state) for part in old_steps] or [
-        (entry["edits"], entry["state"]) for entry in step_entries(folder)
-    ]
+    if not (folder / INDEX).exists() and (method_and_state := _read_old_state(folder, tensors=False)) is not None:
+        _, old = method_and_state
+        if old.steps:
+            return [(part.edits, part.state) for part in old.steps]
+    return [(entry["edits"], entry["state"]) for entry in step_entries(folder)]
 
 
 def _split_into_parts(path: Path, parts: Sequence[Any], tensors: dict[str, Tensor]) -> list[tuple[str, EditsPart]]:
@@ -150,7 +150,7 @@ def method_of(name: str, where: object) -> EditMethod:
 
     Args:
         name: the method's name.
-        where: the file that names it, for messages.
+        where: the file that names the method, for messages.
 
     Raises:
         PluginError: no method of this name is registered.
@@ -167,7 +167,7 @@ def provenance(model: Any) -> dict[str, Any]:
 
 
 def _provenance(model: str, fingerprint: str) -> dict[str, Any]:
-    """Return these entries for a model's name and fingerprint."""
+    """Return the entries of :func:`provenance`, given the model's name and fingerprint."""
     return {
         "saved": now(),
         "model": {"name": model, "fingerprint": fingerprint},

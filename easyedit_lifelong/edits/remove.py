@@ -38,7 +38,7 @@ def rollback_case(model: Any, case_id: int | str, *, prompt: str | None = None) 
         reasons = [_reason(method, "remove", "case by case") for method in methods]
         raise EditError(reasons[0] if reasons else "the model carries no edits")
     records = [record for removal in removals for record in removal.records(model)]
-    to_remove = [records[n] for n in indices_of_case(records, case_id, prompt)]
+    to_remove = [records[index] for index in indices_of_case(records, case_id, prompt)]
     for check_only in (True, False):  # first all checks, so that nothing is changed if one fails
         for removal in removals:
             removal.remove(model, to_remove, check_only=check_only)
@@ -57,10 +57,10 @@ def rollback_to_batch(model: Any, batch: int) -> None:
     """
     batch_methods = [method for method in get_plugins().methods if method.remove_batches is not None]
     methods = [method for method in batch_methods if editors_on(model, method.name)]
-    if len(methods) != 1:
-        both = " and ".join(method.name for method in methods)
-        none = " or ".join(method.name for method in batch_methods)
-        raise EditError(f"the model carries {f'both {both}' if both else f'no {none}'} edits")
+    if not methods:
+        raise EditError(f"the model carries no {' or '.join(method.name for method in batch_methods)} edits")
+    if len(methods) > 1:
+        raise EditError(f"the model carries both {' and '.join(method.name for method in methods)} edits")
     assert methods[0].remove_batches is not None
     methods[0].remove_batches.back_to(model, batch)
 
@@ -126,6 +126,21 @@ def rollback_folder(
     return FolderRollback(target, removed, sum(len(part.edits) for _, part in remaining))
 
 
+@dataclass(frozen=True)
+class _SavedEdit:
+    """One edit of a folder.
+
+    Attributes:
+        part: the index of its part in the folder.
+        index: its index among the edits of the part.
+        record: its record.
+    """
+
+    part: int
+    index: int
+    record: EditRecord
+
+
 def _remove_cases(
     saved: SavedEdits, parts: list[EditsPart | None], cases: Sequence[int | str], prompt: str | None
 ) -> list[EditRecord]:
@@ -141,22 +156,27 @@ def _remove_cases(
         The records of the removed edits.
     """
     where = str(saved.path)
-    methods = _parts_with_port(saved, "remove", "edits.", "case by case")
-    positions = [(n, index) for n in methods for index in range(len(saved.parts[n][1].edits))]
-    records = [EditRecord.from_dict(saved.parts[n][1].edits[index], where) for n, index in positions]
+    methods = _methods_with_port(saved, "remove", "edits.", "case by case")
+    edits = [
+        _SavedEdit(number, index, EditRecord.from_dict(edit, where))
+        for number in methods
+        for index, edit in enumerate(saved.parts[number][1].edits)
+    ]
+    records = [edit.record for edit in edits]
     selected: set[int] = set()
     for case in cases:
-        case_ids = [record.case_id for record in records if str(record.case_id) == str(case)]
+        case_ids = [record.case_id for record in records if str(record.case_id) == str(case)]  # the number for "42"
         try:
             selected |= set(indices_of_case(records, case_ids[0] if case_ids else case, prompt))
         except EditError as error:
             raise EditError(f"{where}: {error}") from error
-    for n, method in methods.items():
-        numbers = {positions[number][1] for number in selected if positions[number][0] == n}
-        part = saved.parts[n][1]
+    to_remove = [edits[number] for number in sorted(selected)]
+    for number, method in methods.items():
+        indices = {edit.index for edit in to_remove if edit.part == number}
+        part = saved.parts[number][1]
         assert method.remove is not None
-        parts[n] = method.remove.remove_from(part, numbers, where) if len(numbers) < len(part.edits) else None
-    return [records[number] for number in sorted(selected)]
+        parts[number] = method.remove.remove_from(part, indices, where) if len(indices) < len(part.edits) else None
+    return [edit.record for edit in to_remove]
 
 
 def _remove_batches(saved: SavedEdits, parts: list[EditsPart | None], batch: int) -> list[EditRecord]:
@@ -171,7 +191,7 @@ def _remove_batches(saved: SavedEdits, parts: list[EditsPart | None], batch: int
         The records of the removed edits.
     """
     where = str(saved.path)
-    methods = _parts_with_port(saved, "remove_batches", "edits, so no batches;", "batch by batch")
+    methods = _methods_with_port(saved, "remove_batches", "edits, so no batches;", "batch by batch")
     if len(methods) > 1:
         names = " and ".join(method.name for method in methods.values())
         raise RunError(f"{where}: holds edits of {names}, each with its own batches; a batch number is ambiguous")
@@ -185,13 +205,13 @@ def _remove_batches(saved: SavedEdits, parts: list[EditsPart | None], batch: int
     return [EditRecord.from_dict(edit, where) for edit in before.edits[len(after.edits) :]]
 
 
-def _parts_with_port(saved: SavedEdits, port: str, missing: str, manner: str) -> dict[int, EditMethod]:
-    """Return the methods that have a port, by the number of their part.
+def _methods_with_port(saved: SavedEdits, port: str, missing: str, manner: str) -> dict[int, EditMethod]:
+    """Return the methods of a folder's parts that have a port, by the index of the part.
 
     Args:
         saved: the folder.
         port: the port's name.
-        missing: what a folder without such parts lacks, for the message.
+        missing: the end of the first part of the message, "holds no METHOD …": what the folder lacks.
         manner: how a method with the port removes edits, for the message: ``case by case``.
 
     Raises:
@@ -201,11 +221,11 @@ def _parts_with_port(saved: SavedEdits, port: str, missing: str, manner: str) ->
     def has_port(method: EditMethod) -> bool:
         return getattr(method, port) is not None
 
-    methods = {n: method_of(name, saved.path) for n, (name, _) in enumerate(saved.parts)}
-    with_port = {n: method for n, method in methods.items() if has_port(method)}
+    methods = {number: method_of(name, saved.path) for number, (name, _) in enumerate(saved.parts)}
+    with_port = {number: method for number, method in methods.items() if has_port(method)}
     if not with_port:
         names = " or ".join(method.name for method in get_plugins().methods if has_port(method))
-        reason = next((_reason(method, port, manner) for method in methods.values()), "")
+        reason = next((_reason(method, port, manner) for method in methods.values()), "")  # none in an empty folder
         raise RunError(f"{saved.path}: holds no {names} {missing} {reason}".rstrip(" ;"))
     return with_port
 

@@ -24,19 +24,23 @@ from easyedit_lifelong.models.load import model_label
 
 @dataclass(frozen=True)
 class _Written:
-    """Which of a model's steps a folder holds.
+    """How many of a model's steps are in a folder, as far as this process knows.
 
     Attributes:
         count: the number of the model's first steps that the folder holds.
         last: the last of them: the object in the store's history.
         digest: the chained digest of the last of them.
-        exact: whether it is known that the folder holds no further steps.
+        no_further_steps: whether it is known that the folder holds no other steps.
     """
 
     count: int = 0
     last: object = None
     digest: str = ""
-    exact: bool = False
+    no_further_steps: bool = False
+
+    def is_beginning_of(self, history: Sequence[object]) -> bool:
+        """Return whether the written steps are the first steps of a history; not if edits were rolled back since."""
+        return self.count == 0 or (self.count <= len(history) and history[self.count - 1] is self.last)
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,8 @@ class StateFolder:
             return
         folders = self._written.setdefault(model, {})
         written = folders.get(folder, _Written())
-        if written.count > len(history) or (written.count and history[written.count - 1] is not written.last):
-            written = _Written()  # edits were rolled back after the last save: write all steps again
+        if not written.is_beginning_of(history):
+            written = _Written()  # write all steps again
         with translate_write_errors(folder, f"{self._method}'s edits"):
             folder.mkdir(parents=True, exist_ok=True)
             digest, hparams = written.digest, None
@@ -106,10 +110,10 @@ class StateFolder:
                 (folder / INDEX).unlink()
             elif not written.count:
                 self._write_index(model, folder, hparams)
-            if not written.exact:
+            if not written.no_further_steps:
                 for number in range(len(history) + 1, step_count(folder) + 1):
                     step_file(folder, number).unlink(missing_ok=True)
-        folders[folder] = _Written(len(history), history[-1] if history else None, digest, exact=True)
+        folders[folder] = _Written(len(history), history[-1] if history else None, digest, no_further_steps=True)
 
     def load(
         self, model: Any, tok: Any, hparams: Any, folder: Path, case_ids: Sequence[int | str] | None = None
@@ -169,8 +173,9 @@ class StateFolder:
         part = {"method": self._method, "hparams": hparams}
         write_index(folder, STEPS_VERSION, {**provenance(model), "parts": [part]})
         if isinstance(self._store, OldStateReader):
-            for path in (path for name in self._store.old_state_files for path in folder.glob(name)):
-                path.unlink()
+            for pattern in self._store.old_state_files:
+                for path in folder.glob(pattern):
+                    path.unlink()
 
 
 def _check_model(state: _SavedState, model: Any) -> None:

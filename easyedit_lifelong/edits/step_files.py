@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,23 @@ from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.records import EditRecord
 
 _NAME = "step-{:06d}.safetensors"
+
+
+@dataclass(frozen=True)
+class _StepFile:
+    """The content of a step's file.
+
+    Attributes:
+        entry: the records of the edits (``edits``) and the method's state (``state``).
+        text: the JSON text of the entry.
+        digest: the chained digest that the file holds.
+        tensors: the tensors by name.
+    """
+
+    entry: dict[str, Any]
+    text: str
+    digest: str
+    tensors: dict[str, Tensor]
 
 
 def step_file(folder: Path, number: int) -> Path:
@@ -76,19 +94,21 @@ def read_steps(
     """
     steps: list[EditsPart] = []
     digest, n_edits = "", 0
-    last = step_count(folder)
-    while n_edits < len(case_ids) if case_ids is not None else len(steps) < last:
+    n_steps = step_count(folder)
+    while True:
+        is_complete = len(steps) >= n_steps if case_ids is None else n_edits >= len(case_ids)
+        if is_complete:
+            return steps, digest
         path = step_file(folder, len(steps) + 1)
-        entry, text, written_digest, tensors = _read(path)
-        digest = chained_digest(digest, text, tensors)
-        if written_digest != digest:
+        step = _read(path)
+        digest = chained_digest(digest, step.text, step.tensors)
+        if step.digest != digest:
             raise RunError(f"{path}: has been changed, or doesn't follow the step before it. {_damaged(path)}")
-        part = EditsPart(hparams, entry["edits"], entry["state"], tensors)
+        part = EditsPart(hparams, step.entry["edits"], step.entry["state"], step.tensors)
         if case_ids is not None:
             _check_cases(path, [edit["case_id"] for edit in part.edits], case_ids[n_edits:], n_edits)
         n_edits += len(part.edits)
         steps.append(part)
-    return steps, digest
 
 
 def step_entries(folder: Path) -> Iterator[dict[str, Any]]:
@@ -98,7 +118,7 @@ def step_entries(folder: Path) -> Iterator[dict[str, Any]]:
         RunError: a file cannot be read.
     """
     for number in range(1, step_count(folder) + 1):
-        yield _read(step_file(folder, number), with_tensors=False)[0]
+        yield _read(step_file(folder, number), with_tensors=False).entry
 
 
 def chained_digest(before: str, entry: str, tensors: Mapping[str, Tensor]) -> str:
@@ -111,11 +131,12 @@ def chained_digest(before: str, entry: str, tensors: Mapping[str, Tensor]) -> st
     return digest.hexdigest()
 
 
-def _read(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Any], str, str, dict[str, Tensor]]:
+def _read(path: Path, *, with_tensors: bool = True) -> _StepFile:
     """Read a step's file.
 
-    Returns:
-        The entry (``edits``, ``state``), its JSON text, the digest that the file holds, and the tensors.
+    Args:
+        path: the file.
+        with_tensors: whether to read the tensors, too.
 
     Raises:
         RunError: the file cannot be read.
@@ -131,7 +152,7 @@ def _read(path: Path, *, with_tensors: bool = True) -> tuple[dict[str, Any], str
             EditRecord.from_dict(edit, path)
     except (OSError, SafetensorError, KeyError, ValueError, TypeError, RecursionError) as error:
         raise RunError(f"{path}: can't be read: {error}. {_damaged(path)}") from error
-    return entry, text, digest, tensors
+    return _StepFile(entry, text, digest, tensors)
 
 
 def _check_cases(path: Path, case_ids: Sequence[Any], expected: Sequence[int | str], before: int) -> None:
@@ -160,5 +181,5 @@ def _check_cases(path: Path, case_ids: Sequence[Any], expected: Sequence[int | s
 
 
 def _damaged(path: Path) -> str:
-    """Return the last sentence of messages about a step's file."""
+    """Return the last sentence of a message about a step's file that can't be used."""
     return f"The state in {path.parent} is incomplete or damaged."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
@@ -25,39 +26,61 @@ def check_fit(requests: Sequence[EditRequest], scorer: Scorer, model: Any, reten
         DataError: a prompt and its answer cannot be encoded, or are too long; the message names request and field.
     """
     limit = context_length(model)
-    texts = [(f"retention fact {n}", "prompt", "its answer", p.prompt, p.answer) for n, p in enumerate(retention)]
-    texts += [(request.where, *text) for request in requests for text in _texts_of(request)]
-    for where, field, answer_name, prompt, answer in texts:
+    texts = [
+        _Text(f"retention fact {number}", "prompt", fact.prompt, fact.answer) for number, fact in enumerate(retention)
+    ]
+    texts += [text for request in requests for text in _texts_of(request)]
+    for text in texts:
         try:
-            length = scorer.encode(prompt, answer).length
+            length = scorer.encode(text.prompt, text.answer).length
         except DataError as error:
-            raise DataError(f"{where}, field {field!r}: {error}") from error
+            raise DataError(f"{text.where}, field {text.field!r}: {error}") from error
         if limit is not None and length > limit:
             raise DataError(
-                f"{where}, field {field!r}: with {answer_name} it has {length} tokens, the model's "
+                f"{text.where}, field {text.field!r}: with {text.answer_name} it has {length} tokens, the model's "
                 f"context is {limit}. Shorten it or leave the record out."
             )
 
 
+@dataclass(frozen=True)
+class _Text:
+    """A prompt with an answer, which the model reads as one text.
+
+    Attributes:
+        where: the request or the held-out fact, for messages.
+        field: the field of the prompt.
+        prompt: the prompt.
+        answer: the answer.
+        answer_name: what messages call the answer: "its answer", or another field of the request.
+    """
+
+    where: str
+    field: str
+    prompt: str
+    answer: str
+    answer_name: str = "its answer"
+
+
 _COMPARED_FIELDS = (("prompt", "ground_truth"), ("rephrase_prompt", "ground_truth"), ("locality_prompt", "target_new"))
-"""For each kind of prompt, in the order of :func:`answer_pairs`: the prompt's field, and the field of the answer that
-ROME's scores compare with the prompt's own answer."""
+"""For each kind of prompt, in the order of :func:`answer_pairs`: the field of the prompt, and the field of the answer
+that ROME's scores compare with the prompt's own answer. A message about either answer names the latter field."""
 
 
-def _texts_of(request: EditRequest) -> Iterator[tuple[str, str, str, str]]:
-    """Yield the prompts of a request with their answers: field, name of the answer in messages, prompt, answer."""
-    own_answer = "its answer"
-    yield "prompt", own_answer, request.prompt, request.target_new
+def _texts_of(request: EditRequest) -> Iterator[_Text]:
+    """Yield the prompts of a request, each with its own answer, then with the answers that ROME's scores compare."""
+    where = request.where
+    yield _Text(where, "prompt", request.prompt, request.target_new)
     for prompt in request.rephrase_prompts:
-        yield "rephrase_prompt", own_answer, prompt, request.target_new
-    probe_sets = {"locality": request.locality, "portability": request.portability}
-    for kind, probes in (
-        *((kind, probes) for kind, by_name in probe_sets.items() for probes in by_name.values()),
-        (RELATION_SPECIFICITY, request.relation_specificity),
-    ):
+        yield _Text(where, "rephrase_prompt", prompt, request.target_new)
+    probe_sets = [
+        *(("locality_prompt", probes) for probes in request.locality.values()),
+        *(("portability_prompt", probes) for probes in request.portability.values()),
+        (f"{RELATION_SPECIFICITY}_prompt", request.relation_specificity),
+    ]
+    for field, probes in probe_sets:
         for probe in probes:
-            yield f"{kind}_prompt", own_answer, probe.prompt, probe.answer
-    for (field, other_field), pairs in zip(_COMPARED_FIELDS, answer_pairs(request), strict=True):
+            yield _Text(where, field, probe.prompt, probe.answer)
+    for (prompt_field, answer_field), pairs in zip(_COMPARED_FIELDS, answer_pairs(request), strict=True):
         for pair in pairs:
             for prompt, answer in pair.questions:
-                yield field, other_field, prompt, answer
+                yield _Text(where, prompt_field, prompt, answer, answer_field)

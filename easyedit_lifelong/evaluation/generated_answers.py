@@ -112,14 +112,13 @@ class GeneratedAnswers:
         return dict(zip(distinct, self.answers(model, distinct), strict=True)) if distinct else {}
 
     def _generation(self, request: EditRequest, texts: Mapping[Question, str]) -> Generation:
-        """Return the answers to a request's prompts, before and after."""
-
-        def row(question: Question) -> tuple[str, str, str, bool]:
-            prompt, answer = question
-            before, after = (natural_answer(by_question[question], answer) for by_question in (self.unedited, texts))
-            return prompt, before, after, starts_with_whole_answer(texts[question], answer)
-
-        (prompt, before, after, match), *rephrase = (row(question) for question in generation_questions([request]))
+        """Return the answers to a request's prompt and paraphrases, of the unedited model and of the edited one."""
+        rows = []
+        for question in generation_questions([request]):
+            prompt, target = question
+            before, after = natural_answer(self.unedited[question], target), natural_answer(texts[question], target)
+            rows.append((prompt, before, after, starts_with_whole_answer(texts[question], target)))
+        (prompt, before, after, match), *rephrase = rows
         return Generation(request.case_id, prompt, request.target_new, before, after, match, tuple(rephrase))
 
 
@@ -127,5 +126,9 @@ def _measured(
     measure: Measure, questions: Sequence[Question], texts: Mapping[Question, str], *, natural: bool = False
 ) -> list[float]:
     """Return the measure of the text for each question; with ``natural``, of the text up to its natural stop."""
-    pairs = [(texts[question], question[1]) for question in questions]
-    return [float(measure(natural_answer(text, answer) if natural else text, answer)) for text, answer in pairs]
+    values = []
+    for question in questions:
+        _, answer = question
+        text = natural_answer(texts[question], answer) if natural else texts[question]
+        values.append(float(measure(text, answer)))
+    return values

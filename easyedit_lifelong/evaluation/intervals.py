@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _BLOCK = 2_000_000
-"""How many drawn indices are in memory at a time."""
+"""The largest number of drawn indices that are in memory at a time."""
 
 Floats = NDArray[np.float64]
 
@@ -38,7 +38,8 @@ def bootstrap(
     Returns:
         The interval; None if fewer than two requests have values.
     """
-    return bootstrap_of([[values] for values in by_request], _first_mean, seed=seed, resamples=resamples, level=level)
+    one_kind = [[values] for values in by_request]
+    return bootstrap_of(one_kind, _first_mean, seed=seed, resamples=resamples, level=level)
 
 
 def bootstrap_of(
@@ -88,8 +89,10 @@ def _resampled_means(sums: Floats, counts: Floats, seed: int, resamples: int) ->
     generator, n_requests = np.random.default_rng(seed), len(sums)
     same_counts = bool((counts == counts[0]).all())
     blocks = []
-    for begin in range(0, resamples, step := max(1, _BLOCK // n_requests)):
-        drawn = generator.integers(n_requests, size=(min(step, resamples - begin), n_requests), dtype=np.int32)
+    resamples_in_block = max(1, _BLOCK // n_requests)
+    for begin in range(0, resamples, resamples_in_block):
+        size = (min(resamples_in_block, resamples - begin), n_requests)
+        drawn = generator.integers(n_requests, size=size, dtype=np.int32)
         means = []
         for kind in range(sums.shape[1]):
             total = sums[:, kind][drawn].sum(axis=1)

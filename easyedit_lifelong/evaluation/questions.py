@@ -49,7 +49,8 @@ class Questions:
 
 def compared_questions(requests: Iterable[EditRequest]) -> list[Question]:
     """Return the questions whose answers ROME's scores compare."""
-    return [q for request in requests for kind in answer_pairs(request) for contest in kind for q in contest.questions]
+    pairs = [pair for request in requests for pairs_of_kind in answer_pairs(request) for pair in pairs_of_kind]
+    return [question for pair in pairs for question in pair.questions]
 
 
 def generation_questions(requests: Iterable[EditRequest]) -> list[Question]:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from easyedit_lifelong.data.request import EditRequest
 
-Case = TypeVar("Case", bound=EditRequest)
+Request = TypeVar("Request", bound=EditRequest)
 
 
 def rank(case_id: int | str, seed: int) -> int:
@@ -18,7 +18,7 @@ def rank(case_id: int | str, seed: int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def sample_of(requests: Sequence[Case], size: int | None, seed: int = 0) -> list[Case]:
+def sample_of(requests: Sequence[Request], size: int | None, seed: int = 0) -> list[Request]:
     """Return a random sample of requests: those of the lowest ranks, in the order of ``requests``.
 
     The ranks depend on the seed and the case_ids only. So an edit in the final sample of a run was also in every
@@ -32,5 +32,5 @@ def sample_of(requests: Sequence[Case], size: int | None, seed: int = 0) -> list
     if size is None or len(requests) <= size:
         return list(requests)
     ranks = [rank(request.case_id, seed) for request in requests]
-    drawn = heapq.nsmallest(size, range(len(requests)), key=lambda i: (ranks[i], i))
-    return [requests[i] for i in sorted(drawn)]
+    drawn = heapq.nsmallest(size, range(len(requests)), key=lambda index: (ranks[index], index))
+    return [requests[index] for index in sorted(drawn)]

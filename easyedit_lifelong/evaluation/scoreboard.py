@@ -17,8 +17,22 @@ from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
 from easyedit_lifelong.evaluation.text import TextScores
 
 _BEFORE = (
-    *("TRR", "ERR_f1", "TRR_f1", "ERR_acc", "TRR_acc", "ERR_ppl", "TRR_ppl", "reliability", "generality"),
-    *("portability", *SUCCESS, SCORE, "exact_match", "contains_match", "fluency", "text_perplexity"),
+    "TRR",
+    "ERR_f1",
+    "TRR_f1",
+    "ERR_acc",
+    "TRR_acc",
+    "ERR_ppl",
+    "TRR_ppl",
+    "reliability",
+    "generality",
+    "portability",
+    *SUCCESS,
+    SCORE,
+    "exact_match",
+    "contains_match",
+    "fluency",
+    "text_perplexity",
 )
 """The scores that are also reported for the unedited model, as ``<name>_before``."""
 
@@ -90,23 +104,23 @@ class Scoreboard:
                 the held-out text. If answers have several tokens, this about doubles the cost.
             skipped: requests that were skipped because the model gave their target without an edit; they count in ARR.
         """
-        by_request, retained = self._score_each(model, requests, thorough, skipped)
+        by_request, by_other_question = self._score_questions(model, requests, thorough, skipped)
         scores = averages_with_intervals(by_request)
-        scores = scores.renamed({"reliability": "ERR"}) | scores | averages_with_intervals(retained)
-        scores |= averages_with_intervals([{"ARR": entry["ARR"]} for entry in [*by_request, *retained]])
+        scores = scores.renamed({"reliability": "ERR"}) | scores | averages_with_intervals(by_other_question)
+        scores |= averages_with_intervals([{"ARR": entry["ARR"]} for entry in [*by_request, *by_other_question]])
         return scores | self._text.perplexity(model) if thorough else scores
 
     def score_each(self, model: Any, requests: Sequence[EditRequest]) -> tuple[list[RequestScores], float | None]:
-        """Return the teacher-forced scores of each request, with ROME's scores; and TRR."""
-        by_request, retained = self._score_each(model, requests, True, ())
-        return by_request, averages(retained).get("TRR")
+        """Return the teacher-forced scores of each request, with ROME's scores; and TRR (None without facts)."""
+        by_request, by_held_out_question = self._score_questions(model, requests, thorough=True)
+        return by_request, averages(by_held_out_question).get("TRR")
 
     def score_generation(self, model: Any, requests: Sequence[EditRequest]) -> tuple[Scores, list[Generation]]:
         """Return the scores of generated answers to these requests, and the answers."""
         by_request, generations = self.generated.score_each(model, requests)
-        return averages_with_intervals(by_request) | averages_with_intervals(
-            self.generated.retained(model)
-        ) | self._text.fluency(model), generations
+        scores = averages_with_intervals(by_request)
+        scores |= averages_with_intervals(self.generated.retained(model))
+        return scores | self._text.fluency(model), generations
 
     def before(self, requests: Sequence[EditRequest]) -> Scores:
         """Return the "before" scores of these requests: those of the unedited model."""
@@ -121,10 +135,13 @@ class Scoreboard:
         unedited_scores = averages_with_intervals(by_request) | averages_with_intervals(retained) | self._text.unedited
         return unedited_scores.renamed({name: f"{name}_before" for name in _BEFORE})
 
-    def _score_each(
-        self, model: Any, requests: Sequence[EditRequest], thorough: bool, skipped: Sequence[EditRequest]
+    def _score_questions(
+        self, model: Any, requests: Sequence[EditRequest], thorough: bool, skipped: Sequence[EditRequest] = ()
     ) -> tuple[list[RequestScores], list[RequestScores]]:
-        """Return the scores of each request; and of each held-out question and each skipped request."""
+        """Return the scores of each request; and of each held-out question, then of each skipped request.
+
+        The arguments are those of :meth:`score`.
+        """
         skipped_questions = [(request.prompt, request.target_new) for request in skipped]
         questions = [question for request in requests for question in Questions.about([request]).all()]
         questions += self.retention + skipped_questions + (compared_questions(requests) if thorough else [])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ from easyedit_lifelong.models.prompt_positions import prompt_lengths
 class Scorer:
     """Runs a model on questions, in batches of rows of similar length.
 
-    The other rows of a batch and the padding change no answer, whether the model is edited or not.
+    An answer does not depend on the other rows of the batch or on the padding, whether the model is edited or not.
 
     Args:
         tokenizer: the model's tokenizer.
@@ -128,22 +129,22 @@ class Scorer:
             The continuations, without the prompts and without special tokens.
         """
         limits = [new_tokens] * len(prompts) if isinstance(new_tokens, int) else list(new_tokens)
-        rows = [list(self.tokenizer(prompt)["input_ids"]) for prompt in prompts]
+        encoded = [list(self.tokenizer(prompt)["input_ids"]) for prompt in prompts]
         texts = [""] * len(prompts)
         context = self._shared_context(model)
         if context is not None:
             # Nothing is predicted after the last token, so n tokens need n - 1 positions after the prompt.
-            limits = [min(limit, context + 1 - len(row)) for row, limit in zip(rows, limits, strict=True)]
-        ends, start = self._end_tokens(model), self._start_arguments(model)
+            limits = [min(limit, context + 1 - len(tokens)) for tokens, limit in zip(encoded, limits, strict=True)]
+        ends, start_arguments = self._end_tokens(model), self._start_arguments(model)
         with evaluating(model), _bare_generation_config(model):
-            for batch in self._generation_batches([len(row) for row in rows], limits, context):
-                ids, mask = pad_rows([rows[i] for i in batch], self._pad, self._side, input_device(model))
+            for batch in self._generation_batches([len(tokens) for tokens in encoded], limits, context):
+                ids, mask = pad_rows([encoded[index] for index in batch], self._pad, self._side, input_device(model))
                 config = GenerationConfig(
-                    max_new_tokens=max(limits[i] for i in batch),
+                    max_new_tokens=max(limits[index] for index in batch),
                     do_sample=sampling is not None,
                     pad_token_id=self._pad,
                     eos_token_id=sorted(ends) or None,
-                    **start,
+                    **start_arguments,
                     **(sampling or {}),
                 )
                 begin = self._answer_column(ids)
@@ -152,11 +153,11 @@ class Scorer:
                     stop = _StopEachRow(self.tokenizer, begin, batch, limits, ends, is_complete)
                 criteria = {} if stop is None else {"stopping_criteria": StoppingCriteriaList([stop])}
                 output = model.generate(input_ids=ids, attention_mask=mask, generation_config=config, **criteria)
-                for n, (i, row) in enumerate(zip(batch, output[:, begin:].tolist(), strict=True)):
+                for row, (index, new) in enumerate(zip(batch, output[:, begin:].tolist(), strict=True)):
                     # A finished row is padded while other rows continue: cut the padding off.
-                    added = row[: limits[i] if stop is None else stop.lengths.get(n, limits[i])]
-                    end = next((n for n, token in enumerate(added) if token in ends), len(added))
-                    texts[i] = self.tokenizer.decode(added[:end], skip_special_tokens=True)
+                    length = limits[index] if stop is None else stop.lengths.get(row, limits[index])
+                    answer = itertools.takewhile(lambda token: token not in ends, new[:length])
+                    texts[index] = self.tokenizer.decode(list(answer), skip_special_tokens=True)
         return texts
 
     def _head(self, model: Any) -> nn.Module | None:
@@ -176,7 +177,7 @@ class Scorer:
         return ids.shape[1]
 
     def _start_arguments(self, model: Any) -> dict[str, Any]:
-        """Return the settings of ``generate`` that say with which token an answer starts."""
+        """Return the settings of ``generate`` that name the first token of the decoder; none without a decoder."""
         return {}
 
     def _end_tokens(self, model: Any) -> set[int]:

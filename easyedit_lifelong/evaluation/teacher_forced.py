@@ -62,7 +62,7 @@ def key_of(pair: EncodedPair) -> PairKey:
 
 
 def shared_rows(pairs: Sequence[EncodedPair]) -> list[list[EncodedPair]]:
-    """Group questions that one row of a batch can answer.
+    """Group questions whose answers one row of a batch can score.
 
     The logits at the end of a prompt score every answer of one token. So a question with such an answer needs no row
     if another question has the same prompt.
@@ -79,8 +79,9 @@ def shared_rows(pairs: Sequence[EncodedPair]) -> list[list[EncodedPair]]:
     rows = []
     for same_prompt in by_prompt.values():
         # The row of the shortest answer of several tokens also scores the answers of one token.
-        long = sorted((p for p in same_prompt.values() if len(p.target) > 1), key=lambda p: len(p.target))
-        short = [p for p in same_prompt.values() if len(p.target) == 1]
-        rows += [[pair] for pair in long[1:]]
-        rows.append([*long[:1], *short])
+        several_tokens = [pair for pair in same_prompt.values() if len(pair.target) > 1]
+        one_token = [pair for pair in same_prompt.values() if len(pair.target) == 1]
+        several_tokens.sort(key=lambda pair: len(pair.target))
+        rows += [[pair] for pair in several_tokens[1:]]
+        rows.append([*several_tokens[:1], *one_token])
     return rows

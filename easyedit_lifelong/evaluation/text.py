@@ -56,7 +56,7 @@ def ngram_entropy(text: str) -> float | None:
 
 
 def _entropy(tokens: Sequence[str], n: int) -> float:
-    """Return the entropy of the distribution of n-grams, in bits."""
+    """Return the entropy of the distribution of a text's n-grams, in bits."""
     counts = Counter(zip(*(tokens[start:] for start in range(n)), strict=False))
     total = sum(counts.values())
     return -sum(count / total * math.log2(count / total) for count in counts.values())
@@ -171,10 +171,15 @@ class TextScores:
 
     def perplexity(self, model: Any) -> Scores:
         """Return the held-out text's perplexity; its interval is the exponential of that of the mean over windows."""
-        name, nll = "text_perplexity", self._text.nll(model) if self._text else []
-        value = perplexity(nll)
+        if self._text is None:
+            return Scores()
+        name = "text_perplexity"
+        nll_by_window = self._text.nll(model)
+        value = perplexity(nll_by_window)
         if value is None:
             return Scores()
-        ends = averages_with_intervals([{name: window} for window in nll]).intervals.get(name)
-        interval = {} if ends is None else {name: Interval(*(perplexity([[end]]) or 0.0 for end in ends))}
-        return Scores({name: value}, interval)
+        nll_interval = averages_with_intervals([{name: nll} for nll in nll_by_window]).intervals.get(name)
+        if nll_interval is None:
+            return Scores({name: value})
+        interval = Interval(bounded_perplexity(nll_interval.low), bounded_perplexity(nll_interval.high))
+        return Scores({name: value}, {name: interval})

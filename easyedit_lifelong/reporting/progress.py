@@ -66,7 +66,7 @@ class EditProgress:
             time_left = "" if done == self.total else self._time_left(done)
             line = "  ".join(filter(None, [f"{done}/{self.total} edits", text, self._pace(), time_left]))
             self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        if self._done_at_start is None:  # requests that a resumed run has done before don't count for the time left
+        if self._done_at_start is None:  # the time left is estimated from requests that are processed after this call
             self._done_at_start, self._started_at = done, time.monotonic()
 
     def journaled(self, entry: Mapping[str, Any]) -> None:
@@ -85,8 +85,10 @@ class EditProgress:
         if self.finished or self.console.height < _MIN_HEIGHT:
             return self._bar
         parts: list[RenderableType] = [self._bar]
-        parts += [_score_lines(self._scores)] if self._scores else []
-        parts += [_edit_lines(list(self._edits))] if self._edits else []
+        if self._scores:
+            parts.append(_score_lines(self._scores))
+        if self._edits:
+            parts.append(_edit_lines(list(self._edits)))
         return Group(*parts)
 
     def _pace(self) -> str:
@@ -95,10 +97,10 @@ class EditProgress:
 
     def _time_left(self, done: int) -> str:
         """Return the estimated time until the end as text; empty if it isn't known yet."""
-        new = done - (self._done_at_start or 0)
-        if self._done_at_start is None or new <= 0:
+        if self._done_at_start is None or done <= self._done_at_start:
             return ""
-        seconds = (time.monotonic() - self._started_at) / new * (self.total - done)
+        seconds_per_request = (time.monotonic() - self._started_at) / (done - self._done_at_start)
+        seconds = seconds_per_request * (self.total - done)
         return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
 
 

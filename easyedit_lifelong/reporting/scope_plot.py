@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from matplotlib.axes import Axes
 
-from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, ScopeRow, ScopeStudy, finite
 from easyedit_lifelong.reporting.report.generations import printable
 from easyedit_lifelong.reporting.report.style import INK, MUTED, SERIES, figure_options, new_figure
@@ -64,13 +63,11 @@ def _panel(axes: Axes, kind: str, points: Sequence[Point], alpha: float) -> None
             color=colour,
             alpha=0.45,
         )
-    means = [(d, mean(z for other, z in points if other == d)) for d in sorted({d for d, _ in points})]
-    axes.plot(
-        [d for d, _ in means],
-        [z if z is not None else float("nan") for _, z in means],
-        color=_BLUE,
-        gid=f"{kind}-mean",
-    )
+    by_distance: dict[int, list[float]] = {}
+    for distance, z in sorted(points, key=lambda point: point[0]):
+        by_distance.setdefault(distance, []).append(z)
+    means = [sum(scores) / len(scores) for scores in by_distance.values()]
+    axes.plot(list(by_distance), means, color=_BLUE, gid=f"{kind}-mean")
     axes.axhline(alpha, color=INK, linewidth=1, linestyle=(0, (5, 4)))
     axes.annotate(
         f"alpha {alpha:.2f}",

@@ -8,7 +8,15 @@ from typing import Any
 
 from easyedit_lifelong.data.request import Probe, as_requests
 from easyedit_lifelong.runs.execute import run_experiment
-from easyedit_lifelong.runs.experiment import CONSECUTIVE, LIFELONG, PROTOCOLS, Experiment, Inputs, Source
+from easyedit_lifelong.runs.experiment import (
+    CONSECUTIVE,
+    KEEP_EDITS,
+    LIFELONG,
+    SINGLE_ROUND,
+    Experiment,
+    Inputs,
+    Source,
+)
 from easyedit_lifelong.runs.schedule import Schedule
 from easyedit_lifelong.runs.state import Progress, RunResult
 
@@ -157,7 +165,7 @@ def run_consecutive(
         task=task,
         skip_unusable=skip_unusable,
         batch_size=batch_size,
-        protocol=PROTOCOLS[0 if consecutive else 1],
+        protocol=KEEP_EDITS if consecutive else SINGLE_ROUND,
         schedule=Schedule.of(eval_every, eval_at, eval_sample),
         trackers=trackers,
     )

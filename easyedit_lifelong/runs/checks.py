@@ -25,11 +25,11 @@ class CheckedData:
     """The data of a run, checked against its model.
 
     Attributes:
-        inputs: the data before the check.
+        inputs: the data as they were read.
         usable: the requests that can be edited.
         skipped: the ``case_id`` of each other request, and the ``reason`` why it cannot be edited.
-        retention: held-out facts.
-        task: the task of the data.
+        retention: held-out facts: those of ``inputs``, or the sample data's.
+        task: the task of the data: ``classification`` for a classifier, else the experiment's or that of the format.
     """
 
     inputs: Inputs
@@ -64,13 +64,13 @@ def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: S
     retention = inputs.retention
     if retention is None:
         retention = [] if classifier else retention_probes()  # the sample data's facts are no classifier's labels
-    check_fit([], scorer, model, retention)
+    check_fit([], scorer, model, retention)  # usable_requests checks the requests
     usable, skipped = usable_requests(
         plan.method, model, tokenizer, plan.hparams, inputs.requests, scorer, skip=plan.experiment.skip_unusable
     )
     check_method(plan.method, model, tokenizer, plan.hparams)
-    carries = getattr(plan.method.state, "carries", None)
-    if carries is not None and carries(model):
+    carries_edits = getattr(plan.method.state, "carries", None)  # optional
+    if carries_edits is not None and carries_edits(model):
         raise RunError(
             "the model carries edits already; a run begins on the unedited model. Roll them back or load it anew."
         )
@@ -117,7 +117,8 @@ def usable_requests(
     """
     usable: list[EditRequest] = []
     skipped = []
-    for group in [[request] for request in requests] if skip else [requests]:
+    groups = [[request] for request in requests] if skip else [requests]  # one by one, to find those to skip
+    for group in groups:
         try:
             check_fit(group, scorer, model)
             if method.check_requests is not None:

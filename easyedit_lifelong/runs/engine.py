@@ -15,10 +15,27 @@ from easyedit_lifelong.evaluation.scoreboard import Scoreboard, edit_success_of
 from easyedit_lifelong.registry import Tracker
 from easyedit_lifelong.runs.plan import Plan
 from easyedit_lifelong.runs.run_folder import RunFolder
-from easyedit_lifelong.runs.run_scores import report, score_all, single_round_scores
+from easyedit_lifelong.runs.run_scores import record_scores, score_all, single_round_scores
 from easyedit_lifelong.runs.state import Progress, RunState
 
 LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _AppliedBatch:
+    """The outcome of the method's ``apply`` for one batch.
+
+    Attributes:
+        model: the edited model; if the method failed, the model as it was before.
+        rollback: removes the batch's edits; None if the method failed, or returned no rollback.
+        details: for each request, the method's further fields of the journal; empty if it gives none.
+        failure: the reason why the method failed; None if it did not.
+    """
+
+    model: Any
+    rollback: Any = None
+    details: Sequence[dict[str, Any]] = ()
+    failure: str | None = None
 
 
 @dataclass
@@ -73,12 +90,12 @@ class Run:
             self.notify(progress, lines_before, scorings_before)
 
     def notify(self, progress: Progress | None, lines_before: int = 0, scorings_before: int = 0) -> None:
-        """Report new lines of the journal, new scorings and the latest scores.
+        """Report new lines of the journal, new scorings and the latest scores to a progress display.
 
         Args:
-            progress: receives them.
-            lines_before: how many lines of the journal were reported before.
-            scorings_before: how many scorings were reported before.
+            progress: the display; None if there is none.
+            lines_before: how many lines of the journal the display has received before.
+            scorings_before: how many scorings the display has received before.
         """
         if progress is None:
             return
@@ -91,7 +108,7 @@ class Run:
         progress.edited(len(journal), self.latest())
 
     def scoring_is_due(self, edits_before: int) -> bool:
-        """Return whether to score now.
+        """Return whether to score after the latest batch: at the end, and when the schedule says so.
 
         Args:
             edits_before: the number of edits before the latest batch.
@@ -101,10 +118,11 @@ class Run:
             return True
         if self.plan.batched:
             return self.plan.schedule.due(self.done, edits_before, edits)
+        # In the lifelong loop, the schedule counts edits: a request without an edit is no step of it.
         return edits > edits_before and self.plan.schedule.due(edits, edits_before, edits)
 
     def update_io_seconds(self) -> None:
-        """Set the state's time of writing to what it is now."""
+        """Set the state's seconds of writing: those before the run was interrupted, and those since then."""
         self.state.seconds["io"] = self.io_before + (self.folder.seconds if self.folder else 0.0)
 
     def score(self) -> None:
@@ -112,12 +130,12 @@ class Run:
         plan, state = self.plan, self.state
         position: dict[str, Any] = {"batch": self.done} if plan.batched else {}
         position["n_seen"] = len(state.journal)
-        if not plan.consecutive:
+        if not plan.keeps_edits:
             began = time.perf_counter()
             scores = single_round_scores(state)
             seconds = time.perf_counter() - began
             state.seconds["scoring"] += seconds
-            report(state, scores, self.folder, self.trackers, **position, seconds_scoring=seconds)
+            record_scores(state, scores, self.folder, self.trackers, **position, seconds_scoring=seconds)
             return
         score_all(
             state,
@@ -133,11 +151,11 @@ class Run:
 
     def latest(self) -> dict[str, float]:
         """Return the scores that a progress display shows."""
-        if self.plan.consecutive:
+        if self.plan.keeps_edits:
             return self.state.latest()
-        by_request = [entry["scores"] for entry in self.state.journal]
-        shown = averages([{name: scores.get(name, []) for name in ("generality", "locality")} for scores in by_request])
-        return {**self.state.edit_success(), **shown}
+        names = ("generality", "locality")
+        by_request = [{name: entry["scores"].get(name, []) for name in names} for entry in self.state.journal]
+        return {**self.state.edit_success(), **averages(by_request)}
 
     def record(self, entries: Sequence[dict[str, Any]], batch: Sequence[EditRequest]) -> None:
         """Add lines of the journal to the state.
@@ -178,16 +196,20 @@ class Run:
         else:
             entries = self._edit(number, batch, time.perf_counter() - began)
         if self.folder:
-            keeper = plan.method.state if plan.consecutive else None
-            if keeper is not None and entries[0]["status"] == "edited":
-                model = self.state.model
-                edited = [*self.edited, *(entry["case_id"] for entry in entries)]
-                self.folder.save_state(lambda path: keeper.save(model, path, edited))
+            if plan.keeps_edits and entries[0]["status"] == "edited":
+                self._save_edits(self.folder, batch)
             seconds_io = (self.folder.seconds - self._io_journaled) / len(entries)
             self._io_journaled = self.folder.seconds
             entries = [{**entry, "seconds_io": seconds_io} for entry in entries]
             self.folder.journal(*entries)
         self.record(entries, batch)
+
+    def _save_edits(self, folder: RunFolder, batch: list[EditRequest]) -> None:
+        """Write the edits of all batches so far, the latest included, to the state folder, if the method can."""
+        state_keeper, model = self.plan.method.state, self.state.model
+        if state_keeper is not None:
+            case_ids = [*self.edited, *(request.case_id for request in batch)]
+            folder.save_state(lambda path: state_keeper.save(model, path, case_ids))
 
     def already_correct(self, request: EditRequest) -> bool:
         """Return whether the model, as edited so far, gives the request's target (teacher-forced)."""
@@ -199,50 +221,54 @@ class Run:
         Args:
             number: the batch's number, counted from 1.
             batch: the requests.
-            seconds_before: seconds that :meth:`already_correct` took; they count as scoring.
+            seconds_before: seconds that :meth:`already_correct` took before; they count as scoring.
 
         Raises:
             RunError: a single-round run needs a rollback, and the method returns none.
         """
-        plan, state = self.plan, self.state
+        plan = self.plan
         began = time.perf_counter()
-        rollback: Any = None
-        details: list[dict[str, Any]] = []
-        failure: dict[str, Any] = {}
-        try:
-            edited, rollback = plan.method.apply(state.model, self.tokenizer, batch, plan.hparams)
-        except EditError as error:
-            LOG.warning("%s", f"batch {number}: {error}" if plan.batched else error)
-            edited, failure = state.model, {"reason": str(error)}
-        else:
-            details = [_journal_fields(result.to_dict()) for result in getattr(rollback, "results", None) or []]
+        applied = self._apply(number, batch)
         seconds = (time.perf_counter() - began) / len(batch)
-        if not plan.consecutive and not failure and not callable(rollback):
+        succeeded = applied.failure is None
+        if not plan.keeps_edits and succeeded and not callable(applied.rollback):
             raise RunError(
                 f"{plan.method.name} returns no rollback of its edits, which the single-round protocol needs. "
                 "Use the consecutive protocol."
             )
         began = time.perf_counter()
         try:
-            scores = self.score_batch(edited, batch)
+            scores = self.score_batch(applied.model, batch)
         finally:
-            if not plan.consecutive and rollback is not None:
-                rollback()
+            if not plan.keeps_edits and applied.rollback is not None:
+                applied.rollback()
         seconds_scoring = (time.perf_counter() - began) / len(batch) + seconds_before
-        if plan.consecutive:
-            state.model = edited
+        if plan.keeps_edits:
+            self.state.model = applied.model
         entries = []
-        for index, (request, score) in enumerate(zip(batch, scores, strict=True)):
+        for index, (request, scores_of_request) in enumerate(zip(batch, scores, strict=True)):
             outcome = {
-                **edit_success_of(score),
-                **(details[index] if len(details) == len(batch) else {}),
-                **failure,
+                **edit_success_of(scores_of_request),
+                **(applied.details[index] if applied.details else {}),
+                **({} if succeeded else {"reason": applied.failure}),
                 "seconds": seconds,
                 "seconds_scoring": seconds_scoring,
-                **({} if plan.consecutive else {"scores": score}),
+                **({} if plan.keeps_edits else {"scores": scores_of_request}),
             }
-            entries.append(self._entry("failed" if failure else "edited", number, index + 1, request, outcome))
+            entries.append(self._entry("edited" if succeeded else "failed", number, index + 1, request, outcome))
         return entries
+
+    def _apply(self, number: int, batch: list[EditRequest]) -> _AppliedBatch:
+        """Apply the method to a batch; if it fails, log the reason."""
+        plan, model = self.plan, self.state.model
+        try:
+            edited, rollback = plan.method.apply(model, self.tokenizer, batch, plan.hparams)
+        except EditError as error:
+            LOG.warning("%s", f"batch {number}: {error}" if plan.batched else error)
+            return _AppliedBatch(model, failure=str(error))
+        results = getattr(rollback, "results", None) or []  # optional
+        details = [_journal_fields(result.to_dict()) for result in results]
+        return _AppliedBatch(edited, rollback, details if len(details) == len(batch) else ())
 
     def _entry(
         self, status: str, number: int, edits_in_batch: int, request: EditRequest, outcome: dict[str, Any]
@@ -254,7 +280,7 @@ class Run:
             number: the batch's number, counted from 1.
             edits_in_batch: the number of edits in the batch up to and including this request.
             request: the request.
-            outcome: further entries.
+            outcome: the scores and times of the request, and what the method reports: further fields of the line.
         """
         return {
             "status": status,
@@ -272,12 +298,15 @@ class Run:
         A consecutive run needs only the edit success here. A single-round run rolls the batch back afterwards, so
         it computes all scores, locality and TRR included.
         """
-        if self.plan.consecutive:
+        if self.plan.keeps_edits:
             return self.board.success(model, batch)
-        forced, retention = self.board.score_each(model, batch)
-        generated, _ = self.board.generated.score_each(model, batch)
-        held_out: RequestScores = {} if retention is None else {"TRR": [retention]}
-        return [{**scores, **free, **held_out} for scores, free in zip(forced, generated, strict=True)]
+        forced_scores, trr = self.board.score_each(model, batch)
+        generated_scores, _ = self.board.generated.score_each(model, batch)
+        held_out: RequestScores = {} if trr is None else {"TRR": [trr]}
+        return [
+            {**forced, **generated, **held_out}
+            for forced, generated in zip(forced_scores, generated_scores, strict=True)
+        ]
 
 
 def _journal_fields(result: dict[str, Any]) -> dict[str, Any]:

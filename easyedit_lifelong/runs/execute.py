@@ -17,7 +17,8 @@ from easyedit_lifelong.runs.engine import Run
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
-from easyedit_lifelong.runs.resume import is_finished, resume
+from easyedit_lifelong.runs.resume import is_finished
+from easyedit_lifelong.runs.resume import resume as resume_run
 from easyedit_lifelong.runs.run_config import run_config, summary_settings, write_data
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_scores import summarize
@@ -77,11 +78,8 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
     config = run_config(plan, model, checked)
     settings = summary_settings(plan, model, checked, config)
     with ExitStack() as stack:
-        folder: RunFolder | None = None
-        if plan.out is not None:
-            folder = (
-                RunFolder.reopen(plan.out, config) if plan.resume else RunFolder(plan.out, resumable=plan.resumable)
-            )
+        folder = _open_folder(plan, config)
+        if folder is not None:
             stack.callback(folder.close)
         began = time.perf_counter()
         board = _make_scoreboard(plan, model, scorer, checked)
@@ -96,17 +94,16 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
             assert folder is not None  # make_plan refuses trackers without a folder
             run.trackers.append(get_plugins().trackers.get(name).create(folder.path, settings))
             stack.callback(run.trackers[-1].close)
-        if plan.resume:
-            began -= resume(run)
-            if run.done:
-                run.notify(progress)
-        finished = is_finished(run)
+        seconds_before = resume_run(run) if plan.resume else 0.0
+        if run.done:
+            run.notify(progress)
+        was_finished = is_finished(run)
         run.run_remaining(progress)
-        total = time.perf_counter() - began
-        sample = plan.schedule.sample if plan.consecutive else None  # a single round scores all edits
+        total = seconds_before + time.perf_counter() - began
+        sample = plan.schedule.sample if plan.keeps_edits else None  # a single round scores all edits
         further = {"n_batches": len(run.batches), "skipped": checked.skipped} if plan.batched else {}
         summary = summarize(run.state, run.board, settings, total, sample=sample, seed=plan.seed, **further)
-        if folder and not finished:
+        if folder and not was_finished:
             folder.write_summary(summary)
     return RunResult(
         run.state.model,
@@ -119,10 +116,17 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
     )
 
 
+def _open_folder(plan: Plan, config: dict[str, Any]) -> RunFolder | None:
+    """Open the folder of a new or an interrupted run; return None if the run writes no files."""
+    if plan.out is None:
+        return None
+    return RunFolder.reopen(plan.out, config) if plan.resume else RunFolder(plan.out, resumable=plan.resumable)
+
+
 def _make_scoreboard(plan: Plan, model: Any, scorer: Scorer, checked: CheckedData) -> Scoreboard:
     """Return the scoreboard of a run, which scores the unedited model."""
     sample, generation_requests = plan.schedule.sample, None
-    if sample is not None and plan.consecutive:
+    if sample is not None and plan.keeps_edits:
         # With only_errors, some requests of the sample are skipped and others replace them in the final sample.
         size = 2 * sample if plan.experiment.only_errors else sample
         generation_requests = sample_of(checked.usable, size, plan.seed)

@@ -20,7 +20,9 @@ EVAL_EVERY = {LIFELONG: 50, CONSECUTIVE: 20}
 """The default number of steps between scorings, as in the papers' experiments: edits in the lifelong loop, batches in
 the consecutive loop."""
 
-PROTOCOLS = ("consecutive", "single-round")
+KEEP_EDITS, SINGLE_ROUND = PROTOCOLS = "consecutive", "single-round"
+"""The two protocols of the consecutive loop: the model keeps the edits of all batches; or each batch is rolled back
+after its scoring. The lifelong loop always keeps the edits."""
 
 SAMPLES = {"counterfact": samples.COUNTERFACT, "zsre": samples.ZSRE}
 """The files of the sample data that are shipped with this package, by name. The name is also the format's name."""
@@ -47,7 +49,7 @@ class Data:
 
 @dataclass(frozen=True)
 class Source:
-    """Where a run's data came from, as values of an experiment file.
+    """Where a run's data came from, as values of an experiment file, which ``config.yaml`` repeats.
 
     Attributes:
         data: the value of ``data``.
@@ -70,7 +72,7 @@ class Inputs:
         text: a held-out text whose perplexity is measured.
         name: the name of the data in the results.
         task: the task of the data's format; None if it is not known.
-        source: where the data came from; None if a program passed them in memory.
+        source: the files that the data came from; None if a program passed them in memory.
     """
 
     requests: list[EditRequest]
@@ -112,7 +114,7 @@ class Experiment:
     only_errors: bool = False
     skip_unusable: bool = False
     batch_size: int | None = None
-    protocol: str = PROTOCOLS[0]
+    protocol: str = KEEP_EDITS
     schedule: Schedule = field(default_factory=Schedule)
     trackers: Sequence[str] = ()
     source: str = ""

@@ -111,7 +111,7 @@ def read_experiment(file: Path) -> Experiment:
         schedule = Schedule.of(numbers.get("every"), numbers.get("at") or (), numbers.get("sample"))
     except HyperParameterError as error:
         problems.append(str(error).replace("eval_", "schedule.", 1))
-    retention = top.get("retention")
+    retention = top.get("retention")  # a file, or a list, which must be empty
     if isinstance(retention, list) and retention:
         problems.append("retention: must be a file, [] for none, or left out for the sample data's")
     if problems:
@@ -122,8 +122,8 @@ def read_experiment(file: Path) -> Experiment:
         hparams=_resolved_path(hparams, file) if isinstance(hparams, str) else hparams,
         data=data,
         overrides={"model_name": top.get("model"), "device": top.get("device"), "seed": top.get("seed")},
-        retention=() if isinstance(retention, list) else retention and _resolved_path(retention, file),
-        text=top.get("text") and _resolved_path(top["text"], file),
+        retention=() if isinstance(retention, list) else _optional_path(retention, file),
+        text=_optional_path(top.get("text"), file),
         task=top.get("task"),
         only_errors=top.get("only_errors", False),
         skip_unusable=top.get("skip_unusable", False),
@@ -195,6 +195,11 @@ def _data(values: Mapping[str, Any], file: Path, is_mapping: bool, problems: lis
         )
     location = str(SAMPLES.get(sample, "")) if sample is not None else _resolved_path(path or "", file)
     return Data(location, data_format, values.get("edits"), values.get("edit_with") or 0, values.get("sha256"))
+
+
+def _optional_path(path: str | None, file: Path) -> str | None:
+    """Return a path as :func:`_resolved_path` does; None and an empty text stay as they are."""
+    return _resolved_path(path, file) if path else path
 
 
 def _resolved_path(path: str, file: Path) -> str:

@@ -24,15 +24,15 @@ def hyperparameters_of(experiment: Experiment) -> Any:
     hparams = experiment.hparams
     overrides = {name: value for name, value in experiment.overrides.items() if value is not None}
     keys = {name: "model" if name == "model_name" else name for name in overrides}
-    setting_names = {name: experiment.setting(key, f"--{key}") for name, key in keys.items()}
+    names_in_messages = {name: experiment.setting(key, f"--{key}") for name, key in keys.items()}
     if isinstance(hparams, dict):
-        # If a program had passed a loaded model, the hparams of a run's config.yaml may lack model_name, which the
-        # class needs: add the override before the class reads them.
+        # The config.yaml of a run of a loaded model has no model_name among its hparams, but the class needs it: add
+        # the override before the class reads them.
         model = {"model_name": overrides.pop("model_name")} if "model_name" in overrides else {}
         hparams = make_hparams({**hparams, **model}, experiment.setting("hparams", "hparams"), easyedits=True)
     elif isinstance(hparams, (str, Path)):
         hparams = load_hparams(hparams, easyedits=True)
-    return replace_hparams(hparams, overrides, setting_names) if overrides else hparams
+    return replace_hparams(hparams, overrides, names_in_messages) if overrides else hparams
 
 
 def find_method(hparams: Any) -> EditMethod:
@@ -85,13 +85,13 @@ def make_hparams(values: Mapping[str, Any], source: str, *, easyedits: bool = Fa
     return method.hparams_class.from_values(values, source)  # type: ignore[attr-defined]
 
 
-def replace_hparams(hparams: Any, overrides: Mapping[str, Any], setting_names: Mapping[str, str]) -> Any:
+def replace_hparams(hparams: Any, overrides: Mapping[str, Any], names_in_messages: Mapping[str, str]) -> Any:
     """Return hyperparameters with some values replaced.
 
     Args:
         hparams: the hyperparameters.
         overrides: the new values by field; None leaves a field as it is.
-        setting_names: what messages call each field: ``--bsz``, or ``file.yaml, batch_size``.
+        names_in_messages: the name of each field in messages: ``--bsz``, or ``file.yaml, batch_size``.
 
     Raises:
         HyperParameterError: a hyperparameter does not exist, or a value can't be used.
@@ -100,9 +100,9 @@ def replace_hparams(hparams: Any, overrides: Mapping[str, Any], setting_names: M
     known = {item.name for item in dataclasses.fields(hparams)}
     for name in overrides:
         if name not in known:
-            raise HyperParameterError(f"{setting_names[name]}: {hparams.alg_name} has no hyperparameter {name!r}")
+            raise HyperParameterError(f"{names_in_messages[name]}: {hparams.alg_name} has no hyperparameter {name!r}")
     try:
         return dataclasses.replace(hparams, **overrides)
     except HyperParameterError as error:
-        values = ", ".join(f"{setting_names[name]} {value}" for name, value in overrides.items())
+        values = ", ".join(f"{names_in_messages[name]} {value}" for name, value in overrides.items())
         raise HyperParameterError(f"{error} (with {values} in place of the file's)") from error

@@ -130,14 +130,11 @@ def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
     section["edits"] = data.edits
     if data.edit_with:
         section["edit_with"] = data.edit_with
-    retention: Any = experiment.retention
-    return Source(
-        section,
-        [] if retention == () else retention and _absolute(retention),
-        experiment.text and _absolute(experiment.text),
-    )
+    retention = experiment.retention
+    recorded_retention: str | list[Any] | None = [] if isinstance(retention, tuple) else _absolute(retention)
+    return Source(section, recorded_retention, _absolute(experiment.text))
 
 
-def _absolute(path: str) -> str:
-    """Return a file's absolute path; the name of a dataset on the Hub stays as it is."""
-    return path if hub.is_hub_name(path) else str(Path(path).expanduser().resolve())
+def _absolute(path: str | None) -> str | None:
+    """Return a file's absolute path; None, and the name of a dataset on the Hub, stay as they are."""
+    return path if not path or hub.is_hub_name(path) else str(Path(path).expanduser().resolve())

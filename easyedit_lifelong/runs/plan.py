@@ -10,7 +10,7 @@ from typing import Any
 from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.runs.experiment import CONSECUTIVE, EVAL_EVERY, PROTOCOLS, Experiment
+from easyedit_lifelong.runs.experiment import CONSECUTIVE, EVAL_EVERY, KEEP_EDITS, Experiment
 from easyedit_lifelong.runs.hyperparameter_files import find_method, hyperparameters_of
 from easyedit_lifelong.runs.run_folder import check_free, check_resumable
 from easyedit_lifelong.runs.schedule import Schedule
@@ -44,19 +44,19 @@ class Plan:
         return self.experiment.loop == CONSECUTIVE
 
     @property
-    def consecutive(self) -> bool:
+    def keeps_edits(self) -> bool:
         """Whether the model keeps its edits. If not (single-round), each batch is rolled back after its scoring."""
-        return self.experiment.protocol == PROTOCOLS[0]
+        return self.experiment.protocol == KEEP_EDITS
 
     @property
     def seed(self) -> int:
-        """The seed of the sample of past edits."""
+        """The hyperparameters' seed, for the sample of past edits and the choice of rephrasings; 0 if there is none."""
         return int(getattr(self.hparams, "seed", 0) or 0)
 
     @property
     def resumable(self) -> bool:
         """Whether an interrupted run can be resumed: its edits are saved, or it is rolled back after each batch."""
-        return self.method.state is not None or not self.consecutive
+        return self.method.state is not None or not self.keeps_edits
 
 
 def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = False) -> Plan:

@@ -6,8 +6,7 @@ from typing import Any
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.runs.engine import Run
-from easyedit_lifelong.runs.run_folder import JOURNAL, SUMMARY, RunFolder
-from easyedit_lifelong.runs.run_folder import METRICS_FILE as CURVE
+from easyedit_lifelong.runs.run_folder import JOURNAL, METRICS_FILE, SUMMARY, RunFolder
 from easyedit_lifelong.runs.run_scores import log_to_trackers
 
 
@@ -27,24 +26,20 @@ def resume(run: Run) -> float:
         RunError: the run's files contradict each other or the data.
     """
     assert run.folder is not None
-    entries = _complete_batches(run, run.folder)
+    entries = _drop_incomplete_batch(run, run.folder)
     edited = [entry["case_id"] for entry in entries if entry["status"] == "edited"]
-    if run.plan.consecutive and edited:
+    if run.plan.keeps_edits and edited:
         _load_edits(run, run.folder, edited)
     run.record(entries, run.requests[: len(entries)])
     run.io_before = sum(entry.get("seconds_io", 0.0) for entry in entries)
     run.update_io_seconds()
-    curve = [entry for entry in run.folder.read(CURVE) if entry.get("n_seen", 0) <= len(entries)]
-    run.folder.rewrite(CURVE, curve)
-    run.state.curve += curve
+    curve = _restore_curve(run, run.folder, len(entries))
     seconds_scoring = sum(entry.get("seconds_scoring", 0.0) for entry in curve)
     run.state.seconds["scoring"] += seconds_scoring
-    for entry in curve:
-        log_to_trackers(run.trackers, entry)
     seconds_of_batches = sum(entry.get("seconds", 0.0) + entry.get("seconds_scoring", 0.0) for entry in entries)
     # The run may have been killed between a batch and the scoring that was due after it.
-    scored = curve and curve[-1]["n_seen"] == len(entries)
-    if run.done and not scored and run.scoring_is_due(_edits_before_last_batch(run, entries)):
+    is_scored = bool(curve) and curve[-1]["n_seen"] == len(entries)
+    if run.done and not is_scored and run.scoring_is_due(_edits_before_last_batch(run, entries)):
         run.score()
     return seconds_of_batches + seconds_scoring + run.io_before
 
@@ -54,35 +49,49 @@ def is_finished(run: Run) -> bool:
     return run.folder is not None and run.done == len(run.batches) and (run.folder.path / SUMMARY).exists()
 
 
-def _complete_batches(run: Run, folder: RunFolder) -> list[dict[str, Any]]:
-    """Drop an incomplete batch from the journal, set ``run.done``, and return the journal's remaining lines."""
+def _drop_incomplete_batch(run: Run, folder: RunFolder) -> list[dict[str, Any]]:
+    """Drop the lines of an incomplete batch from the journal, set ``run.done``, and return the remaining lines.
+
+    Raises:
+        RunError: the journal is that of other data.
+    """
     entries = folder.read(JOURNAL)
     case_ids = [entry.get("case_id") for entry in entries]
     if case_ids != [request.case_id for request in run.requests[: len(case_ids)]] or len(case_ids) > len(run.requests):
         raise RunError(f"{folder.path / JOURNAL}: isn't the journal of these data; this run can't be resumed")
-    complete = 0
+    n_complete = 0
     for batch in run.batches:
-        if complete + len(batch) > len(entries):
+        if n_complete + len(batch) > len(entries):
             break
-        complete += len(batch)
+        n_complete += len(batch)
         run.done += 1
-    folder.rewrite(JOURNAL, entries[:complete])
-    return entries[:complete]
+    folder.rewrite(JOURNAL, entries[:n_complete])
+    return entries[:n_complete]
+
+
+def _restore_curve(run: Run, folder: RunFolder, n_requests: int) -> list[dict[str, Any]]:
+    """Drop later scorings from the folder; add the others to the state and the trackers, and return their lines."""
+    curve = [entry for entry in folder.read(METRICS_FILE) if entry.get("n_seen", 0) <= n_requests]
+    folder.rewrite(METRICS_FILE, curve)
+    run.state.curve += curve
+    for entry in curve:
+        log_to_trackers(run.trackers, entry)
+    return curve
 
 
 def _edits_before_last_batch(run: Run, entries: list[dict[str, Any]]) -> int:
-    """Return the number of edits before the latest batch."""
-    earlier = len(entries) - len(run.batches[run.done - 1])
-    return entries[earlier - 1]["n_edits"] if earlier else 0
+    """Return the number of edits before the latest batch, given all lines of the journal."""
+    lines_before = len(entries) - len(run.batches[run.done - 1])
+    return entries[lines_before - 1]["n_edits"] if lines_before else 0
 
 
 def _load_edits(run: Run, folder: RunFolder, edited: list[int | str]) -> None:
     """Load the edits of these cases from the state folder onto the model."""
-    keeper = run.plan.method.state
-    assert keeper is not None
+    state_keeper = run.plan.method.state
+    assert state_keeper is not None  # make_plan refuses to resume otherwise
     if not folder.state.is_dir():
         raise RunError(
             f"{folder.state}: the edits that the journal lists aren't there; this run can't be resumed. Start a new "
             "run in another folder, with --out."
         )
-    keeper.load(run.state.model, run.tokenizer, run.plan.hparams, folder.state, edited)
+    state_keeper.load(run.state.model, run.tokenizer, run.plan.hparams, folder.state, edited)

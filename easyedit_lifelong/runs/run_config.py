@@ -39,9 +39,9 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
     """
     experiment, inputs = plan.experiment, checked.inputs
     source = inputs.source or Source({"name": inputs.name})
-    loop: dict[str, Any] = {"only_errors": experiment.only_errors}
+    settings_of_loop: dict[str, Any] = {"only_errors": experiment.only_errors}
     if plan.batched:
-        loop = {
+        settings_of_loop = {
             "batch_size": plan.batch_size,
             "protocol": experiment.protocol,
             "skip_unusable": experiment.skip_unusable,
@@ -55,7 +55,7 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
         "retention": source.retention,
         "text": source.text,
         "task": checked.task,
-        **loop,
+        **settings_of_loop,
         "schedule": plan.schedule.to_dict(),
         "trackers": list(experiment.trackers),
         "recorded": {
@@ -148,7 +148,10 @@ def _compared_values(request: EditRequest) -> list[Any]:
 
 
 def _as_json(value: Any) -> Any:
-    """Return the value of a request's field as JSON can hold it."""
+    """Return the value of a request's field with lists in place of mappings, probes and tuples.
+
+    A list of pairs in place of a mapping keeps the order, which the digest then covers, too.
+    """
     if isinstance(value, Mapping):
         return [[name, _as_json(inner)] for name, inner in value.items()]
     if isinstance(value, Probe):
@@ -200,12 +203,15 @@ def _fingerprint(model: Any) -> str | None:
 
 def _model_name(model: Any, hparams: Any) -> str:
     """Return the name or path that the model was loaded from or, if it is unknown, the hyperparameters' name."""
-    label, named = model_label(model), getattr(hparams, "model_name", None)
-    return named if label == type(model).__name__ and isinstance(named, str) and named else label
+    label = model_label(model)
+    if label != type(model).__name__:  # the label is the class's name if the model's source is unknown
+        return label
+    name_in_hparams = getattr(hparams, "model_name", None)
+    return name_in_hparams if isinstance(name_in_hparams, str) and name_in_hparams else label
 
 
 def _with_absolute_path(name: str) -> str:
     """Return a model's name; if it is a local folder or file, its absolute path, which is valid from any folder."""
     path = Path(name)
-    local = path.is_dir() or (path.suffix == ".gguf" and path.is_file())
-    return str(path.resolve()) if local and name != smollm2.NAME else name
+    is_local = path.is_dir() or (path.suffix == ".gguf" and path.is_file())
+    return str(path.resolve()) if is_local and name != smollm2.NAME else name

@@ -26,6 +26,7 @@ CONFIG, JOURNAL, METRICS_FILE, SUMMARY = "config.yaml", "journal.jsonl", "metric
 STATE = "state"
 GENERATIONS = "generations.jsonl"
 
+# Each name ends with a dot, so that "text." is not the beginning of another name.
 _NOT_COMPARED = (
     "recorded.started.",
     "data.",
@@ -67,13 +68,11 @@ def check_free(
     path = _expanded(path)
     if path.exists() and not path.is_dir():
         raise RunError(f"{path}: is a file; --out must name a folder")
-    existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
-    if not existing.is_dir():
-        raise RunError(f"{path}: can't make this folder: {existing} is a file. Choose another folder with --out.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        problem = (
-            "can't be written to" if existing == path else f"can't make this folder: {existing} can't be written to"
-        )
+    nearest = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not nearest.is_dir():
+        raise RunError(f"{path}: can't make this folder: {nearest} is a file. Choose another folder with --out.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        problem = "can't be written to" if nearest == path else f"can't make this folder: {nearest} can't be written to"
         raise RunError(f"{path}: {problem}. Choose another folder with --out.")
     in_use = [name for name in files if (path / name).exists()]
     if in_use:
@@ -157,7 +156,7 @@ class RunFolder:
             self._lock.release()
 
     def _check_same(self, config: Mapping[str, Any]) -> None:
-        """Check that the folder's settings equal these.
+        """Check that the settings in the folder's ``config.yaml`` equal the present ones.
 
         Raises:
             RunError: they differ, or cannot be read.
@@ -169,7 +168,8 @@ class RunFolder:
                 f"{self.path / CONFIG}: was written by another version of this package (schema_version {version!r}, "
                 f"this is {SCHEMA_VERSION}); it can't be resumed. Start a new run in another folder, with --out."
             )
-        changes = _differences(_flattened(written), _flattened(yaml.safe_load(yaml.safe_dump(dict(config)))))
+        present = yaml.safe_load(yaml.safe_dump(dict(config)))  # with the types that a value gets in a YAML file
+        changes = _differences(_flattened(written), _flattened(present))
         if changes:
             raise RunError(
                 f"{self.path}: this run can't be resumed with other settings: {'; '.join(changes)}. "
@@ -267,6 +267,7 @@ class RunFolder:
                 raise
 
     def _replace(self, name: str, text: str) -> None:
+        """Write a file in one step, in place of the one of this name."""
         with self._writing(name):
             write_text_atomically(self.path / name, text)
 
@@ -286,6 +287,7 @@ class RunFolder:
 
 
 def _expanded(path: Path | str) -> Path:
+    """Return a path with ``~`` expanded."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:  # "~somebody"
@@ -293,7 +295,7 @@ def _expanded(path: Path | str) -> Path:
 
 
 def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values under dotted names."""
+    """Return nested values in one mapping; its keys are the keys of all levels, joined with dots."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, dict):
@@ -303,12 +305,12 @@ def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """Return a description of each setting that differs and must not."""
+def _differences(written: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
+    """Return a description of each setting that differs, except those of :data:`_NOT_COMPARED`."""
     missing = "nothing"
-    compared = [name for name in dict.fromkeys([*before, *now]) if not f"{name}.".startswith(_NOT_COMPARED)]
+    compared = [name for name in dict.fromkeys([*written, *present]) if not f"{name}.".startswith(_NOT_COMPARED)]
     return [
-        f"{name} was {before.get(name, missing)!r}, is {now.get(name, missing)!r}"
+        f"{name} was {written.get(name, missing)!r}, is {present.get(name, missing)!r}"
         for name in compared
-        if before.get(name, missing) != now.get(name, missing)
+        if written.get(name, missing) != present.get(name, missing)
     ]

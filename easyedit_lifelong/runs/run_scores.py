@@ -36,7 +36,7 @@ def score_all(
     counts: Callable[[Any], Mapping[str, float]] | None = None,
     **position: Any,
 ) -> None:
-    """Score past edits and report the scores.
+    """Score past edits, and record the scores in the curve, the folder and the trackers.
 
     Args:
         state: the edits so far.
@@ -48,7 +48,7 @@ def score_all(
         sample: score a random sample of this many past edits if there are more; None for all of them.
         seed: the seed of the sample.
         counts: the method's port that returns numbers about the edited model, by name (``n_keys``).
-        **position: the position in the run, beside ``n_edits``: entries of the line of ``metrics.jsonl``.
+        **position: how far the run is (``n_seen``, ``batch``): further entries of the line of ``metrics.jsonl``.
     """
     began = time.perf_counter()
     scored = sample_of(state.attempted, sample, seed)
@@ -68,14 +68,14 @@ def score_all(
         LOG.debug("%s -> %s", output.prompt, output.after)
     if folder and outputs:  # before the scores: a run that is killed here repeats both when it is resumed
         folder.rewrite(GENERATIONS, [output.to_dict() for output in outputs])
-    report(state, scores, folder, trackers, **position, seconds_scoring=seconds)
+    record_scores(state, scores, folder, trackers, **position, seconds_scoring=seconds)
 
 
-def report(
-    state: RunState, scores: Scores, folder: RunFolder | None, trackers: Sequence[Tracker], **position: Any
+def record_scores(
+    state: RunState, scores: Scores, folder: RunFolder | None, trackers: Sequence[Tracker], **further: Any
 ) -> None:
-    """Add scores to the curve, the run's folder and the trackers."""
-    entry = {"n_edits": state.counts["edited"], **position, **scores.entry()}
+    """Add the scores of one scoring, with further entries, to the curve, the run's folder and the trackers."""
+    entry = {"n_edits": state.counts["edited"], **further, **scores.entry()}
     state.curve.append(entry)
     if folder:
         folder.metrics(entry)
@@ -83,7 +83,7 @@ def report(
 
 
 def log_to_trackers(trackers: Sequence[Tracker], entry: Mapping[str, Any]) -> None:
-    """Log a point of the curve to trackers."""
+    """Send the entries of one scoring to trackers."""
     for tracker in trackers:
         tracker.log(entry["n_edits"], {name: value for name, value in entry.items() if name != "n_edits"})
 
@@ -107,11 +107,12 @@ def single_round_scores(state: RunState) -> Scores:
     """
     entries = [entry for entry in state.journal if "scores" in entry]
     scores = averages_with_intervals(
-        [{name: v for name, v in entry["scores"].items() if name != _TRR} for entry in entries]
+        [{name: values for name, values in entry["scores"].items() if name != _TRR} for entry in entries]
     )
     trr_by_batch: dict[int, list[float]] = {}
     for number, entry in enumerate(entries):
-        trr_by_batch.setdefault(entry.get("batch", -number), []).extend(entry["scores"].get(_TRR, ()))
+        batch = entry.get("batch", -number)  # a line without a batch number is a batch by itself
+        trr_by_batch.setdefault(batch, []).extend(entry["scores"].get(_TRR, ()))
     trr = averages_with_intervals([{_TRR: values} for values in trr_by_batch.values()])
     return edit_success(state) | scores.renamed({"reliability": "ERR"}) | scores | trr
 
@@ -126,16 +127,16 @@ def _skipped_requests(state: RunState, board: Scoreboard, sample: int | None, se
         for entry in state.journal
         if entry["status"] == "skipped"
     ]
-    scored_before = [request for request in skipped if (request.prompt, request.target_new) in board.unedited]
-    return sample_of(scored_before, sample, seed)
+    answered_unedited = [request for request in skipped if (request.prompt, request.target_new) in board.unedited]
+    return sample_of(answered_unedited, sample, seed)
 
 
 def _method_counts(state: RunState, counts: Callable[[Any], Mapping[str, float]] | None) -> Scores:
     """Return the method's numbers about the edited model, and the edits per key if it has keys."""
-    values = dict(counts(state.model)) if counts is not None else {}
-    if values.get("n_keys"):
-        values["edits_per_key"] = state.counts["edited"] / values["n_keys"]
-    return Scores(values)
+    numbers = dict(counts(state.model)) if counts is not None else {}
+    if numbers.get("n_keys"):
+        numbers["edits_per_key"] = state.counts["edited"] / numbers["n_keys"]
+    return Scores(numbers)
 
 
 def summarize(

@@ -41,12 +41,12 @@ class Schedule:
         """
         for name, values in (("eval_every", [every]), ("eval_at", at), ("eval_sample", [sample])):
             for value in values:
-                if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                    raise HyperParameterError(
-                        f"{name}: {value!r} is less than 1"
-                        if isinstance(value, int) and not isinstance(value, bool)
-                        else f"{name}: {value!r} is not a whole number"
-                    )
+                if value is None:
+                    continue
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise HyperParameterError(f"{name}: {value!r} is not a whole number")
+                if value < 1:
+                    raise HyperParameterError(f"{name}: {value!r} is less than 1")
         return cls(every, tuple(sorted(set(at))), sample)
 
     def with_default(self, every: int) -> Schedule:
@@ -54,7 +54,7 @@ class Schedule:
         return self if self.every is not None or self.at else replace(self, every=every)
 
     def due(self, steps: int, edits_before: int, edits: int) -> bool:
-        """Return whether to score after the latest step.
+        """Return whether a scoring is due after the latest step.
 
         Args:
             steps: the number of steps so far.

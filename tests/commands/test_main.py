@@ -144,3 +144,51 @@ def test_an_interrupt_during_an_import_exits_with_130(
     monkeypatch.setattr("easyedit_lifelong.commands.main.importlib.import_module", stop)
     assert main(["doctor"]) == 130
     assert capsys.readouterr().err == "easyedit-lifelong: interrupted; nothing was written\n"
+
+
+INTERRUPTED = {
+    **dict.fromkeys(["doctor", "plugins", "generate", "inspect", "push"], "interrupted"),
+    **dict.fromkeys(["edit", "export", "pull"], "interrupted; nothing was written"),
+}
+"""What a command says when it is interrupted, if it does not write its files one by one."""
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["plugins"], "interrupted"),
+        (["inspect", "folder"], "interrupted"),
+        (["push", "folder", "me/edits"], "interrupted"),
+        (["pull", "me/edits", "--out", "folder"], "interrupted; nothing was written"),
+        (["run", "file.yaml"], "interrupted; everything reported as done is on disk"),
+    ],
+)
+def test_an_interrupted_command_speaks_of_files_only_if_it_writes_any(
+    words: list[str], says: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(arguments: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"easyedit_lifelong.commands.{words[0]}.run", stop)
+    assert main(words) == 130
+    assert capsys.readouterr().err == f"easyedit-lifelong: {says}\n"
+
+
+def test_each_command_has_a_message_for_an_interruption() -> None:
+    needed = {
+        "inspect": ["d"],
+        "push": ["d", "o/n"],
+        "pull": ["o/n", "--out", "d"],
+        "generate": ["--edits", "d", "--prompt", "p"],
+        "export": ["--edits", "d", "--out", "d"],
+        "edit": ["--hparams", "h", "--out", "d"],
+        "merge": ["d", "--out", "d"],
+        "rollback": ["d", "--case", "0"],
+        "report": ["d"],
+        "run": ["f"],
+        "lifelong": ["--hparams", "h", "--data", "d", "--out", "d"],
+        "calibrate": ["--hparams", "h", "--data", "d"],
+    }
+    for verb in COMMANDS:
+        arguments = build_parser([verb]).parse_args([verb, *needed.get(verb, [])])
+        assert arguments.interrupted == INTERRUPTED.get(verb, "interrupted; everything reported as done is on disk")
