@@ -325,7 +325,9 @@ def test_a_plugins_hyperparameters_are_checked_by_their_annotations(tmp_path: Pa
 
 @pytest.mark.parametrize("device", ["1e3", "0", "1.0", "cuda:1", 1, None])
 def test_text_stays_text_in_a_field_for_a_number_or_a_text(tmp_path: Path, device: int | str | None) -> None:
-    hparams = AnnotatedHyperParams.from_hparams(_write(tmp_path, {"model_name": "m", "rate": 1, "layers": [], "device": device}))
+    hparams = AnnotatedHyperParams.from_hparams(
+        _write(tmp_path, {"model_name": "m", "rate": 1, "layers": [], "device": device})
+    )
     assert (type(hparams.device), hparams.device) == (type(device), device)
 
 

@@ -116,10 +116,10 @@ def test_neighbours_are_nearest_by_any_key_vector_and_within_the_gate(
 def test_edits_with_distant_gates_are_not_neighbours() -> None:
     codebook = Codebook(2, 1, eps=1.0, gate_size=2, gate_eps=0.5)
     for gate in ((1.0, 0.0), (0.0, 1.0)):
-        codebook.enter(torch.zeros(2), (1,), torch.tensor([5.0, *gate]))
+        codebook.insert(torch.zeros(2), (1,), torch.tensor([5.0, *gate]))
     assert len(codebook) == 2
     assert neighbours_of(codebook) == [None, None]
-    codebook.enter(torch.tensor([0.0, 3.0]), (2,), torch.tensor([5.0, 1.0, 0.0]))
+    codebook.insert(torch.tensor([0.0, 3.0]), (2,), torch.tensor([5.0, 1.0, 0.0]))
     assert [neighbour and neighbour.key for neighbour in neighbours_of(codebook)] == [2, None, 0]
 
 

@@ -137,7 +137,7 @@ def test_neighbours_equal_those_from_all_pairs(dist_fn: str, count: int, monkeyp
     generator = torch.Generator().manual_seed(count)
     codebook = Codebook(16, 1, eps=2.0 if dist_fn == "euc" else 0.3, dist_fn=dist_fn)
     for n in range(count):
-        codebook.enter(torch.randn(16, generator=generator), (n % 3,), torch.zeros(1))
+        codebook.insert(torch.randn(16, generator=generator), (n % 3,), torch.zeros(1))
     distances, radii = codebook.distances(codebook.keys), codebook.radii
     nearness = (distances / (radii.unsqueeze(1) + radii)).fill_diagonal_(float("inf"))
     found = neighbours_of(codebook)

@@ -50,7 +50,7 @@ def entered_without(editor: GraceEditor, *left_out: int) -> dict[str, torch.Tens
     for n, entry in enumerate(trained_edits(editor.changes, rows_of(editor.codebook, editor.changes))):
         if n not in left_out:
             assert entry.query is not None
-            codebook.enter(entry.query, entry.label, entry.value)
+            codebook.insert(entry.query, entry.label, entry.value)
     return {name: tensor.clone() for name, tensor in codebook.state_dict().items()}
 
 

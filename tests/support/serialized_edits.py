@@ -27,7 +27,7 @@ def packed(numbered: list[tuple[int, Edit]], dist_fn: str = "euc", eps_expand: s
     }
     codebook, changes = Codebook(2, 1, eps=eps, dist_fn=dist_fn, eps_expand=eps_expand), list[Change]()
     for n, (x, y, label) in numbered:
-        entered = codebook.enter(torch.tensor([x / 4 + 0.01, y / 4]), (label,), torch.tensor([float(n)]))
+        entered = codebook.insert(torch.tensor([x / 4 + 0.01, y / 4]), (label,), torch.tensor([float(n)]))
         changes.append(entered[2])
     records = [EditRecord(f"c{n}", f"p{n}", "t", None, None, "2026-01-01T00:00:00+00:00") for n, _ in numbered]
     return SerializedEdits(hparams, codebook, changes, records, (True, 3))

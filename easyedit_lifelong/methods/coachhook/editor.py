@@ -15,7 +15,7 @@ from easyedit_lifelong.methods.coachhook.hook_layers import HookLayers, WeightsW
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, score_tolerance
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, CoachHookState
 from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers
-from easyedit_lifelong.methods.locate_edit.editor import BatchEditor
+from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.facts import Fact
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.spread import spread_residual
@@ -25,7 +25,7 @@ from easyedit_lifelong.methods.shared.records import EditRecord
 LOG = logging.getLogger(__name__)
 
 
-class CoachHookEditor(BatchEditor[BatchUpdate]):
+class CoachHookEditor(WeightEditor[BatchUpdate]):
     """Edits a model in consecutive batches, with hook layers or, with ``wohk``, in its weights. Get it with :meth:`on`.
 
     Attributes:

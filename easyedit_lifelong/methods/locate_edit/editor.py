@@ -34,7 +34,7 @@ from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.wrappers import model_to_edit
 
 
-class BatchEditor(ModelEditor, Generic[AnyBatch]):
+class WeightEditor(ModelEditor, Generic[AnyBatch]):
     """Edits a model in consecutive batches, which can be rolled back bitwise. Get it with :meth:`on`.
 
     Updates are added to the model's weights. A subclass sets its hyperparameter class and its solver class. It can

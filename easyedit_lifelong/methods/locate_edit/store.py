@@ -12,7 +12,7 @@ from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.base import InspectedPart, PlainWeights
 from easyedit_lifelong.methods.edit_stores import EditsPart
-from easyedit_lifelong.methods.locate_edit.editor import BatchEditor
+from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.history import AnyBatch
 from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
 from easyedit_lifelong.methods.shared.records import EditRecord
@@ -41,7 +41,7 @@ class BatchStore(Generic[AnyBatch]):
     shown_settings: Sequence[str] = ("mom2_update_weight",)
     shown_columns: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, editor_class: type[BatchEditor[AnyBatch]]) -> None:
+    def __init__(self, editor_class: type[WeightEditor[AnyBatch]]) -> None:
         self._editor_class, self._name = editor_class, editor_class.hparams_class.ALG_NAME
         fields = [field.name for field in dataclasses.fields(editor_class.batch_class)]
         self._extra_fields = [name for name in fields if name not in ("records", "layers")]
@@ -128,7 +128,7 @@ class BatchStore(Generic[AnyBatch]):
         return batches
 
     def back_to(self, model: Any, batch: int) -> None:
-        """Roll back all batches of a model after the first ``batch``; see :meth:`BatchEditor.back_to`."""
+        """Roll back all batches of a model after the first ``batch``; see :meth:`WeightEditor.back_to`."""
         self._editor_class.require(model).back_to(batch)
 
     def first_batches(self, part: EditsPart, batch: int, where: str) -> EditsPart:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from easyedit_lifelong.methods.locate_edit.editor import BatchEditor
+from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.history import Batch
 from easyedit_lifelong.methods.locate_edit.update import SeparateBatches
 from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
@@ -14,7 +14,7 @@ from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
 
 
-class MemitEditor(BatchEditor[Batch]):
+class MemitEditor(WeightEditor[Batch]):
     """Edits a model's weights with MEMIT (arXiv 2210.07229, section 4). Get it with :meth:`on`.
 
     For each layer from the first to the last, with the keys K of the batch, the residual R = (z - h)/(layers left) and

@@ -55,7 +55,7 @@ def test_the_codebook_equals_the_authors_after_every_edit(eps_expand: str) -> No
     )
     editor = GraceEditor.on(formula_gpt2(), PaddingTokenizer(), hparams)
     for n, (edit, step) in enumerate(zip(GOLDEN["edits"], expected["steps"], strict=True)):
-        value_pass = editor._passes.of(editor.adaptor, [EncodedPair(edit["prompt"], edit["target"])], 1, 0)
+        value_pass = editor._passes.build(editor.adaptor, [EncodedPair(edit["prompt"], edit["target"])], 1, 0)
         (result,) = editor._train_and_insert(value_pass, [PendingEdit(as_label(edit["target"]), str(n), "golden", n)])
         assert editor.codebook is not None
         assert len(editor.codebook) == step["n"]
@@ -77,7 +77,7 @@ def test_first_and_last_loss_equal_the_authors() -> None:
         GraceHyperParams(model_name="golden", inner_params=["transformer.h[1].mlp.c_proj.weight"], reg=None),
     )
     pair = EncodedPair(**{k: GOLDEN["edits"][0][k] for k in ("prompt", "target")})
-    value_pass = editor._passes.of(editor.adaptor, [pair], 1, 0)
+    value_pass = editor._passes.build(editor.adaptor, [pair], 1, 0)
     for steps, loss in ((0, first["first_loss"]), (11, first["last_loss"])):
         hparams = GraceHyperParams(
             model_name="golden",

@@ -30,15 +30,15 @@ def value(x: float = 1.0) -> torch.Tensor:
 
 def test_a_query_far_from_all_keys_is_added_with_the_initial_radius() -> None:
     codebook = new_codebook()
-    assert codebook.enter(point(0), LABEL, value(1))[0] is Decision.ADD
-    assert codebook.enter(point(2.001), LABEL, value(2))[0] is Decision.ADD
+    assert codebook.insert(point(0), LABEL, value(1))[0] is Decision.ADD
+    assert codebook.insert(point(2.001), LABEL, value(2))[0] is Decision.ADD
     assert codebook.radii.tolist() == [1.0, 1.0]
 
 
 def test_a_touching_query_with_the_same_label_expands_the_radius_to_it() -> None:
     codebook = new_codebook()
-    codebook.enter(point(0), LABEL, value(1))
-    decision, index, _ = codebook.enter(point(1.5), LABEL, value(2))
+    codebook.insert(point(0), LABEL, value(1))
+    decision, index, _ = codebook.insert(point(1.5), LABEL, value(2))
     assert (decision, index, len(codebook)) == (Decision.EXPAND, 0, 1)
     assert codebook.radii.tolist() == [1.5]
     assert codebook.values[0].tolist() == [2, 2, 2]
@@ -46,23 +46,23 @@ def test_a_touching_query_with_the_same_label_expands_the_radius_to_it() -> None
 
 def test_a_query_inside_a_radius_with_the_same_label_is_covered() -> None:
     codebook = new_codebook()
-    codebook.enter(point(0), LABEL, value(1))
-    assert codebook.enter(point(0.5), LABEL, value(2))[0] is Decision.COVERED
+    codebook.insert(point(0), LABEL, value(1))
+    assert codebook.insert(point(0.5), LABEL, value(2))[0] is Decision.COVERED
     assert codebook.radii.tolist() == [1.0]
 
 
 def test_moving_average_moves_the_key_half_way_to_the_query() -> None:
     codebook = new_codebook(eps_expand="moving_average")
-    codebook.enter(point(0), LABEL, value())
-    codebook.enter(point(1.5), LABEL, value())
+    codebook.insert(point(0), LABEL, value())
+    codebook.insert(point(1.5), LABEL, value())
     assert codebook.keys.tolist() == [[0.75, 0.0]]
     assert codebook.radii.tolist() == [1.5]
 
 
 def test_a_touching_query_with_another_label_splits_the_distance() -> None:
     codebook = new_codebook()
-    codebook.enter(point(0), LABEL, value(1))
-    decision, index, _ = codebook.enter(point(1.2), OTHER_LABEL, value(2))
+    codebook.insert(point(0), LABEL, value(1))
+    decision, index, _ = codebook.insert(point(1.2), OTHER_LABEL, value(2))
     assert (decision, index) == (Decision.SPLIT, 1)
     torch.testing.assert_close(codebook.radii, torch.tensor([0.6 - 1e-5, 0.6]))
     assert codebook.lookup(torch.stack([point(0.5), point(0.7)])).tolist() == [0, 1]
@@ -70,8 +70,8 @@ def test_a_touching_query_with_another_label_splits_the_distance() -> None:
 
 def test_an_equal_query_with_another_label_supersedes_the_key() -> None:
     codebook = new_codebook()
-    codebook.enter(point(3), LABEL, value(1))
-    decision, index, change = codebook.enter(point(3), OTHER_LABEL, value(2))
+    codebook.insert(point(3), LABEL, value(1))
+    decision, index, change = codebook.insert(point(3), OTHER_LABEL, value(2))
     assert (decision, index, len(codebook)) == (Decision.SUPERSEDE, 0, 1)
     assert codebook.radii.tolist() == [1.0]
     assert codebook.labels == [OTHER_LABEL]
@@ -82,9 +82,9 @@ def test_an_equal_query_with_another_label_supersedes_the_key() -> None:
 
 def test_a_lookup_returns_the_nearest_key_or_none() -> None:
     codebook = new_codebook(eps=0.1)
-    codebook.enter(point(0), LABEL, value())
-    codebook.enter(point(0.15), LABEL, value())  # expands the first radius to 0.15
-    codebook.enter(point(1), OTHER_LABEL, value())
+    codebook.insert(point(0), LABEL, value())
+    codebook.insert(point(0.15), LABEL, value())  # expands the first radius to 0.15
+    codebook.insert(point(1), OTHER_LABEL, value())
     # 0.6 is nearer to the key at 1, whose radius doesn't reach it.
     assert codebook.lookup(torch.stack([point(0.15), point(0.6), point(1.1)])).tolist() == [0, -1, 1]
 
@@ -94,8 +94,8 @@ def test_an_expanded_radius_contains_its_query_despite_rounding() -> None:
     generator = torch.Generator().manual_seed(0)
     first, second = 10 * torch.randn(2, 64, generator=generator)
     second = first + 7 * (second - first) / (second - first).norm()
-    codebook.enter(first, LABEL, value())
-    assert codebook.enter(second, LABEL, value())[0] is Decision.EXPAND
+    codebook.insert(first, LABEL, value())
+    assert codebook.insert(second, LABEL, value())[0] is Decision.EXPAND
     rounded = second + 2e-4 * (second - first) / (second - first).norm()
     assert float((rounded - first).norm()) > float(codebook.radii[0])
     assert codebook.lookup(rounded.unsqueeze(0)).tolist() == [0]
@@ -103,7 +103,7 @@ def test_an_expanded_radius_contains_its_query_despite_rounding() -> None:
 
 def test_cosine_distance_ignores_the_length_of_vectors() -> None:
     codebook = new_codebook(eps=0.05, dist_fn="cos")
-    codebook.enter(point(1, 0), LABEL, value())
+    codebook.insert(point(1, 0), LABEL, value())
     assert codebook.lookup(torch.stack([point(50, 0), point(1, 0.1), point(0, 1)])).tolist() == [0, 0, -1]
 
 
@@ -111,7 +111,7 @@ def test_the_distance_of_a_key_to_itself_is_exactly_zero() -> None:
     key = 100 + torch.rand(1, 512, generator=torch.Generator().manual_seed(1))
     codebook = Codebook(512, 3, eps=1.0)
     for i in range(40):  # from 25 rows on, cdist would use a formula that loses digits
-        codebook.enter(key[0] + 10 * i, LABEL, value())
+        codebook.insert(key[0] + 10 * i, LABEL, value())
     assert float(codebook.distances(key)[0, 0]) == 0.0
 
 
@@ -134,7 +134,7 @@ def test_undoing_changes_in_reverse_restores_every_earlier_state(
     codebook, states, changes = new_codebook(eps_expand=expand), [], []
     for x, y, label in edits:
         states.append((codebook.keys.clone(), codebook.values.clone(), codebook.radii.clone(), list(codebook.labels)))
-        changes.append(codebook.enter(point(x / 4, y / 4), (label,), value(len(states)))[2])
+        changes.append(codebook.insert(point(x / 4, y / 4), (label,), value(len(states)))[2])
     for (keys, values, radii, labels), change in zip(reversed(states), reversed(changes), strict=True):
         codebook.undo(change)
         assert torch.equal(codebook.keys, keys)
@@ -149,7 +149,7 @@ def test_the_latest_edits_query_matches_a_key_with_its_value(edits: list[tuple[i
     codebook = new_codebook()
     for n, (x, y, label) in enumerate(edits):
         query = point(x / 4, y / 4)
-        codebook.enter(query, (label,), value(float(n)))
+        codebook.insert(query, (label,), value(float(n)))
         index = int(codebook.lookup(query.unsqueeze(0)))
         assert index >= 0
         assert codebook.values[index].tolist() == [n, n, n]
@@ -160,7 +160,7 @@ def test_the_latest_edits_query_matches_a_key_with_its_value(edits: list[tuple[i
 def test_radii_are_never_negative_and_all_arrays_have_equal_length(edits: list[tuple[int, int, int]]) -> None:
     codebook = new_codebook()
     for x, y, label in edits:
-        codebook.enter(point(x / 4, y / 4), (label,), value())
+        codebook.insert(point(x / 4, y / 4), (label,), value())
     assert (codebook.radii >= 0).all()
     assert len(codebook.keys) == len(codebook.values) == len(codebook.labels) == len(codebook)
 
@@ -168,11 +168,11 @@ def test_radii_are_never_negative_and_all_arrays_have_equal_length(edits: list[t
 def test_a_loaded_state_answers_and_takes_further_edits() -> None:
     codebook = new_codebook()
     for x in (0, 5, 10):
-        codebook.enter(point(x), LABEL, value(x))
+        codebook.insert(point(x), LABEL, value(x))
     loaded = new_codebook()
     loaded.load_state_dict(codebook.state_dict())
     assert loaded.lookup(point(5).unsqueeze(0)).tolist() == [1]
-    loaded.enter(point(20), OTHER_LABEL, value())
+    loaded.insert(point(20), OTHER_LABEL, value())
     assert len(loaded) == 4
     assert len(codebook) == 3
 
@@ -186,7 +186,7 @@ def test_an_incomplete_state_is_refused_with_the_missing_name() -> None:
 
 def test_conversion_to_half_precision_leaves_keys_and_values_in_float32() -> None:
     codebook = new_codebook()
-    codebook.enter(point(0.1), LABEL, value(0.1))
+    codebook.insert(point(0.1), LABEL, value(0.1))
     before = codebook.keys.clone(), codebook.values.clone()
     codebook.to(torch.bfloat16)
     assert codebook.keys.dtype == torch.float32
@@ -196,9 +196,9 @@ def test_conversion_to_half_precision_leaves_keys_and_values_in_float32() -> Non
 
 def test_edits_of_a_copy_do_not_change_the_original() -> None:
     codebook = new_codebook()
-    codebook.enter(point(0), LABEL, value())
+    codebook.insert(point(0), LABEL, value())
     copied = copy.deepcopy(codebook)
-    copied.enter(point(9), OTHER_LABEL, value())
+    copied.insert(point(9), OTHER_LABEL, value())
     assert (len(codebook), len(copied)) == (1, 2)
 
 
@@ -207,7 +207,7 @@ def test_redo_repeats_what_undo_reverted_for_every_decision() -> None:
     steps = [(point(0), (1,)), (point(1.5), (1,)), (point(1), (2,)), (point(1), (3,)), (point(0), (1,))]
     decisions = set()
     for n, (query, label) in enumerate(steps):
-        decision, index, change = codebook.enter(query, label, value(float(n)))
+        decision, index, change = codebook.insert(query, label, value(float(n)))
         decisions.add(decision)
         touched = sorted({index, *([] if change.index is None else [change.index])})
         touched_rows = [codebook.row(row) for row in touched]

@@ -36,7 +36,7 @@ def key(dtype: torch.dtype, seed: int = 0) -> Tensor:
 
 
 def enter(codebook: Codebook, query: Tensor, label: int = 0) -> Change:
-    return codebook.enter(query, (label,), torch.zeros(2))[2]
+    return codebook.insert(query, (label,), torch.zeros(2))[2]
 
 
 def new_codebook(**options: Any) -> Codebook:
@@ -126,7 +126,7 @@ def test_decisions_keys_and_radii_equal_those_of_a_float32_codebook(
         if isinstance(step, tuple):
             x, y, label = step
             entered = [
-                either.enter(torch.tensor([x, y]), (label,), torch.zeros(1)) for either in (codebook, float32_codebook)
+                either.insert(torch.tensor([x, y]), (label,), torch.zeros(1)) for either in (codebook, float32_codebook)
             ]
             assert entered[0][:2] == entered[1][:2]
             changes.append((entered[0][2], entered[1][2]))

@@ -143,7 +143,7 @@ def test_matches_equal_brute_force_after_edits_undo_moves_copies_and_loads(
     with limits_set_to(*limits):
         for step in steps:
             if isinstance(step, tuple):
-                changes.append(codebook.enter(torch.tensor(step[:2]), (step[2],), torch.zeros(1))[2])
+                changes.append(codebook.insert(torch.tensor(step[:2]), (step[2],), torch.zeros(1))[2])
             elif step in ("undo", "redo") and changes:
                 change = changes.pop()
                 undone_rows = [] if change.index is None else [codebook.row(change.index)]
@@ -209,8 +209,8 @@ def test_a_codebook_can_be_edited_after_a_search_in_inference_mode() -> None:
     codebook = codebook_of(10 * random_vectors(100, 4))
     with torch.inference_mode():
         assert codebook.lookup(codebook.keys[:2]).tolist() == [0, 1]
-    codebook.enter(torch.full((4,), 99.0), (1,), torch.zeros(1))
-    codebook.enter(codebook.keys[0] + 0.1, (2,), torch.zeros(1))
+    codebook.insert(torch.full((4,), 99.0), (1,), torch.zeros(1))
+    codebook.insert(codebook.keys[0] + 0.1, (2,), torch.zeros(1))
     with torch.inference_mode():
         assert codebook.lookup(torch.full((1, 4), 99.0)).tolist() == [100]
 
@@ -263,7 +263,7 @@ def test_cosine_distances_equal_those_of_torch_in_float64() -> None:
 def test_the_memory_of_a_codebook_is_at_most_1_6_times_its_arrays() -> None:
     codebook = Codebook(1000, 20, eps=0.001)
     for key in random_vectors(128, 1000):
-        codebook.enter(key, (1,), torch.zeros(20))
+        codebook.insert(key, (1,), torch.zeros(20))
     codebook.lookup(codebook.keys[:1])
     per_key = 4 * (1000 + 20 + 1)
     assert 128 * per_key < codebook.nbytes < 128 * per_key * 1.6

@@ -169,7 +169,7 @@ class Reference:
 
 
 def enter(codebook: Codebook, options: Options, edit: Edit) -> tuple[Decision, Change]:
-    decision, _, change = codebook.enter(*edit.arguments(options))
+    decision, _, change = codebook.insert(*edit.arguments(options))
     return decision, change
 
 
@@ -271,7 +271,7 @@ def test_the_key_search_agrees_with_the_table_of_all_distances(dist_fn: str, vie
 
 def test_the_distance_of_two_keys_is_that_of_their_nearest_vectors() -> None:
     codebook = Options("euc", 2, gated=False, per_edit_eps=False).new_codebook(2)
-    codebook.enter(torch.tensor([0.0, 0.0, 10.0, 0.0]), (1,), torch.zeros(2))
+    codebook.insert(torch.tensor([0.0, 0.0, 10.0, 0.0]), (1,), torch.zeros(2))
     assert codebook.nearest(torch.tensor([5.0, 0.0, 13.0, 0.0])).distance == 3
     assert codebook.lookup(torch.tensor([[0.5, 0.0], [9.5, 0.0], [5.0, 0.0]])).tolist() == [0, 0, -1]
 
@@ -280,8 +280,8 @@ def test_a_new_edit_is_compared_only_with_keys_whose_gate_is_near() -> None:
     """The nearest key does not count if its gate is too far away."""
     options = Options("euc", 1, gated=True, per_edit_eps=True)
     codebook = options.new_codebook(1)
-    codebook.enter(torch.tensor([0.0]), (1,), torch.tensor([1.0, 1.0, 1.0, 0.0, 2.0]))
-    codebook.enter(torch.tensor([1.0]), (2,), torch.tensor([1.0, 1.0, 0.0, 1.0, 0.1]))
+    codebook.insert(torch.tensor([0.0]), (1,), torch.tensor([1.0, 1.0, 1.0, 0.0, 2.0]))
+    codebook.insert(torch.tensor([1.0]), (2,), torch.tensor([1.0, 1.0, 0.0, 1.0, 0.1]))
     decision, match = codebook.decide(torch.tensor([1.0]), (3,), torch.tensor([1.0, 1.0, 1.0, 0.0, 0.1]))
     assert (decision, match.index, match.distance) == (Decision.SPLIT, 0, 1.0)
     decision, match = codebook.decide(torch.tensor([1.0]), (3,), torch.tensor([1.0, 1.0, -1.0, -1.0, 0.1]))
@@ -293,7 +293,7 @@ def test_lookups_follow_a_changed_key_and_its_undo() -> None:
     generator = torch.Generator().manual_seed(0)
     keys = 10 * torch.randn(BRUTE_FORCE_BELOW, 16, generator=generator)
     for number, key in enumerate(keys):
-        codebook.enter(key, (number,), torch.zeros(1))
+        codebook.insert(key, (number,), torch.zeros(1))
     assert codebook.lookup(keys[:, 8:]).tolist() == list(range(BRUTE_FORCE_BELOW))
     change = codebook.redo([(5, (99,), (keys[5] + 100, torch.ones(1), torch.tensor(0.5)))])
     assert codebook.lookup(keys[4:7, 8:]).tolist() == [4, -1, 6]

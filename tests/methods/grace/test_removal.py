@@ -28,7 +28,7 @@ def empty_codebook(options: tuple[str, str]) -> Codebook:
 
 def enter(codebook: Codebook, edit: Edit, number: int) -> tuple[Decision, int, Change]:
     x, y, label = edit
-    return codebook.enter(torch.tensor([x / 4 + 0.01, y / 4]), (label,), torch.tensor([float(number)]))
+    return codebook.insert(torch.tensor([x / 4 + 0.01, y / 4]), (label,), torch.tensor([float(number)]))
 
 
 def built(edits: list[tuple[int, Edit]], options: tuple[str, str]) -> tuple[Codebook, list[Change]]:

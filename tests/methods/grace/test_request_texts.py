@@ -85,15 +85,15 @@ def test_training_texts_are_the_prompt_the_contexts_and_the_text_for_kl_factor(b
     encoded = request_texts(tokenizer, fact, context_templates=contexts, key_templates=keys, kl_factor=0.5)
     texts = [tokenizer.decode(text.pair.prompt, skip_special_tokens=True) for text in encoded.texts]
     assert texts == ["Is Rome old?", "Rome has", "Hm. Is Rome old?", "Rome is a"]
-    assert [text.subject - bos for text in encoded.texts] == [6, 3, 10, 3]
+    assert [text.subject_end - bos for text in encoded.texts] == [6, 3, 10, 3]
     assert [bool(text.pair.target) for text in encoded.texts] == [True, True, True, False]
-    assert len(encoded.keys) == hparams_for(key_templates=keys).views == 2
+    assert len(encoded.key_rows) == hparams_for(key_templates=keys).views == 2
     assert len(request_texts(tokenizer, fact).texts) == 1, "there is a text for kl_factor 0"
 
 
 def test_the_subjects_position_is_its_last_occurrence_as_a_full_word() -> None:
     fact = {"prompt": "Rome or Rome, not Romeo", "subject": "Rome", "target_new": "x"}
-    assert request_texts(character_tokenizer(), fact).texts[0].subject == 11
+    assert request_texts(character_tokenizer(), fact).texts[0].subject_end == 11
 
 
 @pytest.mark.parametrize(
@@ -115,5 +115,5 @@ def test_a_missing_subject_is_refused_with_its_field(fact: dict[str, Any], probl
 def test_a_subject_of_two_words_is_located_by_a_word_tokenizer() -> None:
     fact = {"prompt": "who plays piano when", "subject": "plays piano", "target_new": "king"}
     encoded = request_texts(build_tokenizer(), fact, key_templates=["sea {prompt}"])
-    assert build_tokenizer().batch_decode(encoded.keys) == ["who plays piano", "sea who plays piano"]
-    assert [text.subject for text in encoded.texts] == [2]
+    assert build_tokenizer().batch_decode(encoded.key_rows) == ["who plays piano", "sea who plays piano"]
+    assert [text.subject_end for text in encoded.texts] == [2]

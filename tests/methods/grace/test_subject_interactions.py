@@ -95,7 +95,7 @@ def test_a_nearer_key_with_too_small_a_radius_does_not_hide_a_farther_one() -> N
     codebook = book_of(editor)
     prompt = "snow and France is"
     recorded: list[Any] = []
-    with editor.adaptor.recording_decisions(lambda *decision: recorded.append(decision)):
+    with editor.adaptor.recording_lookups(lambda *decision: recorded.append(decision)):
         model(**ids_of(prompt))
     queries, looked_up = recorded[0][0][0], recorded[0][1][0]
     assert looked_up.tolist() == [True] * 4

@@ -54,7 +54,7 @@ def test_logits_of_a_value_pass_equal_those_of_the_full_model(
         editor._passes._anatomy = None
     texts = [TEXTS[row] for row in rows]
     pairs, positions = pairs_of(texts), [position for _, position, _ in texts]
-    value_pass: Any = editor._passes.of(editor.adaptor, pairs, 1, 0, positions)
+    value_pass: Any = editor._passes.build(editor.adaptor, pairs, 1, 0, positions)
     assert value_pass.is_partial is known_anatomy
     assert editor.replay_support[0] is True
     generator = torch.Generator().manual_seed(0)
@@ -76,7 +76,7 @@ def test_query_and_output_of_a_value_pass_equal_the_layers_input_and_output(fami
     """The position is that of the value."""
     model, tokenizer, hparams = build_model(family), build_tokenizer(), hparams_for(family, "simple", deep=True)
     editor = GraceEditor.on(model, tokenizer, hparams)
-    value_pass = editor._passes.of(editor.adaptor, pairs_of(TEXTS), 1, 0, [position for _, position, _ in TEXTS])
+    value_pass = editor._passes.build(editor.adaptor, pairs_of(TEXTS), 1, 0, [position for _, position, _ in TEXTS])
     for row, (text, position, _) in enumerate(TEXTS):
         layer_calls: list[tuple[Tensor, Tensor]] = []
         handle = editor.adaptor.layer.register_forward_hook(
@@ -141,7 +141,7 @@ def test_the_gradient_equals_that_of_the_loss_in_plain_torch(
         total, tokens = torch.zeros((), dtype=torch.float64), 0
         drift = torch.zeros((), dtype=torch.float64)
         for training_text in case.texts:
-            position = training_text.subject if mode == "simple" else len(training_text.pair.prompt) - 1
+            position = training_text.subject_end if mode == "simple" else len(training_text.pair.prompt) - 1
             logits = logits_by_torch(family, path, training_text.pair, position, value)
             if training_text.pair.target:
                 total = total + F.cross_entropy(logits, torch.tensor(training_text.pair.target), reduction="sum")

@@ -76,7 +76,7 @@ def test_selected_rows_of_a_value_pass_give_the_logits_of_those_rows(family: str
     model, tokenizer = build_model(family), build_tokenizer()
     editor = GraceEditor.on(model, tokenizer, hparams_for(family))
     pairs = [EncodedPair(tokenizer(p)["input_ids"], tokenizer(t)["input_ids"]) for p, t in STREAM[:4]]
-    value_pass = editor._passes.of(editor.adaptor, pairs, 1, 0)
+    value_pass = editor._passes.build(editor.adaptor, pairs, 1, 0)
     values = value_pass.output + torch.randn(value_pass.output.shape, generator=torch.Generator().manual_seed(0))
     rows = torch.tensor([2, 0])
     with torch.no_grad():
@@ -117,7 +117,7 @@ def test_planned_decisions_come_true_and_planning_changes_no_key() -> None:
     labels = [(n % 2,) for n in range(12)]
     values = list(torch.randn(12, 3, generator=generator))
     for query, label, value in zip(queries[:5], labels[:5], values[:5], strict=True):
-        codebook.enter(query, label, value)
+        codebook.insert(query, label, value)
     before = [codebook.row(n) for n in range(len(codebook))]
     pending = [PendingEdit(label, str(n), f"request {n}", n) for n, label in enumerate(labels)]
     planned = plan_edits(codebook, queries[5:], pending[5:], values[5:])
@@ -127,5 +127,5 @@ def test_planned_decisions_come_true_and_planning_changes_no_key() -> None:
         torch.equal(a, b) for (_, _, x), (_, _, y) in zip(before, after, strict=True) for a, b in zip(x, y, strict=True)
     )
     for query, label, value, plan in zip(queries[5:], labels[5:], values[5:], planned, strict=True):
-        decision, _, _ = codebook.enter(query, label, value)
+        decision, _, _ = codebook.insert(query, label, value)
         assert decision is plan.decision
