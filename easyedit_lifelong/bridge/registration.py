@@ -110,14 +110,14 @@ def _refuse_batch(name: str, requests: Any) -> None:
 
 def is_batchable(name: str) -> bool:
     """Return whether EasyEdit's own method of a name edits several requests at once."""
-    is_batchable_method = importlib.import_module(f"{PACKAGE}.editors.batch_editor").WeightEditor.is_batchable_method
+    is_batchable_method = importlib.import_module(f"{PACKAGE}.editors.batch_editor").BatchEditor.is_batchable_method
     return bool(inspect.unwrap(is_batchable_method)(name))
 
 
 def _wrap_name_tests(package: str) -> None:
     """Make EasyEdit's tests for batchable and for single-edit methods return True for our methods, too."""
     for module, cls, name_test, batchable in (
-        ("batch_editor", "WeightEditor", "is_batchable_method", True),
+        ("batch_editor", "BatchEditor", "is_batchable_method", True),
         ("singleton_editor", "SingletonEditor", "is_singleton_method", False),  # the release only
     ):
         try:

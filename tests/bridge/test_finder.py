@@ -70,7 +70,7 @@ def checkout(tmp_path: Path) -> Callable[..., Path]:
         for name, source in {
             "__init__": "from .editors import *\nfrom .extra import *\n",
             "editors/__init__": "from .editor import *\n",
-            "editors/batch_editor": "class WeightEditor:\n    is_batchable_method = staticmethod(lambda n: n == 'FT')\n",
+            "editors/batch_editor": "class BatchEditor:\n    is_batchable_method = staticmethod(lambda n: n == 'FT')\n",
             "editors/editor": "from ..util.alg_dict import *\nclass BaseEditor:\n    def edit(self): ...\n",
             "evaluate/__init__": "",
             "evaluate/evaluate_utils": "def test_prediction_acc(model, tok, hparams, prompts, targets, device): ...\n",

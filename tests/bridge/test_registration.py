@@ -87,7 +87,7 @@ def test_batchable_methods_are_in_easyedits_list_of_batch_methods(
 ) -> None:
     editors = importlib.import_module("easyeditor.editors.batch_editor")
     add_method(EditMethod("SINGLE", type("SingleHyperParams", (), {}), apply))
-    is_listed = editors.WeightEditor.is_batchable_method
+    is_listed = editors.BatchEditor.is_batchable_method
     assert [is_listed(name) for name in ("TOY", "SINGLE", "FT", "KN")] == [True, False, True, False]
 
 

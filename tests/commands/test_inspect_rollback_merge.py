@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.command_line import call
 from tests.support.format_1 import FOLDER
-from tests.support.serialized_edits import packed, saved
+from tests.support.serialized_edits import saved, serialize_edits
 
 GRACE, COACHHOOK = FOLDER / "GRACE", FOLDER / "CoachHook-weighed"
 FACTS: list[Any] = [(n, (40 * n, 0, n)) for n in range(60)]
@@ -26,7 +26,7 @@ def test_inspect_lists_edits_and_near_keys_as_text_and_json(capsys: pytest.Captu
     code, out, _ = call(capsys, "inspect", COACHHOOK)
     assert code == 0
     assert "alpha of each layer" in out
-    saved(tmp_path / "many", packed(FACTS))
+    saved(tmp_path / "many", serialize_edits(FACTS))
     code, out, _ = call(capsys, "inspect", tmp_path / "many")
     assert "… and 10 before these" in out
     assert " c10 " in out
@@ -41,7 +41,7 @@ def test_inspect_lists_edits_and_near_keys_as_text_and_json(capsys: pytest.Captu
 def test_rollback_removes_cases_or_batches_and_reports_what_is_left(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    folder = saved(tmp_path / "many", packed(FACTS))
+    folder = saved(tmp_path / "many", serialize_edits(FACTS))
     code, out, _ = call(capsys, "rollback", folder, "--case", "c3", "--case", "c7", "--out", tmp_path / "less")
     assert code == 0
     assert "2 edits removed, 58 left" in out
@@ -56,7 +56,10 @@ def test_rollback_removes_cases_or_batches_and_reports_what_is_left(
 
 
 def test_merge_reports_conflicts_and_renamed_cases(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    first, second = saved(tmp_path / "one", packed(FACTS[:5])), saved(tmp_path / "two", packed([(1, (0, 0, 9))]))
+    first, second = (
+        saved(tmp_path / "one", serialize_edits(FACTS[:5])),
+        saved(tmp_path / "two", serialize_edits([(1, (0, 0, 9))])),
+    )
     code, out, _ = call(capsys, "merge", first, second, "--out", tmp_path / "all")
     assert code == 0
     assert "supersede" in out

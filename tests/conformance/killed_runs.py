@@ -43,15 +43,15 @@ def kill_and_compare(case: MethodCase, folder: Path) -> dict[str, Any]:
     """Return how many of a case's runs were killed, and in which results they differ from an uninterrupted run."""
     name = f"{case.method.name} {case.name}"
     run_killer.METHODS[name] = functools.partial(run, case)
-    uninterrupted = run_killer.forked(name, folder / "uninterrupted", folder)
+    uninterrupted = run_killer.run_in_fork(name, folder / "uninterrupted", folder)
     assert uninterrupted is not None
     kills, differences = 0, list[Any]()
     for fraction in KILLS:
         out, at = folder / f"{fraction}", max(1, int(fraction * uninterrupted["points"]))
-        outcome = run_killer.forked(name, out, folder, at=at)
+        outcome = run_killer.run_in_fork(name, out, folder, at=at)
         kills += outcome is None
         if outcome is None:
-            outcome = run_killer.forked(name, out, folder, resume=(out / "config.yaml").exists())
+            outcome = run_killer.run_in_fork(name, out, folder, resume=(out / "config.yaml").exists())
         assert outcome is not None
         for key, expected in uninterrupted.items():
             if key != "points" and outcome[key] != expected:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from easyedit_lifelong import load_edits, save_edits
 from tests.fixtures import runs_0_1_0 as written
 from tests.fixtures.runs_0_1_0 import FOLDER, RUNS
-from tests.support.coachhook_edits import same_tensors
+from tests.support.coachhook_edits import equal_states
 
 EDITS = sorted(path.name for path in (FOLDER / "edits").iterdir() if path.is_dir())
 CUT_FOLDERS = ("cut", "ahead")
@@ -25,7 +25,7 @@ _ROUNDING = {"rtol": 1e-3, "atol": 1e-3}
 @pytest.fixture(scope="module")
 def exact() -> bool:
     """Whether this machine's logits are bitwise those of the machine that wrote the fixtures."""
-    return same_tensors(written.logits_of(written.model()), load_file(FOLDER / "logits.safetensors"))
+    return equal_states(written.logits_of(written.model()), load_file(FOLDER / "logits.safetensors"))
 
 
 def assert_same(actual: Any, stored: Any, label: str, *, exact: bool = True) -> None:
@@ -50,7 +50,7 @@ def assert_same(actual: Any, stored: Any, label: str, *, exact: bool = True) -> 
 def logits_with(name: str) -> dict[str, torch.Tensor]:
     """Return the stored logits of a model with these edits."""
     stored = load_file(FOLDER / "edits" / f"{name}.logits.safetensors")
-    assert not same_tensors(stored, load_file(FOLDER / "logits.safetensors"))
+    assert not equal_states(stored, load_file(FOLDER / "logits.safetensors"))
     return stored
 
 
@@ -91,7 +91,7 @@ def test_edits_load_with_the_stored_logits_and_are_rolled_back(name: str, exact:
     rollback = load_edits(model, FOLDER / "edits" / name)
     assert_same(written.logits_of(model), logits_with(name), name, exact=exact)
     rollback()
-    assert same_tensors(written.logits_of(model), unedited)
+    assert equal_states(written.logits_of(model), unedited)
 
 
 @pytest.mark.parametrize("name", EDITS)
@@ -100,7 +100,7 @@ def test_edits_that_are_loaded_and_saved_again_are_unchanged(name: str, tmp_path
     load_edits(model, FOLDER / "edits" / name)
     save_edits(model, tmp_path)
     assert_same(parts_of(tmp_path), parts_of(FOLDER / "edits" / name), "edits.json")
-    assert same_tensors(
+    assert equal_states(
         load_file(tmp_path / "edits.safetensors"), load_file(FOLDER / "edits" / name / "edits.safetensors")
     )
 
@@ -153,4 +153,4 @@ def test_the_state_of_a_run_loads_as_edits_and_is_rolled_back(name: str, exact: 
     assert_same(written.logits_of(model), logits_with(name), name, exact=exact)
     assert len(rollback.results) == len(parts_of(FOLDER / "edits" / name)[0]["edits"])
     rollback()
-    assert same_tensors(written.logits_of(model), written.logits_of(written.model()))
+    assert equal_states(written.logits_of(model), written.logits_of(written.model()))

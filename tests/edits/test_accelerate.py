@@ -14,8 +14,8 @@ from accelerate.hooks import AlignDevicesHook, add_hook_to_module, remove_hook_f
 from easyedit_lifelong import load_edits
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.models.fingerprint import model_fingerprint
-from tests.support.coachhook_edits import anatomy_of_everything, same_tensors
-from tests.support.edited_models import EDITS, answers, take_off
+from tests.support.coachhook_edits import attributes_and_hooks_of, equal_states
+from tests.support.edited_models import EDITS, answers, remove_all_edits
 from tests.support.saved_edits import equal, grace, logits_of, wohk
 from tests.support.thoroughness import default_cases
 from tests.support.tiny_models import build_model, state_of
@@ -59,7 +59,7 @@ def test_edits_work_on_a_dispatched_model_and_leave_no_trace_in_it(
     assert answers(model) == answers(plain)
 
     model.save_edits(tmp_path / "edits")
-    take_off(model)
+    remove_all_edits(model)
     assert "_hf_hook" in vars(model) or dispatch != "aligned"
     assert equal(logits_of(model), unedited)
     # Removing accelerate's hooks must restore the base model: they may keep nothing of the edits.
@@ -68,7 +68,7 @@ def test_edits_work_on_a_dispatched_model_and_leave_no_trace_in_it(
     remove_hook_from_submodules(model)
     model.tie_weights()  # accelerate has untied the head from the embeddings
     assert equal(logits_of(model), unedited)
-    assert same_tensors(state_of(model), state)
+    assert equal_states(state_of(model), state)
     assert not any(type(part).__module__.startswith("easyedit_lifelong") for part in vars(model).values())
     load_edits(model, tmp_path / "edits")
     assert not equal(logits_of(model), unedited)
@@ -79,11 +79,11 @@ def test_editing_and_removing_edits_keep_the_hooks_of_accelerate(method: str, tm
     model = build_model("llama")
     align(model, tmp_path)
     forwards = {name: vars(module).get("forward") for name, module in model.named_modules()}
-    parts = anatomy_of_everything(model)
+    parts = attributes_and_hooks_of(model)
     EDITS[method](model, "llama")
-    take_off(model)
+    remove_all_edits(model)
     assert {name: vars(module).get("forward") for name, module in model.named_modules()} == forwards
-    assert anatomy_of_everything(model) == parts
+    assert attributes_and_hooks_of(model) == parts
 
 
 def test_a_forward_that_was_replaced_after_an_edit_is_an_error(tmp_path: Path) -> None:
@@ -103,10 +103,10 @@ def test_wohk_updates_of_offloaded_weights_are_refused(tmp_path: Path) -> None:
     model = build_model("llama")
     unedited = logits_of(model)
     cpu_offload(model, CPU)
-    parts = anatomy_of_everything(model)
+    parts = attributes_and_hooks_of(model)
     with pytest.raises(EditError, match="aren't in memory"):
         wohk(model, "llama")
-    assert anatomy_of_everything(model) == parts
+    assert attributes_and_hooks_of(model) == parts
     remove_hook_from_submodules(model)
     _, undo = wohk(model, "llama")
     edited = logits_of(model)

@@ -15,8 +15,8 @@ from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.models.anatomy import anatomy_of, mlp_of
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.modules import find_module
-from tests.support.coachhook_edits import anatomy_of_everything, hparams_for, same_tensors
-from tests.support.edited_models import EDITS, PROMPTS, both_apart, inputs_of, plan
+from tests.support.coachhook_edits import attributes_and_hooks_of, equal_states, hparams_for
+from tests.support.edited_models import EDITS, PROMPTS, edit_with_both, inputs_of, plan
 from tests.support.saved_edits import equal, logits_of, wohk
 from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer, state_of
 
@@ -44,7 +44,7 @@ def test_edits_on_a_peft_model_can_be_saved_loaded_and_rolled_back(
     family: str, method: str, edits: str, loads: str, tmp_path: Path
 ) -> None:
     model = model_with_adapters(family)
-    unedited, state, parts = logits_of(model), state_of(model), anatomy_of_everything(model)
+    unedited, state, parts = logits_of(model), state_of(model), attributes_and_hooks_of(model)
     {**EDITS, "wohk": wohk}[method](HOLDERS[edits](model), family)
     edited = logits_of(model)
     assert not equal(edited, unedited)
@@ -58,14 +58,14 @@ def test_edits_on_a_peft_model_can_be_saved_loaded_and_rolled_back(
     assert equal(logits_of(loaded), edited)
     rollback()
     assert equal(logits_of(loaded), unedited)
-    assert same_tensors(state_of(loaded), state)
-    assert anatomy_of_everything(loaded) == parts
+    assert equal_states(state_of(loaded), state)
+    assert attributes_and_hooks_of(loaded) == parts
 
 
 def test_edits_load_only_on_a_model_with_the_same_active_adapters(tmp_path: Path) -> None:
     """A model without the adapters, with others, with merged or switched-off ones, has another fingerprint."""
     model = model_with_adapters("llama")
-    both_apart(model, "llama")
+    edit_with_both(model, "llama")
     model.save_edits(tmp_path)
     other_weights, switched_off, merged = (
         model_with_adapters("llama"),
@@ -127,8 +127,8 @@ def test_prompt_tuning_is_refused() -> None:
     """Prompt tuning puts learned tokens before the prompt, where an edit can't see them."""
     base = build_model("llama")
     model = get_peft_model(base, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2))
-    parts = anatomy_of_everything(model)
+    parts = attributes_and_hooks_of(model)
     hparams = GraceHyperParams(model_name="tiny", inner_params=[FAMILIES["llama"][1]], n_iter=2)
     with pytest.raises(EditError, match="learned tokens"):
         apply_grace_to_model(model, build_tokenizer(), [{"prompt": PROMPTS[0], "target_new": "Rome"}], hparams)
-    assert anatomy_of_everything(model) == parts
+    assert attributes_and_hooks_of(model) == parts

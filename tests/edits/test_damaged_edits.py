@@ -19,8 +19,8 @@ from easyedit_lifelong.edits import edits_folder
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.errors import LifelongError, RunError
 from tests.support import subject_edits
-from tests.support.coachhook_edits import anatomy_of_everything, same_tensors
-from tests.support.saved_edits import both, equal, grace, logits_of
+from tests.support.coachhook_edits import attributes_and_hooks_of, equal_states
+from tests.support.saved_edits import equal, grace, grace_and_coachhook, logits_of
 from tests.support.tiny_models import build_model, state_of
 
 Damage = Callable[[Path, random.Random], None]
@@ -85,7 +85,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[torch.Te
     grace(model, "llama")
     save_edits(model, home / "others")
     model = build_model("llama")
-    both(model, "llama")
+    grace_and_coachhook(model, "llama")
     subject_edits.edit(model, "llama", "late", answer_layer="model.layers[3].mlp.down_proj")
     save_edits(model, home / "all")
     return home, logits_of(model)
@@ -97,7 +97,7 @@ def test_a_damaged_folder_is_refused_or_loads_equal_edits(
 ) -> None:
     home, expected = saved
     model, folder, chance = build_model("llama"), home / "damaged", random.Random(damage.__name__)
-    unedited, parts, messages = state_of(model), anatomy_of_everything(model), list[str]()
+    unedited, parts, messages = state_of(model), attributes_and_hooks_of(model), list[str]()
     for _ in range(TIMES):
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(home / "all", folder)
@@ -109,8 +109,8 @@ def test_a_damaged_folder_is_refused_or_loads_equal_edits(
         else:
             assert equal(logits_of(model), expected), "the damaged folder loaded as other edits"
             rollback()
-        assert same_tensors(state_of(model), unedited)
-        assert anatomy_of_everything(model) == parts
+        assert equal_states(state_of(model), unedited)
+        assert attributes_and_hooks_of(model) == parts
     assert all(str(folder) in message for message in messages)
     assert len(messages) >= TIMES // 2, (
         "most damages must be found; the rest are harmless, such as white space or a tensor that has that shape"
@@ -143,7 +143,7 @@ def test_a_changed_index_with_a_fitting_digest_is_refused_or_rolled_back(
     shutil.copytree(home / "all", folder, dirs_exist_ok=True)
     index = json.loads((home / "all" / INDEX).read_text())
     index.pop("digest")
-    unedited, parts, messages = state_of(model), anatomy_of_everything(model), list[str]()
+    unedited, parts, messages = state_of(model), attributes_and_hooks_of(model), list[str]()
     for _ in range(300):
         changed = {**index, "parts": change_one_value(index["parts"], chance)}
         changed["digest"] = edits_folder._index_digest(changed)
@@ -155,8 +155,8 @@ def test_a_changed_index_with_a_fitting_digest_is_refused_or_rolled_back(
         else:
             logits_of(model)
             rollback()
-        assert same_tensors(state_of(model), unedited)
-        assert anatomy_of_everything(model) == parts
+        assert equal_states(state_of(model), unedited)
+        assert attributes_and_hooks_of(model) == parts
     assert all(str(folder) in message for message in messages)
     assert len(messages) > 100
 

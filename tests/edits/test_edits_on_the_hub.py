@@ -18,7 +18,7 @@ from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.edits.edits_hub import copy_edits, edits_folder
 from easyedit_lifelong.errors import HubError, RunError
 from tests.support.local_hub import REPO, TOKEN, Hub
-from tests.support.saved_edits import both, coachhook, equal, grace, logits_of
+from tests.support.saved_edits import coachhook, equal, grace, grace_and_coachhook, logits_of
 from tests.support.tiny_models import build_model
 
 
@@ -26,7 +26,7 @@ from tests.support.tiny_models import build_model
 def edits(tmp_path: Path) -> Path:
     """Four edits of a tiny Llama by CoachHook, after GRACE's five."""
     model = build_model("llama")
-    both(model, "llama")
+    grace_and_coachhook(model, "llama")
     save_edits(model, tmp_path / "edits")
     return tmp_path / "edits"
 
@@ -46,7 +46,9 @@ def test_pushed_edits_load_bitwise_equal(hub: Hub, edits: Path, tmp_path: Path) 
     rollback = load_edits(models[1], f"hub:{REPO}")
     assert equal(logits_of(models[1]), logits_of(models[0]))
     assert len(rollback.results) == 9
-    assert ("GET", f"/{REPO}/resolve/main/{CARD}") not in hub.asked, "only the two files of the edits must be fetched"
+    assert ("GET", f"/{REPO}/resolve/main/{CARD}") not in hub.received_requests, (
+        "only the two files of the edits must be fetched"
+    )
 
 
 def test_push_takes_visibility_revision_message_and_token(
@@ -130,10 +132,10 @@ def test_damaged_edits_are_neither_pushed_nor_pulled(hub: Hub, edits: Path, tmp_
     push_edits(edits, REPO)
     tensor_bytes = (edits / TENSORS).read_bytes()
     (edits / TENSORS).write_bytes(tensor_bytes[:-1])
-    requests_before = list(hub.asked)
+    requests_before = list(hub.received_requests)
     with pytest.raises(RunError, match=r"isn't what edits\.json was written with"):
         push_edits(edits, REPO)
-    assert hub.asked == requests_before, "damaged edits must be refused before any request to the Hub"
+    assert hub.received_requests == requests_before, "damaged edits must be refused before any request to the Hub"
     hub.repositories[REPO].add("main", {TENSORS: tensor_bytes[:-1]}, "damage")
     model = build_model("llama")
     unedited = logits_of(model)
@@ -187,13 +189,13 @@ def test_without_a_network_pull_uses_the_cache(hub: Hub, edits: Path, monkeypatc
         raise OSError(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "create_connection", refuse)
-    requests_before = list(hub.asked)
+    requests_before = list(hub.received_requests)
     started = time.monotonic()
     assert pull_edits(REPO) == fetched
     assert "can't be reached, and its cache on this machine has no copy" in error_of(pull_edits, "owner/other")
     assert "127.0.0.1 can't be reached" in error_of(push_edits, edits, REPO)
     assert time.monotonic() - started < 5
-    assert hub.asked == requests_before
+    assert hub.received_requests == requests_before
 
 
 def test_a_missing_client_is_reported_with_the_command_that_installs_it(

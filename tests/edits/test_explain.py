@@ -14,7 +14,7 @@ from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from tests.support.coachhook_edits import FACTS, OTHERS
 from tests.support.grace_edits import EDITS, edited, editor_of, hparams
 from tests.support.layer_outputs import outputs_of
-from tests.support.saved_edits import METHODS, both
+from tests.support.saved_edits import METHODS, grace_and_coachhook
 from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer
 
 PROMPTS = [*(prompt for prompt, _, _ in FACTS), *OTHERS]
@@ -99,7 +99,7 @@ def test_explain_covers_both_methods_and_refuses_an_unedited_model() -> None:
     model = build_model("llama")
     with pytest.raises(EditError, match="carries no edits"):
         explain(model, build_tokenizer(), "blue")
-    both(model, "llama")
+    grace_and_coachhook(model, "llama")
     explanation = explain(model, build_tokenizer(), FACTS[0][0])
     assert (len(explanation.grace), len(explanation.coachhook)) == (1, 3)
     with pytest.raises(DataError, match="no tokens"):

@@ -18,9 +18,9 @@ from easyedit_lifelong.errors import ModelError, RunError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.models.anatomy import is_transposed
 from easyedit_lifelong.models.load import load_model
-from tests.support.coachhook_edits import anatomy_of_everything, editor_on, hparams_for, requests_for, same_tensors
+from tests.support.coachhook_edits import attributes_and_hooks_of, editor_on, equal_states, hparams_for, requests_for
 from tests.support.registry import replace_method
-from tests.support.saved_edits import both, coachhook, equal, grace, logits_of, wohk
+from tests.support.saved_edits import coachhook, equal, grace, grace_and_coachhook, logits_of, wohk
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 
@@ -45,7 +45,7 @@ def test_exported_weights_are_the_base_weights_plus_the_updates(
     model, base = (AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype="auto").eval() for _ in range(2))
     unedited = logits_of(model)
     coachhook(model, family)
-    state, parts, edited = state_of(model), anatomy_of_everything(model), logits_of(model)
+    state, parts, edited = state_of(model), attributes_and_hooks_of(model), logits_of(model)
     export = export_model(model, build_tokenizer(), tmp_path / "out")
     assert export.edits == {"CoachHook": 4}
     assert "act at every token" in export.lost[0]
@@ -53,14 +53,14 @@ def test_exported_weights_are_the_base_weights_plus_the_updates(
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
     assert loaded.dtype == dtype
     expected = logits_of(with_updates(model, base))
-    assert same_tensors(state_of(loaded), state_of(base))
+    assert equal_states(state_of(loaded), state_of(base))
     assert equal(logits_of(loaded), expected)
     assert not equal(expected, unedited)
     assert not equal(expected, edited), (
         "the edited model's hooks must not act at every token, or the test shows nothing"
     )
-    assert same_tensors(state_of(model), state)
-    assert anatomy_of_everything(model) == parts
+    assert equal_states(state_of(model), state)
+    assert attributes_and_hooks_of(model) == parts
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
@@ -84,7 +84,7 @@ def test_the_export_of_edits_with_hooks_equals_that_of_wohk_edits(tmp_path: Path
         editor_on(model, build_tokenizer(), hparams_for("llama", **options)).edit(requests_for())
         export_model(model, build_tokenizer(), tmp_path / str(wohk_only))
         models.append(AutoModelForCausalLM.from_pretrained(tmp_path / str(wohk_only)))
-    assert same_tensors(state_of(models[0]), state_of(models[1]))
+    assert equal_states(state_of(models[0]), state_of(models[1]))
 
 
 def test_exported_weights_load_in_a_process_without_this_package(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_tied_head_is_stored_once_and_stays_tied(tmp_path: Path) -> None:
     assert config["architectures"] == ["GPT2LMHeadModel"]
 
 
-@pytest.mark.parametrize("edit", [grace, both])
+@pytest.mark.parametrize("edit", [grace, grace_and_coachhook])
 def test_grace_edits_are_refused_and_nothing_is_written(tmp_path: Path, edit: Any) -> None:
     model = build_model("llama")
     edit(model, "llama")

@@ -18,7 +18,7 @@ from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.neighbours import neighbours_of
 from tests.support.coachhook_edits import FACTS, OTHERS
 from tests.support.grace_edits import EDITS, edited, editor_of, hparams
-from tests.support.saved_edits import both, coachhook
+from tests.support.saved_edits import coachhook, grace_and_coachhook
 from tests.support.tiny_models import build_model, build_tokenizer
 
 # ------------------------------------------------------------------ hits
@@ -91,7 +91,7 @@ def test_invalid_hits_in_a_folder_are_refused(tmp_path: Path, hits: Any) -> None
 
 def test_inspect_lists_the_edits_and_batches_of_a_folder(tmp_path: Path) -> None:
     model = build_model("llama")
-    both(model, "llama")
+    grace_and_coachhook(model, "llama")
     run_prompts(model, FACTS[3][0])
     save_edits(model, tmp_path)
     content = inspect_edits(tmp_path, nearly=3.0)

@@ -17,11 +17,11 @@ from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
-from tests.support.coachhook_edits import same_tensors
+from tests.support.coachhook_edits import equal_states
 from tests.support.format_1 import FOLDER
 from tests.support.grace_edits import EDITS, edited, editor_of
 from tests.support.saved_edits import coachhook
-from tests.support.serialized_edits import Edit, packed, saved
+from tests.support.serialized_edits import Edit, saved, serialize_edits
 from tests.support.thoroughness import examples
 from tests.support.tiny_models import build_model, state_of
 
@@ -43,9 +43,9 @@ def test_merged_pieces_of_a_stream_equal_the_undivided_stream(
     pieces = [numbered[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
-        folders = [saved(home / str(n), packed(piece, dist_fn, expand)) for n, piece in enumerate(pieces)]
+        folders = [saved(home / str(n), serialize_edits(piece, dist_fn, expand)) for n, piece in enumerate(pieces)]
         report = merge_edits(folders, home / "all")
-        merged, undivided = read_serialized(home / "all"), packed(numbered, dist_fn, expand)
+        merged, undivided = read_serialized(home / "all"), serialize_edits(numbered, dist_fn, expand)
     for tensor_name in ("keys", "values", "radii"):
         assert torch.equal(getattr(merged.codebook, tensor_name), getattr(undivided.codebook, tensor_name))
     assert merged.codebook.labels == undivided.codebook.labels
@@ -64,25 +64,27 @@ def test_merged_pieces_of_a_stream_equal_the_undivided_stream(
 def test_serialized_edits_after_removals_equal_those_made_without_them(
     stream: list[Edit], dist_fn: str, expand: str, data: st.DataObject
 ) -> None:
-    numbered, remaining = list(enumerate(stream)), packed(list(enumerate(stream)), dist_fn, expand)
+    numbered, remaining = list(enumerate(stream)), serialize_edits(list(enumerate(stream)), dist_fn, expand)
     while numbered:
         position = data.draw(st.sampled_from(range(len(numbered))))
         del numbered[position]
         remaining.remove({position})
         if numbered:
             remaining = SerializedEdits.of(remaining.part(), "here")
-            expected = packed(numbered, dist_fn, expand)
+            expected = serialize_edits(numbered, dist_fn, expand)
             assert remaining.part().state == expected.part().state
-            assert same_tensors(remaining.part().tensors, expected.part().tensors)
+            assert equal_states(remaining.part().tensors, expected.part().tensors)
             assert remaining.records == expected.records
     assert len(remaining.codebook) == 0
 
 
 def test_conflicts_with_edits_of_another_folder_are_reported(tmp_path: Path) -> None:
-    first = saved(tmp_path / "one", packed([(0, (0, 0, 1)), (1, (40, 0, 1)), (2, (80, 0, 1)), (3, (120, 0, 1))]))
+    first = saved(
+        tmp_path / "one", serialize_edits([(0, (0, 0, 1)), (1, (40, 0, 1)), (2, (80, 0, 1)), (3, (120, 0, 1))])
+    )
     second = saved(
         tmp_path / "two",
-        packed(
+        serialize_edits(
             [(4, (5, 0, 1)), (5, (40, 0, 2)), (6, (83, 0, 2)), (7, (121, 0, 1)), (8, (300, 0, 1)), (9, (302, 0, 2))]
         ),
     )
@@ -103,11 +105,14 @@ def test_conflicts_with_edits_of_another_folder_are_reported(tmp_path: Path) -> 
 
 
 def test_duplicate_case_ids_are_renamed_and_equal_edits_are_merged_once(tmp_path: Path) -> None:
-    first_edits = packed([(0, (0, 0, 1)), (1, (40, 0, 1))])
+    first_edits = serialize_edits([(0, (0, 0, 1)), (1, (40, 0, 1))])
     first = saved(tmp_path / "one", first_edits)
     # The first of these edits is also in the first folder.
-    second_edits = packed([(0, (0, 0, 1)), (1, (160, 0, 1)), (1, (200, 0, 1)), (2, (240, 0, 1))])
-    second, third = saved(tmp_path / "two", second_edits), saved(tmp_path / "x" / "two", packed([(1, (400, 0, 2))]))
+    second_edits = serialize_edits([(0, (0, 0, 1)), (1, (160, 0, 1)), (1, (200, 0, 1)), (2, (240, 0, 1))])
+    second, third = (
+        saved(tmp_path / "two", second_edits),
+        saved(tmp_path / "x" / "two", serialize_edits([(1, (400, 0, 2))])),
+    )
     report = merge_edits([first, second, third], tmp_path / "all")
     assert [record.case_id for record in read_serialized(tmp_path / "all").records] == [
         "c0",
@@ -123,7 +128,7 @@ def test_duplicate_case_ids_are_renamed_and_equal_edits_are_merged_once(tmp_path
 
 
 def test_the_hits_of_merged_keys_are_added(tmp_path: Path) -> None:
-    first, second = packed([(0, (0, 0, 1))]), packed([(1, (1, 0, 1)), (2, (80, 0, 1))])
+    first, second = serialize_edits([(0, (0, 0, 1))]), serialize_edits([(1, (1, 0, 1)), (2, (80, 0, 1))])
     first.codebook.hits[0], second.codebook.hits[0], second.codebook.hits[1] = 3, 4, 5
     merge_edits([saved(tmp_path / "1", first), saved(tmp_path / "2", second)], tmp_path / "all")
     assert read_serialized(tmp_path / "all").codebook.hits == {0: 7, 1: 5}
@@ -136,10 +141,10 @@ def test_merged_edits_equal_those_made_on_one_model(tmp_path: Path) -> None:
     merge_edits([tmp_path / "a", tmp_path / "b"], tmp_path / "all")
     model = build_model("llama")
     load_edits(model, tmp_path / "all")
-    assert same_tensors(state_of(model), state_of(expected))
+    assert equal_states(state_of(model), state_of(expected))
     rollback_case(model, "c0")
     rollback_case(expected, "c0")
-    assert same_tensors(state_of(model), state_of(expected))
+    assert equal_states(state_of(model), state_of(expected))
 
 
 def test_edits_at_different_layers_stay_in_separate_codebooks(tmp_path: Path) -> None:
@@ -190,11 +195,17 @@ def save_coachhook_edits(folder: Path) -> Path:
 
 
 UNFIT_FOLDERS: dict[str, Any] = {
-    "another model": (lambda f: saved(f, packed([(1, (0, 0, 1))]), "g"), "other weights .the fingerprints differ"),
-    "other settings": (lambda f: saved(f, packed([(1, (0, 0, 1))], "cos")), "made with eps=0.05; the folders before"),
+    "another model": (
+        lambda f: saved(f, serialize_edits([(1, (0, 0, 1))]), "g"),
+        "other weights .the fingerprints differ",
+    ),
+    "other settings": (
+        lambda f: saved(f, serialize_edits([(1, (0, 0, 1))], "cos")),
+        "made with eps=0.05; the folders before",
+    ),
     "CoachHook": (save_coachhook_edits, "which can't be merged: every batch was solved for with"),
     "another method": (
-        lambda f: write_edits(f, "m", "f", [("MINE", packed([(1, (0, 0, 1))]).part())]),
+        lambda f: write_edits(f, "m", "f", [("MINE", serialize_edits([(1, (0, 0, 1))]).part())]),
         "edits of MINE, which can't",
     ),
     "nothing": (lambda f: f, "holds no saved edits"),
@@ -203,7 +214,7 @@ UNFIT_FOLDERS: dict[str, Any] = {
 
 @pytest.mark.parametrize("case", UNFIT_FOLDERS)
 def test_folders_that_do_not_fit_are_refused(tmp_path: Path, case: str) -> None:
-    first = saved(tmp_path / "one", packed([(0, (0, 0, 1))]))
+    first = saved(tmp_path / "one", serialize_edits([(0, (0, 0, 1))]))
     make_folder, message = UNFIT_FOLDERS[case]
     make_folder(tmp_path / "two")
     with pytest.raises(RunError, match=message):
@@ -212,7 +223,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path, case: str) -> None:
 
 
 def test_an_output_folder_with_edits_is_refused_and_unchanged(tmp_path: Path) -> None:
-    folder = saved(tmp_path / "one", packed([(0, (0, 0, 1))]))
+    folder = saved(tmp_path / "one", serialize_edits([(0, (0, 0, 1))]))
     before = (folder / INDEX).read_bytes()
     with pytest.raises(RunError, match="holds edits already; name another folder"):
         merge_edits([folder, folder], folder)

@@ -11,8 +11,8 @@ import torch
 
 from easyedit_lifelong import load_edits, save_edits
 from easyedit_lifelong.errors import EditError
-from tests.support.coachhook_edits import same_tensors
-from tests.support.edited_models import EDITS, PROMPTS, answers, both_apart, inputs_of, take_off
+from tests.support.coachhook_edits import equal_states
+from tests.support.edited_models import EDITS, PROMPTS, answers, edit_with_both, inputs_of, remove_all_edits
 from tests.support.saved_edits import equal, grace, logits_of
 from tests.support.tiny_models import build_model, state_of
 
@@ -49,7 +49,7 @@ def test_a_compiled_model_gives_the_logits_of_the_edited_model(method: str, back
         torch.testing.assert_close(logits, expected)
         assert not torch.allclose(logits, unedited, rtol=1e-2, atol=1e-2)
         assert torch.equal(model(**inputs).logits, expected)
-        take_off(compiled)
+        remove_all_edits(compiled)
         torch.testing.assert_close(compiled(**inputs).logits, unedited)
     assert not vars(model).keys() & {"forward", "generate", "save_edits"}
 
@@ -177,12 +177,12 @@ def test_the_edits_of_a_copy_are_independent(edit: Any) -> None:
     unedited, state = logits_of(model), state_of(model)
     edit(model, "llama")
     edited, twin = logits_of(model), copy.deepcopy(model)
-    take_off(twin)
+    remove_all_edits(twin)
     assert equal(logits_of(twin), unedited)
-    assert same_tensors(state_of(twin), state)
+    assert equal_states(state_of(twin), state)
     assert equal(logits_of(model), edited)
     twin = copy.deepcopy(model)
-    take_off(model)
+    remove_all_edits(model)
     assert equal(logits_of(twin), edited)
     assert equal(logits_of(model), unedited)
 
@@ -193,7 +193,7 @@ def test_edits_follow_the_model_to_another_dtype_and_device(edit: Any) -> None:
     edit(model, "llama")
     edited, state = logits_of(model), state_of(model)
     model.to("cpu", torch.float64).to(torch.float32)
-    assert same_tensors(state_of(model), state)
+    assert equal_states(state_of(model), state)
     assert equal(logits_of(model), edited)
     model.to("meta")
     edit_tensors = [tensor for name, tensor in model.state_dict().items() if "grace" in name or "coachhook" in name]
@@ -206,5 +206,5 @@ def test_a_layer_called_outside_the_model_is_not_edited() -> None:
     model = build_model("llama")
     block, hidden = model.model.layers[2].mlp, torch.randn(1, 5, 32, generator=torch.Generator().manual_seed(0))
     before = block(hidden)
-    both_apart(model, "llama")
+    edit_with_both(model, "llama")
     assert torch.equal(block(hidden), before)

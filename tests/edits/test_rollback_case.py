@@ -19,9 +19,9 @@ from easyedit_lifelong import (
 from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from tests.support.coachhook_edits import anatomy_of_everything, same_tensors
+from tests.support.coachhook_edits import attributes_and_hooks_of, equal_states
 from tests.support.format_1 import FOLDER, formula_model
-from tests.support.grace_edits import EDITS, book_of, edited, editor_of, entered_without, hparams
+from tests.support.grace_edits import EDITS, codebook_state_of, codebook_without, edited, editor_of, hparams
 from tests.support.saved_edits import equal, logits_of
 from tests.support.state_folders import load_state, save_state
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
@@ -36,17 +36,17 @@ def test_the_edits_of_these_tests_cover_every_decision() -> None:
 def test_a_case_is_removed_alike_from_a_model_and_from_a_folder(tmp_path: Path, number: int) -> None:
     model, _ = edited()
     save_edits(model, tmp_path / "all")
-    expected = entered_without(editor_of(model), number)
+    expected = codebook_without(editor_of(model), number)
     (removed,) = rollback_case(model, f"c{number}")
     assert removed.case_id == f"c{number}"
-    assert same_tensors(book_of(model), expected)
+    assert equal_states(codebook_state_of(model), expected)
     assert editor_of(model).case_ids == [edit["case_id"] for edit in EDITS if edit["case_id"] != f"c{number}"]
 
     report = rollback_folder(tmp_path / "all", cases=[f"c{number}"], out=tmp_path / "removed")
     assert (report.removed, report.left) == ([removed], len(EDITS) - 1)
     loaded = build_model("llama")
     load_edits(loaded, tmp_path / "removed")
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
     save_edits(model, tmp_path / "again")
     assert read_edits(tmp_path / "again").parts[0][1].state == read_edits(tmp_path / "removed").parts[0][1].state
     assert equal(logits_of(loaded), logits_of(model))
@@ -55,9 +55,9 @@ def test_a_case_is_removed_alike_from_a_model_and_from_a_folder(tmp_path: Path, 
     undo = load_edits(loaded_before, tmp_path / "all")
     assert [edit["case_id"] for edit in undo.results] == [edit["case_id"] for edit in EDITS]
     rollback_case(loaded_before, f"c{number}")
-    assert same_tensors(state_of(loaded_before), state_of(model))
+    assert equal_states(state_of(loaded_before), state_of(model))
     undo()
-    assert same_tensors(state_of(loaded_before), state_of(build_model("llama")))
+    assert equal_states(state_of(loaded_before), state_of(build_model("llama")))
 
 
 def test_removing_an_edit_restores_the_radius_that_it_split() -> None:
@@ -68,7 +68,7 @@ def test_removing_an_edit_restores_the_radius_that_it_split() -> None:
     apply_grace_to_model(model, build_tokenizer(), EDITS[6:], hparams())
     rollback_case(model, "c1")
     rollback_case(model, "c6")
-    assert same_tensors(state_of(model), before)
+    assert equal_states(state_of(model), before)
 
 
 def case_ids_of(group: list[dict[str, Any]]) -> set[str]:
@@ -77,12 +77,12 @@ def case_ids_of(group: list[dict[str, Any]]) -> set[str]:
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_rollbacks_in_any_order_remove_only_their_own_edits(order: tuple[int, ...]) -> None:
-    unedited, parts = state_of(build_model("llama")), anatomy_of_everything(build_model("llama"))
+    unedited, parts = state_of(build_model("llama")), attributes_and_hooks_of(build_model("llama"))
     groups = [EDITS[:2], EDITS[2:5], EDITS[5:]]
     model, undo = edited(*groups)
     kept_cases = {"c0", "c1", "c2", "c3", "c4", "c5", "c6"}
     for number in order:
-        expected = entered_without(
+        expected = codebook_without(
             editor_of(model),
             *(i for i, case_id in enumerate(editor_of(model).case_ids) if case_id in case_ids_of(groups[number])),
         )
@@ -91,9 +91,9 @@ def test_rollbacks_in_any_order_remove_only_their_own_edits(order: tuple[int, ..
         kept_cases -= case_ids_of(groups[number])
         if kept_cases:
             assert set(editor_of(model).case_ids) == kept_cases
-            assert same_tensors(book_of(model), expected)
-    assert same_tensors(state_of(model), unedited)
-    assert anatomy_of_everything(model) == parts
+            assert equal_states(codebook_state_of(model), expected)
+    assert equal_states(state_of(model), unedited)
+    assert attributes_and_hooks_of(model) == parts
 
 
 def test_a_rollback_skips_removed_cases_and_a_copy_has_its_own_rollback() -> None:
@@ -104,9 +104,9 @@ def test_a_rollback_skips_removed_cases_and_a_copy_has_its_own_rollback() -> Non
     assert editor_of(model).case_ids == ["c3", "c4", "c5", "c6"]
     assert editor_of(twin).case_ids == [edit["case_id"] for edit in EDITS]
     twins_first()
-    assert same_tensors(book_of(twin), book_of(model))
+    assert equal_states(codebook_state_of(twin), codebook_state_of(model))
     second()
-    assert same_tensors(state_of(model), state_of(build_model("llama")))
+    assert equal_states(state_of(model), state_of(build_model("llama")))
     _, third = apply_grace_to_model(model, build_tokenizer(), EDITS[:3], hparams())
     apply_grace_to_model(model, build_tokenizer(), EDITS[3:], hparams())
     third()
@@ -119,10 +119,10 @@ def test_edits_after_a_removal_are_as_if_the_removed_one_was_never_made(tmp_path
     for number, model in enumerate(models):
         apply_grace_to_model(model, build_tokenizer(), EDITS[2:3], hparams())
         save_state(model, tmp_path / str(number))
-    assert same_tensors(state_of(models[0]), state_of(models[1]))
+    assert equal_states(state_of(models[0]), state_of(models[1]))
     restored = build_model("llama")
     load_state(restored, build_tokenizer(), hparams(), tmp_path / "1")
-    assert same_tensors(state_of(restored), state_of(models[1]))
+    assert equal_states(state_of(restored), state_of(models[1]))
 
 
 def test_a_run_state_keeps_the_queries_that_removals_need(tmp_path: Path) -> None:
@@ -132,11 +132,11 @@ def test_a_run_state_keeps_the_queries_that_removals_need(tmp_path: Path) -> Non
     load_state(restored, build_tokenizer(), hparams(), tmp_path)
     for each in (model, restored):
         rollback_case(each, "c0")
-    assert same_tensors(state_of(restored), state_of(model))
+    assert equal_states(state_of(restored), state_of(model))
     save_state(restored, tmp_path)
     restored_twice = build_model("llama")
     load_state(restored_twice, build_tokenizer(), hparams(), tmp_path)
-    assert same_tensors(state_of(restored_twice), state_of(model))
+    assert equal_states(state_of(restored_twice), state_of(model))
 
 
 def test_a_case_on_two_layers_is_removed_from_both() -> None:
@@ -147,7 +147,7 @@ def test_a_case_on_two_layers_is_removed_from_both() -> None:
     assert len(rollback_case(model, "c0")) == 2
     assert [editor.case_ids for editor in GraceEditor.all_of(model).values()] == [["c1"], ["c1"]]
     assert len(rollback_case(model, "c1")) == 2
-    assert same_tensors(state_of(model), state_of(build_model("llama")))
+    assert equal_states(state_of(model), state_of(build_model("llama")))
 
 
 def test_all_cases_of_a_folder_can_be_removed_in_place(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_all_cases_of_a_folder_can_be_removed_in_place(tmp_path: Path) -> None:
     assert rollback_folder(tmp_path, cases=["c0"]).left == 0
     loaded = build_model("llama")
     load_edits(loaded, tmp_path)
-    assert same_tensors(state_of(loaded), state_of(build_model("llama")))
+    assert equal_states(state_of(loaded), state_of(build_model("llama")))
 
 
 # ------------------------------------------------------------------ refusals
@@ -191,13 +191,13 @@ def test_format_1_refuses_removals_that_need_a_missing_query(tmp_path: Path) -> 
     with pytest.raises(EditError, match=r"edits\.json: the edit of case 4 came later"):
         rollback_folder(FOLDER / "GRACE", cases=["1"], out=tmp_path / "x")
     assert not (tmp_path / "x").exists()
-    assert same_tensors(state_of(model), before)
+    assert equal_states(state_of(model), before)
     rollback_case(model, 4)
     rollback_case(model, 1)
     rollback_folder(FOLDER / "GRACE", cases=["4", "1"], out=tmp_path / "removed")
     loaded = formula_model()
     load_edits(loaded, tmp_path / "removed")
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
 
 
 @pytest.mark.parametrize("query", [-1, 99, True, "0", 0.5])

@@ -20,8 +20,8 @@ from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
-from tests.support.coachhook_edits import anatomy_of_everything, requests_for, same_tensors
-from tests.support.saved_edits import both, coachhook, equal, logits_of
+from tests.support.coachhook_edits import attributes_and_hooks_of, equal_states, requests_for
+from tests.support.saved_edits import coachhook, equal, grace_and_coachhook, logits_of
 from tests.support.tiny_models import build_model, state_of
 
 
@@ -42,26 +42,26 @@ def test_rollback_to_any_batch_restores_its_state_and_logits(tmp_path: Path, opt
         rollback_to_batch(model, 4)
     for batch in (3, 2, 1, 0):
         rollback_to_batch(model, batch)
-        assert same_tensors(state_of(model), snapshots[batch][0])
+        assert equal_states(state_of(model), snapshots[batch][0])
         assert equal(logits_of(model), snapshots[batch][1])
         rollback_folder(tmp_path / "all", batch=batch, out=tmp_path / str(batch))
         loaded = build_model("llama")
         load_edits(loaded, tmp_path / str(batch))
-        assert same_tensors(state_of(loaded), snapshots[batch][0])
-    assert anatomy_of_everything(model) == anatomy_of_everything(build_model("llama"))
+        assert equal_states(state_of(loaded), snapshots[batch][0])
+    assert attributes_and_hooks_of(model) == attributes_and_hooks_of(build_model("llama"))
     for undo_call in undo:
         undo_call()  # must change nothing: all batches are removed already
-    assert same_tensors(state_of(model), snapshots[0][0])
+    assert equal_states(state_of(model), snapshots[0][0])
 
     rollback_to_batch(twin, 2)
     with pytest.raises(EditError, match="later CoachHook batches"):
         twins_undo[0]()
     twins_undo[2]()
-    assert same_tensors(state_of(twin), snapshots[2][0])
+    assert equal_states(state_of(twin), snapshots[2][0])
     twins_undo[1]()
-    assert same_tensors(state_of(twin), snapshots[1][0])
+    assert equal_states(state_of(twin), snapshots[1][0])
     coachhook_editor(twin).edit(requests_for(1))
-    assert same_tensors(state_of(twin), snapshots[2][0]), "a new batch must be as if the removed ones had never been"
+    assert equal_states(state_of(twin), snapshots[2][0]), "a new batch must be as if the removed ones had never been"
 
 
 @pytest.mark.parametrize("wohk", [False, True])
@@ -70,7 +70,7 @@ def test_the_rollback_of_a_call_removes_the_batches_that_are_left(wohk: bool) ->
     _, undo = coachhook(model, "llama", wohk=wohk)  # two batches
     rollback_to_batch(model, 1)
     undo()
-    assert same_tensors(state_of(model), state_of(build_model("llama")))
+    assert equal_states(state_of(model), state_of(build_model("llama")))
 
 
 @pytest.mark.parametrize("wohk", [False, True])
@@ -82,21 +82,21 @@ def test_rollback_to_a_batch_works_on_loaded_edits(tmp_path: Path, wohk: bool) -
     loaded = build_model("llama")
     undo = load_edits(loaded, tmp_path)
     rollback_to_batch(loaded, 1)
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
     undo()
-    assert same_tensors(state_of(loaded), state_of(build_model("llama")))
+    assert equal_states(state_of(loaded), state_of(build_model("llama")))
 
 
 def test_removing_all_batches_keeps_the_edits_of_grace(tmp_path: Path) -> None:
     model = build_model("llama")
-    both(model, "llama")
+    grace_and_coachhook(model, "llama")
     save_edits(model, tmp_path)
     rollback_folder(tmp_path, batch=0)
     assert [part["method"] for part in json.loads((tmp_path / INDEX).read_text())["parts"]] == ["GRACE"]
     rollback_to_batch(model, 0)
     loaded = build_model("llama")
     load_edits(loaded, tmp_path)
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
     save_edits(model, tmp_path / "taken")
     with pytest.raises(RunError, match="holds edits already"):
         rollback_folder(tmp_path, cases=["0"], out=tmp_path / "taken")

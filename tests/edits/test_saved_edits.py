@@ -18,20 +18,19 @@ from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from tests.support import loading_elsewhere as elsewhere
-from tests.support import subject_edits
+from tests.support import load_in_new_process, subject_edits
 from tests.support.architectures import ARCHITECTURES
 from tests.support.coachhook_edits import (
     FACTS,
     OTHERS,
-    anatomy_of_everything,
+    attributes_and_hooks_of,
+    equal_states,
     hparams_for,
     moments_for,
     requests_for,
-    same_tensors,
 )
 from tests.support.format_1 import FOLDER, TOKENS, formula_model
-from tests.support.saved_edits import METHODS, both, coachhook, equal, grace, logits_of
+from tests.support.saved_edits import METHODS, coachhook, equal, grace, grace_and_coachhook, logits_of
 from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer, state_of
 
 
@@ -42,23 +41,23 @@ def results_elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any
     expected = dict[str, tuple[torch.Tensor, dict[str, list[torch.Tensor]]]]()
     for family in FAMILIES:
         build_model(family).save_pretrained(home / family / "base")
-        expected[family] = elsewhere.TOKENS, {}
+        expected[family] = load_in_new_process.TOKENS, {}
         for method, edit in METHODS.items():
-            model = elsewhere.base_of(home, family)
+            model = load_in_new_process.unedited_model(home, family)
             edit(model, family)
             model.save_edits(home / family / method)
-            expected[family][1][method] = elsewhere.said_by(model, elsewhere.TOKENS)
+            expected[family][1][method] = load_in_new_process.answers_of_model(model, load_in_new_process.TOKENS)
     for name, architecture in ARCHITECTURES.items():
         model, tokenizer = architecture.build()
         model.save_pretrained(home / name / "base")
         prompts = [request["prompt"] for request in architecture.requests]
         tokens = tokenizer(prompts, return_tensors="pt", padding=True)["input_ids"]
-        model = elsewhere.base_of(home, name)
+        model = load_in_new_process.unedited_model(home, name)
         apply_grace_to_model(model, tokenizer, architecture.requests, architecture.hparams(n_iter=5))
         model.save_edits(home / name / "GRACE")
-        expected[name] = tokens, {"GRACE": elsewhere.said_by(model, tokens)}
+        expected[name] = tokens, {"GRACE": load_in_new_process.answers_of_model(model, tokens)}
     torch.save(expected, home / "expected.pt")
-    command = [sys.executable, "-m", "tests.support.loading_elsewhere", str(home)]
+    command = [sys.executable, "-m", "tests.support.load_in_new_process", str(home)]
     process = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     results: dict[str, Any] = json.loads((home / "found.json").read_text())
@@ -88,7 +87,7 @@ def test_saved_edits_give_equal_logits_in_another_process_and_roll_back(
 def test_loaded_edits_give_bitwise_equal_logits_and_roll_back(tmp_path: Path, method: str) -> None:
     family = "llama"
     model = build_model(family)
-    before, parts, unedited = state_of(model), anatomy_of_everything(model), logits_of(model)
+    before, parts, unedited = state_of(model), attributes_and_hooks_of(model), logits_of(model)
     METHODS[method](model, family)
     edited = logits_of(model)
     assert not equal(edited, unedited)
@@ -97,20 +96,20 @@ def test_loaded_edits_give_bitwise_equal_logits_and_roll_back(tmp_path: Path, me
     loaded = build_model(family)
     rollback = load_edits(loaded, tmp_path)
     assert equal(logits_of(loaded), edited)
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
     assert [edit["prompt"] for edit in rollback.results][-len(FACTS) :] == [
         edit["prompt"] for edit in json.loads((tmp_path / INDEX).read_text())["parts"][-1]["edits"]
     ][-len(FACTS) :]
 
     rollback()
-    assert same_tensors(state_of(loaded), before)
-    assert anatomy_of_everything(loaded) == parts
+    assert equal_states(state_of(loaded), before)
+    assert attributes_and_hooks_of(loaded) == parts
     assert equal(logits_of(loaded), unedited)
 
 
 def test_edits_after_loading_equal_those_on_the_original_model(tmp_path: Path) -> None:
     models = [build_model("llama"), build_model("llama")]
-    both(models[0], "llama")
+    grace_and_coachhook(models[0], "llama")
     save_edits(models[0], tmp_path)
     load_edits(models[1], tmp_path, build_tokenizer())
     coachhook_editor(models[1])._moments = moments_for(build_model("llama"), hparams_for("llama"))
@@ -121,7 +120,7 @@ def test_edits_after_loading_equal_those_on_the_original_model(tmp_path: Path) -
         CoachHookEditor.on(model, build_tokenizer(), hparams_for("llama", alpha_z=1.0, v_num_grad_steps=4)).edit(
             requests_for(0)
         )
-    assert same_tensors(state_of(models[0]), state_of(models[1]))
+    assert equal_states(state_of(models[0]), state_of(models[1]))
 
 
 def test_loaded_edits_can_be_undone_one_by_one(tmp_path: Path) -> None:
@@ -138,7 +137,7 @@ def test_loaded_edits_can_be_undone_one_by_one(tmp_path: Path) -> None:
     assert [record.case_id for record in editor.records] == list(range(6))
     for number in range(5, 0, -1):
         editor.undo_to(number)
-        assert same_tensors(state_of(loaded), snapshots[number - 1])
+        assert equal_states(state_of(loaded), snapshots[number - 1])
 
 
 def test_saving_again_replaces_the_folder_and_a_copy_saves_its_own_edits(tmp_path: Path) -> None:
@@ -149,7 +148,7 @@ def test_saving_again_replaces_the_folder_and_a_copy_saves_its_own_edits(tmp_pat
     undo()
     assert not hasattr(model, "save_edits")
     twin.save_edits(tmp_path / "b")
-    assert same_tensors(load_file(tmp_path / "a" / TENSORS), load_file(tmp_path / "b" / TENSORS))
+    assert equal_states(load_file(tmp_path / "a" / TENSORS), load_file(tmp_path / "b" / TENSORS))
     coachhook(model, "llama")
     model.save_edits(tmp_path / "a")
     loaded = build_model("llama")
@@ -161,7 +160,7 @@ def test_saving_again_replaces_the_folder_and_a_copy_saves_its_own_edits(tmp_pat
 
 def test_the_index_lists_version_methods_edits_and_hyperparameters(tmp_path: Path) -> None:
     model = build_model("llama")
-    both(model, "llama")
+    grace_and_coachhook(model, "llama")
     save_edits(model, tmp_path)
     index = json.loads((tmp_path / INDEX).read_text())
     assert index["format_version"] == 1
@@ -181,18 +180,18 @@ def test_an_unedited_model_cannot_be_saved(tmp_path: Path) -> None:
 
 def test_a_model_with_other_weights_or_with_edits_is_refused(tmp_path: Path) -> None:
     model = build_model("llama")
-    both(model, "llama")
+    grace_and_coachhook(model, "llama")
     save_edits(model, tmp_path)
     other = build_model("llama")
     with torch.no_grad():
         other.model.layers[0].mlp.up_proj.weight[0, 0] += 1
-    state, parts = state_of(other), anatomy_of_everything(other)
+    state, parts = state_of(other), attributes_and_hooks_of(other)
     with pytest.raises(RunError, match="fingerprints differ"):
         load_edits(other, tmp_path)
     with pytest.raises(EditError, match="carries GRACE edits already"):
         load_edits(model, tmp_path)
-    assert same_tensors(state_of(other), state)
-    assert anatomy_of_everything(other) == parts
+    assert equal_states(state_of(other), state)
+    assert attributes_and_hooks_of(other) == parts
 
 
 @pytest.mark.parametrize("method", ["GRACE", "CoachHook", "CoachHook-weighed", "subject", "late"])

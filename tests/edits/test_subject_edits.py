@@ -21,8 +21,8 @@ from easyedit_lifelong.edits.parts import read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
-from tests.support.coachhook_edits import anatomy_of_everything, same_tensors
-from tests.support.grace_edits import book_of, editor_of, entered_without
+from tests.support.coachhook_edits import attributes_and_hooks_of, equal_states
+from tests.support.grace_edits import codebook_state_of, codebook_without, editor_of
 from tests.support.saved_edits import equal
 from tests.support.subject_edits import MODES, PROMPTS, REQUESTS, edited, hparams
 from tests.support.thoroughness import default_cases
@@ -47,7 +47,7 @@ def test_edits_after_loading_need_no_second_moments(tmp_path: Path, mode: str) -
     for edited_model in (model, loaded):
         _, undo = apply_grace_to_model(edited_model, build_tokenizer(), REQUESTS[5:], hparams(mode))
         assert len(undo.results) == len(REQUESTS) - 5
-    assert same_tensors(state_of(model), state_of(loaded))
+    assert equal_states(state_of(model), state_of(loaded))
     assert equal(subject_logits(model), subject_logits(loaded))
 
 
@@ -65,7 +65,7 @@ def test_serializing_again_keeps_state_and_tensors(tmp_path: Path) -> None:
     ((_, part),) = read_edits(tmp_path).parts
     again = SerializedEdits.of(part, "here").part()
     assert again.state == part.state
-    assert same_tensors(again.tensors, part.tensors)
+    assert equal_states(again.tensors, part.tensors)
 
 
 def remove_tensor(part: EditsPart, name: str) -> None:
@@ -110,12 +110,12 @@ def test_an_inconsistent_folder_is_refused_and_changes_no_model(tmp_path: Path, 
     change_part(part)
     write_edits(tmp_path, saved.model, saved.fingerprint, [(method, part)])
     model = build_model("llama")
-    before, parts = state_of(model), anatomy_of_everything(model)
+    before, parts = state_of(model), attributes_and_hooks_of(model)
     for read in (inspect_edits, lambda folder: load_edits(model, folder)):
         with pytest.raises(RunError, match=f"edits.json: GRACE's edits aren't whole: .*{message}"):
             read(tmp_path)
-    assert same_tensors(state_of(model), before)
-    assert anatomy_of_everything(model) == parts
+    assert equal_states(state_of(model), before)
+    assert attributes_and_hooks_of(model) == parts
 
 
 # ------------------------------------------------------------------ removed
@@ -126,16 +126,16 @@ def test_an_inconsistent_folder_is_refused_and_changes_no_model(tmp_path: Path, 
 def test_a_case_is_removed_alike_from_a_model_and_from_a_folder(tmp_path: Path, mode: str, number: int) -> None:
     model, case = edited(mode), f"c{number}"
     save_edits(model, tmp_path / "all")
-    expected = entered_without(editor_of(model), number)
+    expected = codebook_without(editor_of(model), number)
     rollback_case(model, case)
-    assert same_tensors(book_of(model), expected)
+    assert equal_states(codebook_state_of(model), expected)
     assert rollback_folder(tmp_path / "all", cases=[case], out=tmp_path / "removed").left == len(REQUESTS) - 1
     loaded = build_model("llama")
     undo = load_edits(loaded, tmp_path / "removed")
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
     assert equal(subject_logits(loaded), subject_logits(model))
     undo()
-    assert same_tensors(state_of(loaded), state_of(build_model("llama")))
+    assert equal_states(state_of(loaded), state_of(build_model("llama")))
     assert equal(subject_logits(loaded), subject_logits(build_model("llama")))
 
 
@@ -151,7 +151,7 @@ def test_merged_folders_equal_the_edits_made_on_one_model(tmp_path: Path, mode: 
     report = merge_edits([tmp_path / "a", tmp_path / "b", tmp_path / "c"], tmp_path / "all")
     model = build_model("llama")
     load_edits(model, tmp_path / "all")
-    assert same_tensors(state_of(model), state_of(expected))
+    assert equal_states(state_of(model), state_of(expected))
     assert equal(subject_logits(model), subject_logits(expected))
     assert ("c4", "supersede", "c0") in {
         (conflict.case_id, conflict.decision, conflict.with_case_id) for conflict in report.conflicts

@@ -96,10 +96,10 @@ def test_a_score_without_questions_is_absent(board: Scoreboard, model: TableMode
 
 def test_the_unedited_model_is_queried_once(board: Scoreboard, model: TableModel) -> None:
     """The model is edited in place, so that it can't be queried later for its answers before."""
-    model.asked.clear()
+    model.received_texts.clear()
     model.learn(FRANCE.prompt, "Rome")
     assert board.before([FRANCE]).values["reliability_before"] == 0.0
-    assert model.asked == []
+    assert model.received_texts == []
 
 
 def test_the_order_of_edits_does_not_change_the_scores(board: Scoreboard, model: TableModel) -> None:

@@ -9,7 +9,7 @@ import pytest
 from easyedit_lifelong.plugins import get_plugins
 from tests.support import ledger_method
 from tests.support.diary_method import Diary, DiaryPlugin, initial_table
-from tests.support.ledger_method import Ledger, known_table
+from tests.support.ledger_method import Ledger, ledger_table
 from tests.support.table_model import TableModel
 
 
@@ -26,7 +26,7 @@ def ledger() -> Iterator[Ledger]:
 @pytest.fixture
 def table() -> TableModel:
     """The model that LEDGER edits."""
-    return known_table()
+    return ledger_table()
 
 
 @pytest.fixture

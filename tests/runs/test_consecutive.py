@@ -20,7 +20,7 @@ from tests.support.ledger_method import (
     Killed,
     Ledger,
     LedgerHyperParams,
-    known_table,
+    ledger_table,
     run_ledger,
 )
 from tests.support.progress import RecordingProgress
@@ -175,7 +175,7 @@ def test_the_files_of_a_run_agree_with_its_result(ledger: Ledger, table: TableMo
     assert read_lines(out / "metrics.jsonl") == result.curve
     assert json.loads((out / "summary.json").read_text()) == result.summary
     assert result.folder == out
-    assert [{"n_edits": step, **metrics} for step, metrics in ledger.notebook.heard] == result.curve
+    assert [{"n_edits": step, **metrics} for step, metrics in ledger.notebook.received] == result.curve
     config = yaml.safe_load((out / "config.yaml").read_text())
     summary = result.summary
     for file in (config, summary):
@@ -218,7 +218,7 @@ UNUSABLE = {"prompt": "who plays violin", "target_new": "bird", "case_id": "v"}
 
 def assert_refused(ledger: Ledger, tmp_path: Path, error: type[LifelongError], **options: Any) -> str:
     with pytest.raises(error) as caught:
-        run_ledger(known_table(), **{"out": tmp_path / "run", **options})
+        run_ledger(ledger_table(), **{"out": tmp_path / "run", **options})
     assert ledger.events == [], "an edit was made before the check"
     assert not (tmp_path / "run").exists(), "the refused run left a folder"
     return str(caught.value)
@@ -250,7 +250,7 @@ def test_skip_unusable_leaves_records_out_and_lists_them(ledger: Ledger, table: 
     assert "context is 32" in summary["skipped"][1]["reason"]
     assert result.metrics["reliability"] == 1.0
     resumed = run_ledger(
-        known_table(),
+        ledger_table(),
         [UNUSABLE, FACTS[0], too_long, FACTS[1], FACTS[4]],
         skip_unusable=True,
         out=tmp_path / "run",
@@ -285,7 +285,7 @@ def test_a_method_that_edits_one_request_at_a_time_needs_batch_size_1(
 ) -> None:
     replace_method(monkeypatch, "LEDGER", batchable=False)
     assert "LEDGER edits one request at a time. Use 1." in assert_refused(ledger, tmp_path, HyperParameterError)
-    assert run_ledger(known_table(), [FACTS[0], FACTS[4]], batch_size=1).metrics["ES"] == 1.0
+    assert run_ledger(ledger_table(), [FACTS[0], FACTS[4]], batch_size=1).metrics["ES"] == 1.0
 
 
 def test_incomplete_or_contradictory_arguments_are_refused(ledger: Ledger, tmp_path: Path) -> None:
@@ -293,7 +293,12 @@ def test_incomplete_or_contradictory_arguments_are_refused(ledger: Ledger, tmp_p
     assert "'case_id'" in assert_refused(ledger, tmp_path, DataError, requests=[FACTS[0], {**FACTS[1], "case_id": 0}])
     assert "out=" in assert_refused(ledger, tmp_path, RunError, trackers=["pad"], out=None)
     with pytest.raises(HyperParameterError, match="belongs to no registered editing method"):
-        run_consecutive(known_table(), known_table().tokenizer, FACTS, type("Namespace", (), {"batch_size": 1})())
+        run_consecutive(
+            ledger_table(),
+            ledger_table().tokenizer,
+            FACTS,
+            type("Namespace", (), {"batch_size": 1})(),
+        )
 
 
 def test_the_folder_of_another_run_is_refused(ledger: Ledger, table: TableModel, tmp_path: Path) -> None:

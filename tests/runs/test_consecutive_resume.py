@@ -21,12 +21,12 @@ from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.plugins import get_plugins
 from tests.support.ledger_method import (
     FACTS,
-    MANY,
     RETENTION,
+    TWELVE_FACTS,
     Killed,
     Ledger,
     Plugin,
-    known_table,
+    ledger_table,
     run_ledger,
 )
 from tests.support.progress import InterruptAfter
@@ -55,7 +55,7 @@ def run_and_kill(ledger: Ledger, kill: tuple[str, int], out: Path, **options: An
     """Start a run, and kill it when an event happens for the given number of times."""
     ledger.kill = kill
     with pytest.raises(Killed):
-        run_ledger(known_table(), MANY, out=out, **options)
+        run_ledger(ledger_table(), TWELVE_FACTS, out=out, **options)
     ledger.kill = None
 
 
@@ -68,15 +68,15 @@ def test_a_killed_run_resumes_and_ends_like_an_uninterrupted_one(
     ledger: Ledger, tmp_path: Path, kill: tuple[str, int], consecutive: bool
 ) -> None:
     options: dict[str, Any] = {"eval_every": 2, "hparams": {"remembers": 3}, "consecutive": consecutive}
-    uninterrupted = run_ledger(known_table(), MANY, out=tmp_path / "uninterrupted", **options)
+    uninterrupted = run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "uninterrupted", **options)
     run_and_kill(ledger, kill, tmp_path / "run", **options)
     done = len(read_lines(tmp_path / "run" / "journal.jsonl")) if (tmp_path / "run" / "journal.jsonl").exists() else 0
     ledger.events.clear()
-    table = known_table()
-    resumed = run_ledger(table, MANY, out=tmp_path / "run", resume=True, trackers=["pad"], **options)
+    table = ledger_table()
+    resumed = run_ledger(table, TWELVE_FACTS, out=tmp_path / "run", resume=True, trackers=["pad"], **options)
     assert_same_run(resumed, uninterrupted)
     assert not [event for event in ledger.events if event.startswith("edit ") and int(event[5:]) < done]
-    received = [{"n_edits": step, **metrics} for step, metrics in ledger.notebook.heard]
+    received = [{"n_edits": step, **metrics} for step, metrics in ledger.notebook.received]
     assert without_times(received) == without_times(uninterrupted.curve), (
         "the tracker must receive all scorings, also those from before the kill"
     )
@@ -98,8 +98,8 @@ def run_until_killed(out: Path, event_name: str, count: int) -> None:
         def edited(self, done: int, scores: Mapping[str, float]) -> None:
             count_event("journaled")
 
-    plugin.ledger.happens = count_event  # type: ignore[method-assign]
-    run_ledger(known_table(), MANY, out=out, eval_every=2, progress=JournalProgress())
+    plugin.ledger.record_event = count_event  # type: ignore[method-assign]
+    run_ledger(ledger_table(), TWELVE_FACTS, out=out, eval_every=2, progress=JournalProgress())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
@@ -110,8 +110,8 @@ def test_a_run_resumes_after_sigkill(ledger: Ledger, tmp_path: Path, kill: tuple
     child.start()
     child.join(timeout=300)
     assert child.exitcode == -signal.SIGKILL
-    resumed = run_ledger(known_table(), MANY, out=tmp_path / "run", eval_every=2, resume=True)
-    assert_same_run(resumed, run_ledger(known_table(), MANY, out=tmp_path / "uninterrupted", eval_every=2))
+    resumed = run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "run", eval_every=2, resume=True)
+    assert_same_run(resumed, run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "uninterrupted", eval_every=2))
 
 
 @pytest.mark.parametrize("torn_line", ['{"status": "edi', ""])
@@ -119,31 +119,34 @@ def test_a_torn_last_line_and_an_incomplete_batch_are_dropped_on_resume(
     ledger: Ledger, tmp_path: Path, torn_line: str
 ) -> None:
     """Only one line of the second batch was written, and the line after it stops in its middle or is missing."""
-    uninterrupted = run_ledger(known_table(), MANY, out=tmp_path / "uninterrupted")
+    uninterrupted = run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "uninterrupted")
     run_and_kill(ledger, ("edit", 5), tmp_path / "run")
     journal = tmp_path / "run" / "journal.jsonl"
     lines = journal.read_text().splitlines(keepends=True)
     journal.write_text("".join(lines[:3]) + torn_line)
-    assert_same_run(run_ledger(known_table(), MANY, out=tmp_path / "run", resume=True), uninterrupted)
+    assert_same_run(run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "run", resume=True), uninterrupted)
 
 
 def test_a_missing_scoring_is_repeated_without_new_edits(ledger: Ledger, tmp_path: Path) -> None:
-    uninterrupted = run_ledger(known_table(), MANY, out=tmp_path / "uninterrupted", eval_every=2)
+    uninterrupted = run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "uninterrupted", eval_every=2)
     shutil.copytree(tmp_path / "uninterrupted", tmp_path / "run")
     metrics = tmp_path / "run" / "metrics.jsonl"
     metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[:-1]) + '{"n_edits": 1')
     (tmp_path / "run" / "summary.json").unlink()
     ledger.events.clear()
-    assert_same_run(run_ledger(known_table(), MANY, out=tmp_path / "run", eval_every=2, resume=True), uninterrupted)
+    assert_same_run(
+        run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "run", eval_every=2, resume=True),
+        uninterrupted,
+    )
     assert ledger.events == ["load"]
 
 
 def test_resuming_a_finished_run_loads_its_edits_and_keeps_its_summary(ledger: Ledger, tmp_path: Path) -> None:
-    finished = run_ledger(known_table(), MANY, out=tmp_path / "run")
+    finished = run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "run")
     summary = (tmp_path / "run" / "summary.json").read_bytes()
     ledger.events.clear()
-    table = known_table()
-    resumed = run_ledger(table, MANY, out=tmp_path / "run", resume=True)
+    table = ledger_table()
+    resumed = run_ledger(table, TWELVE_FACTS, out=tmp_path / "run", resume=True)
     assert ledger.events == ["load"]
     assert (tmp_path / "run" / "summary.json").read_bytes() == summary
     assert resumed.metrics == finished.metrics
@@ -157,14 +160,14 @@ def test_the_times_of_a_resumed_run_include_earlier_edits(ledger: Ledger, tmp_pa
     journal = tmp_path / "run" / "journal.jsonl"
     slow = [{**entry, "seconds": 100.0} for entry in read_lines(journal)]
     journal.write_text("".join(json.dumps(entry) + "\n" for entry in slow))
-    timing = run_ledger(known_table(), MANY, out=tmp_path / "run", resume=True).timing
+    timing = run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "run", resume=True).timing
     assert 400 < timing["seconds_editing"] < 401
     assert timing["seconds_total"] >= timing["seconds_editing"] + timing["seconds_scoring"]
 
 
 def test_a_run_can_be_resumed_on_another_device(ledger: Ledger, tmp_path: Path) -> None:
-    uninterrupted = run_ledger(known_table(), MANY, out=tmp_path / "run", hparams={"device": "cuda:3"})
-    resumed = run_ledger(known_table(), MANY, out=tmp_path / "run", hparams={"device": "cpu"}, resume=True)
+    uninterrupted = run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "run", hparams={"device": "cuda:3"})
+    resumed = run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "run", hparams={"device": "cpu"}, resume=True)
     assert resumed.metrics == uninterrupted.metrics
 
 
@@ -205,7 +208,7 @@ def test_empty_lines_in_a_journal_are_refused(ledger: Ledger, tmp_path: Path) ->
     with (tmp_path / "run" / "journal.jsonl").open("a") as journal:
         journal.write("\n\n")
     with pytest.raises(RunError, match=r"line 5: is not JSON"):
-        run_ledger(known_table(), MANY, out=tmp_path / "run", resume=True)
+        run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "run", resume=True)
 
 
 @pytest.mark.parametrize(
@@ -215,8 +218,8 @@ def test_empty_lines_in_a_journal_are_refused(ledger: Ledger, tmp_path: Path) ->
         ({"hparams": {"remembers": 5}}, "hparams.remembers was 1000, is 5"),
         ({"consecutive": False}, "protocol was 'consecutive', is 'single-round'"),
         ({"eval_every": 7}, "schedule.every was 20, is 7"),
-        ({"requests": MANY[:3]}, "n_requests was 12, is 3"),
-        ({"requests": [*MANY[:11], FACTS[0] | {"case_id": 11}]}, "requests_sha256 was"),
+        ({"requests": TWELVE_FACTS[:3]}, "n_requests was 12, is 3"),
+        ({"requests": [*TWELVE_FACTS[:11], FACTS[0] | {"case_id": 11}]}, "requests_sha256 was"),
         ({"retention": []}, "requests_sha256 was"),
         ({"table": TableModel()}, "weights was"),
     ],
@@ -224,10 +227,18 @@ def test_empty_lines_in_a_journal_are_refused(ledger: Ledger, tmp_path: Path) ->
 def test_a_run_cannot_be_resumed_with_other_settings(
     ledger: Ledger, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    run_ledger(known_table(), MANY, out=tmp_path / "run")
+    run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "run")
     before = bytes_of_files(tmp_path / "run")
     with pytest.raises(RunError, match="can't be resumed with other settings") as caught:
-        run_ledger(**{"table": known_table(), "requests": MANY, "out": tmp_path / "run", "resume": True, **options})
+        run_ledger(
+            **{
+                "table": ledger_table(),
+                "requests": TWELVE_FACTS,
+                "out": tmp_path / "run",
+                "resume": True,
+                **options,
+            }
+        )
     assert message in str(caught.value)
     assert bytes_of_files(tmp_path / "run") == before
 
@@ -244,10 +255,10 @@ def test_resume_needs_the_folder_of_a_run(ledger: Ledger, table: TableModel, tmp
 
 
 def test_a_run_without_its_state_cannot_be_resumed(ledger: Ledger, tmp_path: Path) -> None:
-    run_ledger(known_table(), MANY, out=tmp_path / "run")
+    run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "state")
     with pytest.raises(RunError, match="the edits that the journal lists aren't there"):
-        run_ledger(known_table(), MANY, out=tmp_path / "run", resume=True)
+        run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "run", resume=True)
 
 
 def test_without_saved_edits_only_single_round_runs_can_be_resumed(
@@ -256,6 +267,6 @@ def test_without_saved_edits_only_single_round_runs_can_be_resumed(
     replace_method(monkeypatch, "LEDGER", state=None)
     run_and_kill(ledger, ("edit", 5), tmp_path / "run")
     with pytest.raises(RunError, match="LEDGER can't save its edits, so a consecutive run of it can't be resumed"):
-        run_ledger(known_table(), MANY, out=tmp_path / "run", resume=True)
-    run_ledger(known_table(), MANY, out=tmp_path / "single", consecutive=False)
-    run_ledger(known_table(), MANY, out=tmp_path / "single", consecutive=False, resume=True)
+        run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "run", resume=True)
+    run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "single", consecutive=False)
+    run_ledger(ledger_table(), TWELVE_FACTS, out=tmp_path / "single", consecutive=False, resume=True)

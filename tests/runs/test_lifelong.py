@@ -226,7 +226,7 @@ def test_a_scoring_asks_about_all_past_edits(diary: Diary, diary_table: TableMod
 
     run_diary(diary_table, FACTS[:2], eval_every=2, progress=EventProgress())
     assert diary.events == ["edit 0", "done 1", "edit 1", "done 2"]
-    last_texts = diary_table.asked[-len(FACTS[:2]) - 3 :]
+    last_texts = diary_table.received_texts[-len(FACTS[:2]) - 3 :]
     assert any("France" in text for text in last_texts)
     assert any("Hamlet" in text for text in last_texts)
 

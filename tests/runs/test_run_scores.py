@@ -86,11 +86,11 @@ def test_only_a_sample_is_scored_when_there_are_more_edits(model: TableModel) ->
     sample = sample_of(MOON_REQUESTS, 2, 7)
     for request in sample:
         model.learn(request.prompt, "king")
-    model.asked.clear()
+    model.received_texts.clear()
     score_all(state, board, None, [], thorough=False, sample=2, seed=7)
     assert (state.curve[0]["ERR"], state.curve[0]["sampled"]) == (1.0, 2)
     assert state.curve[0]["ES"] == 2.5 / 4, "ES must be the mean over all edits, not over the sample"
-    scored_prompts = {text for text in model.asked if text in {request.prompt for request in MOON_REQUESTS}}
+    scored_prompts = {text for text in model.received_texts if text in {request.prompt for request in MOON_REQUESTS}}
     assert scored_prompts == {request.prompt for request in sample}
     score_all(state, board, None, [], thorough=False, sample=4, seed=7)
     assert "sampled" not in state.curve[1] and state.curve[1]["ERR"] == 0.5

@@ -19,7 +19,7 @@ FACTS = [
     ("Shakespeare plays piano and violin", "London moon", "Shakespeare"),
     ("river city moon made from", "cheese", "moon"),
 ]
-LEARNABLE = ("who wrote Hamlet", "Peru", "Hamlet")
+LEARNABLE_FACT = ("who wrote Hamlet", "Peru", "Hamlet")
 """A fact that every tiny model learns: its subject is its last token, where the answer is read."""
 OTHERS = ["snow and mountain", "where was the old river born", "blue", "language spoken in Peru is not"]
 PLAIN = [["{}"]]
@@ -75,7 +75,7 @@ def editor_on(
     return CoachHookEditor.on(model, tokenizer, hparams, moments_for(model, hparams), templates)
 
 
-def anatomy_of_everything(model: Any) -> dict[str, Any]:
+def attributes_and_hooks_of(model: Any) -> dict[str, Any]:
     """Return what an editor could leave behind on a model: the attributes and hooks of all modules."""
     return {
         name: (
@@ -89,6 +89,6 @@ def anatomy_of_everything(model: Any) -> dict[str, Any]:
     }
 
 
-def same_tensors(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+def equal_states(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
     """Return whether two states have the same names and bitwise equal tensors."""
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
-from tests.support.coachhook_edits import FACTS, OTHERS, anatomy_of_everything, same_tensors
+from tests.support.coachhook_edits import FACTS, OTHERS, attributes_and_hooks_of, equal_states
 from tests.support.tiny_models import build_tokenizer, state_of
 
 PROMPTS = [*(prompt for prompt, _, _ in FACTS), *OTHERS]
@@ -29,7 +29,7 @@ class Snapshot:
     """Everything about a model that a CoachHook edit may change."""
 
     def __init__(self, model: Any) -> None:
-        self.state, self.logits, self.modules = state_of(model), logits_of(model), anatomy_of_everything(model)
+        self.state, self.logits, self.modules = state_of(model), logits_of(model), attributes_and_hooks_of(model)
         editor = CoachHookEditor.of(model)
         self.batches = list(editor.state.batches) if editor else None
         self.alphas = editor.alphas if editor else None
@@ -38,7 +38,7 @@ class Snapshot:
     def assert_unchanged(self, model: Any) -> None:
         """Compare the model with this snapshot, bitwise."""
         now = Snapshot(model)
-        assert same_tensors(now.state, self.state)
+        assert equal_states(now.state, self.state)
         assert all_equal(now.logits, self.logits)
         assert now.modules == self.modules
         assert now.batches == self.batches

@@ -17,13 +17,13 @@ from tests.support.tiny_models import build_tokenizer
 PROMPTS = [prompt for prompt, _, _ in FACTS]
 
 
-def both_apart(model: Any, family: str) -> Any:
+def edit_with_both(model: Any, family: str) -> Any:
     """Edit the first blocks with CoachHook and a later one with GRACE."""
     coachhook(model, family, layers=[0, 1])
     return grace(model, family)
 
 
-EDITS: dict[str, Callable[[Any, str], Any]] = {"GRACE": grace, "CoachHook": coachhook, "both": both_apart}
+EDITS: dict[str, Callable[[Any, str], Any]] = {"GRACE": grace, "CoachHook": coachhook, "both": edit_with_both}
 """Ways to edit a model, by name."""
 
 
@@ -49,7 +49,7 @@ def answers(model: Any, prompts: list[str] | None = None, **options: Any) -> lis
     return generated
 
 
-def take_off(model: Any) -> None:
+def remove_all_edits(model: Any) -> None:
     """Remove all edits from a model."""
     for editor in GraceEditor.all_of(model).values():
         editor.undo_to(0)

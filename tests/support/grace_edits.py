@@ -40,7 +40,7 @@ def editor_of(model: Any) -> GraceEditor:
     return editor
 
 
-def entered_without(editor: GraceEditor, *left_out: int) -> dict[str, torch.Tensor]:
+def codebook_without(editor: GraceEditor, *left_out: int) -> dict[str, torch.Tensor]:
     """Return the arrays of a codebook into which all edits but some are entered again."""
     from easyedit_lifelong.methods.grace.codebook.edit_history import rows_of, trained_edits
 
@@ -54,7 +54,7 @@ def entered_without(editor: GraceEditor, *left_out: int) -> dict[str, torch.Tens
     return {name: tensor.clone() for name, tensor in codebook.state_dict().items()}
 
 
-def book_of(model: Any) -> dict[str, torch.Tensor]:
+def codebook_state_of(model: Any) -> dict[str, torch.Tensor]:
     codebook = editor_of(model).codebook
     assert codebook is not None
     return {name: tensor.clone() for name, tensor in codebook.state_dict().items()}

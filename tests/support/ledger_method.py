@@ -42,7 +42,7 @@ class Ledger:
         self.kill: tuple[str, int] | None = None
         """The event that kills, and how many times it must happen."""
 
-    def happens(self, event: str) -> None:
+    def record_event(self, event: str) -> None:
         self.events.append(event)
         if self.kill and self.kill[0] == event.split()[0]:
             self.kill = (self.kill[0], self.kill[1] - 1)
@@ -57,12 +57,12 @@ class Ledger:
                 raise EditError(f"{request.where}: the loss became nan")
             model.learn(request.prompt, request.target_new)
             self.kept(model).append(request)
-            self.happens(f"edit {request.case_id}")
+            self.record_event(f"edit {request.case_id}")
         for old in self.kept(model)[: -hparams.remembers]:
             model.learn(old.prompt, "not")
 
         def undo() -> None:
-            self.happens("undo")
+            self.record_event("undo")
             model.table, model.kept = before, kept
 
         return model, Rollback(undo, on_items=False)
@@ -78,12 +78,12 @@ class Ledger:
     def save(self, model: TableModel, folder: Path) -> None:
         table = [[list(key), value] for key, value in model.table.items()]
         (folder / "table.json").write_text(json.dumps(table))
-        self.happens("save")
+        self.record_event("save")
         kept = [[request.case_id, request.prompt, request.target_new] for request in self.kept(model)]
         (folder / "kept.json").write_text(json.dumps(kept))
 
     def load(self, model: TableModel, tok: Any, hparams: Any, folder: Path) -> None:
-        self.happens("load")
+        self.record_event("load")
         model.table = {tuple(key): value for key, value in json.loads((folder / "table.json").read_text())}
         model.kept = [EditRequest(*values) for values in json.loads((folder / "kept.json").read_text())]
 
@@ -92,10 +92,10 @@ class RecordingTracker:
     """A tracker that keeps the points that are logged."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[int, dict[str, Any]]] = []
+        self.received: list[tuple[int, dict[str, Any]]] = []
 
     def log(self, step: int, metrics: Mapping[str, Any]) -> None:
-        self.heard.append((step, dict(metrics)))
+        self.received.append((step, dict(metrics)))
 
     def close(self) -> None:
         pass
@@ -144,7 +144,7 @@ FACTS[0] |= {
 RETENTION = [Probe("the river", "London")]
 
 
-def known_table() -> TableModel:
+def ledger_table() -> TableModel:
     """Return a model that answers one prompt half right and another one right before any edit."""
     torch.manual_seed(0)
     return TableModel(who_wrote_Hamlet="old bird", the_river="London", who_plays_piano="violin", old_king="winter")
@@ -156,10 +156,10 @@ def run_ledger(table: TableModel, requests: Any = FACTS, **options: Any) -> Any:
     return run_consecutive(table, table.tokenizer, requests, hparams, **options)
 
 
-MANY = [
+TWELVE_FACTS = [
     {"prompt": f"{a} {b}", "target_new": c}
     for a in ("river", "song", "bird")
     for b, c in (("Paris", "Rome"), ("king", "moon"), ("sea", "blue snow"), ("when", "far"))
 ]
 
-MANY[5]["prompt"] = "moon king"
+TWELVE_FACTS[5]["prompt"] = "moon king"

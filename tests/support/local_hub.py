@@ -39,7 +39,7 @@ class Hub:
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
-        self.asked: list[tuple[str, str]] = []
+        self.received_requests: list[tuple[str, str]] = []
         self.url = ""
 
 
@@ -54,7 +54,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.hub.asked.append(("POST", self.path))
+        self.hub.received_requests.append(("POST", self.path))
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":
             return self._refuse(401, "", "Invalid username or password.")
         words = [unquote(word) for word in urlsplit(self.path).path.strip("/").split("/")]
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self._json({"commitUrl": f"{self.hub.url}/{words[2]}/{words[3]}/commit/{sha}", "commitOid": sha})
 
     def _file(self) -> None:
-        self.hub.asked.append((self.command, self.path))
+        self.hub.received_requests.append((self.command, self.path))
         words = [unquote(word) for word in urlsplit(self.path).path.strip("/").split("/")]
         repository = self.hub.repositories.get("/".join(words[:2]))
         allowed = self.headers.get("Authorization") == f"Bearer {TOKEN}"

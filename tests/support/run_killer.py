@@ -201,7 +201,7 @@ def _rows(path: Path) -> list[dict[str, str]]:
         return [{k: v for k, v in row.items() if "seconds" not in k} for row in csv.DictReader(file)]
 
 
-def forked(
+def run_in_fork(
     method: str, out: Path, shared: Path, *, resume: bool = False, at: int | None = None, after: float | None = None
 ) -> dict[str, Any] | None:
     """Run in a forked process; return its outcome, or None if it was killed."""
@@ -249,18 +249,18 @@ def main(method: str, folder: Path, moments: int) -> None:
     torch.set_num_threads(1)
     METHODS[method](folder / "warm", False, folder)  # imports all modules and collects second moments
     start = time.perf_counter()
-    uninterrupted = forked(method, folder / "uninterrupted", folder)
+    uninterrupted = run_in_fork(method, folder / "uninterrupted", folder)
     seconds = time.perf_counter() - start
     assert uninterrupted is not None
     draw, killed, wrong = random.Random(20), [], []
     for number, place in enumerate(places(uninterrupted["points"], seconds, moments, draw)):
         out = folder / f"run{number}"
-        result = forked(method, out, folder, **place)
+        result = run_in_fork(method, out, folder, **place)
         killed.append(result is None)
         while result is None:
             # Some of the resumed runs are killed, too.
             kill = {"at": draw.randint(1, uninterrupted["points"])} if draw.random() < 0.15 else {}
-            result = forked(method, out, folder, resume=(out / "config.yaml").exists(), **kill)
+            result = run_in_fork(method, out, folder, resume=(out / "config.yaml").exists(), **kill)
         wrong += [[place, name] for name in uninterrupted if name != "points" and result[name] != uninterrupted[name]]
     lines = uninterrupted["files"]["journal.jsonl"]
     report = {

@@ -47,7 +47,7 @@ def weighed(model: Any, family: str) -> Any:
     return coachhook(model, family, scope_score="weighed", z_tokens="others")
 
 
-def both(model: Any, family: str) -> Any:
+def grace_and_coachhook(model: Any, family: str) -> Any:
     grace(model, family)
     return coachhook(model, family)
 
@@ -57,7 +57,7 @@ METHODS: dict[str, Edit] = {
     "CoachHook": coachhook,
     "CoachHook-wohk": wohk,
     "CoachHook-weighed": weighed,
-    "both": both,
+    "both": grace_and_coachhook,
     **{mode: functools.partial(subject_edits.edit, mode=mode) for mode in subject_edits.MODES},
 }
 

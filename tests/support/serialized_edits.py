@@ -15,7 +15,9 @@ from easyedit_lifelong.methods.shared.records import EditRecord
 Edit = tuple[int, int, int]
 
 
-def packed(numbered: list[tuple[int, Edit]], dist_fn: str = "euc", eps_expand: str = "coverage") -> SerializedEdits:
+def serialize_edits(
+    numbered: list[tuple[int, Edit]], dist_fn: str = "euc", eps_expand: str = "coverage"
+) -> SerializedEdits:
     eps = 1.0 if dist_fn == "euc" else 0.05
     hparams = {
         "model_name": "m",

@@ -12,20 +12,20 @@ from easyedit_lifelong.edits.edits_folder import INDEX, read_index, write_index
 from easyedit_lifelong.methods.edit_stores import StateKeeper
 
 
-def keeper(method: str) -> StateKeeper:
+def state_keeper(method: str) -> StateKeeper:
     state = get_plugins().methods.get(method).state
     assert state is not None
     return state
 
 
 def save_state(model: Any, folder: Path, method: str = "GRACE") -> None:
-    keeper(method).save(model, folder)
+    state_keeper(method).save(model, folder)
 
 
 def load_state(
     model: Any, tokenizer: Any, hparams: Any, folder: Path, case_ids: Sequence[int | str] | None = None
 ) -> None:
-    keeper(hparams.alg_name).load(model, tokenizer, hparams, folder, case_ids)
+    state_keeper(hparams.alg_name).load(model, tokenizer, hparams, folder, case_ids)
 
 
 def change_index(folder: Path, *, resign: bool = True, **values: Any) -> None:

@@ -21,9 +21,9 @@ FACTS: list[dict[str, Any]] = [
     {"case_id": 3, "prompt": "old moon made", "subject": "moon", "target_new": "cheese"},
 ]
 PROMPTS = [fact["prompt"] for fact in FACTS]
-ENDS = ["France", "Hamlet", "piano", "moon"]
+SUBJECT_LAST_WORDS = ["France", "Hamlet", "piano", "moon"]
 """The last words of the facts' subjects, which are the query tokens."""
-ABOUT = [
+SUBJECT_PROMPTS = [
     "when snow the capital of France is but not blue",
     "Hamlet",
     "sea and the king plays piano",
@@ -66,7 +66,7 @@ def edited(
     return model, rollback, GraceEditor.on(model, tokenizer, hparams)
 
 
-def book_of(editor: GraceEditor) -> Codebook:
+def codebook_of(editor: GraceEditor) -> Codebook:
     """Return an editor's codebook."""
     assert editor.codebook is not None
     return editor.codebook
@@ -87,7 +87,7 @@ def answer(model: Any, prompt: str) -> str:
 
 
 @contextlib.contextmanager
-def putting(layer: nn.Module, values: dict[int, Tensor]) -> Iterator[None]:
+def replacing_outputs(layer: nn.Module, values: dict[int, Tensor]) -> Iterator[None]:
     """Make a layer return other vectors at some tokens, as an edit does, while the context is open."""
 
     def replace(_: nn.Module, __: Any, output: Any) -> Any:

@@ -21,7 +21,7 @@ class TableModel(nn.Module):
         self.config = SimpleNamespace(max_position_embeddings=32, _name_or_path="table")
         self.generation_config = SimpleNamespace(eos_token_id=2, pad_token_id=0)
         self.table: dict[tuple[int, ...], int] = {}
-        self.asked: list[str] = []
+        self.received_texts: list[str] = []
         for prompt, answer in facts.items():
             self.learn(prompt.replace("_", " "), answer)
 
@@ -42,7 +42,7 @@ class TableModel(nn.Module):
         logits = torch.zeros(*input_ids.shape, VOCABULARY)
         for row, (ids, mask) in enumerate(zip(input_ids, attention_mask, strict=True)):
             real = mask.nonzero().flatten().tolist()
-            self.asked.append(self.tokenizer.decode(ids[real].tolist()))
+            self.received_texts.append(self.tokenizer.decode(ids[real].tolist()))
             for n, column in enumerate(real, 1):
                 logits[row, column, self._next(ids[real[:n]].tolist())] = 10.0
         return SimpleNamespace(logits=logits)

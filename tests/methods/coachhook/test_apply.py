@@ -14,7 +14,7 @@ from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.locate_edit import editor as editing
 from easyedit_lifelong.plugins import get_plugins
-from tests.support.coachhook_edits import FACTS, hparams_for, moments_for, same_tensors
+from tests.support.coachhook_edits import FACTS, equal_states, hparams_for, moments_for
 from tests.support.corpus import write_corpus
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
@@ -61,14 +61,14 @@ def test_with_copy_a_copy_is_edited_and_the_given_model_stays_unedited(model: An
     before = state_of(model)
     edited, rollback = apply_coachhook_to_model(model, build_tokenizer(), RECORDS[:2], HPARAMS, copy=True)
     assert edited is not model
-    assert same_tensors(state_of(model), before)
+    assert equal_states(state_of(model), before)
     assert CoachHookEditor.of(model) is None
     assert len(coachhook_editor(edited).state.batches) == 1
     second_copy, _ = apply_coachhook_to_model(edited, build_tokenizer(), RECORDS[2:], HPARAMS, copy=True)
     assert len(coachhook_editor(second_copy).state.batches) == 2
     assert len(coachhook_editor(edited).state.batches) == 1
     rollback()
-    assert same_tensors(state_of(edited), before)
+    assert equal_states(state_of(edited), before)
 
 
 @pytest.mark.parametrize("wohk", [False, True])
@@ -81,11 +81,11 @@ def test_iterating_over_the_rollback_undoes_edits_only_with_keep_original_weight
     hparams = hparams_for("llama", v_num_grad_steps=4, wohk=wohk)
     _, rollback = apply_coachhook_to_model(model, build_tokenizer(), RECORDS[:2], hparams, keep_original_weight=keep)
     edited = state_of(model)
-    assert not same_tensors(edited, before)
+    assert not equal_states(edited, before)
     assert list(rollback.items()) == []
-    assert same_tensors(state_of(model), before if keep else edited)
+    assert equal_states(state_of(model), before if keep else edited)
     rollback()
-    assert same_tensors(state_of(model), before)
+    assert equal_states(state_of(model), before)
 
 
 def test_arguments_of_other_methods_are_ignored(model: Any) -> None:
@@ -109,7 +109,7 @@ def test_invalid_requests_are_named_and_leave_the_model_unedited(model: Any, rec
     with pytest.raises(DataError, match=message):
         apply_coachhook_to_model(model, build_tokenizer(), records, HPARAMS)
     assert CoachHookEditor.of(model) is None
-    assert same_tensors(state_of(model), before)
+    assert equal_states(state_of(model), before)
 
 
 def test_coachhook_is_registered_with_its_apply_function_and_check(model: Any) -> None:
@@ -138,7 +138,7 @@ def test_a_model_in_training_mode_is_edited_as_in_evaluation_mode() -> None:
     for model in (evaluated, trained):
         CoachHookEditor.on(model, build_tokenizer(), hparams, moments_for(model, hparams))
         apply_coachhook_to_model(model, build_tokenizer(), RECORDS[:2], hparams)
-    assert same_tensors(state_of(evaluated), state_of(trained))
+    assert equal_states(state_of(evaluated), state_of(trained))
     assert trained.training
 
 

@@ -13,7 +13,7 @@ from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.models.prompt_positions import PositionTracker
-from tests.support.coachhook_edits import FACTS, editor_on, hparams_for, requests_for, same_tensors
+from tests.support.coachhook_edits import FACTS, editor_on, equal_states, hparams_for, requests_for
 from tests.support.coachhook_snapshots import Snapshot, all_equal, logits_of
 from tests.support.next_word import next_word
 from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer, state_of
@@ -59,7 +59,7 @@ def test_batches_are_rolled_back_from_the_last_and_in_no_other_order(family: str
 
     assert len(editor.state.batches) == 1
     rollbacks[0]()
-    assert same_tensors(state_of(model), snapshots[0].state)
+    assert equal_states(state_of(model), snapshots[0].state)
     assert CoachHookEditor.of(model) is None
 
 
@@ -74,7 +74,7 @@ def test_edits_after_a_rollback_are_those_without_the_rolled_back_batch(family: 
     expected_editor = editor_on(expected_model, tokenizer, hparams_for(family))
     expected_editor.edit(requests_for(0, 1))
     expected_editor.edit(requests_for(3))
-    assert same_tensors(state_of(model), state_of(expected_model))
+    assert equal_states(state_of(model), state_of(expected_model))
     assert editor.alphas == expected_editor.alphas
 
 
@@ -86,14 +86,14 @@ def test_a_deep_copy_is_edited_and_rolled_back_without_the_original() -> None:
     edited = Snapshot(model)
     copied, undo_copy = copy.deepcopy((model, undo))
     undo_copy()
-    assert same_tensors(state_of(copied), before)
+    assert equal_states(state_of(copied), before)
     assert PositionTracker.of(copied) is None
     edited.assert_unchanged(model)
     second_copy = copy.deepcopy(model)
     coachhook_editor(second_copy).edit(requests_for(2))
     edited.assert_unchanged(model)
     undo()
-    assert same_tensors(state_of(model), before)
+    assert equal_states(state_of(model), before)
     assert not all_equal(logits_of(second_copy), logits_of(model))
 
 

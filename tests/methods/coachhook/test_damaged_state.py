@@ -15,7 +15,7 @@ from easyedit_lifelong.edits.step_files import write_step
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.edit_stores import EditsPart
-from tests.support.coachhook_edits import anatomy_of_everything, hparams_for, same_tensors
+from tests.support.coachhook_edits import attributes_and_hooks_of, equal_states, hparams_for
 from tests.support.coachhook_states import edited_and_saved
 from tests.support.state_folders import change_index, load_state
 from tests.support.tiny_models import build_model, state_of
@@ -141,13 +141,13 @@ def test_a_damaged_state_is_refused_with_its_path_and_leaves_the_model_unchanged
     _, tokenizer, hparams = edited_and_saved(tmp_path)
     damaged_path = DAMAGES[damage](tmp_path)
     model = build_model("llama")
-    state, modules = state_of(model), anatomy_of_everything(model)
+    state, modules = state_of(model), attributes_and_hooks_of(model)
     with pytest.raises(RunError) as caught:
         load_state(model, tokenizer, hparams, tmp_path)
     assert str(damaged_path) in str(caught.value)
     assert CoachHookEditor.of(model) is None
-    assert anatomy_of_everything(model) == modules
-    assert same_tensors(state_of(model), state)
+    assert attributes_and_hooks_of(model) == modules
+    assert equal_states(state_of(model), state)
 
 
 def test_a_state_of_a_newer_format_says_to_update(tmp_path: Path) -> None:
@@ -191,4 +191,4 @@ def test_an_edited_model_loads_no_state_and_stays_as_it_is(tmp_path: Path) -> No
     before = state_of(model)
     with pytest.raises(RunError, match="carries CoachHook edits already"):
         load_state(model, tokenizer, hparams, tmp_path)
-    assert same_tensors(state_of(model), before)
+    assert equal_states(state_of(model), before)

@@ -10,7 +10,7 @@ import torch
 
 from easyedit_lifelong.bridge import find_easyedit, install
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
-from tests.support.coachhook_edits import FACTS, LEARNABLE, hparams_for, same_tensors
+from tests.support.coachhook_edits import FACTS, LEARNABLE_FACT, equal_states, hparams_for
 from tests.support.next_word import next_word
 from tests.support.tiny_models import WORDS, build_model, build_tokenizer, state_of
 
@@ -66,7 +66,7 @@ def flavour() -> str:
 def test_edit_learns_the_target_and_reports_its_accuracy(easyeditor: Any, corpus: Path) -> None:
     model = build_model("llama")
     editor = easyeditor.BaseEditor.from_hparams(hparams_with_model(model, corpus))
-    prompt, target, subject = LEARNABLE
+    prompt, target, subject = LEARNABLE_FACT
     keep_edits = {"sequential_edit": True} if flavour() == "main" else {}
     metrics, edited, _ = editor.edit(
         prompts=[prompt],
@@ -120,5 +120,5 @@ def test_with_keep_original_weight_edit_rolls_back(easyeditor: Any, corpus: Path
             keep_original_weight=True,
             verbose=False,
         )
-        assert same_tensors(state_of(model), before)
+        assert equal_states(state_of(model), before)
         assert CoachHookEditor.of(model) is None

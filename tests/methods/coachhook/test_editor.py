@@ -10,7 +10,7 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.coachhook.layer import Mode
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
-from tests.support.coachhook_edits import FACTS, LEARNABLE, editor_on, hparams_for, moments_for, requests_for
+from tests.support.coachhook_edits import FACTS, LEARNABLE_FACT, editor_on, hparams_for, moments_for, requests_for
 from tests.support.coachhook_snapshots import all_equal, logits_of
 from tests.support.next_word import next_word
 from tests.support.tiny_models import build_model, build_tokenizer
@@ -71,7 +71,7 @@ def test_a_model_cast_after_an_edit_still_uses_its_hook_weights(number: int, dty
 @pytest.mark.parametrize("wohk", [False, True])
 def test_an_edit_is_learned_and_generated(family: str, dtype: torch.dtype, wohk: bool) -> None:
     model, tokenizer = build_model(family, dtype), build_tokenizer()
-    prompt, target, subject = LEARNABLE
+    prompt, target, subject = LEARNABLE_FACT
     if family == "gemma2" and dtype == torch.float64:
         pytest.skip("Gemma 2 itself computes NaN for left-padded rows in float64")
     hparams = hparams_for(family, layers=[2], mom2_update_weight=1e-3, wohk=wohk, v_num_grad_steps=30)

@@ -16,10 +16,10 @@ from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.coachhook.layer import CHILD_NAME, HookLayer, Mode, z_scores_of_norms
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
-from tests.support.coachhook_edits import FACTS, LEARNABLE, OTHERS, editor_on, hparams_for, requests_for
+from tests.support.coachhook_edits import FACTS, LEARNABLE_FACT, OTHERS, editor_on, hparams_for, requests_for
 from tests.support.tiny_models import build_model, build_tokenizer
 
-PROMPTS = [*(prompt for prompt, _, _ in FACTS), *OTHERS, LEARNABLE[0]]
+PROMPTS = [*(prompt for prompt, _, _ in FACTS), *OTHERS, LEARNABLE_FACT[0]]
 close = torch.testing.assert_close
 
 
@@ -27,7 +27,7 @@ close = torch.testing.assert_close
 def edited(family: str, request: pytest.FixtureRequest) -> tuple[Any, Any]:
     """A model and its tokenizer; many tokens are in scope of its edits, also after the prompt."""
     model, tokenizer = build_model(family), build_tokenizer()
-    requests = [*requests_for(), EditRequest(9, *LEARNABLE)]
+    requests = [*requests_for(), EditRequest(9, *LEARNABLE_FACT)]
     options = dict(zip(("z_tokens", "scope_score"), request.param, strict=True))
     editor_on(model, tokenizer, hparams_for(family, alpha_z=1.0, mom2_update_weight=0.01, **options)).edit(requests)
     return model, tokenizer

@@ -14,9 +14,9 @@ from easyedit_lifelong.edits import state_folder, step_files
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
-from tests.support.coachhook_edits import TEMPLATES, editor_on, hparams_for, moments_for, requests_for, same_tensors
+from tests.support.coachhook_edits import TEMPLATES, editor_on, equal_states, hparams_for, moments_for, requests_for
 from tests.support.coachhook_states import edited_and_saved, save_state, unedited
-from tests.support.state_folders import keeper, load_state
+from tests.support.state_folders import load_state, state_keeper
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 
@@ -36,7 +36,7 @@ def test_a_loaded_state_equals_the_saved_one_and_so_do_later_edits(
     model, tokenizer, hparams = edited_and_saved(tmp_path, (0, 1), (2,), family=family, **options)
     loaded = build_model(family)
     load_state(loaded, tokenizer, hparams, tmp_path)
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
     editor, loaded_editor = coachhook_editor(model), coachhook_editor(loaded)
     assert loaded_editor.alphas == editor.alphas
     assert loaded_editor.state.templates == editor.state.templates == TEMPLATES
@@ -44,7 +44,7 @@ def test_a_loaded_state_equals_the_saved_one_and_so_do_later_edits(
     loaded_editor._moments = moments_for(build_model(family), hparams)
     for each in (editor, loaded_editor):
         each.edit(requests_for(3))
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
     assert loaded_editor.alphas == editor.alphas
     for path, accumulated in editor._solvers.items():
         assert torch.equal(loaded_editor._solvers[path].matrix(), accumulated.matrix())
@@ -59,7 +59,7 @@ def test_a_loaded_state_keeps_earlier_prompts_in_scope_at_later_edits(tmp_path: 
     for each in (model, loaded):
         coachhook_editor(each).edit(requests_for(2, 3))
     assert coachhook_editor(loaded).alphas == coachhook_editor(model).alphas
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
 
 
 def test_edits_after_loading_more_keys_than_dimensions_equal_those_without_loading(tmp_path: Path) -> None:
@@ -74,7 +74,7 @@ def test_edits_after_loading_more_keys_than_dimensions_equal_those_without_loadi
     coachhook_editor(loaded)._moments = moments_for(build_model("llama"), hparams)
     for each in (model, loaded):
         coachhook_editor(each).edit(requests_for())
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
 
 
 def test_a_loaded_state_is_saved_again_unchanged_and_its_edits_are_rolled_back(tmp_path: Path) -> None:
@@ -92,8 +92,8 @@ def test_a_loaded_state_is_saved_again_unchanged_and_its_edits_are_rolled_back(t
     coachhook_editor(loaded)._moments = moments_for(build_model("llama"), hparams)
     _, undo = coachhook_editor(loaded).edit(requests_for(0))
     undo()
-    assert same_tensors(state_of(loaded), state_of(model))
-    assert not same_tensors(state_of(loaded), before)
+    assert equal_states(state_of(loaded), state_of(model))
+    assert not equal_states(state_of(loaded), before)
 
 
 def test_saving_again_writes_the_new_batch_only(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_save_killed_before_or_after_writing_a_step_leaves_the_state_before_it
             save_state(model, tmp_path)
     loaded = build_model("llama")
     load_state(loaded, tokenizer, hparams, tmp_path, [0])  # the cases that the journal lists
-    assert same_tensors(state_of(loaded), before)
+    assert equal_states(state_of(loaded), before)
     save_state(model, tmp_path)
     load_state(build_model("llama"), tokenizer, hparams, tmp_path)
     assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", ".safetensors", ".safetensors"]
@@ -164,8 +164,8 @@ def test_a_folder_that_cannot_be_written_is_refused_with_its_path(tmp_path: Path
 
 def test_the_state_keeper_tells_edited_models_from_unedited_ones(tmp_path: Path) -> None:
     model, _, _ = edited_and_saved(tmp_path)
-    assert keeper("CoachHook").carries(model)
-    assert not keeper("CoachHook").carries(build_model("llama"))
+    assert state_keeper("CoachHook").carries(model)
+    assert not state_keeper("CoachHook").carries(build_model("llama"))
 
 
 @pytest.mark.parametrize("wohk", [False, True])
@@ -192,7 +192,7 @@ def test_second_moments_after_loading_are_those_of_the_unedited_model(
     assert unchanged
     assert all(unchanged)
     undo()
-    assert same_tensors(state_of(model), before)
+    assert equal_states(state_of(model), before)
 
 
 def test_a_state_holds_json_and_safetensors_only_and_is_refused_by_another_family(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, Sentences, sample_sentences
-from tests.support.subjects import FACTS, OTHERS, book_of, edited, hparams_for, ids_of
+from tests.support.subjects import FACTS, OTHERS, codebook_of, edited, hparams_for, ids_of
 from tests.support.tiny_models import build_model, build_tokenizer
 
 POSITIONS = {
@@ -116,7 +116,7 @@ def test_each_key_gets_its_radius_and_unrelated_prompts_keep_their_logits(family
     options: dict[str, Any] = {"eps": "auto", "false_fire_rate": 0.05, "deep": True, "n_iter": 5}
     options |= {"key_templates": ["blue sea {prompt}"], "context_templates": ["{subject} is"]}
     model, rollback, editor = edited(family, mode, **options)
-    codebook = book_of(editor)
+    codebook = codebook_of(editor)
     radii = [result.detail["radius"] for result in rollback.results]
     decisions = [result.detail["decision"] for result in rollback.results]
     if "split" not in decisions:
@@ -142,6 +142,6 @@ def test_removing_an_edit_that_split_a_key_restores_the_keys_automatic_radius() 
     first = edited("llama", "simple", facts[:1], **options)[1].results[0].detail["radius"]
     _, rollback, editor = edited("llama", "simple", facts, **options)
     assert rollback.results[1].detail["decision"] == "split"
-    assert float(book_of(editor).radii[0]) < first
+    assert float(codebook_of(editor).radii[0]) < first
     editor.remove("near")
-    assert book_of(editor).radii.tolist() == [first]
+    assert codebook_of(editor).radii.tolist() == [first]

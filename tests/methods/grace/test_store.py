@@ -19,7 +19,7 @@ from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.grace.store import GraceStore
 from easyedit_lifelong.methods.shared import records
-from tests.support.state_folders import keeper, save_state
+from tests.support.state_folders import save_state, state_keeper
 from tests.support.stored_grace_edits import (
     FACTS,
     assert_same_edits,
@@ -154,9 +154,9 @@ def test_an_unedited_model_is_not_saved_and_an_empty_folder_is_refused(tmp_path:
 
 def test_the_state_keeper_of_grace_saves_edits_and_loads_a_part_of_them(tmp_path: Path) -> None:
     model, editor, _ = edited(0, 1)
-    keeper("GRACE").save(model, tmp_path, editor.case_ids)
+    state_keeper("GRACE").save(model, tmp_path, editor.case_ids)
     restored_model = build_model("llama")
-    keeper("GRACE").load(restored_model, build_tokenizer(), hparams_for(), tmp_path, ["case 0"])
+    state_keeper("GRACE").load(restored_model, build_tokenizer(), hparams_for(), tmp_path, ["case 0"])
     assert editor_on(restored_model).case_ids == ["case 0"]
 
 

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.subject.subject_layer import _matched_keys, _merge_matches
-from tests.support.subjects import ENDS, FACTS, PROMPTS, book_of, edited, ids_of, putting
+from tests.support.subjects import FACTS, PROMPTS, codebook_of, edited, ids_of, replacing_outputs
 from tests.support.thoroughness import default_cases, examples
 from tests.support.tiny_models import build_model, build_tokenizer
 
@@ -37,7 +37,7 @@ def inputs_of(model: Any, path: str, text: str) -> Tensor:
 
 def expected_key(family: str, editor: Any, text: str, gate_eps: float | None) -> int:
     """Return the key for which key distance and gate distance together are smallest, in float64; -1 if none matches."""
-    model, codebook = build_model(family), book_of(editor)
+    model, codebook = build_model(family), codebook_of(editor)
     key_layer, answer_layer = editor.path, editor.hparams.answer_layer.replace("[", ".").replace("]", "")
     queries, gate = inputs_of(model, key_layer, text), inputs_of(model, answer_layer, text)[-1]
     best_key, smallest = -1, (1e9, 0)
@@ -60,12 +60,14 @@ def expected_key(family: str, editor: Any, text: str, gate_eps: float | None) ->
 def test_the_edit_with_the_nearest_key_and_gate_answers(family: str, gate_eps: float | None, deep: bool) -> None:
     options: dict[str, Any] = {"gate_eps": gate_eps, "deep": deep, "eps": 0.6, "key_templates": ["blue {subject}"]}
     model, _, editor = edited(family, "late", n_iter=3, **options)
-    codebook = book_of(editor)
+    codebook = codebook_of(editor)
     path = editor.hparams.answer_layer.replace("[", ".").replace("]", "")
     for text in [*PROMPTS_WITH_SEVERAL_SUBJECTS, *PROMPTS]:
         key = expected_key(family, editor, text, gate_eps)
         unedited = build_model(family)
-        with putting(unedited.get_submodule(path), {} if key < 0 else {len(text.split()) - 1: codebook.values[key]}):
+        with replacing_outputs(
+            unedited.get_submodule(path), {} if key < 0 else {len(text.split()) - 1: codebook.values[key]}
+        ):
             expected = unedited(**ids_of(text)).logits
         torch.testing.assert_close(model(**ids_of(text)).logits, expected, rtol=1e-4, atol=1e-4)
 
@@ -127,7 +129,9 @@ def test_teacher_forced_scores_equal_those_of_decoding_token_by_token(family: st
     """In the late mode, answer tokens after the prompt's end are not looked up, also with teacher forcing."""
     model, _, _ = edited(family, mode, n_iter=60)
     scorer = Scorer(build_tokenizer())
-    pairs = [(fact["prompt"], f"{fact['target_new']} {ENDS[(n + 1) % 4]} song") for n, fact in enumerate(FACTS)]
+    pairs = [
+        (fact["prompt"], f"{fact['target_new']} {SUBJECT_LAST_WORDS[(n + 1) % 4]} song") for n, fact in enumerate(FACTS)
+    ]
     batch_scores = scorer.forced(model, pairs)
     for pair, score in zip(pairs, batch_scores, strict=True):
         (single,) = scorer.forced(model, [pair])

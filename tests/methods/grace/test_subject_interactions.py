@@ -10,7 +10,17 @@ import torch
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from tests.support.subjects import ENDS, FACTS, OTHERS, PROMPTS, answer, book_of, edited, hparams_for, ids_of
+from tests.support.subjects import (
+    FACTS,
+    OTHERS,
+    PROMPTS,
+    SUBJECT_LAST_WORDS,
+    answer,
+    codebook_of,
+    edited,
+    hparams_for,
+    ids_of,
+)
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
 FRANCE = [
@@ -55,13 +65,13 @@ def test_a_split_halves_the_distance_and_each_key_matches_its_prompt(mode: str) 
     model, rollback, editor = edited("llama", mode, FRANCE, deep=True, eps=0.5, n_iter=100)
     first, second = rollback.results
     assert second.detail["decision"] == "split"
-    radii = book_of(editor).radii
+    radii = codebook_of(editor).radii
     assert radii.tolist() == pytest.approx([second.detail["nearest_distance"] / 2] * 2, abs=2e-5)
     outputs = [answer(model, fact["prompt"]) for fact in FRANCE]
     assert [output == fact["target_new"] for output, fact in zip(outputs, FRANCE, strict=True)] == [first.learned, True]
-    assert book_of(editor).hits == {0: 1, 1: 1}
+    assert codebook_of(editor).hits == {0: 1, 1: 1}
     editor.remove("language")
-    assert book_of(editor).radii.tolist() == [0.5]
+    assert codebook_of(editor).radii.tolist() == [0.5]
 
 
 def test_a_key_is_split_only_if_its_gate_is_near() -> None:
@@ -92,7 +102,7 @@ def test_a_corrected_fact_supersedes_only_the_fact_with_its_relation(gate_eps: f
 def test_a_nearer_key_with_too_small_a_radius_does_not_hide_a_farther_one() -> None:
     """A third prompt about the subject lies in the radius of the farther of two keys, and not in that of the nearer."""
     model, _, editor = edited("llama", "late", FRANCE, deep=True, gate_eps=1.99, eps=1.0)
-    codebook = book_of(editor)
+    codebook = codebook_of(editor)
     prompt = "snow and France is"
     recorded: list[Any] = []
     with editor.adaptor.recording_lookups(lambda *decision: recorded.append(decision)):
@@ -127,7 +137,7 @@ def test_a_batch_gives_the_keys_and_values_of_single_edits(family: str, mode: st
     }
     for size in (1, 3, 16):
         _, rollback, editor = edited(family, mode, [*FACTS, FRANCE[1]], train_batch=size, **options)
-        codebooks.append(book_of(editor))
+        codebooks.append(codebook_of(editor))
         all_results.append(rollback.results)
     for codebook, results in zip(codebooks[1:], all_results[1:], strict=True):
         decisions = [
@@ -153,15 +163,15 @@ def test_partial_passes_train_the_same_values_as_full_passes(family: str, mode: 
             editor._passes.replay_support = (False, 0)
         apply_grace_to_model(model, tokenizer, FACTS, hparams)
         assert editor.replay_support[0] is partial
-        values.append(book_of(editor).values)
+        values.append(codebook_of(editor).values)
     torch.testing.assert_close(*values, rtol=2e-2, atol=2e-2)
 
 
 def test_dropout_does_not_depend_on_the_batch_size(mode: str) -> None:
     options: dict[str, Any] = {"dropout": 0.2, "n_iter": 5, "reg": None, "context_templates": ["{subject} is"]}
-    codebooks = [book_of(edited("gpt2", mode, train_batch=size, **options)[2]) for size in (1, 16)]
+    codebooks = [codebook_of(edited("gpt2", mode, train_batch=size, **options)[2]) for size in (1, 16)]
     assert torch.equal(codebooks[0].values, codebooks[1].values)
-    without_dropout = book_of(edited("gpt2", mode, **{**options, "dropout": 0.0})[2])
+    without_dropout = codebook_of(edited("gpt2", mode, **{**options, "dropout": 0.0})[2])
     assert not torch.equal(without_dropout.values, codebooks[0].values)
 
 
@@ -171,7 +181,7 @@ def test_a_half_precision_model_gives_learned_answers_in_any_batch(mode: str, dt
     options: dict[str, Any] = {"n_iter": 100}
     options |= {"gate_eps": GATE_EPS, "deep": True, "eps": 0.1} if mode == "late" else {}
     rollback = apply_to(model, FACTS, hparams_for("llama", mode, **options))
-    codebook = book_of(GraceEditor.on(model, tokenizer, hparams_for("llama", mode, **options)))
+    codebook = codebook_of(GraceEditor.on(model, tokenizer, hparams_for("llama", mode, **options)))
     assert {codebook.values.dtype, codebook.radii.dtype} == {torch.float32}
     assert codebook.keys.dtype == dtype, "the keys are wider than the model's activations"
     learned = [result.learned for result in rollback.results]
@@ -231,11 +241,11 @@ def test_removal_in_any_order_leaves_the_other_edits_unchanged(mode: str) -> Non
         if not remaining:
             assert not GraceEditor.all_of(model)
             continue
-        assert torch.equal(book_of(editor).values, book_of(with_all_edits).values[remaining])
-        assert torch.equal(book_of(editor).keys, book_of(with_all_edits).keys[remaining])
-        prompts = [f"sea and {word}" for word in ENDS]
+        assert torch.equal(codebook_of(editor).values, codebook_of(with_all_edits).values[remaining])
+        assert torch.equal(codebook_of(editor).keys, codebook_of(with_all_edits).keys[remaining])
+        prompts = [f"sea and {word}" for word in SUBJECT_LAST_WORDS]
         model(**ids_of(*prompts))
-        assert book_of(editor).hits == {n: 1 for n in range(len(remaining))}
+        assert codebook_of(editor).hits == {n: 1 for n in range(len(remaining))}
 
 
 def test_further_edits_with_other_settings_are_refused(mode: str) -> None:

@@ -11,16 +11,16 @@ from torch import Tensor
 
 from easyedit_lifelong.evaluation.scorer import Scorer
 from tests.support.subjects import (
-    ABOUT,
-    ENDS,
     FACTS,
     OTHERS,
     PROMPTS,
-    book_of,
+    SUBJECT_LAST_WORDS,
+    SUBJECT_PROMPTS,
+    codebook_of,
     edited,
     hparams_for,
     ids_of,
-    putting,
+    replacing_outputs,
 )
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
@@ -30,18 +30,24 @@ def logits_by_hand(family: str, mode: str, text: str, values: Tensor) -> Tensor:
     model, hparams = build_model(family), hparams_for(family, mode)
     words = text.split()
     if mode == "simple":
-        values_at = {position: values[ENDS.index(word)] for position, word in enumerate(words) if word in ENDS}
+        values_at = {
+            position: values[SUBJECT_LAST_WORDS.index(word)]
+            for position, word in enumerate(words)
+            if word in SUBJECT_LAST_WORDS
+        }
     else:
-        values_at = {len(words) - 1: values[ENDS.index(word)] for word in words if word in ENDS}
+        values_at = {
+            len(words) - 1: values[SUBJECT_LAST_WORDS.index(word)] for word in words if word in SUBJECT_LAST_WORDS
+        }
     path = hparams.answer_layer or hparams.inner_params[0]
-    with putting(model.get_submodule(path.replace("[", ".").replace("]", "")), values_at):
+    with replacing_outputs(model.get_submodule(path.replace("[", ".").replace("]", "")), values_at):
         return model(**ids_of(text)).logits
 
 
 def test_a_subject_is_found_at_any_position_of_a_prompt(family: str, mode: str) -> None:
     model, _, editor = edited(family, mode)
-    codebook = book_of(editor)
-    for text in [*PROMPTS, *ABOUT]:
+    codebook = codebook_of(editor)
+    for text in [*PROMPTS, *SUBJECT_PROMPTS]:
         logits = model(**ids_of(text)).logits
         torch.testing.assert_close(logits, logits_by_hand(family, mode, text, codebook.values), rtol=1e-5, atol=1e-5)
         assert not torch.equal(logits, build_model(family)(**ids_of(text)).logits)
@@ -66,7 +72,7 @@ def test_edits_are_learned_and_the_results_report_it(family: str, mode: str) -> 
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_logits_do_not_depend_on_batch_and_padding(family: str, mode: str, side: str) -> None:
     model, _, _ = edited(family, mode, deep=True, eps=0.5, key_templates=["blue sea {subject}"], n_iter=5)
-    texts = [*PROMPTS, *ABOUT, *OTHERS]
+    texts = [*PROMPTS, *SUBJECT_PROMPTS, *OTHERS]
     batch = ids_of(*texts, "blue " * 20, side=side)
     batched = model(**batch).logits
     for row, text in enumerate(texts):
@@ -89,7 +95,7 @@ def test_generation_for_a_batch_equals_generation_for_each_prompt(
     family: str, mode: str, options: dict[str, Any]
 ) -> None:
     model, _, _ = edited(family, mode, n_iter=5)
-    texts, n_sequences = [*PROMPTS, *ABOUT, *OTHERS[:2]], options.get("num_return_sequences", 1)
+    texts, n_sequences = [*PROMPTS, *SUBJECT_PROMPTS, *OTHERS[:2]], options.get("num_return_sequences", 1)
 
     def generate(rows: list[str], **settings: Any) -> list[list[int]]:
         batch = build_tokenizer()(rows, return_tensors="pt", padding=True)
@@ -103,7 +109,7 @@ def test_generation_for_a_batch_equals_generation_for_each_prompt(
 
 def test_generation_does_not_depend_on_prefill_chunks(family: str, mode: str) -> None:
     model, _, _ = edited(family, mode, n_iter=5)
-    (ids,) = build_tokenizer()([ABOUT[0]], return_tensors="pt")["input_ids"].unsqueeze(0)
+    (ids,) = build_tokenizer()([SUBJECT_PROMPTS[0]], return_tensors="pt")["input_ids"].unsqueeze(0)
     unchunked = model.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False)
     for size in (1, 2, 3, 7, 20):
         chunked = model.generate(ids, max_new_tokens=4, min_new_tokens=4, do_sample=False, prefill_chunk_size=size)
@@ -119,13 +125,13 @@ def test_a_subject_in_decoded_tokens_is_found_in_simple_mode_only(family: str, m
     for word in answer.split():
         ids = build_tokenizer()(word, return_tensors="pt")["input_ids"]
         steps.append(model(input_ids=ids, past_key_values=cache, use_cache=True).logits[0, -1])
-    values = book_of(editor).values
+    values = codebook_of(editor).values
     text = f"{prompt} {answer}"
     expected = (
         logits_by_hand(family, mode, text, values) if mode == "simple" else build_model(family)(**ids_of(text)).logits
     )
     torch.testing.assert_close(torch.stack(steps), expected[0, 3:], rtol=1e-3, atol=1e-3)
-    assert book_of(editor).hits == ({3: 1, 1: 1} if mode == "simple" else {})
+    assert codebook_of(editor).hits == ({3: 1, 1: 1} if mode == "simple" else {})
 
 
 def test_a_generated_subject_is_found_in_simple_mode_only(mode: str) -> None:
@@ -139,7 +145,7 @@ def test_a_generated_subject_is_found_in_simple_mode_only(mode: str) -> None:
         for cache in (True, False)
     ]
     assert torch.equal(*texts)
-    assert book_of(editor).hits == ({0: 2, 1: 2} if mode == "simple" else {0: 2})
+    assert codebook_of(editor).hits == ({0: 2, 1: 2} if mode == "simple" else {0: 2})
     text = build_tokenizer().decode(texts[0][: len(PROMPTS[0].split()) + 1])
     assert text == f"{PROMPTS[0]} Hamlet"
 
@@ -149,9 +155,9 @@ def test_a_generation_counts_one_hit_for_each_prompt(mode: str, options: dict[st
     model, _, editor = edited("llama", mode, n_iter=5)
     batch = build_tokenizer()([PROMPTS[0], "France and France is", OTHERS[0]], return_tensors="pt", padding=True)
     model.generate(**batch, max_new_tokens=4, min_new_tokens=4, do_sample=False, **options)
-    assert book_of(editor).hits[0] == 2
+    assert codebook_of(editor).hits[0] == 2
     model(**ids_of("moon and moon is"))
-    assert book_of(editor).hits[3] == 1, "a subject that a prompt names twice counted twice"
+    assert codebook_of(editor).hits[3] == 1, "a subject that a prompt names twice counted twice"
 
 
 def test_labels_tell_where_the_prompt_ends(mode: str) -> None:
@@ -160,7 +166,7 @@ def test_labels_tell_where_the_prompt_ends(mode: str) -> None:
     labels = batch["input_ids"].clone()
     labels[:, :3] = -100
     model(**batch, labels=labels)
-    assert book_of(editor).hits == ({3: 1} if mode == "simple" else {})
+    assert codebook_of(editor).hits == ({3: 1} if mode == "simple" else {})
 
 
 def test_a_copied_model_keeps_its_edits_after_rollback_of_the_original(mode: str) -> None:

@@ -17,7 +17,7 @@ from easyedit_lifelong.methods.grace.subject.subject_edits import SubjectBatch
 from easyedit_lifelong.methods.grace.training import optimise as training
 from easyedit_lifelong.methods.grace.training.optimise import train_values
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair
-from tests.support.subjects import FACTS, hparams_for, putting
+from tests.support.subjects import FACTS, hparams_for, replacing_outputs
 from tests.support.tiny_models import build_model, build_tokenizer
 
 TEXTS = [
@@ -38,7 +38,7 @@ def logits_by_torch(family: str, path: str, pair: EncodedPair, position: int, va
     """Return float64 logits for the tokens of a row's answer; without an answer, for the token after its text."""
     model = build_model(family).double()
     ids = torch.tensor([[*pair.prompt, *pair.target[:-1]]])
-    with putting(model.get_submodule(path), {} if value is None else {position: value}):
+    with replacing_outputs(model.get_submodule(path), {} if value is None else {position: value}):
         logits = model(input_ids=ids).logits[0]
     return logits[len(pair.prompt) - 1 :][: max(1, len(pair.target))]
 

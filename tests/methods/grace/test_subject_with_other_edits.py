@@ -11,9 +11,9 @@ from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.models.runner import Runner
-from tests.support.coachhook_edits import LEARNABLE, editor_on
+from tests.support.coachhook_edits import LEARNABLE_FACT, editor_on
 from tests.support.coachhook_edits import hparams_for as coachhook_hparams
-from tests.support.subjects import FACTS, OTHERS, PROMPTS, answer, book_of, edited, hparams_for, ids_of
+from tests.support.subjects import FACTS, OTHERS, PROMPTS, answer, codebook_of, edited, hparams_for, ids_of
 from tests.support.tiny_models import build_model, build_tokenizer
 
 # Only the other editor matches these prompts, since they end with other words than the facts' prompts. Some of them
@@ -62,7 +62,7 @@ def test_rollback_in_either_order_restores_the_model(mode: str, first: str) -> N
     remaining = {name for name in model.state_dict() if "grace_codebook" in name}
     assert len(remaining) == 3, "the state lacks arrays of the editor that stays, or has those of the one that left"
     (name,) = (name for name in remaining if name.endswith("values"))
-    assert len(model.state_dict()[name]) == len(book_of(staying))
+    assert len(model.state_dict()[name]) == len(codebook_of(staying))
     (undo_prompt_edits if first == "subject" else undo_subject_edits)()
     assert set(model.state_dict()) == set(unedited.state_dict())
     assert set(model.__dict__) == set(unedited.__dict__)
@@ -86,7 +86,7 @@ def test_edits_found_by_subject_are_learned_on_a_model_with_other_edits(mode: st
 
 def test_coachhook_edits_a_model_with_edits_found_by_subject(monkeypatch: pytest.MonkeyPatch) -> None:
     """Both methods edit the same prompt; CoachHook's partial passes must give the results of full passes."""
-    prompt, target, subject = LEARNABLE
+    prompt, target, subject = LEARNABLE_FACT
     logits = []
     for full_passes in (False, True):
         unedited = build_model("llama")

@@ -18,7 +18,7 @@ from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject import whitening
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.grace.subject.whitening import whitened, whitening_of
-from tests.support.subjects import FACTS, book_of, edited, hparams_for, ids_of
+from tests.support.subjects import FACTS, codebook_of, edited, hparams_for, ids_of
 from tests.support.thoroughness import examples
 from tests.support.tiny_models import WORDS, build_model, build_tokenizer
 
@@ -109,20 +109,20 @@ def test_keys_and_queries_are_whitened_by_the_key_layers_second_moments(corpus: 
     assert isinstance(editor.adaptor, SubjectAdaptor)
     assert editor.adaptor.whitening is not None
     assert torch.equal(editor.adaptor.whitening, whitening_of(moment.moment))
-    unwhitened = book_of(edited("llama", mode, **{**options, "whiten": False})[2])
+    unwhitened = codebook_of(edited("llama", mode, **{**options, "whiten": False})[2])
     torch.testing.assert_close(
-        book_of(editor).keys, whitened(unwhitened.keys, whitening_of(moment.moment)), rtol=1e-4, atol=1e-4
+        codebook_of(editor).keys, whitened(unwhitened.keys, whitening_of(moment.moment)), rtol=1e-4, atol=1e-4
     )
-    hits_before = book_of(editor).hits.total()
+    hits_before = codebook_of(editor).hits.total()
     model(**ids_of(FACTS[0]["prompt"]))
-    assert book_of(editor).hits.total() == hits_before + 1, "the query was not whitened as the key was"
+    assert codebook_of(editor).hits.total() == hits_before + 1, "the query was not whitened as the key was"
 
 
 def test_second_moments_are_collected_once_and_looked_up_once_per_model(
     corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = options_with_moments(corpus, tmp_path)
-    codebook = book_of(edited("llama", "simple", **options)[2])
+    codebook = codebook_of(edited("llama", "simple", **options)[2])
 
     def fail(*_: Any, **__: Any) -> None:
         raise AssertionError("collected")
@@ -131,7 +131,9 @@ def test_second_moments_are_collected_once_and_looked_up_once_per_model(
     model, _, editor = edited("llama", "simple", FACTS[:2], **options)
     monkeypatch.setattr(whitening, "named_moments", fail)  # a later call must not look for moments
     apply_grace_to_model(model, build_tokenizer(), FACTS[2:], editor.hparams)
-    torch.testing.assert_close(book_of(editor).keys, codebook.keys)  # two batches of two edits instead of one of four
+    torch.testing.assert_close(
+        codebook_of(editor).keys, codebook.keys
+    )  # two batches of two edits instead of one of four
     with pytest.raises(AssertionError, match="collected"):
         edited("llama", "simple", **{**options, "mom2_n_tokens": 300})
 

@@ -18,7 +18,7 @@ from easyedit_lifelong.methods.locate_edit.suffix_rows import SuffixRows
 from easyedit_lifelong.methods.locate_edit.target_vectors import TargetVectors, optimise_targets
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
-from tests.support.coachhook_edits import LEARNABLE, TEMPLATES, editor_on, hparams_for, requests_for
+from tests.support.coachhook_edits import LEARNABLE_FACT, TEMPLATES, editor_on, hparams_for, requests_for
 from tests.support.thoroughness import default_cases
 from tests.support.tiny_models import build_model, build_tokenizer
 
@@ -29,7 +29,7 @@ FAMILIES = ["gpt2", "llama", "mistral"]
 
 def encoded_facts(fact_token: str = "subject_last", mentions: tuple[str, ...] = ()) -> list[Fact]:
     hparams = hparams_for("llama", fact_token=fact_token, mention_templates=list(mentions))
-    requests = [*requests_for(), EditRequest(9, *LEARNABLE)]
+    requests = [*requests_for(), EditRequest(9, *LEARNABLE_FACT)]
     return [encode_fact(build_tokenizer(), request, TEMPLATES, hparams, None) for request in requests]
 
 

@@ -12,12 +12,12 @@ import torch
 from easyedit_lifelong.methods.locate_edit.templates import PLAIN, context_templates
 from tests.support.byte_level import byte_level
 from tests.support.coachhook_edits import (
-    anatomy_of_everything,
+    attributes_and_hooks_of,
     editor_on,
+    equal_states,
     hparams_for,
     moments_for,
     requests_for,
-    same_tensors,
 )
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
@@ -25,14 +25,14 @@ from tests.support.tiny_models import build_model, build_tokenizer, state_of
 def test_the_same_seed_gives_the_same_templates_whatever_torchs_seed_and_the_mode(family: str) -> None:
     tokenizer = build_tokenizer()
     model = build_model(family).train()
-    modules = anatomy_of_everything(model)
+    modules = attributes_and_hooks_of(model)
     torch.manual_seed(1)
     first = context_templates(model, tokenizer, [[10, 5], [6, 7]], 3)
     torch.manual_seed(2)
     assert context_templates(build_model(family), tokenizer, [[10, 5], [6, 7]], 3) == first
     if family != "gemma2":  # the tiny one generates its end token only
         assert context_templates(model, tokenizer, [[10, 5], [6, 7]], 4) != first
-    assert anatomy_of_everything(model) == modules
+    assert attributes_and_hooks_of(model) == modules
     assert first[0] == ["{}"]
     assert [len(group) for group in first] == [1, 5, 7]
     assert all(template.endswith(". {}") and template.count("{") == 1 for group in first[1:] for template in group)
@@ -94,5 +94,5 @@ def test_edits_do_not_depend_on_torchs_seed() -> None:
         editor = editor_on(model, build_tokenizer(), hparams, templates=None)
         editor.edit(requests_for())
         states.append(state_of(model))
-    assert same_tensors(*states)
+    assert equal_states(*states)
     assert moments_for(model, hparams).keys() == set(editor.alphas)

@@ -19,12 +19,12 @@ from easyedit_lifelong.methods.memit.editor import MemitEditor
 from easyedit_lifelong.plugins import get_plugins
 from tests.support.coachhook_edits import (
     FACTS,
-    LEARNABLE,
+    LEARNABLE_FACT,
     TEMPLATES,
-    anatomy_of_everything,
+    attributes_and_hooks_of,
+    equal_states,
     moments_for,
     requests_for,
-    same_tensors,
 )
 from tests.support.coachhook_edits import hparams_for as coachhook_hparams
 from tests.support.failing_calls import damage_nth_call, interrupt, nans
@@ -95,7 +95,7 @@ def test_each_batch_gets_the_papers_update_without_the_keys_of_earlier_batches(f
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_an_edit_is_learned_and_generated(family: str, dtype: torch.dtype) -> None:
     model, tokenizer = build_model(family, dtype), build_tokenizer()
-    prompt, target, subject = LEARNABLE
+    prompt, target, subject = LEARNABLE_FACT
     hparams = hparams_for(family, layers=[2], mom2_update_weight=1e-3, v_num_grad_steps=30)
     results, _ = editor_on(model, tokenizer, hparams).edit([EditRequest(0, prompt, target, subject)])
     assert results[0].learned
@@ -119,26 +119,26 @@ def test_the_native_memit_does_not_take_the_name_of_easyedits_memit() -> None:
 
 def test_rollback_restores_everything_bitwise(family: str, given_moments: None) -> None:
     model, tokenizer, hparams = unedited(family)
-    before, modules = state_of(model), anatomy_of_everything(model)
+    before, modules = state_of(model), attributes_and_hooks_of(model)
     edited_model, rollback = apply_memit_to_model(model, tokenizer, requests_for(), hparams)
     assert edited_model is model
     assert [result.case_id for result in rollback.results] == [0, 1, 2, 3]
-    assert not same_tensors(state_of(model), before)
+    assert not equal_states(state_of(model), before)
     for _ in range(2):
         rollback()
-        assert same_tensors(state_of(model), before)
-    assert anatomy_of_everything(model) == modules
+        assert equal_states(state_of(model), before)
+    assert attributes_and_hooks_of(model) == modules
 
 
 def test_a_copy_is_edited_and_rolled_back_without_the_original(given_moments: None) -> None:
     model, tokenizer, hparams = unedited()
     before = state_of(model)
     copied, rollback = apply_memit_to_model(model, tokenizer, requests_for(0), hparams, copy=True)
-    assert same_tensors(state_of(model), before)
+    assert equal_states(state_of(model), before)
     second_copy, second_rollback = copy.deepcopy((copied, rollback))
     second_rollback()
-    assert same_tensors(state_of(second_copy), before)
-    assert not same_tensors(state_of(copied), before)
+    assert equal_states(state_of(second_copy), before)
+    assert not equal_states(state_of(copied), before)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
@@ -152,15 +152,15 @@ def test_batches_are_rolled_back_from_the_last_and_in_no_other_order(family: str
     with pytest.raises(EditError, match="later MEMIT-native batches"):
         rollbacks[1]()
     rollbacks[3]()
-    assert same_tensors(state_of(model), states[3])
+    assert equal_states(state_of(model), states[3])
     rollback_to_batch(model, 1)
-    assert same_tensors(state_of(model), states[1])
+    assert equal_states(state_of(model), states[1])
     with pytest.raises(EditError, match="no going back to batch 2"):
         rollback_to_batch(model, 2)
     with pytest.raises(EditError, match="can't be taken back one by one"):
         rollback_case(model, 0)
     rollbacks[0]()
-    assert same_tensors(state_of(model), states[0])
+    assert equal_states(state_of(model), states[0])
     assert MemitEditor.of(model) is None
     with pytest.raises(EditError, match=r"get a new one with MemitEditor\.on"):
         editor.edit(requests_for(0))
@@ -184,20 +184,20 @@ def test_a_batch_that_fails_at_any_step_leaves_no_trace(
     model, tokenizer, hparams = unedited(batch_size=1)
     if edited_before:
         editor_on(model, tokenizer, hparams).edit(requests_for(*edited_before))
-    before, modules = state_of(model), anatomy_of_everything(model)
+    before, modules = state_of(model), attributes_and_hooks_of(model)
     owner, name, call, damage = FAILURES[failure]
     with monkeypatch.context() as patch:
         patch.setattr(owner, name, damage_nth_call(getattr(owner, name), call, damage))
         with pytest.raises((EditError, KeyboardInterrupt)):
             editor_on(model, tokenizer, hparams).edit(requests_for(0, 1))
-    assert same_tensors(state_of(model), before)
-    assert anatomy_of_everything(model) == modules
+    assert equal_states(state_of(model), before)
+    assert attributes_and_hooks_of(model) == modules
     editor_on(model, tokenizer, hparams).edit(requests_for(0, 1))
     never_failed = build_model("llama")
     if edited_before:
         editor_on(never_failed, tokenizer, hparams).edit(requests_for(*edited_before))
     editor_on(never_failed, tokenizer, hparams).edit(requests_for(0, 1))
-    assert same_tensors(state_of(model), state_of(never_failed))
+    assert equal_states(state_of(model), state_of(never_failed))
 
 
 def test_missing_layers_missing_subjects_and_models_of_another_kind_are_refused() -> None:

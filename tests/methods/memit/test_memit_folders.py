@@ -22,7 +22,7 @@ from easyedit_lifelong.edits.parts import read_edits
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.memit.editor import MemitEditor
 from easyedit_lifelong.plugins import get_plugins
-from tests.support.coachhook_edits import requests_for, same_tensors
+from tests.support.coachhook_edits import equal_states, requests_for
 from tests.support.memit_edits import edited, hparams_for, unedited
 from tests.support.registry import replace_method
 from tests.support.state_folders import load_state, save_state
@@ -55,13 +55,13 @@ def test_loaded_edits_equal_the_saved_ones_and_so_do_later_edits(
     loaded, tokenizer, hparams = unedited(family)
     before = state_of(loaded)
     rollback = load_edits(loaded, tmp_path / "edits", tokenizer)
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
     for each in (model, loaded):
         MemitEditor.on(each, tokenizer, hparams).edit(requests_for(0))
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
     rollback_to_batch(loaded, 2)
     rollback()
-    assert same_tensors(state_of(loaded), before)
+    assert equal_states(state_of(loaded), before)
 
 
 def test_an_interrupted_run_resumes_and_ends_as_an_uninterrupted_one(tmp_path: Path, given_moments: None) -> None:
@@ -84,11 +84,11 @@ def test_an_interrupted_run_resumes_and_ends_as_an_uninterrupted_one(tmp_path: P
             run(out=tmp_path / "run", progress=InterruptAfterTwo())
         resumed = run(out=tmp_path / "run", resume=True)
     assert resumed.metrics == uninterrupted.metrics
-    assert same_tensors(state_of(resumed.edited_model), state_of(uninterrupted.edited_model))
+    assert equal_states(state_of(resumed.edited_model), state_of(uninterrupted.edited_model))
     assert [entry["status"] for entry in resumed.journal] == ["edited"] * 4
     loaded = build_model("llama")
     load_edits(loaded, tmp_path / "run" / "state")
-    assert same_tensors(state_of(loaded), state_of(uninterrupted.edited_model))
+    assert equal_states(state_of(loaded), state_of(uninterrupted.edited_model))
 
 
 def test_a_folder_is_inspected_and_rolled_back_to_a_batch_but_not_merged(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_a_folder_is_inspected_and_rolled_back_to_a_batch_but_not_merged(tmp_pat
     rollback_folder(tmp_path / "edits", batch=1, out=tmp_path / "first")
     model = build_model("llama")
     load_edits(model, tmp_path / "first")
-    assert same_tensors(state_of(model), state_of(edited((0, 1))))
+    assert equal_states(state_of(model), state_of(edited((0, 1))))
     with pytest.raises(EditError, match="already; roll those back first"):
         load_edits(model, tmp_path / "edits", check_weights=False)
     with pytest.raises(RunError, match="can't be merged: every batch"):
@@ -116,7 +116,7 @@ def test_an_exported_checkpoint_has_the_edited_weights(tmp_path: Path) -> None:
     assert export.lost == ()
     assert export.edits == {"MEMIT-native": 4}
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
-    assert same_tensors(state_of(loaded), state_of(model))
+    assert equal_states(state_of(loaded), state_of(model))
 
 
 def test_edits_of_another_shape_are_refused_and_leave_the_model_unedited(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_edits_of_another_shape_are_refused_and_leave_the_model_unedited(tmp_pat
     tensors = {name: tensor[:5] for name, tensor in part.tensors.items()}
     with pytest.raises(RunError, match=r"here: MEMIT-native's edits don't fit this model: .*but its weight has"):
         store.attach(model, None, type(part)(part.hparams, part.edits, part.state, tensors), "here")
-    assert same_tensors(state_of(model), before)
+    assert equal_states(state_of(model), before)
     assert MemitEditor.of(model) is None
 
 
@@ -138,4 +138,4 @@ def test_a_state_loads_with_another_learning_rate_but_not_with_another_weight(tm
     with pytest.raises(RunError, match=r"made with mom2_update_weight=1.0; now it is 2.0"):
         load_state(model, tokenizer, hparams_for("llama", mom2_update_weight=2.0), tmp_path)
     load_state(model, tokenizer, hparams_for("llama", v_lr=0.1), tmp_path, [0, 1])
-    assert same_tensors(state_of(model), state_of(edited((0, 1))))
+    assert equal_states(state_of(model), state_of(edited((0, 1))))

@@ -1,4 +1,4 @@
-"""Load saved edits in another process, without EasyEdit: ``python -m tests.support.loading_elsewhere FOLDER``.
+"""Load saved edits in another process, without EasyEdit: ``python -m tests.support.load_in_new_process FOLDER``.
 
 The folder holds ``MODEL/base`` (a checkpoint), ``MODEL/METHOD`` (edits) and ``expected.pt``. The process writes
 ``found.json`` to it.
@@ -29,14 +29,14 @@ _CLASSES = {
 }
 
 
-def base_of(folder: Path, name: str) -> Any:
+def unedited_model(folder: Path, name: str) -> Any:
     """Load an unedited model."""
     (architecture,) = AutoConfig.from_pretrained(folder / name / "base").architectures
     auto = next(auto for ending, auto in _CLASSES.items() if architecture.endswith(ending))
     return auto.from_pretrained(folder / name / "base").eval()
 
 
-def said_by(model: Any, tokens: torch.Tensor) -> list[torch.Tensor]:
+def answers_of_model(model: Any, tokens: torch.Tensor) -> list[torch.Tensor]:
     """Return a model's logits for tokens and, if it can generate, its greedy answers."""
     mask = (tokens != 0).long()
     inputs = {"input_ids": tokens, "attention_mask": mask}
@@ -59,18 +59,21 @@ def main(folder: Path) -> None:
 
     expected, found = torch.load(folder / "expected.pt"), {}
     for family, (tokens, methods) in expected.items():
-        model = base_of(folder, family)
-        unedited, state = said_by(model, tokens), {name: value.clone() for name, value in model.state_dict().items()}
+        model = unedited_model(folder, family)
+        unedited, state = (
+            answers_of_model(model, tokens),
+            {name: value.clone() for name, value in model.state_dict().items()},
+        )
         for method, edited in methods.items():
             rollback = load_edits(model, folder / family / method)
-            loaded = equal(said_by(model, tokens), edited) and not equal(edited, unedited)
+            loaded = equal(answers_of_model(model, tokens), edited) and not equal(edited, unedited)
             rollback()
             after = model.state_dict()
             restored = after.keys() == state.keys() and all(torch.equal(after[name], state[name]) for name in state)
             found[f"{family}/{method}"] = {
                 "edits": [edit["prompt"] for edit in rollback.results],
                 "loaded": loaded,
-                "rolled back": restored and equal(said_by(model, tokens), unedited),
+                "rolled back": restored and equal(answers_of_model(model, tokens), unedited),
                 "nothing left": not vars(model).keys() & {"forward", "generate", "save_edits"},
             }
     (folder / "found.json").write_text(json.dumps(found))
