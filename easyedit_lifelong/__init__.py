@@ -20,6 +20,8 @@ _LAZY = {
     "apply_grace_to_module": "easyedit_lifelong.methods.grace.apply",
     "CoachHookHyperParams": "easyedit_lifelong.methods.coachhook.config",
     "apply_coachhook_to_model": "easyedit_lifelong.methods.coachhook.apply",
+    "AlphaEditHyperParams": "easyedit_lifelong.methods.alphaedit.config",
+    "apply_alphaedit_to_model": "easyedit_lifelong.methods.alphaedit.editor",
     "NativeMemitHyperParams": "easyedit_lifelong.methods.memit.config",
     "apply_memit_to_model": "easyedit_lifelong.methods.memit.editor",
     "SecondMoment": "easyedit_lifelong.covariance",
@@ -113,6 +115,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hparams_files import hparams_values
     from easyedit_lifelong.hyperparams import PluginHyperParams
+    from easyedit_lifelong.methods.alphaedit.config import AlphaEditHyperParams
+    from easyedit_lifelong.methods.alphaedit.editor import apply_alphaedit_to_model
     from easyedit_lifelong.methods.base import (
         BatchRemoval,
         CaseRemoval,
@@ -149,6 +153,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.snapshots import Snapshots
 
 __all__ = [
+    "AlphaEditHyperParams",
     "AppendableEditStore",
     "BatchRemoval",
     "Calibrator",
@@ -196,6 +201,7 @@ __all__ = [
     "Snapshots",
     "StateKeeper",
     "TrackerType",
+    "apply_alphaedit_to_model",
     "apply_coachhook_to_model",
     "apply_grace_to_model",
     "apply_grace_to_module",

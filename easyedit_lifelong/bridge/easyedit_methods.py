@@ -77,6 +77,10 @@ def read_easyedit_hparams(path: Path, name: str) -> Any:
     return easyedit_hparams(read_hparams_file(path), name, str(path))
 
 
+_FIELDS_OF_SOME_VERSIONS = {"objective_optimization": "prompt_last"}
+"""Fields that not every version of EasyEdit has, with the value for what the other versions do."""
+
+
 def easyedit_hparams(values: Mapping[str, Any], name: str, source: str) -> Any:
     """Return the hyperparameters of one of EasyEdit's own methods; check the type of every value.
 
@@ -90,7 +94,8 @@ def easyedit_hparams(values: Mapping[str, Any], name: str, source: str) -> Any:
         PluginError: EasyEdit has no such method.
     """
     cls = easyedit_method(name).hparams_class
-    values, hints = dict(values), typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls)
+    values = {**{key: value for key, value in _FIELDS_OF_SOME_VERSIONS.items() if key in hints}, **values}
     problems = unknown_and_missing(cls, values)
     for key in hints.keys() & values.keys():
         # EasyEdit annotates device as int but accepts text, its files have null for some fields, and false for a number

@@ -14,7 +14,14 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong import CoachHookHyperParams, EditMethod, GraceHyperParams, NativeMemitHyperParams, get_plugins
+from easyedit_lifelong import (
+    AlphaEditHyperParams,
+    CoachHookHyperParams,
+    EditMethod,
+    GraceHyperParams,
+    NativeMemitHyperParams,
+    get_plugins,
+)
 from easyedit_lifelong.methods.edit_stores import AppendableEditStore
 from tests.support.tiny_models import build_model, build_tokenizer
 
@@ -157,12 +164,19 @@ def _memit(layout: Layout) -> dict[str, Any]:
     return {**settings, "layers": [2]}
 
 
+def _alphaedit(layout: Layout) -> dict[str, Any]:
+    # The eigenvalues of a tiny model are above the authors' threshold, so the share of the trace decides. The layer is
+    # not that of MEMIT: two methods cannot write into the same weights.
+    return {**_memit(layout), "layers": [1], "nullspace_energy": 0.2, "L2": 0.1}
+
+
 CASES = [
     MethodCase("GRACE", GraceHyperParams, _grace),
     MethodCase("GRACE-subject", GraceHyperParams, _grace_subject),
     MethodCase("CoachHook", CoachHookHyperParams, _coachhook),
     MethodCase("CoachHook-wohk", CoachHookHyperParams, lambda layout: {**_coachhook(layout), "wohk": True}),
     MethodCase("MEMIT-native", NativeMemitHyperParams, _memit),
+    MethodCase("AlphaEdit", AlphaEditHyperParams, _alphaedit),
     MethodCase("BiasEdit", "BiasEditHyperParams", lambda layout: {}, reads_activations=False),
 ]
 """One line for each method, or for each mode of a method."""

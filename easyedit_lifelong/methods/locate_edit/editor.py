@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar, Generic
 
+import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.covariance import SecondMoment
+from easyedit_lifelong.covariance import SecondMoment, regularisation
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.check import check_model
@@ -37,9 +38,9 @@ from easyedit_lifelong.models.wrappers import model_to_edit
 class WeightEditor(ModelEditor, Generic[AnyBatch]):
     """Edits a model in consecutive batches, which can be rolled back bitwise. Get it with :meth:`on`.
 
-    Updates are added to the model's weights. A subclass sets its hyperparameter class and its solver class. It can
-    override :meth:`make_layers` to add updates to other tensors than the weights, and :meth:`update_layers` to do more
-    for each batch.
+    Updates are added to the model's weights. A subclass sets its hyperparameter class. It can override
+    :meth:`make_solver` to compute other updates, :meth:`make_layers` to add updates to other tensors than the weights,
+    and :meth:`update_layers` to do more for each batch.
 
     Args:
         model: the model to edit.
@@ -55,7 +56,6 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
         ModelError: the model lacks a layer that the hyperparameters name.
     """
 
-    solver_class: ClassVar[type[AccumulatedKeys]] = AccumulatedKeys
     batch_class: ClassVar[type[Batch]] = Batch
 
     def __init__(
@@ -85,6 +85,25 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
     def make_layers(self, modules: Mapping[str, nn.Module]) -> EditedLayers:
         """Return the layers that updates are added to, made from the edited projections by path."""
         return EditedLayers(modules, self.hparams.ALG_NAME)
+
+    def make_solver(self, statistic: SecondMoment, device: torch.device, dtype: torch.dtype) -> Solver:
+        """Return the solver of one layer, without keys.
+
+        Args:
+            statistic: the second moment of the layer.
+            device: the device to solve on.
+            dtype: the dtype of keys and updates.
+
+        Raises:
+            EditError: the second moment cannot be used.
+        """
+        return AccumulatedKeys(
+            statistic.moment,
+            self.hparams.mom2_update_weight,
+            ridge=regularisation(statistic.count, len(statistic.moment)),
+            device=device,
+            dtype=dtype,
+        )
 
     def make_history(self, paths: list[str], templates: Templates, fingerprint: str) -> BatchHistory[AnyBatch]:
         """Return an empty history."""
@@ -282,9 +301,7 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
             return
         if self._moments is None:
             self._moments = second_moments(self.model, self.tokenizer, self.hparams)
-        self._solvers = make_solvers(
-            self.solver_class, self._layers.modules, self._moments, self.hparams.mom2_update_weight, self.state.batches
-        )
+        self._solvers = make_solvers(self.make_solver, self._layers.modules, self._moments, self.state.batches)
 
     def _restore(self, batch_count: int, tensors: LayerTensors) -> None:
         """Remove all batches after the first ``batch_count``; detach the editor if none is left.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.covariance import SecondMoment, regularisation
+from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers, weight_of
 from easyedit_lifelong.methods.locate_edit.history import Batch
 from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
-from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, LayerUpdate, Solver, solving_device
+from easyedit_lifelong.methods.locate_edit.update import LayerUpdate, Solver, solving_device
 from easyedit_lifelong.models.devices import device_of
 
 
@@ -46,33 +46,29 @@ def spread_residual(
     return updates
 
 
+SolverFactory = Callable[[SecondMoment, torch.device, torch.dtype], Solver]
+"""Returns the solver of a layer, from its second moment, the device to solve on, and the dtype of keys and updates."""
+
+
 def make_solvers(
-    solver_class: type[AccumulatedKeys],
+    make_solver: SolverFactory,
     modules: Mapping[str, nn.Module],
     moments: Mapping[str, SecondMoment],
-    weight: float,
     batches: Sequence[Batch],
 ) -> dict[str, Solver]:
     """Return a solver for each layer, by path, with the keys of earlier batches added.
 
     Args:
-        solver_class: the class of the solvers.
+        make_solver: makes the solver of one layer.
         modules: the edited projections, by path.
         moments: the second moment of each projection, by path.
-        weight: λ, ``mom2_update_weight``.
         batches: the earlier batches.
     """
     solvers: dict[str, Solver] = {}
     for path, module in modules.items():
-        second_moment = moments[path]
-        size = len(second_moment.moment)
-        solvers[path] = solver_class(
-            second_moment.moment,
-            weight,
-            ridge=regularisation(second_moment.count, size),
-            device=solving_device(size, device_of(module), len(modules)),
-            dtype=torch.promote_types(weight_of(module).dtype, torch.float32),
-        )
+        device = solving_device(len(moments[path].moment), device_of(module), len(modules))
+        dtype = torch.promote_types(weight_of(module).dtype, torch.float32)
+        solvers[path] = make_solver(moments[path], device, dtype)
         for batch in batches:
             solvers[path].add(batch.layers[path].keys)
     return solvers

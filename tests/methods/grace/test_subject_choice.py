@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.subject.subject_layer import _matched_keys, _merge_matches
-from tests.support.subjects import FACTS, PROMPTS, codebook_of, edited, ids_of, replacing_outputs
+from tests.support.subjects import FACTS, PROMPTS, SUBJECT_LAST_WORDS, codebook_of, edited, ids_of, replacing_outputs
 from tests.support.thoroughness import default_cases, examples
 from tests.support.tiny_models import build_model, build_tokenizer
 

@@ -1,0 +1,81 @@
+"""The editor of AlphaEdit, and its apply function with the signature that EasyEdit expects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from easyedit_lifelong.covariance import SecondMoment
+from easyedit_lifelong.methods.alphaedit.config import AlphaEditHyperParams
+from easyedit_lifelong.methods.alphaedit.null_space import NullSpaceKeys
+from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
+from easyedit_lifelong.methods.locate_edit.history import Batch
+from easyedit_lifelong.methods.shared.apply import apply_requests
+from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.methods.shared.rollback import Rollback
+
+
+class AlphaEditEditor(WeightEditor[Batch]):
+    """Edits a model's weights with AlphaEdit (arXiv 2410.02355). Get it with :meth:`on`.
+
+    Target vectors, keys and residuals are those of MEMIT. The update of a layer is that of :class:`NullSpaceKeys`: it
+    changes no output for keys outside of the null space of C₀ = E[kkᵀ], and keeps the keys of earlier batches. These
+    are part of the editor, so two models, or two runs, never share them.
+    """
+
+    hparams_class = AlphaEditHyperParams
+
+    def make_solver(self, statistic: SecondMoment, device: torch.device, dtype: torch.dtype) -> NullSpaceKeys:
+        """Return the solver of one layer, without keys."""
+        hparams = self.hparams
+        return NullSpaceKeys(
+            statistic.moment,
+            hparams.L2,
+            hparams.nullspace_threshold,
+            hparams.nullspace_energy,
+            hparams.c0_weight,
+            device=device,
+            dtype=dtype,
+        )
+
+
+def apply_alphaedit_to_model(
+    model: Any,
+    tok: Any,
+    requests: Sequence[Any],
+    hparams: AlphaEditHyperParams,
+    copy: bool = False,
+    return_orig_weights: bool = True,
+    keep_original_weight: bool = False,
+    **kwargs: Any,
+) -> tuple[Any, Rollback[EditResult]]:
+    """Edit a model with AlphaEdit, in batches of ``hparams.batch_size``.
+
+    Args:
+        model: a causal language model. Its weights are edited in place.
+        tok: its tokenizer.
+        requests: dicts with EasyEdit's fields, or :class:`EditRequest` objects. Each needs a subject.
+        hparams: the hyperparameters.
+        copy: edit a copy of the model instead.
+        return_orig_weights: accepted because EasyEdit passes it; a rollback is always returned.
+        keep_original_weight: whether iterating over the rollback's ``.items()`` rolls back, as EasyEdit's 2023
+            release expects. Calling the rollback always does.
+        **kwargs: ignored. EasyEdit passes the arguments of all methods to every method.
+
+    Returns:
+        The edited model, and a :class:`Rollback` whose ``results`` has the result of each request.
+
+    Raises:
+        DataError: a request cannot be used.
+        ModelError: the model lacks a layer that the hyperparameters name.
+        EditError: a batch failed. Then no request has been applied.
+    """
+    return apply_requests(
+        lambda edited: AlphaEditEditor.on(edited, tok, hparams),
+        model,
+        requests,
+        copy=copy,
+        keep_original_weight=keep_original_weight,
+    )

@@ -1,0 +1,38 @@
+"""What the methods that write updates into weights register: the same ports, for an editor class each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.methods.locate_edit.check import check_model, check_requests
+from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
+from easyedit_lifelong.methods.locate_edit.moments import second_moments
+from easyedit_lifelong.methods.locate_edit.store import BatchStore, batch_reasons
+
+
+def weight_method(editor_class: type[WeightEditor[Any]], apply: Callable[..., Any], label: str) -> EditMethod:
+    """Return the method of an editor that writes its updates into the weights.
+
+    Args:
+        editor_class: the class of the editor, which names its hyperparameter class.
+        apply: the apply function of the method.
+        label: what messages call the method.
+    """
+    store = BatchStore(editor_class)
+    hparams_class = editor_class.hparams_class
+    return EditMethod(
+        hparams_class.ALG_NAME,
+        hparams_class,
+        apply,
+        batchable=True,
+        check=check_model,
+        check_requests=check_requests,
+        prepare=second_moments,
+        edits=store,
+        remove_batches=store,
+        describe=store.describe,
+        plain_weights=store.plain_weights,
+        reasons=batch_reasons(label) | {"explain": "its edits are in the weights and act at every token."},
+    )
