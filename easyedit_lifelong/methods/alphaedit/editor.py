@@ -27,11 +27,11 @@ class AlphaEditEditor(WeightEditor[Batch]):
 
     hparams_class = AlphaEditHyperParams
 
-    def make_solver(self, statistic: SecondMoment, device: torch.device, dtype: torch.dtype) -> NullSpaceKeys:
+    def make_solver(self, second_moment: SecondMoment, device: torch.device, dtype: torch.dtype) -> NullSpaceKeys:
         """Return the solver of one layer, without keys."""
         hparams = self.hparams
         return NullSpaceKeys(
-            statistic.moment,
+            second_moment.moment,
             hparams.L2,
             hparams.nullspace_threshold,
             hparams.nullspace_energy,

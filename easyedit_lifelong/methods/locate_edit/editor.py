@@ -39,7 +39,7 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
     """Edits a model in consecutive batches, which can be rolled back bitwise. Get it with :meth:`on`.
 
     Updates are added to the model's weights. A subclass sets its hyperparameter class. It can override
-    :meth:`make_solver` to compute other updates, :meth:`make_layers` to add updates to other tensors than the weights,
+    ``solver_class`` or :meth:`make_solver` to compute other updates, :meth:`make_layers` to add updates to other tensors than the weights,
     and :meth:`update_layers` to do more for each batch.
 
     Args:
@@ -56,6 +56,7 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
         ModelError: the model lacks a layer that the hyperparameters name.
     """
 
+    solver_class: ClassVar[type[AccumulatedKeys]] = AccumulatedKeys
     batch_class: ClassVar[type[Batch]] = Batch
 
     def __init__(
@@ -86,21 +87,21 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
         """Return the layers that updates are added to, made from the edited projections by path."""
         return EditedLayers(modules, self.hparams.ALG_NAME)
 
-    def make_solver(self, statistic: SecondMoment, device: torch.device, dtype: torch.dtype) -> Solver:
+    def make_solver(self, second_moment: SecondMoment, device: torch.device, dtype: torch.dtype) -> Solver:
         """Return the solver of one layer, without keys.
 
         Args:
-            statistic: the second moment of the layer.
+            second_moment: the second moment of the layer.
             device: the device to solve on.
             dtype: the dtype of keys and updates.
 
         Raises:
             EditError: the second moment cannot be used.
         """
-        return AccumulatedKeys(
-            statistic.moment,
+        return self.solver_class(
+            second_moment.moment,
             self.hparams.mom2_update_weight,
-            ridge=regularisation(statistic.count, len(statistic.moment)),
+            ridge=regularisation(second_moment.count, len(second_moment.moment)),
             device=device,
             dtype=dtype,
         )

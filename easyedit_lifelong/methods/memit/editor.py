@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from easyedit_lifelong.covariance import SecondMoment, regularisation
 from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.history import Batch
 from easyedit_lifelong.methods.locate_edit.update import SeparateBatches
@@ -29,16 +26,7 @@ class MemitEditor(WeightEditor[Batch]):
     """
 
     hparams_class = NativeMemitHyperParams
-
-    def make_solver(self, statistic: SecondMoment, device: torch.device, dtype: torch.dtype) -> SeparateBatches:
-        """Return a solver that ignores the keys of earlier batches."""
-        return SeparateBatches(
-            statistic.moment,
-            self.hparams.mom2_update_weight,
-            ridge=regularisation(statistic.count, len(statistic.moment)),
-            device=device,
-            dtype=dtype,
-        )
+    solver_class = SeparateBatches
 
 
 def apply_memit_to_model(
