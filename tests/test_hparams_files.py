@@ -21,7 +21,7 @@ from transformers import (
     T5Config,
 )
 
-from easyedit_lifelong import CoachHookHyperParams, GraceHyperParams, NativeMemitHyperParams
+from easyedit_lifelong import AlphaEditHyperParams, CoachHookHyperParams, GraceHyperParams, NativeMemitHyperParams
 from easyedit_lifelong.methods.grace.check import check_layer
 from easyedit_lifelong.methods.grace.named_layers import find_answer_layer
 from easyedit_lifelong.methods.locate_edit.check import check_model
@@ -155,19 +155,31 @@ def test_a_file_for_edits_by_subject_names_layers_of_the_right_shape(name: str) 
 
 
 # (inputs, outputs) of the MLP's projection back to the model's width.
-PROJECTIONS = {**SHAPES, "gpt2-xl": (6400, 1600)}
+PROJECTIONS = {**SHAPES, "gpt2-xl": (6400, 1600), "llama3-8b": (14336, 4096)}
+LLAMA3_8B = LlamaConfig(
+    hidden_size=4096,
+    intermediate_size=14336,
+    num_hidden_layers=32,
+    num_attention_heads=32,
+    num_key_value_heads=8,
+    vocab_size=128256,
+)
+LOCATE_EDIT_CONFIGS = {**CONFIGS, "llama3-8b": LLAMA3_8B}
+LOCATE_EDIT_FILES = sorted(
+    (method, file.stem) for method in ("AlphaEdit", "CoachHook") for file in (FOLDER / method).glob("*.yaml")
+)
 
 
 def test_every_coachhook_file_has_a_real_architecture_to_be_checked_against() -> None:
-    files = {file.stem for file in (FOLDER / "CoachHook").glob("*.yaml")}
-    assert files == set(CONFIGS)
+    assert {name for method, name in LOCATE_EDIT_FILES if method == "CoachHook"} == set(CONFIGS)
 
 
-@pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_a_coachhook_file_names_projections_of_the_right_shape(name: str) -> None:
-    hparams = CoachHookHyperParams.from_hparams(f"CoachHook/{name}")
+@pytest.mark.parametrize(("method", "name"), LOCATE_EDIT_FILES)
+def test_a_file_of_a_locate_edit_method_names_projections_of_the_right_shape(method: str, name: str) -> None:
+    hparams_class = {"AlphaEdit": AlphaEditHyperParams, "CoachHook": CoachHookHyperParams}[method]
+    hparams = hparams_class.from_hparams(f"{method}/{name}")
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(CONFIGS[name])
+        model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[name])
     check_model(model, None, hparams)
     anatomy = anatomy_of(model)
     assert anatomy is not None

@@ -23,6 +23,7 @@ from easyedit_lifelong.covariance.shards import (
     torchrun_processes,
 )
 from tests.support.second_moments import make_texts
+from tests.support.thoroughness import default_cases
 
 
 def _free_port() -> int:
@@ -82,7 +83,7 @@ def _finish(running: list[subprocess.Popen[str]]) -> list[tuple[int, str, str]]:
     return results
 
 
-@pytest.mark.parametrize("kind", ["file", "self"])
+@pytest.mark.parametrize("kind", default_cases(["file", "self"], "file"))
 def test_two_processes_give_the_moments_of_one(checkpoint: Path, tmp_path: Path, kind: str) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n\n".join(make_texts(1500)))

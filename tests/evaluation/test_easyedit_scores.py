@@ -138,7 +138,7 @@ def test_the_scores_also_agree_with_easyedits_main_branch() -> None:
     root, tests = Path(easyedit_lifelong.__file__).parent.parent, Path(__file__).parent.parent
     path = os.pathsep.join([str(CHECKOUT), str(root), str(tests), os.environ.get("PYTHONPATH", "")])
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "both_libraries"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "both_libraries", "--full"],
         capture_output=True,
         text=True,
         timeout=900,

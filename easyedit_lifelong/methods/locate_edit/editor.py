@@ -39,8 +39,8 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
     """Edits a model in consecutive batches, which can be rolled back bitwise. Get it with :meth:`on`.
 
     Updates are added to the model's weights. A subclass sets its hyperparameter class. It can override
-    ``solver_class`` or :meth:`make_solver` to compute other updates, :meth:`make_layers` to add updates to other tensors than the weights,
-    and :meth:`update_layers` to do more for each batch.
+    ``solver_class`` or :meth:`make_solver` to compute other updates, :meth:`make_layers` to add updates to something
+    other than the weights, and :meth:`update_layers` to do more for each batch.
 
     Args:
         model: the model to edit.
