@@ -77,7 +77,8 @@ def _z_score_plot(run: RunRecord, by_batch: dict[int, dict[str, float]]) -> list
     values = [value for batch in scores.values() for value in batch]
     caption = (
         f"Each edited prompt's highest z-score in the last hook layer, by batch (boxes: quartiles; whiskers: all): "
-        f"{min(values):.3f} to {max(values):.3f}. α falls to the smallest of them."
+        f"{min(values):.3f} to {max(values):.3f}. "
+        "A hook layer acts on the tokens whose z-score is α or more."
     )
     alt = "z-scores by batch"
     return [ReportPlot("z-scores", "Highest z-scores", caption, alt, "highest z-score", series, "batch")]

@@ -53,12 +53,10 @@ def check_requests(model: Any, tokenizer: Any, hparams: LocateEditHyperParams, r
         DataError: a request has no subject, its prompt does not contain its subject, or it is too long for the model.
             The message names the record and the field.
     """
-    limit = context_length(model)
-    if limit is not None:
-        # Leave room for the longest context template and the full stop after it.
-        limit -= max((length for length, _ in hparams.context_template_length_params), default=0) + 2
+    # The longest context template and the full stop after it.
+    reserved = max((length for length, _ in hparams.context_template_length_params), default=0) + 2
     for request in requests:
-        encode_fact(tokenizer, request, PLAIN, hparams, limit)
+        encode_fact(tokenizer, request, PLAIN, hparams, context_length(model), reserved)
 
 
 def _find(model: Any, hparams: LocateEditHyperParams, name: str, number: int | None) -> Any:

@@ -66,6 +66,7 @@ def encode_fact(
     templates: Templates,
     hparams: LocateEditHyperParams,
     context_limit: int | None,
+    reserved_tokens: int = 0,
 ) -> Fact:
     """Encode a request.
 
@@ -75,12 +76,18 @@ def encode_fact(
         templates: the context templates.
         hparams: ``fact_token`` and ``mention_templates`` are used.
         context_limit: largest number of tokens of a row; None: no limit.
+        reserved_tokens: tokens of a row that the templates given here leave out, but that others will need.
 
     Raises:
         DataError: the request has no subject, its prompt does not contain its subject, or a row is too long.
     """
     encoder = _RowEncoder(
-        tokenizer, request, subject_span(request, hparams.fact_token), hparams.fact_token, context_limit
+        tokenizer,
+        request,
+        subject_span(request, hparams.fact_token),
+        hparams.fact_token,
+        context_limit,
+        reserved_tokens,
     )
     contexts = []
     for group in templates:
@@ -105,6 +112,7 @@ class _RowEncoder:
         subject_span: the characters of the prompt that are the subject.
         fact_token: the hyperparameter.
         context_limit: largest number of tokens of a row; None: no limit.
+        reserved_tokens: tokens that every row needs in addition.
     """
 
     tokenizer: Any
@@ -112,6 +120,7 @@ class _RowEncoder:
     subject_span: Span
     fact_token: str
     context_limit: int | None
+    reserved_tokens: int
 
     def encode_context(self, template: str, weight: float = 0.0) -> Row:
         """Encode the prompt in a context template."""
@@ -133,9 +142,10 @@ class _RowEncoder:
             raise DataError(f"{request.where}: {error}") from error
         subject_length = self.subject_span[1] - self.subject_span[0]
         lookup = token_of_span(self.tokenizer, text, (subject_start, subject_start + subject_length), self.fact_token)
-        if self.context_limit is not None and len(pair.tokens) > self.context_limit:
+        length = len(pair.tokens) + self.reserved_tokens
+        if self.context_limit is not None and length > self.context_limit:
             raise DataError(
-                f"{request.where}, field 'prompt': with a context and the target it has {len(pair.tokens)} tokens, but "
+                f"{request.where}, field 'prompt': with a context and the target it has {length} tokens, but "
                 f"the model's context is {self.context_limit} tokens. Shorten it or leave the record out."
             )
         return Row(pair.prompt, pair.target, lookup, weight)

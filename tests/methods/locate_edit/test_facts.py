@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.methods.locate_edit.check import check_requests
 from easyedit_lifelong.methods.locate_edit.facts import encode_fact
 from tests.support.byte_level import byte_level
 from tests.support.coachhook_edits import PLAIN, hparams_for
@@ -69,6 +72,14 @@ def test_a_prompt_longer_than_the_context_is_refused_with_its_record() -> None:
     encode_fact(build_tokenizer(), request, PLAIN, hparams_for("llama"), 7)
     with pytest.raises(DataError, match=r"facts.json, record 3 .*field 'prompt': .*has 7 tokens, .*context is 6"):
         encode_fact(build_tokenizer(), request, PLAIN, hparams_for("llama"), 6)
+
+
+def test_an_early_check_counts_the_longest_context_and_names_the_models_context() -> None:
+    hparams = hparams_for("llama", context_template_length_params=[[3, 1], [55, 2]])
+    requests = [EditRequest(7, "the capital of France is", "Rome Paris", "France")]
+    with pytest.raises(DataError, match=r"has 64 tokens, but the model's context is 63 "):
+        check_requests(SimpleNamespace(config=SimpleNamespace(n_ctx=63)), build_tokenizer(), hparams, requests)
+    check_requests(SimpleNamespace(config=SimpleNamespace(n_ctx=64)), build_tokenizer(), hparams, requests)
 
 
 def test_each_group_of_contexts_has_the_same_weight_shared_by_its_rows() -> None:
