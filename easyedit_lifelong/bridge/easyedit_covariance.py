@@ -23,7 +23,7 @@ from easyedit_lifelong.covariance.npz import check_writable
 from easyedit_lifelong.covariance.shards import Shard, on_first_process
 from easyedit_lifelong.covariance.stored import read_stored, store
 from easyedit_lifelong.errors import CovarianceError, LifelongError
-from easyedit_lifelong.models.modes import evaluating
+from easyedit_lifelong.models.model_modes import evaluating
 
 _BATCH = 100
 """Documents in a batch of ``layer_stats``."""

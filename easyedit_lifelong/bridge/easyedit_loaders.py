@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.bridge.easyedit_location import import_easyedit
-from easyedit_lifelong.data.native_loaders import request_fields, zsre_extras
+from easyedit_lifelong.data.zsre_counterfact import request_fields, zsre_extras
 from easyedit_lifelong.errors import DataError
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from easyedit_lifelong.bridge.easyedit_location import PACKAGE
 from easyedit_lifelong.bridge.wrapping import easyedit_modules, replaced
-from easyedit_lifelong.models.modes import evaluating
+from easyedit_lifelong.models.model_modes import evaluating
 
 LOG = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits import load_edits, save_edits
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
-from easyedit_lifelong.edits.parts import check_not_a_state
+from easyedit_lifelong.edits.folder_parts import check_not_a_state
 from easyedit_lifelong.errors import DataError, PluginError, RunError
 from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorers import scorer_for

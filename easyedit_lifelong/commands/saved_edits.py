@@ -9,7 +9,7 @@ from typing import Any
 
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.edits.edits_hub import edits_folder
-from easyedit_lifelong.edits.parts import read_description
+from easyedit_lifelong.edits.folder_parts import read_description
 from easyedit_lifelong.errors import ModelError, RunError
 from easyedit_lifelong.models.load import load_model
 

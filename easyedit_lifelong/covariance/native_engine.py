@@ -20,7 +20,7 @@ from easyedit_lifelong.covariance.sampling import SampledPlan
 from easyedit_lifelong.covariance.shards import Shard, on_first_process, sum_over_processes
 from easyedit_lifelong.covariance.stored import store
 from easyedit_lifelong.errors import CovarianceError
-from easyedit_lifelong.models.modes import evaluating
+from easyedit_lifelong.models.model_modes import evaluating
 
 LOG = logging.getLogger(__name__)
 

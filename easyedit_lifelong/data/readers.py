@@ -9,8 +9,8 @@ from typing import Any
 
 from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.data.json_files import label_as_text, name_records, read_records, require_texts
-from easyedit_lifelong.data.native_loaders import counterfact_records, zsre_records
 from easyedit_lifelong.data.request import EditRequest, check_unique
+from easyedit_lifelong.data.zsre_counterfact import counterfact_records, zsre_records
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.plugins import get_plugins
 

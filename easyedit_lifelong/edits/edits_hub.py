@@ -27,7 +27,7 @@ from easyedit_lifelong.edits.edits_folder import (
     read_folder,
     tensors_file,
 )
-from easyedit_lifelong.edits.parts import read_edits, write_edits
+from easyedit_lifelong.edits.folder_parts import read_edits, write_edits
 from easyedit_lifelong.errors import HubError, RunError
 
 _NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[^@\s]+))?")

@@ -17,8 +17,8 @@ from easyedit_lifelong.methods.base import ExplainedPass, LayerExplanation
 from easyedit_lifelong.methods.shared.editors import carries_edits, editors_on, internal_pass
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
-from easyedit_lifelong.models.modes import evaluating
-from easyedit_lifelong.models.pairs import encoder_for
+from easyedit_lifelong.models.model_modes import evaluating
+from easyedit_lifelong.models.pair_encoders import encoder_for
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.plugins import get_plugins
 

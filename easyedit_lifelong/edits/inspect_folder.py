@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.parts import read_edits
+from easyedit_lifelong.edits.folder_parts import read_edits
 from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.plugins import get_plugins

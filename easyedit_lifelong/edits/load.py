@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.edits.edits_hub import edits_folder
-from easyedit_lifelong.edits.parts import method_of, read_edits
+from easyedit_lifelong.edits.folder_parts import method_of, read_edits
 from easyedit_lifelong.errors import PluginError, RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.editors import base_fingerprint

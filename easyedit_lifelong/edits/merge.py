@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.edits.edits_folder import INDEX
-from easyedit_lifelong.edits.parts import SavedEdits, read_edits, write_edits
+from easyedit_lifelong.edits.folder_parts import SavedEdits, read_edits, write_edits
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import Conflict, MergeSource, Renamed
 from easyedit_lifelong.plugins import get_plugins

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.edits.edits_folder import INDEX
-from easyedit_lifelong.edits.parts import SavedEdits, method_of, read_edits, write_edits
+from easyedit_lifelong.edits.folder_parts import SavedEdits, method_of, read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.edit_stores import EditsPart

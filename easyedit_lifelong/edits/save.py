@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.parts import write_edits
+from easyedit_lifelong.edits.folder_parts import write_edits
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.models.load import model_label

@@ -14,7 +14,7 @@ from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.success import SCORE, SUCCESS, success_scores
 from easyedit_lifelong.evaluation.tasks import task_named
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
-from easyedit_lifelong.evaluation.text import TextScores
+from easyedit_lifelong.evaluation.text_scores import TextScores
 
 _BEFORE = (
     "TRR",

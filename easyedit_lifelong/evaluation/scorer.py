@@ -17,8 +17,8 @@ from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, pad_rows
 from easyedit_lifelong.models.load import context_length
-from easyedit_lifelong.models.modes import evaluating
-from easyedit_lifelong.models.pairs import Encode
+from easyedit_lifelong.models.model_modes import evaluating
+from easyedit_lifelong.models.pair_encoders import Encode
 from easyedit_lifelong.models.partial_pass import head_at_positions
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
 

@@ -12,8 +12,8 @@ from easyedit_lifelong.evaluation.scorer import Scorer, input_device
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_answer
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
-from easyedit_lifelong.models.modes import evaluating
-from easyedit_lifelong.models.pairs import encoder_for, label_names
+from easyedit_lifelong.models.model_modes import evaluating
+from easyedit_lifelong.models.pair_encoders import encoder_for, label_names
 
 
 def scorer_for(model: Any, tokenizer: Any) -> Scorer:

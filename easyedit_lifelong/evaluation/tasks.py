@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
-from easyedit_lifelong.evaluation.text import bounded_perplexity
+from easyedit_lifelong.evaluation.text_scores import bounded_perplexity
 
 
 @dataclass(frozen=True)

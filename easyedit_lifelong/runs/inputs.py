@@ -13,7 +13,7 @@ from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
 from easyedit_lifelong.data.retention import read_retention
 from easyedit_lifelong.errors import DataError
-from easyedit_lifelong.evaluation.text import read_text
+from easyedit_lifelong.evaluation.text_scores import read_text
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import DatasetReader
 from easyedit_lifelong.runs.experiment import SAMPLES, Data, Experiment, Inputs, Source

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from easyedit_lifelong import apply_grace_to_model, explain, inspect_edits, load_edits, rollback_case, save_edits
-from easyedit_lifelong.edits.parts import read_edits, write_edits
+from easyedit_lifelong.edits.folder_parts import read_edits, write_edits
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from easyedit_lifelong import load_edits, merge_edits, rollback_case, save_edits
 from easyedit_lifelong.edits.edits_folder import INDEX
-from easyedit_lifelong.edits.parts import read_edits, write_edits
+from easyedit_lifelong.edits.folder_parts import read_edits, write_edits
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from tests.support.coachhook_edits import equal_states

@@ -16,7 +16,7 @@ from easyedit_lifelong import (
     rollback_folder,
     save_edits,
 )
-from easyedit_lifelong.edits.parts import read_edits, write_edits
+from easyedit_lifelong.edits.folder_parts import read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from tests.support.coachhook_edits import attributes_and_hooks_of, equal_states

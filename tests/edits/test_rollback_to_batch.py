@@ -17,7 +17,7 @@ from easyedit_lifelong import (
     save_edits,
 )
 from easyedit_lifelong.edits.edits_folder import INDEX
-from easyedit_lifelong.edits.parts import read_edits, write_edits
+from easyedit_lifelong.edits.folder_parts import read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from tests.support.coachhook_edits import attributes_and_hooks_of, equal_states, requests_for

@@ -17,7 +17,7 @@ from easyedit_lifelong import (
     rollback_folder,
     save_edits,
 )
-from easyedit_lifelong.edits.parts import read_edits, write_edits
+from easyedit_lifelong.edits.folder_parts import read_edits, write_edits
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits

@@ -9,7 +9,7 @@ from easyedit_lifelong.evaluation.intervals import bootstrap
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.evaluation.text import ngram_entropy
+from easyedit_lifelong.evaluation.text_scores import ngram_entropy
 from tests.support.scoreboard_requests import FRANCE, HAMLET, RETENTION
 from tests.support.table_model import TableModel
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from easyedit_lifelong.edits.parts import write_edits
+from easyedit_lifelong.edits.folder_parts import write_edits
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import Change
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits

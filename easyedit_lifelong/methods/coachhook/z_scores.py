@@ -12,7 +12,7 @@ from torch import Tensor
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.shared.editors import internal_pass
-from easyedit_lifelong.models.modes import evaluating
+from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.runner import Runner
 
 

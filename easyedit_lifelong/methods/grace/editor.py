@@ -42,7 +42,7 @@ from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, 
 from easyedit_lifelong.methods.shared.records import EditRecord, describe_row
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.encoding import EncodedPair
-from easyedit_lifelong.models.modes import dropping_out, editing
+from easyedit_lifelong.models.model_modes import dropping_out, editing
 from easyedit_lifelong.models.wrappers import model_to_edit
 
 EditBatch = Callable[[], list[EditResult]]

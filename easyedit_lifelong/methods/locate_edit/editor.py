@@ -16,11 +16,11 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.check import check_model
 from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers, LayerTensors
+from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.facts import Fact, check_batch, encode_fact
 from easyedit_lifelong.methods.locate_edit.history import AnyBatch, Batch, BatchHistory
 from easyedit_lifelong.methods.locate_edit.model_editor import ModelEditor
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
-from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.spread import make_solvers, spread_residual
 from easyedit_lifelong.methods.locate_edit.target_vectors import TargetVectors, optimise_targets
 from easyedit_lifelong.methods.locate_edit.templates import Templates, context_templates
@@ -30,7 +30,7 @@ from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.load import context_length
-from easyedit_lifelong.models.modes import editing
+from easyedit_lifelong.models.model_modes import editing
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.wrappers import model_to_edit
 

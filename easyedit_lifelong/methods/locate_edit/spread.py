@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers, weight_of
+from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.history import Batch
-from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.update import LayerUpdate, Solver, solving_device
 from easyedit_lifelong.models.devices import device_of
 

@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from easyedit_lifelong.models.encoding import pad_rows
-from easyedit_lifelong.models.modes import evaluating
+from easyedit_lifelong.models.model_modes import evaluating
 
 Templates = list[list[str]]
 """Groups of templates, each with one ``{}`` for the prompt. Keys are averaged within a group, then over groups."""

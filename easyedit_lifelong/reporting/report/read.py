@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from easyedit_lifelong.edits.parts import read_step_states
+from easyedit_lifelong.edits.folder_parts import read_step_states
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.methods.report_sections import RunRecord, is_number

@@ -12,7 +12,7 @@ from easyedit_lifelong.errors import DataError, EditError, ModelError
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
 from easyedit_lifelong.methods.coachhook.hook_layers import HookLayers, WeightsWithoutHooks
 from easyedit_lifelong.methods.locate_edit import editor as editing
-from easyedit_lifelong.methods.locate_edit.passes import EditingPasses
+from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys
 from tests.support.coachhook_edits import editor_on, equal_states, hparams_for, requests_for
 from tests.support.coachhook_snapshots import Snapshot

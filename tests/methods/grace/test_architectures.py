@@ -13,7 +13,7 @@ from easyedit_lifelong import apply_grace_to_model, explain, load_edits, save_ed
 from easyedit_lifelong.errors import DataError, ModelError
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.grace.editor import GraceEditor
-from easyedit_lifelong.models.pairs import encoder_for
+from easyedit_lifelong.models.pair_encoders import encoder_for
 from tests.support.architectures import ARCHITECTURES, LABELS, Architecture
 from tests.support.thoroughness import default_cases
 from tests.support.tiny_models import build_model, build_tokenizer, state_of

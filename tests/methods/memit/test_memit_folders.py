@@ -18,7 +18,7 @@ from easyedit_lifelong import (
     run_consecutive,
     save_edits,
 )
-from easyedit_lifelong.edits.parts import read_edits
+from easyedit_lifelong.edits.folder_parts import read_edits
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.memit.editor import MemitEditor
 from easyedit_lifelong.plugins import get_plugins

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from easyedit_lifelong.models.modes import dropping_out, evaluating
+from easyedit_lifelong.models.model_modes import dropping_out, evaluating
 
 
 @pytest.fixture

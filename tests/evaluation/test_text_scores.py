@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from easyedit_lifelong.errors import DataError
-from easyedit_lifelong.evaluation.text import HeldOutText, ngram_entropy, perplexity, read_text
+from easyedit_lifelong.evaluation.text_scores import HeldOutText, ngram_entropy, perplexity, read_text
 from tests.support.tiny_models import WORDS, build_model
 
 

@@ -23,7 +23,7 @@ from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
-from easyedit_lifelong.models.modes import evaluating
+from easyedit_lifelong.models.model_modes import evaluating
 
 FLUENCY_PROMPTS = 20
 """The number of requests whose prompts are continued to measure fluency."""

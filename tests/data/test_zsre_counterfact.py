@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from easyedit_lifelong.bridge import easyedit_loaders, find_easyedit
 from easyedit_lifelong.data import samples
-from easyedit_lifelong.data.native_loaders import counterfact_records, zsre_records
 from easyedit_lifelong.data.readers import read_counterfact, read_requests, read_zsre
+from easyedit_lifelong.data.zsre_counterfact import counterfact_records, zsre_records
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.plugins import get_plugins
 from tests.support.dataset_records import COUNTERFACT, ZSRE
