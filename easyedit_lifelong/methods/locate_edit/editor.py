@@ -163,13 +163,15 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
 
         Raises:
             DataError: a request cannot be used.
-            EditError: a batch failed.
+            EditError: a batch failed, or there is not one target vector for each request.
         """
         if not self.attached:
             raise EditError(
                 f"this {self.hparams.ALG_NAME} editor was removed from its model when its edits were rolled back; get "
                 f"a new one with {type(self).__name__}.on"
             )
+        if targets is not None and len(targets) != len(requests):
+            raise EditError(f"there are {len(targets)} target vectors for {len(requests)} requests; give one for each")
         before, batch_count = self._layers.tensors(), len(self.state.batches)
         if not batch_count:
             self._unedited = before

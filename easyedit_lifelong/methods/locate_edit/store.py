@@ -198,7 +198,7 @@ def _saved_update(part: EditsPart, path: str, begin: int, end: int) -> LayerUpda
 
 def _are_templates(value: Any) -> bool:
     """Return whether a value that was read from a file has the structure of context templates."""
-    return isinstance(value, list) and all(_is_template_group(group) for group in value)
+    return isinstance(value, list) and any(value) and all(_is_template_group(group) for group in value)
 
 
 def _is_template_group(value: Any) -> bool:

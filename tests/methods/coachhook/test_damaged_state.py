@@ -116,6 +116,7 @@ DAMAGES: dict[str, Any] = {
     "no batches": change_last_state(batches=None),
     "batch is a text": change_last_state(batches=["x"]),
     "no templates": change_last_state(templates=None),
+    "empty templates": change_last_state(templates=[]),
     "newer format version": declare_newer_format,
     "another model": damage_index(model={"name": "tiny", "fingerprint": "0" * 64}),
     "batch without alphas": change_last_batch(alphas=None),

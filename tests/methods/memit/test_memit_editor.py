@@ -210,3 +210,12 @@ def test_missing_layers_missing_subjects_and_models_of_another_kind_are_refused(
         check_requests(model, tokenizer, hparams, [EditRequest(7, "who wrote Hamlet", "Peru", source="record 7")])
     with pytest.raises(ModelError, match="MEMIT-native edits causal language models"):
         MemitEditor.on(torch.nn.Linear(2, 2), tokenizer, hparams)
+
+
+def test_there_must_be_one_target_vector_for_each_request() -> None:
+    model, tokenizer, hparams = unedited()
+    editor = editor_on(model, tokenizer, hparams)
+    before = state_of(model)
+    with pytest.raises(EditError, match="1 target vectors for 4 requests"):
+        editor.edit(requests_for(), TARGETS[:1])
+    assert equal_states(state_of(model), before)
