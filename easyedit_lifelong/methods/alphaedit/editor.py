@@ -53,24 +53,7 @@ def apply_alphaedit_to_model(
 ) -> tuple[Any, Rollback[EditResult]]:
     """Edit a model with AlphaEdit, in batches of ``hparams.batch_size``.
 
-    Args:
-        model: a causal language model. Its weights are edited in place.
-        tok: its tokenizer.
-        requests: dicts with EasyEdit's fields, or :class:`EditRequest` objects. Each needs a subject.
-        hparams: the hyperparameters.
-        copy: edit a copy of the model instead.
-        return_orig_weights: accepted because EasyEdit passes it; a rollback is always returned.
-        keep_original_weight: whether iterating over the rollback's ``.items()`` rolls back, as EasyEdit's 2023
-            release expects. Calling the rollback always does.
-        **kwargs: ignored. EasyEdit passes the arguments of all methods to every method.
-
-    Returns:
-        The edited model, and a :class:`Rollback` whose ``results`` has the result of each request.
-
-    Raises:
-        DataError: a request cannot be used.
-        ModelError: the model lacks a layer that the hyperparameters name.
-        EditError: a batch failed. Then no request has been applied.
+    Arguments, result and errors are those of :func:`~easyedit_lifelong.methods.memit.editor.apply_memit_to_model`.
     """
     return apply_requests(
         lambda edited: AlphaEditEditor.on(edited, tok, hparams),
