@@ -21,7 +21,7 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import Plugins, get_plugins
 from easyedit_lifelong.registry import DatasetReader, Registry, TrackerType
 
-BUILT_IN = ["GRACE", "CoachHook", "MEMIT-native"]
+BUILT_IN = ["GRACE", "CoachHook", "MEMIT-native", "AlphaEdit"]
 """The methods that come with the package."""
 
 
@@ -112,9 +112,7 @@ def test_a_third_party_plugin_is_registered_after_the_built_in_ones(load: Callab
     assert plugins.methods.get("NOP").apply is _nop
     assert plugins.methods.origin("NOP") == plugins.readers.origin("csv-facts") == "theirs"
     assert "stdout" in plugins.trackers
-    assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "MEMIT-native", "NOP"], (
-        "the built-in methods aren't first"
-    )
+    assert [method.name for method in plugins.methods] == [*BUILT_IN, "NOP"], "the built-in methods aren't first"
 
 
 def test_the_hyperparameter_class_determines_the_method(load: Callable[..., Plugins]) -> None:
@@ -250,7 +248,7 @@ def test_a_broken_plugin_does_not_keep_others_from_loading(
         plugins = load(broken=broken, fine=CompletePlugin())
     assert expected in plugins.broken["broken"]
     assert "NOP" in plugins.methods, "the plugin after the broken one isn't loaded"
-    assert [method.name for method in plugins.methods] == ["GRACE", "CoachHook", "MEMIT-native", "NOP"]
+    assert [method.name for method in plugins.methods] == [*BUILT_IN, "NOP"]
     assert [r.levelname for r in caplog.records if "'broken'" in r.getMessage()] == ["WARNING"]
 
 
@@ -263,7 +261,8 @@ def test_a_broken_plugin_does_not_keep_others_from_loading(
         (
             "methods",
             "GRAC",
-            "no editing method is called 'GRAC'. Did you mean 'GRACE'? Known: CoachHook, GRACE, MEMIT-native.",
+            "no editing method is called 'GRAC'. Did you mean 'GRACE'? "
+            "Known: AlphaEdit, CoachHook, GRACE, MEMIT-native.",
         ),
         (
             "readers",

@@ -49,7 +49,7 @@ def rollback_to_batch(model: Any, batch: int) -> None:
     """Remove later batches from a model. It is then bitwise what it was after batch number ``batch``.
 
     Args:
-        model: a model that carries edits of one method that edits in batches (CoachHook, MEMIT-native).
+        model: a model that carries edits of one method that edits in batches (CoachHook, MEMIT-native, AlphaEdit).
         batch: the number of batches to keep; 0 to remove all.
 
     Raises:
@@ -58,7 +58,7 @@ def rollback_to_batch(model: Any, batch: int) -> None:
     batch_methods = [method for method in get_plugins().methods if method.remove_batches is not None]
     methods = [method for method in batch_methods if editors_on(model, method.name)]
     if not methods:
-        raise EditError(f"the model carries no {' or '.join(method.name for method in batch_methods)} edits")
+        raise EditError(f"the model carries no {_names_of(batch_methods)} edits")
     if len(methods) > 1:
         raise EditError(f"the model carries both {' and '.join(method.name for method in methods)} edits")
     assert methods[0].remove_batches is not None
@@ -95,7 +95,7 @@ def rollback_folder(
         cases: the case_ids to remove, of methods that can remove single edits (GRACE). The text ``"42"`` also stands
             for the number 42.
         prompt: remove only the edits of this prompt, if several edits have the same case_id.
-        batch: the number of batches to keep, of a method that edits in batches (CoachHook, MEMIT-native).
+        batch: the number of batches to keep, of a method that edits in batches (CoachHook, MEMIT-native, AlphaEdit).
         out: another folder for the remaining edits; by default they replace the folder's edits, in one step.
 
     Returns:
@@ -224,7 +224,7 @@ def _methods_with_port(saved: SavedEdits, port: str, missing: str, manner: str) 
     methods = {number: method_of(name, saved.path) for number, (name, _) in enumerate(saved.parts)}
     with_port = {number: method for number, method in methods.items() if has_port(method)}
     if not with_port:
-        names = " or ".join(method.name for method in get_plugins().methods if has_port(method))
+        names = _names_of([method for method in get_plugins().methods if has_port(method)])
         reason = next((_reason(method, port, manner) for method in methods.values()), "")  # none in an empty folder
         raise RunError(f"{saved.path}: holds no {names} {missing} {reason}".rstrip(" ;"))
     return with_port
@@ -233,3 +233,9 @@ def _methods_with_port(saved: SavedEdits, port: str, missing: str, manner: str) 
 def _reason(method: EditMethod, port: str, manner: str) -> str:
     """Return the method's reason for lacking a port, or a general one."""
     return method.reasons.get(port, f"{method.name}'s edits can't be removed {manner}")
+
+
+def _names_of(methods: Sequence[EditMethod]) -> str:
+    """Return the names of methods for a message: ``A, B or C``."""
+    *others, last = (method.name for method in methods)
+    return f"{', '.join(others)} or {last}" if others else last
