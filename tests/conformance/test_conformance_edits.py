@@ -12,7 +12,7 @@ import torch
 from easyedit_lifelong import LifelongError, get_plugins
 from tests.conformance.method_cases import CASES, LAYOUTS, REQUESTS, MethodCase, each_case, each_family
 from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, snapshot_of
-from tests.support.tiny_models import build_model, build_tokenizer
+from tests.support.tiny_models import DEVICE, build_model, build_tokenizer
 
 
 def test_the_table_names_every_registered_method() -> None:
@@ -139,7 +139,7 @@ def test_with_copy_a_copy_is_edited_and_the_model_stays_as_it_is(case: MethodCas
 # ------------------------------------------------------------------ two methods on one model
 
 
-_NOTHING = torch.empty(0)
+_NOTHING = torch.empty(0, device=DEVICE)
 
 
 def _pairs() -> list[tuple[MethodCase, MethodCase]]:

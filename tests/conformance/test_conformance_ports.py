@@ -30,7 +30,7 @@ from easyedit_lifelong import (
 from easyedit_lifelong.commands.main import main
 from tests.conformance.method_cases import PORTS, REQUESTS, MethodCase, each_case
 from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, snapshot_of
-from tests.support.tiny_models import build_model, build_tokenizer
+from tests.support.tiny_models import DEVICE, build_model, build_tokenizer
 
 CASE_IDS = [request["case_id"] for request in REQUESTS]
 PROMPT_OF = {request["case_id"]: request["prompt"] for request in REQUESTS}
@@ -202,7 +202,7 @@ def test_plain_weights_give_a_checkpoint_with_the_edits(case: MethodCase, tmp_pa
     export = export_model(model, build_tokenizer(), tmp_path / "checkpoint")
     assert export.edits == {case.method.name: len(REQUESTS)}
     assert_unchanged(model, before)
-    exported: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint").eval()
+    exported: Any = AutoModelForCausalLM.from_pretrained(tmp_path / "checkpoint").eval().to(DEVICE)
     now = logits_of(exported)
     assert set(differing(now, logits_of(build_model("llama")))) >= set(PROMPT_OF.values())
     if not export.lost:
