@@ -80,8 +80,7 @@ def check_copies(job: Job, samples: int | None) -> None:
     for copy in itertools.chain.from_iterable(_copy_paths(job, module, samples) for module in job.sizes):
         if copy.exists() and (read_sidecar(copy) or {}).get("stands_in_for_samples") != samples:
             raise CovarianceError(
-                f"{copy}: is there already and holds statistics of its own; it was not replaced. "
-                "Delete it or name another folder."
+                f"{copy}: exists and holds other statistics; it was not replaced. Delete it or name another folder."
             )
 
 

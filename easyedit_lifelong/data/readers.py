@@ -105,7 +105,7 @@ def read_hallucination(path: Path) -> list[EditRequest]:
     requests = _make_requests(path, records)
     if without_locality:
         LOG.warning(
-            "%s: locality isn't asked in %d of %d records, because their locality text has no second half (%s)",
+            "%s: locality is not scored in %d of %d records, because their locality text has no second half (%s)",
             path,
             len(without_locality),
             len(requests),

@@ -236,7 +236,7 @@ def encoding_problem(text: str) -> str | None:
         text.encode()
     except UnicodeEncodeError as error:
         code = f"\\u{ord(text[error.start]):04x}"
-        return f"holds half a character ({code}, at position {error.start}), an unpaired surrogate. Correct the text."
+        return f"holds an incomplete character ({code}, at position {error.start}), an unpaired surrogate. Correct the text."
     return None
 
 

@@ -79,7 +79,7 @@ def check_free(
         raise RunError(
             f"{path}: holds another {what} ({', '.join(in_use)}), which won't be overwritten. "
             "Choose another folder with --out, or delete this one."
-            + (" If it was cut short, --resume goes on with it." if resumable else "")
+            + (" If it was cut short, --resume continues it." if resumable else "")
         )
     return path
 

@@ -98,7 +98,7 @@ def test_a_resumed_calibration_repeats_no_finished_step(
     assert "the trial failed" in error_of(command, capsys)
     out = tmp_path / "out"
     assert not (out / "calibrated.yaml").exists()
-    assert "--resume goes on with it" in error_of(command, capsys)
+    assert "--resume continues it" in error_of(command, capsys)
     err = error_of([*command, "--resume", "--edits", "3", "--generality", "0.8"], capsys)
     assert "edits was 4, is 3" in err and "generality was 0.9, is 0.8" in err
     (tmp_path / "facts.json").write_text(json.dumps(facts()[:9]))

@@ -93,7 +93,7 @@ def test_a_folder_with_a_run_is_refused_before_the_model_loads(consecutive_cli: 
     code, _, err = consecutive_cli.run(model="/missing/there")
     assert code == 1
     assert "holds another run" in err, "the folder isn't checked before the model loads"
-    assert "--resume goes on with it" in err
+    assert "--resume continues it" in err
 
 
 def test_a_resumed_run_gives_the_metrics_of_an_uninterrupted_one(consecutive_cli: RunCommand) -> None:

@@ -158,7 +158,8 @@ def test_other_edits_are_never_overwritten(edits_cli: EditsCommandLine) -> None:
         (["--prompt", "a", "--target", " "], "--prompt 'a', field 'target_new': is empty"),
         (
             ["--prompt", OTHER, "--target", TARGET],
-            "field 'subject': is missing; the edit is kept at its subject's token. Name it as the prompt spells it. "
+            "field 'subject': is missing; the method looks the fact up at its subject's token. "
+            "Name it as the prompt spells it. "
             "Give each --prompt its --subject.",
         ),
         (["--prompt", OTHER, "--target", TARGET, "--subject", "Spain"], "field 'subject': 'Spain' isn't in the prompt"),
@@ -179,7 +180,11 @@ def test_unusable_requests_are_refused_with_their_option_or_field(
 @pytest.mark.parametrize(
     ("subject", "expected"),
     [
-        ([], "is missing; the edit is kept at its subject's token. Name it as the prompt spells it. Give each"),
+        (
+            [],
+            "is missing; the method looks the fact up at its subject's token. "
+            "Name it as the prompt spells it. Give each",
+        ),
         (["--subject", "Spain"], "'Spain' isn't in the prompt"),
     ],
 )

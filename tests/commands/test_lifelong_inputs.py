@@ -49,7 +49,7 @@ LONG = " ".join(["sea"] * 64)
         ),
         (
             [*FACTS, {"prompt": "p\ud83d", "target_new": "t"}],
-            "record 3, field 'prompt': holds half a character (\\ud83d, at position 1)",
+            "record 3, field 'prompt': holds an incomplete character (\\ud83d, at position 1)",
         ),
         ([*FACTS, {"prompt": LONG, "target_new": "t"}], "context is 64. Shorten it or leave the record out."),
     ],
@@ -69,7 +69,7 @@ LONG = " ".join(["sea"] * 64)
         "long ground truth",
         "long paraphrase",
         "long locality prompt",
-        "half a character",
+        "an incomplete character",
         "long prompt: the advice",
     ],
 )

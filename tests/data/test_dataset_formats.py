@@ -136,7 +136,8 @@ def test_empty_locality_answers_are_left_out_with_one_warning(tmp_path: Path, ca
     assert len({request.target_new for request in requests}) == 1
     (warning,) = caplog.messages
     assert warning == (
-        f"{path}: locality isn't asked in 2 of 4 records, because their locality text has no second half (records 1, 3)"
+        f"{path}: locality is not scored in 2 of 4 records, because their locality text has no second half "
+        "(records 1, 3)"
     )
 
 

@@ -211,7 +211,7 @@ def test_an_unpaired_surrogate_is_refused(name: str, value: Any) -> None:
     """JSON can hold half of a surrogate pair; tokenizers and UTF-8 files can't."""
     message = _refusal({**GOOD, name: value})
     assert f"field '{name}" in message
-    assert "holds half a character (\\ud" in message
+    assert "holds an incomplete character (\\ud" in message
     assert message.isascii(), "the message can't be printed on every terminal"
 
 

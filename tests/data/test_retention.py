@@ -57,7 +57,7 @@ def test_graces_lists_of_questions_and_answers_are_read(tmp_path: Path) -> None:
         ('[{"loc": "p"}]', "record 0, field 'loc_ans': is missing"),
         ('[{"loc": "p", "loc_ans": "a"}, {"prompt": "p", "answer": "a"}]', "record 1, field 'loc': is missing"),
         ('["p"]', "record 0"),
-        ('[{"prompt": "p", "answer": "a\\ud83d"}]', "record 0, field 'answer': holds half a character"),
+        ('[{"prompt": "p", "answer": "a\\ud83d"}]', "record 0, field 'answer': holds an incomplete character"),
         ('{"prompt": "p", "answer": "a"}', "must hold a list"),
         ('{"questions": ["p"], "answers": []}', "lists of the same length"),
         ('{"questions": "p", "answers": "a"}', "lists of the same length"),

@@ -165,7 +165,9 @@ def test_only_the_first_folder_may_lack_queries(tmp_path: Path) -> None:
     write_edits(tmp_path / "some", saved_edits.model, saved_edits.fingerprint, [("GRACE", edits.part())])
     report = merge_edits([FOLDER / "GRACE", tmp_path / "some"], tmp_path / "all")
     assert (report.edits, report.duplicates) == (5, 3)
-    with pytest.raises(RunError, match=r"GRACE.edits\.json: the edit of case 4 isn't known in full.*this folder first"):
+    with pytest.raises(
+        RunError, match=r"GRACE.edits\.json: the edit of case 4 was saved without its query.*this folder first"
+    ):
         merge_edits([tmp_path / "some", FOLDER / "GRACE"], tmp_path / "other")
     assert not (tmp_path / "other").exists()
 

@@ -186,7 +186,7 @@ def test_format_1_refuses_removals_that_need_a_missing_query(tmp_path: Path) -> 
     model = formula_model()
     load_edits(model, FOLDER / "GRACE")
     before = state_of(model)
-    with pytest.raises(EditError, match=r"the edit of case 4 came later, and isn't known in full: .* their queries"):
+    with pytest.raises(EditError, match="the edit of case 4 came later, and was saved without its query"):
         rollback_case(model, 1)
     with pytest.raises(EditError, match=r"edits\.json: the edit of case 4 came later"):
         rollback_folder(FOLDER / "GRACE", cases=["1"], out=tmp_path / "x")
@@ -208,5 +208,5 @@ def test_an_invalid_query_number_in_a_folder_is_refused(tmp_path: Path, query: A
     ((method, part),) = saved.parts
     next(change for change in part.state["changed"] if "query" in change)["query"] = query
     write_edits(tmp_path, saved.model, saved.fingerprint, [(method, part)])
-    with pytest.raises(RunError, match=r"GRACE's edits aren't whole: query .* of"):
+    with pytest.raises(RunError, match=r"GRACE's edits are incomplete or damaged: query .* of"):
         load_edits(build_model("llama"), tmp_path)

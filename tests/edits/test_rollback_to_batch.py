@@ -38,7 +38,9 @@ def test_rollback_to_any_batch_restores_its_state_and_logits(tmp_path: Path, opt
         snapshots.append((state_of(model), logits_of(model)))
     save_edits(model, tmp_path / "all")
     twin, twins_undo = copy.deepcopy((model, undo))
-    with pytest.raises(EditError, match="no going back to batch 4: the model carries 3, so 0 to 3"):
+    with pytest.raises(
+        EditError, match=r"can't roll back to batch 4: the model has 3 batches\. Choose a number from 0 to 3"
+    ):
         rollback_to_batch(model, 4)
     for batch in (3, 2, 1, 0):
         rollback_to_batch(model, batch)
@@ -114,9 +116,9 @@ def test_rollbacks_that_do_not_fit_the_method_are_refused(tmp_path: Path) -> Non
         rollback_case(model, 0)
     save_edits(model, tmp_path)
     before = (tmp_path / INDEX).read_bytes()
-    with pytest.raises(RunError, match=r"holds no GRACE edits\. CoachHook's edits can't be taken back one by one"):
+    with pytest.raises(RunError, match=r"holds no GRACE edits\. CoachHook's edits can't be rolled back one by one"):
         rollback_folder(tmp_path, cases=["0"])
-    with pytest.raises(EditError, match="no going back to batch 5: the folder has 2 batches"):
+    with pytest.raises(EditError, match="can't roll back to batch 5: the folder has 2 batches"):
         rollback_folder(tmp_path, batch=5)
     with pytest.raises(EditError, match="name the case, too"):
         rollback_folder(tmp_path, batch=1, prompt="x")

@@ -69,7 +69,10 @@ GRACE_DAMAGE: dict[str, tuple[Damage, str]] = {
         change_index("grace.json", format_version=2),
         "has format version 2; this package knows versions up to 1",
     ),
-    "something missing": (change_index("grace.json", settings=None), "grace.json: isn't the whole index"),
+    "something missing": (
+        change_index("grace.json", settings=None),
+        "grace.json: the index of GRACE edits is incomplete",
+    ),
     "another model": (change_index("grace.json", fingerprint="0" * 64), "the fingerprints differ"),
     "a gap": (replace_file("edit-000002*", None), "edit-000002.safetensors: can't be read"),
     "cut off": (replace_file("edit-000002*", b"\x10"), "edit-000002.safetensors: can't be read"),
@@ -81,12 +84,18 @@ SUBJECT_DAMAGE: dict[str, tuple[Damage, str]] = {
 }
 COACHHOOK_DAMAGE: dict[str, tuple[Damage, str]] = {
     "no json": (replace_file("coachhook.json", b"["), "coachhook.json: isn't the index of CoachHook edits"),
-    "no templates": (change_index("coachhook.json", templates=None), "coachhook.json: isn't the whole index"),
-    "batches of another kind": (change_index("coachhook.json", batches=["x"]), "coachhook.json: isn't the whole index"),
+    "no templates": (
+        change_index("coachhook.json", templates=None),
+        "coachhook.json: the index of CoachHook edits is incomplete",
+    ),
+    "batches of another kind": (
+        change_index("coachhook.json", batches=["x"]),
+        "coachhook.json: the index of CoachHook edits is incomplete",
+    ),
     "another model": (change_index("coachhook.json", fingerprint="0" * 64), "the fingerprints differ"),
     "a file gone": (replace_file("batch-*", None), ".safetensors: can't be read"),
     "a file cut off": (replace_file("batch-*", b"\x10"), ".safetensors: can't be read"),
-    "a foreign file": (replace_tensors("batch-*"), "CoachHook's edits aren't whole"),
+    "a foreign file": (replace_tensors("batch-*"), "CoachHook's edits are incomplete or damaged"),
 }
 CASES = [
     pytest.param(method, *case, id=f"{method}, {name}")

@@ -96,7 +96,7 @@ INCONSISTENT: dict[str, Any] = {
     "a gate size of text": (lambda part: part.state.update(gate_size="x"), "gate_size 'x' is no width"),
     "other key templates": (
         lambda part: part.hparams.update(key_templates=["a {prompt}"] * 4),
-        "keys of width 96 aren't of 5 views",
+        "keys of width 96 can't be split into 5 key vectors",
     ),
 }
 
@@ -112,7 +112,7 @@ def test_an_inconsistent_folder_is_refused_and_changes_no_model(tmp_path: Path, 
     model = build_model("llama")
     before, parts = state_of(model), attributes_and_hooks_of(model)
     for read in (inspect_edits, lambda folder: load_edits(model, folder)):
-        with pytest.raises(RunError, match=f"edits.json: GRACE's edits aren't whole: .*{message}"):
+        with pytest.raises(RunError, match=f"edits.json: GRACE's edits are incomplete or damaged: .*{message}"):
             read(tmp_path)
     assert equal_states(state_of(model), before)
     assert attributes_and_hooks_of(model) == parts
@@ -163,7 +163,10 @@ def test_merged_folders_equal_the_edits_made_on_one_model(tmp_path: Path, mode: 
 
 
 OTHER_SETTINGS: dict[str, Any] = {
-    "other second moments": ({"seed": 1}, "its keys are whitened otherwise than those of the folders before it"),
+    "other second moments": (
+        {"seed": 1},
+        "its keys are whitened with other second moments than those of the folders before it",
+    ),
     "other gates": ({"gate_eps": 0.3}, "made with gate_eps=0.3; the folders before it with gate_eps=0.5"),
     "other templates": ({"key_templates": ["old {prompt}"]}, "made with key_templates="),
     "another layer that answers": (

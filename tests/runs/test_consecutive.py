@@ -303,5 +303,5 @@ def test_incomplete_or_contradictory_arguments_are_refused(ledger: Ledger, tmp_p
 
 def test_the_folder_of_another_run_is_refused(ledger: Ledger, table: TableModel, tmp_path: Path) -> None:
     run_ledger(table, out=tmp_path / "run")
-    with pytest.raises(RunError, match=r"holds another run.*--resume goes on with it"):
+    with pytest.raises(RunError, match=r"holds another run.*--resume continues it"):
         run_ledger(table, out=tmp_path / "run")

@@ -173,8 +173,8 @@ class _Merge:
             record, origin = added.edits.records[n], added.origins[n]
             if edit.query is None:
                 raise RunError(
-                    f"{where}: the edit of case {origin.record.case_id!r} isn't known in full: it was saved before "
-                    "edits kept their queries. Put this folder first, or make that edit again."
+                    f"{where}: the edit of case {origin.record.case_id!r} was saved without its query, by an "
+                    "early release. Put this folder first, or make that edit again."
                 )
             decision, match = codebook.decide(edit.query, edit.label, edit.value)
             if decision is not Decision.ADD:
@@ -221,8 +221,8 @@ def _check_settings(merged: SerializedEdits, added: SerializedEdits, where: str)
         raise RunError(f"{where}: keys and values are {widths} wide, those of the folders before it {expected_widths}")
     if not merged.key_space.same_as(added.key_space):
         raise RunError(
-            f"{where}: its keys are whitened otherwise than those of the folders before it (by other second "
-            "moments), so they can't be compared. Make these edits again on a model with the others' edits, or "
+            f"{where}: its keys are whitened with other second moments than those of the folders before it, so they "
+            "can't be compared. Make these edits again on a model with the others' edits, or "
             "make all of them with the same file of statistics."
         )
 

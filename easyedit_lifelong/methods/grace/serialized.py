@@ -83,7 +83,7 @@ class SerializedEdits:
             codebook = new_codebook(hparams, key_width, value_width, key_space.gate_size, rounding)
             changes = [codebook.redo(edit.rows, edit.query) for edit in edits]
         except (RuntimeError, IndexError) as error:  # from tensors of wrong shapes
-            raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
+            raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
         codebook.hits = _stored_hits(part, len(codebook), where)
         records = [edit.record for edit in edits]
         return cls(part.hparams, codebook, changes, records, _stored_replay_support(part), key_space)
@@ -181,7 +181,7 @@ def _stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
         if not n_rows == len(keys) == len(values) == len(radii):
             raise IndexError(f"{n_rows} rows of {len(keys)}, {len(values)} and {len(radii)}")
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
+        raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
     return edits
 
 
@@ -213,7 +213,7 @@ def _stored_key_space(part: EditsPart, hparams: GraceHyperParams, where: str) ->
         key_space = KeySpace(part.state.get(_GATE_SIZE, 0), part.tensors.get(_WHITENING))
         key_space.check(hparams, part.tensors["keys"].shape[1], part.tensors["values"].shape[1])
     except (KeyError, IndexError, ValueError) as error:
-        raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
+        raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
     return key_space
 
 
@@ -228,7 +228,9 @@ def _stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:
         return Counter()
     valid = isinstance(hits, list) and all(type(count) is int and count >= 0 for count in hits)
     if not valid or len(hits) != length:
-        raise RunError(f"{where}: GRACE's edits aren't whole: hits must be {length} counts, one for each key")
+        raise RunError(
+            f"{where}: GRACE's edits are incomplete or damaged: hits must be {length} counts, one for each key"
+        )
     return Counter({key: count for key, count in enumerate(hits) if count})
 
 

@@ -84,7 +84,7 @@ class GraceStore:
                 name: torch.cat([step.tensors[name] for step in steps if name in step.tensors]) for name in names
             }
         except (KeyError, TypeError, RuntimeError) as error:
-            raise RunError(f"{where}: GRACE's edits aren't whole: {error}") from error
+            raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
         if "whitening" in steps[0].tensors:
             tensors["whitening"] = steps[0].tensors["whitening"]
         edits = [edit for step in steps for edit in step.edits]

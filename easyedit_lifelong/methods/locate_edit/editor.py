@@ -196,7 +196,9 @@ class WeightEditor(ModelEditor, Generic[AnyBatch]):
         """
         count = len(self.state.batches)
         if not 0 <= batch <= count:
-            raise EditError(f"there is no going back to batch {batch}: the model carries {count}, so 0 to {count}")
+            raise EditError(
+                f"can't roll back to batch {batch}: the model has {count} batches. Choose a number from 0 to {count}."
+            )
         if batch < count:
             self._layers.check_writable()
             self._restore(batch, self._tensors_with(self._unedited, self.state.batches[:batch]))

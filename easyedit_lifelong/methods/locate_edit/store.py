@@ -59,7 +59,7 @@ class BatchStore(Generic[AnyBatch]):
         batches = self.batches(part, where)
         templates = part.state.get("templates")
         if not _are_templates(templates):
-            raise RunError(f"{where}: {self._name}'s edits aren't whole: templates is missing or damaged")
+            raise RunError(f"{where}: {self._name}'s edits are incomplete or damaged: templates is missing or damaged")
         editor = self._editor_class.on(model, tok, hparams, templates=templates)
         try:
             return editor.load_batches(batches)
@@ -93,7 +93,7 @@ class BatchStore(Generic[AnyBatch]):
             batches = [batch for step in steps for batch in step.state["batches"]]
             tensors = {name: torch.cat([step.tensors[name] for step in steps], dim=1) for name in steps[0].tensors}
         except (KeyError, TypeError, RuntimeError, IndexError) as error:
-            raise RunError(f"{where}: {self._name}'s edits aren't whole: {error}") from error
+            raise RunError(f"{where}: {self._name}'s edits are incomplete or damaged: {error}") from error
         edits = [edit for step in steps for edit in step.edits]
         return EditsPart(steps[-1].hparams, edits, {**steps[-1].state, "batches": batches}, tensors)
 
@@ -124,7 +124,7 @@ class BatchStore(Generic[AnyBatch]):
             if begin != len(part.edits) or any(tensor.shape[1] != begin for tensor in part.tensors.values()):
                 raise ValueError(f"the batches list {begin} edits, but the part has {len(part.edits)}")
         except (KeyError, TypeError, ValueError, IndexError) as error:
-            raise RunError(f"{where}: {self._name}'s edits aren't whole: {error}") from error
+            raise RunError(f"{where}: {self._name}'s edits are incomplete or damaged: {error}") from error
         return batches
 
     def back_to(self, model: Any, batch: int) -> None:
@@ -140,7 +140,7 @@ class BatchStore(Generic[AnyBatch]):
         """
         sizes = [len(saved.records) for saved in self.batches(part, where)]
         if not 0 <= batch <= len(sizes):
-            raise EditError(f"{where}: there is no going back to batch {batch}: the folder has {len(sizes)} batches")
+            raise EditError(f"{where}: can't roll back to batch {batch}: the folder has {len(sizes)} batches")
         end = sum(sizes[:batch])
         tensors = {name: tensor[:, :end].contiguous() for name, tensor in part.tensors.items()}
         state = {**part.state, "batches": part.state["batches"][:batch]}
@@ -180,7 +180,7 @@ def batch_reasons(name: str) -> dict[str, str]:
     """
     return {
         "remove": (
-            f"{name}'s edits can't be taken back one by one: each batch was solved for with the batches before it in "
+            f"{name}'s edits can't be rolled back one by one: each batch was solved for with the batches before it in "
             "place. Roll back to the end of a batch instead (rollback_to_batch, --to-batch)."
         ),
         "merge": (

@@ -59,5 +59,5 @@ def check_fields(path: Path, index: Mapping[str, Any], fields: Mapping[str, type
     missing = [name for name, kind in fields.items() if not isinstance(entries.get(name), kind)]
     if missing:
         raise RunError(
-            f"{path}: isn't the whole index of {contents}; missing or of the wrong type: {', '.join(missing)}"
+            f"{path}: the index of {contents} is incomplete; missing or of the wrong type: {', '.join(missing)}"
         )

@@ -28,7 +28,7 @@ def subject_span(request: EditRequest, fact_token: str = "subject_last") -> Span
     subject = request.subject.strip() if request.subject else ""
     if not subject:
         raise DataError(
-            f"{request.where}, field 'subject': is missing; the edit is kept at its subject's token. "
+            f"{request.where}, field 'subject': is missing; the method looks the fact up at its subject's token. "
             "Name it as the prompt spells it."
         )
     span = find_subject(request.prompt, subject)

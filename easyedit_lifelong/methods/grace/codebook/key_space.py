@@ -46,7 +46,7 @@ class KeySpace:
         if (self.gate_size > 0) != (hparams.gate_eps is not None):
             raise ValueError(f"gates of width {self.gate_size} with gate_eps: {hparams.gate_eps}")
         if key_width % hparams.views:
-            raise ValueError(f"keys of width {key_width} aren't of {hparams.views} views")
+            raise ValueError(f"keys of width {key_width} can't be split into {hparams.views} key vectors")
         if value_width <= self.gate_size + (hparams.eps == "auto"):
             raise ValueError(f"values of width {value_width} have no room for gates of width {self.gate_size}")
         if (self.whitening is not None) != hparams.whiten:

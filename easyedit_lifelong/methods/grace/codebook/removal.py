@@ -73,6 +73,6 @@ def check_removable(
         stays, added_key = n not in numbers, keys[n] >= changes[n].length
         if stays and not added_key and changes[n].query is None:
             raise EditError(
-                f"the edit of case {names[n]!r} came later, and isn't known in full: it was saved before edits kept "
-                "their queries. Roll that edit back, too, and make it again afterwards."
+                f"the edit of case {names[n]!r} came later, and was saved without its query, by an early "
+                "release. Roll that edit back, too, and make it again afterwards."
             )
