@@ -236,7 +236,8 @@ def encoding_problem(text: str) -> str | None:
         text.encode()
     except UnicodeEncodeError as error:
         code = f"\\u{ord(text[error.start]):04x}"
-        return f"holds an incomplete character ({code}, at position {error.start}), an unpaired surrogate. Correct the text."
+        position = f"{code}, at position {error.start}"
+        return f"holds an incomplete character ({position}), an unpaired surrogate. Correct the text."
     return None
 
 
