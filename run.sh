@@ -93,7 +93,7 @@ test)
     # One worker for each core, at most four, with one torch thread each: workers that share cores slow each other down.
     OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     export OMP_NUM_THREADS
-    exec "$venv/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+    exec "$venv/bin/python" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"
     ;;
 *)
     exec "$venv/bin/easyedit-lifelong" "$@"

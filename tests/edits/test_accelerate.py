@@ -38,7 +38,9 @@ DISPATCH: dict[str, Dispatch] = {
 }
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])  # the second has its head tied to its embeddings
+@pytest.mark.parametrize(
+    "family", default_cases(["llama", "gpt2"], "gpt2")
+)  # the second has its head tied to its embeddings
 @pytest.mark.parametrize("method", default_cases(EDITS, "both"))
 @pytest.mark.parametrize("dispatch", DISPATCH)
 @pytest.mark.parametrize("dispatched_first", [True, False])

@@ -33,7 +33,7 @@ from tests.support.format_1 import FOLDER, TOKENS, formula_model
 from tests.support.saved_edits import METHODS, coachhook, equal, grace, grace_and_coachhook, logits_of
 from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer, state_of
 
-SAVED_FAMILIES = sorted(FAMILIES) if thoroughness.full else ["gemma2", "gpt2", "llama"]
+SAVED_FAMILIES = sorted(FAMILIES) if thoroughness.full else ["gpt2", "llama"]
 
 
 @pytest.fixture(scope="module")

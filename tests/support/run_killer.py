@@ -235,13 +235,13 @@ def run_in_fork(
 
 
 def places(points: int, seconds: float, moments: int, draw: random.Random) -> list[dict[str, Any]]:
-    """Return the moments of the kills: one call in each of ``moments`` equal parts of a run, and three random times.
+    """Return the moments of the kills: one call in each of ``moments`` equal parts of a run, and one random time.
 
     With ``moments`` 0: each call that writes to the disk or edits, and ten random times.
     """
     count = moments or points
     calls = [{"at": draw.randint(points * part // count + 1, points * (part + 1) // count)} for part in range(count)]
-    return [*calls, *({"after": draw.uniform(0.1, 0.95) * seconds} for _ in range(3 if moments else 10))]
+    return [*calls, *({"after": draw.uniform(0.1, 0.95) * seconds} for _ in range(1 if moments else 10))]
 
 
 def main(method: str, folder: Path, moments: int) -> None:
