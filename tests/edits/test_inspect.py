@@ -67,10 +67,11 @@ def test_training_of_another_editor_adds_no_hits() -> None:
     assert codebook is not None
     higher = hparams(inner_params=["model.layers[3].mlp.down_proj"])
     apply_grace_to_model(model, build_tokenizer(), EDITS[:1], higher)
-    coachhook(model, "llama")
     assert codebook.hits == {}
     run_prompts(model, FACTS[0][0])
-    assert sum(codebook.hits.values()) <= 1
+    assert codebook.hits == {0: 1}
+    coachhook(model, "llama")
+    assert codebook.hits == {0: 1}
 
 
 @pytest.mark.parametrize("hits", [[1], [1, -1], [1, True], {"0": 1}, "11", [0.5, 1]])
