@@ -14,6 +14,7 @@ from easyedit_lifelong.errors import EditError
 from tests.support.coachhook_edits import equal_states
 from tests.support.edited_models import EDITS, PROMPTS, answers, edit_with_both, inputs_of, remove_all_edits
 from tests.support.saved_edits import equal, grace, logits_of
+from tests.support.thoroughness import default_cases
 from tests.support.tiny_models import build_model, state_of
 
 
@@ -28,7 +29,16 @@ def edit(request: pytest.FixtureRequest) -> Any:
 
 @pytest.mark.parametrize(
     ("method", "backend", "compiled_first"),
-    [("GRACE", "eager", False), ("CoachHook", "eager", True), ("both", "aot_eager", True), ("both", "eager", False)],
+    default_cases(
+        [
+            ("GRACE", "eager", False),
+            ("CoachHook", "eager", True),
+            ("both", "aot_eager", True),
+            ("both", "eager", False),
+        ],
+        ("GRACE", "eager", False),
+        ("both", "aot_eager", True),
+    ),
 )
 def test_a_compiled_model_gives_the_logits_of_the_edited_model(method: str, backend: str, compiled_first: bool) -> None:
     """The model may be compiled and run before it is edited.

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 
 from tests.support import thoroughness
+from tests.support.thoroughness import default_cases
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
-@pytest.mark.parametrize("method", ["GRACE", "GRACE by subject", "CoachHook"])
+@pytest.mark.parametrize("method", default_cases(["GRACE", "GRACE by subject", "CoachHook"], "GRACE", "CoachHook"))
 def test_a_killed_run_resumes_and_ends_like_an_uninterrupted_one(method: str, tmp_path: Path) -> None:
     """Codebook or hook weights, journal and every metric are the same."""
     moments = 0 if thoroughness.full else 6

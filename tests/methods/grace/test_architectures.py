@@ -25,9 +25,9 @@ CASES = [
     for mode in MODES
     if not (name.endswith("decoder") and mode == "replace_prompt")  # is refused
 ]
-_BY_DEFAULT = ("t5-encoder", "bart-decoder", "bert-first")
-SELECTED_CASES = default_cases(CASES, *(case for case in CASES if case[0] in _BY_DEFAULT))
-"""Without ``--full``, one encoder, one decoder and one classifier, each with all its modes."""
+_ENCODER_CASES = [case for case in CASES if case[0] == "t5-encoder"]
+SELECTED_CASES = default_cases(CASES, *_ENCODER_CASES, ("bart-decoder", "replace_last"), ("bert-first", "replace_all"))
+"""Without ``--full``, an encoder with all its modes, a decoder and a classifier."""
 
 NOT_LEARNABLE = {
     ("bart-encoder", "replace_last"),

@@ -132,7 +132,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-@pytest.mark.parametrize("family", default_cases(FAMILIES, "gpt2", "mistral"))
+@pytest.mark.parametrize("family", default_cases(FAMILIES, "mistral"))
 def test_a_batch_gives_the_reference_values_of_each_request(family: str, settings: str) -> None:
     model = build_model(family, torch.float64)
     hparams = hparams_for(family, **{"v_num_grad_steps": 8, **SETTINGS[settings]})
