@@ -13,4 +13,5 @@ from easyedit_lifelong.methods.locate_edit.weight_method import weight_method
 @hookimpl
 def register_methods(register: Callable[[EditMethod], None]) -> None:
     """Register ``AlphaEdit``."""
-    register(weight_method(AlphaEditEditor, apply_alphaedit_to_model, "AlphaEdit"))
+    shown_settings = ("nullspace_threshold", "nullspace_energy", "L2", "c0_weight")
+    register(weight_method(AlphaEditEditor, apply_alphaedit_to_model, "AlphaEdit", shown_settings))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from easyedit_lifelong.methods.base import EditMethod
@@ -12,15 +12,22 @@ from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.methods.locate_edit.store import BatchStore, batch_reasons
 
 
-def weight_method(editor_class: type[WeightEditor[Any]], apply: Callable[..., Any], label: str) -> EditMethod:
+def weight_method(
+    editor_class: type[WeightEditor[Any]],
+    apply: Callable[..., Any],
+    label: str,
+    shown_settings: Sequence[str] = BatchStore.shown_settings,
+) -> EditMethod:
     """Return the method of an editor that writes its updates into the weights.
 
     Args:
         editor_class: the class of the editor, which names its hyperparameter class.
         apply: the apply function of the method.
         label: what messages call the method.
+        shown_settings: the hyperparameters that ``inspect`` shows.
     """
     store = BatchStore(editor_class)
+    store.shown_settings = shown_settings
     hparams_class = editor_class.hparams_class
     return EditMethod(
         hparams_class.ALG_NAME,
