@@ -23,7 +23,7 @@ from _side import Side, report
 from rich.console import Console
 
 from easyedit_lifelong import load_model
-from easyedit_lifelong.covariance import SecondMoment, obtain_moments, regularisation
+from easyedit_lifelong.covariance import SecondMoment, regularisation
 from easyedit_lifelong.data.readers import read_json, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, LifelongError
@@ -31,6 +31,7 @@ from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_answer
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
+from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.methods.locate_edit.templates import Templates, context_templates
 from easyedit_lifelong.models.encoding import encode_pair
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
@@ -257,17 +258,7 @@ def compare(options: argparse.Namespace, console: Console) -> Comparison:
         f"{hparams.model_name}, {len(requests)} edits in batches of {options.bsz}, layers {hparams.edited_layers}, "
         f"at most {hparams.v_num_grad_steps} steps, weight {hparams.mom2_update_weight:g}, α {hparams.alpha_z:g}"
     )
-    moments = obtain_moments(
-        model,
-        tokenizer,
-        hparams.rewrite_modules,
-        stats_dir=hparams.stats_dir,
-        dataset=hparams.mom2_dataset,
-        n_samples=None if hparams.mom2_n_tokens else hparams.mom2_n_samples,
-        n_tokens=hparams.mom2_n_tokens,
-        dtype=hparams.mom2_dtype,
-        seed=hparams.seed,
-    )
+    moments = second_moments(model, tokenizer, hparams)
     templates = context_templates(model, tokenizer, hparams.context_template_length_params, hparams.seed)
     comparison = Comparison(upstream, model, tokenizer, requests, hparams, moments, templates)
     comparison.warm_up()

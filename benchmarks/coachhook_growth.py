@@ -29,12 +29,13 @@ from rich.table import Table
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from easyedit_lifelong import get_plugins, load_model
-from easyedit_lifelong.covariance import SecondMoment, obtain_moments
+from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.data.readers import read_json, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
+from easyedit_lifelong.methods.locate_edit.moments import second_moments
 
 SAMPLE = Path(__file__).resolve().parents[1] / "easyedit_lifelong" / "data" / "samples" / "counterfact.json"
 EARLY = 2
@@ -161,17 +162,7 @@ def prepare(options: argparse.Namespace) -> Growth:
             keys = torch.randn(4096, SMALL["intermediate_size"]) * 0.01
             moments[path] = SecondMoment(keys.t() @ keys / len(keys), len(keys), "random keys")
     else:
-        moments = obtain_moments(
-            model,
-            tokenizer,
-            hparams.rewrite_modules,
-            stats_dir=hparams.stats_dir,
-            dataset=hparams.mom2_dataset,
-            n_samples=None if hparams.mom2_n_tokens else hparams.mom2_n_samples,
-            n_tokens=hparams.mom2_n_tokens,
-            dtype=hparams.mom2_dtype,
-            seed=hparams.seed,
-        )
+        moments = second_moments(model, tokenizer, hparams)
     return Growth(model, tokenizer, hparams, moments, requests)
 
 

@@ -164,7 +164,7 @@ def for_import(module: str, name: str | None, error: BaseException) -> Placehold
     full_name = f"{module}.{name}" if name else module
     package = module.partition(".")[0]
     needed_by = f" {_NEEDED_BY[package]} needs it." if package in _NEEDED_BY else ""
-    # Not always the package of this statement: a package can lack one of its own requirements. And a missing
+    # Not always the package of this statement: a package can lack one of its requirements. And a missing
     # "transformers.old" doesn't mean that transformers is missing.
     missing = error.name if isinstance(error, ModuleNotFoundError) and error.name else ""
     if missing and "." not in missing:

@@ -72,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (LifelongError, OSError) as error:
         if arguments.verbose:
             traceback.print_exc()
-        print(f"easyedit-lifelong: {_message(error)}", file=sys.stderr)
+        sys.stderr.write(f"easyedit-lifelong: {_message(error)}\n")
         return 1
     except KeyboardInterrupt:
-        print(f"easyedit-lifelong: {arguments.interrupted}", file=sys.stderr)
+        sys.stderr.write(f"easyedit-lifelong: {arguments.interrupted}\n")
         return 130
 
 

@@ -17,7 +17,7 @@ from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_scores import score_all, single_round_scores, summarize
 from easyedit_lifelong.runs.state import RunState
-from tests.support.table_model import TableModel
+from tests.support.table_model import TableModel, answers_table
 
 FRANCE = EditRequest(
     "fr",
@@ -33,14 +33,7 @@ RETENTION = [Probe("moon made from", "green cheese"), Probe("the sea is", "blue"
 
 @pytest.fixture
 def model() -> TableModel:
-    return TableModel(
-        the_capital_of_France_is="Paris",
-        the_capital_of_Peru_is="London river",
-        who_plays_piano="bird",
-        who_wrote_Hamlet="old Shakespeare",
-        moon_made_from="green cheese",
-        the_sea_is="snow",
-    )
+    return answers_table()
 
 
 def state_of(model: TableModel, *requests: EditRequest) -> RunState:

@@ -63,3 +63,15 @@ class TableModel(nn.Module):
             if any(criterion(torch.cat([input_ids, generated], dim=1), None).all() for criterion in stopping_criteria):
                 break
         return torch.cat([input_ids, generated], dim=1)
+
+
+def answers_table() -> TableModel:
+    """Return a table that answers some questions, and all others with "song"."""
+    return TableModel(
+        the_capital_of_France_is="Paris",
+        the_capital_of_Peru_is="London river",
+        who_plays_piano="bird",
+        who_wrote_Hamlet="old Shakespeare",
+        moon_made_from="green cheese",
+        the_sea_is="snow",
+    )

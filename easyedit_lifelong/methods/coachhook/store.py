@@ -24,7 +24,6 @@ class CoachHookStore(BatchStore[BatchUpdate]):
     """Saves and loads the batches of CoachHook; see :class:`BatchStore`."""
 
     old_state_files = old_state.FILES
-    shown_settings = ("alpha_z", "scope_score", "z_tokens", "wohk")
     shown_columns: ClassVar[Mapping[str, str]] = {"alpha of each layer": "alphas"}
 
     def read_old_state(

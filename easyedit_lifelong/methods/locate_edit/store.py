@@ -31,17 +31,17 @@ class BatchStore(Generic[AnyBatch]):
 
     Args:
         editor_class: the class of the editor.
+        shown_settings: the hyperparameters that ``inspect`` shows.
 
     Attributes:
-        shown_settings: the hyperparameters that ``inspect`` shows.
         shown_columns: the columns that ``inspect`` shows of each batch: heading to name of the batch's field, which
             has a number for each layer.
     """
 
-    shown_settings: Sequence[str] = ("mom2_update_weight",)
     shown_columns: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, editor_class: type[WeightEditor[AnyBatch]]) -> None:
+    def __init__(self, editor_class: type[WeightEditor[AnyBatch]], shown_settings: Sequence[str]) -> None:
+        self._shown_settings = shown_settings
         self._editor_class, self._name = editor_class, editor_class.hparams_class.ALG_NAME
         fields = [field.name for field in dataclasses.fields(editor_class.batch_class)]
         self._extra_fields = [name for name in fields if name not in ("records", "layers")]
@@ -157,7 +157,7 @@ class BatchStore(Generic[AnyBatch]):
         return InspectedPart(
             self._name,
             list(batches[-1].layers) if batches else [],
-            {name: part.hparams.get(name) for name in self.shown_settings},
+            {name: part.hparams.get(name) for name in self._shown_settings},
             edits,
             batches=[
                 {"edits": len(batch.records), **{name: getattr(batch, name) for name in self.shown_columns.values()}}

@@ -16,7 +16,7 @@ def weight_method(
     editor_class: type[WeightEditor[Any]],
     apply: Callable[..., Any],
     label: str,
-    shown_settings: Sequence[str] = BatchStore.shown_settings,
+    shown_settings: Sequence[str],
 ) -> EditMethod:
     """Return the method of an editor that writes its updates into the weights.
 
@@ -26,8 +26,7 @@ def weight_method(
         label: what messages call the method.
         shown_settings: the hyperparameters that ``inspect`` shows.
     """
-    store = BatchStore(editor_class)
-    store.shown_settings = shown_settings
+    store = BatchStore(editor_class, shown_settings)
     hparams_class = editor_class.hparams_class
     return EditMethod(
         hparams_class.ALG_NAME,

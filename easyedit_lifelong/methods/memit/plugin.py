@@ -13,4 +13,4 @@ from easyedit_lifelong.methods.memit.editor import MemitEditor, apply_memit_to_m
 @hookimpl
 def register_methods(register: Callable[[EditMethod], None]) -> None:
     """Register ``MEMIT-native``; the name ``MEMIT`` belongs to EasyEdit's MEMIT."""
-    register(weight_method(MemitEditor, apply_memit_to_model, "MEMIT"))
+    register(weight_method(MemitEditor, apply_memit_to_model, "MEMIT", ["mom2_update_weight"]))

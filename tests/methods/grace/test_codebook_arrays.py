@@ -35,7 +35,7 @@ def key(dtype: torch.dtype, seed: int = 0) -> Tensor:
     return torch.randn(WIDTH, generator=torch.Generator().manual_seed(seed)).to(dtype).float()
 
 
-def enter(codebook: Codebook, query: Tensor, label: int = 0) -> Change:
+def insert(codebook: Codebook, query: Tensor, label: int = 0) -> Change:
     return codebook.insert(query, (label,), torch.zeros(2))[2]
 
 
@@ -47,8 +47,8 @@ def new_codebook(**options: Any) -> Codebook:
 def test_half_precision_keys_take_half_the_memory(dtype: torch.dtype) -> None:
     codebook, float32_codebook = new_codebook(), new_codebook()
     for n in range(200):
-        enter(codebook, key(dtype, n), n)
-        enter(float32_codebook, key(torch.float32, n), n)
+        insert(codebook, key(dtype, n), n)
+        insert(float32_codebook, key(torch.float32, n), n)
     assert codebook.keys.dtype == dtype
     assert float32_codebook.keys.dtype == torch.float32
     assert torch.equal(codebook.keys.float(), torch.stack([key(dtype, n) for n in range(200)]))
@@ -60,7 +60,7 @@ def test_a_float32_key_converts_all_keys_to_float32_exactly(dtype: torch.dtype) 
     codebook = new_codebook()
     keys = [*(key(dtype, n) for n in range(40)), key(torch.float32, 40), key(dtype, 41)]
     for n, query in enumerate(keys):
-        enter(codebook, query, n)
+        insert(codebook, query, n)
     assert codebook.keys.dtype == torch.float32
     assert torch.equal(codebook.keys, torch.stack(keys))
 
@@ -70,15 +70,15 @@ def test_a_moved_key_between_two_half_precision_numbers_is_not_rounded(dtype: to
     query = key(dtype)
     next_query = (query * (1 + 2 * torch.finfo(dtype).eps)).to(dtype).float()
     codebook = new_codebook(eps_expand="moving_average", eps=0.7 * float((next_query - query).norm()))
-    first = enter(codebook, query)
-    change = enter(codebook, next_query)
+    first = insert(codebook, query)
+    change = insert(codebook, next_query)
     mean = (query + next_query) / 2
     assert not torch.equal(mean.to(dtype).float(), mean)
     assert torch.equal(codebook.keys[0], mean)
     codebook.undo(change)
     assert torch.equal(codebook.keys[0].float(), query)
     codebook.undo(first)
-    enter(codebook, query)
+    insert(codebook, query)
     assert codebook.keys.dtype == dtype, "an empty codebook kept the wider dtype"
 
 
@@ -86,12 +86,12 @@ def test_a_moved_key_between_two_half_precision_numbers_is_not_rounded(dtype: to
 def test_a_loaded_state_and_a_copy_keep_the_dtype_and_the_keys(dtype: torch.dtype) -> None:
     codebook, loaded = new_codebook(), new_codebook()
     for n in range(20):
-        enter(codebook, key(dtype, n), n)
+        insert(codebook, key(dtype, n), n)
     loaded.load_state_dict(codebook.state_dict())
     for restored in (loaded, copy.deepcopy(codebook)):
         assert restored.keys.dtype == dtype
         assert torch.equal(restored.keys, codebook.keys)
-        enter(restored, key(torch.float32, 20), 20)
+        insert(restored, key(torch.float32, 20), 20)
         assert torch.equal(restored.keys[:20], codebook.keys.float())
     assert len(codebook) == 20
 
@@ -125,11 +125,11 @@ def test_decisions_keys_and_radii_equal_those_of_a_float32_codebook(
     for step in steps:
         if isinstance(step, tuple):
             x, y, label = step
-            entered = [
+            inserted = [
                 either.insert(torch.tensor([x, y]), (label,), torch.zeros(1)) for either in (codebook, float32_codebook)
             ]
-            assert entered[0][:2] == entered[1][:2]
-            changes.append((entered[0][2], entered[1][2]))
+            assert inserted[0][:2] == inserted[1][:2]
+            changes.append((inserted[0][2], inserted[1][2]))
         elif step == "undo" and changes:
             for either, change in zip((codebook, float32_codebook), changes.pop(), strict=True):
                 either.undo(change)

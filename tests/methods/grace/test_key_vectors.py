@@ -130,7 +130,7 @@ class Reference:
                 self.margin = 0.0
         return best
 
-    def enter(self, edit: Edit) -> Decision:
+    def insert(self, edit: Edit) -> Decision:
         vectors, among = edit.vectors[: self.options.views], list(range(len(self.rows)))
         gate_distances = [0.0] * len(among)
         if self.options.gated:
@@ -168,7 +168,7 @@ class Reference:
         return index if index >= 0 and self.at_most(distance, self.rows[index]["radius"]) else -1
 
 
-def enter(codebook: Codebook, options: Options, edit: Edit) -> tuple[Decision, Change]:
+def insert(codebook: Codebook, options: Options, edit: Edit) -> tuple[Decision, Change]:
     decision, _, change = codebook.insert(*edit.arguments(options))
     return decision, change
 
@@ -180,9 +180,9 @@ def test_decisions_and_lookups_equal_those_of_the_reference(
 ) -> None:
     codebook, reference = options.new_codebook(), Reference(options)
     for edit in stream:
-        expected = reference.enter(edit)
+        expected = reference.insert(edit)
         decided, _ = codebook.decide(*edit.arguments(options))
-        decision, _ = enter(codebook, options, edit)
+        decision, _ = insert(codebook, options, edit)
         # At a threshold both decisions are right, and later decisions depend on this one.
         assume(reference.margin > CLOSE)
         assert decision is decided is expected
@@ -210,11 +210,11 @@ def test_removal_leaves_the_codebook_that_the_other_edits_build(
     stream: list[Edit], options: Options, data: st.DataObject
 ) -> None:
     codebook = options.new_codebook()
-    changes = [enter(codebook, options, edit)[1] for edit in stream]
+    changes = [insert(codebook, options, edit)[1] for edit in stream]
     removed = data.draw(st.sets(st.sampled_from(range(len(stream))), max_size=5))
     remaining = remove_edits(codebook, changes, removed, range(len(stream)))
     rebuilt = options.new_codebook()
-    expected = [enter(rebuilt, options, edit)[1] for n, edit in enumerate(stream) if n not in removed]
+    expected = [insert(rebuilt, options, edit)[1] for n, edit in enumerate(stream) if n not in removed]
     assert codebook.labels == rebuilt.labels
     for name in ("keys", "values", "gates", "radii"):
         assert torch.equal(getattr(codebook, name), getattr(rebuilt, name))

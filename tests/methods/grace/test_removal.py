@@ -26,14 +26,14 @@ def empty_codebook(options: tuple[str, str]) -> Codebook:
     return Codebook(2, 1, eps=1.0 if options[0] == "euc" else 0.05, dist_fn=options[0], eps_expand=options[1])
 
 
-def enter(codebook: Codebook, edit: Edit, number: int) -> tuple[Decision, int, Change]:
+def insert(codebook: Codebook, edit: Edit, number: int) -> tuple[Decision, int, Change]:
     x, y, label = edit
     return codebook.insert(torch.tensor([x / 4 + 0.01, y / 4]), (label,), torch.tensor([float(number)]))
 
 
 def built(edits: list[tuple[int, Edit]], options: tuple[str, str]) -> tuple[Codebook, list[Change]]:
     codebook = empty_codebook(options)
-    return codebook, [enter(codebook, edit, number)[2] for number, edit in edits]
+    return codebook, [insert(codebook, edit, number)[2] for number, edit in edits]
 
 
 def equal(codebook: Codebook, expected: Codebook) -> bool:
@@ -73,12 +73,12 @@ def test_the_edit_history_reports_the_keys_and_decisions_that_were_made(
     stream: list[Edit], options: tuple[str, str]
 ) -> None:
     codebook = empty_codebook(options)
-    entered = [enter(codebook, edit, number) for number, edit in enumerate(stream)]
-    changes = [change for _, _, change in entered]
+    inserted = [insert(codebook, edit, number) for number, edit in enumerate(stream)]
+    changes = [change for _, _, change in inserted]
     rows = rows_of(codebook, changes)
-    assert keys_of(codebook, changes) == [index for _, index, _ in entered]
+    assert keys_of(codebook, changes) == [index for _, index, _ in inserted]
     reported = [decision_of(change, changed_rows) for change, changed_rows in zip(changes, rows, strict=True)]
-    assert reported == [decision for decision, _, _ in entered]
+    assert reported == [decision for decision, _, _ in inserted]
     begin = len(stream) // 2
     assert str(rows_of(codebook, changes, begin)) == str(rows[begin:])
 

@@ -90,7 +90,7 @@ def decision_of(change: Change, rows: Sequence[Row]) -> Decision:
 def insert_again(
     codebook: Codebook, edit: TrainedEdit, decided: tuple[Decision, Match] | None = None
 ) -> tuple[int, Change]:
-    """Insert an edit again; return the index of its own key, and its change. See :meth:`.Codebook.insert`."""
+    """Insert an edit again; return the index of the key that holds it, and its change. See :meth:`.Codebook.insert`."""
     assert edit.query is not None
     device = codebook.keys.device  # may have changed since the edit
     _, index, change = codebook.insert(edit.query.to(device), edit.label, edit.value.to(device), decided)
