@@ -11,10 +11,10 @@ from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.methods.alphaedit.config import AlphaEditHyperParams
 from easyedit_lifelong.methods.alphaedit.null_space import NullSpaceKeys
 from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
-from easyedit_lifelong.methods.locate_edit.history import Batch
 from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
+from easyedit_lifelong.methods.weight_updates.history import Batch
 
 
 class AlphaEditEditor(WeightEditor[Batch]):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, LayerUpdate
+from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys
+from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
 
 
 def null_space_basis(moment: Tensor, threshold: float, energy: float | None = None) -> Tensor:

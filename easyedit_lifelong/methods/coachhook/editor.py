@@ -14,13 +14,13 @@ from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.coachhook.hook_layers import HookLayers, WeightsWithoutHooks
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode, score_tolerance
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate, CoachHookState
-from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers
 from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.facts import Fact
 from easyedit_lifelong.methods.locate_edit.spread import spread_residual
 from easyedit_lifelong.methods.locate_edit.templates import Templates
 from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.weight_updates.edited_layers import EditedLayers
 
 LOG = logging.getLogger(__name__)
 

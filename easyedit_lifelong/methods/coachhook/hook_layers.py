@@ -11,14 +11,14 @@ from torch import Tensor
 from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.methods.coachhook.layer import HookLayer, Mode
 from easyedit_lifelong.methods.coachhook.state import CoachHookState
-from easyedit_lifelong.methods.locate_edit.edited_layers import (
+from easyedit_lifelong.methods.weight_updates.edited_layers import (
     EditedLayers,
     LayerTensors,
     changed_weight,
     check_finite,
     weight_of,
 )
-from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
+from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
 from easyedit_lifelong.models.devices import device_of
 
 _OFFLOADED = "Use hook layers (wohk: false), or remove accelerate's hooks first (remove_hook_from_submodules)."

@@ -15,7 +15,7 @@ from easyedit_lifelong.methods.coachhook.scope import study_scope
 from easyedit_lifelong.methods.coachhook.store import CoachHookStore
 from easyedit_lifelong.methods.locate_edit.check import check_model, check_requests
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
-from easyedit_lifelong.methods.locate_edit.store import batch_reasons
+from easyedit_lifelong.methods.weight_updates.store import batch_reasons
 
 
 @hookimpl

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from easyedit_lifelong.methods.locate_edit.history import Batch, BatchHistory
+from easyedit_lifelong.methods.weight_updates.history import Batch, BatchHistory
 
 
 @dataclass(frozen=True)

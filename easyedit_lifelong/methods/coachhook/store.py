@@ -11,7 +11,7 @@ from easyedit_lifelong.methods.coachhook import old_state
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.coachhook.state import BatchUpdate
 from easyedit_lifelong.methods.edit_stores import OldState
-from easyedit_lifelong.methods.locate_edit.store import BatchStore
+from easyedit_lifelong.methods.weight_updates.store import BatchStore
 
 _LOST = (
     "CoachHook's hook layers, which decide for each token whether the edits are in scope. In plain weights, the "

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from easyedit_lifelong.hyperparams import PluginHyperParams
+from easyedit_lifelong.methods.weight_updates.config import WeightUpdateHyperParams
 
 
 @dataclass(kw_only=True)
-class LocateEditHyperParams(PluginHyperParams):
+class LocateEditHyperParams(WeightUpdateHyperParams):
     """Hyperparameters that MEMIT-like methods share (arXiv 2210.07229).
 
     Attributes:
@@ -56,7 +56,7 @@ class LocateEditHyperParams(PluginHyperParams):
         "mom2_engine": ("native", "easyedit"),
     }
     AT_LEAST: ClassVar[Mapping[str, float]] = {
-        **PluginHyperParams.AT_LEAST,
+        **WeightUpdateHyperParams.AT_LEAST,
         "num_layers": 1,
         "v_num_grad_steps": 1,
         "mom2_n_samples": 1,
@@ -81,7 +81,6 @@ class LocateEditHyperParams(PluginHyperParams):
         "mom2_n_tokens",
         "mom2_dtype",
     )
-    """Hyperparameters that all batches on a model must share."""
 
     layers: list[int]
     rewrite_module_tmp: str

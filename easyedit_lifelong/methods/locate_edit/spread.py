@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.covariance import SecondMoment
-from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers, weight_of
 from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
-from easyedit_lifelong.methods.locate_edit.history import Batch
-from easyedit_lifelong.methods.locate_edit.update import LayerUpdate, Solver, solving_device
+from easyedit_lifelong.methods.locate_edit.update import Solver, solving_device
+from easyedit_lifelong.methods.weight_updates.edited_layers import EditedLayers, weight_of
+from easyedit_lifelong.methods.weight_updates.history import Batch
+from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
 from easyedit_lifelong.models.devices import device_of
 
 

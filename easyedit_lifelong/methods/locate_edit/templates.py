@@ -9,11 +9,9 @@ from typing import Any
 import torch
 from transformers import GenerationConfig
 
+from easyedit_lifelong.methods.weight_updates.history import Templates
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.model_modes import evaluating
-
-Templates = list[list[str]]
-"""Groups of templates, each with one ``{}`` for the prompt. Keys are averaged within a group, then over groups."""
 
 PLAIN: Templates = [["{}"]]
 """The prompt without a context."""

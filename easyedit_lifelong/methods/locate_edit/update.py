@@ -1,4 +1,4 @@
-"""The low-rank update of one layer, R Kᵀ (λ E[kkᵀ] + …)⁻¹, and the solvers that compute it."""
+"""The solvers that compute the update of a layer, R Kᵀ (λ E[kkᵀ] + …)⁻¹."""
 
 from __future__ import annotations
 
@@ -9,35 +9,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import EditError
-
-
-@dataclass(frozen=True)
-class LayerUpdate:
-    """The update of one layer by a batch of n edits, as a product of two factors: Δ = R (M⁻¹ K)ᵀ.
-
-    Attributes:
-        keys: K, shape ``(inputs, n)``.
-        adjusted: M⁻¹ K, shape ``(inputs, n)``. M is the matrix that the solver inverts, such as λ E[kkᵀ] + KKᵀ.
-        residual: the residual R of this layer, shape ``(outputs, n)``.
-    """
-
-    keys: Tensor
-    adjusted: Tensor
-    residual: Tensor
-
-    def matrix(self) -> Tensor:
-        """Return Δ, shape ``(outputs, inputs)``, in float64."""
-        return self.residual.double() @ self.adjusted.double().t()
-
-    def added_to(self, delta: Tensor | None) -> Tensor:
-        """Return ΔW + Δ in the dtype of the keys, where ΔW is the sum of earlier updates.
-
-        Args:
-            delta: ΔW, shape ``(outputs, inputs)``; None: there are no earlier updates.
-        """
-        update = self.matrix()
-        total = update if delta is None else delta.to(update.device).double() + update
-        return total.to(self.keys.dtype)
+from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
 
 
 class Solver(Protocol):

@@ -1,4 +1,4 @@
-"""What the methods that write updates into weights register: the same ports, for an editor class each."""
+"""What MEMIT-like methods register."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.locate_edit.check import check_model, check_requests
 from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
-from easyedit_lifelong.methods.locate_edit.store import BatchStore, batch_reasons
+from easyedit_lifelong.methods.weight_updates.batch_method import batch_method
 
 
 def weight_method(
@@ -18,27 +18,16 @@ def weight_method(
     label: str,
     shown_settings: Sequence[str],
 ) -> EditMethod:
-    """Return the method of an editor that writes its updates into the weights.
+    """Return the method of an editor that solves for its updates with second moments.
 
-    Args:
-        editor_class: the class of the editor, which names its hyperparameter class.
-        apply: the apply function of the method.
-        label: what messages call the method.
-        shown_settings: the hyperparameters that ``inspect`` shows.
+    The arguments are those of :func:`~easyedit_lifelong.methods.weight_updates.batch_method.batch_method`.
     """
-    store = BatchStore(editor_class, shown_settings)
-    hparams_class = editor_class.hparams_class
-    return EditMethod(
-        hparams_class.ALG_NAME,
-        hparams_class,
+    return batch_method(
+        editor_class,
         apply,
-        batchable=True,
+        label,
+        shown_settings,
         check=check_model,
         check_requests=check_requests,
         prepare=second_moments,
-        edits=store,
-        remove_batches=store,
-        describe=store.describe,
-        plain_weights=store.plain_weights,
-        reasons=batch_reasons(label) | {"explain": "its edits are in the weights and act at every token."},
     )

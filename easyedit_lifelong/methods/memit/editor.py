@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
-from easyedit_lifelong.methods.locate_edit.history import Batch
 from easyedit_lifelong.methods.locate_edit.update import SeparateBatches
 from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
 from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
+from easyedit_lifelong.methods.weight_updates.history import Batch
 
 
 class MemitEditor(WeightEditor[Batch]):

@@ -251,7 +251,7 @@ def test_target_vectors_and_losses_equal_those_of_the_authors_code(family: str, 
         for batch in BATCHES:
             edit_batch(editor, batch)
     request = EditRequest.from_dict(golden["request"], "golden", case_id="value")
-    facts, layer = [editor._encode(request)], editor.hparams.edited_layers[-1]
+    facts, layer = [editor.encode(request)], editor.hparams.edited_layers[-1]
 
     outcome = optimise_targets(editor._runner, facts, editor.hparams, layer)
     close(outcome.z[0], golden_tensor(family, "values", case, "z"))

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from easyedit_lifelong.methods.coachhook.hook_layers import root_mean_square_change
-from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, LayerUpdate
+from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys
+from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
 from tests.support.random_keys import random_keys, random_moment
 
 

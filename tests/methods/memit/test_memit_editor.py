@@ -12,10 +12,10 @@ from easyedit_lifelong import apply_memit_to_model, rollback_case, rollback_to_b
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, EditError, ModelError
 from easyedit_lifelong.methods.locate_edit import editor as editing
-from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers
 from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys
 from easyedit_lifelong.methods.memit.editor import MemitEditor
+from easyedit_lifelong.methods.weight_updates.edited_layers import EditedLayers
 from easyedit_lifelong.plugins import get_plugins
 from tests.support.coachhook_edits import (
     FACTS,

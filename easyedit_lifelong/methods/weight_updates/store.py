@@ -1,4 +1,4 @@
-"""The edit store of MEMIT-like methods: save and load batches, roll back to a batch, and describe saved batches."""
+"""The edit store of methods that edit in batches: save and load batches, roll back to a batch, describe batches."""
 
 from __future__ import annotations
 
@@ -7,20 +7,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Generic
 
 import torch
+from torch import Tensor
 
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.base import InspectedPart, PlainWeights
 from easyedit_lifelong.methods.edit_stores import EditsPart
-from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
-from easyedit_lifelong.methods.locate_edit.history import AnyBatch
-from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
 from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
+from easyedit_lifelong.methods.weight_updates.history import AnyBatch
+from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.modules import module_path
-
-_FIELDS = tuple(field.name for field in dataclasses.fields(LayerUpdate))
-"""The tensors of an update. In a part, their names are ``PATH.FIELD``, with the edits of all batches side by side."""
 
 
 class BatchStore(Generic[AnyBatch]):
@@ -40,9 +38,12 @@ class BatchStore(Generic[AnyBatch]):
 
     shown_columns: ClassVar[Mapping[str, str]] = {}
 
-    def __init__(self, editor_class: type[WeightEditor[AnyBatch]], shown_settings: Sequence[str]) -> None:
+    def __init__(self, editor_class: type[BatchEditor[AnyBatch]], shown_settings: Sequence[str]) -> None:
         self._shown_settings = shown_settings
         self._editor_class, self._name = editor_class, editor_class.hparams_class.ALG_NAME
+        self._update_class = editor_class.batch_class.update_class
+        # In a part, the names of tensors are PATH.FIELD, with the columns of all batches side by side.
+        self._tensor_names = tuple(field.name for field in dataclasses.fields(self._update_class))
         fields = [field.name for field in dataclasses.fields(editor_class.batch_class)]
         self._extra_fields = [name for name in fields if name not in ("records", "layers")]
 
@@ -57,10 +58,14 @@ class BatchStore(Generic[AnyBatch]):
         if self._editor_class.of(model) is not None:
             raise EditError(f"{where}: the model carries {self._name} edits already; roll those back first")
         batches = self.batches(part, where)
-        templates = part.state.get("templates")
-        if not _are_templates(templates):
-            raise RunError(f"{where}: {self._name}'s edits are incomplete or damaged: templates is missing or damaged")
-        editor = self._editor_class.on(model, tok, hparams, templates=templates)
+        parts: dict[str, Any] = {}
+        if self._editor_class.has_templates:
+            parts["templates"] = part.state.get("templates")
+            if not _are_templates(parts["templates"]):
+                raise RunError(
+                    f"{where}: {self._name}'s edits are incomplete or damaged: templates is missing or damaged"
+                )
+        editor = self._editor_class.on(model, tok, hparams, **parts)
         try:
             return editor.load_batches(batches)
         except (RuntimeError, KeyError) as error:  # tensors of other shapes; an EditError is a RuntimeError
@@ -77,10 +82,18 @@ class BatchStore(Generic[AnyBatch]):
         hparams = hparams_values(editor.hparams, model_label(model))
         for batch in editor.state.batches[begin:]:
             tensors = {
-                f"{path}.{name}": getattr(update, name) for path, update in batch.layers.items() for name in _FIELDS
+                f"{path}.{name}": getattr(update, name)
+                for path, update in batch.layers.items()
+                for name in self._tensor_names
             }
             entry = {"edits": len(batch.records), **{name: getattr(batch, name) for name in self._extra_fields}}
-            state = {"templates": editor.state.templates, "batches": [entry]}
+            columns = {
+                name: tensor.shape[1] for name, tensor in tensors.items() if tensor.shape[1] != len(batch.records)
+            }
+            if columns:
+                entry["columns"] = columns
+            state: dict[str, Any] = {"templates": editor.state.templates} if editor.has_templates else {}
+            state["batches"] = [entry]
             yield EditsPart(hparams, [record.to_dict() for record in batch.records], state, tensors)
 
     def join(self, steps: Sequence[EditsPart], where: str) -> EditsPart:
@@ -109,26 +122,32 @@ class BatchStore(Generic[AnyBatch]):
         """
         batches: list[AnyBatch] = []
         begin = 0
+        columns = _Columns(part.tensors)
         hparams = self._editor_class.hparams_class.from_values(part.hparams, where)
         paths = [module_path(name) for name in hparams.rewrite_modules]
         try:
             for entry in part.state["batches"]:
                 end = begin + entry["edits"]
-                layers = {path: _saved_update(part, path, begin, end) for path in paths}
+                tensors = columns.next_batch(entry)
+                layers = {path: self._update(path, tensors) for path in paths}
                 records = tuple(EditRecord.from_dict(edit, where) for edit in part.edits[begin:end])
                 if len(records) != entry["edits"]:
                     raise ValueError(f"batch {len(batches) + 1} has {len(records)} of {entry['edits']} edits")
                 extra = {name: entry[name] for name in self._extra_fields}
                 batches.append(self._editor_class.batch_class(records, layers, **extra))  # type: ignore[arg-type]
                 begin = end
-            if begin != len(part.edits) or any(tensor.shape[1] != begin for tensor in part.tensors.values()):
+            if begin != len(part.edits) or not columns.at_end:
                 raise ValueError(f"the batches list {begin} edits, but the part has {len(part.edits)}")
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise RunError(f"{where}: {self._name}'s edits are incomplete or damaged: {error}") from error
         return batches
 
+    def _update(self, path: str, tensors: Mapping[str, Tensor]) -> LayerUpdate:
+        """Return the update of a layer, from the tensors of a batch."""
+        return self._update_class(**{name: tensors[f"{path}.{name}"] for name in self._tensor_names})
+
     def back_to(self, model: Any, batch: int) -> None:
-        """Roll back all batches of a model after the first ``batch``; see :meth:`WeightEditor.back_to`."""
+        """Roll back all batches of a model after the first ``batch``; see :meth:`BatchEditor.back_to`."""
         self._editor_class.require(model).back_to(batch)
 
     def first_batches(self, part: EditsPart, batch: int, where: str) -> EditsPart:
@@ -141,10 +160,11 @@ class BatchStore(Generic[AnyBatch]):
         sizes = [len(saved.records) for saved in self.batches(part, where)]
         if not 0 <= batch <= len(sizes):
             raise EditError(f"{where}: can't roll back to batch {batch}: the folder has {len(sizes)} batches")
-        end = sum(sizes[:batch])
-        tensors = {name: tensor[:, :end].contiguous() for name, tensor in part.tensors.items()}
+        columns = _Columns(part.tensors)
+        for entry in part.state["batches"][:batch]:
+            columns.next_batch(entry)
         state = {**part.state, "batches": part.state["batches"][:batch]}
-        return EditsPart(part.hparams, part.edits[:end], state, tensors)
+        return EditsPart(part.hparams, part.edits[: sum(sizes[:batch])], state, columns.before())
 
     def describe(self, part: EditsPart, where: str, nearly: float) -> InspectedPart:
         """Return what ``inspect`` shows of a part; see :class:`~easyedit_lifelong.methods.base.EditMethod`."""
@@ -190,10 +210,40 @@ def batch_reasons(name: str) -> dict[str, str]:
     }
 
 
-def _saved_update(part: EditsPart, path: str, begin: int, end: int) -> LayerUpdate:
-    """Return the update of a layer by the edits ``begin`` to ``end`` (not included) of a part."""
-    factors = {name: part.tensors[f"{path}.{name}"][:, begin:end].clone() for name in _FIELDS}
-    return LayerUpdate(**factors)
+class _Columns:
+    """Reads the columns of one batch after the other from the tensors of a part.
+
+    Args:
+        tensors: the tensors by name, with the columns of all batches side by side.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self._tensors = tensors
+        self._ends = dict.fromkeys(tensors, 0)
+
+    def next_batch(self, entry: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Return the tensors of the next batch, by name.
+
+        Args:
+            entry: what the part's state says of the batch: a tensor has as many columns as the batch has ``edits``,
+                unless ``columns`` gives another number.
+        """
+        counts = entry.get("columns", {})
+        batch = {}
+        for name, tensor in self._tensors.items():
+            begin = self._ends[name]
+            self._ends[name] = end = begin + counts.get(name, entry["edits"])
+            batch[name] = tensor[:, begin:end].clone()
+        return batch
+
+    def before(self) -> dict[str, Tensor]:
+        """Return the tensors of all batches that have been read, by name."""
+        return {name: tensor[:, : self._ends[name]].contiguous() for name, tensor in self._tensors.items()}
+
+    @property
+    def at_end(self) -> bool:
+        """Whether exactly all columns have been read."""
+        return all(tensor.shape[1] == self._ends[name] for name, tensor in self._tensors.items())
 
 
 def _are_templates(value: Any) -> bool:

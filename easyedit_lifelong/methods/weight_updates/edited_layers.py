@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
+from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
 from easyedit_lifelong.models.anatomy import is_transposed
 
 LayerTensors = Mapping[str, Tensor | None]

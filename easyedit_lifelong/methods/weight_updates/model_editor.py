@@ -1,16 +1,13 @@
-"""The one editor that a MEMIT-like method has on a model: find it, make it, detach it."""
+"""The one editor that a method which edits several layers has on a model: find it, make it, detach it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
-from easyedit_lifelong.methods.locate_edit.templates import Templates
 from easyedit_lifelong.methods.shared.apply import check_same_settings
 from easyedit_lifelong.methods.shared.editors import editors_on, register_editor, unregister_editor
+from easyedit_lifelong.methods.weight_updates.config import WeightUpdateHyperParams
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.plugins import get_plugins
 
@@ -33,7 +30,7 @@ class ModelEditor:
         attached: whether the editor is still on its model.
     """
 
-    hparams_class: ClassVar[type[LocateEditHyperParams]]
+    hparams_class: ClassVar[type[WeightUpdateHyperParams]]
 
     def __init__(self, model: Any, tokenizer: Any, hparams: Any) -> None:
         self.model, self.tokenizer, self.hparams = model, tokenizer, hparams
@@ -60,22 +57,15 @@ class ModelEditor:
         return editor
 
     @classmethod
-    def on(
-        cls,
-        model: Any,
-        tokenizer: Any,
-        hparams: Any,
-        moments: Mapping[str, SecondMoment] | None = None,
-        templates: Templates | None = None,
-    ) -> Self:
+    def on(cls, model: Any, tokenizer: Any, hparams: Any, *parts: Any, **named_parts: Any) -> Self:
         """Return the editor of this method that is on a model; make one if there is none.
 
         Args:
             model: the model.
             tokenizer: its tokenizer.
             hparams: the hyperparameters of the method.
-            moments: the second moment of each projection, by path; None: those that the hyperparameters name.
-            templates: the context templates; None: the model generates them.
+            *parts: the further arguments of the class, which a new editor gets, such as second moments.
+            **named_parts: the same, by name.
 
         Raises:
             ModelError: the model lacks a layer that the hyperparameters name.
@@ -84,7 +74,7 @@ class ModelEditor:
         """
         editor = cls.of(model)
         if editor is None:
-            editor = cls(model, tokenizer, hparams, moments, templates)  # type: ignore[call-arg]
+            editor = cls(model, tokenizer, hparams, *parts, **named_parts)
             try:
                 editor._check_only_writer()
             except EditError:

@@ -10,8 +10,8 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.locate_edit.edited_layers import EditedLayers
-from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
+from easyedit_lifelong.methods.weight_updates.edited_layers import EditedLayers
+from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
 
 PROJECTIONS = {"linear": lambda: torch.nn.Linear(6, 4), "transposed": lambda: Conv1D(4, 6)}
 

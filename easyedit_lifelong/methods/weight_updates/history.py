@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
-from easyedit_lifelong.methods.locate_edit.templates import Templates
-from easyedit_lifelong.methods.locate_edit.update import LayerUpdate
 from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
+
+Templates = list[list[str]]
+"""Groups of templates, each with one ``{}`` for the prompt. Keys are averaged within a group, then over groups."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,8 @@ class Batch:
         records: the records of its edits, in order.
         layers: the update of each layer, by path of the projection, from the first layer to the last.
     """
+
+    update_class: ClassVar[type[LayerUpdate]] = LayerUpdate
 
     records: tuple[EditRecord, ...]
     layers: dict[str, LayerUpdate]
@@ -37,7 +41,7 @@ class BatchHistory(Generic[AnyBatch]):
 
     Attributes:
         paths: the paths of the edited projections, from the first layer to the last.
-        templates: the context templates, which all batches share.
+        templates: the context templates, which all batches share; empty if the method has none.
         batches: the batches, in order.
         fingerprint: the fingerprint of the base model's weights.
     """

@@ -1,0 +1,41 @@
+"""The update of one layer by one batch, as a product of two factors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class LayerUpdate:
+    """The update of one layer by a batch of n edits, as a product of two factors: Δ = R (M⁻¹ K)ᵀ.
+
+    Attributes:
+        keys: K, shape ``(inputs, n)``.
+        adjusted: M⁻¹ K, shape ``(inputs, n)``. M is the matrix that the solver inverts, such as λ E[kkᵀ] + KKᵀ.
+        residual: the residual R of this layer, shape ``(outputs, n)``.
+    """
+
+    keys: Tensor
+    adjusted: Tensor
+    residual: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of inputs and of outputs of the layer."""
+        return len(self.adjusted), len(self.residual)
+
+    def matrix(self) -> Tensor:
+        """Return Δ, shape ``(outputs, inputs)``, in float64."""
+        return self.residual.double() @ self.adjusted.double().t()
+
+    def added_to(self, delta: Tensor | None) -> Tensor:
+        """Return ΔW + Δ in the dtype of the keys, where ΔW is the sum of earlier updates.
+
+        Args:
+            delta: ΔW, shape ``(outputs, inputs)``; None: there are no earlier updates.
+        """
+        update = self.matrix()
+        total = update if delta is None else delta.to(update.device).double() + update
+        return total.to(self.keys.dtype)
