@@ -14,6 +14,7 @@ from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_ed
 from easyedit_lifelong.edits import load_edits
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.scorers import scorer_for
+from easyedit_lifelong.models.encoding import encode_text
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.reporting.console_tables import print_json
@@ -71,7 +72,7 @@ def _check_prompts(prompts: list[str], model: Any, tokenizer: Any) -> None:
     is_classifier = kind_of(model) is ModelKind.CLASSIFIER
     limit = None if is_classifier else context_length(model)  # the input of classifiers is truncated
     for prompt in prompts:
-        length = len(tokenizer(prompt)["input_ids"])
+        length = len(encode_text(tokenizer, prompt))
         if length == 0:
             raise DataError(f"--prompt {prompt!r}: is empty; give some text to continue")
         if limit is not None and length > limit:

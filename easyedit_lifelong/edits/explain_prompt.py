@@ -15,7 +15,7 @@ from torch import nn
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.base import ExplainedPass, LayerExplanation
 from easyedit_lifelong.methods.shared.editors import carries_edits, editors_on, internal_pass
-from easyedit_lifelong.models.encoding import EncodedPair
+from easyedit_lifelong.models.encoding import EncodedPair, encode_text
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.pair_encoders import encoder_for
@@ -154,4 +154,4 @@ def _row_tokens(model: Any, tokenizer: Any, prompt: str, pair: EncodedPair | Non
         return pair.prompt if pair.apart else pair.tokens
     if kind_of(model) is ModelKind.CLASSIFIER:  # a classifier's encoder truncates long texts
         return encoder_for(model, tokenizer)(prompt, "0").prompt
-    return list(tokenizer(prompt)["input_ids"])
+    return encode_text(tokenizer, prompt)

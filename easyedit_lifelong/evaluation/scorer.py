@@ -15,7 +15,7 @@ from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaLis
 from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, PairKey, forced_answer, key_of, shared_rows
 from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.devices import device_of
-from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, pad_rows
+from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, encode_text, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.pair_encoders import Encode
@@ -129,7 +129,7 @@ class Scorer:
             The continuations, without the prompts and without special tokens.
         """
         limits = [new_tokens] * len(prompts) if isinstance(new_tokens, int) else list(new_tokens)
-        encoded = [list(self.tokenizer(prompt)["input_ids"]) for prompt in prompts]
+        encoded = [encode_text(self.tokenizer, prompt) for prompt in prompts]
         texts = [""] * len(prompts)
         context = self._shared_context(model)
         if context is not None:

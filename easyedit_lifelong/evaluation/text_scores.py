@@ -20,7 +20,7 @@ from easyedit_lifelong.evaluation.metrics import mean
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.models.devices import device_of
-from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.encoding import encode_text, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.model_modes import evaluating
@@ -163,7 +163,7 @@ class TextScores:
 
     def fluency(self, model: Any) -> Scores:
         """Return the mean n-gram entropy of greedy continuations of the prompts."""
-        lengths = [len(self._scorer.tokenizer(prompt)["input_ids"]) for prompt in self._prompts]
+        lengths = [len(encode_text(self._scorer.tokenizer, prompt)) for prompt in self._prompts]
         limits = [max(1, FLUENCY_TOKENS - length) for length in lengths]
         outputs = self._scorer.generate(model, self._prompts, limits)
         entropies = [ngram_entropy(f"{prompt} {text}") for prompt, text in zip(self._prompts, outputs, strict=True)]

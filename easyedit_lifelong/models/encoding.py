@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.models.separator import separator
 
 IGNORED = -100
 """Label of positions that a loss leaves out, as in torch and transformers."""
@@ -42,8 +43,27 @@ class EncodedPair:
         return max(len(self.prompt), len(self.target)) if self.apart else len(self.tokens)
 
 
+def encode_text(tokenizer: Any, text: str) -> list[int]:
+    """Encode a text with the special tokens that the tokenizer adds, but without a second beginning-of-text token.
+
+    A text from a chat template begins with that token already. Models are trained on one.
+    """
+    ids = list(tokenizer(text)["input_ids"])
+    return ids[repeated_beginnings(tokenizer, ids) :]
+
+
+def repeated_beginnings(tokenizer: Any, ids: Sequence[int]) -> int:
+    """Return how many beginning-of-text tokens follow the first token, which is one, in a tokenizer's output."""
+    bos, count = tokenizer.bos_token_id, 0
+    while bos is not None and list(ids[count : count + 2]) == [bos, bos]:
+        count += 1
+    return count
+
+
 def encode_pair(tokenizer: Any, prompt: str, target: str) -> EncodedPair:
-    """Encode a prompt and the answer that follows it after a space.
+    """Encode a prompt and the answer that follows it.
+
+    A space separates the two, unless the texts say otherwise; see :func:`separator`.
 
     Prompt and answer are encoded as one text, as EasyEdit does, and split after the prompt's tokens. If the tokenizer
     merges characters across that border, the answer is encoded separately, because a model that generates receives the
@@ -52,9 +72,9 @@ def encode_pair(tokenizer: Any, prompt: str, target: str) -> EncodedPair:
     Raises:
         DataError: the prompt or the answer has no tokens.
     """
-    gap = "" if target[:1].isspace() or prompt[-1:].isspace() else " "
-    prompt_ids = list(tokenizer(prompt)["input_ids"])
-    joint_ids = list(tokenizer(prompt + gap + target)["input_ids"])
+    gap = separator(prompt, target)
+    prompt_ids = encode_text(tokenizer, prompt)
+    joint_ids = encode_text(tokenizer, prompt + gap + target)
     if joint_ids[: len(prompt_ids)] == prompt_ids:
         target_ids = joint_ids[len(prompt_ids) :]
     else:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from easyedit_lifelong.errors import DataError, did_you_mean
-from easyedit_lifelong.models.encoding import EncodedPair, encode_pair
+from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, encode_text
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 
@@ -44,7 +44,7 @@ def label_names(model: Any) -> list[str]:
 
 def _encode_separately(tokenizer: Any, prompt: str, answer: str) -> EncodedPair:
     """Encode a prompt for an encoder and its answer for a decoder."""
-    prompt_ids = list(tokenizer(prompt)["input_ids"])
+    prompt_ids = encode_text(tokenizer, prompt)
     target_ids = list(tokenizer(text_target=answer)["input_ids"])
     content = [token for token in target_ids if token != tokenizer.eos_token_id]
     if not prompt_ids or not content:

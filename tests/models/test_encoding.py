@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import DataError
-from easyedit_lifelong.models.encoding import encode_pair, length_batches, pad_rows, position_ids
+from easyedit_lifelong.models.encoding import encode_pair, encode_text, length_batches, pad_rows, position_ids
+from tests.support.tiny_models import build_tokenizer, with_beginning_token
 
 
 class CharacterTokenizer:
     """Has one token for each character and for each merge; can begin every text with a token."""
 
     def __init__(self, merges: tuple[str, ...] = (), begin: int | None = None) -> None:
-        self.merges, self.begin = merges, begin
+        self.merges, self.begin, self.bos_token_id = merges, begin, begin
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         ids, at = [], 0
@@ -117,3 +118,18 @@ def test_length_batches_hold_every_row_once_with_little_padding() -> None:
 
 def test_a_row_longer_than_a_batch_gets_a_batch_to_itself() -> None:
     assert [list(map(len, batch)) for batch in length_batches([[1] * 9, [1] * 3, [1]], 4)] == [[9], [3], [1]]
+
+
+def test_a_text_that_begins_with_the_beginning_token_gets_no_second_one() -> None:
+    tokenizer = with_beginning_token(build_tokenizer())
+    assert tokenizer("<s> France is")["input_ids"][:2] == [1, 1], "the tokenizer itself adds a second one"
+    assert encode_text(tokenizer, "<s> France is") == encode_text(tokenizer, "France is")
+    assert encode_text(tokenizer, "France is")[0] == 1
+    pair = encode_pair(tokenizer, "<s> France is", "Rome")
+    assert pair == encode_pair(tokenizer, "France is", "Rome")
+
+
+def test_a_tokenizer_without_a_beginning_token_encodes_all_of_a_text() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.bos_token = None
+    assert encode_text(tokenizer, "<s> <s> France") == tokenizer("<s> <s> France")["input_ids"]

@@ -11,6 +11,7 @@ from easyedit_lifelong.evaluation.scope import PARAPHRASE, PROMPT, ScopeRow, Sco
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.coachhook.z_scores import z_scores
 from easyedit_lifelong.methods.shared.subject_positions import subject_position
+from easyedit_lifelong.models.encoding import encode_text
 
 
 def study_scope(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> ScopeStudy:
@@ -38,7 +39,7 @@ def study_scope(model: Any, tokenizer: Any, requests: Sequence[EditRequest]) -> 
             request.case_id,
             kind,
             text,
-            tuple(tokenizer.decode([token]) for token in tokenizer(text)["input_ids"]),
+            tuple(tokenizer.decode([token]) for token in encode_text(tokenizer, text)),
             tuple(token_scores.tolist()),
             _lookup_position(tokenizer, text, request.subject, editor.hparams.fact_token),
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
 from easyedit_lifelong.methods.shared.editors import internal_pass
+from easyedit_lifelong.models.encoding import encode_text
 from easyedit_lifelong.models.model_modes import evaluating
 from easyedit_lifelong.models.runner import Runner
 
@@ -35,7 +36,7 @@ def z_scores(model: Any, tokenizer: Any, prompts: Sequence[str]) -> dict[str, li
     if editor.hparams.wohk:
         raise EditError("there are no z-scores: with wohk, CoachHook's edits are in the weights, without hook layers")
     runner = Runner(model, tokenizer)
-    rows = [list(tokenizer(prompt)["input_ids"]) for prompt in prompts]
+    rows = [encode_text(tokenizer, prompt) for prompt in prompts]
     scores: dict[str, list[Tensor]] = {path: [] for path in editor.hooks}
     with evaluating(model), internal_pass(model), ExitStack() as stack:
         for path, hook in editor.hooks.items():

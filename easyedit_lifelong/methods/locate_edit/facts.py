@@ -12,7 +12,7 @@ from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.templates import Templates
 from easyedit_lifelong.methods.shared.subject_positions import subject_span, token_of_span
-from easyedit_lifelong.models.encoding import encode_pair
+from easyedit_lifelong.models.encoding import encode_pair, encode_text
 
 _PLAIN, _SUBJECT, _PROMPT = "{}", "{subject}", "{prompt}"
 
@@ -158,7 +158,7 @@ def _encode_essence(tokenizer: Any, request: EditRequest, fact_token: str) -> Ro
     subject = request.subject.strip()
     text = f"{subject} is a"
     span = (0, len(text)) if fact_token == "last" else (0, len(subject))
-    return Row(list(tokenizer(text)["input_ids"]), [], token_of_span(tokenizer, text, span, fact_token))
+    return Row(encode_text(tokenizer, text), [], token_of_span(tokenizer, text, span, fact_token))
 
 
 def check_batch(facts: Sequence[Fact]) -> None:

@@ -10,7 +10,7 @@ import torch
 from transformers import GenerationConfig
 
 from easyedit_lifelong.methods.weight_updates.history import Templates
-from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.encoding import encode_text, pad_rows
 from easyedit_lifelong.models.model_modes import evaluating
 
 PLAIN: Templates = [["{}"]]
@@ -43,7 +43,7 @@ def context_templates(model: Any, tokenizer: Any, length_params: Sequence[Sequen
 def _sample_group(model: Any, tokenizer: Any, length: int, count: int) -> list[str]:
     """Generate ``count`` templates from texts of ``length`` tokens, the first word included."""
     first_words = [_FIRST_WORDS[i % len(_FIRST_WORDS)] for i in range(count)]
-    rows = [list(tokenizer(text)["input_ids"]) for text in first_words]
+    rows = [encode_text(tokenizer, text) for text in first_words]
     pad = tokenizer.pad_token_id or 0
     ids, mask = pad_rows(rows, pad, "left", model.get_input_embeddings().weight.device)
     config = GenerationConfig(

@@ -8,6 +8,7 @@ from typing import Any
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.subjects import Span, find_subject
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.models.encoding import encode_text, repeated_beginnings
 
 
 def subject_span(request: EditRequest, fact_token: str = "subject_last") -> Span:
@@ -84,7 +85,8 @@ def token_of_span(tokenizer: Any, text: str, span: Span, fact_token: str) -> int
 def _token_ends(tokenizer: Any, text: str) -> list[int]:
     """Return, for each token of a text, how many characters of the text the tokens up to and including it cover."""
     if getattr(tokenizer, "is_fast", False):
-        offsets = tokenizer(text, return_offsets_mapping=True)["offset_mapping"]
+        encoded = tokenizer(text, return_offsets_mapping=True)
+        offsets = encoded["offset_mapping"][repeated_beginnings(tokenizer, encoded["input_ids"]) :]
         ends, covered = [], 0
         for (_, end), (next_begin, next_end) in itertools.pairwise([*offsets, (0, 0)]):
             # A character that several tokens share counts from the last of them on. A byte-level token can hold the end
@@ -94,7 +96,7 @@ def _token_ends(tokenizer: Any, text: str) -> list[int]:
             ends.append(covered)
         ends[-1] = max(ends[-1], len(text.rstrip()))
         return ends
-    ids = list(tokenizer(text)["input_ids"])
+    ids = encode_text(tokenizer, text)
     prefixes = [tokenizer.decode(ids[: n + 1], skip_special_tokens=True) for n in range(len(ids))]
     # Some tokenizers drop the leading spaces of a text when they decode it.
     dropped = len(text) - len(text.lstrip()) if not prefixes[-1].startswith(" ") else 0

@@ -23,6 +23,7 @@ from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.codebook.distance import COS, normalized
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
+from easyedit_lifelong.models.encoding import encode_text
 
 SHARES = (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0)
 """Gates are studied at the radii at which these shares of the paraphrases pass."""
@@ -46,7 +47,7 @@ class _Questions:
         questions = cls([], [])
         for record, texts in enumerate(texts_by_record):
             for text in texts:
-                questions.rows.append(list(tokenizer(text)["input_ids"]))
+                questions.rows.append(encode_text(tokenizer, text))
                 questions.records.append(record)
         return questions
 

@@ -27,6 +27,7 @@ from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, S
 from easyedit_lifelong.methods.grace.subject.request_texts import key_texts
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.subject_positions import subject_span
+from easyedit_lifelong.models.encoding import encode_text
 
 WHITENED = "cos, whitened"
 """The cosine distance between whitened activations."""
@@ -140,7 +141,7 @@ class StudyTexts:
             contexts=[key_texts(tokenizer, *prompt, hparams.context_templates) for prompt in prompts],
             paraphrases=[row for _, rows in paraphrases for row in rows],
             paraphrase_records=[number for number, _ in paraphrases],
-            locality=[list(tokenizer(text)["input_ids"]) for text in locality],
+            locality=[encode_text(tokenizer, text) for text in locality],
             subject_absent=torch.tensor([[name not in text.casefold() for name in names] for text in locality]),
             same_subject=torch.tensor([[name == other for other in names] for name in names]),
         )
@@ -171,7 +172,7 @@ def study_key_layers(
     sentences = sample_sentences()
     # Read every row that is needed below in one pass, the sentences of the neighbourhoods included.
     rows = [*texts.keys, *(row for rows in texts.contexts for row in rows), *texts.paraphrases, *texts.locality]
-    rows += [list(tokenizer(text)["input_ids"]) for text in sentences.texts]
+    rows += [encode_text(tokenizer, text) for text in sentences.texts]
     for subject, prompt in sentences.subjects:
         if (span := find_subject(prompt, subject)) is not None:
             rows += key_texts(tokenizer, prompt, span, hparams.key_templates)

@@ -25,6 +25,7 @@ from easyedit_lifelong.data import samples
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.methods.grace.codebook.distance import normalized, rounded_pairwise_distances
 from easyedit_lifelong.methods.grace.subject.request_texts import key_texts
+from easyedit_lifelong.models.encoding import encode_text
 
 _TEXTS = ("prompt", "src", "rephrase_prompt", "rephrase", "locality_prompt", "loc", "relation_specificity_prompt")
 """The fields of the sample facts that hold sentences."""
@@ -83,7 +84,7 @@ class Neighbourhood:
         sentences = sentences or sample_sentences()
         self._dist_fn = dist_fn
         self._lowercase_texts = [text.lower() for text in sentences.texts]
-        queries = queries_of([list(tokenizer(text)["input_ids"]) for text in sentences.texts])
+        queries = queries_of([encode_text(tokenizer, text) for text in sentences.texts])
         lengths = torch.tensor([len(queries_of_tokens) for queries_of_tokens in queries], device=queries[0].device)
         self._sentence_of_token = torch.arange(len(queries), device=lengths.device).repeat_interleave(lengths)
         self._tokens = normalized(torch.cat(queries), dist_fn)

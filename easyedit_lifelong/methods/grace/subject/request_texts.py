@@ -10,7 +10,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.subjects import Span
 from easyedit_lifelong.methods.grace.config import PROMPT, SUBJECT, GraceHyperParams
 from easyedit_lifelong.methods.shared.subject_positions import subject_span, token_of_span
-from easyedit_lifelong.models.encoding import EncodedPair
+from easyedit_lifelong.models.encoding import EncodedPair, encode_text
 
 _ESSENCE = "{subject} is a"
 """Text whose next-token distribution has to stay as it is: what the subject is (MEMIT's essence prompt)."""
@@ -67,7 +67,7 @@ def encode_request_texts(
         texts.append(TrainingText(encode(request, text), subject_end))
     if hparams.kl_factor:
         text, subject_end = _fill_and_locate(tokenizer, _ESSENCE, request.prompt, span)
-        texts.append(TrainingText(EncodedPair(list(tokenizer(text)["input_ids"]), []), subject_end))
+        texts.append(TrainingText(EncodedPair(encode_text(tokenizer, text), []), subject_end))
     return RequestTexts(request, texts, key_texts(tokenizer, request.prompt, span, hparams.key_templates))
 
 
@@ -105,7 +105,7 @@ def key_texts(tokenizer: Any, prompt: str, span: Span, templates: Sequence[str])
     rows = []
     for template in (PROMPT, *templates):
         text, subject_end = _fill_and_locate(tokenizer, template, prompt, span)
-        rows.append(list(tokenizer(text)["input_ids"])[: subject_end + 1])
+        rows.append(encode_text(tokenizer, text)[: subject_end + 1])
     return rows
 
 
