@@ -12,7 +12,9 @@ from easyedit_lifelong.atomic import atomic_file
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.report import svg
-from easyedit_lifelong.reporting.report.comparison_table import compare, latex_table, markdown_table
+from easyedit_lifelong.reporting.report.comparison_data import comparison_csv, comparison_json
+from easyedit_lifelong.reporting.report.comparison_table import comparison_tables
+from easyedit_lifelong.reporting.report.comparison_text import latex_tables, markdown_tables
 from easyedit_lifelong.reporting.report.names import run_names
 from easyedit_lifelong.reporting.report.page import comparison_page, run_page
 from easyedit_lifelong.reporting.report.read import RunFiles, read_run
@@ -36,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Write the report of one run, or a comparison of several; replace an earlier report of the same name.
 
-    Figures (SVG and PNG) are written beside the page; for several runs, also a table (Markdown and LaTeX).
+    Figures (SVG and PNG) are written beside the page; for several runs, also tables (Markdown, LaTeX, CSV
+    and JSON).
 
     Raises:
         RunError: a folder holds no run, or the report can't be written.
@@ -56,12 +59,16 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def write_report(runs: Sequence[RunFiles], page: Path) -> list[Path]:
+def write_report(
+    runs: Sequence[RunFiles], page: Path, names: Sequence[str] | None = None, warnings: Sequence[str] = ()
+) -> list[Path]:
     """Write a page, its figures and its tables. Call this function within :func:`figure_options`.
 
     Args:
         runs: the runs; one for a report, several for a comparison.
         page: the HTML file.
+        names: the names of the runs in a comparison, which can then be of one run; None for the default names.
+        warnings: sentences for the top of the page of a comparison.
 
     Returns:
         The written files, without the page.
@@ -69,9 +76,9 @@ def write_report(runs: Sequence[RunFiles], page: Path) -> list[Path]:
     Raises:
         RunError: a file can't be written.
     """
-    is_comparison = len(runs) > 1
-    names = run_names(runs)
-    html, plots = comparison_page(runs, names) if is_comparison else run_page(runs[0])
+    is_comparison = len(runs) > 1 or names is not None
+    names = run_names(runs) if names is None else names
+    html, plots = comparison_page(runs, names, warnings) if is_comparison else run_page(runs[0])
     # If the user named the page, the names of the other files begin with its name.
     prefix = "" if page.name == PAGE else f"{page.stem}-"
     try:
@@ -79,8 +86,13 @@ def write_report(runs: Sequence[RunFiles], page: Path) -> list[Path]:
         _write(page, html)
         files = [file for plot in plots for file in svg.save(plot.figure, page.parent / f"{prefix}{plot.name}")]
         if is_comparison:
-            table = compare(runs, names)
-            for ending, text in ((".md", markdown_table(table)), (".tex", latex_table(table))):
+            tables = comparison_tables(runs, names)
+            for ending, text in (
+                (".md", markdown_tables(tables)),
+                (".tex", latex_tables(tables)),
+                (".csv", comparison_csv(runs, names)),
+                (".json", comparison_json(runs, names)),
+            ):
                 files.append(page.with_name(f"{prefix}table{ending}"))
                 _write(files[-1], text)
     except OSError as error:

@@ -184,6 +184,14 @@ _SPECS = (
         "contains_match", _GENERATED, "share of edits whose generated answer contains the target", _CONTAINS, _MIRAGE
     ),
     MetricSpec("contains_match_rephrase", _GENERATED, "contains_match on rephrased prompts", _CONTAINS, _MIRAGE),
+    MetricSpec("generation_match_before", _GENERATED, "generation_match of the unedited model", _BEGINS, _MIRAGE),
+    MetricSpec(
+        "generation_match_rephrase_before",
+        _GENERATED,
+        "generation_match_rephrase of the unedited model",
+        _BEGINS,
+        _MIRAGE,
+    ),
     MetricSpec("exact_match_before", _GENERATED, "exact_match of the unedited model", _EXACT, _MIRAGE),
     MetricSpec("contains_match_before", _GENERATED, "contains_match of the unedited model", _CONTAINS, _MIRAGE),
     # ---- ordinary text

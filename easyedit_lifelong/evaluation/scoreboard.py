@@ -29,6 +29,8 @@ _BEFORE = (
     "portability",
     *SUCCESS,
     SCORE,
+    "generation_match",
+    "generation_match_rephrase",
     "exact_match",
     "contains_match",
     "fluency",

@@ -13,6 +13,7 @@ from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.evaluation.averages import RequestScores, averages
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard, edit_success_of
 from easyedit_lifelong.registry import Tracker
+from easyedit_lifelong.runs.peak_memory import PeakMemory
 from easyedit_lifelong.runs.plan import Plan
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_scores import record_scores, score_all, single_round_scores
@@ -30,12 +31,14 @@ class _AppliedBatch:
         rollback: removes the batch's edits; None if the method failed, or returned no rollback.
         details: for each request, the method's further fields of the journal; empty if it gives none.
         failure: the reason why the method failed; None if it did not.
+        peak_memory: the peak of memory while the method edited, in bytes; None if it isn't known.
     """
 
     model: Any
     rollback: Any = None
     details: Sequence[dict[str, Any]] = ()
     failure: str | None = None
+    peak_memory: int | None = None
 
 
 @dataclass
@@ -53,6 +56,7 @@ class Run:
         edited: the case_ids of the edits in the model, in order.
         done: the number of batches that were processed.
         io_before: seconds of writing before the run was interrupted; 0 if it was not resumed.
+        has_rollback: whether the method's ``apply`` returned a rollback of its latest batch; True before the first.
         batches: the requests, divided into batches.
     """
 
@@ -66,6 +70,7 @@ class Run:
     edited: list[int | str] = field(default_factory=list)
     done: int = 0
     io_before: float = 0.0
+    has_rollback: bool = True
 
     def __post_init__(self) -> None:
         size = self.plan.batch_size
@@ -253,6 +258,7 @@ class Run:
                 **({} if succeeded else {"reason": applied.failure}),
                 "seconds": seconds,
                 "seconds_scoring": seconds_scoring,
+                **({} if applied.peak_memory is None else {"peak_memory": applied.peak_memory}),
                 **({} if plan.keeps_edits else {"scores": scores_of_request}),
             }
             entries.append(self._entry("edited" if succeeded else "failed", number, index + 1, request, outcome))
@@ -260,15 +266,18 @@ class Run:
 
     def _apply(self, number: int, batch: list[EditRequest]) -> _AppliedBatch:
         """Apply the method to a batch; if it fails, log the reason."""
-        plan, model = self.plan, self.state.model
+        plan, model, memory = self.plan, self.state.model, PeakMemory(self.state.model)
         try:
-            edited, rollback = plan.method.apply(model, self.tokenizer, batch, plan.hparams)
+            with memory.measured():
+                edited, rollback = plan.method.apply(model, self.tokenizer, batch, plan.hparams)
         except EditError as error:
             LOG.warning("%s", f"batch {number}: {error}" if plan.batched else error)
             return _AppliedBatch(model, failure=str(error))
+        self.has_rollback = callable(rollback)
         results = getattr(rollback, "results", None) or []  # optional
         details = [_journal_fields(result.to_dict()) for result in results]
-        return _AppliedBatch(edited, rollback, details if len(details) == len(batch) else ())
+        details = details if len(details) == len(batch) else []
+        return _AppliedBatch(edited, rollback, details, peak_memory=memory.bytes)
 
     def _entry(
         self, status: str, number: int, edits_in_batch: int, request: EditRequest, outcome: dict[str, Any]

@@ -11,6 +11,7 @@ from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.scorers import scorer_for
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.checks import CheckedData, check_data
 from easyedit_lifelong.runs.engine import Run
@@ -101,7 +102,9 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
         run.run_remaining(progress)
         total = seconds_before + time.perf_counter() - began
         sample = plan.schedule.sample if plan.keeps_edits else None  # a single round scores all edits
-        further = {"n_batches": len(run.batches), "skipped": checked.skipped} if plan.batched else {}
+        further: dict[str, Any] = {"rollback": _rollback_scope(plan.method, run.has_rollback)}
+        if plan.batched:
+            further |= {"n_batches": len(run.batches), "skipped": checked.skipped}
         summary = summarize(run.state, run.board, settings, total, sample=sample, seed=plan.seed, **further)
         if folder and not was_finished:
             folder.write_summary(summary)
@@ -139,6 +142,20 @@ def _make_scoreboard(plan: Plan, model: Any, scorer: Scorer, checked: CheckedDat
         generation_requests=generation_requests,
         text=checked.inputs.text,
     )
+
+
+def _rollback_scope(method: EditMethod, has_rollback: bool) -> str:
+    """Return what can be rolled back, as the summary says it: single edits, batches, all edits at once, or nothing.
+
+    Args:
+        method: the editing method.
+        has_rollback: whether its ``apply`` returns a rollback.
+    """
+    if method.remove is not None:
+        return "edits"
+    if method.remove_batches is not None:
+        return "batches"
+    return "all" if has_rollback else "none"
 
 
 def _prepare(run: Run, progress: Progress | None) -> None:

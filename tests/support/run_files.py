@@ -14,8 +14,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def without_times(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Leave out the durations: two equal runs differ in them."""
-    return [{name: value for name, value in entry.items() if "seconds" not in name} for entry in entries]
+    """Leave out the durations and the use of memory: two equal runs differ in them."""
+    return [
+        {name: value for name, value in entry.items() if "seconds" not in name and name != "peak_memory"}
+        for entry in entries
+    ]
 
 
 def bytes_of_files(folder: Path) -> dict[str, bytes | None]:

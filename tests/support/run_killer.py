@@ -30,6 +30,7 @@ from easyedit_lifelong.methods.grace import editor as grace_editor
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
 from tests.support.corpus import write_corpus
+from tests.support.run_files import without_times
 from tests.support.tiny_models import FAMILIES, build_tokenizer
 
 RETENTION = [Probe("the river", "London")]
@@ -182,7 +183,7 @@ def outcome(result: Any, points: Points) -> dict[str, Any]:
     def lines(name: str) -> list[Any]:
         path = result.folder / name
         entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        return [{k: v for k, v in entry.items() if "seconds" not in k} for entry in entries]
+        return without_times(entries)
 
     return {
         "state": digest.hexdigest(),

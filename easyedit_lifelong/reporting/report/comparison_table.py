@@ -1,41 +1,32 @@
-"""The table that compares runs: for a page, in Markdown, and in LaTeX."""
+"""The tables that compare runs: which runs and scores they have, and which values are the best."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from easyedit_lifelong.reporting.report.costs import BATCH, FAILED, ROLLBACK, cost_rows
 from easyedit_lifelong.reporting.report.read import RunFiles
 from easyedit_lifelong.reporting.report.score_rows import (
+    DISK,
+    MEMORY,
     SECONDS,
     Score,
     best,
     direction,
     main_names,
+    name_of_before,
     score_rows,
-    seconds_row,
+    shown,
 )
 
-_ARROWS = {"higher": "↑", "lower": "↓"}
-_LATEX_ARROWS = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
-_LATEX = str.maketrans(
-    {
-        "\\": r"\textbackslash{}",
-        "{": r"\{",
-        "}": r"\}",
-        "&": r"\&",
-        "%": r"\%",
-        "$": r"\$",
-        "#": r"\#",
-        "_": r"\_",
-        "~": r"\textasciitilde{}",
-        "^": r"\textasciicircum{}",
-        "<": r"\textless{}",
-        ">": r"\textgreater{}",
-        "·": r"$\cdot$",
-    }
-)
-_MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\|*_`<>[]"})
+UNEDITED = "unedited"
+"""The name of the row of the unedited model."""
+
+ARROWS = {"higher": "↑", "lower": "↓"}
+_GENERATED = ("generation_match", "generation_match_rephrase")
+_UNCHANGED = ("locality", "relation_specificity", "TRR", "ARR", "text_perplexity")
+COSTS = (FAILED, BATCH, SECONDS, DISK, MEMORY, ROLLBACK)
 
 
 @dataclass(frozen=True)
@@ -43,86 +34,119 @@ class Comparison:
     """A table of scores with a row for each run.
 
     Attributes:
+        title: the title of the table.
+        caption: what the table shows.
         names: the runs' names.
         edits: number of edits of each run.
-        metrics: the columns: names of scores, and the time per edit.
-        cells: the scores by run, then by metric.
+        scored: number of edits that the scores of each run are averages over; None if unknown.
+        metrics: the columns: names of scores and costs.
+        cells: the scores by run, then by metric. A score without a value has empty text.
     """
 
+    title: str
+    caption: str
     names: list[str]
     edits: list[int]
+    scored: list[int | None]
     metrics: list[str]
     cells: list[list[Score]]
 
 
-def compare(runs: Sequence[RunFiles], names: Sequence[str], metrics: Sequence[str] | None = None) -> Comparison:
-    """Return the comparison of runs; by default with their main scores and the time per edit.
+def comparison_tables(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Comparison]:
+    """Return the tables of the main scores and of the costs of runs; tables and columns without values are left out.
 
     Args:
         runs: the runs.
         names: their names.
-        metrics: the columns; None for the default.
     """
-    scores = [{score.name: score for score in (*score_rows(run), *seconds_row(run))} for run in runs]
-    seconds = [SECONDS] if any(SECONDS in by_name for by_name in scores) else []
-    columns = [*main_names(runs), *seconds] if metrics is None else list(metrics)
-    cells = [[by_name.get(metric, Score(metric, "")) for metric in columns] for by_name in scores]
+    main = main_names(runs)
+    where = f"of {_common([run.model for run in runs])} on {_common([run.data or 'unnamed data' for run in runs])}"
+    definitions: tuple[tuple[str, str, Sequence[str]], ...] = (
+        (
+            "Edited facts, teacher-forced",
+            f"Shares of target tokens {where}, after all edits of each run (ES: directly after each edit).",
+            [name for name in main if name not in (*_GENERATED, *_UNCHANGED)],
+        ),
+        (
+            "Edited facts, generated",
+            f"Shares of greedy continuations {where} that begin with the target, after all edits of each run.",
+            [name for name in main if name in _GENERATED],
+        ),
+        (
+            "What the edits must not change",
+            f"Agreement with the unedited model (locality, relation specificity), shares of true answers' tokens (TRR, "
+            f"ARR) and held-out text, {where}, after all edits of each run.",
+            _UNCHANGED,
+        ),
+        (
+            "Costs",
+            "Failed edits; edits in a batch; seconds of the method alone; bytes of the saved edits; the highest use "
+            "of memory during an edit, the model included; what can be rolled back: single edits, the latest batches, "
+            "or all edits at once. Compare times and memory only of runs on the same machine.",
+            COSTS,
+        ),
+    )
+    tables = [compare(runs, names, metrics, title, caption) for title, caption, metrics in definitions]
+    return [table for table in tables if table.metrics]
+
+
+def compare(
+    runs: Sequence[RunFiles], names: Sequence[str], metrics: Sequence[str], title: str = "", caption: str = ""
+) -> Comparison:
+    """Return the comparison of runs: a row for the unedited model if its scores are known, and one for each run.
+
+    Args:
+        runs: the runs.
+        names: their names.
+        metrics: the columns; those without any value are left out.
+        title: the title of the table.
+        caption: what the table shows.
+    """
+    scores = [{score.name: score for score in (*score_rows(run), *cost_rows(run))} for run in runs]
+    columns = [metric for metric in metrics if any(metric in of_run for of_run in scores)]
+    cells = [[of_run.get(metric, Score(metric, "")) for metric in columns] for of_run in scores]
     for column, metric in enumerate(columns):
         for row in best(metric, [cells_of_run[column].number for cells_of_run in cells]):
             cells[row][column] = replace(cells[row][column], best=True)
-    return Comparison(list(names), [run.n_edits for run in runs], columns, cells)
+    scored: list[int | None] = [n_scored(run) for run in runs]
+    edits = [run.n_edits for run in runs]
+    unedited = unedited_scores(runs)
+    first = [_unedited_cell(metric, unedited) for metric in columns]
+    if not any(cell.value for cell in first):
+        return Comparison(title, caption, list(names), edits, scored, columns, cells)
+    unedited_scored = scored[0] if len(set(scored)) == 1 else None
+    return Comparison(
+        title, caption, [UNEDITED, *names], [0, *edits], [unedited_scored, *scored], columns, [first, *cells]
+    )
+
+
+def unedited_scores(runs: Sequence[RunFiles]) -> dict[str, float]:
+    """Return the unedited model's scores by the names of the runs' scores, without those in which runs differ."""
+    values: dict[str, set[float]] = {}
+    for run in runs:
+        for name, score in run.scores().items():
+            if name.endswith("_before"):
+                values.setdefault(name, set()).add(score)
+    return {name: scores.pop() for name, scores in values.items() if len(scores) == 1}
+
+
+def n_scored(run: RunFiles) -> int:
+    """Return the number of edits in the last scores: those of the sample, else all, failed ones included."""
+    sampled = run.curve[-1].get("sampled") if run.curve else None
+    return sampled if isinstance(sampled, int) else run.n_edits + run.n_failed
 
 
 def arrow(metric: str) -> str:
     """Return ↑ if a higher value of a metric is better, ↓ if a lower one is, else empty text."""
-    return _ARROWS.get(direction(metric), "")
+    return ARROWS.get(direction(metric), "")
 
 
-def markdown_table(table: Comparison) -> str:
-    """Return the comparison in Markdown: a row for each run, intervals in brackets, the best values in bold."""
-
-    def text(cell: Score) -> str:
-        value = f"**{cell.value}**" if cell.best else cell.value
-        return f"{value} {cell.interval.translate(_MARKDOWN)}".strip() or "-"
-
-    head, *rows = _rows(table, text, _MARKDOWN, _ARROWS)
-    rule = ["---"] + ["---:"] * (len(head) - 1)
-    return "".join(f"| {' | '.join(row)} |\n" for row in (head, rule, *rows))
+def _unedited_cell(metric: str, unedited: Mapping[str, float]) -> Score:
+    """Return the unedited model's score that corresponds to a score of the runs; empty if there is none."""
+    number = unedited.get(name_of_before(metric))
+    return Score(metric, shown(number, metric), number=number)
 
 
-def latex_table(table: Comparison) -> str:
-    """Return the comparison in LaTeX (package ``booktabs``): a row for each run, the best values in bold."""
-
-    def text(cell: Score) -> str:
-        value = rf"\textbf{{{cell.value}}}" if cell.best else cell.value
-        return f"{value} {{\\scriptsize {cell.interval}}}" if cell.interval else value or "--"
-
-    head, *rows = (" & ".join(row) + r" \\" for row in _rows(table, text, _LATEX, _LATEX_ARROWS))
-    lines = [
-        "% needs \\usepackage{booktabs}",
-        rf"\begin{{tabular}}{{l{'r' * (1 + len(table.metrics))}}}",
-        r"\toprule",
-        head,
-        r"\midrule",
-        *rows,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _rows(
-    table: Comparison, text: Callable[[Score], str], escapes: dict[int, str], arrows: Mapping[str, str]
-) -> Iterator[list[str]]:
-    """Yield the header and the rows of a table as text, with special characters escaped.
-
-    Args:
-        table: the comparison.
-        text: returns the text of a cell.
-        escapes: the special characters and their escaped form, for ``str.translate``.
-        arrows: the arrow for each direction.
-    """
-    heads = [f"{metric.translate(escapes)} {arrows.get(direction(metric), '')}".strip() for metric in table.metrics]
-    yield ["run", "edits", *heads]
-    for name, edits, cells in zip(table.names, table.edits, table.cells, strict=True):
-        yield [name.translate(escapes), str(edits), *map(text, cells)]
+def _common(values: Sequence[str]) -> str:
+    """Return the value that all have, or all values that differ."""
+    return ", ".join(dict.fromkeys(values))

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 from easyedit_lifelong.reporting.report import figures, svg
 from easyedit_lifelong.reporting.report.axes import Plot
 from easyedit_lifelong.reporting.report.comparison import comparison_plots
-from easyedit_lifelong.reporting.report.comparison_table import arrow, compare
+from easyedit_lifelong.reporting.report.comparison_table import arrow, compare, comparison_tables
 from easyedit_lifelong.reporting.report.generations import (
     MAX_FOLDED,
     MAX_SHOWN,
@@ -75,8 +75,16 @@ def run_page(run: RunFiles) -> tuple[str, list[Plot]]:
     return page, plots
 
 
-def comparison_page(runs: Sequence[RunFiles], names: Sequence[str]) -> tuple[str, list[Plot]]:
-    """Return the page that compares runs as HTML, and its figures. Call this function within :func:`drawing`."""
+def comparison_page(
+    runs: Sequence[RunFiles], names: Sequence[str], warnings: Sequence[str] = ()
+) -> tuple[str, list[Plot]]:
+    """Return the page that compares runs as HTML, and its figures. Call this function within :func:`drawing`.
+
+    Args:
+        runs: the runs.
+        names: their names.
+        warnings: sentences to show at the top of the page, in addition to warnings about the runs' differences.
+    """
     plots = comparison_plots(runs, names)
     all_scores = list(dict.fromkeys(row.name for run in runs for row in score_rows(run)))
     packages = dict.fromkeys(name for run in runs for name in run.versions)
@@ -85,10 +93,10 @@ def comparison_page(runs: Sequence[RunFiles], names: Sequence[str]) -> tuple[str
         plots,
         title=f"{len(runs)} runs side by side",
         runs=list(zip(runs, names, strict=True)),
-        main=compare(runs, names),
+        tables=comparison_tables(runs, names),
         all_scores=compare(runs, names, all_scores),
         arrow=arrow,
-        warnings=_warnings(runs),
+        warnings=[*warnings, *_warnings(runs)],
         settings=differing_settings(runs),
         versions={name: [str(run.versions.get(name, "-")) for run in runs] for name in packages},
         failed=[(name, rows) for run, name in zip(runs, names, strict=True) if (rows := failures(run))],
@@ -180,7 +188,7 @@ def _duration(seconds: float) -> str:
 def _warnings(runs: Sequence[RunFiles]) -> list[str]:
     """Return warnings about differences that make runs hard to compare."""
     compared: dict[str, set[Any]] = {
-        "models": {run.model for run in runs},
+        "models": {(run.model, run.setting("weights")) for run in runs},
         "data": {str(run.setting("requests_sha256") or run.data) for run in runs if run.data},
         "numbers of edits": {run.n_edits + run.n_failed for run in runs},
     }

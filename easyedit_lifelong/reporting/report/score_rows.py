@@ -20,10 +20,12 @@ MAIN = (
     "ARR",
     "generation_match",
     "generation_match_rephrase",
+    "text_perplexity",
 )
 """The main scores, the most important first."""
 
-SECONDS = "seconds an edit"
+SECONDS, DISK, MEMORY = "seconds an edit", "disk an edit", "peak memory"
+"""Costs of a run. Less is better."""
 
 _BEFORE = {"ES": "reliability", "ERR": "reliability"}
 """Scores with the same questions as another score. The unedited model's score is recorded for the other one only."""
@@ -63,6 +65,11 @@ def shown(value: float | None, name: str = "") -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
+def name_of_before(name: str) -> str:
+    """Return the name under which a run records the unedited model's score on the same questions."""
+    return f"{_BEFORE.get(name, name)}_before"
+
+
 def format_interval(interval: Interval | None, name: str = "") -> str:
     """Return an interval as text; empty text for None."""
     return "" if interval is None else f"[{shown(interval[0], name)}, {shown(interval[1], name)}]"
@@ -76,7 +83,7 @@ def score_rows(run: RunFiles) -> list[Score]:
             name,
             shown(scores[name], name),
             format_interval(intervals.get(name), name),
-            shown(scores.get(f"{_BEFORE.get(name, name)}_before"), name),
+            shown(scores.get(name_of_before(name)), name),
             run.kind(name),
             METRICS[name].meaning if name in METRICS else "",
             scores[name],
@@ -103,7 +110,7 @@ def main_names(runs: Sequence[RunFiles]) -> list[str]:
 
 def direction(name: str) -> str:
     """Return which values of a score are better: ``higher``, ``lower`` or ``none``."""
-    if name == SECONDS:
+    if name in (SECONDS, DISK, MEMORY):
         return "lower"
     return METRICS[name].direction if name in METRICS else "none"
 
