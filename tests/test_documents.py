@@ -145,6 +145,7 @@ def test_the_readme_gives_the_kind_of_each_metric() -> None:
         ("lifelong", ["lifelong.md"]),
         ("run", ["lifelong.md"]),
         ("report", ["lifelong.md"]),
+        ("compare", ["compare.md"]),
         ("consecutive", ["consecutive.md"]),
         ("scope", ["consecutive.md"]),
         ("covariance", ["covariance.md"]),

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong import bridge
 from easyedit_lifelong.commands.option_types import positive_float, positive_int
 from easyedit_lifelong.commands.run_options import (
     DATA,
@@ -18,11 +17,14 @@ from easyedit_lifelong.commands.run_options import (
 )
 from easyedit_lifelong.commands.run_session import run_and_report
 from easyedit_lifelong.data.samples import COUNTERFACT
-from easyedit_lifelong.errors import HyperParameterError, LifelongError, PluginError, did_you_mean
-from easyedit_lifelong.hparams_files import shipped_hparams_folders
-from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.errors import HyperParameterError
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, KEEP_EDITS, SINGLE_ROUND, Experiment
-from easyedit_lifelong.runs.hyperparameter_files import load_hparams, replace_hparams
+from easyedit_lifelong.runs.hyperparameter_files import (
+    check_method_name,
+    load_hparams,
+    replace_hparams,
+    shipped_hparams,
+)
 
 AUTHORS_METHOD, DEFAULT_MODEL = "CoachHook", "smollm2-135m"
 """The method and the model if the command line names none; the method is that of the authors' script."""
@@ -116,7 +118,7 @@ def hparams_from_arguments(arguments: argparse.Namespace, method: str | None = N
         options["wohk"] = bool(options["wohk"])
     file = arguments.hparams
     if file is None:
-        _check_method(method or AUTHORS_METHOD)
+        check_method_name(method or AUTHORS_METHOD)
         model = options.get("model", DEFAULT_MODEL)
         file = str(shipped_hparams(method or AUTHORS_METHOD, model))
         if "/" not in model:  # this is the name of the file, which holds the model's full name
@@ -128,48 +130,6 @@ def hparams_from_arguments(arguments: argparse.Namespace, method: str | None = N
         hparams,
         {FIELDS[option]: value for option, value in options.items()},
         {FIELDS[option]: f"--{option}" for option in options},
-    )
-
-
-def _check_method(name: str) -> None:
-    """Check that a method is registered, or is one of EasyEdit's own.
-
-    Raises:
-        PluginError: there is no such method.
-    """
-    known = [method.name for method in get_plugins().methods]
-    if name in known:
-        return
-    try:
-        bridge.easyedit_method(name)
-    except LifelongError as error:
-        raise PluginError(
-            f"--method {name}: no editing method of that name is registered ({', '.join(known)})."
-            f"{did_you_mean(name, known)} {error}"
-        ) from error
-
-
-def shipped_hparams(method: str, model: str) -> Path:
-    """Return the hyperparameter file shipped for a method and a model.
-
-    Args:
-        method: the method's name.
-        model: the model's name or folder. Only the last part is compared, without regard to case:
-            ``EleutherAI/gpt-j-6B`` and ``gpt-j-6b`` are the same.
-
-    Raises:
-        HyperParameterError: there is none; the message lists the models with a file.
-    """
-    files = {
-        file.stem: file for folder in shipped_hparams_folders() for file in sorted((folder / method).glob("*.yaml"))
-    }
-    short_name = model.rstrip("/").rpartition("/")[2].casefold()
-    for stem, file in files.items():
-        if stem.casefold() == short_name:
-            return file
-    raise HyperParameterError(
-        f"--model {model}: no hyperparameters of {method} ship for it ({', '.join(files) or 'none at all'})."
-        f"{did_you_mean(short_name, files)} Write a file and name it with --hparams."
     )
 
 

@@ -25,6 +25,7 @@ COMMANDS = {
     "lifelong": "edit a model with one fact after another, and score the edits",
     "covariance": "collect second moments of keys, for CoachHook and MEMIT",
     "consecutive": "edit a model with batches of facts, and score the edits (CoachHook's protocol)",
+    "compare": "run several methods on the same records, and compare their scores and costs",
     "run": "run an experiment file",
     "scope": "show at which tokens CoachHook's hooks act: z-scores of prompts and paraphrases",
     "calibrate": "choose layers, distance, radius and relation gate of GRACE by subjects for a model",

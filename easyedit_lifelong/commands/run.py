@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from easyedit_lifelong.commands.run_session import run_experiment_file
+from easyedit_lifelong.commands.compare_session import run_and_compare
+from easyedit_lifelong.commands.run_session import run_and_report
+from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE
+from easyedit_lifelong.runs.experiment_files import find_experiment, is_comparison, read_comparison, read_experiment
+from easyedit_lifelong.runs.run_folder import CONFIG
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,10 +21,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Run the experiment.
+    """Run the experiment: one run, or a comparison of methods.
 
     Raises:
         LifelongError: the file, or an input that it names, can't be used.
     """
-    run_experiment_file(arguments.file, arguments.out, arguments.resume)
+    return run_experiment_file(arguments.file, arguments.out, arguments.resume)
+
+
+def run_experiment_file(name_or_path: str, out: Path | None, resume: bool) -> int:
+    """Execute the run, or the comparison, that an experiment file describes.
+
+    Args:
+        name_or_path: the file, or the name of a shipped experiment.
+        out: folder for the results. By default, ``runs/`` and the file's name. To resume a run from its own
+            ``config.yaml``, or a comparison from its ``compare.yaml``, the default is its folder.
+        resume: continue the interrupted run or comparison in that folder.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        LifelongError: a setting, the data or the model can't be used.
+    """
+    file = find_experiment(name_or_path)
+    if out is None:
+        is_settings_of_results = file.name in (CONFIG, COMPARISON_FILE)
+        name = f"{file.resolve().parent.name}-again" if is_settings_of_results else file.stem
+        out = file.parent if is_settings_of_results and resume else Path("runs") / name
+    if is_comparison(file):
+        return run_and_compare(read_comparison(file), out, resume)
+    run_and_report(read_experiment(file), out, resume)
     return 0

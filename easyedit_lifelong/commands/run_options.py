@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from easyedit_lifelong.commands.option_types import positive_int, positive_ints
+from easyedit_lifelong.commands.option_types import count, positive_int, positive_ints
 from easyedit_lifelong.evaluation.tasks import TASKS
 from easyedit_lifelong.runs.experiment import EVAL_EVERY, Data
 from easyedit_lifelong.runs.schedule import Schedule
@@ -53,6 +53,15 @@ def add_loop_arguments(parser: argparse.ArgumentParser, loop: str, unit: str) ->
         metavar="N,N,...",
         help="score all past edits after these numbers of edits, such as 1,10,100,1000",
     )
+    add_scoring_arguments(parser)
+    add("--resume", action="store_true", help="continue the interrupted run in --out")
+    add("--track", action="append", default=[], metavar="NAME", help="also log scores to this tracker (repeatable)")
+
+
+def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say which records are edited and what is scored."""
+    add = parser.add_argument
+    add("--offset", type=count, default=0, metavar="N", help="skip the first N records; --edits counts from there")
     add(
         *spellings("eval_sample"),
         type=positive_int,
@@ -69,8 +78,6 @@ def add_loop_arguments(parser: argparse.ArgumentParser, loop: str, unit: str) ->
     add("--retention", metavar="FILE", help="held-out facts, such as a JSON list of {prompt, answer}")
     add("--text", metavar="FILE", help="held-out text; its perplexity is measured before and after")
     add("--task", choices=tuple(TASKS), help="task of the data (default: that of their format)")
-    add("--resume", action="store_true", help="continue the interrupted run in --out")
-    add("--track", action="append", default=[], metavar="NAME", help="also log scores to this tracker (repeatable)")
 
 
 def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -80,7 +87,7 @@ def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         HyperParameterError: a number of the schedule is invalid.
     """
     return {
-        "data": Data(arguments.data, arguments.format, arguments.edits, arguments.edit_with),
+        "data": Data(arguments.data, arguments.format, arguments.edits, arguments.edit_with, offset=arguments.offset),
         "retention": arguments.retention,
         "text": arguments.text,
         "task": arguments.task,

@@ -12,32 +12,9 @@ from easyedit_lifelong.reporting.console_tables import closing_line, score_table
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.runs.execute import execute
 from easyedit_lifelong.runs.experiment import Experiment
-from easyedit_lifelong.runs.experiment_files import find_experiment, read_experiment
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import make_plan
-from easyedit_lifelong.runs.run_folder import CONFIG
 from easyedit_lifelong.runs.state import RunResult
-
-
-def run_experiment_file(name_or_path: str, out: Path | None, resume: bool) -> RunResult:
-    """Execute the run that an experiment file describes.
-
-    Args:
-        name_or_path: the file, or the name of a shipped experiment.
-        out: folder for the results. By default, ``runs/`` and the file's name. To resume a run from its own
-            ``config.yaml``, the default is the run's folder.
-        resume: continue the interrupted run in that folder.
-
-    Raises:
-        LifelongError: a setting, the data or the model can't be used.
-    """
-    file = find_experiment(name_or_path)
-    experiment = read_experiment(file)
-    is_config_of_run = file.name == CONFIG
-    if out is None:
-        name = f"{file.resolve().parent.name}-again" if is_config_of_run else file.stem
-        out = file.parent if is_config_of_run and resume else Path("runs") / name
-    return run_and_report(experiment, out, resume)
 
 
 def run_and_report(experiment: Experiment, out: Path, resume: bool = False) -> RunResult:

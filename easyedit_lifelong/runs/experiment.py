@@ -35,9 +35,10 @@ class Data:
     Attributes:
         path: a file, or ``hub:OWNER/NAME[[:CONFIG]:SPLIT]``.
         format: name of a registered format; None to recognise the format by the file's content.
-        edits: read only this many records from the beginning; None for all.
+        edits: use only this many records; None for all.
         edit_with: how many rephrasings of each fact become separate edits; the others are held out.
         sha256: the SHA-256 that the file must have; None to accept any.
+        offset: the number of records to skip at the beginning of the data.
     """
 
     path: str
@@ -45,6 +46,7 @@ class Data:
     edits: int | None = None
     edit_with: int = 0
     sha256: str | None = None
+    offset: int = 0
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ relative path in the file is looked up first in the file's folder, then in the c
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from easyedit_lifelong.errors import HyperParameterError, did_you_mean
 from easyedit_lifelong.evaluation.tasks import TASKS
 from easyedit_lifelong.hparams_files import read_mapping
 from easyedit_lifelong.hyperparams import convert_value, describe_type
+from easyedit_lifelong.runs.compared_methods import ComparedMethod, MethodComparison
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, LIFELONG, PROTOCOLS, SAMPLES, Data, Experiment
 from easyedit_lifelong.runs.schedule import Schedule
 
@@ -23,6 +25,7 @@ _KEYS: Mapping[str, Any] = {
     "loop": str,
     "model": str | None,
     "hparams": dict | str,
+    "methods": list | dict,
     "data": dict,
     "retention": str | list | None,
     "text": str | None,
@@ -43,10 +46,12 @@ _DATA_KEYS: Mapping[str, Any] = {
     "sample": str,
     "format": str | None,
     "edits": int | None,
+    "offset": int | None,
     "edit_with": int | None,
     "sha256": str | None,
 }
 _SCHEDULE_KEYS: Mapping[str, Any] = {"every": int | None, "at": list[int] | None, "sample": int | None}
+_CONTENT = "an experiment as 'key: value' lines"
 _LOOP_OF = {
     "only_errors": LIFELONG,
     "batch_size": CONSECUTIVE,
@@ -85,17 +90,93 @@ def experiment_folders() -> list[Path]:
     return [folder for folder in folders if folder.is_dir()]
 
 
+def is_comparison(file: Path) -> bool:
+    """Return whether an experiment file describes a comparison of methods.
+
+    Raises:
+        HyperParameterError: the file cannot be read.
+    """
+    return "methods" in read_mapping(file, _CONTENT)
+
+
 def read_experiment(file: Path) -> Experiment:
-    """Read an experiment file, without reading the files that it names.
+    """Read the experiment file of one run, without reading the files that it names.
 
     Raises:
         HyperParameterError: the file cannot be used; the message names the file and every key that is wrong.
     """
-    values = read_mapping(file, "an experiment as 'key: value' lines")
+    values = read_mapping(file, _CONTENT)
     problems: list[str] = []
     top = _typed_values(values, _KEYS, "", problems)
+    problems += ["methods: a comparison has several runs"] if "methods" in values else []
+    experiment = _experiment(file, values, top, ("loop", "hparams", "data"), problems)
+    hparams = top["hparams"]
+    return replace(experiment, hparams=_resolved_path(hparams, file) if isinstance(hparams, str) else hparams)
+
+
+def read_comparison(file: Path) -> MethodComparison:
+    """Read the experiment file of a comparison, without reading the files that it names.
+
+    Raises:
+        HyperParameterError: the file cannot be used; the message names the file and every key that is wrong.
+    """
+    values = read_mapping(file, _CONTENT)
+    problems: list[str] = []
+    top = _typed_values(values, _KEYS, "", problems)
+    for key in ("hparams", "trackers"):
+        problems += [f"{key}: a comparison can't have it; 'methods' has the hyperparameters"] if values.get(key) else []
+    if top.get("loop") == LIFELONG:
+        problems.append(f"loop: a comparison uses the {CONSECUTIVE} loop; batch_size: 1 edits one fact at a time")
+    schedule = top.get("schedule") or {}
+    if schedule.get("every") or not schedule.get("at"):
+        problems.append(
+            "schedule: a comparison needs 'at', a list of numbers of edits, and no 'every' (batches differ)"
+        )
+    methods = _compared_methods(top.get("methods") or [], file, problems)
+    return MethodComparison(_experiment(file, values, top, ("loop", "methods", "data"), problems), methods)
+
+
+def _compared_methods(entries: list[Any] | dict[str, Any], file: Path, problems: list[str]) -> list[ComparedMethod]:
+    """Return the methods of a comparison; append what is wrong with them to ``problems``.
+
+    Args:
+        entries: the value of ``methods``: texts as on the command line, or a mapping from labels to methods.
+        file: the experiment file.
+        problems: the list that messages are appended to.
+    """
+    labelled = entries.items() if isinstance(entries, dict) else [(None, entry) for entry in entries]
+    methods = []
+    for label, value in labelled:
+        if isinstance(value, str):
+            method = ComparedMethod.from_text(value) if label is None else ComparedMethod(value, str(label))
+            if (file.parent / Path(str(method.hparams)).expanduser()).is_file():
+                method = replace(method, hparams=_resolved_path(str(method.hparams), file))
+        elif isinstance(value, dict) and label is not None:
+            method = ComparedMethod(value, str(label))
+        else:
+            problems.append(f"methods: {value!r} is no method name, hyperparameter file or mapping of hyperparameters")
+            continue
+        methods.append(method)
+    return methods
+
+
+def _experiment(
+    file: Path, values: Mapping[str, Any], top: Mapping[str, Any], required: Sequence[str], problems: list[str]
+) -> Experiment:
+    """Return the settings of an experiment file without hyperparameters.
+
+    Args:
+        file: the file.
+        values: its content.
+        top: the values of its keys that have the right type.
+        required: the keys that it must have.
+        problems: what is wrong with it so far.
+
+    Raises:
+        HyperParameterError: something is wrong with it.
+    """
     loop = top.get("loop")
-    problems += [f"{key}: missing" for key in ("loop", "hparams", "data") if key not in values]
+    problems += [f"{key}: missing" for key in required if key not in values]
     if isinstance(loop, str):
         problems += _choice_problems("loop", loop, (LIFELONG, CONSECUTIVE))
         problems += [
@@ -116,10 +197,9 @@ def read_experiment(file: Path) -> Experiment:
         problems.append("retention: must be a file, [] for none, or left out for the sample data's")
     if problems:
         raise HyperParameterError(f"{file}: " + "; ".join(problems))
-    hparams = top["hparams"]
     return Experiment(
         loop=top["loop"],
-        hparams=_resolved_path(hparams, file) if isinstance(hparams, str) else hparams,
+        hparams=None,
         data=data,
         overrides={"model_name": top.get("model"), "device": top.get("device"), "seed": top.get("seed")},
         retention=() if isinstance(retention, list) else _optional_path(retention, file),
@@ -180,7 +260,7 @@ def _data(values: Mapping[str, Any], file: Path, is_mapping: bool, problems: lis
         problems: the list that messages are appended to.
     """
     path, sample = values.get("path"), values.get("sample")
-    for key, least in (("edits", 1), ("edit_with", 0)):
+    for key, least in (("edits", 1), ("offset", 0), ("edit_with", 0)):
         number = values.get(key)
         if number is not None and number < least:
             problems.append(f"data.{key}: {number} is less than {least}")
@@ -194,7 +274,14 @@ def _data(values: Mapping[str, Any], file: Path, is_mapping: bool, problems: lis
             + (" (this run's data came from a program, and no file can hold them)" if "name" in values else "")
         )
     location = str(SAMPLES.get(sample, "")) if sample is not None else _resolved_path(path or "", file)
-    return Data(location, data_format, values.get("edits"), values.get("edit_with") or 0, values.get("sha256"))
+    return Data(
+        location,
+        data_format,
+        values.get("edits"),
+        values.get("edit_with") or 0,
+        values.get("sha256"),
+        values.get("offset") or 0,
+    )
 
 
 def _optional_path(path: str | None, file: Path) -> str | None:

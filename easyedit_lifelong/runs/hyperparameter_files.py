@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong import bridge
-from easyedit_lifelong.errors import HyperParameterError, PluginError
-from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file
+from easyedit_lifelong.errors import HyperParameterError, LifelongError, PluginError, did_you_mean
+from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file, shipped_hparams_folders
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.experiment import Experiment
@@ -45,6 +45,54 @@ def find_method(hparams: Any) -> EditMethod:
     if method is None:
         raise HyperParameterError(f"{type(hparams).__name__} belongs to no registered editing method")
     return method
+
+
+def check_method_name(name: str, setting: str = "--method") -> None:
+    """Check that a method is registered, or is one of EasyEdit's own.
+
+    Args:
+        name: the method's name.
+        setting: where the name comes from, for messages.
+
+    Raises:
+        PluginError: there is no such method.
+    """
+    known = [method.name for method in get_plugins().methods]
+    if name in known:
+        return
+    try:
+        bridge.easyedit_method(name)
+    except LifelongError as error:
+        raise PluginError(
+            f"{setting} {name}: no editing method of that name is registered ({', '.join(known)})."
+            f"{did_you_mean(name, known)} {error}"
+        ) from error
+
+
+def shipped_hparams(method: str, model: str, setting: str = "--model", advice: str = "name it with --hparams") -> Path:
+    """Return the hyperparameter file shipped for a method and a model.
+
+    Args:
+        method: the method's name.
+        model: the model's name or folder. Only the last part is compared, without regard to case:
+            ``EleutherAI/gpt-j-6B`` and ``gpt-j-6b`` are the same.
+        setting: where the model's name comes from, for messages.
+        advice: what to do with a file of one's own, for messages.
+
+    Raises:
+        HyperParameterError: there is none; the message lists the models with a file.
+    """
+    files = {
+        file.stem: file for folder in shipped_hparams_folders() for file in sorted((folder / method).glob("*.yaml"))
+    }
+    short_name = model.rstrip("/").rpartition("/")[2].casefold()
+    for stem, file in files.items():
+        if stem.casefold() == short_name:
+            return file
+    raise HyperParameterError(
+        f"{setting} {model}: no hyperparameters of {method} ship for it ({', '.join(files) or 'none at all'})."
+        f"{did_you_mean(short_name, files)} Write a file and {advice}."
+    )
 
 
 def load_hparams(name_or_path: str | Path, *, easyedits: bool = False) -> Any:

@@ -77,7 +77,13 @@ def _read_records(experiment: Experiment, data: Data, reader: DatasetReader) -> 
                 f"{experiment.setting('data.sha256', '--data')}: {data.path} has the SHA-256 {digest}, not "
                 f"{data.sha256}: these aren't the data that the experiment was made with."
             )
-    return read_requests(data.path, reader.read)[: data.edits]
+    requests = read_requests(data.path, reader.read)
+    if data.offset >= len(requests):
+        raise DataError(
+            f"{experiment.setting('data.offset', '--offset')}: {data.offset} records are to be skipped, but "
+            f"{data.path} has only {len(requests)}"
+        )
+    return requests[data.offset :][: data.edits]
 
 
 def _check_exists(experiment: Experiment, path: str, key: str, option: str) -> None:
@@ -128,6 +134,8 @@ def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
     elif not hub.is_hub_name(data.path):
         section["sha256"] = file_digest(Path(data.path).expanduser())
     section["edits"] = data.edits
+    if data.offset:
+        section["offset"] = data.offset
     if data.edit_with:
         section["edit_with"] = data.edit_with
     retention = experiment.retention

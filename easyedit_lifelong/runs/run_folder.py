@@ -20,6 +20,7 @@ import yaml
 from easyedit_lifelong.atomic import fsync_path, write_text_atomically
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.runs.folder_lock import lock_folder
+from easyedit_lifelong.runs.setting_changes import setting_changes
 
 SCHEMA_VERSION = 2
 CONFIG, JOURNAL, METRICS_FILE, SUMMARY = "config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json"
@@ -168,8 +169,7 @@ class RunFolder:
                 f"{self.path / CONFIG}: was written by another version of this package (schema_version {version!r}, "
                 f"this is {SCHEMA_VERSION}); it can't be resumed. Start a new run in another folder, with --out."
             )
-        present = yaml.safe_load(yaml.safe_dump(dict(config)))  # with the types that a value gets in a YAML file
-        changes = _differences(_flattened(written), _flattened(present))
+        changes = setting_changes(written, config, lambda name: f"{name}.".startswith(_NOT_COMPARED))
         if changes:
             raise RunError(
                 f"{self.path}: this run can't be resumed with other settings: {'; '.join(changes)}. "
@@ -292,25 +292,3 @@ def _expanded(path: Path | str) -> Path:
         return Path(path).expanduser()
     except RuntimeError as error:  # "~somebody"
         raise RunError(f"{path}: there is no such user here. Write the folder's path in full.") from error
-
-
-def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values in one mapping; its keys are the keys of all levels, joined with dots."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flattened(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
-
-
-def _differences(written: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
-    """Return a description of each setting that differs, except those of :data:`_NOT_COMPARED`."""
-    missing = "nothing"
-    compared = [name for name in dict.fromkeys([*written, *present]) if not f"{name}.".startswith(_NOT_COMPARED)]
-    return [
-        f"{name} was {written.get(name, missing)!r}, is {present.get(name, missing)!r}"
-        for name in compared
-        if written.get(name, missing) != present.get(name, missing)
-    ]

@@ -70,6 +70,18 @@ def test_the_number_of_records_can_be_limited(consecutive_cli: RunCommand, optio
     assert consecutive_cli.summary()["n_requests"] == 2
 
 
+def test_an_offset_is_recorded_and_checked_when_the_run_is_resumed(consecutive_cli: RunCommand) -> None:
+    assert consecutive_cli.run("--edits", 2, "--offset", 1)[0] == 0
+    assert yaml.safe_load((consecutive_cli.out / "config.yaml").read_text())["data"]["offset"] == 1
+    lines = (consecutive_cli.out / "journal.jsonl").read_text().splitlines()
+    assert [json.loads(line)["case_id"] for line in lines] == [1, 2]
+    assert consecutive_cli.run("--edits", 2, "--offset", 1, "--resume")[0] == 0
+    code, _, err = consecutive_cli.run("--edits", 2, "--resume")
+    assert code == 1 and "can't be resumed with other settings: recorded.requests_sha256 was" in err
+    message = consecutive_cli.error_of("--offset", 3, out=consecutive_cli.folder / "other")
+    assert message == f"--offset: 3 records are to be skipped, but {consecutive_cli.data} has only 3"
+
+
 def test_the_default_folder_is_named_after_method_model_and_data(
     consecutive_cli: RunCommand, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,6 +181,8 @@ def test_every_option_reaches_the_experiment(consecutive_cli: RunCommand, monkey
         5,
         "--edit-with",
         2,
+        "--offset",
+        7,
         "--text",
         "t",
         "--task",
@@ -181,7 +195,7 @@ def test_every_option_reaches_the_experiment(consecutive_cli: RunCommand, monkey
     assert experiment == Experiment(
         "consecutive",
         hparams,
-        Data(str(consecutive_cli.data), "json", 8, 2),
+        Data(str(consecutive_cli.data), "json", 8, 2, offset=7),
         retention=str(consecutive_cli.retention),
         text="t",
         task="generation",

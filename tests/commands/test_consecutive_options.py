@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from easyedit_lifelong.commands.consecutive import hparams_from_arguments, shipped_hparams
+from easyedit_lifelong.commands.consecutive import hparams_from_arguments
 from easyedit_lifelong.commands.main import build_parser, main
 from easyedit_lifelong.errors import HyperParameterError, LifelongError
+from easyedit_lifelong.runs.hyperparameter_files import shipped_hparams
 
 ARGUMENTS = {
     "stats_dir": ("some/stats", "some/stats"),

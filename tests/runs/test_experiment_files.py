@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from easyedit_lifelong.commands.run_session import run_experiment_file
+from easyedit_lifelong.commands.run import run_experiment_file
 from easyedit_lifelong.data.samples import ZSRE
 from easyedit_lifelong.errors import HyperParameterError, LifelongError
 from easyedit_lifelong.plugins import get_plugins
@@ -69,7 +69,7 @@ def test_every_key_of_an_experiment_file_is_read(tmp_path: Path) -> None:
                 "loop": "consecutive",
                 "model": "m",
                 "hparams": {"alg_name": "CoachHook"},
-                "data": {"path": "hub:a/b:train", "format": "zsre", "edits": 7, "edit_with": 2},
+                "data": {"path": "hub:a/b:train", "format": "zsre", "edits": 7, "offset": 3, "edit_with": 2},
                 "retention": [],
                 "text": "t.txt",
                 "task": "qa",
@@ -88,7 +88,7 @@ def test_every_key_of_an_experiment_file_is_read(tmp_path: Path) -> None:
     assert (experiment.loop, experiment.protocol, experiment.batch_size) == ("consecutive", "single-round", 3)
     assert experiment.overrides == {"model_name": "m", "device": "cpu", "seed": 4}
     data = experiment.data
-    assert (data.path, data.format, data.edits, data.edit_with) == ("hub:a/b:train", "zsre", 7, 2)
+    assert (data.path, data.format, data.edits, data.offset, data.edit_with) == ("hub:a/b:train", "zsre", 7, 3, 2)
     assert (experiment.retention, experiment.text, experiment.skip_unusable) == ((), "t.txt", True)
     assert experiment.schedule == Schedule(2, (1, 10), 5)
 
@@ -130,6 +130,7 @@ def test_paths_are_relative_to_the_file_else_to_the_current_folder(
         ({**VALID, "data": {"sample": "zsr"}}, "data.sample: 'zsr' is none of counterfact, zsre. Did you mean 'zsre'?"),
         ({**VALID, "data": {"name": "n"}}, "came from a program"),
         ({**VALID, "data": {"path": "x", "edits": 0}}, "data.edits: 0 is less than 1"),
+        ({**VALID, "data": {"path": "x", "offset": -1}}, "data.offset: -1 is less than 0"),
         ({**VALID, "data": {"path": "x", "edits": "all"}}, "data.edits: 'all' is not a whole number or nothing"),
         ({**VALID, "data": 5}, "data: 5 is not a mapping"),
         ({**VALID, "schedule": {"evry": 5}}, "unknown key 'schedule.evry'. Did you mean 'every'?"),

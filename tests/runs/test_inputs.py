@@ -52,6 +52,16 @@ def test_sample_data_are_described_by_their_name() -> None:
     assert (inputs.retention, inputs.source.retention, inputs.source.text) == ([], [], None)
 
 
+def test_records_before_the_offset_are_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "f.json"
+    file.write_text(json.dumps(FACTS))
+    inputs = read_inputs(experiment_of(Data(str(file), edits=1, offset=1)), 0)
+    assert [(request.case_id, request.prompt) for request in inputs.requests] == [(1, "p1")]
+    assert inputs.source is not None and inputs.source.data["offset"] == 1
+    with pytest.raises(DataError, match=f"--offset: 3 records are to be skipped, but {file} has only 3"):
+        read_inputs(experiment_of(Data(str(file), offset=3)), 0)
+
+
 def test_data_in_memory_are_returned_unchanged() -> None:
     given = Inputs([EditRequest(0, "p", "t")], name="mine")
     assert read_inputs(experiment_of(given), 0) is given

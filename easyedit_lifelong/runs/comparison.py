@@ -1,0 +1,235 @@
+"""A comparison: runs of several methods on the same records, each on the unedited model, in folders side by side."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from easyedit_lifelong.atomic import write_text_atomically
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import DataError, HyperParameterError, LifelongError, RunError
+from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.scorers import scorer_for
+from easyedit_lifelong.hparams_files import hparams_values, read_mapping
+from easyedit_lifelong.runs.checks import check_data, usable_requests
+from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodComparison, experiments_by_label
+from easyedit_lifelong.runs.experiment import Experiment, Inputs
+from easyedit_lifelong.runs.inputs import read_inputs
+from easyedit_lifelong.runs.plan import Plan, make_plan
+from easyedit_lifelong.runs.run_config import requests_digest, run_config
+from easyedit_lifelong.runs.run_folder import CONFIG, SCHEMA_VERSION, SUMMARY, RunFolder, check_free
+from easyedit_lifelong.runs.setting_changes import setting_changes
+
+LOG = logging.getLogger(__name__)
+
+_NOT_COMPARED = ("data.", "retention", "text", "schema_version")
+_HPARAMS_NOT_COMPARED = (".device", ".model_parallel", ".mom2_engine")
+
+
+@dataclass(frozen=True)
+class ComparedRun:
+    """The run of one method.
+
+    Attributes:
+        label: its name in the comparison.
+        folder: its folder.
+        plan: its plan.
+    """
+
+    label: str
+    folder: Path
+    plan: Plan
+
+    @property
+    def begun(self) -> bool:
+        """Whether the folder holds a run."""
+        return (self.folder / CONFIG).is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run is finished."""
+        return self.begun and (self.folder / SUMMARY).is_file()
+
+
+@dataclass(frozen=True)
+class ComparisonPlan:
+    """A comparison whose settings, folders and data were checked. :func:`plan_comparison` makes it.
+
+    Attributes:
+        out: the folder of the comparison.
+        runs: the runs.
+        inputs: the data, the same for all runs.
+        config: the content of ``compare.yaml``.
+        skipped: the records that not every method can edit; ``case_id`` and ``reason`` of each.
+    """
+
+    out: Path
+    runs: list[ComparedRun]
+    inputs: Inputs
+    config: dict[str, Any]
+    skipped: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+def plan_comparison(comparison: MethodComparison, out: Path | str, resume: bool = False) -> ComparisonPlan:
+    """Return the plan of a comparison: check everything that can be checked without the model.
+
+    Runs in ``out`` that are finished stay as they are; runs that were interrupted are to be resumed.
+
+    Args:
+        comparison: the settings.
+        out: the folder of the comparison.
+        resume: whether ``out`` must hold a comparison.
+
+    Raises:
+        DataError: the data can't be used.
+        HyperParameterError: a method's hyperparameters can't be used, or the methods have different seeds.
+        PluginError: there is no such method.
+        RunError: ``out`` holds other files, or a comparison with other settings; or a run can't be resumed.
+    """
+    experiments = experiments_by_label(comparison)
+    out = check_free(out, what="run, not a comparison", files=(CONFIG, SUMMARY))
+    if resume and not (out / COMPARISON_FILE).is_file():
+        raise RunError(f"{out}: holds no comparison to resume. To begin one there, leave out --resume.")
+    runs = [_plan_run(label, experiment, out / label) for label, experiment in experiments.items()]
+    _check_same_seed(runs)
+    inputs = read_inputs(runs[0].plan.experiment, runs[0].plan.seed)
+    config = _merge_stored(out, _comparison_config(comparison.experiment, experiments, inputs))
+    return ComparisonPlan(out, runs, inputs, config)
+
+
+def check_on_model(plan: ComparisonPlan, model: Any, tokenizer: Any) -> ComparisonPlan:
+    """Check all runs of a comparison against the unedited model, before the first edit.
+
+    Returns:
+        The plan; if records that can't be used are to be skipped, with those that every method can edit.
+
+    Raises:
+        LifelongError: a method can't edit this model or one of the records, or a folder holds a run with other
+            settings, data or weights. The message begins with the method's label.
+    """
+    scorer = scorer_for(model, tokenizer)
+    if plan.runs[0].plan.experiment.skip_unusable:
+        plan = _without_unusable(plan, model, tokenizer, scorer)
+    for run in plan.runs:
+        try:
+            checked = check_data(run.plan, plan.inputs, model, tokenizer, scorer)
+            if run.begun:  # reopening compares the settings
+                RunFolder.reopen(run.folder, run_config(run.plan, model, checked)).close()
+        except LifelongError as error:
+            raise RunError(f"{run.label}: {error}") from error
+    return plan
+
+
+def write_config(plan: ComparisonPlan) -> Path:
+    """Write the settings of a comparison into its folder, and return the file.
+
+    Raises:
+        RunError: the file can't be written.
+    """
+    file = plan.out / COMPARISON_FILE
+    try:
+        plan.out.mkdir(parents=True, exist_ok=True)
+        write_text_atomically(file, yaml.safe_dump(plan.config, sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise RunError(f"{file}: can't be written: {error.strerror}") from error
+    return file
+
+
+def _plan_run(label: str, experiment: Experiment, folder: Path) -> ComparedRun:
+    """Return the run of one method: a new one, one to resume, or a finished one."""
+    plan = make_plan(experiment, None)
+    run = ComparedRun(label, folder, plan)
+    if run.finished:
+        return run
+    if run.begun and not plan.resumable:
+        raise RunError(
+            f"{folder}: this run was interrupted, and {plan.method.name} can't save its edits, so it can't be "
+            "continued. Delete the folder to start the run again."
+        )
+    return dataclasses.replace(run, plan=make_plan(experiment, folder, resume=run.begun))
+
+
+def _check_same_seed(runs: list[ComparedRun]) -> None:
+    """Raise a HyperParameterError if methods have different seeds: they would be scored on different samples."""
+    seeds = {run.label: run.plan.seed for run in runs}
+    if len(set(seeds.values())) > 1:
+        listed = ", ".join(f"{label} {seed}" for label, seed in seeds.items())
+        raise HyperParameterError(
+            f"the methods have different seeds ({listed}), so that samples would differ. Set one with --seed; a method "
+            "without a seed counts as 0."
+        )
+
+
+def _without_unusable(plan: ComparisonPlan, model: Any, tokenizer: Any, scorer: Scorer) -> ComparisonPlan:
+    """Return the plan with the records that every method can edit, so that all methods edit the same ones."""
+    usable: list[EditRequest] = plan.inputs.requests
+    skipped: list[dict[str, Any]] = []
+    for run in plan.runs:
+        method, hparams = run.plan.method, run.plan.hparams
+        try:
+            usable, of_method = usable_requests(method, model, tokenizer, hparams, usable, scorer, skip=True)
+        except DataError as error:
+            raise DataError(f"{run.label}: {error}") from error
+        skipped += [{**record, "reason": f"{run.label}: {record['reason']}"} for record in of_method]
+    return dataclasses.replace(plan, inputs=dataclasses.replace(plan.inputs, requests=usable), skipped=skipped)
+
+
+def _comparison_config(shared: Experiment, experiments: dict[str, Experiment], inputs: Inputs) -> dict[str, Any]:
+    """Return the content of ``compare.yaml``."""
+    source = inputs.source
+    assert source is not None  # the data of a comparison are always read from files
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "loop": shared.loop,
+        "methods": {label: hparams_values(experiment.hparams) for label, experiment in experiments.items()},
+        "data": dict(source.data),
+        "retention": source.retention,
+        "text": source.text,
+        "task": shared.task,
+        "batch_size": shared.batch_size,
+        "protocol": shared.protocol,
+        "skip_unusable": shared.skip_unusable,
+        "schedule": shared.schedule.to_dict(),
+        "recorded": {"requests_sha256": requests_digest(inputs.requests, inputs.retention or [], inputs.text)},
+    }
+
+
+def _merge_stored(out: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """Check the settings against those in the folder, and return them with the methods that only the folder has.
+
+    Raises:
+        RunError: the folder holds a comparison with other settings; the message lists the differences.
+    """
+    file = out / COMPARISON_FILE
+    if not file.is_file():
+        return config
+    try:
+        written = read_mapping(file, "the settings of a comparison")
+    except HyperParameterError as error:
+        raise RunError(f"{error}. Choose another folder with --out.") from error
+    stored = written.get("methods")
+    stored_methods = stored if isinstance(stored, dict) else {}
+    both = [label for label in config["methods"] if label in stored_methods]
+
+    def with_common_methods(settings: dict[str, Any], methods: dict[str, Any]) -> dict[str, Any]:
+        return {**settings, "methods": {label: methods[label] for label in both}}
+
+    changes = setting_changes(
+        with_common_methods(written, stored_methods), with_common_methods(config, config["methods"]), _is_ignored
+    )
+    if changes:
+        raise RunError(
+            f"{out}: holds a comparison with other settings: {'; '.join(changes)}. Choose what it began with, or "
+            "another folder with --out."
+        )
+    return {**config, "methods": {**stored_methods, **config["methods"]}}
+
+
+def _is_ignored(name: str) -> bool:
+    """Return whether a setting may differ when a comparison is continued: paths of data, of which a digest counts."""
+    return name.startswith(_NOT_COMPARED) or (name.startswith("methods.") and name.endswith(_HPARAMS_NOT_COMPARED))

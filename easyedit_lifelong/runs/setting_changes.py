@@ -1,0 +1,42 @@
+"""The settings in which a stored configuration differs from the present one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import yaml
+
+_MISSING = "nothing"
+"""Stands for the value of a setting that only one of the configurations has."""
+
+
+def setting_changes(
+    written: Mapping[str, Any], present: Mapping[str, Any], is_ignored: Callable[[str], bool]
+) -> list[str]:
+    """Return a description of each setting that differs between two configurations.
+
+    Args:
+        written: the configuration that was read from a YAML file.
+        present: the present configuration.
+        is_ignored: whether a setting may differ, given its name. The name has the keys of all levels, joined with dots.
+    """
+    stored = _flattened(written)
+    current = _flattened(yaml.safe_load(yaml.safe_dump(dict(present))))  # with the types of values in a YAML file
+    compared = [name for name in dict.fromkeys([*stored, *current]) if not is_ignored(name)]
+    return [
+        f"{name} was {stored.get(name, _MISSING)!r}, is {current.get(name, _MISSING)!r}"
+        for name in compared
+        if stored.get(name, _MISSING) != current.get(name, _MISSING)
+    ]
+
+
+def _flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values in one mapping; its keys are the keys of all levels, joined with dots."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flattened(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
