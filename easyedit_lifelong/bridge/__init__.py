@@ -19,12 +19,16 @@ from easyedit_lifelong.bridge.easyedit_location import (
 from easyedit_lifelong.bridge.finder import install
 
 _LAZY = {
-    "easyedit_hparams": "easyedit_methods",
+    "easyedit_hparams": "method_hparams",
     "easyedit_method": "easyedit_methods",
     "easyedit_method_for": "easyedit_methods",
+    "easyedits_full_name": "method_names",
+    "full_name": "method_names",
+    "hparams_folders": "method_names",
     "read_counterfact": "easyedit_loaders",
-    "read_easyedit_hparams": "easyedit_methods",
+    "read_easyedit_hparams": "method_hparams",
     "read_zsre": "easyedit_loaders",
+    "unambiguous_hparams": "method_hparams",
 }
 """Names whose modules import torch or editing methods, and the modules. They are imported when first used."""
 

@@ -1,121 +1,108 @@
-"""Run EasyEdit's own methods that rewrite weights (MEMIT, ROME, FT, …) in this package's loops, as baselines.
+"""Run EasyEdit's own methods in this package's loops, as baselines.
 
-No file of EasyEdit is changed; :mod:`easyedit_lifelong.bridge.method_context` sets up the environment of the methods.
+This module has those that rewrite weights (MEMIT, ROME, AlphaEdit, …). :mod:`easyedit_lifelong.bridge.layer_methods`
+has those that replace a layer. No file of EasyEdit is changed; :mod:`easyedit_lifelong.bridge.method_context` sets up
+the environment of the methods.
 """
 
 from __future__ import annotations
 
-import copy as copying
-import dataclasses
-import importlib
-import typing
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from easyedit_lifelong.bridge.easyedit_location import PACKAGE, import_easyedit
-from easyedit_lifelong.bridge.method_context import device_name, method_context, model_state_of
-from easyedit_lifelong.bridge.registration import is_batchable
-from easyedit_lifelong.bridge.requirements import check_names, check_subjects, second_moments
-from easyedit_lifelong.bridge.weights import EditedWeights, copy_values, edited_weights
+from easyedit_lifelong.bridge.layer_methods import LAYER_METHODS, check_layer_method, layer_apply_function
+from easyedit_lifelong.bridge.method_calls import (
+    MethodCall,
+    Tensors,
+    call_hparams,
+    call_method,
+    check_settings,
+    failed_edit,
+    null_space_projector,
+)
+from easyedit_lifelong.bridge.method_context import copy_with_state, method_context, model_state_of
+from easyedit_lifelong.bridge.method_hparams import hparams_class, is_easyedits
+from easyedit_lifelong.bridge.method_names import easyedit_name
+from easyedit_lifelong.bridge.registration import is_batchable, own_function
+from easyedit_lifelong.bridge.requirements import (
+    check_names,
+    check_subjects,
+    inverse_moments,
+    moments_source,
+    second_moments,
+)
+from easyedit_lifelong.bridge.weights import EditedWeights, base_of, copy_values, edited_modules, edited_weights
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.data.subjects import find_subject
-from easyedit_lifelong.errors import EditError, HyperParameterError, LifelongError, PluginError, did_you_mean
-from easyedit_lifelong.hparams_files import read_hparams_file
-from easyedit_lifelong.hyperparams import convert_value, describe_type, unknown_and_missing
+from easyedit_lifelong.errors import EditError, LifelongError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.snapshots import Snapshots
-
-_REQUIRED = ("layers", "rewrite_module_tmp")
 
 
 def easyedit_method(name: str) -> EditMethod:
     """Return one of EasyEdit's own methods as an :class:`EditMethod`.
 
     Args:
-        name: the name in EasyEdit of a method that rewrites weights, such as ``MEMIT``.
+        name: the method's name in EasyEdit, such as ``MEMIT``, with or without the prefix ``EasyEdit/``.
 
     Raises:
         EasyEditMissingError: EasyEdit isn't installed.
-        PluginError: EasyEdit has no such method, or it doesn't rewrite weights.
+        PluginError: EasyEdit has no such method, or it can't run in this package's loops.
     """
-    easyeditor = import_easyedit()
-    algorithms = importlib.import_module(f"{PACKAGE}.util.alg_dict").ALG_DICT
-    if name not in algorithms:
-        raise PluginError(f"EasyEdit has no method {name!r}.{did_you_mean(name, algorithms)}")
-    classes = {attribute.lower(): attribute for attribute in dir(easyeditor)}
-    hparams_class: Any = getattr(easyeditor, classes.get(f"{name.lower()}hyperparams", ""), None)
-    is_dataclass = isinstance(hparams_class, type) and dataclasses.is_dataclass(hparams_class)
-    if not is_dataclass or not {item.name for item in dataclasses.fields(hparams_class)}.issuperset(_REQUIRED):
-        raise PluginError(
-            f"EasyEdit's own {name} can't run in this package's loops: only methods that rewrite weights can "
-            "(MEMIT, ROME, FT, …), because their edits can be rolled back and saved."
-        )
+    own_name = easyedit_name(name)
+    cls = hparams_class(own_name)
+    original = own_function(own_name)
+    if own_name in LAYER_METHODS:
+        return EditMethod(name, cls, layer_apply_function(own_name, original), check=check_layer_method)
     return EditMethod(
         name,
-        hparams_class,
-        _apply_function(name, algorithms[name]),
-        batchable=is_batchable(name),
-        check=check_names,
+        cls,
+        _apply_function(own_name, original),
+        # SimIE edits the requests of a batch one by one.
+        batchable=is_batchable(own_name) or own_name == "SimIE",
+        check=functools.partial(_check, own_name),
         check_requests=check_subjects,
+        prepare=_prepare_alphaedit if own_name == "AlphaEdit" else None,
         state=Snapshots(EditedWeights()),
     )
 
 
 def easyedit_method_for(hparams: Any) -> EditMethod | None:
     """Return EasyEdit's own method for hyperparameters of EasyEdit's classes, else None."""
-    if type(hparams).__module__.partition(".")[0] != PACKAGE:
-        return None
-    return easyedit_method(str(getattr(hparams, "alg_name", "")))
+    return easyedit_method(str(getattr(hparams, "alg_name", ""))) if is_easyedits(hparams) else None
 
 
-def read_easyedit_hparams(path: Path, name: str) -> Any:
-    """Read a hyperparameter file of one of EasyEdit's own methods, and check it like :func:`easyedit_hparams`."""
-    return easyedit_hparams(read_hparams_file(path), name, str(path))
+def _check(name: str, model: Any, tok: Any, hparams: Any) -> None:
+    """Check settings and names, and obtain second moments."""
+    check_settings(name, hparams)
+    check_names(model, tok, hparams)
 
 
-_FIELDS_OF_SOME_VERSIONS = {"objective_optimization": "prompt_last"}
-"""Fields that not every version of EasyEdit has, with the value for what the other versions do."""
+def _prepare_alphaedit(model: Any, tok: Any, hparams: Any, progress: Callable[[int, int], None] | None = None) -> None:
+    """Compute AlphaEdit's projector, which later edits use."""
+    _projector(model, tok, hparams, second_moments(model, tok, hparams))
 
 
-def easyedit_hparams(values: Mapping[str, Any], name: str, source: str) -> Any:
-    """Return the hyperparameters of one of EasyEdit's own methods; check the type of every value.
-
-    Args:
-        values: the values by field name, as a hyperparameter file holds them.
-        name: the method's name.
-        source: the file that they come from, for error messages.
-
-    Raises:
-        HyperParameterError: a value is invalid, unknown or missing; the message lists all of them.
-        PluginError: EasyEdit has no such method.
-    """
-    cls = easyedit_method(name).hparams_class
-    hints = typing.get_type_hints(cls)
-    values = {**{key: value for key, value in _FIELDS_OF_SOME_VERSIONS.items() if key in hints}, **values}
-    problems = unknown_and_missing(cls, values)
-    for key in hints.keys() & values.keys():
-        # EasyEdit annotates device as int but accepts text, its files have null for some fields, and false for a number
-        # that is not used (norm_constraint).
-        if key == "device" or values[key] is None or (values[key] is False and hints[key] is float):
-            continue
-        try:
-            values[key] = convert_value(values[key], hints[key])
-        except (TypeError, ValueError):
-            problems.append(f"{key}: {values[key]!r} is not {describe_type(hints[key])}")
-    if problems:
-        raise HyperParameterError(f"{source}: " + "; ".join(sorted(problems)))
-    return cls(**values)
+def _projector(model: Any, tok: Any, hparams: Any, moments: Any) -> Tensor:
+    """Return AlphaEdit's projector for a model; it is computed at the first call."""
+    modules, cached = edited_modules(hparams), model_state_of(model).moments
+    key = ("projector", *moments_source(hparams), *modules, hparams.P_loc, hparams.nullspace_threshold)
+    if key not in cached:
+        with method_context(model, tok, hparams, moments):
+            cached[key] = null_space_projector(model, tok, call_hparams(hparams, model, modules))
+    return cached[key]
 
 
 def _apply_function(name: str, original: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     """Wrap EasyEdit's apply function: validate first, restore the weights if the edit fails, and return a rollback.
 
     Args:
-        name: the method's name, for error messages.
+        name: the method's name in EasyEdit.
         original: EasyEdit's apply function.
     """
 
@@ -130,33 +117,38 @@ def _apply_function(name: str, original: Callable[..., Any]) -> Callable[..., tu
         **kwargs: Any,
     ) -> tuple[Any, Any]:
         edit_requests = as_requests(requests)
+        check_settings(name, hparams)
         check_subjects(model, tok, hparams, edit_requests)
-        model = copying.deepcopy(model) if copy else model
+        if len(edit_requests) > 1 and not (is_batchable(name) or name == "SimIE"):
+            raise EditError(f"EasyEdit's own {name} edits one request at a time; it was given {len(edit_requests)}.")
+        model = copy_with_state(model) if copy else model
         weights, model_state = edited_weights(model, hparams), model_state_of(model)
         original_weights = {weight: parameter.detach().clone() for weight, parameter in weights.items()}
-        edited_before = list(model_state.weights)
+        edited_before, tensors_before = list(model_state.weights), model_state.tensors
 
         def undo() -> None:
             copy_values(original_weights, weights)
-            model_state.weights = list(edited_before)
+            model_state.weights, model_state.tensors = list(edited_before), tensors_before
 
         moments = second_moments(model, tok, hparams)
-        records = [_as_easyedit_request(request, hparams) for request in edit_requests]
+        projector = _projector(model, tok, hparams, moments) if name == "AlphaEdit" else None
+        records = [_as_easyedit_request(request, base_of(hparams)) for request in edit_requests]
         options = {"copy": False, "return_orig_weights": True, "keep_original_weight": True, **kwargs}
         try:
-            with method_context(model, tok, hparams, moments):
-                original(model, tok, records, _on_device(hparams, model), **options)
-            for weight, parameter in weights.items():
-                if not torch.isfinite(parameter).all():
-                    raise EditError(f"{edit_requests[0].where}: EasyEdit's {name} wrote infinity or NaN into {weight}")
+            with method_context(model, tok, base_of(hparams), moments, inverse_moments(model, hparams, moments)):
+                own = call_hparams(hparams, model, edited_modules(hparams))
+                call = MethodCall(original, model, tok, records, own, options, tensors_before, projector)
+                tensors: Tensors = call_method(name, call)
+            for label, tensor in (*weights.items(), *tensors.items()):
+                if not torch.isfinite(tensor).all():
+                    raise EditError(f"{edit_requests[0].where}: EasyEdit's {name} wrote infinity or NaN into {label}")
         except BaseException as error:
             undo()
             if isinstance(error, LifelongError) or not isinstance(error, Exception):
                 raise
             # EasyEdit doesn't validate its input, so any exception is possible.
-            detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise EditError(f"{edit_requests[0].where}: EasyEdit's {name} failed: {detail}") from error
-        model_state.weights = list(weights)
+            raise failed_edit(name, edit_requests[0], error) from error
+        model_state.weights, model_state.tensors = list(weights), dict(tensors)
         return model, Rollback(undo, on_items=keep_original_weight)
 
     return apply
@@ -175,8 +167,3 @@ def _as_easyedit_request(request: EditRequest, hparams: Any) -> dict[str, Any]:
         "subject": request.subject,
         "ground_truth": request.ground_truth or "",
     }
-
-
-def _on_device(hparams: Any, model: Any) -> Any:
-    """Return a copy of hyperparameters whose ``device`` is that of the model."""
-    return dataclasses.replace(hparams, device=device_name(model))

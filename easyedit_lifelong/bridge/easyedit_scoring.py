@@ -51,7 +51,7 @@ def _score(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     model = arguments["model"]
     if arguments.get("vanilla_generation"):
         if get_plugins().method_for(arguments["hparams"]) is not None:
-            arguments["targets"] = _with_leading_spaces(arguments["tok"], arguments["prompts"], arguments["targets"])
+            arguments["targets"] = with_leading_spaces(arguments["tok"], arguments["prompts"], arguments["targets"])
         return original(*call.args, **call.kwargs)
     if not isinstance(model, nn.Module) or PositionTracker.of(model) is None:
         return original(*args, **kwargs)
@@ -61,10 +61,10 @@ def _score(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return original(*args, **kwargs)
 
 
-def _with_leading_spaces(tok: Any, prompts: Any, targets: Any) -> Any:
+def with_leading_spaces(tok: Any, prompts: Any, targets: Any) -> Any:
     """Return each target with a leading space if this gives the tokens that follow the prompt, else unchanged."""
     if isinstance(prompts, str):
-        return _with_leading_spaces(tok, [prompts], [targets])[0]
+        return with_leading_spaces(tok, [prompts], [targets])[0]
     result = []
     for prompt, target in zip(prompts, targets, strict=False):  # EasyEdit allows different lengths
         spaced = f" {target}"

@@ -7,20 +7,24 @@ They were written for transformers of 2023 and for one model per process. :func:
 - a tokenizer that pads on the right, as their index arithmetic requires.
 - module-level caches with the values of this model only.
 - a ``print`` that writes to the debug log.
-- a separate random state with the method's seed. Afterwards, ``requires_grad`` of all parameters is restored.
+- a separate random state of torch, numpy and Python, with the method's seed. Afterwards, ``requires_grad`` of all
+  parameters is restored.
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import importlib
 import logging
+import random
 import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,6 +38,8 @@ _CACHES: dict[str, Callable[[], Any]] = {
     "CONTEXT_TEMPLATES_CACHE": lambda: None,
     "COV_CACHE": dict,
     "inv_mom2_cache": dict,
+    "edit_history": list,
+    "merge_group_edit_history": list,
 }
 """The names of module-level caches of EasyEdit's methods; each value returns the initial value."""
 
@@ -44,13 +50,16 @@ class ModelState:
 
     Attributes:
         caches: values of the module-level caches, by module name and cache name.
-        moments: second moments E[k kᵀ] on the CPU, by their source and module.
+        moments: second moments E[k kᵀ], their inverses and projectors on the CPU, by what they were computed from.
         weights: names of the edited weights.
+        tensors: what the method keeps from one batch to the next (AlphaEdit's ``cache_c``), by name. The tensors are
+            never changed in place.
     """
 
     caches: dict[tuple[str, str], Any] = field(default_factory=dict)
     moments: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
     weights: list[str] = field(default_factory=list)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
 _STATES: weakref.WeakKeyDictionary[Any, ModelState] = weakref.WeakKeyDictionary()
@@ -61,6 +70,13 @@ def model_state_of(model: Any) -> ModelState:
     return _STATES.setdefault(model, ModelState())
 
 
+def copy_with_state(model: Any) -> Any:
+    """Return a deep copy of a model that has a copy of its state."""
+    copied = copy.deepcopy(model)
+    _STATES[copied] = copy.deepcopy(model_state_of(model))
+    return copied
+
+
 def device_name(model: Any) -> int | str:
     """Return a model's device as all versions of EasyEdit accept it: the index of a CUDA device, else the name."""
     device = model.get_input_embeddings().weight.device
@@ -68,7 +84,14 @@ def device_name(model: Any) -> int | str:
 
 
 @contextlib.contextmanager
-def method_context(model: Any, tokenizer: Any, hparams: Any, covariances: Mapping[str, Tensor]) -> Iterator[None]:
+def method_context(
+    model: Any,
+    tokenizer: Any,
+    hparams: Any,
+    covariances: Mapping[str, Tensor],
+    inverses: Mapping[str, Tensor] | None = None,
+    padding_side: str = "right",
+) -> Iterator[None]:
     """Set up the context that the module's docstring describes, and restore everything afterwards.
 
     Args:
@@ -76,23 +99,42 @@ def method_context(model: Any, tokenizer: Any, hparams: Any, covariances: Mappin
         tokenizer: its tokenizer.
         hparams: EasyEdit's hyperparameters; ``layer_module_tmp`` is the path of a block.
         covariances: second moments by module path, for ``COV_CACHE``.
+        inverses: their inverses by module path, for ``inv_mom2_cache``.
+        padding_side: the side on which the tokenizer pads.
     """
     nethook = importlib.import_module(f"{PACKAGE}.util.nethook")
     path = getattr(model.config, "_name_or_path", "")
     # The release uses the full path as the model's name, the main branch the last part of it.
     names = {path.replace("/", "_"), path.rstrip("/").rpartition("/")[2]}
-    moments = {(name, module): moment for name in names for module, moment in covariances.items()}
+    given = {
+        cache: {(name, module): matrix for name in names for module, matrix in (matrices or {}).items()}
+        for cache, matrices in (("COV_CACHE", covariances), ("inv_mom2_cache", inverses))
+    }
     with (
         evaluating(model),
-        replaced(tokenizer, padding_side="right"),
+        replaced(tokenizer, padding_side=padding_side),
         _restored_parameters(model),
-        torch.random.fork_rng(),
+        _seeded(int(getattr(hparams, "seed", 0) or 0)),
         printing_to_log(),
-        _model_caches(model_state_of(model), moments),
+        _model_caches(model_state_of(model), given),
         replaced(nethook, Trace=_block_trace(nethook, getattr(hparams, "layer_module_tmp", ""))),
     ):
-        torch.manual_seed(int(getattr(hparams, "seed", 0) or 0))
         yield
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the random states of torch, numpy and Python, and restore them afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)
 
 
 @contextlib.contextmanager
@@ -125,18 +167,24 @@ def printing_to_log() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _model_caches(state: ModelState, moments: Mapping[tuple[str, str], Tensor]) -> Iterator[None]:
-    """Replace the values of EasyEdit's module-level caches by those of one model, and store them again afterwards."""
+def _model_caches(state: ModelState, given: Mapping[str, Mapping[tuple[str, str], Tensor]]) -> Iterator[None]:
+    """Replace the values of EasyEdit's module-level caches by those of one model, and store them again afterwards.
+
+    Args:
+        state: the state of the model.
+        given: matrices that caches must contain, by the name of the cache. They are not stored: ``state.moments`` holds
+            them, with keys that name their source.
+    """
     places = [(module, name) for module in easyedit_modules() for name in _CACHES if name in vars(module)]
     before = [vars(module)[name] for module, name in places]
     for module, name in places:
         cached = state.caches.setdefault((module.__name__, name), _CACHES[name]())
-        vars(module)[name] = {**cached, **moments} if name == "COV_CACHE" else cached
+        vars(module)[name] = {**cached, **given[name]} if name in given else cached
     try:
         yield
     finally:
         for (module, name), value in zip(places, before, strict=True):
-            if name != "COV_CACHE":  # state.moments holds these values, with keys that name their source
+            if name not in given:
                 state.caches[module.__name__, name] = vars(module)[name]
             vars(module)[name] = value
 

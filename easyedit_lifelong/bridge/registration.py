@@ -19,13 +19,14 @@ from easyedit_lifelong.bridge.construction import wrap_constructor
 from easyedit_lifelong.bridge.easyedit_location import PACKAGE
 from easyedit_lifelong.bridge.easyedit_scoring import wrap_scoring
 from easyedit_lifelong.bridge.wrapping import wrap
-from easyedit_lifelong.errors import EditError, HyperParameterError
+from easyedit_lifelong.errors import EditError, HyperParameterError, PluginError, did_you_mean
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
 
 LOG = logging.getLogger(__name__)
 
 _METHOD = "_easyedit_lifelong_method"
+_ORIGINAL = "_easyedit_lifelong_original"
 
 
 def connect(package: ModuleType) -> None:
@@ -93,7 +94,33 @@ def dispatcher(
         return original(model, tok, requests, hparams, *args, **kwargs)
 
     setattr(dispatch, _METHOD, method)
+    setattr(dispatch, _ORIGINAL, original)
     return dispatch
+
+
+def own_function(name: str) -> Callable[..., Any]:
+    """Return the apply function of one of EasyEdit's own methods, also if we have a method of that name.
+
+    Args:
+        name: the method's name in EasyEdit, which must be imported.
+
+    Raises:
+        PluginError: EasyEdit has no such method.
+    """
+    algorithms = importlib.import_module(f"{PACKAGE}.util.alg_dict").ALG_DICT
+    own = {known: _behind_dispatchers(function) for known, function in algorithms.items()}
+    function = own.get(name)
+    if function is None:
+        names = [known for known, found in own.items() if found is not None]
+        raise PluginError(f"EasyEdit has no method {name!r}.{did_you_mean(name, names)}")
+    return function
+
+
+def _behind_dispatchers(function: Callable[..., Any] | None) -> Callable[..., Any] | None:
+    """Return EasyEdit's function behind an entry of ``ALG_DICT``; None if only we have a method of that name."""
+    while hasattr(function, _ORIGINAL):
+        function = getattr(function, _ORIGINAL)
+    return function
 
 
 def _refuse_batch(name: str, requests: Any) -> None:

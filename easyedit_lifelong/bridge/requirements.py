@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from easyedit_lifelong.bridge.method_context import model_state_of
-from easyedit_lifelong.bridge.weights import edited_modules
+from easyedit_lifelong.bridge.method_names import easyedit_name
+from easyedit_lifelong.bridge.weights import base_of, edited_modules
 from easyedit_lifelong.covariance import SecondMoment, obtain_moments, regularisation
 from easyedit_lifelong.covariance.corpus import find_corpus
 from easyedit_lifelong.data.request import EditRequest
@@ -25,7 +26,7 @@ def check_names(model: Any, tok: Any, hparams: Any) -> None:
         ModelError: the model lacks a module or weight.
         LifelongError: there are no second moments, and they can't be collected.
     """
-    modules = edited_modules(hparams)
+    modules, hparams = edited_modules(hparams), base_of(hparams)
     names = list(modules)
     if hasattr(hparams, "layer_module_tmp"):
         blocks = [*hparams.layers, *([hparams.v_loss_layer] if hasattr(hparams, "v_loss_layer") else [])]
@@ -37,7 +38,8 @@ def check_names(model: Any, tok: Any, hparams: Any) -> None:
     weights = dict(model.named_parameters())
     for module in modules:
         if (weight := f"{module}.weight") not in weights:
-            raise ModelError(f"rewrite_module_tmp: {type(model).__name__} has no parameter {weight!r}")
+            field = "inner_params" if hasattr(hparams, "inner_params") else "rewrite_module_tmp"
+            raise ModelError(f"{field}: {type(model).__name__} has no parameter {weight!r}")
     head = getattr(hparams, "lm_head_module", None)
     if head is not None and f"{head}.weight" not in weights:
         output = getattr(model.get_output_embeddings(), "weight", None)
@@ -53,20 +55,31 @@ def check_subjects(model: Any, tok: Any, hparams: Any, requests: Sequence[EditRe
     Raises:
         DataError: a request can't be used; the message names the record and the field.
     """
+    name, hparams = easyedit_name(hparams.alg_name), base_of(hparams)
     for request in requests if hasattr(hparams, "fact_token") else ():
-        for name, text in (("prompt", request.prompt), ("subject", request.subject or "")):
+        for field, text in (("prompt", request.prompt), ("subject", request.subject or "")):
             if "{" in text or "}" in text:
                 raise DataError(
-                    f"{request.where}, field {name!r}: has a curly bracket, which EasyEdit reads as a template. "
+                    f"{request.where}, field {field!r}: has a curly bracket, which EasyEdit reads as a template. "
                     "Reword it or leave the record out."
                 )
         if not request.subject:
-            raise DataError(f"{request.where}, field 'subject': is missing; {hparams.alg_name} edits at the subject")
+            raise DataError(f"{request.where}, field 'subject': is missing; {name} edits at the subject")
         if find_subject(request.prompt, request.subject) is None:
             raise DataError(
                 f"{request.where}, field 'subject': {request.subject!r} isn't in the prompt {request.prompt!r}. "
                 "Spell it as the prompt does, or leave the record out."
             )
+        if name in _ONE_SUBJECT and request.prompt.count(request.subject) > 1:
+            raise DataError(
+                f"{request.where}, field 'prompt': has the subject {request.subject!r} more than once, which "
+                f"EasyEdit's {name} can't edit. Reword it or leave the record out."
+            )
+
+
+_ONE_SUBJECT = ("AlphaEdit", "SimIE")
+"""Methods that need the subject exactly once in the prompt: AlphaEdit replaces every occurrence by a placeholder, and
+SimIE also runs the model on the prompt, which must not have a placeholder."""
 
 
 def second_moments(model: Any, tok: Any, hparams: Any) -> Mapping[str, Tensor]:
@@ -78,10 +91,10 @@ def second_moments(model: Any, tok: Any, hparams: Any) -> Mapping[str, Tensor]:
     Raises:
         LifelongError: there are no second moments, and they can't be collected.
     """
+    hparams = base_of(hparams)
     if not hasattr(hparams, "mom2_dataset") or not getattr(hparams, "mom2_adjustment", True):
         return {}
-    modules = edited_modules(hparams)
-    source = (str(hparams.stats_dir), hparams.mom2_dataset, hparams.mom2_n_samples, hparams.mom2_dtype)
+    modules, source = edited_modules(hparams), moments_source(hparams)
     keys = {module: (*source, module) for module in modules}
     cached = model_state_of(model).moments
     if any(key not in cached for key in keys.values()):
@@ -97,6 +110,31 @@ def second_moments(model: Any, tok: Any, hparams: Any) -> Mapping[str, Tensor]:
             dtype=hparams.mom2_dtype,
         )
         cached.update({key: _regularised(obtained[module]) for module, key in keys.items()})
+    return {module: cached[key] for module, key in keys.items()}
+
+
+def moments_source(hparams: Any) -> tuple[Any, ...]:
+    """Return the settings that determine the second moments of a module."""
+    return (str(hparams.stats_dir), hparams.mom2_dataset, hparams.mom2_n_samples, hparams.mom2_dtype)
+
+
+def inverse_moments(model: Any, hparams: Any, moments: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the inverses of second moments if the method needs them (ROME and R-ROME); they are cached.
+
+    Args:
+        model: the model.
+        hparams: EasyEdit's hyperparameters.
+        moments: the second moments by module path.
+    """
+    hparams = base_of(hparams)
+    # The other methods weight the second moments.
+    if hasattr(hparams, "mom2_update_weight") or not moments:
+        return {}
+    cached, source = model_state_of(model).moments, moments_source(hparams)
+    keys = {module: (*source, module, "inverse") for module in moments}
+    for module, key in keys.items():
+        if key not in cached:
+            cached[key] = moments[module].double().inverse().float()
     return {module: cached[key] for module, key in keys.items()}
 
 

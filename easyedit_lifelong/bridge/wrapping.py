@@ -12,6 +12,7 @@ from typing import Any
 from easyedit_lifelong.bridge.easyedit_location import PACKAGE
 
 _MARK = "_easyedit_lifelong_wrapper"
+_MISSING = object()
 
 
 def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> Any:
@@ -41,15 +42,18 @@ def wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> Any:
 
 @contextlib.contextmanager
 def replaced(owner: Any, **values: Any) -> Iterator[None]:
-    """Set attributes of an object within a context, and restore them afterwards."""
-    before = {name: getattr(owner, name) for name in values}
+    """Set attributes of an object within a context; restore them afterwards, and delete those that were missing."""
+    before = {name: getattr(owner, name, _MISSING) for name in values}
     try:
         for name, value in values.items():
             setattr(owner, name, value)
         yield
     finally:
         for name, value in before.items():
-            setattr(owner, name, value)
+            if value is _MISSING:
+                delattr(owner, name)
+            else:
+                setattr(owner, name, value)
 
 
 def easyedit_modules() -> list[ModuleType]:

@@ -17,7 +17,6 @@ from easyedit_lifelong.commands.run_options import (
 )
 from easyedit_lifelong.commands.run_session import run_and_report
 from easyedit_lifelong.data.samples import COUNTERFACT
-from easyedit_lifelong.errors import HyperParameterError
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, KEEP_EDITS, SINGLE_ROUND, Experiment
 from easyedit_lifelong.runs.hyperparameter_files import (
     check_method_name,
@@ -46,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the consecutive-batch loop."""
     add_script_arguments(parser)
     add = parser.add_argument
-    add("--method", help="editing method, also one of EasyEdit's own such as MEMIT (default CoachHook)")
+    add(
+        "--method",
+        help="editing method, also one of EasyEdit's own such as MEMIT or EasyEdit/AlphaEdit (default CoachHook)",
+    )
     add(
         "--consecutive",
         type=int,
@@ -123,9 +125,7 @@ def hparams_from_arguments(arguments: argparse.Namespace, method: str | None = N
         file = str(shipped_hparams(method or AUTHORS_METHOD, model))
         if "/" not in model:  # this is the name of the file, which holds the model's full name
             options.pop("model", None)
-    hparams = load_hparams(file, easyedits=True)
-    if method is not None and hparams.alg_name != method:
-        raise HyperParameterError(f"--method {method}: {file} is for {hparams.alg_name!r}")
+    hparams = load_hparams(file, easyedits=True, method=method)
     return replace_hparams(
         hparams,
         {FIELDS[option]: value for option, value in options.items()},

@@ -32,6 +32,7 @@ def hyperparameters_of(experiment: Experiment) -> Any:
         hparams = make_hparams({**hparams, **model}, experiment.setting("hparams", "hparams"), easyedits=True)
     elif isinstance(hparams, (str, Path)):
         hparams = load_hparams(hparams, easyedits=True)
+    hparams = bridge.unambiguous_hparams(hparams)
     return replace_hparams(hparams, overrides, names_in_messages) if overrides else hparams
 
 
@@ -82,8 +83,12 @@ def shipped_hparams(method: str, model: str, setting: str = "--model", advice: s
     Raises:
         HyperParameterError: there is none; the message lists the models with a file.
     """
+    # The folders are read in reverse order, so that the first one has precedence.
     files = {
-        file.stem: file for folder in shipped_hparams_folders() for file in sorted((folder / method).glob("*.yaml"))
+        file.stem: file
+        for folder in shipped_hparams_folders()
+        for name in reversed(bridge.hparams_folders(method))
+        for file in sorted((folder / name).glob("*.yaml"))
     }
     short_name = model.rstrip("/").rpartition("/")[2].casefold()
     for stem, file in files.items():
@@ -95,18 +100,27 @@ def shipped_hparams(method: str, model: str, setting: str = "--model", advice: s
     )
 
 
-def load_hparams(name_or_path: str | Path, *, easyedits: bool = False) -> Any:
+def load_hparams(name_or_path: str | Path, *, easyedits: bool = False, method: str | None = None) -> Any:
     """Read a hyperparameter file as an object of its method's class.
 
     Args:
         name_or_path: see :func:`~easyedit_lifelong.hparams_files.find_hparams`.
         easyedits: whether the file may name one of EasyEdit's own methods.
+        method: the method that the file must be for; None for any. With ``EasyEdit/NAME``, a file of EasyEdit with
+            ``alg_name: NAME`` is read for EasyEdit's method even if one of ours has this name.
 
     Raises:
-        HyperParameterError: the file can't be used, or names no registered method.
+        HyperParameterError: the file can't be used, names no registered method, or is for another method.
     """
     path = find_hparams(name_or_path)
-    return make_hparams(read_hparams_file(path), str(path), easyedits=easyedits)
+    values = read_hparams_file(path)
+    name = values.get("alg_name")
+    if method is not None and isinstance(name, str):
+        if method != name and method == bridge.easyedits_full_name(name):
+            values["alg_name"] = method
+        elif bridge.full_name(name) != bridge.full_name(method):
+            raise HyperParameterError(f"--method {method}: {path} is for {name!r}")
+    return make_hparams(values, str(path), easyedits=easyedits)
 
 
 def make_hparams(values: Mapping[str, Any], source: str, *, easyedits: bool = False) -> Any:

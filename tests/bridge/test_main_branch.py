@@ -30,6 +30,8 @@ pytestmark = pytest.mark.skipif(not CHECKOUT, reason="EASYEDIT_MAIN doesn't name
         "test_datasets.py",
         "test_base_editor.py",
         "test_main_grace.py",
+        "test_main_methods.py",
+        "test_method_names.py",
         "test_easyedit_memit.py",
         "test_easyedit_requirements.py",
         "test_easyedit_runs.py",
