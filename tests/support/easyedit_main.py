@@ -73,7 +73,7 @@ _MORE_VALUES: dict[str, Any] = {
     "densities": 0.53,
     "base_method": "MEMIT",
     "lamHyper": 10.0,
-    "init_model": False,
+    "init_model": True,
     "solver": "LU",
     "fast": True,
     "max_length": 40,
