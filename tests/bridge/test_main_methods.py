@@ -31,7 +31,13 @@ pytestmark = pytest.mark.usefixtures("main", "given_moments")
 
 KINDS = ("gpt2", "llama")
 ALL = [*WEIGHT_METHODS, "DEFER", "WISE"]
-PAIRS = [(name, kind) for name in ALL for kind in KINDS if (name, kind) != ("WISE", "gpt2")]
+PAIRS = [
+    # AlphaEdit and PMET depend on the layout of the weights; the other methods have fewer cases by default.
+    pytest.param(name, kind, marks=[pytest.mark.full] if kind == "gpt2" and name not in {"AlphaEdit", "PMET"} else [])
+    for name in ALL
+    for kind in KINDS
+    if (name, kind) != ("WISE", "gpt2")
+]
 
 
 def hparams_of(name: str, kind: str, folder: Path, **changes: Any) -> Any:
