@@ -119,7 +119,7 @@ def load_hparams(name_or_path: str | Path, *, easyedits: bool = False, method: s
         if method != name and method == bridge.easyedits_full_name(name):
             values["alg_name"] = method
         elif bridge.full_name(name) != bridge.full_name(method):
-            raise HyperParameterError(f"--method {method}: {path} is for {name!r}")
+            raise HyperParameterError(f"--method {method}: {name_or_path} is for {name!r}")
     return make_hparams(values, str(path), easyedits=easyedits)
 
 
