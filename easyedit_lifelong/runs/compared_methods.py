@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong import bridge
 from easyedit_lifelong.errors import HyperParameterError
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.load import resolve_dtype
@@ -81,7 +82,10 @@ def experiments_by_label(comparison: MethodComparison) -> dict[str, Experiment]:
     if not comparison.methods:
         raise HyperParameterError(f"{setting}: names no method")
     hparams = _hyperparameters(comparison, setting)
-    labels = [method.label or values.alg_name for method, values in zip(comparison.methods, hparams, strict=True)]
+    labels = [
+        method.label or values.alg_name.replace("/", "-")  # EasyEdit/ROME
+        for method, values in zip(comparison.methods, hparams, strict=True)
+    ]
     _check_labels(labels, setting)
     by_label = dict(zip(labels, hparams, strict=True))
     _check_same_model(by_label, setting)
@@ -109,7 +113,7 @@ def _hyperparameters(comparison: MethodComparison, setting: str) -> list[Any]:
                 check_method_name(name, setting)
                 advice = f"name it in {setting}: {name}=FILE"
                 file = str(shipped_hparams(name, model or smollm2.NAME, model_setting, advice))
-            values = load_hparams(file, easyedits=True)
+            values = load_hparams(file, easyedits=True, method=name)
             if name is not None and model is not None and "/" not in model:
                 model = values.model_name
         else:
@@ -130,6 +134,8 @@ def _with_overrides(hparams: Any, overrides: Mapping[str, Any]) -> Any:
 
 def _method_name(text: str) -> str | None:
     """Return the name of a method, without regard to case; None if the text names a file."""
+    if text.count("/") == 1 and text == bridge.easyedits_full_name(text):
+        return text
     if "/" in text or text.endswith(_FILE_ENDINGS) or Path(text).is_file():
         return None
     names = {method.name.casefold(): method.name for method in get_plugins().methods}

@@ -106,3 +106,12 @@ def test_methods_in_a_mapping_are_named_by_their_keys(tmp_path: Path) -> None:
     assert list(experiments_by_label(read_comparison(file))) == ["a", "b"]
     with pytest.raises(HyperParameterError, match="methods: a comparison has several runs; hparams: missing"):
         read_experiment(file)
+
+
+def test_easyedits_own_method_is_named_with_its_prefix(tmp_path: Path) -> None:
+    pytest.importorskip("easyeditor")
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({**VALID, "methods": ["MEMIT-native", "EasyEdit/MEMIT"]}))
+    experiments = experiments_by_label(read_comparison(file))
+    assert list(experiments) == ["MEMIT-native", "EasyEdit-MEMIT"]
+    assert type(experiments["EasyEdit-MEMIT"].hparams).__module__.startswith("easyeditor")
