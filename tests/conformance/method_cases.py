@@ -170,13 +170,23 @@ def _alphaedit(layout: Layout) -> dict[str, Any]:
     return {**_memit(layout), "layers": [1], "nullspace_energy": 0.2, "L2": 0.1}
 
 
+def _alphaedit_variants(layout: Layout) -> dict[str, Any]:
+    return {**_alphaedit(layout), "layers": [0, 1], "blue": True, "norm_anchor": 5.0, "projector": "evolving"}
+
+
+def _coachhook_alphaedit(layout: Layout) -> dict[str, Any]:
+    return {**_coachhook(layout), "update": "alphaedit", "nullspace_energy": 0.2, "L2": 0.1}
+
+
 CASES = [
     MethodCase("GRACE", GraceHyperParams, _grace),
     MethodCase("GRACE-subject", GraceHyperParams, _grace_subject),
     MethodCase("CoachHook", CoachHookHyperParams, _coachhook),
     MethodCase("CoachHook-wohk", CoachHookHyperParams, lambda layout: {**_coachhook(layout), "wohk": True}),
+    MethodCase("CoachHook-alphaedit", CoachHookHyperParams, _coachhook_alphaedit),
     MethodCase("MEMIT-native", NativeMemitHyperParams, _memit),
     MethodCase("AlphaEdit", AlphaEditHyperParams, _alphaedit),
+    MethodCase("AlphaEdit-variants", AlphaEditHyperParams, _alphaedit_variants),
     MethodCase("BiasEdit", "BiasEditHyperParams", lambda layout: {}, reads_activations=False),
 ]
 """One line for each method, or for each mode of a method."""

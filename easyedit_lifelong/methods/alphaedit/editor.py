@@ -9,36 +9,30 @@ import torch
 
 from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.methods.alphaedit.config import AlphaEditHyperParams
-from easyedit_lifelong.methods.alphaedit.null_space import NullSpaceKeys
-from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
+from easyedit_lifelong.methods.locate_edit.null_space import null_space_solver
+from easyedit_lifelong.methods.locate_edit.target_variants import TargetVariantsEditor
+from easyedit_lifelong.methods.locate_edit.update import Solver
 from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
-from easyedit_lifelong.methods.weight_updates.history import Batch
 
 
-class AlphaEditEditor(WeightEditor[Batch]):
+class AlphaEditEditor(TargetVariantsEditor):
     """Edits a model's weights with AlphaEdit (arXiv 2410.02355). Get it with :meth:`on`.
 
-    Target vectors, keys and residuals are those of MEMIT. The update of a layer is that of :class:`NullSpaceKeys`: it
-    changes no output for keys outside of the null space of C₀ = E[kkᵀ], and keeps the keys of earlier batches. These
-    are part of the editor, so two models, or two runs, never share them.
+    Target vectors, keys and residuals are those of MEMIT. The solver of a layer is a
+    :class:`~easyedit_lifelong.methods.locate_edit.null_space.NullSpaceKeys` or, with an evolving projector, an
+    :class:`~easyedit_lifelong.methods.locate_edit.null_space.EvolvingNullSpace`. Its updates change no output for keys
+    outside of the null space of C₀ = E[kkᵀ], and it knows the keys of earlier batches. These are part of the editor, so
+    two models, or two runs, never share them.
     """
 
     hparams_class = AlphaEditHyperParams
+    hparams: AlphaEditHyperParams
 
-    def make_solver(self, second_moment: SecondMoment, device: torch.device, dtype: torch.dtype) -> NullSpaceKeys:
+    def make_solver(self, second_moment: SecondMoment, device: torch.device, dtype: torch.dtype) -> Solver:
         """Return the solver of one layer, without keys."""
-        hparams = self.hparams
-        return NullSpaceKeys(
-            second_moment.moment,
-            hparams.L2,
-            hparams.nullspace_threshold,
-            hparams.nullspace_energy,
-            hparams.c0_weight,
-            device=device,
-            dtype=dtype,
-        )
+        return null_space_solver(self.hparams, second_moment.moment, device, dtype)
 
 
 def apply_alphaedit_to_model(

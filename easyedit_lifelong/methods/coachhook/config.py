@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
-from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
+from easyedit_lifelong.methods.locate_edit.null_space_config import NullSpaceHyperParams
 
 
 @dataclass(kw_only=True)
-class CoachHookHyperParams(LocateEditHyperParams):
+class CoachHookHyperParams(NullSpaceHyperParams):
     """Hyperparameters of CoachHook (arXiv 2403.05330): those of :class:`LocateEditHyperParams`, and these.
 
+    Those of :class:`NullSpaceHyperParams` are used with ``update: alphaedit``.
+
     Attributes:
+        update: the equation that gives the updates: ``memit``, that of the paper (equation 4), which preserves the keys
+            of ordinary text and of earlier batches, or ``alphaedit``, which confines updates to the null space of the
+            keys of ordinary text.
         alpha_z: α before the first batch: a hook layer acts on tokens whose score is at least α. α only falls
             (section 3.2).
         alpha_model: after a batch, α is lowered according to the scores of its prompts. This is the model that computes
@@ -34,15 +39,17 @@ class CoachHookHyperParams(LocateEditHyperParams):
 
     ALG_NAME: ClassVar[str] = "CoachHook"
     CHOICES: ClassVar[Mapping[str, tuple[Any, ...]]] = {
-        **LocateEditHyperParams.CHOICES,
+        **NullSpaceHyperParams.CHOICES,
+        "update": ("memit", "alphaedit"),
         "alpha_model": ("unedited", "edited"),
         "alpha_prompts": ("batch", "all"),
         "z_tokens": ("all", "others"),
         "scope_score": ("z", "weighed"),
     }
-    AT_LEAST: ClassVar[Mapping[str, float]] = {**LocateEditHyperParams.AT_LEAST, "alpha_checked": 0, "alpha_floor": 0}
+    AT_LEAST: ClassVar[Mapping[str, float]] = {**NullSpaceHyperParams.AT_LEAST, "alpha_checked": 0, "alpha_floor": 0}
     SAME_SETTINGS: ClassVar[tuple[str, ...]] = (
-        *LocateEditHyperParams.SAME_SETTINGS,
+        *NullSpaceHyperParams.SAME_SETTINGS,
+        "update",
         "alpha_z",
         "alpha_model",
         "alpha_prompts",
@@ -52,6 +59,7 @@ class CoachHookHyperParams(LocateEditHyperParams):
         "wohk",
     )
 
+    update: str = "memit"
     alpha_z: float = 2.2
     alpha_model: str = "unedited"
     alpha_prompts: str = "batch"
@@ -75,4 +83,8 @@ class CoachHookHyperParams(LocateEditHyperParams):
             problems.append("alpha_checked: needs alpha_prompts: all")
         if self.alpha_floor and self.alpha_prompts != "all":
             problems.append("alpha_floor: needs alpha_prompts: all")
+        if self.update != "alphaedit":
+            defaults = {field.name: field.default for field in fields(self)}
+            given = [name for name in self.NULL_SPACE_SETTINGS if getattr(self, name) != defaults[name]]
+            problems += [f"{name}: needs update: alphaedit" for name in given]
         return problems

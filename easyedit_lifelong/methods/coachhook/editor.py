@@ -6,8 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.alphas import keep_in_scope, lowered_alphas, round_robin
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
@@ -17,8 +19,10 @@ from easyedit_lifelong.methods.coachhook.state import BatchUpdate, CoachHookStat
 from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
 from easyedit_lifelong.methods.locate_edit.facts import Fact
+from easyedit_lifelong.methods.locate_edit.null_space import null_space_solver
 from easyedit_lifelong.methods.locate_edit.spread import spread_residual
 from easyedit_lifelong.methods.locate_edit.templates import Templates
+from easyedit_lifelong.methods.locate_edit.update import Solver
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.weight_updates.edited_layers import EditedLayers
 
@@ -55,6 +59,12 @@ class CoachHookEditor(WeightEditor[BatchUpdate]):
         if self.hparams.wohk:
             return WeightsWithoutHooks(self.hooks)
         return HookLayers(self.hooks, self.state)
+
+    def make_solver(self, second_moment: SecondMoment, device: torch.device, dtype: torch.dtype) -> Solver:
+        """Return the solver of one layer, without keys."""
+        if self.hparams.update == "alphaedit":
+            return null_space_solver(self.hparams, second_moment.moment, device, dtype)
+        return super().make_solver(second_moment, device, dtype)
 
     @property
     def alphas(self) -> dict[str, float]:

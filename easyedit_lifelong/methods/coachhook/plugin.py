@@ -21,7 +21,7 @@ from easyedit_lifelong.methods.weight_updates.store import batch_reasons
 @hookimpl
 def register_methods(register: Callable[[EditMethod], None]) -> None:
     """Register CoachHook."""
-    store = CoachHookStore(CoachHookEditor, ("alpha_z", "scope_score", "z_tokens", "wohk"))
+    store = CoachHookStore(CoachHookEditor, ("update", "alpha_z", "scope_score", "z_tokens", "wohk"))
     register(
         EditMethod(
             "CoachHook",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,6 +90,22 @@ class EditingPasses:
         with recording_inputs(named_modules, inputs.__setitem__):
             self._plain_without_reuse.run(self._modules_that_skip_padding(), until=self._last_block)
         return [inputs[name] for name in named_modules], self._plain_without_reuse.mask.bool()
+
+    def outputs_for_prompts(self, modules: Sequence[nn.Module]) -> list[Tensor]:
+        """Return the outputs of modules at the lookup tokens of the plain prompts.
+
+        Args:
+            modules: blocks or edited projections, up to the last edited block.
+
+        Returns:
+            The outputs of each module, shape ``(facts, outputs)``, in float64.
+        """
+        outputs: dict[int, Any] = {}
+        with contextlib.ExitStack() as stack:
+            for index, module in enumerate(modules):
+                stack.enter_context(recording_output(module, functools.partial(outputs.__setitem__, index)))
+            self._plain_without_reuse.run(self._modules_that_skip_padding(), until=self._last_block)
+        return [self._plain.at_lookup_tokens(hidden_of(outputs[index])).double() for index in range(len(modules))]
 
     def _modules_that_skip_padding(self) -> list[nn.Module]:
         """Return the modules that compute each token by itself.

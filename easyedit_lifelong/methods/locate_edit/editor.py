@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +35,8 @@ class WeightEditor(BatchEditor[AnyBatch]):
 
     Updates are added to the model's weights. A subclass sets its hyperparameter class. It can override
     ``solver_class`` or :meth:`make_solver` to compute other updates, :meth:`make_layers` to add updates to something
-    other than the weights, and :meth:`update_layers` to do more for each batch.
+    other than the weights, :meth:`update_layers` to do more for each batch, and :meth:`edit_facts` to use other target
+    vectors.
 
     Args:
         model: the model to edit.
@@ -52,7 +53,6 @@ class WeightEditor(BatchEditor[AnyBatch]):
     """
 
     has_templates = True
-    solver_class: ClassVar[type[AccumulatedKeys]] = AccumulatedKeys
 
     def __init__(
         self,
@@ -72,6 +72,11 @@ class WeightEditor(BatchEditor[AnyBatch]):
         self._blocks = [find_module(model, hparams.layer_module_tmp.format(n))[1] for n in hparams.edited_layers]
         super().__init__(model, tokenizer, hparams, templates)
 
+    @property
+    def solver_class(self) -> type[AccumulatedKeys]:
+        """The class of the solvers."""
+        return AccumulatedKeys
+
     def make_solver(self, second_moment: SecondMoment, device: torch.device, dtype: torch.dtype) -> Solver:
         """Return the solver of one layer, without keys.
 
@@ -90,6 +95,50 @@ class WeightEditor(BatchEditor[AnyBatch]):
             device=device,
             dtype=dtype,
         )
+
+    def check_targets(self, targets: Tensor | None, count: int) -> None:
+        """Check given target vectors.
+
+        Args:
+            targets: the target vectors; None: they are optimised.
+            count: the number of requests.
+
+        Raises:
+            EditError: there is not one target vector for each request.
+        """
+        if targets is not None and len(targets) != count:
+            raise EditError(f"there are {len(targets)} target vectors for {count} requests; give one for each")
+
+    def target_vectors(self, facts: Sequence[Fact], known: Tensor | None, layer: int) -> TargetVectors:
+        """Return the target vectors of a batch.
+
+        Args:
+            facts: the batch.
+            known: the target vectors, shape ``(facts, width)``; None: optimise them.
+            layer: number of the block whose output has the target vectors.
+        """
+        if known is not None:
+            return TargetVectors.not_optimised(known)
+        return optimise_targets(self._runner, facts, self.hparams, layer)
+
+    def edit_facts(
+        self, facts: Sequence[Fact], known_targets: Tensor | None
+    ) -> tuple[TargetVectors, AnyBatch, Sequence[Mapping[str, Any]]]:
+        """Compute the target vectors of a batch, and apply its updates.
+
+        Args:
+            facts: the batch.
+            known_targets: its target vectors; None: optimise them.
+
+        Returns:
+            The target vectors, the batch, and for each fact the additional entries of ``EditResult.detail``.
+
+        Raises:
+            EditError: an update cannot be computed, or is not finite.
+        """
+        targets = self.target_vectors(facts, known_targets, self.hparams.edited_layers[-1])
+        passes = EditingPasses(self._runner, facts, self._blocks)
+        return targets, *self.update_layers(facts, passes, targets.z)
 
     def update_layers(
         self, facts: Sequence[Fact], passes: EditingPasses, z: Tensor
@@ -118,7 +167,8 @@ class WeightEditor(BatchEditor[AnyBatch]):
 
         Args:
             requests: the requests.
-            targets: the target vectors z of the requests, shape ``(requests, width)``; None: optimise them.
+            targets: the target vectors z of the requests, shape ``(requests, width)`` or, with ``blue``,
+                ``(requests, 2, width)``; None: optimise them.
 
         Returns:
             The result of each request, and a function that rolls back the batches of this call. The function does
@@ -128,8 +178,7 @@ class WeightEditor(BatchEditor[AnyBatch]):
             DataError: a request cannot be used.
             EditError: a batch failed, or there is not one target vector for each request.
         """
-        if targets is not None and len(targets) != len(requests):
-            raise EditError(f"there are {len(targets)} target vectors for {len(requests)} requests; give one for each")
+        self.check_targets(targets, len(requests))
         return self._edit_all(
             requests, lambda facts, batch: self.edit_batch(facts, None if targets is None else targets[batch])
         )
@@ -143,16 +192,11 @@ class WeightEditor(BatchEditor[AnyBatch]):
 
         Args:
             items: the facts of the batch.
-            targets: their target vectors, shape ``(facts, width)``; None: optimise them.
+            targets: their target vectors; None: optimise them.
         """
         began = time.perf_counter()
         self._prepare_solvers()
-        if targets is None:
-            optimised = optimise_targets(self._runner, items, self.hparams, self.hparams.edited_layers[-1])
-        else:
-            optimised = TargetVectors.not_optimised(targets)
-        passes = EditingPasses(self._runner, items, self._blocks)
-        batch, details = self.update_layers(items, passes, optimised.z)
+        optimised, batch, details = self.edit_facts(items, targets)
         self.state.batches.append(batch)
         self._layers.finish_batch()
         seconds = (time.perf_counter() - began) / len(items)

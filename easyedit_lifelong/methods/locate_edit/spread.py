@@ -17,7 +17,11 @@ from easyedit_lifelong.models.devices import device_of
 
 
 def spread_residual(
-    layers: EditedLayers, solvers: Mapping[str, Solver], passes: EditingPasses, z: Tensor
+    layers: EditedLayers,
+    solvers: Mapping[str, Solver],
+    passes: EditingPasses,
+    z: Tensor,
+    paths: Sequence[str] | None = None,
 ) -> dict[str, LayerUpdate]:
     """Update the layers for a batch (MEMIT, arXiv 2210.07229, section 4.3).
 
@@ -29,17 +33,19 @@ def spread_residual(
         solvers: the solver of each layer, by path. The keys of the batch are added to each of them.
         passes: runs the prompts of the batch.
         z: the target vectors, shape ``(facts, width)``.
+        paths: the paths of the layers over which to spread the residual; None: all of them.
 
     Returns:
-        The update of each layer, by path.
+        The update of each of these layers, by path.
 
     Raises:
         EditError: an update cannot be computed, or is not finite.
     """
     updates: dict[str, LayerUpdate] = {}
-    for index, (path, module) in enumerate(layers.modules.items()):
-        layers_left = len(layers.modules) - index
-        keys, outputs = passes.keys_and_outputs(module)
+    paths = list(layers.modules) if paths is None else paths
+    for index, path in enumerate(paths):
+        layers_left = len(paths) - index
+        keys, outputs = passes.keys_and_outputs(layers.modules[path])
         residual = (z.to(outputs.device).double() - outputs) / layers_left
         updates[path] = update = solvers[path].update(keys.t(), residual.t())
         solvers[path].add(update.keys)

@@ -8,6 +8,7 @@ where a token is predicted.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,6 +48,13 @@ class TargetVectors:
         """Return target vectors that were computed elsewhere, shape ``(requests, width)``, with no steps or losses."""
         count = len(z)
         return cls(z, [0] * count, [float("nan")] * count, [False] * count)
+
+    @classmethod
+    def of_all_layers(cls, found: Sequence[TargetVectors]) -> TargetVectors:
+        """Return the target vectors of the last layer, with the steps of all layers, learned if all layers' are."""
+        steps = [sum(each) for each in zip(*(targets.steps for targets in found), strict=True)]
+        learned = [all(each) for each in zip(*(targets.learned for targets in found), strict=True)]
+        return dataclasses.replace(found[-1], steps=steps, learned=learned)
 
 
 def optimise_targets(

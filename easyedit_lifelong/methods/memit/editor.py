@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from easyedit_lifelong.methods.locate_edit.editor import WeightEditor
-from easyedit_lifelong.methods.locate_edit.update import SeparateBatches
+from easyedit_lifelong.methods.locate_edit.target_variants import TargetVariantsEditor
+from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, SeparateBatches
 from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
 from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
-from easyedit_lifelong.methods.weight_updates.history import Batch
 
 
-class MemitEditor(WeightEditor[Batch]):
+class MemitEditor(TargetVariantsEditor):
     """Edits a model's weights with MEMIT (arXiv 2210.07229, section 4). Get it with :meth:`on`.
 
     For each layer from the first to the last, with the keys K of the batch, the residual R = (z - h)/(layers left) and
@@ -22,11 +21,17 @@ class MemitEditor(WeightEditor[Batch]):
 
         Δ = R Kᵀ (λ C₀ + K Kᵀ)⁻¹,    W ← W + Δ
 
-    As in the authors' code, the update of a batch does not depend on the keys of earlier batches.
+    As in the authors' code, the update of a batch does not depend on the keys of earlier batches. With
+    ``accumulate_keys``, K' K'ᵀ is added to λ C₀, where K' are the keys of all earlier batches.
     """
 
     hparams_class = NativeMemitHyperParams
-    solver_class = SeparateBatches
+    hparams: NativeMemitHyperParams
+
+    @property
+    def solver_class(self) -> type[AccumulatedKeys]:
+        """The class of the solvers."""
+        return AccumulatedKeys if self.hparams.accumulate_keys else SeparateBatches
 
 
 def apply_memit_to_model(

@@ -44,8 +44,8 @@ class BatchStore(Generic[AnyBatch]):
         self._update_class = editor_class.batch_class.update_class
         # In a part, the names of tensors are PATH.FIELD, with the columns of all batches side by side.
         self._tensor_names = tuple(field.name for field in dataclasses.fields(self._update_class))
-        fields = [field.name for field in dataclasses.fields(editor_class.batch_class)]
-        self._extra_fields = [name for name in fields if name not in ("records", "layers")]
+        fields = dataclasses.fields(editor_class.batch_class)
+        self._extra_fields = [field for field in fields if field.name not in ("records", "layers")]
 
     def parts(self, model: Any) -> list[EditsPart]:
         """Return the edits of a model as one part; an empty list if it has no edits of this method."""
@@ -86,7 +86,7 @@ class BatchStore(Generic[AnyBatch]):
                 for path, update in batch.layers.items()
                 for name in self._tensor_names
             }
-            entry = {"edits": len(batch.records), **{name: getattr(batch, name) for name in self._extra_fields}}
+            entry = {"edits": len(batch.records), **self._extra_values(batch)}
             columns = {
                 name: tensor.shape[1] for name, tensor in tensors.items() if tensor.shape[1] != len(batch.records)
             }
@@ -133,7 +133,8 @@ class BatchStore(Generic[AnyBatch]):
                 records = tuple(EditRecord.from_dict(edit, where) for edit in part.edits[begin:end])
                 if len(records) != entry["edits"]:
                     raise ValueError(f"batch {len(batches) + 1} has {len(records)} of {entry['edits']} edits")
-                extra = {name: entry[name] for name in self._extra_fields}
+                names = [field.name for field in self._extra_fields if field.name in entry or not _has_default(field)]
+                extra = {name: entry[name] for name in names}
                 batches.append(self._editor_class.batch_class(records, layers, **extra))  # type: ignore[arg-type]
                 begin = end
             if begin != len(part.edits) or not columns.at_end:
@@ -141,6 +142,14 @@ class BatchStore(Generic[AnyBatch]):
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise RunError(f"{where}: {self._name}'s edits are incomplete or damaged: {error}") from error
         return batches
+
+    def _extra_values(self, batch: AnyBatch) -> dict[str, Any]:
+        """Return the values of the fields that a batch class adds, without those that have their default value."""
+        return {
+            field.name: getattr(batch, field.name)
+            for field in self._extra_fields
+            if not _has_default(field) or getattr(batch, field.name) != _default(field)
+        }
 
     def _update(self, path: str, tensors: Mapping[str, Tensor]) -> LayerUpdate:
         """Return the update of a layer, from the tensors of a batch."""
@@ -244,6 +253,17 @@ class _Columns:
     def at_end(self) -> bool:
         """Whether exactly all columns have been read."""
         return all(tensor.shape[1] == self._ends[name] for name, tensor in self._tensors.items())
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    """Return the default value of a field; ``dataclasses.MISSING`` if it has none."""
+    factory = field.default_factory
+    return field.default if factory is dataclasses.MISSING else factory()
+
+
+def _has_default(field: dataclasses.Field[Any]) -> bool:
+    """Return whether a field has a default value."""
+    return _default(field) is not dataclasses.MISSING
 
 
 def _are_templates(value: Any) -> bool:

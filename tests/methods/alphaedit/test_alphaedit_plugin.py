@@ -13,4 +13,5 @@ def test_inspect_shows_the_settings_of_the_null_space() -> None:
     describe = get_plugins().methods.get("AlphaEdit").describe
     assert describe is not None
     shown = describe(part, "a test", 1.0).settings
-    assert shown == {"nullspace_threshold": 0.02, "nullspace_energy": 0.2, "L2": 3.0, "c0_weight": 0.0}
+    null_space = {"nullspace_threshold": 0.02, "nullspace_energy": 0.2, "L2": 3.0, "c0_weight": 0.0}
+    assert shown == {**null_space, "projector": "fixed", "blue": False, "norm_anchor": None}

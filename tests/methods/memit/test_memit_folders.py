@@ -97,7 +97,12 @@ def test_a_folder_is_inspected_and_rolled_back_to_a_batch_but_not_merged(tmp_pat
     assert (part.method, part.layers) == ("MEMIT-native", [f"model.layers.{n}.mlp.down_proj" for n in range(3)])
     assert part.batches == [{"edits": 2}, {"edits": 2}]
     assert [edit["batch"] for edit in part.edits] == [1, 1, 2, 2]
-    assert part.settings == {"mom2_update_weight": 1.0}
+    assert part.settings == {
+        "mom2_update_weight": 1.0,
+        "accumulate_keys": False,
+        "blue": False,
+        "norm_anchor": None,
+    }
     rollback_folder(tmp_path / "edits", batch=1, out=tmp_path / "first")
     model = build_model("llama")
     load_edits(model, tmp_path / "first")

@@ -1,4 +1,4 @@
-"""The null space of ordinary keys, and the solver of AlphaEdit against the equation of the paper in float64."""
+"""The null space of ordinary keys; the solvers of AlphaEdit and EvoEdit against the papers' equations in float64."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.alphaedit.null_space import NullSpaceKeys, null_space_basis
+from easyedit_lifelong.methods.locate_edit.null_space import EvolvingNullSpace, NullSpaceKeys, null_space_basis
 
 SIZE, WIDTH = 12, 7
 
@@ -98,3 +98,82 @@ def test_forgetting_later_keys_is_as_if_they_had_never_been_added() -> None:
     cut.truncate(first.shape[1])
     short.add(first)
     torch.testing.assert_close(cut.update(last, residual).adjusted, short.update(last, residual).adjusted)
+
+
+WIDE = 40
+WIDE_VALUES = torch.logspace(-4, 1, WIDE, dtype=torch.float64)
+WIDE_MOMENT = moment_with(WIDE_VALUES)
+
+
+def evolving(dtype: torch.dtype = torch.float64) -> EvolvingNullSpace:
+    """Return a solver whose null space has 18 dimensions."""
+    return EvolvingNullSpace(WIDE_MOMENT, 0.7, 2e-2, dtype=dtype)
+
+
+def wide_keys(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Return keys and a residual."""
+    generator = torch.Generator().manual_seed(seed)
+    keys = torch.randn(WIDE, count, generator=generator, dtype=torch.float64)
+    return keys, torch.randn(WIDTH, count, generator=generator, dtype=torch.float64)
+
+
+def test_an_evolving_projector_is_that_onto_what_is_orthogonal_to_all_earlier_keys() -> None:
+    """X = (P K Kᵀ + λ I)⁻¹ P K Rᵀ, where P projects onto the null space of C₀ without the projections of all keys."""
+    ours = evolving()
+    fixed = ours.basis @ ours.basis.t()
+    earlier = torch.empty(WIDE, 0, dtype=torch.float64)
+    for number, count in enumerate((2, 1, 5, 3)):
+        keys, residual = wide_keys(count, number)
+        used, _ = torch.linalg.qr(fixed @ earlier)
+        projector = fixed - used @ used.t()
+        torch.testing.assert_close(ours.projector(), projector, rtol=0, atol=1e-12)
+        left = projector @ keys @ keys.t() + 0.7 * torch.eye(WIDE, dtype=torch.float64)
+        expected = torch.linalg.solve(left, projector @ keys @ residual.t()).t()
+        update = ours.update(keys, residual)
+        torch.testing.assert_close(update.matrix(), expected, rtol=1e-8, atol=1e-10)
+        if earlier.shape[1]:
+            assert float((update.matrix() @ earlier).abs().max()) < 1e-12 < 0.05 < float((expected @ keys).abs().max())
+        ours.add(update.keys)
+        earlier = torch.cat([earlier, keys], dim=1)
+
+
+def test_an_evolving_projector_forgets_the_keys_of_later_batches_bitwise() -> None:
+    ours, expected = evolving(), evolving()
+    for number in range(3):
+        ours.add(wide_keys(2, number)[0])
+    expected.add(wide_keys(2, 0)[0])
+    ours.truncate(2)
+    assert torch.equal(ours.projector(), expected.projector())
+    keys, residual = wide_keys(3, 9)
+    assert torch.equal(ours.update(keys, residual).adjusted, expected.update(keys, residual).adjusted)
+    with pytest.raises(ValueError, match="end within a batch; the batch begins after key 0"):
+        ours.truncate(1)
+    ours.truncate(0)
+    assert torch.equal(ours.projector(), evolving().projector())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_same_key_again_is_refused_and_leaves_the_projector_as_it_is(dtype: torch.dtype) -> None:
+    ours = evolving(dtype)
+    keys, _ = wide_keys(2, 0)
+    ours.add(keys)
+    before = ours.projector()
+    new, residual = wide_keys(2, 1)
+    with pytest.raises(EditError, match=r"excludes the key of request 2 of the batch: .* use projector: fixed"):
+        ours.update(torch.stack([new[:, 0], keys[:, 1]], dim=1), residual)
+    assert torch.equal(ours.projector(), before)
+
+
+def test_a_used_up_null_space_is_refused() -> None:
+    ours = evolving()
+    for number in range(6):
+        ours.add(wide_keys(3, number)[0])
+    with pytest.raises(EditError, match=r"used up the null space \(0 of its 18 dimensions are left\)"):
+        ours.update(*wide_keys(1, 9))
+
+
+def test_keys_that_are_not_finite_are_refused_by_an_evolving_projector() -> None:
+    keys, residual = wide_keys(2, 0)
+    keys[0, 1] = float("nan")
+    with pytest.raises(EditError, match="the new keys are NaN or infinite"):
+        evolving().update(keys, residual)
