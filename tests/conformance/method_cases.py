@@ -171,7 +171,7 @@ def _alphaedit(layout: Layout) -> dict[str, Any]:
 
 
 def _alphaedit_variants(layout: Layout) -> dict[str, Any]:
-    return {**_alphaedit(layout), "layers": [0, 1], "blue": True, "norm_anchor": 5.0, "projector": "evolving"}
+    return {**_alphaedit(layout), "layers": [0, 1], "blue": True, "norm_anchor": 20.0, "projector": "evolving"}
 
 
 def _coachhook_alphaedit(layout: Layout) -> dict[str, Any]:

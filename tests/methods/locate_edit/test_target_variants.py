@@ -207,6 +207,13 @@ def test_settings_that_contradict_each_other_are_refused(options: dict[str, Any]
         make_hparams(**options)
 
 
+@pytest.mark.parametrize("layers", [[13, 17], [13, 14, 15, 16, 17]])
+def test_blue_edits_the_same_layers_whether_its_authors_file_or_memits_names_them(layers: list[int]) -> None:
+    hparams = make_hparams(blue=True, layers=layers)
+    assert hparams.edited_layers == [13, 17]
+    assert hparams.rewrite_modules == ["model.layers.13.mlp.down_proj", "model.layers.17.mlp.down_proj"]
+
+
 @pytest.mark.parametrize("name", ["blue", "norm_anchor", "projector"])
 def test_all_batches_on_a_model_share_the_options(name: str) -> None:
     model = build_model("llama")
