@@ -49,11 +49,14 @@ class TargetVariantsEditor(WeightEditor[AnchoredBatch]):
     def check_targets(self, targets: Tensor | None, count: int) -> None:
         """Check that there are target vectors for each request and, with ``blue``, for each edited layer."""
         super().check_targets(targets, count)
-        layers = self.hparams.edited_layers
-        if self.hparams.blue and targets is not None and (targets.dim() != 3 or targets.shape[1] != len(layers)):
+        if targets is None:
+            return
+        layers, blue = self.hparams.edited_layers, self.hparams.blue
+        if targets.dim() != (3 if blue else 2) or (blue and targets.shape[1] != len(layers)):
+            expected = f"(requests, {len(layers)}, width), for the layers {layers}" if blue else "(requests, width)"
             raise EditError(
-                f"with blue, give target vectors of the shape (requests, {len(layers)}, width), for the layers "
-                f"{layers}; these have the shape {tuple(targets.shape)}"
+                f"blue: {str(blue).lower()} needs target vectors of the shape {expected}; these have the shape "
+                f"{tuple(targets.shape)}"
             )
 
     def edit_facts(

@@ -100,11 +100,19 @@ def test_blue_optimises_the_targets_of_the_last_layer_after_the_first_is_updated
     assert [result.steps for result in results] == [6, 6], "three steps for each layer"
 
 
-@pytest.mark.parametrize("shape", [(2, 32), (2, 3, 32)])
-def test_blue_needs_target_vectors_for_both_layers(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("blue", "shape", "expected"),
+    [
+        (True, (2, 32), r"\(requests, 2, width\), for the layers \[0, 2\]"),
+        (True, (2, 3, 32), r"\(requests, 2, width\), for the layers \[0, 2\]"),
+        (False, (2, 2, 32), r"\(requests, width\)"),
+        (False, (2,), r"\(requests, width\)"),
+    ],
+)
+def test_target_vectors_of_another_shape_are_refused(blue: bool, shape: tuple[int, ...], expected: str) -> None:
     model = build_model("llama")
-    with pytest.raises(EditError, match=r"with blue, give target vectors of the shape \(requests, 2, width\)"):
-        editor_on(model, make_hparams(blue=True)).edit(requests_for(0, 1), torch.zeros(shape))
+    with pytest.raises(EditError, match=f"needs target vectors of the shape {expected}; these have the shape"):
+        editor_on(model, make_hparams(blue=blue)).edit(requests_for(0, 1), torch.zeros(shape))
 
 
 # ---------------------------------------------------------------------- NAS
