@@ -122,7 +122,8 @@ def layer_apply_function(name: str, original: Callable[..., Any]) -> Callable[..
             ):
                 original(model, tok, [record], own, copy=False)
             edited = getattr(parent, leaf)
-            for parameter, value in edited.named_parameters():
+            memories = [("memory_weight", weight) for weight in getattr(edited, "memory_weight", [])]
+            for parameter, value in [*edited.named_parameters(), *memories]:
                 if not torch.isfinite(value).all():
                     raise EditError(f"{request.where}: EasyEdit's {name} wrote infinity or NaN into {path}.{parameter}")
             for activations in ("original_layer_output", "new_weight_layer_output"):
