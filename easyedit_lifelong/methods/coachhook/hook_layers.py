@@ -18,7 +18,7 @@ from easyedit_lifelong.methods.weight_updates.edited_layers import (
     check_finite,
     weight_of,
 )
-from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
+from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate, WeightUpdate
 from easyedit_lifelong.models.devices import device_of
 
 _OFFLOADED = "Use hook layers (wohk: false), or remove accelerate's hooks first (remove_hook_from_submodules)."
@@ -47,11 +47,11 @@ class HookLayers(EditedLayers):
         """Return the present ΔW of each layer, by path."""
         return {path: hook.weight.delta if hook.weight else None for path, hook in self.hooks.items()}
 
-    def with_update(self, path: str, tensor: Tensor | None, update: LayerUpdate) -> Tensor:
+    def with_update(self, path: str, tensor: Tensor | None, update: WeightUpdate) -> Tensor:
         """Return ΔW plus an update."""
         return update.added_to(tensor)
 
-    def apply(self, path: str, update: LayerUpdate) -> None:
+    def apply(self, path: str, update: WeightUpdate) -> None:
         """Add an update to ΔW of a layer, and set its mode to VALIDATED (section 3.3).
 
         Raises:
@@ -63,6 +63,7 @@ class HookLayers(EditedLayers):
         check_finite(delta, path)
         rms_change = None
         if path in self.moments:
+            assert isinstance(update, LayerUpdate)
             before = None if previous is None else (previous, self._state.rms_changes[path])
             rms_change = root_mean_square_change(self.moments[path].moment, update, before)
         hook.set_weight(delta, self._state.alphas[path], Mode.VALIDATED, rms_change)
@@ -118,7 +119,7 @@ class WeightsWithoutHooks(EditedLayers):
         super().__init__({path: hook.module for path, hook in hooks.items()}, "wohk: true", _OFFLOADED)
         self.hooks = hooks
 
-    def apply(self, path: str, update: LayerUpdate) -> None:
+    def apply(self, path: str, update: WeightUpdate) -> None:
         """Set ΔW of a layer to an update, in TEMPORARY mode.
 
         Raises:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from easyedit_lifelong.methods.weight_updates.config import WeightUpdateHyperParams
+from easyedit_lifelong.methods.weight_updates.config import WeightUpdateHyperParams, is_list_of
 
 
 @dataclass(kw_only=True)
@@ -67,6 +67,7 @@ class LocateEditHyperParams(WeightUpdateHyperParams):
         "v_stop_loss": 0,
     }
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("v_lr", "clamp_norm_factor", "mom2_update_weight")
+    PATH_FIELDS: ClassVar[tuple[str, ...]] = (*WeightUpdateHyperParams.PATH_FIELDS, "layer_module_tmp")
     SAME_SETTINGS: ClassVar[tuple[str, ...]] = (
         "layers",
         "num_layers",
@@ -82,8 +83,6 @@ class LocateEditHyperParams(WeightUpdateHyperParams):
         "mom2_dtype",
     )
 
-    layers: list[int]
-    rewrite_module_tmp: str
     layer_module_tmp: str
     mlp_module_tmp: str = ""
     attn_module_tmp: str = ""
@@ -115,57 +114,29 @@ class LocateEditHyperParams(WeightUpdateHyperParams):
         """The numbers of the edited blocks, in ascending order."""
         return self.layers if self.num_layers is None else self.layers[-self.num_layers :]
 
-    @property
-    def rewrite_modules(self) -> list[str]:
-        """The paths of the edited projections, from the first layer to the last."""
-        return [self.rewrite_module_tmp.format(layer) for layer in self.edited_layers]
-
     def check(self) -> list[str]:
         """Return a message for every problem that concerns more than the type and range of one value."""
-        # Another check reports values of the wrong type, so these checks skip them.
-        problems = [*self._layer_problems(), *self._path_problems(), *self._template_problems()]
+        problems = []
+        if is_list_of(self.layers, int) and isinstance(self.num_layers, int) and self.num_layers > len(self.layers):
+            problems.append(f"num_layers: {self.num_layers} is more than the number of layers, {len(self.layers)}")
+        problems += [*super().check(), *self._template_problems()]
         if self.mom2_n_samples is None and self.mom2_n_tokens is None:
             problems.append("mom2_n_tokens: give either this or mom2_n_samples")
         return problems
-
-    def _layer_problems(self) -> list[str]:
-        """Return the problems of ``layers`` and ``num_layers``."""
-        layers = self.layers
-        if not _is_list_of(layers, int):
-            return []
-        if layers != sorted(set(layers)) or not layers or layers[0] < 0:
-            return [f"layers: {layers} must be block numbers in ascending order, without duplicates"]
-        if isinstance(self.num_layers, int) and self.num_layers > len(layers):
-            return [f"num_layers: {self.num_layers} is more than the number of layers, {len(layers)}"]
-        return []
-
-    def _path_problems(self) -> list[str]:
-        """Return the problems of the paths that have a placeholder for the number of the block."""
-        values = {name: getattr(self, name) for name in ("rewrite_module_tmp", "layer_module_tmp")}
-        return [
-            f"{name}: {value!r} must contain {{}} exactly once, for the number of the block"
-            for name, value in values.items()
-            if isinstance(value, str) and (value.count("{}") != 1 or value.count("{") + value.count("}") != 2)
-        ]
 
     def _template_problems(self) -> list[str]:
         """Return the problems of context templates and mention templates."""
         problems = []
         lengths = self.context_template_length_params
-        has_valid_types = isinstance(lengths, list) and all(_is_list_of(pair, int) for pair in lengths)
+        has_valid_types = isinstance(lengths, list) and all(is_list_of(pair, int) for pair in lengths)
         if has_valid_types and any(len(pair) != 2 or min(pair) < 1 for pair in lengths):
             problems.append("context_template_length_params: must be [tokens, count] pairs of positive numbers")
         if self.mention_templates and self.fact_token == "last":
             problems.append("mention_templates: need a fact_token of the subject; fact_token is 'last'")
-        if _is_list_of(self.mention_templates, str):
+        if is_list_of(self.mention_templates, str):
             problems += [
                 f"mention_templates: {text!r} must contain {{subject}} once and, after it, {{prompt}} once"
                 for text in self.mention_templates
                 if text.count("{subject}") != 1 or text.partition("{subject}")[2].count("{prompt}") != 1
             ]
         return problems
-
-
-def _is_list_of(value: Any, kind: type) -> bool:
-    """Return whether a value is a list whose items are all of one type."""
-    return isinstance(value, list) and all(isinstance(item, kind) for item in value)

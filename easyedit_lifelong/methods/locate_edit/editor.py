@@ -14,7 +14,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.check import check_model
 from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
-from easyedit_lifelong.methods.locate_edit.facts import Fact, check_batch, encode_fact
+from easyedit_lifelong.methods.locate_edit.facts import Fact, encode_fact
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.methods.locate_edit.spread import make_solvers, spread_residual
 from easyedit_lifelong.methods.locate_edit.target_vectors import TargetVectors, optimise_targets
@@ -24,6 +24,7 @@ from easyedit_lifelong.methods.shared.editors import internal_pass, without_edit
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
+from easyedit_lifelong.methods.weight_updates.check import check_same_targets
 from easyedit_lifelong.methods.weight_updates.history import AnyBatch
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modules import find_module
@@ -214,8 +215,8 @@ class WeightEditor(BatchEditor[AnyBatch]):
         ]
 
     def check_batch(self, items: Sequence[Fact]) -> None:
-        """Check that facts agree; see :func:`~easyedit_lifelong.methods.locate_edit.facts.check_batch`."""
-        check_batch(items)
+        """Check that facts agree: one update cannot map one key to two values. See :func:`check_same_targets`."""
+        check_same_targets((fact.plain.prompt, fact.request) for fact in items)
 
     def _forget_removed_batches(self) -> None:
         """Forget the keys of the batches that are no longer in the history."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.subjects import Span
-from easyedit_lifelong.errors import DataError, EditError
+from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.templates import Templates
 from easyedit_lifelong.methods.shared.subject_positions import subject_span, token_of_span
@@ -159,20 +158,3 @@ def _encode_essence(tokenizer: Any, request: EditRequest, fact_token: str) -> Ro
     text = f"{subject} is a"
     span = (0, len(text)) if fact_token == "last" else (0, len(subject))
     return Row(encode_text(tokenizer, text), [], token_of_span(tokenizer, text, span, fact_token))
-
-
-def check_batch(facts: Sequence[Fact]) -> None:
-    """Check that no two facts of a batch have the same prompt and different targets.
-
-    Raises:
-        EditError: two facts do. One update cannot map one key to two values.
-    """
-    first_requests: dict[tuple[int, ...], EditRequest] = {}
-    for fact in facts:
-        request = fact.request
-        first = first_requests.setdefault(tuple(fact.plain.prompt), request)
-        if first.target_new != request.target_new:
-            raise EditError(
-                f"{request.where}, field 'prompt': {first.where} of the same batch has the same prompt and another "
-                "target. Put them in different batches, or leave one out."
-            )

@@ -77,5 +77,7 @@ def make_solvers(
         dtype = torch.promote_types(weight_of(module).dtype, torch.float32)
         solvers[path] = make_solver(moments[path], device, dtype)
         for batch in batches:
-            solvers[path].add(batch.layers[path].keys)
+            update = batch.layers[path]
+            assert isinstance(update, LayerUpdate)
+            solvers[path].add(update.keys)
     return solvers

@@ -3,19 +3,53 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from easyedit_lifelong.hyperparams import PluginHyperParams
 
 
 @dataclass(kw_only=True)
 class WeightUpdateHyperParams(PluginHyperParams):
-    """Base class of the hyperparameters of methods that write updates into weights."""
+    """Base class of the hyperparameters of methods that write updates into weights.
+
+    Attributes:
+        layers: numbers of the edited blocks, in ascending order.
+        rewrite_module_tmp: path of an edited projection, with ``{}`` for the number of the block.
+    """
 
     SAME_SETTINGS: ClassVar[tuple[str, ...]] = ()
     """The names of the fields that all batches on a model must share."""
+    PATH_FIELDS: ClassVar[tuple[str, ...]] = ("rewrite_module_tmp",)
+    """The names of the fields that are paths with ``{}`` for the number of a block."""
+
+    layers: list[int]
+    rewrite_module_tmp: str
+
+    @property
+    def edited_layers(self) -> list[int]:
+        """The numbers of the edited blocks, in ascending order."""
+        return self.layers
 
     @property
     def rewrite_modules(self) -> list[str]:
         """The paths of the edited projections, from the first layer to the last."""
-        raise NotImplementedError
+        return [self.rewrite_module_tmp.format(layer) for layer in self.edited_layers]
+
+    def check(self) -> list[str]:
+        """Return a message for every problem of ``layers`` and of the paths."""
+        # Another check reports values of the wrong type, so these checks skip them.
+        problems = []
+        layers = self.layers
+        if is_list_of(layers, int) and (layers != sorted(set(layers)) or not layers or layers[0] < 0):
+            problems.append(f"layers: {layers} must be block numbers in ascending order, without duplicates")
+        values = {name: getattr(self, name) for name in self.PATH_FIELDS}
+        return problems + [
+            f"{name}: {value!r} must contain {{}} exactly once, for the number of the block"
+            for name, value in values.items()
+            if isinstance(value, str) and (value.count("{}") != 1 or value.count("{") + value.count("}") != 2)
+        ]
+
+
+def is_list_of(value: Any, kind: type) -> bool:
+    """Return whether a value is a list whose items are all of one type."""
+    return isinstance(value, list) and all(isinstance(item, kind) for item in value)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
+from easyedit_lifelong.methods.weight_updates.layer_update import WeightUpdate
 from easyedit_lifelong.models.anatomy import is_transposed
 
 LayerTensors = Mapping[str, Tensor | None]
@@ -71,12 +71,12 @@ class EditedLayers:
             return weight.to(torch.promote_types(weight.dtype, torch.float32))
         return master.to(weight.device)
 
-    def with_update(self, path: str, tensor: Tensor | None, update: LayerUpdate) -> Tensor:
+    def with_update(self, path: str, tensor: Tensor | None, update: WeightUpdate) -> Tensor:
         """Return a layer's tensor plus an update, bitwise as :meth:`apply` computes it, without changing the layer."""
         assert tensor is not None
         return changed_weight(self.modules[path], tensor, update.added_to(None).to(tensor.device))
 
-    def apply(self, path: str, update: LayerUpdate) -> None:
+    def apply(self, path: str, update: WeightUpdate) -> None:
         """Add an update to a layer.
 
         Raises:
@@ -146,4 +146,6 @@ def check_finite(values: Tensor, path: str) -> None:
         EditError: it has NaN or infinite values.
     """
     if not torch.isfinite(values).all():
-        raise EditError(f"the update of {path} isn't finite; a smaller v_lr or clamp_norm_factor may help")
+        raise EditError(
+            f"the update of {path} isn't finite; a smaller learning rate (v_lr, lr) or clamp_norm_factor may help"
+        )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
+from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate, WeightUpdate
 
 Templates = list[list[str]]
 """Groups of templates, each with one ``{}`` for the prompt. Keys are averaged within a group, then over groups."""
@@ -21,10 +22,10 @@ class Batch:
         layers: the update of each layer, by path of the projection, from the first layer to the last.
     """
 
-    update_class: ClassVar[type[LayerUpdate]] = LayerUpdate
+    update_class: ClassVar[type[Any]] = LayerUpdate
 
     records: tuple[EditRecord, ...]
-    layers: dict[str, LayerUpdate]
+    layers: Mapping[str, WeightUpdate]
 
     @property
     def case_ids(self) -> tuple[int | str, ...]:

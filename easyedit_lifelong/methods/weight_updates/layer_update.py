@@ -3,8 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
+
+
+class WeightUpdate(Protocol):
+    """The update of one layer by one batch. Implementations are dataclasses whose fields are tensors to save."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of inputs and of outputs of the layer."""
+
+    def added_to(self, delta: Tensor | None) -> Tensor:
+        """Return ΔW + Δ, where ΔW, shape ``(outputs, inputs)``, is the sum of earlier updates; None: there are none."""
 
 
 @dataclass(frozen=True)

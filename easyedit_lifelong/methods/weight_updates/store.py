@@ -16,7 +16,7 @@ from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
 from easyedit_lifelong.methods.weight_updates.history import AnyBatch
-from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
+from easyedit_lifelong.methods.weight_updates.layer_update import WeightUpdate
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.modules import module_path
 
@@ -151,7 +151,7 @@ class BatchStore(Generic[AnyBatch]):
             if not _has_default(field) or getattr(batch, field.name) != _default(field)
         }
 
-    def _update(self, path: str, tensors: Mapping[str, Tensor]) -> LayerUpdate:
+    def _update(self, path: str, tensors: Mapping[str, Tensor]) -> WeightUpdate:
         """Return the update of a layer, from the tensors of a batch."""
         return self._update_class(**{name: tensors[f"{path}.{name}"] for name in self._tensor_names})
 

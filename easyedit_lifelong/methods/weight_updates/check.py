@@ -1,0 +1,78 @@
+"""Checks of the model and of the requests of a batch, made before any weight is changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import EditError, ModelError
+from easyedit_lifelong.methods.weight_updates.config import WeightUpdateHyperParams
+from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
+from easyedit_lifelong.models.modules import find_module
+
+
+def check_projections(model: Any, hparams: WeightUpdateHyperParams) -> None:
+    """Check that the model has the projections that the hyperparameters name.
+
+    Raises:
+        ModelError: the model is not a causal language model, or it lacks a layer, or a layer is not a projection. The
+            message names the hyperparameter.
+    """
+    if (kind := kind_of(model)) is not ModelKind.CAUSAL:
+        raise ModelError(f"{hparams.ALG_NAME} edits causal language models; {type(model).__name__} is a {kind.value}")
+    anatomy = anatomy_of(model)
+    for number in hparams.edited_layers:
+        if anatomy is not None and number >= len(anatomy.blocks):
+            last_block = len(anatomy.blocks) - 1
+            raise model_error(hparams, "layers", f"there is no block {number}; the last one is {last_block}")
+        projection = find_named(model, hparams, "rewrite_module_tmp", number)
+        try:
+            projection_shape(projection)
+        except TypeError as error:
+            raise model_error(hparams, "rewrite_module_tmp", str(error)) from None
+
+
+def find_named(model: Any, hparams: WeightUpdateHyperParams, name: str, number: int | None) -> Any:
+    """Return the module that a hyperparameter names.
+
+    Args:
+        model: the model.
+        hparams: the hyperparameters.
+        name: the hyperparameter that holds the module's path.
+        number: the number of the block, for the ``{}`` in the path; None: the path has none.
+
+    Raises:
+        ModelError: the model has no such module. The message names the hyperparameter.
+    """
+    path = getattr(hparams, name)
+    try:
+        return find_module(model, path if number is None else path.format(number))[1]
+    except ModelError as error:
+        raise model_error(hparams, name, str(error)) from None
+
+
+def model_error(hparams: WeightUpdateHyperParams, name: str, problem: str) -> ModelError:
+    """Return an error whose message names the hyperparameter file, if there is one, and the hyperparameter."""
+    file = f"{hparams.source}, " if hparams.source else ""
+    return ModelError(f"{file}{name}: {problem}")
+
+
+def check_same_targets(prompts: Iterable[tuple[Sequence[int], EditRequest]]) -> None:
+    """Check that no two requests of a batch have the same prompt and different targets.
+
+    Args:
+        prompts: the tokens of each request's prompt, and the request.
+
+    Raises:
+        EditError: two requests do.
+    """
+    first_requests: dict[tuple[int, ...], EditRequest] = {}
+    for tokens, request in prompts:
+        first = first_requests.setdefault(tuple(tokens), request)
+        if first.target_new != request.target_new:
+            raise EditError(
+                f"{request.where}, field 'prompt': {first.where} of the same batch has the same prompt and another "
+                "target. Put them in different batches, or leave one out."
+            )
