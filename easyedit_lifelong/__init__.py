@@ -22,6 +22,12 @@ _LAZY = {
     "apply_coachhook_to_model": "easyedit_lifelong.methods.coachhook.apply",
     "AlphaEditHyperParams": "easyedit_lifelong.methods.alphaedit.config",
     "apply_alphaedit_to_model": "easyedit_lifelong.methods.alphaedit.editor",
+    "FTEWCHyperParams": "easyedit_lifelong.methods.finetune.config",
+    "FTHyperParams": "easyedit_lifelong.methods.finetune.config",
+    "FTLHyperParams": "easyedit_lifelong.methods.finetune.config",
+    "FTRetrainHyperParams": "easyedit_lifelong.methods.finetune.config",
+    "LocFTBFHyperParams": "easyedit_lifelong.methods.finetune.config",
+    "apply_finetune_to_model": "easyedit_lifelong.methods.finetune.editor",
     "NativeMemitHyperParams": "easyedit_lifelong.methods.memit.config",
     "apply_memit_to_model": "easyedit_lifelong.methods.memit.editor",
     "SecondMoment": "easyedit_lifelong.covariance",
@@ -135,6 +141,14 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
     from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, EditStore, StateKeeper
+    from easyedit_lifelong.methods.finetune.config import (
+        FTEWCHyperParams,
+        FTHyperParams,
+        FTLHyperParams,
+        FTRetrainHyperParams,
+        LocFTBFHyperParams,
+    )
+    from easyedit_lifelong.methods.finetune.editor import apply_finetune_to_model
     from easyedit_lifelong.methods.grace.apply import apply_grace_to_model, apply_grace_to_module
     from easyedit_lifelong.methods.grace.config import GraceHyperParams
     from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
@@ -172,11 +186,16 @@ __all__ = [
     "EditsPart",
     "Explain",
     "ExplainedPass",
+    "FTEWCHyperParams",
+    "FTHyperParams",
+    "FTLHyperParams",
+    "FTRetrainHyperParams",
     "GraceHyperParams",
     "HyperParameterError",
     "InspectedPart",
     "LayerExplanation",
     "LifelongError",
+    "LocFTBFHyperParams",
     "MergeSource",
     "MergedEdits",
     "ModelError",
@@ -203,6 +222,7 @@ __all__ = [
     "TrackerType",
     "apply_alphaedit_to_model",
     "apply_coachhook_to_model",
+    "apply_finetune_to_model",
     "apply_grace_to_model",
     "apply_grace_to_module",
     "apply_memit_to_model",

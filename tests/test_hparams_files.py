@@ -21,10 +21,17 @@ from transformers import (
     T5Config,
 )
 
-from easyedit_lifelong import AlphaEditHyperParams, CoachHookHyperParams, GraceHyperParams, NativeMemitHyperParams
+from easyedit_lifelong import (
+    AlphaEditHyperParams,
+    CoachHookHyperParams,
+    GraceHyperParams,
+    NativeMemitHyperParams,
+    get_plugins,
+)
 from easyedit_lifelong.methods.grace.check import check_layer
 from easyedit_lifelong.methods.grace.named_layers import find_answer_layer
 from easyedit_lifelong.methods.locate_edit.check import check_model
+from easyedit_lifelong.methods.weight_updates.check import check_projections
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of, kind_of_config
 from easyedit_lifelong.models.modules import find_module
@@ -203,6 +210,23 @@ def test_a_file_of_a_locate_edit_method_names_projections_of_the_right_shape(met
         assert find_module(model, hparams.ln_f_module)[1] is anatomy.final_norm
     if hparams.lm_head_module:
         assert find_module(model, hparams.lm_head_module)[1].weight.shape == model.get_output_embeddings().weight.shape
+
+
+FINE_TUNING = ("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF")
+FINE_TUNED_MODELS = ("smollm2-135m", "gpt2-xl", "gpt-j-6B", "llama3-8b", "qwen2.5-7b")
+
+
+@pytest.mark.parametrize("name", FINE_TUNED_MODELS)
+def test_files_of_fine_tuning_methods_name_projections_of_mlps(name: str) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[name])
+    for method in FINE_TUNING:
+        assert {file.stem for file in (FOLDER / method).glob("*.yaml")} == set(FINE_TUNED_MODELS)
+        hparams = get_plugins().methods.get(method).hparams_class.from_hparams(f"{method}/{name}")
+        assert hparams.alg_name == method
+        check_projections(model, hparams)
+        _, module = find_module(model, hparams.rewrite_modules[0])
+        assert projection_shape(module) in (PROJECTIONS[name], PROJECTIONS[name][::-1])
 
 
 def test_memit_native_files_have_the_values_of_easyedits_memit_files() -> None:

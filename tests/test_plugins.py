@@ -21,7 +21,10 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import Plugins, get_plugins
 from easyedit_lifelong.registry import DatasetReader, Registry, TrackerType
 
-BUILT_IN = ["GRACE", "CoachHook", "MEMIT-native", "AlphaEdit"]
+BUILT_IN = [
+    *("GRACE", "CoachHook", "MEMIT-native", "AlphaEdit"),
+    *("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF"),
+]
 """The methods that come with the package."""
 
 
@@ -262,7 +265,7 @@ def test_a_broken_plugin_does_not_keep_others_from_loading(
             "methods",
             "GRAC",
             "no editing method is called 'GRAC'. Did you mean 'GRACE'? "
-            "Known: AlphaEdit, CoachHook, GRACE, MEMIT-native.",
+            "Known: AlphaEdit, CoachHook, FT-EWC, FT-L, FT-Retrain, FT-native, GRACE, LocFT-BF, MEMIT-native.",
         ),
         (
             "readers",

@@ -49,6 +49,19 @@ def editing(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[None]:
+    """Compute no gradients of a model's parameters in this context, and restore their ``requires_grad`` at its end."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+
+
+@contextlib.contextmanager
 def dropping_out(modules: Iterable[nn.Module], rate: float, identity: str) -> Iterator[None]:
     """Set the rate of the modules' dropout in this context; 0 changes nothing.
 

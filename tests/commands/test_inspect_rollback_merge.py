@@ -72,7 +72,11 @@ def test_merge_reports_conflicts_and_renamed_cases(capsys: pytest.CaptureFixture
 MISTAKES: list[tuple[list[Any], int, str]] = [
     (["inspect", "nowhere"], 1, "no such file; this folder holds no saved edits"),
     (["rollback", GRACE, "--case", "44"], 1, "there is no edit of case '44'. Did you mean '4'?"),
-    (["rollback", GRACE, "--to-batch", "1"], 1, "holds no CoachHook, MEMIT-native or AlphaEdit edits, so no batches"),
+    (
+        ["rollback", GRACE, "--to-batch", "1"],
+        1,
+        "or LocFT-BF edits, so no batches",
+    ),
     (["rollback", COACHHOOK, "--case", "1"], 1, "CoachHook's edits can't be rolled back one by one"),
     (["rollback", COACHHOOK, "--to-batch", "3"], 1, "can't roll back to batch 3: the folder has 2 batches"),
     (["rollback", COACHHOOK, "--to-batch", "1", "--prompt", "x"], 1, "name the case, too"),

@@ -18,7 +18,12 @@ from easyedit_lifelong import (
     AlphaEditHyperParams,
     CoachHookHyperParams,
     EditMethod,
+    FTEWCHyperParams,
+    FTHyperParams,
+    FTLHyperParams,
+    FTRetrainHyperParams,
     GraceHyperParams,
+    LocFTBFHyperParams,
     NativeMemitHyperParams,
     get_plugins,
 )
@@ -178,6 +183,17 @@ def _coachhook_alphaedit(layout: Layout) -> dict[str, Any]:
     return {**_coachhook(layout), "update": "alphaedit", "nullspace_energy": 0.2, "L2": 0.1}
 
 
+def _finetune(layer: int, **settings: Any) -> Callable[[Layout], dict[str, Any]]:
+    """Return the settings of a fine-tuning method. Neighbours in the table must train different layers."""
+
+    def settings_for(layout: Layout) -> dict[str, Any]:
+        # A fixed number of steps: an edit that the tiny model already knows changes the weights, too.
+        fixed = {"stop_when_correct": False, "stop_loss": 0, "num_steps": 8, "lr": 1e-2, "batch_size": 2}
+        return {"layers": [layer], "rewrite_module_tmp": layout.down, **fixed, **settings}
+
+    return settings_for
+
+
 CASES = [
     MethodCase("GRACE", GraceHyperParams, _grace),
     MethodCase("GRACE-subject", GraceHyperParams, _grace_subject),
@@ -187,6 +203,11 @@ CASES = [
     MethodCase("MEMIT-native", NativeMemitHyperParams, _memit),
     MethodCase("AlphaEdit", AlphaEditHyperParams, _alphaedit),
     MethodCase("AlphaEdit-variants", AlphaEditHyperParams, _alphaedit_variants),
+    MethodCase("FT-native", FTHyperParams, _finetune(3)),
+    MethodCase("FT-L", FTLHyperParams, _finetune(2, norm_constraint=0.05)),
+    MethodCase("FT-EWC", FTEWCHyperParams, _finetune(3)),
+    MethodCase("FT-Retrain", FTRetrainHyperParams, _finetune(2, retrain_frequency=2)),
+    MethodCase("LocFT-BF", LocFTBFHyperParams, _finetune(3, examples_per_step=2)),
     MethodCase("BiasEdit", "BiasEditHyperParams", lambda layout: {}, reads_activations=False),
 ]
 """One line for each method, or for each mode of a method."""

@@ -1,0 +1,140 @@
+"""The forward passes over training examples. They run the blocks below the first edited one once per example."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.finetune.examples import Example
+from easyedit_lifelong.methods.weight_updates.edited_layers import weight_of
+from easyedit_lifelong.models.capture import ending_after, recording_output
+from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.overrides import overridden
+from easyedit_lifelong.models.partial_pass import fixed_output, head_at_positions, hidden_of, with_hidden
+from easyedit_lifelong.models.runner import Runner
+from easyedit_lifelong.models.wrappers import inner_projection
+
+Weights = Mapping[str, Tensor]
+"""The trained weights, in float32 or wider, by path of the projection, in the orientation of its own weight."""
+
+_ROWS_AT_ONCE = 32
+"""Number of examples whose constant activations are computed in one pass."""
+
+
+@dataclass(frozen=True)
+class ExampleLosses:
+    """The losses of some examples.
+
+    Attributes:
+        losses: mean cross-entropy over the target tokens of each example, in nats, shape ``(examples,)``.
+        correct: whether the model predicted every target token of an example, shape ``(examples,)``.
+    """
+
+    losses: Tensor
+    correct: Tensor
+
+    def check_finite(self, examples: Sequence[Example], when: str) -> None:
+        """Check the losses.
+
+        Raises:
+            EditError: a loss is NaN or infinite. The message names the first such example.
+        """
+        bad = (~torch.isfinite(self.losses)).nonzero().flatten().tolist()
+        if bad:
+            loss = self.losses[bad[0]].item()
+            raise EditError(f"{examples[bad[0]].where}: the loss became {loss} {when}; a smaller lr may help")
+
+
+class ExamplePasses:
+    """Runs examples with given weights of the edited projections, without changing the model.
+
+    All rows are padded on the right, where causal attention never reads. The output of the blocks below the first
+    edited one is computed at the first use of an example and kept: one vector for every token. The
+    output head computes only the positions that predict a token.
+
+    Args:
+        runner: runs the model, which must be in evaluation mode.
+        modules: the edited projections by path, from the first layer to the last.
+    """
+
+    def __init__(self, runner: Runner, modules: Mapping[str, nn.Module]) -> None:
+        self._runner, self._modules = runner, modules
+        anatomy = runner.anatomy
+        self._head = None if anatomy is None else anatomy.head
+        first = None if anatomy is None else anatomy.block_of(next(iter(modules)))
+        self._constant_blocks: list[nn.Module] = [] if anatomy is None else list(anatomy.blocks)[: first or 0]
+        self._constant_outputs: dict[Example, Tensor] = {}
+        self._output_form: Any = None  # an output of the last constant block, which may be a tuple
+
+    def losses(self, examples: Sequence[Example], weights: Weights | None = None) -> ExampleLosses:
+        """Return the losses of examples; differentiable in the weights.
+
+        Args:
+            examples: the examples.
+            weights: the weights; None: those of the model.
+        """
+        rows = [row for row, example in enumerate(examples) for _ in example.target]
+        columns = [len(example.prompt) - 1 + i for example in examples for i in range(len(example.target))]
+        logits = self._logits(examples, rows, columns, weights)
+        device = logits.device
+        targets = torch.tensor([token for example in examples for token in example.target], device=device)
+        row_of = torch.tensor(rows, device=device)
+        counts = torch.tensor([len(example.target) for example in examples], device=device)
+        nll = nn.functional.cross_entropy(logits, targets, reduction="none")
+        losses = nll.new_zeros(len(examples)).index_add(0, row_of, nll / counts[row_of])
+        missed = torch.zeros_like(counts).index_add(0, row_of, (logits.detach().argmax(dim=1) != targets).long())
+        return ExampleLosses(losses, missed == 0)
+
+    def prompt_logits(self, examples: Sequence[Example], weights: Weights | None = None) -> Tensor:
+        """Return the logits within the prompts, at all tokens but the last one, shape ``(positions, vocabulary)``."""
+        rows = [row for row, example in enumerate(examples) for _ in example.prompt[1:]]
+        columns = [column for example in examples for column in range(len(example.prompt) - 1)]
+        return self._logits(examples, rows, columns, weights)
+
+    def _logits(
+        self, examples: Sequence[Example], rows: Sequence[int], columns: Sequence[int], weights: Weights | None
+    ) -> Tensor:
+        """Return the logits at some positions, in float32 or wider, shape ``(positions, vocabulary)``."""
+        ids, mask = pad_rows([example.tokens for example in examples], self._runner.pad, "right", self._runner.device)
+        row_index, column_index = torch.tensor([rows, columns], dtype=torch.long)
+        with contextlib.ExitStack() as stack:
+            if self._constant_blocks:
+                stack.enter_context(fixed_output(self._constant_blocks, self._constant_output(examples)))
+            if self._head is not None:
+                stack.enter_context(head_at_positions(self._head, row_index, column_index))
+            if weights is not None:
+                rounded = {
+                    inner_projection(module): weights[path].to(weight_of(module).dtype)
+                    for path, module in self._modules.items()
+                }
+                stack.enter_context(overridden("weight", rounded))
+            logits = self._runner.call(ids, mask, [len(example.prompt) for example in examples])
+        logits = logits[row_index, column_index] if self._head is None else logits[0]
+        return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+    def _constant_output(self, examples: Sequence[Example]) -> Any:
+        """Return the output of the last constant block for some examples, padded on the right."""
+        missing = [example for example in dict.fromkeys(examples) if example not in self._constant_outputs]
+        missing.sort(key=lambda example: len(example.tokens))
+        for begin in range(0, len(missing), _ROWS_AT_ONCE):
+            self._run_constant_blocks(missing[begin : begin + _ROWS_AT_ONCE])
+        hidden = pad_sequence([self._constant_outputs[example] for example in examples], batch_first=True)
+        return with_hidden(self._output_form, hidden)
+
+    @torch.no_grad()
+    def _run_constant_blocks(self, examples: Sequence[Example]) -> None:
+        """Compute and keep the output of the last constant block for some examples."""
+        ids, mask = pad_rows([example.tokens for example in examples], self._runner.pad, "right", self._runner.device)
+        last, outputs = self._constant_blocks[-1], list[Any]()
+        with recording_output(last, outputs.append), ending_after(last):
+            self._runner.call(ids, mask, [len(example.prompt) for example in examples])
+        self._output_form = outputs[0]
+        for example, states in zip(examples, hidden_of(outputs[0]), strict=True):
+            self._constant_outputs[example] = states[: len(example.tokens)].clone()
