@@ -59,6 +59,29 @@ class EditingPasses:
             the outputs of the last edited block at the lookup tokens of the plain prompts, shape ``(facts, width)``;
             both in float64.
         """
+        keys, _, outputs = self._run(module, self._last_block)
+        return keys, outputs
+
+    def keys_and_plain_values(self, module: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the keys k of the facts at a projection, and its input and output for the plain prompts.
+
+        Args:
+            module: an edited projection.
+
+        Returns:
+            The inputs of the projection at the lookup tokens, averaged over contexts, shape ``(facts, inputs)``; its
+            inputs at the lookup tokens of the plain prompts, same shape; and its outputs there, shape
+            ``(facts, outputs)``; all in float64.
+        """
+        return self._run(module, module)
+
+    def _run(self, module: nn.Module, last: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
+        """Run all prompts; see :meth:`keys_and_plain_values`, whose last result is here the output of ``last``.
+
+        Args:
+            module: an edited projection.
+            last: the module after which passes over plain prompts stop.
+        """
         constant_blocks = self._blocks_below(module)
         keys: list[Tensor] = []
         outputs: list[Any] = []
@@ -68,12 +91,12 @@ class EditingPasses:
             for group in self._contexts:
                 group.run(skip_padding, until=module, constant_blocks=constant_blocks)
                 keys.append(group.at_lookup_tokens(inputs["keys"]))
-            with recording_output(self._last_block, outputs.append):
-                self._plain.run(skip_padding, until=self._last_block, constant_blocks=constant_blocks)
-            keys.append(self._plain.at_lookup_tokens(inputs["keys"]))
-        row_keys = torch.cat(keys).double()
+            with recording_output(last, outputs.append):
+                self._plain.run(skip_padding, until=last, constant_blocks=constant_blocks)
+            plain_keys = self._plain.at_lookup_tokens(inputs["keys"])
+        row_keys = torch.cat([*keys, plain_keys]).double()
         hidden = self._plain.at_lookup_tokens(hidden_of(outputs[0])).double()
-        return self._row_weights.to(row_keys.device) @ row_keys, hidden
+        return self._row_weights.to(row_keys.device) @ row_keys, plain_keys.double(), hidden
 
     def inputs_for_prompts(self, modules: Sequence[nn.Module]) -> tuple[list[Tensor], Tensor]:
         """Return the inputs of projections at every token of the plain prompts.

@@ -67,7 +67,7 @@ class WeightEditor(BatchEditor[AnyBatch]):
         model = model_to_edit(model)
         if templates is None:
             with internal_pass(model), without_edits(model):
-                templates = context_templates(model, tokenizer, hparams.context_template_length_params, hparams.seed)
+                templates = self.make_templates(model, tokenizer, hparams)
         self._moments = dict(moments) if moments is not None else None
         self._solvers: dict[str, Solver] = {}
         self._blocks = [find_module(model, hparams.layer_module_tmp.format(n))[1] for n in hparams.edited_layers]
@@ -77,6 +77,11 @@ class WeightEditor(BatchEditor[AnyBatch]):
     def solver_class(self) -> type[AccumulatedKeys]:
         """The class of the solvers."""
         return AccumulatedKeys
+
+    @classmethod
+    def make_templates(cls, model: Any, tokenizer: Any, hparams: Any) -> Templates:
+        """Return the context templates, which the unedited model generates."""
+        return context_templates(model, tokenizer, hparams.context_template_length_params, hparams.seed)
 
     def make_solver(self, second_moment: SecondMoment, device: torch.device, dtype: torch.dtype) -> Solver:
         """Return the solver of one layer, without keys.

@@ -22,9 +22,11 @@ def second_moments(
         progress: called with the number of tokens or documents that are done, and their total.
 
     Returns:
-        The second moment of each projection, shape ``(inputs, inputs)``, by path.
+        The second moment of each projection, shape ``(inputs, inputs)``, by path; none if ``mom2_adjustment`` is false.
 
     Raises:
         CovarianceError: a stored file cannot be used, or the corpus is not available.
     """
+    if not hparams.mom2_adjustment:
+        return {}
     return named_moments(model, tokenizer, hparams.rewrite_modules, hparams, progress)

@@ -37,7 +37,7 @@ LOG = logging.getLogger(__name__)
 class SuffixRows:
     """Runs partial passes over a group of rows, which are aligned at their lookup tokens.
 
-    A full pass is run once. After that, a partial pass runs the blocks above the changed one, from the lookup tokens
+    A full pass is run once. After that, a partial pass runs the blocks that the change affects, from the lookup tokens
     on, and skips padding in modules that compute each token by itself. The logits of the first partial pass are
     compared with those of the full pass. If they differ, or if the model's blocks are not known, all passes are full.
 
@@ -46,30 +46,38 @@ class SuffixRows:
         batch_rows: the rows.
         layer: number of the block whose output is changed.
         hparams: name the modules of the model.
+        projection: a projection of that block, whose output is changed instead of the block's; None: the block's.
 
     Attributes:
         rows: the aligned rows.
-        lookup_outputs: the block's unchanged output at the lookup tokens, shape ``(rows, width)``.
+        lookup_outputs: the unchanged output at the lookup tokens, of the block or of the projection, shape
+            ``(rows, width)``.
     """
 
     def __init__(
-        self, runner: Runner, batch_rows: Sequence[BatchRow], layer: int, hparams: LocateEditHyperParams
+        self,
+        runner: Runner,
+        batch_rows: Sequence[BatchRow],
+        layer: int,
+        hparams: LocateEditHyperParams,
+        projection: nn.Module | None = None,
     ) -> None:
         self._runner = runner
-        self._block = find_module(runner.model, hparams.layer_module_tmp.format(layer))[1]
+        block = find_module(runner.model, hparams.layer_module_tmp.format(layer))[1]
+        self._projection = projection
+        self._changed = block if projection is None else projection
         self._early_head = EarlyHead(runner, hparams, layer)
         self.rows = align_rows(runner, batch_rows)
         self._head = None if runner.anatomy is None else runner.anatomy.head
-        split = None if self._head is None else _split_blocks(runner, self._block)
+        split = None if self._head is None else _split_blocks(runner, block, projection is None)
         self._partial = split is not None
-        self._constant_blocks, above = ([], []) if split is None else split
+        self._constant_blocks, affected = ([], []) if split is None else split
         # The last block's attention reads all tokens, but its MLP is needed only where a token is predicted.
-        self._last_mlps = mlps_of(above[-1]) if above else []
-        self._token_wise = [
-            module for block in above for module in token_wise_modules(block) if module not in self._last_mlps
-        ]
-        self._block_output, self._prefix, full_logits = self._full_pass()
-        self.lookup_outputs = hidden_of(self._block_output)[:, 0]
+        self._last_mlps = self._without_projection(mlps_of(affected[-1]) if affected else [])
+        token_wise = [module for block in affected for module in token_wise_modules(block)]
+        self._token_wise = [module for module in self._without_projection(token_wise) if module not in self._last_mlps]
+        self._constant_output, self._hidden, self._prefix, full_logits = self._full_pass()
+        self.lookup_outputs = self._hidden[:, 0]
         self._initial_essence_log_probs: Tensor | None = None
         self._logits_to_match = full_logits if self._partial else None
 
@@ -116,25 +124,35 @@ class SuffixRows:
             self.lookup_outputs = self.lookup_outputs[kept]
             if self._initial_essence_log_probs is not None:
                 self._initial_essence_log_probs = self._initial_essence_log_probs[kept_essences]
-            self._block_output = with_hidden(self._block_output, hidden_of(self._block_output)[kept])
+            self._hidden = self._hidden[kept]
+            if self._constant_output is not None:
+                self._constant_output = with_hidden(self._constant_output, hidden_of(self._constant_output)[kept])
             if self._prefix is not None:
                 self._prefix.keep_rows(kept)
         return True
 
+    def _without_projection(self, modules: Sequence[nn.Module]) -> list[nn.Module]:
+        """Return the modules that do not contain the changed projection, whose output is needed at every column."""
+        return [module for module in modules if not any(part is self._projection for part in module.modules())]
+
     @torch.no_grad()
-    def _full_pass(self) -> tuple[Any, FrozenPrefix | None, Tensor]:
+    def _full_pass(self) -> tuple[Any, Tensor, FrozenPrefix | None, Tensor]:
         """Run the model without changes.
 
         Returns:
-            The block's output from the lookup column on, the cache of the columns before it (None if partial passes do
-            not need it), and the logits of all predictions.
+            The output of the constant blocks (None if there are none) and the hidden states that are changed, both from
+            the lookup column on; the cache of the columns before it (None if partial passes do not need it); and the
+            logits of all predictions.
         """
         rows = self.rows
         columns = rows.lookup_column + rows.prediction_column
         cache = DynamicCache() if self._partial and rows.lookup_column else None
-        block_outputs: list[Any] = []
+        constant_outputs: list[Any] = []
+        changed_outputs: list[Any] = []
         with contextlib.ExitStack() as stack:
-            stack.enter_context(recording_output(self._block, block_outputs.append))
+            last_constant = self._constant_blocks[-1] if self._constant_blocks else None
+            stack.enter_context(recording_output(last_constant, constant_outputs.append))
+            stack.enter_context(recording_output(self._changed, changed_outputs.append))
             if self._partial:
                 assert self._head is not None
                 stack.enter_context(head_at_positions(self._head, rows.prediction_row, columns))
@@ -146,9 +164,11 @@ class SuffixRows:
                 stack.enter_context(computing_only(self._last_mlps, predicted))
             logits = self._runner.call(rows.ids, rows.mask, rows.lengths, cache)
         logits = logits[0] if self._partial else logits[rows.prediction_row, columns]
-        hidden = hidden_of(block_outputs[0])[:, rows.lookup_column : rows.end_column]
+        suffix = slice(rows.lookup_column, rows.end_column)
+        constant = [with_hidden(output, hidden_of(output)[:, suffix]) for output in constant_outputs]
+        hidden = hidden_of(changed_outputs[0])[:, suffix]
         prefix = FrozenPrefix(cache, rows.lookup_column) if cache is not None else None
-        return with_hidden(block_outputs[0], hidden), prefix, _at_least_float32(logits)
+        return constant[0] if constant else None, hidden, prefix, _at_least_float32(logits)
 
     def _matches_full_pass(self, logits: Tensor, full_logits: Tensor) -> bool:
         """Return whether the logits of a partial pass are those of the full pass, up to rounding."""
@@ -164,15 +184,15 @@ class SuffixRows:
             The logits of all predictions, and the logits of the target tokens from ``v_loss_layer``, or None if that is
             the last block.
         """
-        hidden = hidden_of(self._block_output)
+        hidden = self._hidden
         changed = torch.cat([(hidden[:, :1] + change.unsqueeze(1)).to(hidden.dtype), hidden[:, 1:]], dim=1)
         return self._run_partial(changed) if self._partial else self._run_full(changed)
 
     def _run_partial(self, changed: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Run the blocks above, from the lookup column on; see :meth:`_run`.
+        """Run the affected blocks, from the lookup column on; see :meth:`_run`.
 
         Args:
-            changed: the block's output from the lookup column on, with the change, shape ``(rows, columns, width)``.
+            changed: the hidden states from the lookup column on, with the change, shape ``(rows, columns, width)``.
         """
         rows = self.rows
         assert self._head is not None
@@ -180,7 +200,8 @@ class SuffixRows:
         predicted = rows.prediction_mask()
         up_to_last_prediction = predicted.flip(1).cumsum(dim=1).flip(1) > 0
         with (
-            fixed_output(self._constant_blocks, with_hidden(self._block_output, changed)),
+            fixed_output(self._constant_blocks, self._constant_output),
+            replacing_output(self._changed, changed, 0),
             head_at_positions(self._head, rows.prediction_row, rows.prediction_column),
             grouped_queries(),
             computing_only(self._last_mlps, predicted),
@@ -195,7 +216,7 @@ class SuffixRows:
         rows = self.rows
         columns = rows.lookup_column + rows.prediction_column
         # The output is recorded after it is replaced: both may be done by hooks on the same block.
-        with replacing_output(self._block, changed, rows.lookup_column), self._early_head.recording():
+        with replacing_output(self._changed, changed, rows.lookup_column), self._early_head.recording():
             logits = self._runner.call(rows.ids, rows.mask, rows.lengths)
         return _at_least_float32(logits[rows.prediction_row, columns]), self._early_logits(columns)
 
@@ -209,17 +230,25 @@ class SuffixRows:
         return self._early_head.logits(self.rows.prediction_row[:count], prediction_columns[:count])
 
 
-def _split_blocks(runner: Runner, block: nn.Module) -> tuple[list[nn.Module], list[nn.Module]] | None:
-    """Return the blocks up to and including one, and the blocks above it; None if all passes must be full."""
+def _split_blocks(
+    runner: Runner, block: nn.Module, block_is_constant: bool
+) -> tuple[list[nn.Module], list[nn.Module]] | None:
+    """Return the constant blocks and the affected blocks; None if all passes must be full.
+
+    Args:
+        runner: runs the model.
+        block: the block in which, or after which, the change is made.
+        block_is_constant: whether the change is made after it.
+    """
     blocks: list[nn.Module] = list(runner.anatomy.blocks) if runner.anatomy is not None else []
     if block not in blocks:
         return None
-    count = blocks.index(block) + 1
-    constant, above = blocks[:count], blocks[count:]
-    modules_above = {module for block in above for module in block.modules()}
-    if not modules_above.isdisjoint(full_prompt_layers(runner.model)):
+    count = blocks.index(block) + block_is_constant
+    constant, affected = blocks[:count], blocks[count:]
+    affected_modules = {module for block in affected for module in block.modules()}
+    if not affected_modules.isdisjoint(full_prompt_layers(runner.model)):
         return None
-    return constant, above
+    return constant, affected
 
 
 class EarlyHead:

@@ -1,9 +1,9 @@
 """Optimise target vectors z: the outputs of the last edited block at the lookup tokens (MEMIT, section 4.2).
 
-For each request of a batch, a change δ is added to the output of that block at the lookup token. δ is trained until the
-model predicts the target in every context. All requests are trained in one batch. Each request has a separate loss, and
-its training stops separately. A step runs only the blocks above, from the lookup token on, and the output head only
-where a token is predicted.
+For each request of a batch, a change δ is added to the output of that block at the lookup token (ROME: to the output of
+its MLP). δ is trained until the model predicts the target in every context. All requests are trained in one batch. Each
+request has a separate loss, and its training stops separately. A step runs only the blocks that δ affects, from the
+lookup token on, and the output head only where a token is predicted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.aligned_rows import group_rows
@@ -58,7 +58,11 @@ class TargetVectors:
 
 
 def optimise_targets(
-    runner: Runner, facts: Sequence[Fact], hparams: LocateEditHyperParams, layer: int
+    runner: Runner,
+    facts: Sequence[Fact],
+    hparams: LocateEditHyperParams,
+    layer: int,
+    projection: nn.Module | None = None,
 ) -> TargetVectors:
     """Optimise the target vectors of a batch.
 
@@ -67,11 +71,12 @@ def optimise_targets(
         facts: the batch.
         hparams: steps, learning rate, penalties.
         layer: number of the last edited block.
+        projection: a projection of that block, whose output gets δ instead of the block's; None: the block's.
 
     Raises:
         EditError: a loss became NaN or infinite; the message names the record.
     """
-    groups = [SuffixRows(runner, batch_rows, layer, hparams) for batch_rows in group_rows(facts)]
+    groups = [SuffixRows(runner, batch_rows, layer, hparams, projection) for batch_rows in group_rows(facts)]
     start = _initial_values(groups, len(facts))
     start_norm = start.norm(dim=1)
     delta = torch.zeros_like(start, requires_grad=True)
@@ -111,7 +116,7 @@ def _clamp_norms(delta: Tensor, limits: Tensor) -> None:
 
 
 def _initial_values(groups: Sequence[SuffixRows], count: int) -> Tensor:
-    """Return the block's output at the lookup token of each request's first context, shape ``(requests, width)``."""
+    """Return the unchanged output at the lookup token of each request's first context, ``(requests, width)``."""
     outputs = groups[0].lookup_outputs
     start = outputs.new_zeros(count, outputs.shape[1], dtype=torch.promote_types(outputs.dtype, torch.float32))
     for group in groups:

@@ -17,6 +17,7 @@ def weight_method(
     apply: Callable[..., Any],
     label: str,
     shown_settings: Sequence[str],
+    batchable: bool = True,
 ) -> EditMethod:
     """Return the method of an editor that solves for its updates with second moments.
 
@@ -27,6 +28,7 @@ def weight_method(
         apply,
         label,
         shown_settings,
+        batchable,
         check=check_model,
         check_requests=check_requests,
         prepare=second_moments,

@@ -15,6 +15,7 @@ def batch_method(
     apply: Callable[..., Any],
     label: str,
     shown_settings: Sequence[str],
+    batchable: bool = True,
     **ports: Any,
 ) -> EditMethod:
     """Return the method of an editor that writes its updates into the weights.
@@ -24,6 +25,7 @@ def batch_method(
         apply: the apply function of the method.
         label: what messages call the method.
         shown_settings: the hyperparameters that ``inspect`` shows.
+        batchable: whether one update can write several requests.
         **ports: further ports of the method, such as ``check``, by name.
     """
     store = BatchStore(editor_class, shown_settings)
@@ -32,7 +34,7 @@ def batch_method(
         hparams_class.ALG_NAME,
         hparams_class,
         apply,
-        batchable=True,
+        batchable=batchable,
         edits=store,
         remove_batches=store,
         describe=store.describe,

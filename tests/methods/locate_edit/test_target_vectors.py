@@ -6,19 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn import functional as F
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
 from easyedit_lifelong.methods.locate_edit.aligned_rows import align_rows, group_rows
-from easyedit_lifelong.methods.locate_edit.facts import Fact, Row, encode_fact
+from easyedit_lifelong.methods.locate_edit.facts import Fact, encode_fact
 from easyedit_lifelong.methods.locate_edit.suffix_rows import SuffixRows
 from easyedit_lifelong.methods.locate_edit.target_vectors import TargetVectors, optimise_targets
-from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.runner import Runner
 from tests.support.coachhook_edits import LEARNABLE_FACT, TEMPLATES, editor_on, hparams_for, requests_for
+from tests.support.reference_targets import ReferenceOptimisation
 from tests.support.thoroughness import default_cases
 from tests.support.tiny_models import build_model, build_tokenizer
 
@@ -36,87 +34,6 @@ def encoded_facts(fact_token: str = "subject_last", mentions: tuple[str, ...] = 
 def optimise(model: Any, hparams: CoachHookHyperParams, facts: list[Fact], layer: int | None = None) -> TargetVectors:
     layer = hparams.edited_layers[-1] if layer is None else layer
     return optimise_targets(Runner(model, build_tokenizer()), facts, hparams, layer)
-
-
-class ReferenceOptimisation:
-    """MEMIT's compute_z as its paper and code describe it: full rows, no cache, no batch."""
-
-    def __init__(self, model: Any, hparams: CoachHookHyperParams, fact: Fact, layer: int) -> None:
-        self.model, self.hparams, self.fact = model, hparams, fact
-        self.block = find_module(model, hparams.layer_module_tmp.format(layer))[1]
-        number = hparams.v_loss_layer
-        last = model.config.num_hidden_layers - 1
-        self.loss_layer = None if number is None or max(number, layer) >= last else max(number, layer)
-        self.unedited_value = self._value(fact.contexts[0])
-
-    def _value(self, row: Row) -> Tensor:
-        kept: list[Tensor] = []
-        handle = self.block.register_forward_hook(
-            lambda _, __, out: kept.append(out if isinstance(out, Tensor) else out[0])
-        )
-        with torch.no_grad():
-            self.model(torch.tensor([row.prompt]))
-        handle.remove()
-        return kept[0][0, row.lookup]
-
-    def _run(self, row: Row, delta: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-probabilities at every token of a row: those of the loss, and those of the divergence."""
-
-        def change(_: Any, __: Any, out: Any) -> Any:
-            hidden = (out if isinstance(out, Tensor) else out[0]).clone()
-            hidden[0, row.lookup] += delta
-            return hidden if isinstance(out, Tensor) else (hidden, *out[1:])
-
-        handles, kept = [self.block.register_forward_hook(change)], []
-        if self.loss_layer is not None:  # registered second: if it is the same block, it reads the changed output
-            loss_block = find_module(self.model, self.hparams.layer_module_tmp.format(self.loss_layer))[1]
-            handles.append(
-                loss_block.register_forward_hook(
-                    lambda _, __, out: kept.append(out if isinstance(out, Tensor) else out[0])
-                )
-            )
-        loss_logits = logits = self.model(torch.tensor([row.prompt + row.target[:-1]])).logits
-        for handle in handles:
-            handle.remove()
-        if kept:
-            norm = find_module(self.model, self.hparams.ln_f_module)[1]
-            loss_logits = self.model.get_output_embeddings()(norm(kept[0]))
-        return loss_logits[0].log_softmax(-1), logits[0].log_softmax(-1)
-
-    def loss(self, delta: Tensor, before: Tensor) -> Tensor:
-        losses = []
-        for row in (*self.fact.contexts, *self.fact.mentions):
-            log_probabilities, _ = self._run(row, delta)
-            at_target = log_probabilities[len(row.prompt) - 1 :]
-            losses.append(-sum(at_target[i, token] for i, token in enumerate(row.target)) / len(row.target))
-        total = sum(losses) / len(losses)
-        if self.fact.essence is not None:
-            _, now = self._run(self.fact.essence, delta)
-            total = total + self.hparams.kl_factor * F.kl_div(
-                before, now[self.fact.essence.lookup], log_target=True, reduction="sum"
-            )
-        return total + self.hparams.v_weight_decay * delta.norm() / self.unedited_value.norm() ** 2
-
-    def optimise(self) -> tuple[Tensor, int, float]:
-        delta = torch.zeros_like(self.unedited_value, requires_grad=True)
-        optimizer = torch.optim.Adam([delta], lr=self.hparams.v_lr)
-        before = torch.empty(0)
-        if self.fact.essence is not None:
-            before = self._run(self.fact.essence, delta)[1][self.fact.essence.lookup].detach()
-        steps, loss = 0, torch.empty(())
-        for step in range(self.hparams.v_num_grad_steps):
-            optimizer.zero_grad()
-            loss = self.loss(delta, before)
-            if loss < self.hparams.v_stop_loss or step == self.hparams.v_num_grad_steps - 1:
-                break
-            loss.backward()
-            optimizer.step()
-            steps += 1
-            limit = self.hparams.clamp_norm_factor * self.unedited_value.norm()
-            if delta.norm() > limit:
-                with torch.no_grad():
-                    delta.mul_(limit / delta.norm())
-        return (self.unedited_value + delta).detach(), steps, loss.item()
 
 
 SETTINGS: dict[str, dict[str, Any]] = {
