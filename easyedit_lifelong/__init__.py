@@ -22,6 +22,8 @@ _LAZY = {
     "apply_coachhook_to_model": "easyedit_lifelong.methods.coachhook.apply",
     "AlphaEditHyperParams": "easyedit_lifelong.methods.alphaedit.config",
     "apply_alphaedit_to_model": "easyedit_lifelong.methods.alphaedit.editor",
+    "NativeRomeHyperParams": "easyedit_lifelong.methods.rome.config",
+    "apply_rome_to_model": "easyedit_lifelong.methods.rome.editor",
     "FTEWCHyperParams": "easyedit_lifelong.methods.finetune.config",
     "FTHyperParams": "easyedit_lifelong.methods.finetune.config",
     "FTLHyperParams": "easyedit_lifelong.methods.finetune.config",
@@ -154,6 +156,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
     from easyedit_lifelong.methods.memit.editor import apply_memit_to_model
     from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection, RunRecord, Series
+    from easyedit_lifelong.methods.rome.config import NativeRomeHyperParams
+    from easyedit_lifelong.methods.rome.editor import apply_rome_to_model
     from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor, unregister_editor
     from easyedit_lifelong.methods.shared.records import EditRecord
     from easyedit_lifelong.methods.shared.results import EditResult
@@ -201,6 +205,7 @@ __all__ = [
     "ModelError",
     "ModelMethod",
     "NativeMemitHyperParams",
+    "NativeRomeHyperParams",
     "PlainWeights",
     "PluginError",
     "PluginHyperParams",
@@ -226,6 +231,7 @@ __all__ = [
     "apply_grace_to_model",
     "apply_grace_to_module",
     "apply_memit_to_model",
+    "apply_rome_to_model",
     "collect_covariance",
     "editors_on",
     "explain",

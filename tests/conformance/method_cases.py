@@ -25,6 +25,7 @@ from easyedit_lifelong import (
     GraceHyperParams,
     LocFTBFHyperParams,
     NativeMemitHyperParams,
+    NativeRomeHyperParams,
     get_plugins,
 )
 from easyedit_lifelong.methods.edit_stores import AppendableEditStore
@@ -183,6 +184,12 @@ def _coachhook_alphaedit(layout: Layout) -> dict[str, Any]:
     return {**_coachhook(layout), "update": "alphaedit", "nullspace_energy": 0.2, "L2": 0.1}
 
 
+def _rome(layout: Layout) -> dict[str, Any]:
+    settings = _memit(layout)
+    del settings["batch_size"]
+    return settings
+
+
 def _finetune(layer: int, **settings: Any) -> Callable[[Layout], dict[str, Any]]:
     """Return the settings of a fine-tuning method. Neighbours in the table must train different layers."""
 
@@ -203,6 +210,7 @@ CASES = [
     MethodCase("MEMIT-native", NativeMemitHyperParams, _memit),
     MethodCase("AlphaEdit", AlphaEditHyperParams, _alphaedit),
     MethodCase("AlphaEdit-variants", AlphaEditHyperParams, _alphaedit_variants),
+    MethodCase("ROME-native", NativeRomeHyperParams, _rome),
     MethodCase("FT-native", FTHyperParams, _finetune(3)),
     MethodCase("FT-L", FTLHyperParams, _finetune(2, norm_constraint=0.05)),
     MethodCase("FT-EWC", FTEWCHyperParams, _finetune(3)),
