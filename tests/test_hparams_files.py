@@ -26,6 +26,7 @@ from easyedit_lifelong import (
     CoachHookHyperParams,
     GraceHyperParams,
     NativeMemitHyperParams,
+    NativeRomeHyperParams,
     get_plugins,
 )
 from easyedit_lifelong.methods.grace.check import check_layer
@@ -172,10 +173,14 @@ LLAMA3_8B = LlamaConfig(
     vocab_size=128256,
 )
 LOCATE_EDIT_CONFIGS = {**CONFIGS, "llama3-8b": LLAMA3_8B}
+LOCATE_EDIT_CLASSES = {
+    "AlphaEdit": AlphaEditHyperParams,
+    "CoachHook": CoachHookHyperParams,
+    "MEMIT-native": NativeMemitHyperParams,
+    "ROME-native": NativeRomeHyperParams,
+}
 LOCATE_EDIT_FILES = sorted(
-    (method, file.stem)
-    for method in ("AlphaEdit", "CoachHook", "MEMIT-native")
-    for file in (FOLDER / method).glob("*.yaml")
+    (method, file.stem) for method in LOCATE_EDIT_CLASSES for file in (FOLDER / method).glob("*.yaml")
 )
 
 
@@ -185,12 +190,7 @@ def test_every_coachhook_file_has_a_real_architecture_to_be_checked_against() ->
 
 @pytest.mark.parametrize(("method", "name"), LOCATE_EDIT_FILES)
 def test_a_file_of_a_locate_edit_method_names_projections_of_the_right_shape(method: str, name: str) -> None:
-    hparams_class = {
-        "AlphaEdit": AlphaEditHyperParams,
-        "CoachHook": CoachHookHyperParams,
-        "MEMIT-native": NativeMemitHyperParams,
-    }[method]
-    hparams = hparams_class.from_hparams(f"{method}/{name}")
+    hparams = LOCATE_EDIT_CLASSES[method].from_hparams(f"{method}/{name}")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[name])
     check_model(model, None, hparams)
