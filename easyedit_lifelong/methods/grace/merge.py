@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.methods.base import Conflict, MergedEdits, MergeSource, Renamed
+from easyedit_lifelong.methods.base import Conflict, MergedEdits, MergeSource
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.grace.codebook.decisions import Decision
 from easyedit_lifelong.methods.grace.codebook.edit_history import (
@@ -24,6 +21,7 @@ from easyedit_lifelong.methods.grace.codebook.edit_history import (
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
+from easyedit_lifelong.methods.shared.case_names import CaseNames
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.modules import module_path
 
@@ -47,7 +45,7 @@ def merge(sources: Sequence[MergeSource]) -> MergedEdits:
         parts=[edits.part() for edits in layers],
         keys=sum(len(edits.codebook) for edits in layers),
         conflicts=merging.conflicts,
-        renamed=merging.renamed,
+        renamed=merging.case_names.renamed,
         duplicates=merging.duplicates,
     )
 
@@ -99,22 +97,19 @@ class _Merge:
     Attributes:
         layers: the merged edits of each layer, by its path.
         conflicts: edits of later folders that matched a key from an earlier folder.
-        renamed: edits whose case_id an earlier folder uses, with their new case_ids.
         duplicates: number of edits skipped because an earlier folder holds them.
+        case_names: the case_ids of the merged edits.
     """
 
     def __init__(self) -> None:
         self.layers: dict[str, _LayerEdits] = {}
         self.conflicts: list[Conflict] = []
-        self.renamed: list[Renamed] = []
         self.duplicates = 0
-        self._case_ids: set[str] = set()
-        """The case_ids of the folders that have been merged completely."""
+        self.case_names = CaseNames()
 
     def add(self, source: MergeSource) -> None:
         """Merge a folder's edits."""
-        new_names: dict[str, str] = {}
-        case_ids: set[str] = set()
+        self.case_names.begin_folder(source.folder)
         for part in source.parts:
             added = _LayerEdits(source.folder, source.where, part)
             merged = self.layers.get(added.layer)
@@ -125,32 +120,11 @@ class _Merge:
             self.duplicates += len(duplicates)
             for n, record in enumerate(added.edits.records):
                 if n not in duplicates:
-                    renamed = self._renamed(source.folder, record, new_names)
-                    added.edits.records[n] = renamed
-                    case_ids.add(str(renamed.case_id))
+                    added.edits.records[n] = self.case_names.named(record)
             if merged is None:
                 self.layers[added.layer] = added
             else:
                 self._insert(merged, added, duplicates, source.where)
-        self._case_ids |= case_ids
-
-    def _renamed(self, folder: str, record: EditRecord, new_names: dict[str, str]) -> EditRecord:
-        """Return an edit's record, with a new case_id if an earlier folder uses the old one.
-
-        Args:
-            folder: the edit's folder.
-            record: the edit's record.
-            new_names: the folder's new case_ids by the old ones; a new one is added.
-        """
-        case = str(record.case_id)
-        if case not in self._case_ids:
-            return record
-        if case not in new_names:
-            name = f"{case}@{Path(folder).resolve().name}"
-            candidates = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-            new_names[case] = next(candidate for candidate in candidates if candidate not in self._case_ids)
-            self.renamed.append(Renamed(folder, record.case_id, new_names[case]))
-        return dataclasses.replace(record, case_id=new_names[case])
 
     def _insert(self, merged: _LayerEdits, added: _LayerEdits, duplicates: set[int], where: str) -> None:
         """Insert a folder's edits into the merged codebook of their layer, in order.

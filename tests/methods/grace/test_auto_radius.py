@@ -11,7 +11,8 @@ from torch import Tensor
 
 from easyedit_lifelong import apply_grace_to_model
 from easyedit_lifelong.data.subjects import find_subject
-from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, Sentences, sample_sentences
+from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood
+from easyedit_lifelong.methods.shared.sample_sentences import Sentences, sample_sentences
 from tests.support.subjects import FACTS, OTHERS, codebook_of, edited, hparams_for, ids_of
 from tests.support.tiny_models import build_model, build_tokenizer
 

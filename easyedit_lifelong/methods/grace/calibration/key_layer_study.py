@@ -23,9 +23,10 @@ from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.usable_records import subject_of
 from easyedit_lifelong.methods.grace.codebook.distance import COS, EUC, normalized, rounded_pairwise_distances
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, Sentences, sample_sentences
+from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood
 from easyedit_lifelong.methods.grace.subject.request_texts import key_texts
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
+from easyedit_lifelong.methods.shared.sample_sentences import Sentences, sample_sentences
 from easyedit_lifelong.methods.shared.subject_positions import subject_span
 from easyedit_lifelong.models.encoding import encode_text
 

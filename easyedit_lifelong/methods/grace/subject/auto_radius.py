@@ -13,48 +13,20 @@ Where two edits' keys are near each other, the codebook's decisions shrink the r
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.data import samples
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.methods.grace.codebook.distance import normalized, rounded_pairwise_distances
 from easyedit_lifelong.methods.grace.subject.request_texts import key_texts
+from easyedit_lifelong.methods.shared.sample_sentences import Sentences, sample_sentences
 from easyedit_lifelong.models.encoding import encode_text
-
-_TEXTS = ("prompt", "src", "rephrase_prompt", "rephrase", "locality_prompt", "loc", "relation_specificity_prompt")
-"""The fields of the sample facts that hold sentences."""
 
 QueriesOf = Callable[[Sequence[list[int]]], list[Tensor]]
 """Maps rows of token ids to a layer's inputs in the key space: one tensor ``(tokens, width)`` for each row."""
-
-
-@dataclass(frozen=True)
-class Sentences:
-    """Sentences that are not about an edit.
-
-    Attributes:
-        texts: the sentences.
-        subjects: pairs of a subject and a sentence about it.
-    """
-
-    texts: list[str]
-    subjects: list[tuple[str, str]]
-
-
-def sample_sentences() -> Sentences:
-    """Return the sentences and subjects of the sample facts."""
-    texts, subjects = [probe.prompt for probe in samples.retention_probes()], []
-    for path in (samples.COUNTERFACT, samples.ZSRE):
-        for record in json.loads(path.read_text(encoding="utf-8")):
-            texts += [record[name] for name in _TEXTS if name in record]
-            subjects.append((record["subject"], record.get("prompt") or record["src"]))
-    return Sentences(list(dict.fromkeys(texts)), subjects)
 
 
 class Neighbourhood:
