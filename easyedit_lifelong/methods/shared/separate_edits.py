@@ -10,14 +10,18 @@ import dataclasses
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.base import InspectedPart
 from easyedit_lifelong.methods.edit_stores import EditsPart
+from easyedit_lifelong.methods.shared.apply import check_same_settings
 from easyedit_lifelong.methods.shared.editors import editors_on, register_editor, unregister_editor
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.load import model_label
@@ -33,10 +37,13 @@ class SeparateEdit:
     Attributes:
         record: the record of the edit.
         data: the values that the method needs to apply the edit, by name; JSON-serializable.
+        tensors: the tensors that the method needs to apply the edit, by name. All edits of a method have tensors of the
+            same names, shapes and dtypes.
     """
 
     record: EditRecord
     data: Mapping[str, Any]
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class SeparateEditor(ABC):
@@ -49,11 +56,13 @@ class SeparateEditor(ABC):
     Attributes:
         hparams_class: the method's hyperparameter class; its ``ALG_NAME`` is the method's name.
         columns: the entries of the edits' data that ``inspect`` shows: column heading to name of the entry.
+        same_settings: the hyperparameters that all edits on a model, or in a folder, must share.
         edits: the edits, in the order in which they were made.
     """
 
     hparams_class: ClassVar[type[PluginHyperParams]]
     columns: ClassVar[Mapping[str, str]] = {}
+    same_settings: ClassVar[Sequence[str]] = ()
 
     def __init__(self, model: Any, hparams: Any) -> None:
         self.hparams = hparams
@@ -73,6 +82,9 @@ class SeparateEditor(ABC):
             A function that detaches the editor.
         """
 
+    def edits_changed(self) -> None:  # noqa: B027
+        """Drop what was computed from :attr:`edits`, which have changed. By default, there is nothing."""
+
     @classmethod
     def all_on(cls, model: Any) -> list[Any]:
         """Return a list with the model's editor; an empty list if it has none."""
@@ -89,14 +101,22 @@ class SeparateEditor(ABC):
 
         Returns:
             A function that removes these edits, as far as they have not been removed.
+
+        Raises:
+            EditError: the model has edits with other values of :attr:`same_settings`.
         """
         if not edits:
             return lambda: None
-        if not (editors := cls.all_on(model)):
+        name = cls.hparams_class.ALG_NAME
+        if editors := cls.all_on(model):
+            carried = f"the model carries {name} edits"
+            check_same_settings(carried, editors[0].hparams, hparams, cls.same_settings, "Roll them back first.")
+        else:
             editors = [cls(model, hparams)]
-            register_editor(model, cls.hparams_class.ALG_NAME, _PLACE, editors[0])
+            register_editor(model, name, _PLACE, editors[0])
         editors[0].hparams = hparams
         editors[0].edits += edits
+        editors[0].edits_changed()
         return functools.partial(cls.remove, model, [edit.record for edit in edits])
 
     @classmethod
@@ -108,6 +128,7 @@ class SeparateEditor(ABC):
         removed_records = {id(record) for record in records}
         for editor in cls.all_on(model):
             editor.edits = [edit for edit in editor.edits if id(edit.record) not in removed_records]
+            editor.edits_changed()
             if not editor.edits:
                 editor._detach()
                 unregister_editor(model, cls.hparams_class.ALG_NAME, _PLACE)
@@ -141,9 +162,27 @@ class SeparateEditStore:
             RunError: the part is incomplete.
         """
         hparams = self._editor.hparams_class.from_values(part.hparams, where)
-        stored = zip(part.edits, _data_of(part, where), strict=True)
-        edits = [SeparateEdit(EditRecord.from_dict(record, where), data) for record, data in stored]
-        return self._editor.add(model, hparams, edits)
+        return self._editor.add(model, hparams, self.edits_of(part, where))
+
+    def edits_of(self, part: EditsPart, where: str) -> list[SeparateEdit]:
+        """Return the edits of a part.
+
+        Raises:
+            RunError: the part is incomplete.
+        """
+        return [
+            SeparateEdit(
+                EditRecord.from_dict(record, where), data, {name: rows[n] for name, rows in part.tensors.items()}
+            )
+            for n, (record, data) in enumerate(zip(part.edits, _data_of(part, where), strict=True))
+        ]
+
+    def part_of(self, hparams: dict[str, Any], edits: Sequence[SeparateEdit]) -> EditsPart:
+        """Return edits, at least one, as a part; the opposite of :meth:`edits_of`."""
+        names = edits[0].tensors
+        tensors = {name: torch.stack([edit.tensors[name].cpu() for edit in edits]) for name in names}
+        records = [edit.record.to_dict() for edit in edits]
+        return EditsPart(hparams, records, {"data": [dict(edit.data) for edit in edits]}, tensors)
 
     def history(self, model: Any) -> list[SeparateEdit]:
         """Return a model's edits, in order."""
@@ -154,7 +193,7 @@ class SeparateEditStore:
         for editor in self._editor.all_on(model):
             hparams = hparams_values(editor.hparams, model_label(model))
             for edit in editor.edits[begin:]:
-                yield EditsPart(hparams, [edit.record.to_dict()], {"data": [dict(edit.data)]}, {})
+                yield self.part_of(hparams, [edit])
 
     def join(self, steps: Sequence[EditsPart], where: str) -> EditsPart:
         """Return consecutive edits as one part.
@@ -164,11 +203,15 @@ class SeparateEditStore:
         """
         edits = [edit for step in steps for edit in step.edits]
         data = [values for step in steps for values in _data_of(step, where)]
-        return EditsPart(steps[-1].hparams, edits, {"data": data}, {})
+        try:
+            tensors = {name: torch.cat([step.tensors[name] for step in steps]) for name in steps[0].tensors}
+        except (KeyError, RuntimeError) as error:
+            raise RunError(f"{where}: the tensors of the edits are incomplete or damaged: {error}") from error
+        return EditsPart(steps[-1].hparams, edits, {"data": data}, tensors)
 
     def shared_settings(self, hparams: Any) -> dict[str, Any]:
-        """Return no settings, since edits with different settings may share a folder. It stores the latest settings."""
-        return {}
+        """Return the settings that all edits of a folder must share. The folder stores the latest of the others."""
+        return {name: getattr(hparams, name) for name in self._editor.same_settings}
 
     def records(self, model: Any) -> list[EditRecord]:
         """Return the records of a model's edits, in order."""
@@ -187,7 +230,8 @@ class SeparateEditStore:
         """
         data = _data_of(part, where)
         kept = [n for n in range(len(part.edits)) if n not in numbers]
-        return EditsPart(part.hparams, [part.edits[n] for n in kept], {"data": [data[n] for n in kept]}, {})
+        tensors = {name: rows[kept] for name, rows in part.tensors.items()}
+        return EditsPart(part.hparams, [part.edits[n] for n in kept], {"data": [data[n] for n in kept]}, tensors)
 
     def describe(self, part: EditsPart, where: str, nearly: float) -> InspectedPart:
         """Return the requests and the data of a part's edits; see :class:`EditMethod`.
@@ -206,9 +250,12 @@ def _data_of(part: EditsPart, where: str) -> list[dict[str, Any]]:
     """Return the data of each edit of a part.
 
     Raises:
-        RunError: the part does not hold data for each edit.
+        RunError: the part does not hold data, or a row of each tensor, for each edit.
     """
     data = part.state.get("data")
     if not isinstance(data, list) or len(data) != len(part.edits) or not all(isinstance(v, dict) for v in data):
         raise RunError(f"{where}: {len(part.edits)} edits need as many entries of data")
+    for name, rows in part.tensors.items():
+        if rows.dim() == 0 or len(rows) != len(part.edits):
+            raise RunError(f"{where}: {len(part.edits)} edits need as many rows of the tensor {name!r}")
     return data
