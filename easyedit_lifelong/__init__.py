@@ -30,6 +30,8 @@ _LAZY = {
     "FTRetrainHyperParams": "easyedit_lifelong.methods.finetune.config",
     "LocFTBFHyperParams": "easyedit_lifelong.methods.finetune.config",
     "apply_finetune_to_model": "easyedit_lifelong.methods.finetune.editor",
+    "NeuralDBHyperParams": "easyedit_lifelong.methods.neuraldb.config",
+    "apply_neuraldb_to_model": "easyedit_lifelong.methods.neuraldb.make_edits",
     "NativeMemitHyperParams": "easyedit_lifelong.methods.memit.config",
     "apply_memit_to_model": "easyedit_lifelong.methods.memit.editor",
     "SecondMoment": "easyedit_lifelong.covariance",
@@ -155,6 +157,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.grace.config import GraceHyperParams
     from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
     from easyedit_lifelong.methods.memit.editor import apply_memit_to_model
+    from easyedit_lifelong.methods.neuraldb.config import NeuralDBHyperParams
+    from easyedit_lifelong.methods.neuraldb.make_edits import apply_neuraldb_to_model
     from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection, RunRecord, Series
     from easyedit_lifelong.methods.rome.config import NativeRomeHyperParams
     from easyedit_lifelong.methods.rome.editor import apply_rome_to_model
@@ -206,6 +210,7 @@ __all__ = [
     "ModelMethod",
     "NativeMemitHyperParams",
     "NativeRomeHyperParams",
+    "NeuralDBHyperParams",
     "PlainWeights",
     "PluginError",
     "PluginHyperParams",
@@ -231,6 +236,7 @@ __all__ = [
     "apply_grace_to_model",
     "apply_grace_to_module",
     "apply_memit_to_model",
+    "apply_neuraldb_to_model",
     "apply_rome_to_model",
     "collect_covariance",
     "editors_on",

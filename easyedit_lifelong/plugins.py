@@ -36,6 +36,7 @@ BUILT_IN = (
     "easyedit_lifelong.methods.alphaedit.plugin",
     "easyedit_lifelong.methods.rome.plugin",
     "easyedit_lifelong.methods.finetune.plugin",
+    "easyedit_lifelong.methods.neuraldb.plugin",
     "easyedit_lifelong.data.plugin",
     "easyedit_lifelong.covariance.plugin",
     "easyedit_lifelong.bridge.plugin",

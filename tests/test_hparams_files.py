@@ -27,6 +27,7 @@ from easyedit_lifelong import (
     GraceHyperParams,
     NativeMemitHyperParams,
     NativeRomeHyperParams,
+    NeuralDBHyperParams,
     get_plugins,
 )
 from easyedit_lifelong.methods.grace.check import check_layer
@@ -178,6 +179,7 @@ LOCATE_EDIT_CLASSES = {
     "CoachHook": CoachHookHyperParams,
     "MEMIT-native": NativeMemitHyperParams,
     "ROME-native": NativeRomeHyperParams,
+    "NeuralDB": NeuralDBHyperParams,
 }
 LOCATE_EDIT_FILES = sorted(
     (method, file.stem) for method in LOCATE_EDIT_CLASSES for file in (FOLDER / method).glob("*.yaml")

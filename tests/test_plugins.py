@@ -23,7 +23,7 @@ from easyedit_lifelong.registry import DatasetReader, Registry, TrackerType
 
 BUILT_IN = [
     *("GRACE", "CoachHook", "MEMIT-native", "AlphaEdit", "ROME-native"),
-    *("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF"),
+    *("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF", "NeuralDB"),
 ]
 """The methods that come with the package."""
 
@@ -266,7 +266,7 @@ def test_a_broken_plugin_does_not_keep_others_from_loading(
             "GRAC",
             "no editing method is called 'GRAC'. Did you mean 'GRACE'? "
             "Known: AlphaEdit, CoachHook, FT-EWC, FT-L, FT-Retrain, FT-native, GRACE, LocFT-BF, MEMIT-native, "
-            "ROME-native.",
+            "NeuralDB, ROME-native.",
         ),
         (
             "readers",

@@ -37,7 +37,7 @@ COMMANDS = {
     "pull": "download saved edits from the Hugging Face Hub",
     "inspect": "show the contents of a folder of saved edits",
     "rollback": "remove edits from a folder of saved edits",
-    "merge": "merge folders of GRACE edits made on the same model",
+    "merge": "merge folders of edits made on the same model",
 }
 """The commands, each with its line in ``easyedit-lifelong --help``."""
 

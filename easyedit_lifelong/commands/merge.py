@@ -14,7 +14,7 @@ from easyedit_lifelong.reporting.folder_tables import cell_text, text_table, wid
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add = parser.add_argument
-    add("folders", type=Path, nargs="+", metavar="DIR", help="folders of GRACE edits of the same model")
+    add("folders", type=Path, nargs="+", metavar="DIR", help="folders of edits of the same model")
     add("--out", type=Path, required=True, metavar="DIR", help="folder for the merged edits; must not hold edits")
     add("--json", action="store_true", help="print the report as JSON")
 

@@ -18,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("folder", type=Path, metavar="DIR", help="folder of edits")
     selection = parser.add_mutually_exclusive_group(required=True)
     selection.add_argument(
-        "--case", action="append", default=[], metavar="ID", help="case id to remove (repeatable; GRACE's edits)"
+        "--case",
+        action="append",
+        default=[],
+        metavar="ID",
+        help="case id to remove (repeatable; GRACE's and NeuralDB's edits)",
     )
     selection.add_argument(
         "--to-batch", type=count, metavar="N", help="keep the first N batches (CoachHook's and MEMIT's edits)"

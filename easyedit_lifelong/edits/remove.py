@@ -92,8 +92,8 @@ def rollback_folder(
 
     Args:
         folder: a folder that :func:`~easyedit_lifelong.save_edits` wrote.
-        cases: the case_ids to remove, of methods that can remove single edits (GRACE). The text ``"42"`` also stands
-            for the number 42.
+        cases: the case_ids to remove, of methods that can remove single edits (GRACE, NeuralDB). The text ``"42"`` also
+            stands for the number 42.
         prompt: remove only the edits of this prompt, if several edits have the same case_id.
         batch: the number of batches to keep, of a method that edits in batches (all but GRACE).
         out: another folder for the remaining edits; by default they replace the folder's edits, in one step.

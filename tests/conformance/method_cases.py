@@ -26,6 +26,7 @@ from easyedit_lifelong import (
     LocFTBFHyperParams,
     NativeMemitHyperParams,
     NativeRomeHyperParams,
+    NeuralDBHyperParams,
     get_plugins,
 )
 from easyedit_lifelong.methods.edit_stores import AppendableEditStore
@@ -201,6 +202,12 @@ def _finetune(layer: int, **settings: Any) -> Callable[[Layout], dict[str, Any]]
     return settings_for
 
 
+def _neuraldb(layout: Layout) -> dict[str, Any]:
+    # The keys of a tiny model with random weights are near each other, so γ is larger than the paper's. The inputs of
+    # block 0 do not depend on the weights that other methods change, so keys still match after those are rolled back.
+    return {**_memit(layout), "layers": [0], "gamma": 0.9, "context_template_length_params": []}
+
+
 CASES = [
     MethodCase("GRACE", GraceHyperParams, _grace),
     MethodCase("GRACE-subject", GraceHyperParams, _grace_subject),
@@ -216,6 +223,7 @@ CASES = [
     MethodCase("FT-EWC", FTEWCHyperParams, _finetune(3)),
     MethodCase("FT-Retrain", FTRetrainHyperParams, _finetune(2, retrain_frequency=2)),
     MethodCase("LocFT-BF", LocFTBFHyperParams, _finetune(3, examples_per_step=2)),
+    MethodCase("NeuralDB", NeuralDBHyperParams, _neuraldb),
     MethodCase("BiasEdit", "BiasEditHyperParams", lambda layout: {}, reads_activations=False),
 ]
 """One line for each method, or for each mode of a method."""
