@@ -127,6 +127,26 @@ def length_batches(rows: Sequence[list[int]], batch_tokens: int) -> Iterator[lis
         yield batch
 
 
+def group_by_length(rows: Sequence[Sequence[int]], max_padding: int, max_rows: int | None = None) -> list[list[int]]:
+    """Return the indices of rows, from the shortest to the longest, in groups with little padding.
+
+    Args:
+        rows: the token ids of each row.
+        max_padding: largest number of padding tokens in a group.
+        max_rows: largest number of rows in a group; None: any number.
+    """
+    groups: list[list[int]] = []
+    tokens_in_group = 0
+    for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
+        length = len(rows[index])  # the longest row so far
+        if not groups or len(groups[-1]) * length - tokens_in_group > max_padding or len(groups[-1]) == max_rows:
+            groups.append([])
+            tokens_in_group = 0
+        groups[-1].append(index)
+        tokens_in_group += length
+    return groups
+
+
 def position_ids(mask: Tensor) -> Tensor:
     """Return the position of each token in its row, padding not counted; shape of ``mask``, ``(rows, tokens)``."""
     return (mask.cumsum(dim=1) - 1).clamp(min=0)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.capture import ending_after, recording_inputs, recording_output
-from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.encoding import group_by_length, pad_rows
 from easyedit_lifelong.models.packing import computing_only, token_wise_modules
 from easyedit_lifelong.models.partial_pass import fixed_output, hidden_of
 from easyedit_lifelong.models.runner import Runner
@@ -221,22 +221,3 @@ class _RowGroup:
         """Return the values at the lookup tokens: ``(rows, tokens, width)`` to ``(rows, width)``."""
         rows = torch.arange(len(self._lookups), device=values.device)
         return values[rows, self._lookups.to(values.device)]
-
-
-def group_by_length(rows: Sequence[Sequence[int]], max_padding: int) -> list[list[int]]:
-    """Return the indices of rows, from the shortest to the longest, in groups with little padding.
-
-    Args:
-        rows: the token ids of each row.
-        max_padding: largest number of padding tokens in a group.
-    """
-    groups: list[list[int]] = []
-    tokens_in_group = 0
-    for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
-        length = len(rows[index])  # the longest row so far
-        if not groups or len(groups[-1]) * length - tokens_in_group > max_padding:
-            groups.append([])
-            tokens_in_group = 0
-        groups[-1].append(index)
-        tokens_in_group += length
-    return groups

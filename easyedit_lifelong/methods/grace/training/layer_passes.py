@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import DataError, EditError
+from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
 from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
 from easyedit_lifelong.methods.grace.training.suffix_pass import SuffixPass
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, full_pass
+from easyedit_lifelong.methods.shared.encoded_requests import encode_request
 from easyedit_lifelong.models.anatomy import Anatomy, anatomy_of
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.load import context_length
@@ -72,16 +73,7 @@ class LayerPasses:
         """
         if self._encoder is None or self._encoder[0] is not tokenizer:
             self._encoder = tokenizer, encoder_for(self.model, tokenizer)
-        try:
-            pair = self._encoder[1](request.prompt if text is None else text, request.target_new)
-        except DataError as error:
-            raise DataError(f"{request.where}, field 'target_new': {error}") from error
-        limit = context_length(self.model)
-        if limit is not None and pair.length > limit:
-            raise DataError(
-                f"{request.where}, field 'prompt': prompt and target have {pair.length} tokens, the "
-                f"model's context is {limit}. Shorten the prompt or leave the record out."
-            )
+        pair = encode_request(self._encoder[1], request, context_length(self.model), text)
         if self._warn and len(pair.target) > 1 and replacement == "replace_last":
             LOG.warning(
                 "%s: the target has %d tokens, but %s is in the last block, so its value can change only the first of "
