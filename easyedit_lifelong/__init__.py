@@ -22,6 +22,8 @@ _LAZY = {
     "apply_coachhook_to_model": "easyedit_lifelong.methods.coachhook.apply",
     "AlphaEditHyperParams": "easyedit_lifelong.methods.alphaedit.config",
     "apply_alphaedit_to_model": "easyedit_lifelong.methods.alphaedit.editor",
+    "UltraEditHyperParams": "easyedit_lifelong.methods.ultraedit.config",
+    "apply_ultraedit_to_model": "easyedit_lifelong.methods.ultraedit.editor",
     "NativeRomeHyperParams": "easyedit_lifelong.methods.rome.config",
     "apply_rome_to_model": "easyedit_lifelong.methods.rome.editor",
     "FTEWCHyperParams": "easyedit_lifelong.methods.finetune.config",
@@ -167,6 +169,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.shared.results import EditResult
     from easyedit_lifelong.methods.shared.rollback import Rollback
     from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit, SeparateEditor, separate_edit_ports
+    from easyedit_lifelong.methods.ultraedit.config import UltraEditHyperParams
+    from easyedit_lifelong.methods.ultraedit.editor import apply_ultraedit_to_model
     from easyedit_lifelong.models.load import load_model
     from easyedit_lifelong.models.prompt_positions import PositionTracker, prompt_lengths
     from easyedit_lifelong.plugins import get_plugins
@@ -230,6 +234,7 @@ __all__ = [
     "Snapshots",
     "StateKeeper",
     "TrackerType",
+    "UltraEditHyperParams",
     "apply_alphaedit_to_model",
     "apply_coachhook_to_model",
     "apply_finetune_to_model",
@@ -238,6 +243,7 @@ __all__ = [
     "apply_memit_to_model",
     "apply_neuraldb_to_model",
     "apply_rome_to_model",
+    "apply_ultraedit_to_model",
     "collect_covariance",
     "editors_on",
     "explain",

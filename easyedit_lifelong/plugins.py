@@ -34,6 +34,7 @@ BUILT_IN = (
     "easyedit_lifelong.methods.coachhook.plugin",
     "easyedit_lifelong.methods.memit.plugin",
     "easyedit_lifelong.methods.alphaedit.plugin",
+    "easyedit_lifelong.methods.ultraedit.plugin",
     "easyedit_lifelong.methods.rome.plugin",
     "easyedit_lifelong.methods.finetune.plugin",
     "easyedit_lifelong.methods.neuraldb.plugin",

@@ -28,11 +28,13 @@ from easyedit_lifelong import (
     NativeMemitHyperParams,
     NativeRomeHyperParams,
     NeuralDBHyperParams,
+    UltraEditHyperParams,
     get_plugins,
 )
 from easyedit_lifelong.methods.grace.check import check_layer
 from easyedit_lifelong.methods.grace.named_layers import find_answer_layer
 from easyedit_lifelong.methods.locate_edit.check import check_model
+from easyedit_lifelong.methods.ultraedit.check import check_model as check_ultraedit_model
 from easyedit_lifelong.methods.weight_updates.check import check_projections
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of, kind_of_config
@@ -212,6 +214,22 @@ def test_a_file_of_a_locate_edit_method_names_projections_of_the_right_shape(met
         assert find_module(model, hparams.ln_f_module)[1] is anatomy.final_norm
     if hparams.lm_head_module:
         assert find_module(model, hparams.lm_head_module)[1].weight.shape == model.get_output_embeddings().weight.shape
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (FOLDER / "UltraEdit").glob("*.yaml")))
+def test_an_ultraedit_file_names_projections_of_the_mlp_below_the_last_block(name: str) -> None:
+    hparams = UltraEditHyperParams.from_hparams(f"UltraEdit/{name}")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[name])
+    check_ultraedit_model(model, None, hparams)
+    anatomy = anatomy_of(model)
+    assert anatomy is not None
+    for module_name in hparams.inner_params:
+        path, module = find_module(model, module_name)
+        assert projection_shape(module) in (PROJECTIONS[name], PROJECTIONS[name][::-1])
+        block = anatomy.block_of(path)
+        assert block is not None
+        assert block < len(anatomy.blocks) - 1
 
 
 FINE_TUNING = ("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF")

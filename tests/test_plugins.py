@@ -22,7 +22,7 @@ from easyedit_lifelong.plugins import Plugins, get_plugins
 from easyedit_lifelong.registry import DatasetReader, Registry, TrackerType
 
 BUILT_IN = [
-    *("GRACE", "CoachHook", "MEMIT-native", "AlphaEdit", "ROME-native"),
+    *("GRACE", "CoachHook", "MEMIT-native", "AlphaEdit", "UltraEdit", "ROME-native"),
     *("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF", "NeuralDB"),
 ]
 """The methods that come with the package."""
@@ -266,7 +266,7 @@ def test_a_broken_plugin_does_not_keep_others_from_loading(
             "GRAC",
             "no editing method is called 'GRAC'. Did you mean 'GRACE'? "
             "Known: AlphaEdit, CoachHook, FT-EWC, FT-L, FT-Retrain, FT-native, GRACE, LocFT-BF, MEMIT-native, "
-            "NeuralDB, ROME-native.",
+            "NeuralDB, ROME-native, UltraEdit.",
         ),
         (
             "readers",

@@ -27,6 +27,7 @@ from easyedit_lifelong import (
     NativeMemitHyperParams,
     NativeRomeHyperParams,
     NeuralDBHyperParams,
+    UltraEditHyperParams,
     get_plugins,
 )
 from easyedit_lifelong.methods.edit_stores import AppendableEditStore
@@ -185,6 +186,10 @@ def _coachhook_alphaedit(layout: Layout) -> dict[str, Any]:
     return {**_coachhook(layout), "update": "alphaedit", "nullspace_energy": 0.2, "L2": 0.1}
 
 
+def _ultraedit(layout: Layout) -> dict[str, Any]:
+    return {"inner_params": [layout.down.format(3)], "lr": 0.01, "batch_size": 2}
+
+
 def _rome(layout: Layout) -> dict[str, Any]:
     settings = _memit(layout)
     del settings["batch_size"]
@@ -217,6 +222,7 @@ CASES = [
     MethodCase("MEMIT-native", NativeMemitHyperParams, _memit),
     MethodCase("AlphaEdit", AlphaEditHyperParams, _alphaedit),
     MethodCase("AlphaEdit-variants", AlphaEditHyperParams, _alphaedit_variants),
+    MethodCase("UltraEdit", UltraEditHyperParams, _ultraedit),
     MethodCase("ROME-native", NativeRomeHyperParams, _rome),
     MethodCase("FT-native", FTHyperParams, _finetune(3)),
     MethodCase("FT-L", FTLHyperParams, _finetune(2, norm_constraint=0.05)),

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from easyedit_lifelong.methods.weight_updates.config import WeightUpdateHyperParams
+from easyedit_lifelong.methods.weight_updates.config import BlockUpdateHyperParams
 
 
 @dataclass(kw_only=True)
-class FineTuneHyperParams(WeightUpdateHyperParams):
+class FineTuneHyperParams(BlockUpdateHyperParams):
     """Hyperparameters of the fine-tuning methods, which differ only in their defaults.
 
     Files of EasyEdit's FT load once their ``alg_name`` is that of a method of this package.
@@ -52,7 +52,7 @@ class FineTuneHyperParams(WeightUpdateHyperParams):
         "objective_optimization": ("target_new",),
     }
     AT_LEAST: ClassVar[Mapping[str, float]] = {
-        **WeightUpdateHyperParams.AT_LEAST,
+        **BlockUpdateHyperParams.AT_LEAST,
         "num_steps": 1,
         "weight_decay": 0,
         "examples_per_step": 1,

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from easyedit_lifelong.methods.weight_updates.config import WeightUpdateHyperParams, is_list_of
+from easyedit_lifelong.methods.weight_updates.config import BlockUpdateHyperParams, is_list_of
 
 
 @dataclass(kw_only=True)
-class LocateEditHyperParams(WeightUpdateHyperParams):
+class LocateEditHyperParams(BlockUpdateHyperParams):
     """Hyperparameters that MEMIT-like methods share (arXiv 2210.07229).
 
     Attributes:
@@ -56,7 +56,7 @@ class LocateEditHyperParams(WeightUpdateHyperParams):
         "mom2_engine": ("native", "easyedit"),
     }
     AT_LEAST: ClassVar[Mapping[str, float]] = {
-        **WeightUpdateHyperParams.AT_LEAST,
+        **BlockUpdateHyperParams.AT_LEAST,
         "num_layers": 1,
         "v_num_grad_steps": 1,
         "mom2_n_samples": 1,
@@ -67,7 +67,7 @@ class LocateEditHyperParams(WeightUpdateHyperParams):
         "v_stop_loss": 0,
     }
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("v_lr", "clamp_norm_factor", "mom2_update_weight")
-    PATH_FIELDS: ClassVar[tuple[str, ...]] = (*WeightUpdateHyperParams.PATH_FIELDS, "layer_module_tmp")
+    PATH_FIELDS: ClassVar[tuple[str, ...]] = (*BlockUpdateHyperParams.PATH_FIELDS, "layer_module_tmp")
     SAME_SETTINGS: ClassVar[tuple[str, ...]] = (
         "layers",
         "num_layers",

@@ -7,13 +7,13 @@ from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, ModelError
-from easyedit_lifelong.methods.weight_updates.config import WeightUpdateHyperParams
+from easyedit_lifelong.methods.weight_updates.config import BlockUpdateHyperParams
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modules import find_module
 
 
-def check_projections(model: Any, hparams: WeightUpdateHyperParams) -> None:
+def check_projections(model: Any, hparams: BlockUpdateHyperParams) -> None:
     """Check that the model has the projections that the hyperparameters name.
 
     Raises:
@@ -34,7 +34,7 @@ def check_projections(model: Any, hparams: WeightUpdateHyperParams) -> None:
             raise model_error(hparams, "rewrite_module_tmp", str(error)) from None
 
 
-def find_named(model: Any, hparams: WeightUpdateHyperParams, name: str, number: int | None) -> Any:
+def find_named(model: Any, hparams: BlockUpdateHyperParams, name: str, number: int | None) -> Any:
     """Return the module that a hyperparameter names.
 
     Args:
@@ -53,7 +53,7 @@ def find_named(model: Any, hparams: WeightUpdateHyperParams, name: str, number: 
         raise model_error(hparams, name, str(error)) from None
 
 
-def model_error(hparams: WeightUpdateHyperParams, name: str, problem: str) -> ModelError:
+def model_error(hparams: BlockUpdateHyperParams, name: str, problem: str) -> ModelError:
     """Return an error whose message names the hyperparameter file, if there is one, and the hyperparameter."""
     file = f"{hparams.source}, " if hparams.source else ""
     return ModelError(f"{file}{name}: {problem}")

@@ -1,4 +1,4 @@
-"""Base class of the hyperparameters of methods that write updates into weights."""
+"""Base classes of the hyperparameters of methods that write updates into weights."""
 
 from __future__ import annotations
 
@@ -10,15 +10,26 @@ from easyedit_lifelong.hyperparams import PluginHyperParams
 
 @dataclass(kw_only=True)
 class WeightUpdateHyperParams(PluginHyperParams):
-    """Base class of the hyperparameters of methods that write updates into weights.
+    """Base class of the hyperparameters of methods that write updates into weights."""
+
+    SAME_SETTINGS: ClassVar[tuple[str, ...]] = ()
+    """The names of the fields that all batches on a model must share."""
+
+    @property
+    def rewrite_modules(self) -> list[str]:
+        """The paths of the edited projections, from the first layer to the last."""
+        raise NotImplementedError
+
+
+@dataclass(kw_only=True)
+class BlockUpdateHyperParams(WeightUpdateHyperParams):
+    """Base class of the hyperparameters of methods that edit the same projection in one or several blocks.
 
     Attributes:
         layers: numbers of the edited blocks, in ascending order.
         rewrite_module_tmp: path of an edited projection, with ``{}`` for the number of the block.
     """
 
-    SAME_SETTINGS: ClassVar[tuple[str, ...]] = ()
-    """The names of the fields that all batches on a model must share."""
     PATH_FIELDS: ClassVar[tuple[str, ...]] = ("rewrite_module_tmp",)
     """The names of the fields that are paths with ``{}`` for the number of a block."""
 

@@ -1,0 +1,47 @@
+"""Checks of the model and of the requests, made before anything is edited."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import ModelError
+from easyedit_lifelong.methods.shared.encoded_requests import encode_request
+from easyedit_lifelong.methods.ultraedit.config import UltraEditHyperParams
+from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
+from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
+from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.pair_encoders import encoder_for
+
+
+def check_model(model: Any, tokenizer: Any, hparams: UltraEditHyperParams) -> None:
+    """Check that the model has the projections that ``inner_params`` names, inside its blocks.
+
+    Raises:
+        ModelError: the model is not a causal language model, or a projection is missing or cannot be edited.
+    """
+    if (kind := kind_of(model)) is not ModelKind.CAUSAL:
+        raise ModelError(f"{hparams.ALG_NAME} edits causal language models; {type(model).__name__} is a {kind.value}")
+    anatomy = anatomy_of(model)
+    where = f"{hparams.source}, inner_params" if hparams.source else "inner_params"
+    for name in hparams.inner_params:
+        try:
+            path, module = find_module(model, name)
+            projection_shape(module)
+        except (ModelError, TypeError) as error:
+            raise ModelError(f"{where}: {error}") from None
+        if anatomy is not None and anatomy.block_of(path) is None:
+            raise ModelError(f"{where}: {path} is in none of the model's blocks; name a projection of a block")
+
+
+def check_requests(model: Any, tokenizer: Any, hparams: UltraEditHyperParams, requests: Sequence[EditRequest]) -> None:
+    """Check each request by itself.
+
+    Raises:
+        DataError: prompt or target has no tokens, or together they are too long for the model.
+    """
+    encode, limit = encoder_for(model, tokenizer), context_length(model)
+    for request in requests:
+        encode_request(encode, request, limit)

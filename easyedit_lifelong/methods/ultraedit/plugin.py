@@ -1,0 +1,26 @@
+"""Register UltraEdit, with the same hook as a third-party plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from easyedit_lifelong.hookspecs import hookimpl
+from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.methods.ultraedit.check import check_model, check_requests
+from easyedit_lifelong.methods.ultraedit.editor import UltraEditEditor, apply_ultraedit_to_model
+from easyedit_lifelong.methods.weight_updates.batch_method import batch_method
+
+
+@hookimpl
+def register_methods(register: Callable[[EditMethod], None]) -> None:
+    """Register ``UltraEdit``."""
+    register(
+        batch_method(
+            UltraEditEditor,
+            apply_ultraedit_to_model,
+            "UltraEdit",
+            ("lr",),
+            check=check_model,
+            check_requests=check_requests,
+        )
+    )
