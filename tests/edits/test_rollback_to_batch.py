@@ -116,7 +116,9 @@ def test_rollbacks_that_do_not_fit_the_method_are_refused(tmp_path: Path) -> Non
         rollback_case(model, 0)
     save_edits(model, tmp_path)
     before = (tmp_path / INDEX).read_bytes()
-    with pytest.raises(RunError, match=r"holds no GRACE edits\. CoachHook's edits can't be rolled back one by one"):
+    with pytest.raises(
+        RunError, match=r"holds no GRACE or NeuralDB edits\. CoachHook's edits can't be rolled back one by one"
+    ):
         rollback_folder(tmp_path, cases=["0"])
     with pytest.raises(EditError, match="can't roll back to batch 5: the folder has 2 batches"):
         rollback_folder(tmp_path, batch=5)
