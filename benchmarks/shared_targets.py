@@ -15,6 +15,7 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ from easyedit_lifelong.methods.locate_edit.facts import encode_fact
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.methods.locate_edit.target_vectors import optimise_targets
 from easyedit_lifelong.methods.locate_edit.templates import context_templates
+from easyedit_lifelong.methods.neuraldb.config import NeuralDBHyperParams
+from easyedit_lifelong.methods.neuraldb.make_edits import FactEditing
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_modes import editing
 from easyedit_lifelong.models.runner import Runner
@@ -58,6 +61,7 @@ TARGET_SETTINGS = (
     "v_stop_loss",
     "clamp_norm_factor",
     "kl_factor",
+    "context_template_length_params",
     "mention_templates",
     "seed",
 )
@@ -73,12 +77,24 @@ class Rule:
     Attributes:
         label: its name in the table.
         hparams: the hyperparameters.
-        editor_class: the editor of the method.
     """
 
     label: str
     hparams: Any
-    editor_class: type[WeightEditor[Any]]
+
+    def editor(self, model: Any, tokenizer: Any) -> Any:
+        """Return the editor of the method for a model; its ``edit`` takes requests and their target vectors.
+
+        Raises:
+            LifelongError: the method has no such editor.
+        """
+        if isinstance(self.hparams, NeuralDBHyperParams):
+            return FactEditing(model, tokenizer, self.hparams)
+        find_method(self.hparams)  # imports the method's editor
+        for cls in _subclasses(WeightEditor):
+            if cls.hparams_class is type(self.hparams):
+                return cls.on(model, tokenizer, self.hparams, second_moments(model, tokenizer, self.hparams))
+        raise LifelongError(f"{self.label}: {self.hparams.alg_name} does not take target vectors")
 
 
 def read_rules(path: Path) -> list[Rule]:
@@ -90,12 +106,7 @@ def read_rules(path: Path) -> list[Rule]:
     rules = []
     for entry in yaml.safe_load(path.read_text(encoding="utf-8")):
         file = find_hparams(entry["hparams"])
-        hparams = make_hparams({**read_hparams_file(file), **entry.get("set", {})}, str(file))
-        find_method(hparams)  # imports the method's editor
-        editors = [cls for cls in _subclasses(WeightEditor) if cls.hparams_class is type(hparams)]
-        if not editors:
-            raise LifelongError(f"{path}: {entry['label']}: {hparams.alg_name} does not take target vectors")
-        rules.append(Rule(entry["label"], hparams, editors[0]))
+        rules.append(Rule(entry["label"], make_hparams({**read_hparams_file(file), **entry.get("set", {})}, str(file))))
     return rules
 
 
@@ -193,17 +204,16 @@ class Comparison:
         hparams, rows, seconds, done = rule.hparams, [], 0.0, 0
         hparams.batch_size = size
         z = self.targets.of(self.requests[: counts[-1]], hparams)
-        moments = second_moments(self.model, self.tokenizer, hparams)
-        editor = rule.editor_class.on(self.model, self.tokenizer, hparams, moments)
-        for count in counts:
-            began = time.perf_counter()
-            editor.edit(self.requests[done:count], z[done:count])
-            seconds, done = seconds + time.perf_counter() - began, count
-            scored = sample_of(self.requests[:count], self.sample)
-            scores = self._board.score(self.model, scored) | self._board.score_generation(self.model, scored)[0]
-            row = {name: scores.values[name] for name in SHOWN if name in scores.values}
-            rows.append({"rule": rule.label, "edits": count, **row, "seconds": seconds / count})
-        editor.back_to(0)
+        editor = rule.editor(self.model, self.tokenizer)
+        with ExitStack() as rollbacks:
+            for count in counts:
+                began = time.perf_counter()
+                rollbacks.callback(editor.edit(self.requests[done:count], z[done:count])[1])
+                seconds, done = seconds + time.perf_counter() - began, count
+                scored = sample_of(self.requests[:count], self.sample)
+                scores = self._board.score(self.model, scored) | self._board.score_generation(self.model, scored)[0]
+                row = {name: scores.values[name] for name in SHOWN if name in scores.values}
+                rows.append({"rule": rule.label, "edits": count, **row, "seconds": seconds / count})
         return rows
 
 
