@@ -92,7 +92,7 @@ class Rule:
             return FactEditing(model, tokenizer, self.hparams)
         find_method(self.hparams)  # imports the method's editor
         for cls in _subclasses(WeightEditor):
-            if cls.hparams_class is type(self.hparams):
+            if getattr(cls, "hparams_class", None) is type(self.hparams):  # classes between have none
                 return cls.on(model, tokenizer, self.hparams, second_moments(model, tokenizer, self.hparams))
         raise LifelongError(f"{self.label}: {self.hparams.alg_name} does not take target vectors")
 
@@ -168,7 +168,6 @@ class Targets:
             return optimise_targets(self._runner, facts, hparams, hparams.edited_layers[-1]).z.detach()
 
 
-@dataclass
 class Comparison:
     """Applies every rule to the same records, and scores it.
 
@@ -177,40 +176,45 @@ class Comparison:
         tokenizer: its tokenizer.
         requests: the records.
         targets: their target vectors.
+        counts: the numbers of edits after which to score, in ascending order.
         sample: the number of past edits that are scored.
     """
 
-    model: Any
-    tokenizer: Any
-    requests: Sequence[EditRequest]
-    targets: Targets
-    sample: int | None
-
-    def __post_init__(self) -> None:
-        scorer = scorer_for(self.model, self.tokenizer)
-        self._board = Scoreboard(scorer, self.model, self.requests, retention_probes())
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        requests: Sequence[EditRequest],
+        targets: Targets,
+        counts: Sequence[int],
+        sample: int,
+    ) -> None:
+        self.model, self.tokenizer, self.requests, self.targets = model, tokenizer, requests, targets
+        self.scored = {count: sample_of(requests[:count], sample) for count in counts}
+        every_scored = {request.case_id: request for scored in self.scored.values() for request in scored}
+        scorer = scorer_for(model, tokenizer)
+        self._board = Scoreboard(scorer, model, list(every_scored.values()), retention_probes())
 
     def before(self, count: int) -> dict[str, float]:
-        """Return the scores of the unedited model on the sample of the first ``count`` records."""
-        scores = self._board.before(sample_of(self.requests[:count], self.sample)).values
+        """Return the scores of the unedited model on the records that are scored after ``count`` edits."""
+        scores = self._board.before(self.scored[count]).values
         return {name: scores[f"{name}_before"] for name in SHOWN if f"{name}_before" in scores} | {"locality": 1.0}
 
-    def run(self, rule: Rule, counts: Sequence[int], size: int) -> list[dict[str, Any]]:
-        """Apply a rule in batches of ``size``, score it after each of ``counts`` edits, and roll it back.
+    def run(self, rule: Rule, size: int) -> list[dict[str, Any]]:
+        """Apply a rule in batches of ``size``, score it after each number of edits, and roll it back.
 
         Returns:
-            A row for each of ``counts``.
+            A row for each number of edits.
         """
         hparams, rows, seconds, done = rule.hparams, [], 0.0, 0
         hparams.batch_size = size
-        z = self.targets.of(self.requests[: counts[-1]], hparams)
+        z = self.targets.of(self.requests, hparams)
         editor = rule.editor(self.model, self.tokenizer)
         with ExitStack() as rollbacks:
-            for count in counts:
+            for count, scored in self.scored.items():
                 began = time.perf_counter()
                 rollbacks.callback(editor.edit(self.requests[done:count], z[done:count])[1])
                 seconds, done = seconds + time.perf_counter() - began, count
-                scored = sample_of(self.requests[:count], self.sample)
                 scores = self._board.score(self.model, scored) | self._board.score_generation(self.model, scored)[0]
                 row = {name: scores.values[name] for name in SHOWN if name in scores.values}
                 rows.append({"rule": rule.label, "edits": count, **row, "seconds": seconds / count})
@@ -254,12 +258,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         model, tokenizer = load_model(rules[0].hparams.model_name, rules[0].hparams.device, rules[0].hparams.dtype)
         console.print(describe(machine()))
         targets = Targets(model, tokenizer, options.targets, console)
-        comparison = Comparison(model, tokenizer, requests, targets, options.sample)
+        comparison = Comparison(model, tokenizer, requests, targets, counts, options.sample)
         rows: list[dict[str, Any]] = []
         for count in counts:
             rows.append({"rule": "unedited", "edits": count, **comparison.before(count)})
         for rule in rules:
-            rows += comparison.run(rule, counts, options.bsz)
+            rows += comparison.run(rule, options.bsz)
             console.print(table(rows[-len(counts) :]))
             sys.stdout.write("".join(json.dumps(row) + "\n" for row in rows[-len(counts) :]))
             sys.stdout.flush()
