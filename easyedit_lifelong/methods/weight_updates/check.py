@@ -7,10 +7,20 @@ from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, ModelError
-from easyedit_lifelong.methods.weight_updates.config import BlockUpdateHyperParams
+from easyedit_lifelong.methods.weight_updates.config import BlockUpdateHyperParams, WeightUpdateHyperParams
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modules import find_module
+
+
+def check_causal(model: Any, hparams: WeightUpdateHyperParams) -> None:
+    """Check that the model is a causal language model.
+
+    Raises:
+        ModelError: it is of another kind.
+    """
+    if (kind := kind_of(model)) is not ModelKind.CAUSAL:
+        raise ModelError(f"{hparams.ALG_NAME} edits causal language models; {type(model).__name__} is a {kind.value}")
 
 
 def check_projections(model: Any, hparams: BlockUpdateHyperParams) -> None:
@@ -20,8 +30,7 @@ def check_projections(model: Any, hparams: BlockUpdateHyperParams) -> None:
         ModelError: the model is not a causal language model, or it lacks a layer, or a layer is not a projection. The
             message names the hyperparameter.
     """
-    if (kind := kind_of(model)) is not ModelKind.CAUSAL:
-        raise ModelError(f"{hparams.ALG_NAME} edits causal language models; {type(model).__name__} is a {kind.value}")
+    check_causal(model, hparams)
     anatomy = anatomy_of(model)
     for number in hparams.edited_layers:
         if anatomy is not None and number >= len(anatomy.blocks):
@@ -53,7 +62,7 @@ def find_named(model: Any, hparams: BlockUpdateHyperParams, name: str, number: i
         raise model_error(hparams, name, str(error)) from None
 
 
-def model_error(hparams: BlockUpdateHyperParams, name: str, problem: str) -> ModelError:
+def model_error(hparams: WeightUpdateHyperParams, name: str, problem: str) -> ModelError:
     """Return an error whose message names the hyperparameter file, if there is one, and the hyperparameter."""
     file = f"{hparams.source}, " if hparams.source else ""
     return ModelError(f"{file}{name}: {problem}")
