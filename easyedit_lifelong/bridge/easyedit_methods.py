@@ -23,6 +23,7 @@ from easyedit_lifelong.bridge.method_calls import (
     check_settings,
     failed_edit,
     null_space_projector,
+    valid_requests,
 )
 from easyedit_lifelong.bridge.method_context import copy_with_state, method_context, model_state_of
 from easyedit_lifelong.bridge.method_hparams import hparams_class, is_easyedits
@@ -36,7 +37,7 @@ from easyedit_lifelong.bridge.requirements import (
     second_moments,
 )
 from easyedit_lifelong.bridge.weights import EditedWeights, base_of, copy_values, edited_modules, edited_weights
-from easyedit_lifelong.data.request import EditRequest, as_requests
+from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.subjects import find_subject
 from easyedit_lifelong.errors import EditError, LifelongError
 from easyedit_lifelong.methods.base import EditMethod
@@ -63,8 +64,7 @@ def easyedit_method(name: str) -> EditMethod:
         name,
         cls,
         _apply_function(own_name, original),
-        # SimIE edits the requests of a batch one by one.
-        batchable=is_batchable(own_name) or own_name == "SimIE",
+        batchable=_takes_batches(own_name),
         check=functools.partial(_check, own_name),
         check_requests=check_subjects,
         prepare=_prepare_alphaedit if own_name == "AlphaEdit" else None,
@@ -75,6 +75,11 @@ def easyedit_method(name: str) -> EditMethod:
 def easyedit_method_for(hparams: Any) -> EditMethod | None:
     """Return EasyEdit's own method for hyperparameters of EasyEdit's classes, else None."""
     return easyedit_method(str(getattr(hparams, "alg_name", ""))) if is_easyedits(hparams) else None
+
+
+def _takes_batches(name: str) -> bool:
+    """Return whether one call of a method can edit several requests. SimIE edits them one by one."""
+    return is_batchable(name) or name == "SimIE"
 
 
 def _check(name: str, model: Any, tok: Any, hparams: Any) -> None:
@@ -116,11 +121,9 @@ def _apply_function(name: str, original: Callable[..., Any]) -> Callable[..., tu
         keep_original_weight: bool = False,
         **kwargs: Any,
     ) -> tuple[Any, Any]:
-        edit_requests = as_requests(requests)
+        edit_requests = valid_requests(name, requests, batchable=_takes_batches(name))
         check_settings(name, hparams)
         check_subjects(model, tok, hparams, edit_requests)
-        if len(edit_requests) > 1 and not (is_batchable(name) or name == "SimIE"):
-            raise EditError(f"EasyEdit's own {name} edits one request at a time; it was given {len(edit_requests)}.")
         model = copy_with_state(model) if copy else model
         weights, model_state = edited_weights(model, hparams), model_state_of(model)
         original_weights = {weight: parameter.detach().clone() for weight, parameter in weights.items()}

@@ -19,15 +19,15 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.bridge.easyedit_location import PACKAGE
-from easyedit_lifelong.bridge.method_calls import call_hparams, failed_edit, is_transposed
+from easyedit_lifelong.bridge.method_calls import call_hparams, failed_edit, valid_requests
 from easyedit_lifelong.bridge.method_context import copy_with_state, method_context, model_state_of
-from easyedit_lifelong.bridge.weights import module_path
 from easyedit_lifelong.bridge.wrapping import replaced
-from easyedit_lifelong.data.request import EditRequest, as_requests
+from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import ZSRE
 from easyedit_lifelong.errors import EditError, HyperParameterError, LifelongError, ModelError
 from easyedit_lifelong.methods.shared.rollback import Rollback
-from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.anatomy import is_transposed
+from easyedit_lifelong.models.modules import find_module, module_path
 from easyedit_lifelong.models.prompt_positions import PositionTracker
 
 LAYER_METHODS = {"WISE": ("wise.WISE", "WISEAdapter"), "DEFER": ("defer.DEFER", "DeferAdaptor")}
@@ -64,7 +64,7 @@ def check_layer_method(model: Any, tok: Any, hparams: Any) -> None:
         raise HyperParameterError(
             f"merge_freq: {hparams.merge_freq} is not a multiple of save_freq, {hparams.save_freq}"
         )
-    if is_transposed(model, path) or layer.bias is not None:
+    if is_transposed(layer) or layer.bias is not None:
         raise ModelError(f"inner_params: {path!r}: EasyEdit's WISE edits linear layers without a bias only")
 
 
@@ -86,9 +86,7 @@ def layer_apply_function(name: str, original: Callable[..., Any]) -> Callable[..
         keep_original_weight: bool = False,
         **kwargs: Any,
     ) -> tuple[Any, Any]:
-        (request, *others) = as_requests(requests)
-        if others:
-            raise EditError(f"EasyEdit's own {name} edits one request at a time; it was given {len(others) + 1}.")
+        (request,) = valid_requests(name, requests, batchable=False)
         model = copy_with_state(model) if copy else model
         path = module_path(hparams.inner_params[0])
         parent, leaf = model.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]

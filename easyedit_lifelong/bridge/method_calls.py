@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from easyedit_lifelong.bridge.easyedit_scoring import with_leading_spaces
 from easyedit_lifelong.bridge.method_context import device_name
 from easyedit_lifelong.bridge.weights import base_of, edited_modules
 from easyedit_lifelong.bridge.wrapping import replaced
-from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import EditError, HyperParameterError
+from easyedit_lifelong.data.request import EditRequest, as_requests
+from easyedit_lifelong.errors import DataError, EditError, HyperParameterError
+from easyedit_lifelong.models.anatomy import is_transposed, projection_shape
 
 Tensors = Mapping[str, Tensor]
 
@@ -79,7 +80,7 @@ def call_hparams(hparams: Any, model: Any, modules: list[str]) -> Any:
     result = copy.copy(hparams)
     result.device = device_name(model)
     if type(hparams).__name__ in _NEED_LAYOUT:
-        result.model_name = "gpt2-xl" if is_transposed(model, modules[0]) else "llama"
+        result.model_name = "gpt2-xl" if is_transposed(model.get_submodule(modules[0])) else "llama"
     base = getattr(hparams, "_base_hparams", None)
     if base is not None:
         result._base_hparams = call_hparams(base, model, modules)
@@ -88,11 +89,6 @@ def call_hparams(hparams: Any, model: Any, modules: list[str]) -> Any:
 
 _NEED_LAYOUT = ("AlphaEditHyperParams", "UltraEditHyperParams", "SimIEHyperParams", "WISEHyperParams")
 """The hyperparameter classes of methods that look for a known name in ``model_name``."""
-
-
-def is_transposed(model: Any, module: str) -> bool:
-    """Return whether a module's weight has the shape (inputs, outputs), as GPT-2's have."""
-    return type(model.get_submodule(module)).__name__ == "Conv1D"
 
 
 def _plain(call: MethodCall) -> Tensors:
@@ -113,8 +109,7 @@ def null_space_projector(model: Any, tok: Any, hparams: Any) -> Tensor:
         HyperParameterError: the file does not fit the model, or the null space is empty.
     """
     module = importlib.import_module(f"{PACKAGE}.models.alphaedit.AlphaEdit_main")
-    weight = model.get_submodule(edited_modules(hparams)[-1]).weight
-    size = weight.shape[0 if is_transposed(model, edited_modules(hparams)[-1]) else 1]
+    size, _ = projection_shape(model.get_submodule(edited_modules(hparams)[-1]))
     if hparams.P_loc and Path(hparams.P_loc).is_file():
         try:
             projector = torch.load(hparams.P_loc, map_location="cpu", weights_only=True)
@@ -213,6 +208,26 @@ _CALLS: dict[str, Callable[[MethodCall], Tensors]] = {
     "SimIE": _simie,
 }
 """The methods that need more than a plain call."""
+
+
+def valid_requests(name: str, requests: Sequence[Any], *, batchable: bool) -> list[EditRequest]:
+    """Validate the requests of one call.
+
+    Args:
+        name: the method's name in EasyEdit.
+        requests: requests in EasyEdit's fields, or :class:`EditRequest` objects.
+        batchable: whether the method edits several requests in one call.
+
+    Raises:
+        DataError: a request can't be used, or there are none.
+        EditError: there are several, and the method edits one.
+    """
+    valid = as_requests(requests)
+    if not valid:
+        raise DataError("there are no requests to edit")
+    if len(valid) > 1 and not batchable:
+        raise EditError(f"EasyEdit's own {name} edits one request at a time; it was given {len(valid)}.")
+    return valid
 
 
 def failed_edit(name: str, request: EditRequest, error: Exception) -> EditError:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from easyedit_lifelong.bridge.method_context import model_state_of
 from easyedit_lifelong.errors import ModelError
+from easyedit_lifelong.models.modules import module_path
 
 _WEIGHTS, _TEMPLATES, _STATE = "weights.safetensors", "templates.json", "state.safetensors"
 
@@ -28,16 +29,9 @@ def edited_modules(hparams: Any) -> list[str]:
     """
     hparams = base_of(hparams)
     if hasattr(hparams, "inner_params"):
-        paths = [module_path(name) for name in hparams.inner_params]
-    else:
-        templates = getattr(hparams, "rewrite_module_tmps", None) or [hparams.rewrite_module_tmp]
-        paths = [template.format(layer) for layer in hparams.layers for template in templates]
-    return [path.removesuffix(".weight") for path in paths]
-
-
-def module_path(name: str) -> str:
-    """Return the path of a module that EasyEdit may write with brackets: ``h[1].mlp`` is ``h.1.mlp``."""
-    return name.replace("[", ".").replace("]", "").removesuffix(".weight")
+        return [module_path(name) for name in hparams.inner_params]
+    templates = getattr(hparams, "rewrite_module_tmps", None) or [hparams.rewrite_module_tmp]
+    return [module_path(template.format(layer)) for layer in hparams.layers for template in templates]
 
 
 def edited_weights(model: Any, hparams: Any) -> dict[str, Any]:

@@ -180,6 +180,14 @@ def test_methods_for_one_request_refuse_a_batch(name: str, tmp_path: Path) -> No
         run_consecutive(model, tok, REQUESTS, hparams, batch_size=2)
 
 
+@pytest.mark.parametrize("name", ["MEMIT", "WISE"])
+def test_a_call_without_requests_is_refused(name: str, tmp_path: Path) -> None:
+    model, tok = make_pair("llama")
+    with pytest.raises(DataError, match="there are no requests to edit"):
+        easyedit_method(name).apply(model, tok, [], hparams_of(name, "llama", tmp_path))
+    assert_equal_tensors(model, state_of(make_pair("llama")[0]))
+
+
 def test_alphaedit_with_the_null_space_of_a_file(tmp_path: Path) -> None:
     """A file with the projector of the second moments gives the same edit; one of another shape is refused."""
     method, (model, tok) = easyedit_method("AlphaEdit"), make_pair("llama")
