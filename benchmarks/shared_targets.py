@@ -90,7 +90,8 @@ class Rule:
         """
         if isinstance(self.hparams, NeuralDBHyperParams):
             return FactEditing(model, tokenizer, self.hparams)
-        find_method(self.hparams)  # imports the method's editor
+        if not find_method(self.hparams).batchable:  # this also imports the method's editor
+            raise LifelongError(f"{self.label}: {self.hparams.alg_name} has target vectors of another kind")
         for cls in _subclasses(WeightEditor):
             if getattr(cls, "hparams_class", None) is type(self.hparams):  # classes between have none
                 return cls.on(model, tokenizer, self.hparams, second_moments(model, tokenizer, self.hparams))

@@ -19,7 +19,7 @@ from easyedit_lifelong.hyperparams import convert_value, describe_type, unknown_
 from easyedit_lifelong.plugins import get_plugins
 
 REWRITES_WEIGHTS = ("layers", "rewrite_module_tmp")
-"""Fields that the hyperparameters of every method have that rewrites weights, but for those in :data:`METHODS`."""
+"""The fields by which a method that rewrites weights is recognised. Those in :data:`METHODS` need not have them."""
 
 METHODS = ("ULTRAEDIT", "SimIE", "DEFER", "WISE")
 """Further methods that can run in this package's loops."""

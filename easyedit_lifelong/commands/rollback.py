@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="case id to remove (repeatable; GRACE's and NeuralDB's edits)",
     )
     selection.add_argument(
-        "--to-batch", type=count, metavar="N", help="keep the first N batches (CoachHook's and MEMIT's edits)"
+        "--to-batch", type=count, metavar="N", help="keep the first N batches (methods that edit in batches)"
     )
     add("--prompt", help="with --case: remove only the edit with this prompt, if several edits have the same id")
     add("--out", type=Path, metavar="DIR2", help="write the remaining edits to this folder (default: in place)")

@@ -49,7 +49,7 @@ def rollback_to_batch(model: Any, batch: int) -> None:
     """Remove later batches from a model. It is then bitwise what it was after batch number ``batch``.
 
     Args:
-        model: a model that carries edits of one method that edits in batches (all but GRACE).
+        model: a model that carries edits of one method that edits in batches (all but GRACE and NeuralDB).
         batch: the number of batches to keep; 0 to remove all.
 
     Raises:
@@ -95,7 +95,7 @@ def rollback_folder(
         cases: the case_ids to remove, of methods that can remove single edits (GRACE, NeuralDB). The text ``"42"`` also
             stands for the number 42.
         prompt: remove only the edits of this prompt, if several edits have the same case_id.
-        batch: the number of batches to keep, of a method that edits in batches (all but GRACE).
+        batch: the number of batches to keep, of a method that edits in batches (all but GRACE and NeuralDB).
         out: another folder for the remaining edits; by default they replace the folder's edits, in one step.
 
     Returns:

@@ -205,7 +205,7 @@ UNFIT_FOLDERS: dict[str, Any] = {
         lambda f: saved(f, serialize_edits([(1, (0, 0, 1))], "cos")),
         "made with eps=0.05; the folders before",
     ),
-    "CoachHook": (save_coachhook_edits, "which can't be merged: every batch was solved for with"),
+    "CoachHook": (save_coachhook_edits, "which can't be merged: every batch was computed with"),
     "another method": (
         lambda f: write_edits(f, "m", "f", [("MINE", serialize_edits([(1, (0, 0, 1))]).part())]),
         "edits of MINE, which can't",

@@ -111,7 +111,7 @@ def test_rollbacks_that_do_not_fit_the_method_are_refused(tmp_path: Path) -> Non
     model = build_model("llama")
     coachhook(model, "llama")
     with pytest.raises(
-        EditError, match=r"each batch was solved for with the batches before it in place.*rollback_to_batch"
+        EditError, match=r"each batch was computed with the batches before it in place.*rollback_to_batch"
     ):
         rollback_case(model, 0)
     save_edits(model, tmp_path)

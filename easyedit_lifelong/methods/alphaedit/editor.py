@@ -23,8 +23,8 @@ class AlphaEditEditor(TargetVariantsEditor):
     Target vectors, keys and residuals are those of MEMIT. The solver of a layer is a
     :class:`~easyedit_lifelong.methods.locate_edit.null_space.NullSpaceKeys` or, with an evolving projector, an
     :class:`~easyedit_lifelong.methods.locate_edit.null_space.EvolvingNullSpace`. Its updates change no output for keys
-    outside of the null space of C₀ = E[kkᵀ], and it knows the keys of earlier batches. These are part of the editor, so
-    two models, or two runs, never share them.
+    outside of the null space of C₀ = E[kkᵀ], and take the keys of earlier batches into account. Projector and keys are
+    part of the editor, so two models, or two runs, never share them.
     """
 
     hparams_class = AlphaEditHyperParams

@@ -132,7 +132,7 @@ class FineTuneEditor(BatchEditor[DenseBatch]):
         group: Sequence[Example],
         earlier: list[Example],
     ) -> dict[str, int]:
-        """Train on examples, after what the method does with earlier edits.
+        """Train on examples. If the settings say so, first train again on earlier edits, or add penalties to the loss.
 
         Args:
             passes: runs the examples.

@@ -53,7 +53,7 @@ def least_squares(inputs: Tensor) -> Tensor:
 def value_changes(inputs: Tensor, gradients: Tensor, normaliser: Normaliser, lr: float, epsilon: float) -> Tensor:
     """Return V with the rows v_i = -η ‖ĥ_i‖² ĝ_i (arXiv 2505.14679), shape ``(n, outputs)``.
 
-    If the normaliser knows a single vector, its standard deviation is 0. Then ĥ and ĝ are h and g, divided by their
+    If the normaliser has a single vector, its standard deviation is 0. Then ĥ and ĝ are h and g, divided by their
     root mean squares: they have the norm that they have on average with more vectors.
 
     Args:

@@ -65,7 +65,7 @@ class BatchEditor(ModelEditor, Generic[AnyBatch]):
         """Check that encoded requests can be edited in one batch. By default, they can.
 
         Raises:
-            DataError: two requests contradict each other.
+            EditError: two requests contradict each other.
         """
 
     def edit_batch(self, items: Sequence[Any]) -> list[EditResult]:

@@ -209,11 +209,11 @@ def batch_reasons(name: str) -> dict[str, str]:
     """
     return {
         "remove": (
-            f"{name}'s edits can't be rolled back one by one: each batch was solved for with the batches before it in "
+            f"{name}'s edits can't be rolled back one by one: each batch was computed with the batches before it in "
             "place. Roll back to the end of a batch instead (rollback_to_batch, --to-batch)."
         ),
         "merge": (
-            "every batch was solved for with the weights and keys of the batches before it, and is wrong after others. "
+            "every batch was computed with the batches before it in place, and is wrong after others. "
             "Apply all requests again, in one run."
         ),
     }
