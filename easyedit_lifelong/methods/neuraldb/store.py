@@ -28,6 +28,9 @@ _COLUMNS = {
     "nearness": "nearness",
 }
 
+_SMALLEST_RADII = 1e-9
+"""The smallest sum of two radii that a distance is divided by. A radius is 0 if γ is 1."""
+
 _PAIRS_AT_ONCE = 1 << 24
 """Pairs of keys whose cosines are in memory at once."""
 
@@ -96,7 +99,7 @@ class NeuralDBStore(SeparateEditStore):
         pairs: dict[tuple[int, int], dict[str, Any]] = {}
         for number, (row, cosine) in zip(answering, neighbours, strict=False):  # a single edit has no neighbour
             other, distance = answering[row], 1 - cosine
-            nearness = distance / (2 - edits[number].data[GAMMA] - edits[other].data[GAMMA])
+            nearness = distance / max(2 - edits[number].data[GAMMA] - edits[other].data[GAMMA], _SMALLEST_RADII)
             entries[number] |= {"neighbour": other + 1, "cosine": cosine, "nearness": nearness}
             if nearness <= nearly:
                 numbers = sorted((number + 1, other + 1))

@@ -33,9 +33,9 @@ class CaseNames:
         self._folder, self._used, self._new_names = folder, set(), {}
 
     def named(self, record: EditRecord) -> EditRecord:
-        """Return the record of an edit of the present folder; if an earlier folder uses its case_id, with a new one."""
+        """Return the record of an edit of the present folder; if another case has its case_id, with a new one."""
         case = str(record.case_id)
-        if case in self._taken:
+        if case in self._taken or case in self._new_names.values():
             if case not in self._new_names:
                 self._new_names[case] = self._free_name(case)
                 self.renamed.append(Renamed(self._folder, record.case_id, self._new_names[case]))
@@ -44,7 +44,7 @@ class CaseNames:
         return record
 
     def _free_name(self, case: str) -> str:
-        """Return a new case_id that no earlier folder uses."""
+        """Return a new case_id that no other case has so far."""
         name = f"{case}@{Path(self._folder).resolve().name}"
         candidates = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-        return next(candidate for candidate in candidates if candidate not in self._taken)
+        return next(candidate for candidate in candidates if candidate not in self._taken | self._used)

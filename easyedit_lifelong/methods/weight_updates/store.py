@@ -139,7 +139,7 @@ class BatchStore(Generic[AnyBatch]):
                 begin = end
             if begin != len(part.edits) or not columns.at_end:
                 raise ValueError(f"the batches list {begin} edits, but the part has {len(part.edits)}")
-        except (KeyError, TypeError, ValueError, IndexError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise RunError(f"{where}: {self._name}'s edits are incomplete or damaged: {error}") from error
         return batches
 

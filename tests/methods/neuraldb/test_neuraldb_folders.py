@@ -42,6 +42,14 @@ def test_inspect_shows_replaced_edits_and_near_keys(tmp_path: Path) -> None:
     assert not inspect_edits(tmp_path, nearly=0).parts[0].near
 
 
+def test_a_gamma_of_one_can_be_inspected() -> None:
+    part = _part()
+    data = [{**entry, "gamma": 1.0} for entry in part.state["data"]]
+    described = NeuralDBStore().describe(EditsPart(part.hparams, part.edits, {"data": data}, part.tensors), "", 1.25)
+    assert all(entry["nearness"] > 1.25 for entry in described.edits)
+    assert not described.near
+
+
 def test_a_merged_table_answers_as_its_folders_do_and_the_later_folder_wins(tmp_path: Path) -> None:
     corrected = {**CORRECTED, "case_id": "france"}
     one, two = saved(tmp_path / "one", FRANCE, HAMLET), saved(tmp_path / "two", corrected, PIANO)

@@ -12,9 +12,10 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from easyedit_lifelong import UltraEditHyperParams, apply_ultraedit_to_model, load_edits, rollback_to_batch, save_edits
 from easyedit_lifelong.data.request import as_requests
-from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, LifelongError, ModelError
+from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, LifelongError, ModelError, RunError
 from easyedit_lifelong.methods.ultraedit.check import check_model, check_requests
 from easyedit_lifelong.methods.ultraedit.editor import UltraEditEditor
+from easyedit_lifelong.methods.weight_updates.store import BatchStore
 from tests.support.tiny_models import build_model, build_tokenizer
 
 MODULES = ["model.layers.1.mlp.gate_proj", "model.layers.1.mlp.up_proj", "model.layers.2.mlp.down_proj"]
@@ -133,6 +134,15 @@ def test_edits_with_a_damaged_normaliser_are_refused() -> None:
     editor = UltraEditEditor.on(build_model("llama"), build_tokenizer(), hparams_for())
     with pytest.raises(EditError, match=r"gate_proj.*normaliser"):
         editor.load_batches(batches)
+
+
+@pytest.mark.parametrize("columns", [3, [3], {f"{MODULES[0]}.adjusted": 99}])
+def test_damaged_numbers_of_columns_are_refused(columns: Any) -> None:
+    store = BatchStore(UltraEditEditor, ())
+    (part,) = store.parts(edited())
+    part.state["batches"][0]["columns"] = columns
+    with pytest.raises(RunError, match="a test: UltraEdit's edits are incomplete or damaged"):
+        store.batches(part, "a test")
 
 
 # ------------------------------------------------------------------ what is refused
