@@ -38,6 +38,23 @@ def hparams_values(hparams: Any, model_name: str | None = None) -> dict[str, Any
     }
 
 
+def hparams_defaults(hparams: Any) -> dict[str, Any]:
+    """Return the default values of the hyperparameters that have one and that :func:`hparams_values` returns, by name.
+
+    Args:
+        hparams: the hyperparameters of any method.
+    """
+    if not dataclasses.is_dataclass(hparams):
+        return {}
+    names, defaults = hparams_values(hparams).keys(), dict[str, Any]()
+    for item in dataclasses.fields(hparams):
+        if item.name in names and item.default is not dataclasses.MISSING:
+            defaults[item.name] = item.default
+        elif item.name in names and item.default_factory is not dataclasses.MISSING:
+            defaults[item.name] = item.default_factory()
+    return defaults
+
+
 def find_hparams(name_or_path: str | Path) -> Path:
     """Return the hyperparameter file with a path, or with the name of a shipped file, such as ``GRACE/gpt2-xl``.
 

@@ -15,7 +15,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, HyperParameterError, LifelongError, RunError
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.scorers import scorer_for
-from easyedit_lifelong.hparams_files import hparams_values, read_mapping
+from easyedit_lifelong.hparams_files import hparams_defaults, hparams_values, read_mapping
 from easyedit_lifelong.runs.checks import check_data, usable_requests
 from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodComparison, experiments_by_label
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
@@ -119,7 +119,8 @@ def check_on_model(plan: ComparisonPlan, model: Any, tokenizer: Any) -> Comparis
         try:
             checked = check_data(run.plan, plan.inputs, model, tokenizer, scorer)
             if run.begun:  # reopening compares the settings
-                RunFolder.reopen(run.folder, run_config(run.plan, model, checked)).close()
+                config = run_config(run.plan, model, checked)
+                RunFolder.reopen(run.folder, config, hparams_defaults(run.plan.hparams)).close()
         except LifelongError as error:
             raise RunError(f"{run.label}: {error}") from error
     return plan

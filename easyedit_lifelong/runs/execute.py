@@ -11,6 +11,7 @@ from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.scorers import scorer_for
+from easyedit_lifelong.hparams_files import hparams_defaults
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.checks import CheckedData, check_data
@@ -123,7 +124,9 @@ def _open_folder(plan: Plan, config: dict[str, Any]) -> RunFolder | None:
     """Open the folder of a new or an interrupted run; return None if the run writes no files."""
     if plan.out is None:
         return None
-    return RunFolder.reopen(plan.out, config) if plan.resume else RunFolder(plan.out, resumable=plan.resumable)
+    if plan.resume:
+        return RunFolder.reopen(plan.out, config, hparams_defaults(plan.hparams))
+    return RunFolder(plan.out, resumable=plan.resumable)
 
 
 def _make_scoreboard(plan: Plan, model: Any, scorer: Scorer, checked: CheckedData) -> Scoreboard:

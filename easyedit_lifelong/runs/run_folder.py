@@ -130,12 +130,15 @@ class RunFolder:
             raise
 
     @classmethod
-    def reopen(cls, path: Path | str, config: Mapping[str, Any]) -> RunFolder:
+    def reopen(
+        cls, path: Path | str, config: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> RunFolder:
         """Open the folder of an interrupted run.
 
         Args:
             path: the folder.
             config: the present settings, which must equal those in the folder's ``config.yaml``.
+            defaults: the default values of hyperparameters, for those that ``config.yaml`` of an older release lacks.
 
         Raises:
             RunError: the folder holds no run, or a run with other settings (the message lists the differences); or
@@ -145,7 +148,7 @@ class RunFolder:
         folder.path, folder.seconds = check_resumable(path).parent, 0.0
         folder._lock = lock_folder(folder.path)
         try:
-            folder._check_same(config)
+            folder._check_same(config, defaults or {})
         except BaseException:
             folder.close()
             raise
@@ -156,8 +159,8 @@ class RunFolder:
         if self._lock is not None:
             self._lock.release()
 
-    def _check_same(self, config: Mapping[str, Any]) -> None:
-        """Check that the settings in the folder's ``config.yaml`` equal the present ones.
+    def _check_same(self, config: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        """Check that the settings in the folder's ``config.yaml`` equal the present ones; see :meth:`reopen`.
 
         Raises:
             RunError: they differ, or cannot be read.
@@ -169,6 +172,8 @@ class RunFolder:
                 f"{self.path / CONFIG}: was written by another version of this package (schema_version {version!r}, "
                 f"this is {SCHEMA_VERSION}); it can't be resumed. Start a new run in another folder, with --out."
             )
+        if isinstance(hparams := written.get("hparams"), dict):
+            written = {**written, "hparams": {**defaults, **hparams}}
         changes = setting_changes(written, config, lambda name: f"{name}.".startswith(_NOT_COMPARED))
         if changes:
             raise RunError(
