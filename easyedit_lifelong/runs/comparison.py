@@ -98,7 +98,8 @@ def plan_comparison(comparison: MethodComparison, out: Path | str, resume: bool 
     runs = [_plan_run(label, experiment, out / label) for label, experiment in experiments.items()]
     _check_same_seed(runs)
     inputs = read_inputs(runs[0].plan.experiment, runs[0].plan.seed)
-    config = _merge_stored(out, _comparison_config(comparison.experiment, experiments, inputs))
+    defaults = {label: hparams_defaults(experiment.hparams) for label, experiment in experiments.items()}
+    config = _merge_stored(out, _comparison_config(comparison.experiment, experiments, inputs), defaults)
     return ComparisonPlan(out, runs, inputs, config)
 
 
@@ -200,8 +201,13 @@ def _comparison_config(shared: Experiment, experiments: dict[str, Experiment], i
     }
 
 
-def _merge_stored(out: Path, config: dict[str, Any]) -> dict[str, Any]:
+def _merge_stored(out: Path, config: dict[str, Any], defaults: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """Check the settings against those in the folder, and return them with the methods that only the folder has.
+
+    Args:
+        out: the folder of the comparison.
+        config: the content of ``compare.yaml`` for the present settings.
+        defaults: the default hyperparameters of each method, for those that a file of an older release lacks.
 
     Raises:
         RunError: the folder holds a comparison with other settings; the message lists the differences.
@@ -216,13 +222,12 @@ def _merge_stored(out: Path, config: dict[str, Any]) -> dict[str, Any]:
     stored = written.get("methods")
     stored_methods = stored if isinstance(stored, dict) else {}
     both = [label for label in config["methods"] if label in stored_methods]
-
-    def with_common_methods(settings: dict[str, Any], methods: dict[str, Any]) -> dict[str, Any]:
-        return {**settings, "methods": {label: methods[label] for label in both}}
-
-    changes = setting_changes(
-        with_common_methods(written, stored_methods), with_common_methods(config, config["methods"]), _is_ignored
-    )
+    before = {
+        label: {**defaults[label], **values} if isinstance(values := stored_methods[label], dict) else values
+        for label in both
+    }
+    present = {label: config["methods"][label] for label in both}
+    changes = setting_changes({**written, "methods": before}, {**config, "methods": present}, _is_ignored)
     if changes:
         raise RunError(
             f"{out}: holds a comparison with other settings: {'; '.join(changes)}. Choose what it began with, or "

@@ -165,6 +165,15 @@ def test_finished_runs_are_only_shown_again(compare_cli: CompareCommand, monkeyp
     assert list(stored["methods"]) == ["near", "far"], "a run's settings are lost"
 
 
+def test_a_comparison_that_is_older_than_a_hyperparameter_continues(compare_cli: CompareCommand) -> None:
+    assert compare_cli.run()[0] == 0
+    file = compare_cli.out / "compare.yaml"
+    stored = yaml.safe_load(file.read_text())
+    assert stored["methods"]["near"].pop("max_length") == 40
+    file.write_text(yaml.safe_dump(stored))
+    assert compare_cli.run()[0] == 0
+
+
 @pytest.mark.parametrize("moment", ["between the methods", "in the second method"])
 def test_a_killed_comparison_continues_and_ends_like_an_uninterrupted_one(
     compare_cli: CompareCommand, monkeypatch: pytest.MonkeyPatch, moment: str
