@@ -152,7 +152,7 @@ def _apply_function(name: str, original: Callable[..., Any]) -> Callable[..., tu
             # EasyEdit doesn't validate its input, so any exception is possible.
             raise failed_edit(name, edit_requests[0], error) from error
         model_state.weights, model_state.tensors = list(weights), dict(tensors)
-        return model, Rollback(undo, on_items=keep_original_weight)
+        return model, Rollback(model_state.record_edit(undo), on_items=keep_original_weight)
 
     return apply
 

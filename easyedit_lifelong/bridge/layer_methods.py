@@ -100,7 +100,6 @@ def layer_apply_function(name: str, original: Callable[..., Any]) -> Callable[..
 
         def undo() -> None:
             setattr(parent, leaf, before)
-            tracker.detach()
             for key in [key for key in state.caches if key[1] in _HISTORIES]:
                 del state.caches[key]
             state.caches.update(histories)
@@ -130,11 +129,18 @@ def layer_apply_function(name: str, original: Callable[..., Any]) -> Callable[..
             edited.__dict__["_tracker"] = tracker
         except BaseException as error:
             undo()
+            tracker.detach()
             if isinstance(error, LifelongError) or not isinstance(error, Exception):
                 raise
             # EasyEdit doesn't validate its input, so any exception is possible.
             raise failed_edit(name, request, error) from error
-        return model, Rollback(undo, on_items=keep_original_weight)
+        restore = state.record_edit(undo)
+
+        def roll_back() -> None:
+            restore()
+            tracker.detach()
+
+        return model, Rollback(roll_back, on_items=keep_original_weight)
 
     return apply
 

@@ -54,12 +54,33 @@ class ModelState:
         weights: names of the edited weights.
         tensors: what the method keeps from one batch to the next (AlphaEdit's ``cache_c``), by name. The tensors are
             never changed in place.
+        edits: an object for each edit that was not rolled back, in order.
     """
 
     caches: dict[tuple[str, str], Any] = field(default_factory=dict)
     moments: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
     weights: list[str] = field(default_factory=list)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    edits: list[object] = field(default_factory=list)
+
+    def record_edit(self, undo: Callable[[], None]) -> Callable[[], None]:
+        """Record an edit that was just made, and return the function that rolls it back.
+
+        The function also rolls back all later edits, since ``undo`` restores what the model was before the edit. If the
+        edit was rolled back together with an earlier one, it does nothing: ``undo`` would bring the earlier one back.
+
+        Args:
+            undo: restores the model.
+        """
+        edit = object()
+        self.edits.append(edit)
+
+        def roll_back() -> None:
+            if edit in self.edits:
+                undo()
+                del self.edits[self.edits.index(edit) :]
+
+        return roll_back
 
 
 _STATES: weakref.WeakKeyDictionary[Any, ModelState] = weakref.WeakKeyDictionary()

@@ -98,6 +98,17 @@ def test_rollback_is_bitwise_and_a_second_run_in_the_process_is_equal(name: str,
     assert_equal_tensors(edited_model(name, kind, tmp_path)[0], first)
 
 
+@pytest.mark.parametrize("name", ["MEMIT", "WISE"])
+def test_an_earlier_rollback_includes_the_later_ones(name: str, tmp_path: Path) -> None:
+    """A later edit's rollback restores the model with the earlier edits, so it must do nothing once these are gone."""
+    model, rollbacks = edited_model(name, "llama", tmp_path)
+    assert len(rollbacks) > 1
+    for rollback in rollbacks:
+        rollback()
+        assert_equal_tensors(model, state_of(make_pair("llama")[0]))
+    assert not model_state_of(model).weights
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_one_rollback_restores_the_batch_before(name: str, tmp_path: Path) -> None:
     """The next edit is then what it would have been without the batch that was rolled back."""
