@@ -105,14 +105,13 @@ class UltraEditEditor(BatchEditor[UltraEditBatch]):
         counts = dict.fromkeys(shapes.values(), 0)
         for batch in self.state.batches:
             for path, update in batch.layers.items():
-                assert isinstance(update, UltraEditUpdate)
                 counts[shapes[path]] += update.adjusted.shape[1]
         if not self.state.batches:
             return {}
         saved = {
             shapes[path]: update.normaliser.unbind(dim=1)
             for path, update in self.state.batches[-1].layers.items()
-            if isinstance(update, UltraEditUpdate) and update.normaliser.shape[1]
+            if update.normaliser.shape[1]
         }
         return {shape: Normaliser(counts[shape], mean, squares) for shape, (mean, squares) in saved.items()}
 
@@ -123,7 +122,7 @@ class UltraEditEditor(BatchEditor[UltraEditBatch]):
         for path, update in batch.layers.items():
             columns = 0 if update.shape in shapes else 2
             shapes.add(update.shape)
-            if not isinstance(update, UltraEditUpdate) or update.normaliser.shape != (sum(update.shape), columns):
+            if update.normaliser.shape != (sum(update.shape), columns):
                 raise EditError(f"the update of {path} has no normaliser of {sum(update.shape)} x {columns} numbers")
 
     def _updates(self, gradients: Mapping[str, OutputGradients]) -> dict[str, UltraEditUpdate]:
@@ -155,7 +154,6 @@ class UltraEditEditor(BatchEditor[UltraEditBatch]):
             values = value_changes(part.inputs, part.gradients, normaliser, self.hparams.lr, epsilon)
             columns = [normaliser.mean, normaliser.squares] if first_of_shape[shape] == path else []
             updates[path] = UltraEditUpdate(
-                keys=torch.empty(shape[0], 0, dtype=dtype),
                 adjusted=least_squares(part.inputs).to(dtype).contiguous(),
                 residual=values.t().to(dtype).contiguous(),
                 normaliser=_columns(columns, sum(shape)),

@@ -2,37 +2,51 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.ultraedit.normaliser import Normaliser
 from easyedit_lifelong.methods.weight_updates.history import Batch
-from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
 
 
 @dataclass(frozen=True)
-class UltraEditUpdate(LayerUpdate):
-    """The update of one layer by a batch with n answer tokens: Δ = R (M⁻¹ K)ᵀ with K = Hᵀ, M = K Kᵀ + I, R = Vᵀ.
+class UltraEditUpdate:
+    """The update of one layer by a batch with n answer tokens: Xᵀ = Vᵀ ((HᵀH + I)⁻¹ Hᵀ)ᵀ.
 
     Attributes:
-        keys: empty, shape ``(inputs, 0)``: nothing is computed from K after the batch.
-        adjusted: M⁻¹ K, shape ``(inputs, n)``.
-        residual: R, shape ``(outputs, n)``.
+        adjusted: (HᵀH + I)⁻¹ Hᵀ, shape ``(inputs, n)``.
+        residual: Vᵀ, shape ``(outputs, n)``.
         normaliser: mean and summed squared deviations after the batch, shape ``(inputs + outputs, 2)``, in float64, if
             this layer is the first of its shape; otherwise shape ``(inputs + outputs, 0)``.
     """
 
+    adjusted: Tensor
+    residual: Tensor
     normaliser: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of inputs and of outputs of the layer."""
+        return len(self.adjusted), len(self.residual)
+
+    def added_to(self, delta: Tensor | None) -> Tensor:
+        """Return ΔW + Xᵀ in the dtype of the factors; see :class:`WeightUpdate`."""
+        update = self.residual.double() @ self.adjusted.double().t()
+        total = update if delta is None else delta.to(update.device).double() + update
+        return total.to(self.adjusted.dtype)
 
 
 @dataclass(frozen=True)
 class UltraEditBatch(Batch):
     """The edits that one batch made."""
 
-    update_class: ClassVar[type[LayerUpdate]] = UltraEditUpdate
+    update_class: ClassVar[type[Any]] = UltraEditUpdate
+
+    layers: Mapping[str, UltraEditUpdate]
 
 
 def least_squares(inputs: Tensor) -> Tensor:

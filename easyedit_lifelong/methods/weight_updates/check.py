@@ -43,7 +43,7 @@ def check_projections(model: Any, hparams: BlockUpdateHyperParams) -> None:
             raise model_error(hparams, "rewrite_module_tmp", str(error)) from None
 
 
-def find_named(model: Any, hparams: BlockUpdateHyperParams, name: str, number: int | None) -> Any:
+def find_named(model: Any, hparams: WeightUpdateHyperParams, name: str, number: int | None) -> Any:
     """Return the module that a hyperparameter names.
 
     Args:
