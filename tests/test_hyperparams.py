@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from easyedit_lifelong.errors import HyperParameterError
-from easyedit_lifelong.hparams_files import find_hparams, shipped_hparams_folders
+from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file, shipped_hparams_folders
 from easyedit_lifelong.hyperparams import PluginHyperParams
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from tests.support.thoroughness import examples
@@ -134,19 +134,28 @@ def test_written_hyperparameters_are_read_back_equal(tmp_path: Path) -> None:
     assert "source" not in hparams.to_dict()
 
 
-@pytest.mark.parametrize(
-    "path",
-    [file for folder in shipped_hparams_folders() for file in sorted(folder.rglob("*.yaml"))],
-    ids=lambda p: p.stem,
-)
-def test_every_shipped_file_loads_by_path_and_by_name(path: Path) -> None:
+SHIPPED = {
+    file.relative_to(folder).with_suffix("").as_posix(): file
+    for folder in shipped_hparams_folders()
+    for file in sorted(folder.rglob("*.yaml"))
+}
+"""The shipped files by name, such as ``GRACE/gpt2-xl``."""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_file_loads_by_path_and_by_name(name: str) -> None:
     from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 
-    hparams = load_hparams(path, easyedits=True)
-    assert hparams.alg_name == path.parent.name
-    shipped_as = f"{path.parent.name}/{path.stem}"
-    assert find_hparams(shipped_as) == path
-    assert load_hparams(shipped_as, easyedits=True) == hparams
+    path = SHIPPED[name]
+    assert find_hparams(name) == path
+    assert read_hparams_file(path)["alg_name"] == name.rpartition("/")[0]
+    try:
+        hparams = load_hparams(path, easyedits=True)
+    except HyperParameterError as error:
+        if name.startswith("EasyEdit/") and "EasyEdit has no method" in str(error):
+            pytest.skip("this version of EasyEdit has no such method")
+        raise
+    assert load_hparams(name, easyedits=True) == hparams
 
 
 def test_a_local_file_takes_precedence_over_a_shipped_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

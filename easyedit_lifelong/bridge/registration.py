@@ -108,11 +108,9 @@ def own_function(name: str) -> Callable[..., Any]:
         PluginError: EasyEdit has no such method.
     """
     algorithms = importlib.import_module(f"{PACKAGE}.util.alg_dict").ALG_DICT
-    own = {known: _behind_dispatchers(function) for known, function in algorithms.items()}
-    function = own.get(name)
+    function = _behind_dispatchers(algorithms.get(name))
     if function is None:
-        names = [known for known, found in own.items() if found is not None]
-        raise PluginError(f"EasyEdit has no method {name!r}.{did_you_mean(name, names)}")
+        raise PluginError(f"EasyEdit has no method {name!r}.{did_you_mean(name, algorithms)}")
     return function
 
 

@@ -189,7 +189,7 @@ def test_a_failed_edit_does_not_change_the_settings_of_earlier_edits(case: Metho
     store, model, hparams = case.port("edits"), build_model("llama"), case.hparams()
     case.apply(model, REQUESTS[:2])
     (before,) = store.parts(model)
-    other = dataclasses.replace(hparams, batch_size=hparams.batch_size + 1)
+    other = dataclasses.replace(hparams, max_length=hparams.max_length + 1)
     too_long = {**REQUESTS[2], "prompt": REQUESTS[2]["prompt"] + " old" * 5000}
     with pytest.raises(LifelongError):
         case.method.apply(model, build_tokenizer(), [too_long], other)
