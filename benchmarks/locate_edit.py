@@ -64,7 +64,7 @@ PAIRS = {
     "AlphaEdit": Pair(
         "EasyEdit/AlphaEdit", "AlphaEdit", "alphaedit.AlphaEdit_main", settings=(("nullspace_energy", None),)
     ),
-    "UltraEdit": Pair("EasyEdit/ULTRAEDIT", "UltraEdit"),
+    "UltraEdit": Pair("EasyEdit/ULTRAEDIT", "UltraEdit", settings=(("token", "ans"),)),
 }
 OWN_SETTINGS = {"alg_name", "device", "model_name", "stats_dir", "mom2_dataset", "mom2_n_samples", "mom2_dtype"}
 """Settings that each side reads from its own file: they do not change what is computed."""
