@@ -84,7 +84,7 @@ class LossCounter(logging.Handler):
 
 @dataclass
 class Editor:
-    """One side of a comparison: a method with a model of its own.
+    """One side of a comparison: a method and the model that it edits.
 
     Attributes:
         method: the method.

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=_methods,
         metavar="[LABEL=]METHOD,...",
-        help="methods; each a name such as GRACE, or a hyperparameter file, with a label of its own if needed",
+        help="methods; each a name such as GRACE, or a hyperparameter file, with a label if one occurs twice",
     )
     add(*DATA, default=str(COUNTERFACT), metavar="FILE", help="dataset file (default: sample facts)")
     add("--format", help=FORMAT_HELP)

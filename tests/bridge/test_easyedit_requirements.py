@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.bridge import easyedit_method, read_easyedit_hparams, requirements
@@ -20,6 +18,7 @@ from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError, HyperParameterError, ModelError, PluginError
 from easyedit_lifelong.hparams_files import find_hparams
 from tests.support.easyedit_memit import NAMES, REQUESTS, VALUES, memit_hparams
+from tests.support.tiny_models import smollm2_without_weights
 from tests.support.toy_method import make_pair
 
 
@@ -136,16 +135,6 @@ def test_shipped_files_of_easyedits_methods_fit_their_model(name: str, request: 
     if name == "MEMIT":  # FT needs no second moments
         request.getfixturevalue("given_moments")
     hparams = read_easyedit_hparams(find_hparams(f"{name}/smollm2-135m"), name)
-    config = LlamaConfig(
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        vocab_size=64,
-        tie_word_embeddings=True,
-    )
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = smollm2_without_weights()
     requirements.check_names(model, None, hparams)
     assert list(edited_weights(model, hparams)) == [f"model.layers.{n}.mlp.down_proj.weight" for n in hparams.layers]

@@ -13,7 +13,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 from easyedit_lifelong import bridge, run_consecutive
 from easyedit_lifelong.bridge import easyedit_method, requirements
@@ -24,7 +23,7 @@ from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.hparams_files import find_hparams
 from tests.support.easyedit_main import BATCHED, WEIGHT_METHODS, batches_of, main_hparams, tensors_of, values_of
 from tests.support.easyedit_memit import REQUESTS
-from tests.support.tiny_models import state_of
+from tests.support.tiny_models import smollm2_without_weights, state_of
 from tests.support.toy_method import make_pair
 
 pytestmark = pytest.mark.usefixtures("main", "given_moments")
@@ -271,17 +270,7 @@ SHIPPED = ("ROME", "R-ROME", "EMMET", "PMET", "AlphaEdit", "ULTRAEDIT", "SimIE",
 @pytest.mark.parametrize("name", SHIPPED)
 def test_shipped_files_fit_their_model(name: str) -> None:
     hparams = bridge.read_easyedit_hparams(find_hparams(f"EasyEdit/{name}/smollm2-135m"), f"EasyEdit/{name}")
-    config = LlamaConfig(
-        hidden_size=576,
-        intermediate_size=1536,
-        num_hidden_layers=30,
-        num_attention_heads=9,
-        num_key_value_heads=3,
-        vocab_size=64,
-        tie_word_embeddings=True,
-    )
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    model = smollm2_without_weights()
     if name in {"DEFER", "WISE"}:
         easyedit_method(name).check(model, None, hparams)
     else:

@@ -87,6 +87,21 @@ def _template(family: str, dtype: torch.dtype) -> Any:
     return model
 
 
+def smollm2_without_weights() -> Any:
+    """Build a model with the shape of SmolLM2-135M on the ``meta`` device, with a small vocabulary."""
+    config = LlamaConfig(
+        hidden_size=576,
+        intermediate_size=1536,
+        num_hidden_layers=30,
+        num_attention_heads=9,
+        num_key_value_heads=3,
+        vocab_size=VOCABULARY,
+        tie_word_embeddings=True,
+    )
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """Build a tokenizer of whole words, without special tokens around a text."""
     vocabulary = {"<pad>": 0, "<s>": 1, "</s>": 2, "<unk>": 3}

@@ -22,7 +22,7 @@ from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.wrappers import inner_projection
 
 Weights = Mapping[str, Tensor]
-"""The trained weights, in float32 or wider, by path of the projection, in the orientation of its own weight."""
+"""The trained weights by path of the projection, in float32 or wider, transposed as the projection stores them."""
 
 _ROWS_AT_ONCE = 32
 """Number of examples whose constant activations are computed in one pass."""

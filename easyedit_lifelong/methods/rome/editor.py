@@ -102,7 +102,7 @@ def apply_rome_to_model(
     keep_original_weight: bool = False,
     **kwargs: Any,
 ) -> tuple[Any, Rollback[EditResult]]:
-    """Edit a model with ROME, one request after the other.
+    """Edit a model with ROME, request by request.
 
     Arguments, result and errors are those of :func:`~easyedit_lifelong.methods.memit.editor.apply_memit_to_model`.
     """

@@ -64,8 +64,8 @@ def test_ft_stops_as_soon_as_the_model_predicts_the_target(llama: Any) -> None:
     hparams = FTHyperParams(**PLACE)
     results = edit(llama, hparams, REQUESTS).results
     assert all(result.learned and result.steps < hparams.num_steps for result in results)
-    # GRACE compares each prediction with the token before the one that it predicts. By that measure, the last edit,
-    # which is the one that the model was trained on last, is not learned, and training would go on.
+    # GRACE compares each prediction with the token before the one that it predicts. By that measure, the last edit is
+    # not learned, and GRACE would continue to train on it.
     example = encode_request(build_tokenizer(), request_of(REQUESTS[-1]), False, context_length(llama)).example
     predictions = llama(torch.tensor([example.tokens])).logits[0].argmax(dim=1).tolist()
     count = len(example.target)
