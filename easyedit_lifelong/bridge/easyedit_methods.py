@@ -21,8 +21,8 @@ from easyedit_lifelong.bridge.method_calls import (
     call_hparams,
     call_method,
     check_settings,
-    failed_edit,
     null_space_projector,
+    undone_on_failure,
     valid_requests,
 )
 from easyedit_lifelong.bridge.method_context import copy_with_state, method_context, model_state_of
@@ -39,7 +39,7 @@ from easyedit_lifelong.bridge.requirements import (
 from easyedit_lifelong.bridge.weights import EditedWeights, base_of, copy_values, edited_modules, edited_weights
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.subjects import find_subject
-from easyedit_lifelong.errors import EditError, LifelongError
+from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.snapshots import Snapshots
@@ -137,7 +137,7 @@ def _apply_function(name: str, original: Callable[..., Any]) -> Callable[..., tu
         projector = _projector(model, tok, hparams, moments) if name == "AlphaEdit" else None
         records = [_as_easyedit_request(request, base_of(hparams)) for request in edit_requests]
         options = {"copy": False, "return_orig_weights": True, "keep_original_weight": True, **kwargs}
-        try:
+        with undone_on_failure(name, edit_requests[0], undo):
             with method_context(model, tok, base_of(hparams), moments, inverse_moments(model, hparams, moments)):
                 own = call_hparams(hparams, model, edited_modules(hparams))
                 call = MethodCall(original, model, tok, records, own, options, tensors_before, projector)
@@ -145,12 +145,6 @@ def _apply_function(name: str, original: Callable[..., Any]) -> Callable[..., tu
             for label, tensor in (*weights.items(), *tensors.items()):
                 if not torch.isfinite(tensor).all():
                     raise EditError(f"{edit_requests[0].where}: EasyEdit's {name} wrote infinity or NaN into {label}")
-        except BaseException as error:
-            undo()
-            if isinstance(error, LifelongError) or not isinstance(error, Exception):
-                raise
-            # EasyEdit doesn't validate its input, so any exception is possible.
-            raise failed_edit(name, edit_requests[0], error) from error
         model_state.weights, model_state.tensors = list(weights), dict(tensors)
         return model, Rollback(model_state.record_edit(undo), on_items=keep_original_weight)
 

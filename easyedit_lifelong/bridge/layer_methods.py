@@ -19,12 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.bridge.easyedit_location import PACKAGE
-from easyedit_lifelong.bridge.method_calls import call_hparams, failed_edit, valid_requests
+from easyedit_lifelong.bridge.method_calls import call_hparams, undone_on_failure, valid_requests
 from easyedit_lifelong.bridge.method_context import copy_with_state, method_context, model_state_of
 from easyedit_lifelong.bridge.wrapping import replaced
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import ZSRE
-from easyedit_lifelong.errors import EditError, HyperParameterError, LifelongError, ModelError
+from easyedit_lifelong.errors import EditError, HyperParameterError, ModelError
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.models.anatomy import is_transposed
 from easyedit_lifelong.models.modules import find_module, module_path
@@ -104,7 +104,11 @@ def layer_apply_function(name: str, original: Callable[..., Any]) -> Callable[..
                 del state.caches[key]
             state.caches.update(histories)
 
-        try:
+        def undo_and_detach() -> None:
+            undo()
+            tracker.detach()
+
+        with undone_on_failure(name, request, undo_and_detach):
             if not is_first:
                 layer.__class__ = own_class  # EasyEdit compares the type
             own = _hparams_for(hparams, model, path, 0 if is_first else getattr(layer, "editing_total_cnt", 0))
@@ -127,13 +131,6 @@ def layer_apply_function(name: str, original: Callable[..., Any]) -> Callable[..
                 edited.__dict__.pop(activations, None)  # WISE keeps them with their graph, which can't be copied
             edited.__class__ = _row_by_row(own_class)
             edited.__dict__["_tracker"] = tracker
-        except BaseException as error:
-            undo()
-            tracker.detach()
-            if isinstance(error, LifelongError) or not isinstance(error, Exception):
-                raise
-            # EasyEdit doesn't validate its input, so any exception is possible.
-            raise failed_edit(name, request, error) from error
         restore = state.record_edit(undo)
 
         def roll_back() -> None:

@@ -6,9 +6,10 @@ that belongs to one model: a call gets it and returns its successor.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from easyedit_lifelong.bridge.method_context import device_name
 from easyedit_lifelong.bridge.weights import base_of, edited_modules
 from easyedit_lifelong.bridge.wrapping import replaced
 from easyedit_lifelong.data.request import EditRequest, as_requests
-from easyedit_lifelong.errors import DataError, EditError, HyperParameterError
+from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, LifelongError
 from easyedit_lifelong.models.anatomy import is_transposed, projection_shape
 
 Tensors = Mapping[str, Tensor]
@@ -230,10 +231,29 @@ def valid_requests(name: str, requests: Sequence[Any], *, batchable: bool) -> li
     return valid
 
 
-def failed_edit(name: str, request: EditRequest, error: Exception) -> EditError:
-    """Return the error for an edit in which EasyEdit's code raised an exception."""
-    detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
-    return EditError(f"{request.where}: EasyEdit's {name} failed: {detail}")
+@contextlib.contextmanager
+def undone_on_failure(name: str, request: EditRequest, undo: Callable[[], None]) -> Iterator[None]:
+    """Undo what an edit changed if it fails in this context.
+
+    EasyEdit does not validate its input, so its code can raise any exception. It becomes an EditError that names the
+    request.
+
+    Args:
+        name: the method's name in EasyEdit.
+        request: the request, the first one of a batch.
+        undo: restores the model.
+
+    Raises:
+        EditError: EasyEdit's code raised an exception.
+    """
+    try:
+        yield
+    except BaseException as error:
+        undo()
+        if isinstance(error, LifelongError) or not isinstance(error, Exception):
+            raise
+        detail = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise EditError(f"{request.where}: EasyEdit's {name} failed: {detail}") from error
 
 
 def check_settings(name: str, hparams: Any) -> None:
