@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 from torch import Tensor
 
@@ -10,10 +12,12 @@ from easyedit_lifelong.methods.locate_edit.null_space_config import NullSpaceHyp
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, Solver
 from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
 
+LOG = logging.getLogger(__name__)
+
 _SMALLEST_DIRECTION = 1e-10
 """Directions of projected keys with a smaller singular value stay in the null space, as in EvoEdit's code."""
 _SMALLEST_SHARE = 1e-6
-"""A key is refused if the projector leaves no larger share of its norm within the null space of ordinary keys."""
+"""A key is excluded if the projector leaves no larger share of its norm within the null space of ordinary keys."""
 
 
 def null_space_basis(moment: Tensor, threshold: float, energy: float | None = None) -> Tensor:
@@ -111,7 +115,7 @@ class EvolvingNullSpace:
 
     a system of n equations. Then P ← P - QQᵀ, where the columns of Q are an orthonormal basis of the columns of PK.
     So later updates change no output for the keys K, and each batch uses up as many dimensions of the null space as it
-    has independent keys.
+    has independent keys. A key that an earlier batch had has PK = 0: its edit gets no update, with a warning.
 
     P is kept as U Uᵀ - (UQ)(UQ)ᵀ, where U is a basis of the null space of ordinary keys and Q, shape
     ``(dimensions, directions)``, is in the coordinates of U.
@@ -148,12 +152,14 @@ class EvolvingNullSpace:
     def update(self, keys: Tensor, residual: Tensor) -> LayerUpdate:
         """Return the update; see :meth:`Solver.update`.
 
+        The columns of ``adjusted`` of keys that the projector excludes are zero.
+
         Raises:
-            EditError: a key is not finite, or the projector excludes it.
+            EditError: a key is not finite, or the projector excludes all keys.
         """
         keys = keys.to("cpu", self.dtype)
         projected = self._project(keys)
-        self._check(keys, projected)
+        projected[:, self._excluded(keys, projected)] = 0.0
         gram = projected.t() @ projected
         gram.diagonal().add_(self.penalty)
         adjusted = self.basis @ torch.cholesky_solve(projected.t(), torch.linalg.cholesky(gram)).t()
@@ -182,19 +188,36 @@ class EvolvingNullSpace:
             projected = projected - self._used @ (self._used.t() @ projected)
         return projected
 
-    def _check(self, keys: Tensor, projected: Tensor) -> None:
-        """Check that the keys are finite, and that something of each is left after projection."""
+    def _excluded(self, keys: Tensor, projected: Tensor) -> Tensor:
+        """Return which keys the projector excludes, shape ``(n,)``, and warn of them.
+
+        Args:
+            keys: the keys, shape ``(d, n)``.
+            projected: UᵀPK, shape ``(dimensions, n)``.
+
+        Raises:
+            EditError: a key is not finite, or the projector excludes all keys.
+        """
         if not torch.isfinite(projected).all():
             raise EditError("the update can't be computed: the new keys are NaN or infinite")
         sizes = (self.basis.t() @ keys.to(self.basis)).norm(dim=0)
-        excluded = (projected.norm(dim=0) <= _SMALLEST_SHARE * sizes).nonzero().flatten().tolist()
-        if excluded:
-            left = self.basis.shape[1] - self._used.shape[1]
-            raise EditError(
-                f"the projector excludes the key of request {excluded[0] + 1} of the batch: earlier batches have the "
-                f"same key, or have used up the null space ({left} of its {self.basis.shape[1]} dimensions are left). "
-                "Roll earlier batches back, choose a larger null space, or use projector: fixed"
+        excluded = projected.norm(dim=0) <= _SMALLEST_SHARE * sizes
+        left = self.basis.shape[1] - self._used.shape[1]
+        reason = (
+            f"earlier batches have the same key, or have used up the null space ({left} of its {self.basis.shape[1]} "
+            "dimensions are left). Roll earlier batches back, choose a larger null space, or use projector: fixed"
+        )
+        if excluded.all():
+            raise EditError(f"the projector excludes the key of every request of the batch: {reason}")
+        if excluded.any():
+            numbers = ", ".join(str(index + 1) for index in excluded.nonzero().flatten().tolist())
+            LOG.warning(
+                "the projector excludes the keys of these requests of the batch: %s. They get no update in "
+                "this layer: %s",
+                numbers,
+                reason,
             )
+        return excluded
 
 
 def null_space_solver(

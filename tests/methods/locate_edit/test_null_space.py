@@ -153,14 +153,29 @@ def test_an_evolving_projector_forgets_the_keys_of_later_batches_bitwise() -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_same_key_again_is_refused_and_leaves_the_projector_as_it_is(dtype: torch.dtype) -> None:
+def test_a_key_of_an_earlier_batch_gets_no_update_and_does_not_change_that_of_other_keys(
+    dtype: torch.dtype, caplog: pytest.LogCaptureFixture
+) -> None:
     ours = evolving(dtype)
     keys, _ = wide_keys(2, 0)
     ours.add(keys)
+    new, residual = wide_keys(3, 1)
+    new[:, 1] = keys[:, 1]
+    update = ours.update(new, residual)
+    assert not update.adjusted[:, 1].any()
+    alone = ours.update(new[:, [0, 2]], residual[:, [0, 2]])
+    torch.testing.assert_close(update.matrix(), alone.matrix(), rtol=1e-6, atol=1e-8)
+    assert "excludes the keys of these requests of the batch: 2." in caplog.text
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_batch_of_nothing_but_earlier_keys_is_refused_and_leaves_the_projector_as_it_is(dtype: torch.dtype) -> None:
+    ours = evolving(dtype)
+    keys, residual = wide_keys(2, 0)
+    ours.add(keys)
     before = ours.projector()
-    new, residual = wide_keys(2, 1)
-    with pytest.raises(EditError, match=r"excludes the key of request 2 of the batch: .* use projector: fixed"):
-        ours.update(torch.stack([new[:, 0], keys[:, 1]], dim=1), residual)
+    with pytest.raises(EditError, match=r"excludes the key of every request of the batch: .* use projector: fixed"):
+        ours.update(keys, residual)
     assert torch.equal(ours.projector(), before)
 
 
