@@ -115,8 +115,8 @@ class HeldOutText:
     def nll(self, model: Any) -> list[list[float]]:
         """Return the negative log-likelihood of each token of each window except the window's first, in nats.
 
-        A window is read as one prompt. So an edit that acts only at the prompt's end (GRACE) changes it little; an edit
-        of the weights changes all of it.
+        Nothing marks a prompt in a window. So edits that act at a prompt's last token (GRACE) act wherever the text up
+        to a token matches a key.
         """
         device = device_of(model.get_input_embeddings())
         by_window = []

@@ -13,7 +13,9 @@ The last prompt token is:
   the prompt. A pass that reads one new token does not contain it, and editors do nothing there. If the caller passes a
   cache to continue, the cache is emptied, so that the model reads the full prompt;
 - with ``labels``: the token before the first label that isn't -100;
-- otherwise: the last real token of the row, or none if the pass continues a cache.
+- otherwise: the last real token of the row, or none if the pass continues a cache. Such a row is *unmarked*: it may
+  hold an answer as well, as in the rows that evaluation harnesses score. In a causal model, a token's hidden state
+  depends on the tokens up to it alone, so editors can find an edit at any token of an unmarked row.
 
 "Real" tokens are those that the attention mask includes; the others are padding.
 
@@ -43,6 +45,7 @@ from easyedit_lifelong.models.windows import (
     column_of_token,
     end_before_labels,
     is_padding_mask,
+    last_token,
     mask_from_padding,
     real_tokens,
     repeat_rows,
@@ -193,10 +196,11 @@ class PositionTracker:
         last_prompt_column = 0 if generation is None else generation.last
         after_prompts = self._lengths is None and past > last_prompt_column
         ends = torch.full((batch,), -1, device=device)
+        labels = kwargs.get("labels")
         if not after_prompts:
-            columns = self._prompt_ends(real, past, kwargs.get("labels")) - past
+            columns = self._prompt_ends(real, past, labels) - past
             ends = torch.where((columns >= 0) & (columns < length), columns, ends)
-        return Window(ends, real[:, past:], past, generation, after_prompts)
+        return Window(ends, real[:, past:], past, generation, after_prompts, self._unmarked_rows(real, past, labels))
 
     def _prompt_ends(self, real: Tensor, past: int, labels: Any) -> Tensor:
         """Return the absolute column of each row's last prompt token, ``(batch,)``; -1 where there is none."""
@@ -204,7 +208,18 @@ class PositionTracker:
             return column_of_token(real, self._lengths.to(real.device))
         if self._generation is not None:
             return repeat_rows(self._generation.ends.to(real.device), len(real))
-        return torch.full((len(real),), -1, device=real.device) if past else end_before_labels(labels, real)
+        if past:
+            return torch.full((len(real),), -1, device=real.device)
+        end = end_before_labels(labels, real)
+        return torch.where(end >= 0, end, last_token(real))
+
+    def _unmarked_rows(self, real: Tensor, past: int, labels: Any) -> Tensor | None:
+        """Return which rows are unmarked, ``(batch,)``; see :class:`.Window`. None if lengths or prompts are known."""
+        if self._lengths is not None or self._generation is not None:
+            return None
+        if past:
+            return torch.ones(len(real), dtype=torch.bool, device=real.device)
+        return end_before_labels(labels, real) < 0
 
 
 class DecoderTracker(PositionTracker):

@@ -58,6 +58,8 @@ class Window:
         generation: the call of ``generate`` that this pass belongs to, if any.
         behind: whether all tokens of this pass come after the prompts. This is a Python value, so reading it needs no
             synchronisation with the device.
+        unmarked: which rows have nothing that marks the end of a prompt: no lengths, no labels, no ``generate``. Any
+            of their tokens can be the last of a prompt. Shape ``(batch,)``; None if there are no such rows.
         notes: what a layer stores for a later layer in the same pass, by the ``id`` of the layer that stores it.
     """
 
@@ -66,6 +68,7 @@ class Window:
     past: int
     generation: Generation | None
     behind: bool = False
+    unmarked: Tensor | None = None
     notes: dict[int, Any] = field(default_factory=dict)
 
 
@@ -115,18 +118,17 @@ def column_of_token(real: Tensor, count: Tensor) -> Tensor:
 
 
 def end_before_labels(labels: Any, real: Tensor) -> Tensor:
-    """Return the column of each row's prompt end, ``(batch,)``, as labels determine it.
+    """Return the column of each row's prompt end, ``(batch,)``, as labels determine it; -1 where they mark no prompt.
 
-    The prompt ends before the first label. If the labels mark no prompt, it ends at the last token.
+    The prompt ends before the first label. Labels from the first token on, as in plain language modelling, mark no
+    prompt.
     """
-    last = last_token(real)
     if not isinstance(labels, Tensor) or labels.shape != real.shape:
-        return last
+        return torch.full((len(real),), -1, device=real.device)
     answered = labels != IGNORED
     end = answered.long().argmax(dim=1) - 1
-    # Labels from the first real token on (plain language modelling) mark no prompt.
     has_prompt = answered.any(dim=1) & (end >= 0) & real.gather(1, end.clamp(min=0).unsqueeze(1)).squeeze(1)
-    return torch.where(has_prompt, end, last)
+    return torch.where(has_prompt, end, -1)
 
 
 def cached_length(cache: Any) -> int:

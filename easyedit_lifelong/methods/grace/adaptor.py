@@ -17,6 +17,7 @@ from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.models.attachment import Attachment
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.windows import Window
 
 CHILD = "grace_codebook"
@@ -151,9 +152,10 @@ class GraceAdaptor:
             trial.query = inputs[:, position].detach().float()
             trial.output = output[:, position].detach().float()
             return None
-        positions = torch.full((len(output),), position, device=output.device)
-        values = trial.values.to(output.dtype).unsqueeze(1)
-        return torch.where(self._tokens_to_replace(positions, output), values, output)
+        matches = torch.full(output.shape[:2], -1, device=output.device)
+        matches[:, position] = 0
+        replaced = (self._keys_in_effect(matches) >= 0).unsqueeze(-1)
+        return torch.where(replaced, trial.values.to(output.dtype).unsqueeze(1), output)
 
     def _apply_codebook(self, inputs: Tensor, output: Tensor, window: Window | None) -> Tensor | None:
         """Return the output with the values of matching keys in it; None if no key matches.
@@ -164,45 +166,51 @@ class GraceAdaptor:
             window: the running pass; None if the model does not track prompts.
         """
         assert self.codebook is not None
-        positions = self._query_positions(inputs, window)
         # Without a KV cache, every step of a generation looks its prompts up again. Only the first lookup counts.
         generation = window.generation if window is not None else None
         is_first_lookup = generation is None or id(self) not in generation.decisions
-        keys = self._keys_of_rows(inputs, positions, window)
-        if keys is None or (self._record is None and not (keys >= 0).any()):
-            return None
-        replaced = self._tokens_to_replace(positions, output) & (keys >= 0).view(-1, 1, 1)
+        looked_up = self._tokens_to_look_up(inputs, window)
+        matches = torch.full(inputs.shape[:2], -1, device=inputs.device)
+        if looked_up is not None:
+            matches[looked_up] = self.codebook.lookup(inputs[looked_up])
+            keys = self._keys_in_effect(matches)
+            if generation is not None:
+                generation.decisions[id(self)] = matches.amax(dim=1)
+        else:
+            keys_of_prompts = self._keys_of_prompts(window, len(inputs))
+            if keys_of_prompts is None:
+                return None
+            keys, looked_up = keys_of_prompts.unsqueeze(1).expand_as(matches), torch.zeros_like(matches).bool()
+        replaced = keys >= 0
         if self._record is not None:
-            looked_up = torch.arange(inputs.shape[1], device=inputs.device) == positions.unsqueeze(1)
-            self._record(inputs, looked_up, torch.where(looked_up, keys.unsqueeze(1), -1), replaced.squeeze(-1))
+            self._record(inputs, looked_up, matches, replaced)
+        if not replaced.any():
+            return None
         if is_first_lookup and not in_internal_pass(self.model):
-            self.codebook.hits.update(keys[keys >= 0].tolist())
+            rows, columns = (matches >= 0).nonzero(as_tuple=True)
+            hits = set(zip(rows.tolist(), matches[rows, columns].tolist(), strict=True))
+            self.codebook.hits.update(key for _, key in hits)
         values = self.codebook.values[keys.clamp(min=0)].to(output.dtype)
-        return torch.where(replaced, values.unsqueeze(1), output)
+        return torch.where(replaced.unsqueeze(-1), values, output)
 
-    def _keys_of_rows(self, inputs: Tensor, positions: Tensor, window: Window | None) -> Tensor | None:
-        """Return the key that matches each row's query, ``(batch,)``; -1 where none matches.
+    def _tokens_to_look_up(self, inputs: Tensor, window: Window | None) -> Tensor | None:
+        """Return which tokens are looked up, ``(batch, tokens)``; None if this pass contains no query.
 
-        A pass over generated tokens holds no query. For such a pass, return the keys that the generation's prompts
-        matched, or None if the value does not replace the output at generated tokens.
-
-        Args:
-            inputs: the layer's input, shape ``(batch, tokens, key_size)``.
-            positions: see :meth:`_query_positions`.
-            window: the running pass; None if the model does not track prompts.
+        These are the query tokens. Where nothing marks a prompt's end, they are all tokens of the row.
         """
-        assert self.codebook is not None
-        has_query = positions >= 0
-        # Where `behind` already says that there is no query, do not wait for the device to say so.
-        after_prompts = window is not None and window.behind
-        if after_prompts or not has_query.any():
-            return self._keys_of_prompts(window, len(inputs))
-        rows = torch.arange(len(inputs), device=inputs.device)
-        queries = inputs[rows, positions.clamp(min=0)]
-        keys = torch.where(has_query, self.codebook.lookup(queries), -1)
-        if window is not None and window.generation is not None:
-            window.generation.decisions[id(self)] = keys
-        return keys
+        unmarked = window.unmarked if window is not None and self._finds_any_token else None
+        if window is not None and window.behind and unmarked is None:
+            return None  # known without waiting for the device
+        positions = self._query_positions(inputs, window)
+        looked_up = torch.arange(inputs.shape[1], device=inputs.device) == positions.unsqueeze(1)
+        if window is not None and unmarked is not None:
+            looked_up |= (unmarked.unsqueeze(1) & window.real).to(inputs.device)
+        return looked_up if looked_up.any() else None
+
+    @property
+    def _finds_any_token(self) -> bool:
+        """Whether a token's activation does not depend on later tokens, so that a prompt is found in a longer row."""
+        return self.query_token == "prompt_last" and kind_of(self.model) is ModelKind.CAUSAL
 
     def _query_positions(self, inputs: Tensor, window: Window | None) -> Tensor:
         """Return the position of each row's query token, ``(batch,)``; -1 where this pass does not contain it."""
@@ -224,15 +232,31 @@ class GraceAdaptor:
         keys = window.generation.decisions.get(id(self))
         return keys if keys is not None and len(keys) == batch else None
 
-    def _tokens_to_replace(self, query_positions: Tensor, output: Tensor) -> Tensor:
-        """Return which tokens' output the value of a row replaces, shape ``(batch, tokens, 1)``."""
-        position = torch.arange(output.shape[1], device=output.device).view(1, -1, 1)
-        query_position = query_positions.to(output.device).view(-1, 1, 1)
-        if self.replacement == "replace_all":
-            return torch.ones_like(position, dtype=torch.bool).expand(len(query_positions), -1, 1)
+    def _keys_in_effect(self, matches: Tensor) -> Tensor:
+        """Return the key whose value replaces the output at each token, -1 for none, ``(batch, tokens)``.
+
+        Only rows that nothing marks can have several matches. Each of these acts on its part of the row, so that
+        tokens which follow an answer don't change the scores of the answer: with ``replace_all``, a token has the value
+        of the latest match at or before it (tokens before the first match have that of the first); with
+        ``replace_prompt``, it has that of the next match after it.
+
+        Args:
+            matches: the key that each token matches; -1 for none. Shape ``(batch, tokens)``.
+        """
         if self.replacement == "replace_last":
-            return position == query_position
-        return position > query_position if self.query_token == "first" else position < query_position
+            return matches
+        length = matches.shape[1]
+        column = torch.arange(length, device=matches.device).expand_as(matches)
+        latest = torch.where(matches >= 0, column, -1).cummax(dim=1).values
+        upcoming = torch.where(matches >= 0, column, length).flip(1).cummin(dim=1).values.flip(1)
+        if self.replacement == "replace_all":
+            source = torch.where(latest >= 0, latest, upcoming)
+        elif self.query_token == "first":
+            source = torch.where(latest < column, latest, -1)
+        else:
+            source = torch.cat([upcoming[:, 1:], upcoming.new_full((len(upcoming), 1), length)], dim=1)
+        has_source = (source >= 0) & (source < length)
+        return torch.where(has_source, matches.gather(1, source.clamp(0, length - 1)), -1)
 
 
 def _has_batch_rows(inputs: Tensor, window: Window | None) -> bool:

@@ -150,7 +150,7 @@ class _Observer:
         within_radius = torch.where(lookups.looked_up, lookups.keys >= 0, would_match)
         gate_distances = None
         if self._gate_query is not None:
-            gate_distances = codebook.gate_distances(self._gate_query.to(lookups.queries.device))
+            gate_distances = codebook.gate_distances(self._gate_query.to(lookups.queries.device).unsqueeze(0))[0]
         records, radii = editor.record_of_key(), codebook.radii.tolist()
         tokens = []
         for position, text in enumerate(self._explained.texts_at(editor.adaptor.layer)):

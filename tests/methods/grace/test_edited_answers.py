@@ -10,6 +10,7 @@ import torch
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.editor import GraceEditor
+from easyedit_lifelong.models.prompt_positions import prompt_lengths
 from tests.support.prompt_edits import EDITS, PROMPTS, TARGETS, UNRELATED_PROMPTS, hparams_for
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
@@ -94,7 +95,8 @@ def test_an_edit_answers_at_the_end_of_its_prompt_only(family: str, edited: tupl
         # A longer prompt that begins with the edited one is another prompt.
         longer = torch.cat([ids, tokenizer("and the blue sea", return_tensors="pt")["input_ids"]], dim=1)
         unedited = build_model(family)
-        assert torch.equal(model(input_ids=longer).logits, unedited(input_ids=longer).logits)
+        with prompt_lengths(model, [longer.shape[1]]):
+            assert torch.equal(model(input_ids=longer).logits, unedited(input_ids=longer).logits)
 
 
 def test_labels_tell_where_the_prompt_ends(edited: tuple[Any, Any]) -> None:
@@ -104,8 +106,8 @@ def test_labels_tell_where_the_prompt_ends(edited: tuple[Any, Any]) -> None:
     labels = ids.clone()
     labels[:, : prompt.shape[1]] = -100
     assert int(model(input_ids=ids, labels=labels).logits[0, -2].argmax()) == int(answer)
-    # Without labels the last token counts as the prompt's end, where no edit answers.
-    assert int(model(input_ids=ids).logits[0, -2].argmax()) != int(answer)
+    labels[:, prompt.shape[1] - 1] = 0  # a shorter prompt, which no edit is about
+    assert int(model(input_ids=ids, labels=labels).logits[0, -2].argmax()) != int(answer)
 
 
 def test_equal_seeds_give_equal_values_and_other_seeds_give_others(family: str) -> None:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.grace.subject.subject_layer import _matched_keys, _merge_matches
+from easyedit_lifelong.models.prompt_positions import prompt_lengths
 from tests.support.subjects import FACTS, PROMPTS, SUBJECT_LAST_WORDS, codebook_of, edited, ids_of, replacing_outputs
 from tests.support.thoroughness import default_cases, examples
 from tests.support.tiny_models import build_model, build_tokenizer
@@ -69,7 +70,9 @@ def test_the_edit_with_the_nearest_key_and_gate_answers(family: str, gate_eps: f
             unedited.get_submodule(path), {} if key < 0 else {len(text.split()) - 1: codebook.values[key]}
         ):
             expected = unedited(**ids_of(text)).logits
-        torch.testing.assert_close(model(**ids_of(text)).logits, expected, rtol=1e-4, atol=1e-4)
+        with prompt_lengths(model, [len(text.split())]):
+            logits = model(**ids_of(text)).logits
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("chunk_size", [1, 2, 3])

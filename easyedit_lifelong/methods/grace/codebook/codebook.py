@@ -52,7 +52,7 @@ class Codebook(StoredKeys):
             return (Decision.EXPAND if match.distance > radius else Decision.COVERED), match
         if match.distance > self._same_query_distance(query):
             return Decision.SPLIT, match
-        other_fact = gate is not None and float(self.gate_distances(gate)[match.index]) > _SAME_GATE
+        other_fact = gate is not None and float(self.gate_distances(gate.unsqueeze(0))[0, match.index]) > _SAME_GATE
         return (Decision.ADD if other_fact else Decision.SUPERSEDE), match
 
     def _nearest_rival(self, query: Tensor, gate: Tensor, gate_eps: float) -> Match:
@@ -60,7 +60,8 @@ class Codebook(StoredKeys):
 
         If several of these keys equal the query, return the one with the nearest gate.
         """
-        distances, gate_distances = self.distances(self._vectors_of(query)).amin(dim=0), self.gate_distances(gate)
+        distances = self.distances(self._vectors_of(query)).amin(dim=0)
+        gate_distances = self.gate_distances(gate.unsqueeze(0))[0]
         distances[gate_distances > gate_eps] = float("inf")
         equals_query = distances <= self._same_query_distance(query)
         if equals_query.any():

@@ -196,18 +196,18 @@ class StoredKeys(nn.Module):
         relative = (distances - slack).clamp_min(0) / self.radii.clamp_min(torch.finfo(torch.float32).tiny)
         return torch.where(distances <= self.radii + slack, relative.clamp_max(1), float("inf"))
 
-    def gate_distances(self, query: Tensor, index: Tensor | None = None) -> Tensor:
-        """Return the cosine distance of one activation at the answer layer to the gates of keys.
+    def gate_distances(self, queries: Tensor, index: Tensor | None = None) -> Tensor:
+        """Return the cosine distance of activations at the answer layer to the gates of keys.
 
         Args:
-            query: shape ``(gate_size,)``.
+            queries: shape ``(batch, gate_size)``.
             index: indices of the keys; None for all.
 
         Returns:
-            Shape ``(keys,)``.
+            Shape ``(batch, keys)``.
         """
         gates = self.gates if index is None else self.gates[index]
-        return pairwise_distances(normalized(query.unsqueeze(0), COS), normalized(gates, COS), COS)[0]
+        return pairwise_distances(normalized(queries, COS), normalized(gates, COS), COS)
 
     def _vectors_of(self, query: Tensor) -> Tensor:
         """Return a query or an edit's key vectors as rows, ``(vectors, key_size)``."""

@@ -45,6 +45,9 @@ class MatchedKeys(NamedTuple):
 MatchesByRow = dict[int, MatchedKeys]
 """The keys that each row's prompt matches, by row number. Rows without a match are left out."""
 
+MatchesByPrefix = list[tuple[int, MatchedKeys]]
+"""The keys that the prefixes of a row match. An entry holds from its column on, up to the column of the next entry."""
+
 
 @dataclass(frozen=True)
 class PassMatches:
@@ -56,12 +59,14 @@ class PassMatches:
         looked_up: whether each token was looked up, ``(batch, tokens)``.
         token_keys: the key that each token matches; of several, the nearest in units of its radius. -1 where no key
             matches. Shape ``(batch, tokens)``.
+        by_prefix: for each row that nothing marks: the keys that its prefixes match. Columns count within this pass.
     """
 
     by_row: MatchesByRow
     queries: Tensor
     looked_up: Tensor
     token_keys: Tensor
+    by_prefix: dict[int, MatchesByPrefix]
 
 
 class SubjectAdaptor(GraceAdaptor):
@@ -176,17 +181,23 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         matching = torch.zeros_like(looked_up)
         matching[looked_up] = self.codebook.within_any_radius(queries[looked_up])
         token_keys = torch.full(looked_up.shape, -1, device=inputs.device)
-        by_row = self._matches_of_earlier_chunks(window)
+        by_row, by_prefix = self._matches_of_earlier_chunks(window), {}
+        unmarked = window.unmarked.tolist() if window.unmarked is not None else [False] * len(inputs)
         for row in matching.any(dim=1).nonzero().flatten().tolist():
             columns = matching[row].nonzero().flatten()
             nearness = self.codebook.relative_distances(queries[row, columns])
             token_keys[row, columns] = nearness.argmin(dim=1)
             matches = _matched_keys(nearness, columns + window.past)
             by_row[row] = _merge_matches(by_row[row], matches) if row in by_row else matches
+            if unmarked[row]:
+                by_prefix[row] = [
+                    (int(column), _matched_keys(nearness[: index + 1], columns[: index + 1]))
+                    for index, column in enumerate(columns)
+                ]
         if window.generation is not None:
             window.generation.decisions[id(self)] = by_row
         # Matches belong to this pass's rows, so they are stored with the pass and not on the adaptor.
-        window.notes[id(self)] = PassMatches(by_row, queries, looked_up, token_keys)
+        window.notes[id(self)] = PassMatches(by_row, queries, looked_up, token_keys, by_prefix)
 
     def _matches_of_earlier_chunks(self, window: Window) -> MatchesByRow:
         """Return what earlier passes of a generation matched, which have read the first chunks of the prompts."""
@@ -203,9 +214,13 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         answer_keys = torch.full(inputs.shape[:2], -1, device=inputs.device)
         ends = window.ends.tolist()
         for row, row_matches in matches.by_row.items():
-            key = self._choose_key(inputs[row, ends[row]], row_matches) if ends[row] >= 0 else -1
-            if key >= 0:
-                replaced[row, ends[row]], answer_keys[row, ends[row]] = True, key
+            if row in matches.by_prefix and self.codebook.gate_eps is not None:
+                answers = self._answers_in_row(inputs[row], matches.by_prefix[row])
+            else:
+                answers = {ends[row]: self._choose_key(inputs[row, ends[row]], row_matches)} if ends[row] >= 0 else {}
+            for column, key in answers.items():
+                if key >= 0:
+                    replaced[row, column], answer_keys[row, column] = True, key
         if self._record is not None:
             keys = torch.where(replaced, answer_keys, matches.token_keys.to(inputs.device))
             self._record(matches.queries, matches.looked_up, keys, replaced)
@@ -215,6 +230,26 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         edited = output.clone()
         edited[replaced] = self.codebook.values[answer_keys[replaced].to(self.codebook.values.device)].to(output)
         return edited
+
+    def _answers_in_row(self, inputs: Tensor, by_prefix: MatchesByPrefix) -> dict[int, int]:
+        """Return the key that answers at each token of a row that nothing marks, by column.
+
+        Any token can be the last of a prompt. The prompt is the row up to this token, and the gate tells whether it
+        asks for the relation of an edit.
+
+        Args:
+            inputs: the answer layer's input, shape ``(tokens, width)``.
+            by_prefix: the keys that the row's prefixes match.
+        """
+        assert self.codebook is not None and self.codebook.gate_eps is not None
+        answers: dict[int, int] = {}
+        ends = [column for column, _ in by_prefix[1:]] + [len(inputs)]
+        for (start, matches), end in zip(by_prefix, ends, strict=True):
+            queries = inputs[start:end].to(self.codebook.gates.device)
+            distances = self.codebook.gate_distances(queries, matches.keys)
+            for index in (distances <= self.codebook.gate_eps).any(dim=1).nonzero().flatten().tolist():
+                answers[start + index] = self._choose_key(queries[index], matches)
+        return answers
 
     def _choose_key(self, gate_query: Tensor, matches: MatchedKeys) -> int:
         """Return which of the matched keys answers at a prompt's last token; -1 if none does.
@@ -231,7 +266,8 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         assert self.codebook is not None
         total, gate_eps = matches.nearness, self.codebook.gate_eps
         if gate_eps is not None:
-            gate_distances = self.codebook.gate_distances(gate_query.to(self.codebook.gates.device), matches.keys)
+            queries = gate_query.to(self.codebook.gates.device).unsqueeze(0)
+            gate_distances = self.codebook.gate_distances(queries, matches.keys)[0]
             total = (total + gate_distances / gate_eps).masked_fill(gate_distances > gate_eps, float("inf"))
         least = total.min()
         best = int(torch.where(total == least, matches.column, -1).argmax())
