@@ -60,7 +60,7 @@ def repeated_beginnings(tokenizer: Any, ids: Sequence[int]) -> int:
     return count
 
 
-def encode_pair(tokenizer: Any, prompt: str, target: str) -> EncodedPair:
+def encode_pair(tokenizer: Any, prompt: str, target: str, *, eos: bool = False) -> EncodedPair:
     """Encode a prompt and the answer that follows it.
 
     A space separates the two, unless the texts say otherwise; see :func:`separator`.
@@ -69,8 +69,14 @@ def encode_pair(tokenizer: Any, prompt: str, target: str) -> EncodedPair:
     merges characters across that border, the answer is encoded separately, because a model that generates receives the
     tokens of the prompt alone.
 
+    Args:
+        tokenizer: the tokenizer.
+        prompt: the prompt.
+        target: the answer.
+        eos: end the answer with the tokenizer's end-of-text token.
+
     Raises:
-        DataError: the prompt or the answer has no tokens.
+        DataError: the prompt or the answer has no tokens, or the tokenizer has no end-of-text token.
     """
     gap = separator(prompt, target)
     prompt_ids = encode_text(tokenizer, prompt)
@@ -82,7 +88,9 @@ def encode_pair(tokenizer: Any, prompt: str, target: str) -> EncodedPair:
     if not prompt_ids or not target_ids:
         empty = "prompt" if not prompt_ids else "target"
         raise DataError(f"the {empty} of {prompt!r} -> {target!r} has no tokens")
-    return EncodedPair(prompt_ids, target_ids)
+    if eos and tokenizer.eos_token_id is None:
+        raise DataError("eos: the tokenizer has no end-of-text token; set eos to false")
+    return EncodedPair(prompt_ids, target_ids + [tokenizer.eos_token_id] * eos)
 
 
 def pad_rows(

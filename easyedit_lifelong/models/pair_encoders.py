@@ -18,13 +18,18 @@ Raises:
 """
 
 
-def encoder_for(model: Any, tokenizer: Any) -> Encode:
+def encoder_for(model: Any, tokenizer: Any, *, eos: bool = False) -> Encode:
     """Return the function that encodes prompts and answers for a model.
 
     - Causal language model: the model reads the prompt, a space and the answer in one row.
     - Encoder-decoder: the encoder reads the prompt; the decoder gives the answer, which includes the end token.
     - Classifier: the model reads the prompt, truncated to its context length, as usual for classifiers. The answer is
       the name or the index of a label; it is encoded as the index.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        eos: in a causal language model, end answers with the tokenizer's end-of-text token.
     """
     kind = kind_of(model)
     if kind is ModelKind.SEQ2SEQ:
@@ -33,7 +38,7 @@ def encoder_for(model: Any, tokenizer: Any) -> Encode:
         labels = label_names(model)
         limit = _max_tokens(model, tokenizer)
         return lambda prompt, answer: _encode_with_label(tokenizer, labels, limit, prompt, answer)
-    return lambda prompt, answer: encode_pair(tokenizer, prompt, answer)
+    return lambda prompt, answer: encode_pair(tokenizer, prompt, answer, eos=eos)
 
 
 def label_names(model: Any) -> list[str]:

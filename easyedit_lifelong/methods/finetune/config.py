@@ -27,7 +27,6 @@ class FineTuneHyperParams(BlockUpdateHyperParams):
         stop_when_correct: make no step when the model predicts every target token of the requests of that step, and
             stop when it does for all requests.
         stop_loss: make no step when the loss of its requests is below this, and stop when the mean over an epoch is.
-        append_eos: end targets with the tokenizer's end-of-text token, so that the model learns where to stop.
         norm_constraint: largest change of the weight W, enforced after every step; None: no limit.
         norm: what the limit is for: ``linf``, the change of each number in W, or ``l2``, the Frobenius norm.
         norm_center: what changes are measured from: the weight before this ``batch``, or the ``base`` model's.
@@ -65,7 +64,7 @@ class FineTuneHyperParams(BlockUpdateHyperParams):
         "retrain_epochs": 1,
     }
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("lr", "norm_constraint")
-    SAME_SETTINGS: ClassVar[tuple[str, ...]] = ("layers", "rewrite_module_tmp", "append_eos", "seed")
+    SAME_SETTINGS: ClassVar[tuple[str, ...]] = ("layers", "rewrite_module_tmp", "eos", "seed")
 
     order: str = "depth-first"
     num_steps: int = 100
@@ -76,7 +75,6 @@ class FineTuneHyperParams(BlockUpdateHyperParams):
     with_history: bool = False
     stop_when_correct: bool = True
     stop_loss: float = 0.0
-    append_eos: bool = False
     norm_constraint: float | None = None
     norm: str = "linf"
     norm_center: str = "batch"
@@ -160,4 +158,4 @@ class LocFTBFHyperParams(FineTuneHyperParams):
     with_history: bool = True
     stop_when_correct: bool = False
     stop_loss: float = 1e-2
-    append_eos: bool = True
+    eos: bool = True

@@ -68,7 +68,7 @@ class FineTuneEditor(BatchEditor[DenseBatch]):
 
     def encode(self, request: EditRequest) -> RequestExample:
         """Encode a request as a training example."""
-        return encode_request(self.tokenizer, request, self.hparams.append_eos, context_length(self.model))
+        return encode_request(self.tokenizer, request, self.hparams.eos, context_length(self.model))
 
     def check_batch(self, items: Sequence[RequestExample]) -> None:
         """Check that requests that are trained in one step agree."""
@@ -122,7 +122,7 @@ class FineTuneEditor(BatchEditor[DenseBatch]):
         if not (hparams.ewc_lambda or hparams.retrain_frequency or hparams.replays_history):
             return []
         records = [record for batch in self.state.batches for record in batch.records]
-        return [encode_record(self.tokenizer, record, hparams.append_eos) for record in records]
+        return [encode_record(self.tokenizer, record, hparams.eos) for record in records]
 
     def _train_group(
         self,

@@ -40,19 +40,19 @@ class RequestExample:
     example: Example
 
 
-def encode_request(tokenizer: Any, request: EditRequest, append_eos: bool, context_limit: int | None) -> RequestExample:
+def encode_request(tokenizer: Any, request: EditRequest, eos: bool, context_limit: int | None) -> RequestExample:
     """Encode a request.
 
     Args:
         tokenizer: the tokenizer of the model.
         request: the request.
-        append_eos: end the target with the end-of-text token.
+        eos: end the target with the end-of-text token.
         context_limit: largest number of tokens of an example; None: no limit.
 
     Raises:
         DataError: prompt or target have no tokens, or are too long, or the tokenizer has no end-of-text token.
     """
-    example = _encode(tokenizer, request.where, request.prompt, request.target_new, append_eos)
+    example = _encode(tokenizer, request.where, request.prompt, request.target_new, eos)
     length = len(example.tokens)
     if context_limit is not None and length > context_limit:
         raise DataError(
@@ -62,9 +62,9 @@ def encode_request(tokenizer: Any, request: EditRequest, append_eos: bool, conte
     return RequestExample(request, example)
 
 
-def encode_record(tokenizer: Any, record: EditRecord, append_eos: bool) -> Example:
+def encode_record(tokenizer: Any, record: EditRecord, eos: bool) -> Example:
     """Encode the record of an earlier edit, as :func:`encode_request` encoded its request."""
-    return _encode(tokenizer, f"case {record.case_id}", record.prompt, record.target_new, append_eos)
+    return _encode(tokenizer, f"case {record.case_id}", record.prompt, record.target_new, eos)
 
 
 def latest_examples(examples: Iterable[Example]) -> list[Example]:
@@ -76,15 +76,10 @@ def latest_examples(examples: Iterable[Example]) -> list[Example]:
     return list(by_prompt.values())
 
 
-def _encode(tokenizer: Any, where: str, prompt: str, target: str, append_eos: bool) -> Example:
+def _encode(tokenizer: Any, where: str, prompt: str, target: str, eos: bool) -> Example:
     """Encode a prompt and its target."""
     try:
-        pair = encode_pair(tokenizer, prompt, target)
+        pair = encode_pair(tokenizer, prompt, target, eos=eos)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
-    end: list[int] = []
-    if append_eos:
-        if tokenizer.eos_token_id is None:
-            raise DataError(f"{where}: append_eos: the tokenizer has no end-of-text token; set append_eos to false")
-        end = [tokenizer.eos_token_id]
-    return Example(where, tuple(pair.prompt), tuple(pair.target + end))
+    return Example(where, tuple(pair.prompt), tuple(pair.target))

@@ -29,7 +29,7 @@ def check_requests(model: Any, tokenizer: Any, hparams: FineTuneHyperParams, req
         DataError: a request cannot be encoded, or is too long for the model.
     """
     for request in requests:
-        encode_request(tokenizer, request, hparams.append_eos, context_length(model))
+        encode_request(tokenizer, request, hparams.eos, context_length(model))
 
 
 @hookimpl

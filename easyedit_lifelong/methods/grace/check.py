@@ -53,7 +53,7 @@ def check_requests(model: Any, tok: Any, hparams: GraceHyperParams, requests: Se
     passes = LayerPasses(model, layer, path, warn=False)
 
     def encode(request: EditRequest, text: str) -> EncodedPair:
-        return passes.encode(tok, request, hparams.replacement, text)
+        return passes.encode(tok, request, hparams, text)
 
     for request in requests:
         encode_request_texts(tok, request, hparams, encode)

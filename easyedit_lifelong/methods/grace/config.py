@@ -49,6 +49,8 @@ class GraceHyperParams(PluginHyperParams):
             or dropout, nor on models other than causal language models. The decisions equal those of single edits.
         stop_loss: with ``reg: early_stop``, training stops when the loss is at most this (nats per token) and the most
             likely token is the right one at every position of the target.
+        eos: end targets with the tokenizer's end-of-text token, so that the model learns where its answer stops. It has
+            an effect in causal language models only.
         whiten: compare keys after whitening by the second moments of the layer's inputs, which reduces the weight of
             directions that all tokens share. docs/covariance.md says where the second moments come from.
         key_templates: with ``subject_last``, texts with ``{subject}`` or ``{prompt}``. An edit has one key vector for
@@ -118,6 +120,7 @@ class GraceHyperParams(PluginHyperParams):
     dropout: float = 0.0
     stop_loss: float = 0.05
     train_batch: int = 16
+    eos: bool = False
     whiten: bool = False
     key_templates: list[str] = field(default_factory=list)
     context_templates: list[str] = field(default_factory=list)

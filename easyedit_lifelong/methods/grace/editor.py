@@ -166,7 +166,7 @@ class GraceEditor(LayerEdits):
         if self._subjects is not None:
             encoded = self._subjects.prepare(self.tokenizer, requests, self.hparams)
             return [functools.partial(self._edit_by_subject, self._subjects, encoded[part]) for part in slices]
-        pairs = [self._passes.encode(self.tokenizer, request, self.hparams.replacement) for request in requests]
+        pairs = [self._passes.encode(self.tokenizer, request, self.hparams) for request in requests]
         return [functools.partial(self._edit_by_prompt, requests[part], pairs[part]) for part in slices]
 
     def _edit_by_prompt(self, requests: Sequence[EditRequest], pairs: Sequence[EncodedPair]) -> list[EditResult]:

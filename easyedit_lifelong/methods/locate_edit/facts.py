@@ -73,12 +73,13 @@ def encode_fact(
         tokenizer: the tokenizer of the model.
         request: the request.
         templates: the context templates.
-        hparams: ``fact_token`` and ``mention_templates`` are used.
+        hparams: ``fact_token``, ``mention_templates`` and ``eos`` are used.
         context_limit: largest number of tokens of a row; None: no limit.
         reserved_tokens: tokens of a row that the templates given here leave out, but that others will need.
 
     Raises:
-        DataError: the request has no subject, its prompt does not contain its subject, or a row is too long.
+        DataError: the request has no subject, its prompt does not contain its subject, a row is too long, or the
+            tokenizer has no end-of-text token.
     """
     encoder = _RowEncoder(
         tokenizer,
@@ -87,6 +88,7 @@ def encode_fact(
         hparams.fact_token,
         context_limit,
         reserved_tokens,
+        hparams.eos,
     )
     contexts = []
     for group in templates:
@@ -112,6 +114,7 @@ class _RowEncoder:
         fact_token: the hyperparameter.
         context_limit: largest number of tokens of a row; None: no limit.
         reserved_tokens: tokens that every row needs in addition.
+        eos: whether the target ends with the end-of-text token.
     """
 
     tokenizer: Any
@@ -120,6 +123,7 @@ class _RowEncoder:
     fact_token: str
     context_limit: int | None
     reserved_tokens: int
+    eos: bool
 
     def encode_context(self, template: str, weight: float = 0.0) -> Row:
         """Encode the prompt in a context template."""
@@ -136,7 +140,7 @@ class _RowEncoder:
         """Encode a text whose subject starts at a character, and the target after it."""
         request = self.request
         try:
-            pair = encode_pair(self.tokenizer, text, request.target_new)
+            pair = encode_pair(self.tokenizer, text, request.target_new, eos=self.eos)
         except DataError as error:
             raise DataError(f"{request.where}: {error}") from error
         subject_length = self.subject_span[1] - self.subject_span[0]

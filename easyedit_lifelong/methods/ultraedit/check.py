@@ -41,6 +41,6 @@ def check_requests(model: Any, tokenizer: Any, hparams: UltraEditHyperParams, re
     Raises:
         DataError: prompt or target has no tokens, or together they are too long for the model.
     """
-    encode, limit = encoder_for(model, tokenizer), context_length(model)
+    encode, limit = encoder_for(model, tokenizer, eos=hparams.eos), context_length(model)
     for request in requests:
         encode_request(encode, request, limit)

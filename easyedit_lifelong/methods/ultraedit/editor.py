@@ -67,7 +67,7 @@ class UltraEditEditor(BatchEditor[UltraEditBatch]):
 
     def encode(self, request: EditRequest) -> EncodedRequest:
         """Encode the prompt and the target of a request."""
-        encode = encoder_for(self.model, self.tokenizer)
+        encode = encoder_for(self.model, self.tokenizer, eos=self.hparams.eos)
         return EncodedRequest(request, encode_request(encode, request, context_length(self.model)))
 
     def check_batch(self, items: Sequence[EncodedRequest]) -> None:

@@ -10,10 +10,16 @@ from easyedit_lifelong.hyperparams import PluginHyperParams
 
 @dataclass(kw_only=True)
 class WeightUpdateHyperParams(PluginHyperParams):
-    """Base class of the hyperparameters of methods that write updates into weights."""
+    """Base class of the hyperparameters of methods that write updates into weights.
+
+    Attributes:
+        eos: end targets with the tokenizer's end-of-text token, so that the model learns where its answer stops.
+    """
 
     SAME_SETTINGS: ClassVar[tuple[str, ...]] = ()
     """The names of the fields that all batches on a model must share."""
+
+    eos: bool = False
 
     @property
     def rewrite_modules(self) -> list[str]:

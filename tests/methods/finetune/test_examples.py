@@ -58,7 +58,7 @@ def test_a_tokenizer_without_an_end_of_text_token_is_refused_only_if_it_is_neede
     tokenizer: Any = build_tokenizer()
     tokenizer.eos_token = None
     encode_request(tokenizer, REQUEST, False, None)
-    with pytest.raises(DataError, match="case moon: append_eos: the tokenizer has no end-of-text token"):
+    with pytest.raises(DataError, match="case moon: eos: the tokenizer has no end-of-text token"):
         encode_request(tokenizer, REQUEST, True, None)
 
 

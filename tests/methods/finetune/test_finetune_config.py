@@ -29,7 +29,7 @@ PRESETS: dict[type[FineTuneHyperParams], dict[str, Any]] = {
     FTRetrainHyperParams: {"retrain_frequency": 50, "retrain_epochs": 5, "num_steps": 100, "lr": 1e-2},
     LocFTBFHyperParams: {
         **{"order": "breadth-first", "num_steps": 25, "lr": 5e-4, "examples_per_step": 100, "shuffle": True},
-        **{"with_history": True, "append_eos": True, "stop_loss": 1e-2, "stop_when_correct": False},
+        **{"with_history": True, "eos": True, "stop_loss": 1e-2, "stop_when_correct": False},
     },
 }
 

@@ -195,7 +195,7 @@ def test_locft_bf_keeps_earlier_edits_that_it_loses_without_their_replay() -> No
     def kept(with_history: bool) -> list[bool]:
         model = build_model("llama")
         hparams = LocFTBFHyperParams(
-            **{**PLACE, "layers": [0]}, lr=2e-2, num_steps=60, with_history=with_history, append_eos=False
+            **{**PLACE, "layers": [0]}, lr=2e-2, num_steps=60, with_history=with_history, eos=False
         )
         edit(model, hparams, REQUESTS)
         tokenizer, learned = build_tokenizer(), []

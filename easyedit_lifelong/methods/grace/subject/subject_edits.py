@@ -76,7 +76,7 @@ class SubjectEdits:
         """
 
         def encode(request: EditRequest, text: str) -> EncodedPair:
-            return self._passes.encode(tokenizer, request, hparams.replacement, text)
+            return self._passes.encode(tokenizer, request, hparams, text)
 
         return [encode_request_texts(tokenizer, request, hparams, encode) for request in requests]
 

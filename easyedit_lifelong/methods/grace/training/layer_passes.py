@@ -13,6 +13,7 @@ from torch import nn
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
 from easyedit_lifelong.methods.grace.training.suffix_pass import SuffixPass
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass, full_pass
@@ -53,28 +54,30 @@ class LayerPasses:
         self._block = self._anatomy.block_of(self._path_in_stack) if self._anatomy else None
         in_last_block = self._anatomy is not None and self._block == len(self._anatomy.blocks) - 1
         self._warn = warn and self.kind is ModelKind.CAUSAL and in_last_block
-        self._encoder: tuple[Any, Encode] | None = None
+        self._encoder: tuple[Any, bool, Encode] | None = None
 
     @functools.cached_property
     def _runner(self) -> Runner:
         return Runner(self.model, None)
 
-    def encode(self, tokenizer: Any, request: EditRequest, replacement: str, text: str | None = None) -> EncodedPair:
+    def encode(
+        self, tokenizer: Any, request: EditRequest, hparams: GraceHyperParams, text: str | None = None
+    ) -> EncodedPair:
         """Return the token ids of a request's prompt and target.
 
         Args:
             tokenizer: the model's tokenizer.
             request: the request.
-            replacement: see GRACE's hyperparameters.
+            hparams: ``replacement`` and ``eos`` are used.
             text: a text to encode in place of the prompt.
 
         Raises:
             DataError: prompt or target can't be used; the message names the record and the field.
         """
-        if self._encoder is None or self._encoder[0] is not tokenizer:
-            self._encoder = tokenizer, encoder_for(self.model, tokenizer)
-        pair = encode_request(self._encoder[1], request, context_length(self.model), text)
-        if self._warn and len(pair.target) > 1 and replacement == "replace_last":
+        if self._encoder is None or self._encoder[0] is not tokenizer or self._encoder[1] != hparams.eos:
+            self._encoder = tokenizer, hparams.eos, encoder_for(self.model, tokenizer, eos=hparams.eos)
+        pair = encode_request(self._encoder[2], request, context_length(self.model), text)
+        if self._warn and len(pair.target) > 1 and hparams.replacement == "replace_last":
             LOG.warning(
                 "%s: the target has %d tokens, but %s is in the last block, so its value can change only the first of "
                 "them. Name an earlier layer in inner_params.",
