@@ -106,13 +106,6 @@ class MethodCase:
         """Whether an interrupted run of the method can be resumed."""
         return self.method.state is not None or isinstance(self.method.edits, AppendableEditStore)
 
-    def port(self, name: str) -> Any:
-        """Return a port of the method; skip the test if the method has none."""
-        port = getattr(self.method, name)
-        if port is None:
-            pytest.skip(f"{self.method.name} has no {name}")
-        return port
-
     def apply(self, model: Any, requests: Sequence[dict[str, Any]] = REQUESTS, family: str = "llama") -> Any:
         """Edit a model in place; return the rollback."""
         edited_model, rollback = self.method.apply(model, build_tokenizer(), list(requests), self.hparams(family))
@@ -236,6 +229,20 @@ CASES = [
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 """Run a test with every case."""
+
+
+def each_case_with(port: str) -> pytest.MarkDecorator:
+    """Run a test with every case whose method has a port."""
+    methods = {method.hparams_class.__name__: method for method in get_plugins().methods}
+    example_plugin().register_methods(lambda method: methods.setdefault(method.hparams_class.__name__, method))
+
+    def has_port(case: MethodCase) -> bool:
+        name = case.hparams_class if isinstance(case.hparams_class, str) else case.hparams_class.__name__
+        return getattr(methods[name], port) is not None
+
+    return pytest.mark.parametrize("case", filter(has_port, CASES), ids=lambda case: case.name)
+
+
 each_family = pytest.mark.parametrize("family", LAYOUTS)
 """Run a test with every model family."""
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from easyedit_lifelong import LifelongError, get_plugins
-from tests.conformance.method_cases import CASES, LAYOUTS, REQUESTS, MethodCase, each_case, each_family
+from tests.conformance.method_cases import CASES, LAYOUTS, REQUESTS, MethodCase, each_case, each_case_with, each_family
 from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, snapshot_of
 from tests.support.tiny_models import DEVICE, build_model, build_tokenizer
 
@@ -182,11 +182,12 @@ def test_two_methods_on_one_model_both_answer_and_are_rolled_back_in_any_order(
     assert_unchanged(model, unedited)
 
 
-@each_case
+@each_case_with("edits")
 def test_a_failed_edit_does_not_change_the_settings_of_earlier_edits(case: MethodCase) -> None:
     if not case.reads_activations:
         pytest.skip(f"{case.name} reads no activations, so no prompt is too long for it")
-    store, model, hparams = case.port("edits"), build_model("llama"), case.hparams()
+    store, model, hparams = case.method.edits, build_model("llama"), case.hparams()
+    assert store is not None
     case.apply(model, REQUESTS[:2])
     (before,) = store.parts(model)
     other = dataclasses.replace(hparams, max_length=hparams.max_length + 1)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from easyedit_lifelong import load_edits, save_edits
 from tests.conformance.load_elsewhere import write_logits
-from tests.conformance.method_cases import CASES, REQUESTS, MethodCase, each_case
+from tests.conformance.method_cases import CASES, REQUESTS, MethodCase, each_case, each_case_with
 from tests.conformance.observe import Logits, assert_unchanged, equal, logits_of, snapshot_of
 from tests.support.tiny_models import build_model
 
@@ -59,9 +59,8 @@ def loaded_elsewhere(tmp_path_factory: pytest.TempPathFactory, moments_folder: P
     return folder
 
 
-@each_case
+@each_case_with("edits")
 def test_saved_edits_answer_the_same_in_another_process(case: MethodCase, loaded_elsewhere: Path) -> None:
-    case.port("edits")
     edits = loaded_elsewhere / case.name
     saved, loaded, unloaded = (
         _logits_in(edits.with_suffix(f".{what}.safetensors")) for what in ("saved", "loaded", "unloaded")
@@ -72,9 +71,8 @@ def test_saved_edits_answer_the_same_in_another_process(case: MethodCase, loaded
     assert equal(unloaded, _logits_in(edits.with_suffix(".unedited.safetensors")))
 
 
-@each_case
+@each_case_with("edits")
 def test_loaded_edits_are_the_saved_ones_and_are_rolled_back(case: MethodCase, loaded_elsewhere: Path) -> None:
-    case.port("edits")
     model = build_model("llama")
     unedited = snapshot_of(model)
     rollback = load_edits(model, loaded_elsewhere / case.name)

@@ -28,7 +28,7 @@ from easyedit_lifelong import (
     save_edits,
 )
 from easyedit_lifelong.commands.main import main
-from tests.conformance.method_cases import PORTS, REQUESTS, MethodCase, each_case
+from tests.conformance.method_cases import PORTS, REQUESTS, MethodCase, each_case, each_case_with
 from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, snapshot_of
 from tests.support.tiny_models import DEVICE, build_model, build_tokenizer
 
@@ -82,11 +82,10 @@ def test_explain_names_the_edit_that_answers(case: MethodCase) -> None:
         explain(build_model("llama"), tokenizer, PROMPTS[0])
 
 
-@each_case
+@each_case_with("edits")
 def test_describe_lists_every_request(
     case: MethodCase, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case.port("edits")
     save_edits(case.edited(), tmp_path)
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["inspect", str(tmp_path)]) == 0
@@ -105,9 +104,9 @@ def test_describe_lists_every_request(
         assert part.layers
 
 
-@each_case
+@each_case_with("counts")
 def test_counts_are_positive_for_an_edited_model_and_zero_after_rollback(case: MethodCase) -> None:
-    counts = case.port("counts")
+    counts = case.method.counts
     model = build_model("llama")
     assert set(counts(model).values()) <= {0}
     rollback = case.apply(model)
@@ -121,9 +120,8 @@ def test_counts_are_positive_for_an_edited_model_and_zero_after_rollback(case: M
 # ------------------------------------------------------------------ remove edits
 
 
-@each_case
+@each_case_with("remove")
 def test_remove_removes_one_case_and_keeps_the_others(case: MethodCase, tmp_path: Path) -> None:
-    case.port("remove")
     model = build_model("llama")
     unedited = snapshot_of(model)
     case.apply(model)
@@ -149,9 +147,8 @@ def test_remove_removes_one_case_and_keeps_the_others(case: MethodCase, tmp_path
     assert_unchanged(model, unedited)
 
 
-@each_case
+@each_case_with("remove_batches")
 def test_remove_batches_restores_the_model_after_each_batch(case: MethodCase, tmp_path: Path) -> None:
-    case.port("remove_batches")
     model = build_model("llama")
     snapshots = [snapshot_of(model)]
     batches = (REQUESTS[:2], REQUESTS[2:]) if case.method.batchable else (REQUESTS[:1], REQUESTS[1:2])
@@ -173,9 +170,8 @@ def test_remove_batches_restores_the_model_after_each_batch(case: MethodCase, tm
 # ------------------------------------------------------------------ merge and export edits
 
 
-@each_case
+@each_case_with("merge")
 def test_merge_joins_the_edits_of_two_folders(case: MethodCase, tmp_path: Path) -> None:
-    case.port("merge")
     halves = {"one": REQUESTS[:2], "two": REQUESTS[2:]}
     expected = dict[str, torch.Tensor]()
     for name, requests in halves.items():
@@ -192,9 +188,9 @@ def test_merge_joins_the_edits_of_two_folders(case: MethodCase, tmp_path: Path) 
     assert [edit["case_id"] for edit in part.edits] == CASE_IDS
 
 
-@each_case
+@each_case_with("plain_weights")
 def test_plain_weights_give_a_checkpoint_with_the_edits(case: MethodCase, tmp_path: Path) -> None:
-    plain_weights = case.port("plain_weights")
+    plain_weights = case.method.plain_weights
     model = case.edited()
     before, unedited = snapshot_of(model), build_model("llama").state_dict()
     # The model's own weights may already hold the edits.
@@ -213,9 +209,9 @@ def test_plain_weights_give_a_checkpoint_with_the_edits(case: MethodCase, tmp_pa
 # ------------------------------------------------------------------ the report
 
 
-@each_case
+@each_case_with("report_sections")
 def test_report_sections_have_plots_for_a_run_and_none_for_an_empty_one(case: MethodCase, tmp_path: Path) -> None:
-    sections = case.port("report_sections")
+    sections = case.method.report_sections
     run = run_consecutive if case.method.batchable else run_lifelong
     result = run(
         build_model("llama"),
