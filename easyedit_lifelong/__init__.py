@@ -34,6 +34,10 @@ _LAZY = {
     "apply_finetune_to_model": "easyedit_lifelong.methods.finetune.editor",
     "NeuralDBHyperParams": "easyedit_lifelong.methods.neuraldb.config",
     "apply_neuraldb_to_model": "easyedit_lifelong.methods.neuraldb.make_edits",
+    "IKEHyperParams": "easyedit_lifelong.methods.retrieval.config",
+    "SERACHyperParams": "easyedit_lifelong.methods.retrieval.config",
+    "train_scope_classifier": "easyedit_lifelong.methods.retrieval.train_classifier",
+    "apply_retrieval_to_model": "easyedit_lifelong.methods.retrieval.make_edits",
     "NativeMemitHyperParams": "easyedit_lifelong.methods.memit.config",
     "apply_memit_to_model": "easyedit_lifelong.methods.memit.editor",
     "SecondMoment": "easyedit_lifelong.covariance",
@@ -162,6 +166,9 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.neuraldb.config import NeuralDBHyperParams
     from easyedit_lifelong.methods.neuraldb.make_edits import apply_neuraldb_to_model
     from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection, RunRecord, Series
+    from easyedit_lifelong.methods.retrieval.config import IKEHyperParams, SERACHyperParams
+    from easyedit_lifelong.methods.retrieval.make_edits import apply_retrieval_to_model
+    from easyedit_lifelong.methods.retrieval.train_classifier import train_scope_classifier
     from easyedit_lifelong.methods.rome.config import NativeRomeHyperParams
     from easyedit_lifelong.methods.rome.editor import apply_rome_to_model
     from easyedit_lifelong.methods.shared.editors import editors_on, internal_pass, register_editor, unregister_editor
@@ -204,6 +211,7 @@ __all__ = [
     "FTRetrainHyperParams",
     "GraceHyperParams",
     "HyperParameterError",
+    "IKEHyperParams",
     "InspectedPart",
     "LayerExplanation",
     "LifelongError",
@@ -227,6 +235,7 @@ __all__ = [
     "Rollback",
     "RunError",
     "RunRecord",
+    "SERACHyperParams",
     "SecondMoment",
     "SeparateEdit",
     "SeparateEditor",
@@ -242,6 +251,7 @@ __all__ = [
     "apply_grace_to_module",
     "apply_memit_to_model",
     "apply_neuraldb_to_model",
+    "apply_retrieval_to_model",
     "apply_rome_to_model",
     "apply_ultraedit_to_model",
     "collect_covariance",
@@ -268,6 +278,7 @@ __all__ = [
     "run_lifelong",
     "save_edits",
     "separate_edit_ports",
+    "train_scope_classifier",
     "unregister_editor",
 ]
 

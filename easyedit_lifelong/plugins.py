@@ -38,6 +38,7 @@ BUILT_IN = (
     "easyedit_lifelong.methods.rome.plugin",
     "easyedit_lifelong.methods.finetune.plugin",
     "easyedit_lifelong.methods.neuraldb.plugin",
+    "easyedit_lifelong.methods.retrieval.plugin",
     "easyedit_lifelong.data.plugin",
     "easyedit_lifelong.covariance.plugin",
     "easyedit_lifelong.bridge.plugin",

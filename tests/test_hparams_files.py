@@ -232,6 +232,17 @@ def test_an_ultraedit_file_names_projections_of_the_mlp_below_the_last_block(nam
         assert block < len(anatomy.blocks) - 1
 
 
+@pytest.mark.parametrize("method", ["IKE-native", "SERAC-native"])
+@pytest.mark.parametrize("name", ["smollm2-135m", "gpt2-xl", "gpt-j-6B", "llama3-8b", "qwen2.5-7b"])
+def test_a_file_of_a_retrieval_method_names_a_block_of_a_model_that_reads_texts(method: str, name: str) -> None:
+    registered = get_plugins().methods.get(method)
+    hparams = registered.hparams_class.from_hparams(f"{method}/{name}")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[name])
+    assert registered.check is not None
+    registered.check(model, None, hparams)
+
+
 FINE_TUNING = ("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF")
 FINE_TUNED_MODELS = ("smollm2-135m", "gpt2-xl", "gpt-j-6B", "llama3-8b", "qwen2.5-7b")
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import types
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -48,6 +49,20 @@ def overridden(name: str, values: Mapping[Any, Any]) -> Iterator[None]:
                 vars(owner).pop(name, None)
             else:
                 vars(owner)[name] = value
+
+
+@contextlib.contextmanager
+def without_hooks(module: nn.Module) -> Iterator[None]:
+    """Run no hooks of a module and of its submodules in this context.
+
+    A pass inside another pass has other rows and columns than those that the hooks were made for. Hooks that are
+    registered inside the context run; whoever registers one must remove it inside the context.
+    """
+    with contextlib.ExitStack() as stack:
+        for name in ("_forward_pre_hooks", "_forward_hooks"):
+            hooked = [part for part in module.modules() if vars(part)[name]]
+            stack.enter_context(overridden(name, {part: OrderedDict() for part in hooked}))
+        yield
 
 
 class CallWrapper:

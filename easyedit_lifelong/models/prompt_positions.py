@@ -114,6 +114,14 @@ class PositionTracker:
             )
         return self.window
 
+    def window_of(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Window | None:
+        """Return the window of the running pass; if a pass is about to begin with a call of ``module``, of that pass.
+
+        Raises:
+            EditError: see :meth:`current`.
+        """
+        return self.current() or self._make_window(module, args, kwargs)
+
     def detach(self) -> None:
         """Count one user less; the last one restores the model's own ``forward`` and ``generate``."""
         self._users -= 1

@@ -23,10 +23,12 @@ from easyedit_lifelong import (
     FTLHyperParams,
     FTRetrainHyperParams,
     GraceHyperParams,
+    IKEHyperParams,
     LocFTBFHyperParams,
     NativeMemitHyperParams,
     NativeRomeHyperParams,
     NeuralDBHyperParams,
+    SERACHyperParams,
     UltraEditHyperParams,
     get_plugins,
 )
@@ -80,12 +82,14 @@ class MethodCase:
         hparams_class: the method's hyperparameter class; a text is the name of a class of the example plugin.
         settings: gives hyperparameters for a tiny model of this layout.
         reads_activations: whether an edit depends on the model's activations.
+        answers_every_prompt: whether each prompt gets the answer of some edit, as long as there is one.
     """
 
     name: str
     hparams_class: type | str
     settings: Callable[[Layout], dict[str, Any]]
     reads_activations: bool = True
+    answers_every_prompt: bool = False
 
     def hparams(self, family: str = "llama") -> Any:
         """Return hyperparameters for a family's tiny model; paths of files are relative to the current folder."""
@@ -216,6 +220,7 @@ CASES = [
     MethodCase("AlphaEdit", AlphaEditHyperParams, _alphaedit),
     MethodCase("AlphaEdit-variants", AlphaEditHyperParams, _alphaedit_variants),
     MethodCase("UltraEdit", UltraEditHyperParams, _ultraedit),
+    MethodCase("SERAC", SERACHyperParams, lambda layout: {"embedding_layer": 1, "threshold": 0.99}),
     MethodCase("ROME-native", NativeRomeHyperParams, _rome),
     MethodCase("FT-native", FTHyperParams, _finetune(3)),
     MethodCase("FT-L", FTLHyperParams, _finetune(2, norm_constraint=0.05)),
@@ -223,6 +228,7 @@ CASES = [
     MethodCase("FT-Retrain", FTRetrainHyperParams, _finetune(2, retrain_frequency=2)),
     MethodCase("LocFT-BF", LocFTBFHyperParams, _finetune(3, examples_per_step=2)),
     MethodCase("NeuralDB", NeuralDBHyperParams, _neuraldb),
+    MethodCase("IKE", IKEHyperParams, lambda layout: {"embedding_layer": 1}, answers_every_prompt=True),
     MethodCase("BiasEdit", "BiasEditHyperParams", lambda layout: {}, reads_activations=False),
 ]
 """One line for each method, or for each mode of a method."""

@@ -8,8 +8,6 @@ fires: with a larger γ, fewer paraphrases would be answered.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,7 +18,7 @@ from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.facts import encode_fact
 from easyedit_lifelong.methods.locate_edit.templates import Templates
 from easyedit_lifelong.methods.neuraldb.config import NeuralDBHyperParams
-from easyedit_lifelong.methods.shared.sample_sentences import Sentences, sample_sentences
+from easyedit_lifelong.methods.shared.sample_sentences import Sentences, sample_sentences, threshold_at_rate
 from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.encoding import encode_text
 from easyedit_lifelong.models.runner import Runner
@@ -53,10 +51,8 @@ def auto_gamma(
     keys = F.normalize(EditingPasses(runner, facts, [block]).keys_and_outputs(projection)[0].float(), dim=1)
     rows = [encode_text(runner.tokenizer, text) for text in sentences.texts]
     cosines = torch.stack([_cosines(tokens, keys) for tokens in inputs_at(runner, projection, rows)])
-    named = [_names(text, [subject for subject, _ in pairs]) for text in sentences.texts]
-    highest = cosines.masked_fill(torch.tensor(named, device=cosines.device), -1.0).amax(dim=1)
-    may_fire = int(hparams.false_fire_rate * len(highest))
-    return float(highest.sort(descending=True).values[may_fire].clamp_min(0))
+    subjects = [subject for subject, _ in pairs]
+    return max(0.0, threshold_at_rate(cosines, sentences.texts, subjects, hparams.false_fire_rate))
 
 
 def _cosines(tokens: Tensor, keys: Tensor) -> Tensor:
@@ -67,8 +63,3 @@ def _cosines(tokens: Tensor, keys: Tensor) -> Tensor:
         keys: of unit length, shape ``(keys, inputs)``.
     """
     return (F.normalize(tokens.float(), dim=1) @ keys.t()).amax(dim=0)
-
-
-def _names(text: str, subjects: Sequence[str]) -> list[bool]:
-    """Return which subjects a text names."""
-    return [subject.lower() in text.lower() for subject in subjects]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from easyedit_lifelong.methods.shared.replaced_edits import replaced_by
 from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit
 
 KEY, RESIDUAL = "key", "residual"
@@ -42,12 +43,12 @@ class FactTable:
         edits: the edits of a model, in order; not empty.
 
     Attributes:
-        edits: the edits that can answer, one for each row of the table. See :func:`replaced_by` for the others.
+        edits: the edits that can answer, one for each row of the table. See :func:`answered_tokens` for the others.
         residuals: the residuals, shape ``(rows, width)``, float32.
     """
 
     def __init__(self, edits: Sequence[SeparateEdit]) -> None:
-        replaced = replaced_by([edit.data for edit in edits])
+        replaced = replaced_by([answered_tokens(edit) for edit in edits])
         self.edits = [edit for edit, later in zip(edits, replaced, strict=True) if later is None]
         self.residuals = torch.stack([edit.tensors[RESIDUAL] for edit in self.edits])
         self._unit_keys = unit_keys(self.edits)
@@ -86,16 +87,11 @@ def unit_keys(edits: Sequence[SeparateEdit]) -> Tensor:
     return F.normalize(torch.stack([edit.tensors[KEY] for edit in edits]), dim=1)
 
 
-def replaced_by(data: Sequence[Mapping[str, Any]]) -> list[int | None]:
-    """Return, for each edit, the index of the later edit that answers in its place; None if it answers itself.
+def answered_tokens(edit: SeparateEdit) -> tuple[int, ...]:
+    """Return what an edit is of: the tokens of its prompt up to the lookup token.
 
     Two prompts that are equal up to the lookup token have the same key, because the tokens after it cannot change it.
     The latest of their edits answers. This is so when a fact is corrected, and also for two facts about one subject
     whose prompts begin with the same words.
-
-    Args:
-        data: the data of each edit, in order.
     """
-    latest = {tuple(entry[KEY_TOKENS]): number for number, entry in enumerate(data)}
-    answering = [latest[tuple(entry[KEY_TOKENS])] for entry in data]
-    return [None if later == number else later for number, later in enumerate(answering)]
+    return tuple(edit.data[KEY_TOKENS])

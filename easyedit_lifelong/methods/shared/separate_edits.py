@@ -145,10 +145,13 @@ class SeparateEditStore:
 
     Args:
         editor: the method's editor class.
+
+    Attributes:
+        editor: as given.
     """
 
     def __init__(self, editor: type[SeparateEditor]) -> None:
-        self._editor = editor
+        self.editor = editor
 
     def parts(self, model: Any) -> list[EditsPart]:
         """Return all edits of a model as one part; an empty list if it has none."""
@@ -161,8 +164,8 @@ class SeparateEditStore:
         Raises:
             RunError: the part is incomplete.
         """
-        hparams = self._editor.hparams_class.from_values(part.hparams, where)
-        return self._editor.add(model, hparams, self.edits_of(part, where))
+        hparams = self.editor.hparams_class.from_values(part.hparams, where)
+        return self.editor.add(model, hparams, self.edits_of(part, where))
 
     def edits_of(self, part: EditsPart, where: str) -> list[SeparateEdit]:
         """Return the edits of a part.
@@ -186,11 +189,11 @@ class SeparateEditStore:
 
     def history(self, model: Any) -> list[SeparateEdit]:
         """Return a model's edits, in order."""
-        return [edit for editor in self._editor.all_on(model) for edit in editor.edits]
+        return [edit for editor in self.editor.all_on(model) for edit in editor.edits]
 
     def steps(self, model: Any, begin: int) -> Iterator[EditsPart]:
         """Yield each edit from index ``begin`` on as a part."""
-        for editor in self._editor.all_on(model):
+        for editor in self.editor.all_on(model):
             hparams = hparams_values(editor.hparams, model_label(model))
             for edit in editor.edits[begin:]:
                 yield self.part_of(hparams, [edit])
@@ -211,7 +214,7 @@ class SeparateEditStore:
 
     def shared_settings(self, hparams: Any) -> dict[str, Any]:
         """Return the settings that all edits of a folder must share. The folder stores the latest of the others."""
-        return {name: getattr(hparams, name) for name in self._editor.same_settings}
+        return {name: getattr(hparams, name) for name in self.editor.same_settings}
 
     def records(self, model: Any) -> list[EditRecord]:
         """Return the records of a model's edits, in order."""
@@ -220,7 +223,7 @@ class SeparateEditStore:
     def remove(self, model: Any, records: Sequence[EditRecord], *, check_only: bool = False) -> None:
         """Remove edits from a model; with ``check_only`` do nothing, since separate edits can always be removed."""
         if not check_only:
-            self._editor.remove(model, records)
+            self.editor.remove(model, records)
 
     def remove_from(self, part: EditsPart, numbers: Collection[int], where: str) -> EditsPart:
         """Return a part without some of its edits.
@@ -240,10 +243,10 @@ class SeparateEditStore:
             RunError: the part is incomplete.
         """
         edits = [{**data, **edit} for edit, data in zip(part.edits, _data_of(part, where), strict=True)]
-        hparams_class = self._editor.hparams_class
+        hparams_class = self.editor.hparams_class
         common = {field.name for field in dataclasses.fields(PluginHyperParams)} | {"alg_name"}
         settings = {name: value for name, value in part.hparams.items() if name not in common}
-        return InspectedPart(hparams_class.ALG_NAME, [_PLACE], settings, edits, columns=self._editor.columns)
+        return InspectedPart(hparams_class.ALG_NAME, [_PLACE], settings, edits, columns=self.editor.columns)
 
 
 def _data_of(part: EditsPart, where: str) -> list[dict[str, Any]]:
