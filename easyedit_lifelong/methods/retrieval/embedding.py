@@ -86,7 +86,8 @@ class SentenceEmbedder:
             )
         try:
             self._encoder = AutoModel.from_pretrained(name).to(device).eval()
-            self._encoder_tokenizer = AutoTokenizer.from_pretrained(name)
+            # With padding on the left, the positions of a text would depend on its batch.
+            self._encoder_tokenizer = AutoTokenizer.from_pretrained(name, padding_side="right")
         except (OSError, ValueError) as error:
             first_line = str(error).strip().splitlines()[0]
             raise HyperParameterError(f"sentence_encoder: {name!r} cannot be loaded: {first_line}") from error
