@@ -226,9 +226,11 @@ CASES = [
     MethodCase("FT-L", FTLHyperParams, _finetune(2, norm_constraint=0.05)),
     MethodCase("FT-EWC", FTEWCHyperParams, _finetune(3)),
     MethodCase("FT-Retrain", FTRetrainHyperParams, _finetune(2, retrain_frequency=2)),
+    # Keys that other methods store while every prompt has a text in front do not match without it. So the neighbours
+    # of this line store weights.
+    MethodCase("IKE", IKEHyperParams, lambda layout: {"embedding_layer": 1}, answers_every_prompt=True),
     MethodCase("LocFT-BF", LocFTBFHyperParams, _finetune(3, examples_per_step=2)),
     MethodCase("NeuralDB", NeuralDBHyperParams, _neuraldb),
-    MethodCase("IKE", IKEHyperParams, lambda layout: {"embedding_layer": 1}, answers_every_prompt=True),
     MethodCase("BiasEdit", "BiasEditHyperParams", lambda layout: {}, reads_activations=False),
 ]
 """One line for each method, or for each mode of a method."""

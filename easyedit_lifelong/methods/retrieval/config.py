@@ -91,7 +91,7 @@ class SERACHyperParams(RetrievalHyperParams):
     )
 
     threshold: float | str = AUTO
-    false_fire_rate: float = 0.05
+    false_fire_rate: float = 0.1
     scope_classifier: str | None = None
 
     def check(self) -> list[str]:

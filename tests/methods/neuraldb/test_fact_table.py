@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.neuraldb import fact_table
-from easyedit_lifelong.methods.neuraldb.fact_table import FactTable, replaced_by
+from easyedit_lifelong.methods.neuraldb.fact_table import FactTable, answered_tokens
 from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.shared.replaced_edits import replaced_by
 from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit
 
 
@@ -62,5 +63,6 @@ def test_inputs_of_other_dtypes_are_compared_in_at_least_float32(dtype: torch.dt
 
 
 def test_of_equal_key_tokens_the_latest_edit_answers() -> None:
-    data = [{"key_tokens": tokens} for tokens in ([1, 2], [1], [1, 2], [3], [1, 2])]
-    assert replaced_by(data) == [4, None, 4, None, None]
+    record = EditRecord("case", "prompt", "target", None, None, "now")
+    edits = [SeparateEdit(record, {"key_tokens": tokens}) for tokens in ([1, 2], [1], [1, 2], [3], [1, 2])]
+    assert replaced_by([answered_tokens(edit) for edit in edits]) == [4, None, 4, None, None]
