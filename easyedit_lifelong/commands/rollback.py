@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="ID",
-        help="case id to remove (repeatable; GRACE's and NeuralDB's edits)",
+        help="case id to remove (repeatable; edits of GRACE, NeuralDB, IKE-native and SERAC-native)",
     )
     selection.add_argument(
         "--to-batch", type=count, metavar="N", help="keep the first N batches (methods that edit in batches)"

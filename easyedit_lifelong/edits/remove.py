@@ -49,7 +49,7 @@ def rollback_to_batch(model: Any, batch: int) -> None:
     """Remove later batches from a model. It is then bitwise what it was after batch number ``batch``.
 
     Args:
-        model: a model that carries edits of one method that edits in batches (all but GRACE and NeuralDB).
+        model: a model that carries edits of one method that edits in batches (all but GRACE, NeuralDB and retrieval).
         batch: the number of batches to keep; 0 to remove all.
 
     Raises:
@@ -92,10 +92,10 @@ def rollback_folder(
 
     Args:
         folder: a folder that :func:`~easyedit_lifelong.save_edits` wrote.
-        cases: the case_ids to remove, of methods that can remove single edits (GRACE, NeuralDB). The text ``"42"`` also
-            stands for the number 42.
+        cases: the case_ids to remove, of methods that can remove single edits (GRACE, NeuralDB, retrieval). ``"42"``
+            also stands for the number 42.
         prompt: remove only the edits of this prompt, if several edits have the same case_id.
-        batch: the number of batches to keep, of a method that edits in batches (all but GRACE and NeuralDB).
+        batch: the number of batches to keep, of a method that edits in batches (all but GRACE, NeuralDB and retrieval).
         out: another folder for the remaining edits; by default they replace the folder's edits, in one step.
 
     Returns:

@@ -85,7 +85,7 @@ class RetrievalEditing:
             raise
         seconds = (time.perf_counter() - began) / len(edits)
         results = [
-            EditResult(edit.record.case_id, 0, loss.loss, seconds, loss.correct, dict(self._detail(edit)))
+            EditResult(edit.record.case_id, 0, loss.loss, seconds, loss.correct, self._detail(edit))
             for edit, loss in zip(edits, losses, strict=True)
         ]
         return results, remove
@@ -183,7 +183,9 @@ class RetrievalEditing:
 
     def _detail(self, edit: SeparateEdit) -> dict[str, Any]:
         """Return what the result of an edit reports."""
-        return {"context_tokens": len(join_context([edit.data]))}
+        threshold = self._editor_class.threshold_of(edit)
+        scope = {} if threshold is None else {"threshold": threshold}
+        return {"context_tokens": len(join_context([edit.data])), **scope}
 
 
 def apply_retrieval_to_model(

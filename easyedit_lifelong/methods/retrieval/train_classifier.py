@@ -144,7 +144,7 @@ def _fit(
         optimiser.step()
     if not loss.isfinite():
         raise EditError(f"the loss of the scope classifier is not finite after {steps} steps; use a smaller lr")
-    return projection.detach(), float(threshold), float(loss)
+    return projection.detach(), threshold.item(), loss.item()
 
 
 def _scores(data: tuple[Tensor, Tensor, Tensor], projection: Tensor, threshold: float) -> tuple[float, float]:

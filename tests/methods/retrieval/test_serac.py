@@ -100,9 +100,11 @@ def test_at_the_automatic_threshold_at_most_the_given_share_of_sentences_fires(r
 
 
 def test_the_automatic_threshold_is_stored_with_the_edits(tmp_path: Path) -> None:
-    model = edited(threshold="auto", false_fire_rate=0.2)
+    model, settings = build_model("llama"), hparams(threshold="auto", false_fire_rate=0.2)
+    _, rollback = apply_retrieval_to_model(model, build_tokenizer(), REQUESTS, settings)
     (editor,) = SERACEditor.all_on(model)
     thresholds = {edit.data["threshold"] for edit in editor.edits}
+    assert {result.detail["threshold"] for result in rollback.results} == thresholds
     assert len(thresholds) == 1
     assert 0 < thresholds.pop() < 1
     save_edits(model, tmp_path / "edits")
