@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from easyedit_lifelong.errors import DuplicateNameError, PluginError, did_you_mean
+from easyedit_lifelong.errors import DataError, DuplicateNameError, PluginError, did_you_mean
 
 if TYPE_CHECKING:
     from easyedit_lifelong.covariance.corpus import Corpus
@@ -40,16 +40,22 @@ class DatasetReader:
 
     Attributes:
         name: its name for ``--format``.
-        read: ``read(path)`` yields validated requests, in the file's order.
+        read: ``read(path)`` yields validated requests, in the file's order (see below).
         description: one line, for lists of formats.
         task: the task of the data: ``qa`` (short answers), ``generation`` (full sentences) or ``classification``
             (labels).
+        fields: the fields that every record has, by which the format is recognised; ``a|b`` means one of them. A format
+            without fields isn't recognised.
+
+    A reader may be a generator. It can raise a DataError, or yield one for each record that can't be used: then all of
+    them are reported together, and ``--skip-unusable`` can leave them out.
     """
 
     name: str
-    read: Callable[[Path], Iterable[EditRequest]]
+    read: Callable[[Path], Iterable[EditRequest | DataError]]
     description: str = ""
     task: str = "qa"
+    fields: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

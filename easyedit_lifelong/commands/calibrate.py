@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 from easyedit_lifelong.commands.option_types import positive_int, share
-from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments
+from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments, add_skip_argument
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     folder = Path("runs/calibration")
     add("--out", type=Path, default=folder, metavar="DIR", help=f"folder for the results (default {folder})")
     add_model_arguments(parser)
+    add_skip_argument(parser)
     add("--resume", action="store_true", help="continue the interrupted calibration in --out")
 
 

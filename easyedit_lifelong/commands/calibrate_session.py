@@ -59,7 +59,12 @@ def calibrate_session(arguments: argparse.Namespace, command: str) -> None:
         read_steps(out, calibrator, None)
     else:
         check_free(out, resumable=True, what="calibration", files=(RESULT, HPARAMS, TABLES, PLOT))
-    requests = read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)[: arguments.limit]
+    requests = read_requests(
+        arguments.data,
+        reader_of(arguments.data, arguments.format).read,
+        skip_unusable=arguments.skip_unusable,
+        limit=arguments.limit,
+    )
     subject = f"{calibrator.name} for {hparams.model_name} on {len(requests)} records of {arguments.data}"
     print_line(console, f"Calibrating {subject}")
     model, tokenizer = load_model_for(hparams)

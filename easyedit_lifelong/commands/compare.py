@@ -40,7 +40,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="device (default: the hyperparameter files')")
     add("--seed", type=count, metavar="N", help="seed for all methods (default: the hyperparameter files')")
     add(*spellings("stats_dir"), metavar="DIR", help="folder of second-moment statistics")
-    add(*spellings("skip_unusable"), action="store_true", help="skip records that not every method can edit")
     add_scoring_arguments(parser)
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the results, with a folder for each method")
     add("--resume", action="store_true", help="require that --out holds this comparison, and continue it")

@@ -82,7 +82,6 @@ def add_script_arguments(parser: argparse.ArgumentParser) -> None:
     add("alpha_z", type=float, metavar="A", help="initial alpha: the score above which a hook acts")
     add("num_layers", type=positive_int, metavar="L", help="edit only the last L of the layers")
     add("wohk", type=int, choices=(0, 1), nargs="?", const=1, help="1: without hook layers")
-    add("skip_unusable", action="store_true", help="skip records that can't be edited, and list them")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -95,7 +94,6 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = Experiment(
         CONSECUTIVE,
         hparams,
-        skip_unusable=arguments.skip_unusable,
         protocol=KEEP_EDITS if arguments.consecutive else SINGLE_ROUND,
         **loop_settings(arguments),
     )

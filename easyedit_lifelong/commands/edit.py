@@ -11,7 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from easyedit_lifelong.commands.option_types import positive_int
-from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments
+from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments, add_skip_argument
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.commands.saved_edits import SelectedEdits, edits_text
 from easyedit_lifelong.data.readers import read_requests
@@ -46,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", "--sample", type=positive_int, metavar="N", help="use only the first N records of --data")
     add("--edits", metavar="DIR", help="saved edits to add to (or hub:OWNER/NAME[@REVISION])")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; can be that of --edits")
+    add_skip_argument(parser)
     add_model_arguments(parser)
 
 
@@ -124,7 +125,12 @@ def _requests(arguments: argparse.Namespace) -> list[EditRequest]:
     if arguments.data is not None:
         if prompts or targets or subjects:
             raise DataError("--data: the file has prompts, targets and subjects; give either --data or --prompt")
-        return read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)[: arguments.limit]
+        return read_requests(
+            arguments.data,
+            reader_of(arguments.data, arguments.format).read,
+            skip_unusable=arguments.skip_unusable,
+            limit=arguments.limit,
+        )
     if not prompts:
         raise DataError("there is nothing to edit: give a --prompt with its --target, or --data FILE")
     for name, values in (("target", targets), ("subject", subjects)):

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--hparams", required=True, help="hyperparameter file, or a shipped name such as GRACE/smollm2-135m")
     add(*DATA, required=True, metavar="FILE", help="dataset file, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
-    add("--format", default="json", help="zsre, counterfact, json, or another that `plugins` lists (default json)")
+    add("--format", default="json", help="json, zsre or another that `plugins` lists, or a YAML file (default json)")
     add(*RECORDS, type=positive_int, metavar="N", help="use only the first N records")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the results; must not hold another run")
     add("--only-errors", action="store_true", help="edit only facts that the model answers wrong")

@@ -13,7 +13,7 @@ from easyedit_lifelong.runs.schedule import Schedule
 DATA = ("--data", "--ds-dir", "--ds_dir")
 """The option that names the data, and its aliases."""
 
-FORMAT_HELP = "zsre, counterfact, json, or another that `plugins` lists (default: recognised from the file)"
+FORMAT_HELP = "json, zsre or another that `plugins` lists, or a YAML file (default: recognised from the file)"
 """The help of the option ``--format`` of commands that recognise the format."""
 
 RECORDS = ("--edits", "--sample", "--limit")
@@ -29,6 +29,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add options that override the model and the device of a hyperparameter file."""
     parser.add_argument("--model", help="model name or folder (default: the hyperparameter file's)")
     parser.add_argument("--device", help="device (default: the hyperparameter file's)")
+
+
+def add_skip_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option that leaves unusable records out."""
+    what = "leave out records that can't be read or edited, and list them; without it, they stop the command"
+    parser.add_argument(*spellings("skip_unusable"), action="store_true", help=what)
 
 
 def add_loop_arguments(parser: argparse.ArgumentParser, loop: str, unit: str) -> None:
@@ -78,6 +84,7 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     add("--retention", metavar="FILE", help="held-out facts, such as a JSON list of {prompt, answer}")
     add("--text", metavar="FILE", help="held-out text; its perplexity is measured before and after")
     add("--task", choices=tuple(TASKS), help="task of the data (default: that of their format)")
+    add_skip_argument(parser)
 
 
 def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -91,6 +98,7 @@ def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "retention": arguments.retention,
         "text": arguments.text,
         "task": arguments.task,
+        "skip_unusable": arguments.skip_unusable,
         "schedule": Schedule.of(arguments.eval_every, arguments.eval_at, arguments.eval_sample),
         "trackers": arguments.track,
     }

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from easyedit_lifelong.atomic import atomic_file, write_text_atomically
 from easyedit_lifelong.commands.consecutive import add_script_arguments, hparams_from_arguments
+from easyedit_lifelong.commands.run_options import add_skip_argument
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
@@ -40,6 +41,7 @@ RESULT, VALUES, PLOT = "scope.json", "scope.csv", "scope.svg"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add_script_arguments(parser)
+    add_skip_argument(parser)
     parser.add_argument(
         "--out",
         type=Path,
@@ -63,7 +65,12 @@ def run(arguments: argparse.Namespace) -> int:
     if getattr(hparams, "wohk", False):
         raise HyperParameterError("--wohk 1 edits without hook layers, so there is no scope to study; leave it out")
     out = check_free(arguments.out, what="study", files=(RESULT, VALUES, PLOT))
-    requests = read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)[: arguments.edits]
+    requests = read_requests(
+        arguments.data,
+        reader_of(arguments.data, arguments.format).read,
+        skip_unusable=arguments.skip_unusable,
+        limit=arguments.edits,
+    )
     console.print(
         f"{method.name} on {hparams.model_name}: {len(requests)} edits from {arguments.data}, "
         f"batches of {hparams.batch_size}",

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
+from easyedit_lifelong.data.reading import ReadResult, separate
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError
 
@@ -85,8 +86,8 @@ def load_dataset(
 def load_records(data: str) -> list[dict[str, Any]]:
     """Return the records of a dataset named ``hub:OWNER/NAME[[:CONFIG]:SPLIT]``.
 
-    ``OWNER/NAME`` can also be a folder of data files. Fields that a record doesn't have are left out; the library's
-    tables contain them as None.
+    ``OWNER/NAME`` can also be a folder of data files. Fields that a record doesn't have are None, as in the library's
+    tables.
 
     Raises:
         DataError: the name is invalid, the dataset can't be loaded, or it has several splits and the name has none.
@@ -99,14 +100,24 @@ def load_records(data: str) -> list[dict[str, Any]]:
             example = f"{PREFIX}{name}:{f'{config}:' if config else ''}{splits[0] if splits else 'SPLIT'}"
             raise DataError(f"{data}: has the splits {', '.join(splits) or 'none'}. Name one, such as {example}")
         loaded = loaded[splits[0]]
-    return [_drop_none(record) for record in loaded]
+    return list(loaded)
 
 
-def read_requests(data: str, read: Callable[[Path], Iterable[EditRequest]]) -> list[EditRequest]:
+def read_results(
+    data: str, read: Callable[[Path], Iterable[ReadResult]], limit: int | None = None
+) -> tuple[list[EditRequest], list[DataError]]:
     """Read a dataset by name with a reader of files. Messages name the dataset, not the temporary file.
 
+    Args:
+        data: the name, ``hub:OWNER/NAME[[:CONFIG]:SPLIT]``.
+        read: reads a file of the format.
+        limit: read only this many requests, from the beginning.
+
+    Returns:
+        The requests, and the errors of the records that can't be used.
+
     Raises:
-        DataError: the dataset can't be loaded, or its records don't have the reader's format.
+        DataError: the dataset can't be loaded or read.
     """
     records = load_records(data)
     with tempfile.TemporaryDirectory() as folder:
@@ -114,10 +125,11 @@ def read_requests(data: str, read: Callable[[Path], Iterable[EditRequest]]) -> l
         file = Path(folder) / (re.sub(r"[^\w.-]+", "-", data)[:100] + ".json")
         file.write_text(json.dumps(records, ensure_ascii=True, default=str), encoding="utf-8")
         try:
-            requests = list(read(file))
+            requests, unusable = separate(read(file), limit)
         except DataError as error:
             raise DataError(str(error).replace(str(file), data)) from error
-    return [dataclasses.replace(request, source=request.source.replace(str(file), data)) for request in requests]
+    named = [dataclasses.replace(request, source=request.source.replace(str(file), data)) for request in requests]
+    return named, [DataError(str(error).replace(str(file), data)) for error in unusable]
 
 
 def _parse(data: str) -> tuple[str, str | None, str | None]:
@@ -134,13 +146,6 @@ def _parse(data: str) -> tuple[str, str | None, str | None]:
         raise DataError(f"{data}: names no dataset. Write {_NAME_FORMS}.")
     config = rest[0] if len(rest) == 2 else None
     return name, config, rest[-1] if rest else None
-
-
-def _drop_none(value: Any) -> Any:
-    """Return a JSON value without the fields that are None, at any depth."""
-    if isinstance(value, dict):
-        return {key: _drop_none(item) for key, item in value.items() if item is not None}
-    return [_drop_none(item) for item in value] if isinstance(value, list) else value
 
 
 def unreachable_host() -> str | None:

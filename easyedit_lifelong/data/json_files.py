@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-from easyedit_lifelong.errors import DataError, did_you_mean
+from easyedit_lifelong.data.reading_notes import ReadingNotes
+from easyedit_lifelong.errors import DataError
+
+ENCODING = "utf-8-sig"
+"""UTF-8, with or without a byte order mark at the file's beginning."""
+
+_CHUNK = 1 << 20
+"""Characters of a JSON list that are read at once."""
+
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 def read_json_file(path: Path, missing: str = "no such data file") -> Any:
@@ -21,29 +32,59 @@ def read_json_file(path: Path, missing: str = "no such data file") -> Any:
         DataError: the file doesn't exist, can't be read or isn't JSON; the message names the line.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding=ENCODING)
     except FileNotFoundError as error:
         raise DataError(f"{path}: {missing}") from error
-    except OSError as error:
-        raise DataError(f"{path}: can't be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error) from error
+    decode = json.JSONDecoder().decode
     if path.suffix == ".jsonl":
         # Not splitlines(), which also splits at U+2028 and similar characters; JSON allows them within a text.
-        return [_parse(line, f"{path}, line {n}", n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
-    return _parse(text, str(path))
+        return [_parse(decode, line, path, n) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
+    return _parse(decode, text, path)
 
 
-def read_records(path: Path) -> list[Any]:
-    """Return the records of a JSON list or of JSON Lines.
+def iterate_json_lines(path: Path, notes: ReadingNotes) -> Iterator[Any]:
+    """Yield the value of each line of a JSON Lines file that isn't blank, as the lines are read.
+
+    Args:
+        path: the file.
+        notes: receives the keys that an object has more than once.
 
     Raises:
-        DataError: the file can't be read or doesn't hold a list.
+        DataError: the file can't be read, or a line isn't JSON.
     """
-    records = read_json_file(path)
-    if not isinstance(records, list):
-        raise DataError(f"{path}: must hold a list of records (or one record per line, in a .jsonl file)")
-    return records
+    decode = _decoder(notes).decode
+    try:
+        with path.open(encoding=ENCODING, newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _parse(decode, line.rstrip("\n"), path, number)
+    except (OSError, UnicodeDecodeError) as error:
+        raise unreadable(path, error) from error
+
+
+def iterate_json_list(path: Path, notes: ReadingNotes) -> Iterator[Any]:
+    """Yield the elements of a list in a JSON file. Only a part of the file is in memory.
+
+    Args:
+        path: the file.
+        notes: receives the keys that an object has more than once.
+
+    Raises:
+        DataError: the file can't be read, isn't JSON, or doesn't hold a list.
+    """
+    try:
+        with path.open(encoding=ENCODING) as file:
+            yield from _elements(_JsonText(file, _decoder(notes)))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
+        if not isinstance(read_json_file(path), list):  # its messages have the position in the file
+            raise DataError(
+                f"{path}: must hold a list of records (or one record per line, in a .jsonl file)"
+            ) from error
+        raise DataError(f"{path}: not valid JSON: {error}") from error
 
 
 def name_records(name: Path | str, records: Sequence[Any]) -> Iterator[tuple[str, Any]]:
@@ -51,37 +92,116 @@ def name_records(name: Path | str, records: Sequence[Any]) -> Iterator[tuple[str
     return ((f"{name}, record {index}", record) for index, record in enumerate(records))
 
 
-def require_texts(where: str, record: Any, names: Sequence[str]) -> None:
-    """Check that a record is an object and that the named fields hold text.
-
-    Args:
-        where: name of the record in messages.
-        record: the record.
-        names: the fields.
-
-    Raises:
-        DataError: a field is missing, empty or not text; the message names it.
-    """
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: must be an object with the fields {', '.join(names)}")
-    for name in names:
-        if name not in record:
-            raise DataError(f"{where}, field {name!r}: is missing.{did_you_mean(name, set(record) - set(names))}")
-        if not isinstance(record[name], str) or not record[name].strip():
-            raise DataError(f"{where}, field {name!r}: is empty or not text. Give it text or remove the record.")
-
-
 def label_as_text(label: Any) -> Any:
     """Return a label as text if it is a number, as in most datasets; return any other value unchanged."""
     return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
 
 
-def _parse(text: str, where: str, line: int | None = None) -> Any:
-    """Parse a JSON file, or one line of a JSON Lines file."""
+def unreadable(path: Path, error: OSError | UnicodeDecodeError) -> DataError:
+    """Return the error of a file that can't be opened, or that isn't UTF-8."""
+    if isinstance(error, OSError):
+        return DataError(f"{path}: can't be read: {error.strerror}")
     try:
-        return json.loads(text)
+        path.read_text(encoding=ENCODING)  # a file that is read in parts counts bytes from the part's beginning
+    except (OSError, UnicodeDecodeError) as whole:
+        error = whole if isinstance(whole, UnicodeDecodeError) else error
+    return DataError(f"{path}: is not UTF-8 text: {error.reason} at byte {error.start}")
+
+
+class _JsonText:
+    """The text of a JSON file, read in parts as its tokens are taken."""
+
+    def __init__(self, file: IO[str], decoder: json.JSONDecoder) -> None:
+        self._file, self._decoder = file, decoder
+        self._buffer, self._start = "", 0
+
+    def next_token(self) -> str:
+        """Return the next character that isn't space, without taking it; empty at the end of the file."""
+        while True:
+            space = _SPACE.match(self._buffer, self._start)
+            self._start = space.end() if space else self._start
+            if self._start < len(self._buffer) or not self._read(_CHUNK):
+                return self._buffer[self._start : self._start + 1]
+
+    def take(self, tokens: str) -> str:
+        """Take the next character, which must be one of these.
+
+        Raises:
+            ValueError: it is another one, or the file ends.
+        """
+        token = self.next_token()
+        if not token or token not in tokens:
+            raise ValueError(f"found {token!r} instead of {tokens!r}")
+        self._start += 1
+        return token
+
+    def value(self) -> Any:
+        """Take a value.
+
+        Raises:
+            ValueError: the text is no JSON value.
+        """
+        size = _CHUNK
+        while True:
+            try:
+                value, end = self._decoder.raw_decode(self._buffer, self._start)
+            except json.JSONDecodeError:
+                if not self._read(size):
+                    raise
+            else:
+                if end < len(self._buffer) or not self._read(size):  # a number may go on in the next part
+                    self._start = end
+                    return value
+            size *= 2  # a long value isn't parsed too often
+
+    def _read(self, size: int) -> bool:
+        """Read more of the file; return whether there was more."""
+        more = self._file.read(size)
+        self._buffer, self._start = self._buffer[self._start :] + more, 0
+        return bool(more)
+
+
+def _elements(text: _JsonText) -> Iterator[Any]:
+    """Yield the elements of a JSON list.
+
+    Raises:
+        ValueError: the text isn't a JSON list.
+    """
+    token = text.take("[")
+    while token != "]" and not (token == "[" and text.next_token() == "]"):
+        text.next_token()
+        yield text.value()
+        token = text.take(",]")
+    if token == "[":
+        text.take("]")
+    if text.next_token():
+        raise ValueError("the list is followed by more")
+
+
+def _decoder(notes: ReadingNotes) -> json.JSONDecoder:
+    """Return a decoder that notes the keys that an object has more than once."""
+
+    def make_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            counts = Counter(key for key, _ in pairs)
+            notes.repeated_keys.update(key for key, count in counts.items() if count > 1)
+        return made
+
+    return json.JSONDecoder(object_pairs_hook=make_object)
+
+
+def _parse(decode: Callable[[str], Any], text: str, path: Path, line: int | None = None) -> Any:
+    """Parse a JSON file, or one line of a JSON Lines file."""
+    where = str(path) if line is None else f"{path}, line {line}"
+    try:
+        return decode(text)
     except json.JSONDecodeError as error:
         position = f"line {error.lineno}, column {error.colno}" if line is None else f"column {error.colno}"
         one_per_line = error.msg == "Extra data" and line is None
         hint = ". If the file has one record per line, name it .jsonl" if one_per_line else ""
         raise DataError(f"{where}: not valid JSON: {error.msg} ({position}){hint}") from error
+    except RecursionError as error:
+        raise DataError(f"{where}: not valid JSON: its values are nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise DataError(f"{where}: not valid JSON: {error}") from error

@@ -10,19 +10,26 @@ from easyedit_lifelong.registry import DatasetReader
 
 READERS = (
     DatasetReader(
+        "json",
+        readers.read_json,
+        "JSON list, JSON Lines, CSV, TSV or parquet in EasyEdit's request fields",
+        fields=("prompt", "target_new"),
+    ),
+    DatasetReader(
         "zsre",
         readers.read_zsre,
         "MEND's zsRE (src, alt, answers, rephrase, loc, loc_ans), by EasyEdit's loader if it is there",
+        fields=("src", "alt"),
     ),
     DatasetReader(
         "zsre-rephrased",
         readers.read_zsre_rephrased,
         "zsRE with many rephrasings (input, output, filtered_rephrases), JSON Lines as GRACE reads them",
+        fields=("input", "output"),
     ),
     DatasetReader(
         "counterfact", readers.read_counterfact, "EasyEdit's CounterFact, by EasyEdit's loader if it is there"
     ),
-    DatasetReader("json", readers.read_json, "JSON list or JSON Lines in EasyEdit's request fields"),
     DatasetReader(
         "hallucination",
         readers.read_hallucination,
@@ -30,13 +37,17 @@ READERS = (
         task="generation",
     ),
     DatasetReader(
-        "labelled", readers.read_labelled, "texts with labels (text, label), for classifiers", "classification"
+        "labelled",
+        readers.read_labelled,
+        "texts with labels (text, label), for classifiers",
+        "classification",
+        fields=("text", "label"),
     ),
 )
 
 
 @hookimpl
 def register_readers(register: Callable[[DatasetReader], None]) -> None:
-    """Register zsRE (two forms), CounterFact, SelfCheckGPT's hallucinations, labelled texts and plain JSON."""
+    """Register the readers of published datasets, of labelled texts and of plain records."""
     for reader in READERS:
         register(reader)

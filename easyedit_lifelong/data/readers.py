@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 from easyedit_lifelong.data import hub_datasets as hub
-from easyedit_lifelong.data.json_files import label_as_text, name_records, read_records, require_texts
+from easyedit_lifelong.data.guess_format import format_advice
+from easyedit_lifelong.data.reading import ReadResult, read_each, read_fields, separate, unusable_records
+from easyedit_lifelong.data.record_fields import FieldNames, RecordFields
 from easyedit_lifelong.data.request import EditRequest, check_unique
-from easyedit_lifelong.data.zsre_counterfact import counterfact_records, zsre_records
+from easyedit_lifelong.data.zsre_counterfact import COUNTERFACT_FIELDS, ZSRE_FIELDS, is_complete, zsre_request
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.plugins import get_plugins
 
 LOG = logging.getLogger(__name__)
 
-_ZSRE_TEXTS = ("src", "alt", "rephrase", "loc", "loc_ans")
-_COUNTERFACT_TEXTS = (
-    "prompt",
-    "target_new",
-    "ground_truth",
-    "rephrase_prompt",
-    "locality_prompt",
-    "locality_ground_truth",
-)
-_HALLUCINATION_TEXTS = ("prompt", "target_new", "locality_prompt")
+_REPHRASED_FIELDS: FieldNames = {
+    "prompt": ("input",),
+    "target_new": ("output",),
+    "rephrase_prompt": ("filtered_rephrases",),
+}
+_LABELLED_FIELDS: FieldNames = {"prompt": ("text",), "target_new": ("label",)}
 
 
-def read_zsre(path: Path) -> list[EditRequest]:
+def read_zsre(path: Path) -> list[ReadResult]:
     """Read a zsRE file in MEND's form, with EasyEdit's ``ZsreDataset`` if EasyEdit is installed, else natively.
 
     Raises:
-        DataError: the file or a record is invalid.
+        DataError: the file can't be read.
     """
-    records = read_records(path)
-    for where, record in name_records(path, records):
-        require_texts(where, record, _ZSRE_TEXTS)
-        answers = record.get("answers")
-        if not isinstance(answers, list) or not answers or not isinstance(answers[0], str):
-            raise DataError(f"{where}, field 'answers': must be a list that begins with the true answer")
-        if "nq question: " not in record["loc"]:
-            raise DataError(f"{where}, field 'loc': must contain 'nq question: ' (EasyEdit's loader requires it)")
-    return _make_requests(path, _load_records("zsre", path, records, zsre_records))
+    return _read_with_loader("zsre", path, read_each(path, zsre_request, ZSRE_FIELDS))
 
 
-def read_zsre_rephrased(path: Path) -> list[EditRequest]:
+def read_zsre_rephrased(path: Path) -> Iterator[ReadResult]:
     """Read zsRE with many rephrasings: the JSON Lines files of GRACE's experiment.
 
     The files have names like ``structured_zeroshot-….jsonl``. As in that experiment, the target is the true answer:
@@ -54,36 +44,21 @@ def read_zsre_rephrased(path: Path) -> list[EditRequest]:
     :func:`~easyedit_lifelong.data.holdout.split_rephrasings` turns some of them into edits.
 
     Raises:
-        DataError: the file or a record is invalid.
+        DataError: the file can't be read.
     """
-    records = []
-    for where, record in name_records(path, read_records(path)):
-        require_texts(where, record, ("input",))
-        outputs = record.get("output")
-        answers = [out.get("answer") for out in outputs if isinstance(out, dict)] if isinstance(outputs, list) else []
-        if not answers or not isinstance(answers[0], str) or not answers[0].strip():
-            raise DataError(f"{where}, field 'output': must be a list that begins with {{\"answer\": the true answer}}")
-        rephrasings = record.get("filtered_rephrases")
-        if rephrasings is not None and not isinstance(rephrasings, list):
-            raise DataError(f"{where}, field 'filtered_rephrases': must be a list of texts")
-        fields = {"prompt": record["input"], "target_new": answers[0], "ground_truth": answers[0]}
-        records.append({**fields, "rephrase_prompt": rephrasings})
-    return _make_requests(path, records)
+    return read_each(path, _rephrased_request, _REPHRASED_FIELDS)
 
 
-def read_counterfact(path: Path) -> list[EditRequest]:
+def read_counterfact(path: Path) -> list[ReadResult]:
     """Read a CounterFact file in EasyEdit's form, with its ``CounterFactDataset`` if installed, else natively.
 
     Raises:
-        DataError: the file or a record is invalid.
+        DataError: the file can't be read.
     """
-    records = read_records(path)
-    for where, record in name_records(path, records):
-        require_texts(where, record, _COUNTERFACT_TEXTS)
-    return _make_requests(path, _load_records("counterfact", path, records, counterfact_records))
+    return _read_with_loader("counterfact", path, read_fields(path, COUNTERFACT_FIELDS))
 
 
-def read_hallucination(path: Path) -> list[EditRequest]:
+def read_hallucination(path: Path) -> Iterator[ReadResult]:
     """Read SelfCheckGPT's passages as WISE prepares them (``hallucination-edit.json``).
 
     The prompt is the beginning of a Wikipedia passage, and ``target_new`` is its next sentence, corrected. The locality
@@ -92,106 +67,153 @@ def read_hallucination(path: Path) -> list[EditRequest]:
     second half is empty. Such a record gets no locality prompt; a warning lists these records.
 
     Raises:
-        DataError: the file or a record is invalid.
+        DataError: the file can't be read.
     """
-    records, without_locality = [], []
-    for index, (where, record) in enumerate(name_records(path, read_records(path))):
-        require_texts(where, record, _HALLUCINATION_TEXTS)
-        answer = record.get("locality_ground_truth")
-        if isinstance(answer, str) and not answer.strip():
-            record = {key: value for key, value in record.items() if not key.startswith("locality_")}
-            without_locality.append(index)
-        records.append(record)
-    requests = _make_requests(path, records)
-    if without_locality:
-        LOG.warning(
-            "%s: locality is not scored in %d of %d records, because their locality text has no second half (%s)",
-            path,
-            len(without_locality),
-            len(requests),
-            _list_records(without_locality),
-        )
-    return requests
+    return read_fields(path)
 
 
-def read_labelled(path: Path) -> list[EditRequest]:
+def read_labelled(path: Path) -> Iterator[ReadResult]:
     """Read labelled texts for classifiers: ``{"text": …, "label": …}``, where the label is a name or a number.
 
     Raises:
-        DataError: the file or a record is invalid.
+        DataError: the file can't be read.
     """
-    records = []
-    for where, record in name_records(path, read_records(path)):
-        record = {**record, "label": label_as_text(record.get("label"))} if isinstance(record, dict) else record
-        require_texts(where, record, ("text", "label"))
-        records.append({"prompt": record["text"], "target_new": record["label"]})
-    return _make_requests(path, records)
+    return read_each(path, _labelled_request, _LABELLED_FIELDS)
 
 
-def read_json(path: Path) -> list[EditRequest]:
-    """Read a JSON list, or JSON Lines, of records with EasyEdit's request fields.
+def read_json(path: Path) -> Iterator[ReadResult]:
+    """Read a JSON list, JSON Lines or a table of records with EasyEdit's request fields.
 
     Raises:
-        DataError: the file or a record is invalid.
+        DataError: the file can't be read.
     """
-    return _make_requests(path, read_records(path))
+    return read_fields(path)
 
 
-def read_requests(path: Path | str, read: Callable[[Path], Iterable[EditRequest]]) -> list[EditRequest]:
+def read_requests(
+    path: Path | str,
+    read: Callable[[Path], Iterable[ReadResult]],
+    *,
+    skip_unusable: bool = False,
+    limit: int | None = None,
+) -> list[EditRequest]:
     """Read a dataset with the reader of its format, and check that it has records and unique case_ids.
 
     Args:
         path: a file, or the name of a dataset: ``hub:OWNER/NAME[[:CONFIG]:SPLIT]``.
         read: reads a file of the format.
+        skip_unusable: whether to leave out records that can't be used, with a warning.
+        limit: read only this many requests, from the beginning.
 
     Raises:
-        DataError: the dataset doesn't exist, has no records or invalid ones, or uses a ``case_id`` twice.
+        DataError: the dataset doesn't exist, has no records or unusable ones, or uses a ``case_id`` twice.
+    """
+    requests, unusable = read_results(path, read, limit=limit)
+    check_usable(path, read, requests, unusable, skip_unusable=skip_unusable)
+    return requests
+
+
+def read_results(
+    path: Path | str, read: Callable[[Path], Iterable[ReadResult]], *, limit: int | None = None
+) -> tuple[list[EditRequest], list[DataError]]:
+    """Return the requests of a dataset, and the errors of the records that can't be used.
+
+    The arguments are those of :func:`read_requests`.
+
+    Raises:
+        DataError: the dataset doesn't exist, can't be read, has no records, or uses a ``case_id`` twice.
     """
     if hub.is_hub_name(path):
-        requests = hub.read_requests(str(path), read)
+        requests, unusable = hub.read_results(str(path), read, limit)
     else:
         path = Path(path).expanduser()
         if not path.is_file():
             raise DataError(f"{path}: no such data file")
-        requests = list(read(path))
-    if not requests:
+        requests, unusable = separate(read(path), limit)
+    if not requests and not unusable:
         raise DataError(f"{path}: holds no records")
     check_unique(requests)
-    return requests
+    return requests, unusable
 
 
-def _load_records(
-    format_name: str, path: Path, records: list[Any], native: Callable[[list[Any]], list[dict[str, Any]]]
-) -> Sequence[Mapping[str, Any]]:
-    """Return a file's records with EasyEdit's request fields.
+def check_usable(
+    path: Path | str,
+    read: Callable[[Path], Iterable[ReadResult]],
+    requests: list[EditRequest],
+    unusable: list[DataError],
+    *,
+    skip_unusable: bool,
+) -> None:
+    """Check that all records of a dataset can be used or, with ``skip_unusable``, that some can.
+
+    Args:
+        path: the dataset.
+        read: the reader that read it.
+        requests: its requests.
+        unusable: the errors of the other records.
+        skip_unusable: whether these are only reported, in a warning.
+
+    Raises:
+        DataError: a record can't be used; the message lists all of them.
+    """
+    if not unusable:
+        return
+    if skip_unusable and requests:
+        LOG.warning("%s", unusable_records(path, unusable, len(requests)))
+        return
+    used = next((reader for reader in get_plugins().readers if reader.read is read), None)
+    advice = " Correct them, or leave them out with --skip-unusable." if requests else format_advice(path, used)
+    if len(unusable) == 1:
+        raise DataError(str(unusable[0]) + ("" if requests else advice)) from unusable[0]
+    raise DataError(unusable_records(path, unusable, len(requests), advice)) from unusable[0]
+
+
+def _read_with_loader(format_name: str, path: Path, results: Iterable[ReadResult]) -> list[ReadResult]:
+    """Return the requests of a file, by the registered loader of its format if that is available.
+
+    The loader gives the same requests as the native reader, but reads only complete records: it would stop at others
+    without naming them, or leave them out silently.
 
     Args:
         format_name: name of the format and of its registered loader.
         path: the file.
-        records: the file's records.
-        native: converts the records if the registered loader isn't available.
+        results: what the native reader yields.
 
     Raises:
         DataError: the file is JSON Lines, which EasyEdit's loaders can't read, or the loader refuses it.
     """
     if path.suffix == ".jsonl":
         raise DataError(f"{path}: EasyEdit's loaders read a JSON list, not JSON Lines. Save the records as one list.")
+    native = list(results)
     loaders = get_plugins().loaders
-    if format_name in loaders and loaders.get(format_name).available():
-        return loaders.get(format_name).load(path)
-    return native(records)
+    if format_name not in loaders or not loaders.get(format_name).available() or not _loadable(path, native):
+        return native
+    records = enumerate(loaders.get(format_name).load(path))
+    return [EditRequest.from_dict(record, f"{path}, record {index}", index) for index, record in records]
 
 
-def _make_requests(path: Path, records: Sequence[Any]) -> list[EditRequest]:
-    """Validate records; the default of ``case_id`` is the index of the record."""
-    return [
-        EditRequest.from_dict(record, where, case_id=index)
-        for index, (where, record) in enumerate(name_records(path, records))
-    ]
+def _loadable(path: Path, results: Iterable[ReadResult]) -> bool:
+    """Whether EasyEdit's loaders can read a file: a JSON list of complete records, without a byte order mark."""
+    return path.suffix.lower() == ".json" and not _has_bom(path) and all(map(is_complete, results))
 
 
-def _list_records(indices: Sequence[int], limit: int = 10) -> str:
-    """Return the numbers of records as text; only the first ``limit``."""
-    shown = ", ".join(map(str, indices[:limit]))
-    rest = f" and {len(indices) - limit} more" if len(indices) > limit else ""
-    return f"record{'s' if len(indices) > 1 else ''} {shown}{rest}"
+def _has_bom(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(3) == codecs.BOM_UTF8
+
+
+def _rephrased_request(fields: RecordFields, index: int) -> list[EditRequest]:
+    """Return the request of a zsRE record with many rephrasings."""
+    outputs = fields.record.get("output")
+    answers = [out.get("answer") for out in outputs if isinstance(out, dict)] if isinstance(outputs, list) else []
+    if not answers or not isinstance(answers[0], str) or not answers[0].strip():
+        raise fields.error("output", 'must be a list that begins with {"answer": the true answer}')
+    answer = fields.check_text("output", answers[0]).strip()
+    prompt, rephrasings = fields.required_text("prompt"), fields.texts("rephrase_prompt")
+    return [EditRequest(index, prompt, answer, ground_truth=answer, rephrase_prompts=rephrasings, source=fields.where)]
+
+
+def _labelled_request(fields: RecordFields, index: int) -> list[EditRequest]:
+    """Return the request of a labelled text."""
+    label = fields.label("target_new").strip()
+    return [EditRequest(index, fields.required_text("prompt"), label, source=fields.where)]

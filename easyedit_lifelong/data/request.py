@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-from easyedit_lifelong.errors import DataError, did_you_mean
+from easyedit_lifelong.data.probes import Probe
+from easyedit_lifelong.data.reading_notes import ReadingNotes
+from easyedit_lifelong.data.record_fields import NO_ANSWER, RecordFields, encoding_problem
+from easyedit_lifelong.errors import DataError
 
-NO_ANSWER = "<|endoftext|>"
-"""EasyEdit's default for ``ground_truth``; it means that there is none."""
+__all__ = ["NO_ANSWER", "EditRequest", "Probe", "as_requests", "check_unique", "encoding_problem", "set_key"]
 
 RELATION_SPECIFICITY = "relation_specificity"
 """KnowEdit's name for the locality set with other questions about the edited subject."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A prompt that an edited model is evaluated on, and the expected answer."""
-
-    prompt: str
-    answer: str
 
 
 @dataclass(frozen=True)
@@ -59,7 +52,9 @@ class EditRequest:
         return f"{self.source} (case {self.case_id})" if self.source else f"case {self.case_id}"
 
     @classmethod
-    def from_dict(cls, record: Any, where: str, case_id: int | str | None = None) -> EditRequest:
+    def from_dict(
+        cls, record: Any, where: str, case_id: int | str | None = None, notes: ReadingNotes | None = None
+    ) -> EditRequest:
         """Make a request of a record with EasyEdit's request fields.
 
         ``prompt`` and ``target_new`` are required. Optional fields are:
@@ -68,39 +63,57 @@ class EditRequest:
         - ``ground_truth``: text, or a list whose first entry is used;
         - ``rephrase_prompt``: text or a list of texts;
         - ``locality`` and ``portability``: ``{name: {"prompt": …, "ground_truth": …}}``, or, as in KnowEdit's files,
-          ``{name: [{"prompt": …, "ground_truth": …}, …]}``;
+          ``{name: [{"prompt": …, "ground_truth": …}, …]}``, or such a list without a name;
         - ``locality_prompt`` and ``locality_ground_truth``, as in EasyEdit's datasets, and the same for portability;
         - relation specificity: KnowEdit's locality set ``Relation_Specificity``, or ``relation_specificity_prompt`` and
           ``relation_specificity_ground_truth``.
+
+        An optional field that is null, NaN or empty is absent. Of a probe, a prompt without an answer, or an answer
+        without a prompt, is left out.
 
         Args:
             record: the record.
             where: name of the record in messages, e.g. ``"facts.json, record 3"``.
             case_id: the case_id of a record that has none.
+            notes: receives what was left out. Without it, a warning is logged.
 
         Raises:
             DataError: a field is missing or has an invalid value.
         """
-        if not isinstance(record, Mapping):
-            raise DataError(f"{where}: must be an object with the fields of a request, not {_kind(record)}")
-        reader = _RecordReader(record, where)
-        subject = None if record.get("subject") is None else reader.required_text("subject")
-        prompt = reader.required_text("prompt")
-        locality = reader.probes("locality")
-        in_locality = [name for name in locality if _is_relation_specificity(name)]
+        fields = RecordFields(record, where, notes=notes)
+        request = cls.from_fields(fields, case_id)
+        fields.note_misspelt_names()
+        if notes is None:
+            fields.notes.log()
+        return request
+
+    @classmethod
+    def from_fields(cls, fields: RecordFields, case_id: int | str | None = None) -> EditRequest:
+        """Make a request of the fields of a record, by the names that its format has for them.
+
+        Args:
+            fields: the fields of the record.
+            case_id: the case_id of a record that has none.
+
+        Raises:
+            DataError: a field is missing or has an invalid value.
+        """
+        prompt = fields.required_text("prompt")
+        locality = fields.probe_sets("locality")
+        in_locality = [name for name in locality if set_key(name) == set_key(RELATION_SPECIFICITY)]
         specificity = tuple(probe for name in in_locality for probe in locality.pop(name))
-        flat = reader.flat_probe(RELATION_SPECIFICITY)
+        flat = fields.flat_probe(RELATION_SPECIFICITY)
         return cls(
-            case_id=reader.case_id(case_id),
+            case_id=fields.case_id(case_id),
             prompt=prompt,
-            target_new=reader.required_text("target_new").strip(),
-            subject=subject,
-            ground_truth=reader.ground_truth(),
-            rephrase_prompts=reader.texts("rephrase_prompt"),
-            locality=reader.with_flat_probe("locality", locality, "neighborhood"),
-            portability=reader.with_flat_probe("portability", reader.probes("portability"), "one_hop"),
+            target_new=fields.required_text("target_new").strip(),
+            subject=fields.optional_text("subject"),
+            ground_truth=fields.ground_truth(),
+            rephrase_prompts=fields.texts("rephrase_prompt"),
+            locality=MappingProxyType(locality),
+            portability=MappingProxyType(fields.probe_sets("portability")),
             relation_specificity=specificity or flat,
-            source=where,
+            source=fields.where,
         )
 
 
@@ -110,10 +123,13 @@ def as_requests(records: Iterable[Any]) -> list[EditRequest]:
     Raises:
         DataError: a request is invalid; the message names the request and the field.
     """
-    return [
-        record if isinstance(record, EditRequest) else EditRequest.from_dict(record, f"request {i}", case_id=i)
+    notes = ReadingNotes("requests")
+    requests = [
+        record if isinstance(record, EditRequest) else EditRequest.from_dict(record, f"request {i}", i, notes)
         for i, record in enumerate(records)
     ]
+    notes.log()
+    return requests
 
 
 def check_unique(requests: Iterable[EditRequest]) -> None:
@@ -132,121 +148,6 @@ def check_unique(requests: Iterable[EditRequest]) -> None:
         seen[request.case_id] = request
 
 
-class _RecordReader:
-    """Reads and validates the fields of a record. Its errors name the record and the field."""
-
-    def __init__(self, record: Mapping[str, Any], where: str) -> None:
-        self.record, self.where = record, where
-
-    def error(self, name: str, problem: str) -> DataError:
-        return DataError(f"{self.where}, field {name!r}: {problem}")
-
-    def required_text(self, name: str) -> str:
-        value = self.record.get(name)
-        if value is None:
-            raise self.error(name, f"is missing.{did_you_mean(name, set(self.record) - {name})}")
-        return self.check_text(name, value)
-
-    def check_text(self, name: str, value: Any) -> str:
-        if not isinstance(value, str):
-            raise self.error(name, f"must be text, not {_kind(value)}")
-        if not value.strip():
-            raise self.error(name, "is empty. Give it text or remove the record.")
-        return self.check_encodable(name, value)
-
-    def check_encodable(self, name: str, value: str) -> str:
-        problem = encoding_problem(value)
-        if problem:
-            raise self.error(name, problem)
-        return value
-
-    def texts(self, name: str) -> tuple[str, ...]:
-        value = self.record.get(name)
-        values = value if isinstance(value, list) else [] if value is None else [value]
-        return tuple(self.check_text(name, item) for item in values)
-
-    def case_id(self, default: int | str | None) -> int | str:
-        value = self.record.get("case_id", default)
-        if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
-            raise self.error("case_id", f"must be a whole number or text, not {_kind(value)}")
-        return self.check_encodable("case_id", value) if isinstance(value, str) else value
-
-    def ground_truth(self) -> str | None:
-        value = self.record.get("ground_truth")
-        value = next(iter(value), None) if isinstance(value, list) else value
-        return None if value is None or value == NO_ANSWER else self.check_text("ground_truth", value).strip()
-
-    def flat_probe(self, kind: str) -> tuple[Probe, ...]:
-        if self.record.get(f"{kind}_prompt") is None:
-            return ()
-        return (Probe(self.required_text(f"{kind}_prompt"), self.required_text(f"{kind}_ground_truth").strip()),)
-
-    def with_flat_probe(
-        self, kind: str, sets: dict[str, tuple[Probe, ...]], name: str
-    ) -> Mapping[str, tuple[Probe, ...]]:
-        """Add the flat fields' probe to probe sets as the set ``name``, unless a set of that name exists."""
-        flat = self.flat_probe(kind)
-        return MappingProxyType({**sets, name: sets.get(name, flat)} if flat else sets)
-
-    def probes(self, kind: str) -> dict[str, tuple[Probe, ...]]:
-        sets = self.record.get(kind)
-        if sets is None:
-            return {}
-        if not isinstance(sets, Mapping):
-            raise self.error(kind, f"must map names to prompts and answers, not {_kind(sets)}")
-        names = [self.check_encodable(kind, str(name)) for name in sets]
-        return {
-            name: self.probe_set(f"{kind}.{name}", probes) for name, probes in zip(names, sets.values(), strict=True)
-        }
-
-    def probe_set(self, name: str, probes: Any) -> tuple[Probe, ...]:
-        if isinstance(probes, list):  # as in KnowEdit's files: a list of objects
-            lists = [self.prompts_and_answers(f"{name}[{index}]", probe) for index, probe in enumerate(probes)]
-            return tuple(itertools.chain.from_iterable(lists))
-        return self.prompts_and_answers(name, probes)
-
-    def prompts_and_answers(self, name: str, probes: Any) -> tuple[Probe, ...]:
-        if not isinstance(probes, Mapping) or not {"prompt", "ground_truth"} <= set(probes):
-            raise self.error(name, "needs 'prompt' and 'ground_truth'")
-        prompts, answers = probes["prompt"], probes["ground_truth"]
-        # With a single prompt, a list of answers holds aliases of one answer.
-        has_many = isinstance(prompts, list)
-        prompts = prompts if has_many else [prompts]
-        answers = answers if isinstance(answers, list) and (has_many or len(answers) == 1) else [answers]
-        if len(prompts) != len(answers):
-            raise self.error(name, f"has {len(prompts)} prompts and {len(answers)} answers")
-        return tuple(
-            Probe(
-                self.check_text(f"{name}.prompt", prompt), self.check_text(f"{name}.ground_truth", _first_alias(answer))
-            )
-            for prompt, answer in zip(prompts, answers, strict=True)
-        )
-
-
-def _first_alias(answer: Any) -> Any:
-    """Return the first alias of an answer. KnowEdit's files nest lists: several answers, each with aliases."""
-    while isinstance(answer, list) and answer:
-        answer = answer[0]
-    return answer
-
-
-def encoding_problem(text: str) -> str | None:
-    """Return the problem of a text with an unpaired surrogate, which tokenizers and files refuse; None without one."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        code = f"\\u{ord(text[error.start]):04x}"
-        position = f"{code}, at position {error.start}"
-        return f"holds an incomplete character ({position}), an unpaired surrogate. Correct the text."
-    return None
-
-
-def _is_relation_specificity(name: str) -> bool:
-    """Whether a locality set is relation specificity; capitals, spaces and underscores in its name don't matter."""
-    return "".join(name.replace("_", " ").split()).casefold() == RELATION_SPECIFICITY.replace("_", "")
-
-
-def _kind(value: Any) -> str:
-    """Return the JSON type of a value, for messages."""
-    names = {dict: "an object", list: "a list", str: "text", int: "a number", float: "a number", bool: "true/false"}
-    return "nothing" if value is None else names.get(type(value), type(value).__name__)
+def set_key(name: str) -> str:
+    """Return the name of a set of probes as it is compared: without capitals, spaces and underscores."""
+    return "".join(name.replace("_", " ").split()).casefold()

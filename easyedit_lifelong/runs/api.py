@@ -33,6 +33,7 @@ def run_lifelong(
     out: Path | str | None = None,
     resume: bool = False,
     only_errors: bool = False,
+    skip_unusable: bool = False,
     retention: Sequence[Probe] | None = None,
     trackers: Sequence[str] = (),
     progress: Progress | None = None,
@@ -65,6 +66,7 @@ def run_lifelong(
         out: folder for the run's files.
         resume: continue the interrupted run in ``out``.
         only_errors: skip a request if the model, as edited so far, already gives its target.
+        skip_unusable: skip requests that can't be edited, and list them in the summary.
         retention: held-out facts for TRR; the default is the sample data's.
         trackers: names of registered trackers to report to.
         progress: receives what the run reports while it works.
@@ -88,6 +90,7 @@ def run_lifelong(
         Inputs(as_requests(requests), retention, text, data_name, source=source),
         task=task,
         only_errors=only_errors,
+        skip_unusable=skip_unusable,
         schedule=Schedule.of(eval_every, eval_at, eval_sample),
         trackers=trackers,
     )

@@ -27,7 +27,8 @@ class CheckedData:
     Attributes:
         inputs: the data as they were read.
         usable: the requests that can be edited.
-        skipped: the ``case_id`` of each other request, and the ``reason`` why it cannot be edited.
+        skipped: the ``case_id`` of each other request, and the ``reason`` why it cannot be edited. A record that is no
+            usable request has no ``case_id``.
         retention: held-out facts: those of ``inputs``, or the sample data's.
         task: the task of the data: ``classification`` for a classifier, else the experiment's or that of the format.
     """
@@ -68,6 +69,7 @@ def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: S
     usable, skipped = usable_requests(
         plan.method, model, tokenizer, plan.hparams, inputs.requests, scorer, skip=plan.experiment.skip_unusable
     )
+    skipped = [{"case_id": None, "reason": reason} for reason in inputs.unusable] + skipped
     check_method(plan.method, model, tokenizer, plan.hparams)
     carries_edits = getattr(plan.method.state, "carries", None)  # optional
     if carries_edits is not None and carries_edits(model):

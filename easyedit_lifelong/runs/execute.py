@@ -105,7 +105,9 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
         sample = plan.schedule.sample if plan.keeps_edits else None  # a single round scores all edits
         further: dict[str, Any] = {"rollback": _rollback_scope(plan.method, run.has_rollback)}
         if plan.batched:
-            further |= {"n_batches": len(run.batches), "skipped": checked.skipped}
+            further["n_batches"] = len(run.batches)
+        if plan.batched or checked.skipped:
+            further["skipped"] = checked.skipped
         summary = summarize(run.state, run.board, settings, total, sample=sample, seed=plan.seed, **further)
         if folder and not was_finished:
             folder.write_summary(summary)

@@ -75,6 +75,7 @@ class Inputs:
         name: the name of the data in the results.
         task: the task of the data's format; None if it is not known.
         source: the files that the data came from; None if a program passed them in memory.
+        unusable: why each of the data's other records, which were skipped, can't be used.
     """
 
     requests: list[EditRequest]
@@ -83,6 +84,7 @@ class Inputs:
     name: str = ""
     task: str | None = None
     source: Source | None = None
+    unusable: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,7 @@ class Experiment:
         text: file of a held-out text; None for none.
         task: the task of the data; None for the task of their format.
         only_errors: edit only where the model is wrong (lifelong loop).
-        skip_unusable: leave out records that cannot be edited (consecutive loop).
+        skip_unusable: leave out records that cannot be read or edited.
         batch_size: edits per batch (consecutive loop); None for the hyperparameters'.
         protocol: ``consecutive`` or ``single-round`` (consecutive loop).
         schedule: when past edits are scored; with neither ``every`` nor ``at``, the loop's default.

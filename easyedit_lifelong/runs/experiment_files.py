@@ -56,7 +56,6 @@ _LOOP_OF = {
     "only_errors": LIFELONG,
     "batch_size": CONSECUTIVE,
     "protocol": CONSECUTIVE,
-    "skip_unusable": CONSECUTIVE,
 }
 """The keys that only one of the loops has."""
 

@@ -9,7 +9,7 @@ from typing import Any
 from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.data.guess_format import guess_format
 from easyedit_lifelong.data.holdout import split_rephrasings
-from easyedit_lifelong.data.readers import read_requests
+from easyedit_lifelong.data.readers import check_usable, read_results
 from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
 from easyedit_lifelong.data.retention import read_retention
 from easyedit_lifelong.errors import DataError
@@ -41,7 +41,12 @@ def read_inputs(experiment: Experiment, seed: int) -> Inputs:
 def reader_of(path: Path | str, data_format: str | None) -> DatasetReader:
     """Return the reader of a dataset's format; without a format, recognise it by the file's content.
 
+    Args:
+        path: the dataset.
+        data_format: the name of a registered format, a YAML file that describes one, or None.
+
     Raises:
+        DataError: the YAML file can't be used.
         PluginError: the format is not registered.
     """
     return get_plugins().readers.get(data_format or guess_format(path))
@@ -53,8 +58,12 @@ def file_digest(path: Path) -> str:
     Raises:
         DataError: the file can't be read.
     """
+    digest = hashlib.sha256()
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            for part in iter(lambda: file.read(1 << 20), b""):
+                digest.update(part)
+        return digest.hexdigest()
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
 
@@ -62,13 +71,17 @@ def file_digest(path: Path) -> str:
 def _read(experiment: Experiment, data: Data, seed: int) -> Inputs:
     """Read the requests, the held-out facts and the held-out text of an experiment."""
     reader = reader_of(data.path, data.format)
-    requests = split_rephrasings(_read_records(experiment, data, reader), data.edit_with, seed)
+    records, unusable = _read_records(experiment, data, reader)
+    requests = split_rephrasings(records, data.edit_with, seed)
     retention, text = _read_retention(experiment), _read_text(experiment)
-    return Inputs(requests, retention, text, data.path, reader.task, _source(experiment, data, reader.name))
+    source = _source(experiment, data, reader.name)
+    return Inputs(requests, retention, text, data.path, reader.task, source, [str(error) for error in unusable])
 
 
-def _read_records(experiment: Experiment, data: Data, reader: DatasetReader) -> list[EditRequest]:
-    """Read the requests of a dataset, after a check of its SHA-256."""
+def _read_records(
+    experiment: Experiment, data: Data, reader: DatasetReader
+) -> tuple[list[EditRequest], list[DataError]]:
+    """Read the requests of a dataset, after a check of its SHA-256; return them, and the errors of skipped records."""
     _check_exists(experiment, data.path, "data.path", "--data")
     if data.sha256 is not None and not hub.is_hub_name(data.path):
         digest = file_digest(Path(data.path))
@@ -77,13 +90,15 @@ def _read_records(experiment: Experiment, data: Data, reader: DatasetReader) -> 
                 f"{experiment.setting('data.sha256', '--data')}: {data.path} has the SHA-256 {digest}, not "
                 f"{data.sha256}: these aren't the data that the experiment was made with."
             )
-    requests = read_requests(data.path, reader.read)
+    limit = None if data.edits is None else data.offset + data.edits
+    requests, unusable = read_results(data.path, reader.read, limit=limit)
+    check_usable(data.path, reader.read, requests, unusable, skip_unusable=experiment.skip_unusable)
     if data.offset >= len(requests):
         raise DataError(
             f"{experiment.setting('data.offset', '--offset')}: {data.offset} records are to be skipped, but "
             f"{data.path} has only {len(requests)}"
         )
-    return requests[data.offset :][: data.edits]
+    return requests[data.offset :][: data.edits], unusable
 
 
 def _check_exists(experiment: Experiment, path: str, key: str, option: str) -> None:

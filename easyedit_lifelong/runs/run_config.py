@@ -40,6 +40,8 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
     experiment, inputs = plan.experiment, checked.inputs
     source = inputs.source or Source({"name": inputs.name})
     settings_of_loop: dict[str, Any] = {"only_errors": experiment.only_errors}
+    if experiment.skip_unusable:  # only then: earlier releases' lifelong runs, which can be resumed, don't have it
+        settings_of_loop["skip_unusable"] = True
     if plan.batched:
         settings_of_loop = {
             "batch_size": plan.batch_size,

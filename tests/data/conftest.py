@@ -12,3 +12,9 @@ def loader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     """Read with each of the two loaders."""
     use_loader(request.param, monkeypatch)
     return request.param
+
+
+@pytest.fixture
+def native_loader(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read zsRE and CounterFact files natively."""
+    use_loader("native", monkeypatch)

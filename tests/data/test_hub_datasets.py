@@ -122,7 +122,9 @@ def test_fields_that_only_some_records_have_are_absent_in_the_others(folder: Cal
 def test_an_invalid_record_is_refused_with_the_datasets_name(folder: Callable[..., str]) -> None:
     name = folder(test=[FACTS[0], {"prompt": "p", "target_new": ""}])
     assert _refusal(name) == f"{name}, record 1, field 'target_new': is empty. Give it text or remove the record."
-    assert _refusal(name, read_zsre).startswith(f"{name}, record 0, field 'src': is missing")
+    with pytest.raises(DataError) as caught:
+        read_requests(name, read_zsre)
+    assert str(caught.value).startswith(f"{name}: 2 records can't be used.\n  record 0, field 'src': is missing")
 
 
 @pytest.mark.parametrize(

@@ -73,12 +73,13 @@ class CommandLine:
         before = self._files()
         code, out, err = self.run(*words, **options)
         lines = [line for line in err.splitlines() if line.startswith("easyedit-lifelong: ")]
+        message = err.rstrip().splitlines()[err.splitlines().index(lines[0]) :] if lines else []
         assert code == 1, out + err
         assert "Traceback" not in out + err
         assert len(lines) == 1, err
-        assert err.rstrip().splitlines()[-1] == lines[0], "the message isn't the last line"
+        assert all(line.startswith("  ") for line in message[1:]), "the message isn't the last, with its list"
         assert self._files() == before, "a file was written or changed"
-        return lines[0].removeprefix("easyedit-lifelong: ")
+        return "\n".join(message).removeprefix("easyedit-lifelong: ")
 
     def _files(self) -> dict[str, bytes | None]:
         return {

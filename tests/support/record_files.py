@@ -23,10 +23,13 @@ def write_records(folder: Path, content: Any, name: str = "facts.json") -> Path:
 
 
 def refusal(path: Path, read: Any = read_json) -> str:
-    """Read a file that must be refused; return the message without the path that it begins with."""
+    """Read a file that must be refused; return the message without the path that it begins with.
+
+    The message has one line, or one for each record that can't be used.
+    """
     with pytest.raises(DataError) as caught:
         read_requests(path, read)
     message = str(caught.value)
     assert message.startswith(str(path)), "the message doesn't begin with the file"
-    assert "\n" not in message, "the message has more than one line"
+    assert all(line.startswith("  ") for line in message.split("\n")[1:]), "a line of the message names no record"
     return message[len(str(path)) :]

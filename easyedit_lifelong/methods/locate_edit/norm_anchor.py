@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.data.readers import read_counterfact
+from easyedit_lifelong.data.readers import read_counterfact, read_requests
 from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
@@ -70,7 +70,10 @@ def measured_anchor(runner: Runner, hparams: LocateEditHyperParams, layer: int) 
     """
     plain = dataclasses.replace(hparams, mention_templates=[])
     limit = context_length(runner.model)
-    facts = [encode_fact(runner.tokenizer, request, PLAIN, plain, limit) for request in read_counterfact(COUNTERFACT)]
+    facts = [
+        encode_fact(runner.tokenizer, request, PLAIN, plain, limit)
+        for request in read_requests(COUNTERFACT, read_counterfact)
+    ]
     batches = [facts[start : start + _BATCH] for start in range(0, len(facts), _BATCH)]
     return trimmed_mean(torch.cat([_value_norms(runner, batch, plain, layer) for batch in batches]))
 

@@ -1,0 +1,81 @@
+"""What the reading of a dataset finds besides requests and errors, and reports once at its end."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+LOG = logging.getLogger(__name__)
+
+_SHOWN = 10
+_SIMILAR = 0.8
+"""The least similarity at which an unknown field is taken for a misspelt one. ``rephrase_prompts`` and
+``rephrase_prompt`` have 0.97."""
+
+
+class ReadingNotes:
+    """Collects notes about the records of a dataset.
+
+    Args:
+        name: the dataset, for messages.
+
+    Attributes:
+        dropped: the probes that were left out, as ``NAME, record 3, field 'locality_ground_truth'``.
+        repeated_keys: how many objects of the file have a key more than once, by key.
+    """
+
+    def __init__(self, name: object) -> None:
+        self.name = str(name)
+        self.dropped: list[str] = []
+        self.repeated_keys: Counter[str] = Counter()
+        self._misspelt: Counter[tuple[str, str]] = Counter()
+        self._similar: dict[tuple[str, frozenset[str]], str | None] = {}
+
+    def check_names(self, record: Mapping[Any, Any], known: Iterable[str]) -> None:
+        """Note unknown fields of a record whose names resemble those of known fields that it doesn't have."""
+        known = frozenset(known)
+        for name in record:
+            if isinstance(name, str) and name not in known:
+                meant = self._similar_name(name, known)
+                if meant is not None and meant not in record:
+                    self._misspelt[name, meant] += 1
+
+    def log(self) -> None:
+        """Log a warning for each kind of notes."""
+        if self.dropped:
+            LOG.warning(
+                "%s: probes without prompt or answer are left out (%d): %s",
+                self.name,
+                len(self.dropped),
+                list_shortly([place.removeprefix(f"{self.name}, ") for place in self.dropped], _SHOWN),
+            )
+        for (name, meant), count in self._misspelt.items():
+            LOG.warning(
+                "%s: the field %r is unknown and isn't read (records with it: %d). Did you mean %r?",
+                self.name,
+                name,
+                count,
+                meant,
+            )
+        if self.repeated_keys:
+            LOG.warning(
+                "%s: keys that an object has more than once, of which the last value counts: %s",
+                self.name,
+                list_shortly([repr(key) for key in self.repeated_keys], _SHOWN),
+            )
+
+    def _similar_name(self, name: str, known: frozenset[str]) -> str | None:
+        """Return the known name that resembles this one, if there is one."""
+        if (name, known) not in self._similar:
+            matches = difflib.get_close_matches(name.casefold(), sorted(known), n=1, cutoff=_SIMILAR)
+            self._similar[name, known] = matches[0] if matches else None
+        return self._similar[name, known]
+
+
+def list_shortly(items: list[str], limit: int) -> str:
+    """Return items as text, only the first ``limit`` of them."""
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return "; ".join(items[:limit]) + more
