@@ -28,6 +28,12 @@ BUILT_IN = [
 ]
 """The methods that come with the package."""
 
+FORMATS = {
+    *("json", "zsre", "zsre-rephrased", "counterfact", "rome-counterfact", "hallucination", "labelled", "wikibigedit"),
+    *("ultraeditbench", "qaedit", "knowedit", "wikibio", "mquake", "fever", "fever-labels", "relations"),
+}
+"""The dataset formats that come with the package."""
+
 
 @dataclass(kw_only=True)
 class NopHyperParams(PluginHyperParams):
@@ -95,14 +101,7 @@ def test_built_in_methods_formats_and_trackers_are_registered_by_hooks(load: Cal
     plugins = load()
     assert plugins.methods.get("GRACE").hparams_class is GraceHyperParams
     assert plugins.methods.origin("GRACE") == "easyedit_lifelong.methods.grace.plugin"
-    assert {reader.name for reader in plugins.readers} == {
-        "zsre",
-        "zsre-rephrased",
-        "counterfact",
-        "hallucination",
-        "json",
-        "labelled",
-    }
+    assert {reader.name for reader in plugins.readers} == FORMATS
     assert {tracker.name for tracker in plugins.trackers} == {"csv", "json", "tensorboard", "wandb", "mlflow"}
     assert plugins.broken == {}
 
@@ -272,8 +271,7 @@ def test_a_broken_plugin_does_not_keep_others_from_loading(
         (
             "readers",
             "zsrE",
-            "no dataset format is called 'zsrE'. Did you mean 'zsre'? "
-            "Known: counterfact, hallucination, json, labelled, zsre, zsre-rephrased.",
+            f"no dataset format is called 'zsrE'. Did you mean 'zsre'? Known: {', '.join(sorted(FORMATS))}.",
         ),
         ("trackers", "abacus", "no tracker is called 'abacus'. Known: csv, json, mlflow, tensorboard, wandb."),
     ],

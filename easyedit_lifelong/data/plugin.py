@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from easyedit_lifelong.data import readers
+from easyedit_lifelong.data import fever, question_formats, readers, requested_rewrites, triples
 from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.registry import DatasetReader
 
@@ -42,6 +42,67 @@ READERS = (
         "texts with labels (text, label), for classifiers",
         "classification",
         fields=("text", "label"),
+    ),
+    DatasetReader(
+        "wikibigedit",
+        question_formats.read_wikibigedit,
+        "WikiBigEdit (update, ans, rephrase, personas, loc, loc_ans, mhop, mhop_ans)",
+        fields=("update", "ans"),
+    ),
+    DatasetReader(
+        "ultraeditbench",
+        question_formats.read_ultraeditbench,
+        "UltraEditBench (prompt, ans, rephrase_prompt, loc, loc_ans)",
+        fields=("prompt", "ans"),
+    ),
+    DatasetReader(
+        "qaedit",
+        question_formats.read_qaedit,
+        "QAEdit (id, prompt, target, subject, rephrase, locality)",
+        fields=("prompt", "target"),
+    ),
+    DatasetReader(
+        "knowedit",
+        question_formats.read_knowedit,
+        "KnowEdit and CKnowEdit (prompt, target_new, rephrase, portability, locality)",
+        fields=("prompt|text", "target_new|labels", "rephrase|target_old"),
+    ),
+    DatasetReader(
+        "wikibio",
+        question_formats.read_wikibio,
+        "KnowEdit's WikiBio (text, labels, concept, locality)",
+        task="generation",
+        fields=("text", "labels"),
+    ),
+    DatasetReader(
+        "rome-counterfact",
+        requested_rewrites.read_rome_counterfact,
+        "ROME's and MEMIT's CounterFact (requested_rewrite, paraphrase_prompts, neighborhood_prompts)",
+        fields=("requested_rewrite", "paraphrase_prompts|neighborhood_prompts"),
+    ),
+    DatasetReader(
+        "mquake",
+        requested_rewrites.read_mquake,
+        "MQuAKE (several edits in requested_rewrite, questions, new_answer)",
+        fields=("requested_rewrite", "questions", "new_answer"),
+    ),
+    DatasetReader(
+        "relations",
+        triples.read_relations,
+        "relations with templates and samples of subject and object (name, templates, samples)",
+        fields=("name", "templates", "samples"),
+    ),
+    DatasetReader(
+        "fever",
+        fever.read_fever,
+        "FEVER (claim, label) for causal models: true or false, flipped",
+        fields=("claim", "label"),
+    ),
+    DatasetReader(
+        "fever-labels",
+        fever.read_fever_labels,
+        "FEVER (claim, label) for classifiers: the flipped label",
+        "classification",
     ),
 )
 

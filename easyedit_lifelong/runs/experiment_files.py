@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data import hub_datasets as hub
+from easyedit_lifelong.data.format_files import is_format_file
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
 from easyedit_lifelong.evaluation.tasks import TASKS
 from easyedit_lifelong.hparams_files import read_mapping
@@ -275,7 +276,7 @@ def _data(values: Mapping[str, Any], file: Path, is_mapping: bool, problems: lis
     location = str(SAMPLES.get(sample, "")) if sample is not None else _resolved_path(path or "", file)
     return Data(
         location,
-        data_format,
+        _resolved_path(data_format, file) if data_format and is_format_file(data_format) else data_format,
         values.get("edits"),
         values.get("edit_with") or 0,
         values.get("sha256"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data import hub_datasets as hub
+from easyedit_lifelong.data.format_files import is_format_file, read_format_file
 from easyedit_lifelong.data.guess_format import guess_format
 from easyedit_lifelong.data.holdout import split_rephrasings
 from easyedit_lifelong.data.readers import check_usable, read_results
@@ -49,6 +50,8 @@ def reader_of(path: Path | str, data_format: str | None) -> DatasetReader:
         DataError: the YAML file can't be used.
         PluginError: the format is not registered.
     """
+    if data_format and is_format_file(data_format):
+        return read_format_file(Path(data_format))
     return get_plugins().readers.get(data_format or guess_format(path))
 
 
@@ -142,6 +145,7 @@ def _read_text(experiment: Experiment) -> str | None:
 
 def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
     """Return where the data came from, as the run's ``config.yaml`` writes it."""
+    data_format = str(_absolute(data_format)) if is_format_file(data_format) else data_format
     section: dict[str, Any] = {"path": _absolute(data.path), "format": data_format}
     sample = next((name for name, path in SAMPLES.items() if data.path == str(path)), None)
     if sample is not None:

@@ -80,9 +80,14 @@ def test_bad_data_is_refused_with_its_file_and_field(lifelong_cli: RunCommand, f
     assert expected in message
 
 
-@pytest.mark.parametrize("data_format", ["zsre", "counterfact"])
-def test_bad_data_in_a_benchmarks_format_is_refused_with_its_field(lifelong_cli: RunCommand, data_format: str) -> None:
-    assert f"{lifelong_cli.data}, record 0, field" in lifelong_cli.error_of(format=data_format)
+@pytest.mark.parametrize(("data_format", "field"), [("zsre", "src"), ("rome-counterfact", "requested_rewrite")])
+def test_data_of_another_format_are_refused_with_field_and_format(
+    lifelong_cli: RunCommand, data_format: str, field: str
+) -> None:
+    message = lifelong_cli.error_of(format=data_format)
+    assert message.startswith(f"{lifelong_cli.data}: ")
+    assert "give --format json" in message
+    assert f"record 0, field {field!r}: is missing" in message
 
 
 def test_missing_input_files_are_named(lifelong_cli: RunCommand) -> None:

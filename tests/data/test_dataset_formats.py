@@ -195,7 +195,7 @@ def test_the_published_hallucination_file_is_read_in_full(caplog: pytest.LogCapt
 
 def test_each_format_has_its_task() -> None:
     generation = {reader.name for reader in get_plugins().readers if reader.task == "generation"}
-    assert generation == {"hallucination"}
+    assert generation == {"hallucination", "wikibio"}
     assert get_plugins().readers.get("zsre").task == "qa"
 
 
