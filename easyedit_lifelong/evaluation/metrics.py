@@ -32,6 +32,7 @@ _LIFELONG = "GRACE (arXiv 2211.11031), section 4"
 _HALLUCINATION = "GRACE (arXiv 2211.11031), its hallucination task, there of accurate sentences"
 _EASYEDIT = "EasyEdit (arXiv 2308.07269)"
 _KNOWEDIT = "KnowEdit (arXiv 2401.01286)"
+_MQUAKE = "MQuAKE (arXiv 2305.14795), section 4, there of generated answers"
 _MIRAGE = "The Mirage of Model Editing (arXiv 2502.11177)"
 _ROME = "ROME (arXiv 2202.05262), section 3.4; MEMIT (arXiv 2210.07229), section 5.2"
 
@@ -42,6 +43,7 @@ _KEPT = "mean of [edited argmax_t = unedited argmax_t] along the answer, then ov
 _ODDS = "mean of [P(wanted) > P(other)], P = exp(mean log p of an answer's tokens); over a request's prompts first"
 _DIFFERENCE = "mean of P(wanted) - P(other), P = exp(mean log p of an answer's tokens); over a request's prompts first"
 _HARMONIC = "3 / (1/efficacy_success + 1/paraphrase_success + 1/neighborhood_success)"
+_ANY = "mean over cases of [every token of the answer is the model's choice for some question of the case]"
 _WHOLE = "mean of [every token of the answer is the model's choice]"
 _PPL = "mean over answers of exp(mean over t of -log p(answer_t | prompt, answer up to t))"
 _F1 = "mean of 2 |output and answer| / (|output| + |answer|), words without case, punctuation and articles"
@@ -51,6 +53,12 @@ _CONTAINS = "mean of [output contains target] up to the natural stop, without ca
 _ENTROPY = "mean of (2/3 H(bigrams) + 4/3 H(trigrams)) / 2 of texts of up to 100 tokens, in bits"
 _TEXT_PPL = "exp(mean of -log p(token | those before it)) over windows of 256 tokens"
 
+
+_PORTABILITY_SETS = {
+    "subject_aliasing": "Subject_Aliasing",
+    "reasoning": "Reasoning",
+    "logical_generalization": "Logical_Generalization",
+}
 
 _SPECS = (
     MetricSpec("ES", _FORCED, "edit success: share of target tokens chosen, right after each edit", _TOKENS, _LIFELONG),
@@ -131,6 +139,24 @@ _SPECS = (
     MetricSpec(
         "portability", _FORCED, "share of answer tokens chosen on what follows from the edits", _TOKENS, _EASYEDIT
     ),
+    # ---- sets of portability and locality questions
+    *(
+        MetricSpec(name, _FORCED, f"portability on KnowEdit's set {title}", _TOKENS, _KNOWEDIT)
+        for name, title in _PORTABILITY_SETS.items()
+    ),
+    MetricSpec("forgetfulness", _FORCED, "locality on KnowEdit's set Forgetfulness", _KEPT, _KNOWEDIT),
+    MetricSpec(
+        "multi_hop",
+        _FORCED,
+        "share of cases for which the model predicts the answer of at least one multi-hop question",
+        _ANY,
+        _MQUAKE,
+    ),
+    *(
+        MetricSpec(f"{name}_before", _FORCED, f"{name} of the unedited model", _TOKENS, _KNOWEDIT)
+        for name in _PORTABILITY_SETS
+    ),
+    MetricSpec("multi_hop_before", _FORCED, "multi_hop of the unedited model", _ANY, _MQUAKE),
     MetricSpec("reliability_before", _FORCED, "reliability of the unedited model", _TOKENS, _EASYEDIT),
     MetricSpec("generality_before", _FORCED, "generality of the unedited model", _TOKENS, _EASYEDIT),
     MetricSpec("portability_before", _FORCED, "portability of the unedited model", _TOKENS, _EASYEDIT),

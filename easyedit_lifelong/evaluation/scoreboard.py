@@ -6,9 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.data.requested_rewrites import MULTI_HOP
 from easyedit_lifelong.evaluation.answer_matching import Generation
 from easyedit_lifelong.evaluation.averages import RequestScores, Scores, averages, averages_with_intervals
 from easyedit_lifelong.evaluation.generated_answers import GeneratedAnswers
+from easyedit_lifelong.evaluation.probe_sets import LOCALITY_SETS, PORTABILITY_SETS, questions_of_sets
 from easyedit_lifelong.evaluation.questions import Question, Questions, compared_questions
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.success import SCORE, SUCCESS, success_scores
@@ -27,6 +29,8 @@ _BEFORE = (
     "reliability",
     "generality",
     "portability",
+    *PORTABILITY_SETS,
+    MULTI_HOP,
     *SUCCESS,
     SCORE,
     "generation_match",
@@ -172,9 +176,21 @@ class Scoreboard:
             "locality": self._unchanged(questions.locality, answers),
             "relation_specificity": self._unchanged(questions.relation_specificity, answers),
             "portability": [answer.accuracy for answer in portability],
+            **self._set_scores(request, answers),
             **self._task_scores("ERR", edit),
             "ARR": self._accurate(questions.locality, answers),
             **(success_scores(request, answers) if thorough else {}),
+        }
+
+    def _set_scores(self, request: EditRequest, answers: Mapping[Question, ForcedAnswer]) -> RequestScores:
+        """Return the scores of the sets of portability and locality questions that have one."""
+        portability = questions_of_sets(request.portability, PORTABILITY_SETS)
+        locality = questions_of_sets(request.locality, LOCALITY_SETS)
+        multi_hop = questions_of_sets(request.portability, [MULTI_HOP])
+        return {
+            **{name: [answers[question].accuracy for question in asked] for name, asked in portability.items()},
+            **{name: self._unchanged(asked, answers) for name, asked in locality.items()},
+            **{name: [float(any(answers[question].exact for question in asked))] for name, asked in multi_hop.items()},
         }
 
     def _retained(self, question: Question, answers: Mapping[Question, ForcedAnswer]) -> RequestScores:
