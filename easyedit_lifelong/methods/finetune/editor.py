@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from easyedit_lifelong.data.request import EditRequest
@@ -20,26 +19,25 @@ from easyedit_lifelong.methods.finetune.config import (
     FTRetrainHyperParams,
     LocFTBFHyperParams,
 )
-from easyedit_lifelong.methods.finetune.example_passes import ExampleLosses, ExamplePasses, Weights
-from easyedit_lifelong.methods.finetune.examples import (
+from easyedit_lifelong.methods.finetune.penalties import (
+    clamp_change,
+    ewc_penalty,
+    fisher_information,
+    kl_penalty,
+)
+from easyedit_lifelong.methods.shared.apply import apply_requests
+from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.methods.shared.rollback import Rollback
+from easyedit_lifelong.methods.training.example_passes import ExamplePasses, Weights
+from easyedit_lifelong.methods.training.examples import (
     Example,
     RequestExample,
     encode_record,
     encode_request,
     latest_examples,
 )
-from easyedit_lifelong.methods.finetune.penalties import (
-    Penalty,
-    clamp_change,
-    ewc_penalty,
-    fisher_information,
-    kl_penalty,
-)
-from easyedit_lifelong.methods.finetune.train import Schedule, train
-from easyedit_lifelong.methods.shared.apply import apply_requests
-from easyedit_lifelong.methods.shared.records import EditRecord
-from easyedit_lifelong.methods.shared.results import EditResult
-from easyedit_lifelong.methods.shared.rollback import Rollback
+from easyedit_lifelong.methods.training.train import Penalty, Schedule, train
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
 from easyedit_lifelong.methods.weight_updates.check import check_projections, check_same_targets
 from easyedit_lifelong.methods.weight_updates.dense_update import DenseBatch, DenseUpdate
@@ -94,7 +92,7 @@ class FineTuneEditor(BatchEditor[DenseBatch]):
         }
         for path, update in updates.items():
             self._layers.apply(path, update)
-        result = self._losses_of_edited_model(passes, examples)
+        result = passes.losses_of_edited_model(examples, self.hparams.examples_per_step)
         self.state.batches.append(DenseBatch(tuple(EditRecord.of(item.request) for item in items), updates))
         number, seconds = len(self.state.batches), (time.perf_counter() - began) / len(items)
         return [
@@ -196,19 +194,6 @@ class FineTuneEditor(BatchEditor[DenseBatch]):
             hparams.stop_when_correct,
             random.Random(f"{hparams.seed}, {earlier_edits}") if hparams.shuffle else None,
         )
-
-    @torch.no_grad()
-    def _losses_of_edited_model(self, passes: ExamplePasses, examples: Sequence[Example]) -> ExampleLosses:
-        """Return the losses of the batch under the model's own weights, which hold the update.
-
-        Raises:
-            EditError: a loss is not finite.
-        """
-        size = self.hparams.examples_per_step
-        parts = [passes.losses(examples[begin : begin + size]) for begin in range(0, len(examples), size)]
-        result = ExampleLosses(torch.cat([part.losses for part in parts]), torch.cat([part.correct for part in parts]))
-        result.check_finite(examples, "after the update")
-        return result
 
 
 def _update(module: Any, change: Tensor) -> DenseUpdate:

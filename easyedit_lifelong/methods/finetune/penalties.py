@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.methods.finetune.example_passes import ExamplePasses, Weights
-from easyedit_lifelong.methods.finetune.examples import Example
 from easyedit_lifelong.methods.shared.divergence import KLDivergence
-
-Penalty = Callable[[Sequence[Example], Weights], Tensor]
-"""Returns a term of the loss, given the examples of a step and the trained weights."""
+from easyedit_lifelong.methods.training.example_passes import ExamplePasses, Weights
+from easyedit_lifelong.methods.training.examples import Example
+from easyedit_lifelong.methods.training.train import Penalty
 
 
 def fisher_information(passes: ExamplePasses, weights: Weights, examples: Sequence[Example]) -> dict[str, Tensor]:

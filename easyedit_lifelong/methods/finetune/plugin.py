@@ -10,7 +10,7 @@ from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.finetune.config import FineTuneHyperParams
 from easyedit_lifelong.methods.finetune.editor import EDITORS, apply_finetune_to_model
-from easyedit_lifelong.methods.finetune.examples import encode_request
+from easyedit_lifelong.methods.training.examples import encode_request
 from easyedit_lifelong.methods.weight_updates.batch_method import batch_method
 from easyedit_lifelong.methods.weight_updates.check import check_projections
 from easyedit_lifelong.models.load import context_length

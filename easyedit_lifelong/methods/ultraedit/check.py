@@ -6,13 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.shared.encoded_requests import encode_request
 from easyedit_lifelong.methods.ultraedit.config import UltraEditHyperParams
-from easyedit_lifelong.methods.weight_updates.check import check_causal, model_error
-from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
+from easyedit_lifelong.methods.weight_updates.check import check_block_projections
 from easyedit_lifelong.models.load import context_length
-from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.pair_encoders import encoder_for
 
 
@@ -22,17 +19,7 @@ def check_model(model: Any, tokenizer: Any, hparams: UltraEditHyperParams) -> No
     Raises:
         ModelError: the model is not a causal language model, or a projection is missing or cannot be edited.
     """
-    check_causal(model, hparams)
-    anatomy = anatomy_of(model)
-    for name in hparams.inner_params:
-        try:
-            path, module = find_module(model, name)
-            projection_shape(module)
-        except (ModelError, TypeError) as error:
-            raise model_error(hparams, "inner_params", str(error)) from None
-        if anatomy is not None and anatomy.block_of(path) is None:
-            problem = f"{path} is in none of the model's blocks; name a projection of a block"
-            raise model_error(hparams, "inner_params", problem)
+    check_block_projections(model, hparams, "inner_params")
 
 
 def check_requests(model: Any, tokenizer: Any, hparams: UltraEditHyperParams, requests: Sequence[EditRequest]) -> None:

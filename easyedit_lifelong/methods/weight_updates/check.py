@@ -43,6 +43,30 @@ def check_projections(model: Any, hparams: BlockUpdateHyperParams) -> None:
             raise model_error(hparams, "rewrite_module_tmp", str(error)) from None
 
 
+def check_block_projections(model: Any, hparams: WeightUpdateHyperParams, name: str) -> None:
+    """Check that the model has the projections that a hyperparameter lists by their paths, inside its blocks.
+
+    Args:
+        model: the model.
+        hparams: the hyperparameters.
+        name: the hyperparameter.
+
+    Raises:
+        ModelError: the model is not a causal language model, or a projection is missing or cannot be edited.
+    """
+    check_causal(model, hparams)
+    anatomy = anatomy_of(model)
+    for module_name in getattr(hparams, name):
+        try:
+            path, module = find_module(model, module_name)
+            projection_shape(module)
+        except (ModelError, TypeError) as error:
+            raise model_error(hparams, name, str(error)) from None
+        if anatomy is not None and anatomy.block_of(path) is None:
+            problem = f"{path} is in none of the model's blocks; name a projection of a block"
+            raise model_error(hparams, name, problem)
+
+
 def find_named(model: Any, hparams: WeightUpdateHyperParams, name: str, number: int | None) -> Any:
     """Return the module that a hyperparameter names.
 

@@ -25,7 +25,7 @@ from easyedit_lifelong import (
 )
 from easyedit_lifelong.methods.finetune.config import FineTuneHyperParams
 from easyedit_lifelong.methods.finetune.editor import EDITORS, FineTuneEditor
-from easyedit_lifelong.methods.finetune.examples import encode_request
+from easyedit_lifelong.methods.training.examples import encode_request
 from easyedit_lifelong.models.load import context_length
 from tests.conformance.method_cases import REQUESTS
 from tests.support.tiny_models import build_model, build_tokenizer, state_of

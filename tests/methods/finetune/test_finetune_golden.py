@@ -19,10 +19,10 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from easyedit_lifelong.methods.finetune.example_passes import ExamplePasses
-from easyedit_lifelong.methods.finetune.examples import Example
 from easyedit_lifelong.methods.finetune.penalties import clamp_change, ewc_penalty, fisher_information
-from easyedit_lifelong.methods.finetune.train import Schedule, train
+from easyedit_lifelong.methods.training.example_passes import ExamplePasses
+from easyedit_lifelong.methods.training.examples import Example
+from easyedit_lifelong.methods.training.train import Schedule, train
 from easyedit_lifelong.models.encoding import encode_pair
 from easyedit_lifelong.models.model_modes import editing, frozen
 from easyedit_lifelong.models.runner import Runner

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from easyedit_lifelong.methods.finetune.example_passes import ExamplePasses
-from easyedit_lifelong.methods.finetune.examples import Example
 from easyedit_lifelong.methods.finetune.penalties import clamp_change, kl_penalty
+from easyedit_lifelong.methods.training.example_passes import ExamplePasses
+from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.models.model_modes import editing, frozen
 from easyedit_lifelong.models.runner import Runner
 from tests.support.tiny_models import build_model, build_tokenizer

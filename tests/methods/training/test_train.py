@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.methods.finetune.example_passes import ExampleLosses
-from easyedit_lifelong.methods.finetune.examples import Example
 from easyedit_lifelong.methods.finetune.penalties import clamp_change
-from easyedit_lifelong.methods.finetune.train import Schedule, train
+from easyedit_lifelong.methods.training.example_passes import ExampleLosses
+from easyedit_lifelong.methods.training.examples import Example
+from easyedit_lifelong.methods.training.train import Schedule, train
 
 EXAMPLES = [Example(f"case {n}", (n,), (0,)) for n in range(4)]
 

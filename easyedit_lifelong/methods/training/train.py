@@ -1,4 +1,4 @@
-"""The training loop that all fine-tuning methods share."""
+"""The training loop: Adam on the losses of training examples, with penalties, a constraint, and early stops."""
 
 from __future__ import annotations
 
@@ -8,12 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
-from easyedit_lifelong.methods.finetune.example_passes import ExamplePasses, Weights
-from easyedit_lifelong.methods.finetune.examples import Example
-from easyedit_lifelong.methods.finetune.penalties import Penalty
+from easyedit_lifelong.methods.training.example_passes import ExamplePasses, Weights
+from easyedit_lifelong.methods.training.examples import Example
 
 LOG = logging.getLogger(__name__)
+
+Penalty = Callable[[Sequence[Example], Weights], Tensor]
+"""Returns a term of the loss, given the examples of a step and the trained weights."""
 
 
 @dataclass(frozen=True)

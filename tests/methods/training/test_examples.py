@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 
 from easyedit_lifelong import DataError, EditRequest
-from easyedit_lifelong.methods.finetune.examples import (
+from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.training.examples import (
     Example,
     encode_record,
     encode_request,
     latest_examples,
 )
-from easyedit_lifelong.methods.shared.records import EditRecord
 from tests.support.tiny_models import build_tokenizer
 from tests.support.toy_method import make_pair
 

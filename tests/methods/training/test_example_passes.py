@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong import EditError
-from easyedit_lifelong.methods.finetune.example_passes import ExampleLosses, ExamplePasses
-from easyedit_lifelong.methods.finetune.examples import Example
+from easyedit_lifelong.methods.training.example_passes import ExampleLosses, ExamplePasses
+from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.models.model_modes import editing, frozen
 from easyedit_lifelong.models.runner import Runner
 from tests.support.tiny_models import build_model, build_tokenizer, state_of

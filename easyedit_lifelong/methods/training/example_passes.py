@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.methods.finetune.examples import Example
+from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.methods.weight_updates.edited_layers import weight_of
 from easyedit_lifelong.models.capture import ending_after, recording_output
 from easyedit_lifelong.models.encoding import pad_rows
@@ -91,6 +91,19 @@ class ExamplePasses:
         losses = nll.new_zeros(len(examples)).index_add(0, row_of, nll / counts[row_of])
         missed = torch.zeros_like(counts).index_add(0, row_of, (logits.detach().argmax(dim=1) != targets).long())
         return ExampleLosses(losses, missed == 0)
+
+    @torch.no_grad()
+    def losses_of_edited_model(self, examples: Sequence[Example], examples_per_pass: int) -> ExampleLosses:
+        """Return the losses of examples after an update of the model.
+
+        Raises:
+            EditError: a loss is not finite.
+        """
+        size = examples_per_pass
+        parts = [self.losses(examples[begin : begin + size]) for begin in range(0, len(examples), size)]
+        result = ExampleLosses(torch.cat([part.losses for part in parts]), torch.cat([part.correct for part in parts]))
+        result.check_finite(examples, "after the update")
+        return result
 
     def prompt_logits(self, examples: Sequence[Example], weights: Weights | None = None) -> Tensor:
         """Return the logits within the prompts, at all tokens but the last one, shape ``(positions, vocabulary)``."""
