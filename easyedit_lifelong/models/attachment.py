@@ -8,7 +8,7 @@ and moved with the model. The model's :class:`PositionTracker` provides the posi
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +16,22 @@ from torch import Tensor, nn
 from easyedit_lifelong.models.prompt_positions import attach_tracker
 from easyedit_lifelong.models.windows import Window
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 Replace = Callable[[tuple[Any, ...], dict[str, Any], Any], Any]
 """Returns the new output of a layer, given its arguments, keyword arguments and output; None keeps the output."""
+
+
+class EditBuffers(nn.Module):
+    """An editor's tensors as buffers of a child module. They keep their dtype when the model is cast."""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move the buffers to another device when the model moves; do not cast them."""
+        for name, tensor in self._buffers.items():
+            if tensor is not None:
+                self._buffers[name] = tensor.to(fn(tensor).device)
+        return self
 
 
 class Attachment:

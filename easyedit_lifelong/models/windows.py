@@ -72,6 +72,31 @@ class Window:
     notes: dict[int, Any] = field(default_factory=dict)
 
 
+def reads_prompts(window: Window, method: str) -> bool:
+    """Return whether a pass reads its prompts, from their first token to the last.
+
+    Args:
+        window: the pass.
+        method: the beginning of the error message: what must read prompts in one pass, such as "CoachHook's edits".
+
+    Returns:
+        False if all tokens of the pass follow the prompts.
+
+    Raises:
+        EditError: the pass reads a part of a prompt.
+    """
+    if window.past == 0:
+        is_part = window.generation is not None and bool((window.ends < 0).any())
+    else:
+        is_part = not window.behind and bool((window.ends >= 0).any())
+    if is_part:
+        raise EditError(
+            f"{method} can't answer a prompt that is fed in parts (in chunks, or after a cache that you passed): they "
+            "need all tokens of the prompt in one pass. Pass all of them, without past_key_values."
+        )
+    return window.past == 0
+
+
 def repeat_rows(rows: Tensor, batch: int) -> Tensor:
     """Repeat the row of each prompt for its beams or samples, as ``generate`` does.
 

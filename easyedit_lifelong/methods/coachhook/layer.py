@@ -16,17 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from easyedit_lifelong.errors import EditError
-from easyedit_lifelong.models.attachment import Attachment
-from easyedit_lifelong.models.windows import Window
+from easyedit_lifelong.models.attachment import Attachment, EditBuffers
+from easyedit_lifelong.models.windows import Window, reads_prompts
 
 CHILD_NAME = "coachhook"
 """Name of the child module."""
-
-_PARTIAL_PROMPT = (
-    "CoachHook's edits can't answer a prompt that is fed in parts (in chunks, or after a cache that you passed): "
-    "z-scores need all tokens of the prompt in one pass. Pass all of them, without past_key_values."
-)
 
 
 class Mode(Enum):
@@ -40,8 +34,8 @@ class Mode(Enum):
     """O at tokens whose score is at least α, and P at the others."""
 
 
-class HookWeight(nn.Module):
-    """ΔW and α of one hook layer, as buffers that keep their dtype when the model is cast.
+class HookWeight(EditBuffers):
+    """ΔW and α of one hook layer.
 
     Args:
         delta: ΔW, shape ``(outputs, inputs)``.
@@ -59,13 +53,6 @@ class HookWeight(nn.Module):
         self.register_buffer("delta", delta)
         self.register_buffer("alpha", torch.tensor(alpha, dtype=torch.float64))
         self.register_buffer("ordinary", None if ordinary is None else torch.tensor(ordinary, dtype=torch.float64))
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HookWeight:
-        """Move the buffers to another device when the model moves; do not cast them."""
-        for name, tensor in self._buffers.items():
-            if tensor is not None:
-                self._buffers[name] = tensor.to(fn(tensor).device)
-        return self
 
 
 def z_scores_of_norms(
@@ -303,15 +290,11 @@ class HookLayer:
         """
         real, ends = window.real.to(norms.device), window.ends.to(norms.device)
         generation = window.generation
-        if window.past == 0:
-            if generation is not None and (ends < 0).any():
-                raise EditError(_PARTIAL_PROMPT)
+        if reads_prompts(window, "CoachHook's edits"):
             prompt = _prompt_mask(real, ends)
             statistics = _PromptStatistics.of(norms, prompt)
             if generation is not None:
                 generation.decisions[id(self)] = statistics
-        elif (ends >= 0).any():
-            raise EditError(_PARTIAL_PROMPT)
         elif generation is None or id(self) not in generation.decisions:
             # The caller passed a cache. The norms of its tokens are not known, so no token is in scope.
             return torch.full_like(norms, float("nan"))
