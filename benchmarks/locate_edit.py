@@ -1,4 +1,4 @@
-"""Compare EasyEdit's methods that write facts into weights with ours: seconds an edit, steps, and scores.
+"""Compare EasyEdit's methods with ours, pair by pair: seconds an edit, steps, and scores.
 
     python benchmarks/locate_edit.py --methods MEMIT,AlphaEdit --edits 10 --runs 3
 
@@ -65,6 +65,7 @@ PAIRS = {
         "EasyEdit/AlphaEdit", "AlphaEdit", "alphaedit.AlphaEdit_main", settings=(("nullspace_energy", None),)
     ),
     "UltraEdit": Pair("EasyEdit/ULTRAEDIT", "UltraEdit", settings=(("token", "ans"),)),
+    "Defer": Pair("EasyEdit/DEFER", "Defer-native"),
 }
 OWN_SETTINGS = {"alg_name", "device", "model_name", "stats_dir", "mom2_dataset", "mom2_n_samples", "mom2_dtype"}
 """Settings that each side reads from its own file: they do not change what is computed."""

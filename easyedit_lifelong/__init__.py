@@ -32,6 +32,9 @@ _LAZY = {
     "FTRetrainHyperParams": "easyedit_lifelong.methods.finetune.config",
     "LocFTBFHyperParams": "easyedit_lifelong.methods.finetune.config",
     "apply_finetune_to_model": "easyedit_lifelong.methods.finetune.editor",
+    "DeferHyperParams": "easyedit_lifelong.methods.trained_adaptors.config",
+    "MemoryHyperParams": "easyedit_lifelong.methods.trained_adaptors.config",
+    "apply_adaptor_to_model": "easyedit_lifelong.methods.trained_adaptors.editor",
     "NeuralDBHyperParams": "easyedit_lifelong.methods.neuraldb.config",
     "apply_neuraldb_to_model": "easyedit_lifelong.methods.neuraldb.make_edits",
     "IKEHyperParams": "easyedit_lifelong.methods.retrieval.config",
@@ -176,6 +179,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.shared.results import EditResult
     from easyedit_lifelong.methods.shared.rollback import Rollback
     from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit, SeparateEditor, separate_edit_ports
+    from easyedit_lifelong.methods.trained_adaptors.config import DeferHyperParams, MemoryHyperParams
+    from easyedit_lifelong.methods.trained_adaptors.editor import apply_adaptor_to_model
     from easyedit_lifelong.methods.ultraedit.config import UltraEditHyperParams
     from easyedit_lifelong.methods.ultraedit.editor import apply_ultraedit_to_model
     from easyedit_lifelong.models.load import load_model
@@ -196,6 +201,7 @@ __all__ = [
     "CovarianceEngine",
     "DataError",
     "DatasetReader",
+    "DeferHyperParams",
     "EditError",
     "EditMethod",
     "EditRecord",
@@ -216,6 +222,7 @@ __all__ = [
     "LayerExplanation",
     "LifelongError",
     "LocFTBFHyperParams",
+    "MemoryHyperParams",
     "MergeSource",
     "MergedEdits",
     "ModelError",
@@ -244,6 +251,7 @@ __all__ = [
     "StateKeeper",
     "TrackerType",
     "UltraEditHyperParams",
+    "apply_adaptor_to_model",
     "apply_alphaedit_to_model",
     "apply_coachhook_to_model",
     "apply_finetune_to_model",

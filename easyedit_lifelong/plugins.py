@@ -37,6 +37,7 @@ BUILT_IN = (
     "easyedit_lifelong.methods.ultraedit.plugin",
     "easyedit_lifelong.methods.rome.plugin",
     "easyedit_lifelong.methods.finetune.plugin",
+    "easyedit_lifelong.methods.trained_adaptors.plugin",
     "easyedit_lifelong.methods.neuraldb.plugin",
     "easyedit_lifelong.methods.retrieval.plugin",
     "easyedit_lifelong.data.plugin",

@@ -35,7 +35,7 @@ from easyedit_lifelong.methods.grace.check import check_layer
 from easyedit_lifelong.methods.grace.named_layers import find_answer_layer
 from easyedit_lifelong.methods.locate_edit.check import check_model
 from easyedit_lifelong.methods.ultraedit.check import check_model as check_ultraedit_model
-from easyedit_lifelong.methods.weight_updates.check import check_projections
+from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_projections
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of, kind_of_config
 from easyedit_lifelong.models.modules import find_module
@@ -258,6 +258,23 @@ def test_files_of_fine_tuning_methods_name_projections_of_mlps(name: str) -> Non
         check_projections(model, hparams)
         _, module = find_module(model, hparams.rewrite_modules[0])
         assert projection_shape(module) in (PROJECTIONS[name], PROJECTIONS[name][::-1])
+
+
+@pytest.mark.parametrize("name", FINE_TUNED_MODELS)
+def test_files_of_trained_adaptors_name_a_projection_of_an_mlp_below_the_last_block(name: str) -> None:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[name])
+    anatomy = anatomy_of(model)
+    assert anatomy is not None
+    for method in ("Defer-native", "Memory"):
+        assert {file.stem for file in (FOLDER / method).glob("*.yaml")} == set(FINE_TUNED_MODELS)
+        hparams = get_plugins().methods.get(method).hparams_class.from_hparams(f"{method}/{name}")
+        check_block_projections(model, hparams, "inner_params")
+        path, module = find_module(model, hparams.inner_params[0])
+        assert projection_shape(module) in (PROJECTIONS[name], PROJECTIONS[name][::-1])
+        block = anatomy.block_of(path)
+        assert block is not None
+        assert block < len(anatomy.blocks) - 1
 
 
 def test_memit_native_files_have_the_values_of_easyedits_memit_files() -> None:

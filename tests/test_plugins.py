@@ -23,7 +23,7 @@ from easyedit_lifelong.registry import DatasetReader, Registry, TrackerType
 
 BUILT_IN = [
     *("GRACE", "CoachHook", "MEMIT-native", "AlphaEdit", "UltraEdit", "ROME-native"),
-    *("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF", "NeuralDB"),
+    *("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF", "Defer-native", "Memory", "NeuralDB"),
     *("IKE-native", "SERAC-native"),
 ]
 """The methods that come with the package."""
@@ -265,8 +265,8 @@ def test_a_broken_plugin_does_not_keep_others_from_loading(
             "methods",
             "GRAC",
             "no editing method is called 'GRAC'. Did you mean 'GRACE'? "
-            "Known: AlphaEdit, CoachHook, FT-EWC, FT-L, FT-Retrain, FT-native, GRACE, IKE-native, LocFT-BF, "
-            "MEMIT-native, NeuralDB, ROME-native, SERAC-native, UltraEdit.",
+            "Known: AlphaEdit, CoachHook, Defer-native, FT-EWC, FT-L, FT-Retrain, FT-native, GRACE, IKE-native, "
+            "LocFT-BF, MEMIT-native, Memory, NeuralDB, ROME-native, SERAC-native, UltraEdit.",
         ),
         (
             "readers",

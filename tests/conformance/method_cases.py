@@ -17,6 +17,7 @@ import pytest
 from easyedit_lifelong import (
     AlphaEditHyperParams,
     CoachHookHyperParams,
+    DeferHyperParams,
     EditMethod,
     FTEWCHyperParams,
     FTHyperParams,
@@ -25,6 +26,7 @@ from easyedit_lifelong import (
     GraceHyperParams,
     IKEHyperParams,
     LocFTBFHyperParams,
+    MemoryHyperParams,
     NativeMemitHyperParams,
     NativeRomeHyperParams,
     NeuralDBHyperParams,
@@ -204,6 +206,12 @@ def _finetune(layer: int, **settings: Any) -> Callable[[Layout], dict[str, Any]]
     return settings_for
 
 
+def _adaptor(layer: int, **settings: Any) -> Callable[[Layout], dict[str, Any]]:
+    """Return the settings of a method with a trained adaptor."""
+    fixed = {"n_iter": 25, "edit_lr": 1e-2, "batch_size": 2}  # With larger steps, gates can close for good.
+    return lambda layout: {"inner_params": [layout.down.format(layer)], **fixed, **settings}
+
+
 def _neuraldb(layout: Layout) -> dict[str, Any]:
     # The keys of a tiny model with random weights are near each other, so γ is larger than the paper's. The inputs of
     # block 0 do not depend on the weights that other methods change, so keys still match after those are rolled back.
@@ -230,6 +238,8 @@ CASES = [
     # of this line store weights.
     MethodCase("IKE", IKEHyperParams, lambda layout: {"embedding_layer": 1}, answers_every_prompt=True),
     MethodCase("LocFT-BF", LocFTBFHyperParams, _finetune(3, examples_per_step=2)),
+    MethodCase("Defer-native", DeferHyperParams, _adaptor(1)),
+    MethodCase("Memory", MemoryHyperParams, _adaptor(2, nkeys=5)),
     MethodCase("NeuralDB", NeuralDBHyperParams, _neuraldb),
     MethodCase("BiasEdit", "BiasEditHyperParams", lambda layout: {}, reads_activations=False),
 ]
