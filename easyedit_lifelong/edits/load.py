@@ -13,6 +13,7 @@ from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.models.model_lock import holding_lock, model_lock
 
 
 def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_weights: bool = True) -> Rollback[Any]:
@@ -47,14 +48,15 @@ def load_edits(model: Any, folder: str | Path, tokenizer: Any = None, *, check_w
             "check_weights=False loads them if the weights differ in their dtype alone.)"
         )
     detach_functions: list[Callable[[], None]] = []
-    try:
-        for method, part in saved.parts:
-            detach_functions.append(_attach(model, tokenizer, method, part, str(saved.path)))
-    except BaseException:
-        _detach_all(detach_functions)
-        raise
+    with model_lock(model):
+        try:
+            for method, part in saved.parts:
+                detach_functions.append(_attach(model, tokenizer, method, part, str(saved.path)))
+        except BaseException:
+            _detach_all(detach_functions)
+            raise
     results = [edit for _, part in saved.parts for edit in part.edits]
-    return Rollback(lambda: _detach_all(detach_functions), on_items=False, results=results)
+    return Rollback(holding_lock(model, lambda: _detach_all(detach_functions)), on_items=False, results=results)
 
 
 def _attach(model: Any, tokenizer: Any, name: str, part: EditsPart, where: str) -> Callable[[], None]:

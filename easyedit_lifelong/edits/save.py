@@ -9,6 +9,7 @@ from easyedit_lifelong.edits.folder_parts import write_edits
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.models.model_lock import model_lock
 from easyedit_lifelong.plugins import get_plugins
 
 
@@ -28,12 +29,13 @@ def save_edits(edited_model: Any, folder: str | Path) -> None:
         EditError: the model carries no edits.
         RunError: the folder can't be written, or is the state folder of a run.
     """
-    parts = [
-        (method.name, part)
-        for method in get_plugins().methods
-        if method.edits is not None
-        for part in method.edits.parts(edited_model)
-    ]
+    with model_lock(edited_model):
+        parts = [
+            (method.name, part)
+            for method in get_plugins().methods
+            if method.edits is not None
+            for part in method.edits.parts(edited_model)
+        ]
     if not parts:
         raise EditError("the model carries no edits that could be saved")
     write_edits(Path(folder).expanduser(), model_label(edited_model), base_fingerprint(edited_model), parts)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.models.pickling import NotPicklable
 from easyedit_lifelong.models.prompt_positions import attach_tracker
 from easyedit_lifelong.models.windows import Window
 
@@ -34,7 +36,7 @@ class EditBuffers(nn.Module):
         return self
 
 
-class Attachment:
+class Attachment(NotPicklable):
     """The connection of an editor to one layer.
 
     Args:
@@ -67,8 +69,10 @@ class Attachment:
         self._whole_prompts, self._spanning = whole_prompts, spanning
         self.attached = True
         self._child_module: nn.Module | None = None
+        self._parent, self._name = _place_of(layer, model)
         self._tracker = attach_tracker(model, layer)
         if self._tracker is not None:
+            self._tracker.pass_checks.append(self._check_in_place)
             if whole_prompts:
                 self._tracker.whole_prompt_layers.append(layer)
             if spanning:
@@ -106,11 +110,28 @@ class Attachment:
         self.set_child(None)
         self._handle.remove()
         if self._tracker is not None:
+            self._tracker.pass_checks.remove(self._check_in_place)
             if self._whole_prompts:
                 self._tracker.whole_prompt_layers.remove(self.layer)
             if self._spanning:
                 self._tracker.spanning -= 1
             self._tracker.detach()
+
+    def _check_in_place(self) -> None:
+        """Check that the model still runs the layer.
+
+        Raises:
+            EditError: the layer has been replaced since it was edited, so that the edits would be lost without a word.
+        """
+        module = self._parent._modules.get(self._name) if self._parent is not None else self.layer
+        while module is not self.layer:
+            module = getattr(module, "base_layer", None)  # an adapter around the layer runs it
+            if not isinstance(module, nn.Module):
+                raise EditError(
+                    f"the edited layer {self._name!r} has been replaced since it was edited (by PEFT's "
+                    "merge_and_unload, or unload?), so its edits can't act. Save the edits and roll them back before "
+                    "you replace layers; afterwards, edit again."
+                )
 
     def _after_layer(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         """Return the layer's new output; None keeps its output. This is the forward hook."""
@@ -118,3 +139,12 @@ class Attachment:
         # Editors compare activations in float32, even if the model runs in autocast's lower precision.
         with torch.autocast(hidden.device.type, enabled=False):
             return self._replace(args, kwargs, output)
+
+
+def _place_of(layer: nn.Module, model: nn.Module) -> tuple[nn.Module | None, str]:
+    """Return the module that holds a layer as a child, and the child's name; None if the layer is the model."""
+    for module in model.modules():
+        for name, child in module._modules.items():
+            if child is layer:
+                return module, name
+    return None, ""

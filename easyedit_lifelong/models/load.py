@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from easyedit_lifelong.errors import ModelError
+from easyedit_lifelong.errors import DeviceError, ModelError
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.devices import resolve_device
-from easyedit_lifelong.models.model_kinds import ModelKind, kind_of, kind_of_config
+from easyedit_lifelong.models.model_kinds import ModelKind, architectures_of, kind_of, kind_of_config
 from easyedit_lifelong.models.wrappers import unwrap_model
 
 _DTYPES = {
@@ -27,6 +26,9 @@ _CLASSES = {
     ModelKind.SEQ2SEQ: "AutoModelForSeq2SeqLM",
     ModelKind.CLASSIFIER: "AutoModelForSequenceClassification",
 }
+
+_MAX_SHOWN = 5
+"""Names of missing weights that an error lists."""
 
 
 def load_model(
@@ -60,6 +62,8 @@ def load_model(
         DeviceError: this machine has no such device.
     """
     target = None if model_parallel else resolve_device(device)
+    if target is not None and target.type == "meta":
+        raise DeviceError("device: 'meta' holds no weights, so a model on it can't be used")
     resolved_dtype = resolve_dtype(dtype)
     try:
         path = Path(name_or_path).expanduser()
@@ -198,7 +202,7 @@ def _check_kind(config: Any, name_or_path: str | Path) -> None:
     """
     if kind_of_config(config) is not ModelKind.CAUSAL:
         return
-    for architecture in getattr(config, "architectures", None) or ():
+    for architecture in architectures_of(config):
         if architecture.endswith("Classification"):
             raise ModelError(
                 f"{name_or_path}: is a {architecture}. Only causal language models, encoder-decoder models and "
@@ -207,12 +211,19 @@ def _check_kind(config: Any, name_or_path: str | Path) -> None:
 
 
 def _from_pretrained(auto_class: str, source: str, name_or_path: str | Path, **options: Any) -> Any:
-    """Call ``from_pretrained`` of one of transformers' auto classes; turn its errors into :class:`ModelError`."""
+    """Call ``from_pretrained`` of one of transformers' auto classes; turn its errors into :class:`ModelError`.
+
+    Raises:
+        ModelError: it can't be loaded, or is a model of which the checkpoint lacks weights.
+    """
     import transformers
 
+    loads_weights = auto_class in _CLASSES.values()
     try:
-        return getattr(transformers, auto_class).from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        loaded = getattr(transformers, auto_class).from_pretrained(
+            source, **options, **({"output_loading_info": True} if loads_weights else {})
+        )
+    except Exception as error:  # what transformers raises for a damaged config.json has no common class
         first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         kinds = {auto: kind.value for kind, auto in _CLASSES.items()}
         what = "tokenizer" if auto_class == "AutoTokenizer" else kinds.get(auto_class, "model")
@@ -220,3 +231,14 @@ def _from_pretrained(auto_class: str, source: str, name_or_path: str | Path, **o
             f"{name_or_path}: can't load a {what} from there: {first_line} "
             f"(model_name is a Hugging Face name, a checkpoint folder, a .gguf file, or {smollm2.NAME!r})"
         ) from error
+    if not loads_weights:
+        return loaded
+    model, report = loaded
+    missing = sorted(report["missing_keys"])
+    if missing:
+        more = f" and {len(missing) - _MAX_SHOWN} others" if len(missing) > _MAX_SHOWN else ""
+        raise ModelError(
+            f"{name_or_path}: the checkpoint lacks weights of this model: {', '.join(missing[:_MAX_SHOWN])}{more}. "
+            "They would be random. Its files are incomplete, or its config.json is that of another model."
+        )
+    return model

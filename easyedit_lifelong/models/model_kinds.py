@@ -34,9 +34,14 @@ def kind_of(model: Any) -> ModelKind:
     return ModelKind.CAUSAL
 
 
+def architectures_of(config: Any) -> list[str]:
+    """Return the names of the classes that a checkpoint's configuration lists; a damaged list has none."""
+    names = getattr(config, "architectures", None)
+    return [name for name in names if isinstance(name, str)] if isinstance(names, (list, tuple)) else []
+
+
 def kind_of_config(config: Any) -> ModelKind:
     """Return the kind of model that a checkpoint's configuration describes."""
-    classes = getattr(config, "architectures", None) or []
-    if any(name.endswith("ForSequenceClassification") for name in classes):
+    if any(name.endswith("ForSequenceClassification") for name in architectures_of(config)):
         return ModelKind.CLASSIFIER
     return ModelKind.SEQ2SEQ if getattr(config, "is_encoder_decoder", False) else ModelKind.CAUSAL

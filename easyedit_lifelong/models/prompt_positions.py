@@ -29,7 +29,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -37,7 +37,9 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError, ModelError
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
+from easyedit_lifelong.models.model_lock import model_lock
 from easyedit_lifelong.models.overrides import CallWrapper, overridden, recomputing_in
+from easyedit_lifelong.models.pickling import NotPicklable
 from easyedit_lifelong.models.windows import (
     Generation,
     Window,
@@ -56,38 +58,43 @@ from easyedit_lifelong.models.wrappers import unwrap_model
 _ATTRIBUTE = "_easyedit_lifelong_positions"
 
 
-class PositionTracker:
+class PositionTracker(NotPicklable):
     """Publishes the :class:`Window` of the running forward pass of one model.
 
     Use :meth:`attach` to get a model's tracker. The tracker counts its users; the last :meth:`detach` removes it.
 
+    Only one thread at a time is in a pass, in a call of ``generate``, or in a context of :meth:`using_lengths`.
+
     Args:
         model: the model, without wrappers of PEFT or ``torch.compile``.
+        root: the model that ``model`` is the encoder or decoder of, or ``model`` itself. Its lock is used.
 
     Attributes:
         window: the running forward pass; None between passes.
         whole_prompt_layers: layers that must see a prompt in one pass, from its first token on.
         spanning: how many editors find an edit at one layer and apply it at a later one. They need full passes.
+        pass_checks: functions that raise an error before a pass that the edits can't act in.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, root: nn.Module) -> None:
+        self.model, self._root = model, root
         self.window: Window | None = None
         self._generation: Generation | None = None
         self._lengths: Tensor | None = None
         self.whole_prompt_layers: list[nn.Module] = []
         self.spanning = 0
+        self.pass_checks: list[Callable[[], None]] = []
         self._users = 0
         self._in_pass = False
         self._forward_wrappers: list[CallWrapper] = []
         self._generate_wrapper: CallWrapper | None = None
 
     @classmethod
-    def attach(cls, model: nn.Module) -> PositionTracker:
+    def attach(cls, model: nn.Module, root: nn.Module | None = None) -> PositionTracker:
         """Return the model's tracker and count one more user of it; create the tracker if the model has none."""
         tracker = cls.of(model)
         if tracker is None:
-            tracker = cls(unwrap_model(model))
+            tracker = cls(unwrap_model(model), unwrap_model(model if root is None else root))
             tracker._wrap_calls()
         tracker._users += 1
         return tracker
@@ -148,7 +155,7 @@ class PositionTracker:
 
     def using_lengths(self, lengths: Sequence[int] | Tensor) -> contextlib.AbstractContextManager[None]:
         """Return a context in whose passes the first ``lengths[i]`` real tokens of row i are its prompt."""
-        return overridden("_lengths", {self: torch.as_tensor(lengths)})
+        return self._with_attribute("_lengths", torch.as_tensor(lengths))
 
     def generating(self, real: Tensor) -> contextlib.AbstractContextManager[None]:
         """Return a context whose passes belong to one call of ``generate``.
@@ -156,7 +163,13 @@ class PositionTracker:
         Args:
             real: which columns of the prompts hold tokens, shape ``(prompts, columns)``.
         """
-        return overridden("_generation", {self: Generation(real)})
+        return self._with_attribute("_generation", Generation(real))
+
+    @contextlib.contextmanager
+    def _with_attribute(self, name: str, value: Any) -> Iterator[None]:
+        """Set an attribute for the passes of this thread inside the context; other threads wait for its end."""
+        with model_lock(self._root), overridden(name, {self: value}):
+            yield
 
     def _generate_context(
         self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -174,17 +187,20 @@ class PositionTracker:
     @contextlib.contextmanager
     def _pass_context(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[None]:
         """Publish the window of the forward pass that runs in this context."""
-        if self._in_pass:
-            yield  # the outer model's forward, which also receives the labels, has set the window
-            return
-        self._in_pass = True
-        try:
-            self.window = self._make_window(module, args, kwargs)
-            restore_window = functools.partial(overridden, "window", {self: self.window})
-            with recomputing_in(self.model, restore_window):
-                yield
-        finally:
-            self._in_pass, self.window = False, None
+        with model_lock(self._root):
+            if self._in_pass:
+                yield  # the outer model's forward, which also receives the labels, has set the window
+                return
+            for check in self.pass_checks:
+                check()
+            self._in_pass = True
+            try:
+                self.window = self._make_window(module, args, kwargs)
+                restore_window = functools.partial(overridden, "window", {self: self.window})
+                with recomputing_in(self.model, restore_window):
+                    yield
+            finally:
+                self._in_pass, self.window = False, None
 
     def _make_window(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Window | None:
         """Return the window of a forward pass; None if its arguments contain no tokens."""
@@ -280,8 +296,8 @@ def attach_tracker(model: Any, layer: nn.Module) -> PositionTracker | None:
         return None
     stack = find_stack(model, layer)
     if stack is model or stack is model.get_encoder():
-        return PositionTracker.attach(stack)
-    tracker = DecoderTracker.attach(stack)
+        return PositionTracker.attach(stack, model)
+    tracker = DecoderTracker.attach(stack, model)
     assert isinstance(tracker, DecoderTracker)
     tracker.wrap_generate(model)
     return tracker

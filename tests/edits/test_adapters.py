@@ -132,3 +132,19 @@ def test_prompt_tuning_is_refused() -> None:
     with pytest.raises(EditError, match="learned tokens"):
         apply_grace_to_model(model, build_tokenizer(), [{"prompt": PROMPTS[0], "target_new": "Rome"}], hparams)
     assert attributes_and_hooks_of(model) == parts
+
+
+@pytest.mark.parametrize("method", EDITS)
+def test_merging_an_edited_adapter_is_an_error_at_the_next_pass_instead_of_lost_edits(method: str) -> None:
+    """An adapter that comes after the edits can be merged: then the edited layers are what remains."""
+    model = model_with_adapters("llama")
+    EDITS[method](model, "llama")
+    merged = model.merge_and_unload()
+    with pytest.raises(EditError, match=r"has been replaced since it was edited .*merge_and_unload"):
+        logits_of(merged)
+    model = build_model("llama")
+    EDITS[method](model, "llama")
+    edited = logits_of(model)
+    with_adapter = get_peft_model(model, LoraConfig(target_modules=PROJECTIONS["llama"], r=2))
+    assert all(torch.allclose(*pair) for pair in zip(logits_of(with_adapter), edited, strict=True))
+    assert all(torch.allclose(*pair) for pair in zip(logits_of(with_adapter.merge_and_unload()), edited, strict=True))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from easyedit_lifelong.errors import DeviceError, ModelError
 from easyedit_lifelong.models import smollm2
@@ -98,7 +99,7 @@ def test_remote_code_is_run_only_when_it_is_trusted(checkpoint: Path, monkeypatc
 
     def load(_: Any, **options: Any) -> Any:
         trusted.append(options["trust_remote_code"])
-        return build_model("llama")
+        return build_model("llama"), {"missing_keys": []}
 
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", load)
     monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", lambda *_, **__: build_tokenizer())
@@ -122,6 +123,19 @@ def test_model_parallel_leaves_the_placement_to_transformers(checkpoint: Path, m
 
 
 # ------------------------------------------------------------------ refusals
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused_with_their_names(checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(checkpoint, tmp_path / "one")
+    weights = load_file(tmp_path / "one" / "model.safetensors")
+    del weights["model.layers.2.mlp.down_proj.weight"]
+    save_file(weights, tmp_path / "one" / "model.safetensors", {"format": "pt"})
+    assert "lacks weights of this model: model.layers.2.mlp.down_proj.weight. They" in _refusal(tmp_path / "one")
+    shutil.copytree(checkpoint, tmp_path / "many")
+    config = json.loads((tmp_path / "many" / "config.json").read_text())
+    (tmp_path / "many" / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 9}))
+    assert "model.layers.4.input_layernorm.weight, " in (message := _refusal(tmp_path / "many"))
+    assert " and 40 others" in message
 
 
 def test_a_device_that_the_machine_lacks_is_refused_before_loading(tmp_path: Path) -> None:

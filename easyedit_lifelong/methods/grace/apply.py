@@ -13,6 +13,7 @@ from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.shared.apply import apply_requests
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
+from easyedit_lifelong.models.model_lock import holding_lock, model_lock
 
 
 def apply_grace_to_model(
@@ -82,5 +83,6 @@ def apply_grace_to_module(
     classes = [int(label) for label in labels]
     if not classes or len(classes) != len(inputs):
         raise DataError(f"there are {len(inputs)} inputs and {len(classes)} labels; each input needs one")
-    results, undo = GraceEditor.on(module, None, hparams).edit_rows(inputs, classes)
-    return module, Rollback(undo, on_items=False, results=results)
+    with model_lock(module):
+        results, undo = GraceEditor.on(module, None, hparams).edit_rows(inputs, classes)
+    return module, Rollback(holding_lock(module, undo), on_items=False, results=results)

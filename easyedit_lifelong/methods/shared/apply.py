@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy as copying
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -10,6 +11,7 @@ from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
+from easyedit_lifelong.models.model_lock import holding_lock, model_lock
 
 
 class Editor(Protocol):
@@ -46,9 +48,18 @@ def apply_requests(
     if not valid:
         raise DataError("there are no requests to edit")
     if copy:
-        model = copying.deepcopy(model)
-    results, undo = editor_of(model).edit(valid)
-    return model, Rollback(undo, on_items=keep_original_weight, results=results)
+        with model_lock(model):
+            model = copying.deepcopy(model)
+    with model_lock(model):
+        results, undo = editor_of(model).edit(valid)
+    if not all(result.learned for result in results):
+        # One text for all requests: Python shows it once for each line of code that calls the method.
+        warnings.warn(
+            "an edit was not learned: the model does not give its target. In the rollback's results, such edits have "
+            "learned=False. More optimisation steps or another layer may help.",
+            stacklevel=3,
+        )
+    return model, Rollback(holding_lock(model, undo), on_items=keep_original_weight, results=results)
 
 
 def check_same_settings(carried: str, old: Any, new: Any, names: Sequence[str], remedy: str) -> None:

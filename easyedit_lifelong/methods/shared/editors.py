@@ -6,17 +6,24 @@ editor.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 from collections.abc import Iterator
 from typing import Any
 
 from easyedit_lifelong.models.fingerprint import model_fingerprint
+from easyedit_lifelong.models.model_lock import model_lock
+from easyedit_lifelong.models.pickling import NotPicklable
 from easyedit_lifelong.models.wrappers import unwrap_model
 from easyedit_lifelong.plugins import get_plugins
 
 _ATTRIBUTE = "_easyedit_lifelong_editors"
 _INTERNAL_PASS = "_easyedit_lifelong_internal_pass"
+
+
+class _Register(NotPicklable, collections.UserDict[tuple[str, str], Any]):
+    """The editors on a model, by method and place."""
 
 
 def editors_on(model: Any, method: str) -> dict[str, Any]:
@@ -40,7 +47,7 @@ def register_editor(model: Any, method: str, place: str, editor: Any) -> None:
         editor: the editor.
     """
     model = unwrap_model(model)
-    model.__dict__.setdefault(_ATTRIBUTE, {})[method, place] = editor
+    model.__dict__.setdefault(_ATTRIBUTE, _Register())[method, place] = editor
     for model_method in get_plugins().model_methods:
         model.__dict__.setdefault(model_method.name, functools.partial(model_method.call, model))
 
@@ -74,7 +81,7 @@ def base_fingerprint(model: Any) -> str:
 @contextlib.contextmanager
 def without_edits(model: Any) -> Iterator[None]:
     """Suspend a model's edits inside the context, for all editors that have a ``without_edits`` context manager."""
-    with contextlib.ExitStack() as stack:
+    with model_lock(model), contextlib.ExitStack() as stack:
         for editor in list(unwrap_model(model).__dict__.get(_ATTRIBUTE, {}).values()):
             if (suspend := getattr(editor, "without_edits", None)) is not None:
                 stack.enter_context(suspend())
@@ -85,13 +92,14 @@ def without_edits(model: Any) -> Iterator[None]:
 def internal_pass(model: Any) -> Iterator[None]:
     """Mark the forward passes inside the context as internal, so that hit counters ignore them. Contexts may nest."""
     model = unwrap_model(model)
-    is_outermost = not in_internal_pass(model)
-    model.__dict__[_INTERNAL_PASS] = True
-    try:
-        yield
-    finally:
-        if is_outermost:
-            del model.__dict__[_INTERNAL_PASS]
+    with model_lock(model):
+        is_outermost = not in_internal_pass(model)
+        model.__dict__[_INTERNAL_PASS] = True
+        try:
+            yield
+        finally:
+            if is_outermost:
+                del model.__dict__[_INTERNAL_PASS]
 
 
 def in_internal_pass(model: Any) -> bool:
