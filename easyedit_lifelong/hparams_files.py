@@ -6,9 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
+from easyedit_lifelong.parsing import parse_yaml
 
 
 def shipped_hparams_folders() -> list[Path]:
@@ -102,11 +101,11 @@ def read_mapping(path: Path, what: str) -> dict[str, Any]:
         HyperParameterError: the file can't be read, isn't YAML, or isn't a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise HyperParameterError(f"{path}: can't be read: {error.strerror}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or an impossible date such as 2024-13-45
-        raise HyperParameterError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    except ValueError as error:  # also: not UTF-8
+        raise HyperParameterError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise HyperParameterError(f"{path}: must hold {what}")
     return values

@@ -181,6 +181,10 @@ def _resolve_alias(value: Any, aliases: Mapping[Any, Any]) -> Any:
     return aliases.get(value, value) if isinstance(value, (str, type(None))) else value
 
 
+_INTEGER_LIMIT = 2**63
+"""Whole numbers from here on fit neither torch's seeds nor its sizes."""
+
+
 def convert_value(value: Any, hint: Any) -> Any:
     """Convert a value to a type if the conversion loses nothing, such as 1 to 1.0 and ``"1e-3"`` to 0.001.
 
@@ -209,6 +213,8 @@ def convert_value(value: Any, hint: Any) -> Any:
         return [convert_value(element, arguments[0]) for element in value]
     if hint in (int, float):
         value = _parse_number(value)
+    if isinstance(value, int) and not -_INTEGER_LIMIT <= value < _INTEGER_LIMIT:
+        raise TypeError
     if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():

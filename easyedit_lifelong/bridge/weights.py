@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from easyedit_lifelong.bridge.method_context import model_state_of
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.modules import module_path
+from easyedit_lifelong.parsing import parse_json
 
 _WEIGHTS, _TEMPLATES, _STATE = "weights.safetensors", "templates.json", "state.safetensors"
 
@@ -66,7 +67,7 @@ class EditedWeights:
             ModelError: the saved weights have other names or shapes than the model's.
         """
         saved, weights = load_file(folder / _WEIGHTS), edited_weights(model, hparams)
-        templates = json.loads((folder / _TEMPLATES).read_text(encoding="utf-8"))
+        templates = parse_json((folder / _TEMPLATES).read_text(encoding="utf-8"))
         tensors = load_file(folder / _STATE) if (folder / _STATE).exists() else {}
         shapes = {name: weight.shape for name, weight in weights.items()}
         if {name: weight.shape for name, weight in saved.items()} != shapes:

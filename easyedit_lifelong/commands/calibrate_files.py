@@ -13,6 +13,7 @@ import yaml
 from easyedit_lifelong.atomic import atomic_file
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.calibrator import Calibrator
+from easyedit_lifelong.parsing import parse_json
 
 SCHEMA_VERSION = 1
 RESULT, HPARAMS, TABLES, PLOT = "calibration.json", "calibrated.yaml", "calibration.md", "calibration.png"
@@ -34,7 +35,7 @@ def read_steps(out: Path, calibrator: Calibrator, settings: Mapping[str, Any] | 
     if not file.is_file():
         raise RunError(f"{out}: holds no calibration to resume. To start one there, leave out --resume.")
     try:
-        written = json.loads(file.read_text(encoding="utf-8"))
+        written = parse_json(file.read_text(encoding="utf-8"))
         version = written["schema_version"]
         if version != SCHEMA_VERSION:
             raise RunError(

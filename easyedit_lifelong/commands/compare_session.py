@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from easyedit_lifelong.commands.report import PAGE, write_report
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.errors import LifelongError
@@ -19,6 +17,7 @@ from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.report.comparison_table import comparison_tables
 from easyedit_lifelong.reporting.report.read import read_run
 from easyedit_lifelong.reporting.report.style import figure_options
+from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.compared_methods import REPORT, MethodComparison
 from easyedit_lifelong.runs.comparison import ComparedRun, ComparisonPlan, check_on_model, plan_comparison, write_config
 from easyedit_lifelong.runs.execute import execute

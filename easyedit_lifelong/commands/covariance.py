@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
 
-from easyedit_lifelong.commands.option_types import positive_int
+from easyedit_lifelong.commands.option_types import positive_int, whole_number
 from easyedit_lifelong.covariance.corpus import check_obtainable, find_corpus
 from easyedit_lifelong.covariance.derive import merge_moments
 from easyedit_lifelong.covariance.identity import read_sidecar
@@ -26,9 +25,11 @@ from easyedit_lifelong.errors import CovarianceError, HyperParameterError
 from easyedit_lifelong.hparams_files import find_hparams, read_hparams_file
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
+from easyedit_lifelong.number_ranges import number_range
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.progress import count_progress
+from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 
 
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--dtype", choices=("float32", "float64"), help="data type of the stored sums (default float32)")
     add("--engine", metavar="E", help="native (default), or easyedit: EasyEdit's layer_stats")
     add("--device", help="device of the model")
-    add("--seed", type=int, default=0, help="seed of the order of documents, or of sampled text (default 0)")
+    add("--seed", type=whole_number, default=0, help="seed of the order of documents, or of sampled text (default 0)")
     add(
         "--context",
         type=positive_int,
@@ -70,9 +71,12 @@ def parse_layers(text: str) -> list[int]:
     layers: list[int] = []
     for part in text.replace(" ", "").split(","):
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise CovarianceError(f"layers: {text!r} isn't a list of layers such as 13-17 or 3-7,9")
-        layers += range(int(first), int(last or first) + 1)
+        try:
+            if not first.isdecimal() or (dash and not last.isdecimal()):
+                raise ValueError("no numbers")
+            layers += number_range(first, last or first)
+        except ValueError:
+            raise CovarianceError(f"layers: {text!r} isn't a list of layers such as 13-17 or 3-7,9") from None
     return list(dict.fromkeys(layers))
 
 

@@ -14,9 +14,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-from rich.console import Console
-
 from easyedit_lifelong import bridge
 from easyedit_lifelong.commands.option_types import positive_int
 from easyedit_lifelong.covariance.corpus import find_corpus
@@ -24,9 +21,11 @@ from easyedit_lifelong.data.readers import read_counterfact, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.parsing import parse_yaml
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.demo_tables import answers, comparison_table, show_answers
 from easyedit_lifelong.reporting.progress import count_progress, edit_progress
+from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 from easyedit_lifelong.runs.run_folder import CONFIG
@@ -243,8 +242,8 @@ def _check_previous(folder: Path) -> None:
     """
     config = folder / CONFIG
     try:
-        written = yaml.safe_load(config.read_text(encoding="utf-8")) if config.is_file() else None
-    except (yaml.YAMLError, ValueError):
+        written = parse_yaml(config.read_text(encoding="utf-8")) if config.is_file() else None
+    except ValueError:
         written = None
     data = written.get("data") if isinstance(written, dict) else None  # a mapping; in old versions, the name itself
     if data == _DATA_NAME or (isinstance(data, dict) and data.get("name") == _DATA_NAME):

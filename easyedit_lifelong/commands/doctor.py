@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-from rich.console import Console
 from rich.text import Text
 
 from easyedit_lifelong import bridge
@@ -17,6 +16,7 @@ from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
+from easyedit_lifelong.reporting.terminal import Console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

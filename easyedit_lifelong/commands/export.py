@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_edits_from
 from easyedit_lifelong.edits import export_model, load_edits
 from easyedit_lifelong.edits.edits_folder import check_empty
 from easyedit_lifelong.reporting.console_tables import print_line
+from easyedit_lifelong.reporting.terminal import Console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,10 +6,9 @@ import argparse
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.text import Text
 
-from easyedit_lifelong.commands.option_types import positive_int, probability, temperature
+from easyedit_lifelong.commands.option_types import positive_int, probability, temperature, whole_number
 from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_edits_from
 from easyedit_lifelong.edits import load_edits
 from easyedit_lifelong.errors import DataError
@@ -18,6 +17,7 @@ from easyedit_lifelong.models.encoding import encode_text
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.reporting.console_tables import print_json
+from easyedit_lifelong.reporting.terminal import Console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-new-tokens", type=positive_int, default=20, metavar="N", help="most new tokens (default 20)")
     add("--temperature", type=temperature, metavar="T", help="sample the text with this temperature (default: greedy)")
     add("--top-p", type=probability, metavar="P", help="sample from the most probable tokens of total probability P")
-    add("--seed", type=int, default=0, help="seed of sampled text (default 0)")
+    add("--seed", type=whole_number, default=0, help="seed of sampled text (default 0)")
     add("--json", action="store_true", help="print a JSON list")
 
 

@@ -15,7 +15,14 @@ import traceback
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from easyedit_lifelong.commands.signals import Stopped, interrupting_signals
 from easyedit_lifelong.errors import LifelongError, RunError
+from easyedit_lifelong.reporting.terminal_text import (
+    VisibleFormatter,
+    VisibleParser,
+    replace_unencodable,
+    write_error,
+)
 from easyedit_lifelong.versions import __version__
 
 COMMANDS = {
@@ -59,24 +66,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; by default, those of this process.
 
     Returns:
-        The exit code: 0 success, 1 failure, 130 interrupted. Wrong usage exits with code 2.
+        The exit code: 0 success, 1 failure, 130 interrupted, 143 terminated, 129 the terminal was closed. Wrong usage
+        exits with code 2.
     """
+    replace_unencodable()
     words = sys.argv[1:] if argv is None else list(argv)
     arguments = argparse.Namespace(verbose=False, interrupted="interrupted; nothing was written")
     try:
         arguments = build_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
-        logging.basicConfig(
-            level=logging.DEBUG if arguments.verbose else logging.WARNING, format="%(levelname)s: %(message)s"
-        )
+        _log_to_stderr(logging.DEBUG if arguments.verbose else logging.WARNING)
         _check_home_folders(arguments)
-        return arguments.run(arguments)
+        with interrupting_signals():
+            return arguments.run(arguments)
     except (LifelongError, OSError) as error:
         if arguments.verbose:
             traceback.print_exc()
-        sys.stderr.write(f"easyedit-lifelong: {_message(error)}\n")
+        write_error(_message(error))
         return 1
+    except Stopped as stopped:
+        write_error(f"{stopped}: {arguments.interrupted}")
+        return stopped.exit_code
     except KeyboardInterrupt:
-        sys.stderr.write(f"easyedit-lifelong: {arguments.interrupted}\n")
+        write_error(arguments.interrupted)
         return 130
 
 
@@ -86,7 +97,7 @@ def build_parser(verbs: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     Args:
         verbs: the commands whose modules are imported and whose options are added; the others are only listed.
     """
-    parser = argparse.ArgumentParser(prog="easyedit-lifelong", description="Lifelong model editing, with EasyEdit.")
+    parser = VisibleParser(prog="easyedit-lifelong", description="Lifelong model editing, with EasyEdit.")
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for verb, summary in COMMANDS.items():
@@ -97,6 +108,13 @@ def build_parser(verbs: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
             subparser.set_defaults(run=module.run, interrupted=_message_if_interrupted(verb))
             module.add_arguments(subparser)
     return parser
+
+
+def _log_to_stderr(level: int) -> None:
+    """Write log messages of this level and above to the standard error."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(VisibleFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
 def _message_if_interrupted(verb: str) -> str:

@@ -29,8 +29,11 @@ def _number(convert: type, accept: Callable[[Any], bool], description: str) -> C
     return read
 
 
-positive_int = _number(int, lambda number: number >= 1, "a whole number greater than 0")
-count = _number(int, lambda number: number >= 0, "a whole number of at least 0")
+_LIMIT = 2**63  # torch takes no larger seed, and nothing can be counted so far
+
+whole_number = _number(int, lambda number: -_LIMIT <= number < _LIMIT, "a whole number")
+positive_int = _number(int, lambda number: 1 <= number < _LIMIT, "a whole number greater than 0")
+count = _number(int, lambda number: 0 <= number < _LIMIT, "a whole number of at least 0")
 positive_float = _number(float, lambda number: 0 < number < math.inf, "a number greater than 0")
 temperature = _number(float, lambda number: 0 <= number < math.inf, "a number of at least 0")
 probability = _number(float, lambda number: 0 <= number <= 1, "a number from 0 to 1")

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 
-from rich.console import Console
 from rich.text import Text
 
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table
+from easyedit_lifelong.reporting.terminal import Console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

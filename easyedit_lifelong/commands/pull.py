@@ -5,11 +5,10 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from rich.console import Console
-
 from easyedit_lifelong.commands.saved_edits import SelectedEdits, edits_text
 from easyedit_lifelong.edits.edits_hub import copy_edits
 from easyedit_lifelong.reporting.console_tables import print_line
+from easyedit_lifelong.reporting.terminal import Console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 
-from rich.console import Console
-
 from easyedit_lifelong.edits import push_edits
 from easyedit_lifelong.edits.edits_hub import parse_name
 from easyedit_lifelong.reporting.console_tables import print_line
+from easyedit_lifelong.reporting.terminal import Console
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

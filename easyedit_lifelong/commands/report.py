@@ -6,8 +6,6 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from easyedit_lifelong.atomic import atomic_file
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.reporting.console_tables import print_line
@@ -19,6 +17,7 @@ from easyedit_lifelong.reporting.report.names import run_names
 from easyedit_lifelong.reporting.report.page import comparison_page, run_page
 from easyedit_lifelong.reporting.report.read import RunFiles, read_run
 from easyedit_lifelong.reporting.report.style import figure_options
+from easyedit_lifelong.reporting.terminal import Console
 
 PAGE = "report.html"
 _COMPARISON = Path("runs/comparison")

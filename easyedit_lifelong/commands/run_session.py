@@ -5,11 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from easyedit_lifelong.models.load import load_from_hparams
 from easyedit_lifelong.reporting.console_tables import closing_line, score_table
 from easyedit_lifelong.reporting.progress import edit_progress
+from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.execute import execute
 from easyedit_lifelong.runs.experiment import Experiment
 from easyedit_lifelong.runs.inputs import read_inputs

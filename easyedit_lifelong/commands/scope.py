@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from easyedit_lifelong.atomic import atomic_file, write_text_atomically
 from easyedit_lifelong.commands.consecutive import add_script_arguments, hparams_from_arguments
 from easyedit_lifelong.commands.run_options import add_skip_argument
@@ -29,6 +27,7 @@ from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.scope_plot import scope_svg
+from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.checks import check_method, usable_requests
 from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION, check_free

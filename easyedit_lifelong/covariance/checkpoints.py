@@ -18,6 +18,7 @@ from easyedit_lifelong.covariance.blocks import Position
 from easyedit_lifelong.covariance.moments import MomentSum
 from easyedit_lifelong.covariance.npz import writing_file
 from easyedit_lifelong.covariance.shards import Shard
+from easyedit_lifelong.parsing import parse_json
 
 LOG = logging.getLogger(__name__)
 
@@ -111,7 +112,7 @@ class Checkpoints:
         """Return the state in a checkpoint; None if it is of another collection or can't be read."""
         try:
             with np.load(path, allow_pickle=False) as archive:
-                state = json.loads(str(archive["state"]))
+                state = parse_json(str(archive["state"]))
                 if state["what"] != self._settings or not set(sizes) <= set(state["modules"]):
                     return None
                 sums = {}

@@ -6,7 +6,6 @@ import bisect
 import hashlib
 import importlib
 import itertools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.parsing import parse_json
 
 SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".ndjson", ".json", ".parquet")
 _READABLE = ", ".join(SUFFIXES)
@@ -199,7 +199,7 @@ def _parse_json(where: str, data: bytes) -> Any:
         DataError: the data are not valid JSON; the message begins with ``where``.
     """
     try:
-        return json.loads(data)
+        return parse_json(data)
     except ValueError as error:
         raise DataError(f"{where}: is not valid JSON: {error}") from error
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from easyedit_lifelong.covariance.npz import writing_file
 from easyedit_lifelong.errors import CovarianceError
+from easyedit_lifelong.parsing import parse_json
 
 LOG = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ def read_sidecar(path: Path) -> dict[str, Any] | None:
     """
     sidecar = sidecar_of(path)
     try:
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
+        content = parse_json(sidecar.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

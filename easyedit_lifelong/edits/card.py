@@ -35,7 +35,7 @@ def edits_card(index: Mapping[str, Any], repo_id: str) -> str:
     return f"""{_front_matter(model, [part["method"] for part in parts])}
 {MARK}
 
-# Edits of {display_name(model)}
+# Edits of `{display_name(model)}`
 
 {amounts}, made with easyedit_lifelong. This repository holds only the edits, not a model. They can be
 loaded onto `{display_name(model)}` with the same weights that they were made on, and rolled back again.
@@ -66,7 +66,7 @@ def exported_card(model: str, counts: Mapping[str, int], lost: Sequence[str]) ->
     return f"""{_front_matter(model, counts)}
 {MARK}
 
-# {display_name(model)}, edited
+# `{display_name(model)}`, edited
 
 The weights of `{display_name(model)}` with {_edits_text(counts)} in them, written by easyedit_lifelong. This is an
 ordinary checkpoint: transformers loads it, and no other package is needed.
@@ -74,9 +74,12 @@ ordinary checkpoint: transformers loads it, and no other package is needed.
 
 
 def display_name(model: str) -> str:
-    """Return a model's name as a card shows it; of a local folder only the last part, since paths are private."""
+    """Return a model's name as a card shows it; of a local folder only the last part, since paths are private.
+
+    A card shows it in backquotes, where Markdown and HTML mean nothing, so that the name has none of these.
+    """
     name = model if _is_hub_name(model) else re.split(r"[/\\]", model.rstrip("/\\"))[-1]
-    return re.sub(r"[`\"\n]", "", name)
+    return re.sub(r"[`\"\x00-\x1f\x7f-\x9f]", "", name)
 
 
 def _count_by_method(parts: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -158,7 +158,12 @@ class ReportSection:
 
 def is_number(value: Any) -> TypeGuard[float]:
     """Return whether a value is a finite number."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number beyond the largest float
+        return False
 
 
 def _check_name(name: str) -> None:

@@ -12,6 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from easyedit_lifelong.evaluation.metrics import METRICS
+from easyedit_lifelong.reporting.terminal import can_show
+from easyedit_lifelong.reporting.terminal_text import visible
 
 _BEFORE = "_before"
 
@@ -73,5 +75,8 @@ def print_line(console: Console, line: str) -> None:
 
 
 def print_json(console: Console, value: Any) -> None:
-    """Print a value as JSON."""
-    console.file.write(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    """Print a value as JSON, with escapes for control characters and for characters that the encoding lacks."""
+    text = json.dumps(value, indent=1, ensure_ascii=False)
+    if not can_show(console, text):
+        text = json.dumps(value, indent=1)
+    console.file.write(visible(text) + "\n")

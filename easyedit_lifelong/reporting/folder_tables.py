@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
+from rich import console as rich_console
 from rich.text import Text
 
 from easyedit_lifelong.reporting.console_tables import add_text_rows, plain_table
+from easyedit_lifelong.reporting.terminal import Console
 
 EDIT = "prompt → target"
 """The header of the column with the edits."""
@@ -23,7 +24,9 @@ def wide_console() -> Console:
     return console if console.is_terminal else Console(width=max(console.width, _WIDTH_WITHOUT_TERMINAL))
 
 
-def text_table(console: Console, rows: Sequence[Sequence[str]], headers: Sequence[str], title: str) -> None:
+def text_table(
+    console: rich_console.Console, rows: Sequence[Sequence[str]], headers: Sequence[str], title: str
+) -> None:
     """Print a table. Columns of numbers are aligned right; only columns of long text have line breaks."""
     table = plain_table(Text(title))
     for number, header in enumerate(headers):

@@ -46,7 +46,12 @@ class CoachHookHyperParams(NullSpaceHyperParams):
         "z_tokens": ("all", "others"),
         "scope_score": ("z", "weighed"),
     }
-    AT_LEAST: ClassVar[Mapping[str, float]] = {**NullSpaceHyperParams.AT_LEAST, "alpha_checked": 0, "alpha_floor": 0}
+    AT_LEAST: ClassVar[Mapping[str, float]] = {
+        **NullSpaceHyperParams.AT_LEAST,
+        "alpha_checked": 0,
+        "alpha_floor": 0,
+        "alpha_z": 0,
+    }
     SAME_SETTINGS: ClassVar[tuple[str, ...]] = (
         *NullSpaceHyperParams.SAME_SETTINGS,
         "update",

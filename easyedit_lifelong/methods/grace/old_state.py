@@ -7,7 +7,6 @@ digest of this file and all files before it. ``whitening.safetensors`` holds the
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
 from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES
 from easyedit_lifelong.methods.shared.old_state_index import check_fields, read_index
+from easyedit_lifelong.parsing import parse_json
 
 INDEX = "grace.json"
 FILES = (INDEX, "edit-*.safetensors", "whitening.safetensors")
@@ -91,7 +91,7 @@ def _read_edit(path: Path, previous_digest: str) -> tuple[dict[str, Any], dict[s
             text, digest = (file.metadata() or {})["edit"], file.metadata()["digest"]
             names = (*ARRAY_NAMES, *({"query"} & set(file.keys())))
             tensors = {name: file.get_tensor(name) for name in names}
-        entry = json.loads(text)
+        entry = parse_json(text)
         _ = entry["edit"]["case_id"], entry["rows"], entry["labels"]  # raises an error if one of them is missing
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise RunError(f"{path}: can't be read: {error}. {consequence}") from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.parsing import parse_json
 
 
 def read_index(path: Path, method: str, version: int, contents: str) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def read_index(path: Path, method: str, version: int, contents: str) -> dict[str
         RunError: the file is missing or can't be used; the message names it.
     """
     try:
-        index: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        index: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         written_version, written_method = index["format_version"], index["method"]
     except FileNotFoundError:
         raise RunError(f"{path}: no such file; this folder holds no {contents}") from None

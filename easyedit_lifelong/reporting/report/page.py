@@ -25,7 +25,7 @@ from easyedit_lifelong.reporting.report.generations import (
 from easyedit_lifelong.reporting.report.history import thinned
 from easyedit_lifelong.reporting.report.method_sections import draw_plot, method_sections
 from easyedit_lifelong.reporting.report.names import differing_settings, settings_as_text
-from easyedit_lifelong.reporting.report.read import RunFiles, intervals_of
+from easyedit_lifelong.reporting.report.read import RunFiles, intervals_of, scores_of
 from easyedit_lifelong.reporting.report.score_rows import (
     Score,
     format_interval,
@@ -160,7 +160,8 @@ def _points(run: RunFiles) -> dict[str, Any]:
     rows = []
     for entry in entries:
         intervals = intervals_of(entry)
-        cells = [(shown(entry.get(name), name), format_interval(intervals.get(name), name)) for name in names]
+        scores = scores_of(entry, names)
+        cells = [(shown(scores.get(name), name), format_interval(intervals.get(name), name)) for name in names]
         rows.append((entry["n_edits"], entry.get("sampled"), cells))
     return {"names": names, "rows": rows, "n_hidden": len(run.curve) - len(entries)}
 

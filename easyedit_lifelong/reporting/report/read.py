@@ -6,18 +6,16 @@ or can't be read adds a note to the report and is not an error.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from easyedit_lifelong.edits.folder_parts import read_step_states
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.methods.report_sections import RunRecord, is_number
+from easyedit_lifelong.parsing import parse_json, parse_yaml
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, STATE, SUMMARY
 from easyedit_lifelong.runs.run_folder import METRICS_FILE as CURVE
 
@@ -191,12 +189,12 @@ def read_run(folder: Path) -> RunFiles:
     summary_text = _read_text(folder / SUMMARY, notes) if (folder / SUMMARY).is_file() else "{}"
     run = RunFiles(
         folder,
-        _parse(config_text, yaml.safe_load, f"{CONFIG} isn't valid YAML.", notes),
+        _parse(config_text, parse_yaml, f"{CONFIG} isn't valid YAML.", notes),
         config_text,
         [_merge_detail(entry) for entry in _read_lines(folder / JOURNAL, notes)],
         _last_scorings(_read_lines(folder / CURVE, notes)),
         _read_lines(folder / GENERATIONS, []),
-        _parse(summary_text, json.loads, f"{SUMMARY} isn't valid JSON.", notes),
+        _parse(summary_text, parse_json, f"{SUMMARY} isn't valid JSON.", notes),
         _read_state_steps(folder / STATE, notes),
         notes,
     )
@@ -250,7 +248,7 @@ def _parse(text: str, parser: Callable[[str], Any], note: str, notes: list[str])
     """Return the mapping that a text holds; if it can't be parsed, add a note and return an empty mapping."""
     try:
         return as_mapping(parser(text))
-    except (ValueError, yaml.YAMLError):
+    except ValueError:
         notes.append(note)
         return {}
 
@@ -262,7 +260,7 @@ def _read_lines(path: Path, notes: list[str]) -> list[Entry]:
         if not line.strip():
             continue
         try:
-            entry = json.loads(line)
+            entry = parse_json(line)
         except ValueError:
             entry = None
         if isinstance(entry, dict):

@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.errors import PluginError
+from easyedit_lifelong.parsing import parse_json
 from easyedit_lifelong.reporting.trackers.flat import flatten, numeric_metrics
 from easyedit_lifelong.reporting.trackers.table_files import reported_write_errors
 from easyedit_lifelong.runs.run_folder import JOURNAL
@@ -274,7 +275,7 @@ def store_id(folder: Path, service: str, run_id: str) -> None:
 def _read_ids(folder: Path) -> dict[str, str]:
     """Return the stored ids by service; empty if there is no valid file."""
     try:
-        ids = dict(json.loads((folder / IDS).read_text(encoding="utf-8")))
+        ids = dict(parse_json((folder / IDS).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return {}  # the service then starts a new run
     return {key: value for key, value in ids.items() if isinstance(value, str)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.anatomy import Anatomy, Mlp, anatomy_of, mlp_of
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.number_ranges import number_range
 
 _KEY_LAYER_DEPTH = 1 / 3
 """Activations distinguish subjects best in the first third of the blocks."""
@@ -38,8 +40,8 @@ def parse_layers(text: str, option: str) -> list[Layer]:
     for part in map(str.strip, text.split(",")):
         named: Sequence[Layer] = []
         if (blocks := re.fullmatch(r"(\d+)(?:-(\d+))?", part)) is not None:
-            first, last = blocks[1], blocks[2] or blocks[1]
-            named = range(int(first), int(last) + 1)
+            with contextlib.suppress(ValueError):
+                named = number_range(blocks[1], blocks[2] or blocks[1])
         elif re.search(r"^[A-Za-z_][\w.\[\]]*$", part):
             named = [part]
         if not named:

@@ -1,0 +1,51 @@
+"""Parse JSON and YAML from files that may hold anything: whatever is wrong with a text is a ``ValueError``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+import yaml
+
+LOG = logging.getLogger(__name__)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: the text isn't valid JSON, is nested too deeply, or holds a number with too many digits.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """Return the value of a YAML text. Log a warning for a key that a mapping has twice: the last value counts.
+
+    Raises:
+        ValueError: the text isn't valid YAML, is nested too deeply, or holds a value that doesn't fit its tag, such as
+            ``2001-99-99`` or ``!!bool foo``.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except (LookupError, TypeError, AttributeError, ArithmeticError) as error:  # from PyYAML's constructors
+        raise ValueError(f"a value doesn't fit its tag ({type(error).__name__}: {error})") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which also reports keys that are given twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        """Return a mapping."""
+        keys = [key.value for key, _ in getattr(node, "value", []) if isinstance(key, yaml.ScalarNode)]
+        for key in dict.fromkeys(key for key in keys if key != "<<" and keys.count(key) > 1):
+            LOG.warning("line %d: %r is given more than once; the last value counts", node.start_mark.line + 1, key)
+        return super().construct_mapping(node, deep)
