@@ -4,10 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
+import re
 import secrets
 import shutil
+import time
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
+
+_PREFIX = ".writing-"
+_HOST = f"{zlib.crc32(platform.node().encode()):08x}"
+"""This machine in the names of temporary files: several machines can write to one folder."""
+_STALE_SECONDS = 24 * 3600
+"""The age from which a temporary file of another machine counts as left over."""
 
 
 @contextlib.contextmanager
@@ -23,11 +33,12 @@ def atomic_file(path: Path, *, keep: bool = False) -> Iterator[Path]:
         FileExistsError: ``keep`` is set and the file exists.
     """
     # The module tempfile makes files that only their owner can read, but results are shared.
-    temporary = path.parent / f".writing-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}"
+    temporary = _temporary_path(path.parent, path.suffix)
     temporary.touch(exist_ok=False)
+    mode = temporary.stat().st_mode
     try:
         yield temporary
-        fsync_path(temporary)
+        _flush(temporary, mode)
         if keep and path.exists():
             raise FileExistsError(str(path))
         os.replace(temporary, path)
@@ -63,18 +74,66 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.parent / f".writing-{os.getpid()}-{secrets.token_hex(4)}"
+    delete_leftovers(folder.parent)
+    temporary = _temporary_path(folder.parent)
     temporary.mkdir()
     try:
         yield temporary
-        for path in (*temporary.rglob("*"), temporary):
-            fsync_path(path)
+        flush_folder(temporary)
         if folder.exists():
             folder.rmdir()  # some systems can't move a folder over an empty one
         os.replace(temporary, folder)
         fsync_path(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def flush_folder(folder: Path) -> None:
+    """Flush a new folder with all its files to disk, and give the files the permissions that new files have.
+
+    safetensors makes files that only their owner can read, but results are shared.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for path in folder.rglob("*"):
+        _flush(path, path.stat().st_mode if path.is_dir() else mode)
+    fsync_path(folder)
+
+
+def delete_leftovers(folder: Path) -> None:
+    """Delete the temporary files and folders that processes left in a folder when they were killed."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if _is_left_over(path):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink()
+
+
+def _temporary_path(folder: Path, suffix: str = "") -> Path:
+    """Return a new name for a temporary file or folder, which tells the machine and the process that writes it."""
+    return folder / f"{_PREFIX}{_HOST}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
+
+
+def _is_left_over(path: Path) -> bool:
+    """Return whether the process that wrote a temporary file has ended."""
+    match = re.match(rf"{re.escape(_PREFIX)}{_HOST}-(\d+)-", path.name)
+    if match is None or os.name == "nt":  # of another machine or an older version; Windows can't test a process
+        return time.time() - path.stat().st_mtime > _STALE_SECONDS
+    try:
+        os.kill(int(match[1]), 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
+
+
+def _flush(path: Path, mode: int) -> None:
+    """Flush a file or folder to disk, with these permissions."""
+    if path.stat().st_mode != mode:
+        path.chmod(mode & 0o7777)
+    fsync_path(path)
 
 
 def fsync_path(path: Path) -> None:

@@ -7,6 +7,7 @@ snapshots.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Sequence
@@ -15,10 +16,14 @@ from typing import Any, Protocol
 
 from safetensors import SafetensorError
 
-from easyedit_lifelong.atomic import fsync_path
+from easyedit_lifelong.atomic import flush_folder, fsync_path
+from easyedit_lifelong.digests import file_digest
 from easyedit_lifelong.errors import LifelongError, RunError
+from easyedit_lifelong.parsing import parse_json
 
 _NAME = "after-{:06d}"
+_DIGESTS = "digests.json"
+"""The file of a snapshot that has the digest of every other file, by name. Snapshots of early releases have none."""
 
 
 class WholeState(Protocol):
@@ -68,9 +73,8 @@ class Snapshots:
             self.whole.save(model, temporary)
         except SafetensorError as error:  # safetensors raises this when the disk is full
             raise RunError(f"{target}: can't be written: {error}. Earlier snapshots are unchanged.") from error
-        for path in temporary.rglob("*"):
-            fsync_path(path)
-        fsync_path(temporary)
+        (temporary / _DIGESTS).write_text(json.dumps(_digests_of(temporary), indent=1) + "\n", encoding="utf-8")
+        flush_folder(temporary)
         os.replace(temporary, target)
         fsync_path(folder)
         previous = max((number for number in earlier if number < len(case_ids)), default=None)
@@ -100,6 +104,7 @@ class Snapshots:
         if number not in numbers:
             raise RunError(f"{path}: there is no snapshot of the edits after edit {number}; this run can't be resumed")
         try:
+            _check_digests(path)
             self.whole.load(model, tok, hparams, path)
         except LifelongError:  # before ValueError, since some are ValueErrors
             raise
@@ -115,3 +120,25 @@ class Snapshots:
         """Return the numbers of edits of the snapshots in a folder, in ascending order."""
         names = [path.name.removeprefix("after-") for path in folder.glob("after-*")]
         return sorted(int(name) for name in names if name.isdecimal())
+
+
+def _digests_of(folder: Path) -> dict[str, str]:
+    """Return the digest of every file of a snapshot, by its path in the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / _DIGESTS)
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+
+
+def _check_digests(folder: Path) -> None:
+    """Check that a snapshot holds what was written.
+
+    Raises:
+        ValueError: a file is missing, damaged or was added.
+        OSError: a file can't be read.
+    """
+    if not (folder / _DIGESTS).exists():
+        return
+    expected, present = parse_json((folder / _DIGESTS).read_text(encoding="utf-8")), _digests_of(folder)
+    if present != expected:
+        names = sorted({*present, *expected} if isinstance(expected, dict) else present)
+        changed = [name for name in names if not isinstance(expected, dict) or present.get(name) != expected.get(name)]
+        raise ValueError(f"{', '.join(changed) or _DIGESTS} isn't what was written")

@@ -106,3 +106,24 @@ def test_carries_is_the_methods_answer_and_otherwise_false() -> None:
     assert not Snapshots(LetterListStore()).carries(["a"]), "a store without ``carries`` claims edits"
     assert Snapshots(StoreWithCarries()).carries(["a"])
     assert not Snapshots(StoreWithCarries()).carries([])
+
+
+@pytest.mark.parametrize("name", ["first", "deep/second", "digests.json"])
+def test_a_damaged_snapshot_is_refused_with_the_file(tmp_path: Path, name: str) -> None:
+    """Both files stay equal, so that the store alone would not notice."""
+    snapshots = Snapshots(LetterListStore())
+    snapshots.save(["a"], tmp_path, [1])
+    folder = tmp_path / "after-000001"
+    if name == "digests.json":
+        (folder / name).write_text("[]")
+    else:
+        (folder / name).write_text("b")
+    with pytest.raises(RunError, match=f"{name} isn't what was written"):
+        snapshots.load([], None, None, tmp_path, [1])
+
+
+def test_a_snapshot_of_an_early_release_has_no_digests(tmp_path: Path) -> None:
+    snapshots = Snapshots(LetterListStore())
+    snapshots.save(["a"], tmp_path, [1])
+    (tmp_path / "after-000001" / "digests.json").unlink()
+    assert _loaded(snapshots, tmp_path, 1) == "a"

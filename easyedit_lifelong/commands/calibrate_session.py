@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import functools
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.commands.calibrate_files import (
@@ -25,7 +21,8 @@ from easyedit_lifelong.commands.calibrate_files import (
 )
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.data.readers import read_requests
-from easyedit_lifelong.errors import HyperParameterError, RunError
+from easyedit_lifelong.errors import HyperParameterError
+from easyedit_lifelong.folder_lock import locked_folder
 from easyedit_lifelong.hparams_files import find_hparams, hparams_values, read_hparams_file
 from easyedit_lifelong.methods.calibrator import CalibrationOutcome, Calibrator, Progress
 from easyedit_lifelong.models.fingerprint import model_fingerprint
@@ -34,7 +31,7 @@ from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.calibrate_outcome import markdown_table, panels_png, show
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import count_progress
-from easyedit_lifelong.runs.folder_lock import lock_folder
+from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replace_hparams
 from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.run_config import requests_digest
@@ -78,7 +75,7 @@ def calibrate_session(arguments: argparse.Namespace, command: str) -> None:
         **vars(study_settings),
         "hparams": {name: value for name, value in hparams_values(hparams).items() if name not in may_differ},
     }
-    with _locked(out):
+    with locked_folder(out, work="calibrating into this folder"):
         steps = read_steps(out, calibrator, settings) if arguments.resume else calibrator.steps(None)
         save, show_step = functools.partial(write_steps, out, settings), functools.partial(_show_step, console)
         outcome = calibrator.run(model, tokenizer, requests, hparams, study_settings, steps, save, show_step)
@@ -108,19 +105,6 @@ def _replacements(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the hyperparameters ``model_name`` and ``device``, as far as the command line gives them."""
     options = {"model_name": arguments.model, "device": arguments.device}
     return {name: value for name, value in options.items() if value is not None}
-
-
-@contextlib.contextmanager
-def _locked(out: Path) -> Iterator[None]:
-    """Create the folder, and lock it against other processes within the context."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RunError(f"{out}: can't make this folder: {error.strerror}") from error
-    with contextlib.ExitStack() as stack:
-        if (lock := lock_folder(out)) is not None:
-            stack.callback(lock.release)
-        yield
 
 
 def _show_step(console: Console, name: str) -> AbstractContextManager[Progress]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
-
-from rich.console import Console
 
 from easyedit_lifelong.commands.option_types import positive_int
 from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments, add_skip_argument
@@ -17,7 +16,7 @@ from easyedit_lifelong.commands.saved_edits import SelectedEdits, edits_text
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits import load_edits, save_edits
-from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
+from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS, lock_edits
 from easyedit_lifelong.edits.folder_parts import check_not_a_state
 from easyedit_lifelong.errors import DataError, PluginError, RunError
 from easyedit_lifelong.evaluation.context_fit import check_fit
@@ -26,6 +25,7 @@ from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.reporting.console_tables import answer_table, print_line
 from easyedit_lifelong.reporting.progress import EditProgress, edit_progress
+from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.checks import check_method
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replace_hparams
 from easyedit_lifelong.runs.inputs import reader_of
@@ -65,6 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
     method = find_method(hparams)
     if method.edits is None:
         raise PluginError(f"{arguments.hparams}: the edits of method {method.name!r} can't be saved")
+    in_place = arguments.edits is not None and Path(arguments.edits).expanduser().resolve() == out.resolve()
+    # Edits are read and then replaced, so no other process may change them until then.
+    with lock_edits(out) if in_place and out.is_dir() else contextlib.nullcontext():
+        return _edit_and_save(console, arguments, hparams, method, out)
+
+
+def _edit_and_save(console: Console, arguments: argparse.Namespace, hparams: Any, method: EditMethod, out: Path) -> int:
+    """Edit the model, save the edits, and print the answers; see :func:`run`."""
     saved = None if arguments.edits is None else SelectedEdits.of(arguments.edits)
     _check_out(out, saved)
     earlier = [] if saved is None else saved.edits
@@ -86,7 +94,9 @@ def run(arguments: argparse.Namespace) -> int:
         before = scorer_for(model, tokenizer).generate(model, prompts, _NEW_TOKENS)
         model, results = _edit_batches(method, model, tokenizer, requests, hparams, progress)
     after = scorer_for(model, tokenizer).generate(model, prompts, _NEW_TOKENS)
-    save_edits(model, out)
+    with lock_edits(out):
+        _check_out(out, saved)  # again: another process may have written other edits meanwhile
+        save_edits(model, out)
     _show(console, requests, before, after)
     learned = f"learned: {sum(result.learned for result in results)} of {len(results)}. " if results else ""
     print_line(

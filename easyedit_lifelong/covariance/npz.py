@@ -7,8 +7,9 @@ The format is that of EasyEdit's ``CombinedStat(mom2=SecondMoment())``, with the
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-import time
+import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -23,9 +24,22 @@ from easyedit_lifelong.covariance.moments import SecondMoment
 from easyedit_lifelong.errors import CovarianceError
 
 CONSTRUCTOR = "easyeditor.util.runningstats.SecondMoment()"
-_READ_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    EOFError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    RuntimeError,  # an encrypted archive
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    NotImplementedError,
+)
+_MAX_COUNT = 2**63
 _CHUNK_ROWS = 128
-_STALE_SECONDS = 86400
 _TOLERANCE = 1e-3
 
 
@@ -60,13 +74,14 @@ def read_sum(path: Path, d: int | None = None, sample_size: int | None = None) -
                 raise CovarianceError(f"{path}: holds no second moments (it lacks {key!r}; it has {names})")
         count = _read_integer(path, archive, "mom2.count")
         stated = _read_integer(path, archive, "sample_size")
-        if count is None or count < 1:
-            raise CovarianceError(f"{path}: 'mom2.count' is {count}; it must be a number greater than 0")
+        if count is None or not 1 <= count < _MAX_COUNT:
+            raise CovarianceError(f"{path}: 'mom2.count' is {count}; it must be a number greater than 0, below 2^63")
         if sample_size is not None and stated is not None and stated != sample_size:
             raise CovarianceError(
                 f"{path}: holds {stated} samples, but {sample_size} were requested. "
                 f"Request {stated}, name another folder, or delete the file."
             )
+        _check_size(archive, "mom2.mom2.npy")
         matrix = archive["mom2.mom2"]
     if matrix.ndim != 2 or matrix.shape != ((d, d) if d is not None else (len(matrix), len(matrix))):
         shape = "x".join(map(str, matrix.shape)) or "a number"
@@ -74,7 +89,9 @@ def read_sum(path: Path, d: int | None = None, sample_size: int | None = None) -
         raise CovarianceError(f"{path}: its matrix is {shape}, {problem}")
     if not np.issubdtype(matrix.dtype, np.floating):
         raise CovarianceError(f"{path}: its matrix holds {matrix.dtype}, not floating-point numbers")
-    return matrix, count, stated
+    if matrix.dtype.itemsize > np.dtype(np.float64).itemsize:
+        raise CovarianceError(f"{path}: its matrix holds {matrix.dtype}; store it as float32 or float64")
+    return matrix.astype(matrix.dtype.newbyteorder("="), copy=False), count, stated
 
 
 def write_moments(
@@ -153,10 +170,7 @@ def check_writable(folder: Path) -> None:
         raise CovarianceError(f"{folder}: can't be made: {error.strerror}. Name another folder.") from error
     if not os.access(folder, os.W_OK):
         raise CovarianceError(f"{folder}: can't be written to. Name another folder.")
-    for temporary in folder.glob(".writing-*"):  # left by killed processes; a running one needs it for minutes
-        with contextlib.suppress(OSError):
-            if time.time() - temporary.stat().st_mtime > _STALE_SECONDS:
-                temporary.unlink()
+    atomic.delete_leftovers(folder)
 
 
 @contextlib.contextmanager
@@ -175,6 +189,20 @@ def _open_npz(path: Path) -> Iterator[Any]:
         raise CovarianceError(
             f"{path}: is truncated or no .npz file of second moments ({cause}). Delete it or download it again."
         ) from error
+
+
+def _check_size(archive: Any, member: str) -> None:
+    """Check that a member of an archive is as large as its header says, before memory is allocated for it.
+
+    Raises:
+        ValueError: it is smaller.
+    """
+    with archive.zip.open(member) as file:
+        version = np.lib.format.read_magic(file)
+        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read_header(file)
+    if math.prod(shape) * dtype.itemsize > archive.zip.getinfo(member).file_size:
+        raise ValueError("its header claims more numbers than it holds")
 
 
 def _read_integer(path: Path, archive: Any, key: str) -> int | None:

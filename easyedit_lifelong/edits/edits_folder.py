@@ -15,12 +15,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from easyedit_lifelong.atomic import atomic_file, fsync_path, write_text_atomically
+from easyedit_lifelong.digests import file_digest
 from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.folder_lock import locked_folder
+from easyedit_lifelong.parsing import parse_json
 
 INDEX = "edits.json"
 TENSORS = "edits.safetensors"
@@ -32,7 +36,19 @@ STEPS_VERSION = 2
 
 _NEW_TENSORS = f"{TENSORS}.new"
 """Tensors that were written, but not yet renamed to :data:`TENSORS`."""
-_CHUNK = 1 << 22
+_WAIT_SECONDS = 20
+
+
+def lock_edits(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Return a context inside which no other process or thread can write to an edits folder. Such contexts can nest.
+
+    Whoever reads edits and then replaces them must do both inside one context; otherwise, edits that another process
+    wrote in between are lost. The folder is made if it does not exist.
+
+    Raises:
+        RunError: another process has kept the folder locked for too long, or the folder cannot be written to.
+    """
+    return locked_folder(folder, work="changing these edits", timeout=_WAIT_SECONDS, reentrant=True)
 
 
 def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
@@ -49,12 +65,11 @@ def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str
     Raises:
         RunError: the folder can't be written.
     """
-    with translate_write_errors(folder, "the edits"):
-        folder.mkdir(parents=True, exist_ok=True)
+    with lock_edits(folder), translate_write_errors(folder, "the edits"):
         _finish_interrupted(folder)
         with atomic_file(folder / _NEW_TENSORS) as temporary:
             save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
-        write_index(folder, FORMAT_VERSION, {**contents, "tensors": _file_digest(folder / _NEW_TENSORS)})
+        write_index(folder, FORMAT_VERSION, {**contents, "tensors": file_digest(folder / _NEW_TENSORS)})
         os.replace(folder / _NEW_TENSORS, folder / TENSORS)
         fsync_path(folder)
 
@@ -89,16 +104,33 @@ def write_index(folder: Path, version: int, contents: Mapping[str, Any]) -> None
 
 
 def read_folder(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Return the index and the tensors of a folder of format version 1.
+    """Return the index and the tensors of a folder. A folder of format version 2 has its tensors in files of steps.
+
+    If another process replaces the edits meanwhile, the new ones are returned.
 
     Raises:
         RunError: the folder holds no edits, is damaged, or has a newer format; the message names the file.
     """
     index = read_index(folder)
-    return index, read_tensors(folder, index)
+    if index["format_version"] == STEPS_VERSION:
+        return index, {}
+    failures = 0
+    while True:
+        try:
+            tensors: dict[str, Tensor] | None = _read_tensors(folder, index)
+        except RunError:
+            failures += 1
+            if failures > 1 and read_index(folder) == index:
+                raise
+            tensors = None  # a writer may just have renamed the file
+        present = read_index(folder)  # a writer replaces the index before the tensors
+        if present != index:
+            index, failures = present, 0
+        elif tensors is not None:
+            return index, tensors
 
 
-def read_tensors(folder: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
+def _read_tensors(folder: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return the tensors that belong to an index, by name.
 
     Raises:
@@ -106,9 +138,22 @@ def read_tensors(folder: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
     """
     path = tensors_file(folder, index)
     try:
-        return load_file(path)
+        tensors = load_file(path)
+        check_finite(tensors)
     except (OSError, SafetensorError, ValueError) as error:
         raise RunError(f"{path}: can't be read: {error}. {_DAMAGED}") from error
+    return tensors
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Check that tensors of edits hold only finite numbers.
+
+    Raises:
+        ValueError: one doesn't; the message names it.
+    """
+    for name, tensor in tensors.items():
+        if tensor.is_complex() or not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"the tensor {name!r} holds NaN, infinity or complex numbers")
 
 
 def tensors_file(folder: Path, index: Mapping[str, Any]) -> Path:
@@ -117,7 +162,7 @@ def tensors_file(folder: Path, index: Mapping[str, Any]) -> Path:
     Raises:
         RunError: no file has the digest that the index names.
     """
-    names = (TENSORS, _NEW_TENSORS)
+    names = (_NEW_TENSORS, TENSORS)  # in this order: new tensors are renamed at any time
     path = next((folder / name for name in names if _has_digest(folder / name, index["tensors"])), None)
     if path is None:
         raise RunError(f"{folder / TENSORS}: isn't there, or isn't what {INDEX} was written with. {_DAMAGED}")
@@ -132,7 +177,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     """
     path = folder / INDEX
     try:
-        index = json.loads(path.read_text(encoding="utf-8"))
+        index = parse_json(path.read_text(encoding="utf-8"))
         known_format, version = index["format"] == FORMAT, index["format_version"]
     except FileNotFoundError:
         state_index = folder / "state" / INDEX
@@ -199,19 +244,10 @@ def _index_digest(index: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 def _has_digest(path: Path, digest: Any) -> bool:
     """Return whether a file exists and has this SHA-256."""
     try:
-        return _file_digest(path) == digest
+        return file_digest(path) == digest
     except FileNotFoundError:
         return False
     except OSError as error:

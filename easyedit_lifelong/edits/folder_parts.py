@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from easyedit_lifelong.clock import now
-from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, read_index, read_tensors, write_folder
+from easyedit_lifelong.edits.edits_folder import INDEX, STEPS_VERSION, lock_edits, read_folder, read_index, write_folder
 from easyedit_lifelong.edits.step_files import read_steps, step_count, step_entries
 from easyedit_lifelong.errors import PluginError, RunError
 from easyedit_lifelong.methods.base import EditMethod
@@ -53,13 +53,13 @@ def read_edits(folder: Path) -> SavedEdits:
     path = folder / INDEX
     if not path.exists() and (old := _read_old_edits(folder)) is not None:
         return old
-    index = read_index(folder)
+    index, tensors = read_folder(folder)
     try:
         name, fingerprint = index["model"]["name"], index["model"]["fingerprint"]
         if index["format_version"] == STEPS_VERSION:
             parts = [_join_steps(folder, part["method"], part["hparams"]) for part in index["parts"]]
         else:
-            parts = _split_into_parts(path, index["parts"], read_tensors(folder, index))
+            parts = _split_into_parts(path, index["parts"], tensors)
     except (KeyError, TypeError) as error:
         raise RunError(f"{path}: lacks {error}; it isn't the index of saved edits") from error
     return SavedEdits(path, index, name, fingerprint, parts)
@@ -175,7 +175,9 @@ def _provenance(model: str, fingerprint: str) -> dict[str, Any]:
     }
 
 
-def write_edits(folder: Path, model: str, fingerprint: str, parts: Sequence[tuple[str, EditsPart]]) -> None:
+def write_edits(
+    folder: Path, model: str, fingerprint: str, parts: Sequence[tuple[str, EditsPart]], *, replace: bool = True
+) -> None:
     """Write edits to a folder, in place of those that it holds, in one step.
 
     Args:
@@ -183,9 +185,11 @@ def write_edits(folder: Path, model: str, fingerprint: str, parts: Sequence[tupl
         model: name of the model that the edits were made on.
         fingerprint: the fingerprint of that model's unedited weights.
         parts: the method's name and the edits of each editor.
+        replace: whether to replace edits that the folder holds.
 
     Raises:
-        RunError: the folder can't be written, or is the state folder of a run, which must not be overwritten.
+        RunError: the folder can't be written, is the state folder of a run, which must not be overwritten, or holds
+            edits that are not to be replaced.
     """
     check_not_a_state(folder)
     serialized: list[dict[str, Any]] = []
@@ -193,7 +197,20 @@ def write_edits(folder: Path, model: str, fingerprint: str, parts: Sequence[tupl
     for number, (method, part) in enumerate(parts):
         tensors |= {f"{number}.{name}": tensor for name, tensor in part.tensors.items()}
         serialized.append({"method": method, "hparams": part.hparams, "edits": part.edits, "state": part.state})
-    write_folder(folder, {**_provenance(model, fingerprint), "parts": serialized}, tensors)
+    with lock_edits(folder):
+        if not replace:
+            check_no_edits(folder)
+        write_folder(folder, {**_provenance(model, fingerprint), "parts": serialized}, tensors)
+
+
+def check_no_edits(folder: Path) -> None:
+    """Check that a folder holds no edits.
+
+    Raises:
+        RunError: it holds edits.
+    """
+    if (folder / INDEX).exists():
+        raise RunError(f"{folder}: holds edits already; name another folder")
 
 
 def check_not_a_state(folder: Path) -> None:

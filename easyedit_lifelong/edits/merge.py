@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.edits_folder import INDEX
-from easyedit_lifelong.edits.folder_parts import SavedEdits, read_edits, write_edits
+from easyedit_lifelong.edits.folder_parts import SavedEdits, check_no_edits, read_edits, write_edits
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.base import Conflict, MergeSource, Renamed
 from easyedit_lifelong.plugins import get_plugins
@@ -60,8 +59,7 @@ def merge_edits(folders: Sequence[str | Path], out: str | Path) -> MergeReport:
     if len(folders) < 2:
         raise RunError("merging needs at least two folders of edits")
     out = Path(out).expanduser()
-    if (out / INDEX).exists():
-        raise RunError(f"{out}: holds edits already; name another folder")
+    check_no_edits(out)
     all_saved = [read_edits(Path(folder).expanduser()) for folder in folders]
     for saved in all_saved:
         _check_mergeable(saved, all_saved[0])
@@ -77,7 +75,7 @@ def merge_edits(folders: Sequence[str | Path], out: str | Path) -> MergeReport:
         merged = merge([source for source in sources if source.parts])
         merged_by_method.append(merged)
         parts += [(name, part) for part in merged.parts]
-    write_edits(out, all_saved[0].model, all_saved[0].fingerprint, parts)
+    write_edits(out, all_saved[0].model, all_saved[0].fingerprint, parts, replace=False)
     return MergeReport(
         out=str(out),
         folders=[str(folder) for folder in folders],

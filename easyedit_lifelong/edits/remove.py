@@ -7,13 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong.edits.edits_folder import INDEX
-from easyedit_lifelong.edits.folder_parts import SavedEdits, method_of, read_edits, write_edits
+from easyedit_lifelong.edits.edits_folder import lock_edits, read_index
+from easyedit_lifelong.edits.folder_parts import (
+    SavedEdits,
+    check_no_edits,
+    check_not_a_state,
+    method_of,
+    read_edits,
+    write_edits,
+)
 from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.editors import editors_on
 from easyedit_lifelong.methods.shared.records import EditRecord, indices_of_case
+from easyedit_lifelong.models.model_lock import model_lock
 from easyedit_lifelong.plugins import get_plugins
 
 
@@ -39,9 +47,10 @@ def rollback_case(model: Any, case_id: int | str, *, prompt: str | None = None) 
         raise EditError(reasons[0] if reasons else "the model carries no edits")
     records = [record for removal in removals for record in removal.records(model)]
     to_remove = [records[index] for index in indices_of_case(records, case_id, prompt)]
-    for check_only in (True, False):  # first all checks, so that nothing is changed if one fails
-        for removal in removals:
-            removal.remove(model, to_remove, check_only=check_only)
+    with model_lock(model):
+        for check_only in (True, False):  # first all checks, so that nothing is changed if one fails
+            for removal in removals:
+                removal.remove(model, to_remove, check_only=check_only)
     return to_remove
 
 
@@ -62,7 +71,8 @@ def rollback_to_batch(model: Any, batch: int) -> None:
     if len(methods) > 1:
         raise EditError(f"the model carries both {' and '.join(method.name for method in methods)} edits")
     assert methods[0].remove_batches is not None
-    methods[0].remove_batches.back_to(model, batch)
+    with model_lock(model):
+        methods[0].remove_batches.back_to(model, batch)
 
 
 @dataclass(frozen=True)
@@ -109,10 +119,25 @@ def rollback_folder(
     if prompt is not None and not cases:
         raise EditError("a prompt selects one of a case's edits; name the case, too")
     folder = Path(folder).expanduser()
-    saved = read_edits(folder)
     target = folder if out is None else Path(out).expanduser()
-    if out is not None and target.resolve() != folder.resolve() and (target / INDEX).exists():
-        raise RunError(f"{target}: holds edits already; name another folder")
+    in_place = target.resolve() == folder.resolve()
+    if not in_place:
+        check_no_edits(target)
+    saved = read_edits(folder)
+    remaining, removed = _without(saved, cases, prompt, batch)
+    check_not_a_state(target)
+    with lock_edits(target):
+        if in_place and read_index(folder) != saved.index:  # another process has changed the edits meanwhile
+            saved = read_edits(folder)
+            remaining, removed = _without(saved, cases, prompt, batch)
+        write_edits(target, saved.model, saved.fingerprint, remaining, replace=in_place)
+    return FolderRollback(target, removed, sum(len(part.edits) for _, part in remaining))
+
+
+def _without(
+    saved: SavedEdits, cases: Sequence[int | str], prompt: str | None, batch: int | None
+) -> tuple[list[tuple[str, EditsPart]], list[EditRecord]]:
+    """Return the parts of a folder without some edits, and the removed edits; see :func:`rollback_folder`."""
     parts: list[EditsPart | None] = [part for _, part in saved.parts]
     removed: list[EditRecord] = []
     if cases:
@@ -122,8 +147,7 @@ def rollback_folder(
     remaining = [
         (method, part) for (method, _), part in zip(saved.parts, parts, strict=True) if part is not None and part.edits
     ]
-    write_edits(target, saved.model, saved.fingerprint, remaining)
-    return FolderRollback(target, removed, sum(len(part.edits) for _, part in remaining))
+    return remaining, removed
 
 
 @dataclass(frozen=True)

@@ -101,6 +101,8 @@ class StateFolder:
         if not written.is_beginning_of(history):
             written = _Written()  # write all steps again
         with translate_write_errors(folder, f"{self._method}'s edits"):
+            if written.count:
+                _check_still_there(folder, written.count)
             folder.mkdir(parents=True, exist_ok=True)
             digest, hparams = written.digest, None
             new_steps = self._store.steps(model, written.count) if history else iter(())
@@ -176,6 +178,20 @@ class StateFolder:
             for pattern in self._store.old_state_files:
                 for path in folder.glob(pattern):
                     path.unlink()
+
+
+def _check_still_there(folder: Path, count: int) -> None:
+    """Check that a folder still has the steps that were written to it.
+
+    Raises:
+        RunError: the index or the last step is missing.
+    """
+    for path in (folder / INDEX, step_file(folder, count)):
+        if not path.exists():
+            raise RunError(
+                f"{path}: has been deleted since this run wrote it. Without it, the run can't be resumed and its edits "
+                "can't be loaded. Begin the run again, in another folder."
+            )
 
 
 def _check_model(state: _SavedState, model: Any) -> None:

@@ -19,9 +19,11 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from easyedit_lifelong.atomic import atomic_file
+from easyedit_lifelong.edits.edits_folder import check_finite
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.methods.edit_stores import EditsPart
 from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.parsing import parse_json
 
 _NAME = "step-{:06d}.safetensors"
 
@@ -145,7 +147,8 @@ def _read(path: Path, *, with_tensors: bool = True) -> _StepFile:
         with safe_open(path, framework="pt") as file:
             text, digest = (file.metadata() or {})["step"], file.metadata()["digest"]
             tensors = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
-        entry = json.loads(text)
+        check_finite(tensors)
+        entry = parse_json(text)
         if not isinstance(entry["state"], dict) or not entry["edits"]:
             raise ValueError("it holds no edits, or its state is not a mapping")
         for edit in entry["edits"]:

@@ -8,6 +8,7 @@ folder's lock, which the operating system releases when the process ends.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import time
@@ -17,32 +18,17 @@ from typing import Any
 
 import yaml
 
-from easyedit_lifelong.atomic import fsync_path, write_text_atomically
+from easyedit_lifelong.atomic import delete_leftovers, fsync_path, write_text_atomically
 from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.runs.folder_lock import lock_folder
-from easyedit_lifelong.runs.setting_changes import setting_changes
+from easyedit_lifelong.folder_lock import lock_folder
+from easyedit_lifelong.parsing import parse_yaml
+from easyedit_lifelong.runs.run_lines import JOURNAL_FIELDS, SCORING_FIELDS, read_lines
+from easyedit_lifelong.runs.setting_changes import NOT_COMPARED, setting_changes
 
 SCHEMA_VERSION = 2
 CONFIG, JOURNAL, METRICS_FILE, SUMMARY = "config.yaml", "journal.jsonl", "metrics.jsonl", "summary.json"
 STATE = "state"
 GENERATIONS = "generations.jsonl"
-
-# Each name ends with a dot, so that "text." is not the beginning of another name.
-_NOT_COMPARED = (
-    "recorded.started.",
-    "data.",
-    "retention.",
-    "text.",
-    "trackers.",
-    "hparams.device.",
-    "hparams.model_parallel.",
-    "hparams.model_name.",
-    "hparams.mom2_engine.",
-)
-"""Prefixes of the settings that may differ when a run is resumed: the device, the trackers, the engine that computes
-second moments, the location of the data (a digest of the requests and held-out facts is compared instead), and the
-hyperparameter ``model_name`` (the absolute path in ``model`` and the fingerprint of the weights are compared
-instead)."""
 
 
 def check_free(
@@ -121,7 +107,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.path}: can't make this folder: {error.strerror}") from error
-        self._lock = lock_folder(self.path)
+        self._enter()
         try:
             # Another process may have begun a run since the first check; the lock excludes that from now on.
             check_free(self.path, resumable=resumable)
@@ -146,13 +132,21 @@ class RunFolder:
         """
         folder = cls.__new__(cls)
         folder.path, folder.seconds = check_resumable(path).parent, 0.0
-        folder._lock = lock_folder(folder.path)
+        folder._enter()
         try:
             folder._check_same(config, defaults or {})
         except BaseException:
             folder.close()
             raise
         return folder
+
+    def _enter(self) -> None:
+        """Acquire the lock, and remember which folder this is; raise a RunError if another process works in it."""
+        self._lock = lock_folder(self.path)
+        delete_leftovers(self.state)
+        self._identity = _identity_of(self.path)
+        self._begun: set[str] = set()
+        """Names of the files that this process has appended lines to."""
 
     def close(self) -> None:
         """Release the folder's lock."""
@@ -174,7 +168,7 @@ class RunFolder:
             )
         if isinstance(hparams := written.get("hparams"), dict):
             written = {**written, "hparams": {**defaults, **hparams}}
-        changes = setting_changes(written, config, lambda name: f"{name}.".startswith(_NOT_COMPARED))
+        changes = setting_changes(written, config, lambda name: f"{name}.".startswith(NOT_COMPARED))
         if changes:
             raise RunError(
                 f"{self.path}: this run can't be resumed with other settings: {'; '.join(changes)}. "
@@ -189,8 +183,8 @@ class RunFolder:
         """
         file = self.path / CONFIG
         try:
-            written = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
+            written = parse_yaml(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
             raise RunError(f"{file}: can't be read: {' '.join(str(error).split())}") from error
         if not isinstance(written, dict):
             raise RunError(f"{file}: isn't the config.yaml of a run, so no run can be resumed here")
@@ -213,23 +207,12 @@ class RunFolder:
         self._append(METRICS_FILE, [entry])
 
     def read(self, name: str) -> list[dict[str, Any]]:
-        """Return the lines of a JSON Lines file, without a last line that was written only in part.
+        """Return the lines of the journal or of the scores, without a last line that was written only in part.
 
         Raises:
-            RunError: the file cannot be read, or a line before the last is not JSON.
+            RunError: the file cannot be read, or a line before the last is damaged.
         """
-        path = self.path / name
-        try:
-            lines = path.read_bytes().split(b"\n") if path.exists() else []
-        except OSError as error:
-            raise RunError(f"{path}: can't be read: {error.strerror}") from error
-        entries = []
-        for number, line in enumerate(lines[:-1], 1):  # after the last newline: nothing, or an incomplete line
-            try:
-                entries.append(json.loads(line))
-            except ValueError as error:
-                raise RunError(f"{path}, line {number}: is not JSON; this run can't be resumed") from error
-        return entries
+        return read_lines(self.path / name, JOURNAL_FIELDS if name == JOURNAL else SCORING_FIELDS)
 
     def rewrite(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
         """Replace the lines of a JSON Lines file."""
@@ -258,6 +241,8 @@ class RunFolder:
         # Unbuffered: bytes that a full disk refused must not stay in a buffer that closing the file would write.
         with self._writing(name), (self.path / name).open("ab", buffering=0) as file:
             size_before = file.tell()
+            if name in self._begun and not size_before:
+                raise FileNotFoundError(errno.ENOENT, "it has been deleted since this run began to write it")
             try:
                 remaining = memoryview(lines)
                 while remaining:
@@ -270,6 +255,7 @@ class RunFolder:
                 with contextlib.suppress(OSError):
                     os.truncate(self.path / name, size_before)
                 raise
+        self._begun.add(name)
 
     def _replace(self, name: str, text: str) -> None:
         """Write a file in one step, in place of the one of this name."""
@@ -281,6 +267,8 @@ class RunFolder:
         """Measure how long writing takes, and turn an ``OSError`` into a ``RunError`` that names the file."""
         began = time.perf_counter()
         try:
+            if _identity_of(self.path) != self._identity:
+                raise FileNotFoundError(errno.ENOENT, "the run's folder has been replaced by another one")
             yield
         except OSError as error:
             raise RunError(
@@ -289,6 +277,16 @@ class RunFolder:
             ) from error
         finally:
             self.seconds += time.perf_counter() - began
+
+
+def _identity_of(folder: Path) -> tuple[int, int]:
+    """Return what distinguishes a folder from one that is made at the same path after it was deleted.
+
+    Raises:
+        OSError: there is no such folder.
+    """
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def _expanded(path: Path | str) -> Path:

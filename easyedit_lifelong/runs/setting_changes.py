@@ -7,6 +7,23 @@ from typing import Any
 
 import yaml
 
+# Each name ends with a dot, so that "text." is not the beginning of another name.
+NOT_COMPARED = (
+    "recorded.started.",
+    "data.",
+    "retention.",
+    "text.",
+    "trackers.",
+    "hparams.device.",
+    "hparams.model_parallel.",
+    "hparams.model_name.",
+    "hparams.mom2_engine.",
+)
+"""Prefixes of the settings that may differ when a run is resumed: the device, the trackers, the engine that computes
+second moments, the location of the data (a digest of the requests and held-out facts is compared instead), and the
+hyperparameter ``model_name`` (the absolute path in ``model`` and the fingerprint of the weights are compared
+instead)."""
+
 _MISSING = "nothing"
 """Stands for the value of a setting that only one of the configurations has."""
 

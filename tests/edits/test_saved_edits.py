@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from easyedit_lifelong import GraceHyperParams, apply_grace_to_model, load_edits, save_edits
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS
 from easyedit_lifelong.errors import EditError, RunError
+from easyedit_lifelong.folder_lock import LOCK
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from tests.support import load_in_new_process, subject_edits, thoroughness
@@ -160,7 +161,7 @@ def test_saving_again_replaces_the_folder_and_a_copy_saves_its_own_edits(tmp_pat
     load_edits(loaded, tmp_path / "a")
     assert GraceEditor.all_of(loaded) == {}
     assert CoachHookEditor.of(loaded) is not None
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [INDEX, TENSORS]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [LOCK, INDEX, TENSORS]
 
 
 def test_the_index_lists_version_methods_edits_and_hyperparameters(tmp_path: Path) -> None:

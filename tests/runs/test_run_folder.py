@@ -289,3 +289,27 @@ def test_the_time_spent_writing_is_counted(tmp_path: Path, monkeypatch: pytest.M
     folder = RunFolder(tmp_path)
     folder.save_state(lambda path: time.sleep(0.02))
     assert 0.02 <= folder.seconds < 5
+
+
+@pytest.mark.parametrize("made_again", [False, True], ids=["gone", "replaced"])
+@pytest.mark.parametrize("write", ["journal", "metrics", "write_summary", "save_state"])
+def test_a_folder_that_vanishes_is_an_error_at_the_next_write(tmp_path: Path, write: str, made_again: bool) -> None:
+    folder = RunFolder(tmp_path / "run")
+    folder.journal({"case_id": 1})
+    folder.path.rename(tmp_path / "elsewhere")
+    if made_again:
+        folder.path.mkdir()
+    argument: Any = Path.mkdir if write == "save_state" else {"case_id": 2}
+    with pytest.raises(RunError, match=r"run/\w+.*: can't be written: "):
+        getattr(folder, write)(argument)
+    assert not folder.path.exists() or not list(folder.path.iterdir())
+    folder.close()
+
+
+def test_a_journal_that_vanishes_is_an_error_at_the_next_write(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.journal({"case_id": 1})
+    (tmp_path / "journal.jsonl").unlink()
+    with pytest.raises(RunError, match=r"journal.jsonl: can't be written: it has been deleted"):
+        folder.journal({"case_id": 2})
+    folder.close()

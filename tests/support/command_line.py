@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from easyedit_lifelong.commands.main import main
+from easyedit_lifelong.folder_lock import LOCK
 
 HPARAMS: dict[str, Any] = {
     "alg_name": "GRACE",
@@ -85,7 +86,8 @@ class CommandLine:
         return {
             str(path): path.read_bytes() if path.is_file() else None
             for path in self.folder.rglob("*")
-            if "cache" not in path.relative_to(self.folder).parts  # the Hub client writes there
+            # The Hub client writes to its cache; a lock file holds nothing.
+            if "cache" not in path.relative_to(self.folder).parts and path.name != LOCK
         }
 
 

@@ -82,11 +82,11 @@ class SerializedEdits:
             rounding = _stored_rounding(part, hparams)
             codebook = new_codebook(hparams, key_width, value_width, key_space.gate_size, rounding)
             changes = [codebook.redo(edit.rows, edit.query) for edit in edits]
-        except (RuntimeError, IndexError) as error:  # from tensors of wrong shapes
+        except (RuntimeError, IndexError, ValueError) as error:  # from tensors of wrong shapes
             raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
         codebook.hits = _stored_hits(part, len(codebook), where)
         records = [edit.record for edit in edits]
-        return cls(part.hparams, codebook, changes, records, _stored_replay_support(part), key_space)
+        return cls(part.hparams, codebook, changes, records, _stored_replay_support(part, where), key_space)
 
     def remove(self, numbers: Collection[int]) -> None:
         """Remove edits, as if they had never been made.
@@ -162,15 +162,19 @@ def _stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
         RunError: the part is incomplete or damaged.
     """
     try:
-        keys, values, radii = (part.tensors[name] for name in ARRAY_NAMES)
+        keys, values, radii = _stored_arrays(part)
         queries = part.tensors.get("queries")
         edits = list[StoredEdit]()
         n_rows = n_keys = 0  # read so far
         for record, changed in zip(part.edits, part.state["changed"], strict=True):
             rows: list[Row] = []
             for key, label in zip(changed["keys"], changed["labels"], strict=True):
-                if not 0 <= key <= n_keys:  # an edit changes an existing key, or adds the next one
+                if (
+                    type(key) is not int or not 0 <= key <= n_keys
+                ):  # an edit changes an existing key, or adds the next one
                     raise IndexError(f"key {key} of {n_keys}")
+                if not isinstance(label, list) or not all(type(token) is int and token >= 0 for token in label):
+                    raise ValueError(f"label {label!r} is no list of token ids")
                 n_keys = max(n_keys, key + 1)
                 rows.append(Row(key, tuple(label), KeyTensors(keys[n_rows], values[n_rows], radii[n_rows])))
                 n_rows += 1
@@ -183,6 +187,22 @@ def _stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
         raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
     return edits
+
+
+def _stored_arrays(part: EditsPart) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a part's keys, values and radii.
+
+    Raises:
+        KeyError: one is missing.
+        ValueError: one has a wrong shape or dtype, or a radius is negative.
+    """
+    keys, values, radii = (part.tensors[name] for name in ARRAY_NAMES)
+    for name, dimensions, tensor in zip(ARRAY_NAMES, (2, 2, 1), (keys, values, radii), strict=True):
+        if tensor.dim() != dimensions or not tensor.is_floating_point():
+            raise ValueError(f"{name} of shape {tuple(tensor.shape)} and type {tensor.dtype}")
+    if bool((radii < 0).any()):
+        raise ValueError("a radius is negative")
+    return keys, values, radii
 
 
 def _stored_query(number: Any, queries: Tensor | None, keys: Tensor) -> Tensor | None:
@@ -234,15 +254,30 @@ def _stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:
     return Counter({key: count for key, count in enumerate(hits) if count})
 
 
-def _stored_replay_support(part: EditsPart) -> ReplaySupport:
-    """Return what a part says about partial passes of its model."""
-    return ReplaySupport(part.state.get("in_part"), part.state.get("checked_length", 0))
+def _stored_replay_support(part: EditsPart, where: str) -> ReplaySupport:
+    """Return what a part says about partial passes of its model.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    supported, length = part.state.get("in_part"), part.state.get("checked_length", 0)
+    if supported not in (None, True, False) or type(length) is not int or length < 0:
+        raise RunError(
+            f"{where}: GRACE's edits are incomplete or damaged: in_part {supported!r}, checked_length {length!r}"
+        )
+    return ReplaySupport(supported, length)
 
 
 def _stored_rounding(part: EditsPart, hparams: GraceHyperParams) -> float:
-    """Return a part's allowance for rounding; if it holds none, that of its dtype."""
+    """Return a part's allowance for rounding; if it holds none, that of its dtype.
+
+    Raises:
+        ValueError: it is damaged.
+    """
     rounding = part.state.get("rounding")
-    if isinstance(rounding, float) and 0 <= rounding < 1:
+    if rounding is not None:
+        if not isinstance(rounding, float) or not 0 <= rounding < 1:
+            raise ValueError(f"rounding {rounding!r}")
         return rounding
     dtype = getattr(torch, hparams.dtype or "float32", torch.float32)
     return rounding_of(dtype if isinstance(dtype, torch.dtype) else torch.float32)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from easyedit_lifelong.errors import EditError, RunError
+from easyedit_lifelong.errors import EditError, ModelError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.edit_stores import EditsPart, OldState
 from easyedit_lifelong.methods.grace import old_state
@@ -17,8 +17,10 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
 from easyedit_lifelong.methods.grace.serialized import SerializedEdits
 from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.modules import find_module, module_path
+from easyedit_lifelong.models.wrappers import inner_projection
 
 
 class GraceStore:
@@ -45,6 +47,7 @@ class GraceStore:
         layer, _ = find_module(model, hparams.inner_params[0])
         if layer in GraceEditor.all_of(model):
             raise EditError(f"{where}: {layer} carries GRACE edits already; roll those back first")
+        _check_widths(model, hparams, stored, where)
         return GraceEditor.on(model, tok, hparams).adopt(stored)
 
     def history(self, model: Any) -> Sequence[EditRecord]:
@@ -135,6 +138,32 @@ class GraceRemoval:
         except EditError as error:
             raise EditError(f"{where}: {error}") from error
         return edits.part()
+
+
+def _check_widths(model: Any, hparams: GraceHyperParams, stored: SerializedEdits, where: str) -> None:
+    """Check that saved keys and values are as wide as the inputs and outputs of the edited projections.
+
+    Layers that are no linear projections are not checked: their widths are not known before a pass.
+
+    Raises:
+        ModelError: a width differs.
+    """
+    codebook, key_layer = stored.codebook, hparams.inner_params[0]
+    expected = [
+        (key_layer, 0, "keys", codebook.keys.shape[1] // hparams.views),
+        (hparams.answer_layer or key_layer, 1, "values", codebook.values.shape[1]),
+    ]
+    for name, side, what, width in expected:
+        path, module = find_module(model, name)
+        try:
+            layer_width = projection_shape(inner_projection(module))[side]
+        except TypeError:
+            continue
+        if width != layer_width:
+            raise ModelError(
+                f"{where}: the edits' {what} are {width} wide, but the {('input', 'output')[side]} of {path} is "
+                f"{layer_width} wide. They belong to another layer or model."
+            )
 
 
 def _serialized(model: Any, editor: GraceEditor) -> SerializedEdits:

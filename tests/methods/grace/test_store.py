@@ -197,3 +197,12 @@ def test_saved_edits_are_not_restored_onto_an_edited_model() -> None:
     (part,) = GraceStore().parts(model)
     with pytest.raises(EditError, match="onto an unedited model only"):
         editor.adopt(SerializedEdits.of(part, "here"))
+
+
+def test_a_state_that_vanishes_is_an_error_at_the_next_edit(tmp_path: Path) -> None:
+    model, editor = edited_and_saved(tmp_path / "state", 0)
+    (tmp_path / "state").rename(tmp_path / "elsewhere")
+    editor.edit(requests_for(1))
+    with pytest.raises(RunError, match=r"edits.json: has been deleted since this run wrote it"):
+        save_state(model, tmp_path / "state")
+    assert not (tmp_path / "state").exists()

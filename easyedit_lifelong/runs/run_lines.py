@@ -1,0 +1,81 @@
+"""Read the journal and the scores of an interrupted run, and check what a resumed run uses of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.methods.report_sections import is_number
+from easyedit_lifelong.parsing import parse_json
+
+Check = Callable[[Any, Mapping[str, Any]], bool]
+"""Returns whether the value of a field is valid; the second argument is the line. A missing field is None."""
+
+
+def _is_count(value: Any, _: Mapping[str, Any]) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_count_or_missing(value: Any, line: Mapping[str, Any]) -> bool:
+    return value is None or _is_count(value, line)
+
+
+def _is_number_or_missing(value: Any, _: Mapping[str, Any]) -> bool:
+    return value is None or is_number(value)
+
+
+def _is_status(value: Any, _: Mapping[str, Any]) -> bool:
+    return isinstance(value, str) and value in ("edited", "failed", "skipped")
+
+
+def _is_success(value: Any, line: Mapping[str, Any]) -> bool:
+    return line.get("status") == "skipped" or is_number(value)
+
+
+def _are_scores(value: Any, _: Mapping[str, Any]) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, dict) and all(isinstance(scores, list) for scores in value.values())
+
+
+JOURNAL_FIELDS: Mapping[str, Check] = {
+    "status": _is_status,
+    "n_edits": _is_count,
+    "ES": _is_success,
+    "scores": _are_scores,
+    "seconds": _is_number_or_missing,
+    "seconds_io": _is_number_or_missing,
+    "seconds_scoring": _is_number_or_missing,
+}
+SCORING_FIELDS: Mapping[str, Check] = {"n_seen": _is_count_or_missing, "seconds_scoring": _is_number_or_missing}
+
+
+def read_lines(path: Path, fields: Mapping[str, Check]) -> list[dict[str, Any]]:
+    """Return the lines of a JSON Lines file, without a last line that was written only in part.
+
+    Args:
+        path: the file; if it does not exist, it has no lines.
+        fields: the fields that a resumed run uses, each with its check.
+
+    Raises:
+        RunError: the file cannot be read, or a line before the last is not JSON or has an invalid field.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n") if path.exists() else []
+    except OSError as error:
+        raise RunError(f"{path}: can't be read: {error.strerror}") from error
+    entries = []
+    for number, line in enumerate(lines[:-1], 1):  # after the last newline: nothing, or an incomplete line
+        try:
+            entry = parse_json(line)
+        except ValueError as error:
+            raise RunError(f"{path}, line {number}: is not JSON; this run can't be resumed") from error
+        if not isinstance(entry, dict):
+            raise RunError(f"{path}, line {number}: isn't a line of a run; this run can't be resumed")
+        for name, is_valid in fields.items():
+            if not is_valid(entry.get(name), entry):
+                raise RunError(f"{path}, line {number}: {name} can't be {entry.get(name)!r}; this run can't be resumed")
+        entries.append(entry)
+    return entries
