@@ -26,9 +26,9 @@ HOLDERS = {"PeftModel": lambda model: model, "the model inside": lambda model: m
 
 def model_with_adapters(family: str) -> PeftModel:
     """Build a family's model with LoRA adapters that change its output; the same weights every time."""
-    torch.manual_seed(1)
     config = LoraConfig(target_modules=PROJECTIONS[family], r=2, fan_in_fan_out=family == "gpt2")
-    model = get_peft_model(build_model(family), config)
+    model = get_peft_model(build_model(family), config)  # the first call of a process draws more random numbers
+    torch.manual_seed(1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_" in name:

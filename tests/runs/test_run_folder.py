@@ -189,16 +189,21 @@ def test_a_folder_without_a_valid_config_is_refused_on_resume(tmp_path: Path, te
         RunFolder.reopen(tmp_path / "nothing", CONFIG)
 
 
+def line(case_id: int, **more: Any) -> dict[str, Any]:
+    """Return a line of a journal."""
+    return {"status": "edited", "n_edits": case_id, "case_id": case_id, "ES": 1.0, **more}
+
+
 def test_an_incomplete_last_line_is_ignored(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
     assert folder.read("journal.jsonl") == []
-    folder.journal({"case_id": 1}, {"case_id": 2, "prompt": "é\u2028"})
+    folder.journal(line(1), line(2, prompt="é\u2028"))
     with (tmp_path / "journal.jsonl").open("ab") as file:
         file.write('{"case_id": 3, "prompt": "é"}'.encode()[:-3])
-    assert [line["case_id"] for line in folder.read("journal.jsonl")] == [1, 2]
+    assert [entry["case_id"] for entry in folder.read("journal.jsonl")] == [1, 2]
     folder.rewrite("journal.jsonl", folder.read("journal.jsonl"))
-    folder.journal({"case_id": 3})
-    assert [line["case_id"] for line in folder.read("journal.jsonl")] == [1, 2, 3]
+    folder.journal(line(3))
+    assert [entry["case_id"] for entry in folder.read("journal.jsonl")] == [1, 2, 3]
 
 
 # ------------------------------------------------------------------ a full disk, and other processes
@@ -232,7 +237,7 @@ class FullDisk:
 
 def test_a_full_disk_leaves_no_torn_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = RunFolder(tmp_path)
-    folder.journal({"case_id": 1})
+    folder.journal(line(1))
     before = (tmp_path / "journal.jsonl").read_bytes()
     real_open = Path.open
     with monkeypatch.context() as patch:
@@ -240,8 +245,8 @@ def test_a_full_disk_leaves_no_torn_line(tmp_path: Path, monkeypatch: pytest.Mon
         with pytest.raises(RunError, match=r"journal\.jsonl: can't be written: No space left on device.*--resume"):
             folder.journal({"case_id": 2, "prompt": "long enough"})
     assert (tmp_path / "journal.jsonl").read_bytes() == before
-    folder.journal({"case_id": 2})
-    assert [line["case_id"] for line in folder.read("journal.jsonl")] == [1, 2]
+    folder.journal(line(2))
+    assert [entry["case_id"] for entry in folder.read("journal.jsonl")] == [1, 2]
 
 
 def test_a_full_disk_while_the_state_is_saved_is_a_run_error(tmp_path: Path) -> None:
