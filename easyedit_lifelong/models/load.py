@@ -92,7 +92,10 @@ def load_model(
         tokenizer = _from_pretrained("AutoTokenizer", source, name_or_path, **options)
     if str(name_or_path) == smollm2.NAME:
         model.config._name_or_path = smollm2.NAME  # results show this name, not the path in the cache
-    prepare_tokenizer(tokenizer, model)
+    try:
+        prepare_tokenizer(tokenizer, model)
+    except ModelError as error:
+        raise ModelError(f"{name_or_path}: {error}") from error
     if target is not None:
         model = model.to(target)
     return model.eval(), tokenizer

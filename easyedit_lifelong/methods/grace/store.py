@@ -44,10 +44,10 @@ class GraceStore:
             EditError: the layer carries GRACE edits already.
         """
         hparams, stored = GraceHyperParams.from_values(part.hparams, where), SerializedEdits.of(part, where)
+        _check_widths(model, hparams, stored, where)
         layer, _ = find_module(model, hparams.inner_params[0])
         if layer in GraceEditor.all_of(model):
             raise EditError(f"{where}: {layer} carries GRACE edits already; roll those back first")
-        _check_widths(model, hparams, stored, where)
         return GraceEditor.on(model, tok, hparams).adopt(stored)
 
     def history(self, model: Any) -> Sequence[EditRecord]:
@@ -146,7 +146,7 @@ def _check_widths(model: Any, hparams: GraceHyperParams, stored: SerializedEdits
     Layers that are no linear projections are not checked: their widths are not known before a pass.
 
     Raises:
-        ModelError: a width differs.
+        ModelError: a width differs, or the model has no such layer.
     """
     codebook, key_layer = stored.codebook, hparams.inner_params[0]
     expected = [
@@ -154,9 +154,11 @@ def _check_widths(model: Any, hparams: GraceHyperParams, stored: SerializedEdits
         (hparams.answer_layer or key_layer, 1, "values", codebook.values.shape[1]),
     ]
     for name, side, what, width in expected:
-        path, module = find_module(model, name)
         try:
+            path, module = find_module(model, name)
             layer_width = projection_shape(inner_projection(module))[side]
+        except ModelError as error:
+            raise ModelError(f"{where}: {error}") from error
         except TypeError:
             continue
         if width != layer_width:
