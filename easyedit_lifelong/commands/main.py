@@ -15,7 +15,6 @@ import traceback
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from easyedit_lifelong.commands.signals import Stopped, interrupting_signals
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.reporting.terminal_text import (
     VisibleFormatter,
@@ -23,6 +22,7 @@ from easyedit_lifelong.reporting.terminal_text import (
     replace_unencodable,
     write_error,
 )
+from easyedit_lifelong.signals import Stopped, interrupting_signals
 from easyedit_lifelong.versions import __version__
 
 COMMANDS = {
