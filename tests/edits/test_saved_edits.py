@@ -19,6 +19,7 @@ from easyedit_lifelong.errors import EditError, RunError
 from easyedit_lifelong.folder_lock import LOCK
 from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor, coachhook_editor
 from easyedit_lifelong.methods.grace.editor import GraceEditor
+from easyedit_lifelong.models.prompt_positions import prompt_lengths
 from tests.support import load_in_new_process, subject_edits, thoroughness
 from tests.support.architectures import ARCHITECTURES
 from tests.support.coachhook_edits import (
@@ -223,7 +224,8 @@ def test_folders_of_format_1_give_the_recorded_logits(name: str) -> None:
     with torch.no_grad():
         unedited = model(TOKENS).logits
         rollback = load_edits(model, FOLDER / name)
-        edited = model(TOKENS).logits
+        with prompt_lengths(model, [TOKENS.shape[1]] * len(TOKENS)):
+            edited = model(TOKENS).logits
         expected = [float(line) for line in (FOLDER / name / "logits.txt").read_text().split()]
         torch.testing.assert_close(edited.flatten(), torch.tensor(expected), rtol=1e-4, atol=1e-4)
         assert not torch.allclose(edited, unedited, rtol=1e-2, atol=1e-2)
