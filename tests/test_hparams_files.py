@@ -34,7 +34,6 @@ from easyedit_lifelong import (
 from easyedit_lifelong.methods.grace.check import check_layer
 from easyedit_lifelong.methods.grace.named_layers import find_answer_layer
 from easyedit_lifelong.methods.locate_edit.check import check_model
-from easyedit_lifelong.methods.ultraedit.check import check_model as check_ultraedit_model
 from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_projections
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of, kind_of_config
@@ -221,7 +220,7 @@ def test_an_ultraedit_file_names_projections_of_the_mlp_below_the_last_block(nam
     hparams = UltraEditHyperParams.from_hparams(f"UltraEdit/{name}")
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[name])
-    check_ultraedit_model(model, None, hparams)
+    check_block_projections(model, hparams, "inner_params")
     anatomy = anatomy_of(model)
     assert anatomy is not None
     for module_name in hparams.inner_params:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from easyedit_lifelong.errors import ModelError
-from easyedit_lifelong.models.capture import recording_inputs
+from easyedit_lifelong.models.capture import outputs_with_gradients, recording_inputs
 from easyedit_lifelong.models.encoding import EncodedPair, group_by_length, pad_rows
 from easyedit_lifelong.models.model_modes import frozen
 from easyedit_lifelong.models.partial_pass import head_at_positions
@@ -38,12 +37,11 @@ class AnswerLoss:
 
 @dataclass(frozen=True)
 class OutputGradients:
-    """Inputs and output gradients of one module at the positions that predict answer tokens.
+    """Inputs and output gradients of one module at some tokens.
 
     Attributes:
-        inputs: shape ``(answer tokens, inputs)``.
-        gradients: the gradient of each token's cross-entropy, summed over the answer tokens of the row, with respect
-            to the module's output, shape ``(answer tokens, outputs)``.
+        inputs: shape ``(tokens, inputs)``.
+        gradients: the gradient of a loss with respect to the module's output, shape ``(tokens, outputs)``.
     """
 
     inputs: Tensor
@@ -76,6 +74,9 @@ class AnswerPasses:
 
     def gradients(self, modules: Mapping[str, nn.Module]) -> tuple[dict[str, OutputGradients], list[AnswerLoss]]:
         """Return the inputs and output gradients of modules, and the predictions, in the order of the pairs.
+
+        Inputs and gradients are those at the positions that predict answer tokens. The loss is the cross-entropy,
+        summed over the answer tokens.
 
         No gradient of a parameter is computed. The backward pass ends at the first of the modules.
 
@@ -155,7 +156,7 @@ class _Group:
         """Return the inputs and output gradients of modules, and the logits; see :meth:`AnswerPasses.gradients`."""
         inputs: dict[str, Any] = {}
         outputs: dict[str, Tensor] = {}
-        with recording_inputs(modules, inputs.__setitem__), _outputs_with_gradients(modules, outputs):
+        with recording_inputs(modules, inputs.__setitem__), outputs_with_gradients(modules, outputs):
             logits = self.logits()
         for name in modules:
             values = inputs.get(name)
@@ -181,21 +182,3 @@ class _Group:
     def _at_answer_tokens(self, values: Tensor) -> Tensor:
         """Return the values that predict answer tokens: ``(rows, tokens, width)`` to ``(answer tokens, width)``."""
         return values[self._rows.to(values.device), self._columns.to(values.device)]
-
-
-@contextlib.contextmanager
-def _outputs_with_gradients(modules: Mapping[str, nn.Module], outputs: dict[str, Tensor]) -> Iterator[None]:
-    """Record the outputs of modules by name; each output can be differentiated with respect to.
-
-    An output that depends on nothing with a gradient becomes the start of the backward pass. So the blocks below the
-    first of the modules store nothing.
-    """
-
-    def hook(name: str, _: nn.Module, __: Any, output: Tensor) -> Tensor:
-        outputs[name] = output if output.requires_grad else output.detach().requires_grad_(True)
-        return outputs[name]
-
-    with contextlib.ExitStack() as stack:
-        for name, module in modules.items():
-            stack.enter_context(module.register_forward_hook(functools.partial(hook, name)))
-        yield

@@ -74,6 +74,24 @@ def recording_inputs(
         yield
 
 
+@contextlib.contextmanager
+def outputs_with_gradients(modules: Mapping[str, nn.Module], outputs: dict[str, Tensor]) -> Iterator[None]:
+    """Record the outputs of modules by name; each output can be differentiated with respect to.
+
+    An output that depends on nothing with a gradient becomes the start of the backward pass. So the blocks below the
+    first of the modules store nothing.
+    """
+
+    def hook(name: str, _: nn.Module, __: Any, output: Tensor) -> Tensor:
+        outputs[name] = output if output.requires_grad else output.detach().requires_grad_(True)
+        return outputs[name]
+
+    with contextlib.ExitStack() as stack:
+        for name, module in modules.items():
+            stack.enter_context(module.register_forward_hook(functools.partial(hook, name)))
+        yield
+
+
 def inputs_at(runner: Runner, layer: nn.Module, rows: Sequence[list[int]]) -> list[Tensor]:
     """Return a layer's inputs at every token of the given rows.
 

@@ -24,9 +24,6 @@ from easyedit_lifelong.models.wrappers import inner_projection
 Weights = Mapping[str, Tensor]
 """The trained weights by path of the projection, in float32 or wider, transposed as the projection stores them."""
 
-_ROWS_AT_ONCE = 32
-"""Number of examples whose constant activations are computed in one pass."""
-
 
 @dataclass(frozen=True)
 class ExampleLosses:
@@ -61,15 +58,26 @@ class ExamplePasses:
 
     Args:
         runner: runs the model, which must be in evaluation mode.
-        modules: the edited projections by path, from the first layer to the last.
+        modules: the edited projections by path.
+        rows_at_once: largest number of examples for which the output of the constant blocks is computed in one pass.
+            With 1, it does not depend on the other examples, not even in its rounding.
+        max_kept_bytes: how much memory these outputs may take; further ones are computed at every use. None: no limit.
     """
 
-    def __init__(self, runner: Runner, modules: Mapping[str, nn.Module]) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        modules: Mapping[str, nn.Module],
+        rows_at_once: int = 32,
+        max_kept_bytes: int | None = None,
+    ) -> None:
         self._runner, self._modules = runner, modules
+        self._rows_at_once, self._max_kept_bytes, self._kept_bytes = rows_at_once, max_kept_bytes, 0
         anatomy = runner.anatomy
         self._head = None if anatomy is None else anatomy.head
-        first = None if anatomy is None else anatomy.block_of(next(iter(modules)))
-        self._constant_blocks: list[nn.Module] = [] if anatomy is None else list(anatomy.blocks)[: first or 0]
+        numbers = [None if anatomy is None else anatomy.block_of(path) for path in modules]
+        first = min((0 if number is None else number for number in numbers), default=0)
+        self._constant_blocks: list[nn.Module] = [] if anatomy is None else list(anatomy.blocks)[:first]
         self._constant_outputs: dict[Example, Tensor] = {}
         self._output_form: Any = None  # an output of the last constant block, which may be a tuple
 
@@ -80,10 +88,9 @@ class ExamplePasses:
             examples: the examples.
             weights: the weights; None: those of the model.
         """
-        rows = [row for row, example in enumerate(examples) for _ in example.target]
-        columns = [len(example.prompt) - 1 + i for example in examples for i in range(len(example.target))]
-        logits = self._logits(examples, rows, columns, weights)
+        logits = self.target_logits(examples, weights)
         device = logits.device
+        rows = [row for row, example in enumerate(examples) for _ in example.target]
         targets = torch.tensor([token for example in examples for token in example.target], device=device)
         row_of = torch.tensor(rows, device=device)
         counts = torch.tensor([len(example.target) for example in examples], device=device)
@@ -111,6 +118,18 @@ class ExamplePasses:
         columns = [column for example in examples for column in range(len(example.prompt) - 1)]
         return self._logits(examples, rows, columns, weights)
 
+    def target_logits(self, examples: Sequence[Example], weights: Weights | None = None) -> Tensor:
+        """Return the logits that predict the target tokens, shape ``(target tokens, vocabulary)``."""
+        rows = [row for row, example in enumerate(examples) for _ in example.target]
+        columns = [len(example.prompt) - 1 + i for example in examples for i in range(len(example.target))]
+        return self._logits(examples, rows, columns, weights)
+
+    def all_logits(self, examples: Sequence[Example], weights: Weights | None = None) -> Tensor:
+        """Return the logits at all tokens of prompts and targets, shape ``(tokens, vocabulary)``."""
+        rows = [row for row, example in enumerate(examples) for _ in example.tokens]
+        columns = [column for example in examples for column in range(len(example.tokens))]
+        return self._logits(examples, rows, columns, weights)
+
     def _logits(
         self, examples: Sequence[Example], rows: Sequence[int], columns: Sequence[int], weights: Weights | None
     ) -> Tensor:
@@ -134,20 +153,32 @@ class ExamplePasses:
 
     def _constant_output(self, examples: Sequence[Example]) -> Any:
         """Return the output of the last constant block for some examples, padded on the right."""
-        missing = [example for example in dict.fromkeys(examples) if example not in self._constant_outputs]
+        distinct, kept = list(dict.fromkeys(examples)), self._constant_outputs
+        outputs = {example: kept[example] for example in distinct if example in kept}
+        missing = [example for example in distinct if example not in outputs]
         missing.sort(key=lambda example: len(example.tokens))
-        for begin in range(0, len(missing), _ROWS_AT_ONCE):
-            self._run_constant_blocks(missing[begin : begin + _ROWS_AT_ONCE])
-        hidden = pad_sequence([self._constant_outputs[example] for example in examples], batch_first=True)
+        for begin in range(0, len(missing), self._rows_at_once):
+            computed = self._run_constant_blocks(missing[begin : begin + self._rows_at_once])
+            outputs |= computed
+            self._keep(computed)
+        hidden = pad_sequence([outputs[example] for example in examples], batch_first=True)
         return with_hidden(self._output_form, hidden)
 
+    def _keep(self, outputs: Mapping[Example, Tensor]) -> None:
+        """Keep outputs of the last constant block for later, as far as there is room."""
+        for example, output in outputs.items():
+            size = output.numel() * output.element_size()
+            if self._max_kept_bytes is None or self._kept_bytes + size <= self._max_kept_bytes:
+                self._constant_outputs[example] = output
+                self._kept_bytes += size
+
     @torch.no_grad()
-    def _run_constant_blocks(self, examples: Sequence[Example]) -> None:
-        """Compute and keep the output of the last constant block for some examples."""
+    def _run_constant_blocks(self, examples: Sequence[Example]) -> dict[Example, Tensor]:
+        """Return the output of the last constant block for each of some examples, shape ``(tokens, width)``."""
         ids, mask = pad_rows([example.tokens for example in examples], self._runner.pad, "right", self._runner.device)
         last, outputs = self._constant_blocks[-1], list[Any]()
         with recording_output(last, outputs.append), ending_after(last):
             self._runner.call(ids, mask, [len(example.prompt) for example in examples])
         self._output_form = outputs[0]
-        for example, states in zip(examples, hidden_of(outputs[0]), strict=True):
-            self._constant_outputs[example] = states[: len(example.tokens)].clone()
+        rows = zip(examples, hidden_of(outputs[0]), strict=True)
+        return {example: states[: len(example.tokens)].clone() for example, states in rows}

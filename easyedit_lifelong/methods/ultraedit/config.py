@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from easyedit_lifelong.methods.weight_updates.config import WeightUpdateHyperParams
-from easyedit_lifelong.models.modules import module_path
+from easyedit_lifelong.methods.weight_updates.config import NamedProjectionsHyperParams
 
 
 @dataclass(kw_only=True)
-class UltraEditHyperParams(WeightUpdateHyperParams):
+class UltraEditHyperParams(NamedProjectionsHyperParams):
     """Hyperparameters of UltraEdit (arXiv 2505.14679).
 
     Attributes:
@@ -34,11 +33,10 @@ class UltraEditHyperParams(WeightUpdateHyperParams):
 
     ALG_NAME: ClassVar[str] = "UltraEdit"
     CHOICES: ClassVar[Mapping[str, tuple[Any, ...]]] = {"token": ("ans",)}
-    AT_LEAST: ClassVar[Mapping[str, float]] = {**WeightUpdateHyperParams.AT_LEAST, "batch_size_once": 1}
+    AT_LEAST: ClassVar[Mapping[str, float]] = {**NamedProjectionsHyperParams.AT_LEAST, "batch_size_once": 1}
     ABOVE_ZERO: ClassVar[tuple[str, ...]] = ("lr",)
     SAME_SETTINGS: ClassVar[tuple[str, ...]] = ("inner_params",)
 
-    inner_params: list[str]
     lr: float = 1e-6
     batch_size_once: int = 10
     token: str = "ans"
@@ -52,18 +50,3 @@ class UltraEditHyperParams(WeightUpdateHyperParams):
     tokenizer_name: str | None = None
     silent: bool = False
     results_dir: str | None = None
-
-    @property
-    def rewrite_modules(self) -> list[str]:
-        """The paths of the edited projections."""
-        return self.inner_params
-
-    def check(self) -> list[str]:
-        """Return a message for every problem that concerns more than the type and range of one value."""
-        names = self.inner_params
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            return []  # another check reports it
-        if not names:
-            return ["inner_params: must name at least one projection"]
-        paths = [module_path(name) for name in names]
-        return [f"inner_params: {path!r} is there twice" for path in dict.fromkeys(paths) if paths.count(path) > 1]

@@ -17,13 +17,12 @@ from easyedit_lifelong.methods.shared.encoded_requests import encode_request
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
-from easyedit_lifelong.methods.ultraedit.check import check_model
 from easyedit_lifelong.methods.ultraedit.config import UltraEditHyperParams
-from easyedit_lifelong.methods.ultraedit.normaliser import Normaliser
 from easyedit_lifelong.methods.ultraedit.update import UltraEditBatch, UltraEditUpdate, least_squares, value_changes
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
-from easyedit_lifelong.methods.weight_updates.check import check_same_targets
+from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_same_targets
 from easyedit_lifelong.methods.weight_updates.edited_layers import weight_of
+from easyedit_lifelong.methods.weight_updates.normaliser import Normaliser
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.answer_passes import AnswerPasses, OutputGradients
 from easyedit_lifelong.models.encoding import EncodedPair
@@ -62,7 +61,7 @@ class UltraEditEditor(BatchEditor[UltraEditBatch]):
     batch_class = UltraEditBatch
 
     def __init__(self, model: Any, tokenizer: Any, hparams: UltraEditHyperParams) -> None:
-        check_model(model, tokenizer, hparams)
+        check_block_projections(model, hparams, "inner_params")
         super().__init__(model_to_edit(model), tokenizer, hparams)
 
     def encode(self, request: EditRequest) -> EncodedRequest:

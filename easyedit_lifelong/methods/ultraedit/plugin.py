@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.ultraedit.check import check_model, check_requests
 from easyedit_lifelong.methods.ultraedit.editor import UltraEditEditor, apply_ultraedit_to_model
 from easyedit_lifelong.methods.weight_updates.batch_method import batch_method
+from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_encodable
 
 
 @hookimpl
@@ -20,7 +20,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             apply_ultraedit_to_model,
             "UltraEdit",
             ("lr",),
-            check=check_model,
-            check_requests=check_requests,
+            check=lambda model, tokenizer, hparams: check_block_projections(model, hparams, "inner_params"),
+            check_requests=check_encodable,
         )
     )

@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from easyedit_lifelong.methods.ultraedit.normaliser import Normaliser
 from easyedit_lifelong.methods.weight_updates.history import Batch
+from easyedit_lifelong.methods.weight_updates.layer_update import ProductUpdate
+from easyedit_lifelong.methods.weight_updates.normaliser import Normaliser
 
 
 @dataclass(frozen=True)
-class UltraEditUpdate:
+class UltraEditUpdate(ProductUpdate):
     """The update of one layer by a batch with n answer tokens: Xᵀ = Vᵀ ((HᵀH + I)⁻¹ Hᵀ)ᵀ.
 
     Attributes:
@@ -24,20 +25,7 @@ class UltraEditUpdate:
             this layer is the first of its shape; otherwise shape ``(inputs + outputs, 0)``.
     """
 
-    adjusted: Tensor
-    residual: Tensor
     normaliser: Tensor
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """The number of inputs and of outputs of the layer."""
-        return len(self.adjusted), len(self.residual)
-
-    def added_to(self, delta: Tensor | None) -> Tensor:
-        """Return ΔW + Xᵀ in the dtype of the factors; see :class:`WeightUpdate`."""
-        update = self.residual.double() @ self.adjusted.double().t()
-        total = update if delta is None else delta.to(update.device).double() + update
-        return total.to(self.adjusted.dtype)
 
 
 @dataclass(frozen=True)

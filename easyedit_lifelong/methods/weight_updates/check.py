@@ -7,10 +7,16 @@ from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, ModelError
-from easyedit_lifelong.methods.weight_updates.config import BlockUpdateHyperParams, WeightUpdateHyperParams
+from easyedit_lifelong.methods.shared.encoded_requests import encode_request
+from easyedit_lifelong.methods.weight_updates.config import (
+    BlockUpdateHyperParams,
+    WeightUpdateHyperParams,
+)
 from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
+from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.pair_encoders import encoder_for
 
 
 def check_causal(model: Any, hparams: WeightUpdateHyperParams) -> None:
@@ -65,6 +71,19 @@ def check_block_projections(model: Any, hparams: WeightUpdateHyperParams, name: 
         if anatomy is not None and anatomy.block_of(path) is None:
             problem = f"{path} is in none of the model's blocks; name a projection of a block"
             raise model_error(hparams, name, problem)
+
+
+def check_encodable(
+    model: Any, tokenizer: Any, hparams: WeightUpdateHyperParams, requests: Sequence[EditRequest]
+) -> None:
+    """Check each request by itself.
+
+    Raises:
+        DataError: prompt or target has no tokens, or together they are too long for the model.
+    """
+    encode, limit = encoder_for(model, tokenizer, eos=hparams.eos), context_length(model)
+    for request in requests:
+        encode_request(encode, request, limit)
 
 
 def find_named(model: Any, hparams: WeightUpdateHyperParams, name: str, number: int | None) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from easyedit_lifelong.hyperparams import PluginHyperParams
+from easyedit_lifelong.models.modules import module_path
 
 
 @dataclass(kw_only=True)
@@ -65,6 +66,32 @@ class BlockUpdateHyperParams(WeightUpdateHyperParams):
             for name, value in values.items()
             if isinstance(value, str) and (value.count("{}") != 1 or value.count("{") + value.count("}") != 2)
         ]
+
+
+@dataclass(kw_only=True)
+class NamedProjectionsHyperParams(WeightUpdateHyperParams):
+    """Base class of the hyperparameters of methods that edit any projections, which a list names.
+
+    Attributes:
+        inner_params: paths of the edited projections.
+    """
+
+    inner_params: list[str]
+
+    @property
+    def rewrite_modules(self) -> list[str]:
+        """The paths of the edited projections."""
+        return self.inner_params
+
+    def check(self) -> list[str]:
+        """Return a message for every problem of ``inner_params``."""
+        names = self.inner_params
+        if not is_list_of(names, str):
+            return []  # another check reports it
+        if not names:
+            return ["inner_params: must name at least one projection"]
+        paths = [module_path(name) for name in names]
+        return [f"inner_params: {path!r} is there twice" for path in dict.fromkeys(paths) if paths.count(path) > 1]
 
 
 def is_list_of(value: Any, kind: type) -> bool:

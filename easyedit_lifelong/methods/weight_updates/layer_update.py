@@ -20,6 +20,34 @@ class WeightUpdate(Protocol):
 
 
 @dataclass(frozen=True)
+class ProductUpdate:
+    """The update of one layer as a product of two factors with n columns: Δ = R Aᵀ.
+
+    Attributes:
+        adjusted: A, shape ``(inputs, n)``.
+        residual: R, shape ``(outputs, n)``.
+    """
+
+    adjusted: Tensor
+    residual: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of inputs and of outputs of the layer."""
+        return len(self.adjusted), len(self.residual)
+
+    def matrix(self) -> Tensor:
+        """Return Δ, shape ``(outputs, inputs)``, in the dtype of the factors; differentiable in them."""
+        return self.residual @ self.adjusted.t()
+
+    def added_to(self, delta: Tensor | None) -> Tensor:
+        """Return ΔW + Δ in the dtype of the factors; see :class:`WeightUpdate`."""
+        update = self.residual.double() @ self.adjusted.double().t()
+        total = update if delta is None else delta.to(update.device).double() + update
+        return total.to(self.adjusted.dtype)
+
+
+@dataclass(frozen=True)
 class LayerUpdate:
     """The update of one layer by a batch of n edits, as a product of two factors: Δ = R (M⁻¹ K)ᵀ.
 

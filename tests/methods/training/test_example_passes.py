@@ -104,3 +104,45 @@ def test_a_loss_that_is_not_finite_names_the_edit() -> None:
     result = ExampleLosses(torch.tensor([1.0, float("nan"), float("inf")]), torch.zeros(3, dtype=torch.bool))
     with pytest.raises(EditError, match="short: the loss became nan after 3 steps; a smaller lr may help"):
         result.check_finite(EXAMPLES, "after 3 steps")
+
+
+def test_logits_at_targets_and_at_all_tokens_are_those_of_full_passes(llama: Any) -> None:
+    passes = ExamplePasses(Runner(llama, build_tokenizer()), projection_of(llama, "llama", 2))
+    with torch.no_grad():
+        full = [llama(torch.tensor([example.tokens])).logits[0] for example in EXAMPLES]
+        at_targets = [logits[len(example.prompt) - 1 : -1] for example, logits in zip(EXAMPLES, full, strict=True)]
+        torch.testing.assert_close(passes.all_logits(EXAMPLES), torch.cat(full), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(passes.target_logits(EXAMPLES), torch.cat(at_targets), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(None, 3), (0, 0), (7 * 32 * 4, 1)])
+def test_constant_outputs_are_kept_up_to_a_limit(llama: Any, limit: int | None, kept: int) -> None:
+    passes = ExamplePasses(
+        Runner(llama, build_tokenizer()), projection_of(llama, "llama", 2), rows_at_once=1, max_kept_bytes=limit
+    )
+    with torch.no_grad():
+        first = passes.losses(EXAMPLES).losses
+        assert torch.equal(passes.losses(EXAMPLES).losses, first)
+    assert len(passes._constant_outputs) == kept
+
+
+def test_with_one_row_at_once_a_constant_output_does_not_depend_on_the_other_examples(llama: Any) -> None:
+    modules = projection_of(llama, "llama", 2)
+    together, alone = (ExamplePasses(Runner(llama, build_tokenizer()), modules, rows_at_once=1) for _ in range(2))
+    with torch.no_grad():
+        together.losses(EXAMPLES)
+        for example in EXAMPLES:
+            alone.losses([example])
+            assert torch.equal(alone._constant_outputs[example], together._constant_outputs[example])
+
+
+def test_the_first_edited_block_is_found_in_any_order_of_the_projections(llama: Any) -> None:
+    modules = projection_of(llama, "llama", 3) | projection_of(llama, "llama", 1)
+    passes = ExamplePasses(Runner(llama, build_tokenizer()), modules)
+    weights = {path: module.weight.detach() * 2 for path, module in modules.items()}
+    with torch.no_grad():
+        losses = passes.losses(EXAMPLES, weights).losses
+        for module in modules.values():
+            module.weight.mul_(2)
+        expected = torch.stack([expected_loss(llama, example) for example in EXAMPLES])
+    torch.testing.assert_close(losses, expected, rtol=1e-4, atol=1e-5)

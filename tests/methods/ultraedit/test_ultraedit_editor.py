@@ -13,8 +13,8 @@ from transformers import T5Config, T5ForConditionalGeneration
 from easyedit_lifelong import UltraEditHyperParams, apply_ultraedit_to_model, load_edits, rollback_to_batch, save_edits
 from easyedit_lifelong.data.request import as_requests
 from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, LifelongError, ModelError, RunError
-from easyedit_lifelong.methods.ultraedit.check import check_model, check_requests
 from easyedit_lifelong.methods.ultraedit.editor import UltraEditEditor
+from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_encodable
 from easyedit_lifelong.methods.weight_updates.store import BatchStore
 from tests.support.tiny_models import build_model, build_tokenizer
 
@@ -158,13 +158,13 @@ def test_damaged_numbers_of_columns_are_refused(columns: Any) -> None:
 )
 def test_a_layer_that_cannot_be_edited_is_refused(path: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        check_model(build_model("llama"), build_tokenizer(), hparams_for(inner_params=[path]))
+        check_block_projections(build_model("llama"), hparams_for(inner_params=[path]), "inner_params")
 
 
 def test_an_encoder_decoder_is_refused() -> None:
     config = T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2, vocab_size=16, decoder_start_token_id=0)
     with pytest.raises(ModelError, match="UltraEdit edits causal language models; T5ForConditionalGeneration is a"):
-        check_model(T5ForConditionalGeneration(config), build_tokenizer(), hparams_for())
+        check_block_projections(T5ForConditionalGeneration(config), hparams_for(), "inner_params")
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_invalid_hyperparameters_are_refused(options: dict[str, Any], message: s
 def test_a_prompt_that_is_too_long_is_refused_by_record_and_field() -> None:
     requests = as_requests([REQUESTS[0], {**REQUESTS[1], "prompt": "old " * 70}])
     with pytest.raises(DataError, match=r"field 'prompt': prompt and target have \d+ tokens"):
-        check_requests(build_model("llama"), build_tokenizer(), hparams_for(), requests)
+        check_encodable(build_model("llama"), build_tokenizer(), hparams_for(), requests)
 
 
 @pytest.mark.parametrize("batch_size", [1, 4])
@@ -234,4 +234,4 @@ def test_a_file_of_easyedit_loads_with_its_alg_name_changed(tmp_path: Path) -> N
     (tmp_path / "ultraedit.yaml").write_text(yaml.safe_dump(easyedit))
     hparams = UltraEditHyperParams.from_hparams(tmp_path / "ultraedit.yaml")
     assert (hparams.lr, hparams.batch_size, hparams.batch_size_once) == (1e-6, 100, 10)
-    check_model(build_model("llama"), build_tokenizer(), hparams)
+    check_block_projections(build_model("llama"), hparams, "inner_params")

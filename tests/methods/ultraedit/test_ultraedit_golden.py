@@ -21,8 +21,8 @@ from torch import Tensor
 
 from easyedit_lifelong import UltraEditHyperParams
 from easyedit_lifelong.data.request import as_requests
-from easyedit_lifelong.methods.ultraedit import normaliser
 from easyedit_lifelong.methods.ultraedit.editor import UltraEditEditor
+from easyedit_lifelong.methods.weight_updates import normaliser
 from tests.support.toy_method import make_pair
 
 GOLDEN = load_file(Path(__file__).parents[2] / "golden" / "ultraedit_authors.safetensors")

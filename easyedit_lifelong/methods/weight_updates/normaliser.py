@@ -1,4 +1,4 @@
-"""The lifelong normaliser: mean and standard deviation over the answer tokens of all edits so far."""
+"""Running mean and standard deviation of feature vectors, as UltraEdit and MEND normalise with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Normaliser:
-    """Running mean and variance of feature vectors, by Welford's method (arXiv 2505.14679).
+    """Running mean and variance of feature vectors, by Welford's method.
 
     Attributes:
         count: the number of vectors so far.

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from easyedit_lifelong.methods.ultraedit.normaliser import Normaliser
 from easyedit_lifelong.methods.ultraedit.update import least_squares, value_changes
+from easyedit_lifelong.methods.weight_updates.normaliser import Normaliser
 
 
 def vectors(count: int, features: int) -> torch.Tensor:
