@@ -41,6 +41,8 @@ _LAZY = {
     "SERACHyperParams": "easyedit_lifelong.methods.retrieval.config",
     "train_scope_classifier": "easyedit_lifelong.methods.retrieval.train_classifier",
     "apply_retrieval_to_model": "easyedit_lifelong.methods.retrieval.make_edits",
+    "MendHyperParams": "easyedit_lifelong.methods.mend.config",
+    "apply_mend_to_model": "easyedit_lifelong.methods.mend.editor",
     "NativeMemitHyperParams": "easyedit_lifelong.methods.memit.config",
     "apply_memit_to_model": "easyedit_lifelong.methods.memit.editor",
     "SecondMoment": "easyedit_lifelong.covariance",
@@ -73,6 +75,10 @@ _LAZY = {
     "hparams_values": "easyedit_lifelong.hparams_files",
     "ModelMethod": "easyedit_lifelong.registry",
     "Calibrator": "easyedit_lifelong.methods.calibrator",
+    "TrainedEditor": "easyedit_lifelong.methods.trained_editor",
+    "Training": "easyedit_lifelong.methods.trained_editor",
+    "TrainingSchedule": "easyedit_lifelong.methods.trained_editor",
+    "read_artefact": "easyedit_lifelong.methods.artefacts",
     "Snapshots": "easyedit_lifelong.snapshots",
     "RecordLoader": "easyedit_lifelong.registry",
     "CovarianceEngine": "easyedit_lifelong.registry",
@@ -99,6 +105,7 @@ _LAZY = {
     "rollback_to_batch": "easyedit_lifelong.edits",
     "run_lifelong": "easyedit_lifelong.runs.api",
     "run_consecutive": "easyedit_lifelong.runs.api",
+    "train_editor": "easyedit_lifelong.runs.training",
     "prompt_lengths": "easyedit_lifelong.models.prompt_positions",
     "PositionTracker": "easyedit_lifelong.models.prompt_positions",
     "Rollback": "easyedit_lifelong.methods.shared.rollback",
@@ -136,6 +143,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.hyperparams import PluginHyperParams
     from easyedit_lifelong.methods.alphaedit.config import AlphaEditHyperParams
     from easyedit_lifelong.methods.alphaedit.editor import apply_alphaedit_to_model
+    from easyedit_lifelong.methods.artefacts import read_artefact
     from easyedit_lifelong.methods.base import (
         BatchRemoval,
         CaseRemoval,
@@ -166,6 +174,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.grace.config import GraceHyperParams
     from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
     from easyedit_lifelong.methods.memit.editor import apply_memit_to_model
+    from easyedit_lifelong.methods.mend.config import MendHyperParams
+    from easyedit_lifelong.methods.mend.editor import apply_mend_to_model
     from easyedit_lifelong.methods.neuraldb.config import NeuralDBHyperParams
     from easyedit_lifelong.methods.neuraldb.make_edits import apply_neuraldb_to_model
     from easyedit_lifelong.methods.report_sections import ReportPlot, ReportSection, RunRecord, Series
@@ -181,6 +191,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit, SeparateEditor, separate_edit_ports
     from easyedit_lifelong.methods.trained_adaptors.config import DeferHyperParams, MemoryHyperParams
     from easyedit_lifelong.methods.trained_adaptors.editor import apply_adaptor_to_model
+    from easyedit_lifelong.methods.trained_editor import TrainedEditor, Training, TrainingSchedule
     from easyedit_lifelong.methods.ultraedit.config import UltraEditHyperParams
     from easyedit_lifelong.methods.ultraedit.editor import apply_ultraedit_to_model
     from easyedit_lifelong.models.load import load_model
@@ -188,6 +199,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.plugins import get_plugins
     from easyedit_lifelong.registry import CovarianceEngine, DatasetReader, ModelMethod, RecordLoader, TrackerType
     from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
+    from easyedit_lifelong.runs.training import train_editor
     from easyedit_lifelong.snapshots import Snapshots
 
 __all__ = [
@@ -223,6 +235,7 @@ __all__ = [
     "LifelongError",
     "LocFTBFHyperParams",
     "MemoryHyperParams",
+    "MendHyperParams",
     "MergeSource",
     "MergedEdits",
     "ModelError",
@@ -250,6 +263,9 @@ __all__ = [
     "Snapshots",
     "StateKeeper",
     "TrackerType",
+    "TrainedEditor",
+    "Training",
+    "TrainingSchedule",
     "UltraEditHyperParams",
     "apply_adaptor_to_model",
     "apply_alphaedit_to_model",
@@ -258,6 +274,7 @@ __all__ = [
     "apply_grace_to_model",
     "apply_grace_to_module",
     "apply_memit_to_model",
+    "apply_mend_to_model",
     "apply_neuraldb_to_model",
     "apply_retrieval_to_model",
     "apply_rome_to_model",
@@ -277,6 +294,7 @@ __all__ = [
     "prompt_lengths",
     "pull_edits",
     "push_edits",
+    "read_artefact",
     "read_requests",
     "register_editor",
     "rollback_case",
@@ -286,6 +304,7 @@ __all__ = [
     "run_lifelong",
     "save_edits",
     "separate_edit_ports",
+    "train_editor",
     "train_scope_classifier",
     "unregister_editor",
 ]

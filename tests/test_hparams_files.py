@@ -25,6 +25,7 @@ from easyedit_lifelong import (
     AlphaEditHyperParams,
     CoachHookHyperParams,
     GraceHyperParams,
+    MendHyperParams,
     NativeMemitHyperParams,
     NativeRomeHyperParams,
     NeuralDBHyperParams,
@@ -240,6 +241,21 @@ def test_a_file_of_a_retrieval_method_names_a_block_of_a_model_that_reads_texts(
         model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[name])
     assert registered.check is not None
     registered.check(model, None, hparams)
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (FOLDER / "MEND").glob("*.yaml")))
+def test_a_mend_file_names_the_mlps_of_the_last_three_blocks(name: str) -> None:
+    hparams = MendHyperParams.from_hparams(f"MEND/{name}")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[name])
+    check_block_projections(model, hparams, "inner_params")
+    anatomy = anatomy_of(model)
+    assert anatomy is not None
+    last = len(anatomy.blocks) - 1
+    edited = [find_module(model, module_name) for module_name in hparams.inner_params]
+    assert {anatomy.block_of(path) for path, _ in edited} == {last - 2, last - 1, last}
+    assert {projection_shape(module) for _, module in edited} == {PROJECTIONS[name], PROJECTIONS[name][::-1]}
+    assert hparams.archive == f"runs/mend-{name}"
 
 
 FINE_TUNING = ("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF")

@@ -36,6 +36,7 @@ COMMANDS = {
     "run": "run an experiment file",
     "scope": "show at which tokens CoachHook's hooks act: z-scores of prompts and paraphrases",
     "calibrate": "choose layers, distance, radius and relation gate of GRACE by subjects for a model",
+    "train": "train MEND for a model, so that it can edit",
     "report": "write a page with figures and tables of one run, or a comparison of several",
     "edit": "edit a few facts, and save the edits in a folder",
     "generate": "continue prompts with a model that has saved edits",

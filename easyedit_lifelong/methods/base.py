@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from easyedit_lifelong.methods.calibrator import Calibrator
 from easyedit_lifelong.methods.edit_stores import EditsPart, EditStore, StateKeeper
 from easyedit_lifelong.methods.report_sections import ReportSection, RunRecord
+from easyedit_lifelong.methods.trained_editor import TrainedEditor
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -286,6 +287,7 @@ class EditMethod:
         report_sections: ``report_sections(run)`` returns the sections that the method adds to the reports of its
             runs.
         calibrate: chooses hyperparameters for one model; see :mod:`easyedit_lifelong.methods.calibrator`.
+        train: trains the method for one model before it can edit; see :mod:`easyedit_lifelong.methods.trained_editor`.
         study_scope: ``study_scope(model, tok, requests)`` returns where in the requests' prompts and paraphrases the
             edits of an edited model act.
     """
@@ -309,4 +311,5 @@ class EditMethod:
     reasons: Mapping[str, str] = field(default_factory=dict, hash=False)
     report_sections: Callable[[RunRecord], Sequence[ReportSection]] | None = None
     calibrate: Calibrator | None = None
+    train: TrainedEditor | None = None
     study_scope: Callable[[Any, Any, Sequence[EditRequest]], ScopeStudy] | None = None

@@ -1,4 +1,4 @@
-"""Fixtures of all conformance tests: the example plugin, and a text for second moments."""
+"""Fixtures of all conformance tests: the example plugin, a text for second moments, and trained methods."""
 
 from __future__ import annotations
 
@@ -8,19 +8,18 @@ from pathlib import Path
 import pytest
 
 from easyedit_lifelong import get_plugins
-from tests.conformance.method_cases import example_plugin
-from tests.support.corpus import write_corpus
+from tests.conformance.method_cases import example_plugin, write_inputs
 
 
 @pytest.fixture(scope="session")
 def moments_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the text, and of the second moments that the first edit of a session computes from it."""
-    return write_corpus(tmp_path_factory.mktemp("moments"))
+    """The folder of the text, of second moments that the first edit of a session computes from it, and of artefacts."""
+    return write_inputs(tmp_path_factory.mktemp("moments"))
 
 
 @pytest.fixture(autouse=True)
 def _current_folder(moments_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the folder of the text the current folder: the paths in the methods' hyperparameters are relative."""
+    """Make this folder the current folder: the paths in the methods' hyperparameters are relative."""
     monkeypatch.chdir(moments_folder)
 
 

@@ -16,9 +16,8 @@ from typing import Any
 import torch
 
 from easyedit_lifelong import Probe, get_plugins, run_consecutive, run_lifelong
-from tests.conformance.method_cases import CASES, REQUESTS, MethodCase, example_plugin
+from tests.conformance.method_cases import CASES, REQUESTS, MethodCase, example_plugin, write_inputs
 from tests.support import run_killer
-from tests.support.corpus import write_corpus
 from tests.support.tiny_models import build_model, build_tokenizer
 
 KILLS = (0.3, 0.6, 0.9)
@@ -62,7 +61,7 @@ def kill_and_compare(case: MethodCase, folder: Path) -> dict[str, Any]:
 def main(folder: Path) -> None:
     """Kill and resume every method's runs."""
     torch.set_num_threads(1)
-    os.chdir(write_corpus(folder))
+    os.chdir(write_inputs(folder))
     get_plugins().add(example_plugin(), "biasedit")
     report = {}
     for case in CASES:

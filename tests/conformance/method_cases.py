@@ -27,15 +27,19 @@ from easyedit_lifelong import (
     IKEHyperParams,
     LocFTBFHyperParams,
     MemoryHyperParams,
+    MendHyperParams,
     NativeMemitHyperParams,
     NativeRomeHyperParams,
     NeuralDBHyperParams,
     SERACHyperParams,
     UltraEditHyperParams,
     get_plugins,
+    train_editor,
 )
 from easyedit_lifelong.methods.edit_stores import AppendableEditStore
+from tests.support.corpus import write_corpus
 from tests.support.tiny_models import build_model, build_tokenizer
+from tests.support.training_records import training_records
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "plugin" / "easyedit_lifelong_biasedit.py"
 """The example of a third party's plugin."""
@@ -218,6 +222,17 @@ def _neuraldb(layout: Layout) -> dict[str, Any]:
     return {**_memit(layout), "layers": [0], "gamma": 0.9, "context_template_length_params": []}
 
 
+def _mend(layout: Layout) -> dict[str, Any]:
+    return {
+        "inner_params": [layout.down.format(2), layout.down.format(3)],
+        "rank": 4,
+        "edit_lr": 1e-3,
+        "accumulate_bs": 2,
+        "archive": f"trained/{layout.embedding}",
+        "batch_size": 2,
+    }
+
+
 CASES = [
     MethodCase("GRACE", GraceHyperParams, _grace),
     MethodCase("GRACE-subject", GraceHyperParams, _grace_subject),
@@ -241,6 +256,7 @@ CASES = [
     MethodCase("Defer-native", DeferHyperParams, _adaptor(1)),
     MethodCase("Memory", MemoryHyperParams, _adaptor(2, nkeys=5)),
     MethodCase("NeuralDB", NeuralDBHyperParams, _neuraldb),
+    MethodCase("MEND", MendHyperParams, _mend),
     MethodCase("BiasEdit", "BiasEditHyperParams", lambda layout: {}, reads_activations=False),
 ]
 """One line for each method, or for each mode of a method."""
@@ -263,6 +279,21 @@ def each_case_with(port: str) -> pytest.MarkDecorator:
 
 each_family = pytest.mark.parametrize("family", LAYOUTS)
 """Run a test with every model family."""
+
+
+def write_inputs(folder: Path) -> Path:
+    """Write what the hyperparameters of the cases name: a text for second moments, and trained methods.
+
+    Returns:
+        The folder.
+    """
+    write_corpus(folder)
+    for family, layout in LAYOUTS.items():
+        hparams = MendHyperParams(model_name="tiny", **_mend(layout))
+        assert hparams.archive is not None
+        out = folder / hparams.archive
+        train_editor(build_model(family), build_tokenizer(), training_records(6), hparams, out, edits=2)
+    return folder
 
 
 def example_plugin() -> Any:

@@ -1,0 +1,106 @@
+"""The command ``train``: train a method for one model, before it can edit."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from easyedit_lifelong.commands.option_types import count, positive_float, positive_int
+from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments
+from easyedit_lifelong.commands.run_session import load_model_for
+from easyedit_lifelong.data.readers import read_requests
+from easyedit_lifelong.errors import HyperParameterError, RunError
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting.console_tables import print_line
+from easyedit_lifelong.reporting.progress import count_progress
+from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replace_hparams, shipped_hparams
+from easyedit_lifelong.runs.inputs import reader_of
+from easyedit_lifelong.runs.training import check_enough, train_editor
+from easyedit_lifelong.runs.training_folder import CURVE, check_training_folder
+
+DEFAULT_MODEL = "smollm2-135m"
+"""The model whose shipped hyperparameter file is used if the command line names neither a file nor a model."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    add = parser.add_argument
+    add("--method", default="MEND", metavar="M", help="the method to train (default MEND)")
+    add("--hparams", metavar="FILE", help="hyperparameter file or shipped name (default: the method's for the model)")
+    add(*DATA, required=True, metavar="FILE", help="training records: a file, or hub:OWNER/NAME[[:CONFIG]:SPLIT]")
+    add("--format", help=FORMAT_HELP)
+    add("--offset", type=count, default=0, metavar="N", help="skip the first N records; --limit counts from there")
+    add("--limit", type=positive_int, metavar="N", help="use only the first N records")
+    add("--out", type=Path, metavar="DIR", help="folder of the trained method (default: `archive` of the file)")
+    add("--edits", type=positive_int, metavar="N", help="number of training edits (default: max_iters)")
+    add("--minutes", type=positive_float, metavar="M", help="stop after M minutes")
+    add_model_arguments(parser)
+    add("--resume", action="store_true", help="continue the interrupted training in --out")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train the method; check the input before the model is loaded.
+
+    Raises:
+        LifelongError: an argument can't be used, or the training failed.
+    """
+    console = Console()
+    hparams = _hyperparameters(arguments)
+    out = arguments.out or getattr(hparams, "archive", None)
+    if out is None:
+        raise RunError(f"{hparams.source}: archive: names no folder for the trained method; name one with --out")
+    check_training_folder(Path(out), arguments.resume)
+    requests = read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)
+    requests = requests[arguments.offset :][: arguments.limit]
+    check_enough(requests)
+    print_line(console, f"Training {hparams.alg_name} for {hparams.model_name} on {len(requests)} records")
+    model, tokenizer = load_model_for(hparams)
+    with count_progress(console, "training edits") as progress:
+
+        def report(done: int, total: int | None, text: str | None) -> None:
+            if text is not None:
+                print_line(console, text)
+            progress(done, total or done)
+
+        result = train_editor(
+            model,
+            tokenizer,
+            requests,
+            hparams,
+            out,
+            edits=arguments.edits,
+            minutes=arguments.minutes,
+            resume=arguments.resume,
+            report=report,
+        )
+    print_line(console, f"Ended after {result.edits} training edits: {result.reason}.")
+    print_line(
+        console,
+        f"{result.folder}/ has the {hparams.alg_name} of edit {result.best_edits}, with the smallest loss on held-out "
+        f"records ({result.best_loss:.4g}). {CURVE} has the training curve. Set archive: {result.folder} to edit.",
+    )
+    return 0
+
+
+def _hyperparameters(arguments: argparse.Namespace) -> Any:
+    """Return the hyperparameters of a method that can be trained.
+
+    Raises:
+        HyperParameterError: there is no such file, or its method is not trained.
+    """
+    options = {"model_name": "--model", "device": "--device"}
+    replacements = {"model_name": arguments.model, "device": arguments.device}
+    file = arguments.hparams
+    if file is None:
+        model = arguments.model or DEFAULT_MODEL
+        file = shipped_hparams(arguments.method, model)
+        if "/" not in model:  # this is the name of the file, which holds the model's full name
+            replacements["model_name"] = None
+    hparams = load_hparams(file, method=arguments.method)
+    if find_method(hparams).train is None:
+        trained = ", ".join(method.name for method in get_plugins().methods if method.train is not None)
+        raise HyperParameterError(f"--method {arguments.method}: is not trained. Methods that are: {trained}")
+    return replace_hparams(hparams, replacements, options)

@@ -1,0 +1,200 @@
+"""The editor of methods with a trained network: one gradient, one pass of the network, one update of the weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import EditError, HyperParameterError, ModelError, RunError
+from easyedit_lifelong.hparams_files import hparams_values
+from easyedit_lifelong.methods.artefacts import Artefact, read_artefact
+from easyedit_lifelong.methods.hypernetworks.config import HypernetworkHyperParams
+from easyedit_lifelong.methods.hypernetworks.network import Hypernetwork
+from easyedit_lifelong.methods.hypernetworks.token_gradients import token_gradients
+from easyedit_lifelong.methods.hypernetworks.training import load_artefact
+from easyedit_lifelong.methods.hypernetworks.training_records import edit_example
+from easyedit_lifelong.methods.shared.editors import base_fingerprint
+from easyedit_lifelong.methods.shared.records import EditRecord
+from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.methods.training.example_passes import ExamplePasses
+from easyedit_lifelong.methods.training.examples import Example
+from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
+from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_same_targets
+from easyedit_lifelong.methods.weight_updates.history import Batch
+from easyedit_lifelong.methods.weight_updates.layer_update import ProductUpdate
+from easyedit_lifelong.models.model_modes import frozen
+from easyedit_lifelong.models.modules import module_path
+from easyedit_lifelong.models.wrappers import model_to_edit
+
+
+@dataclass(frozen=True)
+class EncodedEdit:
+    """A request with the token ids of its prompt and target."""
+
+    request: EditRequest
+    example: Example
+
+
+@dataclass(frozen=True)
+class NetworkBatch(Batch):
+    """The edits that one batch made.
+
+    Attributes:
+        artefact: the digest of the trained network that computed the updates.
+    """
+
+    update_class: ClassVar[type[Any]] = ProductUpdate
+
+    layers: Mapping[str, ProductUpdate]
+    artefact: str = ""
+
+
+class HypernetworkEditor(BatchEditor[NetworkBatch]):
+    """Base class of editors that compute updates with a trained network. Get one with :meth:`on`.
+
+    A subclass sets the classes of its hyperparameters and of its network. The network is read from the folder
+    ``archive`` before the first edit; saved edits load without it.
+
+    Args:
+        model: the model to edit.
+        tokenizer: its tokenizer.
+        hparams: the hyperparameters.
+
+    Raises:
+        ModelError: the model lacks a layer that the hyperparameters name.
+    """
+
+    batch_class = NetworkBatch
+    network_class: ClassVar[type[Hypernetwork]]
+
+    def __init__(self, model: Any, tokenizer: Any, hparams: HypernetworkHyperParams) -> None:
+        check_block_projections(model, hparams, "inner_params")
+        super().__init__(model_to_edit(model), tokenizer, hparams)
+        self._trained: tuple[str | None, str, Hypernetwork] | None = None
+        """The folder, the digest and the network of the artefact that was read last."""
+
+    def encode(self, request: EditRequest) -> EncodedEdit:
+        """Encode the prompt and the target of a request."""
+        return EncodedEdit(request, edit_example(self.model, self.tokenizer, request))
+
+    def check_batch(self, items: Sequence[EncodedEdit]) -> None:
+        """Check that no two requests of a batch have the same prompt and different targets."""
+        check_same_targets((item.example.prompt, item.request) for item in items)
+
+    def edit_batch(self, items: Sequence[EncodedEdit]) -> list[EditResult]:
+        """Apply one batch; return the result of each request."""
+        began = time.perf_counter()
+        digest, network = self._network()
+        examples, modules = [item.example for item in items], self._layers.modules
+        passes = ExamplePasses(self._runner, modules)
+        with frozen(self.model), torch.no_grad():
+            gradients, before = token_gradients(passes, modules, examples)
+            updates = {
+                path: ProductUpdate(update.adjusted.cpu().contiguous(), update.residual.cpu().contiguous())
+                for path, update in network.updates(examples, gradients, observe=False).items()
+            }
+            for path, update in updates.items():
+                self._layers.apply(path, update)
+            after = passes.losses(examples)
+        after.check_finite(examples, "after the edit")
+        self.state.batches.append(NetworkBatch(tuple(EditRecord.of(item.request) for item in items), updates, digest))
+        self._layers.finish_batch()
+        seconds = (time.perf_counter() - began) / len(items)
+        number = len(self.state.batches)
+        return [
+            EditResult(
+                item.request.case_id,
+                steps=1,
+                loss=float(after.losses[i]),
+                seconds=seconds,
+                learned=bool(after.correct[i]),
+                detail={"batch": number, "loss_before": float(before.losses[i])},
+            )
+            for i, item in enumerate(items)
+        ]
+
+    def _network(self) -> tuple[str, Hypernetwork]:
+        """Return the digest of the trained network, and the network.
+
+        Raises:
+            HyperParameterError: there is no trained network, or one with other settings.
+            ModelError: it was trained for another model.
+            EditError: the edits on the model were made with another network.
+        """
+        if self._trained is None or self._trained[0] != self.hparams.archive:
+            artefact = trained_artefact(self.model, self.hparams)
+            network = trained_network(artefact, self.network_class, self._layers.modules, self.hparams)
+            self._trained = (self.hparams.archive, artefact.digest, network)
+        _, digest, network = self._trained
+        if any(batch.artefact != digest for batch in self.state.batches):
+            raise EditError(
+                f"the edits on the model were made with another trained {self.hparams.ALG_NAME} than that of "
+                f"{self.hparams.archive}. Roll them back first."
+            )
+        return digest, network
+
+
+def trained_artefact(model: Any, hparams: HypernetworkHyperParams) -> Artefact:
+    """Return the artefact that hyperparameters name, after checking that it is for a model.
+
+    Raises:
+        HyperParameterError: there is none, or it was trained with other settings.
+        ModelError: it was trained for another model.
+        RunError: it is damaged.
+    """
+    setting = f"{hparams.source}, archive" if hparams.source else "archive"
+    artefact = read_artefact(hparams.archive, hparams.ALG_NAME, setting)
+    values = hparams_values(hparams)
+    for name in hparams.NETWORK_SETTINGS:
+        trained, now = (_comparable(source.get(name)) for source in (artefact.hparams, values))
+        if trained != now:
+            raise HyperParameterError(
+                f"{setting}: {hparams.archive} was trained with {name}={trained!r}, which differs from {now!r}"
+            )
+    if artefact.fingerprint != base_fingerprint(model):
+        raise ModelError(
+            f"{setting}: {hparams.archive} was trained for other weights than those of this model (for "
+            f"{artefact.model}). Load that model in the same data type, or train again."
+        )
+    return artefact
+
+
+def trained_network(
+    artefact: Artefact,
+    network_class: type[Hypernetwork],
+    modules: Mapping[str, nn.Module],
+    hparams: HypernetworkHyperParams,
+) -> Hypernetwork:
+    """Return the network of an artefact.
+
+    Raises:
+        RunError: the artefact does not fit the network.
+    """
+    network = network_class(modules, hparams)
+    try:
+        load_artefact(network, artefact.tensors)
+    except (KeyError, RuntimeError) as error:
+        raise RunError(f"{artefact.path}: is incomplete or damaged ({error}). Train again.") from error
+    return network.requires_grad_(False)
+
+
+def check_trained(model: Any, tokenizer: Any, hparams: HypernetworkHyperParams) -> None:
+    """Check that a model has the projections, and that there is a trained network for it.
+
+    Raises:
+        ModelError: a projection is missing, or the network was trained for another model.
+        HyperParameterError: there is no trained network, or it was trained with other settings.
+    """
+    check_block_projections(model, hparams, "inner_params")
+    trained_artefact(model, hparams)
+
+
+def _comparable(value: Any) -> Any:
+    """Return the value of a setting in a form in which equal settings are equal: paths without ``.weight``."""
+    return [module_path(name) for name in value] if isinstance(value, list) else value

@@ -1,0 +1,147 @@
+"""The folder of a training: its checkpoint, its curve and its log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from easyedit_lifelong.atomic import atomic_file, write_text_atomically
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.methods.artefacts import DESCRIPTION
+from easyedit_lifelong.runs.run_folder import check_free
+
+SCHEMA_VERSION = 1
+CHECKPOINT, CURVE, LOG_FILE = "checkpoint.safetensors", "training.jsonl", "training.log"
+
+
+@dataclass
+class TrainingProgress:
+    """How far a training is.
+
+    Attributes:
+        steps: number of optimiser steps.
+        edits: number of training edits.
+        lines: number of lines of the training curve.
+        seconds: time spent, including interrupted sessions.
+        best_loss: the smallest loss of a validation; None before the first one.
+        best_edits: the number of training edits at that validation.
+        validated_edits: the number of training edits at the latest validation.
+        since_line: the values of the steps since the last line of the training curve.
+    """
+
+    steps: int = 0
+    edits: int = 0
+    lines: int = 0
+    seconds: float = 0.0
+    best_loss: float | None = None
+    best_edits: int = 0
+    validated_edits: int = 0
+    since_line: list[dict[str, float]] = field(default_factory=list)
+
+
+class TrainingFolder:
+    """Reads and writes the files of one training.
+
+    Args:
+        path: the folder, which must exist.
+        settings: everything that determines the training, ready for JSON.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        self.path, self._settings = path, json.loads(json.dumps(settings))  # JSON turns tuples into lists
+
+    def save_checkpoint(self, progress: TrainingProgress, tensors: Mapping[str, Tensor]) -> None:
+        """Write the checkpoint in one step; replace the previous one.
+
+        Raises:
+            RunError: the file cannot be written.
+        """
+        entry = {"schema_version": SCHEMA_VERSION, "settings": self._settings, "progress": asdict(progress)}
+        content = to_bytes(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            {"checkpoint": json.dumps(entry)},
+        )
+        try:
+            with atomic_file(self.path / CHECKPOINT) as temporary:
+                temporary.write_bytes(content)
+        except OSError as error:
+            raise RunError(f"{self.path / CHECKPOINT}: can't be written: {error.strerror}") from error
+
+    def load_checkpoint(self) -> tuple[TrainingProgress, dict[str, Tensor]]:
+        """Return the checkpoint, and remove what was written to the curve after it.
+
+        Raises:
+            RunError: there is none, it is damaged, or it has other settings.
+        """
+        path = self.path / CHECKPOINT
+        entry, tensors = _read(path)
+        recorded = entry["settings"]
+        changes = [
+            f"{name} was {recorded.get(name)!r}, is {self._settings.get(name)!r}"
+            for name in dict.fromkeys([*recorded, *self._settings])
+            if recorded.get(name) != self._settings.get(name)
+        ]
+        if changes:
+            raise RunError(
+                f"{self.path}: this training can't be resumed with other settings: {'; '.join(changes)}. Use its "
+                "settings, or choose another folder with --out."
+            )
+        progress = TrainingProgress(**entry["progress"])
+        curve = self.path / CURVE
+        lines = curve.read_text(encoding="utf-8").splitlines(keepends=True) if curve.exists() else []
+        if len(lines) < progress.lines:
+            raise RunError(f"{curve}: lacks lines that the checkpoint counts. Start again in another folder.")
+        write_text_atomically(curve, "".join(lines[: progress.lines]))
+        return progress, tensors
+
+    def add_line(self, entry: Mapping[str, Any]) -> None:
+        """Append a line to the training curve."""
+        with (self.path / CURVE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def log(self, text: str) -> None:
+        """Append a line to the log."""
+        with (self.path / LOG_FILE).open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+
+
+def check_training_folder(path: Path, resume: bool) -> Path:
+    """Check that a training can begin or continue in a folder, without changing it.
+
+    Returns:
+        The path, with ``~`` expanded.
+
+    Raises:
+        RunError: it cannot.
+    """
+    if not resume:
+        return check_free(path, resumable=True, what="training", files=(CHECKPOINT, CURVE, DESCRIPTION))
+    path = path.expanduser()
+    if not (path / CHECKPOINT).is_file():
+        raise RunError(f"{path}: holds no training to resume. To start one there, leave out --resume.")
+    return path
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return the entry and the tensors of a checkpoint.
+
+    Raises:
+        RunError: it is damaged, or was written by another version.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            entry = json.loads(file.metadata()["checkpoint"])
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise RunError(f"{path}: is damaged, or not a checkpoint. Start again in another folder.") from error
+    if entry.get("schema_version") != SCHEMA_VERSION:
+        raise RunError(f"{path}: was written by another version of this package. Start again in another folder.")
+    return entry, tensors
