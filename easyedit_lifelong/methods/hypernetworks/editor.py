@@ -81,7 +81,7 @@ class HypernetworkEditor(BatchEditor[NetworkBatch]):
 
     def encode(self, request: EditRequest) -> EncodedEdit:
         """Encode the prompt and the target of a request."""
-        return EncodedEdit(request, edit_example(self.model, self.tokenizer, request))
+        return EncodedEdit(request, edit_example(self.model, self.tokenizer, request, self.hparams.eos))
 
     def check_batch(self, items: Sequence[EncodedEdit]) -> None:
         """Check that no two requests of a batch have the same prompt and different targets."""

@@ -82,7 +82,7 @@ class HypernetworkTraining:
 
     def encode(self, request: EditRequest) -> TrainingRecord:
         """Encode a request; see :class:`TrainingRecord`."""
-        return encode_record(self._model, self._tokenizer, request)
+        return encode_record(self._model, self._tokenizer, request, self._hparams.eos)
 
     def train_step(self, batches: Sequence[Sequence[TrainingRecord]], choices: random.Random) -> dict[str, float]:
         """Make one optimiser step, from the mean gradient over some training edits.

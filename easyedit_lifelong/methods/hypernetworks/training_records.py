@@ -48,13 +48,19 @@ class TrainingRecord:
         return ChosenRecord(self.edit, choices.choice(self.paraphrases), choices.choice(self.locality))
 
 
-def encode_record(model: Any, tokenizer: Any, request: EditRequest) -> TrainingRecord:
+def encode_record(model: Any, tokenizer: Any, request: EditRequest, eos: bool) -> TrainingRecord:
     """Encode a request for the training.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        request: the request.
+        eos: end targets with the end-of-text token.
 
     Raises:
         DataError: a text has no tokens or is too long for the model, or the request has no locality prompt.
     """
-    encode, limit = encoder_for(model, tokenizer), context_length(model)
+    encode, limit = encoder_for(model, tokenizer, eos=eos), context_length(model)
     texts = request.rephrase_prompts or (request.prompt,)
     paraphrases = tuple(_example(request, encode_request(encode, request, limit, text)) for text in texts)
     probes = [probe for probes in request.locality.values() for probe in probes] + list(request.relation_specificity)
@@ -63,17 +69,18 @@ def encode_record(model: Any, tokenizer: Any, request: EditRequest) -> TrainingR
             f"{request.where}, field 'locality_prompt': is missing. The network learns from it which answers must not "
             "change. Give the record one, or leave it out."
         )
-    locality = tuple(_locality_example(encode, request, probe, limit) for probe in probes)
+    encode_locality = encoder_for(model, tokenizer)
+    locality = tuple(_locality_example(encode_locality, request, probe, limit) for probe in probes)
     return TrainingRecord(_example(request, encode_request(encode, request, limit)), paraphrases, locality)
 
 
-def edit_example(model: Any, tokenizer: Any, request: EditRequest) -> Example:
-    """Encode the prompt and the target of a request.
+def edit_example(model: Any, tokenizer: Any, request: EditRequest, eos: bool) -> Example:
+    """Encode the prompt and the target of a request; see :func:`encode_record`.
 
     Raises:
         DataError: prompt or target has no tokens, or together they are too long for the model.
     """
-    return _example(request, encode_request(encoder_for(model, tokenizer), request, context_length(model)))
+    return _example(request, encode_request(encoder_for(model, tokenizer, eos=eos), request, context_length(model)))
 
 
 def _example(request: EditRequest, pair: Any) -> Example:
