@@ -14,6 +14,7 @@ from typing import Any
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError, HyperParameterError, ModelError, RunError
+from easyedit_lifelong.folder_lock import lock_folder
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.artefacts import write_artefact
 from easyedit_lifelong.methods.shared.editors import carries_edits, internal_pass
@@ -22,7 +23,6 @@ from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.model_modes import editing, frozen
 from easyedit_lifelong.models.wrappers import unwrap_model
-from easyedit_lifelong.runs.folder_lock import lock_folder
 from easyedit_lifelong.runs.hyperparameter_files import find_method
 from easyedit_lifelong.runs.run_config import requests_digest
 from easyedit_lifelong.runs.training_folder import TrainingFolder, TrainingProgress, check_training_folder
