@@ -13,7 +13,7 @@ from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
 from tests.support.prompt_edits import EDITS, UNRELATED_PROMPTS, hparams_for
-from tests.support.subjects import FACTS, codebook_of, edited, ids_of
+from tests.support.subjects import FACTS, SUBJECT_PROMPTS, edited, ids_of
 from tests.support.thoroughness import default_cases
 from tests.support.tiny_models import build_model, build_tokenizer
 
@@ -147,32 +147,27 @@ def test_each_match_acts_on_its_part_of_the_row(name: str, expected: list[int]) 
 
 
 @pytest.mark.parametrize("gate_eps", default_cases([0.05, 0.9], 0.05))
-def test_an_edit_found_by_subject_answers_within_a_row(family: str, gate_eps: float) -> None:
-    """The gate tells at which token the prompt ends."""
-    model, _, editor = edited(family, "late", n_iter=8, gate_eps=gate_eps)
-    unedited = build_model(family)
+def test_an_edit_found_by_subject_answers_at_the_end_of_its_prompt_within_a_row(family: str, gate_eps: float) -> None:
+    """The gate at the end of the prompt equals that of the edit."""
+    model, _, _ = edited(family, "late", n_iter=8, gate_eps=gate_eps)
     for fact in FACTS:
         row = f"{fact['prompt']} {fact['target_new']} and the blue sea"
-        end = len(fact["prompt"].split()) - 1
+        length = len(fact["prompt"].split())
         logits = logits_of(model, row)
-        with prompt_lengths(model, [end + 1]):
+        with prompt_lengths(model, [length]):
             expected = logits_of(model, row)
-        torch.testing.assert_close(logits[end], expected[end], **CLOSE)
-        assert not torch.allclose(logits[end], logits_of(unedited, row)[end], atol=1e-2)
-        for length in range(1, len(row.split()) + 1):
-            prefix = " ".join(row.split()[:length])
-            torch.testing.assert_close(logits[length - 1], logits_of(model, prefix)[-1], **CLOSE)
-    assert codebook_of(editor).gate_eps == gate_eps
+        torch.testing.assert_close(logits[:-1], expected[:-1], **CLOSE)  # the row itself may be a prompt, too
+        assert not torch.allclose(logits[length - 1], logits_of(build_model(family), row)[length - 1], atol=1e-2)
 
 
-def test_a_subject_that_comes_after_a_token_does_not_answer_at_it(family: str) -> None:
-    """Two subjects, the nearer one last: at the first prompt's end, only the first has been read."""
-    model, _, _ = edited(family, "late", n_iter=8, gate_eps=1.99)
-    text = f"{FACTS[0]['prompt']} Rome and {FACTS[1]['prompt']}"
-    logits = logits_of(model, text)
-    for length in range(1, len(text.split()) + 1):
-        prefix = " ".join(text.split()[:length])
-        torch.testing.assert_close(logits[length - 1], logits_of(model, prefix)[-1], **CLOSE)
+@pytest.mark.parametrize("gate_eps", default_cases([0.05, 0.9, 1.99], 0.9))
+def test_a_row_that_is_a_prompt_in_other_words_is_answered_as_a_prompt(family: str, gate_eps: float) -> None:
+    """Within it, no other token answers, however wide the gate is."""
+    model, _, _ = edited(family, "late", n_iter=8, gate_eps=gate_eps)
+    for prompt in SUBJECT_PROMPTS:
+        with prompt_lengths(model, [len(prompt.split())]):
+            expected = logits_of(model, prompt)
+        torch.testing.assert_close(logits_of(model, prompt), expected, **CLOSE)
 
 
 def test_without_a_gate_a_subject_answers_at_the_end_of_the_row_alone(family: str) -> None:

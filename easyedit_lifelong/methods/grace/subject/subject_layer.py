@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.adaptor import CHILD, GraceAdaptor
+from easyedit_lifelong.methods.grace.codebook.codebook import SAME_GATE
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.models.attachment import Attachment
@@ -45,9 +46,6 @@ class MatchedKeys(NamedTuple):
 MatchesByRow = dict[int, MatchedKeys]
 """The keys that each row's prompt matches, by row number. Rows without a match are left out."""
 
-MatchesByPrefix = list[tuple[int, MatchedKeys]]
-"""The keys that the prefixes of a row match. An entry holds from its column on, up to the column of the next entry."""
-
 
 @dataclass(frozen=True)
 class PassMatches:
@@ -59,14 +57,12 @@ class PassMatches:
         looked_up: whether each token was looked up, ``(batch, tokens)``.
         token_keys: the key that each token matches; of several, the nearest in units of its radius. -1 where no key
             matches. Shape ``(batch, tokens)``.
-        by_prefix: for each row that nothing marks: the keys that its prefixes match. Columns count within this pass.
     """
 
     by_row: MatchesByRow
     queries: Tensor
     looked_up: Tensor
     token_keys: Tensor
-    by_prefix: dict[int, MatchesByPrefix]
 
 
 class SubjectAdaptor(GraceAdaptor):
@@ -181,23 +177,17 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         matching = torch.zeros_like(looked_up)
         matching[looked_up] = self.codebook.within_any_radius(queries[looked_up])
         token_keys = torch.full(looked_up.shape, -1, device=inputs.device)
-        by_row, by_prefix = self._matches_of_earlier_chunks(window), {}
-        unmarked = window.unmarked.tolist() if window.unmarked is not None else [False] * len(inputs)
+        by_row = self._matches_of_earlier_chunks(window)
         for row in matching.any(dim=1).nonzero().flatten().tolist():
             columns = matching[row].nonzero().flatten()
             nearness = self.codebook.relative_distances(queries[row, columns])
             token_keys[row, columns] = nearness.argmin(dim=1)
             matches = _matched_keys(nearness, columns + window.past)
             by_row[row] = _merge_matches(by_row[row], matches) if row in by_row else matches
-            if unmarked[row]:
-                by_prefix[row] = [
-                    (int(column), _matched_keys(nearness[: index + 1], columns[: index + 1]))
-                    for index, column in enumerate(columns)
-                ]
         if window.generation is not None:
             window.generation.decisions[id(self)] = by_row
         # Matches belong to this pass's rows, so they are stored with the pass and not on the adaptor.
-        window.notes[id(self)] = PassMatches(by_row, queries, looked_up, token_keys, by_prefix)
+        window.notes[id(self)] = PassMatches(by_row, queries, looked_up, token_keys)
 
     def _matches_of_earlier_chunks(self, window: Window) -> MatchesByRow:
         """Return what earlier passes of a generation matched, which have read the first chunks of the prompts."""
@@ -213,12 +203,13 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         replaced = torch.zeros(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
         answer_keys = torch.full(inputs.shape[:2], -1, device=inputs.device)
         ends = window.ends.tolist()
+        unmarked = window.unmarked.tolist() if window.unmarked is not None else [False] * len(inputs)
         for row, row_matches in matches.by_row.items():
-            if row in matches.by_prefix and self.codebook.gate_eps is not None:
-                answers = self._answers_in_row(inputs[row], matches.by_prefix[row])
-            else:
-                answers = {ends[row]: self._choose_key(inputs[row, ends[row]], row_matches)} if ends[row] >= 0 else {}
-            for column, key in answers.items():
+            columns = {ends[row]} if ends[row] >= 0 else set()
+            if unmarked[row]:
+                columns |= set(self._ends_of_edited_prompts(inputs[row], row_matches))
+            for column in columns:
+                key = self._choose_key(inputs[row, column], row_matches)
                 if key >= 0:
                     replaced[row, column], answer_keys[row, column] = True, key
         if self._record is not None:
@@ -231,25 +222,18 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         edited[replaced] = self.codebook.values[answer_keys[replaced].to(self.codebook.values.device)].to(output)
         return edited
 
-    def _answers_in_row(self, inputs: Tensor, by_prefix: MatchesByPrefix) -> dict[int, int]:
-        """Return the key that answers at each token of a row that nothing marks, by column.
-
-        Any token can be the last of a prompt. The prompt is the row up to this token, and the gate tells whether it
-        asks for the relation of an edit.
+    def _ends_of_edited_prompts(self, inputs: Tensor, matches: MatchedKeys) -> list[int]:
+        """Return the columns of a row at which the prompt of an edit ends: there, the gate equals that of the edit.
 
         Args:
             inputs: the answer layer's input, shape ``(tokens, width)``.
-            by_prefix: the keys that the row's prefixes match.
+            matches: the keys that the row matches.
         """
-        assert self.codebook is not None and self.codebook.gate_eps is not None
-        answers: dict[int, int] = {}
-        ends = [column for column, _ in by_prefix[1:]] + [len(inputs)]
-        for (start, matches), end in zip(by_prefix, ends, strict=True):
-            queries = inputs[start:end].to(self.codebook.gates.device)
-            distances = self.codebook.gate_distances(queries, matches.keys)
-            for index in (distances <= self.codebook.gate_eps).any(dim=1).nonzero().flatten().tolist():
-                answers[start + index] = self._choose_key(queries[index], matches)
-        return answers
+        assert self.codebook is not None
+        if self.codebook.gate_eps is None:
+            return []
+        distances = self.codebook.gate_distances(inputs.to(self.codebook.gates.device), matches.keys)
+        return (distances <= SAME_GATE).any(dim=1).nonzero().flatten().tolist()
 
     def _choose_key(self, gate_query: Tensor, matches: MatchedKeys) -> int:
         """Return which of the matched keys answers at a prompt's last token; -1 if none does.
