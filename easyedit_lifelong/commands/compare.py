@@ -64,6 +64,7 @@ def run(arguments: argparse.Namespace) -> int:
         },
         retention=arguments.retention,
         text=arguments.text,
+        capability=arguments.capability,
         task=arguments.task,
         skip_unusable=arguments.skip_unusable,
         batch_size=arguments.bsz,

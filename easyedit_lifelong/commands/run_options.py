@@ -83,6 +83,13 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--retention", metavar="FILE", help="held-out facts, such as a JSON list of {prompt, answer}")
     add("--text", metavar="FILE", help="held-out text; its perplexity is measured before and after")
+    add(
+        "--capability",
+        nargs="?",
+        const=True,
+        metavar="FILE",
+        help="multiple-choice questions, answered before and after (without FILE: 200 of this package)",
+    )
     add("--task", choices=tuple(TASKS), help="task of the data (default: that of their format)")
     add_skip_argument(parser)
 
@@ -97,6 +104,7 @@ def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "data": Data(arguments.data, arguments.format, arguments.edits, arguments.edit_with, offset=arguments.offset),
         "retention": arguments.retention,
         "text": arguments.text,
+        "capability": arguments.capability,
         "task": arguments.task,
         "skip_unusable": arguments.skip_unusable,
         "schedule": Schedule.of(arguments.eval_every, arguments.eval_at, arguments.eval_sample),

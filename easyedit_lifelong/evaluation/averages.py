@@ -21,15 +21,17 @@ class Scores:
     Attributes:
         values: the scores.
         intervals: the confidence intervals.
+        further: further entries of a line of ``metrics.jsonl``, which are no single scores.
     """
 
     values: dict[str, float] = field(default_factory=dict)
     intervals: dict[str, Interval] = field(default_factory=dict)
+    further: dict[str, Any] = field(default_factory=dict)
 
     def __or__(self, other: Scores) -> Scores:
         """Return the union of both; if a metric is in both, ``other`` has precedence."""
         own_intervals = {name: interval for name, interval in self.intervals.items() if name not in other.values}
-        return Scores(self.values | other.values, own_intervals | other.intervals)
+        return Scores(self.values | other.values, own_intervals | other.intervals, self.further | other.further)
 
     def renamed(self, names: Mapping[str, str]) -> Scores:
         """Return only the scores that are keys of ``names``, under the names that it maps them to."""
@@ -40,7 +42,7 @@ class Scores:
 
     def entry(self) -> dict[str, Any]:
         """Return the scores as entries of a line of ``metrics.jsonl``."""
-        return {**self.values, "intervals": {name: list(ends) for name, ends in self.intervals.items()}}
+        return {**self.values, **self.further, "intervals": {name: list(ends) for name, ends in self.intervals.items()}}
 
 
 def averages(by_request: Sequence[RequestScores]) -> dict[str, float]:

@@ -36,6 +36,8 @@ _MQUAKE = "MQuAKE (arXiv 2305.14795), section 4, there of generated answers"
 _MIRAGE = "The Mirage of Model Editing (arXiv 2502.11177)"
 _ROME = "ROME (arXiv 2202.05262), section 3.4; MEMIT (arXiv 2210.07229), section 5.2"
 
+_HARNESS = "lm-evaluation-harness (acc and acc_norm)"
+
 _FORCED, _GENERATED, _COUNT = "teacher-forced", "generated", "count"
 
 _TOKENS = "mean of [argmax p(. | prompt, answer up to t) = answer_t] over t, then over questions"
@@ -51,6 +53,8 @@ _BEGINS = "mean of [the greedy text, without leading space, begins with the targ
 _EXACT = "mean of [output = target] up to the natural stop, without case, punctuation and articles"
 _CONTAINS = "mean of [output contains target] up to the natural stop, without case, punctuation and articles"
 _ENTROPY = "mean of (2/3 H(bigrams) + 4/3 H(trigrams)) / 2 of texts of up to 100 tokens, in bits"
+_LARGEST = "mean of [the right choice has the largest sum of log p of its tokens]"
+_LARGEST_NORM = "mean of [the right choice has the largest sum of log p of its tokens / its number of characters]"
 _TEXT_PPL = "exp(mean of -log p(token | those before it)) over windows of 256 tokens"
 
 
@@ -231,6 +235,16 @@ _SPECS = (
     MetricSpec("fluency_before", _GENERATED, "fluency of the unedited model", _ENTROPY, _ROME),
     MetricSpec("text_perplexity", _FORCED, "perplexity of a held-out text", _TEXT_PPL, "", "lower"),
     MetricSpec("text_perplexity_before", _FORCED, "text_perplexity of the unedited model", _TEXT_PPL, "", "lower"),
+    MetricSpec("capability", _FORCED, "accuracy on multiple-choice questions", _LARGEST, _HARNESS),
+    MetricSpec("capability_before", _FORCED, "capability of the unedited model", _LARGEST, _HARNESS),
+    MetricSpec(
+        "capability_norm",
+        _FORCED,
+        "accuracy on multiple-choice questions, by log-likelihood per character",
+        _LARGEST_NORM,
+        _HARNESS,
+    ),
+    MetricSpec("capability_norm_before", _FORCED, "capability_norm of the unedited model", _LARGEST_NORM, _HARNESS),
 )
 
 METRICS = {spec.name: spec for spec in _SPECS}

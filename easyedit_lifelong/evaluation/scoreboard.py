@@ -5,11 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.requested_rewrites import MULTI_HOP
 from easyedit_lifelong.evaluation.answer_matching import Generation
 from easyedit_lifelong.evaluation.averages import RequestScores, Scores, averages, averages_with_intervals
 from easyedit_lifelong.evaluation.generated_answers import GeneratedAnswers
+from easyedit_lifelong.evaluation.multiple_choice import (
+    BY_SUBJECT,
+    CAPABILITY,
+    CAPABILITY_NORM,
+    MultipleChoiceScores,
+    with_before,
+)
 from easyedit_lifelong.evaluation.probe_sets import LOCALITY_SETS, PORTABILITY_SETS, questions_of_sets
 from easyedit_lifelong.evaluation.questions import Question, Questions, compared_questions
 from easyedit_lifelong.evaluation.scorer import Scorer
@@ -39,6 +47,8 @@ _BEFORE = (
     "contains_match",
     "fluency",
     "text_perplexity",
+    CAPABILITY,
+    CAPABILITY_NORM,
 )
 """The scores that are also reported for the unedited model, as ``<name>_before``."""
 
@@ -55,6 +65,7 @@ class Scoreboard:
         generation_requests: the requests for which the unedited model generates text, to compare with the edited
             model's; None for all requests. Generated answers cost several times as much as teacher-forced ones.
         text: a held-out text for perplexity; with it, fluency is measured, too.
+        capability: multiple-choice questions.
 
     Attributes:
         scorer: the scorer that runs the model.
@@ -78,10 +89,12 @@ class Scoreboard:
         task: str = "qa",
         generation_requests: Sequence[EditRequest] | None = None,
         text: str | None = None,
+        capability: Sequence[MultipleChoiceItem] = (),
     ) -> None:
         self.scorer, self.task = scorer, task_named(task)
         self.retention = [(probe.prompt, probe.answer) for probe in retention]
         self._text = TextScores(scorer, model, requests, text)
+        self._capability = MultipleChoiceScores(scorer.tokenizer, model, capability)
         questions = Questions.about(requests).all() + compared_questions(requests) + self.retention
         self.unedited = self._forced(model, questions)
         generation_requests = requests if generation_requests is None else generation_requests
@@ -106,15 +119,16 @@ class Scoreboard:
         Args:
             model: the edited model.
             requests: the requests of the edits.
-            thorough: whether to compute ROME's scores, which compare new answers with true ones, and the perplexity of
-                the held-out text. If answers have several tokens, this about doubles the cost.
+            thorough: whether to compute ROME's scores, which compare new answers with true ones, the perplexity of the
+                held-out text, and the accuracy on multiple-choice questions. If answers have several tokens, ROME's
+                scores about double the cost.
             skipped: requests that were skipped because the model gave their target without an edit; they count in ARR.
         """
         by_request, by_other_question = self._score_questions(model, requests, thorough, skipped)
         scores = averages_with_intervals(by_request)
         scores = scores.renamed({"reliability": "ERR"}) | scores | averages_with_intervals(by_other_question)
         scores |= averages_with_intervals([{"ARR": entry["ARR"]} for entry in [*by_request, *by_other_question]])
-        return scores | self._text.perplexity(model) if thorough else scores
+        return scores | self._text.perplexity(model) | self._capability.score(model) if thorough else scores
 
     def score_each(self, model: Any, requests: Sequence[EditRequest]) -> tuple[list[RequestScores], float | None]:
         """Return the teacher-forced scores of each request, with ROME's scores; and TRR (None without facts)."""
@@ -139,7 +153,12 @@ class Scoreboard:
             for question in self.retention
         ]
         unedited_scores = averages_with_intervals(by_request) | averages_with_intervals(retained) | self._text.unedited
+        unedited_scores |= self._capability.unedited
         return unedited_scores.renamed({name: f"{name}_before" for name in _BEFORE})
+
+    def capability_by_subject(self, last_scores: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the multiple-choice accuracies of each subject in a line of ``metrics.jsonl``, and those before."""
+        return with_before(last_scores.get(BY_SUBJECT, {}), self._capability.unedited.further.get(BY_SUBJECT, {}))
 
     def _score_questions(
         self, model: Any, requests: Sequence[EditRequest], thorough: bool, skipped: Sequence[EditRequest] = ()

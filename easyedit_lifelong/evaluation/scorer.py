@@ -17,7 +17,7 @@ from easyedit_lifelong.models.anatomy import anatomy_of
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, encode_text, pad_rows
 from easyedit_lifelong.models.load import context_length
-from easyedit_lifelong.models.model_modes import evaluating
+from easyedit_lifelong.models.model_modes import bare_generation_config, evaluating
 from easyedit_lifelong.models.pair_encoders import Encode
 from easyedit_lifelong.models.partial_pass import head_at_positions
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
@@ -33,6 +33,8 @@ class Scorer:
         tokens_per_batch: the largest number of tokens in a batch, with padding. In generation a batch has up to four
             times as many, since more rows cost little more per step.
         encode: encodes a prompt and its answer as token ids; by default as a causal language model reads them.
+        marks_prompts: whether teacher-forced passes tell an edited model where each prompt ends. If not, they are plain
+            passes over prompt and answer, such as evaluation harnesses make.
 
     Attributes:
         generates_text: whether the model generates text.
@@ -40,8 +42,15 @@ class Scorer:
 
     generates_text = True
 
-    def __init__(self, tokenizer: Any, tokens_per_batch: int = 512, encode: Encode | None = None) -> None:
-        self.tokenizer, self.tokens_per_batch = tokenizer, tokens_per_batch
+    def __init__(
+        self,
+        tokenizer: Any,
+        tokens_per_batch: int = 512,
+        encode: Encode | None = None,
+        *,
+        marks_prompts: bool = True,
+    ) -> None:
+        self.tokenizer, self.tokens_per_batch, self._marks_prompts = tokenizer, tokens_per_batch, marks_prompts
         self._encode = encode or functools.partial(encode_pair, tokenizer)
         self._encoded: dict[tuple[str, str], EncodedPair] = {}
 
@@ -98,7 +107,9 @@ class Scorer:
             if head is None
             else head_at_positions(head, row_index, column_index, in_place=True)
         )
-        with prompt_lengths(model, [len(pair.prompt) for pair in pairs]), only_answers:
+        lengths = [len(pair.prompt) for pair in pairs]
+        marked = prompt_lengths(model, lengths) if self._marks_prompts else contextlib.nullcontext()
+        with marked, only_answers:
             logits: Tensor = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         answer_logits = logits[row_index.to(logits.device), column_index.to(logits.device)]
         split_logits = answer_logits.split([len(target) for *_, target in spans])
@@ -136,7 +147,7 @@ class Scorer:
             # Nothing is predicted after the last token, so n tokens need n - 1 positions after the prompt.
             limits = [min(limit, context + 1 - len(tokens)) for tokens, limit in zip(encoded, limits, strict=True)]
         ends, start_arguments = self._end_tokens(model), self._start_arguments(model)
-        with evaluating(model), _bare_generation_config(model):
+        with evaluating(model), bare_generation_config(model):
             for batch in self._generation_batches([len(tokens) for tokens in encoded], limits, context):
                 ids, mask = pad_rows([encoded[index] for index in batch], self._pad, self._side, input_device(model))
                 config = GenerationConfig(
@@ -283,18 +294,3 @@ class _StopEachRow(StoppingCriteria):
                 self.lengths[row] = len(tokens)
         stopped = [row in self.lengths for row in range(len(self.batch))]
         return torch.tensor(stopped, device=input_ids.device)
-
-
-@contextlib.contextmanager
-def _bare_generation_config(model: Any) -> Iterator[None]:
-    """Replace the model's generation configuration by transformers' default, inside the context.
-
-    Otherwise ``generate`` takes each setting that it is not given from the checkpoint (repetition penalty, beams,
-    suppressed tokens), and greedy text would not be greedy.
-    """
-    before = model.generation_config
-    model.generation_config = GenerationConfig()
-    try:
-        yield
-    finally:
-        model.generation_config = before

@@ -51,7 +51,7 @@ def forced_answer(logits: Tensor, target: Sequence[int]) -> ForcedAnswer:
         logits: the logits that predict the answer's tokens, shape ``(answer tokens, vocabulary)``.
         target: the answer's tokens.
     """
-    logits = logits.float()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     labels = torch.tensor(list(target), device=logits.device)
     return ForcedAnswer(tuple(logits.argmax(dim=-1).tolist()), tuple(target), F.cross_entropy(logits, labels).item())
 

@@ -6,9 +6,11 @@ import contextlib
 import logging
 import zlib
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from easyedit_lifelong.errors import EditError
 
@@ -86,3 +88,18 @@ def dropping_out(modules: Iterable[nn.Module], rate: float, identity: str) -> It
     finally:
         for dropout, (previous_rate, training) in zip(dropouts, previous, strict=True):
             dropout.p, dropout.training = previous_rate, training
+
+
+@contextlib.contextmanager
+def bare_generation_config(model: Any) -> Iterator[None]:
+    """Replace the model's generation configuration by transformers' default, inside the context.
+
+    Otherwise ``generate`` takes each setting that it is not given from the checkpoint (repetition penalty, beams,
+    suppressed tokens), and greedy text would not be greedy.
+    """
+    before = model.generation_config
+    model.generation_config = GenerationConfig()
+    try:
+        yield
+    finally:
+        model.generation_config = before

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem, as_items
 from easyedit_lifelong.data.request import Probe, as_requests
+from easyedit_lifelong.data.samples import capability_items
 from easyedit_lifelong.runs.execute import run_experiment
 from easyedit_lifelong.runs.experiment import (
     CONSECUTIVE,
@@ -40,6 +42,7 @@ def run_lifelong(
     data_name: str = "",
     task: str | None = None,
     text: str | None = None,
+    capability: bool | Iterable[Any] = False,
     source: Source | None = None,
 ) -> RunResult:
     """Edit a model with a stream of requests, one at a time, and score the edits.
@@ -73,6 +76,9 @@ def run_lifelong(
         data_name: the name of the data in the results.
         task: the task of the data: ``qa`` (the default), ``generation``, or ``classification`` (for classifiers).
         text: a held-out text whose perplexity is measured before and after.
+        capability: multiple-choice questions that are answered before and after: mappings with ``question``,
+            ``choices``, ``answer`` (index or text of the right choice) and optionally ``subject``; True for the set of
+            this package.
         source: where the data came from, for ``config.yaml``; without it, the data are written to ``out``.
 
     Returns:
@@ -87,7 +93,7 @@ def run_lifelong(
     experiment = Experiment(
         LIFELONG,
         hparams,
-        Inputs(as_requests(requests), retention, text, data_name, source=source),
+        Inputs(as_requests(requests), retention, text, _items(capability), data_name, source=source),
         task=task,
         only_errors=only_errors,
         skip_unusable=skip_unusable,
@@ -115,6 +121,7 @@ def run_consecutive(
     data_name: str = "",
     task: str | None = None,
     text: str | None = None,
+    capability: bool | Iterable[Any] = False,
     resume: bool = False,
     skip_unusable: bool = False,
     source: Source | None = None,
@@ -148,6 +155,9 @@ def run_consecutive(
         data_name: the name of the data in the results.
         task: the task of the data: ``qa`` (the default), ``generation``, or ``classification`` (for classifiers).
         text: a held-out text whose perplexity is measured before and after.
+        capability: multiple-choice questions that are answered before and after: mappings with ``question``,
+            ``choices``, ``answer`` (index or text of the right choice) and optionally ``subject``; True for the set of
+            this package.
         resume: continue the interrupted run in ``out``, after the last batch in its journal.
         skip_unusable: skip requests that can't be edited, and list them in the summary.
         source: where the data came from, for ``config.yaml``; without it, the data are written to ``out``.
@@ -164,7 +174,7 @@ def run_consecutive(
     experiment = Experiment(
         CONSECUTIVE,
         hparams,
-        Inputs(as_requests(requests), retention, text, data_name, source=source),
+        Inputs(as_requests(requests), retention, text, _items(capability), data_name, source=source),
         task=task,
         skip_unusable=skip_unusable,
         batch_size=batch_size,
@@ -173,3 +183,10 @@ def run_consecutive(
         trackers=trackers,
     )
     return run_experiment(experiment, model, tokenizer, out, resume=resume, progress=progress)
+
+
+def _items(capability: bool | Iterable[Any]) -> list[MultipleChoiceItem]:
+    """Return the multiple-choice questions of the argument ``capability``."""
+    if isinstance(capability, bool):
+        return capability_items() if capability else []
+    return as_items(capability)

@@ -11,6 +11,7 @@ from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.samples import retention_probes
 from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.context_fit import check_fit
+from easyedit_lifelong.evaluation.multiple_choice import check_choices
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
@@ -51,7 +52,7 @@ def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: S
         scorer: the scorer that encodes prompts and answers.
 
     Raises:
-        DataError: a request or a held-out fact cannot be used.
+        DataError: a request, a held-out fact or a multiple-choice question cannot be used.
         HyperParameterError: the task does not suit the model.
         ModelError: the method cannot edit this model with the plan's hyperparameters.
         RunError: the model carries edits.
@@ -66,6 +67,7 @@ def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: S
     if retention is None:
         retention = [] if classifier else retention_probes()  # the sample data's facts are no classifier's labels
     check_fit([], scorer, model, retention)  # usable_requests checks the requests
+    check_choices(inputs.capability, scorer, model)
     usable, skipped = usable_requests(
         plan.method, model, tokenizer, plan.hparams, inputs.requests, scorer, skip=plan.experiment.skip_unusable
     )

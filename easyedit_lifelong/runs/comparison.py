@@ -27,7 +27,7 @@ from easyedit_lifelong.runs.setting_changes import setting_changes
 
 LOG = logging.getLogger(__name__)
 
-_NOT_COMPARED = ("data.", "retention", "text", "schema_version")
+_NOT_COMPARED = ("data.", "retention", "text", "capability", "schema_version")
 _HPARAMS_NOT_COMPARED = (".device", ".model_parallel", ".mom2_engine")
 
 
@@ -192,12 +192,15 @@ def _comparison_config(shared: Experiment, experiments: dict[str, Experiment], i
         "data": dict(source.data),
         "retention": source.retention,
         "text": source.text,
+        "capability": source.capability,
         "task": shared.task,
         "batch_size": shared.batch_size,
         "protocol": shared.protocol,
         "skip_unusable": shared.skip_unusable,
         "schedule": shared.schedule.to_dict(),
-        "recorded": {"requests_sha256": requests_digest(inputs.requests, inputs.retention or [], inputs.text)},
+        "recorded": {
+            "requests_sha256": requests_digest(inputs.requests, inputs.retention or [], inputs.text, inputs.capability)
+        },
     }
 
 

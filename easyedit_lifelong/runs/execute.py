@@ -146,6 +146,7 @@ def _make_scoreboard(plan: Plan, model: Any, scorer: Scorer, checked: CheckedDat
         task=checked.task,
         generation_requests=generation_requests,
         text=checked.inputs.text,
+        capability=checked.inputs.capability,
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.data import samples
+from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.runs.schedule import Schedule
 
@@ -57,11 +58,13 @@ class Source:
         data: the value of ``data``.
         retention: the value of ``retention``: a file, an empty list for none, or None for the sample data's.
         text: the value of ``text``: a file, or None.
+        capability: the value of ``capability``: a file, True for the set of this package, or None.
     """
 
     data: Mapping[str, Any]
     retention: str | list[Any] | None = None
     text: str | None = None
+    capability: str | bool | None = None
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Inputs:
         requests: the requests.
         retention: held-out facts; None for the sample data's.
         text: a held-out text whose perplexity is measured.
+        capability: multiple-choice questions.
         name: the name of the data in the results.
         task: the task of the data's format; None if it is not known.
         source: the files that the data came from; None if a program passed them in memory.
@@ -81,6 +85,7 @@ class Inputs:
     requests: list[EditRequest]
     retention: Sequence[Probe] | None = None
     text: str | None = None
+    capability: Sequence[MultipleChoiceItem] = ()
     name: str = ""
     task: str | None = None
     source: Source | None = None
@@ -98,6 +103,7 @@ class Experiment:
         overrides: values that replace hyperparameters, by name.
         retention: file of held-out facts; None for the sample data's, ``()`` for none.
         text: file of a held-out text; None for none.
+        capability: file of multiple-choice questions; True for the set of this package, None for none.
         task: the task of the data; None for the task of their format.
         only_errors: edit only where the model is wrong (lifelong loop).
         skip_unusable: leave out records that cannot be read or edited.
@@ -114,6 +120,7 @@ class Experiment:
     overrides: Mapping[str, Any] = field(default_factory=dict)
     retention: str | tuple[()] | None = None
     text: str | None = None
+    capability: str | bool | None = None
     task: str | None = None
     only_errors: bool = False
     skip_unusable: bool = False

@@ -30,6 +30,7 @@ _KEYS: Mapping[str, Any] = {
     "data": dict,
     "retention": str | list | None,
     "text": str | None,
+    "capability": str | bool | None,
     "task": str | None,
     "only_errors": bool,
     "skip_unusable": bool,
@@ -195,6 +196,7 @@ def _experiment(
     retention = top.get("retention")  # a file, or a list, which must be empty
     if isinstance(retention, list) and retention:
         problems.append("retention: must be a file, [] for none, or left out for the sample data's")
+    capability = top.get("capability")  # a file, or whether to use the set of this package
     if problems:
         raise HyperParameterError(f"{file}: " + "; ".join(problems))
     return Experiment(
@@ -204,6 +206,7 @@ def _experiment(
         overrides={"model_name": top.get("model"), "device": top.get("device"), "seed": top.get("seed")},
         retention=() if isinstance(retention, list) else _optional_path(retention, file),
         text=_optional_path(top.get("text"), file),
+        capability=_optional_path(capability, file) if isinstance(capability, str) else capability or None,
         task=top.get("task"),
         only_errors=top.get("only_errors", False),
         skip_unusable=top.get("skip_unusable", False),

@@ -10,9 +10,11 @@ from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.data.format_files import is_format_file, read_format_file
 from easyedit_lifelong.data.guess_format import guess_format
 from easyedit_lifelong.data.holdout import split_rephrasings
+from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem, read_multiple_choice
 from easyedit_lifelong.data.readers import check_usable, read_results
 from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
 from easyedit_lifelong.data.retention import read_retention
+from easyedit_lifelong.data.samples import CAPABILITY
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.text_scores import read_text
 from easyedit_lifelong.plugins import get_plugins
@@ -72,13 +74,14 @@ def file_digest(path: Path) -> str:
 
 
 def _read(experiment: Experiment, data: Data, seed: int) -> Inputs:
-    """Read the requests, the held-out facts and the held-out text of an experiment."""
+    """Read the requests, and what else the experiment scores."""
     reader = reader_of(data.path, data.format)
     records, unusable = _read_records(experiment, data, reader)
     requests = split_rephrasings(records, data.edit_with, seed)
     retention, text = _read_retention(experiment), _read_text(experiment)
-    source = _source(experiment, data, reader.name)
-    return Inputs(requests, retention, text, data.path, reader.task, source, [str(error) for error in unusable])
+    capability, source = _read_capability(experiment), _source(experiment, data, reader.name)
+    reasons = [str(error) for error in unusable]
+    return Inputs(requests, retention, text, capability, data.path, reader.task, source, reasons)
 
 
 def _read_records(
@@ -143,6 +146,17 @@ def _read_text(experiment: Experiment) -> str | None:
         raise DataError(f"{experiment.setting('text', '--text')}: {error}") from error
 
 
+def _read_capability(experiment: Experiment) -> list[MultipleChoiceItem]:
+    """Read the multiple-choice questions, if the experiment has any."""
+    if not experiment.capability:
+        return []
+    path = CAPABILITY if experiment.capability is True else experiment.capability
+    try:
+        return read_multiple_choice(path)
+    except DataError as error:
+        raise DataError(f"{experiment.setting('capability', '--capability')}: {error}") from error
+
+
 def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
     """Return where the data came from, as the run's ``config.yaml`` writes it."""
     data_format = str(_absolute(data_format)) if is_format_file(data_format) else data_format
@@ -159,7 +173,9 @@ def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
         section["edit_with"] = data.edit_with
     retention = experiment.retention
     recorded_retention: str | list[Any] | None = [] if isinstance(retention, tuple) else _absolute(retention)
-    return Source(section, recorded_retention, _absolute(experiment.text))
+    capability = experiment.capability
+    recorded_capability = _absolute(capability) if isinstance(capability, str) else capability
+    return Source(section, recorded_retention, _absolute(experiment.text), recorded_capability)
 
 
 def _absolute(path: str | None) -> str | None:

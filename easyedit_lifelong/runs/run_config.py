@@ -15,6 +15,7 @@ from typing import Any
 
 from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.clock import now
+from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError, RunError
 from easyedit_lifelong.hparams_files import hparams_values
@@ -26,7 +27,7 @@ from easyedit_lifelong.runs.experiment import Source
 from easyedit_lifelong.runs.plan import Plan
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
 
-REQUESTS, RETENTION, TEXT = "requests.jsonl", "retention.json", "text.txt"
+REQUESTS, RETENTION, TEXT, CAPABILITY = "requests.jsonl", "retention.json", "text.txt", "capability.json"
 
 
 def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
@@ -56,6 +57,7 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
         "data": dict(source.data),
         "retention": source.retention,
         "text": source.text,
+        "capability": source.capability,
         "task": checked.task,
         **settings_of_loop,
         "schedule": plan.schedule.to_dict(),
@@ -64,7 +66,7 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
             "method": plan.method.name,
             "n_requests": len(inputs.requests),
             "weights": _fingerprint(model),
-            "requests_sha256": requests_digest(checked.usable, checked.retention, inputs.text),
+            "requests_sha256": requests_digest(checked.usable, checked.retention, inputs.text, inputs.capability),
         },
     }
 
@@ -117,6 +119,9 @@ def write_data(folder: Path, config: dict[str, Any], checked: CheckedData) -> di
     files = {REQUESTS: "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)}
     if inputs.text is not None:
         config["text"], files[TEXT] = TEXT, inputs.text
+    if inputs.capability:
+        items = [item.to_dict() for item in inputs.capability]
+        config["capability"], files[CAPABILITY] = CAPABILITY, json.dumps(items, indent=1, ensure_ascii=False) + "\n"
     config["data"] = {**config["data"], "path": REQUESTS, "format": "json"}
     if inputs.retention is not None:
         facts = [{"prompt": probe.prompt, "answer": probe.answer} for probe in checked.retention]
@@ -130,11 +135,20 @@ def write_data(folder: Path, config: dict[str, Any], checked: CheckedData) -> di
     return config
 
 
-def requests_digest(requests: Sequence[EditRequest], retention: Sequence[Probe], text: str | None = None) -> str:
-    """Return a digest of requests, held-out facts and held-out text: 16 hexadecimal digits of their SHA-256."""
+def requests_digest(
+    requests: Sequence[EditRequest],
+    retention: Sequence[Probe],
+    text: str | None = None,
+    capability: Sequence[MultipleChoiceItem] = (),
+) -> str:
+    """Return a digest of requests and of what else is scored: 16 hexadecimal digits of their SHA-256.
+
+    Without multiple-choice questions, the digest is that of versions that had none.
+    """
     fields = [_compared_values(request) for request in requests]
     facts = [(probe.prompt, probe.answer) for probe in retention]
-    return hashlib.sha256(json.dumps([fields, facts, text], ensure_ascii=False).encode()).hexdigest()[:16]
+    data = [fields, facts, text, *([[item.to_dict() for item in capability]] if capability else [])]
+    return hashlib.sha256(json.dumps(data, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 _COMPARED_FIELDS = [item.name for item in dataclasses.fields(EditRequest) if item.compare]

@@ -12,6 +12,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.answer_matching import Generation
 from easyedit_lifelong.evaluation.averages import Scores, averages_with_intervals
 from easyedit_lifelong.evaluation.metrics import METRICS
+from easyedit_lifelong.evaluation.multiple_choice import BY_SUBJECT
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.registry import Tracker
@@ -44,7 +45,7 @@ def score_all(
         folder: the run's folder, if it has one.
         trackers: the trackers that receive the scores.
         thorough: whether to compute the expensive scores, too: generated answers, the comparison of new answers
-            with true ones, and the perplexity of the held-out text.
+            with true ones, the perplexity of the held-out text and the accuracy on multiple-choice questions.
         sample: score a random sample of this many past edits if there are more; None for all of them.
         seed: the seed of the sample.
         counts: the method's port that returns numbers about the edited model, by name (``n_keys``).
@@ -162,6 +163,7 @@ def summarize(
     """
     before = board.before(sample_of(state.attempted, sample, seed))
     metrics = state.final() | before.values
+    by_subject = board.capability_by_subject(state.last_scores())
     intervals = {**state.last_scores().get("intervals", {}), **before.entry()["intervals"]}
     timing = {
         "seconds_per_edit": state.seconds["editing"] / max(len(state.attempted), 1),
@@ -181,6 +183,7 @@ def summarize(
         "metrics": metrics,
         "intervals": intervals,
         "metric_kinds": {name: METRICS[name].kind for name in metrics},
+        **({BY_SUBJECT: by_subject} if by_subject else {}),
         "timing": timing,
         "versions": package_versions(),
         "finished": now(),

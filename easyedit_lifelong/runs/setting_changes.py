@@ -13,6 +13,7 @@ NOT_COMPARED = (
     "data.",
     "retention.",
     "text.",
+    "capability.",
     "trackers.",
     "hparams.device.",
     "hparams.model_parallel.",

@@ -1,8 +1,10 @@
-"""The sample facts of the package are complete, distinct and do not disturb each other's scores."""
+"""The sample data of the package are complete, distinct and do not disturb each other's scores."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +12,13 @@ import pytest
 
 from easyedit_lifelong.data.readers import read_counterfact, read_requests, read_zsre
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.data.samples import COUNTERFACT, RETENTION, ZSRE, retention_probes
+from easyedit_lifelong.data.samples import (
+    COUNTERFACT,
+    RETENTION,
+    ZSRE,
+    capability_items,
+    retention_probes,
+)
 
 CATEGORIES = {"people", "places", "works", "organisations", "science"}
 
@@ -120,3 +128,41 @@ def test_texts_have_no_surplus_spaces(path: Path) -> None:
     """A prompt that ends in a space is tokenised differently."""
     texts = [text for record in json.loads(path.read_text(encoding="utf-8")) for text in record.values()]
     assert [text for text in texts if isinstance(text, str) and (text != text.strip() or "  " in text)] == []
+
+
+def test_the_multiple_choice_questions_alternate_between_eight_subjects() -> None:
+    subjects = [item.subject for item in capability_items()]
+    assert len(subjects) == 200
+    assert len(set(subjects[:8])) == 8
+    assert subjects == subjects[:8] * 25
+
+
+def test_the_right_choice_is_at_each_position_equally_often() -> None:
+    items = capability_items()
+    assert Counter(item.answer for item in items) == dict.fromkeys(range(4), 50)
+    by_subject = Counter((item.subject, item.answer) for item in items)
+    assert set(by_subject.values()) == {6, 7}
+
+
+def test_the_length_of_a_choice_does_not_tell_whether_it_is_right() -> None:
+    """With four choices, the right one is the longest, or the shortest, in a quarter of the questions."""
+    ranks = Counter(sorted(map(len, item.choices)).index(len(item.choices[item.answer])) for item in capability_items())
+    assert max(ranks.values()) < 100
+    longest = [len(item.choices[item.answer]) == max(map(len, item.choices)) for item in capability_items()]
+    assert sum(longest) < 90
+
+
+def test_multiple_choice_questions_are_distinct_and_have_four_choices_in_ascii() -> None:
+    items = capability_items()
+    assert len({" ".join(item.question.lower().split()) for item in items}) == len(items)
+    for item in items:
+        assert len(item.choices) == 4, item
+        assert len({choice.lower() for choice in item.choices}) == 4, item
+        assert item.question[-1] in "?." and item.question.isascii(), item
+        assert all(choice == choice.strip() and choice.isascii() for choice in item.choices), item
+
+
+def test_no_multiple_choice_question_is_about_an_edited_subject(requests: list[EditRequest]) -> None:
+    for item, request in itertools.product(capability_items(), requests):
+        assert request.subject is not None
+        assert not re.search(rf"\b{re.escape(request.subject)}\b", item.question, re.IGNORECASE), item

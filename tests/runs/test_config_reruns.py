@@ -13,11 +13,17 @@ import yaml
 
 from easyedit_lifelong import run_lifelong
 from easyedit_lifelong.commands.main import main
+from easyedit_lifelong.data.multiple_choice import as_items
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.runs import run_config as records
 from tests.support.command_line import FACTS, HPARAMS, RETENTION
+
+QUESTIONS = [
+    {"question": "the sea is", "choices": ["blue", "snow"], "answer": 1, "subject": "geography"},
+    {"question": "who wrote Hamlet", "choices": ["old Shakespeare", "Rome", "king"], "answer": "king"},
+]
 
 
 def write_yaml(folder: Path, values: Any, name: str = "mine.yaml") -> Path:
@@ -41,6 +47,7 @@ def test_the_config_of_a_run_repeats_the_run(
     Path("facts.json").write_text(json.dumps(FACTS))
     Path("held.json").write_text(json.dumps(RETENTION))
     Path("text.txt").write_text("the river and the sea " * 20)
+    Path("questions.json").write_text(json.dumps(QUESTIONS))
     write_yaml(Path(), {**HPARAMS, "model_name": "nothing"}, "grace.yaml")
     arguments = [
         "--hparams",
@@ -53,6 +60,8 @@ def test_the_config_of_a_run_repeats_the_run(
         "held.json",
         "--text",
         "text.txt",
+        "--capability",
+        "questions.json",
         "--eval-at",
         "1,2",
     ]
@@ -87,10 +96,13 @@ def test_data_from_memory_are_saved_beside_the_config(tmp_path: Path, checkpoint
         retention=[Probe("the river is", "blue")],
         data_name="mine",
         text="the river and the sea " * 20,
+        capability=QUESTIONS,
     )
     assert main(["run", str(tmp_path / "run" / "config.yaml"), "--out", str(tmp_path / "again")]) == 0
     first, second = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("run", "again"))
-    assert (first["metrics"], first["requests_sha256"]) == (second["metrics"], second["requests_sha256"])
+    for key in ("metrics", "requests_sha256", "capability_by_subject"):
+        assert first[key] == second[key], key
+    assert set(first["capability_by_subject"]) == {"geography"}
     assert "relation_specificity" in first["metrics"]
 
 
@@ -103,6 +115,7 @@ def test_the_digest_of_requests_is_that_of_earlier_versions() -> None:
     assert records.requests_digest([request], held_out, "text") == "b1ff7eb7bdfb2801"
     with_relation_specificity = dataclasses.replace(request, relation_specificity=(Probe("p", "a"),))
     assert records.requests_digest([with_relation_specificity], held_out, "text") != "b1ff7eb7bdfb2801"
+    assert records.requests_digest([request], held_out, "text", as_items(QUESTIONS)) != "b1ff7eb7bdfb2801"
 
 
 @pytest.mark.parametrize("name", ["./m/tiny", "m/tiny", "tiny"])

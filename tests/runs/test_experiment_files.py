@@ -178,6 +178,8 @@ def test_an_unknown_experiment_is_refused_with_a_suggestion() -> None:
         ({"data": {"path": "nothing.json"}}, "mine.yaml, data.path: nothing.json: no such file, neither beside"),
         ({"retention": "nothing.json"}, "mine.yaml, retention: nothing.json: no such file, neither beside"),
         ({"text": "nothing.txt"}, "mine.yaml, text: nothing.txt: can't be read"),
+        ({"capability": "nothing.json"}, "mine.yaml, capability: nothing.json: no such file of multiple-choice questions"),
+        ({"capability": 3}, "mine.yaml: capability: 3 is not text or true or false or nothing"),
         ({"data": {"path": "facts.json", "format": "jsn"}}, "'jsn'. Did you mean 'json'?"),
         ({"data": {"path": "facts.json", "sha256": "ab"}}, "mine.yaml, data.sha256: "),
         ({"trackers": ["abacus"]}, "no tracker is called 'abacus'"),

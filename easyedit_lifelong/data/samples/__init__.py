@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem, read_multiple_choice
 from easyedit_lifelong.data.request import Probe
 
 FOLDER = Path(__file__).resolve().parent
 COUNTERFACT = FOLDER / "counterfact.json"
 ZSRE = FOLDER / "zsre.json"
 RETENTION = FOLDER / "retention.json"
+CAPABILITY = FOLDER / "capability.json"
 
 
 def retention_probes(path: Path | None = None) -> list[Probe]:
@@ -21,3 +23,8 @@ def retention_probes(path: Path | None = None) -> list[Probe]:
     """
     records = json.loads((path or RETENTION).read_text(encoding="utf-8"))
     return [Probe(record["prompt"], record["answer"]) for record in records]
+
+
+def capability_items() -> list[MultipleChoiceItem]:
+    """Return the default multiple-choice questions, which no sample edit is about."""
+    return read_multiple_choice(CAPABILITY)

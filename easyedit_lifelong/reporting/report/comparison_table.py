@@ -25,7 +25,7 @@ UNEDITED = "unedited"
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 _GENERATED = ("generation_match", "generation_match_rephrase")
-_UNCHANGED = ("locality", "relation_specificity", "TRR", "ARR", "text_perplexity")
+_UNCHANGED = ("locality", "relation_specificity", "TRR", "ARR", "text_perplexity", "capability")
 COSTS = (FAILED, BATCH, SECONDS, DISK, MEMORY, ROLLBACK)
 
 
@@ -75,7 +75,7 @@ def comparison_tables(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Co
         (
             "What the edits must not change",
             f"Agreement with the unedited model (locality, relation specificity), shares of true answers' tokens (TRR, "
-            f"ARR) and held-out text, {where}, after all edits of each run.",
+            f"ARR), held-out text and multiple-choice questions (capability), {where}, after all edits of each run.",
             _UNCHANGED,
         ),
         (

@@ -21,6 +21,7 @@ MAIN = (
     "generation_match",
     "generation_match_rephrase",
     "text_perplexity",
+    "capability",
 )
 """The main scores, the most important first."""
 
