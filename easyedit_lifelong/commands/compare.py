@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from easyedit_lifelong.commands.compare_session import run_and_compare
-from easyedit_lifelong.commands.option_types import count, positive_int, positive_ints
-from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_scoring_arguments, spellings
+from easyedit_lifelong.commands.option_types import count, names, positive_int, positive_ints
+from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_scoring_arguments, harness_tasks, spellings
 from easyedit_lifelong.data.samples import COUNTERFACT
 from easyedit_lifelong.runs.compared_methods import ComparedMethod, MethodComparison
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, Data, Experiment
@@ -65,6 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
         retention=arguments.retention,
         text=arguments.text,
         capability=arguments.capability,
+        lm_eval=harness_tasks(arguments),
         task=arguments.task,
         skip_unusable=arguments.skip_unusable,
         batch_size=arguments.bsz,
@@ -75,7 +76,4 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _methods(text: str) -> list[ComparedMethod]:
     """Convert a comma-separated list of methods."""
-    entries = [part.strip() for part in text.split(",")]
-    if not all(entries):
-        raise argparse.ArgumentTypeError(f"{text!r} has an empty entry")
-    return [ComparedMethod.from_text(entry) for entry in entries]
+    return [ComparedMethod.from_text(entry) for entry in names(text)]

@@ -50,3 +50,11 @@ def share(text: str) -> float:
 def positive_ints(text: str) -> tuple[int, ...]:
     """Convert a comma-separated list of whole numbers greater than 0."""
     return tuple(positive_int(part.strip()) for part in text.split(","))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Convert a comma-separated list of names."""
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise argparse.ArgumentTypeError(f"{text!r} has an empty entry")
+    return parts

@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from easyedit_lifelong.commands.option_types import count, positive_int, positive_ints
+from easyedit_lifelong.commands.option_types import count, names, positive_int, positive_ints
+from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.evaluation.tasks import TASKS
 from easyedit_lifelong.runs.experiment import EVAL_EVERY, Data
 from easyedit_lifelong.runs.schedule import Schedule
@@ -90,6 +91,20 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="multiple-choice questions, answered before and after (without FILE: 200 of this package)",
     )
+    add(
+        *spellings("lm_eval"),
+        type=names,
+        default=(),
+        metavar="TASK,...",
+        help="tasks of lm-evaluation-harness, before and after",
+    )
+    add(*spellings("lm_eval_path"), metavar="DIR", help="folder with YAML files of further tasks for --lm-eval")
+    add(
+        *spellings("lm_eval_limit"),
+        type=positive_int,
+        metavar="N",
+        help="use only N questions of each task of --lm-eval",
+    )
     add("--task", choices=tuple(TASKS), help="task of the data (default: that of their format)")
     add_skip_argument(parser)
 
@@ -105,8 +120,16 @@ def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "retention": arguments.retention,
         "text": arguments.text,
         "capability": arguments.capability,
+        "lm_eval": harness_tasks(arguments),
         "task": arguments.task,
         "skip_unusable": arguments.skip_unusable,
         "schedule": Schedule.of(arguments.eval_every, arguments.eval_at, arguments.eval_sample),
         "trackers": arguments.track,
     }
+
+
+def harness_tasks(arguments: argparse.Namespace) -> HarnessTasks | None:
+    """Return the tasks of lm-evaluation-harness that the options name; None without ``--lm-eval``."""
+    if not arguments.lm_eval:
+        return None
+    return HarnessTasks(arguments.lm_eval, arguments.lm_eval_path, arguments.lm_eval_limit)

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.models.load import load_from_hparams
-from easyedit_lifelong.reporting.console_tables import closing_line, score_table
+from easyedit_lifelong.reporting.console_tables import closing_line, harness_table, score_table
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.execute import execute
 from easyedit_lifelong.runs.experiment import Experiment
+from easyedit_lifelong.runs.harness_results import LM_EVAL
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import make_plan
 from easyedit_lifelong.runs.state import RunResult
@@ -59,6 +60,7 @@ def _show(console: Console, result: RunResult, out: Path) -> None:
     summary = result.summary
     protocol = f", {summary['protocol']}" if "protocol" in summary else ""
     score_table(console, result.metrics, f"\n{summary['method']}, {summary['n_edits']} edits{protocol}")
+    harness_table(console, summary.get(LM_EVAL, {}))
     for skipped in summary.get("skipped", []):
         console.print(f"left out: {skipped['reason']}", highlight=False, markup=False)
     closing_line(console, summary, out)

@@ -85,7 +85,7 @@ def check_choices(items: Sequence[MultipleChoiceItem], scorer: Scorer, model: An
     if items and kind_of(model) is not ModelKind.CAUSAL:
         raise DataError(
             f"multiple-choice questions need a causal language model; {type(model).__name__} is a "
-            f"{kind_of(model).value}. Leave out --capability."
+            f"{kind_of(model).value}. Leave them out."
         )
     limit = context_length(model)
     for number, item in enumerate(items):

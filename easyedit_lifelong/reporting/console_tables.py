@@ -44,6 +44,27 @@ def score_table(console: Console, metrics: Mapping[str, float], title: str) -> N
     console.print(table)
 
 
+def harness_table(console: Console, results: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+    """Print the scores of lm-evaluation-harness before and after the edits; nothing without results.
+
+    Args:
+        console: the console.
+        results: the entry ``lm_eval`` of ``summary.json``.
+    """
+    if not results:
+        return
+    table = plain_table("\nlm-evaluation-harness")
+    table.add_column("task", overflow="fold")
+    table.add_column("metric", no_wrap=True)
+    for header in ("before", "after"):
+        table.add_column(header, justify="right")
+    for task, scores in results.items():
+        for metric, score in scores.items():
+            values = (score["before"], score["after"])
+            table.add_row(Text(task), Text(metric), *("" if value is None else f"{value:.3f}" for value in values))
+    console.print(table)
+
+
 def closing_line(console: Console, summary: Mapping[str, Any], out: Path) -> None:
     """Print the time per edit, the numbers of failed and skipped requests, and the folder of the results."""
     console.print(

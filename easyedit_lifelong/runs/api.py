@@ -9,6 +9,7 @@ from typing import Any
 from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem, as_items
 from easyedit_lifelong.data.request import Probe, as_requests
 from easyedit_lifelong.data.samples import capability_items
+from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.runs.execute import run_experiment
 from easyedit_lifelong.runs.experiment import (
     CONSECUTIVE,
@@ -43,6 +44,9 @@ def run_lifelong(
     task: str | None = None,
     text: str | None = None,
     capability: bool | Iterable[Any] = False,
+    lm_eval: Sequence[str] = (),
+    lm_eval_path: Path | str | None = None,
+    lm_eval_limit: int | None = None,
     source: Source | None = None,
 ) -> RunResult:
     """Edit a model with a stream of requests, one at a time, and score the edits.
@@ -79,6 +83,9 @@ def run_lifelong(
         capability: multiple-choice questions that are answered before and after: mappings with ``question``,
             ``choices``, ``answer`` (index or text of the right choice) and optionally ``subject``; True for the set of
             this package.
+        lm_eval: names of tasks of lm-evaluation-harness that are evaluated before and after.
+        lm_eval_path: a folder with YAML files of further tasks.
+        lm_eval_limit: use only this many questions of each task.
         source: where the data came from, for ``config.yaml``; without it, the data are written to ``out``.
 
     Returns:
@@ -94,6 +101,7 @@ def run_lifelong(
         LIFELONG,
         hparams,
         Inputs(as_requests(requests), retention, text, _items(capability), data_name, source=source),
+        lm_eval=_tasks(lm_eval, lm_eval_path, lm_eval_limit),
         task=task,
         only_errors=only_errors,
         skip_unusable=skip_unusable,
@@ -122,6 +130,9 @@ def run_consecutive(
     task: str | None = None,
     text: str | None = None,
     capability: bool | Iterable[Any] = False,
+    lm_eval: Sequence[str] = (),
+    lm_eval_path: Path | str | None = None,
+    lm_eval_limit: int | None = None,
     resume: bool = False,
     skip_unusable: bool = False,
     source: Source | None = None,
@@ -158,6 +169,9 @@ def run_consecutive(
         capability: multiple-choice questions that are answered before and after: mappings with ``question``,
             ``choices``, ``answer`` (index or text of the right choice) and optionally ``subject``; True for the set of
             this package.
+        lm_eval: names of tasks of lm-evaluation-harness that are evaluated before and after.
+        lm_eval_path: a folder with YAML files of further tasks.
+        lm_eval_limit: use only this many questions of each task.
         resume: continue the interrupted run in ``out``, after the last batch in its journal.
         skip_unusable: skip requests that can't be edited, and list them in the summary.
         source: where the data came from, for ``config.yaml``; without it, the data are written to ``out``.
@@ -175,6 +189,7 @@ def run_consecutive(
         CONSECUTIVE,
         hparams,
         Inputs(as_requests(requests), retention, text, _items(capability), data_name, source=source),
+        lm_eval=_tasks(lm_eval, lm_eval_path, lm_eval_limit),
         task=task,
         skip_unusable=skip_unusable,
         batch_size=batch_size,
@@ -190,3 +205,8 @@ def _items(capability: bool | Iterable[Any]) -> list[MultipleChoiceItem]:
     if isinstance(capability, bool):
         return capability_items() if capability else []
     return as_items(capability)
+
+
+def _tasks(names: Sequence[str], path: Path | str | None, limit: int | None) -> HarnessTasks | None:
+    """Return the tasks of lm-evaluation-harness that the arguments name; None without names."""
+    return HarnessTasks(tuple(names), None if path is None else str(path), limit) if names else None

@@ -11,6 +11,7 @@ from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.samples import retention_probes
 from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
 from easyedit_lifelong.evaluation.context_fit import check_fit
+from easyedit_lifelong.evaluation.harness import check_model
 from easyedit_lifelong.evaluation.multiple_choice import check_choices
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.base import EditMethod
@@ -68,6 +69,8 @@ def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: S
         retention = [] if classifier else retention_probes()  # the sample data's facts are no classifier's labels
     check_fit([], scorer, model, retention)  # usable_requests checks the requests
     check_choices(inputs.capability, scorer, model)
+    if plan.experiment.lm_eval is not None:
+        check_model(model)
     usable, skipped = usable_requests(
         plan.method, model, tokenizer, plan.hparams, inputs.requests, scorer, skip=plan.experiment.skip_unusable
     )

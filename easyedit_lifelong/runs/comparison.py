@@ -21,13 +21,13 @@ from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodCompa
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
-from easyedit_lifelong.runs.run_config import requests_digest, run_config
+from easyedit_lifelong.runs.run_config import harness_config, requests_digest, run_config
 from easyedit_lifelong.runs.run_folder import CONFIG, SCHEMA_VERSION, SUMMARY, RunFolder, check_free
 from easyedit_lifelong.runs.setting_changes import setting_changes
 
 LOG = logging.getLogger(__name__)
 
-_NOT_COMPARED = ("data.", "retention", "text", "capability", "schema_version")
+_NOT_COMPARED = ("data.", "retention", "text", "capability", "lm_eval.path", "schema_version")
 _HPARAMS_NOT_COMPARED = (".device", ".model_parallel", ".mom2_engine")
 
 
@@ -193,6 +193,7 @@ def _comparison_config(shared: Experiment, experiments: dict[str, Experiment], i
         "retention": source.retention,
         "text": source.text,
         "capability": source.capability,
+        **harness_config(shared.lm_eval),
         "task": shared.task,
         "batch_size": shared.batch_size,
         "protocol": shared.protocol,

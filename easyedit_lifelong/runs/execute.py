@@ -17,6 +17,7 @@ from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.checks import CheckedData, check_data
 from easyedit_lifelong.runs.engine import Run
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
+from easyedit_lifelong.runs.harness_results import AFTER, BEFORE, HarnessResults
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
 from easyedit_lifelong.runs.resume import is_finished
@@ -85,6 +86,8 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
             stack.callback(folder.close)
         began = time.perf_counter()
         board = _make_scoreboard(plan, model, scorer, checked)
+        harness = HarnessResults(plan.experiment.lm_eval, folder, resume=plan.resume)
+        harness.evaluate(BEFORE, model, tokenizer)
         run = Run(plan, tokenizer, RunState(model), board, folder, checked.usable)
         run.state.counts["skipped"] = len(checked.skipped)
         run.state.seconds["scoring"] += time.perf_counter() - began
@@ -101,9 +104,12 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
             run.notify(progress)
         was_finished = is_finished(run)
         run.run_remaining(progress)
+        began_harness = time.perf_counter()
+        harness.evaluate(AFTER, run.state.model, tokenizer)
+        run.state.seconds["scoring"] += time.perf_counter() - began_harness
         total = seconds_before + time.perf_counter() - began
         sample = plan.schedule.sample if plan.keeps_edits else None  # a single round scores all edits
-        further: dict[str, Any] = {"rollback": _rollback_scope(plan.method, run.has_rollback)}
+        further = {"rollback": _rollback_scope(plan.method, run.has_rollback), **harness.summary()}
         if plan.batched:
             further["n_batches"] = len(run.batches)
         if plan.batched or checked.skipped:

@@ -14,12 +14,13 @@ from typing import Any
 from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.data.format_files import is_format_file
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
+from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.evaluation.tasks import TASKS
 from easyedit_lifelong.hparams_files import read_mapping
-from easyedit_lifelong.hyperparams import convert_value, describe_type
 from easyedit_lifelong.runs.compared_methods import ComparedMethod, MethodComparison
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, LIFELONG, PROTOCOLS, SAMPLES, Data, Experiment
 from easyedit_lifelong.runs.schedule import Schedule
+from easyedit_lifelong.runs.typed_values import choice_problems, typed_values
 
 _KEYS: Mapping[str, Any] = {
     "schema_version": int,
@@ -31,6 +32,7 @@ _KEYS: Mapping[str, Any] = {
     "retention": str | list | None,
     "text": str | None,
     "capability": str | bool | None,
+    "lm_eval": dict | None,
     "task": str | None,
     "only_errors": bool,
     "skip_unusable": bool,
@@ -53,6 +55,7 @@ _DATA_KEYS: Mapping[str, Any] = {
     "sha256": str | None,
 }
 _SCHEDULE_KEYS: Mapping[str, Any] = {"every": int | None, "at": list[int] | None, "sample": int | None}
+_LM_EVAL_KEYS: Mapping[str, Any] = {"tasks": list[str], "path": str | None, "limit": int | None}
 _CONTENT = "an experiment as 'key: value' lines"
 _LOOP_OF = {
     "only_errors": LIFELONG,
@@ -108,7 +111,7 @@ def read_experiment(file: Path) -> Experiment:
     """
     values = read_mapping(file, _CONTENT)
     problems: list[str] = []
-    top = _typed_values(values, _KEYS, "", problems)
+    top = typed_values(values, _KEYS, "", problems)
     problems += ["methods: a comparison has several runs"] if "methods" in values else []
     experiment = _experiment(file, values, top, ("loop", "hparams", "data"), problems)
     hparams = top["hparams"]
@@ -123,7 +126,7 @@ def read_comparison(file: Path) -> MethodComparison:
     """
     values = read_mapping(file, _CONTENT)
     problems: list[str] = []
-    top = _typed_values(values, _KEYS, "", problems)
+    top = typed_values(values, _KEYS, "", problems)
     for key in ("hparams", "trackers"):
         problems += [f"{key}: a comparison can't have it; 'methods' has the hyperparameters"] if values.get(key) else []
     if top.get("loop") == LIFELONG:
@@ -179,15 +182,15 @@ def _experiment(
     loop = top.get("loop")
     problems += [f"{key}: missing" for key in required if key not in values]
     if isinstance(loop, str):
-        problems += _choice_problems("loop", loop, (LIFELONG, CONSECUTIVE))
+        problems += choice_problems("loop", loop, (LIFELONG, CONSECUTIVE))
         problems += [
             f"{key}: belongs to the {own} loop" for key, own in _LOOP_OF.items() if top.get(key) and own != loop
         ]
-    problems += _choice_problems("protocol", top.get("protocol", PROTOCOLS[0]), PROTOCOLS)
-    problems += _choice_problems("task", top.get("task"), list(TASKS))
-    data_values = _typed_values(top.get("data") or {}, _DATA_KEYS, "data.", problems)
+    problems += choice_problems("protocol", top.get("protocol", PROTOCOLS[0]), PROTOCOLS)
+    problems += choice_problems("task", top.get("task"), list(TASKS))
+    data_values = typed_values(top.get("data") or {}, _DATA_KEYS, "data.", problems)
     data = _data(data_values, file, "data" in top, problems)
-    numbers = _typed_values(top.get("schedule") or {}, _SCHEDULE_KEYS, "schedule.", problems)
+    numbers = typed_values(top.get("schedule") or {}, _SCHEDULE_KEYS, "schedule.", problems)
     schedule = Schedule()
     try:
         schedule = Schedule.of(numbers.get("every"), numbers.get("at") or (), numbers.get("sample"))
@@ -196,6 +199,7 @@ def _experiment(
     retention = top.get("retention")  # a file, or a list, which must be empty
     if isinstance(retention, list) and retention:
         problems.append("retention: must be a file, [] for none, or left out for the sample data's")
+    lm_eval = _lm_eval(top.get("lm_eval"), file, problems)
     capability = top.get("capability")  # a file, or whether to use the set of this package
     if problems:
         raise HyperParameterError(f"{file}: " + "; ".join(problems))
@@ -207,6 +211,7 @@ def _experiment(
         retention=() if isinstance(retention, list) else _optional_path(retention, file),
         text=_optional_path(top.get("text"), file),
         capability=_optional_path(capability, file) if isinstance(capability, str) else capability or None,
+        lm_eval=lm_eval,
         task=top.get("task"),
         only_errors=top.get("only_errors", False),
         skip_unusable=top.get("skip_unusable", False),
@@ -216,41 +221,6 @@ def _experiment(
         trackers=top.get("trackers") or (),
         source=str(file),
     )
-
-
-def _typed_values(
-    values: Mapping[str, Any], types: Mapping[str, Any], prefix: str, problems: list[str]
-) -> dict[str, Any]:
-    """Return the values that have their key's type; append unknown keys and other values to ``problems``.
-
-    Args:
-        values: the values by key.
-        types: the type of each known key.
-        prefix: the section's name and a dot, for messages; empty at the top level.
-        problems: the list that messages are appended to.
-    """
-    typed = {}
-    for key, value in values.items():
-        if key not in types:
-            problems.append(f"unknown key {prefix + str(key)!r}.{did_you_mean(str(key), types)}")
-            continue
-        try:
-            typed[key] = convert_value(value, types[key])
-        except (TypeError, ValueError):
-            problems.append(f"{prefix}{key}: {value!r} is not {_type_name(types[key])}")
-    return typed
-
-
-def _type_name(hint: Any) -> str:
-    """Return a type in the words of a message."""
-    return describe_type(hint).replace("<class 'dict'>", "a mapping").replace("<class 'list'>", "an empty list")
-
-
-def _choice_problems(key: str, value: Any, choices: Sequence[str]) -> list[str]:
-    """Return a message if a text is none of the choices; values of other types have a message already."""
-    if value in choices or not isinstance(value, str):
-        return []
-    return [f"{key}: {value!r} is none of {', '.join(choices)}.{did_you_mean(value, choices)}"]
 
 
 def _data(values: Mapping[str, Any], file: Path, is_mapping: bool, problems: list[str]) -> Data:
@@ -269,7 +239,7 @@ def _data(values: Mapping[str, Any], file: Path, is_mapping: bool, problems: lis
             problems.append(f"data.{key}: {number} is less than {least}")
     data_format = values.get("format")
     if sample is not None:
-        problems += _choice_problems("data.sample", sample, list(SAMPLES))
+        problems += choice_problems("data.sample", sample, list(SAMPLES))
         data_format = data_format or sample
     if is_mapping and (path is None) == (sample is None):
         problems.append(
@@ -285,6 +255,19 @@ def _data(values: Mapping[str, Any], file: Path, is_mapping: bool, problems: lis
         values.get("sha256"),
         values.get("offset") or 0,
     )
+
+
+def _lm_eval(section: Mapping[str, Any] | None, file: Path, problems: list[str]) -> HarnessTasks | None:
+    """Return the section ``lm_eval`` of an experiment file; append what is wrong with it to ``problems``."""
+    if section is None:
+        return None
+    values = typed_values(section, _LM_EVAL_KEYS, "lm_eval.", problems)
+    if not values.get("tasks"):
+        problems.append("lm_eval: needs 'tasks', a list of names of tasks")
+    limit = values.get("limit")
+    if limit is not None and limit < 1:
+        problems.append(f"lm_eval.limit: {limit} is less than 1")
+    return HarnessTasks(tuple(values.get("tasks") or ()), _optional_path(values.get("path"), file), limit)
 
 
 def _optional_path(path: str | None, file: Path) -> str | None:

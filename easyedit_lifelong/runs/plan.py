@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.errors import HyperParameterError, RunError
+from easyedit_lifelong.evaluation.harness import check_tasks
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, EVAL_EVERY, KEEP_EDITS, Experiment
@@ -68,10 +69,12 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
         resume: whether to continue the run there.
 
     Raises:
-        HyperParameterError: the hyperparameters belong to no registered method, or cannot be used.
+        DataError: the folder of further tasks of lm-evaluation-harness does not exist.
+        HyperParameterError: the hyperparameters belong to no registered method, or cannot be used; or
+            lm-evaluation-harness has no such task, or the run keeps no edits that it could evaluate.
         PluginError: a method or tracker is not registered, or a tracker cannot be used on this machine.
         RunError: ``out`` holds another run, or a run that cannot be resumed; or it is None, and resuming or a tracker
-            needs a folder.
+            needs a folder; or lm-evaluation-harness is needed and not installed.
     """
     hparams = hyperparameters_of(experiment)
     method = find_method(hparams)
@@ -85,6 +88,7 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
             hparams = dataclasses.replace(hparams, batch_size=size)
     plan = Plan(experiment, method, hparams, schedule, size, out, resume)
     _check_folder(plan)
+    _check_harness(plan)
     for tracker in experiment.trackers:
         get_plugins().trackers.get(tracker).check()
     if experiment.trackers and out is None:
@@ -98,6 +102,21 @@ def _check_batch_size(size: Any, method: EditMethod) -> None:
         raise HyperParameterError(f"batch_size: {size!r} is not a whole number greater than 0")
     if size > 1 and not method.batchable:
         raise HyperParameterError(f"batch_size: {size}, but {method.name} edits one request at a time. Use 1.")
+
+
+def _check_harness(plan: Plan) -> None:
+    """Check that lm-evaluation-harness can evaluate the tasks of the experiment after its edits, if it has any.
+
+    Raises:
+        HyperParameterError: a single-round run keeps no edits, or there is no such task.
+        RunError: the harness is not installed.
+    """
+    tasks = plan.experiment.lm_eval
+    if tasks is None:
+        return
+    if not plan.keeps_edits:
+        raise HyperParameterError("lm-eval: a single-round run keeps no edits. Use the consecutive protocol.")
+    check_tasks(tasks)
 
 
 def _check_folder(plan: Plan) -> None:

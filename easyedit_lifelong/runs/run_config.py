@@ -18,6 +18,7 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError, RunError
+from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.fingerprint import model_fingerprint
@@ -58,6 +59,7 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
         "retention": source.retention,
         "text": source.text,
         "capability": source.capability,
+        **harness_config(experiment.lm_eval),
         "task": checked.task,
         **settings_of_loop,
         "schedule": plan.schedule.to_dict(),
@@ -133,6 +135,14 @@ def write_data(folder: Path, config: dict[str, Any], checked: CheckedData) -> di
         except OSError as error:
             raise RunError(f"{folder / name}: can't be written: {error.strerror}") from error
     return config
+
+
+def harness_config(tasks: HarnessTasks | None) -> dict[str, Any]:
+    """Return the entry of ``config.yaml`` for tasks of lm-evaluation-harness; empty without tasks."""
+    if tasks is None:
+        return {}
+    path = None if tasks.path is None else str(Path(tasks.path).expanduser().resolve())
+    return {"lm_eval": {"tasks": list(tasks.names), "path": path, "limit": tasks.limit}}
 
 
 def requests_digest(

@@ -14,6 +14,7 @@ NOT_COMPARED = (
     "retention.",
     "text.",
     "capability.",
+    "lm_eval.path.",
     "trackers.",
     "hparams.device.",
     "hparams.model_parallel.",

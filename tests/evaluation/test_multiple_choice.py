@@ -46,9 +46,9 @@ def test_log_likelihoods_equal_those_of_single_tokens(family: str, tokenizer: An
 
 
 def test_accuracies_are_scored_before_and_after_and_for_each_subject(model: TableModel) -> None:
-    """The table continues every question with "song": "old" has log p = -l, "song song song" three times about 0.
+    """The table continues every question with "song", so a choice of fewer other words is more likely.
 
-    Without a choice that the table gives, a choice of one token beats one of two: SEA's first, PIANO's first.
+    It answers SEA with the first of two equal choices (wrong), PIANO with the first (right), MOON with songs (wrong).
     """
     board = Scoreboard(Scorer(model.tokenizer), model, [FRANCE], RETENTION, capability=ITEMS)
     before = board.before([FRANCE])

@@ -18,7 +18,7 @@ from easyedit_lifelong.reporting.report.comparison_text import (
 )
 from easyedit_lifelong.reporting.report.costs import byte_text, bytes_per_edit
 from easyedit_lifelong.reporting.report.read import read_run
-from easyedit_lifelong.reporting.report.score_rows import DISK, MEMORY, SECONDS, best, main_names, shown
+from easyedit_lifelong.reporting.report.score_rows import DISK, MEMORY, SECONDS, best, main_names, score_rows, shown
 from tests.support.report_runs import write_run
 
 
@@ -127,6 +127,8 @@ def test_the_tables_have_captions_and_fit_into_120_columns(tmp_path: Path) -> No
             "generation_match": 0.5 + number,
             "generation_match_rephrase": 0.5,
             "text_perplexity": 12.5,
+            "capability": 0.5,
+            "capability_norm": 0.5,
         }
     tables = comparison_tables(runs, ["AlphaEdit", "MEMIT-native"])
     text = markdown_tables(tables)
@@ -134,12 +136,30 @@ def test_the_tables_have_captions_and_fit_into_120_columns(tmp_path: Path) -> No
         "Edited facts, teacher-forced",
         "Edited facts, generated",
         "What the edits must not change",
+        "Text and knowledge unrelated to the edits",
         "Costs",
     ]
     assert max(map(len, text.splitlines())) <= 120
     assert all(f"**{table.title}**" in text and f"% {table.title}. " in latex_tables(tables) for table in tables)
     assert "smollm2-135m on facts.json" in text
     assert "↓: lower is better" in text
+
+
+def test_scores_of_the_harness_are_rows_with_their_standard_errors(tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "a", method="a"))
+    run.summary["lm_eval"] = {
+        "arc_easy": {
+            "acc": {"before": 0.5, "after": 0.25},
+            "acc_stderr": {"before": 0.01, "after": 0.02},
+            "exact_match,strict": {"before": None, "after": 1.0},
+        },
+        "broken": {"acc": 3, "acc_norm": {"after": "high"}},
+    }
+    rows = {row.name: row for row in score_rows(run) if row.kind == "lm-eval"}
+    assert list(rows) == ["arc_easy acc", "arc_easy exact_match,strict"]
+    accuracy = rows["arc_easy acc"]
+    assert (accuracy.before, accuracy.value, accuracy.interval, accuracy.number) == ("0.500", "0.250", "± 0.020", 0.25)
+    assert (rows["arc_easy exact_match,strict"].before, rows["arc_easy exact_match,strict"].interval) == ("", "")
 
 
 def test_csv_and_json_have_every_score_and_no_value_for_a_missing_one(tmp_path: Path) -> None:

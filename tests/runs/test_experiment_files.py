@@ -178,7 +178,15 @@ def test_an_unknown_experiment_is_refused_with_a_suggestion() -> None:
         ({"data": {"path": "nothing.json"}}, "mine.yaml, data.path: nothing.json: no such file, neither beside"),
         ({"retention": "nothing.json"}, "mine.yaml, retention: nothing.json: no such file, neither beside"),
         ({"text": "nothing.txt"}, "mine.yaml, text: nothing.txt: can't be read"),
-        ({"capability": "nothing.json"}, "mine.yaml, capability: nothing.json: no such file of multiple-choice questions"),
+        (
+            {"capability": "nothing.json"},
+            "mine.yaml, capability: nothing.json: no such file of multiple-choice questions",
+        ),
+        (
+            {"lm_eval": {"limit": 0}},
+            "lm_eval: needs 'tasks', a list of names of tasks; lm_eval.limit: 0 is less than 1",
+        ),
+        ({"lm_eval": {"tasks": ["a"], "pth": "x"}}, "unknown key 'lm_eval.pth'. Did you mean 'path'?"),
         ({"capability": 3}, "mine.yaml: capability: 3 is not text or true or false or nothing"),
         ({"data": {"path": "facts.json", "format": "jsn"}}, "'jsn'. Did you mean 'json'?"),
         ({"data": {"path": "facts.json", "sha256": "ab"}}, "mine.yaml, data.sha256: "),

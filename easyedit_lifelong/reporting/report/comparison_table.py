@@ -25,7 +25,8 @@ UNEDITED = "unedited"
 
 ARROWS = {"higher": "↑", "lower": "↓"}
 _GENERATED = ("generation_match", "generation_match_rephrase")
-_UNCHANGED = ("locality", "relation_specificity", "TRR", "ARR", "text_perplexity", "capability")
+_UNCHANGED = ("locality", "relation_specificity", "TRR", "ARR")
+_UNRELATED = ("text_perplexity", "capability", "capability_norm")
 COSTS = (FAILED, BATCH, SECONDS, DISK, MEMORY, ROLLBACK)
 
 
@@ -65,7 +66,7 @@ def comparison_tables(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Co
         (
             "Edited facts, teacher-forced",
             f"Shares of target tokens {where}, after all edits of each run (ES: directly after each edit).",
-            [name for name in main if name not in (*_GENERATED, *_UNCHANGED)],
+            [name for name in main if name not in (*_GENERATED, *_UNCHANGED, *_UNRELATED)],
         ),
         (
             "Edited facts, generated",
@@ -74,9 +75,15 @@ def comparison_tables(runs: Sequence[RunFiles], names: Sequence[str]) -> list[Co
         ),
         (
             "What the edits must not change",
-            f"Agreement with the unedited model (locality, relation specificity), shares of true answers' tokens (TRR, "
-            f"ARR), held-out text and multiple-choice questions (capability), {where}, after all edits of each run.",
+            f"Agreement with the unedited model (locality, relation specificity) and shares of true answers' tokens "
+            f"(TRR, ARR), {where}, after all edits of each run.",
             _UNCHANGED,
+        ),
+        (
+            "Text and knowledge unrelated to the edits",
+            "Perplexity of a held-out text, and accuracy on multiple-choice questions by log-likelihood, in all "
+            f"(capability) and per character (capability_norm), {where}, after all edits of each run.",
+            _UNRELATED,
         ),
         (
             "Costs",

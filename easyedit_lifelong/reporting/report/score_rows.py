@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from easyedit_lifelong.evaluation.metrics import METRICS
-from easyedit_lifelong.reporting.report.read import Interval, RunFiles, sort_names
+from easyedit_lifelong.methods.report_sections import is_number
+from easyedit_lifelong.reporting.report.read import Interval, RunFiles, as_mapping, sort_names
+from easyedit_lifelong.runs.harness_results import LM_EVAL
 
 MAIN = (
     "ES",
@@ -91,7 +93,32 @@ def score_rows(run: RunFiles) -> list[Score]:
         )
         for name in sort_names(scores)
         if not (name.endswith("_before") and name.removesuffix("_before") in scores)
-    ]
+    ] + _harness_rows(run)
+
+
+def _harness_rows(run: RunFiles) -> list[Score]:
+    """Return the scores of lm-evaluation-harness, named ``TASK METRIC``, with their standard errors."""
+    rows = []
+    for task, metrics in as_mapping(run.summary.get(LM_EVAL)).items():
+        values = {name: as_mapping(score) for name, score in as_mapping(metrics).items()}
+        for name, score in values.items():
+            after, before = score.get("after"), score.get("before")
+            metric, comma, used_filter = name.partition(",")
+            if metric.endswith("_stderr") or not is_number(after):
+                continue
+            error = values.get(f"{metric}_stderr{comma}{used_filter}", {}).get("after")
+            rows.append(
+                Score(
+                    f"{task} {name}",
+                    shown(after),
+                    f"± {shown(error)}" if is_number(error) else "",
+                    shown(before) if is_number(before) else "",
+                    "lm-eval",
+                    "a score of lm-evaluation-harness, with its standard error",
+                    after,
+                )
+            )
+    return rows
 
 
 def seconds_row(run: RunFiles) -> list[Score]:
