@@ -58,6 +58,10 @@ class EasyEditMissingError(LifelongError, ModuleNotFoundError):
     """EasyEdit (``easyeditor``) is required but isn't installed, or can't be imported."""
 
 
+class NotLearnedWarning(UserWarning):
+    """An edit was made, but the model does not give its target."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return a suggestion for a mistyped name, ready to append to a message.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits import load_edits, save_edits
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS, lock_edits
 from easyedit_lifelong.edits.folder_parts import check_not_a_state
-from easyedit_lifelong.errors import DataError, PluginError, RunError
+from easyedit_lifelong.errors import DataError, NotLearnedWarning, PluginError, RunError
 from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.base import EditMethod
@@ -119,7 +120,9 @@ def _edit_batches(
     results: list[EditResult] = []
     for start in range(0, len(requests), hparams.batch_size):
         batch = requests[start : start + hparams.batch_size]
-        model, rollback = method.apply(model, tokenizer, batch, hparams)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", NotLearnedWarning)  # the last line says how many were learned
+            model, rollback = method.apply(model, tokenizer, batch, hparams)
         results += getattr(rollback, "results", None) or ()  # optional
         progress.edited(start + len(batch), {})
     return model, results

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import EditError, RunError
+from easyedit_lifelong.errors import EditError, NotLearnedWarning, RunError
 from easyedit_lifelong.evaluation.averages import RequestScores, averages
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard, edit_success_of
 from easyedit_lifelong.registry import Tracker
@@ -268,7 +269,8 @@ class Run:
         """Apply the method to a batch; if it fails, log the reason."""
         plan, model, memory = self.plan, self.state.model, PeakMemory(self.state.model)
         try:
-            with memory.measured():
+            with memory.measured(), warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotLearnedWarning)  # the journal says which edits were learned
                 edited, rollback = plan.method.apply(model, self.tokenizer, batch, plan.hparams)
         except EditError as error:
             LOG.warning("%s", f"batch {number}: {error}" if plan.batched else error)

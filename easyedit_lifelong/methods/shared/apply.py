@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from easyedit_lifelong.data.request import EditRequest, as_requests
-from easyedit_lifelong.errors import DataError, EditError
+from easyedit_lifelong.errors import DataError, EditError, NotLearnedWarning
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.models.model_lock import holding_lock, model_lock
@@ -57,6 +57,7 @@ def apply_requests(
         warnings.warn(
             "an edit was not learned: the model does not give its target. In the rollback's results, such edits have "
             "learned=False. More optimisation steps or another layer may help.",
+            NotLearnedWarning,
             stacklevel=3,
         )
     return model, Rollback(holding_lock(model, undo), on_items=keep_original_weight, results=results)
