@@ -22,8 +22,8 @@ REQUIRED = ("prompt", "target_new")
 class FieldMapping:
     """Makes requests of records with other columns.
 
-    A template that is one ``{column}`` gives the column's value as it is, so that a list stays a list; any other
-    template gives text. A template with an absent value is an absent field.
+    A template that is one ``{column}`` gives the column's value, so that a list stays a list; any other template gives
+    text. Numbers become text. A template with an absent value is an absent field.
 
     Args:
         file: the YAML file, for messages.
@@ -41,7 +41,7 @@ class FieldMapping:
             hint = did_you_mean(str(unknown[0]), REQUEST_FIELDS)
             raise DataError(f"{file}, fields.{unknown[0]}: is no field of a request.{hint}")
         for name in REQUIRED:
-            if name not in fields:
+            if fields.get(name) is None:
                 raise DataError(f"{file}, fields.{name}: is missing; every request needs it")
         self._templates = {
             name: _parse(file, f"fields.{name}", value) for name, value in fields.items() if value is not None

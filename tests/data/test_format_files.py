@@ -119,6 +119,7 @@ def test_a_list_in_a_text_is_refused_with_its_column(tmp_path: Path) -> None:
         ({"fields": FIELDS, "columns": {}}, "columns: belongs to 'relations'"),
         ({"fields": ["prompt"]}, "fields: must map request fields"),
         ({"fields": {"prompt": "{a}"}}, "fields.target_new: is missing"),
+        ({"fields": {**FIELDS, "prompt": None}}, "fields.prompt: is missing"),
         ({"fields": {**FIELDS, "promt": "{a}"}}, "fields.promt: is no field of a request. Did you mean 'prompt'?"),
         ({"fields": {**FIELDS, "prompt": "question"}}, "fields.prompt: 'question' has no column. Write it in braces"),
         ({"fields": {**FIELDS, "prompt": "{question"}}, "fields.prompt: '{question': '{' at position 0"),
