@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from easyedit_lifelong.commands.option_types import count, names, positive_int, positive_ints
+from easyedit_lifelong.errors import HyperParameterError
 from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.evaluation.tasks import TASKS
 from easyedit_lifelong.runs.experiment import EVAL_EVERY, Data
@@ -113,7 +114,7 @@ def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the fields of an :class:`~easyedit_lifelong.runs.experiment.Experiment` that both loops have.
 
     Raises:
-        HyperParameterError: a number of the schedule is invalid.
+        HyperParameterError: a number of the schedule is invalid, or an option of tasks is given without tasks.
     """
     return {
         "data": Data(arguments.data, arguments.format, arguments.edits, arguments.edit_with, offset=arguments.offset),
@@ -129,7 +130,14 @@ def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def harness_tasks(arguments: argparse.Namespace) -> HarnessTasks | None:
-    """Return the tasks of lm-evaluation-harness that the options name; None without ``--lm-eval``."""
+    """Return the tasks of lm-evaluation-harness that the options name; None without ``--lm-eval``.
+
+    Raises:
+        HyperParameterError: there are other options of the tasks, but no tasks.
+    """
     if not arguments.lm_eval:
+        for name in ("lm_eval_path", "lm_eval_limit"):
+            if getattr(arguments, name) is not None:
+                raise HyperParameterError(f"{spellings(name)[0]}: also give --lm-eval, which names the tasks")
         return None
     return HarnessTasks(arguments.lm_eval, arguments.lm_eval_path, arguments.lm_eval_limit)

@@ -9,6 +9,7 @@ from typing import Any
 from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem, as_items
 from easyedit_lifelong.data.request import Probe, as_requests
 from easyedit_lifelong.data.samples import capability_items
+from easyedit_lifelong.errors import HyperParameterError
 from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.runs.execute import run_experiment
 from easyedit_lifelong.runs.experiment import (
@@ -208,5 +209,14 @@ def _items(capability: bool | Iterable[Any]) -> list[MultipleChoiceItem]:
 
 
 def _tasks(names: Sequence[str], path: Path | str | None, limit: int | None) -> HarnessTasks | None:
-    """Return the tasks of lm-evaluation-harness that the arguments name; None without names."""
-    return HarnessTasks(tuple(names), None if path is None else str(path), limit) if names else None
+    """Return the tasks of lm-evaluation-harness that the arguments name; None without names.
+
+    Raises:
+        HyperParameterError: there is a folder or a limit of tasks, but no names.
+    """
+    if names:
+        return HarnessTasks(tuple(names), None if path is None else str(path), limit)
+    for name, value in (("lm_eval_path", path), ("lm_eval_limit", limit)):
+        if value is not None:
+            raise HyperParameterError(f"{name}: also give lm_eval, the names of the tasks")
+    return None

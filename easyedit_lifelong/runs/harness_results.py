@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from easyedit_lifelong.evaluation.harness import HarnessScores, HarnessTasks, evaluate_tasks
 from easyedit_lifelong.runs.run_folder import RunFolder
+from easyedit_lifelong.runs.run_lines import Check, read_lines
 
 BEFORE, AFTER = "before", "after"
 LM_EVAL = "lm_eval"
 """The key of the results in ``summary.json``."""
 _FILE = "lm_eval.jsonl"
+
+
+def _are_scores(value: Any, _: Mapping[str, Any]) -> bool:
+    return isinstance(value, dict) and all(isinstance(scores, dict) for scores in value.values())
+
+
+_FIELDS: Mapping[str, Check] = {"when": lambda value, _: value in (BEFORE, AFTER), "scores": _are_scores}
 
 
 class HarnessResults:
@@ -22,14 +31,14 @@ class HarnessResults:
         resume: whether to read the results that the folder holds, so that no model is evaluated twice.
 
     Raises:
-        RunError: the file of results cannot be read.
+        RunError: the file of results cannot be read, or a line of it is damaged.
     """
 
     def __init__(self, tasks: HarnessTasks | None, folder: RunFolder | None, *, resume: bool) -> None:
         self._tasks, self._folder = tasks, folder
         self._results: dict[str, HarnessScores] = {}
         if tasks is not None and folder is not None and resume:
-            self._results = {entry["when"]: entry["scores"] for entry in folder.read(_FILE)}
+            self._results = {entry["when"]: entry["scores"] for entry in read_lines(folder.path / _FILE, _FIELDS)}
 
     def evaluate(self, when: str, model: Any, tokenizer: Any) -> None:
         """Evaluate the tasks on a model, unless the results are there.

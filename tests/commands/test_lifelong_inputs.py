@@ -199,3 +199,11 @@ def test_a_folder_without_a_model_is_refused(lifelong_cli: RunCommand) -> None:
     assert f"{lifelong_cli.folder / 'nothing'}: no such folder" in lifelong_cli.error_of(
         model=lifelong_cli.folder / "nothing"
     )
+
+
+@pytest.mark.parametrize("words", [("--lm-eval-limit", "3"), ("--lm-eval-path", "tasks")])
+def test_options_of_tasks_without_tasks_are_refused(lifelong_cli: RunCommand, words: tuple[str, str]) -> None:
+    lifelong_cli.write()
+    code, _, error = lifelong_cli.run(*words)
+    assert code == 1
+    assert f"{words[0]}: also give --lm-eval, which names the tasks" in error
