@@ -6,16 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from easyedit_lifelong.commands.option_types import count, positive_float, positive_int
-from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments
+from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments, add_skip_argument
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.errors import HyperParameterError, RunError
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import count_progress
+from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replace_hparams, shipped_hparams
 from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.training import check_enough, train_editor
@@ -37,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--out", type=Path, metavar="DIR", help="folder of the trained method (default: `archive` of the file)")
     add("--edits", type=positive_int, metavar="N", help="number of training edits (default: max_iters)")
     add("--minutes", type=positive_float, metavar="M", help="stop after M minutes")
+    add_skip_argument(parser)
     add_model_arguments(parser)
     add("--resume", action="store_true", help="continue the interrupted training in --out")
 
@@ -53,8 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     if out is None:
         raise RunError(f"{hparams.source}: archive: names no folder for the trained method; name one with --out")
     check_training_folder(Path(out), arguments.resume)
-    requests = read_requests(arguments.data, reader_of(arguments.data, arguments.format).read)
-    requests = requests[arguments.offset :][: arguments.limit]
+    requests = read_requests(
+        arguments.data,
+        reader_of(arguments.data, arguments.format).read,
+        skip_unusable=arguments.skip_unusable,
+        limit=None if arguments.limit is None else arguments.offset + arguments.limit,
+    )[arguments.offset :]
     check_enough(requests)
     print_line(console, f"Training {hparams.alg_name} for {hparams.model_name} on {len(requests)} records")
     model, tokenizer = load_model_for(hparams)

@@ -55,6 +55,21 @@ def test_a_trained_method_edits_from_the_same_file(
     assert "Ended after 4 training edits" in output
 
 
+def test_unusable_records_stop_the_command_or_are_left_out(
+    inputs: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, *others = training_records(4)
+    (tmp_path / "records.json").write_text(json.dumps([first, {"prompt": "no target"}, *others]))
+    code, _, error = call(capsys, *inputs)
+    assert code == 1
+    assert "record 1, field 'target_new': is missing." in error
+    assert not (tmp_path / "trained").exists()
+    code, output, error = call(capsys, *inputs, "--skip-unusable", "--offset", "1", "--limit", "2")
+    assert code == 0, error
+    assert " on 2 records" in output
+    assert "record 1, field 'target_new': is missing." in caplog.text
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
