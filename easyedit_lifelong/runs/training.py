@@ -13,7 +13,7 @@ from typing import Any
 
 from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest, as_requests
-from easyedit_lifelong.errors import DataError, HyperParameterError, ModelError, RunError
+from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, ModelError, RunError
 from easyedit_lifelong.folder_lock import lock_folder
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.methods.artefacts import write_artefact
@@ -88,7 +88,7 @@ def train_editor(
         DataError: a record cannot be used, or there are too few.
         ModelError: the method cannot edit the model, or the model has edits.
         RunError: the folder cannot be used.
-        EditError: a loss or a gradient is not finite. The last checkpoint stays.
+        EditError: a loss or a gradient is not finite; or no validation had a finite loss. The last checkpoint stays.
     """
     method = find_method(hparams)
     if method.train is None:
@@ -113,7 +113,9 @@ def train_editor(
         if (lock := lock_folder(out)) is not None:
             stack.callback(lock.release)
         folder, progress = TrainingFolder(out, settings), TrainingProgress()
-        if resume:
+        if resume and not folder.has_checkpoint:
+            folder.clear_curve()  # the training starts again
+        elif resume:
             progress, tensors = folder.load_checkpoint()
             _load_state(training, tensors, out)
         description = {
@@ -123,7 +125,8 @@ def train_editor(
         }
         loop = _Loop(training, records, schedule, folder, progress, description, report)
         reason = loop.run(schedule.edits if edits is None else edits, minutes)
-    assert progress.best_loss is not None
+    if progress.best_loss is None:
+        raise EditError(f"{out}: no validation had a finite loss, so no artefact was written")
     return TrainingResult(out, progress.edits, progress.best_edits, progress.best_loss, reason)
 
 

@@ -95,11 +95,23 @@ class TrainingFolder:
             )
         progress = TrainingProgress(**entry["progress"])
         curve = self.path / CURVE
-        lines = curve.read_text(encoding="utf-8").splitlines(keepends=True) if curve.exists() else []
+        try:
+            lines = curve.read_text(encoding="utf-8").splitlines(keepends=True) if curve.exists() else []
+        except UnicodeDecodeError as error:
+            raise RunError(f"{curve}: is damaged. Start again in another folder.") from error
         if len(lines) < progress.lines:
             raise RunError(f"{curve}: lacks lines that the checkpoint counts. Start again in another folder.")
         write_text_atomically(curve, "".join(lines[: progress.lines]))
         return progress, tensors
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether a checkpoint has been written."""
+        return (self.path / CHECKPOINT).is_file()
+
+    def clear_curve(self) -> None:
+        """Remove all lines of the training curve."""
+        write_text_atomically(self.path / CURVE, "")
 
     def add_line(self, entry: Mapping[str, Any]) -> None:
         """Append a line to the training curve."""
@@ -124,9 +136,15 @@ def check_training_folder(path: Path, resume: bool) -> Path:
     if not resume:
         return check_free(path, resumable=True, what="training", files=(CHECKPOINT, CURVE, DESCRIPTION))
     path = path.expanduser()
-    if not (path / CHECKPOINT).is_file():
+    if (path / CHECKPOINT).is_file():
+        return path
+    if (path / DESCRIPTION).is_file():
+        raise RunError(
+            f"{path}: has no {CHECKPOINT}, so this training can't be resumed. Choose another folder with --out."
+        )
+    if not (path / CURVE).is_file():
         raise RunError(f"{path}: holds no training to resume. To start one there, leave out --resume.")
-    return path
+    return path  # interrupted before its first checkpoint
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -135,10 +135,9 @@ def test_a_resumed_training_ends_bitwise_as_an_uninterrupted_one(trained: Path, 
     with pytest.raises(Interrupted):
         train(tmp_path, report=interrupt)
     (tmp_path / "training.jsonl").open("a").write('{"edits": 99}\n')  # written after the checkpoint
-    if at < 4:
-        with pytest.raises(RunError, match="holds no training to resume"):
-            train(tmp_path, resume=True)
-        return
+    assert (tmp_path / "checkpoint.safetensors").exists() == (at >= 4)
+    with pytest.raises(RunError, match=r"If it was cut short, --resume continues it\."):
+        train(tmp_path)
     result = train(tmp_path, resume=True)
     assert result.edits == 12
     first, second = (load_file(folder / "checkpoint.safetensors") for folder in (trained, tmp_path))
@@ -166,6 +165,22 @@ def test_other_settings_or_records_are_refused(trained: Path, options: dict[str,
     with pytest.raises(RunError, match=message):
         train(trained, resume=True, **options)
     assert curve_of(trained) == before
+
+
+def test_a_training_whose_checkpoint_was_deleted_is_not_started_again(tmp_path: Path) -> None:
+    train(tmp_path, edits=4)
+    before = tensors_of(tmp_path)
+    (tmp_path / "checkpoint.safetensors").unlink()
+    with pytest.raises(RunError, match=r"has no checkpoint\.safetensors, so this training can't be resumed"):
+        train(tmp_path, resume=True)
+    assert all(torch.equal(value, before[name]) for name, value in tensors_of(tmp_path).items())
+
+
+def test_a_damaged_curve_is_refused(tmp_path: Path) -> None:
+    train(tmp_path, edits=4)
+    (tmp_path / "training.jsonl").write_bytes(b"\xff\xfe\n\n")
+    with pytest.raises(RunError, match=r"training\.jsonl: is damaged"):
+        train(tmp_path, resume=True)
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -316,6 +331,13 @@ def test_a_model_with_edits_is_refused(tmp_path: Path) -> None:
     model, _ = apply_ultraedit_to_model(build_model("llama"), build_tokenizer(), RECORDS[:1], hparams)
     with pytest.raises(ModelError, match="the model carries edits"):
         train_editor(model, build_tokenizer(), RECORDS, hparams_for(), tmp_path)
+
+
+def test_a_training_without_a_finite_validation_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HypernetworkTraining, "validate", lambda *_: {"loss": float("nan")})
+    with pytest.raises(EditError, match="no validation had a finite loss, so no artefact was written"):
+        train(tmp_path, edits=4)
+    assert not (tmp_path / "artefact.json").exists()
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_and_keeps_the_checkpoint(tmp_path: Path) -> None:
