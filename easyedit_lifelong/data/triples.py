@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ from easyedit_lifelong.data.record_fields import FieldNames, RecordFields
 from easyedit_lifelong.data.record_streams import iterate_records
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.errors import DataError, did_you_mean
+
+LOG = logging.getLogger(__name__)
 
 SUBJECT = "{subject}"
 """The place of the subject in a template; ``{}`` means the same."""
@@ -107,22 +110,28 @@ class TripleFormat:
     def read(self, path: Path) -> Iterator[ReadResult]:
         """Read a file of triples: one in each record, or a relation with its ``samples`` in each record.
 
+        At the file's end, a warning lists the relations of this format that no triple has.
+
         Raises:
             DataError: the file can't be read.
         """
         known = self._known_facts(path)
-        number = 0
+        number, found = 0, set[str]()
 
         def requests(fields: RecordFields, index: int) -> list[EditRequest]:
             nonlocal number
             made = []
             for triple, relation in self._triples(fields):
+                found.add(triple.relation)
                 if relation.edit:
                     made.append(_request(triple, relation, fields, number, known.get(triple.subject, ())))
                 number += 1
             return made
 
-        return read_each(path, requests, self.names)
+        yield from read_each(path, requests, self.names)
+        unused = [name for name in self.relations if name not in found]
+        if unused:
+            LOG.warning("%s: no usable triple has the relation %s", path, ", ".join(map(repr, unused)))
 
     def _known_facts(self, path: Path) -> dict[str, list[Probe]]:
         """Return the facts of a file that aren't edited, by subject."""

@@ -57,6 +57,22 @@ def test_triples_become_requests_and_are_written_back(tmp_path: Path, suffix: st
     ]
 
 
+def test_relations_that_no_triple_has_are_reported(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a file of relations with samples, only named ones are read: a misspelt name would drop one silently."""
+    path = tmp_path / "facts.json"
+    relations = [
+        {"name": name, "templates": ["{} is led by"], "samples": [{"subject": "Norhaven", "object": "Bo"}]}
+        for name in ("mayor", "king")
+    ]
+    path.write_text(json.dumps(relations))
+    triple_format = _format(tmp_path, relations={"mayor": None, "kind": None})
+    assert len(_read(path, triple_format)) == 1
+    assert caplog.messages == [f"{path}: no usable triple has the relation 'kind'"]
+    caplog.clear()
+    assert len(read_requests(path, triple_format.read, limit=1)) == 1
+    assert caplog.messages == []
+
+
 def test_columns_may_have_other_names(tmp_path: Path) -> None:
     (tmp_path / "facts.csv").write_text("s,r,o\nNorhaven,mayor,Bo\n")
     (request,) = _read(
