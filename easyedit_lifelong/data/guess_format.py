@@ -32,6 +32,8 @@ def guess_format(path: Path | str) -> str:
     if not fields:
         return next((known for known in ("counterfact", "zsre", "hallucination") if known in name), "json")
     fitting = _fitting(fields)
+    if fitting is not None and fitting.name == "zsre-rephrased" and "fever" in name:
+        return "fever"  # KILT's form of FEVER has the fields of KILT's zsRE
     if fitting is None or fitting.name != "json" or name.endswith(".jsonl"):
         return fitting.name if fitting else "json"
     return next((known for known, needed in _BY_NAME.items() if known in name and fields >= needed), "json")

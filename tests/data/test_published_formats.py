@@ -38,6 +38,14 @@ def test_a_format_is_recognised_by_its_fields(tmp_path: Path, name: str) -> None
     assert guess_format(lines) == name, "more than the first line is read"
 
 
+def test_kilts_form_of_fever_is_recognised_by_the_name_of_the_file(tmp_path: Path) -> None:
+    """Its fields are those of KILT's zsRE; read as that, every claim would be edited to its own label."""
+    text = json.dumps({"id": 1, "input": "Norhaven is in Norway.", "output": [{"answer": "SUPPORTS"}]})
+    for name, expected in (("fever-dev-kilt.jsonl", "fever"), ("structured_zeroshot-dev.jsonl", "zsre-rephrased")):
+        (tmp_path / name).write_text(text)
+        assert guess_format(tmp_path / name) == expected
+
+
 def test_a_wikibigedit_record(tmp_path: Path) -> None:
     (request,) = _read(tmp_path, "wikibigedit")
     assert (request.prompt, request.target_new, request.subject) == (
