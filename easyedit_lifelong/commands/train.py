@@ -94,7 +94,9 @@ def _hyperparameters(arguments: argparse.Namespace) -> Any:
 
     Raises:
         HyperParameterError: there is no such file, or its method is not trained.
+        PluginError: there is no such method.
     """
+    get_plugins().methods.get(arguments.method)
     options = {"model_name": "--model", "device": "--device"}
     replacements = {"model_name": arguments.model, "device": arguments.device}
     file = arguments.hparams
