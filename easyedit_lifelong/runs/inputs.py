@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from easyedit_lifelong.data.readers import check_usable, read_results
 from easyedit_lifelong.data.request import EditRequest, Probe, check_unique
 from easyedit_lifelong.data.retention import read_retention
 from easyedit_lifelong.data.samples import CAPABILITY
+from easyedit_lifelong.digests import file_digest
 from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.evaluation.text_scores import read_text
 from easyedit_lifelong.plugins import get_plugins
@@ -57,18 +57,14 @@ def reader_of(path: Path | str, data_format: str | None) -> DatasetReader:
     return get_plugins().readers.get(data_format or guess_format(path))
 
 
-def file_digest(path: Path) -> str:
-    """Return a file's SHA-256.
+def _digest(path: Path) -> str:
+    """Return a data file's SHA-256.
 
     Raises:
         DataError: the file can't be read.
     """
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as file:
-            for part in iter(lambda: file.read(1 << 20), b""):
-                digest.update(part)
-        return digest.hexdigest()
+        return file_digest(path)
     except OSError as error:
         raise DataError(f"{path}: can't be read: {error.strerror}") from error
 
@@ -90,7 +86,7 @@ def _read_records(
     """Read the requests of a dataset, after a check of its SHA-256; return them, and the errors of skipped records."""
     _check_exists(experiment, data.path, "data.path", "--data")
     if data.sha256 is not None and not hub.is_hub_name(data.path):
-        digest = file_digest(Path(data.path))
+        digest = _digest(Path(data.path))
         if digest != data.sha256.lower():
             raise DataError(
                 f"{experiment.setting('data.sha256', '--data')}: {data.path} has the SHA-256 {digest}, not "
@@ -165,7 +161,7 @@ def _source(experiment: Experiment, data: Data, data_format: str) -> Source:
     if sample is not None:
         section = {"sample": sample, "format": data_format}
     elif not hub.is_hub_name(data.path):
-        section["sha256"] = file_digest(Path(data.path).expanduser())
+        section["sha256"] = _digest(Path(data.path).expanduser())
     section["edits"] = data.edits
     if data.offset:
         section["offset"] = data.offset
