@@ -124,6 +124,8 @@ def _message_if_interrupted(verb: str) -> str:
         return "interrupted"
     if verb in _WRITE_AT_END:
         return "interrupted; nothing was written"
+    if verb == "train":
+        return "interrupted; --resume continues from the last checkpoint"
     return "interrupted; everything reported as done is on disk"
 
 

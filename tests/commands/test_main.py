@@ -149,6 +149,7 @@ def test_an_interrupt_during_an_import_exits_with_130(
 INTERRUPTED = {
     **dict.fromkeys(["doctor", "plugins", "generate", "inspect", "push"], "interrupted"),
     **dict.fromkeys(["edit", "export", "pull"], "interrupted; nothing was written"),
+    "train": "interrupted; --resume continues from the last checkpoint",
 }
 """What a command says when it is interrupted, if it does not write its files one by one."""
 
@@ -189,6 +190,7 @@ def test_each_command_has_a_message_for_an_interruption() -> None:
         "compare": ["--methods", "GRACE", "--out", "d"],
         "lifelong": ["--hparams", "h", "--data", "d", "--out", "d"],
         "calibrate": ["--hparams", "h", "--data", "d"],
+        "train": ["--data", "d"],
     }
     for verb in COMMANDS:
         arguments = build_parser([verb]).parse_args([verb, *needed.get(verb, [])])
