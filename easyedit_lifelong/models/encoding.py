@@ -88,9 +88,11 @@ def encode_pair(tokenizer: Any, prompt: str, target: str, *, eos: bool = False) 
     if not prompt_ids or not target_ids:
         empty = "prompt" if not prompt_ids else "target"
         raise DataError(f"the {empty} of {prompt!r} -> {target!r} has no tokens")
-    if eos and tokenizer.eos_token_id is None:
-        raise DataError("eos: the tokenizer has no end-of-text token; set eos to false")
-    return EncodedPair(prompt_ids, target_ids + [tokenizer.eos_token_id] * eos)
+    if eos:
+        if tokenizer.eos_token_id is None:
+            raise DataError("eos: the tokenizer has no end-of-text token; set eos to false")
+        target_ids = [*target_ids, tokenizer.eos_token_id]
+    return EncodedPair(prompt_ids, target_ids)
 
 
 def pad_rows(

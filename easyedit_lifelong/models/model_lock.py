@@ -33,10 +33,11 @@ def model_lock(model: Any) -> threading.RLock:
 
 def holding_lock(model: Any, function: Callable[[], Result]) -> Callable[[], Result]:
     """Return a function that calls another one while it holds a model's lock."""
+    # A deep copy of a partial refers to the copied model. A closure would not.
+    return functools.partial(_call_with_lock, model, function)
 
-    @functools.wraps(function)
-    def call() -> Result:
-        with model_lock(model):
-            return function()
 
-    return call
+def _call_with_lock(model: Any, function: Callable[[], Result]) -> Result:
+    """Call a function while holding a model's lock."""
+    with model_lock(model):
+        return function()

@@ -11,6 +11,7 @@ import torch
 from easyedit_lifelong import apply_grace_to_model, explain
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.coachhook.editor import coachhook_editor
+from easyedit_lifelong.models.prompt_positions import prompt_lengths
 from tests.support.coachhook_edits import FACTS, OTHERS
 from tests.support.grace_edits import EDITS, edited, editor_of, hparams
 from tests.support.layer_outputs import outputs_of
@@ -34,7 +35,8 @@ def test_explain_shows_the_tokens_that_a_codebook_replaces(family: str, replacem
         assert layer.layer == editor.path
         assert [token.looked_up for token in layer.tokens] == [False] * (len(layer.tokens) - 1) + [True]
         before = outputs_of(unedited, editor.path, prompt)
-        now = outputs_of(model, editor.path, prompt)
+        with prompt_lengths(model, [len(layer.tokens)]):
+            now = outputs_of(model, editor.path, prompt)
         changed = (before != now).any(dim=-1).tolist()
         assert [token.replaced for token in layer.tokens] == changed
         last = layer.tokens[-1]

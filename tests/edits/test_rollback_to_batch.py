@@ -117,7 +117,8 @@ def test_rollbacks_that_do_not_fit_the_method_are_refused(tmp_path: Path) -> Non
     save_edits(model, tmp_path)
     before = (tmp_path / INDEX).read_bytes()
     with pytest.raises(
-        RunError, match=r"holds no GRACE or NeuralDB edits\. CoachHook's edits can't be rolled back one by one"
+        RunError,
+        match=r"holds no GRACE, NeuralDB, IKE-native or SERAC-native edits\. CoachHook's edits can't be rolled back one",
     ):
         rollback_folder(tmp_path, cases=["0"])
     with pytest.raises(EditError, match="can't roll back to batch 5: the folder has 2 batches"):
@@ -127,7 +128,7 @@ def test_rollbacks_that_do_not_fit_the_method_are_refused(tmp_path: Path) -> Non
     assert (tmp_path / INDEX).read_bytes() == before
     with pytest.raises(
         EditError,
-        match=r"carries no CoachHook, MEMIT-native, .* or LocFT-BF edits",
+        match=r"carries no CoachHook, MEMIT-native, .* or MEND edits",
     ):
         rollback_to_batch(build_model("llama"), 0)
 

@@ -131,7 +131,6 @@ def test_an_unusable_value_is_refused_by_name(name: str, value: Any) -> None:
         ("kl_factor", 0),
         ("v_weight_decay", 0),
         ("alpha_z", 0),
-        ("alpha_z", -1.5),
         ("layers", [0]),
         ("layers", [0, 2]),
         ("v_num_grad_steps", 1),

@@ -41,7 +41,8 @@ def test_hook_layers_that_act_everywhere_hold_the_updates_of_the_method_of_that_
     update: str, wohk: bool
 ) -> None:
     settings, editor_class, hparams_class, its_settings = UPDATES[update]
-    hparams = hparams_for("llama", alpha_z=-100, batch_size=4, wohk=wohk, **settings)
+    hparams = hparams_for("llama", batch_size=4, wohk=wohk, **settings)
+    hparams.alpha_z = -100.0  # hooks act at every token; files can't have an α below 0
     shared = {name: getattr(hparams, name) for name in SHARED}
     its_hparams = hparams_class(model_name="tiny", **shared, **its_settings)
     models = [build_model("llama", torch.float64) for _ in range(2)]
