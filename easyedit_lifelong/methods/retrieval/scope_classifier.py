@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -76,14 +77,30 @@ class ClassifierTraining:
     out_of_scope: float
 
 
+def check_new(folder: str | Path) -> Path:
+    """Check that a classifier can be written to a folder without overwriting files; return the folder.
+
+    Raises:
+        RunError: the path exists and is not an empty folder.
+    """
+    folder = Path(folder).expanduser()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise RunError(f"{folder}: exists and is not an empty folder; nothing will be overwritten. Name a new folder.")
+    return folder
+
+
 def save_classifier(
-    folder: str | Path,
+    folder: Path,
     classifier: ScopeClassifier,
     model: Any,
     hparams: RetrievalHyperParams,
     training: ClassifierTraining,
 ) -> None:
-    """Write a classifier to a folder, which must not exist yet."""
+    """Write a classifier to a folder, which must be empty or not exist.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
     index = {
         "format_version": FORMAT_VERSION,
         "model": {"name": model_label(model), "fingerprint": base_fingerprint(model)},
@@ -92,11 +109,14 @@ def save_classifier(
         "training": asdict(training),
     }
     tensors = (classifier.standardisation.mean, classifier.standardisation.spread, classifier.projection)
-    with atomic_folder(Path(folder)) as temporary:
-        save_file(
-            {name: tensor.cpu().contiguous() for name, tensor in zip(_NAMES, tensors, strict=True)}, temporary / TENSORS
-        )
-        (temporary / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    by_name = {name: tensor.cpu().contiguous() for name, tensor in zip(_NAMES, tensors, strict=True)}
+    try:
+        with atomic_folder(folder) as temporary:
+            save_file(by_name, temporary / TENSORS)
+            (temporary / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RunError(f"{folder}: the scope classifier can't be written: {reason}") from error
 
 
 def load_classifier(folder: str | Path, model: Any, hparams: RetrievalHyperParams) -> ScopeClassifier:
@@ -110,15 +130,22 @@ def load_classifier(folder: str | Path, model: Any, hparams: RetrievalHyperParam
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
         tensors = load_file(path.with_name(TENSORS))
-        version, settings = index["format_version"], index["settings"]
-        fingerprint, threshold = index["model"]["fingerprint"], float(index["threshold"])
+        version, settings = index["format_version"], dict(index["settings"])
+        trained_on, fingerprint = index["model"]["name"], index["model"]["fingerprint"]
+        threshold = float(index["threshold"])
         mean, spread, projection = (tensors[name].float() for name in _NAMES)
+        if not mean.shape == spread.shape == projection.shape[1:]:
+            raise ValueError(f"the shapes of {', '.join(_NAMES)} do not match")
+        if not (
+            math.isfinite(threshold) and all(bool(tensor.isfinite().all()) for tensor in (mean, spread, projection))
+        ):
+            raise ValueError("it has values that are not finite")
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise RunError(f"{path}: this is no scope classifier, or it is damaged: {error}") from error
     if version != FORMAT_VERSION:
         raise RunError(f"{path}: format version {version} is unknown; this version reads {FORMAT_VERSION}")
     if fingerprint != base_fingerprint(model):
-        raise RunError(f"{path}: trained on {index['model'].get('name')!r}, whose weights aren't those of this model")
+        raise RunError(f"{path}: trained on {trained_on!r}, whose weights aren't those of this model")
     for name, value in settings.items():
         if value != getattr(hparams, name, None):
             raise RunError(f"{path}: trained with {name}={value!r}, not {getattr(hparams, name, None)!r}")

@@ -15,7 +15,12 @@ from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError, EditError
 from easyedit_lifelong.methods.retrieval.config import RetrievalHyperParams
 from easyedit_lifelong.methods.retrieval.embedding import Embedder, Standardisation, embedder_for
-from easyedit_lifelong.methods.retrieval.scope_classifier import ClassifierTraining, ScopeClassifier, save_classifier
+from easyedit_lifelong.methods.retrieval.scope_classifier import (
+    ClassifierTraining,
+    ScopeClassifier,
+    check_new,
+    save_classifier,
+)
 from easyedit_lifelong.models.encoding import encode_text
 
 _FIRST_SCALE, _FIRST_THRESHOLD = 10.0, 0.5
@@ -51,7 +56,7 @@ def train_scope_classifier(
         requests: records with paraphrases and locality prompts: requests in EasyEdit's fields or
             :class:`~easyedit_lifelong.data.request.EditRequest` objects. Neither edit nor score them.
         hparams: ``embedding_layer``, ``sentence_encoder`` and ``seed`` are used.
-        out: the folder; it must not exist yet.
+        out: the folder, which must be empty or not exist.
         rank: number of rows of W, at most.
         steps: number of optimiser steps of Adam.
         batch_size: number of records in a step.
@@ -63,7 +68,9 @@ def train_scope_classifier(
     Raises:
         DataError: a record cannot be used, or there are fewer than ten with a paraphrase.
         EditError: the loss is not finite.
+        RunError: the folder is not empty, or cannot be written.
     """
+    folder = check_new(out)
     records = [request for request in as_requests(requests) if request.rephrase_prompts]
     if len(records) < 10:
         raise DataError(f"a scope classifier needs at least 10 records with a rephrase_prompt, not {len(records)}")
@@ -78,7 +85,7 @@ def train_scope_classifier(
     held_out = data.part(range(n_training, len(records)))
     in_scope, out_of_scope = _scores(held_out, projection, threshold)
     summary = ClassifierTraining(n_training, steps, loss, len(records) - n_training, in_scope, out_of_scope)
-    save_classifier(out, classifier, model, hparams, summary)
+    save_classifier(folder, classifier, model, hparams, summary)
     return summary
 
 

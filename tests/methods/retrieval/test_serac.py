@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from easyedit_lifelong import (
     EditError,
@@ -193,3 +195,33 @@ def test_a_classifier_of_another_model_or_other_embeddings_is_refused(classifier
         load_classifier(classifier, build_model("gpt2"), hparams())
     with pytest.raises(RunError, match="this is no scope classifier"):
         load_classifier(tmp_path, model, hparams())
+
+
+@pytest.mark.parametrize(
+    "damage", [{"settings": 3}, {"threshold": float("nan")}, {"model": "tiny"}, {"threshold": None}], ids=str
+)
+def test_a_classifier_with_a_damaged_index_is_refused(classifier: Path, tmp_path: Path, damage: dict[str, Any]) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(classifier, damaged)
+    index = damaged / "classifier.json"
+    index.write_text(json.dumps({**json.loads(index.read_text(encoding="utf-8")), **damage}), encoding="utf-8")
+    with pytest.raises(RunError, match="this is no scope classifier, or it is damaged"):
+        load_classifier(damaged, build_model("llama"), hparams())
+
+
+def test_a_classifier_with_tensors_of_other_shapes_is_refused(classifier: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(classifier, damaged)
+    tensors = load_file(damaged / "classifier.safetensors")
+    save_file({**tensors, "mean": tensors["mean"][1:].clone()}, damaged / "classifier.safetensors")
+    with pytest.raises(RunError, match="the shapes of mean, spread, projection do not match"):
+        load_classifier(damaged, build_model("llama"), hparams())
+
+
+def test_no_file_is_overwritten_by_a_classifier(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for folder in (tmp_path / "used", "~/used", tmp_path / "used" / "file"):
+        with pytest.raises(RunError, match="exists and is not an empty folder"):  # before the training
+            train_scope_classifier(None, None, RECORDS, hparams(), folder)
