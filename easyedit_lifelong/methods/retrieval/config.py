@@ -60,6 +60,8 @@ class IKEHyperParams(RetrievalHyperParams):
 
     ALG_NAME: ClassVar[str] = "IKE-native"
     AT_LEAST: ClassVar[Mapping[str, float]] = {**RetrievalHyperParams.AT_LEAST, "n_facts": 1}
+    # The rollback of an edit must not leave another number of facts to the edits before it.
+    SAME_SETTINGS: ClassVar[tuple[str, ...]] = (*RetrievalHyperParams.SAME_SETTINGS, "n_facts")
 
     n_facts: int = 1
 

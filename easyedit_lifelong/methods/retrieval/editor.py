@@ -233,7 +233,8 @@ class IKEEditor(RetrievalEditor):
     """Puts the nearest facts in front of every prompt (IKE, arXiv 2305.12740)."""
 
     hparams_class = IKEHyperParams
-    columns: ClassVar[Mapping[str, str]] = {}
+    same_settings: ClassVar[Sequence[str]] = IKEHyperParams.SAME_SETTINGS
+    shown_settings: ClassVar[Sequence[str]] = (*IKEHyperParams.SAME_SETTINGS, "fact_template")
 
     def n_nearest(self) -> int:
         """Return the number of facts in front of a prompt."""
