@@ -169,9 +169,8 @@ def _stored_edits(part: EditsPart, where: str) -> list[StoredEdit]:
         for record, changed in zip(part.edits, part.state["changed"], strict=True):
             rows: list[Row] = []
             for key, label in zip(changed["keys"], changed["labels"], strict=True):
-                if (
-                    type(key) is not int or not 0 <= key <= n_keys
-                ):  # an edit changes an existing key, or adds the next one
+                # An edit changes an existing key, or adds the next one.
+                if type(key) is not int or not 0 <= key <= n_keys:
                     raise IndexError(f"key {key} of {n_keys}")
                 if not isinstance(label, list) or not all(type(token) is int and token >= 0 for token in label):
                     raise ValueError(f"label {label!r} is no list of token ids")

@@ -49,7 +49,7 @@ def count_keys(editor_class: type[RetrievalEditor], model: Any) -> dict[str, flo
 
 @hookimpl
 def register_methods(register: Callable[[EditMethod], None]) -> None:
-    """Register ``IKE-native``."""
+    """Register ``IKE-native`` and ``SERAC-native``."""
     for editor_class in EDITORS:
         register(_method(editor_class))
 

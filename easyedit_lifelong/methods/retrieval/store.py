@@ -61,7 +61,8 @@ class RetrievalStore(SeparateEditStore):
                 raise RunError(f"{where}: the tensors of an edit need the width of this model's embeddings, {width}")
         undo = self.editor.add(model, hparams, edits)
         for editor in self.editor.all_on(model):
-            editor.comparison = comparison
+            # Edits that the model had before stay comparable with prompts as they were.
+            editor.comparison = editor.comparison or comparison
         return undo
 
     def edits_of(self, part: EditsPart, where: str) -> list[SeparateEdit]:
@@ -72,13 +73,19 @@ class RetrievalStore(SeparateEditStore):
         """
         edits = super().edits_of(part, where)
         for edit in edits:
-            has_parts = all(isinstance(edit.data.get(name), list) for name in PARTS) and edit.data[PROMPT]
+            has_parts = all(_is_token_ids(edit.data.get(name)) for name in PARTS) and edit.data[PROMPT]
             has_scope = all(isinstance(edit.data.get(name), type_) for name, type_ in self.editor.scope_names.items())
             if not has_parts or not has_scope or set(edit.tensors) != {KEY, MEAN, SPREAD}:
                 names = ", ".join((*PARTS, *self.editor.scope_names))
                 raise RunError(
                     f"{where}: the edit of case {edit.record.case_id!r} needs {names} and the tensors {KEY}, {MEAN} "
                     f"and {SPREAD}"
+                )
+            shapes = {tuple(tensor.shape) for tensor in edit.tensors.values()}
+            if len(shapes) != 1 or len(shapes.pop()) != 1:
+                raise RunError(
+                    f"{where}: the tensors {KEY}, {MEAN} and {SPREAD} of case {edit.record.case_id!r} need the same "
+                    "width"
                 )
         return edits
 
@@ -106,3 +113,8 @@ class RetrievalStore(SeparateEditStore):
         """
         # Equal prompts have equal keys.
         return merge_separate_edits(self, sources, prompt_of, PLACE, lambda edit, other: 0.0)
+
+
+def _is_token_ids(value: Any) -> bool:
+    """Return whether a value from a file is a list of token ids."""
+    return isinstance(value, list) and all(type(token) is int and token >= 0 for token in value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from easyedit_lifelong import (
     HyperParameterError,
     IKEHyperParams,
     ModelError,
+    RunError,
     apply_retrieval_to_model,
     explain,
     inspect_edits,
@@ -25,6 +27,7 @@ from easyedit_lifelong import (
 from easyedit_lifelong.methods.retrieval.demonstrations import Demonstrations
 from easyedit_lifelong.methods.retrieval.editor import IKEEditor
 from easyedit_lifelong.methods.retrieval.embedding import Standardisation, StateEmbedder
+from easyedit_lifelong.methods.retrieval.store import RetrievalStore
 from easyedit_lifelong.methods.shared.sample_sentences import sample_sentences
 from tests.conformance.method_cases import REQUESTS
 from tests.methods.retrieval.tiny_encoder import write_encoder
@@ -175,6 +178,30 @@ def test_merged_folders_keep_the_later_edit_of_a_prompt(tmp_path: Path) -> None:
     assert all(-1 <= edit["cosine"] <= 1 for edit in part.edits[1:])
 
 
+def test_the_rollback_of_loaded_edits_leaves_the_comparison_of_earlier_ones() -> None:
+    model, store = edited(REQUESTS[:2]), RetrievalStore(IKEEditor)
+    (editor,) = IKEEditor.all_on(model)
+    before = editor.comparison
+    (part,) = store.parts(edited(REQUESTS[2:]))
+    undo = store.attach(model, None, replace(part, tensors={**part.tensors, "mean": part.tensors["mean"] + 1}), "file")
+    assert len(editor.edits) == len(REQUESTS)
+    undo()
+    assert editor.comparison is before
+
+
+@pytest.mark.parametrize("name", ["prompt", "fact", "mean"])
+def test_damaged_edits_are_refused(name: str) -> None:
+    store = RetrievalStore(IKEEditor)
+    (part,) = store.parts(edited(REQUESTS[:1]))
+    (data,) = part.state["data"]
+    if name == "mean":
+        part = replace(part, tensors={**part.tensors, name: part.tensors[name][:, 1:]})
+    else:
+        part = replace(part, state={"data": [{**data, name: ["king"]}]})
+    with pytest.raises(RunError, match=r"file: the .* of case 'france' need"):
+        store.describe(part, "file", 1.0)
+
+
 # ------------------------------------------------------------------ sentence encoders
 
 
@@ -203,3 +230,5 @@ def test_settings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     model, other = edited(), IKEHyperParams(model_name="tiny", embedding_layer=1)
     with pytest.raises(EditError, match="embedding_layer=2; they can't be continued with embedding_layer=1"):
         apply_retrieval_to_model(model, build_tokenizer(), REQUESTS[:1], other)
+    with pytest.raises(EditError, match="n_facts=1; they can't be continued with n_facts=2"):
+        apply_retrieval_to_model(model, build_tokenizer(), REQUESTS[:1], hparams(n_facts=2))
