@@ -43,6 +43,8 @@ def apply_requests(
     Raises:
         DataError: a request can't be used, or there are none.
         EditError: an edit failed.
+        NotLearnedWarning: an edit was not learned, and the caller has turned this warning into an error. Then the model
+            is unchanged.
     """
     valid = as_requests(requests)
     if not valid:
@@ -52,14 +54,18 @@ def apply_requests(
             model = copying.deepcopy(model)
     with model_lock(model):
         results, undo = editor_of(model).edit(valid)
-    if not all(result.learned for result in results):
-        # One text for all requests: Python shows it once for each line of code that calls the method.
-        warnings.warn(
-            "an edit was not learned: the model does not give its target. In the rollback's results, such edits have "
-            "learned=False. More optimisation steps or another layer may help.",
-            NotLearnedWarning,
-            stacklevel=3,
-        )
+        if not all(result.learned for result in results):
+            try:
+                # One text for all requests: Python shows it once for each line of code that calls the method.
+                warnings.warn(
+                    "an edit was not learned: the model does not give its target. In the rollback's results, such "
+                    "edits have learned=False. More optimisation steps or another layer may help.",
+                    NotLearnedWarning,
+                    stacklevel=3,
+                )
+            except NotLearnedWarning:  # the caller has turned warnings into errors, so the rollback would be lost
+                undo()
+                raise
     return model, Rollback(holding_lock(model, undo), on_items=keep_original_weight, results=results)
 
 
