@@ -101,7 +101,8 @@ def read_artefact(folder: str | Path | None, method: str, setting: str) -> Artef
         content = (path.parent / Path(file).name).read_bytes()
         if hashlib.sha256(content).hexdigest() != digest:
             raise RunError(f"{path.parent / file}: has been changed since it was written. Train again.")
-        return Artefact(path, model["name"], model["fingerprint"], entry["hparams"], digest, from_bytes(content))
+        hparams = dict(entry["hparams"])
+        return Artefact(path, model["name"], model["fingerprint"], hparams, digest, from_bytes(content))
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         if isinstance(error, (HyperParameterError, RunError)):
             raise

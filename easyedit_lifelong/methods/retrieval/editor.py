@@ -133,7 +133,7 @@ class RetrievalEditor(SeparateEditor):
 
         Raises:
             ModelError: the model has no such block.
-            HyperParameterError: the sentence encoder cannot be loaded.
+            HyperParameterError: the sentence encoder cannot be used.
             EditError: there is no tokenizer for a sentence encoder, or embeddings are not finite.
         """
         embedder = embedder_for(model, tokenizer, hparams)

@@ -72,7 +72,7 @@ class SentenceEmbedder:
         device: the device on which the encoder runs.
 
     Raises:
-        HyperParameterError: the encoder cannot be loaded.
+        HyperParameterError: the encoder cannot be loaded, or does not embed texts.
         EditError: there is no tokenizer.
     """
 
@@ -88,24 +88,28 @@ class SentenceEmbedder:
             self._encoder = AutoModel.from_pretrained(name).to(device).eval()
             # With padding on the left, the positions of a text would depend on its batch.
             self._encoder_tokenizer = AutoTokenizer.from_pretrained(name, padding_side="right")
-        except (OSError, ValueError) as error:
-            first_line = str(error).strip().splitlines()[0]
-            raise HyperParameterError(f"sentence_encoder: {name!r} cannot be loaded: {first_line}") from error
+            self._embed_texts(["text"])
+        except Exception as error:  # what transformers raises for an unusable encoder has no common class
+            first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+            raise HyperParameterError(f"sentence_encoder: {name!r} cannot be used: {first_line}") from error
         self._tokenizer = tokenizer
 
-    @torch.no_grad()
     def embed(self, prompts: Sequence[list[int]]) -> Tensor:
         """Return a vector for each prompt, given its token ids; shape ``(prompts, width)``, float32."""
         vectors: dict[tuple[int, ...], Tensor] = {}
         for batch in length_batches([list(prompt) for prompt in dict.fromkeys(map(tuple, prompts))], _BATCH_TOKENS):
             texts = [self._tokenizer.decode(prompt, skip_special_tokens=True) for prompt in batch]
-            encoded = self._encoder_tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
-            encoded = encoded.to(self._encoder.device)
-            states = self._encoder(**encoded).last_hidden_state.float()
-            weights = encoded["attention_mask"].unsqueeze(-1).to(states.dtype)
-            means = (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
-            vectors |= zip(map(tuple, batch), means, strict=True)
+            vectors |= zip(map(tuple, batch), self._embed_texts(texts), strict=True)
         return torch.stack([vectors[tuple(prompt)] for prompt in prompts])
+
+    @torch.no_grad()
+    def _embed_texts(self, texts: list[str]) -> Tensor:
+        """Return the mean token state of each text, shape ``(texts, width)``, float32."""
+        encoded = self._encoder_tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
+        encoded = encoded.to(self._encoder.device)
+        states: Tensor = self._encoder(**encoded).last_hidden_state.float()
+        weights = encoded["attention_mask"].unsqueeze(-1).to(states.dtype)
+        return (states * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
 
 
 def embedder_for(model: Any, tokenizer: Any, hparams: RetrievalHyperParams) -> Embedder:
@@ -113,7 +117,7 @@ def embedder_for(model: Any, tokenizer: Any, hparams: RetrievalHyperParams) -> E
 
     Raises:
         ModelError: the model has no such block.
-        HyperParameterError: the sentence encoder cannot be loaded.
+        HyperParameterError: the sentence encoder cannot be used.
         EditError: a sentence encoder needs the model's tokenizer, and there is none.
     """
     if hparams.sentence_encoder is None:

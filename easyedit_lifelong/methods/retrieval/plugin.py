@@ -26,7 +26,7 @@ def check_model(model: Any, tokenizer: Any, hparams: RetrievalHyperParams) -> No
 
     Raises:
         ModelError: it cannot.
-        HyperParameterError: the sentence encoder cannot be loaded.
+        HyperParameterError: the sentence encoder cannot be used.
     """
     inner_model(model)
     embedder_for(model, tokenizer, hparams)

@@ -171,6 +171,7 @@ def test_an_artefact_for_another_model_is_refused(trained: MendHyperParams) -> N
         ({"schema_version": 99}, "has the format version 99, and this package reads 1"),
         ({"tensors": {"file": "artefact-0.safetensors", "sha256": "0"}}, "is incomplete or damaged"),
         ({"model": None}, "is incomplete or damaged"),
+        ({"hparams": 3}, "is incomplete or damaged"),
     ],
 )
 def test_a_damaged_artefact_is_refused(

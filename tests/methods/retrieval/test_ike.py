@@ -221,8 +221,17 @@ def test_a_sentence_encoder_embeds_prompts_and_needs_the_tokenizer_to_load(tmp_p
 
 
 def test_settings_that_cannot_be_used_are_named(tmp_path: Path) -> None:
-    with pytest.raises(HyperParameterError, match=r"sentence_encoder: .*cannot be loaded"):
+    with pytest.raises(HyperParameterError, match=r"sentence_encoder: .*cannot be used"):
         edited(sentence_encoder=str(tmp_path / "nothing"))
+    without_padding = build_tokenizer()
+    without_padding.pad_token = None
+    build_model("gpt2").save_pretrained(tmp_path / "gpt2")
+    without_padding.save_pretrained(tmp_path / "gpt2")
+    with pytest.raises(HyperParameterError, match=r"gpt2' cannot be used: .* does not have a padding token"):
+        edited(sentence_encoder=str(tmp_path / "gpt2"))
+    (tmp_path / "gpt2" / "config.json").write_text('{"model_type": "bert", "hidden_size": "x"}', encoding="utf-8")
+    with pytest.raises(HyperParameterError, match=r"gpt2' cannot be used: .*hidden_size"):
+        edited(sentence_encoder=str(tmp_path / "gpt2"))
     with pytest.raises(HyperParameterError, match=r"fact_template: .* must contain {fact} once"):
         hparams(fact_template="New Fact:")
     with pytest.raises(ModelError, match="embedding_layer: LlamaForCausalLM has no block 4; the last one is 3"):
