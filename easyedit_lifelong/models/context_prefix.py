@@ -170,7 +170,11 @@ def prefixed_arguments(
     if takes_positions(inner):
         positions = arguments.get("position_ids")
         if positions is None:
-            positions = torch.arange(past, columns, device=real.device).unsqueeze(0)
+            # Padding must not stand between a text and its row. A row without a text keeps the positions that the model
+            # gives it.
+            has_text = prefix.real.any(dim=1, keepdim=True)
+            of_columns = torch.arange(past, columns, device=real.device).unsqueeze(0)
+            positions = torch.where(has_text, position_ids(real.long())[:, past:], of_columns)
         prefixed["position_ids"] = positions + (prefix.real.sum(dim=1) - prefix.unseen.sum(dim=1)).unsqueeze(1)
     return prefixed
 

@@ -93,6 +93,20 @@ def test_rows_of_a_padded_batch_get_their_own_texts(family: str, side: Any, atta
 
 
 @pytest.mark.parametrize("family", FAMILIES_WITHOUT_WINDOW)
+def test_padding_does_not_stand_between_text_and_row_if_the_caller_gives_no_positions(
+    family: str, attach: Attach
+) -> None:
+    model, base = attach(family), build_model(family)
+    ids, mask = pad_rows(ROWS, 0, "left", model.device)
+    with torch.no_grad():
+        logits, of_base = (each(input_ids=ids, attention_mask=mask).logits for each in (model, base))
+    for number, (row, real) in enumerate(zip(ROWS, mask.bool(), strict=True)):
+        has_text = row[-1] in CONTEXTS
+        expected = logits_of(base, text_in_front(row), len(row)) if has_text else of_base[number][real]
+        torch.testing.assert_close(logits[number][real], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("family", FAMILIES_WITHOUT_WINDOW)
 def test_the_prompt_of_a_teacher_forced_row_chooses_the_text(family: str, attach: Attach) -> None:
     model, base, answer = attach(family), build_model(family), [12, 13]
     rows = [row + answer for row in ROWS]
