@@ -29,11 +29,11 @@ class HypernetworkHyperParams(NamedProjectionsHyperParams):
         max_iters: number of training edits.
         val_interval: number of training edits between two validations. Each one also saves a checkpoint.
         val_steps: largest number of records that are held out for the validation.
-        early_stop_patience: stop the training after this many training edits without a better validation.
+        early_stop_patience: stop the training after this many training edits without a smaller validation loss.
         log_interval: number of training edits that one line of the training curve averages.
         opt: the optimiser; must be ``Adam``.
         train_base: must be false: the model itself is not trained.
-        early_stop_key: must be the loss of the validation.
+        early_stop_key: read from EasyEdit's files; not used: the network with the smallest validation loss is kept.
         model_class: read from EasyEdit's files; not used.
         tokenizer_class: read from EasyEdit's files; not used.
         tokenizer_name: read from EasyEdit's files; not used.

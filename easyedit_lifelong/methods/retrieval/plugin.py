@@ -9,11 +9,12 @@ from typing import Any
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.hookspecs import hookimpl
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.retrieval.config import RetrievalHyperParams
+from easyedit_lifelong.methods.retrieval.config import RetrievalHyperParams, SERACHyperParams
 from easyedit_lifelong.methods.retrieval.editor import EDITORS, RetrievalEditor
 from easyedit_lifelong.methods.retrieval.embedding import embedder_for
 from easyedit_lifelong.methods.retrieval.explain import explain
 from easyedit_lifelong.methods.retrieval.make_edits import apply_retrieval_to_model
+from easyedit_lifelong.methods.retrieval.scope_classifier import load_classifier
 from easyedit_lifelong.methods.retrieval.store import RetrievalStore
 from easyedit_lifelong.methods.shared.encoded_requests import encode_request
 from easyedit_lifelong.models.context_attachment import inner_model
@@ -27,9 +28,12 @@ def check_model(model: Any, tokenizer: Any, hparams: RetrievalHyperParams) -> No
     Raises:
         ModelError: it cannot.
         HyperParameterError: the sentence encoder cannot be used.
+        RunError: the scope classifier cannot be used.
     """
     inner_model(model)
     embedder_for(model, tokenizer, hparams)
+    if isinstance(hparams, SERACHyperParams) and hparams.scope_classifier is not None:
+        load_classifier(hparams.scope_classifier, model, hparams)
 
 
 def check_requests(model: Any, tokenizer: Any, hparams: RetrievalHyperParams, requests: Sequence[EditRequest]) -> None:

@@ -27,6 +27,7 @@ from easyedit_lifelong import (
 from easyedit_lifelong.methods.retrieval.auto_threshold import auto_threshold
 from easyedit_lifelong.methods.retrieval.editor import SERACEditor
 from easyedit_lifelong.methods.retrieval.embedding import Standardisation, StateEmbedder
+from easyedit_lifelong.methods.retrieval.plugin import check_model
 from easyedit_lifelong.methods.retrieval.scope_classifier import load_classifier
 from easyedit_lifelong.methods.shared.sample_sentences import Sentences
 from tests.conformance.method_cases import OTHER_PROMPTS, REQUESTS
@@ -195,6 +196,8 @@ def test_a_classifier_of_another_model_or_other_embeddings_is_refused(classifier
         load_classifier(classifier, build_model("gpt2"), hparams())
     with pytest.raises(RunError, match="this is no scope classifier"):
         load_classifier(tmp_path, model, hparams())
+    with pytest.raises(RunError, match="this is no scope classifier"):  # before a run begins
+        check_model(model, build_tokenizer(), hparams(scope_classifier=str(tmp_path)))
 
 
 @pytest.mark.parametrize(
