@@ -114,6 +114,7 @@ _LAZY = {
     "DataError": "easyedit_lifelong.errors",
     "HyperParameterError": "easyedit_lifelong.errors",
     "ModelError": "easyedit_lifelong.errors",
+    "NotLearnedWarning": "easyedit_lifelong.errors",
     "PluginError": "easyedit_lifelong.errors",
     "RunError": "easyedit_lifelong.errors",
     "get_plugins": "easyedit_lifelong.plugins",
@@ -137,7 +138,15 @@ if TYPE_CHECKING:
         rollback_to_batch,
         save_edits,
     )
-    from easyedit_lifelong.errors import DataError, EditError, HyperParameterError, ModelError, PluginError, RunError
+    from easyedit_lifelong.errors import (
+        DataError,
+        EditError,
+        HyperParameterError,
+        ModelError,
+        NotLearnedWarning,
+        PluginError,
+        RunError,
+    )
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hparams_files import hparams_values
     from easyedit_lifelong.hyperparams import PluginHyperParams
@@ -243,6 +252,7 @@ __all__ = [
     "NativeMemitHyperParams",
     "NativeRomeHyperParams",
     "NeuralDBHyperParams",
+    "NotLearnedWarning",
     "PlainWeights",
     "PluginError",
     "PluginHyperParams",

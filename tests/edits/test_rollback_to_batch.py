@@ -118,7 +118,7 @@ def test_rollbacks_that_do_not_fit_the_method_are_refused(tmp_path: Path) -> Non
     before = (tmp_path / INDEX).read_bytes()
     with pytest.raises(
         RunError,
-        match=r"holds no GRACE, NeuralDB, IKE-native or SERAC-native edits\. CoachHook's edits can't be rolled back one",
+        match=r"holds no GRACE, NeuralDB, IKE-native or SERAC-native edits\. CoachHook's edits can't be rolled back",
     ):
         rollback_folder(tmp_path, cases=["0"])
     with pytest.raises(EditError, match="can't roll back to batch 5: the folder has 2 batches"):
