@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -216,14 +217,20 @@ def test_a_file_of_a_locate_edit_method_names_projections_of_the_right_shape(met
         assert find_module(model, hparams.lm_head_module)[1].weight.shape == model.get_output_embeddings().weight.shape
 
 
-@pytest.mark.parametrize("name", sorted(file.stem for file in (FOLDER / "UltraEdit").glob("*.yaml")))
-def test_an_ultraedit_file_names_projections_of_the_mlp_below_the_last_block(name: str) -> None:
-    hparams = UltraEditHyperParams.from_hparams(f"UltraEdit/{name}")
+def model_with_projections(name: str, hparams: Any) -> tuple[Any, Any]:
+    """Return a model on the meta device that has the projections of ``inner_params``, and its anatomy."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[name])
     check_block_projections(model, hparams, "inner_params")
     anatomy = anatomy_of(model)
     assert anatomy is not None
+    return model, anatomy
+
+
+@pytest.mark.parametrize("name", sorted(file.stem for file in (FOLDER / "UltraEdit").glob("*.yaml")))
+def test_an_ultraedit_file_names_projections_of_the_mlp_below_the_last_block(name: str) -> None:
+    hparams = UltraEditHyperParams.from_hparams(f"UltraEdit/{name}")
+    model, anatomy = model_with_projections(name, hparams)
     for module_name in hparams.inner_params:
         path, module = find_module(model, module_name)
         assert projection_shape(module) in (PROJECTIONS[name], PROJECTIONS[name][::-1])
@@ -246,11 +253,7 @@ def test_a_file_of_a_retrieval_method_names_a_block_of_a_model_that_reads_texts(
 @pytest.mark.parametrize("name", sorted(file.stem for file in (FOLDER / "MEND").glob("*.yaml")))
 def test_a_mend_file_names_the_mlps_of_the_last_three_blocks(name: str) -> None:
     hparams = MendHyperParams.from_hparams(f"MEND/{name}")
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(LOCATE_EDIT_CONFIGS[name])
-    check_block_projections(model, hparams, "inner_params")
-    anatomy = anatomy_of(model)
-    assert anatomy is not None
+    model, anatomy = model_with_projections(name, hparams)
     last = len(anatomy.blocks) - 1
     edited = [find_module(model, module_name) for module_name in hparams.inner_params]
     assert {anatomy.block_of(path) for path, _ in edited} == {last - 2, last - 1, last}

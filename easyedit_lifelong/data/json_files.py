@@ -149,7 +149,7 @@ class _JsonText:
                 if not self._read(size):
                     raise
             else:
-                if end < len(self._buffer) or not self._read(size):  # a number may go on in the next part
+                if end < len(self._buffer) or not self._read(size):  # at the end of a part, a number may be incomplete
                     self._start = end
                     return value
             size *= 2  # a long value isn't parsed too often

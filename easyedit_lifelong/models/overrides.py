@@ -55,8 +55,8 @@ def overridden(name: str, values: Mapping[Any, Any]) -> Iterator[None]:
 def without_hooks(module: nn.Module) -> Iterator[None]:
     """Run no hooks of a module and of its submodules in this context.
 
-    A pass inside another pass has other rows and columns than those that the hooks were made for. Hooks that are
-    registered inside the context run; whoever registers one must remove it inside the context.
+    A pass inside another pass has other rows and columns than those that the hooks were made for. A hook
+    that is registered inside the context runs. It must be removed inside the context, too.
     """
     with contextlib.ExitStack() as stack:
         for name in ("_forward_pre_hooks", "_forward_hooks"):

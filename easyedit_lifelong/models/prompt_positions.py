@@ -220,30 +220,36 @@ class PositionTracker(NotPicklable):
         last_prompt_column = 0 if generation is None else generation.last
         after_prompts = self._lengths is None and past > last_prompt_column
         ends = torch.full((batch,), -1, device=device)
-        labels = kwargs.get("labels")
+        labelled_ends = end_before_labels(kwargs.get("labels"), real)
         if not after_prompts:
-            columns = self._prompt_ends(real, past, labels) - past
+            columns = self._prompt_ends(real, past, labelled_ends) - past
             ends = torch.where((columns >= 0) & (columns < length), columns, ends)
-        return Window(ends, real[:, past:], past, generation, after_prompts, self._unmarked_rows(real, past, labels))
+        unmarked = self._unmarked_rows(past, labelled_ends)
+        return Window(ends, real[:, past:], past, generation, after_prompts, unmarked)
 
-    def _prompt_ends(self, real: Tensor, past: int, labels: Any) -> Tensor:
-        """Return the absolute column of each row's last prompt token, ``(batch,)``; -1 where there is none."""
+    def _prompt_ends(self, real: Tensor, past: int, labelled_ends: Tensor) -> Tensor:
+        """Return the absolute column of each row's last prompt token, ``(batch,)``; -1 where there is none.
+
+        Args:
+            real: which columns hold tokens, shape ``(batch, columns)``.
+            past: the number of cached columns.
+            labelled_ends: the result of :func:`.end_before_labels`, shape ``(batch,)``.
+        """
         if self._lengths is not None:
             return column_of_token(real, self._lengths.to(real.device))
         if self._generation is not None:
             return repeat_rows(self._generation.ends.to(real.device), len(real))
         if past:
             return torch.full((len(real),), -1, device=real.device)
-        end = end_before_labels(labels, real)
-        return torch.where(end >= 0, end, last_token(real))
+        return torch.where(labelled_ends >= 0, labelled_ends, last_token(real))
 
-    def _unmarked_rows(self, real: Tensor, past: int, labels: Any) -> Tensor | None:
+    def _unmarked_rows(self, past: int, labelled_ends: Tensor) -> Tensor | None:
         """Return which rows are unmarked, ``(batch,)``; see :class:`.Window`. None if lengths or prompts are known."""
         if self._lengths is not None or self._generation is not None:
             return None
         if past:
-            return torch.ones(len(real), dtype=torch.bool, device=real.device)
-        return end_before_labels(labels, real) < 0
+            return torch.ones_like(labelled_ends, dtype=torch.bool)
+        return labelled_ends < 0
 
 
 class DecoderTracker(PositionTracker):
@@ -262,7 +268,7 @@ class DecoderTracker(PositionTracker):
         # Each row has one start token. The number of rows is not known yet, but one row can stand for all.
         return self.generating(torch.ones(1, 1, dtype=torch.bool))
 
-    def _prompt_ends(self, real: Tensor, past: int, labels: Any) -> Tensor:
+    def _prompt_ends(self, real: Tensor, past: int, labelled_ends: Tensor) -> Tensor:
         """Return the absolute column of each row's start token, ``(batch,)``; -1 where a pass continues a cache."""
         if self._generation is None and past:
             return torch.full((len(real),), -1, device=real.device)

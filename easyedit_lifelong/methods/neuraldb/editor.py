@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from easyedit_lifelong.methods.neuraldb.fact_table import FactTable, Lookup
 from easyedit_lifelong.methods.shared.separate_edits import SeparateEditor
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.overrides import overridden
 
 
 @dataclass(frozen=True)
@@ -81,23 +82,13 @@ class NeuralDBEditor(SeparateEditor):
                 self._table = FactTable(self.edits)
         return self._table
 
-    @contextlib.contextmanager
-    def without_edits(self) -> Iterator[None]:
+    def without_edits(self) -> AbstractContextManager[None]:
         """Leave out the edits of this editor within the context."""
-        before, self._suspended = self._suspended, True
-        try:
-            yield
-        finally:
-            self._suspended = before
+        return overridden("_suspended", {self: True})
 
-    @contextlib.contextmanager
-    def recording_lookups(self, record: Callable[[Lookup], None]) -> Iterator[None]:
+    def recording_lookups(self, record: Callable[[Lookup], None]) -> AbstractContextManager[None]:
         """Call ``record`` with the lookups of each pass within the context."""
-        self._record = record
-        try:
-            yield
-        finally:
-            self._record = None
+        return overridden("_record", {self: record})
 
     def _after_projection(self, args: tuple[Any, ...], _: dict[str, Any], output: Tensor) -> Tensor | None:
         """Return the output with residuals added; None to keep it."""

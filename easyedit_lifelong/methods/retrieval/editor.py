@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
@@ -20,6 +20,7 @@ from easyedit_lifelong.methods.retrieval.scope_classifier import load_classifier
 from easyedit_lifelong.methods.shared.editors import editors_on
 from easyedit_lifelong.methods.shared.separate_edits import SeparateEdit, SeparateEditor
 from easyedit_lifelong.models.context_attachment import ContextAttachment
+from easyedit_lifelong.models.overrides import overridden
 from easyedit_lifelong.models.wrappers import unwrap_model
 
 KEY, MEAN, SPREAD = "key", "mean", "spread"
@@ -187,23 +188,13 @@ class RetrievalEditor(SeparateEditor):
             retrieved.append(Retrieved(edits, values, threshold is None or values[0] > threshold))
         return retrieved
 
-    @contextlib.contextmanager
-    def without_edits(self) -> Iterator[None]:
+    def without_edits(self) -> AbstractContextManager[None]:
         """Leave out the edits of this editor within the context."""
-        before, self._suspended = self._suspended, True
-        try:
-            yield
-        finally:
-            self._suspended = before
+        return overridden("_suspended", {self: True})
 
-    @contextlib.contextmanager
-    def recording(self, record: Callable[[Sequence[Retrieved]], None]) -> Iterator[None]:
+    def recording(self, record: Callable[[Sequence[Retrieved]], None]) -> AbstractContextManager[None]:
         """Call ``record`` with the nearest edits of the prompts of each pass within the context."""
-        self._record = record
-        try:
-            yield
-        finally:
-            self._record = None
+        return overridden("_record", {self: record})
 
 
 def prompt_of(edit: SeparateEdit) -> tuple[int, ...]:

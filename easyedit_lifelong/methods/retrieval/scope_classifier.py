@@ -65,8 +65,8 @@ class ClassifierTraining:
         steps: number of optimiser steps.
         loss: the loss of the last step.
         held_out: number of records for the scores.
-        in_scope: of their paraphrases, the share that is in the scope of its own edit, and nearest to it.
-        out_of_scope: of their locality prompts, the share that is in the scope of no edit.
+        in_scope: share of the paraphrases of these records that are in scope and whose nearest edit is the right one.
+        out_of_scope: share of the locality prompts of these records that are in the scope of no edit.
     """
 
     records: int
