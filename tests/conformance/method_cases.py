@@ -274,7 +274,7 @@ def each_case_with(port: str) -> pytest.MarkDecorator:
         name = case.hparams_class if isinstance(case.hparams_class, str) else case.hparams_class.__name__
         return getattr(methods[name], port) is not None
 
-    return pytest.mark.parametrize("case", filter(has_port, CASES), ids=lambda case: case.name)
+    return pytest.mark.parametrize("case", list(filter(has_port, CASES)), ids=lambda case: case.name)
 
 
 each_family = pytest.mark.parametrize("family", LAYOUTS)

@@ -86,3 +86,13 @@ def test_svg_figures_are_reproducible_and_keep_text_as_text(tmp_path: Path) -> N
     assert first == second
     texts = [text.text for text in ElementTree.fromstring(first).iter("{http://www.w3.org/2000/svg}text")]
     assert {"ES", "ERR", "TRR", "number of edits"} <= set(texts)
+
+
+def test_text_with_characters_that_xml_does_not_allow_is_drawn(tmp_path: Path) -> None:
+    with figure_options():
+        figure = new_figure()
+        figure.subplots().set_xticks([0], ["a\x1b[2Jb\x00\ufffe"])
+        root = ElementTree.fromstring(svg.inline(figure, "p", "a figure"))
+        saved, _ = svg.save(figure, tmp_path / "figure")
+    assert "a\ufffd[2Jb\ufffd\ufffd" in [text.strip() for text in root.itertext()]
+    ElementTree.parse(saved)

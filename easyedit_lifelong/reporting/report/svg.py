@@ -16,14 +16,16 @@ _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _HREF = f"{{{_XLINK}}}href"
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
+_NOT_XML = re.compile(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Characters that XML doesn't allow, not even escaped; names and values in a run's files can hold them."""
 _DPI = 200
 
 
 def svg_text(figure: Figure, *, transparent: bool = False) -> str:
-    """Return a figure as SVG; equal figures give equal text."""
+    """Return a figure as SVG; equal figures give equal text. Characters that XML doesn't allow are replaced."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=transparent, metadata={"Date": None, "Creator": None})
-    return buffer.getvalue()
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", buffer.getvalue())
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
