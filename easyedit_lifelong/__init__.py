@@ -105,6 +105,7 @@ _LAZY = {
     "rollback_to_batch": "easyedit_lifelong.edits",
     "run_lifelong": "easyedit_lifelong.runs.api",
     "run_consecutive": "easyedit_lifelong.runs.api",
+    "rescore_run": "easyedit_lifelong.runs.rescore",
     "train_editor": "easyedit_lifelong.runs.training",
     "prompt_lengths": "easyedit_lifelong.models.prompt_positions",
     "PositionTracker": "easyedit_lifelong.models.prompt_positions",
@@ -208,6 +209,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.plugins import get_plugins
     from easyedit_lifelong.registry import CovarianceEngine, DatasetReader, ModelMethod, RecordLoader, TrackerType
     from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
+    from easyedit_lifelong.runs.rescore import rescore_run
     from easyedit_lifelong.runs.training import train_editor
     from easyedit_lifelong.snapshots import Snapshots
 
@@ -307,6 +309,7 @@ __all__ = [
     "read_artefact",
     "read_requests",
     "register_editor",
+    "rescore_run",
     "rollback_case",
     "rollback_folder",
     "rollback_to_batch",

@@ -83,6 +83,14 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="also edit with N paraphrases of each fact; only its other paraphrases are scored",
     )
+    add_text_arguments(parser)
+    add_lm_eval_arguments(parser)
+    add_skip_argument(parser)
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what else is scored: held-out facts and text, capability, and the task of the data."""
+    add = parser.add_argument
     add("--retention", metavar="FILE", help="held-out facts, such as a JSON list of {prompt, answer}")
     add("--text", metavar="FILE", help="held-out text; its perplexity is measured before and after")
     add(
@@ -92,6 +100,12 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="multiple-choice questions, answered before and after (without FILE: 200 of this package)",
     )
+    add("--task", choices=tuple(TASKS), help="task of the data (default: that of their format)")
+
+
+def add_lm_eval_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of lm-evaluation-harness."""
+    add = parser.add_argument
     add(
         *spellings("lm_eval"),
         type=names,
@@ -106,8 +120,6 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="use only N questions of each task of --lm-eval",
     )
-    add("--task", choices=tuple(TASKS), help="task of the data (default: that of their format)")
-    add_skip_argument(parser)
 
 
 def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:

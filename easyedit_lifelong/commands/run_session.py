@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.models.load import load_from_hparams
-from easyedit_lifelong.reporting.console_tables import closing_line, harness_table, score_table
+from easyedit_lifelong.reporting.console_tables import closing_lines, harness_table, score_table
 from easyedit_lifelong.reporting.progress import edit_progress
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.execute import execute
@@ -41,7 +41,7 @@ def run_and_report(experiment: Experiment, out: Path, resume: bool = False) -> R
     model, tokenizer = load_model_for(hparams)
     with edit_progress(console, n_edits) as progress:
         result = execute(plan, inputs, model, tokenizer, progress)
-    _show(console, result, out)
+    show_result(console, result, out)
     return result
 
 
@@ -55,7 +55,7 @@ def load_model_for(hparams: Any) -> tuple[Any, Any]:
     return tuple(hparams.model_name) if not isinstance(hparams.model_name, str) else load_from_hparams(hparams)
 
 
-def _show(console: Console, result: RunResult, out: Path) -> None:
+def show_result(console: Console, result: RunResult, out: Path) -> None:
     """Print the final scores, the records that were left out, and the folder."""
     summary = result.summary
     protocol = f", {summary['protocol']}" if "protocol" in summary else ""
@@ -63,4 +63,4 @@ def _show(console: Console, result: RunResult, out: Path) -> None:
     harness_table(console, summary.get(LM_EVAL, {}))
     for skipped in summary.get("skipped", []):
         console.print(f"left out: {skipped['reason']}", highlight=False, markup=False)
-    closing_line(console, summary, out)
+    closing_lines(console, summary, out)

@@ -63,7 +63,8 @@ class Scoreboard:
         retention: held-out facts (TRR).
         task: the task of the data: ``qa``, ``classification`` or ``generation``.
         generation_requests: the requests for which the unedited model generates text, to compare with the edited
-            model's; None for all requests. Generated answers cost several times as much as teacher-forced ones.
+            model's; None for all requests, empty if nothing is to be generated. Generated answers cost several times as
+            much as teacher-forced ones.
         text: a held-out text for perplexity; with it, fluency is measured, too.
         capability: multiple-choice questions.
 
@@ -93,7 +94,8 @@ class Scoreboard:
     ) -> None:
         self.scorer, self.task = scorer, task_named(task)
         self.retention = [(probe.prompt, probe.answer) for probe in retention]
-        self._text = TextScores(scorer, model, requests, text)
+        generates = generation_requests is None or len(generation_requests) > 0
+        self._text = TextScores(scorer, model, requests if generates else [], text)
         self._capability = MultipleChoiceScores(scorer.tokenizer, model, capability)
         questions = Questions.about(requests).all() + compared_questions(requests) + self.retention
         self.unedited = self._forced(model, questions)

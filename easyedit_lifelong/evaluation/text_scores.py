@@ -145,7 +145,7 @@ class TextScores:
     Args:
         scorer: the scorer that generates text.
         model: the unedited model.
-        requests: the requests whose prompts are continued to measure fluency.
+        requests: the requests whose prompts are continued to measure fluency; without requests, it isn't measured.
         text: the held-out text; None for none.
 
     Attributes:
@@ -162,7 +162,9 @@ class TextScores:
         self.unedited = self.fluency(model) | self.perplexity(model)
 
     def fluency(self, model: Any) -> Scores:
-        """Return the mean n-gram entropy of greedy continuations of the prompts."""
+        """Return the mean n-gram entropy of greedy continuations of the prompts; nothing without prompts."""
+        if not self._prompts:
+            return Scores()
         lengths = [len(encode_text(self._scorer.tokenizer, prompt)) for prompt in self._prompts]
         limits = [max(1, FLUENCY_TOKENS - length) for length in lengths]
         outputs = self._scorer.generate(model, self._prompts, limits)

@@ -14,8 +14,16 @@ from rich.text import Text
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.reporting.terminal import can_show
 from easyedit_lifelong.reporting.terminal_text import visible
+from easyedit_lifelong.reporting.units import byte_text, duration_text
 
 _BEFORE = "_before"
+_TIMES = {
+    "preparing": "seconds_preparing",
+    "editing": "seconds_editing",
+    "scoring": "seconds_scoring",
+    "writing": "seconds_io",
+}
+_MEMORY = {"peak_process": "of memory at most", "saved_per_edit": "on disk an edit"}
 
 
 def plain_table(title: str | Text | None = None, **options: Any) -> Table:
@@ -65,14 +73,19 @@ def harness_table(console: Console, results: Mapping[str, Mapping[str, Mapping[s
     console.print(table)
 
 
-def closing_line(console: Console, summary: Mapping[str, Any], out: Path) -> None:
-    """Print the time per edit, the numbers of failed and skipped requests, and the folder of the results."""
-    console.print(
-        f"\n{summary['timing']['seconds_per_edit']:.2f} s an edit; {summary['n_failed']} failed, "
-        f"{summary['n_skipped']} skipped. Results: {out}",
-        highlight=False,
-        markup=False,
+def closing_lines(console: Console, summary: Mapping[str, Any], out: Path) -> None:
+    """Print the costs of a run, the numbers of failed and skipped requests, and the folder of the results."""
+    timing, memory = summary["timing"], summary.get("memory", {})
+    times = [f"{name} {duration_text(timing[key])}" for name, key in _TIMES.items() if timing.get(key)]
+    costs = [f"{duration_text(timing['seconds_total'])} ({', '.join(times)})"]
+    costs += [f"{byte_text(memory[key])} {what}" for key, what in _MEMORY.items() if key in memory]
+    lines = (
+        f"\n{timing['seconds_per_edit']:.2f} s an edit; {summary['n_failed']} failed, {summary['n_skipped']} skipped.",
+        f"{'; '.join(costs)}.",
+        f"Results: {out}",
     )
+    for line in lines:
+        print_line(console, line)
 
 
 def answer_table(console: Console, rows: Iterable[Sequence[str]], headers: Sequence[str], title: str) -> None:

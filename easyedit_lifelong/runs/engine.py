@@ -59,6 +59,7 @@ class Run:
         io_before: seconds of writing before the run was interrupted; 0 if it was not resumed.
         has_rollback: whether the method's ``apply`` returned a rollback of its latest batch; True before the first.
         batches: the requests, divided into batches.
+        memory: measures the peak of memory.
     """
 
     plan: Plan
@@ -76,6 +77,7 @@ class Run:
     def __post_init__(self) -> None:
         size = self.plan.batch_size
         self.batches = [self.requests[start : start + size] for start in range(0, len(self.requests), size)]
+        self.memory = PeakMemory(self.state.model)
         self._io_journaled = 0.0
         """Seconds of writing that the lines of the journal already account for."""
 
@@ -172,15 +174,11 @@ class Run:
         """
         state = self.state
         for entry, request in zip(entries, batch, strict=True):
-            state.journal.append(entry)
-            state.counts[entry["status"]] += 1
+            state.record(entry)
             if entry["status"] == "edited":
                 self.edited.append(request.case_id)
             if entry["status"] != "skipped":
                 state.attempted.append(request)
-                state.success.append(entry["ES"])
-            for kind, name in (("editing", "seconds"), ("scoring", "seconds_scoring")):
-                state.seconds[kind] += entry.get(name, 0.0)
 
     def process_batch(self, number: int, batch: list[EditRequest]) -> None:
         """Edit a batch, save the edits, and write the lines of the journal.
@@ -267,9 +265,9 @@ class Run:
 
     def _apply(self, number: int, batch: list[EditRequest]) -> _AppliedBatch:
         """Apply the method to a batch; if it fails, log the reason."""
-        plan, model, memory = self.plan, self.state.model, PeakMemory(self.state.model)
+        plan, model = self.plan, self.state.model
         try:
-            with memory.measured(), warnings.catch_warnings():
+            with self.memory.measured(), warnings.catch_warnings():
                 warnings.simplefilter("ignore", NotLearnedWarning)  # the journal says which edits were learned
                 edited, rollback = plan.method.apply(model, self.tokenizer, batch, plan.hparams)
         except EditError as error:
@@ -279,7 +277,7 @@ class Run:
         results = getattr(rollback, "results", None) or []  # optional
         details = [_journal_fields(result.to_dict()) for result in results]
         details = details if len(details) == len(batch) else []
-        return _AppliedBatch(edited, rollback, details, peak_memory=memory.bytes)
+        return _AppliedBatch(edited, rollback, details, peak_memory=self.memory.bytes)
 
     def _entry(
         self, status: str, number: int, edits_in_batch: int, request: EditRequest, outcome: dict[str, Any]

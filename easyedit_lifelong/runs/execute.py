@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
@@ -19,13 +20,14 @@ from easyedit_lifelong.runs.engine import Run
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.harness_results import AFTER, BEFORE, HarnessResults
 from easyedit_lifelong.runs.inputs import read_inputs
+from easyedit_lifelong.runs.memory_use import memory_summary
 from easyedit_lifelong.runs.plan import Plan, make_plan
 from easyedit_lifelong.runs.resume import is_finished
 from easyedit_lifelong.runs.resume import resume as resume_run
 from easyedit_lifelong.runs.run_config import run_config, summary_settings, write_data
 from easyedit_lifelong.runs.run_folder import RunFolder
 from easyedit_lifelong.runs.run_scores import summarize
-from easyedit_lifelong.runs.state import Progress, RunResult, RunState
+from easyedit_lifelong.runs.state import Progress, RunResult, RunState, run_result
 
 
 def run_experiment(
@@ -85,7 +87,7 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
         if folder is not None:
             stack.callback(folder.close)
         began = time.perf_counter()
-        board = _make_scoreboard(plan, model, scorer, checked)
+        board = make_scoreboard(plan, model, scorer, checked)
         harness = HarnessResults(plan.experiment.lm_eval, folder, resume=plan.resume)
         harness.evaluate(BEFORE, model, tokenizer)
         run = Run(plan, tokenizer, RunState(model), board, folder, checked.usable)
@@ -110,6 +112,9 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
         total = seconds_before + time.perf_counter() - began
         sample = plan.schedule.sample if plan.keeps_edits else None  # a single round scores all edits
         further = {"rollback": _rollback_scope(plan.method, run.has_rollback), **harness.summary()}
+        path = folder.path if folder else None
+        peak = run.memory.process_peak()
+        further["memory"] = memory_summary(run.state.journal, peak, path, run.state.counts["edited"])
         if plan.batched:
             further["n_batches"] = len(run.batches)
         if plan.batched or checked.skipped:
@@ -117,15 +122,7 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
         summary = summarize(run.state, run.board, settings, total, sample=sample, seed=plan.seed, **further)
         if folder and not was_finished:
             folder.write_summary(summary)
-    return RunResult(
-        run.state.model,
-        summary["metrics"],
-        summary["timing"],
-        run.state.journal,
-        run.state.curve,
-        summary,
-        folder.path if folder else None,
-    )
+    return run_result(run.state, summary, path)
 
 
 def _open_folder(plan: Plan, config: dict[str, Any]) -> RunFolder | None:
@@ -137,10 +134,21 @@ def _open_folder(plan: Plan, config: dict[str, Any]) -> RunFolder | None:
     return RunFolder(plan.out, resumable=plan.resumable)
 
 
-def _make_scoreboard(plan: Plan, model: Any, scorer: Scorer, checked: CheckedData) -> Scoreboard:
-    """Return the scoreboard of a run, which scores the unedited model."""
-    sample, generation_requests = plan.schedule.sample, None
-    if sample is not None and plan.keeps_edits:
+def make_scoreboard(
+    plan: Plan, model: Any, scorer: Scorer, checked: CheckedData, *, generates: bool = True
+) -> Scoreboard:
+    """Return the scoreboard of a run, which scores the unedited model.
+
+    Args:
+        plan: the plan of the run.
+        model: the unedited model.
+        scorer: the scorer that runs the model.
+        checked: the run's data.
+        generates: whether answers are generated.
+    """
+    sample = plan.schedule.sample
+    generation_requests: list[EditRequest] | None = None if generates else []
+    if generates and sample is not None and plan.keeps_edits:
         # With only_errors, some requests of the sample are skipped and others replace them in the final sample.
         size = 2 * sample if plan.experiment.only_errors else sample
         generation_requests = sample_of(checked.usable, size, plan.seed)

@@ -27,6 +27,9 @@ class PeakMemory:
         bytes: the peak of the latest measurement; None if the system doesn't report one.
     """
 
+    _highest: int | None = None
+    """The highest peak of the process's resident memory that was reported so far, before a reset."""
+
     def __init__(self, model: Any) -> None:
         self.bytes: int | None = None
         parameters = getattr(model, "parameters", list)
@@ -47,6 +50,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(device)
         if self._devices:
             return True
+        self._highest = self.process_peak()
         try:
             (_PROCESS / "clear_refs").write_text(_RESET_PEAK)
         except OSError:
@@ -57,8 +61,17 @@ class PeakMemory:
         """Return the peak in bytes; None if the system doesn't report it."""
         if self._devices:
             return sum(torch.cuda.max_memory_allocated(device) for device in self._devices)
-        with contextlib.suppress(OSError):
-            for line in (_PROCESS / "status").read_text().splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        return None
+        return _resident_peak()
+
+    def process_peak(self) -> int | None:
+        """Return the peak of the process's resident memory so far, in bytes; None if the system doesn't report it."""
+        return max(filter(None, (self._highest, _resident_peak())), default=None)
+
+
+def _resident_peak() -> int | None:
+    """Return the peak of the process's resident memory since its last reset; None if the system doesn't report it."""
+    with contextlib.suppress(OSError):
+        for line in (_PROCESS / "status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return None

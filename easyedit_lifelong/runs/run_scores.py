@@ -32,6 +32,7 @@ def score_all(
     trackers: Sequence[Tracker],
     *,
     thorough: bool,
+    generate: bool = True,
     sample: int | None = None,
     seed: int = 0,
     counts: Callable[[Any], Mapping[str, float]] | None = None,
@@ -46,6 +47,7 @@ def score_all(
         trackers: the trackers that receive the scores.
         thorough: whether to compute the expensive scores, too: generated answers, the comparison of new answers
             with true ones, the perplexity of the held-out text and the accuracy on multiple-choice questions.
+        generate: whether a thorough scoring generates answers.
         sample: score a random sample of this many past edits if there are more; None for all of them.
         seed: the seed of the sample.
         counts: the method's port that returns numbers about the edited model, by name (``n_keys``).
@@ -57,7 +59,7 @@ def score_all(
     skipped = _skipped_requests(state, board, sample, seed)
     scores |= board.score(state.model, scored, thorough=thorough, skipped=skipped)
     outputs: list[Generation] = []
-    if thorough and scored:
+    if thorough and generate and scored:
         generated, outputs = board.score_generation(state.model, scored)
         scores |= generated
     scores |= _method_counts(state, counts)

@@ -74,6 +74,15 @@ class RunState:
         default_factory=lambda: {"preparing": 0.0, "editing": 0.0, "scoring": 0.0, "io": 0.0}
     )
 
+    def record(self, entry: dict[str, Any]) -> None:
+        """Add a line of the journal. The caller adds the line's request to ``attempted``."""
+        self.journal.append(entry)
+        self.counts[entry["status"]] += 1
+        if entry["status"] != "skipped":
+            self.success.append(entry["ES"])
+        for kind, name in (("editing", "seconds"), ("scoring", "seconds_scoring")):
+            self.seconds[kind] += entry.get(name, 0.0)
+
     def edit_success(self) -> dict[str, float]:
         """Return the mean ES, or nothing if no edit was attempted."""
         success = mean(self.success)
@@ -91,3 +100,14 @@ class RunState:
     def final(self) -> dict[str, float]:
         """Return the scores of the last scoring, without the other entries of its line."""
         return {name: score for name, score in self.last_scores().items() if name in METRICS}
+
+
+def run_result(state: RunState, summary: dict[str, Any], folder: Path | None) -> RunResult:
+    """Return the result of a run.
+
+    Args:
+        state: the edits and scores of the run.
+        summary: the content of ``summary.json``.
+        folder: the run's folder; None if nothing was written.
+    """
+    return RunResult(state.model, summary["metrics"], summary["timing"], state.journal, state.curve, summary, folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,11 @@ def test_a_run_writes_its_files_and_prints_its_scores(lifelong_cli: RunCommand, 
         assert name in out
     assert "3/3 edits" in out, "progress isn't printed where the output is no terminal"
     assert "s an edit; 0 failed, 0 skipped" in out
+    times, results = out.strip().splitlines()[-2:]
+    assert re.fullmatch(
+        r"[\d.]+ s \(.*editing [\d.]+ s, scoring .*\); .* of memory at most; .* on disk an edit\.", times
+    )
+    assert results == f"Results: {lifelong_cli.out}"
     assert "Traceback" not in out + err
 
 

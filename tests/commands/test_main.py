@@ -186,6 +186,7 @@ def test_each_command_has_a_message_for_an_interruption() -> None:
         "merge": ["d", "--out", "d"],
         "rollback": ["d", "--case", "0"],
         "report": ["d"],
+        "rescore": ["d"],
         "run": ["f"],
         "compare": ["--methods", "GRACE", "--out", "d"],
         "lifelong": ["--hparams", "h", "--data", "d", "--out", "d"],

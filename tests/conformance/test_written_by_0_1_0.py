@@ -64,7 +64,7 @@ def entries_of(path: Path) -> list[dict[str, Any]]:
 def summary_of(folder: Path) -> dict[str, Any]:
     """Return a run's summary without its times and the versions of packages."""
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-    return {name: value for name, value in summary.items() if name not in ("timing", "finished", "versions")}
+    return {name: value for name, value in summary.items() if name not in ("timing", "memory", "finished", "versions")}
 
 
 def parts_of(folder: Path) -> list[dict[str, Any]]:

@@ -16,9 +16,10 @@ from easyedit_lifelong.reporting.report.comparison_text import (
     markdown_table,
     markdown_tables,
 )
-from easyedit_lifelong.reporting.report.costs import byte_text, bytes_per_edit
+from easyedit_lifelong.reporting.report.costs import bytes_per_edit
 from easyedit_lifelong.reporting.report.read import read_run
 from easyedit_lifelong.reporting.report.score_rows import DISK, MEMORY, SECONDS, best, main_names, score_rows, shown
+from easyedit_lifelong.reporting.units import byte_text
 from tests.support.report_runs import write_run
 
 

@@ -43,7 +43,7 @@ def assert_same_run(resumed: Any, uninterrupted: Any) -> None:
     assert without_times(resumed.curve) == without_times(uninterrupted.curve)
     assert without_times(read_lines(resumed.folder / "journal.jsonl")) == without_times(uninterrupted.journal)
     assert without_times(read_lines(resumed.folder / "metrics.jsonl")) == without_times(uninterrupted.curve)
-    may_differ = ("timing", "finished", "data")
+    may_differ = ("timing", "memory", "finished", "data")
     resumed_summary, expected_summary = (
         {name: value for name, value in run.summary.items() if name not in may_differ}
         for run in (resumed, uninterrupted)

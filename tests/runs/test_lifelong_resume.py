@@ -51,7 +51,7 @@ def assert_same_run(folder: Path, other_folder: Path) -> None:
         lines, other_lines = (without_times(read_lines(path / name)) for path in (folder, other_folder))
         assert lines == other_lines, name
     summary, other_summary = (json.loads((path / "summary.json").read_text()) for path in (folder, other_folder))
-    may_differ = ("timing", "finished")
+    may_differ = ("timing", "memory", "finished")
     assert {key: value for key, value in summary.items() if key not in may_differ} == {
         key: value for key, value in other_summary.items() if key not in may_differ
     }

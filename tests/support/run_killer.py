@@ -178,7 +178,7 @@ def outcome(result: Any, points: Points) -> dict[str, Any]:
         digest.update(name.encode() + tensor.reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     editors = grace_editor.GraceEditor.all_of(result.edited_model)
     labels = [editor.codebook.labels for editor in editors.values()]
-    summary = {k: v for k, v in result.summary.items() if k not in ("timing", "finished")}
+    summary = {k: v for k, v in result.summary.items() if k not in ("timing", "memory", "finished")}
 
     def lines(name: str) -> list[Any]:
         path = result.folder / name

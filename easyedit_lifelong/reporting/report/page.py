@@ -34,6 +34,7 @@ from easyedit_lifelong.reporting.report.score_rows import (
     seconds_row,
     shown,
 )
+from easyedit_lifelong.reporting.units import duration_text
 from easyedit_lifelong.versions import __version__
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -174,16 +175,7 @@ def _times(run: RunFiles) -> list[tuple[str, str, float]]:
     rest = total - sum(parts.values())
     if rest > 0.005 * total:
         parts["other"] = rest
-    return [(name, _duration(seconds), seconds / total if total else 0.0) for name, seconds in parts.items()]
-
-
-def _duration(seconds: float) -> str:
-    """Return a duration as text, such as ``3 min 07 s``."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
+    return [(name, duration_text(seconds), seconds / total if total else 0.0) for name, seconds in parts.items()]
 
 
 def _warnings(runs: Sequence[RunFiles]) -> list[str]:

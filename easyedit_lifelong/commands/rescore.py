@@ -1,0 +1,82 @@
+"""The command ``rescore``: score the edits of a run again, without editing."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from easyedit_lifelong.commands.option_types import names, positive_int
+from easyedit_lifelong.commands.run_options import (
+    DATA,
+    FORMAT_HELP,
+    add_lm_eval_arguments,
+    add_skip_argument,
+    add_text_arguments,
+    harness_tasks,
+    spellings,
+)
+from easyedit_lifelong.commands.run_session import load_model_for, show_result
+from easyedit_lifelong.reporting.terminal import Console
+from easyedit_lifelong.runs.experiment import Data
+from easyedit_lifelong.runs.rescore import plan_rescoring, rescore
+from easyedit_lifelong.runs.schedule import Schedule
+
+_DEFAULT_OUT = "rescored"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    add = parser.add_argument
+    add("folder", metavar="RUN", type=Path, help="folder of a run, finished or interrupted")
+    add("--metrics", type=names, default=(), metavar="NAME,...", help="report only these metrics (default: all)")
+    add("--edits", type=positive_int, metavar="N", help="load and score only the run's first N edits")
+    add(*DATA, metavar="FILE", help="other data with further questions, matched by prompt and target")
+    add("--format", help=FORMAT_HELP)
+    add(*spellings("eval_sample"), type=positive_int, metavar="N", help="score a fixed random sample of N edits")
+    add("--device", help="device (default: the run's)")
+    add_text_arguments(parser)
+    add_lm_eval_arguments(parser)
+    add_skip_argument(parser)
+    add("--out", type=Path, metavar="DIR", help=f"folder for the results (default RUN/{_DEFAULT_OUT})")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Load the run's edits, and score them.
+
+    Raises:
+        LifelongError: the run, or an input, can't be used.
+    """
+    changes: dict[str, Any] = {
+        name: value
+        for name in ("retention", "text", "capability", "task")
+        if (value := getattr(arguments, name)) is not None
+    }
+    if (tasks := harness_tasks(arguments)) is not None:
+        changes["lm_eval"] = tasks
+    if arguments.eval_sample is not None:
+        changes["schedule"] = Schedule.of(None, (), arguments.eval_sample)
+    if arguments.skip_unusable:
+        changes["skip_unusable"] = True
+    data = None if arguments.data is None else Data(arguments.data, arguments.format)
+    out = arguments.folder / _DEFAULT_OUT if arguments.out is None else arguments.out
+    rescoring = plan_rescoring(
+        arguments.folder,
+        edits=arguments.edits,
+        data=data,
+        metrics=arguments.metrics,
+        out=out,
+        device=arguments.device,
+        **changes,
+    )
+    console = Console()
+    edits, requests = rescoring.journal[-1]["n_edits"], len(rescoring.inputs.requests)
+    console.print(
+        f"{rescoring.plan.method.name} on {rescoring.plan.hparams.model_name}: {edits} edits of {arguments.folder}, "
+        f"{requests} records of {rescoring.inputs.name}",
+        highlight=False,
+        markup=False,
+    )
+    model, tokenizer = load_model_for(rescoring.plan.hparams)
+    show_result(console, rescore(rescoring, model, tokenizer), out)
+    return 0
