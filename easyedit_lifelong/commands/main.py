@@ -28,6 +28,7 @@ from easyedit_lifelong.versions import __version__
 COMMANDS = {
     "demo": "edit SmolLM2-135M with sample facts, with GRACE and with CoachHook, and compare the two",
     "doctor": "check this installation and show how to repair it",
+    "models": "list the models that come as Python packages, and convert their weights",
     "plugins": "list methods, dataset formats and trackers",
     "lifelong": "edit a model with one fact after another, and score the edits",
     "covariance": "collect second moments of keys, for CoachHook, MEMIT, AlphaEdit and ROME",

@@ -11,6 +11,7 @@ from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.errors import HyperParameterError, RunError
+from easyedit_lifelong.models.packaged_models import DEFAULT_MODEL
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import count_progress
@@ -20,7 +21,6 @@ from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.training import check_enough, train_editor
 from easyedit_lifelong.runs.training_folder import CURVE, check_training_folder
 
-DEFAULT_MODEL = "smollm2-135m"
 """The model whose shipped hyperparameter file is used if the command line names neither a file nor a model."""
 
 

@@ -7,8 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.models.cache import cache_dir
 from easyedit_lifelong.models.load import model_label
-from easyedit_lifelong.models.smollm2 import cache_dir
 
 
 def stats_folder(stats_dir: str | Path | None) -> Path:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 
 from easyedit_lifelong.errors import DeviceError, ModelError
-from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.devices import resolve_device
+from easyedit_lifelong.models.gguf import read_gguf
 from easyedit_lifelong.models.model_kinds import ModelKind, architectures_of, kind_of, kind_of_config
+from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
 from easyedit_lifelong.models.wrappers import unwrap_model
 
 _DTYPES = {
@@ -46,7 +47,8 @@ def load_model(
 
     Args:
         name_or_path: a Hugging Face model name, a checkpoint folder, a ``.gguf`` file, or
-            ``smollm2-135m`` (see :mod:`easyedit_lifelong.models.smollm2`). Local models need no network.
+            ``smollm2-135m`` or ``gemma3-270m`` (see :mod:`easyedit_lifelong.models.packaged_models`). Local models need
+            no network.
         device: where to put the model; see :func:`~easyedit_lifelong.models.devices.resolve_device`.
         dtype: ``float32`` (the default, which the papers used), ``bfloat16``, ``float16``, ``"auto"`` for the
             checkpoint's dtype, or a :class:`torch.dtype`.
@@ -72,7 +74,7 @@ def load_model(
     if path.suffix == ".gguf":
         if not path.is_file():
             raise ModelError(f"{path}: no such file. model_name must be a model's name, folder or GGUF file.")
-        model, tokenizer = smollm2.read_gguf(path)
+        model, tokenizer = read_gguf(path)
         if isinstance(resolved_dtype, torch.dtype):
             model = model.to(resolved_dtype)
         model.config._name_or_path = str(path)  # transformers stores the folder, which from_pretrained can't load
@@ -90,8 +92,8 @@ def load_model(
             **options,
         )
         tokenizer = _from_pretrained("AutoTokenizer", source, name_or_path, **options)
-    if str(name_or_path) == smollm2.NAME:
-        model.config._name_or_path = smollm2.NAME  # results show this name, not the path in the cache
+    if str(name_or_path) in PACKAGED_MODELS:
+        model.config._name_or_path = str(name_or_path)  # results show this name, not the path in the cache
     try:
         prepare_tokenizer(tokenizer, model)
     except ModelError as error:
@@ -182,8 +184,8 @@ def model_label(model: Any) -> str:
 def _source(name_or_path: str | Path) -> str:
     """Return the checkpoint folder or Hub name that ``from_pretrained`` is to load."""
     text = str(name_or_path)
-    if text == smollm2.NAME:
-        return str(smollm2.checkpoint())
+    if text in PACKAGED_MODELS:
+        return str(PACKAGED_MODELS[text].checkpoint())
     path = Path(text).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -232,7 +234,8 @@ def _from_pretrained(auto_class: str, source: str, name_or_path: str | Path, **o
         what = "tokenizer" if auto_class == "AutoTokenizer" else kinds.get(auto_class, "model")
         raise ModelError(
             f"{name_or_path}: can't load a {what} from there: {first_line} "
-            f"(model_name is a Hugging Face name, a checkpoint folder, a .gguf file, or {smollm2.NAME!r})"
+            "(model_name is a Hugging Face name, a checkpoint folder, a .gguf file, or one of "
+            f"{', '.join(PACKAGED_MODELS)})"
         ) from error
     if not loads_weights:
         return loaded

@@ -12,8 +12,8 @@ from typing import Any
 
 from easyedit_lifelong import bridge
 from easyedit_lifelong.errors import HyperParameterError
-from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.load import resolve_dtype
+from easyedit_lifelong.models.packaged_models import DEFAULT_MODEL
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.experiment import Experiment
 from easyedit_lifelong.runs.hyperparameter_files import (
@@ -112,7 +112,7 @@ def _hyperparameters(comparison: MethodComparison, setting: str) -> list[Any]:
             if name is not None:
                 check_method_name(name, setting)
                 advice = f"name it in {setting}: {name}=FILE"
-                file = str(shipped_hparams(name, model or smollm2.NAME, model_setting, advice))
+                file = str(shipped_hparams(name, model or DEFAULT_MODEL, model_setting, advice))
             values = load_hparams(file, easyedits=True, method=name)
             if name is not None and model is not None and "/" not in model:
                 model = values.model_name

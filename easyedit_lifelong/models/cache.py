@@ -1,0 +1,15 @@
+"""The folder of files that are computed once, such as converted checkpoints and second moments."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def cache_dir() -> Path:
+    """Return this package's cache folder: ``EASYEDIT_LIFELONG_CACHE``, or one in the user's cache folder."""
+    configured = os.environ.get("EASYEDIT_LIFELONG_CACHE")
+    if configured:
+        return Path(configured).expanduser()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "easyedit-lifelong"
