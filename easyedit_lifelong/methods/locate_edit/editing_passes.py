@@ -14,6 +14,7 @@ from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.capture import ending_after, recording_inputs, recording_output
 from easyedit_lifelong.models.encoding import group_by_length, pad_rows
+from easyedit_lifelong.models.output_norm import find_output_norm
 from easyedit_lifelong.models.packing import computing_only, token_wise_modules
 from easyedit_lifelong.models.partial_pass import fixed_output, hidden_of
 from easyedit_lifelong.models.runner import Runner
@@ -38,6 +39,8 @@ class EditingPasses:
     def __init__(self, runner: Runner, facts: Sequence[Fact], edited: Sequence[nn.Module]) -> None:
         anatomy = runner.anatomy
         self._blocks: list[nn.Module] = list(anatomy.blocks) if anatomy is not None else []
+        self._runner = runner
+        self._edited = edited
         self._last_block = edited[-1]
         context_rows = _rows_with_context(facts)
         self._row_weights = _row_weights(facts, context_rows)
@@ -61,6 +64,26 @@ class EditingPasses:
         """
         keys, _, outputs = self._run(module, self._last_block)
         return keys, outputs
+
+    def change_of_output(self, module: nn.Module, change: Tensor) -> Tensor:
+        """Return the change of a projection's output that changes the output of its block.
+
+        The two are equal, unless the block normalises the output of its MLP
+        (:class:`~easyedit_lifelong.models.output_norm.OutputNorm`).
+
+        Args:
+            module: an edited projection.
+            change: the change of the block's output at the lookup tokens of the plain prompts, ``(facts, width)``.
+
+        Raises:
+            ModelError: the block changes the output of its MLP in a way that can't be accounted for.
+        """
+        block = next(block for block in self._edited if any(part is module for part in block.modules()))
+        norm = find_output_norm(self._runner, block, module)
+        if norm is None:
+            return change
+        (outputs,) = self.outputs_for_prompts([module])
+        return norm.change_before(outputs, change)
 
     def keys_and_plain_values(self, module: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
         """Return the keys k of the facts at a projection, and its input and output for the plain prompts.

@@ -12,12 +12,13 @@ from torch import Tensor
 from easyedit_lifelong.covariance import SecondMoment, regularisation
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.locate_edit.block_targets import optimise_block_targets
 from easyedit_lifelong.methods.locate_edit.check import check_model
 from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.facts import Fact, encode_fact
 from easyedit_lifelong.methods.locate_edit.moments import second_moments
 from easyedit_lifelong.methods.locate_edit.spread import make_solvers, spread_residual
-from easyedit_lifelong.methods.locate_edit.target_vectors import TargetVectors, optimise_targets
+from easyedit_lifelong.methods.locate_edit.target_vectors import TargetVectors
 from easyedit_lifelong.methods.locate_edit.templates import Templates, context_templates
 from easyedit_lifelong.methods.locate_edit.update import AccumulatedKeys, Solver
 from easyedit_lifelong.methods.shared.editors import internal_pass, without_edits
@@ -125,7 +126,7 @@ class WeightEditor(BatchEditor[AnyBatch]):
         """
         if known is not None:
             return TargetVectors.not_optimised(known)
-        return optimise_targets(self._runner, facts, self.hparams, layer)
+        return optimise_block_targets(self._runner, facts, self.hparams, layer)
 
     def edit_facts(
         self, facts: Sequence[Fact], known_targets: Tensor | None

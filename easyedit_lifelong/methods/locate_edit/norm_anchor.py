@@ -10,10 +10,10 @@ from torch import Tensor
 
 from easyedit_lifelong.data.readers import read_counterfact, read_requests
 from easyedit_lifelong.data.samples import COUNTERFACT
+from easyedit_lifelong.methods.locate_edit.block_targets import optimise_block_targets
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.facts import Fact, encode_fact
-from easyedit_lifelong.methods.locate_edit.target_vectors import optimise_targets
 from easyedit_lifelong.methods.locate_edit.templates import PLAIN
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.modules import find_module
@@ -80,7 +80,7 @@ def measured_anchor(runner: Runner, hparams: LocateEditHyperParams, layer: int) 
 
 def _value_norms(runner: Runner, facts: Sequence[Fact], hparams: LocateEditHyperParams, layer: int) -> Tensor:
     """Return the norm of v* of each fact, shape ``(facts,)``."""
-    z = optimise_targets(runner, facts, hparams, layer).z
+    z = optimise_block_targets(runner, facts, hparams, layer).z
     block, projection = (
         find_module(runner.model, template.format(layer))[1]
         for template in (hparams.layer_module_tmp, hparams.rewrite_module_tmp)

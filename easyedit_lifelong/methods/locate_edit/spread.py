@@ -47,6 +47,7 @@ def spread_residual(
         layers_left = len(paths) - index
         keys, outputs = passes.keys_and_outputs(layers.modules[path])
         residual = (z.to(outputs.device).double() - outputs) / layers_left
+        residual = passes.change_of_output(layers.modules[path], residual)
         updates[path] = update = solvers[path].update(keys.t(), residual.t())
         solvers[path].add(update.keys)
         layers.apply(path, update)

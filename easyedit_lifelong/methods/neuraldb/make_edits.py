@@ -11,10 +11,11 @@ import torch
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.locate_edit.block_targets import optimise_block_targets
 from easyedit_lifelong.methods.locate_edit.check import check_model
 from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.facts import Fact, encode_fact
-from easyedit_lifelong.methods.locate_edit.target_vectors import TargetVectors, optimise_targets
+from easyedit_lifelong.methods.locate_edit.target_vectors import TargetVectors
 from easyedit_lifelong.methods.locate_edit.templates import context_templates
 from easyedit_lifelong.methods.neuraldb.auto_gamma import auto_gamma
 from easyedit_lifelong.methods.neuraldb.config import AUTO, NeuralDBHyperParams
@@ -89,7 +90,7 @@ class FactEditing:
                 batch = slice(start, start + hparams.batch_size)
                 began = time.perf_counter()
                 if targets is None:
-                    optimised = optimise_targets(runner, facts[batch], hparams, hparams.edited_layers[0])
+                    optimised = optimise_block_targets(runner, facts[batch], hparams, hparams.edited_layers[0])
                 else:
                     optimised = TargetVectors.not_optimised(targets[batch])
                 edits_of_batch = self._edits(runner, facts[batch], optimised.z, prepared.gamma)
@@ -133,8 +134,10 @@ class FactEditing:
         Raises:
             EditError: a key or residual is not finite, or a key has no direction.
         """
-        keys, hidden = EditingPasses(runner, facts, [self._block]).keys_and_outputs(self._projection)
-        residuals = (z.to(hidden.device).double() - hidden).float().cpu()
+        passes = EditingPasses(runner, facts, [self._block])
+        keys, hidden = passes.keys_and_outputs(self._projection)
+        change = z.to(hidden.device).double() - hidden
+        residuals = passes.change_of_output(self._projection, change).float().cpu()
         edits = []
         for fact, key, residual in zip(facts, keys.float().cpu(), residuals, strict=True):
             if not (key.isfinite().all() and residual.isfinite().all()) or not key.any():

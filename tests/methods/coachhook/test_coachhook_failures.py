@@ -35,8 +35,8 @@ FAILURES: dict[str, tuple[Any, str, int, Callable[[Any], Any]]] = {
     ),
     "the end of the batch": (HookLayers, "finish_batch", 1, interrupt),
     "the end of the second batch": (HookLayers, "finish_batch", 2, interrupt),
-    "the target vectors": (editing, "optimise_targets", 1, interrupt),
-    "the second batch's target vectors": (editing, "optimise_targets", 2, interrupt),
+    "the target vectors": (editing, "optimise_block_targets", 1, interrupt),
+    "the second batch's target vectors": (editing, "optimise_block_targets", 2, interrupt),
 }
 """By name: the class or module, its function, the number of the call that fails, and how its result is damaged."""
 

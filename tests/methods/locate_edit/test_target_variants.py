@@ -177,7 +177,7 @@ def test_a_measured_anchor_is_the_mean_norm_of_the_values_that_give_the_targets(
     runner = Runner(model, build_tokenizer())
     deltas: list[Tensor] = []
     values: list[Tensor] = []
-    optimise = norm_anchor.optimise_targets
+    optimise = norm_anchor.optimise_block_targets
 
     def with_recording(runner: Any, facts: Any, hparams: Any, layer: int) -> Any:
         found = optimise(runner, facts, hparams, layer)
@@ -189,7 +189,7 @@ def test_a_measured_anchor_is_the_mean_norm_of_the_values_that_give_the_targets(
         return found
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr(norm_anchor, "optimise_targets", with_recording)
+        patch.setattr(norm_anchor, "optimise_block_targets", with_recording)
         anchor = measured_anchor(runner, hparams, 2)
     assert len(values) == FACTS_OF_ANCHOR
     assert min(deltas) > 0.01

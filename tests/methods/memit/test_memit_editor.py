@@ -171,7 +171,7 @@ FAILURES: dict[str, tuple[Any, str, int, Any]] = {
     "the last layer's residual": (EditingPasses, "keys_and_outputs", 3, lambda result: (result[0], nans(result[1]))),
     "the second batch's solve": (AccumulatedKeys, "solve", 5, nans),
     "the second batch's last layer": (EditedLayers, "apply", 6, interrupt),
-    "the second batch's target vectors": (editing, "optimise_targets", 2, interrupt),
+    "the second batch's target vectors": (editing, "optimise_block_targets", 2, interrupt),
 }
 """By name: the class or module, its function, the number of the call that fails, and how its result is damaged."""
 
