@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import nn
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, HyperParameterError, ModelError, RunError
@@ -22,7 +21,7 @@ from easyedit_lifelong.methods.hypernetworks.training_records import edit_exampl
 from easyedit_lifelong.methods.shared.editors import base_fingerprint
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.methods.shared.results import EditResult
-from easyedit_lifelong.methods.training.example_passes import ExamplePasses
+from easyedit_lifelong.methods.training.example_passes import ExampleLosses, ExamplePasses
 from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
 from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_same_targets
@@ -91,14 +90,10 @@ class HypernetworkEditor(BatchEditor[NetworkBatch]):
         """Apply one batch; return the result of each request."""
         began = time.perf_counter()
         digest, network = self._network()
-        examples, modules = [item.example for item in items], self._layers.modules
-        passes = ExamplePasses(self._runner, modules)
+        examples = [item.example for item in items]
+        passes = ExamplePasses(self._runner, self._layers.modules)
         with frozen(self.model), torch.no_grad():
-            gradients, before = token_gradients(passes, modules, examples)
-            updates = {
-                path: ProductUpdate(update.adjusted.cpu().contiguous(), update.residual.cpu().contiguous())
-                for path, update in network.updates(examples, gradients, observe=False).items()
-            }
+            updates, before = self.compute_updates(network, passes, examples)
             for path, update in updates.items():
                 self._layers.apply(path, update)
             after = passes.losses(examples)
@@ -119,6 +114,20 @@ class HypernetworkEditor(BatchEditor[NetworkBatch]):
             for i, item in enumerate(items)
         ]
 
+    def compute_updates(
+        self, network: Hypernetwork, passes: ExamplePasses, examples: Sequence[Example]
+    ) -> tuple[dict[str, ProductUpdate], ExampleLosses]:
+        """Return the update of each projection, and the losses of the examples before it.
+
+        Args:
+            network: the trained network.
+            passes: runs the model.
+            examples: the edits of a batch.
+        """
+        gradients, before = token_gradients(passes, self._layers.modules, examples)
+        updates = network.updates(examples, gradients, observe=False)
+        return {path: update.stored() for path, update in updates.items()}, before
+
     def _network(self) -> tuple[str, Hypernetwork]:
         """Return the digest of the trained network, and the network.
 
@@ -129,7 +138,8 @@ class HypernetworkEditor(BatchEditor[NetworkBatch]):
         """
         if self._trained is None or self._trained[0] != self.hparams.archive:
             artefact = trained_artefact(self.model, self.hparams)
-            network = trained_network(artefact, self.network_class, self._layers.modules, self.hparams)
+            network = self.network_class(self.model, self._layers.modules, self.hparams)
+            load_trained(network, artefact)
             self._trained = (self.hparams.archive, artefact.digest, network)
         _, digest, network = self._trained
         if any(batch.artefact != digest for batch in self.state.batches):
@@ -165,23 +175,17 @@ def trained_artefact(model: Any, hparams: HypernetworkHyperParams) -> Artefact:
     return artefact
 
 
-def trained_network(
-    artefact: Artefact,
-    network_class: type[Hypernetwork],
-    modules: Mapping[str, nn.Module],
-    hparams: HypernetworkHyperParams,
-) -> Hypernetwork:
-    """Return the network of an artefact.
+def load_trained(network: Hypernetwork, artefact: Artefact) -> None:
+    """Give a network the state of an artefact.
 
     Raises:
         RunError: the artefact does not fit the network.
     """
-    network = network_class(modules, hparams)
     try:
         load_artefact(network, artefact.tensors)
     except (KeyError, RuntimeError) as error:
         raise RunError(f"{artefact.path}: is incomplete or damaged ({error}). Train again.") from error
-    return network.requires_grad_(False)
+    network.requires_grad_(False)
 
 
 def check_trained(model: Any, tokenizer: Any, hparams: HypernetworkHyperParams) -> None:

@@ -8,25 +8,26 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from easyedit_lifelong.methods.hypernetworks.token_gradients import TokenGradients
 from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.methods.weight_updates.layer_update import ProductUpdate
-from easyedit_lifelong.models.answer_passes import OutputGradients
 
 
 class Hypernetwork(nn.Module):
     """Base class of networks that compute weight updates.
 
     Args:
+        model: the model, whose weights the network does not change.
         modules: the edited projections by path.
         hparams: the hyperparameters of the method.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], hparams: Any) -> None:
+    def __init__(self, model: Any, modules: Mapping[str, nn.Module], hparams: Any) -> None:
         super().__init__()
 
     @abstractmethod
     def updates(
-        self, examples: Sequence[Example], gradients: Mapping[str, OutputGradients], *, observe: bool
+        self, examples: Sequence[Example], gradients: Mapping[str, TokenGradients], *, observe: bool
     ) -> dict[str, ProductUpdate]:
         """Return the update of each projection; differentiable in the network's parameters.
 

@@ -19,9 +19,11 @@ class HypernetworkTrainer:
 
     Attributes:
         network_class: the class of the network.
+        training_class: the class of its training.
     """
 
     network_class: type[Hypernetwork]
+    training_class: type[HypernetworkTraining] = HypernetworkTraining
 
     def schedule(self, hparams: HypernetworkHyperParams) -> TrainingSchedule:
         """Return the schedule that hyperparameters set."""
@@ -43,4 +45,4 @@ class HypernetworkTrainer:
             ModelError: the model lacks a layer that the hyperparameters name.
         """
         check_block_projections(model, hparams, "inner_params")
-        return HypernetworkTraining(model_to_edit(model), tokenizer, hparams, self.network_class)
+        return self.training_class(model_to_edit(model), tokenizer, hparams, self.network_class)

@@ -72,13 +72,21 @@ class HypernetworkTraining:
     ) -> None:
         self._model, self._tokenizer, self._hparams = model, tokenizer, hparams
         self._modules = dict(find_module(model, name) for name in hparams.rewrite_modules)
-        self.network = network_class(self._modules, hparams)
-        self._optimiser = torch.optim.Adam(self.network.parameter_groups())
+        self.network = network_class(model, self._modules, hparams)
+        self._optimiser = torch.optim.Adam(self.parameter_groups())
         # The output of the constant blocks is computed for one example at a time, so that a resumed training, which
         # has to compute it again, gets bitwise the same.
         self._passes = ExamplePasses(
             Runner(model, tokenizer), self._modules, rows_at_once=1, max_kept_bytes=_MAX_KEPT_BYTES
         )
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return all trained parameters with their learning rates, as optimisers take them."""
+        return self.network.parameter_groups()
+
+    def named_parameters(self) -> dict[str, nn.Parameter]:
+        """Return all trained parameters by name."""
+        return dict(self.network.named_parameters())
 
     def encode(self, request: EditRequest) -> TrainingRecord:
         """Encode a request; see :class:`TrainingRecord`."""
@@ -105,7 +113,7 @@ class HypernetworkTraining:
             numbers.append(loss.numbers())
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), self._hparams.grad_clip)
         if not torch.isfinite(norm):
-            raise EditError("the gradient of the network is not finite; a smaller lr or edit_lr may help")
+            raise EditError("the gradient of the network is not finite; a smaller learning rate may help")
         self._optimiser.step()
         return {**_means(numbers), "gradient_norm": float(norm)}
 
@@ -133,7 +141,7 @@ class HypernetworkTraining:
     def state(self) -> dict[str, Tensor]:
         """Return everything that the next optimiser steps depend on, as tensors by name."""
         tensors = artefact_of(self.network)
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self.named_parameters().items():
             for key, value in self._optimiser.state[parameter].items():
                 tensors[f"optimiser.{key}.{name}"] = value
         return tensors
@@ -146,7 +154,7 @@ class HypernetworkTraining:
             RuntimeError: a tensor has another shape.
         """
         load_artefact(self.network, tensors)
-        for name, parameter in self.network.named_parameters():
+        for name, parameter in self.named_parameters().items():
             self._optimiser.state[parameter] = {
                 "step": tensors[f"optimiser.step.{name}"].clone(),
                 "exp_avg": tensors[f"optimiser.exp_avg.{name}"].to(parameter, copy=True),
@@ -173,10 +181,14 @@ class HypernetworkTraining:
         loss = self._loss_with(self.edited_weights([record.edit for record in records], observe=observe), records)
         if not torch.isfinite(loss.total):
             raise EditError(
-                f"{records[0].edit.where}: the loss of the training became {float(loss.total.detach())}; a smaller lr "
-                "or edit_lr may help"
+                f"{records[0].edit.where}: the loss of the training became {float(loss.total.detach())}; a smaller "
+                "learning rate may help"
             )
         return loss
+
+    def total_loss(self, edit: Tensor, locality: Tensor) -> Tensor:
+        """Return the loss that is minimised, c_edit · edit + c_loc · locality."""
+        return self._hparams.cedit * edit + self._hparams.cloc * locality
 
     def _loss_with(self, weights: Weights, records: Sequence[ChosenRecord]) -> TrainingLoss:
         """Return the loss of one training edit, given the edited weights."""
@@ -186,15 +198,20 @@ class HypernetworkTraining:
         with torch.no_grad():
             before = logits(locality).log_softmax(dim=1)
         after = logits(locality, weights).log_softmax(dim=1)
-        divergence = (before.exp() * (before - after)).sum(dim=1).mean()
+        divergence = mean_divergence(before, after)
         edit = generality.losses.mean()
         return TrainingLoss(
-            total=self._hparams.cedit * edit + self._hparams.cloc * divergence,
+            total=self.total_loss(edit, divergence),
             edit=edit,
             locality=divergence,
             generality=generality.correct.double().mean(),
             agreement=(before.argmax(dim=1) == after.detach().argmax(dim=1)).double().mean(),
         )
+
+
+def mean_divergence(before: Tensor, after: Tensor) -> Tensor:
+    """Return KL(before ‖ after), the mean over tokens, of log probabilities of shape ``(tokens, vocabulary)``."""
+    return (before.exp() * (before - after)).sum(dim=1).mean()
 
 
 def artefact_of(network: Hypernetwork) -> dict[str, Tensor]:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.methods.hypernetworks.network import Hypernetwork
+from easyedit_lifelong.methods.hypernetworks.token_gradients import TokenGradients
 from easyedit_lifelong.methods.mend.config import MendHyperParams
 from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.methods.weight_updates.edited_layers import weight_of
 from easyedit_lifelong.methods.weight_updates.layer_update import ProductUpdate
 from easyedit_lifelong.methods.weight_updates.normaliser import Normaliser
 from easyedit_lifelong.models.anatomy import projection_shape
-from easyedit_lifelong.models.answer_passes import OutputGradients
 
 _EPSILON = 1e-7
 """Added to the standard deviation, as in the authors' code."""
@@ -61,12 +61,13 @@ class MendNetwork(Hypernetwork):
     shape share g and the normaliser of its input.
 
     Args:
+        model: the model.
         modules: the edited projections by path.
         hparams: the hyperparameters.
     """
 
-    def __init__(self, modules: Mapping[str, nn.Module], hparams: MendHyperParams) -> None:
-        super().__init__(modules, hparams)
+    def __init__(self, model: Any, modules: Mapping[str, nn.Module], hparams: MendHyperParams) -> None:
+        super().__init__(model, modules, hparams)
         self._learning_rates = hparams.lr, hparams.lr_lr
         shapes = {path: projection_shape(module) for path, module in modules.items()}
         self._shape_of = {path: f"{inputs}x{outputs}" for path, (inputs, outputs) in shapes.items()}
@@ -88,7 +89,7 @@ class MendNetwork(Hypernetwork):
         self.to(weight.device, torch.promote_types(weight.dtype, torch.float32))
 
     def updates(
-        self, examples: Sequence[Example], gradients: Mapping[str, OutputGradients], *, observe: bool
+        self, examples: Sequence[Example], gradients: Mapping[str, TokenGradients], *, observe: bool
     ) -> dict[str, ProductUpdate]:
         """Return ΔW = -α Σ δ̃ ũᵀ of each projection; see :class:`Hypernetwork`."""
         updates: dict[str, ProductUpdate] = {}
@@ -124,7 +125,7 @@ class MendNetwork(Hypernetwork):
             for name in self.normalisers
         }
 
-    def _transformed(self, path: str, part: OutputGradients, observe: bool) -> tuple[Tensor, Tensor]:
+    def _transformed(self, path: str, part: TokenGradients, observe: bool) -> tuple[Tensor, Tensor]:
         """Return ũ and δ̃ at every token, shapes ``(tokens, inputs)`` and ``(tokens, outputs)``."""
         name = self._shape_of[path]
         features = torch.cat([part.inputs, part.gradients], dim=1)

@@ -36,6 +36,10 @@ class ProductUpdate:
         """The number of inputs and of outputs of the layer."""
         return len(self.adjusted), len(self.residual)
 
+    def stored(self) -> ProductUpdate:
+        """Return the update in main memory, in the form in which it is saved."""
+        return ProductUpdate(self.adjusted.cpu().contiguous(), self.residual.cpu().contiguous())
+
     def matrix(self) -> Tensor:
         """Return Δ, shape ``(outputs, inputs)``, in the dtype of the factors; differentiable in them."""
         return self.residual @ self.adjusted.t()

@@ -21,15 +21,10 @@ from easyedit_lifelong import (
     apply_mend_to_model,
     load_edits,
     save_edits,
-    train_editor,
 )
 from easyedit_lifelong.methods.mend.editor import MendEditor
 from tests.support.tiny_models import build_model, build_tokenizer, state_of
-from tests.support.training_records import training_records
-
-PATHS = ["model.layers.2.mlp.down_proj", "model.layers.3.mlp.down_proj"]
-UNSEEN = training_records(20, seed=1)
-"""Records that no network is trained on."""
+from tests.support.trained_methods import PATHS, UNSEEN, edited_weights, loss_of_unseen_edits, train
 
 
 def hparams_for(**options: Any) -> MendHyperParams:
@@ -37,23 +32,17 @@ def hparams_for(**options: Any) -> MendHyperParams:
     return MendHyperParams(**{"model_name": "tiny", "inner_params": PATHS, **settings, **options})
 
 
-def train(out: Path, edits: int, **options: Any) -> MendHyperParams:
-    """Train for a tiny model; return hyperparameters that name the folder."""
-    hparams = hparams_for(archive=str(out), **options)
-    train_editor(build_model("llama"), build_tokenizer(), training_records(60), hparams, out, edits=edits)
-    return hparams
-
-
 @pytest.fixture(scope="module")
 def untrained(tmp_path_factory: pytest.TempPathFactory) -> MendHyperParams:
     """Hyperparameters of a network that has statistics of the gradients, and its first parameters."""
-    return train(tmp_path_factory.mktemp("untrained"), 8, lr=1e-30, lr_lr=1e-30)
+    archive = str(tmp_path_factory.mktemp("untrained"))
+    return train(hparams_for(archive=archive, lr=1e-30, lr_lr=1e-30), edits=8)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> MendHyperParams:
     """Hyperparameters of a trained network."""
-    return train(tmp_path_factory.mktemp("trained"), 80)
+    return train(hparams_for(archive=str(tmp_path_factory.mktemp("trained"))), edits=80)
 
 
 def apply(model: Any, requests: list[dict[str, Any]], hparams: MendHyperParams) -> Any:
@@ -61,31 +50,12 @@ def apply(model: Any, requests: list[dict[str, Any]], hparams: MendHyperParams) 
     return rollback
 
 
-def weights(model: Any) -> list[torch.Tensor]:
-    return [model.get_submodule(path).weight.detach().clone() for path in PATHS]
-
-
 # ------------------------------------------------------------------ the edit
 
 
 def test_training_makes_unseen_edits_better(untrained: MendHyperParams, trained: MendHyperParams) -> None:
-    """Each unseen record is edited by itself. The loss is that of the training: of the paraphrase, and of locality."""
-    losses = {}
-    tokenizer = build_tokenizer()
-    for name, hparams in {"untrained": untrained, "trained": trained}.items():
-        model, losses[name] = build_model("llama"), 0.0
-        for record in UNSEEN:
-            locality = torch.tensor([tokenizer(record["locality_prompt"])["input_ids"]])
-            paraphrase = torch.tensor([tokenizer(record["rephrase_prompt"])["input_ids"]])
-            target = tokenizer(record["target_new"])["input_ids"][0]
-            with torch.no_grad():
-                before = model(locality).logits[0].log_softmax(dim=1)
-                rollback = apply(model, [record], hparams)
-                after = model(locality).logits[0].log_softmax(dim=1)
-                nll = -model(paraphrase).logits[0, -1].log_softmax(dim=0)[target]
-            rollback()
-            losses[name] += float(0.1 * nll + (before.exp() * (before - after)).sum(dim=1).mean()) / len(UNSEEN)
-    assert losses["trained"] < 0.95 * losses["untrained"]
+    trained_loss, untrained_loss = (loss_of_unseen_edits(apply_mend_to_model, each) for each in (trained, untrained))
+    assert trained_loss < 0.95 * untrained_loss
 
 
 def test_an_edit_raises_the_probability_of_its_target(trained: MendHyperParams) -> None:
@@ -94,15 +64,15 @@ def test_an_edit_raises_the_probability_of_its_target(trained: MendHyperParams) 
 
 
 def test_the_update_of_a_batch_is_the_sum_of_the_updates_of_its_requests(trained: MendHyperParams) -> None:
-    base = weights(build_model("llama"))
+    base = edited_weights(build_model("llama"))
     changes = [torch.zeros_like(weight) for weight in base]
     for record in UNSEEN[:3]:
         model = build_model("llama")
         apply(model, [record], trained)
-        changes = [change + after - b for change, after, b in zip(changes, weights(model), base, strict=True)]
+        changes = [change + after - b for change, after, b in zip(changes, edited_weights(model), base, strict=True)]
     model = build_model("llama")
     apply(model, UNSEEN[:3], dataclasses.replace(trained, batch_size=3))
-    for after, before, change in zip(weights(model), base, changes, strict=True):
+    for after, before, change in zip(edited_weights(model), base, changes, strict=True):
         torch.testing.assert_close(after - before, change, rtol=1e-3, atol=1e-5)
 
 
@@ -124,10 +94,10 @@ def test_saved_edits_load_without_the_artefact(trained: MendHyperParams, tmp_pat
     shutil.rmtree(tmp_path / "copy")
     loaded = build_model("llama")
     load_edits(loaded, tmp_path / "edits", build_tokenizer())
-    assert all(torch.equal(a, b) for a, b in zip(weights(loaded), weights(model), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(edited_weights(loaded), edited_weights(model), strict=True))
     with pytest.raises(HyperParameterError, match="is not a folder with a trained MEND"):
         apply(loaded, UNSEEN[2:3], hparams)
-    assert all(torch.equal(a, b) for a, b in zip(weights(loaded), weights(model), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(edited_weights(loaded), edited_weights(model), strict=True))
 
 
 # ------------------------------------------------------------------ what is refused
@@ -193,10 +163,10 @@ def test_changed_tensors_are_refused(trained: MendHyperParams, tmp_path: Path) -
 def test_the_edits_of_a_model_have_one_network(untrained: MendHyperParams, trained: MendHyperParams) -> None:
     model = build_model("llama")
     apply(model, UNSEEN[:1], trained)
-    before = weights(model)
+    before = edited_weights(model)
     with pytest.raises(EditError, match="made with another trained MEND"):
         apply(model, UNSEEN[1:2], dataclasses.replace(trained, archive=untrained.archive))
-    assert all(torch.equal(a, b) for a, b in zip(weights(model), before, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(edited_weights(model), before, strict=True))
     apply(model, UNSEEN[1:2], trained)
     assert len(MendEditor.require(model).state.batches) == 2
 

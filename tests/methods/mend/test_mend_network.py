@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong import MendHyperParams
+from easyedit_lifelong.methods.hypernetworks.token_gradients import TokenGradients
 from easyedit_lifelong.methods.hypernetworks.training import artefact_of, load_artefact
 from easyedit_lifelong.methods.mend.network import LowRankLayer, MendNetwork
-from easyedit_lifelong.models.answer_passes import OutputGradients
 
 SHAPES = {"a": (6, 4), "b": (6, 4), "c": (4, 6)}
 
@@ -21,16 +21,19 @@ def network_for(seed: int = 0, n_hidden: int = 1) -> MendNetwork:
     hparams = MendHyperParams(
         model_name="tiny", inner_params=list(SHAPES), rank=3, edit_lr=0.5, seed=seed, n_hidden=n_hidden
     )
-    return MendNetwork(modules, hparams)
+    return MendNetwork(None, modules, hparams)
 
 
-def gradients(tokens: int = 5, seed: int = 0) -> dict[str, OutputGradients]:
+def gradients(tokens: int = 5, seed: int = 0) -> dict[str, TokenGradients]:
     draw = torch.Generator().manual_seed(seed)
 
     def vectors(size: int) -> Tensor:
         return torch.randn(tokens, size, generator=draw, dtype=torch.float64)
 
-    return {path: OutputGradients(vectors(inputs), vectors(outputs)) for path, (inputs, outputs) in SHAPES.items()}
+    edit_of = torch.zeros(tokens, dtype=torch.long)
+    return {
+        path: TokenGradients(vectors(inputs), vectors(outputs), edit_of) for path, (inputs, outputs) in SHAPES.items()
+    }
 
 
 def test_before_the_training_an_update_is_a_step_along_the_normalised_gradient() -> None:
