@@ -43,6 +43,8 @@ _LAZY = {
     "apply_retrieval_to_model": "easyedit_lifelong.methods.retrieval.make_edits",
     "MendHyperParams": "easyedit_lifelong.methods.mend.config",
     "apply_mend_to_model": "easyedit_lifelong.methods.mend.editor",
+    "KEHyperParams": "easyedit_lifelong.methods.ke.config",
+    "apply_ke_to_model": "easyedit_lifelong.methods.ke.editor",
     "NativeMemitHyperParams": "easyedit_lifelong.methods.memit.config",
     "apply_memit_to_model": "easyedit_lifelong.methods.memit.editor",
     "SecondMoment": "easyedit_lifelong.covariance",
@@ -182,6 +184,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.finetune.editor import apply_finetune_to_model
     from easyedit_lifelong.methods.grace.apply import apply_grace_to_model, apply_grace_to_module
     from easyedit_lifelong.methods.grace.config import GraceHyperParams
+    from easyedit_lifelong.methods.ke.config import KEHyperParams
+    from easyedit_lifelong.methods.ke.editor import apply_ke_to_model
     from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
     from easyedit_lifelong.methods.memit.editor import apply_memit_to_model
     from easyedit_lifelong.methods.mend.config import MendHyperParams
@@ -242,6 +246,7 @@ __all__ = [
     "HyperParameterError",
     "IKEHyperParams",
     "InspectedPart",
+    "KEHyperParams",
     "LayerExplanation",
     "LifelongError",
     "LocFTBFHyperParams",
@@ -285,6 +290,7 @@ __all__ = [
     "apply_finetune_to_model",
     "apply_grace_to_model",
     "apply_grace_to_module",
+    "apply_ke_to_model",
     "apply_memit_to_model",
     "apply_mend_to_model",
     "apply_neuraldb_to_model",

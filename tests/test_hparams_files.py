@@ -26,7 +26,6 @@ from easyedit_lifelong import (
     AlphaEditHyperParams,
     CoachHookHyperParams,
     GraceHyperParams,
-    MendHyperParams,
     NativeMemitHyperParams,
     NativeRomeHyperParams,
     NeuralDBHyperParams,
@@ -250,15 +249,16 @@ def test_a_file_of_a_retrieval_method_names_a_block_of_a_model_that_reads_texts(
     registered.check(model, None, hparams)
 
 
+@pytest.mark.parametrize("method", ["MEND", "KE"])
 @pytest.mark.parametrize("name", sorted(file.stem for file in (FOLDER / "MEND").glob("*.yaml")))
-def test_a_mend_file_names_the_mlps_of_the_last_three_blocks(name: str) -> None:
-    hparams = MendHyperParams.from_hparams(f"MEND/{name}")
+def test_a_file_of_a_trained_method_names_the_mlps_of_the_last_three_blocks(method: str, name: str) -> None:
+    hparams = get_plugins().methods.get(method).hparams_class.from_hparams(f"{method}/{name}")
     model, anatomy = model_with_projections(name, hparams)
     last = len(anatomy.blocks) - 1
     edited = [find_module(model, module_name) for module_name in hparams.inner_params]
     assert {anatomy.block_of(path) for path, _ in edited} == {last - 2, last - 1, last}
     assert {projection_shape(module) for _, module in edited} == {PROJECTIONS[name], PROJECTIONS[name][::-1]}
-    assert hparams.archive == f"runs/mend-{name}"
+    assert hparams.archive == f"runs/{method.lower()}-{name}"
 
 
 FINE_TUNING = ("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF")

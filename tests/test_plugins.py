@@ -24,7 +24,7 @@ from easyedit_lifelong.registry import DatasetReader, Registry, TrackerType
 BUILT_IN = [
     *("GRACE", "CoachHook", "MEMIT-native", "AlphaEdit", "UltraEdit", "ROME-native"),
     *("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF", "Defer-native", "Memory", "NeuralDB"),
-    *("IKE-native", "SERAC-native", "MEND"),
+    *("IKE-native", "SERAC-native", "MEND", "KE"),
 ]
 """The methods that come with the package."""
 
@@ -266,7 +266,7 @@ def test_a_broken_plugin_does_not_keep_others_from_loading(
             "GRAC",
             "no editing method is called 'GRAC'. Did you mean 'GRACE'? "
             "Known: AlphaEdit, CoachHook, Defer-native, FT-EWC, FT-L, FT-Retrain, FT-native, GRACE, IKE-native, "
-            "LocFT-BF, MEMIT-native, MEND, Memory, NeuralDB, ROME-native, SERAC-native, UltraEdit.",
+            "KE, LocFT-BF, MEMIT-native, MEND, Memory, NeuralDB, ROME-native, SERAC-native, UltraEdit.",
         ),
         (
             "readers",

@@ -25,6 +25,7 @@ from easyedit_lifelong import (
     FTRetrainHyperParams,
     GraceHyperParams,
     IKEHyperParams,
+    KEHyperParams,
     LocFTBFHyperParams,
     MemoryHyperParams,
     MendHyperParams,
@@ -37,6 +38,7 @@ from easyedit_lifelong import (
     train_editor,
 )
 from easyedit_lifelong.methods.edit_stores import AppendableEditStore
+from easyedit_lifelong.methods.hypernetworks.config import HypernetworkHyperParams
 from tests.support.corpus import write_corpus
 from tests.support.tiny_models import build_model, build_tokenizer
 from tests.support.training_records import training_records
@@ -233,6 +235,19 @@ def _mend(layout: Layout) -> dict[str, Any]:
     }
 
 
+def _ke(layout: Layout) -> dict[str, Any]:
+    # A large scale: the network has hardly been trained, and its updates must change what the model predicts.
+    return {
+        "inner_params": [layout.down.format(1)],
+        "hidden_dim": 4,
+        "condition_dim": 8,
+        "max_scale": 10.0,
+        "accumulate_bs": 2,
+        "archive": f"trained-ke/{layout.embedding}",
+        "batch_size": 2,
+    }
+
+
 CASES = [
     MethodCase("GRACE", GraceHyperParams, _grace),
     MethodCase("GRACE-subject", GraceHyperParams, _grace_subject),
@@ -257,6 +272,7 @@ CASES = [
     MethodCase("Memory", MemoryHyperParams, _adaptor(2, nkeys=5)),
     MethodCase("NeuralDB", NeuralDBHyperParams, _neuraldb),
     MethodCase("MEND", MendHyperParams, _mend),
+    MethodCase("KE", KEHyperParams, _ke),
     MethodCase("BiasEdit", "BiasEditHyperParams", lambda layout: {}, reads_activations=False),
 ]
 """One line for each method, or for each mode of a method."""
@@ -288,11 +304,12 @@ def write_inputs(folder: Path) -> Path:
         The folder.
     """
     write_corpus(folder)
-    for family, layout in LAYOUTS.items():
-        hparams = MendHyperParams(model_name="tiny", **_mend(layout))
-        assert hparams.archive is not None
-        out = folder / hparams.archive
-        train_editor(build_model(family), build_tokenizer(), training_records(6), hparams, out, edits=2)
+    for family in LAYOUTS:
+        for hparams in (case.hparams(family) for case in CASES):
+            if isinstance(hparams, HypernetworkHyperParams):
+                assert hparams.archive is not None
+                out = folder / hparams.archive
+                train_editor(build_model(family), build_tokenizer(), training_records(6), hparams, out, edits=2)
     return folder
 
 
