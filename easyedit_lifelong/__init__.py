@@ -45,6 +45,8 @@ _LAZY = {
     "apply_mend_to_model": "easyedit_lifelong.methods.mend.editor",
     "KEHyperParams": "easyedit_lifelong.methods.ke.config",
     "apply_ke_to_model": "easyedit_lifelong.methods.ke.editor",
+    "ENNHyperParams": "easyedit_lifelong.methods.enn.config",
+    "apply_enn_to_model": "easyedit_lifelong.methods.enn.editor",
     "NativeMemitHyperParams": "easyedit_lifelong.methods.memit.config",
     "apply_memit_to_model": "easyedit_lifelong.methods.memit.editor",
     "SecondMoment": "easyedit_lifelong.covariance",
@@ -174,6 +176,8 @@ if TYPE_CHECKING:
     from easyedit_lifelong.methods.coachhook.apply import apply_coachhook_to_model
     from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
     from easyedit_lifelong.methods.edit_stores import AppendableEditStore, EditsPart, EditStore, StateKeeper
+    from easyedit_lifelong.methods.enn.config import ENNHyperParams
+    from easyedit_lifelong.methods.enn.editor import apply_enn_to_model
     from easyedit_lifelong.methods.finetune.config import (
         FTEWCHyperParams,
         FTHyperParams,
@@ -229,6 +233,7 @@ __all__ = [
     "DataError",
     "DatasetReader",
     "DeferHyperParams",
+    "ENNHyperParams",
     "EditError",
     "EditMethod",
     "EditRecord",
@@ -287,6 +292,7 @@ __all__ = [
     "apply_adaptor_to_model",
     "apply_alphaedit_to_model",
     "apply_coachhook_to_model",
+    "apply_enn_to_model",
     "apply_finetune_to_model",
     "apply_grace_to_model",
     "apply_grace_to_module",

@@ -42,6 +42,7 @@ BUILT_IN = (
     "easyedit_lifelong.methods.retrieval.plugin",
     "easyedit_lifelong.methods.mend.plugin",
     "easyedit_lifelong.methods.ke.plugin",
+    "easyedit_lifelong.methods.enn.plugin",
     "easyedit_lifelong.data.plugin",
     "easyedit_lifelong.covariance.plugin",
     "easyedit_lifelong.bridge.plugin",

@@ -249,7 +249,7 @@ def test_a_file_of_a_retrieval_method_names_a_block_of_a_model_that_reads_texts(
     registered.check(model, None, hparams)
 
 
-@pytest.mark.parametrize("method", ["MEND", "KE"])
+@pytest.mark.parametrize("method", ["MEND", "KE", "ENN"])
 @pytest.mark.parametrize("name", sorted(file.stem for file in (FOLDER / "MEND").glob("*.yaml")))
 def test_a_file_of_a_trained_method_names_the_mlps_of_the_last_three_blocks(method: str, name: str) -> None:
     hparams = get_plugins().methods.get(method).hparams_class.from_hparams(f"{method}/{name}")

@@ -24,7 +24,7 @@ from easyedit_lifelong.registry import DatasetReader, Registry, TrackerType
 BUILT_IN = [
     *("GRACE", "CoachHook", "MEMIT-native", "AlphaEdit", "UltraEdit", "ROME-native"),
     *("FT-native", "FT-L", "FT-EWC", "FT-Retrain", "LocFT-BF", "Defer-native", "Memory", "NeuralDB"),
-    *("IKE-native", "SERAC-native", "MEND", "KE"),
+    *("IKE-native", "SERAC-native", "MEND", "KE", "ENN"),
 ]
 """The methods that come with the package."""
 
@@ -265,7 +265,7 @@ def test_a_broken_plugin_does_not_keep_others_from_loading(
             "methods",
             "GRAC",
             "no editing method is called 'GRAC'. Did you mean 'GRACE'? "
-            "Known: AlphaEdit, CoachHook, Defer-native, FT-EWC, FT-L, FT-Retrain, FT-native, GRACE, IKE-native, "
+            "Known: AlphaEdit, CoachHook, Defer-native, ENN, FT-EWC, FT-L, FT-Retrain, FT-native, GRACE, IKE-native, "
             "KE, LocFT-BF, MEMIT-native, MEND, Memory, NeuralDB, ROME-native, SERAC-native, UltraEdit.",
         ),
         (

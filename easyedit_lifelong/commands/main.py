@@ -37,7 +37,7 @@ COMMANDS = {
     "run": "run an experiment file",
     "scope": "show at which tokens CoachHook's hooks act: z-scores of prompts and paraphrases",
     "calibrate": "choose layers, distance, radius and relation gate of GRACE by subjects for a model",
-    "train": "train a method (MEND, KE) for a model, so that it can edit",
+    "train": "train a method (MEND, KE, ENN) for a model, so that it can edit",
     "rescore": "score the edits of a run again, with further data or metrics, without editing",
     "report": "write a page with figures and tables of one run, or a comparison of several",
     "edit": "edit a few facts, and save the edits in a folder",

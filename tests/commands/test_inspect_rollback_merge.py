@@ -75,7 +75,7 @@ MISTAKES: list[tuple[list[Any], int, str]] = [
     (
         ["rollback", GRACE, "--to-batch", "1"],
         1,
-        "or KE edits, so no batches",
+        "or ENN edits, so no batches",
     ),
     (["rollback", COACHHOOK, "--case", "1"], 1, "CoachHook's edits can't be rolled back one by one"),
     (["rollback", COACHHOOK, "--to-batch", "3"], 1, "can't roll back to batch 3: the folder has 2 batches"),

@@ -75,7 +75,10 @@ def test_unusable_records_stop_the_command_or_are_left_out(
     [
         (["--resume"], "trained: holds no training to resume"),
         (["--method", "GRACE"], "--method GRACE: mend.yaml is for 'MEND'"),
-        (["--hparams", "GRACE/smollm2-135m", "--method", "GRACE"], "GRACE: is not trained. Methods that are: MEND, KE"),
+        (
+            ["--hparams", "GRACE/smollm2-135m", "--method", "GRACE"],
+            "GRACE: is not trained. Methods that are: MEND, KE, ENN",
+        ),
         (["--method", "MENDD"], "no editing method is called 'MENDD'. Did you mean 'MEND'?"),
         (["--data", "no.json"], "no.json: no such data file"),
         (["--offset", "9"], "at least two records; there are 0"),

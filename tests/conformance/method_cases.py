@@ -19,6 +19,7 @@ from easyedit_lifelong import (
     CoachHookHyperParams,
     DeferHyperParams,
     EditMethod,
+    ENNHyperParams,
     FTEWCHyperParams,
     FTHyperParams,
     FTLHyperParams,
@@ -248,6 +249,18 @@ def _ke(layout: Layout) -> dict[str, Any]:
     }
 
 
+def _enn(layout: Layout) -> dict[str, Any]:
+    return {
+        "inner_params": [layout.down.format(2), layout.down.format(3)],
+        "edit_lr": 0.3,
+        "lr": 1e-3,
+        "n_edit_steps": 2,
+        "accumulate_bs": 2,
+        "archive": f"trained-enn/{layout.embedding}",
+        "batch_size": 2,
+    }
+
+
 CASES = [
     MethodCase("GRACE", GraceHyperParams, _grace),
     MethodCase("GRACE-subject", GraceHyperParams, _grace_subject),
@@ -273,6 +286,7 @@ CASES = [
     MethodCase("NeuralDB", NeuralDBHyperParams, _neuraldb),
     MethodCase("MEND", MendHyperParams, _mend),
     MethodCase("KE", KEHyperParams, _ke),
+    MethodCase("ENN", ENNHyperParams, _enn),
     MethodCase("BiasEdit", "BiasEditHyperParams", lambda layout: {}, reads_activations=False),
 ]
 """One line for each method, or for each mode of a method."""

@@ -155,7 +155,7 @@ def test_all_cases_of_a_folder_can_be_removed_in_place(tmp_path: Path) -> None:
     save_edits(model, tmp_path)
     with pytest.raises(
         RunError,
-        match=r"holds no CoachHook, MEMIT-native, .* or KE edits, so no batches",
+        match=r"holds no CoachHook, MEMIT-native, .* or ENN edits, so no batches",
     ):
         rollback_folder(tmp_path, batch=1)
     assert rollback_folder(tmp_path, cases=["c1"]).left == 1

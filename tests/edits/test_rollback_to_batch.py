@@ -128,7 +128,7 @@ def test_rollbacks_that_do_not_fit_the_method_are_refused(tmp_path: Path) -> Non
     assert (tmp_path / INDEX).read_bytes() == before
     with pytest.raises(
         EditError,
-        match=r"carries no CoachHook, MEMIT-native, .* or KE edits",
+        match=r"carries no CoachHook, MEMIT-native, .* or ENN edits",
     ):
         rollback_to_batch(build_model("llama"), 0)
 

@@ -26,7 +26,7 @@ from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
 from easyedit_lifelong.methods.weight_updates.check import check_block_projections, check_same_targets
 from easyedit_lifelong.methods.weight_updates.history import Batch
-from easyedit_lifelong.methods.weight_updates.layer_update import ProductUpdate
+from easyedit_lifelong.methods.weight_updates.layer_update import ProductUpdate, WeightUpdate
 from easyedit_lifelong.models.model_modes import frozen
 from easyedit_lifelong.models.modules import module_path
 from easyedit_lifelong.models.wrappers import model_to_edit
@@ -50,7 +50,7 @@ class NetworkBatch(Batch):
 
     update_class: ClassVar[type[Any]] = ProductUpdate
 
-    layers: Mapping[str, ProductUpdate]
+    layers: Mapping[str, WeightUpdate]
     artefact: str = ""
 
 
@@ -69,7 +69,7 @@ class HypernetworkEditor(BatchEditor[NetworkBatch]):
         ModelError: the model lacks a layer that the hyperparameters name.
     """
 
-    batch_class = NetworkBatch
+    batch_class: ClassVar[type[NetworkBatch]] = NetworkBatch
     network_class: ClassVar[type[Hypernetwork]]
 
     def __init__(self, model: Any, tokenizer: Any, hparams: HypernetworkHyperParams) -> None:
@@ -98,7 +98,8 @@ class HypernetworkEditor(BatchEditor[NetworkBatch]):
                 self._layers.apply(path, update)
             after = passes.losses(examples)
         after.check_finite(examples, "after the edit")
-        self.state.batches.append(NetworkBatch(tuple(EditRecord.of(item.request) for item in items), updates, digest))
+        records = tuple(EditRecord.of(item.request) for item in items)
+        self.state.batches.append(self.batch_class(records, updates, digest))
         self._layers.finish_batch()
         seconds = (time.perf_counter() - began) / len(items)
         number = len(self.state.batches)
@@ -116,7 +117,7 @@ class HypernetworkEditor(BatchEditor[NetworkBatch]):
 
     def compute_updates(
         self, network: Hypernetwork, passes: ExamplePasses, examples: Sequence[Example]
-    ) -> tuple[dict[str, ProductUpdate], ExampleLosses]:
+    ) -> tuple[Mapping[str, WeightUpdate], ExampleLosses]:
         """Return the update of each projection, and the losses of the examples before it.
 
         Args:

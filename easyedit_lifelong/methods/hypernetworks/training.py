@@ -165,12 +165,15 @@ class HypernetworkTraining:
         """Return the weights of the projections with the update of some edits; differentiable in the network."""
         gradients, _ = token_gradients(self._passes, self._modules, edits)
         updates = self.network.updates(edits, gradients, observe=observe)
-        weights: dict[str, Tensor] = {}
-        for path, module in self._modules.items():
-            weight = weight_of(module).detach()
-            weight = weight.to(torch.promote_types(weight.dtype, torch.float32))
-            weights[path] = changed_weight(module, weight, updates[path].matrix())
-        return weights
+        return {
+            path: changed_weight(self._modules[path], weight, updates[path].matrix())
+            for path, weight in self.model_weights().items()
+        }
+
+    def model_weights(self) -> dict[str, Tensor]:
+        """Return the model's own weights of the projections, in float32 or wider."""
+        weights = {path: weight_of(module).detach() for path, module in self._modules.items()}
+        return {path: weight.to(torch.promote_types(weight.dtype, torch.float32)) for path, weight in weights.items()}
 
     def loss(self, records: Sequence[ChosenRecord], *, observe: bool) -> TrainingLoss:
         """Return the loss of one training edit; differentiable in the network.
@@ -186,6 +189,10 @@ class HypernetworkTraining:
             )
         return loss
 
+    def base_weights(self) -> Weights | None:
+        """Return the weights of the projections before an edit; None: those of the model."""
+        return None
+
     def total_loss(self, edit: Tensor, locality: Tensor) -> Tensor:
         """Return the loss that is minimised, c_edit · edit + c_loc · locality."""
         return self._hparams.cedit * edit + self._hparams.cloc * locality
@@ -194,10 +201,9 @@ class HypernetworkTraining:
         """Return the loss of one training edit, given the edited weights."""
         generality = self._passes.losses([record.paraphrase for record in records], weights)
         locality = [record.locality for record in records]
-        logits = self._passes.target_logits if self._hparams.kl_tokens == "answer" else self._passes.all_logits
         with torch.no_grad():
-            before = logits(locality).log_softmax(dim=1)
-        after = logits(locality, weights).log_softmax(dim=1)
+            before = self._predictions(locality, self.base_weights())
+        after = self._predictions(locality, weights)
         divergence = mean_divergence(before, after)
         edit = generality.losses.mean()
         return TrainingLoss(
@@ -207,6 +213,11 @@ class HypernetworkTraining:
             generality=generality.correct.double().mean(),
             agreement=(before.argmax(dim=1) == after.detach().argmax(dim=1)).double().mean(),
         )
+
+    def _predictions(self, examples: Sequence[Example], weights: Weights | None) -> Tensor:
+        """Return the log probabilities that the KL divergence compares, shape ``(tokens, vocabulary)``."""
+        logits = self._passes.target_logits if self._hparams.kl_tokens == "answer" else self._passes.all_logits
+        return logits(examples, weights).log_softmax(dim=1)
 
 
 def mean_divergence(before: Tensor, after: Tensor) -> Tensor:

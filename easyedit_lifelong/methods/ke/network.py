@@ -19,7 +19,7 @@ from easyedit_lifelong.models.anatomy import projection_shape
 
 
 class Gate(nn.Module):
-    """Turns the vector h of an edit into the gate and the shift of one projection's gradient (KE, equation 5).
+    """Turns the vector h of an edit into the gate and the shift of one projection's gradient.
 
     Args:
         inputs: number of inputs of the projection.
@@ -48,7 +48,7 @@ class Gate(nn.Module):
 
 
 class KENetwork(Hypernetwork):
-    """The network of KE (arXiv 2104.08164, section 3.2).
+    """The network of KE (arXiv 2104.08164).
 
     With the gradient ∇W of an edit's loss, the update of a projection is
     ΔW = s · sigmoid(η) · (softmax(α) γᵀ ⊙ ∇W + softmax(β) δᵀ). α, β, γ, δ and η depend on the tokens of the edit.
@@ -108,7 +108,7 @@ class KENetwork(Hypernetwork):
         conditions = []
         for example in examples:  # one by one, so that padding is not read
             with torch.no_grad():
-                tokens = embedding(torch.tensor([example.tokens], device=weight_of(embedding).device))
+                tokens = embedding(torch.tensor([example.tokens], device=self.condition.weight.device))
             _, (states, _) = self.lstm(tokens.to(self.condition.weight))
             conditions.append(self.condition(states[:, 0].flatten()).tanh())
         return conditions

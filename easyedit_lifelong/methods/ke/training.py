@@ -18,7 +18,7 @@ _MULTIPLIER = "multiplier"
 
 
 class KETraining(HypernetworkTraining):
-    """Trains KE on one model (arXiv 2104.08164, section 3.1).
+    """Trains KE on one model (arXiv 2104.08164).
 
     It minimises the negative log-likelihood of the edits under the constraint KL ≤ m. The constraint has a Lagrange
     multiplier λ ≥ 0: every optimiser step descends the gradient of NLL + λ (KL - m) in the network's parameters, and
