@@ -9,6 +9,8 @@ from pathlib import Path
 from easyedit_lifelong.commands.option_types import positive_int, share
 from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments, add_skip_argument
 
+EXAMPLE = "easyedit-lifelong calibrate --hparams GRACE/smollm2-135m-subject --model gpt2-xl --data held-out.json"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

@@ -15,6 +15,8 @@ from easyedit_lifelong.runs.schedule import Schedule
 
 _EDITS = (1, 10, 100)
 
+EXAMPLE = "easyedit-lifelong compare --methods GRACE,MEMIT-native,AlphaEdit --edits 1,10,100 --out runs/compared"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

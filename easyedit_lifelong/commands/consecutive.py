@@ -22,6 +22,7 @@ from easyedit_lifelong.runs.experiment import CONSECUTIVE, KEEP_EDITS, SINGLE_RO
 from easyedit_lifelong.runs.hyperparameter_files import (
     check_method_name,
     load_hparams,
+    registered_name,
     replace_hparams,
     shipped_hparams,
 )
@@ -40,6 +41,8 @@ FIELDS = {
     "device": "device",
 }
 """Options that set a hyperparameter, and the name of the hyperparameter."""
+
+EXAMPLE = "easyedit-lifelong consecutive --method AlphaEdit --data facts.json --edits 100 --bsz 10 --out runs/mine"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -108,7 +111,7 @@ def hparams_from_arguments(arguments: argparse.Namespace, method: str | None = N
     Args:
         arguments: the values of the options of :func:`add_script_arguments`. Without ``hparams``, the file shipped for
             the method and the model is read.
-        method: the method's name; None for the method of the file, or of the authors' script.
+        method: the method's name, without regard to case; None for the method of the file, or of the authors' script.
 
     Raises:
         HyperParameterError: there is no such file, or the method lacks a hyperparameter.
@@ -117,6 +120,7 @@ def hparams_from_arguments(arguments: argparse.Namespace, method: str | None = N
     options = {option: value for option in FIELDS if (value := getattr(arguments, option)) is not None}
     if "wohk" in options:
         options["wohk"] = bool(options["wohk"])
+    method = None if method is None else registered_name(method)
     file = arguments.hparams
     if file is None:
         check_method_name(method or AUTHORS_METHOD)

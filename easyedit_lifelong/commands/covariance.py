@@ -32,6 +32,8 @@ from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
 
+EXAMPLE = "easyedit-lifelong covariance --model gpt2-xl --layers 13-17 --corpus wikipedia --samples 100000"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command. An option that is not given is None, so that a hyperparameter file can set it."""

@@ -37,6 +37,8 @@ _FACTS_SHOWN = 4
 
 Summaries = dict[str, dict[str, Any]]
 
+EXAMPLE = "easyedit-lifelong demo"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the number of edits and the folder for the results."""

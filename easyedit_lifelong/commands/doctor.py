@@ -19,6 +19,8 @@ from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.terminal import Console
 
+EXAMPLE = "easyedit-lifelong doctor"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add no arguments."""

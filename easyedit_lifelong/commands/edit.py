@@ -34,6 +34,11 @@ from easyedit_lifelong.runs.run_folder import check_free
 
 _SHOWN_PROMPTS, _NEW_TOKENS = 10, 8
 
+EXAMPLE = (
+    'easyedit-lifelong edit --hparams GRACE/smollm2-135m --prompt "The capital of France is"'
+    " --target Lyon --out my-edits"
+)
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

@@ -11,6 +11,8 @@ from easyedit_lifelong.edits.edits_folder import check_empty
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.terminal import Console
 
+EXAMPLE = "easyedit-lifelong export --edits my-edits --out my-model"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

@@ -19,6 +19,8 @@ from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.reporting.console_tables import print_json
 from easyedit_lifelong.reporting.terminal import Console
 
+EXAMPLE = 'easyedit-lifelong generate --edits my-edits --prompt "The capital of France is" --compare'
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

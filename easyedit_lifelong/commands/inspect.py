@@ -17,6 +17,8 @@ from easyedit_lifelong.reporting.folder_tables import EDIT, cell_text, text_tabl
 
 _MAX_PAIRS_SHOWN = 20
 
+EXAMPLE = "easyedit-lifelong inspect my-edits"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

@@ -16,6 +16,8 @@ from easyedit_lifelong.commands.run_options import (
 from easyedit_lifelong.commands.run_session import run_and_report
 from easyedit_lifelong.runs.experiment import LIFELONG, Experiment
 
+EXAMPLE = "easyedit-lifelong lifelong --hparams GRACE/smollm2-135m --data facts.json --out runs/mine"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

@@ -1,8 +1,8 @@
 """The command line ``easyedit-lifelong``: run a command and report its errors.
 
-A command is an entry of :data:`COMMANDS` and a module of this package with the functions ``add_arguments(parser)`` and
-``run(arguments)``, which returns the exit code. Only the module of the given command is imported, since most of them
-import torch, which is slow.
+A command is an entry of :data:`COMMANDS` and a module of this package with ``EXAMPLE``, a call that its ``--help``
+shows, and the functions ``add_arguments(parser)`` and ``run(arguments)``, which returns the exit code. Only the module
+of the given command is imported, since most of them import torch, which is slow.
 """
 
 from __future__ import annotations
@@ -104,10 +104,12 @@ def build_parser(verbs: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for verb, summary in COMMANDS.items():
-        subparser = subparsers.add_parser(verb, help=summary)
+        subparser = subparsers.add_parser(verb, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         subparser.add_argument("-v", "--verbose", action="store_true", help="show debug messages and tracebacks")
         if verb in verbs:
             module = importlib.import_module(f"easyedit_lifelong.commands.{verb}")
+            subparser.description = f"{summary[0].upper()}{summary[1:]}."
+            subparser.epilog = f"example:\n  {module.EXAMPLE}"
             subparser.set_defaults(run=module.run, interrupted=_message_if_interrupted(verb))
             module.add_arguments(subparser)
     return parser

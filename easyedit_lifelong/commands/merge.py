@@ -10,6 +10,8 @@ from easyedit_lifelong.edits.merge import merge_edits
 from easyedit_lifelong.reporting.console_tables import print_json, print_line
 from easyedit_lifelong.reporting.folder_tables import cell_text, text_table, wide_console
 
+EXAMPLE = "easyedit-lifelong merge my-edits your-edits --out our-edits"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

@@ -9,6 +9,8 @@ from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
 from easyedit_lifelong.reporting.console_tables import add_text_rows, plain_table
 from easyedit_lifelong.reporting.terminal import Console
 
+EXAMPLE = "easyedit-lifelong models"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

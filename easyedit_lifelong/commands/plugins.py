@@ -11,6 +11,8 @@ from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table
 from easyedit_lifelong.reporting.terminal import Console
 
+EXAMPLE = "easyedit-lifelong plugins"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add no arguments."""

@@ -10,6 +10,8 @@ from easyedit_lifelong.edits.edits_hub import copy_edits
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.terminal import Console
 
+EXAMPLE = "easyedit-lifelong pull me/my-edits --out my-edits"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

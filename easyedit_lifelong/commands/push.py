@@ -9,6 +9,8 @@ from easyedit_lifelong.edits.edits_hub import parse_name
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.terminal import Console
 
+EXAMPLE = "easyedit-lifelong push my-edits me/my-edits"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

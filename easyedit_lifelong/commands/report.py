@@ -22,6 +22,8 @@ from easyedit_lifelong.reporting.terminal import Console
 PAGE = "report.html"
 _COMPARISON = Path("runs/comparison")
 
+EXAMPLE = "easyedit-lifelong report runs/mine runs/other"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

@@ -24,6 +24,8 @@ from easyedit_lifelong.runs.schedule import Schedule
 
 _DEFAULT_OUT = "rescored"
 
+EXAMPLE = "easyedit-lifelong rescore runs/mine --edits 100 --metrics generality,locality"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

@@ -11,6 +11,8 @@ from easyedit_lifelong.edits.remove import rollback_folder
 from easyedit_lifelong.reporting.console_tables import print_json, print_line
 from easyedit_lifelong.reporting.folder_tables import EDIT, text_table, wide_console
 
+EXAMPLE = "easyedit-lifelong rollback my-edits --case 3"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

@@ -11,6 +11,8 @@ from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE
 from easyedit_lifelong.runs.experiment_files import find_experiment, is_comparison, read_comparison, read_experiment
 from easyedit_lifelong.runs.run_folder import CONFIG
 
+EXAMPLE = "easyedit-lifelong run grace-zsre-smollm2-135m"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

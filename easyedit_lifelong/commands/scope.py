@@ -36,6 +36,8 @@ LOG = logging.getLogger(__name__)
 
 RESULT, VALUES, PLOT = "scope.json", "scope.csv", "scope.svg"
 
+EXAMPLE = "easyedit-lifelong scope --edits 20"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""

@@ -16,12 +16,20 @@ from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.progress import count_progress
 from easyedit_lifelong.reporting.terminal import Console
-from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replace_hparams, shipped_hparams
+from easyedit_lifelong.runs.hyperparameter_files import (
+    find_method,
+    load_hparams,
+    registered_name,
+    replace_hparams,
+    shipped_hparams,
+)
 from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.training import check_enough, train_editor
 from easyedit_lifelong.runs.training_folder import CURVE, check_training_folder
 
 """The model whose shipped hyperparameter file is used if the command line names neither a file nor a model."""
+
+EXAMPLE = "easyedit-lifelong train --method MEND --data facts.json --minutes 40 --out runs/mend"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,17 +104,18 @@ def _hyperparameters(arguments: argparse.Namespace) -> Any:
         HyperParameterError: there is no such file, or its method is not trained.
         PluginError: there is no such method.
     """
-    get_plugins().methods.get(arguments.method)
+    name = registered_name(arguments.method)
+    get_plugins().methods.get(name)
     options = {"model_name": "--model", "device": "--device"}
     replacements = {"model_name": arguments.model, "device": arguments.device}
     file = arguments.hparams
     if file is None:
         model = arguments.model or DEFAULT_MODEL
-        file = shipped_hparams(arguments.method, model)
+        file = shipped_hparams(name, model)
         if "/" not in model:  # this is the name of the file, which holds the model's full name
             replacements["model_name"] = None
-    hparams = load_hparams(file, method=arguments.method)
+    hparams = load_hparams(file, method=name)
     if find_method(hparams).train is None:
         trained = ", ".join(method.name for method in get_plugins().methods if method.train is not None)
-        raise HyperParameterError(f"--method {arguments.method}: is not trained. Methods that are: {trained}")
+        raise HyperParameterError(f"--method {name}: is not trained. Methods that are: {trained}")
     return replace_hparams(hparams, replacements, options)

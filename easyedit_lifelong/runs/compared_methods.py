@@ -14,13 +14,13 @@ from easyedit_lifelong import bridge
 from easyedit_lifelong.errors import HyperParameterError
 from easyedit_lifelong.models.load import resolve_dtype
 from easyedit_lifelong.models.packaged_models import DEFAULT_MODEL
-from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.experiment import Experiment
 from easyedit_lifelong.runs.hyperparameter_files import (
     check_method_name,
     find_method,
     load_hparams,
     make_hparams,
+    registered_name,
     replace_hparams,
     shipped_hparams,
 )
@@ -138,8 +138,7 @@ def _method_name(text: str) -> str | None:
         return text
     if "/" in text or text.endswith(_FILE_ENDINGS) or Path(text).is_file():
         return None
-    names = {method.name.casefold(): method.name for method in get_plugins().methods}
-    return names.get(text.casefold(), text)
+    return registered_name(text)
 
 
 def _check_labels(labels: Sequence[str], setting: str) -> None:

@@ -48,6 +48,12 @@ def find_method(hparams: Any) -> EditMethod:
     return method
 
 
+def registered_name(name: str) -> str:
+    """Return the name of the registered method that equals a name without regard to case, or the name itself."""
+    names = {method.name.casefold(): method.name for method in get_plugins().methods}
+    return names.get(name.casefold(), name)
+
+
 def check_method_name(name: str, setting: str = "--method") -> None:
     """Check that a method is registered, or is one of EasyEdit's own.
 

@@ -131,6 +131,7 @@ def test_a_model_path_is_kept_and_a_short_name_takes_the_files_name() -> None:
 
     assert model_name("/models/gpt2-xl") == "/models/gpt2-xl"
     assert model_name("EleutherAI/gpt-j-6B") == "EleutherAI/gpt-j-6B"
+    assert hparams_of("--method", "grace").alg_name == "GRACE"
     assert model_name("GPT2-XL") == hparams_of("--hparams", "GRACE/gpt2-xl").model_name
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 import easyedit_lifelong
 from easyedit_lifelong.commands.main import COMMANDS, build_parser, main
+from easyedit_lifelong.hparams_files import find_hparams
 
 
 @pytest.mark.parametrize(
@@ -196,3 +198,17 @@ def test_each_command_has_a_message_for_an_interruption() -> None:
     for verb in COMMANDS:
         arguments = build_parser([verb]).parse_args([verb, *needed.get(verb, [])])
         assert arguments.interrupted == INTERRUPTED.get(verb, "interrupted; everything reported as done is on disk")
+
+
+@pytest.mark.parametrize("verb", COMMANDS)
+def test_the_help_of_each_command_has_an_example_that_is_accepted(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main([verb, "--help"])
+    _, example = capsys.readouterr().out.split("example:\n")
+    program, *words = shlex.split(example)
+    assert (program, words[0]) == ("easyedit-lifelong", verb)
+    arguments = build_parser([verb]).parse_args(words)
+    if getattr(arguments, "hparams", None):
+        assert find_hparams(arguments.hparams).is_file()
