@@ -7,6 +7,7 @@ that can't be found is None; callers then run full passes, which are slower.
 from __future__ import annotations
 
 import contextlib
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -101,6 +102,11 @@ def mlp_of(block: nn.Module) -> Mlp | None:
     )
     same_shape = [name for name, shape in shapes.items() if shape == (mlp_width, model_width)]
     return Mlp(inputs, output) if inputs and same_shape == [output] else None
+
+
+def is_routed_expert(module_path: str) -> bool:
+    """Return whether a module is in one of the experts of a mixture, which gets only the tokens routed to it."""
+    return re.search(r"(^|\.)experts\.\d+(\.|$)", module_path) is not None
 
 
 def projection_shape(module: nn.Module) -> tuple[int, int]:

@@ -16,6 +16,7 @@ from easyedit_lifelong.models.capture import outputs_with_gradients, recording_i
 from easyedit_lifelong.models.encoding import EncodedPair, group_by_length, pad_rows
 from easyedit_lifelong.models.model_modes import frozen
 from easyedit_lifelong.models.partial_pass import head_at_positions
+from easyedit_lifelong.models.row_axis import with_row_axis
 from easyedit_lifelong.models.runner import Runner
 
 _MAX_PADDING = 256
@@ -159,9 +160,10 @@ class _Group:
         with recording_inputs(modules, inputs.__setitem__), outputs_with_gradients(modules, outputs):
             logits = self.logits()
         for name in modules:
-            values = inputs.get(name)
+            values = with_row_axis(inputs.get(name), len(self._ids))
             if not isinstance(values, Tensor) or values.dim() != 3 or values.shape[:2] != self._ids.shape:
                 raise ModelError(f"{name} gets no vector for every token; name another layer")
+            inputs[name] = values
         loss = F.cross_entropy(logits, self._targets.to(logits.device), reduction="sum")
         gradients: Sequence[Tensor | None] = [None] * len(modules)
         if loss.requires_grad:
@@ -171,7 +173,8 @@ class _Group:
             if gradient is None:
                 raise ModelError(f"{name}: the answers do not depend on its output; name another layer")
             result[name] = OutputGradients(
-                self._at_answer_tokens(inputs[name].detach()), self._at_answer_tokens(gradient)
+                self._at_answer_tokens(inputs[name].detach()),
+                self._at_answer_tokens(with_row_axis(gradient, len(self._ids))),
             )
         return result, logits
 

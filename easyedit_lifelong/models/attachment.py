@@ -16,13 +16,16 @@ from torch import Tensor, nn
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.models.pickling import NotPicklable
 from easyedit_lifelong.models.prompt_positions import attach_tracker
+from easyedit_lifelong.models.row_axis import with_row_axis, without_row_axis
 from easyedit_lifelong.models.windows import Window
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 Replace = Callable[[tuple[Any, ...], dict[str, Any], Any], Any]
-"""Returns the new output of a layer, given its arguments, keyword arguments and output; None keeps the output."""
+"""Returns the new output of a layer, given its arguments, keyword arguments and output; None keeps the output.
+
+If the layer gets the tokens of all rows in one axis, input and output are given and returned with an axis of rows."""
 
 
 class EditBuffers(nn.Module):
@@ -138,7 +141,20 @@ class Attachment(NotPicklable):
         hidden = output if isinstance(output, Tensor) else output[0]
         # Editors compare activations in float32, even if the model runs in autocast's lower precision.
         with torch.autocast(hidden.device.type, enabled=False):
-            return self._replace(args, kwargs, output)
+            if not self._has_flat_rows(args, output):
+                return self._replace(args, kwargs, output)
+            assert self.window is not None
+            rows = len(self.window.real)
+            replaced = self._replace((with_row_axis(args[0], rows), *args[1:]), kwargs, with_row_axis(output, rows))
+            return None if replaced is None else without_row_axis(replaced)
+
+    def _has_flat_rows(self, args: tuple[Any, ...], output: Any) -> bool:
+        """Whether the layer got the tokens of all rows in one axis; see :mod:`.row_axis`."""
+        inputs = args[0] if args else None
+        if not isinstance(inputs, Tensor) or not isinstance(output, Tensor) or not inputs.dim() == output.dim() == 2:
+            return False
+        window = self.window
+        return window is not None and len(inputs) == len(output) == window.real.numel()
 
 
 def _place_of(layer: nn.Module, model: nn.Module) -> tuple[nn.Module | None, str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.encoding import length_batches, pad_rows
+from easyedit_lifelong.models.row_axis import with_row_axis
 from easyedit_lifelong.models.runner import Runner
 
 _BATCH_TOKENS = 2048
@@ -84,7 +85,7 @@ def outputs_with_gradients(modules: Mapping[str, nn.Module], outputs: dict[str, 
 
     def hook(name: str, _: nn.Module, __: Any, output: Tensor) -> Tensor:
         outputs[name] = output if output.requires_grad else output.detach().requires_grad_(True)
-        return outputs[name]
+        return outputs[name].clone()  # some blocks, such as Falcon's, add to the output in place
 
     with contextlib.ExitStack() as stack:
         for name, module in modules.items():
@@ -136,7 +137,8 @@ def input_batches(
         with torch.no_grad(), recording_inputs(layers, recorded.__setitem__, end=True):
             runner.call(ids, mask, mask.sum(dim=1))
         for name in layers:
-            inputs = recorded.get(name)
+            inputs = with_row_axis(recorded.get(name), len(ids))
             if not isinstance(inputs, Tensor) or inputs.dim() != 3 or inputs.shape[:2] != ids.shape:
                 raise ModelError(f"{name} gets no vector for every token; name another layer")
+            recorded[name] = inputs
         yield batch, recorded

@@ -41,6 +41,14 @@ def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
     modules = dict(model.named_modules())
     if path and path in modules:
         return path, modules[path]
+    parent, _, weight_name = path.rpartition(".")
+    weight = getattr(modules.get(parent), weight_name, None)
+    if isinstance(weight, nn.Parameter):
+        raise ModelError(
+            f"{type(model).__name__} has no layer {name!r}: it is a weight of {parent!r}, of shape "
+            f"{tuple(weight.shape)}, which has no inputs and outputs (experts share such a weight). Name a layer, "
+            "such as the output projection of attention."
+        )
     cause = _missing_part(modules, path)
     raise ModelError(f"{type(model).__name__} has no layer {name!r}: {cause}.{did_you_mean(path, modules)}")
 

@@ -55,9 +55,9 @@ def _packed_forward(module: nn.Module, shape: torch.Size, indices: Tensor) -> Ca
     """Return a ``forward`` that computes only the tokens at the given indices of the flattened rows."""
     original: Any = module.forward
 
-    def forward(hidden: Tensor) -> Tensor:
-        if hidden.dim() != 3 or hidden.shape[:2] != shape:
-            return original(hidden)
+    def forward(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if args or kwargs or hidden.dim() != 3 or hidden.shape[:2] != shape:  # MPT's MLPs add a second argument
+            return original(hidden, *args, **kwargs)
         local = indices.to(hidden.device)
         out = original(hidden.flatten(0, 1).index_select(0, local).unsqueeze(0)).squeeze(0)
         return out.new_zeros(shape.numel(), out.shape[1]).index_copy(0, local, out).view(*shape, -1)

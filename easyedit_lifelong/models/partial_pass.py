@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from easyedit_lifelong.models.overrides import overridden
+from easyedit_lifelong.models.row_axis import with_row_axis, without_row_axis
 
 
 class FrozenPrefix(DynamicCache):
@@ -65,15 +66,17 @@ def replacing_output(module: nn.Module, hidden: Tensor, column: int) -> contextl
     """Return a context in which some columns of a module's output are replaced.
 
     Args:
-        module: returns hidden states of shape ``(rows, tokens, width)``.
+        module: returns hidden states of shape ``(rows, tokens, width)`` or ``(rows * tokens, width)``.
         hidden: the replacement, shape ``(rows, columns, width)``.
         column: first column to replace.
     """
 
     def replace(_: nn.Module, __: Any, output: Any) -> Any:
         original = hidden_of(output)
-        after = original[:, column + hidden.shape[1] :]
-        return with_hidden(output, torch.cat([original[:, :column], hidden, after], dim=1))
+        by_row = with_row_axis(original, len(hidden))
+        after = by_row[:, column + hidden.shape[1] :]
+        replaced = torch.cat([by_row[:, :column], hidden, after], dim=1)
+        return with_hidden(output, replaced if original.dim() == 3 else without_row_axis(replaced))
 
     return module.register_forward_hook(replace)
 

@@ -43,8 +43,8 @@ from easyedit_lifelong.models.pickling import NotPicklable
 from easyedit_lifelong.models.windows import (
     Generation,
     Window,
-    cached_length,
     column_of_token,
+    columns_before,
     end_before_labels,
     is_padding_mask,
     last_token,
@@ -196,6 +196,8 @@ class PositionTracker(NotPicklable):
             self._in_pass = True
             try:
                 self.window = self._make_window(module, args, kwargs)
+                if self._generation is not None and self.window is not None:
+                    self._generation.columns_read = self.window.past + self.window.real.shape[1]
                 restore_window = functools.partial(overridden, "window", {self: self.window})
                 with recomputing_in(self.model, restore_window):
                     yield
@@ -212,7 +214,7 @@ class PositionTracker(NotPicklable):
         if not isinstance(tokens, Tensor):
             return None
         (batch, length), device, generation = tokens.shape[:2], tokens.device, self._generation
-        past, mask = cached_length(kwargs.get("past_key_values")), kwargs.get("attention_mask")
+        past, mask = columns_before(kwargs, generation), kwargs.get("attention_mask")
         real = real_tokens(mask, batch, past + length, device)
         if generation is not None and mask is not None and not is_padding_mask(mask, batch, past + length):
             # generate() has turned the padding mask into an attention mask, e.g. for a cache of fixed size.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +21,14 @@ class Generation:
     Attributes:
         real: which columns of the prompts hold tokens, shape ``(prompts, columns)``.
         decisions: what a layer stores for the later passes of the call, by the ``id`` of the layer.
+        columns_read: number of columns that the passes so far have read.
         ends: absolute column of each prompt's last real token, shape ``(prompts,)``.
         last: the largest of ``ends``. It is read once, so that later passes need not synchronise with the device.
     """
 
     real: Tensor
     decisions: dict[int, Any] = field(default_factory=dict)
+    columns_read: int = 0
     ends: Tensor = field(init=False)
     last: int = field(init=False)
 
@@ -161,6 +164,24 @@ def cached_length(cache: Any) -> int:
     if cache is None:
         return 0
     return int(cache.get_seq_length() if hasattr(cache, "get_seq_length") else cache[0][0].shape[-2])
+
+
+def columns_before(arguments: Mapping[str, Any], generation: Generation | None) -> int:
+    """Return how many columns before those of a pass its caches and states stand for.
+
+    A recurrent state does not say how many tokens it has read. It is as many as the passes of the running call of
+    ``generate`` have read; without such a call, 1 stands for the unknown number.
+
+    Args:
+        arguments: the arguments of the pass, by name.
+        generation: the running call of ``generate``, if any.
+    """
+    state = arguments.get("cache_params")  # Mamba's
+    if state is not None and hasattr(state, "has_previous_state"):
+        state = state if len(state) and state.has_previous_state() else None
+    if state is None and arguments.get("state") is None:  # RWKV's
+        return cached_length(arguments.get("past_key_values"))
+    return max(1, generation.columns_read if generation is not None else 1)
 
 
 def reset_cache(cache: Any, prompts: Tensor) -> None:

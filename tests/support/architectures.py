@@ -92,7 +92,7 @@ def tokenizer_like_bert() -> PreTrainedTokenizerFast:
 
 @functools.cache
 def _trained_state(kind: str) -> dict[str, torch.Tensor]:
-    model = _untrained(kind).train()
+    model = untrained(kind).train()
     tokenizer = tokenizer_like_bert() if kind == "bert" else tokenizer_like_t5()
     if kind == "bert":
         inputs = tokenizer([text for text, _ in texts()], return_tensors="pt", padding=True)
@@ -110,7 +110,8 @@ def _trained_state(kind: str) -> dict[str, torch.Tensor]:
     return model.state_dict()
 
 
-def _untrained(kind: str) -> Any:
+def untrained(kind: str) -> Any:
+    """Return the ``t5``, ``bart`` or ``bert`` with random weights, the same each time."""
     torch.manual_seed(0)
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     if kind == "bert":
@@ -183,7 +184,7 @@ class Architecture:
 
     def build(self) -> tuple[Any, PreTrainedTokenizerFast]:
         """Return the model, with the same weights each time, and its tokenizer."""
-        model = _untrained(self.kind)
+        model = untrained(self.kind)
         model.load_state_dict(_trained_state(self.kind))
         return model.eval(), tokenizer_like_bert() if self.kind == "bert" else tokenizer_like_t5()
 

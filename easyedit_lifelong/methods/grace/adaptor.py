@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
+from easyedit_lifelong.methods.grace.named_layers import name_another_layer
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.models.attachment import Attachment
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
@@ -131,7 +132,7 @@ class GraceAdaptor:
             raise EditError(
                 f"GRACE needs a layer that maps (batch, tokens, width); {type(self.layer).__name__} gets "
                 f"{tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__}. "
-                "Name another layer in inner_params."
+                + name_another_layer(self.model, self.layer)
             )
         without_tokens = inputs.dim() == 2
         if without_tokens:  # treat every row as a row of one token

@@ -15,6 +15,7 @@ from easyedit_lifelong.methods.base import ExplainedPass
 from easyedit_lifelong.methods.grace.codebook.decisions import Match
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject.subject_layer import AnswerLayerAdaptor
+from easyedit_lifelong.models.row_axis import with_row_axis
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class _Observer:
         self._lookups = _Lookups(*(tensor[0].to(tensors[0].device) for tensor in tensors))
 
     def _record_gate_query(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._gate_query = (args[0] if args else kwargs["hidden_states"])[0, self._explained.end]
+        inputs = args[0] if args else kwargs["hidden_states"]
+        self._gate_query = with_row_axis(inputs, rows=1)[0, self._explained.end]
 
     def explanation(self) -> GraceLayer:
         """Return the recorded lookups."""

@@ -8,7 +8,9 @@ from torch import nn
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.models.anatomy import anatomy_of, is_routed_expert
 from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.wrappers import unwrap_model
 
 
 def find_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, nn.Module]:
@@ -31,10 +33,25 @@ def find_answer_layer(model: Any, hparams: GraceHyperParams) -> tuple[str, nn.Mo
     return _find_module(model, hparams, "answer_layer", hparams.answer_layer)
 
 
+def name_another_layer(model: nn.Module, layer: nn.Module) -> str:
+    """Return a sentence that tells the user to name another layer than this one, such as the block that contains it."""
+    anatomy = anatomy_of(model)
+    path = next((path for path, module in unwrap_model(model).named_modules() if module is layer), "")
+    block = None if anatomy is None else anatomy.block_of(path)
+    example = "" if anatomy is None or block is None else f", such as {anatomy.blocks_path}[{block}]"
+    return f"Name another layer in inner_params{example}."
+
+
 def _find_module(model: Any, hparams: GraceHyperParams, field: str, name: str) -> tuple[str, nn.Module]:
-    """Find a module by name; an error names the hyperparameter file and the field."""
+    """Find a module that gets all tokens by its name; an error names the hyperparameter file and the field."""
+    where = ", ".join(part for part in (hparams.source, field) if part)
     try:
-        return find_module(model, name)
+        path, module = find_module(model, name)
     except ModelError as error:
-        where = ", ".join(part for part in (hparams.source, field) if part)
         raise ModelError(f"{where}: {error}") from None
+    if is_routed_expert(path):
+        raise ModelError(
+            f"{where}: {path} gets only the tokens that are routed to this expert, so it can't find a prompt by its "
+            "last token. Name a layer that gets all tokens, such as the block's MLP."
+        )
+    return path, module

@@ -14,6 +14,7 @@ from easyedit_lifelong.methods.training.example_passes import ExampleLosses, Exa
 from easyedit_lifelong.methods.training.examples import Example
 from easyedit_lifelong.models.answer_passes import OutputGradients
 from easyedit_lifelong.models.capture import outputs_with_gradients, recording_inputs
+from easyedit_lifelong.models.row_axis import with_row_axis
 
 
 @dataclass(frozen=True)
@@ -56,15 +57,16 @@ def token_gradients(
         total = losses.losses.sum()
     losses.check_finite(examples, "before the edit")
     for path in modules:
-        values = inputs.get(path)
+        values = with_row_axis(inputs.get(path), len(examples))
         if not isinstance(values, Tensor) or values.dim() != 3 or len(values) != len(examples):
             raise ModelError(f"{path} gets no vector for every token; name another layer")
+        inputs[path] = values
     gradients = torch.autograd.grad(total, [outputs[path] for path in modules], allow_unused=True)
     result: dict[str, TokenGradients] = {}
     for path, gradient in zip(modules, gradients, strict=True):
         if gradient is None:
             raise ModelError(f"{path}: the targets do not depend on its output; name another layer")
-        result[path] = _at_tokens_in_use(path, inputs[path].detach(), gradient)
+        result[path] = _at_tokens_in_use(path, inputs[path].detach(), with_row_axis(gradient, len(examples)))
     return result, ExampleLosses(losses.losses.detach(), losses.correct)
 
 

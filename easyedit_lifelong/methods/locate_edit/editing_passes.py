@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.capture import ending_after, recording_inputs, recording_output
@@ -17,6 +18,7 @@ from easyedit_lifelong.models.encoding import group_by_length, pad_rows
 from easyedit_lifelong.models.output_norm import find_output_norm
 from easyedit_lifelong.models.packing import computing_only, token_wise_modules
 from easyedit_lifelong.models.partial_pass import fixed_output, hidden_of
+from easyedit_lifelong.models.row_axis import with_row_axis
 from easyedit_lifelong.models.runner import Runner
 
 _MAX_PADDING = 256
@@ -135,7 +137,8 @@ class EditingPasses:
         named_modules = {str(index): module for index, module in enumerate(modules)}
         with recording_inputs(named_modules, inputs.__setitem__):
             self._plain_without_reuse.run(self._modules_that_skip_padding(), until=self._last_block)
-        return [inputs[name] for name in named_modules], self._plain_without_reuse.mask.bool()
+        mask = self._plain_without_reuse.mask.bool()
+        return [with_row_axis(inputs[name], len(mask)) for name in named_modules], mask
 
     def outputs_for_prompts(self, modules: Sequence[nn.Module]) -> list[Tensor]:
         """Return the outputs of modules at the lookup tokens of the plain prompts.
@@ -241,6 +244,13 @@ class _RowGroup:
             self._cached_blocks, self._cached_output = constant_blocks, outputs[0]
 
     def at_lookup_tokens(self, values: Tensor) -> Tensor:
-        """Return the values at the lookup tokens: ``(rows, tokens, width)`` to ``(rows, width)``."""
+        """Return the values at the lookup tokens: ``(rows, tokens, width)`` to ``(rows, width)``.
+
+        Raises:
+            ModelError: the values are not one vector for every token.
+        """
+        values = with_row_axis(values, len(self._ids))
+        if values.shape[:2] != self._ids.shape:
+            raise ModelError("an edited layer gets no vector for every token; name another layer")
         rows = torch.arange(len(self._lookups), device=values.device)
         return values[rows, self._lookups.to(values.device)]

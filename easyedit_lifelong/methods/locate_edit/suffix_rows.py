@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DynamicCache
 
+from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.locate_edit.aligned_rows import BatchRow, align_rows
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
+from easyedit_lifelong.methods.locate_edit.early_head import EarlyHead, at_least_float32
 from easyedit_lifelong.methods.shared.divergence import KLDivergence
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.capture import recording_output
@@ -29,6 +31,7 @@ from easyedit_lifelong.models.partial_pass import (
     with_hidden,
 )
 from easyedit_lifelong.models.prompt_positions import full_prompt_layers
+from easyedit_lifelong.models.row_axis import with_row_axis
 from easyedit_lifelong.models.runner import Runner
 
 LOG = logging.getLogger(__name__)
@@ -39,7 +42,8 @@ class SuffixRows:
 
     A full pass is run once. After that, a partial pass runs the blocks that the change affects, from the lookup tokens
     on, and skips padding in modules that compute each token by itself. The logits of the first partial pass are
-    compared with those of the full pass. If they differ, or if the model's blocks are not known, all passes are full.
+    compared with those of the full pass. All passes are full if they differ, if the model can't run partial passes (its
+    cache is of another kind), or if its blocks are not known.
 
     Args:
         runner: runs the model.
@@ -76,7 +80,7 @@ class SuffixRows:
         self._last_mlps = self._without_projection(mlps_of(affected[-1]) if affected else [])
         token_wise = [module for block in affected for module in token_wise_modules(block)]
         self._token_wise = [module for module in self._without_projection(token_wise) if module not in self._last_mlps]
-        self._constant_output, self._hidden, self._prefix, full_logits = self._full_pass()
+        self._constant_output, self._hidden, self._prefix, full_logits = self._full_pass_of_any_model()
         self.lookup_outputs = self._hidden[:, 0]
         self._initial_essence_log_probs: Tensor | None = None
         self._logits_to_match = full_logits if self._partial else None
@@ -94,14 +98,8 @@ class SuffixRows:
             The log-probabilities at every target token, shape ``(targets, vocabulary)``, and the KL divergence of the
             prediction of every essence row from its prediction in the first call, shape ``(essences,)``.
         """
-        logits, early_logits = self._run(delta[self.rows.request])
-        if self._logits_to_match is not None:
-            self._partial = self._matches_full_pass(logits.detach(), self._logits_to_match)
-            self._logits_to_match = None
-            if not self._partial:
-                name = type(self._runner.model).__name__
-                LOG.info("a partial pass of %s differs from a full pass; every step runs the full model", name)
-                logits, early_logits = self._run(delta[self.rows.request])
+        change = delta[self.rows.request]
+        logits, early_logits = self._run(change) if self._logits_to_match is None else self._first_run(change)
         # A split, not two slices: the gradient of each slice would be as large as all logits.
         target_logits, essence_logits = logits.split([len(self.rows.targets), len(self.rows.essence_request)])
         if self._initial_essence_log_probs is None:
@@ -135,6 +133,38 @@ class SuffixRows:
         """Return the modules that do not contain the changed projection, whose output is needed at every column."""
         return [module for module in modules if not any(part is self._projection for part in module.modules())]
 
+    def _full_pass_of_any_model(self) -> tuple[Any, Tensor, FrozenPrefix | None, Tensor]:
+        """Run the model without changes; see :meth:`_full_pass`. If it can't fill a cache, all passes will be full."""
+        try:
+            return self._full_pass()
+        except (EditError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # an unknown architecture can fail with any exception
+            if not self._partial:
+                raise
+            self._use_full_passes(f"fails ({type(error).__name__}: {error})")
+            return self._full_pass()
+
+    def _first_run(self, change: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Run a partial pass, and compare it with the full pass; see :meth:`_run`. If they differ, run a full pass."""
+        full_logits, self._logits_to_match = self._logits_to_match, None
+        assert full_logits is not None
+        try:
+            result = self._run(change)
+            if same_logits(result[0].detach(), full_logits, self.lookup_outputs.dtype):
+                return result
+            self._use_full_passes("differs from a full pass")
+        except (EditError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:  # as above
+            self._use_full_passes(f"fails ({type(error).__name__}: {error})")
+        return self._run(change)
+
+    def _use_full_passes(self, problem: str) -> None:
+        """Run the full model in every step."""
+        self._partial = False
+        LOG.info("a partial pass of %s %s; every step runs the full model", type(self._runner.model).__name__, problem)
+
     @torch.no_grad()
     def _full_pass(self) -> tuple[Any, Tensor, FrozenPrefix | None, Tensor]:
         """Run the model without changes.
@@ -166,13 +196,9 @@ class SuffixRows:
         logits = logits[0] if self._partial else logits[rows.prediction_row, columns]
         suffix = slice(rows.lookup_column, rows.end_column)
         constant = [with_hidden(output, hidden_of(output)[:, suffix]) for output in constant_outputs]
-        hidden = hidden_of(changed_outputs[0])[:, suffix]
+        hidden = with_row_axis(hidden_of(changed_outputs[0]), len(rows.ids))[:, suffix]
         prefix = FrozenPrefix(cache, rows.lookup_column) if cache is not None else None
-        return constant[0] if constant else None, hidden, prefix, _at_least_float32(logits)
-
-    def _matches_full_pass(self, logits: Tensor, full_logits: Tensor) -> bool:
-        """Return whether the logits of a partial pass are those of the full pass, up to rounding."""
-        return same_logits(logits, full_logits, self.lookup_outputs.dtype)
+        return constant[0] if constant else None, hidden, prefix, at_least_float32(logits)
 
     def _run(self, change: Tensor) -> tuple[Tensor, Tensor | None]:
         """Run the model with changed hidden states at the lookup tokens.
@@ -209,7 +235,7 @@ class SuffixRows:
             self._early_head.recording(),
         ):
             logits = self._runner.call(ids, mask, rows.lengths, self._prefix)[0]
-        return _at_least_float32(logits), self._early_logits(rows.prediction_column)
+        return at_least_float32(logits), self._early_logits(rows.prediction_column)
 
     def _run_full(self, changed: Tensor) -> tuple[Tensor, Tensor | None]:
         """Run the full model; see :meth:`_run`. ``changed`` is as in :meth:`_run_partial`."""
@@ -218,7 +244,7 @@ class SuffixRows:
         # The output is recorded after it is replaced: both may be done by hooks on the same block.
         with replacing_output(self._changed, changed, rows.lookup_column), self._early_head.recording():
             logits = self._runner.call(rows.ids, rows.mask, rows.lengths)
-        return _at_least_float32(logits[rows.prediction_row, columns]), self._early_logits(columns)
+        return at_least_float32(logits[rows.prediction_row, columns]), self._early_logits(columns)
 
     def _early_logits(self, prediction_columns: Tensor) -> Tensor | None:
         """Return the logits of the target tokens from the early head, if there is one.
@@ -249,52 +275,3 @@ def _split_blocks(
     if not affected_modules.isdisjoint(full_prompt_layers(runner.model)):
         return None
     return constant, affected
-
-
-class EarlyHead:
-    """Computes logits from the output of a block before the last, if ``v_loss_layer`` names one (MEMIT).
-
-    Args:
-        runner: runs the model.
-        hparams: name the block and the final norm.
-        layer: number of the block whose output is changed. If ``v_loss_layer`` is below it, the logits are computed
-            from this block instead, since the change does not affect the blocks below.
-    """
-
-    def __init__(self, runner: Runner, hparams: LocateEditHyperParams, layer: int) -> None:
-        self._block: nn.Module | None = None
-        self._hidden: Tensor | None = None
-        if hparams.v_loss_layer is None:
-            return
-        loss_layer = max(hparams.v_loss_layer, layer)
-        if runner.anatomy is not None and loss_layer >= len(runner.anatomy.blocks) - 1:
-            return
-        self._block = find_module(runner.model, hparams.layer_module_tmp.format(loss_layer))[1]
-        self._norm = find_module(runner.model, hparams.ln_f_module)[1]
-        self._head = runner.model.get_output_embeddings()
-
-    @contextlib.contextmanager
-    def recording(self) -> Iterator[None]:
-        """Record the block's output in the pass within the context."""
-
-        def record(output: Any) -> None:
-            self._hidden = hidden_of(output)
-
-        with recording_output(self._block, record):
-            yield
-
-    def logits(self, rows: Tensor, columns: Tensor) -> Tensor | None:
-        """Return the logits at some positions of the recorded output; None if the loss uses the model's own logits.
-
-        Args:
-            rows: the rows of the positions, shape ``(positions,)``.
-            columns: the columns of the positions, same shape.
-        """
-        if self._block is None or self._hidden is None:
-            return None
-        return _at_least_float32(self._head(self._norm(self._hidden[rows, columns])))
-
-
-def _at_least_float32(logits: Tensor) -> Tensor:
-    """Return logits in float32 or wider."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -12,7 +12,7 @@ from easyedit_lifelong.methods.weight_updates.config import (
     BlockUpdateHyperParams,
     WeightUpdateHyperParams,
 )
-from easyedit_lifelong.models.anatomy import anatomy_of, projection_shape
+from easyedit_lifelong.models.anatomy import anatomy_of, is_routed_expert, projection_shape
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modules import find_module
@@ -43,10 +43,7 @@ def check_projections(model: Any, hparams: BlockUpdateHyperParams) -> None:
             last_block = len(anatomy.blocks) - 1
             raise model_error(hparams, "layers", f"there is no block {number}; the last one is {last_block}")
         projection = find_named(model, hparams, "rewrite_module_tmp", number)
-        try:
-            projection_shape(projection)
-        except TypeError as error:
-            raise model_error(hparams, "rewrite_module_tmp", str(error)) from None
+        _check_projection(projection, hparams.rewrite_module_tmp.format(number), hparams, "rewrite_module_tmp")
 
 
 def check_block_projections(model: Any, hparams: WeightUpdateHyperParams, name: str) -> None:
@@ -65,12 +62,33 @@ def check_block_projections(model: Any, hparams: WeightUpdateHyperParams, name: 
     for module_name in getattr(hparams, name):
         try:
             path, module = find_module(model, module_name)
-            projection_shape(module)
-        except (ModelError, TypeError) as error:
+        except ModelError as error:
             raise model_error(hparams, name, str(error)) from None
+        _check_projection(module, path, hparams, name)
         if anatomy is not None and anatomy.block_of(path) is None:
             problem = f"{path} is in none of the model's blocks; name a projection of a block"
             raise model_error(hparams, name, problem)
+
+
+def _check_projection(module: Any, path: str, hparams: WeightUpdateHyperParams, name: str) -> None:
+    """Check that a module is a projection that gets all tokens.
+
+    Args:
+        module: the module.
+        path: its path.
+        hparams: the hyperparameters.
+        name: the hyperparameter that names it.
+
+    Raises:
+        ModelError: it is not.
+    """
+    try:
+        projection_shape(module)
+    except TypeError as error:
+        raise model_error(hparams, name, str(error)) from None
+    if is_routed_expert(path):
+        problem = f"{path} gets only the tokens that are routed to this expert; name a projection that gets all tokens"
+        raise model_error(hparams, name, problem)
 
 
 def check_encodable(

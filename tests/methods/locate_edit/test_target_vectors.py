@@ -10,6 +10,7 @@ import torch
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.coachhook.config import CoachHookHyperParams
+from easyedit_lifelong.methods.locate_edit import suffix_rows
 from easyedit_lifelong.methods.locate_edit.aligned_rows import align_rows, group_rows
 from easyedit_lifelong.methods.locate_edit.facts import Fact, encode_fact
 from easyedit_lifelong.methods.locate_edit.suffix_rows import SuffixRows
@@ -128,7 +129,7 @@ def test_each_request_of_a_batch_stops_at_its_own_loss() -> None:
 @pytest.fixture
 def full_passes(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Make target vectors run full passes, until this patch is undone."""
-    monkeypatch.setattr(SuffixRows, "_matches_full_pass", lambda *_: False)
+    monkeypatch.setattr(suffix_rows, "same_logits", lambda *_: False)
     return monkeypatch
 
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.adaptor import CHILD, GraceAdaptor
 from easyedit_lifelong.methods.grace.codebook.codebook import SAME_GATE
+from easyedit_lifelong.methods.grace.named_layers import name_another_layer
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
 from easyedit_lifelong.models.attachment import Attachment
@@ -170,7 +171,7 @@ class AnswerLayerAdaptor(SubjectAdaptor):
             shape = tuple(inputs.shape) if isinstance(inputs, Tensor) else type(inputs).__name__
             raise EditError(
                 f"query_token: subject_last needs a layer whose input is (batch, tokens, width), not {shape}. "
-                "Name another layer in inner_params."
+                + name_another_layer(self.model, self._key_layer.layer)
             )
         looked_up = _token_mask(inputs, window) & _prompt_mask(inputs, window)
         queries = self.queries(inputs)
