@@ -18,6 +18,7 @@ from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, encode_text, pad_rows
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_modes import bare_generation_config, evaluating
+from easyedit_lifelong.models.padding import generation_groups
 from easyedit_lifelong.models.pair_encoders import Encode
 from easyedit_lifelong.models.partial_pass import head_at_positions
 from easyedit_lifelong.models.prompt_positions import prompt_lengths
@@ -80,10 +81,16 @@ class Scorer:
         head = self._head(model)
         with evaluating(model):
             for batch in self._batches([row[0].length for row in rows]):
-                batch_rows = [rows[i] for i in batch]
-                keys = [key_of(pair) for row in batch_rows for pair in row]
-                answers.update(zip(keys, self._forced_batch(model, batch_rows, head), strict=True))
+                for part in self._parts_of_batch(model, [rows[i] for i in batch]):
+                    keys = [key_of(pair) for row in part for pair in row]
+                    answers.update(zip(keys, self._forced_batch(model, part, head), strict=True))
         return [answers[key_of(pair)] for pair in pairs]
+
+    def _parts_of_batch(
+        self, model: Any, rows: Sequence[Sequence[EncodedPair]]
+    ) -> Iterator[Sequence[Sequence[EncodedPair]]]:
+        """Yield the rows of a batch in parts that can be padded without an effect on the answers."""
+        yield rows  # padding on the right has no effect on a causal model
 
     def _forced_batch(
         self, model: Any, rows: Sequence[Sequence[EncodedPair]], head: nn.Module | None
@@ -148,7 +155,7 @@ class Scorer:
             limits = [min(limit, context + 1 - len(tokens)) for tokens, limit in zip(encoded, limits, strict=True)]
         ends, start_arguments = self._end_tokens(model), self._start_arguments(model)
         with evaluating(model), bare_generation_config(model):
-            for batch in self._generation_batches([len(tokens) for tokens in encoded], limits, context):
+            for batch in self._unpadded_batches(model, encoded, limits, context):
                 ids, mask = pad_rows([encoded[index] for index in batch], self._pad, self._side, input_device(model))
                 config = GenerationConfig(
                     max_new_tokens=max(limits[index] for index in batch),
@@ -196,6 +203,14 @@ class Scorer:
         eos = getattr(model.generation_config, "eos_token_id", None)
         eos = self.tokenizer.eos_token_id if eos is None else eos
         return {token for token in (eos if isinstance(eos, (list, tuple)) else [eos]) if token is not None}
+
+    def _unpadded_batches(
+        self, model: Any, encoded: Sequence[Sequence[int]], limits: Sequence[int], context: int | None
+    ) -> Iterator[list[int]]:
+        """Yield the batches of :meth:`_generation_batches`, divided where padding would change the answers."""
+        for batch in self._generation_batches([len(tokens) for tokens in encoded], limits, context):
+            for group in generation_groups(model, len(batch)):
+                yield [batch[index] for index in group]
 
     def _generation_batches(
         self, lengths: Sequence[int], limits: Sequence[int], context: int | None

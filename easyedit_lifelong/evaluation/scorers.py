@@ -13,6 +13,7 @@ from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer, forced_ans
 from easyedit_lifelong.models.encoding import IGNORED, EncodedPair, pad_rows
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.model_modes import evaluating
+from easyedit_lifelong.models.padding import unpadded_groups
 from easyedit_lifelong.models.pair_encoders import encoder_for, label_names
 
 
@@ -22,7 +23,17 @@ def scorer_for(model: Any, tokenizer: Any) -> Scorer:
     return scorers.get(kind_of(model), Scorer)(tokenizer, encode=encoder_for(model, tokenizer))
 
 
-class AnswerScorer(Scorer):
+class EncoderScorer(Scorer):
+    """Scores models whose encoder reads the prompt, with padding on the right."""
+
+    def _parts_of_batch(
+        self, model: Any, rows: Sequence[Sequence[EncodedPair]]
+    ) -> Iterator[Sequence[Sequence[EncodedPair]]]:
+        for group in unpadded_groups(model, [len(row[0].prompt) for row in rows]):
+            yield [rows[index] for index in group]
+
+
+class AnswerScorer(EncoderScorer):
     """Scores encoder-decoder models: the encoder reads the prompt, the decoder writes the answer.
 
     The end token of an answer is not scored: otherwise a model would get a share of the score for it with any answer.
@@ -61,7 +72,7 @@ class AnswerScorer(Scorer):
         return {"decoder_start_token_id": model.config.decoder_start_token_id if start is None else start}
 
 
-class LabelScorer(Scorer):
+class LabelScorer(EncoderScorer):
     """Scores classifiers: the answer to a text is a label, and no text is generated."""
 
     generates_text = False
@@ -90,8 +101,10 @@ class LabelScorer(Scorer):
         labels = [""] * len(rows)
         with evaluating(model):
             for batch in self._batches([len(row) for row in rows]):
-                ids, mask = pad_rows([rows[i] for i in batch], self._pad, "right", input_device(model))
-                predicted = model(input_ids=ids, attention_mask=mask).logits.argmax(dim=-1)
-                for i, label in zip(batch, predicted.tolist(), strict=True):
-                    labels[i] = names[label]
+                for group in unpadded_groups(model, [len(rows[i]) for i in batch]):
+                    part = [batch[i] for i in group]
+                    ids, mask = pad_rows([rows[i] for i in part], self._pad, "right", input_device(model))
+                    predicted = model(input_ids=ids, attention_mask=mask).logits.argmax(dim=-1)
+                    for i, label in zip(part, predicted.tolist(), strict=True):
+                        labels[i] = names[label]
         return labels

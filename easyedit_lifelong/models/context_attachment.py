@@ -175,5 +175,9 @@ def inner_model(model: Any) -> nn.Module:
         raise ModelError(
             f"{type(model).__name__} is not a causal language model with a head, so it reads no text before a prompt"
         )
+    if "past_key_values" not in inspect.signature(inner.forward).parameters:
+        raise ModelError(
+            f"{type(model).__name__} has no cache of keys and values, so no text can be put in front of a prompt"
+        )
     check_layers(model.config)
     return inner

@@ -16,10 +16,12 @@ from easyedit_lifelong import (
     CoachHookHyperParams,
     FTHyperParams,
     GraceHyperParams,
+    IKEHyperParams,
     NativeMemitHyperParams,
     UltraEditHyperParams,
     apply_finetune_to_model,
     apply_grace_to_model,
+    apply_retrieval_to_model,
     apply_ultraedit_to_model,
 )
 from easyedit_lifelong.data.request import EditRequest
@@ -226,6 +228,13 @@ def test_a_layer_with_rows_of_its_own_is_refused_with_a_layer_that_works() -> No
     hparams = GraceHyperParams(model_name="tiny", inner_params=["model.layers[1].mlp.pairs"])
     with pytest.raises(EditError, match=r"Name another layer in inner_params, such as model.layers\[1\]"):
         apply_grace_to_model(model, TOKENIZER, REQUESTS, hparams)
+
+
+@pytest.mark.parametrize("name", ["openai-gpt", "rwkv"])
+def test_a_model_without_a_cache_has_no_place_for_a_text_before_a_prompt(name: str) -> None:
+    model = FAMILIES[name].build()
+    with pytest.raises(ModelError, match="has no cache of keys and values"):
+        apply_retrieval_to_model(model, TOKENIZER, REQUESTS, IKEHyperParams(model_name="tiny", embedding_layer=1))
 
 
 def _rows_of_table() -> dict[str, list[str]]:

@@ -43,6 +43,7 @@ from easyedit_lifelong.methods.shared.records import EditRecord, describe_row
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.models.encoding import EncodedPair
 from easyedit_lifelong.models.model_modes import dropping_out, editing
+from easyedit_lifelong.models.padding import padding_changes_answers
 from easyedit_lifelong.models.wrappers import model_to_edit
 
 EditBatch = Callable[[], list[EditResult]]
@@ -162,6 +163,8 @@ class GraceEditor(LayerEdits):
             DataError: a request can't be used.
         """
         size = self._batch_size
+        if size > 1 and len(requests) > 1 and padding_changes_answers(self.model):
+            size = 1
         slices = [slice(start, start + size) for start in range(0, len(requests), size)]
         if self._subjects is not None:
             encoded = self._subjects.prepare(self.tokenizer, requests, self.hparams)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
 from easyedit_lifelong.models.encoding import pad_rows
+from easyedit_lifelong.models.padding import unpadded_groups
 from easyedit_lifelong.models.runner import Runner
 
 _MAX_PADDING = 256
@@ -47,8 +49,12 @@ class BatchRow:
         return self.prompt_end + len(self.row.target)
 
 
-def group_rows(facts: Sequence[Fact]) -> list[list[BatchRow]]:
-    """Return the rows of a batch in groups of similar suffix length, from the longest to the shortest."""
+def group_rows(facts: Sequence[Fact], model: Any) -> list[list[BatchRow]]:
+    """Return the rows of a batch in groups of similar suffix length, from the longest to the shortest.
+
+    If padding changes the model's answers, the lookup tokens of a group are at one position, so that no row needs
+    padding on the left.
+    """
     batch_rows = []
     for request, fact in enumerate(facts):
         rows_with_target = len(fact.contexts) + len(fact.mentions)
@@ -64,7 +70,11 @@ def group_rows(facts: Sequence[Fact]) -> list[list[BatchRow]]:
             groups.append([])
             padding = 0
         groups[-1].append(item)
-    return groups
+    return [
+        [group[index] for index in part]
+        for group in groups
+        for part in unpadded_groups(model, [item.row.lookup for item in group])
+    ]
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,9 @@ def optimise_targets(
     Raises:
         EditError: a loss became NaN or infinite; the message names the record.
     """
-    groups = [SuffixRows(runner, batch_rows, layer, hparams, projection) for batch_rows in group_rows(facts)]
+    groups = [
+        SuffixRows(runner, batch_rows, layer, hparams, projection) for batch_rows in group_rows(facts, runner.model)
+    ]
     start = _initial_values(groups, len(facts))
     start_norm = start.norm(dim=1)
     delta = torch.zeros_like(start, requires_grad=True)

@@ -12,6 +12,7 @@ from transformers import GenerationConfig
 from easyedit_lifelong.methods.weight_updates.history import Templates
 from easyedit_lifelong.models.encoding import encode_text, pad_rows
 from easyedit_lifelong.models.model_modes import evaluating
+from easyedit_lifelong.models.padding import generation_groups
 
 PLAIN: Templates = [["{}"]]
 """The prompt without a context."""
@@ -44,6 +45,15 @@ def _sample_group(model: Any, tokenizer: Any, length: int, count: int) -> list[s
     """Generate ``count`` templates from texts of ``length`` tokens, the first word included."""
     first_words = [_FIRST_WORDS[i % len(_FIRST_WORDS)] for i in range(count)]
     rows = [encode_text(tokenizer, text) for text in first_words]
+    texts = [""] * count
+    for group in generation_groups(model, count):
+        for index, text in zip(group, _sample(model, tokenizer, [rows[i] for i in group], length), strict=True):
+            texts[index] = text
+    return [" ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}" for text in texts]
+
+
+def _sample(model: Any, tokenizer: Any, rows: Sequence[Sequence[int]], length: int) -> list[str]:
+    """Continue rows of tokens up to ``length`` tokens, padding included; return the texts."""
     pad = tokenizer.pad_token_id or 0
     ids, mask = pad_rows(rows, pad, "left", model.get_input_embeddings().weight.device)
     config = GenerationConfig(
@@ -56,5 +66,5 @@ def _sample_group(model: Any, tokenizer: Any, length: int, count: int) -> list[s
         eos_token_id=tokenizer.eos_token_id,
     )
     generated = model.generate(input_ids=ids, attention_mask=mask, generation_config=config)
-    texts = tokenizer.batch_decode(generated, skip_special_tokens=True)
-    return [" ".join(text.replace("{", " ").replace("}", " ").split()) + ". {}" for text in texts]
+    texts: list[str] = tokenizer.batch_decode(generated, skip_special_tokens=True)
+    return texts

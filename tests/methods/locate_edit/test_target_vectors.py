@@ -152,7 +152,7 @@ def test_partial_passes_give_the_values_of_full_passes(
 def test_every_family_runs_partial_passes(family: str) -> None:
     runner = Runner(build_model(family), build_tokenizer())
     hparams = hparams_for(family)
-    for group in group_rows(encoded_facts()):
+    for group in group_rows(encoded_facts(), runner.model):
         assert SuffixRows(runner, group, 2, hparams)._partial
 
 
@@ -168,7 +168,7 @@ def test_partial_passes_run_the_later_blocks_on_the_suffix_only(layer: int) -> N
             lengths.append(args[0].shape[1])
 
         block.self_attn.q_proj.register_forward_pre_hook(count)
-    group = group_rows(encoded_facts())[0]
+    group = group_rows(encoded_facts(), model)[0]
     rows = SuffixRows(Runner(model, build_tokenizer()), group, layer, hparams_for("llama"))
     calls.update(dict.fromkeys(calls, 0))
     lengths.clear()
@@ -251,7 +251,7 @@ def test_optimising_leaves_no_gradients_and_attributes_and_works_inside_no_grad(
 def test_every_row_is_aligned_once_with_its_lookup_token_in_the_common_column() -> None:
     runner = Runner(build_model("llama"), build_tokenizer())
     facts = encoded_facts()
-    groups = group_rows(facts)
+    groups = group_rows(facts, runner.model)
     assert sum(map(len, groups)) == sum(len(fact.rows) for fact in facts)
     weight_sums = torch.zeros(len(facts), dtype=torch.float64)
     for group in groups:

@@ -67,7 +67,7 @@ def test_partial_passes_give_the_values_of_full_passes(
 def test_partial_passes_run_the_edited_block_and_those_above(family: str, layer: int) -> None:
     model, hparams = build_model(family), hparams_for(family)
     projection = find_module(model, hparams.rewrite_module_tmp.format(layer))[1]
-    group = group_rows(encoded_facts())[0]
+    group = group_rows(encoded_facts(), model)[0]
     rows = SuffixRows(Runner(model, build_tokenizer()), group, layer, hparams, projection)
     ran: list[int] = []
     for number in range(4):

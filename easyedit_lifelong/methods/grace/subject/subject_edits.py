@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, QueriesOf
 from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts, encode_request_texts
@@ -26,6 +27,7 @@ from easyedit_lifelong.methods.grace.training.layer_passes import LayerPasses
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.models.capture import inputs_at
 from easyedit_lifelong.models.encoding import EncodedPair
+from easyedit_lifelong.models.padding import padding_changes_answers
 from easyedit_lifelong.models.runner import Runner
 
 LOG = logging.getLogger(__name__)
@@ -73,7 +75,13 @@ class SubjectEdits:
 
         Raises:
             DataError: a request can't be used; the message names the record and the field.
+            ModelError: padding changes the model's answers, so that the texts of an edit can't be trained in one pass.
         """
+        if padding_changes_answers(self._model):
+            raise ModelError(
+                "query_token: subject_last trains an edit on several texts, padded on the left to one length, but "
+                f"padding changes the answers of {type(self._model).__name__}. Use prompt_last."
+            )
 
         def encode(request: EditRequest, text: str) -> EncodedPair:
             return self._passes.encode(tokenizer, request, hparams, text)
