@@ -13,6 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from easyedit_lifelong.models.quantisation import quantised_shape
 from easyedit_lifelong.models.wrappers import inner_projection, unwrap_model
 
 
@@ -113,8 +114,10 @@ def projection_shape(module: nn.Module) -> tuple[int, int]:
     """Return the numbers of inputs and outputs of a linear projection.
 
     Raises:
-        TypeError: the module has no 2-D weight.
+        TypeError: the module has no 2-D weight, and no quantised weight of known shape.
     """
+    if (shape := quantised_shape(module)) is not None:
+        return shape
     weight = getattr(module, "weight", None)
     if not isinstance(weight, Tensor) or weight.dim() != 2:
         raise TypeError(f"{type(module).__name__} is not a linear projection: it has no 2-D weight")

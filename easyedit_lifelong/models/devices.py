@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 
 import torch
@@ -60,7 +61,10 @@ def device_of(module: nn.Module) -> torch.device:
     If accelerate has offloaded the weights (to the CPU or disk), it is the device to which accelerate moves them for a
     forward pass.
     """
-    device: torch.device = next(module.parameters()).device
+    tensor = next(itertools.chain(module.parameters(), module.buffers()), None)
+    if tensor is None:  # torch's quantised modules, which run on the CPU
+        return torch.device("cpu")
+    device: torch.device = tensor.device
     if device.type != "meta":
         return device
     targets = (getattr(getattr(part, "_hf_hook", None), "execution_device", None) for part in module.modules())

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from easyedit_lifelong.errors import ModelError
+from easyedit_lifelong.models.quantisation import quantised_weight
 from easyedit_lifelong.models.wrappers import adapters_of, unwrap_model
 
 _SAMPLES = 256
@@ -27,7 +28,7 @@ def model_fingerprint(model: Any) -> str:
     for 135 million float32 parameters on one core.
 
     The fingerprint covers adapters (LoRA) and which of them are active, since edits are made on the model with its
-    adapters. It doesn't cover buffers, which are constants of the architecture or caches.
+    adapters. It doesn't cover other buffers than packed weights: they are constants of the architecture or caches.
 
     Args:
         model: any module, on any device. accelerate may have offloaded its parameters.
@@ -50,10 +51,16 @@ def model_fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-def _parameters(model: Any) -> Iterator[tuple[str, nn.Parameter]]:
-    """Yield every parameter once. Offloading turns tied parameters into separate ones; the copies are left out."""
+def _parameters(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield every parameter once, and the buffers of projections that pack their weight into buffers.
+
+    Offloading turns tied parameters into separate ones; the copies are left out.
+    """
     tied = getattr(model, "all_tied_weights_keys", None) or ()
-    return ((name, value) for name, value in model.named_parameters() if not (value.is_meta and name in tied))
+    yield from ((name, value) for name, value in model.named_parameters() if not (value.is_meta and name in tied))
+    for path, module in model.named_modules():
+        if quantised_weight(module) is not None and not isinstance(getattr(module, "weight", None), Tensor):
+            yield from ((f"{path}.{name}", buffer) for name, buffer in module.named_buffers(recurse=False))
 
 
 def _offloaded(model: nn.Module, name: str) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from easyedit_lifelong.models.overrides import overridden
+from easyedit_lifelong.models.quantisation import quantised_weight
 
 _MAX_ROWS = 8
 """Up to this many rows, the transposed product is faster."""
@@ -53,6 +54,7 @@ def few_token_linears(modules: Iterable[nn.Module]) -> contextlib.AbstractContex
         if type(layer) is nn.Linear
         and layer.weight.device.type == "cpu"
         and layer.weight.dtype == torch.float32
+        and quantised_weight(layer) is None
         and "forward" not in layer.__dict__
     }
     return overridden("forward", {layer: _fast_forward(layer) for layer in layers})

@@ -34,11 +34,19 @@ def editing(model: nn.Module) -> Iterator[None]:
     """Run a model in evaluation mode, in its own dtype and with gradients, whatever modes the caller has set.
 
     Raises:
-        EditError: the model was created in inference mode, so that it can't compute gradients.
+        EditError: the model was created in inference mode or has quantised layers of torch, so that it can't compute
+            gradients.
     """
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise EditError(
             "the model was loaded inside torch.inference_mode(), so it can't compute gradients; load it outside"
+        )
+    quantised = next((path for path, part in model.named_modules() if _is_inference_only(part)), None)
+    if quantised is not None:
+        raise EditError(
+            f"{quantised} is a quantised layer of torch, which has no gradients, so no edit can be trained on this "
+            "model. Edit the unquantised model, save the edits of GRACE or CoachHook, and load them onto this one with "
+            "load_edits(..., check_weights=False); or quantise with bitsandbytes, whose layers have gradients."
         )
     device = next(model.parameters()).device.type
     with (
@@ -48,6 +56,11 @@ def editing(model: nn.Module) -> Iterator[None]:
         torch.autocast("cpu" if device == "meta" else device, enabled=False),
     ):
         yield
+
+
+def _is_inference_only(module: nn.Module) -> bool:
+    """Return whether a module is one of torch's quantised layers, such as those of ``quantize_dynamic``."""
+    return type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized"))
 
 
 @contextlib.contextmanager

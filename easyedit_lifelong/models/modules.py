@@ -53,6 +53,19 @@ def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
     raise ModelError(f"{type(model).__name__} has no layer {name!r}: {cause}.{did_you_mean(path, modules)}")
 
 
+def still_runs(model: nn.Module, path: str, module: nn.Module) -> bool:
+    """Return whether a model runs a module at this path: it has not been replaced, but adapters may be around it."""
+    try:
+        current: object = unwrap_model(model).get_submodule(path)
+    except AttributeError:
+        return False
+    while current is not module:
+        current = getattr(current, "base_layer", None)
+        if not isinstance(current, nn.Module):
+            return False
+    return True
+
+
 def _missing_part(modules: Mapping[str, nn.Module], path: str) -> str:
     """Return a sentence that says which part of a path doesn't exist, and what its parent has instead.
 

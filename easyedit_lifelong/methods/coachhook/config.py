@@ -75,6 +75,11 @@ class CoachHookHyperParams(NullSpaceHyperParams):
     wohk: bool = False
 
     @property
+    def writes_weights(self) -> bool:
+        """Whether updates are added to the model's own weights, rather than kept in hook layers."""
+        return self.wohk
+
+    @property
     def weighs_scores(self) -> bool:
         """Whether hook layers weigh z-scores by the size of the change, ‖O - P‖."""
         return self.scope_score == "weighed" and not self.wohk

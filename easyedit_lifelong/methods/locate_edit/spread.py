@@ -10,10 +10,11 @@ from torch import Tensor, nn
 from easyedit_lifelong.covariance import SecondMoment
 from easyedit_lifelong.methods.locate_edit.editing_passes import EditingPasses
 from easyedit_lifelong.methods.locate_edit.update import Solver, solving_device
-from easyedit_lifelong.methods.weight_updates.edited_layers import EditedLayers, weight_of
+from easyedit_lifelong.methods.weight_updates.edited_layers import EditedLayers
 from easyedit_lifelong.methods.weight_updates.history import Batch
 from easyedit_lifelong.methods.weight_updates.layer_update import LayerUpdate
 from easyedit_lifelong.models.devices import device_of
+from easyedit_lifelong.models.quantisation import update_dtype
 
 
 def spread_residual(
@@ -75,7 +76,7 @@ def make_solvers(
     solvers: dict[str, Solver] = {}
     for path, module in modules.items():
         device = solving_device(len(moments[path].moment), device_of(module), len(modules))
-        dtype = torch.promote_types(weight_of(module).dtype, torch.float32)
+        dtype = update_dtype(module)
         solvers[path] = make_solver(moments[path], device, dtype)
         for batch in batches:
             update = batch.layers[path]

@@ -21,6 +21,7 @@ from easyedit_lifelong.methods.locate_edit.aligned_rows import group_rows
 from easyedit_lifelong.methods.locate_edit.config import LocateEditHyperParams
 from easyedit_lifelong.methods.locate_edit.facts import Fact
 from easyedit_lifelong.methods.locate_edit.suffix_rows import SuffixRows
+from easyedit_lifelong.models.gradients import gradients_of
 from easyedit_lifelong.models.runner import Runner
 
 LOG = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def optimise_targets(
         if step == hparams.v_num_grad_steps - 1 or not active.any():
             break
         # Each request's loss depends on one row of delta, so one backward pass computes all gradients.
-        (delta.grad,) = torch.autograd.grad(loss, delta, grad_outputs=active.to(loss.dtype))
+        (delta.grad,) = gradients_of(loss, [delta], active.to(loss.dtype))
         if done.any():
             groups = [group for group in groups if group.drop_requests(~active)]
         before = delta.detach().clone()

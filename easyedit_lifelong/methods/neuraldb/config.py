@@ -37,6 +37,11 @@ class NeuralDBHyperParams(LocateEditHyperParams):
     gamma: float | str = 0.65
     false_fire_rate: float = 0.01
 
+    @property
+    def writes_weights(self) -> bool:
+        """Whether updates are added to the model's own weights: no, residuals are added to outputs."""
+        return False
+
     def check(self) -> list[str]:
         """Return a message for every problem that concerns more than the type and range of one value."""
         problems = super().check()

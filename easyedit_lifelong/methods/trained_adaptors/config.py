@@ -33,6 +33,11 @@ class AdaptorHyperParams(WeightUpdateHyperParams):
         """The path of the projection, in a list."""
         return self.inner_params
 
+    @property
+    def writes_weights(self) -> bool:
+        """Whether updates are added to the model's own weights: no, the adaptor has its own parameters."""
+        return False
+
     def check(self) -> list[str]:
         """Return a message if not exactly one projection is named."""
         names = self.inner_params

@@ -23,10 +23,11 @@ from easyedit_lifelong.methods.training.train import Schedule, train
 from easyedit_lifelong.methods.weight_updates.batch_editor import BatchEditor
 from easyedit_lifelong.methods.weight_updates.check import check_block_projections
 from easyedit_lifelong.methods.weight_updates.dense_update import DenseBatch, DenseUpdate
-from easyedit_lifelong.methods.weight_updates.edited_layers import EditedLayers, LayerTensors, check_finite, weight_of
+from easyedit_lifelong.methods.weight_updates.edited_layers import EditedLayers, LayerTensors, check_finite
 from easyedit_lifelong.methods.weight_updates.layer_update import WeightUpdate
 from easyedit_lifelong.models.devices import device_of
 from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.quantisation import update_dtype
 from easyedit_lifelong.models.runner import Runner
 from easyedit_lifelong.models.wrappers import model_to_edit
 
@@ -162,9 +163,8 @@ class AdaptorEditor(BatchEditor[DenseBatch]):
     def _initial_theta(self) -> Tensor:
         """Return the initial parameters, which depend on nothing but the seed, in float32 or wider."""
         generator = torch.Generator().manual_seed(self.hparams.seed)
-        weight = weight_of(self.adaptor.layer)
-        dtype = torch.promote_types(weight.dtype, torch.float32)
-        return self.adaptor.initial(generator).to(device_of(self.adaptor.layer), dtype)
+        layer = self.adaptor.layer
+        return self.adaptor.initial(generator).to(device_of(layer), update_dtype(layer))
 
     def _check_loadable(self, batch: DenseBatch) -> None:
         """Check that the update of a saved batch is for the adaptor of this editor."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from easyedit_lifelong.methods.training.example_passes import ExamplePasses, Weights
 from easyedit_lifelong.methods.training.examples import Example
+from easyedit_lifelong.models.gradients import gradients_of
 
 LOG = logging.getLogger(__name__)
 
@@ -86,7 +87,7 @@ def train(
                 continue
             for penalty in penalties:
                 loss = loss + penalty(batch, weights)
-            gradients = torch.autograd.grad(loss, list(weights.values()))
+            gradients = gradients_of(loss, list(weights.values()))
             for weight, gradient in zip(weights.values(), gradients, strict=True):
                 weight.grad = gradient
             optimizer.step()

@@ -18,7 +18,7 @@ from easyedit_lifelong.methods.weight_updates.history import AnyBatch, Batch, Ba
 from easyedit_lifelong.methods.weight_updates.model_editor import ModelEditor
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.model_modes import editing
-from easyedit_lifelong.models.modules import find_module
+from easyedit_lifelong.models.modules import find_module, still_runs
 
 
 class BatchEditor(ModelEditor, Generic[AnyBatch]):
@@ -136,7 +136,7 @@ class BatchEditor(ModelEditor, Generic[AnyBatch]):
                 f"can't roll back to batch {batch}: the model has {count} batches. Choose a number from 0 to {count}."
             )
         if batch < count:
-            self._layers.check_writable()
+            self._check_layers()
             self._restore(batch, self._tensors_with(self._unedited, self.state.batches[:batch]))
 
     def load_batches(self, batches: Sequence[AnyBatch]) -> Callable[[], None]:
@@ -154,7 +154,7 @@ class BatchEditor(ModelEditor, Generic[AnyBatch]):
             )
         unedited = self._layers.tensors()
         try:
-            self._layers.check_writable()
+            self._check_layers()
             for batch in batches:
                 self._check_loadable(batch)
             tensors = self._tensors_with(unedited, batches)
@@ -197,7 +197,7 @@ class BatchEditor(ModelEditor, Generic[AnyBatch]):
         self, requests: Sequence[EditRequest], edit_batch: Callable[[Sequence[Any], slice], list[EditResult]]
     ) -> list[EditResult]:
         """Apply requests in batches; see :meth:`_edit_all`. All requests are checked before the first batch."""
-        self._layers.check_writable()
+        self._check_layers()
         items = [self.encode(request) for request in requests]
         size = self.hparams.batch_size
         batches = [slice(start, start + size) for start in range(0, len(items), size)]
@@ -208,6 +208,21 @@ class BatchEditor(ModelEditor, Generic[AnyBatch]):
             for batch in batches:
                 results += edit_batch(items[batch], batch)
         return results
+
+    def _check_layers(self) -> None:
+        """Check that the edited projections are still those of the model, and can be written.
+
+        Raises:
+            EditError: they are not, so that a change would have no effect.
+        """
+        for path, module in self._layers.modules.items():
+            if not still_runs(self.model, path, module):
+                raise EditError(
+                    f"the edited layer {path!r} has been replaced since it was edited (by quantisation, or by PEFT's "
+                    "merge_and_unload?), so its edits can be neither extended nor rolled back here. Roll edits back "
+                    "before you replace layers; now, load the model again, and load saved edits onto it."
+                )
+        self._layers.check_writable()
 
     def _check_loadable(self, batch: AnyBatch) -> None:
         """Check that the updates of a saved batch are for the layers of this editor."""
@@ -263,5 +278,5 @@ class BatchEditor(ModelEditor, Generic[AnyBatch]):
             return
         if in_place[-1] < len(self.state.batches) - 1:
             raise EditError(f"later {self.hparams.ALG_NAME} batches are still in place; roll those back first")
-        self._layers.check_writable()
+        self._check_layers()
         self._restore(in_place[0], before)

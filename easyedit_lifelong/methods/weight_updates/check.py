@@ -17,6 +17,13 @@ from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.modules import find_module
 from easyedit_lifelong.models.pair_encoders import encoder_for
+from easyedit_lifelong.models.quantisation import quantised_weight
+
+QUANTISED_REMEDY = (
+    "Updates can't be added to a quantised weight. Use a method that keeps edits beside the weights (GRACE, CoachHook "
+    "with hook layers, NeuralDB), or load the model without quantisation (dtype: bfloat16)."
+)
+"""What to do if a method that writes weights is used on a quantised model."""
 
 
 def check_causal(model: Any, hparams: WeightUpdateHyperParams) -> None:
@@ -80,12 +87,14 @@ def _check_projection(module: Any, path: str, hparams: WeightUpdateHyperParams, 
         name: the hyperparameter that names it.
 
     Raises:
-        ModelError: it is not.
+        ModelError: it is not, or its weight is quantised and the method writes weights.
     """
     try:
         projection_shape(module)
     except TypeError as error:
         raise model_error(hparams, name, str(error)) from None
+    if hparams.writes_weights and (weight := quantised_weight(module)) is not None:
+        raise model_error(hparams, name, f"{path} has {weight}. {QUANTISED_REMEDY}")
     if is_routed_expert(path):
         problem = f"{path} gets only the tokens that are routed to this expert; name a projection that gets all tokens"
         raise model_error(hparams, name, problem)

@@ -23,6 +23,11 @@ class WeightUpdateHyperParams(PluginHyperParams):
     eos: bool = False
 
     @property
+    def writes_weights(self) -> bool:
+        """Whether updates are added to the model's own weights."""
+        return True
+
+    @property
     def rewrite_modules(self) -> list[str]:
         """The paths of the edited projections, from the first layer to the last."""
         raise NotImplementedError

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.weight_updates.layer_update import WeightUpdate
 from easyedit_lifelong.models.anatomy import is_transposed
+from easyedit_lifelong.models.quantisation import quantised_weight
 
 LayerTensors = Mapping[str, Tensor | None]
 """The tensor of each layer that updates are added to, by path: W or, in hook layers, ΔW (None: no updates yet)."""
@@ -47,11 +48,17 @@ class EditedLayers:
         """Check that the weights can be written, if updates are added to them.
 
         Raises:
-            EditError: accelerate has offloaded a weight.
+            EditError: accelerate has offloaded a weight, or a weight is quantised.
         """
         if not self.in_weights:
             return
         for path, module in self.modules.items():
+            if (quantised := quantised_weight(module)) is not None:
+                raise EditError(
+                    f"{self._writer} writes into the weights, but {path} now has {quantised}: the model has been "
+                    "quantised since it was loaded or edited. Roll edits back before you quantise a model, and save "
+                    "them first: hook-based edits can be loaded onto the quantised model."
+                )
             if weight_of(module).is_meta:
                 raise EditError(
                     f"{self._writer} writes updates into the weights, but those of {path} aren't in memory (accelerate "

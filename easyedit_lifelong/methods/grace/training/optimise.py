@@ -16,6 +16,7 @@ from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.training.value_pass import ValuePass
 from easyedit_lifelong.methods.shared.divergence import KLDivergence
 from easyedit_lifelong.models.encoding import IGNORED
+from easyedit_lifelong.models.gradients import gradients_of
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def train_values(
                 remaining.append(n)
         if not remaining:
             break
-        (values.grad,) = torch.autograd.grad((losses + penalties).sum(), values)
+        (values.grad,) = gradients_of((losses + penalties).sum(), [values])
         if len(remaining) < len(active):
             kept = torch.tensor(remaining, device=values.device)
             rows = (kept.unsqueeze(1) * rows_per_edit + torch.arange(rows_per_edit, device=kept.device)).flatten()
