@@ -72,6 +72,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     Returns:
         ``" Did you mean 'x'?"`` for the closest known name, else an empty string.
     """
-    by_folded = {str(candidate).casefold(): str(candidate) for candidate in known}
+    by_folded = {str(candidate).casefold(): str(candidate) for candidate in known if candidate}
     matches = difflib.get_close_matches(name.casefold(), list(by_folded), n=1, cutoff=0.6)
     return f" Did you mean {by_folded[matches[0]]!r}?" if matches else ""

@@ -83,6 +83,8 @@ def find_corpus(corpus: str | Path | Sequence[str]) -> Corpus:
         digest = hashlib.sha256("\0".join(texts).encode("utf-8", "surrogatepass")).hexdigest()
         return Corpus("texts", {"kind": "texts", "digest": digest}, lambda: texts)
     name = str(corpus)
+    if not name.strip():
+        raise DataError(f"corpus (mom2_dataset): no name is given. {_ALTERNATIVES}.")
     if name in ("self", SELF_SAMPLED):
         return Corpus(SELF_SAMPLED, {"kind": SELF_SAMPLED})
     if name in HUB_NAMES:

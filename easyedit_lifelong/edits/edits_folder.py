@@ -65,6 +65,7 @@ def write_folder(folder: Path, contents: Mapping[str, Any], tensors: Mapping[str
     Raises:
         RunError: the folder can't be written.
     """
+    check_utf8(folder)
     with lock_edits(folder), translate_write_errors(folder, "the edits"):
         _finish_interrupted(folder)
         with atomic_file(folder / _NEW_TENSORS) as temporary:
@@ -141,8 +142,23 @@ def _read_tensors(folder: Path, index: Mapping[str, Any]) -> dict[str, Tensor]:
         tensors = load_file(path)
         check_finite(tensors)
     except (OSError, SafetensorError, ValueError) as error:
+        check_utf8(folder)
         raise RunError(f"{path}: can't be read: {error}. {_DAMAGED}") from error
     return tensors
+
+
+def check_utf8(folder: Path) -> None:
+    """Check that the path of a folder is valid UTF-8: safetensors can't open other files.
+
+    Raises:
+        RunError: it is not.
+    """
+    try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        raise RunError(
+            f"{folder}: this path is not valid UTF-8, so tensors in it can't be read. Give the folder another name."
+        ) from None
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:

@@ -39,7 +39,9 @@ def find_module(model: nn.Module, name: str) -> tuple[str, nn.Module]:
     """
     model, path = unwrap_model(model), module_path(name)
     modules = dict(model.named_modules())
-    if path and path in modules:
+    if not path:
+        raise ModelError(f"{name!r} names no layer. Give the path of a module of {type(model).__name__}.")
+    if path in modules:
         return path, modules[path]
     parent, _, weight_name = path.rpartition(".")
     weight = getattr(modules.get(parent), weight_name, None)

@@ -6,7 +6,7 @@ from typing import Any
 
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.runs.engine import Run
-from easyedit_lifelong.runs.run_folder import JOURNAL, METRICS_FILE, SUMMARY, RunFolder
+from easyedit_lifelong.runs.run_folder import GENERATIONS, JOURNAL, METRICS_FILE, SUMMARY, RunFolder
 from easyedit_lifelong.runs.run_scores import log_to_trackers
 
 
@@ -14,7 +14,7 @@ def resume(run: Run) -> float:
     """Restore the edits and scores that a run's folder holds, so that the run can process the remaining batches.
 
     Everything after the journal's last complete batch is dropped: incomplete lines, lines of an incomplete batch, and
-    edits that the journal does not list. If a scoring was due and is missing, it is made now.
+    edits that the journal does not list. If a scoring was due and is missing, or its texts are, it is made now.
 
     Args:
         run: the run, with the unedited model and the reopened folder.
@@ -72,6 +72,8 @@ def _drop_incomplete_batch(run: Run, folder: RunFolder) -> list[dict[str, Any]]:
 def _restore_curve(run: Run, folder: RunFolder, n_requests: int) -> list[dict[str, Any]]:
     """Drop later scorings from the folder; add the others to the state and the trackers, and return their lines."""
     curve = [entry for entry in folder.read(METRICS_FILE) if entry.get("n_seen", 0) <= n_requests]
+    if curve and "generation_match" in curve[-1] and not (folder.path / GENERATIONS).exists():
+        curve.pop()  # its texts have been deleted, so this scoring is made again
     folder.rewrite(METRICS_FILE, curve)
     run.state.curve += curve
     for entry in curve:

@@ -90,6 +90,13 @@ def test_a_last_line_without_a_newline_is_dropped_on_resume(
     assert_same_run(uninterrupted, interrupted)
 
 
+def test_deleted_texts_of_a_finished_run_are_generated_again(uninterrupted: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(uninterrupted, tmp_path / "finished"))
+    (folder / "generations.jsonl").unlink()
+    run_grace(folder, resume=True)
+    assert_same_run(uninterrupted, folder)
+
+
 def test_edits_and_scorings_that_the_files_lack_are_made_again(uninterrupted: Path, interrupted: Path) -> None:
     """The state has four edits, the journal two, and the scoring after the second is missing."""
     lines = (interrupted / "journal.jsonl").read_text().splitlines(keepends=True)

@@ -94,7 +94,14 @@ def _check_scores(highest: Tensor, facts: Sequence[Fact], hook: HookLayer) -> No
     """Raise an EditError that names the first prompt without a finite score; ``highest`` is the score of each."""
     no_scores = (~torch.isfinite(highest)).nonzero().flatten().tolist()
     if no_scores:
-        request, needed = facts[no_scores[0]].request, "three" if hook.leave_one_out else "two"
+        fact, needed = facts[no_scores[0]], 3 if hook.leave_one_out else 2
+        request = fact.request
+        if len(set(fact.plain.prompt)) >= needed:
+            raise EditError(
+                f"{request.where}: the update of its batch has the same effect on all tokens of {request.prompt!r}, or "
+                "an infinite one, so CoachHook can't tell them apart. Check v_lr, v_num_grad_steps and "
+                "mom2_update_weight."
+            )
         raise EditError(
             f"{request.where}, field 'prompt': {request.prompt!r} has no z-scores: CoachHook compares the tokens "
             f"of a prompt with each other, and needs at least {needed} that differ. Use a longer prompt."

@@ -104,12 +104,23 @@ def optimise_targets(
             groups = [group for group in groups if group.drop_requests(~active)]
         before = delta.detach().clone()
         optimizer.step()
+        _check_changes(delta, active, facts, hparams.v_lr)
         with torch.no_grad():
             _clamp_norms(delta, hparams.clamp_norm_factor * start_norm)
             delta[~active] = before[~active]  # Adam's momentum moves the rows of finished requests, too
         steps[active] += 1
         LOG.debug("target vectors, step %d: mean loss %.3f, %d active", step, losses.nanmean(), int(active.sum()))
     return TargetVectors((start + delta).detach(), steps.tolist(), losses.tolist(), learned.tolist())
+
+
+def _check_changes(delta: Tensor, active: Tensor, facts: Sequence[Fact], v_lr: float) -> None:
+    """Raise an EditError that names the first active request whose δ is too large to have a norm."""
+    bad = (active & ~torch.isfinite(delta.detach().norm(dim=1))).nonzero().flatten().tolist()
+    if bad:
+        raise EditError(
+            f"{facts[bad[0]].request.where}: a step of its target vector is too large for {delta.dtype} numbers. "
+            f"Lower v_lr, which is {v_lr:g}."
+        )
 
 
 def _clamp_norms(delta: Tensor, limits: Tensor) -> None:
