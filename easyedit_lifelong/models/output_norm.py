@@ -1,8 +1,13 @@
-"""Models that normalise the output of their MLP before it is added to the residual stream, such as Gemma 2 and 3."""
+"""Models that normalise or scale the output of their MLP before they add it to the residual stream.
+
+Gemma 2 and 3 and OLMo 2 normalise it; Granite multiplies it by a number.
+"""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +16,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.capture import ending_after, recording_inputs, recording_output
+from easyedit_lifelong.models.partial_pass import hidden_of
 from easyedit_lifelong.models.runner import Runner
 
 _DAMPING = 0.1
@@ -19,6 +25,9 @@ _DAMPING = 0.1
 
 _EPS_NAMES = ("eps", "variance_epsilon")
 """The attributes in which norms have the number that they add to the mean square."""
+
+_TOLERANCE = 0.01
+"""The share of a change that may be rounding."""
 
 _TOKENS = 8
 """Number of tokens of the pass in which a norm is recognised."""
@@ -65,6 +74,33 @@ class OutputNorm:
         return (outputs.double().square().mean(dim=1, keepdim=True) + self.eps).sqrt()
 
 
+def find_output_scale(runner: Runner, block: nn.Module, projection: nn.Module) -> float | None:
+    """Return by which number a block multiplies the output of its MLP before adding it; None if it isn't a number.
+
+    Two short passes are compared, one of them with a change of the projection's output.
+
+    Args:
+        runner: runs the model.
+        block: the block.
+        projection: the output projection of its MLP.
+    """
+    outputs: list[Tensor] = []
+    changes: list[Tensor] = []
+
+    def change(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(output.shape, generator=generator).to(output)
+        changes.append(noise * hidden_of(outputs[0]).float().square().mean().sqrt().to(output))
+        return output + changes[0]
+
+    _run_tokens(runner, block, [recording_output(block, outputs.append)])
+    _run_tokens(runner, block, [recording_output(block, outputs.append), projection.register_forward_hook(change)])
+    before, after = (hidden_of(output).double().flatten() for output in outputs)
+    made, seen = changes[0].double().flatten(), after - before
+    scale = float(made @ seen / made.square().sum())
+    return scale if float((seen - scale * made).norm()) <= _TOLERANCE * float(seen.norm()) else None
+
+
 def find_output_norm(runner: Runner, block: nn.Module, projection: nn.Module) -> OutputNorm | None:
     """Return the norm that a block applies to the output of its MLP; None if it has none.
 
@@ -82,13 +118,8 @@ def find_output_norm(runner: Runner, block: nn.Module, projection: nn.Module) ->
     candidates = {name: part for name, part in parts.items() if all(m is not projection for m in part.modules())}
     inputs: dict[str, Any] = {}
     outputs: list[Tensor] = []
-    ids = torch.arange(_TOKENS, device=runner.device).unsqueeze(0)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(torch.no_grad())
-        stack.enter_context(recording_inputs(candidates, inputs.__setitem__))
-        stack.enter_context(recording_output(projection, outputs.append))
-        stack.enter_context(ending_after(block))
-        runner.call(ids, torch.ones_like(ids), [_TOKENS])
+    recorders = [recording_inputs(candidates, inputs.__setitem__), recording_output(projection, outputs.append)]
+    _run_tokens(runner, block, recorders)
     after = [candidates[name] for name, value in inputs.items() if _equal(value, outputs[-1])]
     if not after:
         return None
@@ -106,6 +137,17 @@ def find_output_norm(runner: Runner, block: nn.Module, projection: nn.Module) ->
             "norm. Methods that edit the MLP's output projection can't reach the block's output through it."
         )
     return found
+
+
+@torch.no_grad()
+def _run_tokens(runner: Runner, block: nn.Module, hooks: Sequence[AbstractContextManager[Any]]) -> None:
+    """Run some tokens up to a block, in the contexts of hooks."""
+    ids = torch.arange(_TOKENS, device=runner.device).unsqueeze(0)
+    with contextlib.ExitStack() as stack:
+        for hook in hooks:
+            stack.enter_context(hook)
+        stack.enter_context(ending_after(block))
+        runner.call(ids, torch.ones_like(ids), [_TOKENS])
 
 
 def _equal(value: Any, output: Tensor) -> bool:

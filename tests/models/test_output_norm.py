@@ -9,11 +9,12 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.models.gemma3 import Gemma3TextConfig
+from transformers.models.granite import GraniteConfig
 from transformers.models.olmo2 import Olmo2Config
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.anatomy import mlp_of
-from easyedit_lifelong.models.output_norm import OutputNorm, find_output_norm
+from easyedit_lifelong.models.output_norm import OutputNorm, find_output_norm, find_output_scale
 from easyedit_lifelong.models.runner import Runner
 from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer
 
@@ -56,6 +57,27 @@ def test_the_norm_after_the_mlp_is_found(config: Any) -> None:
     m = torch.randn(5, 32, dtype=torch.float64)
     for scale in (1.0, 1e-3):  # at 1e-3, the number that the norm adds to the mean square counts
         torch.testing.assert_close(found(scale * m), norm(scale * m).detach(), rtol=1e-6, atol=1e-7)
+
+
+def _scale(model: Any) -> float | None:
+    runner = Runner(model, build_tokenizer())
+    assert runner.anatomy is not None
+    block = runner.anatomy.blocks[1]
+    mlp = mlp_of(block)
+    assert mlp is not None
+    return find_output_scale(runner, block, block.get_submodule(mlp.output))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_a_block_that_adds_its_mlps_output_has_a_scale(family: str) -> None:
+    scale = _scale(build_model(family))
+    assert scale is None if family == "gemma2" else scale == pytest.approx(1, abs=1e-3)
+
+
+def test_the_scale_of_a_block_is_measured() -> None:
+    model = AutoModelForCausalLM.from_config(GraniteConfig(**SHAPE, residual_multiplier=0.22)).eval()
+    assert _found(model, 1) is None
+    assert _scale(model) == pytest.approx(0.22, rel=1e-4)
 
 
 def test_a_layer_norm_after_the_mlp_is_refused() -> None:

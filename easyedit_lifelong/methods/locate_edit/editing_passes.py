@@ -15,7 +15,7 @@ from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.capture import ending_after, recording_inputs, recording_output
 from easyedit_lifelong.models.encoding import group_by_length, pad_rows
-from easyedit_lifelong.models.output_norm import find_output_norm
+from easyedit_lifelong.models.output_norm import find_output_norm, find_output_scale
 from easyedit_lifelong.models.packing import computing_only, token_wise_modules
 from easyedit_lifelong.models.partial_pass import fixed_output, hidden_of
 from easyedit_lifelong.models.row_axis import with_row_axis
@@ -70,8 +70,8 @@ class EditingPasses:
     def change_of_output(self, module: nn.Module, change: Tensor) -> Tensor:
         """Return the change of a projection's output that changes the output of its block.
 
-        The two are equal, unless the block normalises the output of its MLP
-        (:class:`~easyedit_lifelong.models.output_norm.OutputNorm`).
+        The two are equal, unless the block normalises the output of its MLP, or multiplies it by a number
+        (:mod:`~easyedit_lifelong.models.output_norm`).
 
         Args:
             module: an edited projection.
@@ -83,7 +83,7 @@ class EditingPasses:
         block = next(block for block in self._edited if any(part is module for part in block.modules()))
         norm = find_output_norm(self._runner, block, module)
         if norm is None:
-            return change
+            return change / (find_output_scale(self._runner, block, module) or 1.0)
         (outputs,) = self.outputs_for_prompts([module])
         return norm.change_before(outputs, change)
 
