@@ -39,6 +39,8 @@ class PluginHyperParams:
         batch_size: number of requests in a batch.
         max_length: limit, in tokens, on the inputs of EasyEdit's own scoring.
         seed: seed of all random numbers of the method.
+        joiner: what stands between a prompt and its target, such as ``" "`` or ``""``. ``auto``: the texts decide. A
+            request can set its own.
     """
 
     ALG_NAME: ClassVar[str] = ""
@@ -60,6 +62,7 @@ class PluginHyperParams:
     batch_size: int = 1
     max_length: int = 40
     seed: int = 0
+    joiner: str = "auto"
 
     source: str = field(default="", repr=False, compare=False, metadata={"internal": True})
     """The file that the values were read from, for error messages."""

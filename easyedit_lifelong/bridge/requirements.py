@@ -50,12 +50,13 @@ def check_names(model: Any, tok: Any, hparams: Any) -> None:
 
 
 def check_subjects(model: Any, tok: Any, hparams: Any, requests: Sequence[EditRequest]) -> None:
-    """Check that every request has a subject in its prompt, and no curly brackets.
+    """Check that every request has a subject in its prompt, and neither curly brackets nor a joiner.
 
     Raises:
         DataError: a request can't be used; the message names the record and the field.
     """
     name, hparams = easyedit_name(hparams.alg_name), base_of(hparams)
+    check_no_joiners(name, requests)
     for request in requests if hasattr(hparams, "fact_token") else ():
         for field, text in (("prompt", request.prompt), ("subject", request.subject or "")):
             if "{" in text or "}" in text:
@@ -74,6 +75,24 @@ def check_subjects(model: Any, tok: Any, hparams: Any, requests: Sequence[EditRe
             raise DataError(
                 f"{request.where}, field 'prompt': has the subject {request.subject!r} more than once, which "
                 f"EasyEdit's {name} can't edit. Reword it or leave the record out."
+            )
+
+
+def check_no_joiners(name: str, requests: Sequence[EditRequest]) -> None:
+    """Check that no request has a joiner, since EasyEdit's methods decide by themselves what stands before a target.
+
+    Args:
+        name: the method's name in EasyEdit.
+        requests: the requests.
+
+    Raises:
+        DataError: a request has one.
+    """
+    for request in requests:
+        if request.joiner is not None:
+            raise DataError(
+                f"{request.where}, field 'joiner': EasyEdit's {name} puts a space between prompt and target. Leave the "
+                "field out, or edit with a method of this package."
             )
 
 

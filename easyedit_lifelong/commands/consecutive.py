@@ -11,6 +11,7 @@ from easyedit_lifelong.commands.run_options import (
     DATA,
     FORMAT_HELP,
     RECORDS,
+    add_joiner_argument,
     add_loop_arguments,
     loop_settings,
     spellings,
@@ -39,6 +40,7 @@ FIELDS = {
     "num_layers": "num_layers",
     "wohk": "wohk",
     "device": "device",
+    "joiner": "joiner",
 }
 """Options that set a hyperparameter, and the name of the hyperparameter."""
 
@@ -85,6 +87,7 @@ def add_script_arguments(parser: argparse.ArgumentParser) -> None:
     add("mom2_update_weight", type=positive_float, metavar="W", help="weight of the second moments")
     add("alpha_z", type=float, metavar="A", help="initial alpha: the score above which a hook acts")
     add("num_layers", type=positive_int, metavar="L", help="edit only the last L of the layers")
+    add_joiner_argument(parser)
     add("wohk", type=int, choices=(0, 1), nargs="?", const=1, help="1: without hook layers")
 
 

@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.commands.option_types import positive_int
-from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_model_arguments, add_skip_argument
+from easyedit_lifelong.commands.run_options import (
+    DATA,
+    FORMAT_HELP,
+    add_joiner_argument,
+    add_model_arguments,
+    add_skip_argument,
+)
 from easyedit_lifelong.commands.run_session import load_model_for
 from easyedit_lifelong.commands.saved_edits import SelectedEdits, edits_text
+from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
 from easyedit_lifelong.data.readers import read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits import load_edits, save_edits
@@ -52,6 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--limit", "--sample", type=positive_int, metavar="N", help="use only the first N records of --data")
     add("--edits", metavar="DIR", help="saved edits to add to (or hub:OWNER/NAME[@REVISION])")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; can be that of --edits")
+    add_joiner_argument(parser)
     add_skip_argument(parser)
     add_model_arguments(parser)
 
@@ -65,8 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     console, out = Console(), arguments.out.expanduser()
     hparams = replace_hparams(
         load_hparams(arguments.hparams),
-        {"model_name": arguments.model, "device": arguments.device},
-        {"model_name": "--model", "device": "--device"},
+        {"model_name": arguments.model, "device": arguments.device, "joiner": arguments.joiner},
+        {"model_name": "--model", "device": "--device", "joiner": "--joiner"},
     )
     method = find_method(hparams)
     if method.edits is None:
@@ -82,7 +90,8 @@ def _edit_and_save(console: Console, arguments: argparse.Namespace, hparams: Any
     saved = None if arguments.edits is None else SelectedEdits.of(arguments.edits)
     _check_out(out, saved)
     earlier = [] if saved is None else saved.edits
-    requests = replace_used_ids(_requests(arguments), [edit.get("case_id") for edit in earlier])
+    facts = with_joiner(_requests(arguments), joiner_of(hparams))
+    requests = replace_used_ids(facts, [edit.get("case_id") for edit in earlier])
     added_to = f", added to {edits_text(len(earlier))} from {arguments.edits}" if saved is not None else ""
     print_line(console, f"{hparams.alg_name} on {hparams.model_name}: {edits_text(len(requests))}{added_to}")
     model, tokenizer = load_model_for(hparams)
@@ -220,7 +229,9 @@ def _check(
         ModelError: the model can't be edited.
     """
     check_method(method, model, tokenizer, hparams)
-    check_fit(requests, scorer_for(model, tokenizer), model)
+    scorer = scorer_for(model, tokenizer, joiner_of(hparams))
+    scorer.use_joiners(joiners_by_prompt(requests))
+    check_fit(requests, scorer, model)
     if method.check_requests is None:
         return
     for request in requests:

@@ -9,6 +9,7 @@ from easyedit_lifelong.commands.option_types import positive_int
 from easyedit_lifelong.commands.run_options import (
     DATA,
     RECORDS,
+    add_joiner_argument,
     add_loop_arguments,
     add_model_arguments,
     loop_settings,
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(*RECORDS, type=positive_int, metavar="N", help="use only the first N records")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the results; must not hold another run")
     add("--only-errors", action="store_true", help="edit only facts that the model answers wrong")
+    add_joiner_argument(parser)
     add_model_arguments(parser)
     add_loop_arguments(parser, LIFELONG, "edits")
 
@@ -41,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     experiment = Experiment(
         LIFELONG,
         arguments.hparams,
-        overrides={"model_name": arguments.model, "device": arguments.device},
+        overrides={"model_name": arguments.model, "device": arguments.device, "joiner": arguments.joiner},
         only_errors=arguments.only_errors,
         **loop_settings(arguments),
     )

@@ -33,6 +33,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="device (default: the hyperparameter file's)")
 
 
+def add_joiner_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says what stands between a prompt and its answer."""
+    parser.add_argument(
+        "--joiner",
+        metavar="TEXT",
+        help="text between prompt and answer, such as '' or ' ' (default: the hyperparameter file's, or by the texts)",
+    )
+
+
 def add_skip_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option that leaves unusable records out."""
     what = "leave out records that can't be read or edited, and list them; without it, they stop the command"

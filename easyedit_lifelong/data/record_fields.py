@@ -23,7 +23,7 @@ _SETS = {"locality": "neighborhood", "portability": "one_hop"}
 
 _KINDS = (*_SETS, "relation_specificity")
 _FLAT = tuple(f"{kind}_{part}" for kind in _KINDS for part in ("prompt", "ground_truth"))
-_FIELDS = ("case_id", "prompt", "target_new", "subject", "ground_truth", "rephrase_prompt", *_SETS, *_FLAT)
+_FIELDS = ("case_id", "prompt", "target_new", "subject", "ground_truth", "rephrase_prompt", *_SETS, *_FLAT, "joiner")
 
 REQUEST_FIELDS: FieldNames = MappingProxyType({name: (name,) for name in _FIELDS})
 """EasyEdit's request fields, each under its own name."""
@@ -128,6 +128,15 @@ class RecordFields:
         name, value = self.find("ground_truth")
         value = next(iter(value), None) if isinstance(value, list) else value
         return None if is_absent(value) or value == NO_ANSWER else self.check_text(name, value).strip()
+
+    def joiner(self) -> str | None:
+        """Return what stands between prompt and answer; an empty text is a value. None if the texts decide."""
+        value = next((self.record[name] for name in self.names.get("joiner", ()) if name in self.record), None)
+        if value == "auto" or (is_absent(value) and not isinstance(value, str)):
+            return None
+        if not isinstance(value, str):
+            raise self.error("joiner", f"must be text, not {kind_of_value(value)}")
+        return self._check_encodable("joiner", value)
 
     def flat_probe(self, kind: str) -> tuple[Probe, ...]:
         """Return the probe of the fields ``<kind>_prompt`` and ``<kind>_ground_truth``; none if one is absent."""

@@ -32,6 +32,7 @@ class EditRequest:
         locality: sets of probes whose answers must not change, by name of the set (locality).
         portability: sets of probes whose answers follow from the edit, by name of the set (portability).
         relation_specificity: probes about other facts of the same subject, whose answers must not change either.
+        joiner: what stands between the prompt, or a paraphrase, and its answer; None: the texts decide.
         source: file and record that the request was read from, for messages.
     """
 
@@ -44,6 +45,7 @@ class EditRequest:
     locality: Mapping[str, tuple[Probe, ...]] = field(default_factory=lambda: MappingProxyType({}))
     portability: Mapping[str, tuple[Probe, ...]] = field(default_factory=lambda: MappingProxyType({}))
     relation_specificity: tuple[Probe, ...] = ()
+    joiner: str | None = None
     source: str = field(default="", compare=False, repr=False)
 
     @property
@@ -66,7 +68,9 @@ class EditRequest:
           ``{name: [{"prompt": …, "ground_truth": …}, …]}``, or such a list without a name;
         - ``locality_prompt`` and ``locality_ground_truth``, as in EasyEdit's datasets, and the same for portability;
         - relation specificity: KnowEdit's locality set ``Relation_Specificity``, or ``relation_specificity_prompt`` and
-          ``relation_specificity_ground_truth``.
+          ``relation_specificity_ground_truth``;
+        - ``joiner``: what stands between the prompt and its answer, such as ``" "`` or ``""``; by default (``auto``),
+          the texts decide.
 
         An optional field that is null, NaN or empty is absent. Of a probe, a prompt without an answer, or an answer
         without a prompt, is left out.
@@ -113,6 +117,7 @@ class EditRequest:
             locality=MappingProxyType(locality),
             portability=MappingProxyType(fields.probe_sets("portability")),
             relation_specificity=specificity or flat,
+            joiner=fields.joiner(),
             source=fields.where,
         )
 

@@ -94,6 +94,12 @@ def _without_punctuation(text: str) -> str:
     return "".join(c for c in text.lower() if c not in string.punctuation and unicodedata.category(c) != "Po")
 
 
+def without_joiner(text: str, joiner: str | None) -> str:
+    """Return a generated text without the visible text that stands between its prompt and the answer, if it has any."""
+    visible = joiner.strip() if joiner is not None else ""
+    return text.lstrip().removeprefix(visible) if visible else text
+
+
 def starts_with_answer(text: str, answer: str) -> bool:
     """Return whether a generated text begins with the answer, leading white space ignored."""
     return text.lstrip().startswith(answer.strip())

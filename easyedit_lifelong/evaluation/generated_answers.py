@@ -16,6 +16,7 @@ from easyedit_lifelong.evaluation.answer_matching import (
     starts_with_answer,
     starts_with_whole_answer,
     token_f1,
+    without_joiner,
 )
 from easyedit_lifelong.evaluation.averages import RequestScores
 from easyedit_lifelong.evaluation.questions import Question, Questions, generation_questions
@@ -52,14 +53,20 @@ class GeneratedAnswers:
         """Generate a model's answers, each up to its natural stop or its limit of tokens.
 
         Returns:
-            The generated texts, which can be longer than the answer: :func:`natural_answer` cuts them.
+            The generated texts, without the joiner. They can be longer than the answer: :func:`natural_answer` cuts
+            them.
         """
         limits = [max(ANSWER_TOKENS, self._scorer.answer_tokens(*question) + 4) for question in questions]
 
         def is_complete(index: int, text: str) -> bool:
-            return natural_end(text, questions[index][1]) is not None
+            prompt, answer = questions[index]
+            return natural_end(without_joiner(text, self._scorer.joiner_of(prompt)), answer) is not None
 
-        return self._scorer.generate(model, [prompt for prompt, _ in questions], limits, is_complete)
+        prompts = [prompt for prompt, _ in questions]
+        texts = self._scorer.generate(model, prompts, limits, is_complete)
+        return [
+            without_joiner(text, self._scorer.joiner_of(prompt)) for prompt, text in zip(prompts, texts, strict=True)
+        ]
 
     def answered_before(self, request: EditRequest) -> bool:
         """Return whether the unedited model answered the prompts of a request."""

@@ -36,6 +36,8 @@ class Scorer:
         encode: encodes a prompt and its answer as token ids; by default as a causal language model reads them.
         marks_prompts: whether teacher-forced passes tell an edited model where each prompt ends. If not, they are plain
             passes over prompt and answer, such as evaluation harnesses make.
+        joiner: what stands between prompts and answers; None: the texts decide. :meth:`use_joiners` sets the joiners of
+            single prompts.
 
     Attributes:
         generates_text: whether the model generates text.
@@ -50,16 +52,27 @@ class Scorer:
         encode: Encode | None = None,
         *,
         marks_prompts: bool = True,
+        joiner: str | None = None,
     ) -> None:
         self.tokenizer, self.tokens_per_batch, self._marks_prompts = tokenizer, tokens_per_batch, marks_prompts
         self._encode = encode or functools.partial(encode_pair, tokenizer)
         self._encoded: dict[tuple[str, str], EncodedPair] = {}
+        self._joiner, self._joiners = joiner, dict[str, str]()
+
+    def use_joiners(self, joiners: Mapping[str, str]) -> None:
+        """Set what stands between single prompts and their answers, by prompt."""
+        self._joiners.update(joiners)
+        self._encoded.clear()
+
+    def joiner_of(self, prompt: str) -> str | None:
+        """Return what stands between a prompt and its answer; None if the texts decide."""
+        return self._joiners.get(prompt, self._joiner)
 
     def encode(self, prompt: str, answer: str) -> EncodedPair:
         """Return the token ids of a question; they are cached."""
         key = (prompt, answer)
         if key not in self._encoded:
-            self._encoded[key] = self._encode(prompt, answer)
+            self._encoded[key] = self._encode(prompt, answer, self.joiner_of(prompt))
         return self._encoded[key]
 
     @torch.no_grad()

@@ -17,10 +17,16 @@ from easyedit_lifelong.models.padding import unpadded_groups
 from easyedit_lifelong.models.pair_encoders import encoder_for, label_names
 
 
-def scorer_for(model: Any, tokenizer: Any) -> Scorer:
-    """Return the scorer for a model's kind: causal, encoder-decoder or classifier."""
+def scorer_for(model: Any, tokenizer: Any, joiner: str | None = None) -> Scorer:
+    """Return the scorer for a model's kind: causal, encoder-decoder or classifier.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        joiner: what stands between prompts and answers; None: the texts decide.
+    """
     scorers: dict[ModelKind, type[Scorer]] = {ModelKind.SEQ2SEQ: AnswerScorer, ModelKind.CLASSIFIER: LabelScorer}
-    return scorers.get(kind_of(model), Scorer)(tokenizer, encode=encoder_for(model, tokenizer))
+    return scorers.get(kind_of(model), Scorer)(tokenizer, encode=encoder_for(model, tokenizer), joiner=joiner)
 
 
 class EncoderScorer(Scorer):

@@ -60,10 +60,10 @@ def repeated_beginnings(tokenizer: Any, ids: Sequence[int]) -> int:
     return count
 
 
-def encode_pair(tokenizer: Any, prompt: str, target: str, *, eos: bool = False) -> EncodedPair:
+def encode_pair(
+    tokenizer: Any, prompt: str, target: str, joiner: str | None = None, *, eos: bool = False
+) -> EncodedPair:
     """Encode a prompt and the answer that follows it.
-
-    A space separates the two, unless the texts say otherwise; see :func:`separator`.
 
     Prompt and answer are encoded as one text, as EasyEdit does, and split after the prompt's tokens. If the tokenizer
     merges characters across that border, the answer is encoded separately, because a model that generates receives the
@@ -73,12 +73,13 @@ def encode_pair(tokenizer: Any, prompt: str, target: str, *, eos: bool = False) 
         tokenizer: the tokenizer.
         prompt: the prompt.
         target: the answer.
+        joiner: what stands between the two; None: the texts decide (:func:`.separator`).
         eos: end the answer with the tokenizer's end-of-text token.
 
     Raises:
         DataError: the prompt or the answer has no tokens, or the tokenizer has no end-of-text token.
     """
-    gap = separator(prompt, target)
+    gap = separator(prompt, target, joiner)
     prompt_ids = encode_text(tokenizer, prompt)
     joint_ids = encode_text(tokenizer, prompt + gap + target)
     if joint_ids[: len(prompt_ids)] == prompt_ids:

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
+from typing import Any, Protocol
 
 from easyedit_lifelong.errors import DataError, did_you_mean
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, encode_text
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 
-Encode = Callable[[str, str], EncodedPair]
-"""Encodes a prompt and its answer.
 
-Raises:
-    DataError: the prompt or the answer has no tokens, or the answer isn't a label of the classifier.
-"""
+class Encode(Protocol):
+    """Encodes a prompt and its answer."""
+
+    def __call__(self, prompt: str, answer: str, joiner: str | None = None) -> EncodedPair:
+        """Return the token ids.
+
+        Args:
+            prompt: the prompt.
+            answer: the answer.
+            joiner: what stands between the two, if the model reads them in one row; None: the texts decide.
+
+        Raises:
+            DataError: the prompt or the answer has no tokens, or the answer isn't a label of the classifier.
+        """
 
 
 def encoder_for(model: Any, tokenizer: Any, *, eos: bool = False) -> Encode:
     """Return the function that encodes prompts and answers for a model.
 
-    - Causal language model: the model reads the prompt, a space and the answer in one row.
+    - Causal language model: the model reads the prompt, the joiner and the answer in one row.
     - Encoder-decoder: the encoder reads the prompt; the decoder gives the answer, which includes the end token.
     - Classifier: the model reads the prompt, truncated to its context length, as usual for classifiers. The answer is
       the name or the index of a label; it is encoded as the index.
@@ -33,12 +42,12 @@ def encoder_for(model: Any, tokenizer: Any, *, eos: bool = False) -> Encode:
     """
     kind = kind_of(model)
     if kind is ModelKind.SEQ2SEQ:
-        return lambda prompt, answer: _encode_separately(tokenizer, prompt, answer)
+        return lambda prompt, answer, joiner=None: _encode_separately(tokenizer, prompt, answer)
     if kind is ModelKind.CLASSIFIER:
         labels = label_names(model)
         limit = _max_tokens(model, tokenizer)
-        return lambda prompt, answer: _encode_with_label(tokenizer, labels, limit, prompt, answer)
-    return lambda prompt, answer: encode_pair(tokenizer, prompt, answer, eos=eos)
+        return lambda prompt, answer, joiner=None: _encode_with_label(tokenizer, labels, limit, prompt, answer)
+    return functools.partial(encode_pair, tokenizer, eos=eos)
 
 
 def label_names(model: Any) -> list[str]:

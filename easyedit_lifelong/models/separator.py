@@ -1,4 +1,4 @@
-"""Decide whether a space separates a prompt from its answer."""
+"""Decide what separates a prompt from its answer."""
 
 from __future__ import annotations
 
@@ -26,17 +26,21 @@ _WITHOUT_SPACES = (
 """The first words of the Unicode names of characters of scripts that do not separate words by spaces."""
 
 
-def separator(prompt: str, answer: str) -> str:
-    """Return what separates an answer from its prompt when both are read as one text: a space or nothing.
+def separator(prompt: str, answer: str, joiner: str | None = None) -> str:
+    """Return what separates an answer from its prompt when both are read as one text.
 
-    There is no space if the prompt ends, or the answer begins, with whitespace; after an opening quote or bracket, or
-    after a hyphen; before closing punctuation or an ending such as ``'s``; between digits (``The year was 20`` →
-    ``24``); and beside a character of a script that does not separate words by spaces, such as Chinese or Thai.
+    Without a joiner, this is a space or nothing. There is no space if the prompt ends, or the answer begins, with
+    whitespace; after an opening quote or bracket, or after a hyphen; before closing punctuation or an ending such as
+    ``'s``; between digits (``The year was 20`` → ``24``); and beside a character of a script that does not separate
+    words by spaces, such as Chinese or Thai.
 
     Args:
         prompt: the text before the answer.
         answer: the answer.
+        joiner: the text that the caller wants between them; None to decide by the texts.
     """
+    if joiner is not None:
+        return joiner
     if not prompt or not answer:
         return ""
     before, after = prompt[-1], answer[0]

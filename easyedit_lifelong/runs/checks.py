@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.samples import retention_probes
 from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
@@ -71,8 +72,9 @@ def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: S
     check_choices(inputs.capability, scorer, model)
     if plan.experiment.lm_eval is not None:
         check_model(model)
+    requests = requests_to_edit(plan, inputs.requests, scorer)
     usable, skipped = usable_requests(
-        plan.method, model, tokenizer, plan.hparams, inputs.requests, scorer, skip=plan.experiment.skip_unusable
+        plan.method, model, tokenizer, plan.hparams, requests, scorer, skip=plan.experiment.skip_unusable
     )
     skipped = [{"case_id": None, "reason": reason} for reason in inputs.unusable] + skipped
     check_method(plan.method, model, tokenizer, plan.hparams)
@@ -82,6 +84,19 @@ def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: S
             "the model carries edits already; a run begins on the unedited model. Roll them back or load it anew."
         )
     return CheckedData(inputs, usable, skipped, retention, task)
+
+
+def requests_to_edit(plan: Plan, requests: Sequence[EditRequest], scorer: Scorer) -> list[EditRequest]:
+    """Return the requests of a run as its method edits them and as the scorer scores them: with their joiners.
+
+    Args:
+        plan: the plan of the run.
+        requests: the requests as they were read.
+        scorer: the scorer of the run; it is given the joiners.
+    """
+    edited = with_joiner(requests, joiner_of(plan.hparams))
+    scorer.use_joiners(joiners_by_prompt(edited))
+    return edited
 
 
 def check_method(method: EditMethod, model: Any, tokenizer: Any, hparams: Any) -> None:

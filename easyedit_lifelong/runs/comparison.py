@@ -11,12 +11,12 @@ from typing import Any
 import yaml
 
 from easyedit_lifelong.atomic import write_text_atomically
+from easyedit_lifelong.data.joiners import joiner_of
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, HyperParameterError, LifelongError, RunError
-from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.hparams_files import hparams_defaults, hparams_values, read_mapping
-from easyedit_lifelong.runs.checks import check_data, usable_requests
+from easyedit_lifelong.runs.checks import check_data, requests_to_edit, usable_requests
 from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodComparison, experiments_by_label
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
@@ -113,10 +113,10 @@ def check_on_model(plan: ComparisonPlan, model: Any, tokenizer: Any) -> Comparis
         LifelongError: a method can't edit this model or one of the records, or a folder holds a run with other
             settings, data or weights. The message begins with the method's label.
     """
-    scorer = scorer_for(model, tokenizer)
     if plan.runs[0].plan.experiment.skip_unusable:
-        plan = _without_unusable(plan, model, tokenizer, scorer)
+        plan = _without_unusable(plan, model, tokenizer)
     for run in plan.runs:
+        scorer = scorer_for(model, tokenizer, joiner_of(run.plan.hparams))
         try:
             checked = check_data(run.plan, plan.inputs, model, tokenizer, scorer)
             if run.begun:  # reopening compares the settings
@@ -167,16 +167,20 @@ def _check_same_seed(runs: list[ComparedRun]) -> None:
         )
 
 
-def _without_unusable(plan: ComparisonPlan, model: Any, tokenizer: Any, scorer: Scorer) -> ComparisonPlan:
+def _without_unusable(plan: ComparisonPlan, model: Any, tokenizer: Any) -> ComparisonPlan:
     """Return the plan with the records that every method can edit, so that all methods edit the same ones."""
     usable: list[EditRequest] = plan.inputs.requests
     skipped: list[dict[str, Any]] = []
     for run in plan.runs:
         method, hparams = run.plan.method, run.plan.hparams
+        scorer = scorer_for(model, tokenizer, joiner_of(hparams))
+        edited = requests_to_edit(run.plan, usable, scorer)
         try:
-            usable, of_method = usable_requests(method, model, tokenizer, hparams, usable, scorer, skip=True)
+            of_run, of_method = usable_requests(method, model, tokenizer, hparams, edited, scorer, skip=True)
         except DataError as error:
             raise DataError(f"{run.label}: {error}") from error
+        case_ids = {request.case_id for request in of_run}
+        usable = [request for request in usable if request.case_id in case_ids]
         skipped += [{**record, "reason": f"{run.label}: {record['reason']}"} for record in of_method]
     return dataclasses.replace(plan, inputs=dataclasses.replace(plan.inputs, requests=usable), skipped=skipped)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.data.joiners import joiner_of
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
@@ -78,7 +79,7 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
         RunError: the model carries edits; or the folder holds another run, holds a run that cannot be resumed, or
             cannot be written to.
     """
-    scorer = scorer_for(model, tokenizer)
+    scorer = scorer_for(model, tokenizer, joiner_of(plan.hparams))
     checked = check_data(plan, inputs, model, tokenizer, scorer)
     config = run_config(plan, model, checked)
     settings = summary_settings(plan, model, checked, config)

@@ -162,15 +162,20 @@ def requests_digest(
 
 
 _COMPARED_FIELDS = [item.name for item in dataclasses.fields(EditRequest) if item.compare]
+_LATER_FIELDS: Mapping[str, Any] = {RELATION_SPECIFICITY: (), "joiner": None}
+"""The fields of requests that the first releases did not have, and their defaults."""
+_NEVER = object()
+"""A value that no field has."""
 
 
 def _compared_values(request: EditRequest) -> list[Any]:
     """Return the values of a request that its digest covers.
 
-    Relation specificity is left out if it is empty: the digests of runs that are older than that field must not change.
+    Fields that earlier releases did not have are left out where they have their default: the digests of older runs must
+    not change.
     """
     values = {name: getattr(request, name) for name in _COMPARED_FIELDS}
-    return [_as_json(value) for name, value in values.items() if value or name != RELATION_SPECIFICITY]
+    return [_as_json(value) for name, value in values.items() if value != _LATER_FIELDS.get(name, _NEVER)]
 
 
 def _as_json(value: Any) -> Any:
@@ -200,6 +205,8 @@ def _to_record(request: EditRequest) -> dict[str, Any]:
     ):
         if value:
             record[name] = value
+    if request.joiner is not None:
+        record["joiner"] = request.joiner
     return record
 
 

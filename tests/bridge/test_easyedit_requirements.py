@@ -28,6 +28,7 @@ from tests.support.toy_method import make_pair
         ({"subject": None}, "field 'subject': is missing; MEMIT edits at the subject"),
         ({"subject": "Spain"}, "field 'subject': 'Spain' isn't in the prompt 'The capital of France is'"),
         ({"prompt": "The {capital} of France is"}, "field 'prompt': has a curly bracket"),
+        ({"joiner": ""}, "field 'joiner': EasyEdit's MEMIT puts a space between prompt and target"),
     ],
 )
 def test_a_request_that_fits_no_template_is_refused_with_its_field(

@@ -270,3 +270,9 @@ def test_an_interrupted_edit_exits_with_130_and_writes_nothing(
     assert code == 130
     assert err.rstrip().endswith("easyedit-lifelong: interrupted; nothing was written")
     assert not (edits_cli.folder / "x").exists()
+
+
+def test_a_joiner_is_part_of_the_edit_and_is_saved(edits_cli: EditsCommandLine) -> None:
+    edits_cli.edit("GRACE", "edits", "--joiner", " not ")
+    assert edits_cli.records("edits")[0]["joiner"] == " not "
+    assert generated_by(*edits_cli.model("edits"), PROMPT, 8).split()[:2] == ["not", TARGET]

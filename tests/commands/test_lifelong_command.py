@@ -47,11 +47,13 @@ def test_options_reach_the_run(lifelong_cli: RunCommand, checkpoint: Path, tmp_p
     lifelong_cli.write(model_name="nothing", device="cuda:9")
     other = Path(shutil.copytree(checkpoint, tmp_path / "other-model"))
     code, _, err = lifelong_cli.run(
-        "--edits", 2, "--only-errors", "--model", other, "--device", "cpu", "--track", "csv", "--format", "json"
+        *("--edits", 2, "--only-errors", "--model", other, "--device", "cpu", "--track", "csv", "--format", "json"),
+        *("--joiner", " not "),
     )
     assert code == 0, err
     summary = lifelong_cli.summary()
     assert (summary["n_requests"], summary["only_errors"], summary["model"]) == (2, True, str(other))
+    assert summary["hparams"]["joiner"] == " not "
     assert (lifelong_cli.out / "metrics.csv").read_text().startswith("n_edits,")
 
 

@@ -85,3 +85,15 @@ def test_generation_has_room_for_a_long_answer(board: Scoreboard, model: TableMo
     short, longer = board.generated.answers(model, [("moon", "blue"), ("sea", long_answer)])
     assert short.split() == ["song"] * 20
     assert longer.split() == ["song"] * 22
+
+
+def test_a_visible_joiner_is_no_part_of_the_generated_answer(model: TableModel) -> None:
+    scorer = Scorer(model.tokenizer)
+    scorer.use_joiners({FRANCE.prompt: " not "})
+    board = Scoreboard(scorer, model, [FRANCE], [])
+    model.learn(FRANCE.prompt, "not Rome")
+    scores, (generation,) = board.score_generation(model, [FRANCE])
+    assert scores.values["generation_match"] == scores.values["exact_match"] == 1.0
+    assert generation.after == "Rome"
+    assert board.score(model, [FRANCE]).values["reliability"] == 1.0
+    assert Scoreboard(Scorer(model.tokenizer), model, [FRANCE], []).score(model, [FRANCE]).values["reliability"] == 0.0

@@ -46,3 +46,9 @@ def test_a_space_separates_words(prompt: str, answer: str) -> None:
 )
 def test_no_space_where_the_script_or_the_punctuation_has_none(prompt: str, answer: str) -> None:
     assert separator(prompt, answer) == ""
+
+
+@pytest.mark.parametrize("joiner", ["", " ", " is called "])
+def test_a_joiner_overrides_the_texts(joiner: str) -> None:
+    assert separator("The capital of France is", "Lyon", joiner) == joiner
+    assert separator("中国的首都是", "上海", joiner) == joiner

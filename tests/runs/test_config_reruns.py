@@ -115,6 +115,8 @@ def test_the_digest_of_requests_is_that_of_earlier_versions() -> None:
     assert records.requests_digest([request], held_out, "text") == "b1ff7eb7bdfb2801"
     with_relation_specificity = dataclasses.replace(request, relation_specificity=(Probe("p", "a"),))
     assert records.requests_digest([with_relation_specificity], held_out, "text") != "b1ff7eb7bdfb2801"
+    with_joiner = dataclasses.replace(request, joiner="")
+    assert records.requests_digest([with_joiner], held_out, "text") != "b1ff7eb7bdfb2801"
     assert records.requests_digest([request], held_out, "text", as_items(QUESTIONS)) != "b1ff7eb7bdfb2801"
 
 

@@ -53,6 +53,7 @@ def apply_alphaedit_to_model(
         lambda edited: AlphaEditEditor.on(edited, tok, hparams),
         model,
         requests,
+        hparams,
         copy=copy,
         keep_original_weight=keep_original_weight,
     )

@@ -49,6 +49,7 @@ def apply_coachhook_to_model(
         lambda edited: CoachHookEditor.on(edited, tok, hparams),
         model,
         requests,
+        hparams,
         copy=copy,
         keep_original_weight=keep_original_weight,
     )

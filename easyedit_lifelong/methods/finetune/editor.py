@@ -255,6 +255,7 @@ def apply_finetune_to_model(
         lambda edited: editor_class.on(edited, tok, hparams),
         model,
         requests,
+        hparams,
         copy=copy,
         keep_original_weight=keep_original_weight,
     )

@@ -53,6 +53,7 @@ def apply_grace_to_model(
         lambda model_to_edit: GraceEditor.on(model_to_edit, tok, hparams),
         model,
         requests,
+        hparams,
         copy=copy,
         keep_original_weight=keep_original_weight,
     )

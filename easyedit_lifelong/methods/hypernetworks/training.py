@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from easyedit_lifelong.data.joiners import joiner_of, with_joiner
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.hypernetworks.config import HypernetworkHyperParams
@@ -90,6 +91,7 @@ class HypernetworkTraining:
 
     def encode(self, request: EditRequest) -> TrainingRecord:
         """Encode a request; see :class:`TrainingRecord`."""
+        (request,) = with_joiner([request], joiner_of(self._hparams))
         return encode_record(self._model, self._tokenizer, request, self._hparams.eos)
 
     def train_step(self, batches: Sequence[Sequence[TrainingRecord]], choices: random.Random) -> dict[str, float]:

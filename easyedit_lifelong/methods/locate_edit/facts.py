@@ -140,7 +140,7 @@ class _RowEncoder:
         """Encode a text whose subject starts at a character, and the target after it."""
         request = self.request
         try:
-            pair = encode_pair(self.tokenizer, text, request.target_new, eos=self.eos)
+            pair = encode_pair(self.tokenizer, text, request.target_new, request.joiner, eos=self.eos)
         except DataError as error:
             raise DataError(f"{request.where}: {error}") from error
         subject_length = self.subject_span[1] - self.subject_span[0]

@@ -69,6 +69,7 @@ def apply_memit_to_model(
         lambda edited: MemitEditor.on(edited, tok, hparams),
         model,
         requests,
+        hparams,
         copy=copy,
         keep_original_weight=keep_original_weight,
     )

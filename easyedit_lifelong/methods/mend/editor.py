@@ -43,6 +43,7 @@ def apply_mend_to_model(
         lambda edited: MendEditor.on(edited, tok, hparams),
         model,
         requests,
+        hparams,
         copy=copy,
         keep_original_weight=keep_original_weight,
     )

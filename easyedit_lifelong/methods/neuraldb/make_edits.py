@@ -180,6 +180,7 @@ def apply_neuraldb_to_model(
         lambda edited: FactEditing(edited, tok, hparams),
         model,
         requests,
+        hparams,
         copy=copy,
         keep_original_weight=keep_original_weight,
     )

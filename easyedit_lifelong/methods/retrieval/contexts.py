@@ -26,7 +26,7 @@ def encode_edit(
     """
     prompt = encode_text(tokenizer, request.prompt)
     begins = tokenizer.bos_token_id is not None and prompt[:1] == [tokenizer.bos_token_id]
-    fact = hparams.fact_template.replace(FACT, sentence(tokenizer, request.prompt, request.target_new))
+    fact = hparams.fact_template.replace(FACT, sentence(tokenizer, request.prompt, request.target_new, request.joiner))
     return {
         BEGINNING: prompt[:1] if begins else [],
         DEMONSTRATIONS: _encode(tokenizer, "".join(demonstrations)),
@@ -53,9 +53,9 @@ def without_beginning(edit: Mapping[str, Any]) -> list[int]:
     return list(edit[PROMPT][len(edit[BEGINNING]) :])
 
 
-def sentence(tokenizer: Any, prompt: str, answer: str) -> str:
+def sentence(tokenizer: Any, prompt: str, answer: str, joiner: str | None = None) -> str:
     """Return a prompt and its answer as one text, without a beginning-of-text token from a chat template."""
-    return _plain(tokenizer, prompt) + separator(prompt, answer) + answer
+    return _plain(tokenizer, prompt) + separator(prompt, answer, joiner) + answer
 
 
 def demonstration(hparams: RetrievalHyperParams, fact: str, prompted: str) -> str:

@@ -41,7 +41,7 @@ class Demonstrations:
         if hparams.demonstrations is not None:
             for record in read_requests(hparams.demonstrations, read_json):
                 for prompt, answer in _prompts(record):
-                    fact = sentence(tokenizer, record.prompt, record.target_new)
+                    fact = sentence(tokenizer, record.prompt, record.target_new, record.joiner)
                     self._texts.append(demonstration(hparams, fact, sentence(tokenizer, prompt, answer)))
                     prompts.append(prompt)
         self._keys = self._embedded(prompts) if prompts else None

@@ -208,6 +208,7 @@ def apply_retrieval_to_model(
         lambda edited: RetrievalEditing(editor_class, edited, tok, hparams),
         model,
         requests,
+        hparams,
         copy=copy,
         keep_original_weight=keep_original_weight,
     )

@@ -110,6 +110,7 @@ def apply_rome_to_model(
         lambda edited: RomeEditor.on(edited, tok, hparams),
         model,
         requests,
+        hparams,
         copy=copy,
         keep_original_weight=keep_original_weight,
     )

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from easyedit_lifelong.data.joiners import joiner_of, with_joiner
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError, EditError, NotLearnedWarning
 from easyedit_lifelong.methods.shared.results import EditResult
@@ -26,7 +27,13 @@ class Editor(Protocol):
 
 
 def apply_requests(
-    editor_of: Callable[[Any], Editor], model: Any, requests: Sequence[Any], *, copy: bool, keep_original_weight: bool
+    editor_of: Callable[[Any], Editor],
+    model: Any,
+    requests: Sequence[Any],
+    hparams: Any,
+    *,
+    copy: bool,
+    keep_original_weight: bool,
 ) -> tuple[Any, Rollback[EditResult]]:
     """Validate requests and apply them with a model's editor.
 
@@ -34,6 +41,7 @@ def apply_requests(
         editor_of: returns the editor of a model, which it creates if the model has none.
         model: the model.
         requests: requests in EasyEdit's fields, or :class:`EditRequest` objects.
+        hparams: the method's hyperparameters; ``joiner`` is used.
         copy: whether to edit a copy of the model instead of the model.
         keep_original_weight: whether iterating the rollback's ``.items()`` undoes the edits; see :class:`Rollback`.
 
@@ -46,7 +54,7 @@ def apply_requests(
         NotLearnedWarning: an edit was not learned, and the caller has turned this warning into an error. Then the model
             is unchanged.
     """
-    valid = as_requests(requests)
+    valid = with_joiner(as_requests(requests), joiner_of(hparams))
     if not valid:
         raise DataError("there are no requests to edit")
     if copy:

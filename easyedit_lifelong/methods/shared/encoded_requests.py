@@ -23,7 +23,7 @@ def encode_request(
         DataError: prompt or target can't be used; the message names the record and the field.
     """
     try:
-        pair = encode(request.prompt if text is None else text, request.target_new)
+        pair = encode(request.prompt if text is None else text, request.target_new, request.joiner)
     except DataError as error:
         raise DataError(f"{request.where}, field 'target_new': {error}") from error
     if context_limit is not None and pair.length > context_limit:

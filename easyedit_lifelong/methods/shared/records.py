@@ -16,6 +16,9 @@ from easyedit_lifelong.errors import EditError, RunError, did_you_mean
 _OPTIONAL = ("subject", "ground_truth")
 """Fields of a record that may be None."""
 
+_NOT_ALWAYS_SAVED = ("joiner",)
+"""Fields that are saved only if they are not None: records of earlier releases don't have them."""
+
 _MAX_SHOWN = 16
 """An input tensor with more numbers than this is described by its shape and norm."""
 
@@ -31,6 +34,7 @@ class EditRecord:
         subject: the request's subject, if it has one.
         ground_truth: the answer that was correct before the edit, if the request has one.
         time: when the edit was made: ISO 8601, UTC.
+        joiner: what stands between prompt and target, if the request or the hyperparameters set it.
     """
 
     case_id: int | str
@@ -39,15 +43,18 @@ class EditRecord:
     subject: str | None
     ground_truth: str | None
     time: str
+    joiner: str | None = None
 
     @classmethod
     def of(cls, request: EditRequest) -> EditRecord:
         """Return the record of an edit that was made just now."""
-        return cls(request.case_id, request.prompt, request.target_new, request.subject, request.ground_truth, now())
+        copied = {field.name: getattr(request, field.name) for field in dataclasses.fields(cls) if field.name != "time"}
+        return cls(**copied, time=now())
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, ready for JSON."""
-        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None or name not in _NOT_ALWAYS_SAVED}
 
     @classmethod
     def from_dict(cls, entry: Any, where: object) -> EditRecord:
@@ -60,11 +67,11 @@ class EditRecord:
         Raises:
             RunError: a field is missing, unknown or of the wrong type.
         """
-        names = [field.name for field in dataclasses.fields(cls)]
-        if not isinstance(entry, Mapping) or set(entry) != set(names):
-            raise RunError(f"{where}: an edit must have the fields {', '.join(names)}")
-        for name in names:
-            value = entry[name]
+        names = {field.name for field in dataclasses.fields(cls)}
+        required = [field.name for field in dataclasses.fields(cls) if field.name not in _NOT_ALWAYS_SAVED]
+        if not isinstance(entry, Mapping) or not set(required) <= set(entry) <= names:
+            raise RunError(f"{where}: an edit must have the fields {', '.join(required)}")
+        for name, value in entry.items():
             is_text = isinstance(value, str)
             is_number = name == "case_id" and type(value) is int
             is_absent = name in _OPTIONAL and value is None

@@ -52,7 +52,7 @@ def encode_request(tokenizer: Any, request: EditRequest, eos: bool, context_limi
     Raises:
         DataError: prompt or target have no tokens, or are too long, or the tokenizer has no end-of-text token.
     """
-    example = _encode(tokenizer, request.where, request.prompt, request.target_new, eos)
+    example = _encode(tokenizer, request.where, request, eos)
     length = len(example.tokens)
     if context_limit is not None and length > context_limit:
         raise DataError(
@@ -64,7 +64,7 @@ def encode_request(tokenizer: Any, request: EditRequest, eos: bool, context_limi
 
 def encode_record(tokenizer: Any, record: EditRecord, eos: bool) -> Example:
     """Encode the record of an earlier edit, as :func:`encode_request` encoded its request."""
-    return _encode(tokenizer, f"case {record.case_id}", record.prompt, record.target_new, eos)
+    return _encode(tokenizer, f"case {record.case_id}", record, eos)
 
 
 def latest_examples(examples: Iterable[Example]) -> list[Example]:
@@ -76,10 +76,10 @@ def latest_examples(examples: Iterable[Example]) -> list[Example]:
     return list(by_prompt.values())
 
 
-def _encode(tokenizer: Any, where: str, prompt: str, target: str, eos: bool) -> Example:
-    """Encode a prompt and its target."""
+def _encode(tokenizer: Any, where: str, edit: EditRequest | EditRecord, eos: bool) -> Example:
+    """Encode the prompt and the target of an edit."""
     try:
-        pair = encode_pair(tokenizer, prompt, target, eos=eos)
+        pair = encode_pair(tokenizer, edit.prompt, edit.target_new, edit.joiner, eos=eos)
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     return Example(where, tuple(pair.prompt), tuple(pair.target))

@@ -189,6 +189,7 @@ def apply_ultraedit_to_model(
         lambda edited: UltraEditEditor.on(edited, tok, hparams),
         model,
         requests,
+        hparams,
         copy=copy,
         keep_original_weight=keep_original_weight,
     )

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_joiner
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorers import scorer_for
@@ -160,7 +161,9 @@ def calibrate(
     steps = steps or Steps()
     key_layers = candidate_key_layers(model, settings.layers)
     answer_layers = candidate_answer_layers(model, settings.answer_layers, key_layers)
-    scorer = scorer_for(model, tokenizer)
+    requests, joiner = with_joiner(requests, joiner_of(hparams)), joiner_of(hparams)
+    scorer = scorer_for(model, tokenizer, joiner)
+    scorer.use_joiners(joiners_by_prompt(requests))
     records, n_borrowed = add_relation_probes(usable_records(requests, scorer, model), hparams.seed)
     texts = StudyTexts.of(records, tokenizer, hparams)
     counts = {
