@@ -102,6 +102,7 @@ _LAZY = {
     "push_edits": "easyedit_lifelong.edits",
     "pull_edits": "easyedit_lifelong.edits",
     "explain": "easyedit_lifelong.edits",
+    "in_chat_form": "easyedit_lifelong.evaluation.chat_requests",
     "inspect_edits": "easyedit_lifelong.edits",
     "merge_edits": "easyedit_lifelong.edits",
     "rollback_case": "easyedit_lifelong.edits",
@@ -152,6 +153,7 @@ if TYPE_CHECKING:
         PluginError,
         RunError,
     )
+    from easyedit_lifelong.evaluation.chat_requests import in_chat_form
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hparams_files import hparams_values
     from easyedit_lifelong.hyperparams import PluginHyperParams
@@ -310,6 +312,7 @@ __all__ = [
     "get_plugins",
     "hookimpl",
     "hparams_values",
+    "in_chat_form",
     "inspect_edits",
     "internal_pass",
     "load_edits",

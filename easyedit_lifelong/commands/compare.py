@@ -9,6 +9,7 @@ from easyedit_lifelong.commands.compare_session import run_and_compare
 from easyedit_lifelong.commands.option_types import count, names, positive_int, positive_ints
 from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_scoring_arguments, harness_tasks, spellings
 from easyedit_lifelong.data.samples import COUNTERFACT
+from easyedit_lifelong.evaluation.chat_requests import chat_settings
 from easyedit_lifelong.runs.compared_methods import ComparedMethod, MethodComparison
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, Data, Experiment
 from easyedit_lifelong.runs.schedule import Schedule
@@ -68,6 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         text=arguments.text,
         capability=arguments.capability,
         lm_eval=harness_tasks(arguments),
+        chat=chat_settings(arguments.chat, arguments.system),
         task=arguments.task,
         skip_unusable=arguments.skip_unusable,
         batch_size=arguments.bsz,

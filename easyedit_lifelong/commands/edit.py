@@ -14,6 +14,7 @@ from easyedit_lifelong.commands.option_types import positive_int
 from easyedit_lifelong.commands.run_options import (
     DATA,
     FORMAT_HELP,
+    add_chat_arguments,
     add_joiner_argument,
     add_model_arguments,
     add_skip_argument,
@@ -27,10 +28,12 @@ from easyedit_lifelong.edits import load_edits, save_edits
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS, lock_edits
 from easyedit_lifelong.edits.folder_parts import check_not_a_state
 from easyedit_lifelong.errors import DataError, NotLearnedWarning, PluginError, RunError
+from easyedit_lifelong.evaluation.chat_requests import chat_settings, check_no_turns, in_chat_form
 from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.methods.shared.results import EditResult
+from easyedit_lifelong.models.chat_form import check_can_chat
 from easyedit_lifelong.reporting.console_tables import answer_table, print_line
 from easyedit_lifelong.reporting.progress import EditProgress, edit_progress
 from easyedit_lifelong.reporting.terminal import Console
@@ -60,6 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--edits", metavar="DIR", help="saved edits to add to (or hub:OWNER/NAME[@REVISION])")
     add("--out", required=True, type=Path, metavar="DIR", help="folder for the edits; can be that of --edits")
     add_joiner_argument(parser)
+    add_chat_arguments(parser)
     add_skip_argument(parser)
     add_model_arguments(parser)
 
@@ -71,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         LifelongError: an input can't be used, or an edit failed.
     """
     console, out = Console(), arguments.out.expanduser()
+    chat_settings(arguments.chat, arguments.system)
     hparams = replace_hparams(
         load_hparams(arguments.hparams),
         {"model_name": arguments.model, "device": arguments.device, "joiner": arguments.joiner},
@@ -95,6 +100,12 @@ def _edit_and_save(console: Console, arguments: argparse.Namespace, hparams: Any
     added_to = f", added to {edits_text(len(earlier))} from {arguments.edits}" if saved is not None else ""
     print_line(console, f"{hparams.alg_name} on {hparams.model_name}: {edits_text(len(requests))}{added_to}")
     model, tokenizer = load_model_for(hparams)
+    chat = chat_settings(arguments.chat, arguments.system)
+    if chat is None:
+        check_no_turns(requests)
+    else:
+        check_can_chat(model)
+        requests = in_chat_form(requests, tokenizer, chat.system)
     _check(method, model, tokenizer, hparams, requests, typed=arguments.data is None)
     if saved is not None and method.prepare is not None:
         # Edits of another model are refused here, before the slow preparation, which needs the unedited model.
@@ -117,7 +128,8 @@ def _edit_and_save(console: Console, arguments: argparse.Namespace, hparams: Any
     print_line(
         console,
         f"\n{learned}{out}: {edits_text(len(earlier) + len(requests))} saved."
-        f"\nAsk the edited model: easyedit-lifelong generate --edits {out} --prompt ... --compare",
+        f"\nAsk the edited model: easyedit-lifelong generate --edits {out} --prompt ... --compare"
+        f"{'' if chat is None else ' --chat'}",
     )
     return 0
 
@@ -246,7 +258,7 @@ def _check(
 def _show(console: Console, requests: Sequence[EditRequest], before: Sequence[str], after: Sequence[str]) -> None:
     """Print the answers to the first prompts before and after the edits."""
     rows = [
-        (request.prompt, request.target_new, old, new)
+        (request.question, request.target_new, old, new)
         for request, old, new in zip(requests, before, after, strict=False)  # only the first requests have answers
     ]
     first = f" (the first {len(rows)})" if len(rows) < len(requests) else ""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from rich.text import Text
 
 from easyedit_lifelong.commands.option_types import positive_int, probability, temperature, whole_number
+from easyedit_lifelong.commands.run_options import add_chat_arguments
 from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_edits_from
 from easyedit_lifelong.edits import load_edits
 from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.evaluation.chat_requests import chat_settings
 from easyedit_lifelong.evaluation.scorers import scorer_for
+from easyedit_lifelong.models.chat_form import ChatForm, check_can_chat
 from easyedit_lifelong.models.encoding import encode_text
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
@@ -20,6 +25,7 @@ from easyedit_lifelong.reporting.console_tables import print_json
 from easyedit_lifelong.reporting.terminal import Console
 
 EXAMPLE = 'easyedit-lifelong generate --edits my-edits --prompt "The capital of France is" --compare'
+LOG = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_saved_arguments(parser)
     add = parser.add_argument
     add("--prompt", action="append", required=True, metavar="P", help="text to continue (repeatable)")
+    add_chat_arguments(parser)
     add("--compare", action="store_true", help="also show the text of the unedited model")
     add("--max-new-tokens", type=positive_int, default=20, metavar="N", help="most new tokens (default 20)")
     add("--temperature", type=temperature, metavar="T", help="sample the text with this temperature (default: greedy)")
@@ -41,12 +48,19 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         LifelongError: an input can't be used.
     """
+    chat = chat_settings(arguments.chat, arguments.system)
     saved = saved_edits_from(arguments)
     model, tokenizer = saved.base_model()
-    _check_prompts(arguments.prompt, model, tokenizer)
-    base = _continuations(arguments, model, tokenizer) if arguments.compare else None
+    form = None
+    if chat is not None:
+        check_can_chat(model)
+        form = ChatForm(tokenizer, chat.system)
+    _warn_of_other_forms(saved.edits, form)
+    prompts = [prompt if form is None else form.prompt(prompt) for prompt in arguments.prompt]
+    _check_prompts(prompts, model, tokenizer)
+    base = _continuations(arguments, prompts, model, tokenizer) if arguments.compare else None
     load_edits(model, saved.folder, tokenizer)
-    edited = _continuations(arguments, model, tokenizer)
+    edited = _continuations(arguments, prompts, model, tokenizer)
     console = Console()
     if arguments.json:
         rows = [{"prompt": prompt, "edited": text} for prompt, text in zip(arguments.prompt, edited, strict=True)]
@@ -65,6 +79,33 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _warn_of_other_forms(edits: Sequence[Mapping[str, Any]], form: ChatForm | None) -> None:
+    """Log a warning if edits were made in another form than that of the prompts, since they may not answer in it.
+
+    Args:
+        edits: the records of the saved edits.
+        form: the chat form of the prompts; None for prompts as they are.
+    """
+    in_chat = [edit for edit in edits if edit.get("question") is not None]
+    if form is None and in_chat:
+        LOG.warning(
+            "%d of %d edits were made in chat form and may not answer plain prompts; --chat asks in that form",
+            len(in_chat),
+            len(edits),
+        )
+    if form is None:
+        return
+    other_chat = sum(form.prompt(edit["question"]) != edit["prompt"] for edit in in_chat)
+    if plain := len(edits) - len(in_chat):
+        LOG.warning("%d of %d edits were made on plain prompts and may not answer in a chat", plain, len(edits))
+    if other_chat:
+        LOG.warning(
+            "%d of %d edits were made with another system message or after earlier turns; see --system",
+            other_chat,
+            len(edits),
+        )
+
+
 def _check_prompts(prompts: list[str], model: Any, tokenizer: Any) -> None:
     """Check that no prompt is empty or longer than the model's context.
 
@@ -81,13 +122,13 @@ def _check_prompts(prompts: list[str], model: Any, tokenizer: Any) -> None:
             raise DataError(f"--prompt {prompt[:40]!r}…: has {length} tokens, the model's context is {limit}")
 
 
-def _continuations(arguments: argparse.Namespace, model: Any, tokenizer: Any) -> list[str]:
+def _continuations(arguments: argparse.Namespace, prompts: list[str], model: Any, tokenizer: Any) -> list[str]:
     """Return the model's continuation of each prompt.
 
     Decoding is greedy, unless a temperature above 0 or ``--top-p`` is given.
     """
     scorer = scorer_for(model, tokenizer)
-    prompts, new_tokens = arguments.prompt, arguments.max_new_tokens
+    new_tokens = arguments.max_new_tokens
     if arguments.temperature == 0 or (arguments.temperature is None and arguments.top_p is None):
         return scorer.generate(model, prompts, new_tokens)
     sampling = {"temperature": arguments.temperature or 1.0, "top_p": arguments.top_p or 1.0, "top_k": 0}

@@ -7,6 +7,7 @@ from typing import Any
 
 from easyedit_lifelong.commands.option_types import count, names, positive_int, positive_ints
 from easyedit_lifelong.errors import HyperParameterError
+from easyedit_lifelong.evaluation.chat_requests import chat_settings
 from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.evaluation.tasks import TASKS
 from easyedit_lifelong.runs.experiment import EVAL_EVERY, Data
@@ -40,6 +41,12 @@ def add_joiner_argument(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="text between prompt and answer, such as '' or ' ' (default: the hyperparameter file's, or by the texts)",
     )
+
+
+def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of prompts in chat form."""
+    parser.add_argument("--chat", action="store_true", help="ask every prompt as the user's turn of a chat")
+    parser.add_argument("--system", metavar="TEXT", help="system message of --chat (default: the chat template's)")
 
 
 def add_skip_argument(parser: argparse.ArgumentParser) -> None:
@@ -129,6 +136,9 @@ def add_lm_eval_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="use only N questions of each task of --lm-eval",
     )
+    add_chat_arguments(parser)
+    add("--task", choices=tuple(TASKS), help="task of the data (default: that of their format)")
+    add_skip_argument(parser)
 
 
 def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -143,6 +153,7 @@ def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "text": arguments.text,
         "capability": arguments.capability,
         "lm_eval": harness_tasks(arguments),
+        "chat": chat_settings(arguments.chat, arguments.system),
         "task": arguments.task,
         "skip_unusable": arguments.skip_unusable,
         "schedule": Schedule.of(arguments.eval_every, arguments.eval_at, arguments.eval_sample),

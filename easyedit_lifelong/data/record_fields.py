@@ -23,7 +23,18 @@ _SETS = {"locality": "neighborhood", "portability": "one_hop"}
 
 _KINDS = (*_SETS, "relation_specificity")
 _FLAT = tuple(f"{kind}_{part}" for kind in _KINDS for part in ("prompt", "ground_truth"))
-_FIELDS = ("case_id", "prompt", "target_new", "subject", "ground_truth", "rephrase_prompt", *_SETS, *_FLAT, "joiner")
+_FIELDS = (
+    "case_id",
+    "prompt",
+    "target_new",
+    "subject",
+    "ground_truth",
+    "rephrase_prompt",
+    *_SETS,
+    *_FLAT,
+    "joiner",
+    "context_turns",
+)
 
 REQUEST_FIELDS: FieldNames = MappingProxyType({name: (name,) for name in _FIELDS})
 """EasyEdit's request fields, each under its own name."""
@@ -137,6 +148,21 @@ class RecordFields:
         if not isinstance(value, str):
             raise self.error("joiner", f"must be text, not {kind_of_value(value)}")
         return self._check_encodable("joiner", value)
+
+    def context_turns(self) -> tuple[tuple[str, str], ...]:
+        """Return the earlier turns of a chat, each a role and a content; none if the field is absent."""
+        name, value = self.find("context_turns")
+        if value is None:
+            return ()
+        if not isinstance(value, list):
+            raise self.error(name, f"must be a list of turns, not {kind_of_value(value)}")
+        turns = []
+        for number, turn in enumerate(value):
+            if not isinstance(turn, Mapping) or set(turn) != {"role", "content"}:
+                raise self.error(f"{name}[{number}]", "must be an object with 'role' and 'content'")
+            role, content = (self.check_text(f"{name}[{number}].{key}", turn[key]) for key in ("role", "content"))
+            turns.append((role, content))
+        return tuple(turns)
 
     def flat_probe(self, kind: str) -> tuple[Probe, ...]:
         """Return the probe of the fields ``<kind>_prompt`` and ``<kind>_ground_truth``; none if one is absent."""

@@ -10,6 +10,7 @@ from typing import Any
 from easyedit_lifelong.data.probes import Probe
 from easyedit_lifelong.data.reading_notes import ReadingNotes
 from easyedit_lifelong.data.record_fields import NO_ANSWER, RecordFields, encoding_problem
+from easyedit_lifelong.data.subjects import Span
 from easyedit_lifelong.errors import DataError
 
 __all__ = ["NO_ANSWER", "EditRequest", "Probe", "as_requests", "check_unique", "encoding_problem", "set_key"]
@@ -33,6 +34,8 @@ class EditRequest:
         portability: sets of probes whose answers follow from the edit, by name of the set (portability).
         relation_specificity: probes about other facts of the same subject, whose answers must not change either.
         joiner: what stands between the prompt, or a paraphrase, and its answer; None: the texts decide.
+        context_turns: earlier turns of the chat, each a role and a content, if the prompts are asked in a chat.
+        question_span: the characters of the prompt that are the user's words, if the prompt is in chat form.
         source: file and record that the request was read from, for messages.
     """
 
@@ -46,12 +49,27 @@ class EditRequest:
     portability: Mapping[str, tuple[Probe, ...]] = field(default_factory=lambda: MappingProxyType({}))
     relation_specificity: tuple[Probe, ...] = ()
     joiner: str | None = None
+    context_turns: tuple[tuple[str, str], ...] = ()
+    question_span: Span | None = None
     source: str = field(default="", compare=False, repr=False)
 
     @property
     def where(self) -> str:
         """Source and case_id of this request, for messages."""
         return f"{self.source} (case {self.case_id})" if self.source else f"case {self.case_id}"
+
+    @property
+    def frame(self) -> tuple[str, str]:
+        """The texts of the prompt before and after the user's words; empty if the prompt is not in chat form."""
+        if self.question_span is None:
+            return "", ""
+        begin, end = self.question_span
+        return self.prompt[:begin], self.prompt[end:]
+
+    @property
+    def question(self) -> str:
+        """The user's words in a prompt in chat form; any other prompt."""
+        return self.prompt if self.question_span is None else self.prompt[slice(*self.question_span)]
 
     @classmethod
     def from_dict(
@@ -70,7 +88,8 @@ class EditRequest:
         - relation specificity: KnowEdit's locality set ``Relation_Specificity``, or ``relation_specificity_prompt`` and
           ``relation_specificity_ground_truth``;
         - ``joiner``: what stands between the prompt and its answer, such as ``" "`` or ``""``; by default (``auto``),
-          the texts decide.
+          the texts decide;
+        - ``context_turns``: earlier turns of a chat, ``[{"role": …, "content": …}, …]``.
 
         An optional field that is null, NaN or empty is absent. Of a probe, a prompt without an answer, or an answer
         without a prompt, is left out.
@@ -118,6 +137,7 @@ class EditRequest:
             portability=MappingProxyType(fields.probe_sets("portability")),
             relation_specificity=specificity or flat,
             joiner=fields.joiner(),
+            context_turns=fields.context_turns(),
             source=fields.where,
         )
 

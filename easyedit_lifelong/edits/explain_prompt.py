@@ -13,8 +13,10 @@ import torch
 from torch import nn
 
 from easyedit_lifelong.errors import DataError, EditError
+from easyedit_lifelong.evaluation.chat_requests import chat_settings
 from easyedit_lifelong.methods.base import ExplainedPass, LayerExplanation
 from easyedit_lifelong.methods.shared.editors import carries_edits, editors_on, internal_pass
+from easyedit_lifelong.models.chat_form import ChatForm, check_can_chat
 from easyedit_lifelong.models.encoding import EncodedPair, encode_text
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.models.model_modes import evaluating
@@ -60,7 +62,15 @@ class Explanation:
 
 
 @torch.no_grad()
-def explain(model: Any, tokenizer: Any, prompt: str, answer: str | None = None) -> Explanation:
+def explain(
+    model: Any,
+    tokenizer: Any,
+    prompt: str,
+    answer: str | None = None,
+    *,
+    chat: bool = False,
+    system: str | None = None,
+) -> Explanation:
     """Explain which edits act on a prompt: run one pass of the edited model, and return what its layers decided.
 
     Args:
@@ -69,21 +79,30 @@ def explain(model: Any, tokenizer: Any, prompt: str, answer: str | None = None) 
         prompt: the prompt.
         answer: a text after the prompt, whose tokens are explained, too. It does not change where the prompt ends. (A
             layer of an encoder-decoder's decoder reads the answer's tokens only.)
+        chat: ask the prompt as the user's turn of a chat, in the tokenizer's chat template.
+        system: the system message of ``chat``; None for the template's default.
 
     Returns:
         What each edited layer decided.
 
     Raises:
         EditError: the model carries no edits, or none of its methods can explain edits.
-        DataError: the prompt has no tokens.
+        DataError: the prompt has no tokens, or the chat template refuses the system message.
+        HyperParameterError: there is a system message without ``chat``.
+        ModelError: the model can't chat.
     """
+    settings, joiner = chat_settings(chat, system), None
+    if settings is not None:
+        check_can_chat(model)
+        form = ChatForm(tokenizer, settings.system)
+        prompt, joiner = form.prompt(prompt), form.joiner
     if not carries_edits(model):
         raise EditError("the model carries no edits")
     methods = [method for method in get_plugins().methods if editors_on(model, method.name)]
     if methods and all(method.explain is None for method in methods):
         reasons = {method.name: method.reasons.get("explain", "the method has no port for it") for method in methods}
         raise EditError("; ".join(f"{name}'s edits can't be explained: {reason}" for name, reason in reasons.items()))
-    prepared = _prepare_pass(model, tokenizer, prompt, answer)
+    prepared = _prepare_pass(model, tokenizer, prompt, answer, joiner)
     explained = ExplainedPass(prompt, answer, prepared.texts, prepared.end, prepared.texts_at)
     explanations: dict[str, Callable[[], Sequence[LayerExplanation]]] = {}
     with evaluating(model), internal_pass(model), ExitStack() as stack:
@@ -118,8 +137,8 @@ class _PreparedPass:
         return self.decoder_texts if in_decoder else self.texts
 
 
-def _prepare_pass(model: Any, tokenizer: Any, prompt: str, answer: str | None) -> _PreparedPass:
-    """Return the pass of a model over a prompt and an answer, ready to run.
+def _prepare_pass(model: Any, tokenizer: Any, prompt: str, answer: str | None, joiner: str | None) -> _PreparedPass:
+    """Return the pass of a model over a prompt, a joiner and an answer, ready to run.
 
     Raises:
         EditError: the model reads no text.
@@ -128,7 +147,7 @@ def _prepare_pass(model: Any, tokenizer: Any, prompt: str, answer: str | None) -
     kind = kind_of(model)
     if kind is ModelKind.MODULE:
         raise EditError(f"{type(model).__name__} reads no text that could be explained")
-    pair = encoder_for(model, tokenizer)(prompt, answer) if answer is not None else None
+    pair = encoder_for(model, tokenizer)(prompt, answer, joiner) if answer is not None else None
     tokens = _row_tokens(model, tokenizer, prompt, pair)
     if not tokens:
         raise DataError(f"the prompt {prompt!r} has no tokens")

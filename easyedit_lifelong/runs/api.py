@@ -10,6 +10,7 @@ from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem, as_items
 from easyedit_lifelong.data.request import Probe, as_requests
 from easyedit_lifelong.data.samples import capability_items
 from easyedit_lifelong.errors import HyperParameterError
+from easyedit_lifelong.evaluation.chat_requests import chat_settings
 from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.runs.execute import run_experiment
 from easyedit_lifelong.runs.experiment import (
@@ -48,6 +49,8 @@ def run_lifelong(
     lm_eval: Sequence[str] = (),
     lm_eval_path: Path | str | None = None,
     lm_eval_limit: int | None = None,
+    chat: bool = False,
+    system: str | None = None,
     source: Source | None = None,
 ) -> RunResult:
     """Edit a model with a stream of requests, one at a time, and score the edits.
@@ -87,6 +90,8 @@ def run_lifelong(
         lm_eval: names of tasks of lm-evaluation-harness that are evaluated before and after.
         lm_eval_path: a folder with YAML files of further tasks.
         lm_eval_limit: use only this many questions of each task.
+        chat: ask every prompt as the user's turn of a chat, in the tokenizer's chat template.
+        system: the system message of ``chat``; None for the template's default.
         source: where the data came from, for ``config.yaml``; without it, the data are written to ``out``.
 
     Returns:
@@ -103,6 +108,7 @@ def run_lifelong(
         hparams,
         Inputs(as_requests(requests), retention, text, _items(capability), data_name, source=source),
         lm_eval=_tasks(lm_eval, lm_eval_path, lm_eval_limit),
+        chat=chat_settings(chat, system),
         task=task,
         only_errors=only_errors,
         skip_unusable=skip_unusable,
@@ -134,6 +140,8 @@ def run_consecutive(
     lm_eval: Sequence[str] = (),
     lm_eval_path: Path | str | None = None,
     lm_eval_limit: int | None = None,
+    chat: bool = False,
+    system: str | None = None,
     resume: bool = False,
     skip_unusable: bool = False,
     source: Source | None = None,
@@ -173,6 +181,8 @@ def run_consecutive(
         lm_eval: names of tasks of lm-evaluation-harness that are evaluated before and after.
         lm_eval_path: a folder with YAML files of further tasks.
         lm_eval_limit: use only this many questions of each task.
+        chat: ask every prompt as the user's turn of a chat, in the tokenizer's chat template.
+        system: the system message of ``chat``; None for the template's default.
         resume: continue the interrupted run in ``out``, after the last batch in its journal.
         skip_unusable: skip requests that can't be edited, and list them in the summary.
         source: where the data came from, for ``config.yaml``; without it, the data are written to ``out``.
@@ -191,6 +201,7 @@ def run_consecutive(
         hparams,
         Inputs(as_requests(requests), retention, text, _items(capability), data_name, source=source),
         lm_eval=_tasks(lm_eval, lm_eval_path, lm_eval_limit),
+        chat=chat_settings(chat, system),
         task=task,
         skip_unusable=skip_unusable,
         batch_size=batch_size,

@@ -11,11 +11,14 @@ from easyedit_lifelong.data.joiners import joiner_of, joiners_by_prompt, with_jo
 from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.samples import retention_probes
 from easyedit_lifelong.errors import DataError, HyperParameterError, RunError
+from easyedit_lifelong.evaluation.chat_requests import check_no_turns, in_chat_form, probes_in_chat_form
 from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.harness import check_model
 from easyedit_lifelong.evaluation.multiple_choice import check_choices
 from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.models.chat_form import ChatForm, check_can_chat
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
 from easyedit_lifelong.runs.experiment import Inputs
 from easyedit_lifelong.runs.plan import Plan
@@ -29,7 +32,7 @@ class CheckedData:
 
     Attributes:
         inputs: the data as they were read.
-        usable: the requests that can be edited.
+        usable: the requests that can be edited, with their joiners, and in chat form if the run has it.
         skipped: the ``case_id`` of each other request, and the ``reason`` why it cannot be edited. A record that is no
             usable request has no ``case_id``.
         retention: held-out facts: those of ``inputs``, or the sample data's.
@@ -68,6 +71,8 @@ def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: S
     retention = inputs.retention
     if retention is None:
         retention = [] if classifier else retention_probes()  # the sample data's facts are no classifier's labels
+    if plan.experiment.chat is not None:
+        retention = probes_in_chat_form(retention, ChatForm(tokenizer, plan.experiment.chat.system))
     check_fit([], scorer, model, retention)  # usable_requests checks the requests
     check_choices(inputs.capability, scorer, model)
     if plan.experiment.lm_eval is not None:
@@ -86,15 +91,37 @@ def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: S
     return CheckedData(inputs, usable, skipped, retention, task)
 
 
+def scorer_of(plan: Plan, model: Any, tokenizer: Any) -> Scorer:
+    """Return the scorer of a run.
+
+    Raises:
+        DataError: the chat template refuses the system message.
+        ModelError: the run asks prompts in chat form, and the model generates no text or has no chat template.
+    """
+    chat, joiner = plan.experiment.chat, joiner_of(plan.hparams)
+    if chat is not None:
+        check_can_chat(model)
+        form = ChatForm(tokenizer, chat.system)
+        joiner = form.joiner if joiner is None else joiner
+    return scorer_for(model, tokenizer, joiner)
+
+
 def requests_to_edit(plan: Plan, requests: Sequence[EditRequest], scorer: Scorer) -> list[EditRequest]:
-    """Return the requests of a run as its method edits them and as the scorer scores them: with their joiners.
+    """Return the requests of a run as its method edits and as the scorer scores them: with joiners, or in chat form.
 
     Args:
         plan: the plan of the run.
         requests: the requests as they were read.
         scorer: the scorer of the run; it is given the joiners.
+
+    Raises:
+        DataError: a request has earlier turns, and the run has no chat form, or the chat template refuses them.
     """
     edited = with_joiner(requests, joiner_of(plan.hparams))
+    if plan.experiment.chat is None:
+        check_no_turns(edited)
+    else:
+        edited = in_chat_form(edited, scorer.tokenizer, plan.experiment.chat.system)
     scorer.use_joiners(joiners_by_prompt(edited))
     return edited
 

@@ -11,17 +11,15 @@ from typing import Any
 import yaml
 
 from easyedit_lifelong.atomic import write_text_atomically
-from easyedit_lifelong.data.joiners import joiner_of
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, HyperParameterError, LifelongError, RunError
-from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.hparams_files import hparams_defaults, hparams_values, read_mapping
-from easyedit_lifelong.runs.checks import check_data, requests_to_edit, usable_requests
+from easyedit_lifelong.runs.checks import check_data, requests_to_edit, scorer_of, usable_requests
 from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodComparison, experiments_by_label
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
-from easyedit_lifelong.runs.run_config import harness_config, requests_digest, run_config
+from easyedit_lifelong.runs.run_config import chat_config, harness_config, requests_digest, run_config
 from easyedit_lifelong.runs.run_folder import CONFIG, SCHEMA_VERSION, SUMMARY, RunFolder, check_free
 from easyedit_lifelong.runs.setting_changes import setting_changes
 
@@ -116,7 +114,7 @@ def check_on_model(plan: ComparisonPlan, model: Any, tokenizer: Any) -> Comparis
     if plan.runs[0].plan.experiment.skip_unusable:
         plan = _without_unusable(plan, model, tokenizer)
     for run in plan.runs:
-        scorer = scorer_for(model, tokenizer, joiner_of(run.plan.hparams))
+        scorer = scorer_of(run.plan, model, tokenizer)
         try:
             checked = check_data(run.plan, plan.inputs, model, tokenizer, scorer)
             if run.begun:  # reopening compares the settings
@@ -173,7 +171,7 @@ def _without_unusable(plan: ComparisonPlan, model: Any, tokenizer: Any) -> Compa
     skipped: list[dict[str, Any]] = []
     for run in plan.runs:
         method, hparams = run.plan.method, run.plan.hparams
-        scorer = scorer_for(model, tokenizer, joiner_of(hparams))
+        scorer = scorer_of(run.plan, model, tokenizer)
         edited = requests_to_edit(run.plan, usable, scorer)
         try:
             of_run, of_method = usable_requests(method, model, tokenizer, hparams, edited, scorer, skip=True)
@@ -198,6 +196,7 @@ def _comparison_config(shared: Experiment, experiments: dict[str, Experiment], i
         "text": source.text,
         "capability": source.capability,
         **harness_config(shared.lm_eval),
+        **chat_config(shared.chat),
         "task": shared.task,
         "batch_size": shared.batch_size,
         "protocol": shared.protocol,

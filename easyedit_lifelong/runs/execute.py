@@ -12,11 +12,10 @@ from easyedit_lifelong.data.joiners import joiner_of
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
-from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.hparams_files import hparams_defaults
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.runs.checks import CheckedData, check_data
+from easyedit_lifelong.runs.checks import CheckedData, check_data, scorer_of
 from easyedit_lifelong.runs.engine import Run
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.harness_results import AFTER, BEFORE, HarnessResults
@@ -79,7 +78,7 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
         RunError: the model carries edits; or the folder holds another run, holds a run that cannot be resumed, or
             cannot be written to.
     """
-    scorer = scorer_for(model, tokenizer, joiner_of(plan.hparams))
+    scorer = scorer_of(plan, model, tokenizer)
     checked = check_data(plan, inputs, model, tokenizer, scorer)
     config = run_config(plan, model, checked)
     settings = summary_settings(plan, model, checked, config)

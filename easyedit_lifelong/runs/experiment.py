@@ -12,6 +12,7 @@ from typing import Any
 from easyedit_lifelong.data import samples
 from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem
 from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.evaluation.chat_requests import ChatSettings
 from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.runs.schedule import Schedule
 
@@ -106,6 +107,7 @@ class Experiment:
         text: file of a held-out text; None for none.
         capability: file of multiple-choice questions; True for the set of this package, None for none.
         lm_eval: tasks of lm-evaluation-harness; None for none.
+        chat: how prompts are asked in a chat; None for prompts as they are.
         task: the task of the data; None for the task of their format.
         only_errors: edit only where the model is wrong (lifelong loop).
         skip_unusable: leave out records that cannot be read or edited.
@@ -124,6 +126,7 @@ class Experiment:
     text: str | None = None
     capability: str | bool | None = None
     lm_eval: HarnessTasks | None = None
+    chat: ChatSettings | None = None
     task: str | None = None
     only_errors: bool = False
     skip_unusable: bool = False

@@ -14,6 +14,7 @@ from typing import Any
 from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.data.format_files import is_format_file
 from easyedit_lifelong.errors import HyperParameterError, did_you_mean
+from easyedit_lifelong.evaluation.chat_requests import ChatSettings
 from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.evaluation.tasks import TASKS
 from easyedit_lifelong.hparams_files import read_mapping
@@ -33,6 +34,7 @@ _KEYS: Mapping[str, Any] = {
     "text": str | None,
     "capability": str | bool | None,
     "lm_eval": dict | None,
+    "chat": bool | dict | None,
     "task": str | None,
     "only_errors": bool,
     "skip_unusable": bool,
@@ -56,6 +58,7 @@ _DATA_KEYS: Mapping[str, Any] = {
 }
 _SCHEDULE_KEYS: Mapping[str, Any] = {"every": int | None, "at": list[int] | None, "sample": int | None}
 _LM_EVAL_KEYS: Mapping[str, Any] = {"tasks": list[str], "path": str | None, "limit": int | None}
+_CHAT_KEYS: Mapping[str, Any] = {"system": str | None}
 _CONTENT = "an experiment as 'key: value' lines"
 _LOOP_OF = {
     "only_errors": LIFELONG,
@@ -200,6 +203,7 @@ def _experiment(
     if isinstance(retention, list) and retention:
         problems.append("retention: must be a file, [] for none, or left out for the sample data's")
     lm_eval = _lm_eval(top.get("lm_eval"), file, problems)
+    chat = _chat(top.get("chat"), problems)
     capability = top.get("capability")  # a file, or whether to use the set of this package
     if problems:
         raise HyperParameterError(f"{file}: " + "; ".join(problems))
@@ -212,6 +216,7 @@ def _experiment(
         text=_optional_path(top.get("text"), file),
         capability=_optional_path(capability, file) if isinstance(capability, str) else capability or None,
         lm_eval=lm_eval,
+        chat=chat,
         task=top.get("task"),
         only_errors=top.get("only_errors", False),
         skip_unusable=top.get("skip_unusable", False),
@@ -268,6 +273,19 @@ def _lm_eval(section: Mapping[str, Any] | None, file: Path, problems: list[str])
     if limit is not None and limit < 1:
         problems.append(f"lm_eval.limit: {limit} is less than 1")
     return HarnessTasks(tuple(values.get("tasks") or ()), _optional_path(values.get("path"), file), limit)
+
+
+def _chat(section: Mapping[str, Any] | bool | None, problems: list[str]) -> ChatSettings | None:
+    """Return the section ``chat`` of an experiment file; append what is wrong with it to ``problems``.
+
+    Args:
+        section: its values; true for the defaults; false or None for prompts as they are.
+        problems: the list that messages are appended to.
+    """
+    if section is None or section is False:
+        return None
+    values = typed_values({} if section is True else section, _CHAT_KEYS, "chat.", problems)
+    return ChatSettings(values.get("system"))
 
 
 def _optional_path(path: str | None, file: Path) -> str | None:

@@ -18,6 +18,7 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError, RunError
+from easyedit_lifelong.evaluation.chat_requests import ChatSettings
 from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.models.fingerprint import model_fingerprint
@@ -60,6 +61,7 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
         "text": source.text,
         "capability": source.capability,
         **harness_config(experiment.lm_eval),
+        **chat_config(experiment.chat),
         "task": checked.task,
         **settings_of_loop,
         "schedule": plan.schedule.to_dict(),
@@ -88,7 +90,7 @@ def summary_settings(plan: Plan, model: Any, checked: CheckedData, config: Mappi
         "model": model_label(model),
         "data": checked.inputs.name,
         "n_requests": len(checked.inputs.requests),
-        **{name: config[name] for name in ("protocol", "batch_size", "only_errors") if name in config},
+        **{name: config[name] for name in ("protocol", "batch_size", "only_errors", "chat") if name in config},
         "eval_every": plan.schedule.every,
         "schedule": config["schedule"],
         "weights": config["recorded"]["weights"],
@@ -126,7 +128,7 @@ def write_data(folder: Path, config: dict[str, Any], checked: CheckedData) -> di
         config["capability"], files[CAPABILITY] = CAPABILITY, json.dumps(items, indent=1, ensure_ascii=False) + "\n"
     config["data"] = {**config["data"], "path": REQUESTS, "format": "json"}
     if inputs.retention is not None:
-        facts = [{"prompt": probe.prompt, "answer": probe.answer} for probe in checked.retention]
+        facts = [{"prompt": probe.prompt, "answer": probe.answer} for probe in inputs.retention]
         config["retention"] = RETENTION if facts else []
         files |= {RETENTION: json.dumps(facts, indent=1, ensure_ascii=False) + "\n"} if facts else {}
     for name, text in files.items():
@@ -143,6 +145,11 @@ def harness_config(tasks: HarnessTasks | None) -> dict[str, Any]:
         return {}
     path = None if tasks.path is None else str(Path(tasks.path).expanduser().resolve())
     return {"lm_eval": {"tasks": list(tasks.names), "path": path, "limit": tasks.limit}}
+
+
+def chat_config(chat: ChatSettings | None) -> dict[str, Any]:
+    """Return the entry of ``config.yaml`` for prompts in chat form; empty for other prompts."""
+    return {} if chat is None else {"chat": {"system": chat.system}}
 
 
 def requests_digest(
@@ -162,7 +169,12 @@ def requests_digest(
 
 
 _COMPARED_FIELDS = [item.name for item in dataclasses.fields(EditRequest) if item.compare]
-_LATER_FIELDS: Mapping[str, Any] = {RELATION_SPECIFICITY: (), "joiner": None}
+_LATER_FIELDS: Mapping[str, Any] = {
+    RELATION_SPECIFICITY: (),
+    "joiner": None,
+    "context_turns": (),
+    "question_span": None,
+}
 """The fields of requests that the first releases did not have, and their defaults."""
 _NEVER = object()
 """A value that no field has."""
@@ -207,6 +219,8 @@ def _to_record(request: EditRequest) -> dict[str, Any]:
             record[name] = value
     if request.joiner is not None:
         record["joiner"] = request.joiner
+    if request.context_turns:
+        record["context_turns"] = [{"role": role, "content": content} for role, content in request.context_turns]
     return record
 
 

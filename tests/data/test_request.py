@@ -192,7 +192,7 @@ def test_an_empty_text_of_a_required_field_is_refused(name: str, empty: str) -> 
 def test_a_missing_value_of_an_optional_field_is_absent(absent: Any, caplog: pytest.LogCaptureFixture) -> None:
     """Tools that write tables have a value in every field; pandas writes NaN."""
     names = [name for name in REQUEST_FIELDS if name not in GOOD and name != "joiner"]  # an empty joiner is a value
-    assert len(names) == 12
+    assert len(names) == 13
     assert _read(**dict.fromkeys(names, absent)) == _read()
     assert caplog.messages == []
 

@@ -126,15 +126,20 @@ class _RowEncoder:
     eos: bool
 
     def encode_context(self, template: str, weight: float = 0.0) -> Row:
-        """Encode the prompt in a context template."""
-        text = template.replace(_PLAIN, self.request.prompt)
+        """Encode the prompt in a context template. In chat form, the context is a part of the user's words."""
+        text = self._framed(template.replace(_PLAIN, self.request.question))
         return self._encode(text, template.index(_PLAIN) + self.subject_span[0], weight)
 
     def encode_mention(self, template: str) -> Row:
         """Encode the prompt in a mention template."""
         start, end = self.subject_span
-        text = template.replace(_SUBJECT, self.request.prompt[start:end]).replace(_PROMPT, self.request.prompt)
-        return self._encode(text, template.index(_SUBJECT))
+        text = template.replace(_SUBJECT, self.request.prompt[start:end]).replace(_PROMPT, self.request.question)
+        return self._encode(self._framed(text), len(self.request.frame[0]) + template.index(_SUBJECT))
+
+    def _framed(self, text: str) -> str:
+        """Return the prompt with another text in place of the user's words, which are all of it outside of chats."""
+        head, tail = self.request.frame
+        return f"{head}{text}{tail}"
 
     def _encode(self, text: str, subject_start: int, weight: float = 0.0) -> Row:
         """Encode a text whose subject starts at a character, and the target after it."""

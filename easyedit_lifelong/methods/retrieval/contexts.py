@@ -25,8 +25,12 @@ def encode_edit(
     The parts are encoded one by one, so that the text in front of a prompt can be put together for each prompt.
     """
     prompt = encode_text(tokenizer, request.prompt)
-    begins = tokenizer.bos_token_id is not None and prompt[:1] == [tokenizer.bos_token_id]
-    fact = hparams.fact_template.replace(FACT, sentence(tokenizer, request.prompt, request.target_new, request.joiner))
+    # Some chat templates use the beginning-of-text token to begin a turn. The fact stands before such a token.
+    question = encode_text(tokenizer, request.question)
+    begins = tokenizer.bos_token_id is not None and question[:1] == [tokenizer.bos_token_id]
+    joiner = request.joiner if request.question_span is None else None  # that of a chat stands before an answer only
+    stated = sentence(tokenizer, request.question, request.target_new, joiner)
+    fact = hparams.fact_template.replace(FACT, stated)
     return {
         BEGINNING: prompt[:1] if begins else [],
         DEMONSTRATIONS: _encode(tokenizer, "".join(demonstrations)),

@@ -100,7 +100,7 @@ class RetrievalEditing:
         """
         demonstrations = Demonstrations(self._tokenizer, self._hparams, comparison.embedder, comparison.space)
         data = [
-            encode_edit(self._tokenizer, request, self._hparams, demonstrations.nearest(request.prompt))
+            encode_edit(self._tokenizer, request, self._hparams, demonstrations.nearest(request.question))
             for request in requests
         ]
         keys = comparison.embedder.embed([values[PROMPT] for values in data]).cpu()

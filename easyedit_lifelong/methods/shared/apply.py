@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from easyedit_lifelong.data.joiners import joiner_of, with_joiner
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError, EditError, NotLearnedWarning
+from easyedit_lifelong.evaluation.chat_requests import check_no_turns
 from easyedit_lifelong.methods.shared.results import EditResult
 from easyedit_lifelong.methods.shared.rollback import Rollback
 from easyedit_lifelong.models.model_lock import holding_lock, model_lock
@@ -55,6 +56,7 @@ def apply_requests(
             is unchanged.
     """
     valid = with_joiner(as_requests(requests), joiner_of(hparams))
+    check_no_turns(valid)
     if not valid:
         raise DataError("there are no requests to edit")
     if copy:

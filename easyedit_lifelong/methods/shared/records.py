@@ -16,7 +16,7 @@ from easyedit_lifelong.errors import EditError, RunError, did_you_mean
 _OPTIONAL = ("subject", "ground_truth")
 """Fields of a record that may be None."""
 
-_NOT_ALWAYS_SAVED = ("joiner",)
+_NOT_ALWAYS_SAVED = ("joiner", "question")
 """Fields that are saved only if they are not None: records of earlier releases don't have them."""
 
 _MAX_SHOWN = 16
@@ -35,6 +35,7 @@ class EditRecord:
         ground_truth: the answer that was correct before the edit, if the request has one.
         time: when the edit was made: ISO 8601, UTC.
         joiner: what stands between prompt and target, if the request or the hyperparameters set it.
+        question: the user's words in the prompt, if it is in chat form.
     """
 
     case_id: int | str
@@ -44,12 +45,21 @@ class EditRecord:
     ground_truth: str | None
     time: str
     joiner: str | None = None
+    question: str | None = None
 
     @classmethod
     def of(cls, request: EditRequest) -> EditRecord:
         """Return the record of an edit that was made just now."""
-        copied = {field.name: getattr(request, field.name) for field in dataclasses.fields(cls) if field.name != "time"}
-        return cls(**copied, time=now())
+        return cls(
+            request.case_id,
+            request.prompt,
+            request.target_new,
+            request.subject,
+            request.ground_truth,
+            now(),
+            request.joiner,
+            None if request.question_span is None else request.question,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields by name, ready for JSON."""

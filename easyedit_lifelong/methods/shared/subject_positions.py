@@ -24,21 +24,22 @@ def subject_span(request: EditRequest, fact_token: str = "subject_last") -> Span
     Raises:
         DataError: the request has no subject, or its prompt does not hold the subject.
     """
+    begin, end = request.question_span or (0, len(request.prompt))  # not in the words of a chat template
     if fact_token == "last":
-        return 0, len(request.prompt)
+        return begin, end
     subject = request.subject.strip() if request.subject else ""
     if not subject:
         raise DataError(
             f"{request.where}, field 'subject': is missing; the method looks the fact up at its subject's token. "
             "Name it as the prompt spells it."
         )
-    span = find_subject(request.prompt, subject)
+    span = find_subject(request.prompt[begin:end], subject)
     if span is None:
         raise DataError(
-            f"{request.where}, field 'subject': {subject!r} isn't in the prompt {request.prompt!r}. "
+            f"{request.where}, field 'subject': {subject!r} isn't in the prompt {request.question!r}. "
             "Spell it as the prompt does, or leave the record out."
         )
-    return span
+    return begin + span[0], begin + span[1]
 
 
 def subject_position(tokenizer: Any, prompt: str, subject: str, fact_token: str = "subject_last") -> int:

@@ -60,15 +60,18 @@ def encode_request_texts(
     Raises:
         DataError: the request has no subject, its prompt does not hold the subject, or a text is too long.
     """
-    span = subject_span(request)
+    offset = len(request.frame[0])
+    begin, end = subject_span(request)
+    span = begin - offset, end - offset
     texts = []
     for template in (PROMPT, *hparams.context_templates):
-        text, subject_end = _fill_and_locate(tokenizer, template, request.prompt, span)
+        text, subject_end = _fill_and_locate(tokenizer, template, request.question, span, request.frame)
         texts.append(TrainingText(encode(request, text), subject_end))
     if hparams.kl_factor:
-        text, subject_end = _fill_and_locate(tokenizer, _ESSENCE, request.prompt, span)
+        text, subject_end = _fill_and_locate(tokenizer, _ESSENCE, request.question, span)
         texts.append(TrainingText(EncodedPair(encode_text(tokenizer, text), []), subject_end))
-    return RequestTexts(request, texts, key_texts(tokenizer, request.prompt, span, hparams.key_templates))
+    key_rows = key_texts(tokenizer, request.question, span, hparams.key_templates, request.frame)
+    return RequestTexts(request, texts, key_rows)
 
 
 def fill_template(template: str, prompt: str, span: Span) -> tuple[str, Span]:
@@ -90,7 +93,9 @@ def fill_template(template: str, prompt: str, span: Span) -> tuple[str, Span]:
     return template.replace(SUBJECT, prompt[begin:end]), (offset, offset + end - begin)
 
 
-def key_texts(tokenizer: Any, prompt: str, span: Span, templates: Sequence[str]) -> list[list[int]]:
+def key_texts(
+    tokenizer: Any, prompt: str, span: Span, templates: Sequence[str], frame: tuple[str, str] = ("", "")
+) -> list[list[int]]:
     """Return the token rows that a subject's key vectors are taken from: of the prompt, then of each template.
 
     Args:
@@ -98,18 +103,23 @@ def key_texts(tokenizer: Any, prompt: str, span: Span, templates: Sequence[str])
         prompt: a prompt.
         span: the subject's characters in it.
         templates: texts with ``{subject}`` or ``{prompt}``.
+        frame: the texts of a chat before and after the user's words, in which each text is read.
 
     Returns:
         Token ids; each row ends at the subject's last token, where the key vector is taken.
     """
     rows = []
     for template in (PROMPT, *templates):
-        text, subject_end = _fill_and_locate(tokenizer, template, prompt, span)
+        text, subject_end = _fill_and_locate(tokenizer, template, prompt, span, frame)
         rows.append(encode_text(tokenizer, text)[: subject_end + 1])
     return rows
 
 
-def _fill_and_locate(tokenizer: Any, template: str, prompt: str, span: Span) -> tuple[str, int]:
-    """Return a filled template, and the index of its subject's last token."""
-    text, subject_span = fill_template(template, prompt, span)
-    return text, token_of_span(tokenizer, text, subject_span, "subject_last")
+def _fill_and_locate(
+    tokenizer: Any, template: str, prompt: str, span: Span, frame: tuple[str, str] = ("", "")
+) -> tuple[str, int]:
+    """Return a filled template in its frame, and the index of its subject's last token."""
+    filled, (begin, end) = fill_template(template, prompt, span)
+    head, tail = frame
+    text = f"{head}{filled}{tail}"
+    return text, token_of_span(tokenizer, text, (len(head) + begin, len(head) + end), "subject_last")
