@@ -70,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
         capability=arguments.capability,
         lm_eval=harness_tasks(arguments),
         chat=chat_settings(arguments.chat, arguments.system),
+        carry_over=arguments.carry_over,
         task=arguments.task,
         skip_unusable=arguments.skip_unusable,
         batch_size=arguments.bsz,

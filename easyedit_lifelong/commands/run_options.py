@@ -137,6 +137,7 @@ def add_lm_eval_arguments(parser: argparse.ArgumentParser) -> None:
         help="use only N questions of each task of --lm-eval",
     )
     add_chat_arguments(parser)
+    add(*spellings("carry_over"), action="store_true", help="also score edits in a chat; with --chat, as plain prompts")
     add("--task", choices=tuple(TASKS), help="task of the data (default: that of their format)")
     add_skip_argument(parser)
 
@@ -154,6 +155,7 @@ def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "capability": arguments.capability,
         "lm_eval": harness_tasks(arguments),
         "chat": chat_settings(arguments.chat, arguments.system),
+        "carry_over": arguments.carry_over,
         "task": arguments.task,
         "skip_unusable": arguments.skip_unusable,
         "schedule": Schedule.of(arguments.eval_every, arguments.eval_at, arguments.eval_sample),

@@ -224,6 +224,19 @@ _SPECS = (
     ),
     MetricSpec("exact_match_before", _GENERATED, "exact_match of the unedited model", _EXACT, _MIRAGE),
     MetricSpec("contains_match_before", _GENERATED, "contains_match of the unedited model", _CONTAINS, _MIRAGE),
+    # ---- carry-over between plain prompts and chats
+    MetricSpec("chat_reliability", _FORCED, "reliability on prompts asked in a chat", _TOKENS),
+    MetricSpec("chat_reliability_before", _FORCED, "chat_reliability of the unedited model", _TOKENS),
+    MetricSpec("chat_generation_match", _GENERATED, "generation_match on prompts asked in a chat", _BEGINS),
+    MetricSpec("chat_generation_match_before", _GENERATED, "chat_generation_match of the unedited model", _BEGINS),
+    MetricSpec("chat_contains_match", _GENERATED, "contains_match on prompts asked in a chat", _CONTAINS),
+    MetricSpec("chat_contains_match_before", _GENERATED, "chat_contains_match of the unedited model", _CONTAINS),
+    MetricSpec("plain_reliability", _FORCED, "reliability on plain prompts", _TOKENS),
+    MetricSpec("plain_reliability_before", _FORCED, "plain_reliability of the unedited model", _TOKENS),
+    MetricSpec("plain_generation_match", _GENERATED, "generation_match on plain prompts", _BEGINS),
+    MetricSpec("plain_generation_match_before", _GENERATED, "plain_generation_match of the unedited model", _BEGINS),
+    MetricSpec("plain_contains_match", _GENERATED, "contains_match on plain prompts", _CONTAINS),
+    MetricSpec("plain_contains_match_before", _GENERATED, "plain_contains_match of the unedited model", _CONTAINS),
     # ---- ordinary text
     MetricSpec(
         "fluency",

@@ -10,6 +10,7 @@ from easyedit_lifelong.data.request import EditRequest, Probe
 from easyedit_lifelong.data.requested_rewrites import MULTI_HOP
 from easyedit_lifelong.evaluation.answer_matching import Generation
 from easyedit_lifelong.evaluation.averages import RequestScores, Scores, averages, averages_with_intervals
+from easyedit_lifelong.evaluation.carry_over import CARRY_OVER, CarryOver
 from easyedit_lifelong.evaluation.generated_answers import GeneratedAnswers
 from easyedit_lifelong.evaluation.multiple_choice import (
     BY_SUBJECT,
@@ -49,6 +50,7 @@ _BEFORE = (
     "text_perplexity",
     CAPABILITY,
     CAPABILITY_NORM,
+    *CARRY_OVER,
 )
 """The scores that are also reported for the unedited model, as ``<name>_before``."""
 
@@ -67,6 +69,7 @@ class Scoreboard:
             much as teacher-forced ones.
         text: a held-out text for perplexity; with it, fluency is measured, too.
         capability: multiple-choice questions.
+        carry_over: scores edits in the form in which they were not made; None for no such scores.
 
     Attributes:
         scorer: the scorer that runs the model.
@@ -91,11 +94,14 @@ class Scoreboard:
         generation_requests: Sequence[EditRequest] | None = None,
         text: str | None = None,
         capability: Sequence[MultipleChoiceItem] = (),
+        carry_over: CarryOver | None = None,
     ) -> None:
         self.scorer, self.task = scorer, task_named(task)
         self.retention = [(probe.prompt, probe.answer) for probe in retention]
         generates = generation_requests is None or len(generation_requests) > 0
         self._text = TextScores(scorer, model, requests if generates else [], text)
+        self._carry_over = carry_over
+        self._text = TextScores(scorer, model, requests, text)
         self._capability = MultipleChoiceScores(scorer.tokenizer, model, capability)
         questions = Questions.about(requests).all() + compared_questions(requests) + self.retention
         self.unedited = self._forced(model, questions)
@@ -142,6 +148,8 @@ class Scoreboard:
         by_request, generations = self.generated.score_each(model, requests)
         scores = averages_with_intervals(by_request)
         scores |= averages_with_intervals(self.generated.retained(model))
+        if self._carry_over is not None:
+            scores |= averages_with_intervals(self._carry_over.score(model, requests))
         return scores | self._text.fluency(model), generations
 
     def before(self, requests: Sequence[EditRequest]) -> Scores:
@@ -156,6 +164,8 @@ class Scoreboard:
         ]
         unedited_scores = averages_with_intervals(by_request) | averages_with_intervals(retained) | self._text.unedited
         unedited_scores |= self._capability.unedited
+        if self._carry_over is not None:
+            unedited_scores |= averages_with_intervals(self._carry_over.before(requests))
         return unedited_scores.renamed({name: f"{name}_before" for name in _BEFORE})
 
     def capability_by_subject(self, last_scores: Mapping[str, Any]) -> dict[str, Any]:

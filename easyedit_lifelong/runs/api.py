@@ -51,6 +51,7 @@ def run_lifelong(
     lm_eval_limit: int | None = None,
     chat: bool = False,
     system: str | None = None,
+    carry_over: bool = False,
     source: Source | None = None,
 ) -> RunResult:
     """Edit a model with a stream of requests, one at a time, and score the edits.
@@ -92,6 +93,7 @@ def run_lifelong(
         lm_eval_limit: use only this many questions of each task.
         chat: ask every prompt as the user's turn of a chat, in the tokenizer's chat template.
         system: the system message of ``chat``; None for the template's default.
+        carry_over: also score edits of plain prompts in a chat, and edits of a chat as plain prompts.
         source: where the data came from, for ``config.yaml``; without it, the data are written to ``out``.
 
     Returns:
@@ -109,6 +111,7 @@ def run_lifelong(
         Inputs(as_requests(requests), retention, text, _items(capability), data_name, source=source),
         lm_eval=_tasks(lm_eval, lm_eval_path, lm_eval_limit),
         chat=chat_settings(chat, system),
+        carry_over=carry_over,
         task=task,
         only_errors=only_errors,
         skip_unusable=skip_unusable,
@@ -142,6 +145,7 @@ def run_consecutive(
     lm_eval_limit: int | None = None,
     chat: bool = False,
     system: str | None = None,
+    carry_over: bool = False,
     resume: bool = False,
     skip_unusable: bool = False,
     source: Source | None = None,
@@ -183,6 +187,7 @@ def run_consecutive(
         lm_eval_limit: use only this many questions of each task.
         chat: ask every prompt as the user's turn of a chat, in the tokenizer's chat template.
         system: the system message of ``chat``; None for the template's default.
+        carry_over: also score edits of plain prompts in a chat, and edits of a chat as plain prompts.
         resume: continue the interrupted run in ``out``, after the last batch in its journal.
         skip_unusable: skip requests that can't be edited, and list them in the summary.
         source: where the data came from, for ``config.yaml``; without it, the data are written to ``out``.
@@ -202,6 +207,7 @@ def run_consecutive(
         Inputs(as_requests(requests), retention, text, _items(capability), data_name, source=source),
         lm_eval=_tasks(lm_eval, lm_eval_path, lm_eval_limit),
         chat=chat_settings(chat, system),
+        carry_over=carry_over,
         task=task,
         skip_unusable=skip_unusable,
         batch_size=batch_size,

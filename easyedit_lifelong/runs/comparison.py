@@ -196,7 +196,7 @@ def _comparison_config(shared: Experiment, experiments: dict[str, Experiment], i
         "text": source.text,
         "capability": source.capability,
         **harness_config(shared.lm_eval),
-        **chat_config(shared.chat),
+        **chat_config(shared),
         "task": shared.task,
         "batch_size": shared.batch_size,
         "protocol": shared.protocol,

@@ -9,6 +9,8 @@ from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.joiners import joiner_of
+from easyedit_lifelong.data.joiners import joiner_of
+from easyedit_lifelong.evaluation.carry_over import CarryOver
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.evaluation.scorer import Scorer
@@ -152,6 +154,15 @@ def make_scoreboard(
         # With only_errors, some requests of the sample are skipped and others replace them in the final sample.
         size = 2 * sample if plan.experiment.only_errors else sample
         generation_requests = sample_of(checked.usable, size, plan.seed)
+    carry_over = None
+    if plan.experiment.carry_over:
+        carry_over = CarryOver(
+            model,
+            scorer.tokenizer,
+            checked.usable if generation_requests is None else generation_requests,
+            plan.experiment.chat,
+            joiner_of(plan.hparams),
+        )
     return Scoreboard(
         scorer,
         model,
@@ -161,6 +172,7 @@ def make_scoreboard(
         generation_requests=generation_requests,
         text=checked.inputs.text,
         capability=checked.inputs.capability,
+        carry_over=carry_over,
     )
 
 

@@ -71,7 +71,8 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
     Raises:
         DataError: the folder of further tasks of lm-evaluation-harness does not exist.
         HyperParameterError: the hyperparameters belong to no registered method, or cannot be used; or
-            lm-evaluation-harness has no such task, or the run keeps no edits that it could evaluate.
+            lm-evaluation-harness has no such task, or the run keeps no edits that it could evaluate or
+            whose carry-over it could measure.
         PluginError: a method or tracker is not registered, or a tracker cannot be used on this machine.
         RunError: ``out`` holds another run, or a run that cannot be resumed; or it is None, and resuming or a tracker
             needs a folder; or lm-evaluation-harness is needed and not installed.
@@ -89,6 +90,11 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
     plan = Plan(experiment, method, hparams, schedule, size, out, resume)
     _check_folder(plan)
     _check_harness(plan)
+    if experiment.carry_over and not plan.keeps_edits:
+        raise HyperParameterError(
+            f"{experiment.setting('carry_over', '--carry-over')}: a single-round run has no last scoring, in which the "
+            "carry-over is measured. Use the consecutive protocol."
+        )
     for tracker in experiment.trackers:
         get_plugins().trackers.get(tracker).check()
     if experiment.trackers and out is None:

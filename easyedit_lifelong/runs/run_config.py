@@ -18,14 +18,13 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError, RunError
-from easyedit_lifelong.evaluation.chat_requests import ChatSettings
 from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.packaged_models import PACKAGED_MODELS
 from easyedit_lifelong.runs.checks import CheckedData
-from easyedit_lifelong.runs.experiment import Source
+from easyedit_lifelong.runs.experiment import Experiment, Source
 from easyedit_lifelong.runs.plan import Plan
 from easyedit_lifelong.runs.run_folder import SCHEMA_VERSION
 
@@ -61,7 +60,7 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
         "text": source.text,
         "capability": source.capability,
         **harness_config(experiment.lm_eval),
-        **chat_config(experiment.chat),
+        **chat_config(experiment),
         "task": checked.task,
         **settings_of_loop,
         "schedule": plan.schedule.to_dict(),
@@ -147,9 +146,10 @@ def harness_config(tasks: HarnessTasks | None) -> dict[str, Any]:
     return {"lm_eval": {"tasks": list(tasks.names), "path": path, "limit": tasks.limit}}
 
 
-def chat_config(chat: ChatSettings | None) -> dict[str, Any]:
-    """Return the entry of ``config.yaml`` for prompts in chat form; empty for other prompts."""
-    return {} if chat is None else {"chat": {"system": chat.system}}
+def chat_config(experiment: Experiment) -> dict[str, Any]:
+    """Return the entries of ``config.yaml`` about the chat form; empty if the experiment does not use it."""
+    chat = {} if experiment.chat is None else {"chat": {"system": experiment.chat.system}}
+    return chat | ({"carry_over": True} if experiment.carry_over else {})
 
 
 def requests_digest(

@@ -84,10 +84,11 @@ def test_what_cannot_chat_is_refused(edits_cli: EditsCommandLine) -> None:
 def test_a_run_in_chat_form_is_recorded(lifelong_cli: RunCommand, checkpoint: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(checkpoint, tmp_path / "chat"))
     add_template(folder)
-    code, _, err = lifelong_cli.run("--chat", "--system", "snow", "--model", folder)
+    code, _, err = lifelong_cli.run("--chat", "--system", "snow", "--carry-over", "--model", folder)
     assert code == 0, err
     config = yaml.safe_load((lifelong_cli.out / "config.yaml").read_text())
-    assert config["chat"] == {"system": "snow"}
+    assert (config["chat"], config["carry_over"]) == ({"system": "snow"}, True)
+    assert {"plain_reliability", "plain_reliability_before"} <= set(lifelong_cli.summary()["metrics"])
     journal = [json.loads(line) for line in (lifelong_cli.out / "journal.jsonl").read_text().splitlines()]
     assert journal[0]["prompt"] == "<s> snow . where the capital of France is sea born "
     assert lifelong_cli.summary()["chat"] == {"system": "snow"}

@@ -97,6 +97,11 @@ def test_a_method_that_edits_one_request_at_a_time_refuses_larger_batches() -> N
         plan_of(CONSECUTIVE, SingleHyperParams(model_name="m"), batch_size=2)
 
 
+def test_a_single_round_has_no_carry_over() -> None:
+    with pytest.raises(HyperParameterError, match="--carry-over: a single-round run has no last scoring"):
+        plan_of(CONSECUTIVE, carry_over=True, protocol="single-round")
+
+
 def test_folders_are_checked_before_anything_is_loaded(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"name it with out="):
         plan_of(LIFELONG, resume=True)
