@@ -10,6 +10,7 @@ from easyedit_lifelong.commands.option_types import names, positive_int
 from easyedit_lifelong.commands.run_options import (
     DATA,
     FORMAT_HELP,
+    add_carry_over_argument,
     add_lm_eval_arguments,
     add_skip_argument,
     add_text_arguments,
@@ -39,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--device", help="device (default: the run's)")
     add_text_arguments(parser)
     add_lm_eval_arguments(parser)
+    add_carry_over_argument(parser)
     add_skip_argument(parser)
     add("--out", type=Path, metavar="DIR", help=f"folder for the results (default RUN/{_DEFAULT_OUT})")
 
@@ -58,8 +60,9 @@ def run(arguments: argparse.Namespace) -> int:
         changes["lm_eval"] = tasks
     if arguments.eval_sample is not None:
         changes["schedule"] = Schedule.of(None, (), arguments.eval_sample)
-    if arguments.skip_unusable:
-        changes["skip_unusable"] = True
+    for name in ("skip_unusable", "carry_over"):
+        if getattr(arguments, name):
+            changes[name] = True
     data = None if arguments.data is None else Data(arguments.data, arguments.format)
     out = arguments.folder / _DEFAULT_OUT if arguments.out is None else arguments.out
     rescoring = plan_rescoring(

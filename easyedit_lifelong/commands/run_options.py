@@ -49,6 +49,12 @@ def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--system", metavar="TEXT", help="system message of --chat (default: the chat template's)")
 
 
+def add_carry_over_argument(parser: argparse.ArgumentParser) -> None:
+    """Add the option that scores edits in the form in which they were not made."""
+    what = "also score edits in a chat; those of a chat, as plain prompts"
+    parser.add_argument(*spellings("carry_over"), action="store_true", help=what)
+
+
 def add_skip_argument(parser: argparse.ArgumentParser) -> None:
     """Add the option that leaves unusable records out."""
     what = "leave out records that can't be read or edited, and list them; without it, they stop the command"
@@ -101,6 +107,8 @@ def add_scoring_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_text_arguments(parser)
     add_lm_eval_arguments(parser)
+    add_chat_arguments(parser)
+    add_carry_over_argument(parser)
     add_skip_argument(parser)
 
 
@@ -136,10 +144,6 @@ def add_lm_eval_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="use only N questions of each task of --lm-eval",
     )
-    add_chat_arguments(parser)
-    add(*spellings("carry_over"), action="store_true", help="also score edits in a chat; with --chat, as plain prompts")
-    add("--task", choices=tuple(TASKS), help="task of the data (default: that of their format)")
-    add_skip_argument(parser)
 
 
 def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:

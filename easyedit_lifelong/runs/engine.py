@@ -298,6 +298,7 @@ class Run:
             "case_id": request.case_id,
             "prompt": request.prompt,
             "target_new": request.target_new,
+            **({} if request.question_span is None else {"question": request.question}),
             **outcome,
         }
 

@@ -7,9 +7,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from easyedit_lifelong.data.joiners import joiner_of
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.data.joiners import joiner_of
-from easyedit_lifelong.data.joiners import joiner_of
 from easyedit_lifelong.evaluation.carry_over import CarryOver
 from easyedit_lifelong.evaluation.sampling import sample_of
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard

@@ -12,9 +12,9 @@ from typing import Any
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, HyperParameterError, RunError, did_you_mean
+from easyedit_lifelong.evaluation.carry_over import CARRY_OVER
 from easyedit_lifelong.evaluation.metrics import METRICS
-from easyedit_lifelong.evaluation.scorers import scorer_for
-from easyedit_lifelong.runs.checks import check_data
+from easyedit_lifelong.runs.checks import check_data, scorer_of
 from easyedit_lifelong.runs.execute import make_scoreboard
 from easyedit_lifelong.runs.experiment import Data, Inputs
 from easyedit_lifelong.runs.experiment_files import read_experiment
@@ -28,7 +28,7 @@ from easyedit_lifelong.runs.run_scores import score_all, summarize
 from easyedit_lifelong.runs.state import RunResult, RunState, run_result
 
 _GENERATED = "generated"
-_CHANGEABLE = ("retention", "text", "capability", "lm_eval", "task", "skip_unusable", "schedule")
+_CHANGEABLE = ("retention", "text", "capability", "lm_eval", "carry_over", "task", "skip_unusable", "schedule")
 """The settings of a run that a rescoring can change."""
 
 
@@ -78,8 +78,9 @@ def plan_rescoring(
         device: the device to load the model on, for those who load it with the plan's hyperparameters; None for the
             run's.
         **changes: settings of :class:`~easyedit_lifelong.runs.experiment.Experiment` that replace the run's:
-            ``retention``, ``text``, ``capability``, ``task``, ``schedule`` (for its sample), ``skip_unusable`` and
-            ``lm_eval``. Tasks of lm-evaluation-harness are not evaluated again unless they are given.
+            ``retention``, ``text``, ``capability``, ``task``, ``schedule`` (for its sample), ``skip_unusable``,
+            ``carry_over`` and ``lm_eval``. Tasks of lm-evaluation-harness are not evaluated again unless they are
+            given.
 
     Returns:
         The rescoring.
@@ -133,7 +134,7 @@ def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
     began = time.perf_counter()
     # The method's checks of requests concern editing. Records with further questions need no subject, for example.
     plan = replace(rescoring.plan, method=replace(rescoring.plan.method, check_requests=None))
-    scorer = scorer_for(model, tokenizer)
+    scorer = scorer_of(plan, model, tokenizer)
     checked = check_data(plan, rescoring.inputs, model, tokenizer, scorer)
     config = run_config(plan, model, checked)
     settings = summary_settings(plan, model, checked, config)
@@ -210,8 +211,11 @@ def _check_metrics(names: Sequence[str]) -> None:
 
 
 def _needs_generated(metrics: Sequence[str]) -> bool:
-    """Return whether one of the metrics is of generated answers; without names, all metrics are wanted."""
-    return not metrics or any(METRICS[name].kind == _GENERATED for name in metrics)
+    """Return whether one of the metrics needs generated answers; without names, all metrics are wanted.
+
+    The carry-over is scored together with them.
+    """
+    return not metrics or any(METRICS[name].kind == _GENERATED or name in CARRY_OVER for name in metrics)
 
 
 def _only_metrics(summary: dict[str, Any], metrics: Sequence[str]) -> dict[str, Any]:
@@ -279,7 +283,7 @@ def _own_requests(inputs: Inputs, journal: Sequence[dict[str, Any]], folder: Pat
     requests = []
     for number, entry in enumerate(journal, 1):
         request = by_case.get(entry.get("case_id", ""))
-        if request is None or (request.prompt, request.target_new) != _question(entry):
+        if request is None or _question_of(request) != _question(entry):
             raise RunError(f"{folder / JOURNAL}, line {number}: belongs to no record of the data in {folder / CONFIG}")
         requests.append(request)
     return requests
@@ -292,7 +296,7 @@ def _requests_of_other_data(inputs: Inputs, journal: Sequence[dict[str, Any]]) -
         DataError: there is none.
     """
     attempted = {_question(entry) for entry in journal if entry["status"] != "skipped"}
-    requests = [request for request in inputs.requests if (request.prompt, request.target_new) in attempted]
+    requests = [request for request in inputs.requests if _question_of(request) in attempted]
     if not requests:
         raise DataError(
             f"{inputs.name}: none of its {len(inputs.requests)} records has the prompt and the target of an edit of "
@@ -302,5 +306,11 @@ def _requests_of_other_data(inputs: Inputs, journal: Sequence[dict[str, Any]]) -
 
 
 def _question(entry: dict[str, Any]) -> tuple[Any, Any]:
-    """Return the prompt and the target of a line of the journal."""
-    return entry.get("prompt"), entry.get("target_new")
+    """Return the prompt, or the user's words in a prompt in chat form, and the target of a line of the journal."""
+    prompt = entry.get("question", entry.get("prompt"))
+    return prompt.strip() if isinstance(prompt, str) else prompt, entry.get("target_new")
+
+
+def _question_of(request: EditRequest) -> tuple[Any, Any]:
+    """Return the prompt and the target of a request as :func:`_question` returns those of its line."""
+    return request.question.strip(), request.target_new

@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from easyedit_lifelong import explain
 from tests.support.chat_tokenizer import TEMPLATE
-from tests.support.command_line import RunCommand
+from tests.support.command_line import RunCommand, call
 from tests.support.edits_command_line import PROMPT, TARGET, EditsCommandLine
 
 
@@ -90,8 +90,13 @@ def test_a_run_in_chat_form_is_recorded(lifelong_cli: RunCommand, checkpoint: Pa
     assert (config["chat"], config["carry_over"]) == ({"system": "snow"}, True)
     assert {"plain_reliability", "plain_reliability_before"} <= set(lifelong_cli.summary()["metrics"])
     journal = [json.loads(line) for line in (lifelong_cli.out / "journal.jsonl").read_text().splitlines()]
+    assert journal[0]["question"] == "the capital of France is"
     assert journal[0]["prompt"] == "<s> snow . where the capital of France is sea born "
     assert lifelong_cli.summary()["chat"] == {"system": "snow"}
+    code, _, err = call(lifelong_cli.capsys, "rescore", lifelong_cli.out)
+    assert code == 0, err
+    rescored = json.loads((lifelong_cli.out / "rescored" / "summary.json").read_text())
+    assert rescored["metrics"] == lifelong_cli.summary()["metrics"]
     code, _, err = lifelong_cli.run("--resume", "--model", folder)
     assert code == 1
     assert "chat" in err
