@@ -66,7 +66,8 @@ def _show_edits(console: Console, part: InspectedPart, limit: int) -> None:
     rows = []
     for number, edit in enumerate(part.edits[first:], start=first + 1):
         replaced = f" (replaced by edit {edit['replaced_by']})" if edit.get("replaced_by") else ""
-        text = f"{edit['prompt']} → {edit['target_new']}{replaced}"
+        prompt = f"{edit['question']} (in a chat)" if edit.get("question") is not None else edit["prompt"]
+        text = f"{prompt} → {edit['target_new']}{replaced}"
         values = [cell_text(edit.get(name)) for name in part.columns.values()]
         rows.append([str(number), str(edit["case_id"]), text, edit["time"][:16].replace("T", " "), *values])
     text_table(console, rows, ["edit", "case", EDIT, "made (UTC)", *part.columns], title)

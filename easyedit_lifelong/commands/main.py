@@ -58,7 +58,7 @@ _ONLY_READ = {"doctor", "plugins", "generate", "inspect", "push"}
 _WRITE_AT_END = {"edit", "export", "pull"}
 """Commands that write all their files in one step at the end."""
 
-_TEXTS = {"prompt", "target", "subject", "case", "message"}
+_TEXTS = {"prompt", "target", "subject", "joiner", "system", "case", "message"}
 """Arguments whose values are text, never paths."""
 
 

@@ -27,7 +27,8 @@ def edits_card(index: Mapping[str, Any], repo_id: str) -> str:
     """
     model, parts = index["model"]["name"], index["parts"]
     edits = [edit for part in parts for edit in part["edits"]]
-    rows = "\n".join(f"| {_cell(edit['prompt'])} | {_cell(edit['target_new'])} |" for edit in edits[:_MAX_EXAMPLES])
+    examples = [(edit.get("question", edit["prompt"]), edit["target_new"]) for edit in edits[:_MAX_EXAMPLES]]
+    rows = "\n".join(f"| {_cell(prompt)} | {_cell(target)} |" for prompt, target in examples)
     n_further = len(edits) - _MAX_EXAMPLES
     further = f"\n\n{n_further} more are in `edits.json`.\n" if n_further > 0 else "\n"
     amounts = _edits_text(_count_by_method(parts))

@@ -127,7 +127,7 @@ def _edit_lines(entries: list[Mapping[str, Any]]) -> RenderableType:
         style = "green" if success == 1 else "red" if entry.get("status") == "failed" else "yellow"
         table.add_row(
             Text(outcome, style=style),
-            Text(_one_line(entry.get("prompt"))),
+            Text(_one_line(entry.get("question", entry.get("prompt")))),
             Text(f"→ {_one_line(entry.get('target_new'))}"),
             f"{seconds:.2f} s" if is_number(seconds) else "",
         )

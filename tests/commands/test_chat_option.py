@@ -48,6 +48,8 @@ def test_an_edit_in_chat_form_is_saved_and_answers_in_it(
     (record,) = edits_cli.records("edits")
     assert record["question"] == PROMPT
     assert record["prompt"] == f"<s> snow . where {PROMPT} sea born "
+    shown = " ".join(edits_cli.output_of("inspect", edits_cli.folder / "edits").split())
+    assert f"{PROMPT} (in a chat) → {TARGET}" in shown
     row = asked(edits_cli, checkpoint, "--chat", "--system", "snow")
     assert (row["prompt"], row["edited"].split()[0]) == (PROMPT, TARGET)
     assert caplog.messages == []
