@@ -20,7 +20,7 @@ from torch import Tensor
 from easyedit_lifelong.bridge.easyedit_location import PACKAGE
 from easyedit_lifelong.bridge.easyedit_scoring import with_leading_spaces
 from easyedit_lifelong.bridge.method_context import device_name
-from easyedit_lifelong.bridge.requirements import check_no_joiners
+from easyedit_lifelong.bridge.requirements import check_prompt_form
 from easyedit_lifelong.bridge.weights import base_of, edited_modules
 from easyedit_lifelong.bridge.wrapping import replaced
 from easyedit_lifelong.data.request import EditRequest, as_requests
@@ -225,7 +225,7 @@ def valid_requests(name: str, requests: Sequence[Any], *, batchable: bool) -> li
         EditError: there are several, and the method edits one.
     """
     valid = as_requests(requests)
-    check_no_joiners(name, valid)
+    check_prompt_form(name, valid)
     if not valid:
         raise DataError("there are no requests to edit")
     if len(valid) > 1 and not batchable:

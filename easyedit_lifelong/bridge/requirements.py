@@ -56,7 +56,7 @@ def check_subjects(model: Any, tok: Any, hparams: Any, requests: Sequence[EditRe
         DataError: a request can't be used; the message names the record and the field.
     """
     name, hparams = easyedit_name(hparams.alg_name), base_of(hparams)
-    check_no_joiners(name, requests)
+    check_prompt_form(name, requests)
     for request in requests if hasattr(hparams, "fact_token") else ():
         for field, text in (("prompt", request.prompt), ("subject", request.subject or "")):
             if "{" in text or "}" in text:
@@ -78,17 +78,22 @@ def check_subjects(model: Any, tok: Any, hparams: Any, requests: Sequence[EditRe
             )
 
 
-def check_no_joiners(name: str, requests: Sequence[EditRequest]) -> None:
-    """Check that no request has a joiner, since EasyEdit's methods decide by themselves what stands before a target.
+def check_prompt_form(name: str, requests: Sequence[EditRequest]) -> None:
+    """Check that no request has a joiner or is in chat form: EasyEdit's methods put a space before every target.
 
     Args:
         name: the method's name in EasyEdit.
         requests: the requests.
 
     Raises:
-        DataError: a request has one.
+        DataError: a request has a joiner or is in chat form.
     """
     for request in requests:
+        if request.question_span is not None:
+            raise DataError(
+                f"{request.where}: EasyEdit's {name} does not edit prompts in chat form. Leave --chat out, or edit "
+                "with a method of this package."
+            )
         if request.joiner is not None:
             raise DataError(
                 f"{request.where}, field 'joiner': EasyEdit's {name} puts a space between prompt and target. Leave the "

@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         LifelongError: an input can't be used, or an edit failed.
     """
     console, out = Console(), arguments.out.expanduser()
-    chat_settings(arguments.chat, arguments.system)
+    chat_settings(arguments.chat, arguments.system)  # a wrong combination is refused before the model is loaded
     hparams = replace_hparams(
         load_hparams(arguments.hparams),
         {"model_name": arguments.model, "device": arguments.device, "joiner": arguments.joiner},

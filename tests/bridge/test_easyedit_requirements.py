@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 import yaml
 
-from easyedit_lifelong import bridge
+from easyedit_lifelong import bridge, in_chat_form
 from easyedit_lifelong.bridge import easyedit_method, read_easyedit_hparams, requirements
 from easyedit_lifelong.bridge import easyedit_methods as methods
 from easyedit_lifelong.bridge.weights import edited_weights
 from easyedit_lifelong.data.request import EditRequest, as_requests
 from easyedit_lifelong.errors import DataError, HyperParameterError, ModelError, PluginError
 from easyedit_lifelong.hparams_files import find_hparams
+from tests.support.chat_tokenizer import chat_tokenizer
 from tests.support.easyedit_memit import NAMES, REQUESTS, VALUES, memit_hparams
 from tests.support.tiny_models import smollm2_without_weights
 from tests.support.toy_method import make_pair
@@ -40,6 +41,12 @@ def test_a_request_that_fits_no_template_is_refused_with_its_field(
         memit.check_requests(model, tok, memit_hparams(memit, "gpt2"), requests)
     assert "case fr" in str(caught.value)
     assert expected in str(caught.value)
+
+
+def test_prompts_in_chat_form_are_refused() -> None:
+    (request,) = in_chat_form(as_requests(REQUESTS[:1]), chat_tokenizer())
+    with pytest.raises(DataError, match=r"case fr.*MEMIT does not edit prompts in chat form. Leave --chat out"):
+        requirements.check_prompt_form("MEMIT", [request])
 
 
 def test_the_last_of_two_occurrences_of_a_subject_is_edited(memit: Any, given_moments: None) -> None:
