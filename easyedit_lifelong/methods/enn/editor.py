@@ -119,6 +119,7 @@ def apply_enn_to_model(
         lambda edited: ENNEditor.on(edited, tok, hparams),
         model,
         requests,
+        hparams,
         copy=copy,
         keep_original_weight=keep_original_weight,
     )

@@ -39,6 +39,7 @@ def apply_ke_to_model(
         lambda edited: KEEditor.on(edited, tok, hparams),
         model,
         requests,
+        hparams,
         copy=copy,
         keep_original_weight=keep_original_weight,
     )
