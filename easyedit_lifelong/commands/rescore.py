@@ -20,7 +20,8 @@ from easyedit_lifelong.commands.run_options import (
 from easyedit_lifelong.commands.run_session import load_model_for, show_result
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.experiment import Data
-from easyedit_lifelong.runs.rescore import plan_rescoring, rescore
+from easyedit_lifelong.runs.rescore import rescore
+from easyedit_lifelong.runs.rescoring_plan import plan_rescoring
 from easyedit_lifelong.runs.schedule import Schedule
 
 _DEFAULT_OUT = "rescored"

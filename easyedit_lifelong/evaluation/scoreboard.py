@@ -101,7 +101,6 @@ class Scoreboard:
         generates = generation_requests is None or len(generation_requests) > 0
         self._text = TextScores(scorer, model, requests if generates else [], text)
         self._carry_over = carry_over
-        self._text = TextScores(scorer, model, requests, text)
         self._capability = MultipleChoiceScores(scorer.tokenizer, model, capability)
         questions = Questions.about(requests).all() + compared_questions(requests) + self.retention
         self.unedited = self._forced(model, questions)
