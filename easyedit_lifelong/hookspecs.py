@@ -9,7 +9,14 @@ from pluggy import HookimplMarker, HookspecMarker
 
 if TYPE_CHECKING:
     from easyedit_lifelong.methods.base import EditMethod
-    from easyedit_lifelong.registry import CovarianceEngine, DatasetReader, ModelMethod, RecordLoader, TrackerType
+    from easyedit_lifelong.registry import (
+        CovarianceEngine,
+        DatasetReader,
+        JudgeType,
+        ModelMethod,
+        RecordLoader,
+        TrackerType,
+    )
 
 PROJECT = "easyedit_lifelong"
 
@@ -48,6 +55,11 @@ def register_covariance_engines(register: Callable[[CovarianceEngine], None]) ->
 @hookspec
 def register_trackers(register: Callable[[TrackerType], None]) -> None:
     """Register result trackers, selected with ``--track``."""
+
+
+@hookspec
+def register_judges(register: Callable[[JudgeType], None]) -> None:
+    """Register judges of generated answers, selected with ``--judge``."""
 
 
 @hookspec

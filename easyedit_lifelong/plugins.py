@@ -17,6 +17,7 @@ from easyedit_lifelong.errors import DuplicateNameError, PluginError
 from easyedit_lifelong.registry import (
     CovarianceEngine,
     DatasetReader,
+    JudgeType,
     ModelMethod,
     RecordLoader,
     Registry,
@@ -45,6 +46,7 @@ BUILT_IN = (
     "easyedit_lifelong.methods.enn.plugin",
     "easyedit_lifelong.data.plugin",
     "easyedit_lifelong.covariance.plugin",
+    "easyedit_lifelong.evaluation.plugin",
     "easyedit_lifelong.bridge.plugin",
     "easyedit_lifelong.reporting.plugin",
 )
@@ -72,6 +74,7 @@ class Plugins:
         default_factory=lambda: Registry("covariance engine", CovarianceEngine)
     )
     trackers: Registry[TrackerType] = field(default_factory=lambda: Registry("tracker", TrackerType))
+    judges: Registry[JudgeType] = field(default_factory=lambda: Registry("judge", JudgeType))
     model_methods: Registry[ModelMethod] = field(default_factory=lambda: Registry("model method", ModelMethod))
     broken: dict[str, str] = field(default_factory=dict)
 
@@ -106,6 +109,7 @@ class Plugins:
             "register_loaders": self.loaders,
             "register_covariance_engines": self.covariance_engines,
             "register_trackers": self.trackers,
+            "register_judges": self.judges,
             "register_model_methods": self.model_methods,
         }
 

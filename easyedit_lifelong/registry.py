@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.covariance.corpus import Corpus
     from easyedit_lifelong.covariance.moments import SecondMoment
     from easyedit_lifelong.data.request import EditRequest
+    from easyedit_lifelong.evaluation.judges import Judge
 
 
 class Tracker(Protocol):
@@ -107,6 +108,25 @@ class TrackerType:
 
     name: str
     create: Callable[[Path, Mapping[str, Any]], Tracker]
+    description: str = ""
+    check: Callable[[], object] = lambda: None
+
+
+@dataclass(frozen=True)
+class JudgeType:
+    """A type of judge of generated answers.
+
+    Attributes:
+        name: its name for ``--judge``.
+        create: ``create(argument)`` returns the judge; the argument is what follows the name and a colon in
+            ``--judge NAME:ARGUMENT``, or empty.
+        description: one line, for lists of judges.
+        check: raises a :class:`PluginError` if the judge can't be used in this environment; called before a model is
+            loaded.
+    """
+
+    name: str
+    create: Callable[[str], Judge]
     description: str = ""
     check: Callable[[], object] = lambda: None
 

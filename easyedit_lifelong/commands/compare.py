@@ -71,6 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         lm_eval=harness_tasks(arguments),
         chat=chat_settings(arguments.chat, arguments.system),
         carry_over=arguments.carry_over,
+        judge=arguments.judge,
         task=arguments.task,
         skip_unusable=arguments.skip_unusable,
         batch_size=arguments.bsz,

@@ -29,7 +29,7 @@ COMMANDS = {
     "demo": "edit SmolLM2-135M with sample facts, with GRACE and with CoachHook, and compare the two",
     "doctor": "check this installation and show how to repair it",
     "models": "list the models that come as Python packages, and convert their weights",
-    "plugins": "list methods, dataset formats and trackers",
+    "plugins": "list methods, dataset formats, trackers and judges",
     "lifelong": "edit a model with one fact after another, and score the edits",
     "covariance": "collect second moments of keys, for CoachHook, MEMIT, AlphaEdit and ROME",
     "consecutive": "edit a model with batches of facts, and score the edits (CoachHook's protocol)",

@@ -19,14 +19,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print every registered method, dataset format and tracker, and the plugin that registered it."""
+    """Print every registered method, dataset format, tracker and judge, and the plugin that registered it."""
     plugins = get_plugins()
     table = plain_table()
     for header in ("kind", "name", "from plugin", "what it is"):
         table.add_column(header, overflow="fold")
     for method in plugins.methods:
         table.add_row("method", method.name, plugins.methods.origin(method.name), _purpose(method.hparams_class))
-    for registry, kind in ((plugins.readers, "format"), (plugins.trackers, "tracker")):
+    for registry, kind in ((plugins.readers, "format"), (plugins.trackers, "tracker"), (plugins.judges, "judge")):
         for entry in registry:
             table.add_row(kind, entry.name, registry.origin(entry.name), entry.description)
     for name, problem in plugins.broken.items():

@@ -54,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     changes: dict[str, Any] = {
         name: value
-        for name in ("retention", "text", "capability", "task")
+        for name in ("retention", "text", "capability", "judge", "task")
         if (value := getattr(arguments, name)) is not None
     }
     if (tasks := harness_tasks(arguments)) is not None:

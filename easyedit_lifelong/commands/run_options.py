@@ -124,6 +124,7 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="multiple-choice questions, answered before and after (without FILE: 200 of this package)",
     )
+    add("--judge", metavar="NAME", help="judge of generated answers: match, openai:MODEL, or a plugin's (`plugins`)")
     add("--task", choices=tuple(TASKS), help="task of the data (default: that of their format)")
 
 
@@ -160,6 +161,7 @@ def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "lm_eval": harness_tasks(arguments),
         "chat": chat_settings(arguments.chat, arguments.system),
         "carry_over": arguments.carry_over,
+        "judge": arguments.judge,
         "task": arguments.task,
         "skip_unusable": arguments.skip_unusable,
         "schedule": Schedule.of(arguments.eval_every, arguments.eval_at, arguments.eval_sample),

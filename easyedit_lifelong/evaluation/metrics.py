@@ -52,6 +52,7 @@ _F1 = "mean of 2 |output and answer| / (|output| + |answer|), words without case
 _BEGINS = "mean of [the greedy text, without leading space, begins with the target]"
 _EXACT = "mean of [output = target] up to the natural stop, without case, punctuation and articles"
 _CONTAINS = "mean of [output contains target] up to the natural stop, without case, punctuation and articles"
+_VERDICT = "mean of the judge's verdict, from 0 (wrong) to 1 (right), on the output up to the natural stop"
 _ENTROPY = "mean of (2/3 H(bigrams) + 4/3 H(trigrams)) / 2 of texts of up to 100 tokens, in bits"
 _LARGEST = "mean of [the right choice has the largest sum of log p of its tokens]"
 _LARGEST_NORM = "mean of [the right choice has the largest sum of log p of its tokens / its number of characters]"
@@ -224,6 +225,11 @@ _SPECS = (
     ),
     MetricSpec("exact_match_before", _GENERATED, "exact_match of the unedited model", _EXACT, _MIRAGE),
     MetricSpec("contains_match_before", _GENERATED, "contains_match of the unedited model", _CONTAINS, _MIRAGE),
+    # ---- a judge of generated answers
+    MetricSpec("judge_score", _GENERATED, "the judge's verdict on generated answers, past edits", _VERDICT),
+    MetricSpec("judge_score_before", _GENERATED, "judge_score of the unedited model", _VERDICT),
+    MetricSpec("judge_score_rephrase", _GENERATED, "judge_score on paraphrases", _VERDICT),
+    MetricSpec("judge_score_rephrase_before", _GENERATED, "judge_score_rephrase of the unedited model", _VERDICT),
     # ---- carry-over between plain prompts and chats
     MetricSpec("chat_reliability", _FORCED, "reliability on prompts asked in a chat", _TOKENS),
     MetricSpec("chat_reliability_before", _FORCED, "chat_reliability of the unedited model", _TOKENS),

@@ -19,7 +19,7 @@ from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodCompa
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
-from easyedit_lifelong.runs.run_config import chat_config, harness_config, requests_digest, run_config
+from easyedit_lifelong.runs.run_config import chat_config, harness_config, judge_config, requests_digest, run_config
 from easyedit_lifelong.runs.run_folder import CONFIG, SCHEMA_VERSION, SUMMARY, RunFolder, check_free
 from easyedit_lifelong.runs.setting_changes import setting_changes
 
@@ -197,6 +197,7 @@ def _comparison_config(shared: Experiment, experiments: dict[str, Experiment], i
         "capability": source.capability,
         **harness_config(shared.lm_eval),
         **chat_config(shared),
+        **judge_config(shared),
         "task": shared.task,
         "batch_size": shared.batch_size,
         "protocol": shared.protocol,

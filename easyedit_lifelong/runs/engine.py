@@ -12,6 +12,7 @@ from typing import Any
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError, NotLearnedWarning, RunError
 from easyedit_lifelong.evaluation.averages import RequestScores, averages
+from easyedit_lifelong.evaluation.judged_answers import JudgedAnswers
 from easyedit_lifelong.evaluation.scoreboard import Scoreboard, edit_success_of
 from easyedit_lifelong.registry import Tracker
 from easyedit_lifelong.runs.peak_memory import PeakMemory
@@ -54,6 +55,7 @@ class Run:
         folder: the run's folder; None if nothing is written.
         requests: all requests of the run.
         trackers: the trackers that receive the scores.
+        judged: scores generated answers with a judge; None for no such scores.
         edited: the case_ids of the edits in the model, in order.
         done: the number of batches that were processed.
         io_before: seconds of writing before the run was interrupted; 0 if it was not resumed.
@@ -69,6 +71,7 @@ class Run:
     folder: RunFolder | None
     requests: list[EditRequest]
     trackers: list[Tracker] = field(default_factory=list)
+    judged: JudgedAnswers | None = None
     edited: list[int | str] = field(default_factory=list)
     done: int = 0
     io_before: float = 0.0
@@ -154,6 +157,7 @@ class Run:
             sample=plan.schedule.sample,
             seed=plan.seed,
             counts=plan.method.counts,
+            judged=self.judged,
             **position,
         )
 

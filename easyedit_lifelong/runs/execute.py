@@ -21,6 +21,7 @@ from easyedit_lifelong.runs.engine import Run
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.harness_results import AFTER, BEFORE, HarnessResults
 from easyedit_lifelong.runs.inputs import read_inputs
+from easyedit_lifelong.runs.judgements import judged_answers
 from easyedit_lifelong.runs.memory_use import memory_summary
 from easyedit_lifelong.runs.plan import Plan, make_plan
 from easyedit_lifelong.runs.resume import is_finished
@@ -91,7 +92,8 @@ def execute(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, progress: Pr
         board = make_scoreboard(plan, model, scorer, checked)
         harness = HarnessResults(plan.experiment.lm_eval, folder, resume=plan.resume)
         harness.evaluate(BEFORE, model, tokenizer)
-        run = Run(plan, tokenizer, RunState(model), board, folder, checked.usable)
+        judged = judged_answers(plan.experiment.judge, folder)
+        run = Run(plan, tokenizer, RunState(model), board, folder, checked.usable, judged=judged)
         run.state.counts["skipped"] = len(checked.skipped)
         run.state.seconds["scoring"] += time.perf_counter() - began
         _prepare(run, progress)

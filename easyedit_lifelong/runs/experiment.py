@@ -108,6 +108,7 @@ class Experiment:
         capability: file of multiple-choice questions; True for the set of this package, None for none.
         lm_eval: tasks of lm-evaluation-harness; None for none.
         chat: how prompts are asked in a chat; None for prompts as they are.
+        judge: the judge of generated answers, ``NAME`` or ``NAME:ARGUMENT``; None for none.
         carry_over: score edits of plain prompts in a chat, too, and those of a chat as plain prompts.
         task: the task of the data; None for the task of their format.
         only_errors: edit only where the model is wrong (lifelong loop).
@@ -129,6 +130,7 @@ class Experiment:
     lm_eval: HarnessTasks | None = None
     chat: ChatSettings | None = None
     carry_over: bool = False
+    judge: str | None = None
     task: str | None = None
     only_errors: bool = False
     skip_unusable: bool = False

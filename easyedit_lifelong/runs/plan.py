@@ -13,6 +13,7 @@ from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, EVAL_EVERY, KEEP_EDITS, Experiment
 from easyedit_lifelong.runs.hyperparameter_files import find_method, hyperparameters_of
+from easyedit_lifelong.runs.judgements import judge_type
 from easyedit_lifelong.runs.run_folder import check_free, check_resumable
 from easyedit_lifelong.runs.schedule import Schedule
 
@@ -95,6 +96,8 @@ def make_plan(experiment: Experiment, out: Path | str | None, resume: bool = Fal
             f"{experiment.setting('carry_over', '--carry-over')}: a single-round run has no last scoring, in which the "
             "carry-over is measured. Use the consecutive protocol."
         )
+    if experiment.judge is not None:
+        _check_judge(experiment.judge, experiment, plan)
     for tracker in experiment.trackers:
         get_plugins().trackers.get(tracker).check()
     if experiment.trackers and out is None:
@@ -108,6 +111,23 @@ def _check_batch_size(size: Any, method: EditMethod) -> None:
         raise HyperParameterError(f"batch_size: {size!r} is not a whole number greater than 0")
     if size > 1 and not method.batchable:
         raise HyperParameterError(f"batch_size: {size}, but {method.name} edits one request at a time. Use 1.")
+
+
+def _check_judge(judge: str, experiment: Experiment, plan: Plan) -> None:
+    """Check that a judge can be used.
+
+    Raises:
+        HyperParameterError: the run is single-round, which has no last scoring.
+        PluginError: there is no such judge, or it cannot be used in this environment.
+    """
+    if not plan.keeps_edits:
+        raise HyperParameterError(
+            f"{experiment.setting('judge', '--judge')}: a single-round run has no last scoring, in which answers are "
+            "judged. Use the consecutive protocol."
+        )
+    entry, argument = judge_type(judge)
+    entry.check()
+    entry.create(argument)
 
 
 def _check_harness(plan: Plan) -> None:

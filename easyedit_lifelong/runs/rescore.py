@@ -14,6 +14,7 @@ from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.runs.checks import check_data, scorer_of
 from easyedit_lifelong.runs.execute import make_scoreboard
 from easyedit_lifelong.runs.harness_results import AFTER, BEFORE, HarnessResults
+from easyedit_lifelong.runs.judgements import judged_answers
 from easyedit_lifelong.runs.rescoring_plan import Rescoring, plan_rescoring
 from easyedit_lifelong.runs.run_config import run_config, summary_settings
 from easyedit_lifelong.runs.run_folder import STATE, RunFolder
@@ -73,6 +74,7 @@ def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
             sample=plan.schedule.sample,
             seed=plan.seed,
             counts=plan.method.counts,
+            judged=judged_answers(plan.experiment.judge, folder),
             n_seen=len(rescoring.journal),
         )
         harness.evaluate(AFTER, model, tokenizer)

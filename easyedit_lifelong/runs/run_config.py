@@ -61,6 +61,7 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
         "capability": source.capability,
         **harness_config(experiment.lm_eval),
         **chat_config(experiment),
+        **judge_config(experiment),
         "task": checked.task,
         **settings_of_loop,
         "schedule": plan.schedule.to_dict(),
@@ -150,6 +151,11 @@ def chat_config(experiment: Experiment) -> dict[str, Any]:
     """Return the entries of ``config.yaml`` about the chat form; empty if the experiment does not use it."""
     chat = {} if experiment.chat is None else {"chat": {"system": experiment.chat.system}}
     return chat | ({"carry_over": True} if experiment.carry_over else {})
+
+
+def judge_config(experiment: Experiment) -> dict[str, Any]:
+    """Return the entry of ``config.yaml`` for the judge; empty without one."""
+    return {} if experiment.judge is None else {"judge": experiment.judge}
 
 
 def requests_digest(

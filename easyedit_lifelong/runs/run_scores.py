@@ -11,6 +11,7 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.evaluation.answer_matching import Generation
 from easyedit_lifelong.evaluation.averages import Scores, averages_with_intervals
+from easyedit_lifelong.evaluation.judged_answers import JudgedAnswers
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.evaluation.multiple_choice import BY_SUBJECT
 from easyedit_lifelong.evaluation.sampling import sample_of
@@ -36,6 +37,7 @@ def score_all(
     sample: int | None = None,
     seed: int = 0,
     counts: Callable[[Any], Mapping[str, float]] | None = None,
+    judged: JudgedAnswers | None = None,
     **position: Any,
 ) -> None:
     """Score past edits, and record the scores in the curve, the folder and the trackers.
@@ -51,6 +53,7 @@ def score_all(
         sample: score a random sample of this many past edits if there are more; None for all of them.
         seed: the seed of the sample.
         counts: the method's port that returns numbers about the edited model, by name (``n_keys``).
+        judged: scores generated answers with a judge; None for no such scores.
         **position: how far the run is (``n_seen``, ``batch``): further entries of the line of ``metrics.jsonl``.
     """
     began = time.perf_counter()
@@ -62,6 +65,8 @@ def score_all(
     if thorough and generate and scored:
         generated, outputs = board.score_generation(state.model, scored)
         scores |= generated
+        if judged is not None:
+            scores |= judged.scores(outputs)
     scores |= _method_counts(state, counts)
     if len(scored) < len(state.attempted):
         position["sampled"] = len(scored)
