@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForSeq2SeqLM,
     AutoModelForSequenceClassification,
     BertConfig,
+    Gemma3TextConfig,
     GPT2Config,
     GPTJConfig,
     LlamaConfig,
@@ -50,6 +51,16 @@ CONFIGS: dict[str, PretrainedConfig] = {
         num_attention_heads=9,
         num_key_value_heads=3,
         vocab_size=49152,
+        tie_word_embeddings=True,
+    ),
+    "gemma3-270m": Gemma3TextConfig(
+        hidden_size=640,
+        intermediate_size=2048,
+        num_hidden_layers=18,
+        num_attention_heads=4,
+        num_key_value_heads=1,
+        head_dim=256,
+        vocab_size=262144,
         tie_word_embeddings=True,
     ),
     "gpt2-xl": GPT2Config(n_embd=1600, n_layer=48, n_head=25),
@@ -95,6 +106,7 @@ OTHER_SHAPES = {"t5-small": (1024, 512), "scotus-bert": (3072, 768)}
 # (inputs, outputs) of the layer that each file names: the sizes of a key and a value there.
 SHAPES = {
     "smollm2-135m": (1536, 576),
+    "gemma3-270m": (2048, 640),
     "gpt2-xl": (1600, 6400),
     "gpt-j-6B": (16384, 4096),
     "llama-7b": (11008, 4096),
@@ -104,7 +116,10 @@ SHAPES = {
 }
 
 # Files for edits by subject: the model; the key layer's (inputs, outputs); the sizes of a gate's key and of a value.
-BY_SUBJECT = {"smollm2-135m-subject": ("smollm2-135m", (576, 1536), (576, 576))}
+BY_SUBJECT = {
+    "smollm2-135m-subject": ("smollm2-135m", (576, 1536), (576, 576)),
+    "gemma3-270m-subject": ("gemma3-270m", (640, 2048), (640, 640)),
+}
 
 
 def test_every_file_has_a_real_architecture_to_be_checked_against() -> None:
