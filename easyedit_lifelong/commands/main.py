@@ -39,6 +39,7 @@ COMMANDS = {
     "calibrate": "choose layers, distance, radius and relation gate of GRACE by subjects for a model",
     "train": "train a method (MEND, KE, ENN) for a model, so that it can edit",
     "rescore": "score the edits of a run again, with further data or metrics, without editing",
+    "locate": "find where a model keeps facts, by causal tracing, and which layers to edit",
     "report": "write a page with figures and tables of one run, or a comparison of several",
     "edit": "edit a few facts, and save the edits in a folder",
     "generate": "continue prompts with a model that has saved edits",
@@ -58,7 +59,7 @@ _ONLY_READ = {"doctor", "plugins", "generate", "inspect", "push"}
 _WRITE_AT_END = {"edit", "export", "pull"}
 """Commands that write all their files in one step at the end."""
 
-_TEXTS = {"prompt", "target", "subject", "joiner", "system", "case", "message"}
+_TEXTS = {"prompt", "target", "subject", "answer", "joiner", "system", "case", "message"}
 """Arguments whose values are text, never paths."""
 
 

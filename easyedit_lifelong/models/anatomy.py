@@ -1,4 +1,4 @@
-"""Find a language model's blocks, final norm, output head and MLP projections.
+"""Find a language model's blocks, final norm, output head, and projections of MLPs and attention.
 
 The parts are found in the module tree, so that this works for model families that this package doesn't know. A part
 that can't be found is None; callers then run full passes, which are slower.
@@ -108,6 +108,33 @@ def mlp_of(block: nn.Module) -> Mlp | None:
 def is_routed_expert(module_path: str) -> bool:
     """Return whether a module is in one of the experts of a mixture, which gets only the tokens routed to it."""
     return re.search(r"(^|\.)experts\.\d+(\.|$)", module_path) is not None
+
+
+def attention_output_of(block: nn.Module, width: int) -> str | None:
+    """Return the path, within a block, of the output projection of its attention; None if it isn't found.
+
+    The attention is a child whose name says so. Its output projection is the last of its projections that return the
+    model's width: queries, keys and values are registered before it, or have another width.
+
+    Args:
+        block: a transformer block.
+        width: the model's width.
+    """
+    for child_name, child in block.named_children():
+        if "attn" not in child_name.lower() and "attention" not in child_name.lower():
+            continue
+        found = None
+        adapters: list[str] = []
+        for name, module in child.named_modules(prefix=child_name):
+            if any(name.startswith(f"{other}.") for other in adapters):
+                continue  # inside a projection with an adapter
+            with contextlib.suppress(TypeError):
+                shape = projection_shape(module)
+                adapters.append(name)
+                found = name if shape[1] == width else found
+        if found is not None:
+            return found
+    return None
 
 
 def projection_shape(module: nn.Module) -> tuple[int, int]:

@@ -8,6 +8,7 @@ at all others. So rows of all lengths share large matrix products, and padding c
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -82,6 +83,7 @@ def _is_mlp(module: nn.Module) -> bool:
     kinds = [type(child) for child in module.children()]
     return (
         type(module).__name__.endswith("MLP")
+        and len(inspect.signature(type(module).forward).parameters) == 2  # itself and the hidden states, no residual
         and any(kind in _PROJECTIONS for kind in kinds)
         and all(kind in _PROJECTIONS or kind.__module__ in _ELEMENTWISE for kind in kinds)
     )

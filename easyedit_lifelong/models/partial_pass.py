@@ -40,6 +40,14 @@ class FrozenPrefix(DynamicCache):
         layer = self.layers[layer_idx]
         return torch.cat([layer.keys, key_states], dim=-2), torch.cat([layer.values, value_states], dim=-2)
 
+    def first_tokens(self, length: int) -> FrozenPrefix:
+        """Return a cache of the first ``length`` tokens of this one. It shares the memory of this cache."""
+        shorter = copy.copy(self)
+        shorter.layers = [copy.copy(layer) for layer in self.layers]
+        for layer in shorter.layers:
+            layer.keys, layer.values = layer.keys[..., :length, :], layer.values[..., :length, :]
+        return shorter
+
     def select_rows(self, rows: Tensor) -> FrozenPrefix:
         """Return a cache that holds the given rows of this one; ``rows`` are indices or a mask."""
         selected = copy.copy(self)
@@ -47,10 +55,30 @@ class FrozenPrefix(DynamicCache):
         selected.keep_rows(rows)
         return selected
 
-    def keep_rows(self, rows: Tensor) -> None:
-        """Drop all rows but the given ones, which are indices or a mask."""
+    def keep_rows(self, rows: Tensor | slice) -> None:
+        """Drop all rows but the given ones: indices, a mask, or a range."""
         for layer in self.layers:
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
+
+
+class RepeatedPrefix(FrozenPrefix):
+    """A cache of the first tokens for a pass that repeats the cached rows as often as its number of rows requires.
+
+    Args:
+        prefix: the cache; its memory is shared.
+        length: number of tokens to keep.
+    """
+
+    def __init__(self, prefix: FrozenPrefix, length: int) -> None:
+        DynamicCache.__init__(self)
+        self.layers = prefix.first_tokens(length).layers
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> Any:
+        """Return a layer's cached keys and values, repeated, followed by those of the running pass."""
+        layer = self.layers[layer_idx]
+        times = len(key_states) // len(layer.keys)
+        keys, values = layer.keys.repeat(times, 1, 1, 1), layer.values.repeat(times, 1, 1, 1)
+        return torch.cat([keys, key_states], dim=-2), torch.cat([values, value_states], dim=-2)
 
 
 def fixed_output(blocks: Sequence[nn.Module], output: Any) -> contextlib.AbstractContextManager[None]:
@@ -79,6 +107,58 @@ def replacing_output(module: nn.Module, hidden: Tensor, column: int) -> contextl
         return with_hidden(output, replaced if original.dim() == 3 else without_row_axis(replaced))
 
     return module.register_forward_hook(replace)
+
+
+def replacing_positions(
+    module: nn.Module, rows: Tensor, columns: Tensor, hidden: Tensor, n_columns: int
+) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which a module's output is replaced at some positions.
+
+    Args:
+        module: returns hidden states of shape ``(rows, tokens, width)`` or ``(rows * tokens, width)``.
+        rows: row of each position, shape ``(positions,)``.
+        columns: column of each position, shape ``(positions,)``.
+        hidden: the replacement, shape ``(positions, width)``.
+        n_columns: number of tokens of a row.
+    """
+
+    def replace(_: nn.Module, __: Any, output: Any) -> Any:
+        original = hidden_of(output)
+        positions = rows.to(original.device), columns.to(original.device)
+        by_row = original.view(-1, n_columns, original.shape[-1])
+        return with_hidden(output, by_row.index_put(positions, hidden.to(original)).view_as(original))
+
+    return module.register_forward_hook(replace)
+
+
+def adding_rows(block: nn.Module, hidden: Tensor, n_before: int, n_all: int) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which rows are added to the hidden states that a block receives.
+
+    The model prepares masks and position embeddings for all rows of the pass. The block gets those of the rows that
+    have been added so far, which are the first ones.
+
+    Args:
+        block: receives hidden states of shape ``(rows, tokens, width)`` as its first argument.
+        hidden: the added rows, shape ``(added rows, tokens, width)``.
+        n_before: number of rows that the block receives without them.
+        n_all: number of all rows of the pass.
+    """
+    n_rows = n_before + len(hidden)
+
+    def of_rows(value: Any) -> Any:
+        if isinstance(value, Tensor) and value.dim() > 1 and n_rows < n_all and len(value) % n_all == 0:
+            return value[: len(value) // n_all * n_rows]  # some biases have an entry for each row and head
+        return tuple(of_rows(part) for part in value) if isinstance(value, tuple) else value
+
+    def add(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        kwargs = {name: of_rows(value) for name, value in kwargs.items()}
+        before = args[0] if args else kwargs["hidden_states"]
+        after = torch.cat([before[:n_before], hidden.to(before)]) if len(hidden) else before
+        if args:
+            return (after, *(of_rows(value) for value in args[1:])), kwargs
+        return args, {**kwargs, "hidden_states": after}
+
+    return block.register_forward_pre_hook(add, with_kwargs=True)
 
 
 def head_at_positions(

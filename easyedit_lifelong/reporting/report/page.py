@@ -53,7 +53,7 @@ def run_page(run: RunFiles) -> tuple[str, list[Plot]]:
     times = [draw_plot(plot) for plot in figures.time_plots(run)]
     plots = [*scores, *(plot for _, drawn in sections for plot in drawn), *times]
     cases, failed = worst_first(run), failures(run)
-    page = _render(
+    page = render_page(
         "run.html.j2",
         plots,
         title=f"{run.method} on {run.model}",
@@ -89,7 +89,7 @@ def comparison_page(
     plots = comparison_plots(runs, names)
     all_scores = list(dict.fromkeys(row.name for run in runs for row in score_rows(run)))
     packages = dict.fromkeys(name for run in runs for name in run.versions)
-    page = _render(
+    page = render_page(
         "comparison.html.j2",
         plots,
         title=f"{len(runs)} runs side by side",
@@ -106,8 +106,8 @@ def comparison_page(
     return page, plots
 
 
-def _render(template: str, plots: Sequence[Plot], **values: Any) -> str:
-    """Render a template with the filters and values that both pages use."""
+def render_page(template: str, plots: Sequence[Plot], **values: Any) -> str:
+    """Render a template with the filters and values that all pages use."""
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,

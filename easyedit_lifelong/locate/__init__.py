@@ -1,0 +1,1 @@
+"""Locate facts in a model: causal tracing, severed paths, and the layers to edit."""

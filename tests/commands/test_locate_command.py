@@ -1,0 +1,104 @@
+"""``locate``: the command traces facts, prints layers and writes a page; it checks its input before loading a model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+import torch
+
+from easyedit_lifelong.commands import locate
+from easyedit_lifelong.models.load import load_model
+from tests.support.command_line import call, forbid_loading
+
+PROMPTS = [("the capital of France is", "France"), ("who wrote Hamlet when the old king was", "old king")]
+
+
+@pytest.fixture
+def words(tmp_path: Path, checkpoint: Path) -> list[str]:
+    """The words of the command, with a file of facts that the model knows."""
+    model, tokenizer = load_model(checkpoint, "cpu")
+    records = []
+    for prompt, subject in PROMPTS:
+        with torch.no_grad():
+            answer = tokenizer.decode(model(torch.tensor([tokenizer(prompt)["input_ids"]])).logits[0, -1].argmax())
+        records.append({"prompt": prompt, "subject": subject, "attribute": answer})
+    (tmp_path / "facts.json").write_text(json.dumps(records))
+    out = str(tmp_path / "out")
+    return [
+        "locate",
+        "--model",
+        str(checkpoint),
+        "--data",
+        str(tmp_path / "facts.json"),
+        "--samples",
+        "2",
+        "--out",
+        out,
+    ]
+
+
+def test_facts_are_traced_and_shown_on_a_page(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, output, error = call(capsys, *words)
+    assert code == 0, error
+    assert "2 facts traced, 0 not known, 0 skipped" in output
+    assert "last subject token" in output
+    assert "One layer: " in output
+    report = tmp_path / "out" / "report"
+    page = (report / "report.html").read_text()
+    for heading in ("Average effects", "Severed paths", "Layers", "Single facts"):
+        assert f">{heading}</h2>" in page
+    assert "king*" not in page.split("<svg")[0]
+    heat = ElementTree.parse(report / "heat-1-state.svg")
+    texts = ["".join(element.itertext()).strip() for element in heat.iter() if element.tag.endswith("text")]
+    assert [text for text in texts if text.endswith("*")] == ["old*", "king*"]
+    assert page.count('role="img"') == 3 + 1 + 2 * 3
+    assert "var(--s1)" in page
+    code, output, _ = call(capsys, *words, "--resume")
+    assert code == 0
+    assert "2 facts traced" in output
+
+
+def test_one_fact_of_the_command_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    record: dict[str, Any] = json.loads(Path(words[4]).read_text())[0]
+    single = ["--prompt", record["prompt"], "--subject", record["subject"], "--answer", record["attribute"]]
+    code, output, error = call(capsys, *words[:3], *words[5:], *single, "--kinds", "state", "--severed", "none")
+    assert code == 0, error
+    assert "1 facts traced" in output
+    assert "suggest no layers" in output
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["--kinds", "neurons"], "--kinds: 'neurons' isn't known. Use state, mlp, attention."),
+        (["--severed", "state"], "--severed: 'state' isn't known"),
+        (["--prompt", "the king"], "name facts with --data FILE, or one fact with --prompt, --subject and --answer"),
+        (["--replace-subject", "--noise", "1"], "leave out --noise"),
+        (["--resume"], "holds no tracing to resume"),
+        (["--data", "absent.json"], "absent.json"),
+    ],
+)
+def test_wrong_input_is_named_before_a_model_is_loaded(
+    words: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    changes: list[str],
+    message: str,
+) -> None:
+    forbid_loading(monkeypatch, locate, "load_model")
+    code, _, error = call(capsys, *words, *changes)
+    assert code == 1
+    assert message in error
+
+
+def test_a_model_that_knows_no_fact_is_an_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    Path(words[4]).write_text(json.dumps([{"prompt": "the king is", "subject": "king", "attribute": "<unk>"}]))
+    code, _, error = call(capsys, *words)
+    assert code == 1
+    assert "no fact was traced" in error

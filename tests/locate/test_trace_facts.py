@@ -1,0 +1,126 @@
+"""Many facts: known ones are traced, others counted; an interrupted tracing continues to the same end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from easyedit_lifelong.errors import DataError, RunError
+from easyedit_lifelong.locate.known_facts import KnownFact, read_known_facts
+from easyedit_lifelong.locate.trace_facts import TraceSettings, trace_facts
+from easyedit_lifelong.locate.trace_folder import CONFIG, FACTS, TraceFolder
+
+SETTINGS = TraceSettings(samples=2, window=2, severed=("mlp",))
+
+
+@pytest.fixture(scope="module")
+def finished(pair: Any, facts: list[KnownFact], tmp_path_factory: pytest.TempPathFactory) -> TraceFolder:
+    """The folder of a finished tracing."""
+    out = tmp_path_factory.mktemp("traced") / "out"
+    counts = trace_facts(*pair, [*facts, KnownFact("none", "the moon is", "Peru", "blue")], out, SETTINGS)
+    assert (counts.traced, counts.unknown, counts.skipped) == (4, 1, 1)
+    return TraceFolder(out)
+
+
+def test_facts_are_counted_by_status(finished: TraceFolder) -> None:
+    assert finished.statuses() == {
+        "0": "traced", "wrong": "unknown", "1": "traced", "2": "traced", "3": "traced", "none": "skipped",
+    }  # fmt: skip
+    reasons = [
+        json.loads(path.read_text()).get("reason", "") for path in sorted((finished.path / FACTS).glob("*.json"))
+    ]
+    assert reasons[1].startswith("the model answers ")
+    assert "'Peru' isn't in the prompt" in reasons[5]
+    log = (finished.path / "locate.log").read_text().splitlines()
+    assert len(log) == 6
+    assert "fact 0: traced in " in log[0]
+
+
+def test_traces_are_read_as_they_were_written(finished: TraceFolder, pair: Any, facts: list[KnownFact]) -> None:
+    first = next(finished.traces())
+    assert first.fact.prompt == facts[0].prompt
+    assert first.scores["state"].shape == (len(first.tokens), 4)
+    assert set(first.severed) == {"mlp"}
+    assert first.high > first.low
+    assert first.tokens[slice(*first.subject)] == ["France"]
+
+
+def test_an_interrupted_tracing_continues_to_the_same_end(
+    finished: TraceFolder, pair: Any, facts: list[KnownFact], tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+
+    def interrupt(done: int, *_: Any) -> None:
+        if done == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trace_facts(*pair, facts, out, SETTINGS, report=interrupt)
+    (out / FACTS / "000003.safetensors").write_bytes(b"written before the process was killed")
+    with pytest.raises(RunError, match=r"holds another tracing.*--resume"):
+        trace_facts(*pair, facts, out, SETTINGS)
+    with pytest.raises(RunError, match="other settings: samples was 2, is 3"):
+        trace_facts(*pair, facts, out, TraceSettings(samples=3, window=2, severed=("mlp",)), resume=True)
+    noise = json.loads((out / CONFIG).read_text())["noise"]
+    same_noise = TraceSettings(samples=2, window=2, severed=("mlp",), noise=noise)
+    trace_facts(*pair, facts, out, same_noise, resume=True, limit=4)
+    for ours, theirs in zip(TraceFolder(out).traces(), finished.traces(), strict=True):
+        assert ours.tokens == theirs.tokens
+        # The noise has the deviation of all subjects, and the finished tracing has one more.
+        assert ours.high == theirs.high
+    assert TraceFolder(out).statuses() == {"0": "traced", "wrong": "unknown", **dict.fromkeys("123", "traced")}
+
+
+def test_the_limit_counts_traced_facts(pair: Any, facts: list[KnownFact], tmp_path: Path) -> None:
+    counts = trace_facts(*pair, facts, tmp_path / "out", SETTINGS, limit=2)
+    assert (counts.traced, counts.unknown) == (2, 1)
+    again = trace_facts(*pair, facts, tmp_path / "out", SETTINGS, limit=2, resume=True)
+    assert (again.traced, again.unknown) == (2, 1)
+
+
+def test_any_answer_traces_facts_that_the_model_does_not_know(
+    pair: Any, facts: list[KnownFact], tmp_path: Path
+) -> None:
+    settings = TraceSettings(samples=1, kinds=("state",), severed=(), any_answer=True)
+    counts = trace_facts(*pair, facts[:2], tmp_path / "out", settings)
+    assert (counts.traced, counts.unknown) == (2, 0)
+
+
+def test_damaged_files_are_named(finished: TraceFolder, tmp_path: Path) -> None:
+    folder = TraceFolder(tmp_path)
+    with pytest.raises(RunError, match="holds no tracing"):
+        folder.settings()
+    (tmp_path / FACTS).mkdir()
+    (tmp_path / FACTS / "000000.json").write_text("{")
+    with pytest.raises(RunError, match=r"000000.json: is damaged"):
+        folder.statuses()
+    entry = json.loads((finished.path / FACTS / "000000.json").read_text())
+    (tmp_path / FACTS / "000000.json").write_text(json.dumps(entry))
+    with pytest.raises(RunError, match=r"000000.safetensors: is missing or damaged. Delete 000000.json"):
+        list(folder.traces())
+
+
+def test_facts_are_read_under_both_names(tmp_path: Path) -> None:
+    path = tmp_path / "facts.json"
+    records = [
+        {"known_id": 7, "prompt": "the capital of France is", "subject": "France", "attribute": "Paris"},
+        {"prompt": "Hamlet is by", "subject": "Hamlet", "ground_truth": "Shakespeare", "target_new": "Rome"},
+    ]
+    path.write_text(json.dumps(records))
+    assert [(fact.fact_id, fact.answer) for fact in read_known_facts(path)] == [(7, "Paris"), (1, "Shakespeare")]
+    path.write_text(json.dumps([{"prompt": "x", "subject": "x"}]))
+    with pytest.raises(DataError, match="record 0, field 'attribute': is missing"):
+        read_known_facts(path)
+    path.write_text(json.dumps([records[0], records[0]]))
+    with pytest.raises(DataError, match="identifier 7 of another record"):
+        read_known_facts(path)
+
+
+def test_no_facts_are_an_error(pair: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no facts to trace"):
+        trace_facts(*pair, [], tmp_path)
+    assert torch.is_grad_enabled()
