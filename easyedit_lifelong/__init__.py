@@ -112,6 +112,12 @@ _LAZY = {
     "run_consecutive": "easyedit_lifelong.runs.api",
     "rescore_run": "easyedit_lifelong.runs.rescore",
     "train_editor": "easyedit_lifelong.runs.training",
+    "FactTrace": "easyedit_lifelong.locate.trace",
+    "trace_fact": "easyedit_lifelong.locate.trace",
+    "KnownFact": "easyedit_lifelong.locate.known_facts",
+    "read_known_facts": "easyedit_lifelong.locate.known_facts",
+    "TraceSettings": "easyedit_lifelong.locate.trace_facts",
+    "trace_facts": "easyedit_lifelong.locate.trace_facts",
     "prompt_lengths": "easyedit_lifelong.models.prompt_positions",
     "PositionTracker": "easyedit_lifelong.models.prompt_positions",
     "Rollback": "easyedit_lifelong.methods.shared.rollback",
@@ -157,6 +163,9 @@ if TYPE_CHECKING:
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hparams_files import hparams_values
     from easyedit_lifelong.hyperparams import PluginHyperParams
+    from easyedit_lifelong.locate.known_facts import KnownFact, read_known_facts
+    from easyedit_lifelong.locate.trace import FactTrace, trace_fact
+    from easyedit_lifelong.locate.trace_facts import TraceSettings, trace_facts
     from easyedit_lifelong.methods.alphaedit.config import AlphaEditHyperParams
     from easyedit_lifelong.methods.alphaedit.editor import apply_alphaedit_to_model
     from easyedit_lifelong.methods.artefacts import read_artefact
@@ -249,11 +258,13 @@ __all__ = [
     "FTHyperParams",
     "FTLHyperParams",
     "FTRetrainHyperParams",
+    "FactTrace",
     "GraceHyperParams",
     "HyperParameterError",
     "IKEHyperParams",
     "InspectedPart",
     "KEHyperParams",
+    "KnownFact",
     "LayerExplanation",
     "LifelongError",
     "LocFTBFHyperParams",
@@ -286,6 +297,7 @@ __all__ = [
     "Series",
     "Snapshots",
     "StateKeeper",
+    "TraceSettings",
     "TrackerType",
     "TrainedEditor",
     "Training",
@@ -322,6 +334,7 @@ __all__ = [
     "pull_edits",
     "push_edits",
     "read_artefact",
+    "read_known_facts",
     "read_requests",
     "register_editor",
     "rescore_run",
@@ -332,6 +345,8 @@ __all__ = [
     "run_lifelong",
     "save_edits",
     "separate_edit_ports",
+    "trace_fact",
+    "trace_facts",
     "train_editor",
     "train_scope_classifier",
     "unregister_editor",

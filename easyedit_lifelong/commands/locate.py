@@ -14,11 +14,17 @@ from easyedit_lifelong.locate.averages import ROLES, average_effects, average_to
 from easyedit_lifelong.locate.known_facts import KnownFact, read_known_facts
 from easyedit_lifelong.locate.layer_rule import suggest_layers
 from easyedit_lifelong.locate.restorations import KINDS, MODULES
+from easyedit_lifelong.locate.suggested_hparams import (
+    check_suggestible,
+    suggest_hparams,
+    write_suggested_hparams,
+)
 from easyedit_lifelong.locate.trace import NOISE_FACTOR, FactTrace
 from easyedit_lifelong.locate.trace_facts import TraceSettings, trace_facts
 from easyedit_lifelong.locate.trace_folder import TRACED, TraceFolder, check_trace_folder
 from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
+from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
 from easyedit_lifelong.reporting.report import svg
 from easyedit_lifelong.reporting.report.style import figure_options
@@ -35,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     add = parser.add_argument
     add("--model", default="smollm2-135m", metavar="M", help="model name or folder (default smollm2-135m)")
-    add("--data", type=Path, metavar="FILE", help="facts: records with prompt, subject and attribute or ground_truth")
+    add("--data", metavar="FILE", help="facts: records with prompt, subject and attribute or ground_truth")
     add("--prompt", help="trace one fact: the prompt")
     add("--subject", help="trace one fact: the words of the prompt that name the entity")
     add("--answer", help="trace one fact: the answer")
@@ -51,6 +57,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--replace-subject", action="store_true", help="corrupt by the embeddings of other subjects, without noise")
     add("--any-answer", action="store_true", help="also trace facts that the model doesn't know")
     add("--seed", type=whole_number, default=1, metavar="N", help="seed of the noise (default 1, that of ROME's code)")
+    add("--suggest", metavar="METHOD", help="write a hyperparameter file of this method for the model")
+    add("--hparams-out", type=Path, metavar="FILE", help="the file of --suggest (default METHOD.yaml in --out)")
     add("--device", help="device of the model")
     add("--dtype", help="dtype of the model (default float32)")
     add("--resume", action="store_true", help="continue the interrupted tracing in --out")
@@ -65,6 +73,9 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     facts = _facts(arguments)
     settings = _settings(arguments)
+    method = None if arguments.suggest is None else get_plugins().methods.get(arguments.suggest)
+    if method is not None:
+        check_suggestible(method)
     check_trace_folder(arguments.out, arguments.resume)
     resolve_device(arguments.device)
     resolve_dtype(arguments.dtype)
@@ -88,6 +99,10 @@ def run(arguments: argparse.Namespace) -> int:
     _show(console, traces)
     page = write_trace_report(folder, traces)
     print_line(console, f"Results: {counts.folder}/   Report: {page}")
+    if method is not None:
+        file = arguments.hparams_out or counts.folder / f"{method.name}.yaml"
+        write_suggested_hparams(file, suggest_hparams(method, model, suggest_layers(traces)))
+        print_line(console, f"Suggested hyperparameters of {method.name}: {file}")
     return 0
 
 
@@ -119,7 +134,7 @@ def _facts(arguments: argparse.Namespace) -> list[KnownFact]:
     """
     single = {"--prompt": arguments.prompt, "--subject": arguments.subject, "--answer": arguments.answer}
     if arguments.data is not None and not any(single.values()):
-        return read_known_facts(arguments.data.expanduser())
+        return read_known_facts(Path(arguments.data).expanduser())
     missing = [option for option, value in single.items() if not value]
     if arguments.data is not None or missing:
         raise DataError("name facts with --data FILE, or one fact with --prompt, --subject and --answer")

@@ -12,6 +12,7 @@ import torch
 
 from easyedit_lifelong.commands import locate
 from easyedit_lifelong.models.load import load_model
+from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams
 from tests.support.command_line import call, forbid_loading
 
 PROMPTS = [("the capital of France is", "France"), ("who wrote Hamlet when the old king was", "old king")]
@@ -41,6 +42,12 @@ def words(tmp_path: Path, checkpoint: Path) -> list[str]:
     ]
 
 
+@pytest.fixture
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no figures, which takes seconds."""
+    monkeypatch.setattr(locate, "write_trace_report", lambda *_: Path("report.html"))
+
+
 def test_facts_are_traced_and_shown_on_a_page(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -59,11 +66,9 @@ def test_facts_are_traced_and_shown_on_a_page(
     assert [text for text in texts if text.endswith("*")] == ["old*", "king*"]
     assert page.count('role="img"') == 3 + 1 + 2 * 3
     assert "var(--s1)" in page
-    code, output, _ = call(capsys, *words, "--resume")
-    assert code == 0
-    assert "2 facts traced" in output
 
 
+@pytest.mark.usefixtures("no_page")
 def test_one_fact_of_the_command_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     record: dict[str, Any] = json.loads(Path(words[4]).read_text())[0]
     single = ["--prompt", record["prompt"], "--subject", record["subject"], "--answer", record["attribute"]]
@@ -102,3 +107,32 @@ def test_a_model_that_knows_no_fact_is_an_error(words: list[str], capsys: pytest
     code, _, error = call(capsys, *words)
     assert code == 1
     assert "no fact was traced" in error
+
+
+@pytest.mark.usefixtures("no_page")
+def test_a_suggested_file_edits_the_model(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "suggested.yaml"
+    code, output, error = call(capsys, *words, "--suggest", "ROME-native", "--hparams-out", file)
+    assert code == 0, error
+    assert f"Suggested hyperparameters of ROME-native: {file}" in output
+    hparams = load_hparams(file)
+    assert hparams.model_name == words[2]
+    assert f"One layer: {hparams.layers[0]}." in output
+    assert hparams.rewrite_module_tmp == "model.layers.{}.mlp.down_proj"
+    assert hparams.v_loss_layer == 3
+    assert hparams.mom2_n_tokens == 480
+    model, tokenizer = load_model(words[2], "cpu")
+    find_method(hparams).check(model, tokenizer, hparams)
+    several = call(capsys, *words, "--resume", "--suggest", "MEMIT-native")
+    assert several[0] == 0
+    layers = load_hparams(tmp_path / "out" / "MEMIT-native.yaml").layers
+    assert f"Several layers: {layers[0]} to {layers[-1]}." in several[1]
+
+
+def test_a_method_without_numbered_layers_is_not_suggested(
+    words: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_loading(monkeypatch, locate, "load_model")
+    code, _, error = call(capsys, *words, "--suggest", "GRACE")
+    assert code == 1
+    assert "--suggest GRACE: causal tracing suggests `layers` of MLPs" in error
