@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from easyedit_lifelong.atomic import write_text_atomically
+from easyedit_lifelong.commands.locate_sweep import add_sweep_arguments, run_sweep, sweep_inputs
 from easyedit_lifelong.commands.option_types import names, positive_float, positive_int, whole_number
 from easyedit_lifelong.errors import DataError, RunError
 from easyedit_lifelong.locate.averages import ROLES, average_effects, average_total_effect
@@ -59,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=whole_number, default=1, metavar="N", help="seed of the noise (default 1, that of ROME's code)")
     add("--suggest", metavar="METHOD", help="write a hyperparameter file of this method for the model")
     add("--hparams-out", type=Path, metavar="FILE", help="the file of --suggest (default METHOD.yaml in --out)")
+    add_sweep_arguments(parser)
     add("--device", help="device of the model")
     add("--dtype", help="dtype of the model (default float32)")
     add("--resume", action="store_true", help="continue the interrupted tracing in --out")
@@ -76,6 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
     method = None if arguments.suggest is None else get_plugins().methods.get(arguments.suggest)
     if method is not None:
         check_suggestible(method)
+    sweep = sweep_inputs(arguments)
     check_trace_folder(arguments.out, arguments.resume)
     resolve_device(arguments.device)
     resolve_dtype(arguments.dtype)
@@ -103,6 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
         file = arguments.hparams_out or counts.folder / f"{method.name}.yaml"
         write_suggested_hparams(file, suggest_hparams(method, model, suggest_layers(traces)))
         print_line(console, f"Suggested hyperparameters of {method.name}: {file}")
+    if sweep is not None:
+        run_sweep(console, sweep, model, tokenizer, traces, counts.folder)
     return 0
 
 

@@ -9,11 +9,12 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
+import yaml
 
 from easyedit_lifelong.commands import locate
 from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams
-from tests.support.command_line import call, forbid_loading
+from tests.support.command_line import FACTS, HPARAMS, call, forbid_loading
 
 PROMPTS = [("the capital of France is", "France"), ("who wrote Hamlet when the old king was", "old king")]
 
@@ -136,3 +137,23 @@ def test_a_method_without_numbered_layers_is_not_suggested(
     code, _, error = call(capsys, *words, "--suggest", "GRACE")
     assert code == 1
     assert "--suggest GRACE: causal tracing suggests `layers` of MLPs" in error
+
+
+@pytest.mark.usefixtures("no_page")
+def test_a_sweep_is_shown_beside_the_traces(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    grace = {**HPARAMS, "model_name": words[2], "n_iter": 5}
+    (tmp_path / "grace.yaml").write_text(yaml.safe_dump(grace))
+    (tmp_path / "edits.json").write_text(json.dumps(FACTS))
+    sweep = ["--sweep", tmp_path / "grace.yaml", "--sweep-layers", "0-2", "--sweep-edits", "1", "--sweep-offset", "1"]
+    code, _, error = call(capsys, *words, *sweep)
+    assert code == 1
+    assert "--sweep needs edit requests" in error
+    code, output, error = call(capsys, *words, *sweep, "--sweep-data", tmp_path / "edits.json")
+    assert code == 0, error
+    assert "Editing 1 facts at each of 3 layers with GRACE" in output
+    assert "layer 2: reliability " in output
+    assert "Best layer by the harmonic mean of the scores: " in output
+    entries = json.loads((tmp_path / "out" / "sweep" / "GRACE.json").read_text())["layers"]
+    assert [len(entry) for entry in entries.values()] == [1, 1, 1]

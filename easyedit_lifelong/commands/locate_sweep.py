@@ -1,0 +1,106 @@
+"""The measured sweep of ``locate``: its options, its checks, and its table beside the traces."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from easyedit_lifelong.commands.covariance import parse_layers
+from easyedit_lifelong.commands.option_types import count, positive_int
+from easyedit_lifelong.data.readers import read_requests
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import DataError
+from easyedit_lifelong.locate.averages import average_effects
+from easyedit_lifelong.locate.layer_rule import LAST_SUBJECT
+from easyedit_lifelong.locate.layer_sweep import SCORES, SweptLayer, rank_correlation, sweep_layers
+from easyedit_lifelong.locate.restorations import KINDS
+from easyedit_lifelong.locate.trace import FactTrace
+from easyedit_lifelong.models.anatomy import anatomy_of
+from easyedit_lifelong.reporting.console_tables import plain_table, print_line
+from easyedit_lifelong.reporting.terminal import Console
+from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams
+from easyedit_lifelong.runs.inputs import reader_of
+
+SWEEP = "sweep"
+
+
+@dataclass(frozen=True)
+class SweepInputs:
+    """What a sweep needs: hyperparameters, requests and layers; None stands for all layers."""
+
+    hparams: Any
+    requests: Sequence[EditRequest]
+    layers: list[int] | None
+
+
+def add_sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the sweep."""
+    add = parser.add_argument
+    add("--sweep", metavar="FILE", help="hyperparameter file: edit facts at each layer with its method, and score them")
+    add("--sweep-data", metavar="FILE", help="edit requests of the sweep, which should be scored nowhere else")
+    add("--sweep-offset", type=count, default=0, metavar="N", help="skip the first N requests of --sweep-data")
+    add("--sweep-edits", type=positive_int, default=24, metavar="N", help="number of requests (default 24)")
+    add("--sweep-layers", type=parse_layers, metavar="L", help="layers, such as 0-10 or 3,5,7 (default all)")
+
+
+def sweep_inputs(arguments: argparse.Namespace) -> SweepInputs | None:
+    """Return the checked inputs of the sweep; None if no sweep is wanted.
+
+    Raises:
+        LifelongError: an input can't be used.
+    """
+    if arguments.sweep is None:
+        return None
+    if arguments.sweep_data is None:
+        raise DataError("--sweep needs edit requests: name them with --sweep-data")
+    hparams = load_hparams(arguments.sweep)
+    offset = arguments.sweep_offset
+    read = reader_of(arguments.sweep_data, None).read
+    requests = read_requests(arguments.sweep_data, read, limit=offset + arguments.sweep_edits)[offset:]
+    if not requests:
+        raise DataError(f"{arguments.sweep_data}: holds no requests after the first {offset}")
+    return SweepInputs(hparams, requests, arguments.sweep_layers)
+
+
+def run_sweep(
+    console: Console, inputs: SweepInputs, model: Any, tokenizer: Any, traces: Sequence[FactTrace], out: Path
+) -> None:
+    """Sweep the layers, and print the scores and their correlation with the traces.
+
+    Raises:
+        LifelongError: the method can't edit at a layer, or the folder can't be used.
+    """
+    method = find_method(inputs.hparams)
+    anatomy = anatomy_of(model)
+    layers = inputs.layers if inputs.layers is not None else list(range(len(anatomy.blocks) if anatomy else 0))
+    print_line(console, f"\nEditing {len(inputs.requests)} facts at each of {len(layers)} layers with {method.name}")
+
+    def report(swept: SweptLayer) -> None:
+        scores = ", ".join(f"{name} {value:.3f}" for name, value in swept.scores.items())
+        print_line(console, f"layer {swept.layer}: {scores}, {swept.n_failed} failed")
+
+    swept = sweep_layers(method, model, tokenizer, inputs.requests, inputs.hparams, layers, out / SWEEP, report=report)
+    best = max(swept, key=lambda entry: entry.combined)
+    print_line(console, f"Best layer by the harmonic mean of the scores: {best.layer} ({best.combined:.3f})")
+    _show_correlations(console, traces, swept)
+
+
+def _show_correlations(console: Console, traces: Sequence[FactTrace], swept: Sequence[SweptLayer]) -> None:
+    """Print the rank correlations of average effects and scores over the swept layers."""
+    table = plain_table("\nRank correlation over layers, with the average indirect effect of the last subject token")
+    table.add_column("restored")
+    columns = [name for name in SCORES if all(name in entry.scores for entry in swept)]
+    for name in [*columns, "harmonic mean"]:
+        table.add_column(name, justify="right")
+    for kind in KINDS:
+        if kind not in traces[0].scores:
+            continue
+        effects = average_effects(traces, kind)[LAST_SUBJECT].means
+        at_layers = [effects[entry.layer] for entry in swept]
+        series = [[entry.scores[name] for entry in swept] for name in columns] + [[entry.combined for entry in swept]]
+        correlations = [rank_correlation(at_layers, values) for values in series]
+        table.add_row(kind, *("-" if value is None else f"{value:+.2f}" for value in correlations))
+    console.print(table)

@@ -1,0 +1,238 @@
+"""A measured sweep: edit facts at one layer after another, and score each edit (reliability, generality, locality).
+
+Each edit is made on the unedited model, scored by teacher forcing, and rolled back.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from easyedit_lifelong.atomic import write_text_atomically
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.errors import EditError, HyperParameterError, ModelError, RunError
+from easyedit_lifelong.evaluation.questions import Question, Questions
+from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.evaluation.teacher_forced import ForcedAnswer
+from easyedit_lifelong.folder_lock import locked_folder
+from easyedit_lifelong.hparams_files import hparams_values
+from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.models.anatomy import Anatomy, anatomy_of
+from easyedit_lifelong.models.fingerprint import model_fingerprint
+from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.models.modules import module_path
+from easyedit_lifelong.parsing import parse_json
+
+SCORES = ("reliability", "generality", "locality")
+_LAYER_FIELDS = ("layers", "inner_params")
+
+
+@dataclass(frozen=True)
+class SweptLayer:
+    """The scores of edits at one layer.
+
+    Attributes:
+        layer: the layer.
+        scores: the mean of each score over the edits; a failed edit counts as the unedited model does.
+        n_edits: number of edits.
+        n_failed: number of edits that failed.
+    """
+
+    layer: int
+    scores: Mapping[str, float]
+    n_edits: int
+    n_failed: int
+
+    @property
+    def combined(self) -> float:
+        """The harmonic mean of the scores, as ROME's score S; 0 if one is 0."""
+        values = list(self.scores.values())
+        return len(values) / sum(1 / value for value in values) if values and all(values) else 0.0
+
+
+def sweep_layers(
+    method: EditMethod,
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[EditRequest],
+    hparams: Any,
+    layers: Sequence[int],
+    out: Path,
+    *,
+    report: Callable[[SweptLayer], None] | None = None,
+) -> list[SweptLayer]:
+    """Edit each request at each layer on the unedited model, and score and roll back each edit.
+
+    Results are written after each layer. A sweep that was interrupted continues with the first layer without results.
+
+    Args:
+        method: the editing method; it must return a rollback.
+        model: the model.
+        tokenizer: its tokenizer.
+        requests: the requests; none of them should be scored elsewhere.
+        hparams: the method's hyperparameters; each layer gets a copy (:func:`at_layer`).
+        layers: the layers.
+        out: the folder of the results, ``METHOD.json``.
+        report: called after each layer.
+
+    Raises:
+        EditError: the method returns no rollback.
+        HyperParameterError: the method has no layers to replace, or can't edit one of them.
+        RunError: the folder holds a sweep with other settings, or can't be written to.
+    """
+    scorer = Scorer(tokenizer)
+    path = out / f"{method.name.replace('/', '-')}.json"
+    settings = {
+        "model": model_label(model),
+        "weights": model_fingerprint(model),
+        "hparams": hparams_values(hparams, model_label(model)),
+        "requests": [[str(request.case_id), request.prompt, request.target_new] for request in requests],
+    }
+    with locked_folder(out, work="sweeping layers in this folder"):
+        done = _read(path, json.loads(json.dumps(settings)))
+        questions = [question for request in requests for question in Questions.about([request]).all()]
+        unedited = dict(zip(questions, scorer.forced(model, questions), strict=True))
+        swept = []
+        for layer in layers:
+            if layer not in done:
+                copy = at_layer(hparams, model, layer)
+                if method.check is not None:
+                    method.check(model, tokenizer, copy)
+                if method.prepare is not None:
+                    method.prepare(model, tokenizer, copy, None)
+                done[layer] = _edit_at(method, model, tokenizer, requests, copy, scorer, unedited)
+                entries = {str(number): entry for number, entry in sorted(done.items())}
+                _write(path, {"settings": settings, "layers": entries})
+            swept.append(_swept(layer, done[layer]))
+            if report is not None:
+                report(swept[-1])
+    return swept
+
+
+def at_layer(hparams: Any, model: Any, layer: int) -> Any:
+    """Return a copy of hyperparameters that edits at a layer.
+
+    A method with one entry in ``layers`` edits this layer. One with several edits as many, around this layer, moved
+    where they would exceed the model. In ``inner_params``, the number of the block in each path is replaced.
+
+    Raises:
+        HyperParameterError: the hyperparameters have neither ``layers`` nor ``inner_params``.
+        ModelError: the model's blocks aren't found, or it has no such layer.
+    """
+    anatomy = anatomy_of(model)
+    if anatomy is None or not 0 <= layer < len(anatomy.blocks):
+        raise ModelError(f"{model_label(model)}: has no layer {layer}")
+    fields = {field.name for field in dataclasses.fields(hparams)}
+    field = next((name for name in _LAYER_FIELDS if name in fields), None)
+    if field is None:
+        raise HyperParameterError(f"{hparams.alg_name}: has neither layers nor inner_params, so no layers can be swept")
+    present = getattr(hparams, field)
+    if field == "inner_params":
+        return dataclasses.replace(hparams, inner_params=[_moved(name, anatomy, layer) for name in present])
+    size = len(present)
+    first = min(max(0, layer - size // 2), len(anatomy.blocks) - size)
+    return dataclasses.replace(hparams, layers=list(range(first, first + size)))
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float | None:
+    """Return Spearman's rank correlation of two series; None if one is constant or shorter than three."""
+    if len(one) < 3 or len(set(one)) == 1 or len(set(other)) == 1:
+        return None
+    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
+
+
+def _moved(name: str, anatomy: Anatomy, layer: int) -> str:
+    """Return the path of a module in another block."""
+    path = module_path(name)
+    if anatomy.block_of(path) is None:
+        raise HyperParameterError(f"inner_params: {name!r} is in no block, so its layer can't be replaced")
+    return re.sub(rf"^{re.escape(anatomy.blocks_path)}\.\d+", f"{anatomy.blocks_path}.{layer}", path)
+
+
+def _edit_at(
+    method: EditMethod,
+    model: Any,
+    tokenizer: Any,
+    requests: Sequence[EditRequest],
+    hparams: Any,
+    scorer: Scorer,
+    unedited: Mapping[Question, ForcedAnswer],
+) -> list[dict[str, Any]]:
+    """Edit, score and roll back each request; return an entry for each."""
+    entries = []
+    for request in requests:
+        questions = Questions.about([request])
+        began, error, answers = time.monotonic(), None, dict(unedited)
+        try:
+            _, rollback = method.apply(model, tokenizer, [request], hparams)
+        except EditError as problem:
+            error = str(problem)
+        else:
+            if not callable(rollback):
+                raise EditError(f"{method.name} returns no rollback, so its layers can't be swept")
+            try:
+                asked = questions.all()
+                answers = dict(zip(asked, scorer.forced(model, asked), strict=True))
+            finally:
+                rollback()
+        scores = {
+            "reliability": [answers[question].accuracy for question in questions.edit],
+            "generality": [answers[question].accuracy for question in questions.rephrase],
+            "locality": [answers[question].agreement(unedited[question]) for question in questions.locality],
+        }
+        entry = {"case_id": request.case_id, **scores, "seconds": round(time.monotonic() - began, 3)}
+        entries.append(entry if error is None else {**entry, "error": error})
+    return entries
+
+
+def _swept(layer: int, entries: Sequence[Mapping[str, Any]]) -> SweptLayer:
+    """Return the means of a layer's entries."""
+    means = {}
+    for name in SCORES:
+        values = [value for entry in entries for value in entry[name]]
+        if values:
+            means[name] = float(np.mean(values))
+    return SweptLayer(layer, means, len(entries), sum("error" in entry for entry in entries))
+
+
+def _ranks(values: Sequence[float]) -> np.ndarray:
+    """Return the rank of each value; equal values share the mean of their ranks."""
+    array = np.asarray(values, dtype=np.float64)
+    return np.array([(array < value).sum() + ((array == value).sum() - 1) / 2 for value in array])
+
+
+def _read(path: Path, settings: Mapping[str, Any]) -> dict[int, list[dict[str, Any]]]:
+    """Return the entries of the layers that an earlier sweep with the same settings has finished.
+
+    Raises:
+        RunError: the file is damaged, or of a sweep with other settings.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+        recorded, layers = content["settings"], content["layers"]
+        done = {int(number): entries for number, entries in layers.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise RunError(f"{path}: is damaged. Delete it to sweep again.") from error
+    changed = [name for name in settings if recorded.get(name) != settings[name]]
+    if changed:
+        raise RunError(
+            f"{path}: is of a sweep with another {', '.join(changed)}. Delete it, or sweep in another folder."
+        )
+    return done
+
+
+def _write(path: Path, content: Mapping[str, Any]) -> None:
+    try:
+        write_text_atomically(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise RunError(f"{path}: can't be written: {error.strerror}") from error

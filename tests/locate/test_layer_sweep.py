@@ -1,0 +1,102 @@
+"""The sweep edits at every layer, leaves the model as it was, and continues where it was interrupted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from easyedit_lifelong.data.request import EditRequest, Probe
+from easyedit_lifelong.errors import HyperParameterError, ModelError, RunError
+from easyedit_lifelong.locate.layer_sweep import SweptLayer, at_layer, rank_correlation, sweep_layers
+from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.memit.config import NativeMemitHyperParams
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.runs.hyperparameter_files import load_hparams
+from tests.support.tiny_models import build_model, build_tokenizer, state_of
+
+GRACE = GraceHyperParams(
+    model_name="tiny", inner_params=["model.layers[2].mlp.down_proj.weight"], device="cpu", n_iter=10, eps=0.5
+)
+REQUESTS = [
+    EditRequest(
+        "a",
+        "the capital of France is",
+        "Rome",
+        rephrase_prompts=("capital of France",),
+        locality={"neighborhood": (Probe("the moon is", "blue"),)},
+    ),
+    EditRequest("b", "who wrote Hamlet", "king"),
+]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return build_model("llama")
+
+
+def sweep(model: Any, out: Path, layers: list[int], **options: Any) -> list[SweptLayer]:
+    hparams = options.pop("hparams", GRACE)
+    return sweep_layers(
+        get_plugins().methods.get("GRACE"), model, build_tokenizer(), REQUESTS, hparams, layers, out, **options
+    )
+
+
+def test_every_layer_is_edited_and_rolled_back(model: Any, tmp_path: Path) -> None:
+    before, ids = state_of(model), torch.tensor([build_tokenizer()(REQUESTS[0].prompt)["input_ids"]])
+    logits = model(ids).logits
+    swept = sweep(model, tmp_path, [1, 2])
+    assert [(entry.layer, entry.n_edits, entry.n_failed) for entry in swept] == [(1, 2, 0), (2, 2, 0)]
+    assert all(set(entry.scores) == {"reliability", "generality", "locality"} for entry in swept)
+    assert swept[0].scores["reliability"] == 1
+    assert swept[0].scores["locality"] == 1
+    after = state_of(model)
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert torch.equal(model(ids).logits, logits)
+
+
+def test_a_sweep_continues_after_the_finished_layers(model: Any, tmp_path: Path) -> None:
+    first = sweep(model, tmp_path, [1])
+    file = tmp_path / "GRACE.json"
+    content = json.loads(file.read_text())
+    content["layers"]["1"][0]["reliability"] = [0.25]  # shows that the layer isn't edited again
+    file.write_text(json.dumps(content))
+    reported: list[int] = []
+    swept = sweep(model, tmp_path, [1, 3], report=lambda entry: reported.append(entry.layer))
+    assert reported == [1, 3]
+    assert swept[0].scores["reliability"] == (0.25 + 1) / 2 != first[0].scores["reliability"]
+    other = GraceHyperParams(**{**GRACE.to_dict(), "n_iter": 20})
+    with pytest.raises(RunError, match="sweep with another hparams"):
+        sweep(model, tmp_path, [1], hparams=other)
+    file.write_text("{}")
+    with pytest.raises(RunError, match="is damaged"):
+        sweep(model, tmp_path, [1])
+
+
+def test_hyperparameters_are_moved_to_a_layer(model: Any) -> None:
+    assert at_layer(GRACE, model, 3).inner_params == ["model.layers.3.mlp.down_proj"]
+    memit = load_hparams("MEMIT-native/smollm2-135m")
+    assert isinstance(memit, NativeMemitHyperParams)
+    memit.layers = [1, 2, 3]
+    assert [at_layer(memit, model, layer).layers for layer in (0, 2, 3)] == [[0, 1, 2], [1, 2, 3], [1, 2, 3]]
+    with pytest.raises(ModelError, match="has no layer 4"):
+        at_layer(memit, model, 4)
+    outside = GraceHyperParams(**{**GRACE.to_dict(), "inner_params": ["model.norm.weight"]})
+    with pytest.raises(HyperParameterError, match="is in no block"):
+        at_layer(outside, model, 1)
+
+
+def test_the_combined_score_is_the_harmonic_mean() -> None:
+    assert SweptLayer(0, {"reliability": 1.0, "generality": 0.5}, 1, 0).combined == pytest.approx(2 / 3)
+    assert SweptLayer(0, {"reliability": 1.0, "generality": 0.0}, 1, 0).combined == 0
+
+
+def test_rank_correlation_is_spearmans() -> None:
+    assert rank_correlation([1, 2, 3, 10], [0, 5, 6, 7]) == pytest.approx(1)
+    assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert rank_correlation([1, 2, 2, 4], [1, 3, 2, 4]) == pytest.approx(0.9486833)
+    assert rank_correlation([1, 1, 1], [3, 2, 1]) is None
