@@ -118,6 +118,8 @@ _LAZY = {
     "read_known_facts": "easyedit_lifelong.locate.known_facts",
     "TraceSettings": "easyedit_lifelong.locate.trace_facts",
     "trace_facts": "easyedit_lifelong.locate.trace_facts",
+    "record_states": "easyedit_lifelong.locate.state_changes",
+    "compare_states": "easyedit_lifelong.locate.state_changes",
     "prompt_lengths": "easyedit_lifelong.models.prompt_positions",
     "PositionTracker": "easyedit_lifelong.models.prompt_positions",
     "Rollback": "easyedit_lifelong.methods.shared.rollback",
@@ -164,6 +166,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.hparams_files import hparams_values
     from easyedit_lifelong.hyperparams import PluginHyperParams
     from easyedit_lifelong.locate.known_facts import KnownFact, read_known_facts
+    from easyedit_lifelong.locate.state_changes import compare_states, record_states
     from easyedit_lifelong.locate.trace import FactTrace, trace_fact
     from easyedit_lifelong.locate.trace_facts import TraceSettings, trace_facts
     from easyedit_lifelong.methods.alphaedit.config import AlphaEditHyperParams
@@ -318,6 +321,7 @@ __all__ = [
     "apply_rome_to_model",
     "apply_ultraedit_to_model",
     "collect_covariance",
+    "compare_states",
     "editors_on",
     "explain",
     "export_model",
@@ -336,6 +340,7 @@ __all__ = [
     "read_artefact",
     "read_known_facts",
     "read_requests",
+    "record_states",
     "register_editor",
     "rescore_run",
     "rollback_case",

@@ -152,6 +152,7 @@ def test_the_readme_gives_the_kind_of_each_metric() -> None:
         ("calibrate", ["calibrate.md"]),
         ("train", ["mend.md"]),
         ("locate", ["locate.md"]),
+        ("changes", ["locate.md"]),
         *((command, ["edits.md"]) for command in ("edit", "generate", "export", "push", "pull")),
         *((command, ["edits.md"]) for command in ("inspect", "rollback", "merge")),
     ],

@@ -183,6 +183,7 @@ def test_each_command_has_a_message_for_an_interruption() -> None:
         "push": ["d", "o/n"],
         "pull": ["o/n", "--out", "d"],
         "generate": ["--edits", "d", "--prompt", "p"],
+        "changes": ["--edits", "d"],
         "export": ["--edits", "d", "--out", "d"],
         "edit": ["--hparams", "h", "--out", "d"],
         "merge": ["d", "--out", "d"],

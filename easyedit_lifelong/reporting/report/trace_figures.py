@@ -8,11 +8,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from easyedit_lifelong.locate.averages import LayerMeans
 from easyedit_lifelong.locate.restorations import Kind, Module
+from easyedit_lifelong.locate.state_changes import StateChanges
 from easyedit_lifelong.locate.trace import FactTrace
 from easyedit_lifelong.reporting.report.axes import Plot, draw_band
 from easyedit_lifelong.reporting.report.style import MUTED, SERIES, SIZE, legend_below, new_figure, series_style
@@ -25,10 +27,7 @@ _SCALE_STEPS = 24
 
 
 def heat_map(trace: FactTrace, kind: Kind, window: int) -> Plot:
-    """Draw the indirect effects of one fact: a row for each token, a column for each layer.
-
-    The opacity of a cell is proportional to the effect, so that a cell without effect has the colour of the page, in
-    its light and its dark theme. Call this function within :func:`figure_options`.
+    """Draw the indirect effects of one fact. Call this function within :func:`figure_options`.
 
     Args:
         trace: the trace.
@@ -36,22 +35,66 @@ def heat_map(trace: FactTrace, kind: Kind, window: int) -> Plot:
         window: number of blocks in a restored window.
     """
     effects = trace.indirect_effects(kind).numpy()
-    n_tokens, n_layers = effects.shape
-    largest = max(float(effects.max()), 1e-12)
-    figure = new_figure(height=0.95 + _CELL_HEIGHT * n_tokens)
-    axes, scale = figure.subplots(1, 2, width_ratios=(24, 1))
-    _draw_cells(axes, np.clip(effects / largest, 0, 1), _COLOURS[kind])
     labels = [
         f"{_visible(text)}{'*' if trace.subject[0] <= index < trace.subject[1] else ''}"
         for index, text in enumerate(trace.tokens)
     ]
+    figure = _token_layer_figure(effects, labels, kind, "layer" if kind == "state" else _window_label(window))
+    token, layer = np.unravel_index(int(effects.argmax()), effects.shape)
+    caption = (
+        f"Effect on P({trace.answer.strip()}) of restoring {KIND_NAMES[kind]}. Clean {trace.high:.2f}, corrupted "
+        f"{trace.low:.2f}. *: corrupted subject tokens."
+    )
+    alt = (
+        f"Heat map of tokens and layers for {trace.fact.prompt!r}: the largest indirect effect, {effects.max():.2f}, "
+        f"is at the token {_visible(trace.tokens[token])!r} and layer {layer}. {caption}"
+    )
+    return Plot(f"heat-{trace.fact.fact_id}-{kind}", KIND_NAMES[kind].capitalize(), caption, alt, figure)
+
+
+def change_map(changes: StateChanges, kind: Kind, name: str) -> Plot:
+    """Draw how much edits change the states of a prompt. Call this function within :func:`figure_options`.
+
+    Args:
+        changes: the changes.
+        kind: which states.
+        name: name of the figure's files.
+    """
+    values = changes.changes[kind].numpy()
+    figure = _token_layer_figure(values, [_visible(text) for text in changes.tokens], kind, "layer")
+    token, layer = np.unravel_index(int(values.argmax()), values.shape)
+    caption = f"Relative change of {KIND_NAMES[kind]}, largest {values.max():.2g}."
+    alt = (
+        f"Heat map of tokens and layers for {changes.prompt!r}: the largest change is at the token "
+        f"{_visible(changes.tokens[token])!r} and layer {layer}. {caption}"
+    )
+    return Plot(name, KIND_NAMES[kind].capitalize(), caption, alt, figure)
+
+
+def _token_layer_figure(values: np.ndarray, labels: Sequence[str], kind: Kind, x_label: str) -> Figure:
+    """Draw a cell for each token (row) and layer (column), beside a scale from 0 to the largest value.
+
+    The opacity of a cell is proportional to its value, so that a cell with 0 or less has the colour of the page, in its
+    light and its dark theme.
+
+    Args:
+        values: shape ``(tokens, layers)``.
+        labels: the label of each token.
+        kind: determines the colour.
+        x_label: label of the axis of layers.
+    """
+    n_tokens, n_layers = values.shape
+    largest = max(float(values.max()), 1e-12)
+    figure = new_figure(height=0.95 + _CELL_HEIGHT * n_tokens)
+    axes, scale = figure.subplots(1, 2, width_ratios=(24, 1))
+    _draw_cells(axes, np.clip(values / largest, 0, 1), _COLOURS[kind])
     axes.set_yticks(np.arange(n_tokens) + 0.5, labels)
     axes.tick_params(axis="y", length=0)
     axes.set_ylim(n_tokens, 0)
     axes.set_xlim(0, n_layers)
     ticks = [layer for layer in MaxNLocator(7, integer=True).tick_values(0, n_layers - 1) if 0 <= layer < n_layers]
     axes.set_xticks([layer + 0.5 for layer in ticks], [f"{layer:.0f}" for layer in ticks])
-    axes.set_xlabel("layer" if kind == "state" else f"centre of a window of {window} layers")
+    axes.set_xlabel(x_label)
     axes.grid(False)
     _draw_cells(scale, np.linspace(1, 0, _SCALE_STEPS)[:, None], _COLOURS[kind])
     scale.set_xlim(0, 1)
@@ -61,16 +104,7 @@ def heat_map(trace: FactTrace, kind: Kind, window: int) -> Plot:
     scale.yaxis.tick_right()
     scale.tick_params(length=0)
     scale.grid(False)
-    token, layer = np.unravel_index(int(effects.argmax()), effects.shape)
-    caption = (
-        f"Effect on P({trace.answer.strip()}) of restoring {KIND_NAMES[kind]}. Clean {trace.high:.2f}, corrupted "
-        f"{trace.low:.2f}. *: corrupted subject tokens."
-    )
-    alt = (
-        f"Heat map of tokens and layers for {trace.fact.prompt!r}: the largest indirect effect, {largest:.2f}, is at "
-        f"the token {_visible(trace.tokens[token])!r} and layer {layer}. {caption}"
-    )
-    return Plot(f"heat-{trace.fact.fact_id}-{kind}", KIND_NAMES[kind].capitalize(), caption, alt, figure)
+    return figure
 
 
 def average_figure(averages: Mapping[str, LayerMeans], kind: Kind, window: int) -> Plot:
@@ -85,7 +119,7 @@ def average_figure(averages: Mapping[str, LayerMeans], kind: Kind, window: int) 
             draw_band(axes, list(zip(xs, average.intervals, strict=True)), style["color"])
     axes.axhline(0, color=MUTED, linewidth=0.8)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    axes.set_xlabel("layer" if kind == "state" else f"centre of a window of {window} layers")
+    axes.set_xlabel("layer" if kind == "state" else _window_label(window))
     axes.set_ylabel("average indirect effect")
     legend_below(figure, axes)
     n_facts = max(average.n_facts for average in averages.values())
@@ -127,6 +161,10 @@ def severed_figure(state: LayerMeans, severed: Mapping[Module, LayerMeans]) -> P
         f"{label} {max(a.means):.3f} at layer {int(np.argmax(a.means))}" for label, (a, _) in bars.items()
     )
     return Plot("severed", "Severed paths", caption, f"Bars by layer; largest values: {peaks}. {caption}", figure)
+
+
+def _window_label(window: int) -> str:
+    return f"centre of a window of {window} layers"
 
 
 def _draw_cells(axes: Axes, shares: np.ndarray, colour: str) -> None:

@@ -1,0 +1,107 @@
+"""The command ``changes``: show at which tokens and layers saved edits change a model's states."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import save as to_bytes
+
+from easyedit_lifelong.atomic import atomic_file, write_text_atomically
+from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_edits_from
+from easyedit_lifelong.edits import load_edits
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.locate.state_changes import StateChanges, compare_states, record_states
+from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.reporting.console_tables import plain_table, print_line
+from easyedit_lifelong.reporting.report import svg
+from easyedit_lifelong.reporting.report.changes_page import changes_page
+from easyedit_lifelong.reporting.report.style import figure_options
+from easyedit_lifelong.reporting.terminal import Console
+from easyedit_lifelong.runs.run_folder import check_free
+
+EXAMPLE = 'easyedit-lifelong changes --edits my-edits --prompt "The capital of France is"'
+
+ARRAYS, INDEX, PAGE = "changes.safetensors", "changes.json", "report.html"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    add_saved_arguments(parser)
+    prompt_help = (
+        "a prompt, such as a paraphrase or a neighbour (repeatable; default: the prompts of the first 3 edits)"
+    )
+    parser.add_argument("--prompt", action="append", metavar="TEXT", help=prompt_help)
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/changes"), metavar="DIR", help="results (default runs/changes)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Record the states of the prompts without and with the edits, and write their differences and a page.
+
+    Raises:
+        LifelongError: an input can't be used.
+    """
+    console = Console()
+    saved = saved_edits_from(arguments)
+    out = check_free(arguments.out, what="study", files=(ARRAYS, INDEX, PAGE))
+    prompts = arguments.prompt or [str(edit["prompt"]) for edit in saved.edits[:3]]
+    model, tokenizer = saved.base_model()
+    unedited = [record_states(model, tokenizer, prompt) for prompt in prompts]
+    load_edits(model, saved.folder, tokenizer)
+    changes = [compare_states(before, record_states(model, tokenizer, before.prompt)) for before in unedited]
+    write_changes(out, changes, model_label(model), arguments.edits)
+    _show(console, changes)
+    print_line(console, f"Results: {out}/   Report: {out / PAGE}")
+    return 0
+
+
+def write_changes(out: Path, changes: Sequence[StateChanges], model: str, edits: str) -> None:
+    """Write the changes (safetensors and JSON), the page and, beside it, its figures.
+
+    Raises:
+        RunError: a file can't be written.
+    """
+    arrays = {
+        f"{number}.{kind}": values.contiguous()
+        for number, prompt in enumerate(changes, 1)
+        for kind, values in prompt.changes.items()
+    }
+    index = {
+        "schema_version": 1,
+        "model": model,
+        "edits": edits,
+        "prompts": [
+            {"prompt": prompt.prompt, "tokens": prompt.tokens, "next_token": prompt.next_token} for prompt in changes
+        ],
+    }
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with atomic_file(out / ARRAYS) as temporary:
+            temporary.write_bytes(to_bytes(arrays))
+        with figure_options():
+            page, plots = changes_page(changes, model, edits)
+            for plot in plots:
+                svg.save(plot.figure, out / plot.name)
+        write_text_atomically(out / PAGE, page)
+        write_text_atomically(out / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise RunError(f"{error.filename or out}: can't be written: {error.strerror or error}") from error
+
+
+def _show(console: Console, changes: Sequence[StateChanges]) -> None:
+    """Print, for each prompt, where its states change most, and how much its prediction changes."""
+    table = plain_table("\nLargest relative change of a block's output, and distance of the next-token predictions")
+    for name, justify in (("prompt", "left"), ("change", "right"), ("token", "left"), ("layer", "right")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    table.add_column("distance", justify="right")
+    for prompt in changes:
+        values = prompt.changes["state"].numpy()
+        token, layer = np.unravel_index(int(values.argmax()), values.shape)
+        largest = f"{values.max():.3g}"
+        table.add_row(prompt.prompt, largest, prompt.tokens[token].strip(), str(layer), f"{prompt.next_token:.3f}")
+    console.print(table)
