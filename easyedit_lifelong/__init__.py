@@ -118,6 +118,7 @@ _LAZY = {
     "read_known_facts": "easyedit_lifelong.locate.known_facts",
     "TraceSettings": "easyedit_lifelong.locate.trace_facts",
     "trace_facts": "easyedit_lifelong.locate.trace_facts",
+    "attribute": "easyedit_lifelong.locate.attribution",
     "record_states": "easyedit_lifelong.locate.state_changes",
     "compare_states": "easyedit_lifelong.locate.state_changes",
     "prompt_lengths": "easyedit_lifelong.models.prompt_positions",
@@ -165,6 +166,7 @@ if TYPE_CHECKING:
     from easyedit_lifelong.hookspecs import hookimpl
     from easyedit_lifelong.hparams_files import hparams_values
     from easyedit_lifelong.hyperparams import PluginHyperParams
+    from easyedit_lifelong.locate.attribution import attribute
     from easyedit_lifelong.locate.known_facts import KnownFact, read_known_facts
     from easyedit_lifelong.locate.state_changes import compare_states, record_states
     from easyedit_lifelong.locate.trace import FactTrace, trace_fact
@@ -320,6 +322,7 @@ __all__ = [
     "apply_retrieval_to_model",
     "apply_rome_to_model",
     "apply_ultraedit_to_model",
+    "attribute",
     "collect_covariance",
     "compare_states",
     "editors_on",

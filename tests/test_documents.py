@@ -153,6 +153,7 @@ def test_the_readme_gives_the_kind_of_each_metric() -> None:
         ("train", ["mend.md"]),
         ("locate", ["locate.md"]),
         ("changes", ["locate.md"]),
+        ("attribute", ["attribute.md"]),
         *((command, ["edits.md"]) for command in ("edit", "generate", "export", "push", "pull")),
         *((command, ["edits.md"]) for command in ("inspect", "rollback", "merge")),
     ],

@@ -41,6 +41,7 @@ COMMANDS = {
     "rescore": "score the edits of a run again, with further data or metrics, without editing",
     "locate": "find where a model keeps facts, by causal tracing, and which layers to edit",
     "changes": "show at which tokens and layers saved edits change a model's states",
+    "attribute": "rank texts by how much they support an answer of a model, by their gradients",
     "report": "write a page with figures and tables of one run, or a comparison of several",
     "edit": "edit a few facts, and save the edits in a folder",
     "generate": "continue prompts with a model that has saved edits",

@@ -1,1 +1,1 @@
-"""Locate facts in a model: causal tracing, severed paths, and the layers to edit."""
+"""Locate facts in a model: causal tracing, severed paths, the layers to edit, state changes, attribution."""

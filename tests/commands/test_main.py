@@ -184,6 +184,7 @@ def test_each_command_has_a_message_for_an_interruption() -> None:
         "pull": ["o/n", "--out", "d"],
         "generate": ["--edits", "d", "--prompt", "p"],
         "changes": ["--edits", "d"],
+        "attribute": ["--model", "m", "--texts", "f", "--prompt", "p", "--answer", "a"],
         "export": ["--edits", "d", "--out", "d"],
         "edit": ["--hparams", "h", "--out", "d"],
         "merge": ["d", "--out", "d"],
