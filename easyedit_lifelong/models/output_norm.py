@@ -98,6 +98,8 @@ def find_output_scale(runner: Runner, block: nn.Module, projection: nn.Module) -
     before, after = (hidden_of(output).double().flatten() for output in outputs)
     made, seen = changes[0].double().flatten(), after - before
     scale = float(made @ seen / made.square().sum())
+    if abs(scale - 1) <= _TOLERANCE:
+        return 1.0  # what is measured beside 1 is rounding
     return scale if float((seen - scale * made).norm()) <= _TOLERANCE * float(seen.norm()) else None
 
 
