@@ -100,6 +100,7 @@ test)
     "$venv/bin/ruff" format --check .
     "$venv/bin/mypy"
     "$venv/bin/lint-imports"
+    "$venv/bin/bandit" --quiet --configfile pyproject.toml --recursive easyedit_lifelong
     # One worker for each core, at most four, with one torch thread each: workers that share cores slow each other down.
     OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
     export OMP_NUM_THREADS

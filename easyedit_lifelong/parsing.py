@@ -31,7 +31,7 @@ def parse_yaml(text: str) -> Any:
             ``2001-99-99`` or ``!!bool foo``.
     """
     try:
-        return yaml.load(text, _Loader)
+        return yaml.load(text, _Loader)  # nosec B506 # a subclass of SafeLoader
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     except (yaml.YAMLError, ValueError) as error:

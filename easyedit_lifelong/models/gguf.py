@@ -31,10 +31,12 @@ def read_gguf(gguf: Path) -> tuple[Any, Any]:
 
     if importlib.util.find_spec("gguf") is None:
         raise ModelError(f"{gguf}: reading GGUF files needs the package gguf. Run: pip install gguf")
-    source = {"gguf_file": gguf.name, "local_files_only": True}
+    source = {"gguf_file": gguf.name, "local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **source)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, **source)  # nosec B615 # a local file
+        model = AutoModelForCausalLM.from_pretrained(  # nosec B615 # a local file
+            gguf.parent, dtype=torch.float32, **source
+        )
     except (OSError, ValueError, KeyError, IndexError, NotImplementedError, struct.error) as error:
         raise ModelError(f"{gguf}: not a GGUF file that transformers can read: {error}") from error
     return model, tokenizer

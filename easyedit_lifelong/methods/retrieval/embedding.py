@@ -85,9 +85,14 @@ class SentenceEmbedder:
                 "tokenizer, as in load_edits(model, folder, tokenizer)"
             )
         try:
-            self._encoder = AutoModel.from_pretrained(name).to(device).eval()
+            # The user, or an edits folder, names the encoder: its weights are data, and code in its repository is not
+            # run. Without trust_remote_code, transformers would ask at the terminal whether to run it.
+            encoder = AutoModel.from_pretrained(name, trust_remote_code=False)  # nosec B615 # see above
+            self._encoder = encoder.to(device).eval()
             # With padding on the left, the positions of a text would depend on its batch.
-            self._encoder_tokenizer = AutoTokenizer.from_pretrained(name, padding_side="right")
+            self._encoder_tokenizer = AutoTokenizer.from_pretrained(  # nosec B615 # see above
+                name, padding_side="right", trust_remote_code=False
+            )
             self._embed_texts(["text"])
         except Exception as error:  # what transformers raises for an unusable encoder has no common class
             first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)

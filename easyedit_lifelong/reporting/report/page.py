@@ -106,6 +106,12 @@ def comparison_page(
     return page, plots
 
 
+def _with_code(text: str) -> Markup:
+    """Return a text in HTML, with what stands between backticks as code."""
+    html = re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text)))
+    return Markup(html)  # nosec B704 # the text was escaped before the tags were added
+
+
 def render_page(template: str, plots: Sequence[Plot], **values: Any) -> str:
     """Render a template with the filters and values that all pages use."""
     environment = Environment(
@@ -117,11 +123,13 @@ def render_page(template: str, plots: Sequence[Plot], **values: Any) -> str:
     )
     # A line can break in a long name only after an underscore.
     environment.filters |= {"clean": printable, "breakable": lambda name: Markup("_<wbr>").join(name.split("_"))}
-    environment.filters["code"] = lambda text: Markup(re.sub("`(.+?)`", r"<code>\1</code>", str(escape(text))))
+    environment.filters["code"] = _with_code
     prefixes = {plot.name: f"f{number}" for number, plot in enumerate(plots, 1)}
+    css = (_TEMPLATES / "page.css").read_text(encoding="utf-8")
+    style = Markup(css)  # nosec B704 # a file of this package
     return environment.get_template(template).render(
         plots=plots,
-        css=Markup((_TEMPLATES / "page.css").read_text(encoding="utf-8")),
+        css=style,
         package_version=__version__,
         draw=lambda plot: svg.inline(plot.figure, prefixes[plot.name], printable(plot.alt)),
         **values,
