@@ -38,9 +38,7 @@ def resolve_device(device: int | str | torch.device | None = None) -> torch.devi
     choices = ", ".join(["auto", *available])
     if text.isdigit():
         if not torch.cuda.is_available():
-            # EasyEdit's files have device: 0. Another number was probably meant.
-            level = logging.INFO if int(text) == 0 else logging.WARNING
-            LOG.log(level, "device: %s is a CUDA index, but CUDA isn't available; using the CPU", text)
+            LOG.warning("device: %s is a CUDA index, but CUDA isn't available; using the CPU", text)
             return torch.device("cpu")
         text = f"cuda:{text}"
     try:

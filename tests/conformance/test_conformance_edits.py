@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 
 from easyedit_lifelong import LifelongError, get_plugins
+from easyedit_lifelong.errors import EditError
+from easyedit_lifelong.methods.hypernetworks.config import HypernetworkHyperParams
 from tests.conformance.method_cases import CASES, LAYOUTS, REQUESTS, MethodCase, each_case, each_case_with, each_family
 from tests.conformance.observe import PROMPTS, assert_unchanged, differing, equal, logits_of, snapshot_of
 from tests.support.tiny_models import DEVICE, build_model, build_tokenizer
@@ -50,6 +53,32 @@ def test_rollbacks_of_several_calls_restore_the_model_before_each_call(case: Met
     for number in (2, 1, 0):
         rollbacks[number]()
         assert_unchanged(model, snapshots[number])
+
+
+# ------------------------------------------------------------------ adapters
+
+_WITH_ADAPTERS = [case for case in CASES if not isinstance(case.hparams(), HypernetworkHyperParams)]
+"""Methods that can edit a model with new adapters; a hypernetwork was trained for a model without."""
+
+
+@pytest.mark.parametrize("case", _WITH_ADAPTERS, ids=lambda case: case.name)
+def test_merging_an_adapter_under_edits_keeps_them_or_the_next_pass_is_refused(case: MethodCase) -> None:
+    torch.manual_seed(0)
+    config = LoraConfig(target_modules=["down_proj", "q_proj"], r=2, init_lora_weights=False)
+    model = get_peft_model(build_model("llama"), config).eval()
+    unedited = logits_of(model)
+    case.apply(model, REQUESTS[:2])
+    edited = logits_of(model)
+    assert not equal(edited, unedited)
+    merged = model.merge_and_unload()
+    try:
+        logits = logits_of(merged)
+    except EditError as error:
+        logits, message = edited, str(error)
+    else:
+        message = "merge_and_unload"
+    assert "merge_and_unload" in message
+    assert all(torch.allclose(*pair, atol=1e-3, rtol=1e-3) for pair in zip(logits, edited, strict=True))
 
 
 # ------------------------------------------------------------------ failures

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -148,3 +149,32 @@ def test_merging_an_edited_adapter_is_an_error_at_the_next_pass_instead_of_lost_
     with_adapter = get_peft_model(model, LoraConfig(target_modules=PROJECTIONS["llama"], r=2))
     assert all(torch.allclose(*pair) for pair in zip(logits_of(with_adapter), edited, strict=True))
     assert all(torch.allclose(*pair) for pair in zip(logits_of(with_adapter.merge_and_unload()), edited, strict=True))
+
+
+@pytest.mark.parametrize("method", [*EDITS, "wohk"])
+def test_an_adapter_that_is_saved_under_edits_holds_none_and_a_warning_says_so(
+    method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = model_with_adapters("llama")
+    unedited = logits_of(model)
+    {**EDITS, "wohk": wohk}[method](model, "llama")
+    edited = logits_of(model)
+    copied = copy.deepcopy(model)
+    caplog.clear()
+    model.save_edits(tmp_path / "edits")
+    model.get_base_model().state_dict()
+    assert caplog.records == []
+    copied.save_pretrained(tmp_path / "copied")
+    model.save_pretrained(tmp_path / "adapter")
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert all("edits, which are lost where PEFT saves its adapter" in message for message in messages)
+
+    loaded = PeftModel.from_pretrained(build_model("llama"), tmp_path / "adapter").eval()
+    assert equal(logits_of(loaded), unedited)
+    rollback = load_edits(loaded, tmp_path / "edits")
+    assert equal(logits_of(loaded), edited)
+    rollback()
+    caplog.clear()
+    loaded.save_pretrained(tmp_path / "again")
+    assert caplog.records == []

@@ -32,9 +32,12 @@ def set_devices(monkeypatch: pytest.MonkeyPatch, gpus: int, mps: bool) -> None:
 
 @pytest.mark.usefixtures("cpu_only")
 @pytest.mark.parametrize("setting", [None, "auto", "", "cpu", 0, "0", 3, torch.device("cpu")])
-def test_without_a_gpu_auto_and_numbers_mean_the_cpu(setting: Any) -> None:
-    """A number means the CPU as well, because every EasyEdit YAML has one."""
+def test_without_a_gpu_auto_and_numbers_mean_the_cpu(setting: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """A number means the CPU as well, because every EasyEdit YAML has one. A warning says so."""
     assert resolve_device(setting) == torch.device("cpu")
+    expected = f"device: {setting} is a CUDA index, but CUDA isn't available; using the CPU"
+    is_number = str(setting).isdigit()
+    assert [record.getMessage() for record in caplog.records] == ([expected] if is_number else [])
 
 
 @pytest.mark.usefixtures("two_gpus")

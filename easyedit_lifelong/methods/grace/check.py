@@ -1,12 +1,16 @@
-"""Checks before the first edit: whether GRACE's hyperparameters fit the model and the requests."""
+"""Checks before an edit: whether GRACE's hyperparameters fit the model, the requests and the model's activations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from easyedit_lifelong.data.request import EditRequest
-from easyedit_lifelong.errors import ModelError
+from easyedit_lifelong.errors import EditError, ModelError
+from easyedit_lifelong.methods.grace.codebook.distance import has_direction
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.named_layers import find_answer_layer, find_layer
 from easyedit_lifelong.methods.grace.subject.request_texts import encode_request_texts
@@ -57,6 +61,26 @@ def check_requests(model: Any, tok: Any, hparams: GraceHyperParams, requests: Se
 
     for request in requests:
         encode_request_texts(tok, request, hparams, encode)
+
+
+def check_query(query: Tensor, hparams: GraceHyperParams, activations: str) -> None:
+    """Check that the query of a new edit can be the key of it.
+
+    Args:
+        query: the query, shape ``(key_vectors * key_size,)``.
+        hparams: GRACE's hyperparameters.
+        activations: what the query consists of, for messages: a plural.
+
+    Raises:
+        EditError: a number is NaN or infinite, or a key vector is zero although ``dist_fn`` compares directions.
+    """
+    if not torch.isfinite(query).all():
+        raise EditError(f"{activations} are NaN or infinite")
+    if not has_direction(query.reshape(hparams.views, -1), hparams.dist_fn):
+        raise EditError(
+            f"{activations} are all zero. With dist_fn: cos, a key without a direction never answers. Name another "
+            "layer in inner_params, or use dist_fn: euc."
+        )
 
 
 def _check_edits_by_subject(model: Any, hparams: GraceHyperParams) -> None:

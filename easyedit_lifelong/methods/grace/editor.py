@@ -15,7 +15,7 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor
-from easyedit_lifelong.methods.grace.check import check_layer
+from easyedit_lifelong.methods.grace.check import check_layer, check_query
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
 from easyedit_lifelong.methods.grace.codebook.decisions import as_label
 from easyedit_lifelong.methods.grace.codebook.key_space import new_codebook
@@ -279,15 +279,15 @@ class GraceEditor(LayerEdits):
             One result per edit.
 
         Raises:
-            EditError: a query, a loss or a value is NaN or infinite; the message names the edit.
+            EditError: a query, a loss or a value is NaN or infinite, or a query is zero with ``dist_fn: cos``; the
+                message names the edit.
         """
         hparams = self.hparams
         if queries is None:
             rows_per_edit = len(value_pass.targets) // len(pending)
             queries = value_pass.query[::rows_per_edit]
         for query, edit in zip(queries, pending, strict=True):
-            if not torch.isfinite(query).all():
-                raise EditError(f"{edit.where}: the model's activations at {self.path} are NaN or infinite")
+            check_query(query, hparams, f"{edit.where}: the model's activations at {self.path}")
         codebook = self.codebook
         if codebook is None:
             value_width = len(pending[0].with_extras(value_pass.output[0]))

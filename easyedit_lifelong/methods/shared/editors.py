@@ -9,8 +9,11 @@ from __future__ import annotations
 import collections
 import contextlib
 import functools
+import logging
 from collections.abc import Iterator
 from typing import Any
+
+from torch import nn
 
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.model_lock import model_lock
@@ -18,12 +21,40 @@ from easyedit_lifelong.models.pickling import NotPicklable
 from easyedit_lifelong.models.wrappers import unwrap_model
 from easyedit_lifelong.plugins import get_plugins
 
+LOG = logging.getLogger(__name__)
+
 _ATTRIBUTE = "_easyedit_lifelong_editors"
 _INTERNAL_PASS = "_easyedit_lifelong_internal_pass"
+_PEFT_PREFIX = "base_model.model."
+"""The path of a model in PEFT's wrapper."""
 
 
 class _Register(NotPicklable, collections.UserDict[tuple[str, str], Any]):
-    """The editors on a model, by method and place."""
+    """The editors on a model, by method and place.
+
+    Args:
+        model: the model.
+
+    Attributes:
+        handle: removes the hook that warns of files of adapters.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.handle = model.register_state_dict_post_hook(_warn_of_adapter_file)
+
+
+def _warn_of_adapter_file(model: nn.Module, state_dict: Any, prefix: str, metadata: Any) -> None:
+    """Warn that a file of an adapter will hold no edits. This is the hook, which runs when a model's state is read.
+
+    ``PeftModel.save_pretrained`` reads the state of the wrapper, and ``PeftModel.from_pretrained`` ignores what is not
+    an adapter's.
+    """
+    if prefix.endswith(_PEFT_PREFIX):
+        LOG.warning(
+            "this model carries edits, which are lost where PEFT saves its adapter and loads it again: save them with "
+            "save_edits(model, folder)"
+        )
 
 
 def editors_on(model: Any, method: str) -> dict[str, Any]:
@@ -47,7 +78,9 @@ def register_editor(model: Any, method: str, place: str, editor: Any) -> None:
         editor: the editor.
     """
     model = unwrap_model(model)
-    model.__dict__.setdefault(_ATTRIBUTE, _Register())[method, place] = editor
+    if _ATTRIBUTE not in model.__dict__:
+        model.__dict__[_ATTRIBUTE] = _Register(model)
+    model.__dict__[_ATTRIBUTE][method, place] = editor
     for model_method in get_plugins().model_methods:
         model.__dict__.setdefault(model_method.name, functools.partial(model_method.call, model))
 
@@ -61,7 +94,9 @@ def unregister_editor(model: Any, method: str, place: str) -> None:
     editors = model.__dict__.get(_ATTRIBUTE, {})
     editors.pop((method, place), None)
     if not editors:
-        model.__dict__.pop(_ATTRIBUTE, None)
+        register = model.__dict__.pop(_ATTRIBUTE, None)
+        if register is not None:
+            register.handle.remove()
         for model_method in get_plugins().model_methods:
             attribute = model.__dict__.get(model_method.name)
             # An attribute of this name that the user has set stays.

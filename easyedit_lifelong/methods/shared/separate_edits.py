@@ -25,6 +25,7 @@ from easyedit_lifelong.methods.shared.apply import check_same_settings
 from easyedit_lifelong.methods.shared.editors import editors_on, register_editor, unregister_editor
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.models.wrappers import unwrap_model
 
 _PLACE = "model"
 """The place under which an editor is registered: it edits the model as a whole, not one layer."""
@@ -67,7 +68,7 @@ class SeparateEditor(ABC):
     def __init__(self, model: Any, hparams: Any) -> None:
         self.hparams = hparams
         self.edits: list[SeparateEdit] = []
-        self._detach = self.attach(model)
+        self._detach = self.attach(unwrap_model(model))
 
     @abstractmethod
     def attach(self, model: Any) -> Callable[[], None]:
@@ -76,7 +77,7 @@ class SeparateEditor(ABC):
         Attach a bound method of the editor and not a closure: then a deep copy of the model has its own editor.
 
         Args:
-            model: the model.
+            model: the model inside PEFT's and ``torch.compile``'s wrappers, if it has any.
 
         Returns:
             A function that detaches the editor.

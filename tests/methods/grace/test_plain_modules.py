@@ -90,5 +90,8 @@ def test_wrong_inputs_are_refused_and_leave_the_module_unedited() -> None:
         apply_grace_to_module(module, rows[:2], classes[:2], hparams_for("7"))
     with pytest.raises(EditError, match=r"row 1: .* NaN or infinite"):
         apply_grace_to_module(module, rows[:2] * torch.tensor([[1.0], [torch.nan]]), classes[:2], hparams_for("2"))
+    rows[1] = 0
+    with pytest.raises(EditError, match=r"row 1: .* are all zero. With dist_fn: cos, a key without a direction never"):
+        apply_grace_to_module(module, rows[:2], classes[:2], hparams_for("0", dist_fn="cos"))
     assert not [name for part in module.modules() for name in vars(part) if "easyedit" in name]
-    assert not module[2]._forward_hooks
+    assert not any(part._forward_hooks for part in module)

@@ -41,6 +41,16 @@ def normalized(vectors: Tensor, dist_fn: str) -> Tensor:
     return torch.where(norms < _MIN_NORM, 0.0, vectors / norms.clamp_min(_MIN_NORM))
 
 
+def has_direction(vectors: Tensor, dist_fn: str) -> bool:
+    """Return whether all vectors have a distance that depends on the other vector: for ``cos``, none may be zero.
+
+    Args:
+        vectors: shape ``(n, width)``, any dtype.
+        dist_fn: ``euc`` or ``cos``.
+    """
+    return dist_fn == EUC or not bool((vector_norms(vectors) < _MIN_NORM).any())
+
+
 def pairwise_distances(queries: Tensor, keys: Tensor, dist_fn: str) -> Tensor:
     """Return the distance of every prepared query to every prepared key, ``(..., queries, keys)``, in float32."""
     euclidean = torch.cdist(queries, keys, compute_mode="donot_use_mm_for_euclid_dist")
