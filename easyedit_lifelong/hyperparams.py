@@ -161,8 +161,11 @@ def unknown_and_missing(cls: Any, values: Mapping[str, Any]) -> list[str]:
     known = {field_.name for field_ in fields}
     unset = dataclasses.MISSING
     required = [field_.name for field_ in fields if field_.default is unset and field_.default_factory is unset]
-    unknown = [f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in values if key not in known]
-    return unknown + [f"{name}: missing" for name in required if name not in values]
+    unknown = [key for key in values if key not in known]
+    problems = [f"unknown hyperparameter {key!r}.{did_you_mean(str(key), known)}" for key in unknown[:_MAX_SHOWN]]
+    if len(unknown) > _MAX_SHOWN:
+        problems.append(f"{len(unknown) - _MAX_SHOWN} more unknown hyperparameters")
+    return problems + [f"{name}: missing" for name in required if name not in values]
 
 
 def _public_fields(hparams: Any) -> list[dataclasses.Field[Any]]:
@@ -183,6 +186,9 @@ def _resolve_alias(value: Any, aliases: Mapping[Any, Any]) -> Any:
         value = None
     return aliases.get(value, value) if isinstance(value, (str, type(None))) else value
 
+
+_MAX_SHOWN = 10
+"""Unknown hyperparameters that an error lists."""
 
 _INTEGER_LIMIT = 2**63
 """Whole numbers from here on fit neither torch's seeds nor its sizes."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from typing import Any
 
 import yaml
@@ -41,11 +42,22 @@ def parse_yaml(text: str) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which also reports keys that are given twice."""
+    """PyYAML's safe loader, which also reports keys that are given twice, and refuses NUL characters."""
+
+    def construct_scalar(self, node: Any) -> Any:
+        """Return the text of a scalar.
+
+        Raises:
+            ValueError: it holds a NUL character, which no name and no path can have.
+        """
+        text = super().construct_scalar(node)
+        if isinstance(text, str) and "\0" in text:
+            raise ValueError(f"line {node.start_mark.line + 1}: a text holds a NUL character")
+        return text
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         """Return a mapping."""
-        keys = [key.value for key, _ in getattr(node, "value", []) if isinstance(key, yaml.ScalarNode)]
-        for key in dict.fromkeys(key for key in keys if key != "<<" and keys.count(key) > 1):
+        keys = Counter(key.value for key, _ in getattr(node, "value", []) if isinstance(key, yaml.ScalarNode))
+        for key in (key for key, count in keys.items() if count > 1 and key != "<<"):
             LOG.warning("line %d: %r is given more than once; the last value counts", node.start_mark.line + 1, key)
         return super().construct_mapping(node, deep)

@@ -21,6 +21,7 @@ from easyedit_lifelong.models.chat_form import ChatForm, check_can_chat
 from easyedit_lifelong.models.encoding import encode_text
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
+from easyedit_lifelong.models.pair_encoders import check_vocabulary
 from easyedit_lifelong.reporting.console_tables import print_json
 from easyedit_lifelong.reporting.terminal import Console
 
@@ -115,7 +116,9 @@ def _check_prompts(prompts: list[str], model: Any, tokenizer: Any) -> None:
     is_classifier = kind_of(model) is ModelKind.CLASSIFIER
     limit = None if is_classifier else context_length(model)  # the input of classifiers is truncated
     for prompt in prompts:
-        length = len(encode_text(tokenizer, prompt))
+        ids = encode_text(tokenizer, prompt)
+        length = len(ids)
+        check_vocabulary(model, tokenizer, ids)
         if length == 0:
             raise DataError(f"--prompt {prompt!r}: is empty; give some text to continue")
         if limit is not None and length > limit:

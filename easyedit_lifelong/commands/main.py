@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = build_parser([word for word in words if word in COMMANDS][:1]).parse_args(words)
         _log_to_stderr(logging.DEBUG if arguments.verbose else logging.WARNING)
-        _check_home_folders(arguments)
+        _check_paths(arguments)
         with interrupting_signals():
             return arguments.run(arguments)
     except (LifelongError, OSError) as error:
@@ -136,17 +136,21 @@ def _message_if_interrupted(verb: str) -> str:
     return "interrupted; everything reported as done is on disk"
 
 
-def _check_home_folders(arguments: argparse.Namespace) -> None:
-    """Check that no argument is a path in the home folder of an unknown user (``~nobody/x``).
+def _check_paths(arguments: argparse.Namespace) -> None:
+    """Check that no path is in the home folder of an unknown user (``~nobody/x``) or holds a NUL character.
 
     Raises:
-        RunError: an argument is such a path.
+        RunError: a path is or does.
     """
     for name, value in vars(arguments).items():
         if name in _TEXTS:
             continue
         for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, (str, Path)) and str(path).startswith("~"):
+            if not isinstance(path, (str, Path)):
+                continue
+            if "\0" in str(path):
+                raise RunError(f"{name}: {path}: holds a NUL character, which no path can have")
+            if str(path).startswith("~"):
                 try:
                     Path(path).expanduser()
                 except RuntimeError as error:

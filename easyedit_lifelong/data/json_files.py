@@ -35,7 +35,7 @@ def read_json_file(path: Path, missing: str = "no such data file") -> Any:
         text = path.read_text(encoding=ENCODING)
     except FileNotFoundError as error:
         raise DataError(f"{path}: {missing}") from error
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # not UTF-8; a path with a NUL character
         raise unreadable(path, error) from error
     decode = json.JSONDecoder().decode
     if path.suffix == ".jsonl":
@@ -97,10 +97,10 @@ def label_as_text(label: Any) -> Any:
     return str(label) if isinstance(label, int) and not isinstance(label, bool) else label
 
 
-def unreadable(path: Path, error: OSError | UnicodeDecodeError) -> DataError:
+def unreadable(path: Path, error: OSError | ValueError) -> DataError:
     """Return the error of a file that can't be opened, or that isn't UTF-8."""
-    if isinstance(error, OSError):
-        return DataError(f"{path}: can't be read: {error.strerror}")
+    if not isinstance(error, UnicodeDecodeError):
+        return DataError(f"{path}: can't be read: {getattr(error, 'strerror', None) or error}")
     try:
         path.read_text(encoding=ENCODING)  # a file that is read in parts counts bytes from the part's beginning
     except (OSError, UnicodeDecodeError) as whole:

@@ -229,11 +229,11 @@ def _from_pretrained(auto_class: str, source: str, name_or_path: str | Path, **o
             source, **options, **({"output_loading_info": True} if loads_weights else {})
         )
     except Exception as error:  # what transformers raises for a damaged config.json has no common class
-        first_line = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = _first_sentence(str(error)) or type(error).__name__
         kinds = {auto: kind.value for kind, auto in _CLASSES.items()}
         what = "tokenizer" if auto_class == "AutoTokenizer" else kinds.get(auto_class, "model")
         raise ModelError(
-            f"{name_or_path}: can't load a {what} from there: {first_line} "
+            f"{name_or_path}: can't load a {what} from there: {reason} "
             "(model_name is a Hugging Face name, a checkpoint folder, a .gguf file, or one of "
             f"{', '.join(PACKAGED_MODELS)})"
         ) from error
@@ -248,3 +248,9 @@ def _from_pretrained(auto_class: str, source: str, name_or_path: str | Path, **o
             "They would be random. Its files are incomplete, or its config.json is that of another model."
         )
     return model
+
+
+def _first_sentence(message: str) -> str:
+    """Return the first line of a message, and the next one if the first ends in a colon."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    return " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])

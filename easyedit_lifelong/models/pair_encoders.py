@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from easyedit_lifelong.errors import DataError, did_you_mean
 from easyedit_lifelong.models.encoding import EncodedPair, encode_pair, encode_text
 from easyedit_lifelong.models.load import context_length
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
+from easyedit_lifelong.models.wrappers import unwrap_model
 
 
 class Encode(Protocol):
@@ -23,7 +25,8 @@ class Encode(Protocol):
             joiner: what stands between the two, if the model reads them in one row; None: the texts decide.
 
         Raises:
-            DataError: the prompt or the answer has no tokens, or the answer isn't a label of the classifier.
+            DataError: the prompt or the answer has no tokens, or one that the model does not embed; or the answer isn't
+                a label of the classifier.
         """
 
 
@@ -40,6 +43,51 @@ def encoder_for(model: Any, tokenizer: Any, *, eos: bool = False) -> Encode:
         tokenizer: its tokenizer.
         eos: in a causal language model, end answers with the tokenizer's end-of-text token.
     """
+    encode = _encoder(model, tokenizer, eos)
+    if not _has_unknown_tokens(model, tokenizer):
+        return encode
+
+    def encode_and_check(prompt: str, answer: str, joiner: str | None = None) -> EncodedPair:
+        pair = encode(prompt, answer, joiner)
+        check_vocabulary(model, tokenizer, pair.prompt if kind_of(model) is ModelKind.CLASSIFIER else pair.tokens)
+        return pair
+
+    return encode_and_check
+
+
+def check_vocabulary(model: Any, tokenizer: Any, ids: Sequence[int]) -> None:
+    """Check that a model has an embedding for every token of a text.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer, to which tokens may have been added.
+        ids: the token ids of the text.
+
+    Raises:
+        DataError: a token is not in the model's vocabulary.
+    """
+    known = _n_embeddings(model)
+    unknown = next((token for token in ids if known is not None and token >= known), None)
+    if unknown is not None:
+        raise DataError(
+            f"the token {tokenizer.decode([unknown])!r} (number {unknown}) is not in the vocabulary of the model "
+            f"({known} tokens). Use the model's own tokenizer, or call model.resize_token_embeddings."
+        )
+
+
+def _has_unknown_tokens(model: Any, tokenizer: Any) -> bool:
+    """Return whether a tokenizer has more tokens than the model has embeddings, as that of Gemma 3."""
+    known = _n_embeddings(model)
+    return known is not None and hasattr(type(tokenizer), "__len__") and len(tokenizer) > known
+
+
+def _n_embeddings(model: Any) -> int | None:
+    """Return how many tokens a model embeds; None if that is not known."""
+    return getattr(unwrap_model(model).get_input_embeddings(), "num_embeddings", None)
+
+
+def _encoder(model: Any, tokenizer: Any, eos: bool) -> Encode:
+    """Return the function that encodes prompts and answers for a model; see :func:`encoder_for`."""
     kind = kind_of(model)
     if kind is ModelKind.SEQ2SEQ:
         return lambda prompt, answer, joiner=None: _encode_separately(tokenizer, prompt, answer)

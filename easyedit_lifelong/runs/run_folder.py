@@ -105,8 +105,10 @@ class RunFolder:
         self.seconds = 0.0
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{self.path}: can't make this folder: {error.strerror}") from error
+        except (OSError, ValueError) as error:  # ValueError: a NUL character
+            raise RunError(
+                f"{self.path}: can't make this folder: {getattr(error, 'strerror', None) or error}"
+            ) from error
         self._enter()
         try:
             # Another process may have begun a run since the first check; the lock excludes that from now on.

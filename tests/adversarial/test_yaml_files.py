@@ -89,6 +89,21 @@ def test_any_lines(tmp_path: Path, lines: list[tuple[str, str]], tail: bytes) ->
     refused_or_read(path)
 
 
+def test_many_unknown_keys_are_counted_and_not_listed(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(BASE + "".join(f"unknown_key_{n}: 1\n" for n in range(2000)))
+    with pytest.raises(HyperParameterError, match=r"'unknown_key_9'\.; 1990 more unknown hyperparameters$"):
+        GraceHyperParams.from_hparams(path)
+
+
+def test_a_nul_character_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "file.yaml"
+    path.write_text(BASE + 'device: "a\\0b"\n')
+    for read in (GraceHyperParams.from_hparams, read_experiment):
+        with pytest.raises(HyperParameterError, match="line 4: a text holds a NUL character"):
+            read(path)
+
+
 def test_a_key_that_is_given_twice_is_reported(caplog: pytest.LogCaptureFixture) -> None:
     assert parse_yaml("a: 1\nb: {c: 1, c: 2}\na: 3\n") == {"a": 3, "b": {"c": 2}}
     assert [record.getMessage() for record in caplog.records] == [

@@ -49,6 +49,11 @@ def _find_module(model: Any, hparams: GraceHyperParams, field: str, name: str) -
         path, module = find_module(model, name)
     except ModelError as error:
         raise ModelError(f"{where}: {error}") from None
+    if isinstance(module, (nn.ModuleList, nn.ModuleDict, nn.Embedding)):
+        reason = "reads token ids" if isinstance(module, nn.Embedding) else "is a list of layers"
+        raise ModelError(
+            f"{where}: {path} {reason}, so its input can't be a query. Name a projection, an MLP or a block."
+        )
     if is_routed_expert(path):
         raise ModelError(
             f"{where}: {path} gets only the tokens that are routed to this expert, so it can't find a prompt by its "

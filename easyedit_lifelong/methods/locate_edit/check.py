@@ -18,12 +18,16 @@ def check_model(model: Any, tokenizer: Any, hparams: LocateEditHyperParams) -> N
     """Check that the model has the layers that the hyperparameters name, and that they can be edited.
 
     Raises:
-        ModelError: the model is not a causal language model, or it lacks a layer, or a layer is not a projection. The
-            message names the hyperparameter.
+        ModelError: the model is not a causal language model, or it lacks a layer, or a layer is not a projection, or is
+            not in the block. The message names the hyperparameter.
     """
     check_projections(model, hparams)
     for number in hparams.edited_layers:
-        find_named(model, hparams, "layer_module_tmp", number)
+        block = find_named(model, hparams, "layer_module_tmp", number)
+        projection = find_named(model, hparams, "rewrite_module_tmp", number)
+        if not any(module is projection for module in block.modules()):
+            path, inner = (name.format(number) for name in (hparams.layer_module_tmp, hparams.rewrite_module_tmp))
+            raise model_error(hparams, "layer_module_tmp", f"{path} does not contain {inner}; name the block")
     anatomy = anatomy_of(model)
     last_block = None if anatomy is None else len(anatomy.blocks) - 1
     if hparams.v_loss_layer is not None and last_block is not None:

@@ -8,6 +8,9 @@ from typing import Any, ClassVar
 
 from easyedit_lifelong.methods.weight_updates.config import BlockUpdateHyperParams, is_list_of
 
+_MAX_CONTEXTS = 1000
+"""Contexts are generated in one batch. MEMIT's files ask for 5, ROME's for 20."""
+
 
 @dataclass(kw_only=True)
 class LocateEditHyperParams(BlockUpdateHyperParams):
@@ -131,6 +134,8 @@ class LocateEditHyperParams(BlockUpdateHyperParams):
         has_valid_types = isinstance(lengths, list) and all(is_list_of(pair, int) for pair in lengths)
         if has_valid_types and any(len(pair) != 2 or min(pair) < 1 for pair in lengths):
             problems.append("context_template_length_params: must be [tokens, count] pairs of positive numbers")
+        elif has_valid_types and sum(count for _, count in lengths) > _MAX_CONTEXTS:
+            problems.append(f"context_template_length_params: asks for more than {_MAX_CONTEXTS} contexts")
         if self.mention_templates and self.fact_token == "last":
             problems.append("mention_templates: need a fact_token of the subject; fact_token is 'last'")
         if is_list_of(self.mention_templates, str):

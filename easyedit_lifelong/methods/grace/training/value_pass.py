@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.adaptor import GraceAdaptor, Trial
 from easyedit_lifelong.models.anatomy import Anatomy
 from easyedit_lifelong.models.capture import recording_output
@@ -109,7 +110,8 @@ class ValuePass(abc.ABC):
             recording_output(self._below[-1] if self._below else None, keep_from_start),
         ):
             self.unedited = run()
-        assert trial.query is not None and trial.output is not None
+        if trial.query is None or trial.output is None:
+            raise EditError("the model does not run the layer in inner_params. Name a projection, an MLP or a block.")
         self.query, self.output = trial.query, trial.output
 
 
