@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +26,9 @@ from easyedit_lifelong.errors import RunError
 from tests.support import thoroughness
 from tests.support.edits_command_line import EditsCommandLine
 from tests.support.grace_edits import EDITS, edited
+from tests.support.thoroughness import default_cases
 
+ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = 20 if thoroughness.full else 2
 
 
@@ -141,3 +147,15 @@ def test_edit_does_not_replace_edits_that_appeared_meanwhile(
     assert code == 1
     assert f"holds other edits ({INDEX}, " in err
     assert (out / INDEX).read_bytes() == (edits / INDEX).read_bytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks the writers")
+@pytest.mark.parametrize(("races", "edit_races"), default_cases([(8, 0), (500, 20)], (8, 0)), ids=["some", "all"])
+def test_two_processes_that_write_at_once_lose_and_destroy_nothing(races: int, edit_races: int, tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "tests.support.writer_races", str(tmp_path), str(races), str(edit_races)]
+    process = subprocess.run(words, capture_output=True, text=True, timeout=3600, check=False, env=env)
+    assert process.returncode == 0, process.stderr[-4000:]
+    report = json.loads(process.stdout.splitlines()[-1])
+    assert sum(pair["races"] for pair in report.values()) == races
+    assert [pair["wrong"] for pair in report.values()] == [[]] * len(report), report

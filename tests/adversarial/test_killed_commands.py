@@ -1,0 +1,35 @@
+"""Every command that writes is killed at any moment: called again, it ends like a call that was not killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.command_killer import COMMANDS
+from tests.support.thoroughness import default_cases
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+_SOME = (1, ("edit in place", "merge", "rollback"))
+_ALL = (15, tuple(COMMANDS))
+"""The number of kills of each command, and the commands."""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills forked processes")
+@pytest.mark.parametrize(("kills", "names"), default_cases([_SOME, _ALL], _SOME), ids=["some", "all"])
+def test_a_killed_command_can_be_called_again(kills: int, names: tuple[str, ...], tmp_path: Path) -> None:
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
+    words = [sys.executable, "-m", "tests.support.command_killer", str(tmp_path), str(kills), *names]
+    process = subprocess.run(words, capture_output=True, text=True, timeout=3600, check=False, env=env)
+    assert process.returncode == 0, process.stderr[-4000:]
+    report = json.loads(process.stdout.splitlines()[-1])
+    assert list(report) == list(names)
+    assert [result["differing"] for result in report.values()] == [[]] * len(names), report
+    assert all(result["kills"] >= kills - 1 for result in report.values()), report
+    assert all(result["points"] > 10 for result in report.values()), report

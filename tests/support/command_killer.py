@@ -1,0 +1,240 @@
+"""A script that kills every command that writes, calls it again, and reports how its files differ.
+
+``python -m tests.support.command_killer FOLDER KILLS`` prints JSON: for each command, how many calls were killed, and
+which files differ from those of a call that was not killed. Calls are killed with ``SIGKILL`` at random calls that
+write to the disk.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors import safe_open
+
+from easyedit_lifelong.commands.main import main as call_command
+from easyedit_lifelong.edits.edits_folder import INDEX
+from easyedit_lifelong.folder_lock import LOCK
+from tests.support.calibration_records import write_inputs
+from tests.support.command_line import FACTS, HPARAMS, RETENTION
+from tests.support.edits_command_line import COACHHOOK, GRACE, PROMPT, SUBJECT, TARGET
+from tests.support.run_killer import Points
+from tests.support.tiny_models import build_model, build_tokenizer
+from tests.support.training_records import training_records
+
+RUN = "--data facts.json --retention retention.json"
+FACT = f"--prompt '{PROMPT}' --target {TARGET} --subject {SUBJECT}"
+MEND = {"alg_name": "MEND", "inner_params": ["model.layers.3.mlp.down_proj"], "rank": 2, "archive": "trained"}
+CHANGING = re.compile("time|saved|seconds|memory|finished|started|digest|created|machine|host|pid|versions|command")
+"""Names of entries that differ between two equal calls."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that writes.
+
+    Attributes:
+        words: the call.
+        out: the file or folder that it writes.
+        resumes: the file in ``out`` with which the call is repeated with ``--resume``; empty: it is only repeated.
+        edits: number of edits in ``out`` with which the call has done its work and is not repeated.
+    """
+
+    words: str
+    out: str
+    resumes: str = ""
+    edits: int | None = None
+
+
+COMMANDS = {
+    "edit": Command(f"edit --hparams grace.yaml {FACT} --out new", "new"),
+    "edit in place": Command(f"edit --hparams grace.yaml {FACT} --edits first --out first", "first", edits=2),
+    "lifelong": Command(f"lifelong --hparams grace.yaml {RUN} --out run", "run", "config.yaml"),
+    "consecutive": Command(
+        f"consecutive --hparams coachhook.yaml --edits 2 --bsz 1 {RUN} --out run", "run", "config.yaml"
+    ),
+    "compare": Command(
+        f"compare --methods grace.yaml,coachhook.yaml --model checkpoint --edits 2 {RUN} --out runs", "runs"
+    ),
+    "rescore": Command("rescore finished --retention retention.json --out scores", "scores"),
+    "export": Command("export --edits weights --out exported", "exported"),
+    "merge": Command("merge first second --out merged", "merged"),
+    "rollback": Command("rollback second --case 0", "second"),
+    "rollback elsewhere": Command("rollback second --case 0 --out left", "left"),
+    "covariance": Command("covariance --model checkpoint --layers 1,2 --corpus corpus.txt --samples 9 --out m", "m"),
+    "calibrate": Command(
+        "calibrate --hparams subject.yaml --data ten.json --edits 4 --layers 1 --answer-layers 2 --tries 1 --out c",
+        "c",
+        "calibration.json",
+    ),
+    "train": Command("train --hparams mend.yaml --data records.json --edits 4", "trained", "training.jsonl"),
+    "report": Command("report finished --out page", "page"),
+}
+
+
+def prepare(folder: Path) -> None:
+    """Write the inputs of all commands into a folder."""
+    folder.mkdir()
+    os.chdir(folder)
+    build_model("llama").save_pretrained("checkpoint")
+    build_tokenizer().save_pretrained("checkpoint")
+    calibration = write_inputs(Path(), "checkpoint")
+    shutil.move(calibration[calibration.index("--data") + 1], "ten.json")
+    common = {"model_name": "checkpoint", "device": "cpu"}
+    coachhook = {**COACHHOOK, "stats_dir": "stats", "v_num_grad_steps": 3}
+    for name, values in {"grace": {**HPARAMS, **GRACE}, "coachhook": coachhook, "mend": MEND}.items():
+        Path(f"{name}.yaml").write_text(yaml.safe_dump({**values, **common}))
+    subjects = ["France", "Hamlet", "moon"]
+    facts = [{**fact, "subject": subject} for fact, subject in zip(FACTS, subjects, strict=True)]
+    Path("facts.json").write_text(json.dumps(facts))
+    Path("retention.json").write_text(json.dumps(RETENTION))
+    Path("records.json").write_text(json.dumps(training_records(4)))
+    for call in (
+        "edit --hparams grace.yaml --prompt 'the river is' --target blue --out first",
+        "edit --hparams grace.yaml --data facts.json --out second",
+        f"edit --hparams coachhook.yaml {FACT} --out weights",  # collects second moments
+        f"lifelong --hparams grace.yaml {RUN} --out finished",
+    ):
+        assert call_command(words_of(call)) == 0, call
+
+
+def words_of(call: str) -> list[str]:
+    """Split a call into words; apostrophes enclose words with spaces."""
+    return [quoted or word for quoted, word in re.findall(r"'([^']*)'|(\S+)", call)]
+
+
+def in_fork(function: Callable[[], int]) -> int | None:
+    """Call a function in a forked process; return its result, or None if the process was killed."""
+    child = os.fork()
+    if child == 0:
+        code = 99
+        try:
+            with open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), 1)
+                code = function()
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    _, status = os.waitpid(child, 0)
+    if os.WIFSIGNALED(status):
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        return None
+    return os.waitstatus_to_exitcode(status)
+
+
+def call(command: Command, folder: Path, at: int | None = None) -> int | None:
+    """Call a command in a folder, and kill it at a call that writes; return its exit code, or None if it was killed."""
+
+    def run() -> int:
+        os.chdir(folder)
+        points = Points(at)
+        points.watch("GRACE")
+        resume = command.resumes and (Path(command.out) / command.resumes).exists()
+        code = call_command([*words_of(command.words), *(["--resume"] if resume else [])])
+        Path("points").write_text(str(points.count))
+        return code
+
+    return in_fork(run)
+
+
+def is_done(command: Command, folder: Path) -> bool:
+    """Whether a command that would do its work twice has done it."""
+    if command.edits is None:
+        return False
+    index = json.loads((folder / command.out / INDEX).read_text())
+    return sum(len(part["edits"]) for part in index["parts"]) == command.edits
+
+
+def observed(path: Path) -> dict[str, Any]:
+    """Return the content of a command's files, without what differs between two equal calls."""
+    files = [file for file in path.rglob("*") if file.is_file() and file.name != LOCK]
+    return {str(file.relative_to(path)): _content(file) for file in sorted(files)}
+
+
+def _content(file: Path) -> Any:
+    if file.suffix == ".json":
+        return _lasting(json.loads(file.read_text()))
+    if file.suffix == ".jsonl":
+        return [_lasting(json.loads(line)) for line in file.read_text().splitlines()]
+    if file.suffix == ".npz":
+        with np.load(file) as arrays:
+            return {name: arrays[name].tolist() for name in arrays.files}
+    if file.suffix == ".safetensors":
+        with safe_open(file, "pt") as tensors:
+            digests = {name: _digest(tensors.get_tensor(name)) for name in sorted(tensors.keys())}
+            return [digests, _lasting(json.loads((tensors.metadata() or {}).get("step", "{}")))]
+    if file.suffix == ".html":
+        return file.read_text().rstrip().endswith("</html>")
+    return file.stat().st_size > 0  # texts and figures of durations
+
+
+def _lasting(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _lasting(entry) for name, entry in value.items() if not CHANGING.search(name)}
+    return [_lasting(entry) for entry in value] if isinstance(value, list) else value
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    return hashlib.sha256(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def kill_and_compare(command: Command, start: Path, work: Path, kills: int, draw: random.Random) -> dict[str, Any]:
+    """Kill a command, call it again, and compare its files with those of a call that was not killed."""
+    shutil.copytree(start, work / "expected")
+    code = call(command, work / "expected")
+    if code != 0:
+        return {"kills": 0, "points": 0, "differing": [f"a call that was not killed ended with {code}"]}
+    expected = observed(work / "expected" / command.out)
+    points = int((work / "expected" / "points").read_text())
+    killed, differing = 0, []
+    for kill in range(kills):
+        folder = work / "killed"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(start, folder)
+        at = draw.randint(points * kill // kills + 1, max(points * kill // kills + 1, points * (kill + 1) // kills))
+        killed += call(command, folder, at) is None
+        if not is_done(command, folder):
+            call(command, folder)  # a call that finds its work done can refuse
+        found = observed(folder / command.out)
+        names = sorted(name for name in {*found, *expected} if found.get(name) != expected.get(name))
+        if names:
+            differing.append([at, names])
+    shutil.rmtree(work)
+    return {"kills": killed, "points": points, "differing": differing}
+
+
+def main(folder: Path, kills: int, names: list[str]) -> None:
+    """Kill each command so many times, and print the report."""
+    torch.set_num_threads(1)
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    start, draw, report = folder / "start", random.Random(7), {}
+
+    def make_inputs() -> int:
+        prepare(start)
+        return 0
+
+    assert in_fork(make_inputs) == 0
+    for number, name in enumerate(names or COMMANDS):
+        report[name] = kill_and_compare(COMMANDS[name], start, folder / f"work-{number}", kills, draw)
+        sys.stderr.write(f"{name}: {json.dumps(report[name])}\n")
+    sys.stdout.write(json.dumps(report) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
