@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import platform
 import re
@@ -60,6 +61,36 @@ def write_text_atomically(path: Path, text: str, *, newline: str | None = None) 
     """
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline=newline)
+
+
+def append_durably(path: Path, data: bytes, *, must_exist: bool = False) -> None:
+    """Append bytes to a file; they are on disk when this returns. If appending fails, the file is as before.
+
+    Args:
+        path: the file; made if it does not exist.
+        data: the bytes.
+        must_exist: raise an error if the file is missing or empty, since it has been written before.
+
+    Raises:
+        OSError: the bytes can't be written.
+    """
+    # Unbuffered: bytes that a full disk refused must not stay in a buffer that closing the file would write.
+    with path.open("ab", buffering=0) as file:
+        size_before = file.tell()
+        if must_exist and not size_before:
+            raise FileNotFoundError(errno.ENOENT, "it has been deleted since this process began to write it")
+        try:
+            remaining = memoryview(data)
+            while remaining:
+                remaining = remaining[file.write(remaining) :]
+            os.fsync(file.fileno())
+            if not size_before:  # a new file: its entry in the folder has to be on disk, too
+                fsync_path(path.parent)
+        except OSError:
+            # If truncating fails as well, a reader drops the incomplete line.
+            with contextlib.suppress(OSError):
+                os.truncate(path, size_before)
+            raise
 
 
 @contextlib.contextmanager

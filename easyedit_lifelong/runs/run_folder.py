@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from easyedit_lifelong.atomic import delete_leftovers, fsync_path, write_text_atomically
+from easyedit_lifelong.atomic import append_durably, delete_leftovers, fsync_path, write_text_atomically
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.folder_lock import lock_folder
 from easyedit_lifelong.parsing import parse_yaml
@@ -240,23 +240,8 @@ class RunFolder:
     def _append(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
         """Append lines to a JSON Lines file; they are on disk when this returns."""
         lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries).encode()
-        # Unbuffered: bytes that a full disk refused must not stay in a buffer that closing the file would write.
-        with self._writing(name), (self.path / name).open("ab", buffering=0) as file:
-            size_before = file.tell()
-            if name in self._begun and not size_before:
-                raise FileNotFoundError(errno.ENOENT, "it has been deleted since this run began to write it")
-            try:
-                remaining = memoryview(lines)
-                while remaining:
-                    remaining = remaining[file.write(remaining) :]
-                os.fsync(file.fileno())
-                if not size_before:  # a new file: its entry in the folder has to be on disk, too
-                    fsync_path(self.path)
-            except OSError:
-                # If truncating fails as well, the reader drops the incomplete line when the run is resumed.
-                with contextlib.suppress(OSError):
-                    os.truncate(self.path / name, size_before)
-                raise
+        with self._writing(name):
+            append_durably(self.path / name, lines, must_exist=name in self._begun)
         self._begun.add(name)
 
     def _replace(self, name: str, text: str) -> None:

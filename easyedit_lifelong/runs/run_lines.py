@@ -52,12 +52,15 @@ JOURNAL_FIELDS: Mapping[str, Check] = {
 SCORING_FIELDS: Mapping[str, Check] = {"n_seen": _is_count_or_missing, "seconds_scoring": _is_number_or_missing}
 
 
-def read_lines(path: Path, fields: Mapping[str, Check]) -> list[dict[str, Any]]:
+def read_lines(
+    path: Path, fields: Mapping[str, Check], consequence: str = "this run can't be resumed"
+) -> list[dict[str, Any]]:
     """Return the lines of a JSON Lines file, without a last line that was written only in part.
 
     Args:
         path: the file; if it does not exist, it has no lines.
         fields: the fields that a resumed run uses, each with its check.
+        consequence: the end of a message about a line that can't be used.
 
     Raises:
         RunError: the file cannot be read, or a line before the last is not JSON or has an invalid field.
@@ -71,11 +74,11 @@ def read_lines(path: Path, fields: Mapping[str, Check]) -> list[dict[str, Any]]:
         try:
             entry = parse_json(line)
         except ValueError as error:
-            raise RunError(f"{path}, line {number}: is not JSON; this run can't be resumed") from error
+            raise RunError(f"{path}, line {number}: is not JSON; {consequence}") from error
         if not isinstance(entry, dict):
-            raise RunError(f"{path}, line {number}: isn't a line of a run; this run can't be resumed")
+            raise RunError(f"{path}, line {number}: isn't a JSON object; {consequence}")
         for name, is_valid in fields.items():
             if not is_valid(entry.get(name), entry):
-                raise RunError(f"{path}, line {number}: {name} can't be {entry.get(name)!r}; this run can't be resumed")
+                raise RunError(f"{path}, line {number}: {name} can't be {entry.get(name)!r}; {consequence}")
         entries.append(entry)
     return entries

@@ -1,0 +1,256 @@
+"""The folder of a server: an append-only journal of versions, and the state folders that hold the edits.
+
+Every edit, deletion and rollback makes a new version of the edits. A version is a line of ``journal.jsonl``. It names a
+state folder and how many of the folder's first edits it has. The line is written after the edits are on disk, so a
+process that is killed at any moment leaves the versions that it has recorded, and no other.
+
+A state folder only grows while edits are added. A deletion or a rollback begins a new state folder, so that all earlier
+versions stay readable.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from easyedit_lifelong.atomic import append_durably, fsync_path, write_text_atomically
+from easyedit_lifelong.clock import now
+from easyedit_lifelong.edits.edits_folder import INDEX
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.folder_lock import lock_folder
+from easyedit_lifelong.runs.run_lines import Check, read_lines
+
+JOURNAL = "journal.jsonl"
+FORMAT_VERSION = 1
+EDIT, DELETE, ROLLBACK = "edit", "delete", "rollback"
+
+
+@dataclass(frozen=True)
+class Version:
+    """One version of the edits.
+
+    Attributes:
+        number: its number; version 0 is the base model.
+        action: what made it: ``edit``, ``delete`` or ``rollback``; ``base`` for version 0.
+        ids: the edits that the action added or removed.
+        who: the name of the key that the request had.
+        time: when it was made: ISO 8601, UTC.
+        state: number of the state folder that holds its edits; 0 if it has none.
+        count: how many of the folder's first edits it has.
+        to: the version that a rollback restored; None for other actions.
+    """
+
+    number: int
+    action: str
+    ids: tuple[str, ...]
+    who: str
+    time: str
+    state: int
+    count: int
+    to: int | None = None
+
+
+class EditLog:
+    """The open folder of a server. One process at a time can open it.
+
+    Args:
+        path: the folder; made if it does not exist.
+
+    Attributes:
+        path: the folder.
+        versions: all versions, by number.
+        edits: what was recorded about each edit that was ever made, by its id.
+
+    Raises:
+        RunError: another process serves these edits; or the folder can't be written to, is damaged, or holds edits that
+            no server wrote.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.versions = [Version(0, "base", (), "", "", 0, 0)]
+        self.edits: dict[str, dict[str, Any]] = {}
+        self._ids_of_state: dict[int, list[str]] = {0: []}
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{path}: can't make this folder: {error.strerror}") from error
+        if (path / INDEX).exists():
+            raise RunError(
+                f"{path}: holds saved edits that no server wrote. Name a new folder, and add the edits through the API."
+            )
+        self._lock = lock_folder(path, work="serving these edits")
+        try:
+            self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Release the folder."""
+        if self._lock is not None:
+            self._lock.release()
+
+    @property
+    def present(self) -> Version:
+        """The latest version."""
+        return self.versions[-1]
+
+    def ids_at(self, number: int) -> list[str]:
+        """Return the ids of the edits that a version has, in order."""
+        version = self.versions[number]
+        return self._ids_of_state[version.state][: version.count]
+
+    def state_folder(self, number: int) -> Path:
+        """Return the state folder of this number."""
+        return self.path / f"state-{number:06d}"
+
+    def new_state(self) -> int:
+        """Return the number of the next state folder."""
+        return max(self._ids_of_state) + 1
+
+    def new_id(self, taken: Sequence[str] = ()) -> str:
+        """Return an id that no edit has, and that is not one of ``taken``."""
+        number = len(self.edits) + len(taken) + 1
+        while f"edit-{number}" in self.edits or f"edit-{number}" in taken:
+            number += 1
+        return f"edit-{number}"
+
+    def record_edits(self, entries: Sequence[Mapping[str, Any]], who: str, state: int) -> Version:
+        """Record that edits were added, which the state folder holds already. They are on disk when this returns.
+
+        Args:
+            entries: for each edit, its ``id`` and what else is to be recorded.
+            who: the name of the key.
+            state: the number of the state folder.
+
+        Raises:
+            RunError: the journal can't be written; then no version has been made.
+        """
+        fsync_path(self.path)  # the state folder may be new
+        ids = tuple(str(entry["id"]) for entry in entries)
+        live = [*self.ids_at(self.present.number), *ids]
+        version = Version(len(self.versions), EDIT, ids, who, now(), state, len(live))
+        return self._append(version, live, entries)
+
+    def record_removal(
+        self, action: str, ids: Sequence[str], live: Sequence[str], who: str, state: int, to: int | None = None
+    ) -> Version:
+        """Record a deletion or a rollback, whose remaining edits are in a new state folder.
+
+        Args:
+            action: ``delete`` or ``rollback``.
+            ids: the edits that were removed.
+            live: the remaining edits, in order.
+            who: the name of the key.
+            state: the number of the new state folder; not used if no edit remains.
+            to: the version that a rollback restored.
+
+        Raises:
+            RunError: the journal can't be written; then no version has been made.
+        """
+        fsync_path(self.path)
+        state = state if live else 0
+        return self._append(Version(len(self.versions), action, tuple(ids), who, now(), state, len(live), to), live)
+
+    def _append(self, version: Version, live: Sequence[str], entries: Sequence[Mapping[str, Any]] = ()) -> Version:
+        """Write a version's line, then add the version."""
+        line: dict[str, Any] = {
+            "format_version": FORMAT_VERSION,
+            "version": version.number,
+            "action": version.action,
+            "who": version.who,
+            "time": version.time,
+            "state": version.state,
+            "count": version.count,
+        }
+        if version.to is not None:
+            line["to"] = version.to
+        line |= {"edits": list(entries)} if version.action == EDIT else {"ids": list(version.ids)}
+        data = (json.dumps(line, ensure_ascii=False) + "\n").encode()
+        try:
+            append_durably(self.path / JOURNAL, data, must_exist=len(self.versions) > 1)
+        except OSError as error:
+            raise RunError(
+                f"{self.path / JOURNAL}: can't be written: {error.strerror}. Nothing was changed."
+            ) from error
+        self._add(version, live, entries)
+        return version
+
+    def _add(self, version: Version, live: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> None:
+        """Add a version that is on disk."""
+        self.versions.append(version)
+        if version.state:
+            self._ids_of_state[version.state] = list(live)
+        for entry in entries:
+            self.edits[str(entry["id"])] = {**entry, "version": version.number, "who": version.who}
+
+    def _read(self) -> None:
+        """Read the journal, and remove what a killed process left unfinished.
+
+        Raises:
+            RunError: the journal is damaged, or a newer release wrote it.
+        """
+        path = self.path / JOURNAL
+        consequence = "these edits can't be served. Restore the folder from a copy."
+        for line in read_lines(path, _FIELDS, consequence):
+            if line["format_version"] > FORMAT_VERSION:
+                raise RunError(f"{path}: a newer release of this package wrote it. Update easyedit_lifelong.")
+            try:
+                self._replay(line)
+            except (IndexError, KeyError, TypeError, ValueError) as error:
+                raise RunError(f"{path}: version {line['version']} is damaged; {consequence}") from error
+        if path.exists() and not (data := path.read_bytes()).endswith(b"\n") and data:
+            write_text_atomically(path, data[: data.rfind(b"\n") + 1].decode(), newline="")
+        for folder in self.path.glob("state-[0-9]*"):
+            if int(folder.name.removeprefix("state-")) >= self.new_state():
+                shutil.rmtree(folder)
+
+    def _replay(self, line: Mapping[str, Any]) -> None:
+        """Add the version of a line of the journal.
+
+        Raises:
+            IndexError, KeyError, TypeError, ValueError: the line is damaged.
+        """
+        entries = line["edits"] if line["action"] == EDIT else []
+        ids = tuple(str(entry["id"]) for entry in entries) or tuple(line.get("ids", ()))
+        before = self.ids_at(self.present.number)
+        if line["action"] == EDIT:
+            live = [*before, *ids]
+        elif line["action"] == DELETE:
+            live = [name for name in before if name not in ids]
+        else:
+            live = self.ids_at(line["to"])
+        if line["version"] != len(self.versions) or line["count"] != len(live):
+            raise ValueError("a line is missing")
+        version = Version(
+            line["version"], line["action"], ids, line["who"], line["time"], line["state"], len(live), line.get("to")
+        )
+        self._add(version, live, entries)
+
+
+def _is_count(value: Any, _: Mapping[str, Any]) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_text(value: Any, _: Mapping[str, Any]) -> bool:
+    return isinstance(value, str)
+
+
+def _is_action(value: Any, _: Mapping[str, Any]) -> bool:
+    return value in (EDIT, DELETE, ROLLBACK)
+
+
+_FIELDS: Mapping[str, Check] = {
+    "format_version": _is_count,
+    "version": _is_count,
+    "action": _is_action,
+    "who": _is_text,
+    "time": _is_text,
+    "state": _is_count,
+    "count": _is_count,
+}

@@ -1,0 +1,339 @@
+"""A model with versioned edits: add and remove edits durably, and run the model as of any version.
+
+One thread at a time may use it; :class:`~easyedit_lifelong.serving.engine.Engine` has a worker thread for that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import itertools
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from easyedit_lifelong.data.request import EditRequest
+from easyedit_lifelong.edits.explain_prompt import Explanation, explain
+from easyedit_lifelong.edits.state_folder import StateFolder
+from easyedit_lifelong.errors import EditError, ModelError, NotLearnedWarning, PluginError
+from easyedit_lifelong.evaluation.context_fit import check_fit
+from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.methods.base import EditMethod
+from easyedit_lifelong.methods.shared.editors import carries_edits, internal_pass, without_edits
+from easyedit_lifelong.models.load import model_label
+from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
+from easyedit_lifelong.serving.edit_log import DELETE, ROLLBACK, EditLog, Version
+
+RECENT = 16
+"""How many of the latest edits are measured again after an edit."""
+_NEW_TOKENS = 12
+"""Length of the text that shows the result of an edit."""
+
+
+class NotServableError(EditError):
+    """The model could not be restored after a failure, so it can't answer any more."""
+
+
+class NoSuchEditError(EditError):
+    """There is no edit of this id, or it has been removed already."""
+
+
+class NotRemovableError(EditError):
+    """The method can't remove a single edit."""
+
+
+@dataclass(frozen=True)
+class AddedEdits:
+    """The measured result of adding edits.
+
+    Attributes:
+        version: the new version.
+        superseded: the ids of recent edits whose target the model gave before and no longer gives.
+    """
+
+    version: Version
+    superseded: list[str]
+
+
+class LiveModel:
+    """A model whose edits are those of the present version of a folder.
+
+    Args:
+        model: the base model, a causal language model without edits.
+        tokenizer: its tokenizer.
+        hparams: the hyperparameters of further edits.
+        method: their method.
+        log: the folder; its present version is loaded onto the model.
+
+    Attributes:
+        model: the model, as of the present version.
+        tokenizer: its tokenizer.
+        log: the folder.
+        name: the name of the model.
+
+    Raises:
+        PluginError: the method can't write edits one by one, or can't remove them.
+        ModelError: the model is of another kind, or the method can't edit it.
+        RunError: the folder is damaged, or its edits were made on another model or with other settings.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, hparams: Any, method: EditMethod, log: EditLog) -> None:
+        check_servable(method)
+        if kind_of(model) is not ModelKind.CAUSAL:
+            raise ModelError(f"{type(model).__name__} can't be served: only causal language models can")
+        if method.check is not None:
+            method.check(model, tokenizer, hparams)
+        self.model, self.tokenizer, self.log = model, tokenizer, log
+        self.name = model_label(model)
+        self._hparams, self._method = hparams, method
+        assert isinstance(method.state, StateFolder)
+        self._state: StateFolder = method.state
+        self._scorer = Scorer(tokenizer)
+        self._base = copy_sharing_weights(model)
+        self._answered: dict[str, bool] | None = None
+        self._broken: Exception | None = None
+        if method.prepare is not None:
+            method.prepare(model, tokenizer, hparams, None)
+        self._load(self.version)
+
+    @property
+    def version(self) -> int:
+        """The number of the present version."""
+        return self.log.present.number
+
+    @contextlib.contextmanager
+    def at(self, version: int) -> Iterator[Any]:
+        """Yield the model as of a version.
+
+        The present version and the base model cost nothing. Any other version is loaded from the folder, and the
+        present one after it.
+
+        Args:
+            version: the number of the version.
+
+        Raises:
+            NotServableError: the model could not be restored after an earlier failure.
+        """
+        self._check_usable()
+        if version == self.version:
+            yield self.model
+        elif not self.log.ids_at(version):
+            with without_edits(self.model):  # methods that write into weights restore them
+                yield self._base
+        else:
+            try:
+                self._load(version)
+                yield self.model
+            finally:
+                self._restore()
+
+    def add(self, requests: Sequence[EditRequest], who: str) -> AddedEdits:
+        """Edit the model with all requests, or with none if one fails. The edits are on disk when this returns.
+
+        Args:
+            requests: the requests; each ``case_id`` is the id of the edit.
+            who: the name of the key, for the journal.
+
+        Raises:
+            DataError: a request can't be used.
+            EditError: an edit failed.
+            RunError: the folder can't be written.
+            NotServableError: the model could not be restored after an earlier failure.
+        """
+        self._check_usable()
+        self.check(requests)
+        recent = self._recent()
+        before = self._answered if self._answered is not None else self._measure(recent)
+        state = self.log.present.state or self.log.new_state()
+        try:
+            self._apply(requests)
+            answered = self._measure([*recent, *(_pair_of(request) for request in requests)])
+            with internal_pass(self.model):
+                texts = self._scorer.generate(self.model, [request.prompt for request in requests], _NEW_TOKENS)
+            entries = [
+                _entry(request, answered[str(request.case_id)], text)
+                for request, text in zip(requests, texts, strict=True)
+            ]
+            self._state.save(self.model, self.log.state_folder(state))
+            version = self.log.record_edits(entries, who, state)
+        except BaseException:
+            self._restore()
+            raise
+        self._answered = answered
+        return AddedEdits(version, [name for name, *_ in recent if before.get(name) and not answered[name]])
+
+    def delete(self, edit_id: str, who: str) -> Version:
+        """Remove one edit, as if it had never been made. The rest is on disk when this returns.
+
+        Raises:
+            NoSuchEditError: there is no such edit now.
+            NotRemovableError: the method can't remove single edits.
+            EditError: this edit can't be removed.
+            RunError: the folder can't be written.
+            NotServableError: the model could not be restored after an earlier failure.
+        """
+        self._check_usable()
+        live = self.log.ids_at(self.version)
+        if edit_id not in live:
+            removed = edit_id in self.log.edits
+            raise NoSuchEditError(f"edit {edit_id!r} {'has been removed already' if removed else 'does not exist'}")
+        removal = self._method.remove
+        if removal is None:
+            reason = self._method.reasons.get("remove", f"{self._method.name} can't remove single edits.")
+            raise NotRemovableError(f"{reason} Roll back to the version before it.")
+        records = [record for record in removal.records(self.model) if record.case_id == edit_id]
+        removal.remove(self.model, records, check_only=True)
+        remaining = [name for name in live if name != edit_id]
+        try:
+            removal.remove(self.model, records)
+            return self._save_removal(DELETE, [edit_id], remaining, who)
+        except BaseException:
+            self._restore()
+            raise
+
+    def roll_back(self, to: int, who: str) -> Version:
+        """Restore the edits of an earlier version, bitwise, as a new version. It is on disk when this returns.
+
+        Raises:
+            RunError: the folder can't be read or written.
+            NotServableError: the model could not be restored after an earlier failure.
+        """
+        self._check_usable()
+        remaining = self.log.ids_at(to)
+        removed = [name for name in self.log.ids_at(self.version) if name not in set(remaining)]
+        try:
+            self._load(to)
+            return self._save_removal(ROLLBACK, removed, remaining, who, to)
+        except BaseException:
+            self._restore()
+            raise
+
+    def explain(self, prompt: str, version: int) -> Explanation | None:
+        """Explain which edits act on a prompt; None if the version has no edits.
+
+        Raises:
+            EditError: the method can't explain its edits.
+            DataError: the prompt has no tokens.
+            NotServableError: the model could not be restored after an earlier failure.
+        """
+        if not self.log.ids_at(version):
+            return None
+        with self.at(version) as model:
+            return explain(model, self.tokenizer, prompt)
+
+    def check(self, requests: Sequence[EditRequest]) -> None:
+        """Check that requests fit the model's context, and that the method can edit them.
+
+        Raises:
+            DataError: a request can't be used; the message names it and the field.
+        """
+        check_fit(requests, self._scorer, self.model)
+        self._scorer = Scorer(self.tokenizer)  # it keeps every encoded text
+        if self._method.check_requests is not None:
+            self._method.check_requests(self.model, self.tokenizer, self._hparams, requests)
+
+    def _apply(self, requests: Sequence[EditRequest]) -> None:
+        """Edit the model, in the batches that the hyperparameters ask for."""
+        size = self._hparams.batch_size
+        for start in range(0, len(requests), size):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", NotLearnedWarning)  # the caller measures what was learned
+                edited, _ = self._method.apply(
+                    self.model, self.tokenizer, requests[start : start + size], self._hparams
+                )
+            assert edited is self.model
+
+    def _save_removal(
+        self, action: str, ids: Sequence[str], remaining: Sequence[str], who: str, to: int | None = None
+    ) -> Version:
+        """Write the remaining edits to a new state folder, and record the new version."""
+        state = self.log.new_state()
+        self._state.save(self.model, self.log.state_folder(state))
+        version = self.log.record_removal(action, ids, remaining, who, state, to)
+        self._answered = None
+        return version
+
+    def _recent(self) -> list[tuple[str, str, str]]:
+        """Return id, prompt and target of the latest edits."""
+        ids = self.log.ids_at(self.version)[-RECENT:]
+        return [(name, self.log.edits[name]["prompt"], self.log.edits[name]["target_new"]) for name in ids]
+
+    def _measure(self, edits: Sequence[tuple[str, str, str]]) -> dict[str, bool]:
+        """Return whether the model gives the target of each edit, teacher-forced, by its id."""
+        with internal_pass(self.model):
+            answers = self._scorer.forced(self.model, [(prompt, target) for _, prompt, target in edits])
+        return {name: answer.exact for (name, *_), answer in zip(edits, answers, strict=True)}
+
+    def _load(self, version: int) -> None:
+        """Replace the edits on the model by those of a version."""
+        remove_all_edits(self.model, self._method)
+        if ids := self.log.ids_at(version):
+            folder = self.log.state_folder(self.log.versions[version].state)
+            self._state.load(self.model, self.tokenizer, self._hparams, folder, ids)
+
+    def _restore(self) -> None:
+        """Load the present version. If that fails, the model can't be used any more."""
+        try:
+            self._load(self.version)
+        except Exception as error:
+            self._broken = error
+            raise
+
+    def _check_usable(self) -> None:
+        """Check that the model carries the edits of the present version.
+
+        Raises:
+            NotServableError: it doesn't.
+        """
+        if self._broken is not None:
+            raise NotServableError(f"the edits could not be loaded again ({self._broken}). Restart the server.")
+
+
+def check_servable(method: EditMethod) -> None:
+    """Check that a method can be served.
+
+    Raises:
+        PluginError: it can't write edits one by one, or can't remove them.
+    """
+    if not isinstance(method.state, StateFolder):
+        raise PluginError(f"the edits of {method.name} can't be served: they can't be saved one after the other")
+    if method.remove is None and method.remove_batches is None:
+        raise PluginError(f"the edits of {method.name} can't be served: they can't be removed")
+
+
+def remove_all_edits(model: Any, method: EditMethod) -> None:
+    """Remove all edits of a method from a model."""
+    if not carries_edits(model):
+        return
+    if method.remove is not None:
+        method.remove.remove(model, method.remove.records(model))
+    else:
+        assert method.remove_batches is not None
+        method.remove_batches.back_to(model, 0)
+
+
+def copy_sharing_weights(model: nn.Module) -> Any:
+    """Return a copy of a model that has modules of its own, and shares all parameters and buffers with the model."""
+    shared = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
+    return copy.deepcopy(model, dict(shared))
+
+
+def _pair_of(request: EditRequest) -> tuple[str, str, str]:
+    """Return id, prompt and target of a request."""
+    return str(request.case_id), request.prompt, request.target_new
+
+
+def _entry(request: EditRequest, learned: bool, text: str) -> dict[str, Any]:
+    """Return what the journal records about an edit."""
+    return {
+        "id": str(request.case_id),
+        "prompt": request.prompt,
+        "target_new": request.target_new,
+        "subject": request.subject,
+        "ground_truth": request.ground_truth,
+        "learned": learned,
+        "text": text,
+    }
