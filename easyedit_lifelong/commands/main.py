@@ -44,6 +44,7 @@ COMMANDS = {
     "attribute": "rank texts by how much they support an answer of a model, by their gradients",
     "report": "write a page with figures and tables of one run, or a comparison of several",
     "edit": "edit a few facts, and save the edits in a folder",
+    "serve": "answer over an OpenAI-compatible HTTP API, with edits that change while it runs",
     "generate": "continue prompts with a model that has saved edits",
     "export": "write a plain checkpoint with saved edits in its weights",
     "push": "upload saved edits to the Hugging Face Hub",

@@ -115,7 +115,7 @@ class EditLog:
 
     def new_id(self, taken: Sequence[str] = ()) -> str:
         """Return an id that no edit has, and that is not one of ``taken``."""
-        number = len(self.edits) + len(taken) + 1
+        number = len(self.edits) + 1
         while f"edit-{number}" in self.edits or f"edit-{number}" in taken:
             number += 1
         return f"edit-{number}"
@@ -182,12 +182,13 @@ class EditLog:
         return version
 
     def _add(self, version: Version, live: Sequence[str], entries: Sequence[Mapping[str, Any]]) -> None:
-        """Add a version that is on disk."""
-        self.versions.append(version)
+        """Add a version that is on disk. Other threads may read meanwhile, so the version is added last."""
         if version.state:
             self._ids_of_state[version.state] = list(live)
         for entry in entries:
-            self.edits[str(entry["id"])] = {**entry, "version": version.number, "who": version.who}
+            made = {"version": version.number, "who": version.who, "time": version.time}
+            self.edits[str(entry["id"])] = {**entry, **made}
+        self.versions.append(version)
 
     def _read(self) -> None:
         """Read the journal, and remove what a killed process left unfinished.

@@ -47,6 +47,11 @@ class GenerationJob:
     started: Future[int] = field(default_factory=Future)
     finished: Future[None] = field(default_factory=Future)
 
+    def __post_init__(self) -> None:
+        """Mark the futures as running: those who wait for them can't cancel them."""
+        self.started.set_running_or_notify_cancel()
+        self.finished.set_running_or_notify_cancel()
+
     def cancel(self) -> None:
         """End the answers as soon as possible."""
         for row in self.rows:

@@ -104,6 +104,11 @@ class LiveModel:
         """The number of the present version."""
         return self.log.present.number
 
+    @property
+    def usable(self) -> bool:
+        """Whether the model carries the edits of the present version. If not, it could not be restored."""
+        return self._broken is None
+
     @contextlib.contextmanager
     def at(self, version: int) -> Iterator[Any]:
         """Yield the model as of a version.

@@ -1,0 +1,103 @@
+"""The command ``serve``: answer over HTTP with a model whose edits change while it runs."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import logging
+import os
+from pathlib import Path
+
+from easyedit_lifelong.commands.option_types import count, positive_float, positive_int
+from easyedit_lifelong.commands.run_options import add_model_arguments
+from easyedit_lifelong.commands.run_session import load_model_for
+from easyedit_lifelong.commands.saved_edits import edits_text
+from easyedit_lifelong.errors import PluginError
+from easyedit_lifelong.reporting.console_tables import print_line
+from easyedit_lifelong.reporting.terminal import Console
+from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replace_hparams
+
+API_KEY, EDIT_KEY = "EASYEDIT_LIFELONG_API_KEY", "EASYEDIT_LIFELONG_EDIT_KEY"
+_KEY_HELP = "may be NAME=KEY; repeatable; the environment variable {} does the same without showing the key"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of the command."""
+    add = parser.add_argument
+    add("--hparams", required=True, help="hyperparameter file, or a shipped name such as GRACE/smollm2-135m")
+    add("--edits", required=True, type=Path, metavar="DIR", help="folder of the edits and their versions")
+    add("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1: this machine only)")
+    add("--port", type=count, default=8000, help="port to listen at (default 8000; 0: any free one)")
+    add("--name", help="name of the model in requests (default: that of the model)")
+    asks = "key that may ask; " + _KEY_HELP.format(API_KEY)
+    add("--api-key", action="append", default=[], metavar="KEY", help=asks)
+    edits = "key that may also edit; " + _KEY_HELP.format(EDIT_KEY)
+    add("--edit-key", action="append", default=[], metavar="KEY", help=edits)
+    add("--max-tokens", type=positive_int, default=1024, metavar="N", help="most new tokens of an answer (1024)")
+    add("--max-batch", type=positive_int, default=32, metavar="N", help="most answers in a batch (32)")
+    add("--max-waiting", type=positive_int, default=256, metavar="N", help="most requests that wait (256)")
+    add("--max-body", type=positive_int, default=2**20, metavar="BYTES", help="largest body of a request (1 MiB)")
+    add("--timeout", type=positive_float, default=120.0, metavar="S", help="seconds until a request fails (120)")
+    add("--log-prompts", action="store_true", help="log prompts and answers; without it, none is logged")
+    add_model_arguments(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until the process is asked to end; then finish what waits.
+
+    Raises:
+        LifelongError: an option, the folder or the model can't be used.
+    """
+    missing = [name for name in ("fastapi", "uvicorn") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise PluginError(f"serve needs {' and '.join(missing)}: pip install 'easyedit-lifelong[serve]'")
+    from easyedit_lifelong.serving.access import Access, check_reachable, is_loopback, parse_keys
+    from easyedit_lifelong.serving.edit_log import EditLog
+    from easyedit_lifelong.serving.live_model import LiveModel, check_servable
+    from easyedit_lifelong.serving.metrics import Metrics
+    from easyedit_lifelong.serving.served import ServerSettings
+    from easyedit_lifelong.serving.server import http_server, open_socket, running_engine, url_of
+
+    access = Access(
+        parse_keys(_keys(arguments.api_key, API_KEY), "api"), parse_keys(_keys(arguments.edit_key, EDIT_KEY), "edit")
+    )
+    check_reachable(arguments.host, access)
+    settings = ServerSettings(
+        access,
+        arguments.name,
+        arguments.max_tokens,
+        arguments.timeout,
+        arguments.max_body,
+        is_loopback(arguments.host),
+        arguments.log_prompts,
+    )
+    hparams = replace_hparams(
+        load_hparams(arguments.hparams),
+        {"model_name": arguments.model, "device": arguments.device},
+        {"model_name": "--model", "device": "--device"},
+    )
+    method = find_method(hparams)
+    check_servable(method)
+    if arguments.log_prompts:
+        logging.getLogger("easyedit_lifelong.serving").setLevel(logging.INFO)
+    console, metrics = Console(), Metrics()
+    log = EditLog(arguments.edits.expanduser())
+    try:
+        with open_socket(arguments.host, arguments.port) as listening:
+            live = LiveModel(*load_model_for(hparams), hparams, method, log)
+            sizes = {"max_waiting": arguments.max_waiting, "max_rows": arguments.max_batch}
+            with running_engine(live, metrics, **sizes) as engine:
+                server = http_server(engine, settings, metrics)
+                version = log.present
+                edits = f"version {version.number}, {edits_text(version.count)}"
+                print_line(console, f"{live.name} with {method.name}, {edits}: {url_of(listening)}")
+                server.run(sockets=[listening])
+    finally:
+        log.close()
+    return 0
+
+
+def _keys(given: list[str], variable: str) -> list[str]:
+    """Return the keys of an option, or else that of an environment variable."""
+    from_environment = os.environ.get(variable)
+    return given or ([from_environment] if from_environment else [])

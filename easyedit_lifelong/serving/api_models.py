@@ -1,0 +1,149 @@
+"""The bodies of requests to the HTTP API. A field that is not listed is an error, not ignored."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+
+MAX_EDITS, MAX_PROMPTS, MAX_ANSWERS = 100, 64, 64
+_SEED_LIMIT = 2**63 - 1
+
+Text = Annotated[str, Field(min_length=1)]
+Token = Annotated[int, Field(ge=0, lt=2**31)]
+Neutral = Annotated[float, Field(ge=0, le=0, description="Only 0 is supported.")]
+
+
+def _as_text(value: Any) -> Any:
+    """Return a number as text; EasyEdit's ``case_id`` may be one."""
+    return str(value) if type(value) is int and abs(value) < 10**18 else value
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class StreamOptions(_Body):
+    """Options of a streamed answer."""
+
+    include_usage: bool = False
+
+
+class SamplingFields(_Body):
+    """What completions and chats have in common."""
+
+    model: str = Field(
+        description="`NAME`: with the present edits; `NAME@base`: without; `NAME@v12`: as of version 12."
+    )
+    temperature: float | None = Field(None, ge=0, le=2, description="0: the most probable token. Default 1.")
+    top_p: float | None = Field(None, ge=0, le=1)
+    seed: int | None = Field(None, ge=-_SEED_LIMIT, le=_SEED_LIMIT)
+    n: int | None = Field(None, ge=1, le=16, description="The number of answers.")
+    stop: Text | Annotated[list[Text], Field(max_length=8)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    frequency_penalty: Neutral | None = None
+    presence_penalty: Neutral | None = None
+    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
+    user: str | None = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The stop texts."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def with_usage(self) -> bool:
+        """Whether a streamed answer ends with the numbers of tokens."""
+        return self.stream_options is not None and self.stream_options.include_usage
+
+
+class CompletionRequest(SamplingFields):
+    """The body of ``POST /v1/completions``."""
+
+    prompt: (
+        Text
+        | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)]
+        | Annotated[list[Token], Field(min_length=1)]
+        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=MAX_PROMPTS)]
+    )
+    max_tokens: int | None = Field(None, ge=1, lt=2**31, description="Default 16.")
+    logprobs: int | None = Field(None, ge=0, le=20)
+    echo: Literal[False] | None = None
+    suffix: None = None
+    best_of: Literal[1] | None = None
+
+    def prompts(self) -> list[str | list[int]]:
+        """Return the prompts, each as text or as token ids."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [list(self.prompt)]
+        return list(self.prompt)
+
+
+class TextPart(_Body):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(_Body):
+    """A message of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | Annotated[list[TextPart], Field(max_length=64)]
+    name: str | None = None
+
+    def plain(self) -> dict[str, str]:
+        """Return the message as chat templates read it."""
+        content = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": content}
+
+
+class ChatRequest(SamplingFields):
+    """The body of ``POST /v1/chat/completions``."""
+
+    messages: list[Message] = Field(min_length=1, max_length=1000)
+    max_tokens: int | None = Field(None, ge=1, lt=2**31)
+    max_completion_tokens: int | None = Field(None, ge=1, lt=2**31)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+
+class EditBody(_Body):
+    """A fact to edit."""
+
+    prompt: Text
+    target_new: Text = Field(description="The answer that the model should give after the prompt.")
+    subject: str | None = Field(None, description="The words of the prompt that name the entity.")
+    ground_truth: str | None = None
+    rephrase_prompt: Text | Annotated[list[Text], Field(max_length=20)] | None = None
+    id: Annotated[str, BeforeValidator(_as_text)] | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$",
+        validation_alias=AliasChoices("id", "case_id"),
+        description="An id that no earlier edit has. Default: `edit-N`.",
+    )
+
+    def record(self, edit_id: str) -> dict[str, Any]:
+        """Return the request fields of the edit."""
+        fields = ("prompt", "target_new", "subject", "ground_truth", "rephrase_prompt")
+        return {"case_id": edit_id, **{name: value for name in fields if (value := getattr(self, name)) is not None}}
+
+
+EditBodies = EditBody | Annotated[list[EditBody], Field(min_length=1, max_length=MAX_EDITS)]
+
+
+class RollbackBody(_Body):
+    """The body of ``POST /v1/edits/rollback``."""
+
+    to: int = Field(ge=0, lt=2**31, description="The version whose edits are restored. 0: none.")
+
+
+class ExplainBody(_Body):
+    """The body of ``POST /v1/explain``."""
+
+    prompt: Text
+    model: str | None = Field(None, description="As in a completion. Default: the present version.")

@@ -1,0 +1,99 @@
+"""The command ``serve``: it edits and answers, ends when asked to, and begins again with the same edits."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from easyedit_lifelong.commands import serve
+from easyedit_lifelong.commands.main import main
+
+ROOT = Path(__file__).resolve().parents[2]
+EDIT = {"prompt": "the capital of France is", "target_new": "Rome"}
+
+
+@pytest.fixture
+def hparams(tmp_path: Path, checkpoint: Path) -> Path:
+    """A hyperparameter file for a tiny model."""
+    file = tmp_path / "hparams.yaml"
+    file.write_text(
+        f"alg_name: GRACE\nmodel_name: {checkpoint}\ndevice: cpu\ninner_params: [model.layers.2.mlp.down_proj]\n"
+        "n_iter: 20\neps: 1.0\n"
+    )
+    return file
+
+
+class Process:
+    """A server in another process."""
+
+    def __init__(self, *options: object, keys: str = "") -> None:
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "OMP_NUM_THREADS": "1"}
+        env |= {serve.API_KEY: keys, serve.EDIT_KEY: keys}
+        command = [sys.executable, "-m", "easyedit_lifelong.commands.main", "serve", *map(str, options)]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        assert self.process.stdout is not None
+        self.line = self.process.stdout.readline()
+        self.url = self.line.split()[-1] if self.line else ""
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        self.process.send_signal(number)
+        _, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, errors
+
+
+def test_edits_survive_the_end_of_the_server(tmp_path: Path, hparams: Path) -> None:
+    options = ["--hparams", hparams, "--edits", tmp_path / "edits", "--port", 0]
+    server = Process(*options, keys="secret")
+    try:
+        assert " with GRACE, version 0, 0 edits: http://127.0.0.1:" in server.line
+        headers = {"Authorization": "Bearer secret"}
+        assert httpx.get(server.url + "/v1/models", timeout=60).status_code == 401
+        made = httpx.post(server.url + "/v1/edits", json=EDIT, headers=headers, timeout=60)
+        assert made.json()["learned"], made.text
+    finally:
+        code, errors = server.end()
+    assert code == 143
+    assert errors.splitlines()[-1].endswith("SIGTERM: interrupted; everything reported as done is on disk"), errors
+    again = Process(*options, "--name", "m")
+    try:
+        assert "version 1, 1 edit: http" in again.line
+        body: dict[str, Any] = {"model": "m", "prompt": EDIT["prompt"], "temperature": 0, "max_tokens": 1}
+        answer = httpx.post(again.url + "/v1/completions", json=body, timeout=60).json()
+        assert answer["choices"][0]["text"] == "Rome"
+        assert main(["serve", "--hparams", str(hparams), "--edits", str(tmp_path / "edits"), "--port", "0"]) == 1
+    finally:
+        again.end(signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--host", "0.0.0.0"], "needs --api-key and --edit-key"),
+        (["--api-key", "a", "--api-key", "b"], "two keys are called 'api'"),
+        (["--port", "99999"], "--port 99999: can't be used"),
+        (["--edits", "{file}/edits"], "can't make this folder"),
+    ],
+)
+def test_wrong_options_are_errors_before_the_model_is_loaded(
+    tmp_path: Path, hparams: Path, capsys: pytest.CaptureFixture[str], options: list[str], message: str
+) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    given = [option.format(file=file) for option in options]
+    assert main(["serve", "--hparams", str(hparams), "--edits", str(tmp_path / "edits"), *given]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_missing_packages_are_named(
+    tmp_path: Path, hparams: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
+    assert main(["serve", "--hparams", str(hparams), "--edits", str(tmp_path / "edits")]) == 1
+    assert "pip install 'easyedit-lifelong[serve]'" in capsys.readouterr().err

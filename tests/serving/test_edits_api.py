@@ -1,0 +1,115 @@
+"""The routes that change edits: results, errors, versions, and what a deletion or a rollback restores."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.http_servers import MODEL, local_server
+from tests.support.served_models import FACTS, PROMPTS, fine_tuning
+
+PARIS = {"prompt": FACTS[0][0], "target_new": FACTS[0][1]}
+LONDON = {"prompt": FACTS[4][0], "target_new": FACTS[4][1]}
+HAMLET = {"prompt": FACTS[1][0], "target_new": FACTS[1][1], "subject": "Hamlet"}
+
+
+def test_edits_from_their_addition_to_their_removal(tmp_path: Path) -> None:
+    with local_server(tmp_path) as server:
+        client, base = server.client, server.text(PROMPTS[0])
+        first = server.edit(PARIS)
+        assert first["id"] == "edit-1" and first["version"] == 1 and first["learned"] and first["live"]
+        assert first["text"].startswith("Rome")
+        edited = server.text(PROMPTS[0])
+        both = server.edit({**LONDON, "id": "l.1"}, {**HAMLET, "case_id": 7})
+        assert (both["version"], [edit["id"] for edit in both["data"]]) == (2, ["l.1", "7"])
+        assert both["superseded"] == ["edit-1"]
+        texts = [server.text(PROMPTS[0], name) for name in (MODEL, f"{MODEL}@base", f"{MODEL}@v1", f"{MODEL}@v2")]
+        assert texts[0] == texts[3] != texts[2] == edited != texts[1] == base
+        listed = client.get("/v1/edits", params={"limit": 2}).json()
+        assert [edit["id"] for edit in listed["data"]] == ["7", "l.1"] and listed["total"] == 3
+        assert [e["id"] for e in client.get("/v1/edits", params={"version": 1}).json()["data"]] == ["edit-1"]
+
+        assert client.post("/v1/explain", json={"prompt": PROMPTS[0]}).json()["answered_by"] == ["l.1"]
+        pinned = client.post("/v1/explain", json={"prompt": PROMPTS[0], "model": f"{MODEL}@v1"})
+        assert pinned.json()["answered_by"] == ["edit-1"] and pinned.headers["X-Edits-Version"] == "1"
+        unedited = client.post("/v1/explain", json={"prompt": PROMPTS[0], "model": f"{MODEL}@base"}).json()
+        assert unedited["answered_by"] == [] and unedited["text"] == "no edits"
+
+        deleted = client.delete("/v1/edits/l.1")
+        assert deleted.json() == {"object": "edit", "id": "l.1", "deleted": True, "version": 3}
+        assert deleted.headers["X-Edits-Version"] == "3"
+        assert server.text(PROMPTS[0]) == edited
+        assert client.get("/v1/edits/l.1").json()["live"] is False
+        rolled_back = client.post("/v1/edits/rollback", json={"to": 0})
+        assert rolled_back.json()["version"] == 4 and rolled_back.json()["to"] == 0
+        assert server.text(PROMPTS[0]) == base
+        actions = [version["action"] for version in client.get("/v1/versions").json()["data"]]
+        assert actions == ["rollback", "delete", "edit", "edit", "base"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "message"),
+    [
+        ({**PARIS, "id": "a"}, 409, "has the id 'a' already"),
+        ([{**PARIS, "id": "b"}, {**LONDON, "id": "b"}], 409, "has the id 'b' already"),
+        ({"prompt": "the"}, 400, "target_new: Field required"),
+        ({**PARIS, "targets": 1}, 400, "targets: Extra inputs"),
+        ({**PARIS, "id": "../a"}, 400, "id: String should match"),
+        ({**PARIS, "target_new": " "}, 400, "target_new"),
+        ({**PARIS, "prompt": "the " * 70}, 400, "context is 64"),
+        ([], 400, "at least 1 item"),
+        ([PARIS] * 101, 400, "at most 100 items"),
+    ],
+)
+def test_an_edit_that_can_not_be_made_changes_nothing(tmp_path: Path, body: object, status: int, message: str) -> None:
+    with local_server(tmp_path) as server:
+        server.edit({**HAMLET, "id": "a"})
+        answer = server.client.post("/v1/edits", json=body)
+        assert (answer.status_code, answer.headers["X-Edits-Version"]) == (status, "1"), answer.text
+        assert message in answer.json()["error"]["message"]
+        assert server.client.get("/v1/edits").json()["total"] == 1
+
+
+def test_other_requests_about_what_does_not_exist(tmp_path: Path) -> None:
+    with local_server(tmp_path) as server:
+        client = server.client
+        assert client.get("/v1/edits/none").status_code == 404
+        assert client.delete("/v1/edits/none").status_code == 404
+        assert client.post("/v1/edits/rollback", json={"to": 1}).status_code == 404
+        assert client.get("/v1/edits", params={"version": 1}).status_code == 404
+        assert client.get("/v1/edits", params={"limit": 0}).status_code == 400
+        assert client.get("/v1/unknown").json()["error"]["type"] == "invalid_request_error"
+        assert client.put("/v1/edits").status_code == 405
+        assert server.engine.live.version == 0
+
+
+def test_a_method_that_edits_in_batches_says_that_single_edits_stay(tmp_path: Path) -> None:
+    with local_server(tmp_path, fine_tuning()) as server:
+        server.edit(PARIS)
+        answer = server.client.delete("/v1/edits/edit-1")
+        assert answer.status_code == 400
+        assert answer.json()["error"]["code"] == "not_removable"
+        assert server.client.post("/v1/edits/rollback", json={"to": 0}).status_code == 200
+
+
+def test_metrics_health_and_documentation(tmp_path: Path) -> None:
+    with local_server(tmp_path) as server:
+        server.edit(PARIS)
+        server.complete(PROMPTS[0], max_tokens=1)
+        server.complete(PROMPTS[0], model="other")
+        lines = server.client.get("/v1/metrics").text.splitlines()
+        for line in (
+            'easyedit_lifelong_changes_total{action="edit"} 1',
+            "easyedit_lifelong_prompt_tokens_total 5",
+            "easyedit_lifelong_generated_tokens_total 1",
+            'easyedit_lifelong_requests_total{status="404"} 1',
+            'easyedit_lifelong_request_seconds_bucket{le="+Inf"} 3',
+            "easyedit_lifelong_request_seconds_count 3",
+            "easyedit_lifelong_version 1",
+            "easyedit_lifelong_edits 1",
+        ):
+            assert line in lines, line
+        assert server.client.get("/healthz").json() == {"status": "ok", "version": 1, "waiting": 0}
+        paths = server.client.get("/openapi.json").json()["paths"]
+        assert {"/v1/completions", "/v1/chat/completions", "/v1/edits", "/v1/edits/{edit_id}"} <= set(paths)
