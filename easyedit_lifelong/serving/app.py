@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from easyedit_lifelong.serving import answers_api, edits_api
+from easyedit_lifelong.serving import answers_api, edits_api, page_api
 from easyedit_lifelong.serving.api_errors import install_error_handlers
 from easyedit_lifelong.serving.engine import Engine
 from easyedit_lifelong.serving.guard import Guard
@@ -32,6 +32,7 @@ def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics | None
     install_error_handlers(app)
     app.include_router(answers_api.router)
     app.include_router(edits_api.router)
+    app.include_router(page_api.router)
 
     @app.get("/healthz", tags=["server"])
     async def health() -> JSONResponse:

@@ -17,8 +17,8 @@ BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: install Debian's chromium")
 
 
-def open_page(page: Path, profile: Path) -> tuple[str, list[str]]:
-    """Open a page in the browser; return its document and its console messages."""
+def open_page(page: Path | str, profile: Path) -> tuple[str, list[str]]:
+    """Open a page, a file or a URL, in the browser; return its document and its console messages."""
     assert BROWSER is not None
     process = subprocess.run(
         [
@@ -34,7 +34,7 @@ def open_page(page: Path, profile: Path) -> tuple[str, list[str]]:
             "--enable-logging=stderr",
             "--virtual-time-budget=5000",
             "--dump-dom",
-            page.as_uri(),
+            page if isinstance(page, str) else page.as_uri(),
         ],
         capture_output=True,
         text=True,

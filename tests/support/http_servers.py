@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,13 +72,22 @@ def local_server(
 
 
 @contextlib.contextmanager
-def network_server(folder: Path, **settings: Any) -> Iterator[tuple[str, LiveModel]]:
-    """Run a server on a folder at a free port, in a thread; yield its URL and its model."""
+def network_server(
+    folder: Path, prepare: Callable[[Any], object] = lambda app: None, **settings: Any
+) -> Iterator[tuple[str, LiveModel]]:
+    """Run a server on a folder at a free port, in a thread; yield its URL and its model.
+
+    Args:
+        folder: the folder.
+        prepare: receives the app before the server starts.
+        **settings: the server's settings.
+    """
     metrics = Metrics()
     with live_model(folder) as live, open_socket("127.0.0.1", 0) as listening:
         live.tokenizer.chat_template = CHAT_TEMPLATE
         with running_engine(live, metrics) as engine:
             server = http_server(engine, ServerSettings(**{"name": MODEL, "max_tokens": 64, **settings}), metrics)
+            prepare(server.config.app)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
             thread.start()
             try:

@@ -1,0 +1,106 @@
+"""The page of a server in a real browser: ask, edit, explain, delete, roll back, without console messages."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.responses import HTMLResponse
+
+from tests.reporting.test_report_browser import BROWSER, open_page
+from tests.support.http_servers import MODEL, network_server
+from tests.support.served_models import PROMPTS
+
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: install Debian's chromium")
+
+# In a frame of the same origin, which a script can use as a person would.
+_DRIVER = """<!DOCTYPE html><title></title><iframe src="/" style="width: WIDTHpx; height: 900px; border: 0"></iframe>
+<script>
+addEventListener("load", async () => {
+  const inside = document.querySelector("iframe").contentDocument;
+  const at = (id) => inside.getElementById(id);
+  const text = (id) => at(id).textContent;
+  const items = (id) => [...at(id).children].map((item) => item.querySelector("span").firstChild.textContent);
+  const settled = async () => {
+    do await new Promise((resolve) => setTimeout(resolve, 50)); while (inside.querySelector("form button:disabled"));
+  };
+  const type = (id, value) => { at(id).value = value; at(id).dispatchEvent(new Event("change")); };
+  const press = async (button) => { button.click(); await settled(); };
+  const seen = {};
+  const look = (name) => { seen[name] = {
+    version: text("version"), count: text("count"), base: text("base"), edited: text("edited"), why: text("why"),
+    explained: text("tokens-explained"), status: text("status"), edits: items("edits"), versions: items("versions"),
+  }; };
+  await settled();
+  look("start");
+  type("prompt", PROMPT);
+  at("prompt").dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", cancelable: true, bubbles: true }));
+  await settled();
+  look("asked");
+  type("target", "Rome");
+  await press(inside.querySelector("#edit button"));
+  await press(inside.querySelector("#ask button"));
+  look("edited");
+  type("target", "London");
+  await press(inside.querySelector("#edit button"));
+  await press(at("edits").querySelector("button"));
+  look("deleted");
+  await press(at("versions").lastElementChild.querySelector("button"));
+  await press(inside.querySelector("#ask button"));
+  look("rolled back");
+  const page = inside.documentElement;
+  const small = [...inside.querySelectorAll("button")].filter((button) => button.offsetHeight < 40).length;
+  seen.layout = { scrolled: page.scrollWidth, shown: page.clientWidth, small };
+  document.title = JSON.stringify(seen);
+});
+</script>"""
+
+
+def drive(folder: Path, profile: Path, width: int) -> tuple[dict[str, Any], list[str]]:
+    """Use the page of a new server; return what it showed after each step, and the console messages."""
+    driver = _DRIVER.replace("WIDTH", str(width)).replace("PROMPT", json.dumps(PROMPTS[0]))
+
+    def add_driver(app: Any) -> None:
+        app.add_api_route("/drive", lambda: HTMLResponse(driver), methods=["GET"])
+
+    with network_server(folder, add_driver) as (url, _):
+        dom, console = open_page(f"{url}/drive", profile)
+    title = re.search(r"<title>(.*?)</title>", dom, re.DOTALL)
+    assert title is not None and title[1], dom[:500]
+    return json.loads(html.unescape(title[1])), console
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_a_fact_is_asked_edited_explained_deleted_and_rolled_back(tmp_path: Path, width: int) -> None:
+    seen, console = drive(tmp_path / "edits", tmp_path / "profile", width)
+    assert [line for line in console if "favicon" not in line] == []
+    assert (seen["start"]["version"], seen["start"]["edits"], seen["start"]["status"]) == ("0", [], "")
+    asked, edited, deleted, last = (seen[name] for name in ("asked", "edited", "deleted", "rolled back"))
+    assert asked["base"] == asked["edited"] and asked["why"] == "No edit answered."
+    assert edited["base"] == asked["base"] and edited["edited"].startswith("Rome")
+    assert edited["why"] == "Answered by edit-1." and "replaced" in edited["explained"]
+    assert edited["edits"] == [f"{PROMPTS[0]} → Rome"] and edited["count"] == "1 edit"
+    assert deleted["status"] == "edit-2 is deleted; this is version 3."
+    assert deleted["edits"] == edited["edits"]
+    assert deleted["versions"] == ["3: delete edit-2", "2: edit edit-2", "1: edit edit-1", "0: base model"]
+    assert (last["version"], last["edits"], last["edited"]) == ("4", [], asked["base"])
+    assert last["versions"][0] == "4: rollback to version 0"
+    assert seen["layout"]["shown"] == width
+    assert seen["layout"]["scrolled"] <= width
+    assert seen["layout"]["small"] == 0, "buttons are large enough for a finger"
+
+
+def test_the_page_names_its_model_and_shows_what_the_server_refuses(tmp_path: Path) -> None:
+    from easyedit_lifelong.serving.access import Access
+
+    with network_server(tmp_path / "edits", access=Access({"api": "k"})) as (url, _):
+        dom, _ = open_page(url, tmp_path / "profile")
+    assert "this server needs an API key" in dom
+    with network_server(tmp_path / "edits") as (url, _):
+        dom, console = open_page(url, tmp_path / "profile")
+    assert f'<h1 id="model">{MODEL}</h1>' in dom
+    assert console == []
