@@ -29,8 +29,8 @@ from easyedit_lifelong.serving.edit_log import DELETE, ROLLBACK, EditLog, Versio
 
 RECENT = 16
 """How many of the latest edits are measured again after an edit."""
-_NEW_TOKENS = 12
-"""Length of the text that shows the result of an edit."""
+_FURTHER_TOKENS = 3
+"""How many tokens more than the target the text has that shows the result of an edit."""
 
 
 class NotServableError(EditError):
@@ -156,8 +156,7 @@ class LiveModel:
         try:
             self._apply(requests)
             answered = self._measure([*recent, *(_pair_of(request) for request in requests)])
-            with internal_pass(self.model):
-                texts = self._scorer.generate(self.model, [request.prompt for request in requests], _NEW_TOKENS)
+            texts = self._texts(requests)
             entries = [
                 _entry(request, answered[str(request.case_id)], text)
                 for request, text in zip(requests, texts, strict=True)
@@ -271,6 +270,13 @@ class LiveModel:
         with internal_pass(self.model):
             answers = self._scorer.forced(self.model, [(prompt, target) for _, prompt, target in edits])
         return {name: answer.exact for (name, *_), answer in zip(edits, answers, strict=True)}
+
+    def _texts(self, requests: Sequence[EditRequest]) -> list[str]:
+        """Return what the model generates after each prompt."""
+        lengths = [self._scorer.answer_tokens(request.prompt, request.target_new) for request in requests]
+        prompts = [request.prompt for request in requests]
+        with internal_pass(self.model):
+            return self._scorer.generate(self.model, prompts, [length + _FURTHER_TOKENS for length in lengths])
 
     def _load(self, version: int) -> None:
         """Replace the edits on the model by those of a version."""
