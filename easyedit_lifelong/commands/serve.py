@@ -17,6 +17,7 @@ from easyedit_lifelong.reporting.console_tables import print_line
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.hyperparameter_files import find_method, load_hparams, replace_hparams
 
+EXAMPLE = "easyedit-lifelong serve --hparams GRACE/smollm2-135m --edits served-edits --port 8000"
 API_KEY, EDIT_KEY = "EASYEDIT_LIFELONG_API_KEY", "EASYEDIT_LIFELONG_EDIT_KEY"
 _KEY_HELP = "may be NAME=KEY; repeatable; the environment variable {} does the same without showing the key"
 

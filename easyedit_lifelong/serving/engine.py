@@ -17,6 +17,7 @@ from typing import Any
 
 from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.models.load import context_length
+from easyedit_lifelong.models.padding import generation_groups
 from easyedit_lifelong.serving.generation import Row, generate_rows
 from easyedit_lifelong.serving.live_model import LiveModel
 
@@ -222,7 +223,8 @@ class Engine:
                 for job in batch:
                     job.started.set_result(version)
                 for group in self._groups(rows):
-                    generate_rows(model, self.live.tokenizer, group)
+                    for numbers in generation_groups(model, len(group)):  # padding changes the answers of some models
+                        generate_rows(model, self.live.tokenizer, [group[number] for number in numbers])
         except BaseException as error:
             if not isinstance(error, LifelongError):
                 LOG.exception("a batch failed")
