@@ -54,8 +54,9 @@ def run(arguments: argparse.Namespace) -> int:
         raise PluginError(f"serve needs {' and '.join(missing)}: pip install 'easyedit-lifelong[serve]'")
     from easyedit_lifelong.serving.access import Access, check_reachable, is_loopback, parse_keys
     from easyedit_lifelong.serving.edit_log import EditLog
-    from easyedit_lifelong.serving.live_model import LiveModel, check_servable
+    from easyedit_lifelong.serving.live_model import LiveModel
     from easyedit_lifelong.serving.metrics import Metrics
+    from easyedit_lifelong.serving.servable import check_servable
     from easyedit_lifelong.serving.served import ServerSettings
     from easyedit_lifelong.serving.server import http_server, open_socket, running_engine, url_of
 

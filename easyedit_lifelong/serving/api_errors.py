@@ -11,8 +11,8 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
 from easyedit_lifelong.errors import DataError, EditError, LifelongError
+from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableError, NotServableError
 from easyedit_lifelong.serving.engine import ClosedError, QueueFullError
-from easyedit_lifelong.serving.live_model import NoSuchEditError, NotRemovableError, NotServableError
 
 LOG = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from easyedit_lifelong.atomic import append_durably, fsync_path, write_text_atomically
 from easyedit_lifelong.clock import now
+from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.folder_lock import lock_folder
@@ -232,6 +233,19 @@ class EditLog:
             line["version"], line["action"], ids, line["who"], line["time"], line["state"], len(live), line.get("to")
         )
         self._add(version, live, entries)
+
+
+def entry_of(request: EditRequest, learned: bool, text: str) -> dict[str, Any]:
+    """Return what the journal records about an edit."""
+    return {
+        "id": str(request.case_id),
+        "prompt": request.prompt,
+        "target_new": request.target_new,
+        "subject": request.subject,
+        "ground_truth": request.ground_truth,
+        "learned": learned,
+        "text": text,
+    }
 
 
 def _is_count(value: Any, _: Mapping[str, Any]) -> bool:

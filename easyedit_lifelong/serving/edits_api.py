@@ -13,9 +13,10 @@ from starlette.concurrency import run_in_threadpool
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.serving.api_errors import ApiError
 from easyedit_lifelong.serving.api_models import EditBodies, EditBody, ExplainBody, RollbackBody
+from easyedit_lifelong.serving.edit_errors import NoSuchEditError
 from easyedit_lifelong.serving.edit_log import Version
 from easyedit_lifelong.serving.guard import VERSION_HEADER
-from easyedit_lifelong.serving.live_model import AddedEdits, NoSuchEditError
+from easyedit_lifelong.serving.live_model import AddedEdits
 from easyedit_lifelong.serving.served import Asks, Edits, Served, without_nan
 
 router = APIRouter(prefix="/v1", tags=["edits"])

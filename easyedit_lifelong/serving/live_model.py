@@ -6,43 +6,29 @@ One thread at a time may use it; :class:`~easyedit_lifelong.serving.engine.Engin
 from __future__ import annotations
 
 import contextlib
-import copy
-import itertools
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
-
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits.explain_prompt import Explanation, explain
 from easyedit_lifelong.edits.state_folder import StateFolder
-from easyedit_lifelong.errors import EditError, ModelError, NotLearnedWarning, PluginError
+from easyedit_lifelong.errors import ModelError, NotLearnedWarning
 from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.methods.base import EditMethod
-from easyedit_lifelong.methods.shared.editors import carries_edits, internal_pass, without_edits
+from easyedit_lifelong.methods.shared.editors import internal_pass, without_edits
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.models.model_kinds import ModelKind, kind_of
-from easyedit_lifelong.serving.edit_log import DELETE, ROLLBACK, EditLog, Version
+from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableError, NotServableError
+from easyedit_lifelong.serving.edit_log import DELETE, ROLLBACK, EditLog, Version, entry_of
+from easyedit_lifelong.serving.servable import check_servable, copy_sharing_weights, remove_all_edits
 
 RECENT = 16
 """How many of the latest edits are measured again after an edit."""
 _FURTHER_TOKENS = 3
 """How many tokens more than the target the text has that shows the result of an edit."""
-
-
-class NotServableError(EditError):
-    """The model could not be restored after a failure, so it can't answer any more."""
-
-
-class NoSuchEditError(EditError):
-    """There is no edit of this id, or it has been removed already."""
-
-
-class NotRemovableError(EditError):
-    """The method can't remove a single edit."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +144,7 @@ class LiveModel:
             answered = self._measure([*recent, *(_pair_of(request) for request in requests)])
             texts = self._texts(requests)
             entries = [
-                _entry(request, answered[str(request.case_id)], text)
+                entry_of(request, answered[str(request.case_id)], text)
                 for request, text in zip(requests, texts, strict=True)
             ]
             self._state.save(self.model, self.log.state_folder(state))
@@ -303,48 +289,6 @@ class LiveModel:
             raise NotServableError(f"the edits could not be loaded again ({self._broken}). Restart the server.")
 
 
-def check_servable(method: EditMethod) -> None:
-    """Check that a method can be served.
-
-    Raises:
-        PluginError: it can't write edits one by one, or can't remove them.
-    """
-    if not isinstance(method.state, StateFolder):
-        raise PluginError(f"the edits of {method.name} can't be served: they can't be saved one after the other")
-    if method.remove is None and method.remove_batches is None:
-        raise PluginError(f"the edits of {method.name} can't be served: they can't be removed")
-
-
-def remove_all_edits(model: Any, method: EditMethod) -> None:
-    """Remove all edits of a method from a model."""
-    if not carries_edits(model):
-        return
-    if method.remove is not None:
-        method.remove.remove(model, method.remove.records(model))
-    else:
-        assert method.remove_batches is not None
-        method.remove_batches.back_to(model, 0)
-
-
-def copy_sharing_weights(model: nn.Module) -> Any:
-    """Return a copy of a model that has modules of its own, and shares all parameters and buffers with the model."""
-    shared = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
-    return copy.deepcopy(model, dict(shared))
-
-
 def _pair_of(request: EditRequest) -> tuple[str, str, str]:
     """Return id, prompt and target of a request."""
     return str(request.case_id), request.prompt, request.target_new
-
-
-def _entry(request: EditRequest, learned: bool, text: str) -> dict[str, Any]:
-    """Return what the journal records about an edit."""
-    return {
-        "id": str(request.case_id),
-        "prompt": request.prompt,
-        "target_new": request.target_new,
-        "subject": request.subject,
-        "ground_truth": request.ground_truth,
-        "learned": learned,
-        "text": text,
-    }

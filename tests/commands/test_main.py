@@ -187,6 +187,7 @@ def test_each_command_has_a_message_for_an_interruption() -> None:
         "attribute": ["--model", "m", "--texts", "f", "--prompt", "p", "--answer", "a"],
         "export": ["--edits", "d", "--out", "d"],
         "edit": ["--hparams", "h", "--out", "d"],
+        "serve": ["--hparams", "h", "--edits", "d"],
         "merge": ["d", "--out", "d"],
         "rollback": ["d", "--case", "0"],
         "report": ["d"],

@@ -76,7 +76,8 @@ def test_the_checks_refuse_a_folder_that_cannot_be_made(tmp_path: Path, monkeypa
 def test_the_folder_is_synced_after_each_new_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A synced file can be missing after a power cut if its folder wasn't synced, too."""
     folder, synced = RunFolder(tmp_path), []
-    monkeypatch.setattr("easyedit_lifelong.runs.run_folder.fsync_path", synced.append)
+    for module in ("atomic", "runs.run_folder"):
+        monkeypatch.setattr(f"easyedit_lifelong.{module}.fsync_path", synced.append)
     for _ in range(2):
         folder.journal({"case_id": 1})
         folder.save_state(lambda path: path.mkdir(exist_ok=True))

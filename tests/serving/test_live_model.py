@@ -13,14 +13,10 @@ from easyedit_lifelong.edits.state_folder import StateFolder
 from easyedit_lifelong.errors import DataError, PluginError, RunError
 from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.models import prompt_positions
+from easyedit_lifelong.serving.edit_errors import NoSuchEditError, NotRemovableError, NotServableError
 from easyedit_lifelong.serving.edit_log import EditLog
-from easyedit_lifelong.serving.live_model import (
-    LiveModel,
-    NoSuchEditError,
-    NotRemovableError,
-    NotServableError,
-    check_servable,
-)
+from easyedit_lifelong.serving.live_model import LiveModel
+from easyedit_lifelong.serving.servable import check_servable
 from tests.support.served_models import fine_tuning, grace, live_model, logits, requests, same
 from tests.support.tiny_models import build_model, state_of
 
