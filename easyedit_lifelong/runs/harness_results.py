@@ -12,7 +12,7 @@ from easyedit_lifelong.runs.run_lines import Check, read_lines
 BEFORE, AFTER = "before", "after"
 LM_EVAL = "lm_eval"
 """The key of the results in ``summary.json``."""
-_FILE = "lm_eval.jsonl"
+HARNESS_FILE = "lm_eval.jsonl"
 
 
 def _are_scores(value: Any, _: Mapping[str, Any]) -> bool:
@@ -38,7 +38,9 @@ class HarnessResults:
         self._tasks, self._folder = tasks, folder
         self._results: dict[str, HarnessScores] = {}
         if tasks is not None and folder is not None and resume:
-            self._results = {entry["when"]: entry["scores"] for entry in read_lines(folder.path / _FILE, _FIELDS)}
+            self._results = {
+                entry["when"]: entry["scores"] for entry in read_lines(folder.path / HARNESS_FILE, _FIELDS)
+            }
 
     def evaluate(self, when: str, model: Any, tokenizer: Any) -> None:
         """Evaluate the tasks on a model, unless the results are there.
@@ -53,7 +55,7 @@ class HarnessResults:
         self._results[when] = evaluate_tasks(model, tokenizer, self._tasks)
         if self._folder is not None:
             entries = [{"when": name, "scores": scores} for name, scores in self._results.items()]
-            self._folder.rewrite(_FILE, entries)
+            self._folder.rewrite(HARNESS_FILE, entries)
 
     def summary(self) -> dict[str, Any]:
         """Return the entry of ``summary.json``: each score before and after the edits, by task; empty without tasks."""

@@ -11,17 +11,20 @@ from typing import Any
 
 from easyedit_lifelong.evaluation.carry_over import CARRY_OVER
 from easyedit_lifelong.evaluation.metrics import METRICS
+from easyedit_lifelong.folder_lock import locked_folder
 from easyedit_lifelong.runs.checks import check_data, scorer_of
 from easyedit_lifelong.runs.execute import make_scoreboard
-from easyedit_lifelong.runs.harness_results import AFTER, BEFORE, HarnessResults
-from easyedit_lifelong.runs.judgements import judged_answers
-from easyedit_lifelong.runs.rescoring_plan import Rescoring, plan_rescoring
+from easyedit_lifelong.runs.harness_results import AFTER, BEFORE, HARNESS_FILE, HarnessResults
+from easyedit_lifelong.runs.judgements import JUDGEMENTS, judged_answers
+from easyedit_lifelong.runs.rescoring_plan import RESCORED, Rescoring, is_interrupted, plan_rescoring
 from easyedit_lifelong.runs.run_config import run_config, summary_settings
-from easyedit_lifelong.runs.run_folder import STATE, RunFolder
+from easyedit_lifelong.runs.run_folder import CONFIG, GENERATIONS, JOURNAL, METRICS_FILE, STATE, RunFolder
 from easyedit_lifelong.runs.run_scores import score_all, summarize
 from easyedit_lifelong.runs.state import RunResult, RunState, run_result
 
 _GENERATED = "generated"
+_PARTIAL = (JOURNAL, METRICS_FILE, GENERATIONS, JUDGEMENTS, HARNESS_FILE)
+"""The files that an interrupted rescoring may have written, apart from ``config.yaml``."""
 
 
 def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
@@ -54,11 +57,11 @@ def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
         state.record(entry)
     state.attempted = [request for request in checked.usable if request.case_id not in rescoring.skipped]
     with ExitStack() as stack:
-        folder = None if rescoring.out is None else RunFolder(rescoring.out)
+        folder = None if rescoring.out is None else _open_folder(rescoring.out)
         if folder is not None:
             stack.callback(folder.close)
             origin = {"run": str(rescoring.run.resolve()), "edits": state.counts["edited"]}
-            folder.write_config({**config, "recorded": {**config["recorded"], "rescored": origin}})
+            folder.write_config({**config, "recorded": {**config["recorded"], RESCORED: origin}})
             folder.journal(*rescoring.journal)
         harness = HarnessResults(plan.experiment.lm_eval, folder, resume=False)
         harness.evaluate(BEFORE, model, tokenizer)
@@ -104,6 +107,19 @@ def rescore_run(run: Path | str, model: Any, tokenizer: Any, **options: Any) -> 
         LifelongError: as :func:`plan_rescoring` and :func:`rescore` do.
     """
     return rescore(plan_rescoring(run, **options), model, tokenizer)
+
+
+def _open_folder(path: Path) -> RunFolder:
+    """Open the folder of the results. Delete those of a rescoring that was interrupted there.
+
+    Raises:
+        RunError: the folder holds another run, or another process works in it.
+    """
+    if is_interrupted(path):
+        with locked_folder(path, work="scoring a run there"):
+            for name in (*_PARTIAL, CONFIG):  # the file that marks the folder comes last
+                (path / name).unlink(missing_ok=True)
+    return RunFolder(path)
 
 
 def _load_edits(rescoring: Rescoring, model: Any, tokenizer: Any) -> None:

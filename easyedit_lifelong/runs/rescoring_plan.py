@@ -11,15 +11,19 @@ from typing import Any
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, HyperParameterError, RunError, did_you_mean
 from easyedit_lifelong.evaluation.metrics import METRICS
+from easyedit_lifelong.parsing import parse_yaml
 from easyedit_lifelong.runs.experiment import Data, Inputs
 from easyedit_lifelong.runs.experiment_files import read_experiment
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
-from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, check_free
+from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, SUMMARY, check_free
 from easyedit_lifelong.runs.run_lines import JOURNAL_FIELDS, read_lines
 
 _CHANGEABLE = ("retention", "text", "capability", "lm_eval", "carry_over", "judge", "task", "skip_unusable", "schedule")
 """The settings of a run that a rescoring can change."""
+
+RESCORED = "rescored"
+"""The entry of `recorded` in `config.yaml` that marks the folder of a rescoring, and names the run."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +104,9 @@ def plan_rescoring(
         skipped = {entry["case_id"] for entry in journal if entry["status"] == "skipped"}
     else:
         requests = _requests_of_other_data(inputs, journal)
-    path = None if out is None else check_free(out)
+    path = None if out is None else Path(out).expanduser()
+    if path is not None and not is_interrupted(path):
+        check_free(path)
     return Rescoring(folder, plan, replace(inputs, requests=requests), skipped, journal, tuple(metrics), path)
 
 
@@ -195,3 +201,14 @@ def _question(entry: dict[str, Any]) -> tuple[Any, Any]:
 def _question_of(request: EditRequest) -> tuple[Any, Any]:
     """Return the prompt and the target of a request as :func:`_question` returns those of its line."""
     return request.question.strip(), request.target_new
+
+
+def is_interrupted(path: Path) -> bool:
+    """Return whether a folder holds the results of a rescoring that was interrupted, so that they can be replaced."""
+    if (path / SUMMARY).exists():
+        return False
+    try:
+        recorded = parse_yaml((path / CONFIG).read_text(encoding="utf-8"))["recorded"]
+        return RESCORED in recorded
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -164,7 +164,8 @@ def is_done(command: Command, folder: Path) -> bool:
 def observed(path: Path) -> dict[str, Any]:
     """Return the content of a command's files, without what differs between two equal calls."""
     files = [file for file in path.rglob("*") if file.is_file() and file.name != LOCK]
-    return {str(file.relative_to(path)): _content(file) for file in sorted(files)}
+    # Tensors that are not yet renamed are those of the index: the file that they replace is not read any more.
+    return {str(file.relative_to(path)).removesuffix(".new"): _content(file) for file in sorted(files)}
 
 
 def _content(file: Path) -> Any:
@@ -175,7 +176,7 @@ def _content(file: Path) -> Any:
     if file.suffix == ".npz":
         with np.load(file) as arrays:
             return {name: arrays[name].tolist() for name in arrays.files}
-    if file.suffix == ".safetensors":
+    if ".safetensors" in file.suffixes:
         with safe_open(file, "pt") as tensors:
             digests = {name: _digest(tensors.get_tensor(name)) for name in sorted(tensors.keys())}
             return [digests, _lasting(json.loads((tensors.metadata() or {}).get("step", "{}")))]
