@@ -141,7 +141,7 @@ VALUES = st.one_of(
     st.booleans(),
     st.integers(-3, 10**20),
     st.floats(allow_nan=True),
-    st.sampled_from(["", "x", "\x00", "../../x", "\ud83d", "1e999", "model.layers.0.mlp.down_proj"]),
+    st.sampled_from(["", "x", "\x00", "../../x", "1e999", "model.layers.0.mlp.down_proj"]),
     st.lists(st.integers(-1, 2), max_size=2),
     st.dictionaries(st.sampled_from(["a", "edits"]), st.none(), max_size=1),
 )
@@ -224,7 +224,11 @@ def test_any_change_with_fitting_digests_ends_in_an_error_of_the_package_or_usab
 
 
 @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(text=st.one_of(st.binary(max_size=40), st.recursive(VALUES, st.lists).map(lambda v: json.dumps(v).encode())))
+@given(
+    text=st.one_of(
+        st.binary(max_size=40), st.recursive(VALUES | st.just("\ud83d"), st.lists).map(lambda v: json.dumps(v).encode())
+    )
+)
 def test_an_index_of_any_bytes_is_refused(tmp_path: Path, text: bytes) -> None:
     (tmp_path / INDEX).write_bytes(text)
     for use in (lambda: load_edits(None, tmp_path), lambda: inspect_edits(tmp_path)):
