@@ -13,10 +13,7 @@ import os
 import random
 import re
 import shutil
-import signal
 import sys
-import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +29,7 @@ from easyedit_lifelong.folder_lock import LOCK
 from tests.support.calibration_records import write_inputs
 from tests.support.command_line import FACTS, HPARAMS, RETENTION
 from tests.support.edits_command_line import COACHHOOK, GRACE, PROMPT, SUBJECT, TARGET
+from tests.support.forks import exit_code_in_fork
 from tests.support.run_killer import Points
 from tests.support.tiny_models import build_model, build_tokenizer
 from tests.support.training_records import training_records
@@ -117,27 +115,6 @@ def words_of(call: str) -> list[str]:
     return [quoted or word for quoted, word in re.findall(r"'([^']*)'|(\S+)", call)]
 
 
-def in_fork(function: Callable[[], int]) -> int | None:
-    """Call a function in a forked process; return its result, or None if the process was killed."""
-    child = os.fork()
-    if child == 0:
-        code = 99
-        try:
-            with open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), 1)
-                code = function()
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return None
-    return os.waitstatus_to_exitcode(status)
-
-
 def call(command: Command, folder: Path, at: int | None = None) -> int | None:
     """Call a command in a folder, and kill it at a call that writes; return its exit code, or None if it was killed."""
 
@@ -150,7 +127,7 @@ def call(command: Command, folder: Path, at: int | None = None) -> int | None:
         Path("points").write_text(str(points.count))
         return code
 
-    return in_fork(run)
+    return exit_code_in_fork(run, quiet=True)
 
 
 def is_done(command: Command, folder: Path) -> bool:
@@ -230,7 +207,7 @@ def main(folder: Path, kills: int, names: list[str]) -> None:
         prepare(start)
         return 0
 
-    assert in_fork(make_inputs) == 0
+    assert exit_code_in_fork(make_inputs, quiet=True) == 0
     for number, name in enumerate(names or COMMANDS):
         report[name] = kill_and_compare(COMMANDS[name], start, folder / f"work-{number}", kills, draw)
         sys.stderr.write(f"{name}: {json.dumps(report[name])}\n")

@@ -15,7 +15,6 @@ import random
 import signal
 import sys
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from easyedit_lifelong.methods.grace import editor as grace_editor
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.plugins import get_plugins
 from tests.support.corpus import write_corpus
+from tests.support.forks import exit_code_in_fork
 from tests.support.run_files import without_times
 from tests.support.tiny_models import FAMILIES, build_tokenizer
 
@@ -207,31 +207,21 @@ def run_in_fork(
 ) -> dict[str, Any] | None:
     """Run in a forked process; return its outcome, or None if it was killed."""
     outcome_file = out.with_suffix(".outcome")
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            points = Points(at)
-            points.watch(method)
-            result = METHODS[method](out, resume, shared)
-            count = points.count
-            points.at = None
-            found = outcome(result, points) | {"points": count}
-            outcome_file.write_text(json.dumps(found))
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    if after is not None:
-        time.sleep(after)
-        os.kill(child, signal.SIGKILL)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
+
+    def run() -> int:
+        points = Points(at)
+        points.watch(method)
+        result = METHODS[method](out, resume, shared)
+        count = points.count
+        points.at = None
+        found = outcome(result, points) | {"points": count}
+        outcome_file.write_text(json.dumps(found))
+        return 0
+
+    code = exit_code_in_fork(run, kill_after=after)
+    if code is None:
         return None
-    assert os.waitstatus_to_exitcode(status) == 0, f"{method} in {out} failed"
+    assert code == 0, f"{method} in {out} failed"
     return json.loads(outcome_file.read_text())
 
 

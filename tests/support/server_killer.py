@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
-import signal
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from easyedit_lifelong.serving.live_model import LiveModel
+from tests.support.forks import exit_code_in_fork
 from tests.support.run_killer import Points
 from tests.support.served_models import live_model, logits, requests
 
@@ -59,25 +57,18 @@ def apply_changes(folder: Path, acknowledged: Path, points: Points) -> list[str]
 def in_fork(folder: Path, at: int | None = None) -> dict[str, Any] | None:
     """Apply the changes in a forked process; return its digests and number of calls, or None if it was killed."""
     result = folder.with_suffix(".result")
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            points = Points(at)
-            digests = apply_changes(folder, folder.with_suffix(".acknowledged"), points)
-            points.at = None
-            result.write_text(json.dumps({"digests": digests, "points": points.count}))
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
+
+    def run() -> int:
+        points = Points(at)
+        digests = apply_changes(folder, folder.with_suffix(".acknowledged"), points)
+        points.at = None
+        result.write_text(json.dumps({"digests": digests, "points": points.count}))
+        return 0
+
+    code = exit_code_in_fork(run)
+    if code is None:
         return None
-    assert os.waitstatus_to_exitcode(status) == 0, f"the changes in {folder} failed"
+    assert code == 0, f"the changes in {folder} failed"
     return dict(json.loads(result.read_text()))
 
 
