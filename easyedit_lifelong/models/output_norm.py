@@ -6,7 +6,8 @@ Gemma 2 and 3 and OLMo 2 normalise it; Granite multiplies it by a number.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import functools
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -74,39 +75,34 @@ class OutputNorm:
         return (outputs.double().square().mean(dim=1, keepdim=True) + self.eps).sqrt()
 
 
-def find_output_scale(runner: Runner, block: nn.Module, projection: nn.Module) -> float | None:
-    """Return by which number a block multiplies the output of its MLP before adding it; None if it isn't a number.
+@dataclass(frozen=True)
+class OutputScale:
+    """The number by which a block multiplies the output of its MLP before adding it."""
 
-    Two short passes are compared, one of them with a change of the projection's output.
+    factor: float
 
-    Args:
-        runner: runs the model.
-        block: the block.
-        projection: the output projection of its MLP.
+    def change_before(self, outputs: Tensor, change: Tensor) -> Tensor:
+        """Return the change of the projection's output that changes the block's output by ``change``."""
+        return change / self.factor
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """A pass over some tokens up to a block.
+
+    Attributes:
+        inputs: the first argument of each of the block's parts that do not contain the projection, by name.
+        output: the output of the projection.
+        hidden: the output of the block.
     """
-    outputs: list[Tensor] = []
-    changes: list[Tensor] = []
 
-    def change(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(output.shape, generator=generator).to(output)
-        changes.append(noise * hidden_of(outputs[0]).float().square().mean().sqrt().to(output))
-        return output + changes[0]
-
-    _run_tokens(runner, block, [recording_output(block, outputs.append)])
-    _run_tokens(runner, block, [recording_output(block, outputs.append), projection.register_forward_hook(change)])
-    before, after = (hidden_of(output).double().flatten() for output in outputs)
-    made, seen = changes[0].double().flatten(), after - before
-    scale = float(made @ seen / made.square().sum())
-    if abs(scale - 1) <= _TOLERANCE:
-        return 1.0  # what is measured beside 1 is rounding
-    return scale if float((seen - scale * made).norm()) <= _TOLERANCE * float(seen.norm()) else None
+    inputs: Mapping[str, Any]
+    output: Tensor
+    hidden: Tensor
 
 
-def find_output_norm(runner: Runner, block: nn.Module, projection: nn.Module) -> OutputNorm | None:
-    """Return the norm that a block applies to the output of its MLP; None if it has none.
-
-    It is recognised in a short pass: it is the submodule of the block whose input is the projection's output.
+def find_output_map(runner: Runner, block: nn.Module, projection: nn.Module) -> OutputNorm | OutputScale | None:
+    """Return what a block does with the output of its MLP before adding it; None if it adds it as it is.
 
     Args:
         runner: runs the model.
@@ -114,19 +110,32 @@ def find_output_norm(runner: Runner, block: nn.Module, projection: nn.Module) ->
         projection: the output projection of its MLP.
 
     Raises:
-        ModelError: the block changes the output of its MLP in another way than by an RMS norm.
+        ModelError: the block normalises the output of its MLP in another way than by an RMS norm.
     """
-    parts = dict(block.named_children())
-    candidates = {name: part for name, part in parts.items() if all(m is not projection for m in part.modules())}
-    inputs: dict[str, Any] = {}
-    outputs: list[Tensor] = []
-    recorders = [recording_inputs(candidates, inputs.__setitem__), recording_output(projection, outputs.append)]
-    _run_tokens(runner, block, recorders)
-    after = [candidates[name] for name, value in inputs.items() if _equal(value, outputs[-1])]
+    observed = _observe(runner, block, projection)
+    return _norm_in(block, observed) or _scale_in(runner, block, projection, observed)
+
+
+def find_output_norm(runner: Runner, block: nn.Module, projection: nn.Module) -> OutputNorm | None:
+    """Return the norm that a block applies to the output of its MLP; None if it has none.
+
+    The arguments and errors are those of :func:`find_output_map`.
+    """
+    return _norm_in(block, _observe(runner, block, projection))
+
+
+def _norm_in(block: nn.Module, observed: _Observed) -> OutputNorm | None:
+    """Return the norm after the MLP: the part of the block whose input is the projection's output; None without one.
+
+    Raises:
+        ModelError: this part is no RMS norm, and changes its input.
+    """
+    after = [name for name, value in observed.inputs.items() if _equal(value, observed.output)]
     if not after:
         return None
-    (norm,) = after
-    m = outputs[-1].reshape(_TOKENS, -1)
+    (name,) = after
+    norm = block.get_submodule(name)
+    m = observed.output.reshape(_TOKENS, -1)
     with torch.no_grad():
         y = norm(m)
         if torch.equal(y, m):
@@ -141,15 +150,39 @@ def find_output_norm(runner: Runner, block: nn.Module, projection: nn.Module) ->
     return found
 
 
+def _scale_in(runner: Runner, block: nn.Module, projection: nn.Module, observed: _Observed) -> OutputScale | None:
+    """Return by which number the block multiplies the projection's output; None if by 1, or by no one number.
+
+    The pass that was observed is compared with one in which the projection's output is changed.
+    """
+    noise = torch.randn(observed.output.shape, generator=torch.Generator().manual_seed(0)).to(observed.output)
+    made = noise * observed.hidden.float().square().mean().sqrt().to(noise)
+    changing = projection.register_forward_hook(lambda _, __, output: output + made)
+    seen = (_observe(runner, block, projection, changing).hidden.double() - observed.hidden.double()).flatten()
+    made = made.double().flatten()
+    factor = float(made @ seen / made.square().sum())
+    if abs(factor - 1) <= _TOLERANCE:
+        return None  # what is measured beside 1 is rounding
+    return OutputScale(factor) if float((seen - factor * made).norm()) <= _TOLERANCE * float(seen.norm()) else None
+
+
 @torch.no_grad()
-def _run_tokens(runner: Runner, block: nn.Module, hooks: Sequence[AbstractContextManager[Any]]) -> None:
+def _observe(runner: Runner, block: nn.Module, projection: nn.Module, *hooks: AbstractContextManager[Any]) -> _Observed:
     """Run some tokens up to a block, in the contexts of hooks."""
+    parts = dict(block.named_children())
+    candidates = {name: part for name, part in parts.items() if all(m is not projection for m in part.modules())}
+    inputs: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     ids = torch.arange(_TOKENS, device=runner.device).unsqueeze(0)
     with contextlib.ExitStack() as stack:
         for hook in hooks:
             stack.enter_context(hook)
+        stack.enter_context(recording_inputs(candidates, inputs.__setitem__))
+        for name, module in (("projection", projection), ("block", block)):
+            stack.enter_context(recording_output(module, functools.partial(outputs.__setitem__, name)))
         stack.enter_context(ending_after(block))
         runner.call(ids, torch.ones_like(ids), [_TOKENS])
+    return _Observed(inputs, outputs["projection"], hidden_of(outputs["block"]))
 
 
 def _equal(value: Any, output: Tensor) -> bool:

@@ -14,7 +14,7 @@ from transformers.models.olmo2 import Olmo2Config
 
 from easyedit_lifelong.errors import ModelError
 from easyedit_lifelong.models.anatomy import mlp_of
-from easyedit_lifelong.models.output_norm import OutputNorm, find_output_norm, find_output_scale
+from easyedit_lifelong.models.output_norm import OutputNorm, OutputScale, find_output_map, find_output_norm
 from easyedit_lifelong.models.runner import Runner
 from tests.support.tiny_models import FAMILIES, build_model, build_tokenizer
 
@@ -30,13 +30,17 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def _found(model: Any, number: int) -> OutputNorm | None:
+def _parts(model: Any, number: int) -> tuple[Runner, nn.Module, nn.Module]:
     runner = Runner(model, build_tokenizer())
     assert runner.anatomy is not None
     block = runner.anatomy.blocks[number]
     mlp = mlp_of(block)
     assert mlp is not None
-    return find_output_norm(runner, block, block.get_submodule(mlp.output))
+    return runner, block, block.get_submodule(mlp.output)
+
+
+def _found(model: Any, number: int) -> OutputNorm | None:
+    return find_output_norm(*_parts(model, number))
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family != "gemma2"])
@@ -59,25 +63,23 @@ def test_the_norm_after_the_mlp_is_found(config: Any) -> None:
         torch.testing.assert_close(found(scale * m), norm(scale * m).detach(), rtol=1e-6, atol=1e-7)
 
 
-def _scale(model: Any) -> float | None:
-    runner = Runner(model, build_tokenizer())
-    assert runner.anatomy is not None
-    block = runner.anatomy.blocks[1]
-    mlp = mlp_of(block)
-    assert mlp is not None
-    return find_output_scale(runner, block, block.get_submodule(mlp.output))
+def _map(model: Any) -> OutputNorm | OutputScale | None:
+    return find_output_map(*_parts(model, 1))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_only_a_block_that_adds_its_mlps_output_has_a_scale(family: str) -> None:
-    scale = _scale(build_model(family))
-    assert scale is None if family == "gemma2" else scale == 1
+def test_only_a_block_that_changes_its_mlps_output_has_a_map(family: str) -> None:
+    found = _map(build_model(family))
+    assert isinstance(found, OutputNorm) if family == "gemma2" else found is None
 
 
 def test_the_scale_of_a_block_is_measured() -> None:
     model = AutoModelForCausalLM.from_config(GraniteConfig(**SHAPE, residual_multiplier=0.22)).eval()
     assert _found(model, 1) is None
-    assert _scale(model) == pytest.approx(0.22, rel=1e-4)
+    found = _map(model)
+    assert isinstance(found, OutputScale)
+    assert found.factor == pytest.approx(0.22, rel=1e-4)
+    assert found.change_before(torch.zeros(1), torch.ones(1)).item() == pytest.approx(1 / 0.22, rel=1e-4)
 
 
 def test_a_layer_norm_after_the_mlp_is_refused() -> None:

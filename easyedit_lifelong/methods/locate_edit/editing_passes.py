@@ -15,7 +15,7 @@ from easyedit_lifelong.methods.locate_edit.facts import Fact, Row
 from easyedit_lifelong.models.attention import grouped_queries
 from easyedit_lifelong.models.capture import ending_after, recording_inputs, recording_output
 from easyedit_lifelong.models.encoding import group_by_length, pad_rows
-from easyedit_lifelong.models.output_norm import find_output_norm, find_output_scale
+from easyedit_lifelong.models.output_norm import find_output_map
 from easyedit_lifelong.models.packing import computing_only, token_wise_modules
 from easyedit_lifelong.models.partial_pass import fixed_output, hidden_of
 from easyedit_lifelong.models.row_axis import with_row_axis
@@ -81,11 +81,11 @@ class EditingPasses:
             ModelError: the block changes the output of its MLP in a way that can't be accounted for.
         """
         block = next(block for block in self._edited if any(part is module for part in block.modules()))
-        norm = find_output_norm(self._runner, block, module)
-        if norm is None:
-            return change / (find_output_scale(self._runner, block, module) or 1.0)
+        output_map = find_output_map(self._runner, block, module)
+        if output_map is None:
+            return change
         (outputs,) = self.outputs_for_prompts([module])
-        return norm.change_before(outputs, change)
+        return output_map.change_before(outputs, change)
 
     def keys_and_plain_values(self, module: nn.Module) -> tuple[Tensor, Tensor, Tensor]:
         """Return the keys k of the facts at a projection, and its input and output for the plain prompts.
