@@ -18,7 +18,7 @@ ReadResult = EditRequest | DataError
 Convert = Callable[[RecordFields, int], Iterable[EditRequest]]
 """Makes the requests of one record, given its fields and its index in the file."""
 
-_LISTED = 50
+_LISTED, _LISTED_WITHOUT_USABLE = 50, 5
 
 
 def read_fields(path: Path, names: FieldNames = REQUEST_FIELDS) -> Iterator[ReadResult]:
@@ -97,8 +97,10 @@ def unusable_records(name: object, errors: list[DataError], n_usable: int, advic
         advice: what to do about them; empty, or a sentence with a space before it.
     """
     reasons = [str(error).removeprefix(f"{name}, ") for error in errors]
-    shown = "".join(f"\n  {reason}" for reason in reasons[:_LISTED])
-    more = f"\n  and {len(reasons) - _LISTED} more" if len(reasons) > _LISTED else ""
+    # Without a usable record, the format is wrong rather than the records: some reasons suffice.
+    listed = _LISTED if n_usable else _LISTED_WITHOUT_USABLE
+    shown = "".join(f"\n  {reason}" for reason in reasons[:listed])
+    more = f"\n  and {len(reasons) - listed} more" if len(reasons) > listed else ""
     count = f"{len(errors)} records" if len(errors) > 1 else "1 record"
     usable = f"; the other {n_usable} requests can" if n_usable else ""
     return f"{name}: {count} can't be used{usable}.{advice}{shown}{more}"

@@ -36,8 +36,8 @@ def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
         tokenizer: its tokenizer.
 
     Returns:
-        The edited model and the scores. The folder has the files of a run, so that ``report`` reads it; ES and the
-        seconds of editing are those of the run.
+        The edited model and the scores. The folder has the files of a run, so that ``report`` reads it; ES is
+        that of the run, and the seconds include those of its edits.
 
     Raises:
         DataError: a prompt with its answer is too long for the model.
@@ -55,6 +55,7 @@ def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
     state = RunState(model)
     for entry in rescoring.journal:
         state.record(entry)
+    seconds_of_run = sum(state.seconds.values())
     state.attempted = [request for request in checked.usable if request.case_id not in rescoring.skipped]
     with ExitStack() as stack:
         folder = None if rescoring.out is None else _open_folder(rescoring.out)
@@ -81,7 +82,7 @@ def rescore(rescoring: Rescoring, model: Any, tokenizer: Any) -> RunResult:
             n_seen=len(rescoring.journal),
         )
         harness.evaluate(AFTER, model, tokenizer)
-        total = time.perf_counter() - began
+        total = seconds_of_run + time.perf_counter() - began
         summary = summarize(
             state, board, settings, total, sample=plan.schedule.sample, seed=plan.seed, **harness.summary()
         )
