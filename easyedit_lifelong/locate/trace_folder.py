@@ -25,6 +25,7 @@ from easyedit_lifelong.locate.restorations import KINDS, MODULES
 from easyedit_lifelong.locate.trace import FactTrace
 from easyedit_lifelong.parsing import parse_json
 from easyedit_lifelong.runs.run_folder import check_free
+from easyedit_lifelong.runs.setting_changes import setting_changes
 
 SCHEMA_VERSION = 1
 CONFIG, FACTS, LOG_FILE = "locate.json", "facts", "locate.log"
@@ -49,17 +50,11 @@ class TraceFolder:
         Raises:
             RunError: the folder holds a tracing with other settings, or can't be written to.
         """
-        settings = json.loads(json.dumps(dict(settings)))  # JSON turns tuples into lists
         if not (self.path / CONFIG).exists():
             (self.path / FACTS).mkdir(exist_ok=True)
             write_text_atomically(self.path / CONFIG, _json({"schema_version": SCHEMA_VERSION, **settings}))
             return
-        recorded = self.settings()
-        changes = [
-            f"{name} was {recorded.get(name)!r}, is {settings.get(name)!r}"
-            for name in dict.fromkeys([*recorded, *settings])
-            if name != "schema_version" and recorded.get(name) != settings.get(name)
-        ]
+        changes = setting_changes(self.settings(), settings, lambda name: name == "schema_version")
         if changes:
             raise RunError(
                 f"{self.path}: this tracing can't be resumed with other settings: {'; '.join(changes)}. Use its "

@@ -22,7 +22,7 @@ class Access:
 
     Attributes:
         api_keys: keys that may ask, by their names.
-        edit_keys: keys that may also edit, by their names. Without any, whoever may ask may also edit.
+        edit_keys: keys that may also edit, by their names. Without any, every key that may ask may also edit.
     """
 
     api_keys: Mapping[str, str] = field(default_factory=dict)

@@ -38,6 +38,6 @@ def remove_all_edits(model: Any, method: EditMethod) -> None:
 
 
 def copy_sharing_weights(model: nn.Module) -> Any:
-    """Return a copy of a model that has modules of its own, and shares all parameters and buffers with the model."""
+    """Return a copy of a model with new modules, which share all parameters and buffers with those of the model."""
     shared = {id(tensor): tensor for tensor in itertools.chain(model.parameters(), model.buffers())}
     return copy.deepcopy(model, dict(shared))

@@ -68,7 +68,7 @@ def test_every_answer_is_that_of_the_version_in_its_header(tmp_path: Path) -> No
     versions = {version for version, *_ in answers}
     assert len(versions) > CHANGES / 3
     scorer, hparams, expected = Scorer(build_tokenizer()), grace(), {}
-    for version in versions:  # each version offline, on a model of its own, one prompt at a time
+    for version in versions:  # each version offline, on a separate model, one prompt at a time
         with live_model(tmp_path, hparams) as live, live.at(version) as model:
             for _, prompt, tokens, _ in (answer for answer in answers if answer[0] == version):
                 if (version, prompt, tokens) not in expected:

@@ -1,4 +1,4 @@
-"""Requests of any content get an answer below 500, in JSON, and the server goes on."""
+"""Requests of any content get an answer with a status below 500, in JSON, and the server continues."""
 
 from __future__ import annotations
 

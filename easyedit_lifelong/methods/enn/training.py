@@ -45,7 +45,7 @@ class ENNTraining(HypernetworkTraining):
         """Return the weights after the gradient steps of an edit, W + D - Σ α ∇; differentiable in D and α.
 
         The gradient of the sum of the edits' losses is taken at the present weights in each step. Unless
-        ``first_order`` is set, it is differentiable in turn.
+        ``first_order`` is set, these gradients are differentiable, too.
         """
         weights = self.base_weights()
         training = torch.is_grad_enabled()
