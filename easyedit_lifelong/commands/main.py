@@ -62,7 +62,10 @@ _ONLY_READ = {"doctor", "plugins", "generate", "inspect", "push"}
 _WRITE_AT_END = {"edit", "export", "pull"}
 """Commands that write all their files in one step at the end."""
 
-_TEXTS = {"prompt", "target", "subject", "answer", "joiner", "system", "case", "message"}
+_TEXTS = {
+    *("prompt", "target", "subject", "answer", "joiner", "system", "case", "message"),
+    *("api_key", "edit_key", "name", "judge"),
+}
 """Arguments whose values are text, never paths."""
 
 

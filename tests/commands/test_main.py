@@ -215,3 +215,17 @@ def test_the_help_of_each_command_has_an_example_that_is_accepted(
     arguments = build_parser([verb]).parse_args(words)
     if getattr(arguments, "hparams", None):
         assert find_hparams(arguments.hparams).is_file()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["serve", "--hparams", "missing", "--edits", "d", "--api-key", "~secret"],
+        ["lifelong", "--hparams", "missing", "--data", "d", "--out", "d", "--judge", "~secret"],
+    ],
+)
+def test_a_text_that_begins_with_a_tilde_is_no_path(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 1
+    error = capsys.readouterr().err
+    assert "missing" in error
+    assert "secret" not in error
