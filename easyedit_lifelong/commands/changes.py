@@ -13,12 +13,11 @@ from safetensors.torch import save as to_bytes
 from easyedit_lifelong.atomic import atomic_file, write_text_atomically
 from easyedit_lifelong.commands.saved_edits import add_saved_arguments, saved_edits_from
 from easyedit_lifelong.edits import load_edits
-from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.locate.state_changes import StateChanges, compare_states, record_states
 from easyedit_lifelong.models.load import model_label
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
-from easyedit_lifelong.reporting.report import svg
 from easyedit_lifelong.reporting.report.changes_page import changes_page
+from easyedit_lifelong.reporting.report.page_files import translated_write_errors, write_page
 from easyedit_lifelong.reporting.report.style import figure_options
 from easyedit_lifelong.reporting.terminal import Console
 from easyedit_lifelong.runs.run_folder import check_free
@@ -79,18 +78,14 @@ def write_changes(out: Path, changes: Sequence[StateChanges], model: str, edits:
             {"prompt": prompt.prompt, "tokens": prompt.tokens, "next_token": prompt.next_token} for prompt in changes
         ],
     }
-    try:
+    with translated_write_errors(out):
         out.mkdir(parents=True, exist_ok=True)
         with atomic_file(out / ARRAYS) as temporary:
             temporary.write_bytes(to_bytes(arrays))
         with figure_options():
             page, plots = changes_page(changes, model, edits)
-            for plot in plots:
-                svg.save(plot.figure, out / plot.name)
-        write_text_atomically(out / PAGE, page)
+            write_page(out / PAGE, page, plots)
         write_text_atomically(out / INDEX, json.dumps(index, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise RunError(f"{error.filename or out}: can't be written: {error.strerror or error}") from error
 
 
 def _show(console: Console, changes: Sequence[StateChanges]) -> None:

@@ -7,10 +7,9 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.commands.locate_sweep import add_sweep_arguments, run_sweep, sweep_inputs
 from easyedit_lifelong.commands.option_types import names, positive_float, positive_int, whole_number
-from easyedit_lifelong.errors import DataError, RunError
+from easyedit_lifelong.errors import DataError
 from easyedit_lifelong.locate.averages import ROLES, average_effects, average_total_effect
 from easyedit_lifelong.locate.known_facts import KnownFact, read_known_facts
 from easyedit_lifelong.locate.layer_rule import suggest_layers
@@ -27,7 +26,7 @@ from easyedit_lifelong.models.devices import resolve_device
 from easyedit_lifelong.models.load import load_model, resolve_dtype
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.reporting.console_tables import plain_table, print_line
-from easyedit_lifelong.reporting.report import svg
+from easyedit_lifelong.reporting.report.page_files import write_page
 from easyedit_lifelong.reporting.report.style import figure_options
 from easyedit_lifelong.reporting.report.trace_page import layer_sentences, peak_text, trace_page
 from easyedit_lifelong.reporting.terminal import Console
@@ -121,13 +120,7 @@ def write_trace_report(folder: TraceFolder, traces: Sequence[FactTrace]) -> Path
     statuses = Counter(folder.statuses().values())
     with figure_options():
         html, plots = trace_page(traces, {TRACED: statuses[TRACED], **statuses}, folder.settings())
-        try:
-            page.parent.mkdir(exist_ok=True)
-            for plot in plots:
-                svg.save(plot.figure, page.parent / plot.name)
-            write_text_atomically(page, html)
-        except OSError as error:
-            raise RunError(f"{error.filename or page}: can't be written: {error.strerror or error}") from error
+        write_page(page, html, plots)
     return page
 
 

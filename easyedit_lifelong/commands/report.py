@@ -6,15 +6,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from easyedit_lifelong.atomic import atomic_file
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.reporting.console_tables import print_line
-from easyedit_lifelong.reporting.report import svg
 from easyedit_lifelong.reporting.report.comparison_data import comparison_csv, comparison_json
 from easyedit_lifelong.reporting.report.comparison_table import comparison_tables
 from easyedit_lifelong.reporting.report.comparison_text import latex_tables, markdown_tables
 from easyedit_lifelong.reporting.report.names import run_names
 from easyedit_lifelong.reporting.report.page import comparison_page, run_page
+from easyedit_lifelong.reporting.report.page_files import translated_write_errors, write_page, write_text
 from easyedit_lifelong.reporting.report.read import RunFiles, read_run
 from easyedit_lifelong.reporting.report.style import figure_options
 from easyedit_lifelong.reporting.terminal import Console
@@ -82,12 +81,10 @@ def write_report(
     html, plots = comparison_page(runs, names, warnings) if is_comparison else run_page(runs[0])
     # If the user named the page, the names of the other files begin with its name.
     prefix = "" if page.name == PAGE else f"{page.stem}-"
-    try:
-        page.parent.mkdir(parents=True, exist_ok=True)
-        _write(page, html)
-        files = [file for plot in plots for file in svg.save(plot.figure, page.parent / f"{prefix}{plot.name}")]
-        if is_comparison:
-            tables = comparison_tables(runs, names)
+    files = write_page(page, html, plots, prefix)
+    if is_comparison:
+        tables = comparison_tables(runs, names)
+        with translated_write_errors(page):
             for ending, text in (
                 (".md", markdown_tables(tables)),
                 (".tex", latex_tables(tables)),
@@ -95,16 +92,8 @@ def write_report(
                 (".json", comparison_json(runs, names)),
             ):
                 files.append(page.with_name(f"{prefix}table{ending}"))
-                _write(files[-1], text)
-    except OSError as error:
-        raise RunError(f"{error.filename or page}: can't be written: {error.strerror or error}") from error
+                write_text(files[-1], text)
     return files
-
-
-def _write(path: Path, text: str) -> None:
-    # Generated text can contain lone surrogates, which UTF-8 can't encode.
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", errors="replace")
 
 
 def _page_path(runs: Sequence[RunFiles], out: Path | None) -> Path:
