@@ -121,14 +121,14 @@ class JudgeType:
         create: ``create(argument)`` returns the judge; the argument is what follows the name and a colon in
             ``--judge NAME:ARGUMENT``, or empty.
         description: one line, for lists of judges.
-        check: raises a :class:`PluginError` if the judge can't be used in this environment; called before a model is
-            loaded.
+        check: ``check(argument)`` raises a :class:`PluginError` if the judge can't be used in this environment, or with
+            this argument; called before a model is loaded.
     """
 
     name: str
     create: Callable[[str], Judge]
     description: str = ""
-    check: Callable[[], object] = lambda: None
+    check: Callable[[str], object] = lambda argument: None
 
 
 @dataclass(frozen=True)

@@ -30,7 +30,7 @@ from torch import Tensor
 
 from easyedit_lifelong.bridge.easyedit_location import PACKAGE
 from easyedit_lifelong.bridge.wrapping import easyedit_modules, replaced
-from easyedit_lifelong.models.model_modes import evaluating
+from easyedit_lifelong.models.model_modes import evaluating, kept_random_states
 
 LOG = logging.getLogger(__name__)
 
@@ -146,16 +146,11 @@ def method_context(
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
     """Seed the random states of torch, numpy and Python, and restore them afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng():
+    with kept_random_states():
         torch.manual_seed(seed)
         random.seed(seed)
         np.random.seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)
+        yield
 
 
 @contextlib.contextmanager

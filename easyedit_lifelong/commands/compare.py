@@ -7,9 +7,14 @@ from pathlib import Path
 
 from easyedit_lifelong.commands.compare_session import run_and_compare
 from easyedit_lifelong.commands.option_types import count, names, positive_int, positive_ints
-from easyedit_lifelong.commands.run_options import DATA, FORMAT_HELP, add_scoring_arguments, harness_tasks, spellings
+from easyedit_lifelong.commands.run_options import (
+    DATA,
+    FORMAT_HELP,
+    add_scoring_arguments,
+    scoring_settings,
+    spellings,
+)
 from easyedit_lifelong.data.samples import COUNTERFACT
-from easyedit_lifelong.evaluation.chat_requests import chat_settings
 from easyedit_lifelong.runs.compared_methods import ComparedMethod, MethodComparison
 from easyedit_lifelong.runs.experiment import CONSECUTIVE, Data, Experiment
 from easyedit_lifelong.runs.schedule import Schedule
@@ -65,15 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
             "seed": arguments.seed,
             "stats_dir": arguments.stats_dir,
         },
-        retention=arguments.retention,
-        text=arguments.text,
-        capability=arguments.capability,
-        lm_eval=harness_tasks(arguments),
-        chat=chat_settings(arguments.chat, arguments.system),
-        carry_over=arguments.carry_over,
-        judge=arguments.judge,
-        task=arguments.task,
-        skip_unusable=arguments.skip_unusable,
+        **scoring_settings(arguments),
         batch_size=arguments.bsz,
         schedule=Schedule.of(None, edits, arguments.eval_sample),
     )

@@ -28,7 +28,7 @@ from easyedit_lifelong.edits import load_edits, save_edits
 from easyedit_lifelong.edits.edits_folder import INDEX, TENSORS, lock_edits
 from easyedit_lifelong.edits.folder_parts import check_not_a_state
 from easyedit_lifelong.errors import DataError, NotLearnedWarning, PluginError, RunError
-from easyedit_lifelong.evaluation.chat_requests import chat_settings, check_no_turns, in_chat_form
+from easyedit_lifelong.evaluation.chat_requests import ChatSettings, chat_settings, check_no_turns, in_chat_form
 from easyedit_lifelong.evaluation.context_fit import check_fit
 from easyedit_lifelong.evaluation.scorers import scorer_for
 from easyedit_lifelong.methods.base import EditMethod
@@ -75,7 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
         LifelongError: an input can't be used, or an edit failed.
     """
     console, out = Console(), arguments.out.expanduser()
-    chat_settings(arguments.chat, arguments.system)  # a wrong combination is refused before the model is loaded
+    chat = chat_settings(arguments.chat, arguments.system)
     hparams = replace_hparams(
         load_hparams(arguments.hparams),
         {"model_name": arguments.model, "device": arguments.device, "joiner": arguments.joiner},
@@ -87,10 +87,17 @@ def run(arguments: argparse.Namespace) -> int:
     in_place = arguments.edits is not None and Path(arguments.edits).expanduser().resolve() == out.resolve()
     # Edits are read and then replaced, so no other process may change them until then.
     with lock_edits(out) if in_place and out.is_dir() else contextlib.nullcontext():
-        return _edit_and_save(console, arguments, hparams, method, out)
+        return _edit_and_save(console, arguments, hparams, method, out, chat)
 
 
-def _edit_and_save(console: Console, arguments: argparse.Namespace, hparams: Any, method: EditMethod, out: Path) -> int:
+def _edit_and_save(
+    console: Console,
+    arguments: argparse.Namespace,
+    hparams: Any,
+    method: EditMethod,
+    out: Path,
+    chat: ChatSettings | None,
+) -> int:
     """Edit the model, save the edits, and print the answers; see :func:`run`."""
     saved = None if arguments.edits is None else SelectedEdits.of(arguments.edits)
     _check_out(out, saved)
@@ -100,7 +107,6 @@ def _edit_and_save(console: Console, arguments: argparse.Namespace, hparams: Any
     added_to = f", added to {edits_text(len(earlier))} from {arguments.edits}" if saved is not None else ""
     print_line(console, f"{hparams.alg_name} on {hparams.model_name}: {edits_text(len(requests))}{added_to}")
     model, tokenizer = load_model_for(hparams)
-    chat = chat_settings(arguments.chat, arguments.system)
     if chat is None:
         check_no_turns(requests)
     else:

@@ -155,6 +155,19 @@ def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     """
     return {
         "data": Data(arguments.data, arguments.format, arguments.edits, arguments.edit_with, offset=arguments.offset),
+        **scoring_settings(arguments),
+        "schedule": Schedule.of(arguments.eval_every, arguments.eval_at, arguments.eval_sample),
+        "trackers": arguments.track,
+    }
+
+
+def scoring_settings(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of an :class:`~easyedit_lifelong.runs.experiment.Experiment` that say what is scored.
+
+    Raises:
+        HyperParameterError: an option of tasks is given without tasks, or a system message without ``--chat``.
+    """
+    return {
         "retention": arguments.retention,
         "text": arguments.text,
         "capability": arguments.capability,
@@ -164,8 +177,6 @@ def loop_settings(arguments: argparse.Namespace) -> dict[str, Any]:
         "judge": arguments.judge,
         "task": arguments.task,
         "skip_unusable": arguments.skip_unusable,
-        "schedule": Schedule.of(arguments.eval_every, arguments.eval_at, arguments.eval_sample),
-        "trackers": arguments.track,
     }
 
 

@@ -27,8 +27,6 @@ from easyedit_lifelong.runs.inputs import reader_of
 from easyedit_lifelong.runs.training import check_enough, train_editor
 from easyedit_lifelong.runs.training_folder import CURVE, check_training_folder
 
-"""The model whose shipped hyperparameter file is used if the command line names neither a file nor a model."""
-
 EXAMPLE = "easyedit-lifelong train --method MEND --data facts.json --minutes 40 --out runs/mend"
 
 

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import importlib
-import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from easyedit_lifelong.errors import DataError, HyperParameterError, ModelError, RunError, did_you_mean
-from easyedit_lifelong.models.model_modes import evaluating
+from easyedit_lifelong.models.model_modes import evaluating, kept_random_states
 
 HarnessScores = dict[str, dict[str, float]]
 """The scores of tasks: by task, then by metric, such as ``acc`` and ``acc_stderr``."""
@@ -69,7 +64,7 @@ def evaluate_tasks(model: Any, tokenizer: Any, tasks: HarnessTasks) -> HarnessSc
     manager = _task_manager(tasks)
     evaluator = importlib.import_module("lm_eval.evaluator")
     models = importlib.import_module("lm_eval.models.huggingface")
-    with evaluating(model), _kept_random_states():
+    with evaluating(model), kept_random_states():
         try:
             # The harness may give the tokenizer a padding token.
             harness_model = models.HFLM(pretrained=model, tokenizer=copy.deepcopy(tokenizer), batch_size=_BATCH_SIZE)
@@ -136,15 +131,3 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
         for name, value in values.items()
         if "," in name and isinstance(value, (int, float))
     }
-
-
-@contextlib.contextmanager
-def _kept_random_states() -> Iterator[None]:
-    """Restore the random generators of Python, NumPy and PyTorch at the end of this context."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(python_state)
-        np.random.set_state(numpy_state)

@@ -70,12 +70,12 @@ class MultipleChoiceScores:
         ]
 
 
-def check_choices(items: Sequence[MultipleChoiceItem], scorer: Scorer, model: Any) -> None:
+def check_choices(items: Sequence[MultipleChoiceItem], tokenizer: Any, model: Any) -> None:
     """Check that a model can be scored on multiple-choice questions.
 
     Args:
         items: the questions; without any, every model can.
-        scorer: the scorer that encodes them.
+        tokenizer: the model's tokenizer.
         model: the model.
 
     Raises:
@@ -87,7 +87,7 @@ def check_choices(items: Sequence[MultipleChoiceItem], scorer: Scorer, model: An
             f"multiple-choice questions need a causal language model; {type(model).__name__} is a "
             f"{kind_of(model).value}. Leave them out."
         )
-    limit = context_length(model)
+    limit, scorer = context_length(model), Scorer(tokenizer, marks_prompts=False)
     for number, item in enumerate(items):
         try:
             longest = max(scorer.encode(*question).length for question in _questions(item))

@@ -25,12 +25,14 @@ _INSTRUCTIONS = (
 )
 
 
-def check_openai() -> None:
-    """Check that the client is installed and that there is a key.
+def check_openai(model: str) -> None:
+    """Check that the client is installed, that there is a key, and that a model is named.
 
     Raises:
-        PluginError: the package is not installed, or the environment has no key.
+        PluginError: the package is not installed, the environment has no key, or the name is empty.
     """
+    if not model:
+        raise PluginError("judge openai: also name the model, such as openai:gpt-4o-mini")
     if importlib.util.find_spec("openai") is None:
         raise PluginError(
             "judge openai: the package openai isn't installed. Run: pip install 'easyedit-lifelong[judge]'"
@@ -46,14 +48,9 @@ class OpenAIJudge:
 
     Args:
         model: the name of the model.
-
-    Raises:
-        PluginError: there is no name.
     """
 
     def __init__(self, model: str) -> None:
-        if not model:
-            raise PluginError("judge openai: also name the model, such as openai:gpt-4o-mini")
         from openai import OpenAI
 
         self._model = model

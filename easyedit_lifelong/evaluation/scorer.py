@@ -166,7 +166,7 @@ class Scorer:
         if context is not None:
             # Nothing is predicted after the last token, so n tokens need n - 1 positions after the prompt.
             limits = [min(limit, context + 1 - len(tokens)) for tokens, limit in zip(encoded, limits, strict=True)]
-        ends, start_arguments = self._end_tokens(model), self._start_arguments(model)
+        ends, start_arguments = end_tokens(model, self.tokenizer), self._start_arguments(model)
         with evaluating(model), bare_generation_config(model):
             for batch in self._unpadded_batches(model, encoded, limits, context):
                 ids, mask = pad_rows([encoded[index] for index in batch], self._pad, self._side, input_device(model))
@@ -210,12 +210,6 @@ class Scorer:
     def _start_arguments(self, model: Any) -> dict[str, Any]:
         """Return the settings of ``generate`` that name the first token of the decoder; none without a decoder."""
         return {}
-
-    def _end_tokens(self, model: Any) -> set[int]:
-        """Return the tokens that end a text."""
-        eos = getattr(model.generation_config, "eos_token_id", None)
-        eos = self.tokenizer.eos_token_id if eos is None else eos
-        return {token for token in (eos if isinstance(eos, (list, tuple)) else [eos]) if token is not None}
 
     def _unpadded_batches(
         self, model: Any, encoded: Sequence[Sequence[int]], limits: Sequence[int], context: int | None
@@ -278,6 +272,13 @@ class Scorer:
 def input_device(model: Any) -> torch.device:
     """Return the device on which a model expects its token ids."""
     return device_of(model.get_input_embeddings())
+
+
+def end_tokens(model: Any, tokenizer: Any) -> set[int]:
+    """Return the tokens that end a text."""
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = tokenizer.eos_token_id if ends is None else ends
+    return {token for token in (ends if isinstance(ends, (list, tuple)) else [ends]) if token is not None}
 
 
 class _StopEachRow(StoppingCriteria):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import random
 import zlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import GenerationConfig
@@ -116,3 +118,15 @@ def bare_generation_config(model: Any) -> Iterator[None]:
         yield
     finally:
         model.generation_config = before
+
+
+@contextlib.contextmanager
+def kept_random_states() -> Iterator[None]:
+    """Restore the random generators of Python, NumPy and PyTorch at the end of this context."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)

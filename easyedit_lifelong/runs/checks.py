@@ -74,7 +74,7 @@ def check_data(plan: Plan, inputs: Inputs, model: Any, tokenizer: Any, scorer: S
     if plan.experiment.chat is not None:
         retention = probes_in_chat_form(retention, ChatForm(tokenizer, plan.experiment.chat.system))
     check_fit([], scorer, model, retention)  # usable_requests checks the requests
-    check_choices(inputs.capability, scorer, model)
+    check_choices(inputs.capability, tokenizer, model)
     if plan.experiment.lm_eval is not None:
         check_model(model)
     requests = requests_to_edit(plan, inputs.requests, scorer)

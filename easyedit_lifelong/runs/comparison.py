@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ import yaml
 from easyedit_lifelong.atomic import write_text_atomically
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import DataError, HyperParameterError, LifelongError, RunError
+from easyedit_lifelong.evaluation.scorer import Scorer
 from easyedit_lifelong.hparams_files import hparams_defaults, hparams_values, read_mapping
 from easyedit_lifelong.runs.checks import check_data, requests_to_edit, scorer_of, usable_requests
 from easyedit_lifelong.runs.compared_methods import COMPARISON_FILE, MethodComparison, experiments_by_label
 from easyedit_lifelong.runs.experiment import Experiment, Inputs
 from easyedit_lifelong.runs.inputs import read_inputs
 from easyedit_lifelong.runs.plan import Plan, make_plan
-from easyedit_lifelong.runs.run_config import chat_config, harness_config, judge_config, requests_digest, run_config
+from easyedit_lifelong.runs.run_config import requests_digest, run_config, scoring_config
 from easyedit_lifelong.runs.run_folder import CONFIG, SCHEMA_VERSION, SUMMARY, RunFolder, check_free
 from easyedit_lifelong.runs.setting_changes import setting_changes
 
@@ -111,12 +113,17 @@ def check_on_model(plan: ComparisonPlan, model: Any, tokenizer: Any) -> Comparis
         LifelongError: a method can't edit this model or one of the records, or a folder holds a run with other
             settings, data or weights. The message begins with the method's label.
     """
-    if plan.runs[0].plan.experiment.skip_unusable:
-        plan = _without_unusable(plan, model, tokenizer)
+    scorers: dict[str, Scorer] = {}
     for run in plan.runs:
-        scorer = scorer_of(run.plan, model, tokenizer)
         try:
-            checked = check_data(run.plan, plan.inputs, model, tokenizer, scorer)
+            scorers[run.label] = scorer_of(run.plan, model, tokenizer)
+        except LifelongError as error:
+            raise RunError(f"{run.label}: {error}") from error
+    if plan.runs[0].plan.experiment.skip_unusable:
+        plan = _without_unusable(plan, model, tokenizer, scorers)
+    for run in plan.runs:
+        try:
+            checked = check_data(run.plan, plan.inputs, model, tokenizer, scorers[run.label])
             if run.begun:  # reopening compares the settings
                 config = run_config(run.plan, model, checked)
                 RunFolder.reopen(run.folder, config, hparams_defaults(run.plan.hparams)).close()
@@ -165,15 +172,27 @@ def _check_same_seed(runs: list[ComparedRun]) -> None:
         )
 
 
-def _without_unusable(plan: ComparisonPlan, model: Any, tokenizer: Any) -> ComparisonPlan:
-    """Return the plan with the records that every method can edit, so that all methods edit the same ones."""
+def _without_unusable(
+    plan: ComparisonPlan, model: Any, tokenizer: Any, scorers: Mapping[str, Scorer]
+) -> ComparisonPlan:
+    """Return the plan with the records that every method can edit, so that all methods edit the same ones.
+
+    Args:
+        plan: the plan.
+        model: the unedited model.
+        tokenizer: its tokenizer.
+        scorers: the scorer of each run, by its label.
+
+    Raises:
+        DataError: a method can edit none of the records; the message begins with the method's label.
+    """
     usable: list[EditRequest] = plan.inputs.requests
     skipped: list[dict[str, Any]] = []
     for run in plan.runs:
         method, hparams = run.plan.method, run.plan.hparams
-        scorer = scorer_of(run.plan, model, tokenizer)
-        edited = requests_to_edit(run.plan, usable, scorer)
+        scorer = scorers[run.label]
         try:
+            edited = requests_to_edit(run.plan, usable, scorer)
             of_run, of_method = usable_requests(method, model, tokenizer, hparams, edited, scorer, skip=True)
         except DataError as error:
             raise DataError(f"{run.label}: {error}") from error
@@ -195,9 +214,7 @@ def _comparison_config(shared: Experiment, experiments: dict[str, Experiment], i
         "retention": source.retention,
         "text": source.text,
         "capability": source.capability,
-        **harness_config(shared.lm_eval),
-        **chat_config(shared),
-        **judge_config(shared),
+        **scoring_config(shared),
         "task": shared.task,
         "batch_size": shared.batch_size,
         "protocol": shared.protocol,

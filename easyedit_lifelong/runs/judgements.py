@@ -12,13 +12,9 @@ from easyedit_lifelong.methods.report_sections import is_number
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import JudgeType
 from easyedit_lifelong.runs.run_folder import RunFolder
-from easyedit_lifelong.runs.run_lines import Check, read_lines
+from easyedit_lifelong.runs.run_lines import Check, is_text, read_lines
 
 JUDGEMENTS = "judgements.jsonl"
-
-
-def _is_text(value: Any, _: Mapping[str, Any]) -> bool:
-    return isinstance(value, str)
 
 
 def _is_share(value: Any, _: Mapping[str, Any]) -> bool:
@@ -26,7 +22,7 @@ def _is_share(value: Any, _: Mapping[str, Any]) -> bool:
 
 
 _FIELDS: Mapping[str, Check] = {
-    **dict.fromkeys(("prompt", "target", "output", "reason"), _is_text),
+    **dict.fromkeys(("prompt", "target", "output", "reason"), is_text),
     "score": _is_share,
 }
 
@@ -58,12 +54,14 @@ def judged_answers(judge: str | None, folder: RunFolder | None) -> JudgedAnswers
     known: dict[JudgedAnswer, Verdict] = {}
     if folder is None:
         return JudgedAnswers(entry.create(argument), judge)
-    for line in read_lines(folder.path / JUDGEMENTS, _FIELDS):
+    lines = read_lines(folder.path / JUDGEMENTS, _FIELDS)
+    if lines:
+        folder.rewrite(JUDGEMENTS, lines)  # without a last line that was written only in part
+    for line in lines:
         answer = JudgedAnswer(line["prompt"], line["target"], line["output"])
         known[answer] = Verdict(line["score"], line["reason"])
 
     def record(verdicts: Mapping[JudgedAnswer, Verdict]) -> None:
-        known.update(verdicts)
-        folder.rewrite(JUDGEMENTS, [{**asdict(answer), **asdict(verdict)} for answer, verdict in known.items()])
+        folder.append(JUDGEMENTS, [{**asdict(answer), **asdict(verdict)} for answer, verdict in verdicts.items()])
 
     return JudgedAnswers(entry.create(argument), judge, known, record)

@@ -126,8 +126,7 @@ def _check_judge(judge: str, experiment: Experiment, plan: Plan) -> None:
             "judged. Use the consecutive protocol."
         )
     entry, argument = judge_type(judge)
-    entry.check()
-    entry.create(argument)
+    entry.check(argument)
 
 
 def _check_harness(plan: Plan) -> None:

@@ -18,7 +18,6 @@ from easyedit_lifelong.clock import now
 from easyedit_lifelong.data.multiple_choice import MultipleChoiceItem
 from easyedit_lifelong.data.request import RELATION_SPECIFICITY, EditRequest, Probe
 from easyedit_lifelong.errors import DataError, ModelError, RunError
-from easyedit_lifelong.evaluation.harness import HarnessTasks
 from easyedit_lifelong.hparams_files import hparams_values
 from easyedit_lifelong.models.fingerprint import model_fingerprint
 from easyedit_lifelong.models.load import model_label
@@ -59,9 +58,7 @@ def run_config(plan: Plan, model: Any, checked: CheckedData) -> dict[str, Any]:
         "retention": source.retention,
         "text": source.text,
         "capability": source.capability,
-        **harness_config(experiment.lm_eval),
-        **chat_config(experiment),
-        **judge_config(experiment),
+        **scoring_config(experiment),
         "task": checked.task,
         **settings_of_loop,
         "schedule": plan.schedule.to_dict(),
@@ -139,23 +136,20 @@ def write_data(folder: Path, config: dict[str, Any], checked: CheckedData) -> di
     return config
 
 
-def harness_config(tasks: HarnessTasks | None) -> dict[str, Any]:
-    """Return the entry of ``config.yaml`` for tasks of lm-evaluation-harness; empty without tasks."""
-    if tasks is None:
-        return {}
-    path = None if tasks.path is None else str(Path(tasks.path).expanduser().resolve())
-    return {"lm_eval": {"tasks": list(tasks.names), "path": path, "limit": tasks.limit}}
-
-
-def chat_config(experiment: Experiment) -> dict[str, Any]:
-    """Return the entries of ``config.yaml`` about the chat form; empty if the experiment does not use it."""
-    chat = {} if experiment.chat is None else {"chat": {"system": experiment.chat.system}}
-    return chat | ({"carry_over": True} if experiment.carry_over else {})
-
-
-def judge_config(experiment: Experiment) -> dict[str, Any]:
-    """Return the entry of ``config.yaml`` for the judge; empty without one."""
-    return {} if experiment.judge is None else {"judge": experiment.judge}
+def scoring_config(experiment: Experiment) -> dict[str, Any]:
+    """Return the entries of ``config.yaml`` about optional scores and the chat form, those that the experiment has."""
+    entries: dict[str, Any] = {}
+    tasks = experiment.lm_eval
+    if tasks is not None:
+        path = None if tasks.path is None else str(Path(tasks.path).expanduser().resolve())
+        entries["lm_eval"] = {"tasks": list(tasks.names), "path": path, "limit": tasks.limit}
+    if experiment.chat is not None:
+        entries["chat"] = {"system": experiment.chat.system}
+    if experiment.carry_over:
+        entries["carry_over"] = True
+    if experiment.judge is not None:
+        entries["judge"] = experiment.judge
+    return entries
 
 
 def requests_digest(

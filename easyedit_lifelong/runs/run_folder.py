@@ -208,6 +208,10 @@ class RunFolder:
         """Append the scores of one scoring."""
         self._append(METRICS_FILE, [entry])
 
+    def append(self, name: str, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Append lines to a JSON Lines file of the folder; they are on disk when this returns."""
+        self._append(name, entries)
+
     def read(self, name: str) -> list[dict[str, Any]]:
         """Return the lines of the journal or of the scores, without a last line that was written only in part.
 

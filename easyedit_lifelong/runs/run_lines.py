@@ -14,12 +14,18 @@ Check = Callable[[Any, Mapping[str, Any]], bool]
 """Returns whether the value of a field is valid; the second argument is the line. A missing field is None."""
 
 
-def _is_count(value: Any, _: Mapping[str, Any]) -> bool:
+def is_text(value: Any, _: Mapping[str, Any]) -> bool:
+    """Return whether a value is a text."""
+    return isinstance(value, str)
+
+
+def is_count(value: Any, _: Mapping[str, Any]) -> bool:
+    """Return whether a value is a whole number that is not negative."""
     return type(value) is int and value >= 0
 
 
 def _is_count_or_missing(value: Any, line: Mapping[str, Any]) -> bool:
-    return value is None or _is_count(value, line)
+    return value is None or is_count(value, line)
 
 
 def _is_number_or_missing(value: Any, _: Mapping[str, Any]) -> bool:
@@ -42,7 +48,7 @@ def _are_scores(value: Any, _: Mapping[str, Any]) -> bool:
 
 JOURNAL_FIELDS: Mapping[str, Check] = {
     "status": _is_status,
-    "n_edits": _is_count,
+    "n_edits": is_count,
     "ES": _is_success,
     "scores": _are_scores,
     "seconds": _is_number_or_missing,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -104,7 +105,7 @@ class CompletionShape(AnswerShape):
         if not self._with_logprobs:
             return None
         tokens = [self._decode([entry.token]) for entry in row.logprobs]
-        offsets = [sum(map(len, tokens[:number])) for number in range(len(tokens))]
+        offsets = [0, *itertools.accumulate(map(len, tokens))][:-1]
         return {
             "tokens": tokens,
             "token_logprobs": [entry.logprob for entry in row.logprobs],

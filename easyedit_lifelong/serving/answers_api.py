@@ -158,7 +158,7 @@ async def _wait(future: Any, job: GenerationJob, served: Served, deadline: float
     if not done:
         job.cancel()
         wrapped.add_done_callback(lambda task: task.cancelled() or task.exception())
-        raise _timeout(served)
+        raise served.timeout_error()
     return wrapped.result()
 
 
@@ -178,7 +178,7 @@ async def _events(
         async for index, text in pieces.until(deadline):
             yield event(shape.chunk(index, text))
         if not job.finished.done():
-            yield event(_timeout(served).body())
+            yield event(served.timeout_error().body())
             return
         if (error := job.finished.exception()) is not None:
             yield event(api_error_of(error).body())
@@ -200,11 +200,6 @@ def _count(served: Served, question: _Question, rows: Sequence[Row]) -> None:
             LOG.info("%r -> %r", served.encoder.decode(row.prompt), row.text)
     served.metrics.count("prompt_tokens_total", sum(map(len, question.prompts)))
     served.metrics.count("generated_tokens_total", sum(len(row.tokens) for row in rows))
-
-
-def _timeout(served: Served) -> ApiError:
-    """Return the error of a request that took too long."""
-    return ApiError(504, f"the request took longer than {served.settings.timeout:g} seconds", code="timeout")
 
 
 def _version_header(version: int) -> dict[str, str]:

@@ -14,7 +14,7 @@ from easyedit_lifelong.serving.served import Asks, Served, ServerSettings
 from easyedit_lifelong.versions import __version__
 
 
-def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics | None = None) -> FastAPI:
+def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics) -> FastAPI:
     """Return the HTTP app of an engine.
 
     Args:
@@ -27,7 +27,7 @@ def create_app(engine: Engine, settings: ServerSettings, metrics: Metrics | None
         version=__version__,
         description="A language model whose edits change while it answers.",
     )
-    served = Served(engine, settings, metrics or Metrics())
+    served = Served(engine, settings, metrics)
     app.state.served = served
     install_error_handlers(app)
     app.include_router(answers_api.router)

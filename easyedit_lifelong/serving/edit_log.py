@@ -23,7 +23,7 @@ from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.edits.edits_folder import INDEX
 from easyedit_lifelong.errors import RunError
 from easyedit_lifelong.folder_lock import lock_folder
-from easyedit_lifelong.runs.run_lines import Check, read_lines
+from easyedit_lifelong.runs.run_lines import Check, is_count, is_text, read_lines
 
 JOURNAL = "journal.jsonl"
 FORMAT_VERSION = 1
@@ -248,24 +248,16 @@ def entry_of(request: EditRequest, learned: bool, text: str) -> dict[str, Any]:
     }
 
 
-def _is_count(value: Any, _: Mapping[str, Any]) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_text(value: Any, _: Mapping[str, Any]) -> bool:
-    return isinstance(value, str)
-
-
 def _is_action(value: Any, _: Mapping[str, Any]) -> bool:
     return value in (EDIT, DELETE, ROLLBACK)
 
 
 _FIELDS: Mapping[str, Check] = {
-    "format_version": _is_count,
-    "version": _is_count,
+    "format_version": is_count,
+    "version": is_count,
     "action": _is_action,
-    "who": _is_text,
-    "time": _is_text,
-    "state": _is_count,
-    "count": _is_count,
+    "who": is_text,
+    "time": is_text,
+    "state": is_count,
+    "count": is_count,
 }

@@ -21,7 +21,7 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from easyedit_lifelong.evaluation.scorer import input_device
+from easyedit_lifelong.evaluation.scorer import end_tokens, input_device
 from easyedit_lifelong.models.encoding import pad_rows
 from easyedit_lifelong.models.model_modes import bare_generation_config, evaluating
 from easyedit_lifelong.serving.text_stream import TextStream
@@ -121,13 +121,6 @@ def generate_rows(model: Any, tokenizer: Any, rows: Sequence[Row]) -> None:
         )
 
 
-def end_tokens(model: Any, tokenizer: Any) -> set[int]:
-    """Return the tokens that end a text."""
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    ends = tokenizer.eos_token_id if ends is None else ends
-    return {token for token in (ends if isinstance(ends, (list, tuple)) else [ends]) if token is not None}
-
-
 class ChooseTokens(LogitsProcessor):
     """Leaves each row one possible token if the row samples, and records log probabilities.
 
@@ -145,13 +138,15 @@ class ChooseTokens(LogitsProcessor):
         """Return the scores, shape ``(rows, vocabulary)``, in which sampled rows have one finite entry."""
         chosen = scores.clone()
         for number, (row, random) in enumerate(zip(self._rows, self._random, strict=True)):
-            if row.finish_reason is not None:
+            samples = row.sampling.temperature > 0
+            if row.finish_reason is not None or (not samples and row.sampling.logprobs is None):
                 continue
-            token = int(scores[number].argmax())
-            if row.sampling.temperature > 0:
+            if samples:
                 token = sample(scores[number], row.sampling, random)
                 chosen[number] = -torch.inf
                 chosen[number, token] = 0.0
+            else:
+                token = int(scores[number].argmax())
             if row.sampling.logprobs is not None:
                 row.logprobs.append(_logprob(scores[number], token, row.sampling.logprobs))
         return chosen

@@ -165,8 +165,12 @@ class Served:
             cancelled = future.cancel()
             if cancelled or not started_is_final:
                 wrapped.add_done_callback(lambda task: task.cancelled() or task.exception())
-                raise ApiError(504, f"the request took longer than {self.settings.timeout:g} seconds", code="timeout")
+                raise self.timeout_error()
         return await wrapped
+
+    def timeout_error(self) -> ApiError:
+        """Return the error of a request that took too long."""
+        return ApiError(504, f"the request took longer than {self.settings.timeout:g} seconds", code="timeout")
 
 
 def served_by(request: Request) -> Served:

@@ -113,7 +113,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Reply], list[d
 
 def test_a_model_is_asked_about_each_answer(server: Callable[[Reply], list[dict[str, Any]]]) -> None:
     requests = server(lambda fields: json.dumps({"right": fields["answer"] == fields["expected"], "reason": "r"}))
-    check_openai()
+    check_openai("tiny")
     answers = [JudgedAnswer("p", "Rome", output) for output in ("Rome", "Oslo", "Rome")]
     assert OpenAIJudge("tiny")(answers) == [Verdict(1.0, "r"), Verdict(0.0, "r"), Verdict(1.0, "r")]
     assert {(request["path"], request["key"], request["model"]) for request in requests} == {
@@ -144,6 +144,6 @@ def test_a_server_that_cannot_be_reached_is_an_error(monkeypatch: pytest.MonkeyP
 def test_a_missing_key_and_a_missing_model_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(PluginError, match="OPENAI_API_KEY holds no key"):
-        check_openai()
+        check_openai("tiny")
     with pytest.raises(PluginError, match="also name the model, such as openai:gpt"):
-        OpenAIJudge("")
+        check_openai("")

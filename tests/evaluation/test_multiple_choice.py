@@ -103,9 +103,9 @@ def test_an_edit_of_a_question_is_found_in_plain_passes(family: str, tokenizer: 
 
 
 def test_a_model_that_is_not_causal_and_a_question_that_is_too_long_are_refused(tokenizer: Any) -> None:
-    scorer, long = Scorer(tokenizer), MultipleChoiceItem("song " * 70, ("a", "b"), 0)
+    long = MultipleChoiceItem("song " * 70, ("a", "b"), 0)
     with pytest.raises(DataError, match=r"question 1: with a choice it has 7\d tokens, the model's context is 64"):
-        check_choices([SEA, long], scorer, build_model("gpt2"))
+        check_choices([SEA, long], tokenizer, build_model("gpt2"))
     with pytest.raises(DataError, match="multiple-choice questions need a causal language model"):
-        check_choices([SEA], scorer, torch.nn.Linear(2, 2))
-    check_choices([], scorer, torch.nn.Linear(2, 2))
+        check_choices([SEA], tokenizer, torch.nn.Linear(2, 2))
+    check_choices([], tokenizer, torch.nn.Linear(2, 2))
