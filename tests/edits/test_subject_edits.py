@@ -56,7 +56,8 @@ def test_a_folder_holds_the_whitening_and_the_gate_width(tmp_path: Path) -> None
         save_edits(edited(mode), tmp_path / mode)
         ((_, part),) = read_edits(tmp_path / mode).parts
         assert ("whitening" in part.tensors) == (MODES[mode].get("whiten", True)), mode
-        assert part.state.get("gate_size") == (48 if mode == "late" else None)
+        assert part.state.get("gate_size") == (48 if "gate_eps" in MODES[mode] else None)
+        assert ("relation_projection" in part.tensors) == (mode == "late-relations")
 
 
 def test_serializing_again_keeps_state_and_tensors(tmp_path: Path) -> None:
@@ -161,7 +162,7 @@ def test_merged_folders_equal_the_edits_made_on_one_model(tmp_path: Path, mode: 
 OTHER_SETTINGS: dict[str, Any] = {
     "other second moments": (
         {"seed": 1},
-        "its keys are whitened with other second moments than those of the folders before it",
+        "its keys have other second moments, or its gates have another relation metric",
     ),
     "other gates": ({"gate_eps": 0.3}, "made with gate_eps=0.3; the folders before it with gate_eps=0.5"),
     "other templates": ({"key_templates": ["old {prompt}"]}, "made with key_templates="),

@@ -42,6 +42,7 @@ MODES: dict[str, dict[str, Any]] = {
     "subject": {},
     "subject-plain": {"whiten": False, "eps": 0.5, "key_templates": []},
     "late": {"gate_eps": 0.5},
+    "late-relations": {"gate_eps": 0.5, "gate_metric": "relations"},
     "late-ungated": {"whiten": False, "eps": 0.5},
 }
 """Values act at the subject's token, or later ("late"); with whitening, two keys for each edit and automatic radii,

@@ -13,6 +13,7 @@ COUNTERFACT = FOLDER / "counterfact.json"
 ZSRE = FOLDER / "zsre.json"
 RETENTION = FOLDER / "retention.json"
 CAPABILITY = FOLDER / "capability.json"
+RELATION_PROMPTS = FOLDER / "relation_prompts.json"
 
 
 def retention_probes(path: Path | None = None) -> list[Probe]:

@@ -11,6 +11,9 @@ from easyedit_lifelong.hyperparams import PluginHyperParams
 SUBJECT, PROMPT = "{subject}", "{prompt}"
 """Placeholders of templates, for the subject of a request or its full prompt."""
 
+ACTIVATIONS, RELATIONS = "activations", "relations"
+"""The distances of the relation gate."""
+
 _SUBJECT_SETTINGS = ("whiten", "key_templates", "context_templates", "kl_factor", "answer_layer", "gate_eps")
 """Settings that need ``query_token: subject_last``."""
 
@@ -61,9 +64,12 @@ class GraceHyperParams(PluginHyperParams):
             distributions of the next token after ``{subject} is a``.
         answer_layer: with ``subject_last``, a later layer where the value replaces the output, at the prompt's last
             token. None: the value replaces the output of the ``inner_params`` layer at the subject's last token.
-        gate_eps: radius of the relation gate at ``answer_layer``: an edit answers only if the cosine distance between
-            the prompt's last token and that of the edit's own prompt is at most this. None: no gate, so that an edit
+        gate_eps: radius of the relation gate at ``answer_layer``: an edit answers only if the distance between the
+            prompt's last token and that of the edit's own prompt is at most this. None: no gate, so that an edit
             answers every prompt about its subject.
+        gate_metric: distance of the relation gate. ``activations``: cosine distance of activations. ``relations``:
+            cosine distance in the directions in which relations differ, which the first edit with a model finds on
+            prompts of this package; see :mod:`easyedit_lifelong.methods.grace.codebook.relation_metric`.
         false_fire_rate: with ``eps: auto``, the share of sentences about other subjects in which some key of a
             codebook of about a hundred keys may match; see :mod:`easyedit_lifelong.methods.grace.subject.auto_radius`.
         mom2_dataset: corpus of the second moments, as in MEMIT.
@@ -89,6 +95,7 @@ class GraceHyperParams(PluginHyperParams):
         "query_token": ("prompt_last", "first", "subject_last"),
         "replacement": ("replace_last", "replace_all", "replace_prompt"),
         "eps_expand": ("coverage", "moving_average"),
+        "gate_metric": (ACTIVATIONS, RELATIONS),
         "mom2_dtype": ("float32", "float64"),
         "mom2_engine": ("native", "easyedit"),
     }
@@ -127,6 +134,7 @@ class GraceHyperParams(PluginHyperParams):
     kl_factor: float = 0.0
     answer_layer: str | None = None
     gate_eps: float | None = None
+    gate_metric: str = ACTIVATIONS
     false_fire_rate: float = 0.01
     mom2_dataset: str = "self-sampled"
     mom2_n_samples: int | None = None
@@ -165,6 +173,8 @@ class GraceHyperParams(PluginHyperParams):
         settings = [name for name in _SUBJECT_SETTINGS if getattr(self, name)]
         if self.eps == "auto":
             settings.append("eps: auto")
+        if self.gate_metric != ACTIVATIONS:
+            settings.append(f"gate_metric: {self.gate_metric}")
         return [f"{name}: needs query_token: subject_last" for name in settings]
 
     def _check_subject(self) -> list[str]:
@@ -177,6 +187,8 @@ class GraceHyperParams(PluginHyperParams):
                 problems.append(f"{name}: {value} can't be combined with {need}")
         if self.gate_eps is not None and self.answer_layer is None:
             problems.append("gate_eps: needs answer_layer, the layer at which prompts are compared")
+        if self.gate_metric == RELATIONS and self.answer_layer is None:
+            problems.append("gate_metric: relations needs answer_layer, the layer at which prompts are compared")
         for name in ("key_templates", "context_templates"):
             texts = getattr(self, name)
             problems += [

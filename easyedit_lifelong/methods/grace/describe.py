@@ -17,6 +17,7 @@ _DEFAULTS = {
     "key_templates": [],
     "answer_layer": None,
     "gate_eps": None,
+    "gate_metric": "activations",
 }
 """Settings that are shown only if they differ from these values."""
 

@@ -59,6 +59,7 @@ SAME_SETTINGS = (
     "key_templates",
     "answer_layer",
     "gate_eps",
+    "gate_metric",
     "false_fire_rate",
 )
 """Settings that all edits of a codebook must share."""
@@ -325,7 +326,7 @@ class GraceEditor(LayerEdits):
         )
 
     def _new_codebook(self, key_width: int, value_width: int, device: torch.device) -> Codebook:
-        return new_codebook(self.hparams, key_width, value_width, self.gate_size, self.rounding, device)
+        return new_codebook(self.hparams, key_width, value_width, self.key_space, self.rounding, device)
 
 
 def _pending_edit(request: EditRequest, pair: EncodedPair, extras: Tensor | None = None) -> PendingEdit:

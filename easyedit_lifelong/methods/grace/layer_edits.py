@@ -56,9 +56,10 @@ class LayerEdits:
 
     @property
     def key_space(self) -> KeySpace:
-        """The part of the key space that the hyperparameters do not define: gate size and whitening."""
-        whitening = self.adaptor.whitening if isinstance(self.adaptor, SubjectAdaptor) else None
-        return KeySpace(self.gate_size, whitening)
+        """The part of the key space that the hyperparameters do not define."""
+        if not isinstance(self.adaptor, SubjectAdaptor):
+            return KeySpace(self.gate_size)
+        return KeySpace(self.gate_size, self.adaptor.whitening, self.adaptor.relation_metric)
 
     @property
     def rounding(self) -> float:
@@ -130,6 +131,7 @@ class LayerEdits:
         codebook.rounding = self.rounding
         if isinstance(self.adaptor, SubjectAdaptor):
             self.gate_size, self.adaptor.whitening = stored.key_space.gate_size, stored.key_space.whitening
+            self.adaptor.relation_metric = stored.key_space.relation_metric
         self.adaptor.install(codebook.to(device_of(layer if has_parameters else self.model)))
         self.changes, self.records = stored.changes, stored.records
         return functools.partial(self.remove_records, list(self.records))

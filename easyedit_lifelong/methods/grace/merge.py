@@ -195,9 +195,9 @@ def _check_settings(merged: SerializedEdits, added: SerializedEdits, where: str)
         raise RunError(f"{where}: keys and values are {widths} wide, those of the folders before it {expected_widths}")
     if not merged.key_space.same_as(added.key_space):
         raise RunError(
-            f"{where}: its keys are whitened with other second moments than those of the folders before it, so they "
-            "can't be compared. Make these edits again on a model with the others' edits, or "
-            "make all of them with the same file of statistics."
+            f"{where}: its keys have other second moments, or its gates have another relation metric, than "
+            "those of the folders before it, so they can't be compared. Make these edits again on a model with the "
+            "others' edits, or make all of them with the same stats_dir."
         )
 
 

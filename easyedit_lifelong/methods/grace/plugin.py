@@ -17,7 +17,7 @@ from easyedit_lifelong.methods.grace.explain import explain
 from easyedit_lifelong.methods.grace.merge import merge
 from easyedit_lifelong.methods.grace.report import report_sections
 from easyedit_lifelong.methods.grace.store import GraceRemoval, GraceStore
-from easyedit_lifelong.methods.grace.subject.whitening import prepare_whitening
+from easyedit_lifelong.methods.grace.subject.prepare import prepare_statistics
 
 _NO_WEIGHTS = (
     "GRACE's edits can't be put into plain weights: its codebook looks at how far a prompt is from each edited "
@@ -39,7 +39,7 @@ def register_methods(register: Callable[[EditMethod], None]) -> None:
             batchable=True,
             check=check_layer,
             check_requests=check_requests,
-            prepare=prepare_whitening,
+            prepare=prepare_statistics,
             edits=GraceStore(),
             counts=count_keys,
             remove=GraceRemoval(),

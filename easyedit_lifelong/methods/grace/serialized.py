@@ -18,14 +18,21 @@ from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES
 from easyedit_lifelong.methods.grace.codebook.decisions import Change, Row
 from easyedit_lifelong.methods.grace.codebook.edit_history import rows_of
 from easyedit_lifelong.methods.grace.codebook.key_space import KeySpace, new_codebook
+from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.codebook.removal import remove_edits
 from easyedit_lifelong.methods.grace.codebook.stored_keys import rounding_of
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.training.replay_support import ReplaySupport
 from easyedit_lifelong.methods.shared.records import EditRecord
 
-_WHITENING, _GATE_SIZE = "whitening", "gate_size"
-"""Name of the whitening matrix among a part's tensors, and of the gate size in its state."""
+_GATE_SIZE = "gate_size"
+"""Name of the gate size in a part's state."""
+
+_WHITENING, _METRIC_MEAN, _METRIC_PROJECTION = "whitening", "relation_mean", "relation_projection"
+"""Names of the whitening matrix and of the relation metric among a part's tensors."""
+
+KEY_SPACE_TENSORS = (_WHITENING, _METRIC_MEAN, _METRIC_PROJECTION)
+"""Names of the tensors that describe the key space. In a state folder, the first step alone holds them."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,7 @@ class SerializedEdits:
         try:
             key_width, value_width = part.tensors["keys"].shape[1], part.tensors["values"].shape[1]
             rounding = _stored_rounding(part, hparams)
-            codebook = new_codebook(hparams, key_width, value_width, key_space.gate_size, rounding)
+            codebook = new_codebook(hparams, key_width, value_width, key_space, rounding)
             changes = [codebook.redo(edit.rows, edit.query) for edit in edits]
         except (RuntimeError, IndexError, ValueError) as error:  # from tensors of wrong shapes
             raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
@@ -152,6 +159,8 @@ class SerializedEdits:
             tensors["queries"] = torch.stack(queries)
         if self.key_space.whitening is not None and begin == 0:
             tensors[_WHITENING] = self.key_space.whitening
+        if self.key_space.relation_metric is not None and begin == 0:
+            tensors[_METRIC_MEAN], tensors[_METRIC_PROJECTION] = self.key_space.relation_metric
         return EditsPart(self.hparams, [record.to_dict() for record in records], state, tensors)
 
 
@@ -223,17 +232,28 @@ def _stored_query(number: Any, queries: Tensor | None, keys: Tensor) -> Tensor |
 
 
 def _stored_key_space(part: EditsPart, hparams: GraceHyperParams, where: str) -> KeySpace:
-    """Return a part's gate size and whitening.
+    """Return what a part says about its key space.
 
     Raises:
         RunError: they do not fit the part's keys, values or hyperparameters.
     """
     try:
-        key_space = KeySpace(part.state.get(_GATE_SIZE, 0), part.tensors.get(_WHITENING))
+        key_space = KeySpace(part.state.get(_GATE_SIZE, 0), part.tensors.get(_WHITENING), _stored_metric(part))
         key_space.check(hparams, part.tensors["keys"].shape[1], part.tensors["values"].shape[1])
     except (KeyError, IndexError, ValueError) as error:
         raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
     return key_space
+
+
+def _stored_metric(part: EditsPart) -> RelationMetric | None:
+    """Return a part's relation metric; None if it has none.
+
+    Raises:
+        KeyError: one of its two tensors is missing.
+    """
+    if _METRIC_MEAN not in part.tensors and _METRIC_PROJECTION not in part.tensors:
+        return None
+    return RelationMetric(part.tensors[_METRIC_MEAN], part.tensors[_METRIC_PROJECTION])
 
 
 def _stored_hits(part: EditsPart, length: int, where: str) -> Counter[int]:

@@ -15,7 +15,7 @@ from easyedit_lifelong.methods.grace import old_state
 from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import SAME_SETTINGS, GraceEditor
-from easyedit_lifelong.methods.grace.serialized import SerializedEdits
+from easyedit_lifelong.methods.grace.serialized import KEY_SPACE_TENSORS, SerializedEdits
 from easyedit_lifelong.methods.shared.records import EditRecord
 from easyedit_lifelong.models.anatomy import projection_shape
 from easyedit_lifelong.models.load import model_label
@@ -88,8 +88,7 @@ class GraceStore:
             }
         except (KeyError, TypeError, RuntimeError) as error:
             raise RunError(f"{where}: GRACE's edits are incomplete or damaged: {error}") from error
-        if "whitening" in steps[0].tensors:
-            tensors["whitening"] = steps[0].tensors["whitening"]
+        tensors |= {name: steps[0].tensors[name] for name in KEY_SPACE_TENSORS if name in steps[0].tensors}
         edits = [edit for step in steps for edit in step.edits]
         return EditsPart(steps[-1].hparams, edits, {**steps[-1].state, "changed": changed}, tensors)
 

@@ -1,6 +1,6 @@
 """The study of answer layers and relation gates: how well each layer's gate separates questions, and trial edits.
 
-A relation gate compares, by cosine distance, the answer layer's input at a prompt's last token with its input at the
+A relation gate compares, the answer layer's input at a prompt's last token with its input at the
 last token of the edit's own prompt. Of the questions about the edited subject, those that ask about the same relation
 should pass the gate, and no others. Forward passes show how well each layer's gate can separate them. Trial edits show
 what a gate costs in generality, and how many other facts about the subjects it protects.
@@ -21,6 +21,7 @@ from easyedit_lifelong.evaluation.scoreboard import Scoreboard
 from easyedit_lifelong.methods.calibrator import Progress, no_progress
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.codebook.distance import COS, normalized
+from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.models.encoding import encode_text
@@ -97,6 +98,7 @@ def study_gates(
     layers: Sequence[str],
     requests: Sequence[EditRequest],
     tokenizer: Any,
+    metrics: Mapping[str, RelationMetric],
     progress: Progress = no_progress,
 ) -> list[Gate]:
     """Return how well each layer's gate separates paraphrases from questions about another relation.
@@ -106,6 +108,7 @@ def study_gates(
         layers: the layers' paths.
         requests: records with paraphrases and with questions about another relation of their subjects.
         tokenizer: the model's.
+        metrics: the layers' relation metrics, by path; empty for cosine distance of activations.
         progress: called with the number of rows read so far, and the total.
     """
     prompts = _Questions.of(([request.prompt] for request in requests), tokenizer)
@@ -113,24 +116,30 @@ def study_gates(
     probes = ((probe.prompt for probe in request.relation_specificity) for request in requests)
     others = _Questions.of(probes, tokenizer)
     inputs.read([*prompts.rows, *paraphrases.rows, *others.rows], progress)
-    return [_study_gate(inputs, path, prompts, paraphrases, others) for path in layers]
+    return [_study_gate(inputs, path, prompts, paraphrases, others, metrics.get(path)) for path in layers]
 
 
 def _study_gate(
-    inputs: LayerInputs, path: str, prompts: _Questions, paraphrases: _Questions, others: _Questions
+    inputs: LayerInputs,
+    path: str,
+    prompts: _Questions,
+    paraphrases: _Questions,
+    others: _Questions,
+    metric: RelationMetric | None,
 ) -> Gate:
     """Return how well the gate of one layer separates paraphrases from other questions."""
-    gates = _last_inputs(inputs, path, prompts.rows)
-    near = _cosine_distances(_last_inputs(inputs, path, paraphrases.rows), gates[paraphrases.records])
-    far = _cosine_distances(_last_inputs(inputs, path, others.rows), gates[others.records])
+    gates = _last_inputs(inputs, path, prompts.rows, metric)
+    near = _cosine_distances(_last_inputs(inputs, path, paraphrases.rows, metric), gates[paraphrases.records])
+    far = _cosine_distances(_last_inputs(inputs, path, others.rows, metric), gates[others.records])
     radii = dict.fromkeys(_round_up(float(torch.quantile(near, share, interpolation="higher"))) for share in SHARES)
     openings = tuple(Opening(radius, _share_within(radius, near), _share_within(radius, far)) for radius in radii)
     return Gate(path, auc(near, far), openings)
 
 
-def _last_inputs(inputs: LayerInputs, path: str, rows: Sequence[list[int]]) -> Tensor:
-    """Return a layer's input at the last token of each row, of unit length, ``(rows, width)``."""
-    return normalized(torch.stack([vectors[-1] for vectors in inputs.at(path, rows)]), COS)
+def _last_inputs(inputs: LayerInputs, path: str, rows: Sequence[list[int]], metric: RelationMetric | None) -> Tensor:
+    """Return a layer's input at the last token of each row, as a unit vector of the gate's metric, ``(rows, size)``."""
+    activations = torch.stack([vectors[-1] for vectors in inputs.at(path, rows)])
+    return normalized(activations if metric is None else metric.project(activations), COS)
 
 
 def _cosine_distances(vectors: Tensor, others: Tensor) -> Tensor:

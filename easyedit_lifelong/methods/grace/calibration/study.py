@@ -41,7 +41,9 @@ from easyedit_lifelong.methods.grace.calibration.key_layer_study import (
 )
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.usable_records import add_relation_probes, usable_records
-from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
+from easyedit_lifelong.methods.grace.config import RELATIONS, GraceHyperParams
+from easyedit_lifelong.methods.grace.subject.relation_prompts import relation_metrics
 from easyedit_lifelong.methods.grace.subject.whitening import whitening_of
 from easyedit_lifelong.methods.shared.second_moments import named_moments
 from easyedit_lifelong.models.modules import find_module
@@ -181,9 +183,14 @@ def calibrate(
             steps.findings = study_key_layers(inputs, key_layers, texts, bases, tokenizer, hparams, rate, progress)
         save(steps)
     if steps.gates is None:
+        modules = {path: find_module(model, path)[1] for path in answer_layers}
+        metrics: dict[str, RelationMetric] = {}
+        if hparams.gate_metric == RELATIONS:
+            with show("comparing relations") as progress:
+                metrics = relation_metrics(model, tokenizer, modules, hparams.stats_dir, progress)
         with show("comparing questions") as progress:
-            inputs = LayerInputs(runner, {path: find_module(model, path)[1] for path in answer_layers}, ends_only=True)
-            steps.gates = study_gates(inputs, answer_layers, records, tokenizer, progress)
+            inputs = LayerInputs(runner, modules, ends_only=True)
+            steps.gates = study_gates(inputs, answer_layers, records, tokenizer, metrics, progress)
         save(steps)
     key_layer = best_key_layer(steps.findings, rate)
     eps = choose_eps(key_layer, rate, len(texts.locality))

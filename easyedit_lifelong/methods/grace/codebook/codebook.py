@@ -13,9 +13,6 @@ from easyedit_lifelong.methods.grace.codebook.stored_keys import StoredKeys
 _SPLIT_GAP = 1e-5
 """Gap between the two radii of a split, as in the authors' code."""
 
-SAME_GATE = 1e-3
-"""Gates nearer to each other than this are those of one prompt: even in half precision, rounding moves a gate less."""
-
 
 class Codebook(StoredKeys):
     """Keys that edits add and change; see :class:`.StoredKeys` for arguments and attributes."""
@@ -52,7 +49,7 @@ class Codebook(StoredKeys):
             return (Decision.EXPAND if match.distance > radius else Decision.COVERED), match
         if match.distance > self._same_query_distance(query):
             return Decision.SPLIT, match
-        other_fact = gate is not None and float(self.gate_distances(gate.unsqueeze(0))[0, match.index]) > SAME_GATE
+        other_fact = gate is not None and not bool(self.same_prompt(gate.unsqueeze(0))[0, match.index])
         return (Decision.ADD if other_fact else Decision.SUPERSEDE), match
 
     def _nearest_rival(self, query: Tensor, gate: Tensor, gate_eps: float) -> Match:

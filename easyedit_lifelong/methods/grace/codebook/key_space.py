@@ -1,4 +1,4 @@
-"""The key space of a codebook: the hyperparameters, with the gate size and the whitening of the first edit."""
+"""The key space of a codebook: the hyperparameters, with what the first edit finds out about the model."""
 
 from __future__ import annotations
 
@@ -8,20 +8,23 @@ import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.grace.codebook.codebook import Codebook
-from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
+from easyedit_lifelong.methods.grace.config import RELATIONS, GraceHyperParams
 
 
 @dataclass(frozen=True)
 class KeySpace:
-    """The part of a key space that hyperparameters do not define: the gate size and the whitening of the first edit.
+    """The part of a key space that hyperparameters do not define. The first edit defines it.
 
     Attributes:
         gate_size: width of a gate; 0 without gates.
         whitening: the matrix that whitens queries, see :func:`.whitening_of`; None without whitening.
+        relation_metric: the metric of the relation gate; None for cosine distance of activations.
     """
 
     gate_size: int = 0
     whitening: Tensor | None = None
+    relation_metric: RelationMetric | None = None
 
     def __post_init__(self) -> None:
         """Check ``gate_size``, which may come from a damaged file.
@@ -55,12 +58,24 @@ class KeySpace:
         vector_width = key_width // hparams.views
         if self.whitening is not None and not _is_whitening(self.whitening, vector_width):
             raise ValueError(f"the whitening isn't one of keys of width {vector_width}")
+        needs_metric = self.gate_size > 0 and hparams.gate_metric == RELATIONS
+        if (self.relation_metric is not None) != needs_metric:
+            presence = "is missing" if needs_metric else "is there"
+            raise ValueError(f"the relation metric {presence} with gate_metric: {hparams.gate_metric}")
+        if self.relation_metric is not None and not self.relation_metric.fits(self.gate_size):
+            raise ValueError(f"the relation metric isn't one of gates of width {self.gate_size}")
 
     def same_as(self, other: KeySpace) -> bool:
         """Whether distances in both spaces are bitwise the same."""
-        if self.gate_size != other.gate_size or (self.whitening is None) != (other.whitening is None):
+        if self.gate_size != other.gate_size or not _equal(self.whitening, other.whitening):
             return False
-        return self.whitening is None or other.whitening is None or torch.equal(self.whitening, other.whitening)
+        mine, others = self.relation_metric or (None, None), other.relation_metric or (None, None)
+        return all(map(_equal, mine, others))
+
+
+def _equal(tensor: Tensor | None, other: Tensor | None) -> bool:
+    """Whether two tensors are bitwise the same, or both missing."""
+    return tensor is other or (tensor is not None and other is not None and torch.equal(tensor, other))
 
 
 def _is_whitening(matrix: Tensor, width: int) -> bool:
@@ -73,7 +88,7 @@ def new_codebook(
     hparams: GraceHyperParams,
     key_width: int,
     value_width: int,
-    gate_size: int,
+    key_space: KeySpace,
     rounding: float,
     device: torch.device | str | None = None,
 ) -> Codebook:
@@ -83,21 +98,22 @@ def new_codebook(
         hparams: GRACE's hyperparameters.
         key_width: width of a key, all key vectors included.
         value_width: width of a value, with its gate and radius.
-        gate_size: width of a gate; 0 without gates.
+        key_space: the part of the key space that the hyperparameters do not define.
         rounding: see :class:`.StoredKeys`.
         device: device of the codebook.
     """
     per_edit_eps = hparams.eps == "auto"
     return Codebook(
         key_width // hparams.views,
-        value_width - gate_size - per_edit_eps,
+        value_width - key_space.gate_size - per_edit_eps,
         eps=0.0 if per_edit_eps else float(hparams.eps),
         dist_fn=hparams.dist_fn,
         eps_expand=hparams.eps_expand,
         rounding=rounding,
         device=device,
         views=hparams.views,
-        gate_size=gate_size,
+        gate_size=key_space.gate_size,
         gate_eps=hparams.gate_eps,
+        relation_metric=key_space.relation_metric,
         per_edit_eps=per_edit_eps,
     )

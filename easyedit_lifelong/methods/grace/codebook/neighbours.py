@@ -46,7 +46,7 @@ def neighbours_of(codebook: Codebook) -> list[Neighbour | None]:
         return [None] * count
     vectors, radii = normalized(codebook.key_vectors, codebook.dist_fn), codebook.radii
     squares = vectors.square().sum(dim=1)
-    gates = normalized(codebook.gates, COS)
+    gates, gate_eps = codebook.prepared_gates(codebook.gates), codebook.gate_eps
     neighbours: list[Neighbour | None] = []
     block_size = max(1, _PAIRS_AT_ONCE // (count * views * views))
     for start in range(0, count, block_size):
@@ -60,8 +60,8 @@ def neighbours_of(codebook: Codebook) -> list[Neighbour | None]:
         distances = vector_distances.view(len(keys), views, count, views).amin(dim=(1, 3))
         nearness = distances / _sum_of_radii(radii[keys].unsqueeze(1), radii)
         excluded = torch.arange(count, device=vectors.device) == keys.unsqueeze(1)  # the key itself
-        if codebook.gate_eps is not None:
-            excluded |= 1 - gates[keys] @ gates.t() > codebook.gate_eps
+        if gate_eps is not None:
+            excluded |= 1 - gates[keys] @ gates.t() > gate_eps
         nearness = nearness.masked_fill(excluded, float("inf"))
         candidates = nearness.topk(min(_CANDIDATES, count - 1), dim=1, largest=False).indices
         neighbours += _exact_neighbours(codebook, vectors, keys, candidates, excluded.gather(1, candidates))

@@ -13,12 +13,16 @@ from easyedit_lifelong.methods.grace.codebook.codebook_arrays import ARRAY_NAMES
 from easyedit_lifelong.methods.grace.codebook.decisions import Label, Match
 from easyedit_lifelong.methods.grace.codebook.distance import COS, EUC, normalized, pairwise_distances, vector_norms
 from easyedit_lifelong.methods.grace.codebook.key_search import Search
+from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 
 
 def rounding_of(dtype: torch.dtype) -> float:
     """Return how much rounding changes an activation in another batch or padding, relative to the activation's norm."""
     return 4e-6 if dtype in (torch.float32, torch.float64) else torch.finfo(dtype).eps / 4
 
+
+SAME_GATE = 1e-3
+"""Gates nearer to each other than this are those of one prompt: even in half precision, rounding moves a gate less."""
 
 SAME_DISTANCE = 2e-5
 """Queries nearer than this count as equal."""
@@ -45,8 +49,8 @@ class StoredKeys(nn.Module):
         device: device of the tensors.
         views: number of key vectors of each key.
         gate_size: width of a gate; 0 without gates.
-        gate_eps: radius of the gate, as a cosine distance. Edits whose gates are further apart do not compete for a
-            key. None for no limit.
+        gate_eps: radius of the gate. Edits whose gates are further apart do not compete for a key. None for no limit.
+        relation_metric: projects gates before they are compared by cosine distance; None to compare them as they are.
         per_edit_eps: whether every edit has its own initial radius.
 
     Attributes:
@@ -67,11 +71,13 @@ class StoredKeys(nn.Module):
         views: int = 1,
         gate_size: int = 0,
         gate_eps: float | None = None,
+        relation_metric: RelationMetric | None = None,
         per_edit_eps: bool = False,
     ) -> None:
         super().__init__()
         self.eps, self.dist_fn, self.eps_expand, self.rounding = eps, dist_fn, eps_expand, rounding
         self.views, self.gate_size, self.gate_eps, self.per_edit_eps = views, gate_size, gate_eps, per_edit_eps
+        self.relation_metric = relation_metric
         self.labels: list[Label] = []
         self.hits: Counter[int] = Counter()
         self._value_size = value_size
@@ -197,7 +203,7 @@ class StoredKeys(nn.Module):
         return torch.where(distances <= self.radii + slack, relative.clamp_max(1), float("inf"))
 
     def gate_distances(self, queries: Tensor, index: Tensor | None = None) -> Tensor:
-        """Return the cosine distance of activations at the answer layer to the gates of keys.
+        """Return the distance of activations at the answer layer to the gates of keys, in the gate's metric.
 
         Args:
             queries: shape ``(batch, gate_size)``.
@@ -207,7 +213,29 @@ class StoredKeys(nn.Module):
             Shape ``(batch, keys)``.
         """
         gates = self.gates if index is None else self.gates[index]
-        return pairwise_distances(normalized(queries, COS), normalized(gates, COS), COS)
+        return pairwise_distances(self.prepared_gates(queries), self.prepared_gates(gates), COS)
+
+    def same_prompt(self, queries: Tensor, index: Tensor | None = None) -> Tensor:
+        """Return whether activations at the answer layer equal the gates of keys, except for rounding.
+
+        Args:
+            queries: shape ``(batch, gate_size)``.
+            index: indices of the keys; None for all.
+
+        Returns:
+            Shape ``(batch, keys)``.
+        """
+        gates = self.gates if index is None else self.gates[index]
+        return pairwise_distances(normalized(queries, COS), normalized(gates, COS), COS) <= SAME_GATE
+
+    def prepared_gates(self, activations: Tensor) -> Tensor:
+        """Return activations at the answer layer as unit vectors whose cosine distance is that of the gate.
+
+        Args:
+            activations: shape ``(n, gate_size)``.
+        """
+        projected = activations if self.relation_metric is None else self.relation_metric.project(activations)
+        return normalized(projected, COS)
 
     def _vectors_of(self, query: Tensor) -> Tensor:
         """Return a query or an edit's key vectors as rows, ``(vectors, key_size)``."""

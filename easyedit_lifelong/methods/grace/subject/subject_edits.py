@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.errors import ModelError
-from easyedit_lifelong.methods.grace.config import GraceHyperParams
+from easyedit_lifelong.methods.grace.config import RELATIONS, GraceHyperParams
 from easyedit_lifelong.methods.grace.subject.auto_radius import Neighbourhood, QueriesOf
+from easyedit_lifelong.methods.grace.subject.relation_prompts import relation_metric_for
 from easyedit_lifelong.methods.grace.subject.request_texts import RequestTexts, encode_request_texts
 from easyedit_lifelong.methods.grace.subject.subject_layer import SubjectAdaptor
 from easyedit_lifelong.methods.grace.subject.whitening import whitening_for
@@ -101,7 +102,7 @@ class SubjectEdits:
 
         Raises:
             CovarianceError: the second moments for whitening aren't available.
-            ModelError: the key layer's inputs can't be read, or can't be whitened.
+            ModelError: the inputs of the key layer or the answer layer can't be read, or can't be whitened.
         """
         runner = Runner(self._model, tokenizer)
         if hparams.whiten and self._adaptor.whitening is None:
@@ -117,6 +118,8 @@ class SubjectEdits:
         value_pass = self._passes.build(self._adaptor, [text.pair for text in texts], 1, pad, value_tokens)
         extras = [keys.new_empty(len(encoded), 0)]  # no columns, in case neither gates nor radii are stored
         if hparams.gate_eps is not None:
+            if hparams.gate_metric == RELATIONS and self._adaptor.relation_metric is None:
+                self._adaptor.relation_metric = relation_metric_for(self._model, tokenizer, hparams)
             texts_per_edit = len(encoded[0].texts)  # the first of them is the edit's own prompt
             extras.append(value_pass.query[::texts_per_edit].to(keys.device))
         if hparams.eps == "auto":

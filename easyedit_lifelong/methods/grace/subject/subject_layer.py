@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from easyedit_lifelong.errors import EditError
 from easyedit_lifelong.methods.grace.adaptor import CHILD, GraceAdaptor
-from easyedit_lifelong.methods.grace.codebook.codebook import SAME_GATE
+from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.named_layers import name_another_layer
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.editors import in_internal_pass
@@ -75,6 +75,7 @@ class SubjectAdaptor(GraceAdaptor):
 
     Attributes:
         whitening: the matrix that queries are whitened with, see :func:`.whitening_of`; None for no whitening.
+        relation_metric: the metric of the relation gate; None for cosine distance of activations.
 
     Raises:
         ModelError: the layer is outside of the part of the model that reads tokens.
@@ -83,6 +84,7 @@ class SubjectAdaptor(GraceAdaptor):
     def __init__(self, model: nn.Module, layer: nn.Module) -> None:
         super().__init__(model, layer, "replace_last", "subject_last")
         self.whitening: Tensor | None = None
+        self.relation_metric: RelationMetric | None = None
 
     def queries(self, inputs: Tensor) -> Tensor:
         """Return a layer's inputs in the space of the codebook's keys.
@@ -233,8 +235,8 @@ class AnswerLayerAdaptor(SubjectAdaptor):
         assert self.codebook is not None
         if self.codebook.gate_eps is None:
             return []
-        distances = self.codebook.gate_distances(inputs.to(self.codebook.gates.device), matches.keys)
-        return (distances <= SAME_GATE).any(dim=1).nonzero().flatten().tolist()
+        same = self.codebook.same_prompt(inputs.to(self.codebook.gates.device), matches.keys)
+        return same.any(dim=1).nonzero().flatten().tolist()
 
     def _choose_key(self, gate_query: Tensor, matches: MatchedKeys) -> int:
         """Return which of the matched keys answers at a prompt's last token; -1 if none does.

@@ -8,14 +8,12 @@ scaled down, to the average length of the others. This separates subjects as wel
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from easyedit_lifelong.methods.grace.config import GraceHyperParams
-from easyedit_lifelong.methods.grace.named_layers import find_layer
 from easyedit_lifelong.methods.shared.second_moments import named_moments
 
 RANK = 64
@@ -71,22 +69,3 @@ def whitening_for(model: Any, tokenizer: Any, path: str, hparams: GraceHyperPara
         ModelError: the layer is not a linear projection.
     """
     return whitening_of(named_moments(model, tokenizer, [path], hparams)[path].moment)
-
-
-def prepare_whitening(
-    model: Any, tokenizer: Any, hparams: GraceHyperParams, progress: Callable[[int, int], None] | None = None
-) -> None:
-    """Collect the second moments for whitening before the first edit; do nothing if the method does not whiten.
-
-    Args:
-        model: the unedited model.
-        tokenizer: its tokenizer.
-        hparams: GRACE's hyperparameters.
-        progress: called with the number of tokens (or documents) read so far, and the total.
-
-    Raises:
-        CovarianceError: a stored file can't be used, or the corpus isn't available.
-        ModelError: the layer is not a linear projection.
-    """
-    if hparams.whiten:
-        named_moments(model, tokenizer, [find_layer(model, hparams)[0]], hparams, progress)

@@ -23,6 +23,7 @@ from easyedit_lifelong.methods.grace.calibration.key_layer_study import (
 )
 from easyedit_lifelong.methods.grace.calibration.layer_inputs import LayerInputs
 from easyedit_lifelong.methods.grace.calibration.usable_records import add_relation_probes
+from easyedit_lifelong.methods.grace.codebook.relation_metric import RelationMetric
 from easyedit_lifelong.methods.grace.editor import GraceEditor
 from easyedit_lifelong.methods.grace.subject.whitening import whitened
 from easyedit_lifelong.methods.shared.subject_positions import subject_position
@@ -145,16 +146,22 @@ def test_the_auc_counts_ties_as_half() -> None:
     assert auc(near, far) == pytest.approx((1 + 1 + 0.5 + 1 + 0 + 1) / 6)
 
 
-def test_the_gate_study_equals_distances_by_hand() -> None:
+@pytest.mark.parametrize("by_relation", [False, True])
+def test_the_gate_study_equals_distances_by_hand(by_relation: bool) -> None:
     model, tokenizer = build_model("llama"), build_tokenizer()
     requests, _ = add_relation_probes(records())
     runner, layer = Runner(model, tokenizer), find_module(model, ANSWER_LAYER)[1]
+    generator = torch.Generator().manual_seed(0)
+    width = len(inputs_at(runner, layer, [[5]])[0][-1])
+    metric = RelationMetric(torch.randn(width, generator=generator), torch.randn(width, 3, generator=generator))
+    metrics = {ANSWER_LAYER: metric} if by_relation else {}
     (gate,) = study_gates(
-        LayerInputs(runner, {ANSWER_LAYER: layer}, ends_only=True), [ANSWER_LAYER], requests, tokenizer
+        LayerInputs(runner, {ANSWER_LAYER: layer}, ends_only=True), [ANSWER_LAYER], requests, tokenizer, metrics
     )
 
     def last_input(text: str) -> Tensor:
-        return inputs_at(runner, layer, [tokenizer(text)["input_ids"]])[0][-1]
+        activation = inputs_at(runner, layer, [tokenizer(text)["input_ids"]])[0][-1]
+        return (activation - metric.mean) @ metric.projection if by_relation else activation
 
     def cosine_distance(first: str, second: str) -> float:
         return float(1 - torch.nn.functional.cosine_similarity(last_input(first), last_input(second), dim=0))
