@@ -22,7 +22,7 @@ def prepare_statistics(
         model: the unedited model.
         tokenizer: its tokenizer.
         hparams: GRACE's hyperparameters.
-        progress: called with the number of tokens, documents or prompts read so far, and the total.
+        progress: called with the number of tokens (or documents) read so far, and the total.
 
     Raises:
         CovarianceError: a stored file can't be used, or the corpus isn't available.

@@ -1,7 +1,7 @@
 """The relation metric of a model at its answer layer: fitted once on prompts whose relations are known, and stored.
 
 The prompts are templates that are shipped with this package (``data/samples/relation_prompts.json``), each with the
-names of several subjects. The file of a metric names the model's weights, the layer and the prompts, so that a metric
+name of a subject. The file of a metric names the model's weights, the layer and the prompts, so that a metric
 of another model is never used.
 """
 
@@ -37,22 +37,19 @@ from easyedit_lifelong.models.runner import Runner
 
 LOG = logging.getLogger(__name__)
 
-SUBJECTS_PER_TEMPLATE = 3
-
 
 def relation_prompts() -> list[tuple[str, int]]:
     """Return prompts with the numbers of the relations that they ask for.
 
-    Successive templates of a relation get other subjects, so that the subjects of a relation vary as its words do.
+    The templates of a relation are filled with different subjects, so that subjects vary as the words do.
     """
     content = json.loads(samples.RELATION_PROMPTS.read_text(encoding="utf-8"))
     prompts = []
     for number, relation in enumerate(content["relations"]):
         subjects = content["subjects"][relation["subject"]]
         for position, template in enumerate(relation["templates"]):
-            first = (number + position) * SUBJECTS_PER_TEMPLATE
-            chosen = [subjects[(first + offset) % len(subjects)] for offset in range(SUBJECTS_PER_TEMPLATE)]
-            prompts += [(template.replace("{}", subject), number) for subject in chosen]
+            subject = subjects[(number + position) % len(subjects)]
+            prompts.append((template.replace("{}", subject), number))
     return prompts
 
 
@@ -65,7 +62,7 @@ def relation_metric_for(
         model: the model.
         tokenizer: its tokenizer.
         hparams: name the answer layer and the folder of the stored metrics.
-        progress: called with the number of prompts read so far, and the total.
+        progress: called with the number of tokens read so far, and the total.
 
     Raises:
         ModelError: there is no such layer, or it does not get one vector for every token.
@@ -90,7 +87,7 @@ def relation_metrics(
         tokenizer: its tokenizer.
         layers: the layers by path.
         stats_dir: folder of the stored metrics; None for this package's cache.
-        progress: called with the number of prompts read so far, and the total.
+        progress: called with the number of tokens read so far, and the total.
 
     Raises:
         ModelError: a layer does not get one vector for every token.
@@ -128,12 +125,14 @@ def _fit(
     """Return the relation metrics of layers' inputs at the last tokens of encoded prompts."""
     activations: dict[str, list[Tensor]] = {path: [] for path in layers}
     relations: list[int] = []
+    n_read, n_tokens = 0, sum(map(len, relation_of))
     for rows, recorded in input_batches(runner, layers, [list(row) for row in relation_of]):
         relations += [relation_of[tuple(row)] for row in rows]
         for path, inputs in recorded.items():
             activations[path] += [of_row[len(row) - 1].float().cpu() for row, of_row in zip(rows, inputs, strict=True)]
+        n_read += sum(map(len, rows))
         if progress is not None:
-            progress(len(relations), len(relation_of))
+            progress(n_read, n_tokens)
     return {path: fit_relation_metric(torch.stack(vectors), relations) for path, vectors in activations.items()}
 
 
