@@ -1,271 +1,195 @@
-"""The command ``demo``: edit SmolLM2-135M with sample facts through EasyEdit, first with GRACE, then with CoachHook."""
+"""The command ``demo``: correct three facts of SmolLM2-135M, undo one, save the others, and compare three methods."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
-import functools
-import io
-import logging
-import shutil
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from easyedit_lifelong import bridge
+from easyedit_lifelong.commands.demo_folders import check_previous, delete_folders
+from easyedit_lifelong.commands.demo_full import run_demo
 from easyedit_lifelong.commands.option_types import positive_int
-from easyedit_lifelong.covariance.corpus import find_corpus
 from easyedit_lifelong.data.readers import read_counterfact, read_requests
 from easyedit_lifelong.data.request import EditRequest
 from easyedit_lifelong.data.samples import COUNTERFACT
-from easyedit_lifelong.errors import RunError
-from easyedit_lifelong.parsing import parse_yaml
+from easyedit_lifelong.edits import explain, rollback_case, save_edits
+from easyedit_lifelong.evaluation.scorer import Scorer
+from easyedit_lifelong.models.load import load_model
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.reporting.demo_tables import answers, comparison_table, show_answers
+from easyedit_lifelong.reporting.demo_tables import comparison_table, related_prompts, show_fact
 from easyedit_lifelong.reporting.progress import count_progress, edit_progress
 from easyedit_lifelong.reporting.terminal import Console
-from easyedit_lifelong.runs.api import run_consecutive, run_lifelong
+from easyedit_lifelong.runs.api import run_consecutive
 from easyedit_lifelong.runs.hyperparameter_files import load_hparams
-from easyedit_lifelong.runs.run_folder import CONFIG
-from easyedit_lifelong.runs.state import RunResult
 
-GRACE, COACHHOOK = "GRACE", "CoachHook"
-_DATA_NAME = "sample facts (CounterFact form)"
-_FACTS_SHOWN = 4
+FACTS = (46, 45, 70)
+"""The case_ids of the sample facts that are corrected first. SmolLM2-135M knows them."""
 
-Summaries = dict[str, dict[str, Any]]
+BY_SUBJECT = "GRACE/smollm2-135m-subject"
+
+COMPARED = {
+    "GRACE": "GRACE/smollm2-135m",
+    "by subject": BY_SUBJECT,
+    "CoachHook": "CoachHook/smollm2-135m",
+}
+"""The hyperparameter files that are compared, by the name of their column and folder."""
+
+_DATA_NAME = "sample facts (demo)"
+_BATCH_SIZE = 10
+_COACHHOOK_TOKENS = 4608
+"""Tokens of the second moments of CoachHook: three for each dimension of the keys, where the shipped file has ten."""
+
+_NEW_TOKENS = 8
 
 EXAMPLE = "easyedit-lifelong demo"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the number of edits and the folder for the results."""
-    parser.add_argument("--edits", type=positive_int, default=20, help="number of facts (default 20)")
+    """Add the number of edits, the folder for the results, and the long form."""
+    parser.add_argument("--edits", type=positive_int, default=20, help="facts of the comparison (default 20)")
     out = Path("runs/demo")
     parser.add_argument("--out", type=Path, default=out, help=f"folder for the results (default {out})")
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="the longer demo: GRACE and CoachHook through EasyEdit's BaseEditor, with the shipped settings",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the demo.
 
     Raises:
-        LifelongError: see :func:`run_demo`.
+        LifelongError: see :func:`run_short_demo` and :func:`.run_demo`.
     """
-    run_demo(arguments.edits, arguments.out)
+    if arguments.full:
+        run_demo(arguments.edits, arguments.out)
+    else:
+        run_short_demo(arguments.edits, arguments.out)
     return 0
 
 
-def run_demo(
-    edits: int,
-    out: Path,
-    *,
-    grace: str | Path = "GRACE/smollm2-135m",
-    coachhook: str | Path = "CoachHook/smollm2-135m",
-    data: Path = COUNTERFACT,
-) -> Summaries:
-    """Edit SmolLM2 with sample facts, with each method from the unedited model, and print answers and scores.
-
-    The results are in ``out/GRACE`` and ``out/CoachHook``, with the same files as any run. They replace the results of
-    an earlier demo.
+def run_short_demo(edits: int, out: Path) -> None:
+    """Correct three facts, undo one, save the others and ask a new process; then compare three methods.
 
     Args:
-        edits: number of facts; both methods edit the same ones.
-        out: folder for both runs.
-        grace: GRACE's hyperparameter file.
-        coachhook: CoachHook's hyperparameter file, for the same model.
-        data: the facts, in CounterFact's format.
-
-    Returns:
-        The ``summary.json`` of each run, by method.
+        edits: number of facts of the comparison.
+        out: folder for the results, which replace those of an earlier demo.
 
     Raises:
-        EasyEditMissingError: EasyEdit isn't installed.
         ModelError: SmolLM2 isn't installed.
         RunError: a folder holds files that aren't an earlier demo's.
         CovarianceError: stored second moments of the model can't be used.
     """
-    console = Console()
-    folders = {method: out / method for method in (GRACE, COACHHOOK)}
+    console, began = Console(), time.monotonic()
+    folders = {name: out / name.replace(" ", "-") for name in COMPARED}
     for folder in folders.values():
-        _check_previous(folder)
-    requests = read_requests(data, read_counterfact)[:edits]
-    grace_hparams, coachhook_hparams = load_hparams(grace), load_hparams(coachhook)
-    demo = _Demo(console, requests)
-    console.rule("GRACE: a codebook at one layer", align="left")
-    summaries = {
-        GRACE: demo.show(
-            grace_hparams,
-            folders[GRACE],
-            functools.partial(run_lifelong, eval_every=25),
-            f"Now {len(requests)} facts, one after the other; all edits are kept:",
-            # Both runs of an earlier demo are deleted after the new demo's first edit has succeeded.
-            before_run=functools.partial(_delete_folders, *folders.values()),
-        )
-    }
-    console.print()
-    console.rule("CoachHook: weight updates in hook layers", align="left")
-    summaries[COACHHOOK] = demo.show(
-        coachhook_hparams,
-        folders[COACHHOOK],
-        run_consecutive,
-        f"Now the same {len(requests)} facts, in batches of {coachhook_hparams.batch_size}; all edits are kept:",
-        prepare=_provide_moments,
+        check_previous(folder, _DATA_NAME)
+    requests = read_requests(COUNTERFACT, read_counterfact)
+    facts = [next(request for request in requests if request.case_id == case_id) for case_id in FACTS]
+    correct_facts(console, facts, load_hparams(BY_SUBJECT), out / "edits")
+    delete_folders(*folders.values())
+    compare_methods(console, requests[:edits], folders)
+    minutes, seconds = divmod(round(time.monotonic() - began), 60)
+    _say(
+        console,
+        f"\nDone in {minutes} min {seconds} s. Results are in {out}.\n"
+        f"  A page of the comparison:  sh run.sh report {' '.join(map(str, folders.values()))}\n"
+        f"  Ask the edited model:      sh run.sh generate --edits {out / 'edits'} --prompt '...' --compare\n"
+        "  Edit a fact of your own:   sh run.sh edit --help",
     )
+
+
+def correct_facts(console: Console, facts: Sequence[EditRequest], hparams: Any, folder: Path) -> None:
+    """Ask about facts, correct them, ask again, explain an answer, undo one edit, and load the others in a new process.
+
+    Args:
+        console: the console.
+        facts: the facts, each with a paraphrase, another question about its subject, and one about another subject.
+        hparams: hyperparameters of the method that corrects them.
+        folder: folder for the saved edits; edits there are replaced.
+    """
+    console.rule("1. What the model says", align="left")
+    model, tokenizer = load_model(hparams.model_name)
+    before = _ask(model, tokenizer, facts)
+    for fact, (answer, *_) in zip(facts, before, strict=True):
+        _say(console, f"{fact.prompt} ...\n    {answer}")
+
     console.print()
-    console.rule("Side by side", align="left")
-    comparison_table(console, summaries, f"The same {len(requests)} facts, each method from the unedited model:")
-    console.print(
-        f"\nResults: {folders[GRACE]}/ and {folders[COACHHOOK]}/ "
-        "(summary.json, journal.jsonl, metrics.jsonl, config.yaml)\n"
-        f"A page with plots of both: sh run.sh report {folders[GRACE]} {folders[COACHHOOK]}",
-        highlight=False,
-        markup=False,
-    )
-    return summaries
+    console.rule("2. Correct three facts", align="left")
+    method = get_plugins().methods.get(hparams.alg_name)
+    if method.prepare is not None:
+        _say(console, "Statistics of the model are computed once and stored.")
+        with count_progress(console, "reading") as progress:
+            method.prepare(model, tokenizer, hparams, progress)
+    started = time.monotonic()
+    model, _ = method.apply(model, tokenizer, list(facts), hparams)
+    _say(console, f"{len(facts)} facts edited in {time.monotonic() - started:.1f} s. No weight has changed.")
+    for fact, old, new in zip(facts, before, _ask(model, tokenizer, facts), strict=True):
+        show_fact(console, fact, old, new)
+
+    console.print()
+    console.rule("3. Why does it say so?", align="left")
+    asked = facts[0].rephrase_prompts[0]
+    lines = str(explain(model, tokenizer, asked)).splitlines()
+    found = [line for line in lines[1:] if "found" in line or "replaced" in line]
+    _say(console, "\n".join([f"{asked} ...", lines[0], *found]))
+
+    console.print()
+    console.rule("4. Undo one edit, keep the others", align="left")
+    undone, kept = facts[0], facts[1]
+    rollback_case(model, undone.case_id)
+    (answer, *_), *_ = _ask(model, tokenizer, [undone])
+    _say(console, f"{undone.prompt} ...\n    {answer}")
+    save_edits(model, folder)
+    _say(console, f"The other two edits are in {folder}. A new process loads them and answers:")
+    command = ["generate", "--edits", str(folder), "--prompt", kept.prompt, "--max-new-tokens", str(_NEW_TOKENS)]
+    subprocess.run([sys.executable, "-m", "easyedit_lifelong", *command], check=False)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Demo:
-    """Edits the same facts with several methods, and prints what each does.
+def compare_methods(console: Console, requests: Sequence[EditRequest], folders: dict[str, Path]) -> None:
+    """Edit the same facts with each method from the unedited model, and print one table.
 
-    Attributes:
+    Args:
         console: the console.
         requests: the facts.
+        folders: the folders of the runs, by the names in :data:`COMPARED`.
     """
-
-    console: Console
-    requests: list[EditRequest]
-
-    def show(
-        self,
-        hparams: Any,
-        folder: Path,
-        loop: Callable[..., RunResult],
-        title: str,
-        *,
-        prepare: Callable[[Console, Any, Any, Any], None] | None = None,
-        before_run: Callable[[], object] = lambda: None,
-    ) -> dict[str, Any]:
-        """Edit one fact through EasyEdit's ``BaseEditor``, then all facts in a loop; print answers before and after.
-
-        Args:
-            hparams: the method's hyperparameters.
-            folder: the folder of the run.
-            loop: the loop that edits all facts.
-            title: printed before the loop starts.
-            prepare: computes what the method needs in advance; gets the console, the unedited model, its tokenizer and
-                the hyperparameters.
-            before_run: called after the first edit has succeeded, before the loop.
-
-        Returns:
-            The ``summary.json`` of the run.
-        """
-        self.console.print("Loading the unedited model through EasyEdit's BaseEditor ...")
-        with _quiet_easyedit():
-            # A copy, since EasyEdit changes the batch size of the hyperparameters that it gets.
-            editor = bridge.base_editor().from_hparams(dataclasses.replace(hparams))
-        model, tokenizer = editor.model, editor.tok
-        if prepare is not None:
-            prepare(self.console, model, tokenizer, hparams)
-        shown = self.requests[:_FACTS_SHOWN]
-        before = answers(model, tokenizer, shown)
-        _edit_once(self.console, editor, self.requests[0])
-        before_run()
-        self.console.print(f"\n{title}")
-        with edit_progress(self.console, len(self.requests)) as progress:
-            result = loop(model, tokenizer, self.requests, hparams, out=folder, progress=progress, data_name=_DATA_NAME)
-        show_answers(self.console, shown, before, answers(result.edited_model, tokenizer, shown))
-        return result.summary
+    console.print()
+    console.rule(f"5. Three methods, {len(requests)} facts each", align="left")
+    summaries = {}
+    for name, file in COMPARED.items():
+        hparams = load_hparams(file)
+        if name == "CoachHook":
+            hparams = dataclasses.replace(hparams, mom2_n_tokens=_COACHHOOK_TOKENS)
+        _say(console, f"{name}: {file}")
+        model, tokenizer = load_model(hparams.model_name)
+        with edit_progress(console, len(requests)) as progress:
+            result = run_consecutive(
+                model,
+                tokenizer,
+                requests,
+                hparams,
+                batch_size=_BATCH_SIZE,
+                out=folders[name],
+                progress=progress,
+                data_name=_DATA_NAME,
+            )
+        summaries[name] = result.summary
+    comparison_table(console, summaries, "\nAll edits are kept; each method starts from the unedited model:")
 
 
-def _provide_moments(console: Console, model: Any, tokenizer: Any, hparams: Any) -> None:
-    """Collect the second moments that CoachHook needs, unless they are stored already, and show the progress.
-
-    Raises:
-        CovarianceError: stored second moments can't be used.
-    """
-    is_self_sampled = find_corpus(hparams.mom2_dataset).label == "self-sampled"
-    text = "text that the model generates" if is_self_sampled else hparams.mom2_dataset
-    amount = f"{hparams.mom2_n_tokens:,} tokens" if hparams.mom2_n_tokens else f"{hparams.mom2_n_samples:,} documents"
-    layers = ", ".join(map(str, hparams.edited_layers))
-    console.print(
-        f"CoachHook needs the second moments of the keys of layers {layers}, so that edits change other text little. "
-        f"They are collected once, over {amount} of {text}.",
-        highlight=False,
-        markup=False,
-    )
-    collected = False  # the progress is reported only if the moments are not stored already
-    began = time.monotonic()
-    with count_progress(console, "collecting") as show_count:
-
-        def progress(done: int, total: int) -> None:
-            nonlocal collected
-            collected = True
-            show_count(done, total)
-
-        prepare: Any = get_plugins().methods.get(COACHHOOK).prepare
-        moments = prepare(model, tokenizer, hparams, progress)
-    folder = Path(next(iter(moments.values())).source).parent
-    source = (
-        f"Collected in {time.monotonic() - began:.0f} s and stored in"
-        if collected
-        else "Found; they were stored by an earlier run in"
-    )
-    console.print(f"{source} {folder}", highlight=False, markup=False, soft_wrap=True)
+def _ask(model: Any, tokenizer: Any, facts: Sequence[EditRequest]) -> list[list[str]]:
+    """Return a model's answers to the prompts of facts and to related prompts, as :func:`.related_prompts` has them."""
+    texts = [[text for text, _ in related_prompts(fact)] for fact in facts]
+    answers = iter(Scorer(tokenizer).generate(model, [text for of_fact in texts for text in of_fact], _NEW_TOKENS))
+    return [[" ".join(next(answers).split()) for _ in of_fact] for of_fact in texts]
 
 
-def _edit_once(console: Console, editor: Any, request: EditRequest) -> None:
-    """Edit one fact as an EasyEdit script does, and print its scores; EasyEdit rolls the edit back after scoring it."""
-    with _quiet_easyedit():
-        metrics, _, _ = editor.edit(
-            prompts=[request.prompt],
-            target_new=[request.target_new],
-            ground_truth=[request.ground_truth or ""],
-            subject=[request.subject or ""],
-            keep_original_weight=True,
-            verbose=False,
-        )
-    pre, post = (metrics[0][phase]["rewrite_acc"][0] for phase in ("pre", "post"))
-    console.print(
-        f"BaseEditor.edit: {request.prompt!r} -> {request.target_new!r}: rewrite accuracy {pre:.2f} before, "
-        f"{post:.2f} after the edit",
-        highlight=False,
-        markup=False,
-    )
-
-
-def _check_previous(folder: Path) -> None:
-    """Check that a folder is empty or holds an earlier demo's run.
-
-    Raises:
-        RunError: the folder holds other files.
-    """
-    config = folder / CONFIG
-    try:
-        written = parse_yaml(config.read_text(encoding="utf-8")) if config.is_file() else None
-    except ValueError:
-        written = None
-    data = written.get("data") if isinstance(written, dict) else None  # a mapping; in old versions, the name itself
-    if data == _DATA_NAME or (isinstance(data, dict) and data.get("name") == _DATA_NAME):
-        return
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder}: holds files that aren't a demo's. Choose another folder with --out.")
-
-
-def _delete_folders(*folders: Path) -> None:
-    """Delete folders, if they exist."""
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _quiet_easyedit() -> Iterator[None]:
-    """Hide EasyEdit's prints and log lines; EasyEdit still writes its ``logs`` folder."""
-    logging.disable(logging.INFO)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(logging.NOTSET)
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False)

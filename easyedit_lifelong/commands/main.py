@@ -26,7 +26,7 @@ from easyedit_lifelong.signals import Stopped, interrupting_signals
 from easyedit_lifelong.versions import __version__
 
 COMMANDS = {
-    "demo": "edit SmolLM2-135M with sample facts, with GRACE and with CoachHook, and compare the two",
+    "demo": "correct facts of SmolLM2-135M, explain, undo and save the edits, and compare three methods",
     "doctor": "check this installation and show how to repair it",
     "models": "list the models that come as Python packages, and convert their weights",
     "plugins": "list methods, dataset formats, trackers and judges",

@@ -1,4 +1,4 @@
-"""The tables of the command ``demo``: answers before and after the edits, and the scores of two methods."""
+"""What the command ``demo`` prints: answers before and after the edits, and the scores of methods."""
 
 from __future__ import annotations
 
@@ -48,6 +48,37 @@ def _queries(requests: Sequence[EditRequest]) -> list[tuple[str, str]]:
         queries += [(prompt, f"{request.target_new} (rephrased)") for prompt in request.rephrase_prompts]
         queries += [(probe.prompt, "(unchanged)") for probes in request.locality.values() for probe in probes]
     return queries
+
+
+def related_prompts(request: EditRequest) -> list[tuple[str, str]]:
+    """Return a fact's prompt, paraphrases, other questions about its subject, and questions about other subjects.
+
+    Returns:
+        Pairs of a prompt and of what it is.
+    """
+    prompts = [(request.prompt, "the fact")]
+    prompts += [(prompt, "in other words") for prompt in request.rephrase_prompts]
+    prompts += [(probe.prompt, "another fact") for probe in request.relation_specificity]
+    return prompts + [(probe.prompt, "another subject") for probes in request.locality.values() for probe in probes]
+
+
+def show_fact(console: Console, request: EditRequest, before: Sequence[str], after: Sequence[str]) -> None:
+    """Print a block with the answers to :func:`related_prompts` before and after an edit.
+
+    Args:
+        console: the console.
+        request: the edit.
+        before: the answers of the unedited model.
+        after: the answers of the edited model.
+    """
+
+    def say(text: str) -> None:
+        console.print(text, highlight=False, markup=False)
+
+    say(f"\n{request.subject}: {request.ground_truth} -> {request.target_new}")
+    for (prompt, kind), old, new in zip(related_prompts(request), before, after, strict=True):
+        say(f"  {prompt} ...  ({kind})")
+        say(f"    {old}" if old == new else f"    before: {old}\n    after:  {new}")
 
 
 def comparison_table(console: Console, summaries: Mapping[str, Mapping[str, Any]], title: str) -> None:

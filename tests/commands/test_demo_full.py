@@ -1,4 +1,4 @@
-"""The demo on a tiny model: two runs on the same facts, and one table."""
+"""``demo --full`` on a tiny model: two runs on the same facts through EasyEdit, and one table."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from easyedit_lifelong.commands import demo
+from easyedit_lifelong.commands import demo_full
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.reporting.demo_tables import comparison_table
 from easyedit_lifelong.runs.run_folder import CONFIG, JOURNAL, METRICS_FILE, SUMMARY
@@ -63,7 +63,7 @@ def folder(tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def run(folder: Path, edits: int = 3, out: str = "demo") -> dict[str, dict[str, Any]]:
-    return demo.run_demo(
+    return demo_full.run_demo(
         edits,
         folder / out,
         grace=folder / "grace.yaml",
