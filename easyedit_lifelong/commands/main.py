@@ -1,8 +1,8 @@
 """The command line ``easyedit-lifelong``: run a command and report its errors.
 
-A command is an entry of :data:`COMMANDS` and a module of this package with ``EXAMPLE``, a call that its ``--help``
-shows, and the functions ``add_arguments(parser)`` and ``run(arguments)``, which returns the exit code. Only the module
-of the given command is imported, since most of them import torch, which is slow.
+A command is an entry of :data:`COMMANDS` and a module of this package (``new_method`` for ``new-method``) with
+``EXAMPLE``, a call that its ``--help`` shows, and the functions ``add_arguments(parser)`` and ``run(arguments)``, which
+returns the exit code. Only the module of the given command is imported, since most of them import torch, which is slow.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ COMMANDS = {
     "inspect": "show the contents of a folder of saved edits",
     "rollback": "remove edits from a folder of saved edits",
     "merge": "merge folders of edits made on the same model",
+    "new-method": "make a plugin with an editing method, as a beginning for a method of yours",
 }
 """The commands, each with its line in ``easyedit-lifelong --help``."""
 
@@ -59,7 +60,7 @@ COMMANDS = {
 _ONLY_READ = {"doctor", "plugins", "generate", "inspect", "push"}
 """Commands that write no files."""
 
-_WRITE_AT_END = {"edit", "export", "pull"}
+_WRITE_AT_END = {"edit", "export", "new-method", "pull"}
 """Commands that write all their files in one step at the end."""
 
 _TEXTS = {
@@ -114,7 +115,7 @@ def build_parser(verbs: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
         subparser = subparsers.add_parser(verb, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         subparser.add_argument("-v", "--verbose", action="store_true", help="show debug messages and tracebacks")
         if verb in verbs:
-            module = importlib.import_module(f"easyedit_lifelong.commands.{verb}")
+            module = importlib.import_module(f"easyedit_lifelong.commands.{verb.replace('-', '_')}")
             subparser.description = f"{summary[0].upper()}{summary[1:]}."
             subparser.epilog = f"example:\n  {module.EXAMPLE}"
             subparser.set_defaults(run=module.run, interrupted=_message_if_interrupted(verb))

@@ -150,7 +150,7 @@ def test_an_interrupt_during_an_import_exits_with_130(
 
 INTERRUPTED = {
     **dict.fromkeys(["doctor", "plugins", "generate", "inspect", "push"], "interrupted"),
-    **dict.fromkeys(["edit", "export", "pull"], "interrupted; nothing was written"),
+    **dict.fromkeys(["edit", "export", "new-method", "pull"], "interrupted; nothing was written"),
     "train": "interrupted; --resume continues from the last checkpoint",
 }
 """What a command says when it is interrupted, if it does not write its files one by one."""
@@ -189,6 +189,7 @@ def test_each_command_has_a_message_for_an_interruption() -> None:
         "edit": ["--hparams", "h", "--out", "d"],
         "serve": ["--hparams", "h", "--edits", "d"],
         "merge": ["d", "--out", "d"],
+        "new-method": ["N"],
         "rollback": ["d", "--case", "0"],
         "report": ["d"],
         "rescore": ["d"],
