@@ -24,9 +24,9 @@ def text_of(*names: str) -> str:
 
 
 def documented_commands() -> list[list[str]]:
-    """Return the words of each command in the documents, but those that ``run.sh`` runs itself."""
+    """Return the words of each command in the documents, but those of ``run.sh`` itself, and an option that exits."""
     found = (words for document in DOCUMENTS for words in commands(document))
-    return [words for words in found if words[0] not in ("docs", "test")]
+    return [words for words in found if words[0] not in ("docs", "test", "--print-completion")]
 
 
 def rows(text: str, header: str) -> list[list[str]]:

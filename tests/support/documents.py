@@ -41,4 +41,5 @@ def _words(line: str) -> list[str]:
     prefix = re.match(r"(?:sh run\.sh|easyedit-lifelong) +", line)
     if prefix is None or _PLACEHOLDER.search(line):
         return []
-    return shlex.split(line[prefix.end() :], comments=True)
+    words = shlex.split(line[prefix.end() :], comments=True)
+    return words[: words.index(">")] if ">" in words else words

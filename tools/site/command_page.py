@@ -8,10 +8,10 @@ from markdown_tables import code, plain, table
 
 from easyedit_lifelong.commands.main import COMMANDS, build_parser
 
-_INTRODUCTION = """# Command line
+_INTRODUCTION = """# Commands and options
 
-`sh run.sh COMMAND …` in a clone, or `easyedit-lifelong COMMAND …` where the package is installed. Errors end with what
-to do; `--verbose` shows debug messages and tracebacks. This page is generated from the parsers.
+`sh run.sh COMMAND …` in a clone, or `easyedit-lifelong COMMAND …` where the package is installed. [The command
+line](../command-line.md) describes what all commands share. This page is generated from the parsers.
 
 """
 
