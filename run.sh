@@ -103,7 +103,7 @@ docs)
         exec "$venv/bin/python" -m mkdocs serve
     fi
     "$venv/bin/python" -m mkdocs build --strict "$@"
-    printf 'The site: %s\n' "$root/site/index.html"
+    printf 'The site: %s (its search works with --serve only)\n' "$root/site/index.html"
     ;;
 test)
     shift
