@@ -168,3 +168,15 @@ def test_every_format_and_tracker_is_explained() -> None:
     formats = {row[0].strip("`"): row[-1] for row in rows(text, "format")}
     assert formats == {reader.name: reader.task for reader in plugins.readers}
     assert {row[0].strip("`") for row in rows(text, "name")} == {tracker.name for tracker in plugins.trackers}
+
+
+def test_exactly_the_shipped_hyperparameter_files_are_listed() -> None:
+    listed = {
+        (folder, file)
+        for folders, files in rows(text_of("models.md"), "folder of `hparams/`")
+        for folder in code_spans(folders)
+        if folder != "EasyEdit"
+        for file in code_spans(files)
+    }
+    shipped = {(path.parent.name, path.stem) for path in (ROOT / "hparams").glob("*/*.yaml")}
+    assert listed == shipped
