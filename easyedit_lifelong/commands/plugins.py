@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.text import Text
 
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.registry import Registry
 from easyedit_lifelong.reporting.console_tables import plain_table, print_json
@@ -42,14 +43,22 @@ def run(arguments: argparse.Namespace) -> int:
 def registered_entries() -> list[dict[str, str]]:
     """Return ``kind``, ``name``, ``plugin`` and ``description`` of everything that plugins registered."""
     plugins = get_plugins()
-    found = [("method", method, plugins.methods, _purpose(method.hparams_class)) for method in plugins.methods]
-    rows: list[tuple[str, Any, Registry[Any], str]] = [*found]
-    for kind, registry in (("format", plugins.readers), ("tracker", plugins.trackers), ("judge", plugins.judges)):
-        rows += [(kind, entry, registry, entry.description) for entry in registry]
+    registries: dict[str, Registry[Any]] = {
+        "method": plugins.methods,
+        "format": plugins.readers,
+        "tracker": plugins.trackers,
+        "judge": plugins.judges,
+    }
     return [
-        {"kind": kind, "name": entry.name, "plugin": registry.origin(entry.name), "description": description}
-        for kind, entry, registry, description in rows
+        {"kind": kind, "name": entry.name, "plugin": registry.origin(entry.name), "description": _description(entry)}
+        for kind, registry in registries.items()
+        for entry in registry
     ]
+
+
+def _description(entry: Any) -> str:
+    """Return what an entry is; of a method, the purpose of its hyperparameter class."""
+    return _purpose(entry.hparams_class) if isinstance(entry, EditMethod) else entry.description
 
 
 def _purpose(hparams_class: type) -> str:

@@ -21,11 +21,6 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 """
 
 
-@pytest.fixture(autouse=True)
-def _shtab() -> None:
-    pytest.importorskip("shtab")
-
-
 @pytest.fixture
 def script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
     """A folder with the script for bash, and a data file."""

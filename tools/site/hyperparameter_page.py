@@ -56,10 +56,10 @@ def field_rows(classes: Sequence[Any], leave_out: Sequence[str]) -> list[list[st
     """
     rows = []
     for name in dict.fromkeys(itertools.chain.from_iterable(map(field_names, classes))):
-        owners = [cls for cls in classes if name in field_names(cls)]
-        defaults = {cls: _default(cls, name) for cls in owners}
         if name in leave_out:
             continue
+        owners = [cls for cls in classes if name in field_names(cls)]
+        defaults = {cls: _default(cls, name) for cls in owners}
         if len(set(defaults.values())) == 1:
             default = defaults[owners[0]]
         else:
@@ -82,8 +82,6 @@ def _default(cls: Any, name: str) -> str:
         value = field.default
     else:
         return "*required*"
-    if name == "alg_name":
-        value = value or cls.ALG_NAME
     text = json.dumps(value, ensure_ascii=False)
     return code(text[1:-1] if isinstance(value, str) and value else text)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
+from docstring_roles import plain_roles
+
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Return a table; cells are Markdown."""
@@ -17,7 +19,7 @@ def plain(text: str) -> str:
 
     Text between backticks stays code, and so do the names in Sphinx's roles, such as :class:`Name`.
     """
-    text = re.sub(r":\w+:(`[^`]+`)", r"\1", " ".join(text.split())).replace("``", "`")
+    text = plain_roles(" ".join(text.split())).replace("``", "`")
     parts = re.split(r"(`[^`]*`)", text)
     return "".join(part if part.startswith("`") else re.sub(r"([\\*_<>\[\]{}])", r"\\\1", part) for part in parts)
 
