@@ -138,6 +138,7 @@ def test_the_readme_gives_the_kind_of_each_metric() -> None:
         ("changes", ["locate.md"]),
         ("attribute", ["attribute.md"]),
         ("new-method", ["plugins.md"]),
+        *((command, ["command-line.md"]) for command in ("doctor", "plugins")),
         ("serve", ["serving.md"]),
         *((command, ["edits.md"]) for command in ("edit", "generate", "export", "push", "pull")),
         *((command, ["edits.md"]) for command in ("inspect", "rollback", "merge")),

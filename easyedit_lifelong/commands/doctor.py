@@ -76,6 +76,7 @@ _PACKAGES = (
     "pyyaml",
     "rich",
     "safetensors",
+    "shtab",
 )
 
 

@@ -28,7 +28,7 @@ _HEADER = ["key", "default", "values", "meaning"]
 
 def hyperparameter_page() -> str:
     """Return the page, in Markdown. Methods whose classes are in one module share a section."""
-    classes = [method.hparams_class for method in get_plugins().methods]
+    classes: list[Any] = [method.hparams_class for method in get_plugins().methods]
     ours = [cls for cls in classes if cls.__module__.startswith("easyedit_lifelong.methods.")]
     page = _INTRODUCTION + _section("Keys of every method", [PluginHyperParams], leave_out=())
     common = field_names(PluginHyperParams)
