@@ -57,10 +57,7 @@ def run_tests(*words: str, site: Path) -> str:
 def test_the_plugin_passes_its_tests_and_the_conformance_table(plugin: Path, tmp_path: Path) -> None:
     install(plugin, tmp_path)
     modules = [f"tests/conformance/test_conformance_{name}.py" for name in ("batches", "edits", "ports")]
-    output = run_tests(
-        *("-p", "tests.support.installed_case", str(plugin / "tests"), *modules, "-k", "My-Edit or test_myedit"),
-        site=tmp_path,
-    )
+    output = run_tests(str(plugin / "tests"), *modules, "-k", "My-Edit or test_myedit", site=tmp_path)
     (passed,) = re.findall(r"(\d+) passed", output)
     assert int(passed) >= 11 + 20, output
 
@@ -68,10 +65,7 @@ def test_the_plugin_passes_its_tests_and_the_conformance_table(plugin: Path, tmp
 @pytest.mark.full
 def test_the_plugins_runs_and_folders_pass_the_conformance_table(plugin: Path, tmp_path: Path) -> None:
     install(plugin, tmp_path)
-    run_tests(
-        *("-p", "tests.support.installed_case", "tests/conformance/test_conformance_folders.py", "-k", "My-Edit"),
-        site=tmp_path,
-    )
+    run_tests("tests/conformance/test_conformance_folders.py", "-k", "My-Edit", site=tmp_path)
 
 
 def test_no_name_of_the_template_is_left(plugin: Path) -> None:
