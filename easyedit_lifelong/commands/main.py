@@ -1,8 +1,8 @@
 """The command line ``easyedit-lifelong``: run a command and report its errors.
 
-A command is an entry of :data:`COMMANDS` and a module of this package with ``EXAMPLE``, a call that its ``--help``
-shows, and the functions ``add_arguments(parser)`` and ``run(arguments)``, which returns the exit code. Only the module
-of the given command is imported, since most of them import torch, which is slow.
+A command is an entry of :data:`COMMANDS` and a module of this package (``new_method`` for ``new-method``) with
+``EXAMPLE``, a call that its ``--help`` shows, and the functions ``add_arguments(parser)`` and ``run(arguments)``, which
+returns the exit code. Only the module of the given command is imported, since most of them import torch, which is slow.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
+from easyedit_lifelong.commands.completion import PrintCompletion
 from easyedit_lifelong.errors import LifelongError, RunError
 from easyedit_lifelong.reporting.terminal_text import (
     VisibleFormatter,
@@ -52,15 +53,29 @@ COMMANDS = {
     "inspect": "show the contents of a folder of saved edits",
     "rollback": "remove edits from a folder of saved edits",
     "merge": "merge folders of edits made on the same model",
+    "new-method": "make a plugin with an editing method, as a beginning for a method of yours",
 }
 """The commands, each with its line in ``easyedit-lifelong --help``."""
 
 
+EXIT_CODES = {
+    0: "success",
+    1: "failure; the last line of the standard error says what to do",
+    2: "wrong usage",
+    129: "the terminal was closed (SIGHUP)",
+    130: "interrupted (Ctrl-C)",
+    143: "terminated (SIGTERM)",
+}
+"""The exit codes of every command."""
+
 _ONLY_READ = {"doctor", "plugins", "generate", "inspect", "push"}
 """Commands that write no files."""
 
-_WRITE_AT_END = {"edit", "export", "pull"}
+_WRITE_AT_END = {"edit", "export", "new-method", "pull"}
 """Commands that write all their files in one step at the end."""
+
+_CONTINUE = {"covariance", "rescore"}
+"""Commands without ``--resume`` that continue where they were interrupted."""
 
 _TEXTS = {
     *("prompt", "target", "subject", "answer", "joiner", "system", "case", "message"),
@@ -76,8 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments; by default, those of this process.
 
     Returns:
-        The exit code: 0 success, 1 failure, 130 interrupted, 143 terminated, 129 the terminal was closed. Wrong usage
-        exits with code 2.
+        The exit code, one of :data:`EXIT_CODES`. Wrong usage does not return, but exits.
     """
     replace_unencodable()
     words = sys.argv[1:] if argv is None else list(argv)
@@ -107,18 +121,31 @@ def build_parser(verbs: Collection[str] = COMMANDS) -> argparse.ArgumentParser:
     Args:
         verbs: the commands whose modules are imported and whose options are added; the others are only listed.
     """
-    parser = VisibleParser(prog="easyedit-lifelong", description="Lifelong model editing, with EasyEdit.")
+    parser = VisibleParser(
+        prog="easyedit-lifelong",
+        description="Lifelong model editing, with EasyEdit.",
+        epilog="exit codes:\n" + "\n".join(f"  {code:<5}{meaning}" for code, meaning in EXIT_CODES.items()),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    parser.add_argument(
+        "--print-completion",
+        action=PrintCompletion,
+        build=build_parser,
+        metavar="SHELL",
+        help="print a script with which a shell completes commands and options: bash, zsh, fish, tcsh, powershell",
+    )
     subparsers = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for verb, summary in COMMANDS.items():
         subparser = subparsers.add_parser(verb, help=summary, formatter_class=argparse.RawDescriptionHelpFormatter)
         subparser.add_argument("-v", "--verbose", action="store_true", help="show debug messages and tracebacks")
         if verb in verbs:
-            module = importlib.import_module(f"easyedit_lifelong.commands.{verb}")
+            module = importlib.import_module(f"easyedit_lifelong.commands.{verb.replace('-', '_')}")
             subparser.description = f"{summary[0].upper()}{summary[1:]}."
             subparser.epilog = f"example:\n  {module.EXAMPLE}"
-            subparser.set_defaults(run=module.run, interrupted=_message_if_interrupted(verb))
             module.add_arguments(subparser)
+            resumable = "--resume" in subparser._option_string_actions
+            subparser.set_defaults(run=module.run, interrupted=_message_if_interrupted(verb, resumable))
     return parser
 
 
@@ -129,15 +156,18 @@ def _log_to_stderr(level: int) -> None:
     logging.basicConfig(level=level, handlers=[handler])
 
 
-def _message_if_interrupted(verb: str) -> str:
-    """Return what an interrupted command says about its files."""
+def _message_if_interrupted(verb: str, resumable: bool) -> str:
+    """Return what an interrupted command says about its files, and how to continue."""
     if verb in _ONLY_READ:
         return "interrupted"
     if verb in _WRITE_AT_END:
         return "interrupted; nothing was written"
     if verb == "train":
-        return "interrupted; --resume continues from the last checkpoint"
-    return "interrupted; everything reported as done is on disk"
+        return "interrupted; the same command with --resume continues from the last checkpoint"
+    on_disk = "interrupted; everything reported as done is on disk"
+    if resumable:
+        return f"{on_disk}, and the same command with --resume continues"
+    return f"{on_disk}, and the same command continues" if verb in _CONTINUE else on_disk
 
 
 def _check_paths(arguments: argparse.Namespace) -> None:

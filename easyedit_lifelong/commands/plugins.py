@@ -4,35 +4,61 @@ from __future__ import annotations
 
 import argparse
 import re
+from typing import Any
 
 from rich.text import Text
 
+from easyedit_lifelong.methods.base import EditMethod
 from easyedit_lifelong.plugins import get_plugins
-from easyedit_lifelong.reporting.console_tables import plain_table
+from easyedit_lifelong.registry import Registry
+from easyedit_lifelong.reporting.console_tables import plain_table, print_json
 from easyedit_lifelong.reporting.terminal import Console
 
 EXAMPLE = "easyedit-lifelong plugins"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add no arguments."""
+    """Add the option of the command."""
+    parser.add_argument("--json", action="store_true", help="print a JSON list")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print every registered method, dataset format, tracker and judge, and the plugin that registered it."""
-    plugins = get_plugins()
+    entries, broken = registered_entries(), get_plugins().broken
+    if arguments.json:
+        problems = [{"kind": "broken", "name": name, "description": problem} for name, problem in broken.items()]
+        print_json(Console(), [*entries, *problems])
+        return 0
     table = plain_table()
     for header in ("kind", "name", "from plugin", "what it is"):
         table.add_column(header, overflow="fold")
-    for method in plugins.methods:
-        table.add_row("method", method.name, plugins.methods.origin(method.name), _purpose(method.hparams_class))
-    for registry, kind in ((plugins.readers, "format"), (plugins.trackers, "tracker"), (plugins.judges, "judge")):
-        for entry in registry:
-            table.add_row(kind, entry.name, registry.origin(entry.name), entry.description)
-    for name, problem in plugins.broken.items():
+    for entry in entries:
+        table.add_row(entry["kind"], entry["name"], entry["plugin"], entry["description"])
+    for name, problem in broken.items():
         table.add_row("[red]broken[/red]", name, "entry point", Text(problem))
     Console().print(table)
     return 0
+
+
+def registered_entries() -> list[dict[str, str]]:
+    """Return ``kind``, ``name``, ``plugin`` and ``description`` of everything that plugins registered."""
+    plugins = get_plugins()
+    registries: dict[str, Registry[Any]] = {
+        "method": plugins.methods,
+        "format": plugins.readers,
+        "tracker": plugins.trackers,
+        "judge": plugins.judges,
+    }
+    return [
+        {"kind": kind, "name": entry.name, "plugin": registry.origin(entry.name), "description": _description(entry)}
+        for kind, registry in registries.items()
+        for entry in registry
+    ]
+
+
+def _description(entry: Any) -> str:
+    """Return what an entry is; of a method, the purpose of its hyperparameter class."""
+    return _purpose(entry.hparams_class) if isinstance(entry, EditMethod) else entry.description
 
 
 def _purpose(hparams_class: type) -> str:

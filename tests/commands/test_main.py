@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shlex
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import easyedit_lifelong
-from easyedit_lifelong.commands.main import COMMANDS, build_parser, main
+from easyedit_lifelong.commands.main import COMMANDS, EXIT_CODES, build_parser, main
 from easyedit_lifelong.hparams_files import find_hparams
 
 
@@ -113,7 +115,8 @@ def test_only_the_module_of_the_called_command_is_imported() -> None:
         "print(*sorted(loaded), file=sys.stderr)"
     )
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert process.stderr.split() == ["easyedit_lifelong.commands.main", "easyedit_lifelong.commands.plugins"]
+    expected = [f"easyedit_lifelong.commands.{name}" for name in ("completion", "main", "plugins")]
+    assert process.stderr.split() == expected
 
 
 DATA_OPTIONS = ("--data", "--ds-dir", "--ds_dir")
@@ -150,10 +153,17 @@ def test_an_interrupt_during_an_import_exits_with_130(
 
 INTERRUPTED = {
     **dict.fromkeys(["doctor", "plugins", "generate", "inspect", "push"], "interrupted"),
-    **dict.fromkeys(["edit", "export", "pull"], "interrupted; nothing was written"),
-    "train": "interrupted; --resume continues from the last checkpoint",
+    **dict.fromkeys(["edit", "export", "new-method", "pull"], "interrupted; nothing was written"),
+    "train": "interrupted; the same command with --resume continues from the last checkpoint",
+    **dict.fromkeys(
+        ["calibrate", "compare", "consecutive", "lifelong", "locate", "run"],
+        "interrupted; everything reported as done is on disk, and the same command with --resume continues",
+    ),
+    **dict.fromkeys(
+        ["covariance", "rescore"], "interrupted; everything reported as done is on disk, and the same command continues"
+    ),
 }
-"""What a command says when it is interrupted, if it does not write its files one by one."""
+"""What a command says when it is interrupted, if it is not only that everything reported as done is on disk."""
 
 
 @pytest.mark.parametrize(
@@ -163,7 +173,8 @@ INTERRUPTED = {
         (["inspect", "folder"], "interrupted"),
         (["push", "folder", "me/edits"], "interrupted"),
         (["pull", "me/edits", "--out", "folder"], "interrupted; nothing was written"),
-        (["run", "file.yaml"], "interrupted; everything reported as done is on disk"),
+        (["report", "run"], "interrupted; everything reported as done is on disk"),
+        (["run", "file.yaml"], INTERRUPTED["run"]),
     ],
 )
 def test_an_interrupted_command_speaks_of_files_only_if_it_writes_any(
@@ -189,6 +200,7 @@ def test_each_command_has_a_message_for_an_interruption() -> None:
         "edit": ["--hparams", "h", "--out", "d"],
         "serve": ["--hparams", "h", "--edits", "d"],
         "merge": ["d", "--out", "d"],
+        "new-method": ["N"],
         "rollback": ["d", "--case", "0"],
         "report": ["d"],
         "rescore": ["d"],
@@ -229,3 +241,39 @@ def test_a_text_that_begins_with_a_tilde_is_no_path(words: list[str], capsys: py
     error = capsys.readouterr().err
     assert "missing" in error
     assert "secret" not in error
+
+
+def test_exit_codes_are_documented_as_help_has_them(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "command-line.md").read_text(encoding="utf-8")
+    documented = {int(code): meaning for code, meaning in re.findall(r"^\| (\d+) \| (.*) \|$", page, re.MULTILINE)}
+    assert documented == EXIT_CODES
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    _, epilog = capsys.readouterr().out.split("exit codes:\n")
+    assert [line.split(maxsplit=1) for line in epilog.splitlines()] == [[str(c), m] for c, m in EXIT_CODES.items()]
+
+
+def test_plugins_and_findings_are_printed_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "--json"]) == 0
+    grace, *_ = json.loads(capsys.readouterr().out)
+    assert (grace["kind"], grace["name"]) == ("method", "GRACE")
+    assert (grace["plugin"], bool(grace["description"])) == ("easyedit_lifelong.methods.grace.plugin", True)
+    main(["doctor", "--json"])
+    findings = {finding["what"]: finding for finding in json.loads(capsys.readouterr().out)}
+    assert findings["torch"]["ok"]
+    assert set(findings["torch"]) == {"what", "ok", "state", "remedy", "required"}
+
+
+@pytest.mark.parametrize(("no_color", "coloured"), [(None, True), ("1", False)])
+def test_no_color_switches_colours_off(
+    no_color: str | None, coloured: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if no_color is not None:
+        monkeypatch.setenv("NO_COLOR", no_color)
+    main(["doctor"])
+    out = capsys.readouterr().out
+    assert ("\x1b[32mok" in out) == coloured
+    assert bool(re.search(r"\x1b\[[\d;]*3\d", out)) == coloured

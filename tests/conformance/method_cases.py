@@ -1,11 +1,14 @@
 """The table of methods that the conformance tests run: one line for each method, or for each mode of a method.
 
 To test a new method, add a line to :data:`CASES`. Everything else is derived from its :class:`EditMethod`.
+:func:`installed_cases` adds the method of an installed plugin.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -290,6 +293,22 @@ CASES = [
     MethodCase("BiasEdit", "BiasEditHyperParams", lambda layout: {}, reads_activations=False),
 ]
 """One line for each method, or for each mode of a method."""
+
+
+def installed_cases() -> list[MethodCase]:
+    """Return the case of an installed plugin, whose hyperparameter class ``CONFORMANCE_CASE=PACKAGE:CLASS`` names.
+
+    The class needs no values but ``model_name``. ``CONFORMANCE_ACTIVATIONS=no`` says that the method reads no
+    activations.
+    """
+    if not (name := os.environ.get("CONFORMANCE_CASE")):
+        return []
+    hparams_class = pkgutil.resolve_name(name)
+    reads_activations = os.environ.get("CONFORMANCE_ACTIVATIONS") != "no"
+    return [MethodCase(hparams_class.ALG_NAME, hparams_class, lambda layout: {}, reads_activations=reads_activations)]
+
+
+CASES += installed_cases()
 
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 """Run a test with every case."""

@@ -1,0 +1,124 @@
+"""The command ``new-method``: make a plugin with an editing method, as a beginning for a new method.
+
+The folder ``method-template`` beside this module is such a plugin, of a method named Template-Edit. The command copies
+it and replaces the name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from easyedit_lifelong.atomic import atomic_folder
+from easyedit_lifelong.edits.edits_folder import check_empty
+from easyedit_lifelong.errors import RunError
+from easyedit_lifelong.plugins import get_plugins
+from easyedit_lifelong.reporting.console_tables import print_line
+from easyedit_lifelong.reporting.terminal import Console
+
+EXAMPLE = "easyedit-lifelong new-method MyEdit"
+
+_TEMPLATE = Path(__file__).parent / "method-template"
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9]*(-[A-Za-z0-9]+)*")
+
+
+@dataclass(frozen=True)
+class MethodNames:
+    """The names in a plugin, from the name of its method.
+
+    Attributes:
+        method: the method's name, as in ``alg_name``: ``My-Edit``.
+    """
+
+    method: str
+
+    @property
+    def class_prefix(self) -> str:
+        """What the names of its classes begin with: ``MyEdit``."""
+        return "".join(part[0].upper() + part[1:] for part in self.method.split("-"))
+
+    @property
+    def word(self) -> str:
+        """What stands for it in the names of functions, modules and the distribution: ``myedit``."""
+        return self.class_prefix.lower()
+
+    @property
+    def package(self) -> str:
+        """The name of its package."""
+        return f"easyedit_lifelong_{self.word}"
+
+    @property
+    def distribution(self) -> str:
+        """The name under which pip installs it, and of its folder."""
+        return f"easyedit-lifelong-{self.word}"
+
+    def fill_in(self, text: str) -> str:
+        """Replace the names of the template's method in a text."""
+        text = text.replace("Template-Edit", self.method).replace("TemplateEdit", self.class_prefix)
+        return text.replace("templateedit", self.word)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of the command."""
+    add = parser.add_argument
+    add("name", metavar="NAME", help="name of the method (alg_name): letters, digits and single hyphens")
+    add("--out", type=Path, metavar="DIR", help="folder for the plugin; new or empty (default: easyedit-lifelong-NAME)")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the plugin, and print what to do next.
+
+    Raises:
+        RunError: the name cannot be used, or the folder is not empty.
+    """
+    names = MethodNames(arguments.name)
+    check_name(names)
+    out = check_empty(arguments.out or Path(names.distribution))
+    with atomic_folder(out) as folder:
+        write_plugin(names, folder)
+    for line in (
+        f"{out}: a plugin with the method {names.method}. It works as it is; README.md says what to change.",
+        "Install it and run its tests:",
+        f"  python -m pip install --editable {out}",
+        f"  python -m pytest {out}",
+    ):
+        print_line(Console(), line)
+    return 0
+
+
+def check_name(names: MethodNames) -> None:
+    """Check that a new method can have a name.
+
+    Raises:
+        RunError: it has other characters, or a method or an installed package has it already.
+    """
+    if not _NAME.fullmatch(names.method):
+        raise RunError(
+            f"{names.method!r} can't be the name of a method: a name begins with a letter and has letters, digits and "
+            "single hyphens, such as MyEdit or My-Edit."
+        )
+    plugins = get_plugins()
+    for method in plugins.methods:
+        if method.name.lower() == names.method.lower():
+            origin = plugins.methods.origin(method.name)
+            raise RunError(f"{names.method}: {origin} has registered a method {method.name}. Choose another name.")
+    if importlib.util.find_spec(names.package) is not None:
+        raise RunError(f"{names.method}: a package {names.package} is installed. Choose another name.")
+
+
+def write_plugin(names: MethodNames, folder: Path) -> None:
+    """Write the plugin of a method.
+
+    Args:
+        names: its names.
+        folder: an existing, empty folder.
+    """
+    for source in sorted(_TEMPLATE.rglob("*")):
+        if source.is_dir() or "__pycache__" in source.parts:
+            continue
+        target = folder / names.fill_in(source.relative_to(_TEMPLATE).as_posix())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(names.fill_in(source.read_text(encoding="utf-8")), encoding="utf-8")

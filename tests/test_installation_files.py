@@ -1,0 +1,67 @@
+"""``Dockerfile`` and ``environment.yml`` name files, extras, packages and commands that exist."""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import re
+import sys
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support.documents import ROOT
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8").replace("\\\n", " ")
+ENVIRONMENT = (ROOT / "environment.yml").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def project() -> dict[str, Any]:
+    """The content of ``pyproject.toml``."""
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def copied() -> list[str]:
+    """Return the paths that the Dockerfile copies."""
+    return [path for words in re.findall(r"^COPY (.*) \S+$", DOCKERFILE, re.MULTILINE) for path in words.split()]
+
+
+def test_the_image_gets_every_file_that_the_package_is_built_from(project: dict[str, Any]) -> None:
+    build = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {*build["packages"], *build["force-include"], project["project"]["readme"], "pyproject.toml"}
+    assert needed | set(project["project"]["license-files"]) <= set(copied())
+    assert all((ROOT / path).exists() for path in copied())
+    sent = re.findall(r"^!(.*)$", (ROOT / ".dockerignore").read_text(encoding="utf-8"), re.MULTILINE)
+    assert sorted(sent) == sorted(copied())
+
+
+def test_the_image_runs_a_command_of_the_package(project: dict[str, Any]) -> None:
+    (entry_point,) = re.findall(r"^ENTRYPOINT (.*)$", DOCKERFILE, re.MULTILINE)
+    assert json.loads(entry_point)[0] in project["project"]["scripts"]
+
+
+@pytest.mark.parametrize("text", [DOCKERFILE, ENVIRONMENT], ids=["Dockerfile", "environment.yml"])
+def test_installed_extras_packages_and_python_are_those_of_the_project(text: str, project: dict[str, Any]) -> None:
+    (extras,) = re.findall(r"[ \"]\.\[([\w,-]+)\]", text)
+    assert set(extras.split(",")) <= set(project["project"]["optional-dependencies"])
+    (without_dependencies,) = re.findall(r"--no-deps --constraint constraints.txt (.*)", text)
+    constraints = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    for package in without_dependencies.split():
+        assert fnmatch.filter(constraints, f"{package}==*"), package
+    assert without_dependencies in (ROOT / "run.sh").read_text(encoding="utf-8")
+    (version,) = re.findall(r"python[:=]([\d.]+)", text)
+    assert f"Programming Language :: Python :: {version}" in project["project"]["classifiers"]
+
+
+def test_the_environment_can_be_read(project: dict[str, Any]) -> None:
+    environment = yaml.safe_load(ENVIRONMENT)
+    assert environment["name"] == project["project"]["name"]
+    *_, pip = environment["dependencies"]
+    assert pip == {"pip": ["--constraint constraints.txt", ".[serve]"]}
