@@ -152,6 +152,7 @@ INTERRUPTED = {
     **dict.fromkeys(["doctor", "plugins", "generate", "inspect", "push"], "interrupted"),
     **dict.fromkeys(["edit", "export", "pull"], "interrupted; nothing was written"),
     "train": "interrupted; --resume continues from the last checkpoint",
+    "sweep": "interrupted; the same command resumes the cells that are not finished",
 }
 """What a command says when it is interrupted, if it does not write its files one by one."""
 
@@ -193,6 +194,7 @@ def test_each_command_has_a_message_for_an_interruption() -> None:
         "report": ["d"],
         "rescore": ["d"],
         "run": ["f"],
+        "sweep": ["f"],
         "compare": ["--methods", "GRACE", "--out", "d"],
         "lifelong": ["--hparams", "h", "--data", "d", "--out", "d"],
         "calibrate": ["--hparams", "h", "--data", "d"],
